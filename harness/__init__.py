@@ -1,0 +1,1 @@
+"""What steelyard owns: data, budget, evaluation, seeds and records. It never names a method."""

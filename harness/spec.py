@@ -1,0 +1,59 @@
+"""What is run: a run's content, its folder name and its named seeds."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from steelyard.harness.seeds import seed_for
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Everything that decides a run's weights; two equal specs share one folder."""
+
+    method: str
+    """Name of a method, or the path of a user's method file."""
+    task: str
+    """The data set trained on, by the name of its task."""
+    backbone: str
+    """Name of a backbone preset, or ``image-encoder+text-encoder``."""
+    budget: str
+    """Name of a budget preset, or a number of FLOPs such as ``5e12``."""
+    seed: int
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Method options that differ from the method's defaults."""
+    backbone_options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    """How the data is read: ``revision`` always, loader options such as ``plot`` where given."""
+    source: str = ""
+    """Hash of a user's method file; empty for a method of the package."""
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits of the content."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+    @property
+    def id(self) -> str:
+        """Readable name of the run's folder: ``mcr-food101-tiny-S-s0-3f9c2a1e``."""
+        method = self.method.rsplit("/", 1)[-1].removesuffix(".py")
+        backbone = self.backbone.replace("/", "_")
+        return f"{method}-{self.task}-{backbone}-{self.budget}-s{self.seed}-{self.hash}"
+
+    @property
+    def label(self) -> str:
+        """The entry's name on a board: the method, with the options that were changed."""
+        method = self.method.rsplit("/", 1)[-1].removesuffix(".py")
+        changed = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{method}({changed})" if changed else method
+
+    def seed_for(self, *names: object) -> int:
+        """Sub-seed by name; methods of one seed share data order and initial weights."""
+        return seed_for(self.seed, self.task, *names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary for the record."""
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""Boards are pure functions of records: collect, compare, print, plot."""

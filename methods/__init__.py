@@ -1,0 +1,109 @@
+"""A method is one module with ``ABOUT``, ``Config`` and ``train``; this finds and checks them."""
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol
+
+from steelyard.harness.errors import UserError, unknown
+
+if typing.TYPE_CHECKING:
+    from steelyard.harness.backbone import Backbone
+    from steelyard.harness.batches import TrainData
+    from steelyard.harness.budget import Meter
+
+Option = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a board and a reader need to know of a method."""
+
+    title: str
+    kind: Literal["control", "objective", "optimisation", "data", "preference"]
+    summary: str
+    """One sentence in plain words."""
+    paper: str = ""
+    """Authors, title, venue and identifier; empty for a control."""
+    backbones: tuple[Literal["classifier", "vlm"], ...] = ("classifier",)
+
+
+class Method(Protocol):
+    """The contract: a module checked against this protocol, no base class."""
+
+    @property
+    def ABOUT(self) -> About: ...
+
+    @property
+    def Config(self) -> type[Any]: ...
+
+    def train(
+        self, backbone: "Backbone", data: "TrainData", meter: "Meter", config: Any, seed: int
+    ) -> None:
+        """Change the backbone's weights in place; return when done or let BudgetSpent pass."""
+
+
+def names() -> list[str]:
+    """Methods of this folder and those other packages offer by entry point; ``_x`` are helpers."""
+    own = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+    return sorted({*own, *(entry.name for entry in entry_points(group="steelyard.methods"))})
+
+
+def load(name: str) -> Method:
+    """The method of that name, or the one in a user's file when ``name`` is a path to a ``.py``."""
+    if name.endswith(".py"):
+        return _checked(_module_from_file(Path(name)), name)
+    if name not in names():
+        raise unknown("method", name, names())
+    for entry in entry_points(group="steelyard.methods"):
+        if entry.name == name:
+            return _checked(entry.load(), name)
+    return _checked(importlib.import_module(f"{__name__}.{name}"), name)
+
+
+def configure(method: Method, options: Mapping[str, Option]) -> Any:
+    """The method's frozen Config with ``options`` applied; unknown keys and wrong types refused."""
+    fields = {field.name: field for field in dataclasses.fields(method.Config)}
+    types = typing.get_type_hints(method.Config)
+    for key, value in options.items():
+        if key not in fields:
+            raise unknown(f"option of {method.ABOUT.title}", key, fields)
+        _check_option(key, value, types[key])
+    return method.Config(**options)
+
+
+def _check_option(key: str, value: Option, wanted: Any) -> None:
+    if typing.get_origin(wanted) is Literal:
+        allowed = typing.get_args(wanted)
+        if value not in allowed:
+            raise UserError(f"{key}={value!r}: allowed are {', '.join(map(str, allowed))}.")
+        return
+    number_for_float = wanted is float and type(value) is int
+    if type(value) is not wanted and not number_for_float:
+        raise UserError(f"{key}={value!r}: expected {wanted.__name__}.")
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"No method file at {path}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _checked(module: Any, name: str) -> Method:
+    missing = [part for part in ("ABOUT", "Config", "train") if part not in vars(module)]
+    if missing:
+        raise UserError(f"Method '{name}' lacks {', '.join(missing)}; see CONTRIBUTING.md.")
+    if not dataclasses.is_dataclass(module.Config):
+        raise UserError(f"Method '{name}': Config must be a frozen dataclass.")
+    return typing.cast(Method, module)

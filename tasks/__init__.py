@@ -1,0 +1,1 @@
+"""Task definitions for lmms-eval: one YAML and one module a task."""
