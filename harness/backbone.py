@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
     from torch import Tensor, nn
 
@@ -67,6 +69,8 @@ class Recipe:
     warmup: float = 0.05
     """Share of a training stage over which the learning rate rises linearly."""
     clip_norm: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16`` trains under autocast with full-precision weights."""
 
 
 class Backbone(Protocol):
@@ -85,6 +89,9 @@ class Backbone(Protocol):
     def encode(self, batch: Batch) -> Latents:
         """Latents of both sides before they meet, missing sides already blanked: [B, D] each."""
 
+    def encode_side(self, batch: Batch, side: Side) -> "Tensor":
+        """Latents [B, D] of one side alone; the other side's encoder is not run."""
+
     def contribute(self, latents: Latents) -> Latents:
         """Each side's own linear contribution to the fusion: [B, H] each, row by row."""
 
@@ -97,6 +104,9 @@ class Backbone(Protocol):
     def unimodal(self, latents: Latents) -> Latents:
         """Logits [B, C] of each side's own linear head."""
 
+    def unimodal_side(self, latent: "Tensor", side: Side) -> "Tensor":
+        """Logits [B, C] of one side's own head from its latent [B, D]."""
+
     def blank(self, latents: Latents, side: Side, rows: "Tensor | None" = None) -> Latents:
         """Replace one side by what "missing" means here, in all rows or where ``rows`` is true."""
 
@@ -108,6 +118,12 @@ class Backbone(Protocol):
 
     def parameters(self) -> "Iterator[nn.Parameter]":
         """All parameters."""
+
+    def set_prior(self, frequencies: "NDArray[np.float64]") -> None:
+        """Share of training items that carry each class [C], what the ``prior`` readout answers."""
+
+    def train(self, mode: bool = True) -> object:
+        """Switch dropout and the like on or off; frozen encoders stay in evaluation mode."""
 
     def side_modules(self, side: Side) -> "tuple[nn.Module, ...]":
         """Encoder and embedding layer of one side, without heads."""

@@ -1,14 +1,22 @@
 """Training data as a method sees it: shuffled batches by named seed, and class counts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.harness.backbone import Batch
+from steelyard.harness.backbone import Backbone, Batch, Inputs
 from steelyard.harness.data import Example
 from steelyard.harness.seeds import seed_for
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IN_MEMORY_BYTES = 1 << 30  # training tensors larger than this are prepared batch by batch
+CHUNK = 64
+LENGTH_BUCKET = 8  # token lengths are cut to a multiple of this, so that few shapes occur
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +28,13 @@ class TrainData:
     """Model-ready batch of the examples at these positions."""
     classes: int
     multi_label: bool
-    seed: int
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def batches(self, size: int, *names: object) -> Iterator[Batch]:
-        """Endless batches, reshuffled each epoch; equal names give the equal order."""
-        generator = np.random.default_rng(seed_for(self.seed, "batches", *names))
+    def batches(self, size: int, seed: int, stage: str) -> Iterator[Batch]:
+        """Endless batches, reshuffled each epoch; equal seed and stage give the equal order."""
+        generator = np.random.default_rng(seed_for(seed, "batches", stage))
         size = min(size, len(self.examples))
         while True:
             order = generator.permutation(len(self.examples))
@@ -37,4 +44,69 @@ class TrainData:
     def class_counts(self) -> NDArray[np.int64]:
         """Training items that carry each class: [C]."""
         flat = [label for example in self.examples for label in example.labels]
-        return np.bincount(flat, minlength=self.classes)
+        return np.bincount(np.array(flat, dtype=np.int64), minlength=self.classes)
+
+
+def prepare(
+    backbone: Backbone,
+    examples: tuple[Example, ...],
+    decode: "Callable[[Example], Image | None]",
+) -> TrainData:
+    """Training data for a backbone: held as tensors when they fit, else collated on demand."""
+
+    def collate(positions: Sequence[int]) -> Batch:
+        chosen = [examples[position] for position in positions]
+        inputs = [Inputs(decode(example), example.text) for example in chosen]
+        return backbone.collate(inputs, [example.labels for example in chosen])
+
+    first = collate(range(min(CHUNK, len(examples))))
+    size = first.pixels[0].nbytes * len(examples)
+    if size > IN_MEMORY_BYTES:
+        return TrainData(examples, collate, len(backbone.classes), backbone.multi_label)
+    rest = range(CHUNK, len(examples), CHUNK)
+    chunks = [first, *(collate(range(s, min(s + CHUNK, len(examples)))) for s in rest)]
+    whole = _joined(chunks)
+    return TrainData(
+        examples, lambda rows: _rows(whole, rows), len(backbone.classes), backbone.multi_label
+    )
+
+
+def _joined(chunks: Sequence[Batch]) -> Batch:
+    import torch
+    from torch.nn.functional import pad
+
+    length = max(chunk.mask.shape[1] for chunk in chunks)
+    widened = [
+        replace(
+            chunk,
+            tokens=pad(chunk.tokens, (0, length - chunk.mask.shape[1])) if length else chunk.tokens,
+            mask=pad(chunk.mask, (0, length - chunk.mask.shape[1])),
+        )
+        for chunk in chunks
+    ]
+    return Batch(
+        pixels=torch.cat([chunk.pixels for chunk in widened]),
+        has_image=torch.cat([chunk.has_image for chunk in widened]),
+        tokens=torch.cat([chunk.tokens for chunk in widened]),
+        mask=torch.cat([chunk.mask for chunk in widened]),
+        has_text=torch.cat([chunk.has_text for chunk in widened]),
+        targets=torch.cat([chunk.targets for chunk in widened]),
+    )
+
+
+def _rows(whole: Batch, rows: Sequence[int]) -> Batch:
+    """The rows of a batch, token columns cut to the longest text among them."""
+    mask = whole.mask[rows]
+    tokens = whole.tokens[rows]
+    if mask.shape[1]:
+        longest = int(mask.sum(1).max())
+        length = min(mask.shape[1], -(-max(longest, 1) // LENGTH_BUCKET) * LENGTH_BUCKET)
+        mask, tokens = mask[:, :length], tokens[:, :length]
+    return Batch(
+        pixels=whole.pixels[rows],
+        has_image=whole.has_image[rows],
+        tokens=tokens,
+        mask=mask,
+        has_text=whole.has_text[rows],
+        targets=whole.targets[rows],
+    )

@@ -43,13 +43,6 @@ class RunSpec:
         backbone = self.backbone.replace("/", "_")
         return f"{method}-{self.task}-{backbone}-{self.budget}-s{self.seed}-{self.hash}"
 
-    @property
-    def label(self) -> str:
-        """The entry's name on a board: the method, with the options that were changed."""
-        method = self.method.rsplit("/", 1)[-1].removesuffix(".py")
-        changed = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
-        return f"{method}({changed})" if changed else method
-
     def seed_for(self, *names: object) -> int:
         """Sub-seed by name; methods of one seed share data order and initial weights."""
         return seed_for(self.seed, self.task, *names)

@@ -1,1 +1,216 @@
-"""Task definitions for lmms-eval: one YAML and one module a task."""
+"""Tasks and their variants: one YAML and one module a task, no file a corruption.
+
+Importing this stays light; lmms-eval is imported when a task object is built.
+"""
+
+import functools
+import importlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import yaml
+
+from steelyard.harness.data import Corpus
+from steelyard.harness.errors import UserError, unknown
+from steelyard.tasks.corruptions import CORRUPTIONS, DEFAULT_SEVERITY
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from steelyard.tasks._score_task import ScoreTask
+    from steelyard.tasks.metrics import Doc
+
+PREFIX = "steelyard_"
+"""Begins our task names in stock lmms-eval, where an outside task cannot shadow a built-in one."""
+DATA_VARIABLE = "STEELYARD_DATA"
+WORLD_TRAIN, WORLD_TEST = 2800, 500
+
+
+class TaskModule(Protocol):
+    """What a task's module offers beside the functions its YAML names."""
+
+    def load(self, root: Path, **options: Any) -> Corpus:
+        """Read the data set."""
+
+    def choices(self, classes: Sequence[str]) -> list[str]:
+        """Answer strings in class order."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """What a task's YAML declares about it."""
+
+    name: str
+    version: int
+    main: str
+    """The metric that ranks."""
+    metrics: Mapping[str, bool]
+    """Every metric, and whether higher is better."""
+    cluster: str
+    """What makes items dependent; ``id`` where they are independent."""
+    evidence: str
+    """What the text beside the image is, in words."""
+    licence: str
+    citation: str
+    multi_label: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A task, clean or under one corruption."""
+
+    task: str
+    corruption: str | None = None
+    severity: int | None = None
+
+    @property
+    def name(self) -> str:
+        """``clean``, ``image-blank`` or ``image-noise:3``."""
+        if self.corruption is None:
+            return "clean"
+        return self.corruption if self.severity is None else f"{self.corruption}:{self.severity}"
+
+    def __str__(self) -> str:
+        return self.task if self.corruption is None else f"{self.task}@{self.name}"
+
+
+def names() -> list[str]:
+    """Tasks of this folder and those other packages offer by entry point ``steelyard.tasks``."""
+    own = (path.stem for path in Path(__file__).parent.glob("*.yaml"))
+    return sorted({*own, *_outside()})
+
+
+def module(name: str) -> TaskModule:
+    """A task's module."""
+    if name not in names():
+        raise unknown("task", name, names())
+    outside = _outside().get(name)
+    found = outside.load() if outside else importlib.import_module(f"{__name__}.{name}")
+    return cast(TaskModule, found)
+
+
+def definition(name: str) -> Path:
+    """A task's YAML file: it has the name of the module and lies beside it."""
+    return Path(str(vars(module(name))["__file__"])).with_suffix(".yaml")
+
+
+def info(name: str) -> TaskInfo:
+    """What the task declares."""
+    declared = yaml.load(definition(name).read_text(encoding="utf-8"), _NamesOnly)
+    about = declared["metadata"]
+    return TaskInfo(
+        name=name,
+        version=about["version"],
+        main=about["main"],
+        metrics={row["metric"]: row["higher_is_better"] for row in declared["metric_list"]},
+        cluster=about["cluster"],
+        evidence=about["evidence"],
+        licence=about["licence"],
+        citation=about["citation"],
+        multi_label=about["multi_label"],
+    )
+
+
+def find_root(name: str, root: Path | None = None) -> Path:
+    """Folder of a task's data: the one given, else that under ``STEELYARD_DATA``, else generated.
+
+    The generated world is written once to ``steelyard`` in the user's cache folder.
+    """
+    if root is not None:
+        return root
+    if shelf := os.environ.get(DATA_VARIABLE):
+        return Path(shelf) / name
+    from steelyard.harness.world_sets import ensure
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return ensure(name, cache / "steelyard", train=WORLD_TRAIN, test=WORLD_TEST)
+
+
+def load(name: str, root: Path, **options: Any) -> Corpus:
+    """Read a task's data set with the options of its loader."""
+    return module(name).load(root, **options)
+
+
+def parse_variant(text: str) -> Variant:
+    """Read ``task``, ``task@corruption`` or ``task@corruption:severity``.
+
+    Without a severity, a corruption that has severities takes the middle one.
+    """
+    task, at, rest = text.partition("@")
+    if task not in names():
+        raise unknown("task", task, names())
+    return _parse_corruption(task, rest) if at else Variant(task)
+
+
+def variants(task: str, corruptions: Iterable[str]) -> list[Variant]:
+    """The clean task, then the corruptions asked for, as ``image-noise:1-5`` or ``text-blank``."""
+    asked = [text for given in corruptions for text in _each_severity(given)]
+    found = [parse_variant(task), *(_parse_corruption(task, text) for text in asked)]
+    return list(dict.fromkeys(found))
+
+
+def build(
+    variant: Variant, corpus: Corpus, split: str = "test", limit: int | None = None
+) -> "ScoreTask":
+    """The variant as an lmms-eval task over a split of ``corpus``.
+
+    ``limit`` takes that many items, chosen by a hash of their ids and not from the front: files
+    are often sorted by class. A smaller limit gives a subset of a larger one.
+
+    Raises:
+        UserError: no such split, or ``limit`` is not positive.
+    """
+    from steelyard.harness.compat import import_lmms_eval
+
+    import_lmms_eval()
+    from steelyard.tasks import _score_task
+
+    return _score_task.build(variant, corpus, split, limit)
+
+
+def doc_to_visual(doc: "Doc") -> "list[Image]":
+    """The row's image in a list, as lmms-eval passes images; empty where there is none."""
+    from steelyard.tasks.images import open_image
+
+    return [open_image(Path(doc["image"]))] if doc["image"] else []
+
+
+class _NamesOnly(yaml.SafeLoader):
+    """Reads ``!function a.b.c`` as the string ``a.b.c``, importing nothing."""
+
+
+_NamesOnly.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+@functools.cache
+def _outside() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="steelyard.tasks")}
+
+
+def _each_severity(given: str) -> list[str]:
+    corruption, _, span = given.partition(":")
+    low, dash, high = span.partition("-")
+    if not (dash and low.isdecimal() and high.isdecimal()):
+        return [given]
+    if int(low) > int(high):
+        raise UserError(f"'{given}' is an empty range; write '{corruption}:{high}-{low}'.")
+    return [f"{corruption}:{severity}" for severity in range(int(low), int(high) + 1)]
+
+
+def _parse_corruption(task: str, text: str) -> Variant:
+    corruption, colon, given = text.partition(":")
+    if corruption not in CORRUPTIONS:
+        raise unknown("corruption", corruption, CORRUPTIONS)
+    allowed = CORRUPTIONS[corruption].severities
+    if not colon:
+        return Variant(task, corruption, DEFAULT_SEVERITY if allowed else None)
+    if not allowed:
+        raise UserError(f"'{text}': {corruption} has no severities; write '{corruption}'.")
+    if given not in map(str, allowed):
+        known = ", ".join(map(str, allowed))
+        raise UserError(f"'{text}': severity '{given}' is unknown. Allowed: {known}.")
+    return Variant(task, corruption, int(given))

@@ -1,0 +1,346 @@
+"""The shared budget: a meter that counts every pass of a model and stops before overshooting.
+
+Counting is by hooks on whole modules. The cost of a call is measured once for each (module,
+mode, shapes) with torch's ``FlopCounterMode`` on a side copy of the inputs and multiplied by the
+number of calls from then on, because the counter itself is too slow to leave on.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.record import Ledger
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+HISTORY_EVERY = 10  # steps between two rows of a run's log
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A cap on executed floating-point operations and, optionally, on device seconds."""
+
+    name: str
+    flops: float
+    seconds: float | None = None
+    meant_for: str = ""
+
+
+BUDGETS: dict[str, Budget] = {
+    budget.name: budget
+    for budget in (
+        Budget("XS", 4e10, meant_for="smoke tests: some hundred steps of the tiny classifier"),
+        Budget("S", 2e11, meant_for="the tiny classifier on a laptop: some 500 steps"),
+        Budget("M", 1e14, meant_for="small pretrained encoders on one GPU"),
+        Budget("L", 1e17, meant_for="base-size encoders or a small vision-language model"),
+    )
+}
+
+
+def parse_budget(text: str) -> Budget:
+    """A preset's name, or a number of FLOPs such as ``5e12``."""
+    if text in BUDGETS:
+        return BUDGETS[text]
+    try:
+        flops = float(text)
+    except ValueError:
+        raise unknown("budget", text, BUDGETS) from None
+    if not flops > 0 or flops == float("inf"):
+        raise UserError(f"Budget {text}: give a positive number of FLOPs, for example 2e12.")
+    return Budget(text, flops)
+
+
+class BudgetSpent(Exception):
+    """The next pass would overshoot the budget; the weights as they are get scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    forward: float
+    backward: float
+
+
+class Meter:
+    """Counts what a run executes, by phase, and raises BudgetSpent before it overshoots.
+
+    Use as a context manager around a method's training. Inside, ``with meter.phase("teacher")``
+    charges what happens to that phase; outside any, passes go to ``forward`` and ``backward``.
+    """
+
+    def __init__(self, budget: Budget, device: str = "cpu") -> None:
+        self.budget = budget
+        self.steps = 0
+        self.on_progress: Callable[[float], None] = lambda fraction: None
+        self._device = device
+        self._flops: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._items = 0
+        self._sums: dict[str, list[float]] = {}
+        self.history: list[dict[str, float]] = []
+        self._phase = "train"
+        self._since = 0.0
+        self._reserved = 0.0
+        self._depth = 0
+        self._pending = 0.0
+        self._active = False
+        self._costs: dict[tuple[Any, ...], _Cost] = {}
+        self._parameters: dict[int, tuple[nn.Module, tuple[Tensor, ...]]] = {}
+
+    def __enter__(self) -> "Meter":
+        _reset_peak(self._device)
+        self._active, self._since = True, self._now()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._tick()
+        self._active = False
+
+    @property
+    def spent(self) -> float:
+        """FLOPs executed so far, all phases."""
+        return sum(self._flops.values())
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget used, by the cap that is nearer: schedules follow it."""
+        share = self.spent / self.budget.flops
+        if self.budget.seconds is not None:
+            share = max(share, self._elapsed() / self.budget.seconds)
+        return share
+
+    def watch(self, module: "nn.Module") -> None:
+        """Count this module's calls from now on; deep copies of it are counted too."""
+
+        # Plain closures: deepcopy copies functions by reference, so a copied module keeps
+        # posting to this meter, whereas a bound method would be copied together with it.
+        def before(called: "nn.Module", args: Any, kwargs: Any) -> None:
+            self._before(called, args, kwargs)
+
+        def after(called: "nn.Module", args: Any, kwargs: Any, output: Any) -> None:
+            self._after(called, output)
+
+        module.register_forward_pre_hook(before, with_kwargs=True)
+        module.register_forward_hook(after, with_kwargs=True, always_call=True)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge FLOPs and seconds inside to this phase."""
+        self._tick()
+        outer, self._phase = self._phase, name
+        try:
+            yield
+        finally:
+            self._tick()
+            self._phase = outer
+
+    def charge(self, flops: float) -> None:
+        """Post a cost that was measured elsewhere, such as a feature cache's."""
+        self._demand(flops)
+        self._post("forward", flops)
+
+    def step(self, items: int) -> None:
+        """One optimiser step over ``items`` training examples is complete."""
+        self.steps += 1
+        self._items += items
+        self._reserved = 0.0
+        self.on_progress(min(1.0, self.fraction))
+
+    def log(self, values: "Mapping[str, Tensor | float]") -> None:
+        """Log one step: running means become the record's diagnostics, some rows a history."""
+        numbers = {name: float(value) for name, value in values.items()}
+        for name, value in numbers.items():
+            total = self._sums.setdefault(name, [0.0, 0.0])
+            total[0] += value
+            total[1] += 1
+        if self.steps % HISTORY_EVERY == 0:
+            self.history.append({"step": self.steps + 1, "flops": self.spent, **numbers})
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """Mean over training of everything logged."""
+        return {name: total / count for name, (total, count) in sorted(self._sums.items())}
+
+    def ledger(self, stopped: Literal["finished", "budget"]) -> Ledger:
+        """What was spent, for the record."""
+        return Ledger(
+            flops=dict(sorted(self._flops.items())),
+            seconds={name: round(value, 3) for name, value in sorted(self._seconds.items())},
+            steps=self.steps,
+            items=self._items,
+            peak_bytes=_peak_bytes(self._device),
+            device=_device_name(self._device),
+            limit_flops=self.budget.flops,
+            limit_seconds=self.budget.seconds,
+            stopped=stopped,
+        )
+
+    def _before(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
+        # A watched module inside a watched module is part of the outer call's cost. Torch calls
+        # the after-hook also when this one raises, so the depth always comes back to zero.
+        self._depth += 1
+        if not self._active or self._depth > 1:
+            return
+        self._pending = 0.0
+        cost = self._cost(module, args, kwargs)
+        self._demand(cost.forward + cost.backward)
+        self._post("forward", cost.forward)
+        self._reserved += cost.backward
+        self._pending = cost.backward
+
+    def _after(self, module: "nn.Module", output: Any) -> None:
+        self._depth -= 1
+        if not self._active or self._depth > 0:
+            return
+        backward = self._pending
+        node = next((t.grad_fn for t in _tensors(output) if t.grad_fn is not None), None)
+        if backward and node is not None:
+
+            def executed(grads: Any) -> None:
+                self._reserved = max(0.0, self._reserved - backward)
+                self._post("backward", backward)
+
+            node.register_prehook(executed)
+
+    def _demand(self, flops: float) -> None:
+        wanted = self.spent + self._reserved + flops
+        seconds = self.budget.seconds
+        if wanted > self.budget.flops or (seconds is not None and self._elapsed() > seconds):
+            raise BudgetSpent(f"{wanted:.3g} FLOPs needed, the budget is {self.budget.flops:.3g}")
+
+    def _post(self, kind: str, flops: float) -> None:
+        if self._active and flops:
+            self._flops[kind if self._phase == "train" else self._phase] += flops
+
+    def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> _Cost:
+        import torch
+
+        _, parameters = self._parameters.setdefault(
+            id(module), (module, tuple(module.parameters()))
+        )
+        key = (
+            id(module),
+            module.training,
+            torch.is_grad_enabled(),
+            tuple(parameter.requires_grad for parameter in parameters),
+            tuple((t.shape, t.dtype, t.requires_grad) for t in _tensors((args, kwargs))),
+        )
+        if key not in self._costs:
+            self._costs[key] = measure(module, args, kwargs)
+        return self._costs[key]
+
+    def _tick(self) -> None:
+        now = self._now()
+        if self._active:
+            self._seconds[self._phase] += now - self._since
+        self._since = now
+
+    def _elapsed(self) -> float:
+        return sum(self._seconds.values()) + time.perf_counter() - self._since
+
+    def _now(self) -> float:
+        if self._device.startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def measure(module: "nn.Module", args: Any, kwargs: Any) -> _Cost:
+    """FLOPs of one forward and one backward of this call, leaving no trace on the module.
+
+    The pass is run on detached copies of the inputs with the random state and the buffers
+    (batch-norm statistics) put back afterwards, and gradients are taken without touching
+    ``.grad``. It is the harness's own overhead and is not charged.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    devices = {t.device for t in _tensors((args, kwargs)) if t.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(d.index or 0 for d in devices)):
+        args, kwargs = _detached(args), _detached(kwargs)
+        with FlopCounterMode(display=False) as counter:
+            output = module.forward(*args, **kwargs)
+        forward = counter.get_total_flops()
+        ends = [tensor for tensor in _tensors(output) if tensor.requires_grad]
+        starts: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
+        starts += [t for t in _tensors((args, kwargs)) if t.requires_grad]
+        backward = 0
+        if ends and starts:
+            with FlopCounterMode(display=False) as counter:
+                torch.autograd.grad(
+                    ends, starts, [torch.ones_like(t) for t in ends], allow_unused=True
+                )
+            backward = counter.get_total_flops()
+    for name, buffer in module.named_buffers():
+        buffer.copy_(buffers[name])
+    return _Cost(float(forward), float(backward))
+
+
+def _tensors(value: Any) -> "list[Tensor]":
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [t for item in value.values() for t in _tensors(item)]
+    if isinstance(value, (list, tuple)):
+        return [t for item in value for t in _tensors(item)]
+    return []
+
+
+def _detached(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        # A view, because FlopCounterMode's module tracker cannot follow gradients of leaves.
+        return value.detach().requires_grad_(value.requires_grad).view_as(value)
+    if isinstance(value, Mapping):
+        return {key: _detached(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_detached(item) for item in value)
+    return value
+
+
+def _reset_peak(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return  # not Linux, or not permitted: the peak is then that of the process so far
+
+
+def _peak_bytes(device: str) -> int:
+    import resource
+
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _device_name(device: str) -> str:
+    import platform
+
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} thread(s))"

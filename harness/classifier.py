@@ -1,0 +1,307 @@
+"""Fusion classifier: any AutoModel image encoder beside any AutoModel text encoder."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from steelyard.harness.backbone import SIDES, Batch, Inputs, Latents, Readout, Side
+from steelyard.harness.classifier_config import ClassifierConfig
+from steelyard.harness.encoders import Encoder, load_encoder, tiny_image_encoder, tiny_text_encoder
+from steelyard.harness.errors import UserError
+
+
+class Contributions(nn.Module):
+    """First layer of the fusion, split by side: row-wise linear maps of the two latents."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.image = nn.Linear(width, out, bias=False)
+        self.text = nn.Linear(width, out, bias=False)
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, D] each -> [B, H] each."""
+        return self.image(image), self.text(text)
+
+
+class Fusion(nn.Module):
+    """What follows the sum of contributions: a bias, and for ``concat`` ReLU and a linear layer."""
+
+    def __init__(self, hidden: int, classes: int, perceptron: bool) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.output = nn.Linear(hidden, classes) if perceptron else None
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        """[B, H] each -> class logits [B, C]."""
+        total = image + text + self.bias
+        return total if self.output is None else self.output(torch.relu(total))
+
+
+class Classifier(nn.Module):
+    """The ``Backbone`` of late-fusion methods; see that protocol for the meaning of each part."""
+
+    kind: Literal["classifier", "vlm"] = "classifier"
+
+    def __init__(
+        self,
+        name: str,
+        config: ClassifierConfig,
+        classes: tuple[str, ...],
+        multi_label: bool,
+        image: Encoder,
+        text: Encoder,
+    ) -> None:
+        super().__init__()
+        self.name, self.config, self.recipe = name, config, config.recipe
+        self.classes, self.multi_label, self.width = classes, multi_label, config.width
+        self.readout: Readout = "fused"
+        self.image_encoder, self.text_encoder = image, text
+        perceptron = config.fusion == "concat"
+        hidden = config.width if perceptron else len(classes)
+        self.image_embedding = nn.Linear(image.width, config.width)
+        self.text_embedding = nn.Linear(text.width, config.width)
+        self.contributions = Contributions(config.width, hidden)
+        self.fusion = Fusion(hidden, len(classes), perceptron)
+        self.image_head = nn.Linear(config.width, len(classes))
+        self.text_head = nn.Linear(config.width, len(classes))
+        learnt = config.missing == "learnt"
+        self.missing = nn.ParameterDict(
+            {side: nn.Parameter(torch.zeros(config.width), requires_grad=learnt) for side in SIDES}
+        )
+        self.register_buffer("prior", torch.full((len(classes),), 1.0 / len(classes)))
+        self.prior: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.prior.device
+
+    @property
+    def metered_modules(self) -> tuple[nn.Module, ...]:
+        """The modules a meter watches: together they hold every matrix product of the model."""
+        encoders = () if self.config.frozen else (self.image_encoder, self.text_encoder)
+        embeddings = (self.image_embedding, self.text_embedding)
+        heads = (self.image_head, self.text_head)
+        return (*encoders, *embeddings, *heads, self.contributions, self.fusion)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but frozen encoders."""
+        super().train(mode)
+        if self.config.frozen:
+            self.image_encoder.eval()
+            self.text_encoder.eval()
+        return self
+
+    def encode(self, batch: Batch) -> Latents:
+        """Latents [B, D] of both sides, missing ones blanked."""
+        return Latents(self.encode_side(batch, "image"), self.encode_side(batch, "text"))
+
+    def encode_side(self, batch: Batch, side: Side) -> Tensor:
+        """Latents [B, D] of one side; rows without it are blanked and cost no encoder pass."""
+        inputs: tuple[Tensor, ...]
+        if side == "image":
+            present, inputs = batch.has_image, (batch.pixels,)
+        else:
+            present, inputs = batch.has_text, (batch.tokens, batch.mask)
+        if bool(present.all()):
+            return self._latents(side, *inputs)
+        latents: Tensor = self.missing[side].expand(len(present), -1)
+        if not bool(present.any()):
+            return latents
+        found = self._latents(side, *(tensor[present] for tensor in inputs))
+        return latents.to(found.dtype).masked_scatter(present[:, None], found)
+
+    def contribute(self, latents: Latents) -> Latents:
+        """Contributions [B, H] of both sides to the fusion."""
+        return Latents(*self.contributions(latents.image, latents.text))
+
+    def fuse(self, parts: Latents) -> Tensor:
+        """Class logits [B, C]."""
+        logits: Tensor = self.fusion(parts.image, parts.text)
+        return logits
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Class logits [B, C] of a batch."""
+        return self.fuse(self.contribute(self.encode(batch)))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Same as ``predict``."""
+        return self.predict(batch)
+
+    def unimodal(self, latents: Latents) -> Latents:
+        """Logits [B, C] of each side's own head."""
+        image = self.unimodal_side(latents.image, "image")
+        return Latents(image, self.unimodal_side(latents.text, "text"))
+
+    def unimodal_side(self, latent: Tensor, side: Side) -> Tensor:
+        """Logits [B, C] of one side's own head."""
+        logits: Tensor = (self.image_head if side == "image" else self.text_head)(latent)
+        return logits
+
+    def blank(self, latents: Latents, side: Side, rows: Tensor | None = None) -> Latents:
+        """The one place that says what a missing side is: its latent becomes zeros or learnt."""
+        present = latents.of(side)
+        if rows is None:
+            return latents.replace(side, self.missing[side].expand_as(present))
+        if not bool(rows.any()):
+            return latents
+        return latents.replace(side, torch.where(rows[:, None], self.missing[side], present))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross entropy, or binary cross entropy averaged over classes: [B]."""
+        if self.multi_label:
+            each = nn.functional.binary_cross_entropy_with_logits(
+                logits, batch.targets, reduction="none"
+            )
+            return each.mean(dim=1)
+        return nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """[B, C], rows sum to one unless multi-label."""
+        return torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=1)
+
+    def set_prior(self, frequencies: NDArray[np.float64]) -> None:
+        """What the ``prior`` readout answers: [C]."""
+        self.prior.copy_(torch.from_numpy(frequencies))
+
+    def side_modules(self, side: Side) -> tuple[nn.Module, ...]:
+        """Encoder and embedding of one side."""
+        encoder = self.image_encoder if side == "image" else self.text_encoder
+        return (encoder, self.embedding(side))
+
+    def embedding(self, side: Side) -> nn.Linear:
+        """Last layer of one side before the latents meet."""
+        return self.image_embedding if side == "image" else self.text_embedding
+
+    def collate(
+        self, inputs: Sequence[Inputs], targets: Sequence[Sequence[int]] | None = None
+    ) -> Batch:
+        """Preprocess, tokenise and, with frozen encoders, encode; absent sides are marked."""
+        pixels, has_image = self.image_encoder.prepare([item.image for item in inputs])
+        tokens, has_text = self.text_encoder.prepare([item.evidence or None for item in inputs])
+        if self.config.frozen:
+            pixels = (self.image_encoder.cached(*pixels),)
+            tokens = (self.text_encoder.cached(*tokens), torch.empty(len(inputs), 0))
+        return Batch(
+            pixels=pixels[0].to(self.device),
+            has_image=has_image.to(self.device),
+            tokens=tokens[0].to(self.device),
+            mask=tokens[1].to(self.device),
+            has_text=has_text.to(self.device),
+            targets=self._targets(targets or [()] * len(inputs)).to(self.device),
+        )
+
+    @torch.no_grad()
+    def answer(self, inputs: Sequence[Inputs]) -> Tensor:
+        """Class probabilities [B, C] by the current readout."""
+        training = self.training
+        self.eval()
+        try:
+            return self._read(self.collate(inputs)).float().cpu()
+        finally:
+            self.train(training)
+
+    def _read(self, batch: Batch) -> Tensor:
+        if self.readout == "prior":
+            return self.prior.expand(len(batch.has_image), -1)
+        if self.readout == "fused":
+            return self.probabilities(self.predict(batch))
+        if self.readout != "ensemble":
+            latent = self.encode_side(batch, self.readout)
+            return self.probabilities(self.unimodal_side(latent, self.readout))
+        logits = self.unimodal(self.encode(batch))
+        image, text = self.probabilities(logits.image), self.probabilities(logits.text)
+        # Average over the sides that are there; with neither, both heads fall back on their bias.
+        neither = ~batch.has_image & ~batch.has_text
+        weight_image = (batch.has_image | neither).float()[:, None]
+        weight_text = (batch.has_text | neither).float()[:, None]
+        return (weight_image * image + weight_text * text) / (weight_image + weight_text)
+
+    def _latents(self, side: Side, *inputs: Tensor) -> Tensor:
+        encoder, embedding = self.side_modules(side)
+        latents: Tensor = embedding(inputs[0] if self.config.frozen else encoder(*inputs))
+        return latents
+
+    def _targets(self, labels: Sequence[Sequence[int]]) -> Tensor:
+        if not self.multi_label:
+            return torch.tensor([row[0] if row else 0 for row in labels], dtype=torch.int64)
+        targets = torch.zeros(len(labels), len(self.classes))
+        for row, positive in enumerate(labels):
+            targets[row, list(positive)] = 1.0
+        return targets
+
+
+def build(
+    name: str,
+    config: ClassifierConfig,
+    classes: tuple[str, ...],
+    multi_label: bool,
+    texts: Sequence[str],
+    seed: int,
+) -> Classifier:
+    """An untrained classifier; ``texts`` (training split) give the tiny tokenizer its words."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if config.image == "tiny":
+            image = tiny_image_encoder(config.image_size)
+        else:
+            image = load_encoder(config.image, "image", 0)
+        if config.text == "tiny":
+            text = tiny_text_encoder(texts, config.max_tokens)
+        else:
+            text = load_encoder(config.text, "text", config.max_tokens)
+        model = Classifier(name, config, classes, multi_label, image, text)
+    if config.frozen:
+        for encoder in (image, text):
+            encoder.requires_grad_(False)
+    return model
+
+
+def save(model: Classifier, folder: Path) -> None:
+    """Write weights as safetensors and everything needed to rebuild the classifier around them."""
+    from safetensors.torch import save_file
+
+    from steelyard.harness.record import write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model.image_encoder.save(folder / "image_encoder")
+    model.text_encoder.save(folder / "text_encoder")
+    state = {key: value.contiguous().cpu() for key, value in trained_state(model).items()}
+    save_file(state, folder / "model.safetensors")
+    meta: dict[str, Any] = {"name": model.name, "config": asdict(model.config)}
+    meta |= {"classes": model.classes, "multi_label": model.multi_label, "readout": model.readout}
+    write_json(folder / "classifier.json", meta)
+
+
+def load(folder: Path) -> Classifier:
+    """Rebuild a saved classifier; a missing or foreign folder is a UserError."""
+    from safetensors.torch import load_file
+
+    description = folder / "classifier.json"
+    if not description.is_file():
+        raise UserError(f"No classifier at {folder}: {description.name} is missing.")
+    meta = json.loads(description.read_text(encoding="utf-8"))
+    config = ClassifierConfig(**meta["config"])
+    image = Encoder.restore(folder / "image_encoder", "image", 0)
+    text = Encoder.restore(folder / "text_encoder", "text", config.max_tokens)
+    model = Classifier(
+        meta["name"], config, tuple(meta["classes"]), meta["multi_label"], image, text
+    )
+    model.readout = meta["readout"]
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=not config.frozen)
+    return model.eval()
+
+
+def trained_state(model: Classifier) -> dict[str, Tensor]:
+    """The weights a run changed: all of them, or all but the frozen encoders'."""
+    state: dict[str, Tensor] = model.state_dict()
+    if not model.config.frozen:
+        return state
+    return {key: value for key, value in state.items() if "_encoder." not in key}

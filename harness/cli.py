@@ -1,0 +1,197 @@
+"""The ``steelyard`` command: thin calls of one function each; heavy imports wait until needed."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steelyard.harness.errors import UserError, unknown
+
+RUNS = Path("runs")
+BOARD = Path("board")
+RunOption = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+class _Group(click.Group):
+    """A command group whose unknown commands get a did-you-mean."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2, a bug keeps its traceback."""
+    try:
+        cli(standalone_mode=False)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\ninterrupted; the same command goes on where it stopped", err=True)
+        sys.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="steelyard")
+def cli() -> None:
+    """Weigh methods against modality imbalance under one counted compute budget.
+
+    \b
+    Examples:
+      steelyard demo --quick                  a first look, about a minute
+      steelyard demo                          every method on one data set, with a board
+      steelyard run world                     three data sets, five seeds
+      steelyard run mcr --task food101 --set game=independent
+      steelyard list methods
+    """
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options shared by the commands that train."""
+    for option in reversed(
+        (
+            click.option("--task", "tasks", multiple=True, help="Task to train and evaluate on."),
+            click.option("--corruption", "corruptions", multiple=True,
+                         help="For example image-noise:1-5; may be repeated."),
+            click.option("--seeds", help="For example 0,1,2 or 0-4."),
+            click.option("--budget", help="XS, S, M, L or a number of FLOPs such as 5e12."),
+            click.option("--backbone", help="A preset, or IMAGE+TEXT encoders by hub id or path."),
+            click.option("--backbone-set", multiple=True, metavar="KEY=VALUE",
+                         help="Backbone option, for example frozen=true."),
+            click.option("--set", "sets", multiple=True, metavar="KEY=VALUE",
+                         help="Method option; only with a single method."),
+            click.option("--method", "extra", multiple=True, metavar="NAME|FILE.py",
+                         help="Add a method, also one of your own from a file."),
+            click.option("--data-root", multiple=True, metavar="[TASK=]DIR",
+                         help="Folder of a task's data; without it a world is generated."),
+            click.option("--data-set", multiple=True, metavar="KEY=VALUE",
+                         help="Loader option, for example plot=first."),
+            click.option("--max-bad", default=0.01, show_default=True,
+                         help="Share of unusable rows at which reading is refused."),
+            click.option("--limit", type=int, help="Evaluate this many items a task."),
+            click.option("--runs", type=Path, default=RUNS, show_default=True,
+                         help="Folder of runs; finished ones are not run again."),
+            click.option("--jobs", type=int, help="Runs at a time [default: CPU cores; 1 on GPU]."),
+            click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1."),
+            click.option("--dry-run", is_flag=True, help="Print the plan and its cost, then stop."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("target")
+@_options
+def run(target: str, runs: Path, **given: Any) -> None:
+    """Train and evaluate a suite, or one method: TARGET is a name or a file.
+
+    \b
+    Examples:
+      steelyard run demo
+      steelyard run my_suite.yaml --jobs 4
+      steelyard run balgrad --task mm_imdb --seeds 0-4 --corruption image-blank
+      steelyard run joint --task food101 --data-root ~/food101 --method mine.py
+    """
+    from steelyard.harness import commands
+
+    if commands.run_suite(commands.suite_from(target, given), runs, given):
+        click.echo(f"Next: steelyard leaderboard {runs}")
+
+
+@cli.command()
+@click.argument("target")
+@_options
+def train(target: str, runs: Path, **given: Any) -> None:
+    """Train only; evaluate later with ``steelyard evaluate``.
+
+    \b
+    Example:
+      steelyard train mcr --task hateful_memes --seeds 0
+    """
+    from steelyard.harness import commands
+
+    given["corruptions"] = ()
+    commands.run_suite(commands.suite_from(target, given), runs, given, evaluate=False)
+
+
+@cli.command()
+@click.argument("folder", type=Path)
+@click.argument("variants", nargs=-1)
+@click.option("--data-root", type=Path, help="Folder of the task's data.")
+@click.option("--max-bad", default=0.01, show_default=True, help="Share of unusable rows allowed.")
+@click.option("--limit", type=int, help="Evaluate this many items.")
+@click.option("--device", default="auto", show_default=True)
+def evaluate(folder: Path, variants: tuple[str, ...], **given: Any) -> None:
+    """Evaluate a run's weights on task VARIANTS and add them to its record.
+
+    \b
+    Example:
+      steelyard evaluate runs/mcr-food101-tiny-S-s0-1a2b3c4d food101 food101@image-noise:1-5
+    """
+    from steelyard.harness import commands
+
+    commands.evaluate_run(folder, variants, **given)
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, type=Path)
+@click.option("--out", type=Path, default=BOARD, show_default=True, help="Folder to write.")
+@click.option("--control", default="joint", show_default=True,
+              help="Entry that differences are taken against.")  # fmt: skip
+def leaderboard(folders: tuple[Path, ...], out: Path, control: str) -> None:
+    """Turn records into boards: tables (Markdown, CSV, JSON, LaTeX) and plots (PNG, SVG).
+
+    \b
+    Examples:
+      steelyard leaderboard
+      steelyard leaderboard runs other_runs --out board
+    """
+    from steelyard.harness import commands
+
+    commands.boards(folders or (RUNS,), out, control)
+
+
+@cli.command("list")
+@click.argument("kind", metavar="methods|tasks|corruptions|backbones|budgets|suites")
+def list_(kind: str) -> None:
+    """Say what there is: methods, tasks, corruptions, backbones, budgets or suites."""
+    from steelyard.harness import commands
+
+    commands.print_list(kind)
+
+
+@cli.command()
+@click.argument("folder", type=Path)
+def show(folder: Path) -> None:
+    """Print one run: what was run, what it cost, what it scored, where it comes from."""
+    from steelyard.harness import commands
+
+    commands.show(folder)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="One seed, four methods: about a minute.")
+@click.option("--runs", type=Path, default=RUNS, show_default=True, help="Folder of runs.")
+@click.option("--out", type=Path, default=BOARD, show_default=True, help="Folder of the board.")
+@click.option("--jobs", type=int, help="Runs at a time [default: CPU cores].")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its cost, then stop.")
+def demo(quick: bool, runs: Path, out: Path, **given: Any) -> None:
+    """Every method on the generated food data, three seeds, ending in a board.
+
+    \b
+    Examples:
+      steelyard demo
+      steelyard demo --quick
+    """
+    from steelyard.harness import commands
+
+    name = "quick" if quick else "demo"
+    commands.demo(name, runs / name, out, given)

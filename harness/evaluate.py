@@ -1,0 +1,129 @@
+"""Scoring a backbone on one variant of a task with lmms-eval, in this process."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from steelyard import tasks
+from steelyard.harness.backbone import Backbone
+from steelyard.harness.compat import import_lmms_eval, swapped
+from steelyard.harness.data import Corpus
+from steelyard.harness.record import Score
+from steelyard.tasks.metrics import mean
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from steelyard.tasks._score_task import ScoreTask
+
+FILTER = "none"  # lmms-eval's name for answers scored as they came
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one variant gave."""
+
+    variant: tasks.Variant
+    scores: tuple[Score, ...]
+    """One a metric, in the order in which the task lists them."""
+    items: "DataFrame"
+    """One row an item, sorted by id: variant, id, cluster, target and predicted (lists of class
+    indices), score, confidence."""
+
+
+def evaluate(
+    backbone: Backbone,
+    variant: tasks.Variant,
+    corpus: Corpus,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 64,
+) -> Evaluation:
+    """Score a backbone on a variant of its task.
+
+    Raises:
+        UserError: no such split, ``limit`` is not positive, or the backbone knows other classes.
+        ValueError: an answer is not a list of probabilities.
+    """
+    import pandas as pd
+
+    task = tasks.build(variant, corpus, split, limit)
+    values, samples = _run(backbone, task, batch_size)
+    expected = len(task.dataset[split])
+    if len(samples) != expected:
+        raise RuntimeError(f"{variant}: lmms-eval scored {len(samples)} of {expected} items.")
+    rows = [{"variant": variant.name, **sample["item"]} for sample in samples]
+    return Evaluation(variant, _scores(variant, task, values, samples), pd.DataFrame(rows))
+
+
+def _run(
+    backbone: Backbone, task: "ScoreTask", batch_size: int
+) -> tuple[Mapping[str, float], list[dict[str, Any]]]:
+    """Metric values by lmms-eval's names for them, and its samples sorted by item id."""
+    evaluator = import_lmms_eval()
+    from lmms_eval.api import task as requests
+
+    from steelyard.harness.lmms_model import Scorer
+
+    def no_bar(*args: Any, **kwargs: Any) -> Any:
+        return bar(*args, **{**kwargs, "disable": True})
+
+    bar, name = evaluator.tqdm, task.task_name
+    scorer = Scorer(backbone, batch_size)
+    scorer.task_dict[name] = task.dataset
+    with swapped(evaluator, "tqdm", no_bar), swapped(requests, "tqdm", no_bar):
+        # Not simple_evaluate: around this same call it reseeds every random stream, patches ssl
+        # and file locks, and starts git three times. "torchrun" spares building an Accelerator.
+        results = evaluator.evaluate(
+            scorer,
+            {name: task},
+            bootstrap_iters=0,
+            process_docs_parallel=1,
+            distributed_executor_backend="torchrun",
+        )
+    samples = sorted(results["samples"][name], key=lambda sample: str(sample["item"]["id"]))
+    return results["results"][name], samples
+
+
+def _scores(
+    variant: tasks.Variant,
+    task: "ScoreTask",
+    values: Mapping[str, float],
+    samples: Sequence[Mapping[str, Any]],
+) -> tuple[Score, ...]:
+    clusters = [sample["item"]["cluster"] for sample in samples]
+    return tuple(
+        Score(
+            task=variant.task,
+            variant=variant.name,
+            metric=metric,
+            value=float(values[f"{metric},{FILTER}"]),
+            n=len(samples),
+            stderr=(
+                clustered_stderr([sample[metric] for sample in samples], clusters)
+                if aggregate is mean
+                else None
+            ),
+            main=metric == task.config.metadata["main"],
+            higher_is_better=task.higher_is_better()[metric],
+        )
+        for metric, aggregate in task.aggregation().items()
+    )
+
+
+def clustered_stderr(values: Sequence[float], clusters: Sequence[str]) -> float | None:
+    """Standard error of the mean of ``values`` when whole clusters are drawn, or None for one.
+
+    With one item a cluster it is the usual s / sqrt(n).
+    """
+    centre = sum(values) / len(values)
+    sums: defaultdict[str, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - centre
+    if len(sums) < 2:
+        return None
+    spread = sum(total**2 for total in sums.values()) * len(sums) / (len(sums) - 1)
+    return math.sqrt(spread) / len(values)

@@ -1,0 +1,123 @@
+"""Runs jobs one after another or several at a time, each worker with one CPU thread."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steelyard.harness.data import Corpus
+from steelyard.harness.record import Record
+from steelyard.harness.run import Job, run
+
+Report = Callable[[str, str, float], None]
+"""Called with a run's id, what it is doing and its finished share."""
+PARENT_CHECK_SECONDS = 1.0
+REPORT_SECONDS = 0.3
+
+
+@dataclass(slots=True)
+class _Worker:
+    """What a worker process holds between jobs."""
+
+    corpora: Mapping[str, Corpus]
+    runs: Path
+    device: str
+    messages: Any
+
+
+_worker: _Worker
+
+
+def execute(
+    jobs: Iterable[Job],
+    corpora: Mapping[str, Corpus],
+    runs: Path,
+    *,
+    device: str,
+    workers: int,
+    report: Report,
+) -> Iterable[Record]:
+    """Yield each job's record as it is finished. A bug in one job is raised after the others."""
+    waiting = list(jobs)
+    if workers <= 1 or len(waiting) <= 1:
+        quiet_heavy_libraries()
+        for job in waiting:
+            yield run(job, corpora[job.spec.task], runs, device, _reporter(job, report))
+        return
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    bugs: list[BaseException] = []
+    with ProcessPoolExecutor(
+        min(workers, len(waiting)),
+        mp_context=context,
+        initializer=_start,
+        initargs=(corpora, runs, device, messages),
+    ) as pool:
+        pending: set[Future[Record]] = {pool.submit(_work, job) for job in waiting}
+        while pending:
+            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not messages.empty():
+                report(*messages.get())
+            for future in done:
+                if (bug := future.exception()) is not None:
+                    bugs.append(bug)
+                else:
+                    yield future.result()
+    if bugs:
+        raise bugs[0]
+
+
+def quiet_heavy_libraries() -> None:
+    """One CPU thread, no advice from tokenizers, no progress bars from transformers."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from steelyard.harness.compat import prepare_imports
+
+    prepare_imports()
+    import torch
+    from transformers.utils import logging
+
+    # On small models two threads are far slower than one, and sums differ with their number.
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _start(corpora: Mapping[str, Corpus], runs: Path, device: str, messages: Any) -> None:
+    global _worker
+    _worker = _Worker(corpora, runs, device, messages)
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+    quiet_heavy_libraries()
+
+
+def _exit_with_parent(parent: int) -> None:
+    """A killed parent cannot stop its workers: they see that they were orphaned and leave."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
+
+
+def _work(job: Job) -> Record:
+    def report(identity: str, doing: str, share: float) -> None:
+        _worker.messages.put((identity, doing, share))
+
+    corpus = _worker.corpora[job.spec.task]
+    return run(job, corpus, _worker.runs, _worker.device, _reporter(job, report))
+
+
+def _reporter(job: Job, report: Report) -> Callable[[str, float], None]:
+    """Thin out progress to a few messages a second."""
+    told, told_at = "", 0.0
+
+    def progress(doing: str, share: float) -> None:
+        nonlocal told, told_at
+        now = time.monotonic()
+        if doing != told or now - told_at > REPORT_SECONDS:
+            told, told_at = doing, now
+            report(job.spec.id, doing, share)
+
+    return progress

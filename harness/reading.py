@@ -1,0 +1,232 @@
+"""What every loader needs: files read with line numbers, id and image checks, carving."""
+
+import csv
+import json
+import math
+import os
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import blake2b
+from io import StringIO
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageFile
+
+from steelyard.harness.data import Corpus, Example, Skipped
+from steelyard.harness.errors import UserError
+from steelyard.harness.seeds import seed_for
+
+CORE = ("train", "val", "test")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
+NAMED = 3
+"""How many offenders an error names."""
+UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises on a file that is not an image, is damaged or is absurdly large."""
+
+
+def find_file(root: Path, *names: str) -> Path:
+    """The first of ``names`` that exists under ``root``; otherwise a UserError saying so."""
+    if not root.is_dir():
+        raise UserError(f"No data folder at {root}: give the folder that holds {names[0]}.")
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise UserError(f"No {' or '.join(names)} in {root}: check the data folder and its layout.")
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, with or without a byte-order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; re-encode the file.") from None
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; a syntax error names file and line."""
+    return _parse(read_text(path), path, first_line=1)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``("file:line", row)`` of each non-empty line; every row must be an object."""
+    # Not splitlines(): that also breaks at separators such as U+2028, which JSON allows in strings.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        row = _parse(line, path, number)
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: expected an object, found {type(row).__name__}.")
+        yield f"{path}:{number}", row
+
+
+def _parse(text: str, path: Path, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise UserError(f"{path}:{line}: not valid JSON ({error.msg}).") from None
+
+
+def read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """``("file:line", cells)`` of each non-empty row; quoted cells may span lines."""
+    reader = csv.reader(StringIO(read_text(path), newline=""))
+    try:
+        for cells in reader:
+            if cells:
+                yield f"{path}:{reader.line_num}", cells
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: not valid CSV ({error}).") from None
+
+
+def carve(
+    examples: Sequence[Example], share: float
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Split into (rest, carved): ``share`` of each class, at least one where it has two or more.
+
+    Whether an example is carved depends on the ids of its class alone, not on row order.
+    """
+    by_class: defaultdict[tuple[int, ...], list[str]] = defaultdict(list)
+    for example in examples:
+        by_class[example.labels].append(example.id)
+    carved: set[str] = set()
+    for ids in by_class.values():
+        count = max(round(share * len(ids)), 1) if len(ids) > 1 else 0
+        carved.update(sorted(ids, key=lambda id: seed_for("carve", id))[:count])
+    rest = tuple(example for example in examples if example.id not in carved)
+    return rest, tuple(example for example in examples if example.id in carved)
+
+
+def build_corpus(
+    name: str,
+    root: Path,
+    classes: tuple[str, ...],
+    splits: Mapping[str, Sequence[Example]],
+    *,
+    multi_label: bool,
+    skipped: Sequence[Skipped],
+    notes: Mapping[str, str],
+    max_bad: float,
+) -> Corpus:
+    """Check ids, decode every image, and make the Corpus.
+
+    Raises:
+        UserError: an id occurs twice where it must not, a split is empty, or more than the share
+            ``max_bad`` of train, val or test cannot be used. Extra splits may be incomplete.
+    """
+    if not 0 <= max_bad < 1:
+        raise UserError(f"--max-bad {max_bad}: give a share from 0 to below 1, such as 0.05.")
+    check_ids(splits)
+    faults = image_faults(root, [example for rows in splits.values() for example in rows])
+    kept = {
+        split: tuple(example for example in rows if example.image not in faults)
+        for split, rows in splits.items()
+    }
+    broken = (
+        Skipped(example.id, split, faults[example.image])
+        for split, rows in splits.items()
+        for example in rows
+        if example.image in faults
+    )
+    bad = (*skipped, *broken)
+    for split in CORE:
+        check_share(split, len(kept[split]), [row for row in bad if row.split == split], max_bad)
+    usable = {split: rows for split, rows in kept.items() if rows}
+    return Corpus(
+        name, root, classes, multi_label, usable, revision(classes, usable), notes, skipped=bad
+    )
+
+
+def check_ids(splits: Mapping[str, Sequence[Example]]) -> None:
+    """Ids are unique in a split, and no item of train, val or test is in another of the three.
+
+    Extra splits may share items with val and test (official files do), never with train.
+    """
+    ids = {split: Counter(example.id for example in rows) for split, rows in splits.items()}
+    for split, counts in ids.items():
+        repeated = [id for id, count in counts.items() if count > 1]
+        if repeated:
+            raise UserError(
+                f"{len(repeated)} ids occur more than once in {split}: {_first(repeated)}. "
+                "Remove the repeated rows."
+            )
+    for one, other in combinations(ids, 2):
+        shared = sorted(ids[one].keys() & ids[other].keys())
+        if shared and ("train" in (one, other) or {one, other} <= set(CORE)):
+            raise UserError(
+                f"{len(shared)} ids are in both {one} and {other}: {_first(shared)}. "
+                "Remove them from one of the two."
+            )
+
+
+def check_share(split: str, kept: int, bad: Sequence[Skipped], max_bad: float) -> None:
+    """UserError when ``split`` is empty or more than the share ``max_bad`` of it is unusable."""
+    total = kept + len(bad)
+    examples = _first([f"{row.id} ({row.reason})" for row in bad])
+    if not kept:
+        raise UserError(
+            f"No usable row in {split}: {total} skipped, such as {examples}."
+            if bad
+            else f"No row in {split}: check that its files are complete."
+        )
+    if len(bad) > max_bad * total:
+        enough = math.ceil(100 * len(bad) / total) / 100
+        raise UserError(
+            f"{len(bad)} of {total} rows of {split} cannot be used: {examples}. "
+            f"Repair them, or allow it with --max-bad {enough:g} (now {max_bad:g})."
+        )
+
+
+def image_faults(root: Path, examples: Sequence[Example]) -> dict[Path | None, str]:
+    """Why images cannot be used, by path; every image is decoded to its last byte, in threads."""
+    paths = list(dict.fromkeys(example.image for example in examples if example.image))
+    with _truncation_is_an_error(), ThreadPoolExecutor() as pool:
+        reasons = pool.map(lambda path: _image_fault(path, root), paths)
+        return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+
+
+def _image_fault(path: Path, root: Path) -> str:
+    shown = os.path.relpath(path, root)
+    if not path.is_file():
+        return f"image missing: {shown}"
+    try:
+        with Image.open(path) as image:
+            # A JPEG is read to its end at any scale, and the smallest is two to three times faster.
+            image.draft("L", (1, 1))
+            image.load()
+    except UNDECODABLE as error:
+        return f"image unreadable: {shown}: {error}"
+    return ""
+
+
+@contextmanager
+def _truncation_is_an_error() -> Iterator[None]:
+    # Pillow's switch is global and lmms-eval turns it on at import: half an image would pass.
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) -> str:
+    """16 hex digits of classes, ids, texts, labels, image sizes in bytes and their order.
+
+    Order counts because shuffling by seed starts from it; the folder's place does not.
+    """
+    digest = blake2b(json.dumps(list(classes)).encode(), digest_size=8)
+    for split in sorted(splits):
+        for example in splits[split]:
+            size = example.image.stat().st_size if example.image else None
+            row = [split, example.id, example.text, example.labels, size]
+            digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -1,0 +1,245 @@
+"""One run: train, evaluate each variant, write the record last; every finished part is kept."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from steelyard import methods, tasks
+from steelyard.harness import classifier_config, provenance, record
+from steelyard.harness.budget import BudgetSpent, Meter, measure, parse_budget
+from steelyard.harness.data import Corpus
+from steelyard.harness.errors import NonFiniteLoss, UserError
+from steelyard.harness.record import Ledger, Record, Score
+from steelyard.harness.spec import RunSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steelyard.harness.classifier import Classifier
+
+log = logging.getLogger("steelyard")
+WEIGHTS, TRAINING, PARTS = "weights", "training.json", "parts"
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of the run that is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run and how it is to be evaluated."""
+
+    spec: RunSpec
+    label: str
+    """Its name on the board."""
+    variants: tuple[str, ...]
+    """Names of variants: ``clean``, ``image-noise:3`` ..."""
+    split: str = "test"
+    limit: int | None = None
+    """Evaluate only this many items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training left behind, as written to ``training.json`` after the weights."""
+
+    status: Literal["done", "failed"]
+    failure: str
+    ledger: Ledger
+    diagnostics: dict[str, float]
+
+
+def finished(job: Job, runs: Path) -> Record | None:
+    """The job's record if it exists and holds every variant asked for."""
+    folder = runs / job.spec.id
+    if not (folder / record.RECORD).is_file():
+        return None
+    found = record.read(folder)
+    scored = {score.variant for score in found.scores}
+    complete = found.status == "failed" or scored.issuperset(job.variants)
+    return found if complete and found.label == job.label else None
+
+
+def run(job: Job, corpus: Corpus, runs: Path, device: str, progress: Progress) -> Record:
+    """Train and evaluate one job, or what of it is not done yet, and write its record.
+
+    A loss that is not finite, or a budget too small for one step, gives a record with status
+    ``failed`` that names the step; a method's bug is raised.
+    """
+    if (done := finished(job, runs)) is not None:
+        return done
+    folder = runs / job.spec.id
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / record.RECORD).is_file():  # some variants, or another name: keep what it had
+        had = dict.fromkeys(score.variant for score in record.read(folder).scores)
+        job = replace(job, variants=tuple({**dict.fromkeys(job.variants), **had}))
+    trained = _restore(folder) or _train(job.spec, corpus, folder, device, progress)
+    scores: tuple[Score, ...] = ()
+    if trained.status == "done" and job.variants:
+        scores = _evaluate(job, corpus, folder, device, progress)
+    files = [tasks.definition(job.spec.task)]
+    made = provenance.describe(corpus, [*files, *(f.with_suffix(".py") for f in files)], job.split)
+    weights = folder / WEIGHTS / "model.safetensors"
+    made["weights"] = provenance.file_hash(weights) if weights.is_file() else None
+    made["limit"] = job.limit
+    result = Record(
+        id=job.spec.id,
+        label=job.label,
+        spec=job.spec,
+        status=trained.status,
+        failure=trained.failure,
+        ledger=trained.ledger,
+        scores=scores,
+        provenance=made,
+        diagnostics=trained.diagnostics,
+    )
+    record.write(result, folder)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    return result
+
+
+def untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier":
+    """The backbone before training: equal for every method of one seed."""
+    from steelyard.harness import classifier
+
+    config = classifier_config.configure(spec.backbone, spec.backbone_options)
+    texts = [example.text for example in corpus.splits["train"] if example.text]
+    seed = spec.seed_for("weights")
+    return classifier.build(
+        spec.backbone, config, corpus.classes, corpus.multi_label, texts, seed
+    ).to(device)
+
+
+def _train(spec: RunSpec, corpus: Corpus, folder: Path, device: str, progress: Progress) -> Trained:
+    import torch
+
+    from steelyard.harness import batches, classifier
+    from steelyard.tasks.images import store_of
+
+    progress("preparing", 0.0)
+    method = methods.load(spec.method)
+    config = methods.configure(method, spec.options)
+    backbone = untrained(spec, corpus, device)
+    images = store_of(corpus.root, "train")
+    examples = corpus.splits["train"]
+    data = batches.prepare(
+        backbone, examples, lambda example: images.get(example.image) if example.image else None
+    )
+    meter = Meter(parse_budget(spec.budget), device)
+    for module in backbone.metered_modules:
+        meter.watch(module)
+    meter.on_progress = lambda share: progress("training", share)
+    torch.manual_seed(spec.seed_for("training"))
+    stopped: Literal["finished", "budget"] = "finished"
+    failure = ""
+    with meter:
+        try:
+            if backbone.config.frozen:
+                with meter.phase("features"):
+                    meter.charge(feature_cost(backbone, data))
+            method.train(backbone, data, meter, config, spec.seed_for("method"))
+        except BudgetSpent as spent:
+            stopped = "budget"
+            failure = "" if meter.steps else f"budget too small for one step: {spent}"
+        except NonFiniteLoss as error:
+            failure = str(error)
+    trained = Trained(
+        "failed" if failure else "done", failure, meter.ledger(stopped), meter.diagnostics
+    )
+    _write_lines(folder / "log.jsonl", meter.history)
+    if not failure:
+        classifier.save(backbone, folder / WEIGHTS)
+    record.write_json(folder / TRAINING, asdict(trained))
+    return trained
+
+
+def feature_cost(backbone: "Classifier", data: "Any") -> float:
+    """FLOPs of encoding every training item once with frozen encoders.
+
+    Charged to each run in full, also when the features were still in memory from another run.
+    """
+    from steelyard.harness.backbone import Inputs
+
+    from PIL import Image
+
+    # One item of each side is measured; texts by their padded mean length.
+    words = sum(len((example.text or "").split()) for example in data.examples)
+    sample = Inputs(Image.new("RGB", (64, 64)), " ".join(["word"] * (words // len(data) or 1)))
+    pixels, _ = backbone.image_encoder.prepare([sample.image])
+    tokens, _ = backbone.text_encoder.prepare([sample.evidence])
+    cost = sum(
+        measure(encoder, tuple(t.to(backbone.device) for t in inputs), {}).forward
+        for encoder, inputs in ((backbone.image_encoder, pixels), (backbone.text_encoder, tokens))
+    )
+    return cost * len(data)
+
+
+def _restore(folder: Path) -> Trained | None:
+    """What an interrupted run had already trained; ``training.json`` is written after weights."""
+    path = folder / TRAINING
+    if not path.is_file():
+        return None
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    return Trained(**{**raw, "ledger": Ledger(**raw["ledger"])})
+
+
+def _evaluate(
+    job: Job, corpus: Corpus, folder: Path, device: str, progress: Progress
+) -> tuple[Score, ...]:
+    import pandas as pd
+
+    from steelyard.harness import classifier
+
+    backbone = classifier.load(folder / WEIGHTS).to(device)
+    scores: list[Score] = []
+    items: list[pd.DataFrame] = []
+    for position, name in enumerate(job.variants):
+        progress(f"evaluating {name}", position / len(job.variants))
+        found, rows = _variant(job, name, backbone, corpus, folder)
+        scores += found
+        items.append(rows)
+    write_items(pd.concat(items, ignore_index=True), folder / record.ITEMS)
+    return tuple(scores)
+
+
+def _variant(
+    job: Job, name: str, backbone: "Classifier", corpus: Corpus, folder: Path
+) -> "tuple[Sequence[Score], pd.DataFrame]":
+    """Scores and items of one variant, from the interrupted run's part if there is one."""
+    import pandas as pd
+
+    from steelyard.harness.evaluate import evaluate
+
+    stem = folder / PARTS / name.replace(":", "-")
+    table, summary = stem.with_suffix(".parquet"), stem.with_suffix(".json")
+    if summary.is_file():  # written after its table
+        raw = json.loads(summary.read_text(encoding="utf-8"))
+        return [Score(**score) for score in raw], pd.read_parquet(table)
+    task = job.spec.task
+    variant = tasks.parse_variant(task if name == "clean" else f"{task}@{name}")
+    result = evaluate(backbone, variant, corpus, split=job.split, limit=job.limit)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_items(result.items, table)
+    record.write_json(summary, [asdict(score) for score in result.scores])
+    return result.scores, result.items
+
+
+def write_items(items: "pd.DataFrame", path: Path) -> None:
+    """Write a table of items so that it is either whole or absent."""
+    part = path.with_name(path.name + ".part")
+    try:
+        items.to_parquet(part, index=False, compression="zstd")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"Could not write {path}: {error.strerror or error}.") from error

@@ -1,0 +1,173 @@
+"""Suites: a small YAML file of methods x seeds x tasks x corruptions, turned into jobs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steelyard import methods, tasks
+from steelyard.harness import classifier_config
+from steelyard.harness.budget import parse_budget
+from steelyard.harness.data import Corpus
+from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.provenance import file_hash
+from steelyard.harness.run import Job
+from steelyard.harness.spec import RunSpec
+
+Options = Mapping[str, str | int | float | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of a board: a method with options, under a name."""
+
+    method: str
+    options: Options = field(default_factory=dict)
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """What is run and compared; every entry gets the same tasks, seeds, backbone and budget."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    tasks: tuple[str, ...]
+    corruptions: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    backbone: str = "tiny"
+    backbone_options: Options = field(default_factory=dict)
+    budget: str = "S"
+    data_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Loader options by task."""
+    limit: int | None = None
+    about: str = ""
+
+
+KEYS = {"methods" if f.name == "entries" else f.name for f in fields(Suite)} - {"name"}
+
+
+def shipped() -> dict[str, Path]:
+    """Suites that come with the package, by name."""
+    folder = Path(str(files("steelyard.leaderboards")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(name_or_path: str) -> Suite:
+    """A shipped suite by name, or a YAML file by path; every unknown key or name is refused."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        if name_or_path not in shipped():
+            raise unknown("suite", name_or_path, shipped())
+        path = shipped()[name_or_path]
+    if not path.is_file():
+        raise UserError(f"No suite file at {path}.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a suite is a mapping with the keys {', '.join(sorted(KEYS))}.")
+    try:
+        return parse(path.stem, raw)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def parse(name: str, raw: Mapping[str, Any]) -> Suite:
+    """A suite from its mapping."""
+    for key in raw:
+        if key not in KEYS:
+            raise unknown("suite key", str(key), KEYS)
+    for key in ("methods", "tasks"):
+        if not isinstance(raw.get(key), list) or not raw[key]:
+            raise UserError(f"'{key}' must be a list of at least one name.")
+    values = {key: value for key, value in raw.items() if key not in ("methods", "about")}
+    lists: dict[str, Any] = {
+        key: tuple(values.pop(key)) for key in ("tasks", "corruptions", "seeds") if key in values
+    }
+    lists.setdefault("corruptions", ())
+    if not all(type(seed) is int for seed in lists.get("seeds", (0,))):
+        raise UserError("'seeds' must be a list of whole numbers.")
+    values["budget"] = str(values.get("budget", "S"))
+    entries = tuple(_entry(item) for item in raw["methods"])
+    suite = Suite(name=name, entries=entries, about=raw.get("about", ""), **values, **lists)
+    check(suite)
+    return suite
+
+
+def check(suite: Suite) -> None:
+    """Refuse unknown names, options and values before anything is run."""
+    parse_budget(suite.budget)
+    classifier_config.configure(suite.backbone, suite.backbone_options)
+    for task in suite.tasks:
+        tasks.variants(task, suite.corruptions)
+    for entry in suite.entries:
+        methods.configure(methods.load(entry.method), entry.options)
+    labels = [_label(entry) for entry in suite.entries]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"Two entries are called '{label}'; give one of them a 'label'.")
+
+
+def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
+    """All runs of a suite, seed by seed, so that an interrupted suite has whole seeds."""
+    return [
+        Job(
+            spec=RunSpec(
+                method=entry.method,
+                task=task,
+                backbone=suite.backbone,
+                budget=suite.budget,
+                seed=seed,
+                options=dict(entry.options),
+                backbone_options=dict(suite.backbone_options),
+                data={"revision": corpora[task].revision, **suite.data_options.get(task, {})},
+                source=_source(entry.method),
+            ),
+            label=_label(entry),
+            variants=tuple(v.name for v in tasks.variants(task, suite.corruptions)),
+            limit=suite.limit,
+        )
+        for task in suite.tasks
+        for seed in suite.seeds
+        for entry in suite.entries
+    ]
+
+
+def load_corpora(suite: Suite, roots: Mapping[str, Path], max_bad: float) -> dict[str, Corpus]:
+    """The data sets of a suite's tasks, each from its root or from the generated world."""
+    for task in roots:
+        if task not in suite.tasks:
+            raise unknown("task of this suite", task, suite.tasks)
+    found = {}
+    for task in suite.tasks:
+        root = tasks.find_root(task, roots.get(task))
+        found[task] = tasks.load(task, root, max_bad=max_bad, **suite.data_options.get(task, {}))
+    return found
+
+
+def _entry(item: Any) -> Entry:
+    if isinstance(item, str):
+        return Entry(item)
+    if not isinstance(item, dict) or "method" not in item:
+        raise UserError(f"'methods': {item!r} is neither a name nor a mapping with 'method'.")
+    for key in item:
+        if key not in ("method", "set", "label"):
+            raise unknown("key of a method entry", str(key), ("method", "set", "label"))
+    return Entry(item["method"], dict(item.get("set") or {}), item.get("label", ""))
+
+
+def _label(entry: Entry) -> str:
+    if entry.label:
+        return entry.label
+    name = Path(entry.method).stem if entry.method.endswith(".py") else entry.method
+    changed = ", ".join(f"{key}={value}" for key, value in sorted(entry.options.items()))
+    return f"{name}({changed})" if changed else name
+
+
+def _source(method: str) -> str:
+    return file_hash(Path(method)) if method.endswith(".py") else ""

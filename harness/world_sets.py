@@ -1,0 +1,396 @@
+"""Generated data sets in the official layouts of the real ones, so one loader reads both.
+
+``truth.jsonl`` beside the official files says what is true of each item; ``world.json`` is part
+of every finished folder, and folders appear only when finished.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.seeds import seed_for
+from steelyard.harness.world import FOODS, KINDS, NEUTRAL, Priors, Scene, arrange, draw, split_of
+
+GENERATOR = 1
+"""Version of the content; raised whenever equal arguments would give other files."""
+MARKER = "world.json"
+TRUTH = "truth.jsonl"
+VALIDATION = 300
+"""Items of each development file, in the layouts that have one."""
+OBJECTS = 3
+"""Objects of every scene. Fewer leave so few scenes that splitting them distorts the knobs."""
+SMALLEST = 16
+"""Fewest training or test items: one for each class of food."""
+
+Row = dict[str, Any]
+Knobs = Mapping[str, float]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Random source of one split: its scenes belong to no other split, and none comes twice."""
+
+    split: str
+    size: int
+    knobs: Knobs
+    rng: np.random.Generator
+    used: set[str] = field(default_factory=set)
+
+    def scene(self, kinds: Sequence[str]) -> Scene:
+        """A new scene with these kinds, filled up with neutral ones to ``OBJECTS``."""
+        priors = Priors(self.knobs["p_color"], self.knobs["p_cooc"])
+        for _ in range(10_000):
+            others = [self.pick(NEUTRAL) for _ in range(OBJECTS - len(kinds))]
+            scene = arrange([*kinds, *others], priors, self.rng)
+            if split_of(scene) == self.split and scene.symbol not in self.used:
+                self.used.add(scene.symbol)
+                return scene
+        raise UserError(f"No new {self.split} scene of {', '.join(kinds)} is left; ask for fewer.")
+
+    def picture(self, scene: Scene) -> Image.Image:
+        """A drawing of the scene."""
+        return Image.fromarray(draw(scene, self.rng, self.size))
+
+    def pick(self, choices: Sequence[T]) -> T:
+        """One of the choices."""
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def fill(self, template: str, **words: str) -> str:
+        """The template with the given words, and others from ``FILLERS``, in its slots."""
+        return template.format(**{slot: self.pick(FILLERS[slot]) for slot in FILLERS} | words)
+
+    def chance(self, knob: str) -> bool:
+        """True with the probability that the knob gives."""
+        return bool(self.rng.random() < self.knobs[knob])
+
+
+FILLERS = {
+    "manner": ("easy", "quick", "homemade", "classic", "best", "simple", "rustic", "perfect"),
+    "meal": ("dinner", "lunch", "supper", "weeknight dish", "family favourite", "party plate"),
+    "site": ("Kitchen Diary", "The Daily Spoon", "Cook Along", "My Table", "Tasty Notes"),
+    "opener": ("monday", "my friends", "this face", "meetings"),
+    "who": ("a teacher", "two sisters", "an old sailor", "a young cook", "three neighbours"),
+    "where": ("in a small town", "by the coast", "in the capital", "far from home"),
+    "noun": ("River", "Winter", "Letter", "Garden", "Stranger", "Promise", "Mirror"),
+}
+
+# --- food101: a title that often names the class, a picture that always shows it ---------------
+
+NAMING_TITLES = (
+    "{manner} {food} recipe | {site}",
+    "How to make {manner} {food}, step by step - {site}",
+    "{site}: {food} for {meal}",
+    "{food} - a {manner} {meal}",
+)
+SILENT_TITLES = (
+    "{manner} recipe | {site}",
+    "How to make a {manner} {meal}, step by step - {site}",
+    "{site}: something for {meal}",
+    "A {manner} {meal}",
+)
+
+
+def _food(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source]) -> list[Row]:
+    truth = []
+    (folder / "texts").mkdir()
+    for split in ("train", "test"):
+        titles = []
+        for number in range(counts[split]):
+            source, food = sources[split], FOODS[number % len(FOODS)]
+            named = source.chance("p_named")
+            title = source.fill(source.pick(NAMING_TITLES if named else SILENT_TITLES), food=food)
+            scene = source.scene([food])
+            name = f"{food}_{number // len(FOODS)}"
+            path = folder / "images" / split / food / f"{name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source.picture(scene).save(path, quality=95, subsampling=0)
+            titles.append((path.name, title, food))
+            item = {"id": f"{split}/{food}/{name}", "split": split, "scene": scene.symbol}
+            truth.append({**item, "class": food, "named": named})
+        with (folder / "texts" / f"{split}_titles.csv").open("w", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(titles)
+    return truth
+
+
+# --- hateful_memes: the label is picture group XOR phrase group --------------------------------
+# A kind or phrase at position i stands on shelf i % 4. Phrases meet kinds of the other shelves
+# in train and the "seen" files, and kinds of their own shelf only in the "unseen" files.
+
+SHELVES = 4
+MEME_KINDS = tuple(
+    tuple(name for name in FOODS if KINDS[name].place == place) for place in ("bakery", "sea")
+)
+MEME_PHRASES = (
+    ("pure joy", "best day", "sweet dreams", "good vibes"),
+    ("pure dread", "worst day", "bad dreams", "grim vibes"),
+)
+MEME_FILES = {
+    "train": ("train", False),
+    "dev_seen": ("val", False),
+    "dev_unseen": ("val", True),
+    "test_seen": ("test", False),
+    "test_unseen": ("test", True),
+}
+"""Split of the scenes, and whether the combinations of kind and phrase are the held-out ones."""
+
+
+def _memes(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source]) -> list[Row]:
+    truth = []
+    (folder / "img").mkdir()
+    first = 1
+    for name, (split, unseen) in MEME_FILES.items():
+        source, count = sources[split], counts[split]
+        # Random ids keep the four memes of a quad from being neighbours in the file.
+        ids = (first + source.rng.permutation(count)).tolist()
+        quads = chain.from_iterable(_quad(source, unseen) for _ in range(0, count, 4))
+        rows = []
+        for id_number, (picture, fact) in zip(ids, islice(quads, count), strict=True):
+            id_ = f"{id_number:05d}"
+            picture.save(folder / "img" / f"{id_}.png")
+            official = {"label": fact["label"], "text": fact["text"]}
+            rows.append({"id": id_, "img": f"img/{id_}.png", **official})
+            truth.append({"id": id_, "split": name, **fact})
+        _write_lines(folder / f"{name}.jsonl", sorted(rows, key=lambda row: str(row["id"])))
+        first += count
+    return truth
+
+
+def _quad(source: Source, unseen: bool) -> Iterable[tuple[Image.Image, Row]]:
+    """Two pictures times two texts: whatever one side alone says, half of its memes are 1."""
+    shelf = int(source.rng.integers(SHELVES))
+    texts = []
+    for phrases in MEME_PHRASES:
+        phrase = source.pick(phrases[shelf::SHELVES])
+        texts.append((phrase, source.fill("{opener} {phrase}", phrase=phrase)))
+    for kind_group, kinds in enumerate(MEME_KINDS):
+        step = 0 if unseen else int(source.rng.integers(1, SHELVES))
+        scene = source.scene([kinds[(shelf + step) % SHELVES]])
+        picture = source.picture(scene)
+        for phrase_group, (phrase, text) in enumerate(texts):
+            groups = {"kind_group": kind_group, "phrase_group": phrase_group}
+            label = kind_group ^ phrase_group
+            fact = {"scene": scene.symbol, "phrase": phrase, "text": text, "label": label}
+            yield picture, {**fact, **groups}
+
+
+# --- mm_imdb: some genres show on the poster, some are told by the plot, some are both ----------
+
+
+@dataclass(frozen=True, slots=True)
+class Genre:
+    """Where a genre can be found: kinds on the poster, sentences of the plot, or both."""
+
+    kinds: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+
+GENRES: Mapping[str, Genre] = {
+    "Western": Genre(kinds=("bread", "mushroom")),
+    "Animation": Genre(kinds=("doughnut", "muffin")),
+    "Horror": Genre(kinds=("grapes", "mussel")),
+    "Comedy": Genre(
+        kinds=("banana", "pear"),
+        sentences=("One silly prank leads to another.", "Everybody laughs at the wrong moment."),
+    ),
+    "Sci-Fi": Genre(
+        kinds=("fish", "crab"),
+        sentences=("A robot has arrived from the future.", "A spaceship waits behind the moon."),
+    ),
+    "Drama": Genre(
+        sentences=("A family secret breaks an old trust.", "The illness of a father changes all."),
+    ),
+    "Romance": Genre(
+        sentences=("Two strangers fall in love.", "A kiss comes just before the wedding."),
+    ),
+    "Crime": Genre(
+        sentences=("A detective looks for the stolen money.", "The bank robbery goes wrong."),
+    ),
+}
+OUTSIDE_GENRE = "News"
+"""A genre that is not among the 23 official ones, as some real films have."""
+OPENINGS = ("The film follows {who} {where}.", "It begins with {who} {where}.")
+ENDINGS = ("Nothing will be the same.", "Then morning comes.", "There is little time left.")
+
+
+def _movies(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source]) -> list[Row]:
+    truth = []
+    split_ids: dict[str, list[str]] = {}
+    (folder / "dataset").mkdir()
+    number = 1000
+    for name, split in (("train", "train"), ("dev", "val"), ("test", "test")):
+        source = sources[split]
+        split_ids[name] = []
+        for _ in range(counts[split]):
+            number += 1
+            id_ = f"{number:07d}"
+            genres, scene = _film(source)
+            outside = [OUTSIDE_GENRE] if source.chance("p_outside") else []
+            content = {"title": source.fill("The {noun}"), "genres": [*genres, *outside]}
+            content["plot"] = _outlines(source, genres)
+            source.picture(scene).save(
+                folder / "dataset" / f"{id_}.jpeg", quality=95, subsampling=0
+            )
+            _write_text(folder / "dataset" / f"{id_}.json", json.dumps(content))
+            split_ids[name].append(id_)
+            item = {"id": id_, "split": name, "scene": scene.symbol, "genres": genres}
+            shown = [genre for genre in genres if GENRES[genre].kinds]
+            told = [genre for genre in genres if GENRES[genre].sentences]
+            truth.append({**item, "shown": shown, "told": told})
+    _write_text(folder / "split.json", json.dumps(split_ids))
+    return truth
+
+
+def _film(source: Source) -> tuple[list[str], Scene]:
+    """One to three genres and a poster that shows those that can be shown."""
+    count = int(source.rng.integers(1, 4))
+    chosen = source.rng.permutation(len(GENRES))[:count].tolist()
+    genres = [genre for position, genre in enumerate(GENRES) if position in chosen]
+    kinds = [source.pick(GENRES[genre].kinds) for genre in genres if GENRES[genre].kinds]
+    return genres, source.scene(kinds or [source.pick(NEUTRAL)])
+
+
+def _outlines(source: Source, genres: Sequence[str]) -> list[str]:
+    """One to three outlines in any order; only the longest tells all that the plot can tell."""
+    told = [source.pick(GENRES[genre].sentences) for genre in genres if GENRES[genre].sentences]
+    parts = [source.fill(source.pick(OPENINGS)), *told]
+    longest = " ".join([*parts, source.pick(ENDINGS)])
+    short = source.rng.permutation(np.array(parts))[: source.rng.integers(3)].tolist()
+    return [str(outline) for outline in source.rng.permutation(np.array([longest, *short]))]
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """How one data set is made."""
+
+    knobs: Knobs
+    """Probabilities that shape the set, with their defaults."""
+    build: Callable[[Path, Mapping[str, int], Mapping[str, Source]], list[Row]]
+    """Writes the official files for so many items a split; returns the truth of each item."""
+
+
+SETS: Mapping[str, DataSet] = {
+    "food101": DataSet({"p_color": 0.95, "p_cooc": 0.95, "p_named": 0.75}, _food),
+    "hateful_memes": DataSet({"p_color": 0.95, "p_cooc": 1.0}, _memes),
+    "mm_imdb": DataSet({"p_color": 0.9, "p_cooc": 0.7, "p_outside": 0.03}, _movies),
+}
+"""The data sets by the names of their tasks."""
+
+
+def write(
+    task: str,
+    root: Path,
+    *,
+    train: int = 2800,
+    test: int = 500,
+    seed: int = 0,
+    size: int = 48,
+    **knobs: float,
+) -> None:
+    """Write a generated data set into the new folder ``root``; done already is left alone.
+
+    ``train`` and ``test`` count items, ``size`` is the picture's side in pixels, ``knobs`` replace
+    defaults of ``SETS[task].knobs``. ``root`` appears in one step when all is written. Raises
+    UserError for a wrong argument, a foreign folder at ``root`` or a full disk.
+    """
+    content = _describe(task, train, test, seed, size, knobs)
+    if _is_finished(root, content):
+        return
+    if root.exists():
+        raise UserError(
+            f"{root} exists and is not this generated data set; delete it or choose another folder."
+        )
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
+            folder = Path(temporary) / root.name
+            folder.mkdir()
+            _generate(folder, content)
+            folder.rename(root)
+    except OSError as error:
+        # Another process may have finished the same folder meanwhile.
+        if not _is_finished(root, content):
+            raise UserError(f"Could not write {root}: {error.strerror or error}.") from error
+
+
+def ensure(
+    task: str,
+    cache: Path,
+    *,
+    train: int = 2800,
+    test: int = 500,
+    seed: int = 0,
+    size: int = 48,
+    **knobs: float,
+) -> Path:
+    """Folder of the generated data set below ``cache``, written if absent; as ``write``."""
+    content = _describe(task, train, test, seed, size, knobs)
+    text = json.dumps(content, sort_keys=True)
+    root = cache / f"{task}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    write(task, root, train=train, test=test, seed=seed, size=size, **knobs)
+    return root
+
+
+def _describe(
+    task: str, train: int, test: int, seed: int, size: int, knobs: Knobs
+) -> dict[str, Any]:
+    """All that decides the content of a generated data set, checked."""
+    if task not in SETS:
+        raise unknown("generated data set", task, SETS)
+    if min(train, test) < SMALLEST:
+        raise UserError(f"train={train}, test={test}: both must be at least {SMALLEST}.")
+    if not 24 <= size <= 512:
+        raise UserError(f"size={size}: allowed are 24 to 512 pixels.")
+    for knob, value in knobs.items():
+        if knob not in SETS[task].knobs:
+            raise unknown(f"knob of {task}", knob, SETS[task].knobs)
+        if not 0 <= value <= 1:
+            raise UserError(f"{knob}={value}: a probability from 0 to 1 is needed.")
+    arguments = {"train": train, "test": test, "seed": seed, "size": size}
+    return {
+        "generator": GENERATOR,
+        "task": task,
+        **arguments,
+        "knobs": {**SETS[task].knobs, **knobs},
+    }
+
+
+def _is_finished(root: Path, content: Row) -> bool:
+    marker = root / MARKER
+    return marker.is_file() and marker.read_text(encoding="utf-8") == _marker_text(content)
+
+
+def _marker_text(content: Row) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+def _generate(folder: Path, content: Row) -> None:
+    counts = {"train": content["train"], "val": VALIDATION, "test": content["test"]}
+    sources = {}
+    for split in counts:
+        rng = np.random.default_rng(seed_for(content["seed"], content["task"], split))
+        sources[split] = Source(split, content["size"], content["knobs"], rng)
+    truth = SETS[content["task"]].build(folder, counts, sources)
+    _write_lines(folder / TRUTH, truth)
+    _write_text(folder / MARKER, _marker_text(content))
+
+
+def _write_lines(path: Path, rows: Iterable[Row]) -> None:
+    _write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,311 @@
+"""One task's board: a pure function of the collected runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from steelyard.harness.errors import UserError
+from steelyard.leaderboards import stats
+from steelyard.leaderboards.collect import Run, Runs, backbone_name
+from steelyard.leaderboards.measure import CLEAN, Grid, Measured, grid_of, measure, missing
+from steelyard.leaderboards.stats import Interval, Sample
+
+SIDES = ("image", "text")
+COMPARED = ("clean", "impaired")
+"""Columns in which every entry is compared with the control."""
+SIGNIFICANT = 0.05
+
+Columns = Mapping[str, Mapping[str, float]]
+"""Each column as a weighted sum over variants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An entry minus the control, paired by seed and item."""
+
+    interval: Interval
+    adjusted: float
+    """Holm-adjusted p-value over the entries of the task."""
+    verdict: str
+    """``better`` or ``worse`` than the control where the adjusted p is below 5 %, else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an entry's training cost: means over seeds."""
+
+    flops: float
+    relative: float | None
+    """FLOPs over the control's; None where the control is not ranked."""
+    seconds: float
+    steps: float
+    items: float
+    peak_bytes: float
+    phases: Mapping[str, float]
+    """FLOPs by phase."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An entry's place by balanced score."""
+
+    rank: int
+    tied: bool
+    """Not first, but not told apart from the first entry either."""
+    low: float
+    high: float
+    """Middle 95 % of its ranks when seeds and test items are resampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One ranked row of a board."""
+
+    label: str
+    kind: str
+    standing: Standing
+    scores: Mapping[str, Interval]
+    """By column of the board."""
+    variants: Mapping[str, Interval]
+    """By variant, severities apart."""
+    worst: float | None
+    """The worse of the two side averages; None, as ``gap``, where only one side is impaired."""
+    gap: float | None
+    """Distance of the two side averages."""
+    better_impaired: tuple[str, ...]
+    """Corruptions under which the entry scores better than clean: negative transfer."""
+    differences: Mapping[str, Difference]
+    """By column of ``COMPARED``; empty for the control and where it is not ranked."""
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """An entry without a rank, and why."""
+
+    label: str
+    kind: str
+    missing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """All entries of one task."""
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    backbone: str
+    budget: str
+    control: str
+    seeds: tuple[int, ...]
+    items: int
+    clusters: int
+    columns: tuple[str, ...]
+    """balanced, clean, impaired, each side, each corruption; without corruptions the first two."""
+    corruptions: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    """Complete entries, best first."""
+    blanks: tuple[Blank, ...]
+    """Incomplete entries by label."""
+    notes: tuple[str, ...]
+    samples: Mapping[str, Sample]
+    """The balanced score of each complete entry, for the board over tasks; not exported."""
+
+    @property
+    def percent(self) -> bool:
+        """Whether the metric is a share, to be shown as a percentage."""
+        return self.metric in stats.METRICS
+
+
+def build(
+    runs: Runs, task: str, *, control: str = "joint", kinds: Mapping[str, str] | None = None
+) -> Board:
+    """The board of one task.
+
+    Args:
+        runs: everything collected.
+        task: a task of which at least one run finished.
+        control: label of the entry that all others are compared with.
+        kinds: kind of each entry by label, shown beside it.
+
+    Raises:
+        UserError: the runs disagree about metric or test items, none is scored clean, or a
+            variant names no side.
+    """
+    own = runs.of(task)
+    grid, kinds = grid_of(task, own), kinds or {}
+    columns = columns_of(grid)
+    groups: dict[str, list[Run]] = {}
+    for run in own:
+        groups.setdefault(run.record.label, []).append(run)
+    lacks = {label: missing(group, grid) for label, group in groups.items()}
+    complete = {label: group for label, group in groups.items() if not lacks[label]}
+    measured, disagreements = measure(grid, complete)
+    samples = {label: entry.column(columns["balanced"]) for label, entry in measured.items()}
+    costs, differences = _costs(complete, control), _differences(columns, measured, control)
+    reference = next(iter(measured.values()), None)
+    return Board(
+        task=task,
+        metric=grid.metric,
+        higher_is_better=grid.higher_is_better,
+        backbone=backbone_name(own[0].record.spec),
+        budget=own[0].record.spec.budget,
+        control=control,
+        seeds=grid.seeds,
+        items=reference.items if reference else 0,
+        clusters=reference.clusters if reference else 0,
+        columns=tuple(columns),
+        corruptions=tuple(column for column in columns if "-" in column),
+        entries=tuple(
+            _entry(
+                label,
+                kinds.get(label, ""),
+                standing,
+                measured[label],
+                columns,
+                differences.get(label, {}),
+                costs[label],
+            )
+            for label, standing in _standings(grid, samples).items()
+        ),
+        blanks=tuple(Blank(name, kinds.get(name, ""), why) for name, why in lacks.items() if why),
+        notes=(*_notes(grid, control, complete), *disagreements),
+        samples=samples,
+    )
+
+
+def columns_of(grid: Grid) -> Columns:
+    """How each column sums over variants: severities, then corruptions, then the two sides.
+
+    So neither a corruption with many severities nor a side with many corruptions weighs more.
+    """
+    if CLEAN not in grid.variants:
+        raise UserError(f"{grid.task} has no clean scores: evaluate its runs on clean too.")
+    severities: dict[str, list[str]] = {}
+    for variant in grid.variants:
+        if variant != CLEAN:
+            severities.setdefault(variant.partition(":")[0], []).append(variant)
+    stray = [name for name in severities if name.partition("-")[0] not in SIDES]
+    if stray:
+        raise UserError(f"Corruption '{stray[0]}' names no side: call it image-... or text-...")
+    single = {name: _average([{variant: 1.0} for variant in v]) for name, v in severities.items()}
+    sides = {side: [single[name] for name in single if name.startswith(side)] for side in SIDES}
+    averages = {side: _average(parts) for side, parts in sides.items() if parts}
+    clean = {CLEAN: 1.0}
+    if not averages:
+        return {"balanced": clean, "clean": clean}
+    impaired = _average(list(averages.values()))
+    balanced = _average([clean, impaired])
+    return {"balanced": balanced, "clean": clean, "impaired": impaired, **averages, **single}
+
+
+def _average(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    variants = dict.fromkeys(variant for part in parts for variant in part)
+    return {v: sum(part.get(v, 0.0) for part in parts) / len(parts) for v in variants}
+
+
+def _standings(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, Standing]:
+    """Places by label, best first; equal means stand in the order of their labels."""
+    if not samples:
+        return {}
+    sign = 1 if grid.higher_is_better else -1
+    order = sorted(samples, key=lambda label: (-sign * samples[label].values.mean(), label))
+    draws = stats.rank_draws(
+        [samples[label] for label in order], grid.task, higher_is_better=grid.higher_is_better
+    )
+    standings = {}
+    for place, label in enumerate(order):
+        behind = stats.paired_difference(samples[label], samples[order[0]])
+        low, high = stats.central(draws[place]).tolist()
+        tied = place > 0 and behind.low <= 0 <= behind.high
+        standings[label] = Standing(place + 1, tied, low, high)
+    return standings
+
+
+def _entry(
+    label: str,
+    kind: str,
+    standing: Standing,
+    measured: Measured,
+    columns: Columns,
+    differences: Mapping[str, Difference],
+    cost: Cost,
+) -> Entry:
+    grid = measured.grid
+    scores = {name: stats.interval(measured.column(parts)) for name, parts in columns.items()}
+    sides = [scores[side].mean for side in SIDES if side in scores]
+    both = len(sides) == len(SIDES)
+    worse = min if grid.higher_is_better else max
+    clean = scores[CLEAN].mean
+    gains = [
+        name
+        for name in columns
+        if "-" in name and scores[name].mean != clean and worse(scores[name].mean, clean) == clean
+    ]
+    return Entry(
+        label=label,
+        kind=kind,
+        standing=standing,
+        scores=scores,
+        variants={v: stats.interval(measured.column({v: 1.0})) for v in grid.variants},
+        worst=worse(sides) if both else None,
+        gap=abs(sides[0] - sides[1]) if both else None,
+        better_impaired=tuple(gains),
+        differences=differences,
+        cost=cost,
+    )
+
+
+def _differences(
+    columns: Columns, measured: Mapping[str, Measured], control: str
+) -> dict[str, dict[str, Difference]]:
+    """Differences to the control by label and column, Holm-adjusted within each column."""
+    if control not in measured:
+        return {}
+    found: dict[str, dict[str, Difference]] = {label: {} for label in measured if label != control}
+    for name in (name for name in COMPARED if name in columns):
+        base = measured[control].column(columns[name])
+        intervals = {
+            label: stats.paired_difference(measured[label].column(columns[name]), base)
+            for label in found
+        }
+        adjusted = stats.holm({label: interval.p for label, interval in intervals.items()})
+        for label, interval in intervals.items():
+            good = (interval.mean > 0) == measured[label].grid.higher_is_better
+            verdict = ("better" if good else "worse") if adjusted[label] < SIGNIFICANT else ""
+            found[label][name] = Difference(interval, adjusted[label], verdict)
+    return found
+
+
+def _costs(complete: Mapping[str, Sequence[Run]], control: str) -> dict[str, Cost]:
+    spent = [run.record.ledger.total_flops for run in complete.get(control, ())]
+    base = fmean(spent) if any(spent) else None
+    return {label: _cost(group, base) for label, group in complete.items()}
+
+
+def _cost(runs: Sequence[Run], base: float | None) -> Cost:
+    ledgers = [run.record.ledger for run in runs]
+    flops = fmean(ledger.total_flops for ledger in ledgers)
+    phases = sorted({phase for ledger in ledgers for phase in ledger.flops})
+    return Cost(
+        flops=flops,
+        relative=flops / base if base else None,
+        seconds=fmean(ledger.total_seconds for ledger in ledgers),
+        steps=fmean(ledger.steps for ledger in ledgers),
+        items=fmean(ledger.items for ledger in ledgers),
+        peak_bytes=fmean(ledger.peak_bytes for ledger in ledgers),
+        phases={p: fmean(ledger.flops.get(p, 0.0) for ledger in ledgers) for p in phases},
+    )
+
+
+def _notes(grid: Grid, control: str, complete: Mapping[str, Sequence[Run]]) -> list[str]:
+    notes = []
+    if len(grid.seeds) == 1:
+        notes.append("One seed: the interval leaves out training variance.")
+    if control not in complete:
+        notes.append(f"The control {control} is not ranked here, so nothing is compared with it.")
+    devices = sorted({run.record.ledger.device for group in complete.values() for run in group})
+    if len(devices) > 1:
+        notes.append(f"Seconds come from several devices ({', '.join(devices)}): do not compare.")
+    return notes

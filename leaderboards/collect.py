@@ -1,0 +1,197 @@
+"""From run folders to one long table of scores, and the items behind them when asked for."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from steelyard.harness.errors import UserError
+from steelyard.harness.record import ITEMS, Record, find, read
+from steelyard.harness.spec import RunSpec
+from steelyard.leaderboards.stats import Items
+
+if TYPE_CHECKING:
+    import pyarrow
+
+COLUMNS = (
+    "task", "label", "seed", "variant", "metric", "value", "main", "higher_is_better", "n",
+    "stderr", "status", "flops", "seconds", "steps", "items", "peak_bytes", "device", "backbone",
+    "budget", "id",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One finished or failed run and where it lies."""
+
+    folder: Path
+    record: Record
+
+    def classes(self) -> int:
+        """One more than the highest class index among the items' targets and predictions."""
+        import pyarrow.compute as compute
+
+        table = self._table(["target", "predicted"])
+        highest = [compute.max(compute.list_flatten(column)).as_py() for column in table.columns]
+        return 1 + max((label for label in highest if label is not None), default=0)
+
+    def items(self, classes: int) -> dict[str, Items]:
+        """The scored items of each variant, sorted by id; ``classes`` is the width C."""
+        table = self._table(None)
+        variants, ids, clusters = (
+            np.array(table[name].to_pylist(), dtype=np.str_)
+            for name in ("variant", "id", "cluster")
+        )
+        target, predicted = (_indicator(table[name], classes) for name in ("target", "predicted"))
+        score, confidence = (
+            table[name].to_numpy().astype(np.float64) for name in ("score", "confidence")
+        )
+        rows = np.lexsort((ids, variants))
+        names, starts = np.unique(variants[rows], return_index=True)
+        parts = zip(names.tolist(), np.split(rows, starts[1:]), strict=True)
+        return {
+            name: Items(
+                ids[part], clusters[part], target[part], predicted[part],
+                score[part], confidence[part],
+            )
+            for name, part in parts
+        }  # fmt: skip
+
+    def _table(self, columns: list[str] | None) -> "pyarrow.Table":
+        import pyarrow.parquet as parquet
+
+        path = self.folder / ITEMS
+        if not path.is_file():
+            raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
+        return parquet.read_table(path, columns=columns).combine_chunks()
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """All runs of a board, ordered by task, label and seed."""
+
+    runs: tuple[Run, ...]
+    scores: pd.DataFrame
+    """One row a (task, label, seed, variant, metric), columns ``COLUMNS``.
+
+    A failed run has one row without variant, metric and value.
+    """
+
+    def of(self, task: str) -> tuple[Run, ...]:
+        """The runs of one task."""
+        return tuple(run for run in self.runs if run.record.spec.task == task)
+
+    def tasks(self) -> list[str]:
+        """Names of the tasks, sorted."""
+        return sorted({run.record.spec.task for run in self.runs})
+
+
+def collect(
+    folders: Sequence[Path], *, backbone: str | None = None, budget: str | None = None
+) -> Runs:
+    """Read every record under ``folders``, only those of one backbone or budget where given.
+
+    Raises:
+        UserError: no record is found, two records claim the same (label, task, seed), or the runs
+            of a task differ in backbone, budget or data, which no board may compare.
+    """
+    found = [Run(path, read(path)) for folder in folders for path in find(folder)]
+    kept = [
+        run
+        for run in found
+        if backbone in (None, backbone_name(run.record.spec))
+        and budget in (None, run.record.spec.budget)
+    ]
+    if not kept:
+        where = ", ".join(map(str, folders)) or "no folder"
+        raise UserError(f"No fitting record of {len(found)} under {where}: train first.")
+    _check_comparable(kept)
+    runs = sorted(_without_copies(kept), key=_identity)
+    rows = [row for run in runs for row in _rows(run.record)]
+    return Runs(tuple(runs), pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def backbone_name(spec: RunSpec) -> str:
+    """The backbone with the options that were changed: ``tiny(head=concat)``."""
+    changed = ", ".join(f"{key}={value}" for key, value in sorted(spec.backbone_options.items()))
+    return f"{spec.backbone}({changed})" if changed else spec.backbone
+
+
+def _identity(run: Run) -> tuple[str, str, int]:
+    return run.record.spec.task, run.record.label, run.record.spec.seed
+
+
+def _without_copies(runs: Iterable[Run]) -> list[Run]:
+    """Each run once; the same record lying in two folders is no contradiction."""
+    first: dict[tuple[str, str, int], Run] = {}
+    for run in runs:
+        other = first.setdefault(_identity(run), run)
+        if other.record != run.record:
+            task, label, seed = _identity(run)
+            raise UserError(
+                f"Two different runs of {label} on {task} with seed {seed}: {other.folder} and "
+                f"{run.folder}. Keep one of them."
+            )
+    return list(first.values())
+
+
+def _check_comparable(runs: Sequence[Run]) -> None:
+    for task in sorted({run.record.spec.task for run in runs}):
+        specs = [run.record.spec for run in runs if run.record.spec.task == task]
+        _one_only(task, "backbones", {backbone_name(spec) for spec in specs}, "--backbone")
+        _one_only(task, "budgets", {spec.budget for spec in specs}, "--budget")
+        data = {", ".join(f"{k}={v}" for k, v in sorted(spec.data.items())) for spec in specs}
+        _one_only(task, "data revisions", data, "the folders you give")
+
+
+def _one_only(task: str, what: str, names: set[str], choice: str) -> None:
+    if len(names) > 1:
+        listed = " and ".join(f"'{name}'" for name in sorted(names))
+        raise UserError(f"The runs of {task} have {len(names)} {what}, {listed}: a board compares "
+                        f"one. Choose it with {choice}.")  # fmt: skip
+
+
+def _rows(record: Record) -> Iterator[dict[str, Any]]:
+    ledger, spec = record.ledger, record.spec
+    run = {
+        "task": spec.task,
+        "label": record.label,
+        "seed": spec.seed,
+        "status": record.status,
+        "flops": ledger.total_flops,
+        "seconds": ledger.total_seconds,
+        "steps": ledger.steps,
+        "items": ledger.items,
+        "peak_bytes": ledger.peak_bytes,
+        "device": ledger.device,
+        "backbone": backbone_name(spec),
+        "budget": spec.budget,
+        "id": record.id,
+    }
+    if record.status == "failed":
+        yield run
+        return
+    for score in sorted(record.scores, key=lambda score: (score.variant, score.metric)):
+        yield run | {
+            "variant": score.variant,
+            "metric": score.metric,
+            "value": score.value,
+            "main": score.main,
+            "higher_is_better": score.higher_is_better,
+            "n": score.n,
+            "stderr": score.stderr,
+        }
+
+
+def _indicator(column: "pyarrow.ChunkedArray", classes: int) -> NDArray[np.bool_]:
+    """Class indices as a 0/1 matrix: [n, C]."""
+    import pyarrow.compute as compute
+
+    rows = compute.list_parent_indices(column).to_numpy()
+    present = np.zeros((len(column), classes), dtype=np.bool_)
+    present[rows, compute.list_flatten(column).to_numpy()] = True
+    return present

@@ -1,0 +1,68 @@
+"""Gradient arithmetic shared by methods: carried gradients, conflicts, weights."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from steelyard.harness.backbone import SIDES, Latents, Side
+
+NO_DIRECTION = 1e-16  # squared norm below which a gradient is rounding error
+
+
+def gradient_at(loss: Tensor, at: Latents) -> Latents:
+    """Gradient of a scalar at intermediate tensors, which need not be leaves; the graph stays."""
+    image, text = torch.autograd.grad(loss, (at.image, at.text), retain_graph=True)
+    return Latents(image, text)
+
+
+def carry(value: Tensor, at: Latents, gradient: Latents) -> Tensor:
+    """A scalar with this value whose gradient is ``gradient`` at ``at`` and nothing elsewhere.
+
+    What lies between ``value`` and ``at`` (heads, fusion) so gets no gradient, while encoders
+    get theirs in the one backward pass of the training loop.
+    """
+    product = (at.image * gradient.image).sum() + (at.text * gradient.text).sum()
+    return value.detach() + (product - product.detach())
+
+
+def block_gradients(
+    loss: Tensor, scope: Mapping[Side, Sequence[nn.Parameter]]
+) -> dict[Side, Tensor]:
+    """Gradient of a scalar on each side's parameters, flattened: one vector [P] a side."""
+    parameters = [parameter for side in SIDES for parameter in scope[side]]
+    gradients = torch.autograd.grad(
+        loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    count = len(scope["image"])
+    parts: dict[Side, tuple[Tensor, ...]] = {"image": gradients[:count], "text": gradients[count:]}
+    return {side: torch.cat([part.flatten() for part in parts[side]]) for side in SIDES}
+
+
+def projection_weight(task: Tensor, kl: Tensor, cap: float) -> Tensor:
+    """λ = 1 + max(0, −⟨task, kl⟩ / ‖kl‖²), at most ``cap``: a scalar from two vectors [P].
+
+    One where the two do not conflict, and where the KL gradient is too small to have a direction.
+    """
+    wide = torch.promote_types(kl.dtype, torch.float32)  # half precision would overflow
+    task, kl = task.to(wide), kl.to(wide)
+    square = kl.dot(kl)
+    weight = 1.0 + torch.relu(-task.dot(kl) / square)
+    return torch.where(square > NO_DIRECTION, weight, torch.ones_like(weight)).clamp(max=cap)
+
+def reweight(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights proportional to two non-negative scalars, summing to two; equal if both are zero."""
+    total = image + text
+    positive = torch.where(total > 0, total, torch.ones_like(total))
+    weight = torch.where(total > 0, 2.0 * image / positive, torch.ones_like(total))
+    return weight, 2.0 - weight
+
+
+def explicit_update(task: Tensor, unimodal: Tensor, kl: Tensor) -> Tensor:
+    """BalGrad's update as the paper draws it: task gradient made orthogonal to KL on conflict.
+
+    All [P]. The training loop never uses it; it is what the one-backward form is tested against.
+    """
+    product = task.dot(kl)
+    orthogonal = task - product / kl.dot(kl) * kl if product < 0 else task
+    return orthogonal + unimodal + kl

@@ -1,0 +1,30 @@
+"""The image alone: how much of the task one side can do, and the floor a fusion must clear.
+
+The image encoder, its embedding and a linear head are trained by the task loss with the whole
+budget; the text encoder is never run. Scored by the image head.
+"""
+
+from dataclasses import dataclass
+
+from steelyard.harness.backbone import Backbone
+from steelyard.harness.batches import TrainData
+from steelyard.harness.budget import Meter
+from steelyard.methods import About
+from steelyard.methods._pretrain import train_side
+
+ABOUT = About(
+    title="Image only",
+    kind="control",
+    summary="Trains and scores the image encoder alone.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """No options."""
+
+
+def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+    """Train the image side with the whole budget."""
+    backbone.readout = "image"
+    train_side(backbone, data, meter, "image", seed=seed, until=1.0)

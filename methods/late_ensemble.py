@@ -1,0 +1,31 @@
+"""Two models that never meet: each side trained alone on half the budget, probabilities averaged.
+
+An honest rival of every fusion method: no imbalance can arise between models trained apart. At
+test time a side that is missing does not vote.
+"""
+
+from dataclasses import dataclass
+
+from steelyard.harness.backbone import Backbone
+from steelyard.harness.batches import TrainData
+from steelyard.harness.budget import Meter
+from steelyard.methods import About
+from steelyard.methods._pretrain import train_side
+
+ABOUT = About(
+    title="Late ensemble",
+    kind="control",
+    summary="Averages the probabilities of two models trained apart on half the budget each.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """No options."""
+
+
+def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+    """Train the image side with the first half of the budget and the text side with the rest."""
+    backbone.readout = "ensemble"
+    train_side(backbone, data, meter, "image", seed=seed, until=0.5)
+    train_side(backbone, data, meter, "text", seed=seed, until=1.0)

@@ -1,0 +1,28 @@
+"""No input at all: always answers with the class frequencies of the training split.
+
+What a board's scores are worth is read against this row.
+"""
+
+from dataclasses import dataclass
+
+from steelyard.harness.backbone import Backbone
+from steelyard.harness.batches import TrainData
+from steelyard.harness.budget import Meter
+from steelyard.methods import About
+
+ABOUT = About(
+    title="Majority",
+    kind="control",
+    summary="Answers every item with the class frequencies of the training split.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """No options."""
+
+
+def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+    """Count the classes; no model is trained and no budget used."""
+    backbone.set_prior(data.class_counts() / len(data))
+    backbone.readout = "prior"

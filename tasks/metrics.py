@@ -1,0 +1,132 @@
+"""From a model's answer to per-item values, and from per-item values to one number."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.harness.errors import UserError
+
+SUM_TOLERANCE = 1e-3
+"""How far class probabilities may be from 1 together: they arrive rounded."""
+
+LabelSets = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""Per item: 0/1 target and 0/1 prediction of each class, [C] and [C]."""
+
+
+class Doc(TypedDict):
+    """One row of a task, as lmms-eval carries it."""
+
+    id: str
+    image: str | None
+    """Path of the image file."""
+    text: str | None
+    labels: list[int]
+    classes: list[str]
+    split: str
+
+
+class Item(TypedDict):
+    """What is kept of one scored item."""
+
+    id: str
+    cluster: str
+    """Items of one cluster are not independent: they are resampled together."""
+    target: list[int]
+    """Class indices."""
+    predicted: list[int]
+    """Class indices."""
+    score: float
+    """The item's own score: 0 or 1, or its F1 when multi-label."""
+    confidence: float
+    """Largest class probability; the probability of class 1 where that class is ranked."""
+
+
+Result = dict[str, float | tuple[int, float] | tuple[list[int], list[int]] | Item]
+"""One item's value for each metric's aggregation, and ``item``."""
+
+
+def probabilities(answer: str, classes: int, *, multi_label: bool) -> list[float]:
+    """Read a model's answer, a JSON list of ``classes`` probabilities.
+
+    Raises:
+        ValueError: the answer is no such list, a number is not in [0, 1], or the numbers of a
+            single-label answer do not sum to 1.
+    """
+    values = json.loads(answer)
+    if not isinstance(values, list) or len(values) != classes:
+        raise ValueError(f"expected a JSON list of {classes} probabilities, got {answer[:80]!r}")
+    if not all(type(value) in (int, float) and 0 <= value <= 1 for value in values):
+        raise ValueError(f"every probability must be in [0, 1], got {answer[:80]!r}")
+    if not multi_label and not math.isclose(sum(values), 1, abs_tol=SUM_TOLERANCE):
+        raise ValueError(f"class probabilities sum to {sum(values):g}, not 1")
+    return values
+
+
+def indicator(labels: Sequence[int], classes: int) -> list[int]:
+    """Class indices as a 0/1 list: [C]."""
+    return [int(index in labels) for index in range(classes)]
+
+
+def item_f1(target: Sequence[int], predicted: Sequence[int]) -> float:
+    """F1 of one item's predicted class indices; 0 when both are empty."""
+    size = len(target) + len(predicted)
+    return 2 * len(set(target) & set(predicted)) / size if size else 0.0
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of per-item scores: accuracy from 0 and 1, samples-F1 from each item's F1."""
+    return float(np.mean(values))
+
+
+def auroc(values: Sequence[tuple[int, float]]) -> float:
+    """Area under the ROC curve of (0/1 target, score) pairs; tied scores count half."""
+    targets, scores = np.array([t for t, _ in values], bool), np.array([s for _, s in values])
+    positives, negatives = int(targets.sum()), int((~targets).sum())
+    if not positives or not negatives:
+        raise UserError(
+            f"AUROC needs items of both classes, got {positives} positive and {negatives} "
+            "negative: score more items."
+        )
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2
+    rank_sum = float(mean_rank[place][targets].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def macro_f1(values: LabelSets) -> float:
+    """Mean over classes of F1; a class neither present nor predicted counts as 0."""
+    return float(_class_f1(*_arrays(values)).mean())
+
+
+def weighted_f1(values: LabelSets) -> float:
+    """Mean over classes of F1, weighted by how often each is present; 0 when none ever is."""
+    target, predicted = _arrays(values)
+    support = target.sum(axis=0)
+    return float(_ratio((_class_f1(target, predicted) * support).sum(), support.sum()))
+
+
+def micro_f1(values: LabelSets) -> float:
+    """F1 over all item-class decisions together."""
+    target, predicted = _arrays(values)
+    return float(_ratio(2 * (target & predicted).sum(), target.sum() + predicted.sum()))
+
+
+def _arrays(values: LabelSets) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    both = np.array(values, bool)
+    return both[:, 0], both[:, 1]
+
+
+def _class_f1(target: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    hits = (target & predicted).sum(axis=0)
+    return _ratio(2 * hits, target.sum(axis=0) + predicted.sum(axis=0))
+
+
+def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Element-wise ``top / bottom``, 0 where ``bottom`` is 0."""
+    ratio: NDArray[np.float64] = np.zeros(np.shape(bottom))
+    np.divide(top, bottom, out=ratio, where=bottom != 0)
+    return ratio

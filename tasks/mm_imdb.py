@@ -1,0 +1,178 @@
+"""MM-IMDb: the genres of a film, from its poster and its plot."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from steelyard.harness.data import Corpus, Example, Skipped
+from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.reading import build_corpus, find_file, read_json
+from steelyard.tasks import metrics
+
+# fmt: off
+GENRES = (
+    "Drama", "Comedy", "Romance", "Thriller", "Crime", "Action", "Adventure", "Horror",
+    "Documentary", "Mystery", "Sci-Fi", "Fantasy", "Family", "Biography", "War", "History", "Music",
+    "Animation", "Musical", "Western", "Sport", "Short", "Film-Noir",
+)
+# fmt: on
+"""The official label set, most frequent first."""
+THRESHOLD = 0.5
+FOLDERS = ("dataset", "images", "labels", "annotations", ".")
+"""Where ``<id>.json`` and ``<id>.jpeg`` may lie, first found first taken."""
+SPLITS = {"train": "train", "val": "dev", "test": "test"}
+PLOTS = ("longest", "first", "all")
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """What is used of one annotation file."""
+
+    id: str
+    image: Path
+    genres: tuple[str, ...]
+    plots: tuple[str, ...]
+
+
+def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
+    """Read ``split.json`` and each film's ``<id>.json`` and ``<id>.jpeg``.
+
+    ``plot`` takes the ``longest`` or the ``first`` plot of a film, or ``all``: one row a plot with
+    id ``<film>#<k>``, in every split. Classes are the official genres that occur in train; other
+    genres are ignored and counted in the notes. A film left without any keeps its row with no
+    label: every genre is then a true negative. The official splits hold no such film.
+
+    Raises:
+        UserError: files are missing or malformed, or what ``build_corpus`` checks.
+    """
+    if plot not in PLOTS:
+        raise unknown("plot of mm_imdb", plot, PLOTS)
+    ids = _split_ids(find_file(root, "split.json"))
+    annotations, images = _index(root, ".json"), _index(root, ".jpeg")
+    films: dict[str, list[Film]] = {split: [] for split in SPLITS}
+    skipped: list[Skipped] = []
+    for split, official in SPLITS.items():
+        for id in ids[official]:
+            image = images.get(id, root / FOLDERS[0] / f"{id}.jpeg")
+            film = _film(id, image, annotations[id]) if id in annotations else None
+            if film is None:
+                skipped.append(Skipped(id, split, "no annotation with genres"))
+            else:
+                films[split].append(film)
+    seen = {genre for film in films["train"] for genre in film.genres}
+    classes = tuple(genre for genre in GENRES if genre in seen)
+    return build_corpus(
+        "mm_imdb",
+        root,
+        classes,
+        {
+            split: [example for film in rows for example in _examples(film, classes, plot)]
+            for split, rows in films.items()
+        },
+        multi_label=True,
+        skipped=skipped,
+        notes={"plot": plot, "genres ignored": _ignored(films, classes)},
+        max_bad=max_bad,
+    )
+
+
+def _split_ids(path: Path) -> dict[str, list[str]]:
+    content = read_json(path)
+    for split in SPLITS.values():
+        ids = content.get(split) if isinstance(content, dict) else None
+        if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+            raise UserError(f"{path}: '{split}' must be a list of film ids written as strings.")
+    return {split: content[split] for split in SPLITS.values()}
+
+
+def _index(root: Path, suffix: str) -> dict[str, Path]:
+    """Files by stem; one listing a folder is faster than asking for each film."""
+    files: dict[str, Path] = {}
+    for folder in FOLDERS:
+        for path in (root / folder).glob(f"*{suffix}"):
+            files.setdefault(path.stem, path)
+    return files
+
+
+def _film(id: str, image: Path, annotation: Path) -> Film | None:
+    """The film, or None where its annotation has no genres; a plot may be absent."""
+    content = read_json(annotation)
+    if not isinstance(content, dict):
+        raise UserError(f"{annotation}: expected an object, found {type(content).__name__}.")
+    for key in ("genres", "plot"):
+        values = content.setdefault(key, [])
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise UserError(f"{annotation}: '{key}' must be a list of strings.")
+    if not content["genres"]:
+        return None
+    plots = tuple(text for text in content["plot"] if text.strip())
+    return Film(id, image, tuple(content["genres"]), plots)
+
+
+def _examples(film: Film, classes: Sequence[str], plot: str) -> Iterator[Example]:
+    labels = tuple(index for index, genre in enumerate(classes) if genre in film.genres)
+    if plot == "all":
+        for number, text in enumerate(film.plots or (None,)):
+            yield Example(f"{film.id}#{number}", film.image, text, labels)
+    elif plot == "first":
+        yield Example(film.id, film.image, next(iter(film.plots), None), labels)
+    else:
+        yield Example(film.id, film.image, max(film.plots, key=len, default=None), labels)
+
+
+def _ignored(films: dict[str, list[Film]], classes: Sequence[str]) -> str:
+    genres = Counter(genre for rows in films.values() for film in rows for genre in film.genres)
+    ignored = [f"{genre} ({genres[genre]})" for genre in sorted(genres.keys() - set(classes))]
+    return ", ".join(ignored) or "none"
+
+
+def choices(classes: Sequence[str]) -> list[str]:
+    """Answer strings in class order: the genre names."""
+    return list(classes)
+
+
+def prompt(evidence: str | None, classes: Sequence[str]) -> str:
+    """Question with the plot before it, or alone where there is none."""
+    shown = f"Plot: {evidence}\n" if evidence else ""
+    return (
+        f"{shown}Which genres does this film belong to? It may have several. "
+        f"Answer with names from this list, separated by commas: {', '.join(choices(classes))}."
+    )
+
+
+def doc_to_text(doc: metrics.Doc) -> str:
+    """Prompt of a row."""
+    return prompt(doc["text"], doc["classes"])
+
+
+def doc_to_target(doc: metrics.Doc) -> str:
+    """Right answer of a row: genres by falling frequency, empty where there is none."""
+    return ", ".join(choices(doc["classes"])[label] for label in doc["labels"])
+
+
+def process_results(doc: metrics.Doc, results: Sequence[str]) -> metrics.Result:
+    """Score one answer, a JSON list of a probability for each genre; ValueError when it is not one.
+
+    A genre is predicted from probability 0.5.
+    """
+    count = len(doc["classes"])
+    answer = metrics.probabilities(results[0], count, multi_label=True)
+    predicted = [index for index, value in enumerate(answer) if value >= THRESHOLD]
+    sets = metrics.indicator(doc["labels"], count), metrics.indicator(predicted, count)
+    score = metrics.item_f1(doc["labels"], predicted)
+    return {
+        "macro_f1": sets,
+        "micro_f1": sets,
+        "weighted_f1": sets,
+        "samples_f1": score,
+        "item": {
+            "id": doc["id"],
+            # All plots of a film, where there is a row for each.
+            "cluster": doc["id"].partition("#")[0],
+            "target": doc["labels"],
+            "predicted": predicted,
+            "score": score,
+            "confidence": max(answer),
+        },
+    }

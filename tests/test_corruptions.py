@@ -1,0 +1,281 @@
+"""Corruptions: what each does, that nothing but the item decides it, and how variants are named."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from steelyard import tasks
+from steelyard.harness.backbone import Inputs
+from steelyard.harness.data import Corpus, Example
+from steelyard.harness.errors import UserError
+from steelyard.tasks.corruptions import CORRUPTIONS, NOISE_SIGMA, WORD_SHARE, corrupt
+from steelyard.tasks.images import ImageStore
+
+GREY = Image.new("RGB", (200, 100), (128, 128, 128))
+
+
+def other(rng: np.random.Generator) -> Inputs:
+    return Inputs(Image.new("RGB", (4, 4), (9, 9, 9)), "there")
+
+
+def damaged(name: str, severity: int | None = None, text: str = "here it is", image=GREY) -> Inputs:
+    return corrupt(name, severity, "item", Inputs(image, text), other)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, dtype=float)
+
+
+def corpus_at(root: Path, size: int = 12) -> Corpus:
+    """Twelve items of food101 with an image and a title of their own."""
+    root.mkdir(parents=True, exist_ok=True)
+    examples = []
+    for number in range(size):
+        path = root / f"{number}.png"
+        Image.new("RGB", (6, 5), (number * 9, 50, 90)).save(path)
+        examples.append(Example(f"{number:02}", path, f"title {number} of it", (number % 3,)))
+    splits = {"train": (), "val": (), "test": tuple(examples)}
+    return Corpus("food101", root, ("a", "b", "c"), False, splits, "r1")
+
+
+def fingerprints(corpus: Corpus, order: int = 1) -> dict[str, str]:
+    """Hash of the prompt and pixels of each item under every corruption."""
+    found = {}
+    for name in CORRUPTIONS:
+        task = tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
+        docs = task.dataset["test"]
+        for position in list(range(len(docs)))[::order]:
+            images = task.doc_to_visual(docs[position])
+            content = b"".join(image.tobytes() for image in images)
+            content += task.doc_to_text(docs[position]).encode()
+            found[f"{name} {docs[position]['id']}"] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+# What each corruption does
+
+
+@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
+def test_noise_has_the_stated_spread(severity: int) -> None:
+    image = damaged("image-noise", severity).image
+    sigma = 255 * NOISE_SIGMA[severity - 1]
+    field = pixels(image) - 128
+    # Values are cut 128 below and 127 above grey: compare the part that no cut reaches.
+    inside = np.abs(field) < sigma * 0.67449
+    assert inside.mean() == pytest.approx(0.5, abs=0.02)
+    assert field[..., 0].mean() == pytest.approx(0, abs=2)
+    assert np.corrcoef(field[..., 0].ravel(), field[..., 1].ravel())[0, 1] < 0.05
+
+
+def test_noise_on_a_large_photo_survives_shrinking() -> None:
+    photo = Image.new("RGB", (896, 448), (128, 128, 128))
+    field = pixels(damaged("image-noise", 3, image=photo).image) - 128
+    blocks = field.reshape(112, 4, 224, 4, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+
+
+def test_word_noise_replaces_the_stated_share() -> None:
+    for severity, share in enumerate(WORD_SHARE, 1):
+        words = (damaged("text-noise", severity, "here " * 4000).evidence or "").split()
+        assert len(words) == 4000
+        assert words.count("there") / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_wordshuffle_keeps_the_words() -> None:
+    text = " ".join(map(str, range(30)))
+    shuffled = damaged("text-wordshuffle", text=text).evidence
+    assert shuffled != text
+    assert sorted((shuffled or "").split()) == sorted(text.split())
+
+
+def test_blank_and_shuffle() -> None:
+    assert damaged("image-blank") == Inputs(None, "here it is")
+    assert damaged("text-blank") == Inputs(GREY, None)
+    assert damaged("text-shuffle") == Inputs(GREY, "there")
+    swapped = damaged("image-shuffle")
+    assert swapped.image is not GREY
+    assert swapped.evidence == "here it is"
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_one_side_is_left_alone(name: str) -> None:
+    corruption = CORRUPTIONS[name]
+    result = damaged(name, corruption.severities[-1] if corruption.severities else None)
+    if corruption.side == "image":
+        assert result.evidence == "here it is"
+    else:
+        assert result.image is GREY
+
+
+def test_damage_depends_on_item_severity_and_name() -> None:
+    def noise(severity: int, key: str) -> bytes:
+        result = corrupt("image-noise", severity, key, Inputs(GREY, None), other)
+        assert result.image is not None
+        return result.image.tobytes()
+
+    assert noise(3, "a") == noise(3, "a")
+    assert len({noise(3, "a"), noise(4, "a"), noise(3, "b")}) == 3
+
+
+# In a task
+
+
+def test_same_damage_in_another_order_and_process(tmp_path: Path) -> None:
+    corpus = corpus_at(tmp_path)
+    here = fingerprints(corpus)
+    backwards = dict(corpus.splits, test=corpus.splits["test"][::-1])
+    turned = Corpus("food101", tmp_path, corpus.classes, False, backwards, "r1")
+    assert fingerprints(turned) == here
+    assert fingerprints(corpus, order=-1) == here
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "import test_corruptions as t\n"
+        "print(t.fingerprints(t.corpus_at(Path(sys.argv[2]))))"
+    )
+    call = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "again")]
+    there = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == str(here)
+
+
+def test_shuffles_never_give_an_item_its_own(tmp_path: Path) -> None:
+    corpus = corpus_at(tmp_path)
+    text = tasks.build(tasks.parse_variant("food101@text-shuffle"), corpus).dataset["test"]
+    own = {example.id: example.text for example in corpus.splits["test"]}
+    assert all(doc["text"] in own.values() and doc["text"] != own[doc["id"]] for doc in text)
+    task = tasks.build(tasks.parse_variant("food101@image-shuffle"), corpus)
+    for position, doc in enumerate(task.dataset["test"]):
+        (image,) = task.doc_to_visual(doc)
+        assert image.getpixel((0, 0))[0] != position * 9
+
+
+def test_a_limit_does_not_change_the_damage_and_is_nested(tmp_path: Path) -> None:
+    corpus = corpus_at(tmp_path)
+    variant = tasks.parse_variant("food101@text-noise:5")
+    every = {doc["id"]: doc["text"] for doc in tasks.build(variant, corpus).dataset["test"]}
+    five, seven = (
+        {doc["id"]: doc["text"] for doc in tasks.build(variant, corpus, limit=n).dataset["test"]}
+        for n in (5, 7)
+    )
+    assert len(five) == 5
+    assert five.items() <= seven.items() <= every.items()
+    assert list(five) != list(every)[:5]
+
+
+@pytest.mark.parametrize("name", [n for n, c in CORRUPTIONS.items() if c.side == "text"])
+def test_the_instruction_is_never_touched(tmp_path: Path, name: str) -> None:
+    corpus = corpus_at(tmp_path)
+    from steelyard.tasks.food101 import prompt
+
+    instruction = prompt(None, corpus.classes)
+    task = tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
+    for doc in task.dataset["test"]:
+        assert task.doc_to_text(doc).endswith(instruction)
+        assert task.doc_to_text(doc) == prompt(doc["text"], corpus.classes)
+
+
+def test_a_missing_side_stays_missing(tmp_path: Path) -> None:
+    full = corpus_at(tmp_path)
+    bare = (Example("x", None, None, (0,)), *full.splits["test"])
+    corpus = Corpus("food101", tmp_path, full.classes, False, {"test": bare}, "r1")
+    for name in CORRUPTIONS:
+        task = tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
+        assert task.dataset["test"][0]["text"] is None
+        assert task.doc_to_visual(task.dataset["test"][0]) == []
+
+
+def test_no_donor_is_a_user_error(tmp_path: Path) -> None:
+    corpus = corpus_at(tmp_path, size=1)
+    with pytest.raises(UserError, match="every text of the split is the same"):
+        tasks.build(tasks.parse_variant("food101@text-shuffle"), corpus)
+    assert tasks.build(tasks.parse_variant("food101@text-blank"), corpus).dataset["test"]
+
+
+def test_the_store_keeps_its_bound(tmp_path: Path) -> None:
+    paths = [example.image for example in corpus_at(tmp_path).splits["test"]]
+    store = ImageStore(limit=3 * 6 * 5 * 3)
+    first = [store.get(path) for path in paths]
+    assert store.used == 3 * 6 * 5 * 3
+    again = [store.get(path) for path in paths]
+    assert [a is b for a, b in zip(first, again, strict=True)] == [True] * 3 + [False] * 9
+    assert [a.tobytes() for a in first] == [b.tobytes() for b in again]
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("text", "variant"),
+    [
+        ("food101", tasks.Variant("food101")),
+        ("food101@image-blank", tasks.Variant("food101", "image-blank")),
+        ("food101@image-noise:5", tasks.Variant("food101", "image-noise", 5)),
+        ("mm_imdb@text-wordshuffle", tasks.Variant("mm_imdb", "text-wordshuffle")),
+    ],
+)
+def test_names_are_read_and_written(text: str, variant: tasks.Variant) -> None:
+    assert tasks.parse_variant(text) == variant
+    assert str(variant) == text
+
+
+def test_a_severity_left_out_is_the_middle_one() -> None:
+    assert str(tasks.parse_variant("food101@text-noise")) == "food101@text-noise:3"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("food11", "Did you mean 'food101'"),
+        ("food101@image-nois", "Did you mean 'image-noise'"),
+        ("food101@", "Unknown corruption ''"),
+        ("food101@image-noise:6", "Allowed: 1, 2, 3, 4, 5"),
+        ("food101@image-noise:", "severity '' is unknown"),
+        ("food101@image-noise:x", "severity 'x' is unknown"),
+        ("food101@image-blank:3", "has no severities"),
+    ],
+)
+def test_mistakes_name_what_is_allowed(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tasks.parse_variant(text)
+
+
+def test_variants_expand_ranges_and_drop_repeats() -> None:
+    found = tasks.variants("food101", ["image-noise:1-3", "image-noise", "text-blank"])
+    names = ["clean", "image-noise:1", "image-noise:2", "image-noise:3", "text-blank"]
+    assert [variant.name for variant in found] == names
+    with pytest.raises(UserError, match="Allowed"):
+        tasks.variants("food101", ["image-noise:4-6"])
+    with pytest.raises(UserError, match="image-noise:1-3"):
+        tasks.variants("food101", ["image-noise:3-1"])
+
+
+def test_each_task_declares_itself() -> None:
+    assert tasks.names() == ["food101", "hateful_memes", "mm_imdb"]
+    directions = {name: tasks.info(name).metrics for name in tasks.names()}
+    assert set(directions["food101"]) == {"accuracy"}
+    assert all(all(metrics.values()) for metrics in directions.values())
+    mains = {name: (tasks.info(name).main, tasks.info(name).multi_label) for name in tasks.names()}
+    assert mains == {
+        "food101": ("accuracy", False),
+        "hateful_memes": ("auroc", False),
+        "mm_imdb": ("macro_f1", True),
+    }
+
+
+def test_names_need_no_heavy_import() -> None:
+    code = (
+        "import sys; from steelyard import tasks; tasks.parse_variant('food101@image-noise')\n"
+        "tasks.info('food101'); tasks.variants('mm_imdb', ['text-noise:1-5'])\n"
+        "print({'torch', 'lmms_eval', 'pandas', 'transformers'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
+
+
+def test_where_data_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEELYARD_DATA", str(tmp_path / "shelf"))
+    assert tasks.find_root("food101", tmp_path) == tmp_path
+    assert tasks.find_root("food101") == tmp_path / "shelf" / "food101"

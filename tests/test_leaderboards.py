@@ -1,0 +1,402 @@
+"""Boards from synthetic records: the numbers by hand, the rules, the formats, the bytes."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from steelyard.harness.errors import UserError
+from steelyard.harness.record import ITEMS, Ledger, Record, Score, write
+from steelyard.harness.spec import RunSpec
+from steelyard.leaderboards import publish, tables
+from steelyard.leaderboards.board import Board, build
+from steelyard.leaderboards.collect import collect
+from steelyard.leaderboards.overall import overall
+from steelyard.leaderboards.plots import pareto
+
+Hits = Mapping[str, Sequence[float]]
+"""Item scores by variant."""
+
+
+def make_run(
+    root: Path,
+    label: str,
+    hits: Hits,
+    *,
+    seed: int = 0,
+    task: str = "toy",
+    metric: str = "accuracy",
+    higher_is_better: bool = True,
+    status: str = "done",
+    flops: float = 100.0,
+    budget: str = "S",
+    backbone: str = "tiny",
+    clusters: Sequence[str] | None = None,
+    revision: str = "r1",
+    device: str = "cpu",
+    recorded: Mapping[str, float] | None = None,
+) -> Path:
+    """Write one run: its record and, when done, its items."""
+    spec = RunSpec(
+        method=label, task=task, backbone=backbone, budget=budget, seed=seed,
+        data={"revision": revision},
+    )  # fmt: skip
+    values = {variant: float(np.mean(score)) for variant, score in hits.items()} | (recorded or {})
+    scores = [
+        Score(task, variant, metric, value, len(hits[variant]), None, True, higher_is_better)
+        for variant, value in values.items()
+    ]
+    half = flops / 2
+    ledger = Ledger(
+        flops={"forward": half, "backward": half}, seconds={"forward": 2.0}, steps=10, items=320,
+        peak_bytes=2**20, device=device, limit_flops=None, limit_seconds=None, stopped="finished",
+    )  # fmt: skip
+    failed = status == "failed"
+    record = Record(
+        id=spec.id, label=label, spec=spec, status="failed" if failed else "done",
+        failure="loss became nan at step 3" if failed else "", ledger=ledger,
+        scores=() if failed else tuple(scores), provenance={},
+    )  # fmt: skip
+    folder = root / f"{len(list(root.glob('*'))):04d}"
+    folder.mkdir(parents=True)
+    if not failed:
+        write_items(folder, hits, clusters)
+    write(record, folder)
+    return folder
+
+
+def write_items(folder: Path, hits: Hits, clusters: Sequence[str] | None = None) -> None:
+    """One row an item and variant, in an order that is not that of the ids."""
+    rows: dict[str, list[Any]] = {
+        name: []
+        for name in ("variant", "id", "cluster", "target", "predicted", "score", "confidence")
+    }
+    for variant, scores in hits.items():
+        for item, score in reversed(list(enumerate(scores))):
+            rows["variant"].append(variant)
+            rows["id"].append(f"{item:05d}")
+            rows["cluster"].append(clusters[item] if clusters else f"{item:05d}")
+            rows["target"].append([item % 2])
+            rows["predicted"].append([item % 2 if score else 1 - item % 2])
+            rows["score"].append(float(score))
+            rows["confidence"].append(0.5)
+    pq.write_table(pa.table(rows), folder / ITEMS)
+
+
+def first(count: int, of: int = 10) -> list[float]:
+    """Scores of items of which the first ``count`` are right."""
+    return [1.0] * count + [0.0] * (of - count)
+
+
+def profile(clean: int, image: int, text: int) -> dict[str, list[float]]:
+    """Right answers of ten on clean, blank image and blank text."""
+    return {"clean": first(clean), "image-blank": first(image), "text-blank": first(text)}
+
+
+def board_of(root: Path, **options: Any) -> Board:
+    return build(collect([root]), "toy", **options)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """Three entries, two seeds, ten items."""
+    for seed in (0, 1):
+        make_run(tmp_path, "joint", profile(8, 2, 6 + seed), seed=seed)
+        make_run(tmp_path, "fair", profile(8, 6, 6), seed=seed, flops=150.0)
+        make_run(tmp_path, "poor", profile(4, 1, 1), seed=seed, flops=50.0)
+    return tmp_path
+
+
+def test_columns_of_a_board_by_hand(toy: Path) -> None:
+    board = board_of(toy)
+    assert [entry.label for entry in board.entries] == ["fair", "joint", "poor"]
+    joint = board.entries[1]
+    # Clean 0.8; image 0.2; text mean(0.6, 0.7) = 0.65; impaired (0.2 + 0.65) / 2 = 0.425.
+    means = {name: interval.mean for name, interval in joint.scores.items()}
+    assert means == pytest.approx(
+        {
+            "balanced": 0.6125,
+            "clean": 0.8,
+            "impaired": 0.425,
+            "image": 0.2,
+            "text": 0.65,
+            "image-blank": 0.2,
+            "text-blank": 0.65,
+        }
+    )
+    assert joint.scores["text"].values == pytest.approx((0.6, 0.7))
+    assert joint.worst == pytest.approx(0.2)
+    assert joint.gap == pytest.approx(0.45)
+    difference = board.entries[0].differences["impaired"].interval
+    assert difference.values == pytest.approx((0.2, 0.15))
+    assert difference.mean == pytest.approx(0.175)
+    assert joint.differences == {}
+    assert board.entries[0].cost.relative == pytest.approx(1.5)
+    assert (board.items, board.clusters, board.seeds) == (10, 10, (0, 1))
+    assert board.notes == () and board.blanks == ()
+
+
+def test_severities_then_corruptions_then_sides_are_averaged(tmp_path: Path) -> None:
+    hits = {
+        "clean": first(10),
+        "image-blank": first(0),
+        "image-noise:1": first(8),
+        "image-noise:5": first(4),
+        "text-blank": first(9),
+    }
+    make_run(tmp_path, "joint", hits)
+    scores = board_of(tmp_path).entries[0].scores
+    assert scores["image-noise"].mean == pytest.approx(0.6)
+    assert scores["image"].mean == pytest.approx(0.3)
+    assert scores["impaired"].mean == pytest.approx(0.6)
+    assert scores["balanced"].mean == pytest.approx(0.8)
+
+
+def test_lower_is_better_turns_the_ranking_and_the_verdict(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        for label, level in (("joint", 3.0), ("good", 1.0), ("bad", 5.0)):
+            noise = {v: level + 0.1 * rng.random(50) for v in ("clean", "image-blank")}
+            hits = {**noise, "text-blank": level + 1 + 0.1 * rng.random(50)}
+            make_run(tmp_path, label, hits, seed=seed, metric="surprise", higher_is_better=False)
+    board = board_of(tmp_path)
+    assert [entry.label for entry in board.entries] == ["good", "joint", "bad"]
+    good, joint, bad = board.entries
+    assert good.differences["clean"].verdict == "better"
+    assert bad.differences["clean"].verdict == "worse"
+    assert joint.worst == pytest.approx(joint.scores["text"].mean)
+    assert not board.percent and "lower is better" in tables.caption(board)
+
+
+def test_incomplete_entries_are_blank_unranked_and_explained(toy: Path) -> None:
+    make_run(toy, "half", profile(10, 10, 10), seed=0)
+    make_run(toy, "crash", profile(10, 10, 10), seed=0)
+    make_run(toy, "crash", profile(10, 10, 10), seed=1, status="failed")
+    for seed in (0, 1):
+        short = profile(10, 10, 10)
+        del short["text-blank"]
+        make_run(toy, "short", short, seed=seed)
+    board = board_of(toy)
+    assert [entry.label for entry in board.entries] == ["fair", "joint", "poor"]
+    assert {blank.label: blank.missing for blank in board.blanks} == {
+        "half": "no run of seed 1",
+        "crash": "seed 1 failed: loss became nan at step 3",
+        "short": "seed 0 lacks text-blank; seed 1 lacks text-blank",
+    }
+    page = tables.markdown(board)
+    assert "half: no run of seed 1." in page
+    row = next(line for line in page.splitlines() if line.startswith("|  | half |"))
+    assert set(row.replace("half", "")) == {"|", " "}
+
+
+def test_ties_are_those_whose_difference_to_the_first_contains_zero(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    easy = rng.random(400)
+    for seed in range(3):
+        for label, skill in (("joint", 0.3), ("near", 0.705), ("best", 0.71)):
+            right = (easy + 0.05 * rng.standard_normal(400) < skill).astype(float)
+            hits = {"clean": right, "image-blank": right, "text-blank": right}
+            make_run(tmp_path, label, {k: v.tolist() for k, v in hits.items()}, seed=seed)
+    board = board_of(tmp_path)
+    tied = {entry.label: entry.standing.tied for entry in board.entries}
+    leader = board.entries[0].label
+    assert leader in ("best", "near")
+    assert tied == {leader: False, ({"best", "near"} - {leader}).pop(): True, "joint": False}
+    assert board.entries[2].standing.low == board.entries[2].standing.high == 3
+    assert "| ≈2 |" in tables.markdown(board)
+
+
+def test_better_impaired_than_clean_is_marked(tmp_path: Path) -> None:
+    make_run(tmp_path, "joint", profile(5, 7, 5))
+    board = board_of(tmp_path)
+    assert board.entries[0].better_impaired == ("image-blank",)
+    assert "70.0 †" in tables.markdown(board)
+
+
+def test_notes_name_single_seeds_absent_controls_and_mixed_devices(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", profile(5, 5, 5))
+    make_run(tmp_path, "b", profile(5, 5, 5), device="cuda")
+    notes = " ".join(board_of(tmp_path).notes)
+    assert "One seed: the interval leaves out training variance" in notes
+    assert "control joint is not ranked" in notes
+    assert "cpu, cuda" in notes
+
+
+def test_a_record_that_its_items_contradict_is_noted(tmp_path: Path) -> None:
+    make_run(tmp_path, "joint", profile(5, 5, 5), recorded={"clean": 0.9})
+    (note,) = [note for note in board_of(tmp_path).notes if "record says" in note]
+    assert note.startswith("joint, seed 0: the record says accuracy 0.900000 on clean")
+    assert "its items give 0.500000" in note
+
+
+def test_clusters_are_counted_and_widen_the_interval(tmp_path: Path) -> None:
+    hits = {"clean": [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]}
+    make_run(tmp_path / "single", "joint", hits)
+    make_run(tmp_path / "pairs", "joint", hits, clusters=["a", "a", "b", "b", "c", "c", "d", "d"])
+    single, pairs = (board_of(tmp_path / name) for name in ("single", "pairs"))
+    assert (single.clusters, pairs.clusters) == (8, 4)
+    halves = [board.entries[0].scores["clean"].half for board in (single, pairs)]
+    assert halves[1] > 1.3 * halves[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": "M"}, "2 budgets, 'M' and 'S'.*--budget"),
+        ({"backbone": "big"}, "2 backbones, 'big' and 'tiny'.*--backbone"),
+        ({"revision": "r2"}, "2 data revisions"),
+    ],
+)
+def test_what_no_board_may_compare_is_refused(
+    toy: Path, change: dict[str, Any], message: str
+) -> None:
+    make_run(toy, "other", profile(5, 5, 5), **change)
+    with pytest.raises(UserError, match=message):
+        collect([toy])
+
+
+def test_filters_choose_among_budgets(toy: Path) -> None:
+    make_run(toy, "other", profile(5, 5, 5), budget="M")
+    assert "other" not in set(collect([toy], budget="S").scores["label"])
+    with pytest.raises(UserError, match="No fitting record"):
+        collect([toy], budget="L")
+
+
+def test_two_different_runs_of_one_place_are_refused_naming_both(toy: Path) -> None:
+    folder = make_run(toy, "joint", profile(1, 1, 1), seed=0)
+    with pytest.raises(UserError, match=rf"{toy / '0000'} and {folder}"):
+        collect([toy])
+
+
+def test_a_record_given_twice_counts_once(toy: Path) -> None:
+    assert len(collect([toy, toy]).runs) == 6
+
+
+def test_runs_scored_on_other_items_are_refused(toy: Path) -> None:
+    hits = {variant: [1.0] * 11 for variant in ("clean", "image-blank", "text-blank")}
+    for seed in (0, 1):
+        make_run(toy, "other", hits, seed=seed)
+    with pytest.raises(UserError, match="scored on other items"):
+        board_of(toy)
+
+
+def test_missing_items_and_sideless_corruptions_are_refused(toy: Path, tmp_path: Path) -> None:
+    (toy / "0000" / ITEMS).unlink()
+    with pytest.raises(UserError, match="items"):
+        board_of(toy)
+    make_run(tmp_path / "x", "joint", {"clean": first(5), "audio-blank": first(5)})
+    with pytest.raises(UserError, match="names no side"):
+        board_of(tmp_path / "x")
+
+
+def test_long_table_holds_every_score_and_failed_runs(toy: Path) -> None:
+    make_run(toy, "crash", {}, status="failed")
+    scores = collect([toy]).scores
+    assert len(scores) == 6 * 3 + 1
+    row = scores.query("label == 'joint' and seed == 1 and variant == 'text-blank'").iloc[0]
+    assert (row["value"], row["n"], row["flops"]) == (pytest.approx(0.7), 10, 100.0)
+    assert scores.query("label == 'crash'")["value"].isna().all()
+
+
+def test_overall_ranks_only_entries_complete_on_every_task(toy: Path) -> None:
+    for seed in (0, 1):
+        make_run(toy, "joint", profile(9, 9, 9), seed=seed, task="two")
+        make_run(toy, "fair", profile(5, 5, 5), seed=seed, task="two")
+    runs = collect([toy])
+    table = overall([build(runs, task) for task in ("toy", "two")])
+    assert {entry.label: entry.ranks for entry in table.entries} == {
+        "fair": {"toy": 1.0, "two": 2.0},
+        "joint": {"toy": 2.0, "two": 1.0},
+    }
+    assert [entry.win_rate for entry in table.entries] == [0.5, 0.5]
+    assert [(blank.label, blank.missing) for blank in table.blanks] == [
+        ("poor", "not ranked on two")
+    ]
+
+
+HOSTILE = r"a|b<i>&_%$#{x}~^\*`["
+
+
+def hostile_board(root: Path) -> Board:
+    make_run(root, "joint", profile(5, 5, 5))
+    make_run(root, HOSTILE, profile(8, 5, 5))
+    return board_of(root)
+
+
+def test_markdown_escapes_labels(tmp_path: Path) -> None:
+    page = tables.markdown(hostile_board(tmp_path))
+    row = next(line for line in page.splitlines() if "a\\|b" in line)
+    assert "a\\|b&lt;i&gt;&amp;\\_%\\$\\#{x}\\~^\\\\\\*\\`\\[" in row
+    header = next(line for line in page.splitlines() if line.startswith("| \\# | entry"))
+    assert row.replace("\\|", "").count("|") == header.count("|")
+
+
+def test_latex_escapes_labels(tmp_path: Path) -> None:
+    text = tables.latex(hostile_board(tmp_path))
+    escaped = (
+        r"a\textbar{}b\textless{}i\textgreater{}\&\_\%\$\#\{x\}\textasciitilde{}"
+        r"\textasciicircum{}\textbackslash{}*`["
+    )
+    assert escaped in text
+    assert text.isascii()
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_csv_and_json_give_labels_and_figures_back(tmp_path: Path) -> None:
+    board = hostile_board(tmp_path)
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(board))))
+    assert [row["label"] for row in rows] == [HOSTILE, "joint"]
+    assert float(rows[0]["balanced"]) == pytest.approx(0.65)
+    assert float(rows[0]["difference_clean"]) == pytest.approx(0.3)
+    assert rows[1]["difference_clean"] == ""
+    content = json.loads(tables.as_json(board))
+    assert content["entries"][0]["label"] == HOSTILE
+    assert content["entries"][0]["scores"]["clean"]["values"] == [0.8]
+    assert "samples" not in content
+
+
+def test_terminal_table_shows_labels_as_they_are(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(tables.terminal(hostile_board(tmp_path)))
+    assert HOSTILE in console.export_text()
+
+
+def test_control_kind_is_shown(toy: Path) -> None:
+    page = tables.markdown(board_of(toy, kinds={"joint": "control", "fair": "objective"}))
+    assert "joint (control)" in page and "fair (" not in page
+
+
+def test_rebuilding_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
+    graded = {f"{side}-noise:{level}": first(7 - level) for side in ("image", "text")
+              for level in (1, 3)}  # fmt: skip
+    for label in ("joint", HOSTILE):
+        make_run(toy, label, {"clean": first(8), **graded}, task="graded")
+    make_run(toy, "joint", {}, task="hopeless", status="failed")
+    outs = [tmp_path / "published" / name for name in ("one", "two")]
+    written = [publish([toy], out) for out in outs]
+    names = [[path.name for path in paths] for paths in written]
+    assert names[0] == names[1]
+    assert sorted(names[0]) == sorted(path.name for path in outs[0].iterdir())
+    for name in names[0]:
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+    assert {"board-graded-severity.svg", "board-toy-cost.png", "scores.csv"} <= set(names[0])
+    index = (outs[0] / "index.md").read_text(encoding="utf-8")
+    assert "No board for hopeless" in index and "(board-toy.csv)" in index
+    for name in names[0]:
+        if name.endswith(".md"):
+            assert str(tmp_path) not in (outs[0] / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("higher_is_better", "front"), [(True, [0, 3]), (False, [1, 2])])
+def test_pareto_front_by_hand(higher_is_better: bool, front: list[int]) -> None:
+    points = [(1.0, 5.0), (1.0, 4.0), (2.0, 3.0), (3.0, 9.0), (4.0, 9.0)]
+    assert pareto(points, higher_is_better=higher_is_better) == front

@@ -1,0 +1,175 @@
+"""Metrics under item weights, intervals and corrections: against hand work, scikit-learn, chance."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import metrics as sk
+
+from steelyard.leaderboards.stats import (
+    METRICS,
+    Items,
+    Sample,
+    holm,
+    interval,
+    paired_difference,
+    rank_draws,
+    ranks,
+    resample_weights,
+    resampled,
+)
+
+Scores = NDArray[np.float64]
+
+
+def random_items(n: int = 60, classes: int = 5, seed: int = 0) -> Items:
+    """Multi-label items with tied confidences; class 4 is absent, class 3 is never predicted."""
+    rng = np.random.default_rng(seed)
+    target = rng.random((n, classes)) < 0.4
+    predicted = np.where(rng.random((n, classes)) < 0.6, target, rng.random((n, classes)) < 0.4)
+    target[:, 4] = predicted[:, 4] = predicted[:, 3] = False
+    ids = np.array([f"{i:03d}" for i in range(n)])
+    confidence = rng.integers(0, 12, n) / 12
+    return Items(ids, ids, target, predicted, rng.integers(0, 2, n).astype(float), confidence)
+
+
+def by_sklearn(metric: str, items: Items, rows: NDArray[np.int64]) -> float:
+    """The metric of the items at these rows, repeats included."""
+    if metric == "accuracy":
+        return float(sk.accuracy_score(np.ones(len(rows)), items.score[rows]))
+    if metric == "auroc":
+        return float(sk.roc_auc_score(items.target[rows, 1], items.confidence[rows]))
+    average = metric.removesuffix("_f1")
+    pair = items.target[rows], items.predicted[rows]
+    return float(sk.f1_score(*pair, average=average, zero_division=0))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_unit_weights_equal_scikit_learn(metric: str) -> None:
+    items = random_items()
+    value = resampled(metric, items, np.ones((1, 60)))
+    assert value[0] == pytest.approx(by_sklearn(metric, items, np.arange(60)), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_integer_weights_equal_repeated_items(metric: str) -> None:
+    items = random_items(seed=1)
+    weights = np.random.default_rng(2).integers(0, 4, (7, 60)).astype(float)
+    expected = [by_sklearn(metric, items, np.repeat(np.arange(60), w.astype(int))) for w in weights]
+    assert resampled(metric, items, weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_unknown_metrics_are_means_of_item_scores() -> None:
+    items = random_items()
+    assert resampled("exact_match", items, np.ones((1, 60)))[0] == items.score.mean()
+
+
+def test_auroc_of_a_resample_without_both_classes_is_undefined() -> None:
+    items = random_items()
+    weights = np.stack([items.target[:, 1].astype(float), np.ones(60)])
+    assert np.isnan(resampled("auroc", items, weights)).tolist() == [True, False]
+
+
+def test_clusters_are_drawn_whole_and_the_same_for_the_same_name() -> None:
+    clusters = np.array(["a", "b", "a", "c", "c", "c"])
+    weights = resample_weights(clusters, 300, "toy")
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, 3] == weights[:, 5]).all()
+    assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
+    assert weights[:, 1].mean() == pytest.approx(1, abs=0.2)
+    assert np.array_equal(weights, resample_weights(clusters, 300, "toy"))
+    assert not np.array_equal(weights, resample_weights(clusters, 300, "other"))
+
+
+def test_interval_by_hand() -> None:
+    # Between seeds: var(0.1, 0.2, 0.3) / 3 = 0.01 / 3. Over items: var(0.1, 0.3) of the seeds'
+    # mean draw = 0.02. Freedom: (0.07 / 3)^2 / ((0.01 / 3)^2 / 2 + 0.02^2 / 9) = 10.889.
+    draws = np.array([[0.0, 0.2], [0.1, 0.3], [0.2, 0.4]])
+    found = interval(Sample(np.array([0.1, 0.2, 0.3]), draws, clusters=10))
+    assert found.mean == pytest.approx(0.2)
+    # The 97.5 % point of Student's t with 10.889 degrees of freedom is 2.2037.
+    assert found.half == pytest.approx(2.2037 * (0.07 / 3) ** 0.5, rel=1e-4)
+    assert found.high - found.mean == pytest.approx(found.mean - found.low)
+    assert found.values == pytest.approx((0.1, 0.2, 0.3))
+
+
+def test_one_seed_leaves_only_the_items() -> None:
+    found = interval(Sample(np.array([0.2]), np.array([[0.1, 0.3]]), clusters=5))
+    assert found.half == pytest.approx(2.7764 * 0.02**0.5, rel=1e-4)  # t with 4 degrees
+
+
+def test_equal_entries_differ_by_nothing() -> None:
+    sample = Sample(np.array([0.4, 0.6]), np.random.default_rng(0).random((2, 50)), clusters=9)
+    found = paired_difference(sample, sample)
+    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_p_is_at_five_percent_where_the_interval_touches_zero() -> None:
+    draws = np.random.default_rng(0).standard_normal((3, 200))
+    values = np.array([1.0, 1.4, 0.9])
+    half = interval(Sample(values, draws, 50)).half
+    found = interval(Sample(values - values.mean() + half, draws, 50))
+    assert found.low == pytest.approx(0, abs=1e-12)
+    assert found.p == pytest.approx(0.05)
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.01, 0.02, 0.03, 0.9 times 4, 3, 2, 1, never falling, never above 1.
+    adjusted = holm({"c": 0.03, "a": 0.01, "d": 0.9, "b": 0.02})
+    assert adjusted == pytest.approx({"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.9})
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+
+
+def test_ranks_share_ties_and_follow_the_direction() -> None:
+    scores = np.array([0.5, 0.9, 0.5, 0.1])
+    assert ranks(scores, higher_is_better=True).tolist() == [2.5, 1, 2.5, 4]
+    assert ranks(scores, higher_is_better=False).tolist() == [2.5, 4, 2.5, 1]
+
+
+def test_rank_draws_know_which_entries_are_apart() -> None:
+    rng = np.random.default_rng(0)
+    samples = [Sample(rng.random(3), level + 0.1 * rng.random((3, 200)), 9) for level in (0, 0, 5)]
+    drawn = rank_draws(samples, "toy", higher_is_better=True)
+    assert (drawn[2] == 1).all()
+    assert set(drawn[0]) == set(drawn[1]) == {2, 3}
+
+
+def coverage(boards: int, seeds: int, training: float, n: int = 200) -> float:
+    """Share of simulated boards whose 95 % interval holds the true difference of two entries.
+
+    An item of difficulty h is right with the chance that a seed's skill gives it; skills vary with
+    standard deviation ``training`` and all seeds and both entries meet the same n items.
+    """
+    rng = np.random.default_rng([seeds, boards])
+    reference = rng.standard_normal(200_000)
+    skills = rng.standard_normal(4_000) * training
+    quantiles = np.quantile(reference, np.linspace(0.0005, 0.9995, 1000))
+    truth = [_right(skill + skills[:, None], quantiles).mean() for skill in (0.9, 0.5)]
+    held = 0
+    for board in range(boards):
+        hard = rng.standard_normal(n)
+        weights = resample_weights(np.arange(n).astype(str), 200, "coverage", board)
+        pair = []
+        for skill in (0.9, 0.5):
+            chances = _right(skill + training * rng.standard_normal((seeds, 1)), hard)
+            right = (rng.random((seeds, n)) < chances).astype(float)
+            pair.append(Sample(right.mean(axis=1), right @ weights.T / n, n))
+        found = paired_difference(*pair)
+        held += found.low <= truth[0] - truth[1] <= found.high
+    return held / boards
+
+
+def _right(skill: Scores, hard: Scores) -> Scores:
+    return 1 / (1 + np.exp(-4 * (skill - hard)))
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_hold_the_true_difference(seeds: int) -> None:
+    assert 0.93 <= coverage(400, seeds, training=0.15) <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("training", [0.0, 0.15, 0.4])
+def test_intervals_hold_the_true_difference_on_many_boards(seeds: int, training: float) -> None:
+    # Without training variance the seeds' independent errors count twice: wide, never narrow.
+    assert 0.93 <= coverage(1_000, seeds, training) <= 0.995
