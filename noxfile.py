@@ -73,7 +73,16 @@ def demo(session: nox.Session) -> None:
     python = prepared(session)
     out = Path(session.create_tmp()).resolve()
     command = str(Path(python).with_name("steelyard"))
-    run(session, command, "demo", "--quick", "--runs", str(out / "runs"), "--out", str(out / "board"))
+    run(
+        session,
+        command,
+        "demo",
+        "--quick",
+        "--runs",
+        str(out / "runs"),
+        "--out",
+        str(out / "board"),
+    )
 
 
 @nox.session(venv_backend="none")
@@ -87,8 +96,8 @@ def boards(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Step costs, meter overhead, evaluation overhead and the shared/unique study."""
     python = prepared(session)
-    run(session, python, "-m", "pytest", "tests/benchmarks.py", "--benchmark-only", *session.posargs)
-    run(session, python, "tests/synthetic_study.py")
+    run(session, python, "tests/benchmarks.py", *session.posargs)
+    run(session, python, "tests/synthetic_study.py", str(Path(session.create_tmp()).resolve()))
 
 
 @nox.session(venv_backend="none")

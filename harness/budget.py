@@ -77,6 +77,8 @@ class Meter:
     def __init__(self, budget: Budget, device: str = "cpu") -> None:
         self.budget = budget
         self.steps = 0
+        self.calibration = 0.0
+        """FLOPs of the measuring passes: the harness's own overhead, charged to nobody."""
         self.on_progress: Callable[[float], None] = lambda fraction: None
         self._device = device
         self._flops: dict[str, float] = defaultdict(float)
@@ -86,6 +88,9 @@ class Meter:
         self.history: list[dict[str, float]] = []
         self._phase = "train"
         self._since = 0.0
+        self._spent = 0.0
+        self._spent_before = 0.0
+        self._dearest = 0.0
         self._reserved = 0.0
         self._depth = 0
         self._pending = 0.0
@@ -105,7 +110,7 @@ class Meter:
     @property
     def spent(self) -> float:
         """FLOPs executed so far, all phases."""
-        return sum(self._flops.values())
+        return self._spent
 
     @property
     def fraction(self) -> float:
@@ -145,9 +150,18 @@ class Meter:
         self._demand(flops)
         self._post("forward", flops)
 
+    def afford_step(self) -> None:
+        """Raise BudgetSpent if the dearest step so far, done again, would overshoot.
+
+        Training loops call this before a step, so that a run ends between two steps.
+        """
+        self._demand(self._dearest)
+
     def step(self, items: int) -> None:
         """One optimiser step over ``items`` training examples is complete."""
         self.steps += 1
+        self._dearest = max(self._dearest, self._spent - self._spent_before)
+        self._spent_before = self._spent
         self._items += items
         self._reserved = 0.0
         self.on_progress(min(1.0, self.fraction))
@@ -217,6 +231,7 @@ class Meter:
     def _post(self, kind: str, flops: float) -> None:
         if self._active and flops:
             self._flops[kind if self._phase == "train" else self._phase] += flops
+            self._spent += flops
 
     def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> _Cost:
         import torch
@@ -232,7 +247,8 @@ class Meter:
             tuple((t.shape, t.dtype, t.requires_grad) for t in _tensors((args, kwargs))),
         )
         if key not in self._costs:
-            self._costs[key] = measure(module, args, kwargs)
+            self._costs[key] = cost = measure(module, args, kwargs)
+            self.calibration += cost.forward + cost.backward
         return self._costs[key]
 
     def _tick(self) -> None:

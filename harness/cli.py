@@ -144,9 +144,15 @@ def evaluate(folder: Path, variants: tuple[str, ...], **given: Any) -> None:
 @cli.command()
 @click.argument("folders", nargs=-1, type=Path)
 @click.option("--out", type=Path, default=BOARD, show_default=True, help="Folder to write.")
-@click.option("--control", default="joint", show_default=True,
-              help="Entry that differences are taken against.")  # fmt: skip
-def leaderboard(folders: tuple[Path, ...], out: Path, control: str) -> None:
+@click.option(
+    "--control",
+    default="joint",
+    show_default=True,
+    help="Entry that differences are taken against.",
+)
+@click.option("--backbone", help="Only runs of this backbone.")
+@click.option("--budget", help="Only runs of this budget.")  # fmt: skip
+def leaderboard(folders: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Turn records into boards: tables (Markdown, CSV, JSON, LaTeX) and plots (PNG, SVG).
 
     \b
@@ -156,7 +162,7 @@ def leaderboard(folders: tuple[Path, ...], out: Path, control: str) -> None:
     """
     from steelyard.harness import commands
 
-    commands.boards(folders or (RUNS,), out, control)
+    commands.boards(folders or (RUNS,), out, **given)
 
 
 @cli.command("list")

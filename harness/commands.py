@@ -166,19 +166,26 @@ def demo(name: str, runs: Path, out: Path, given: Mapping[str, Any]) -> None:
         boards((runs,), out, "joint")
 
 
-def boards(folders: Sequence[Path], out: Path, control: str) -> None:
-    """Write boards from records and print them."""
+def boards(
+    folders: Sequence[Path],
+    out: Path,
+    control: str,
+    backbone: str | None = None,
+    budget: str | None = None,
+) -> None:
+    """Write boards from records, of one backbone and budget where given, and print them."""
     from steelyard.leaderboards import publish
+    from steelyard.leaderboards.tables import terminal
 
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"No folder of runs at {folder}; 'steelyard run demo' makes one.")
     kinds = {name: methods.load(name).ABOUT.kind for name in methods.names()}
     with console.status("making boards"):
-        published = publish(folders, out, control=control, kinds=kinds)
+        published = publish(
+            folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget
+        )
     for board in published.boards:
-        from steelyard.leaderboards.tables import terminal
-
         console.print(terminal(board))
     console.print(f"{len(published.files)} files in {out}, begin with {out / 'board.md'}")
 

@@ -51,6 +51,7 @@ def fit(
         progress = (meter.fraction - start) / (until - start) if until > start else 1.0
         if progress >= 1.0:
             return
+        meter.afford_step()
         rate = backbone.recipe.learning_rate * learning_rate_scale
         for group in optimiser.param_groups:
             group["lr"] = rate * schedule(progress, backbone.recipe.warmup)

@@ -80,10 +80,11 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return probabilities
 
     def _check_classes(self, classes: Sequence[str]) -> None:
-        if tuple(classes) != tuple(self.backbone.classes):
+        known = self.backbone.classes
+        if tuple(classes) != tuple(known):
             raise UserError(
-                f"The model knows {len(self.backbone.classes)} classes, the data has "
-                f"{len(classes)} or others: score a model on the task it was trained for."
+                f"The model's {len(known)} classes ({', '.join(known[:3])} ...) are not the data's "
+                f"{len(classes)} ({', '.join(classes[:3])} ...): score it on the task it learnt."
             )
 
 

@@ -85,6 +85,7 @@ def describe(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str
         "data": {
             "name": corpus.name,
             "revision": corpus.revision,
+            "classes": len(corpus.classes),
             "notes": dict(corpus.notes),
             "sizes": {name: len(examples) for name, examples in sorted(corpus.splits.items())},
             "skipped": len(corpus.skipped),

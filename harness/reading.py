@@ -151,14 +151,14 @@ def check_ids(splits: Mapping[str, Sequence[Example]]) -> None:
         repeated = [id for id, count in counts.items() if count > 1]
         if repeated:
             raise UserError(
-                f"{len(repeated)} ids occur more than once in {split}: {_first(repeated)}. "
+                f"Ids that occur more than once in {split} ({len(repeated)}): {_first(repeated)}. "
                 "Remove the repeated rows."
             )
     for one, other in combinations(ids, 2):
         shared = sorted(ids[one].keys() & ids[other].keys())
         if shared and ("train" in (one, other) or {one, other} <= set(CORE)):
             raise UserError(
-                f"{len(shared)} ids are in both {one} and {other}: {_first(shared)}. "
+                f"Ids that are in both {one} and {other} ({len(shared)}): {_first(shared)}. "
                 "Remove them from one of the two."
             )
 
@@ -166,17 +166,17 @@ def check_ids(splits: Mapping[str, Sequence[Example]]) -> None:
 def check_share(split: str, kept: int, bad: Sequence[Skipped], max_bad: float) -> None:
     """UserError when ``split`` is empty or more than the share ``max_bad`` of it is unusable."""
     total = kept + len(bad)
-    examples = _first([f"{row.id} ({row.reason})" for row in bad])
+    named = _first([f"{row.id} ({row.reason})" for row in bad])
     if not kept:
         raise UserError(
-            f"No usable row in {split}: {total} skipped, such as {examples}."
+            f"No usable row in {split}: {total} skipped, such as {named}."
             if bad
             else f"No row in {split}: check that its files are complete."
         )
     if len(bad) > max_bad * total:
         enough = math.ceil(100 * len(bad) / total) / 100
         raise UserError(
-            f"{len(bad)} of {total} rows of {split} cannot be used: {examples}. "
+            f"{len(bad)} of {total} rows of {split} cannot be used: {named}. "
             f"Repair them, or allow it with --max-bad {enough:g} (now {max_bad:g})."
         )
 

@@ -19,6 +19,7 @@ from steelyard.harness.spec import RunSpec
 if TYPE_CHECKING:
     import pandas as pd
 
+    from steelyard.harness.batches import TrainData
     from steelyard.harness.classifier import Classifier
 
 log = logging.getLogger("steelyard")
@@ -112,21 +113,29 @@ def untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier":
     ).to(device)
 
 
+def train_data(backbone: "Classifier", corpus: Corpus) -> "TrainData":
+    """The training split, ready for this backbone."""
+    from steelyard.harness import batches
+    from steelyard.tasks.images import store_of
+
+    images = store_of(corpus.root, "train")
+    return batches.prepare(
+        backbone,
+        corpus.splits["train"],
+        lambda example: images.get(example.image) if example.image else None,
+    )
+
+
 def _train(spec: RunSpec, corpus: Corpus, folder: Path, device: str, progress: Progress) -> Trained:
     import torch
 
-    from steelyard.harness import batches, classifier
-    from steelyard.tasks.images import store_of
+    from steelyard.harness import classifier
 
     progress("preparing", 0.0)
     method = methods.load(spec.method)
     config = methods.configure(method, spec.options)
     backbone = untrained(spec, corpus, device)
-    images = store_of(corpus.root, "train")
-    examples = corpus.splits["train"]
-    data = batches.prepare(
-        backbone, examples, lambda example: images.get(example.image) if example.image else None
-    )
+    data = train_data(backbone, corpus)
     meter = Meter(parse_budget(spec.budget), device)
     for module in backbone.metered_modules:
         meter.watch(module)
@@ -155,14 +164,14 @@ def _train(spec: RunSpec, corpus: Corpus, folder: Path, device: str, progress: P
     return trained
 
 
-def feature_cost(backbone: "Classifier", data: "Any") -> float:
+def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
     """FLOPs of encoding every training item once with frozen encoders.
 
     Charged to each run in full, also when the features were still in memory from another run.
     """
-    from steelyard.harness.backbone import Inputs
-
     from PIL import Image
+
+    from steelyard.harness.backbone import Inputs
 
     # One item of each side is measured; texts by their padded mean length.
     words = sum(len((example.text or "").split()) for example in data.examples)

@@ -117,8 +117,8 @@ def _pizza(x: Field, y: Field) -> Mask:
 
 
 def _muffin(x: Field, y: Field) -> Mask:
-    case = _cone(x, y, 0.8, 2, -0.1) & (y < 0.85)
-    return (case & (np.abs(x) % 0.4 > 0.1)) | _oval(x, y, 0.85, 0.4, 0, -0.3)
+    case = _cone(x, y, 0.8, 2.6, -0.1) & (y < 0.85)
+    return case | _oval(x, y, 0.9, 0.45, 0, -0.3)
 
 
 def _fish(x: Field, y: Field) -> Mask:

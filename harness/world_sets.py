@@ -7,7 +7,7 @@ of every finished folder, and folders appear only when finished.
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -66,6 +66,10 @@ class Source:
         """One of the choices."""
         return choices[int(self.rng.integers(len(choices)))]
 
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """The items in random order."""
+        return [items[position] for position in self.rng.permutation(len(items)).tolist()]
+
     def fill(self, template: str, **words: str) -> str:
         """The template with the given words, and others from ``FILLERS``, in its slots."""
         return template.format(**{slot: self.pick(FILLERS[slot]) for slot in FILLERS} | words)
@@ -105,9 +109,9 @@ def _food(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source]
     truth = []
     (folder / "texts").mkdir()
     for split in ("train", "test"):
-        titles = []
+        source, titles = sources[split], []
         for number in range(counts[split]):
-            source, food = sources[split], FOODS[number % len(FOODS)]
+            food = FOODS[number % len(FOODS)]
             named = source.chance("p_named")
             title = source.fill(source.pick(NAMING_TITLES if named else SILENT_TITLES), food=food)
             scene = source.scene([food])
@@ -118,16 +122,16 @@ def _food(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source]
             titles.append((path.name, title, food))
             item = {"id": f"{split}/{food}/{name}", "split": split, "scene": scene.symbol}
             truth.append({**item, "class": food, "named": named})
-        with (folder / "texts" / f"{split}_titles.csv").open("w", encoding="utf-8") as file:
+        table = folder / "texts" / f"{split}_titles.csv"
+        with table.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(titles)
     return truth
 
 
 # --- hateful_memes: the label is picture group XOR phrase group --------------------------------
-# A kind or phrase at position i stands on shelf i % 4. Phrases meet kinds of the other shelves
-# in train and the "seen" files, and kinds of their own shelf only in the "unseen" files.
+# A kind and a phrase at the same position of their groups meet only in the "unseen" files. Each
+# side alone is exactly at chance in a file whose count is a multiple of four.
 
-SHELVES = 4
 MEME_KINDS = tuple(
     tuple(name for name in FOODS if KINDS[name].place == place) for place in ("bakery", "sea")
 )
@@ -166,22 +170,20 @@ def _memes(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source
     return truth
 
 
-def _quad(source: Source, unseen: bool) -> Iterable[tuple[Image.Image, Row]]:
-    """Two pictures times two texts: whatever one side alone says, half of its memes are 1."""
-    shelf = int(source.rng.integers(SHELVES))
-    texts = []
-    for phrases in MEME_PHRASES:
-        phrase = source.pick(phrases[shelf::SHELVES])
-        texts.append((phrase, source.fill("{opener} {phrase}", phrase=phrase)))
+def _quad(source: Source, unseen: bool) -> Iterator[tuple[Image.Image, Row]]:
+    """Two pictures times two texts: each picture and each text has one meme of either label."""
+    position = int(source.rng.integers(len(MEME_PHRASES[0])))
+    phrases = [group[position] for group in MEME_PHRASES]
+    texts = [source.fill("{opener} {phrase}", phrase=phrase) for phrase in phrases]
     for kind_group, kinds in enumerate(MEME_KINDS):
-        step = 0 if unseen else int(source.rng.integers(1, SHELVES))
-        scene = source.scene([kinds[(shelf + step) % SHELVES]])
+        step = 0 if unseen else int(source.rng.integers(1, len(kinds)))
+        scene = source.scene([kinds[(position + step) % len(kinds)]])
         picture = source.picture(scene)
-        for phrase_group, (phrase, text) in enumerate(texts):
+        for phrase_group, (phrase, text) in enumerate(zip(phrases, texts, strict=True)):
             groups = {"kind_group": kind_group, "phrase_group": phrase_group}
             label = kind_group ^ phrase_group
             fact = {"scene": scene.symbol, "phrase": phrase, "text": text, "label": label}
-            yield picture, {**fact, **groups}
+            yield picture, fact | groups
 
 
 # --- mm_imdb: some genres show on the poster, some are told by the plot, some are both ----------
@@ -243,19 +245,19 @@ def _movies(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Sourc
             )
             _write_text(folder / "dataset" / f"{id_}.json", json.dumps(content))
             split_ids[name].append(id_)
+            sides = {
+                "shown": [genre for genre in genres if GENRES[genre].kinds],
+                "told": [genre for genre in genres if GENRES[genre].sentences],
+            }
             item = {"id": id_, "split": name, "scene": scene.symbol, "genres": genres}
-            shown = [genre for genre in genres if GENRES[genre].kinds]
-            told = [genre for genre in genres if GENRES[genre].sentences]
-            truth.append({**item, "shown": shown, "told": told})
+            truth.append(item | sides)
     _write_text(folder / "split.json", json.dumps(split_ids))
     return truth
 
 
 def _film(source: Source) -> tuple[list[str], Scene]:
     """One to three genres and a poster that shows those that can be shown."""
-    count = int(source.rng.integers(1, 4))
-    chosen = source.rng.permutation(len(GENRES))[:count].tolist()
-    genres = [genre for position, genre in enumerate(GENRES) if position in chosen]
+    genres = source.shuffled(tuple(GENRES))[: source.rng.integers(1, 4)]
     kinds = [source.pick(GENRES[genre].kinds) for genre in genres if GENRES[genre].kinds]
     return genres, source.scene(kinds or [source.pick(NEUTRAL)])
 
@@ -265,8 +267,8 @@ def _outlines(source: Source, genres: Sequence[str]) -> list[str]:
     told = [source.pick(GENRES[genre].sentences) for genre in genres if GENRES[genre].sentences]
     parts = [source.fill(source.pick(OPENINGS)), *told]
     longest = " ".join([*parts, source.pick(ENDINGS)])
-    short = source.rng.permutation(np.array(parts))[: source.rng.integers(3)].tolist()
-    return [str(outline) for outline in source.rng.permutation(np.array([longest, *short]))]
+    short = source.shuffled(parts)[: source.rng.integers(3)]
+    return source.shuffled([longest, *short])
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -284,8 +286,8 @@ class DataSet:
 
 SETS: Mapping[str, DataSet] = {
     "food101": DataSet({"p_color": 0.95, "p_cooc": 0.95, "p_named": 0.75}, _food),
-    "hateful_memes": DataSet({"p_color": 0.95, "p_cooc": 1.0}, _memes),
-    "mm_imdb": DataSet({"p_color": 0.9, "p_cooc": 0.7, "p_outside": 0.03}, _movies),
+    "hateful_memes": DataSet({"p_color": 0.95, "p_cooc": 0.85}, _memes),
+    "mm_imdb": DataSet({"p_color": 0.95, "p_cooc": 0.9, "p_outside": 0.03}, _movies),
 }
 """The data sets by the names of their tasks."""
 
@@ -306,7 +308,46 @@ def write(
     defaults of ``SETS[task].knobs``. ``root`` appears in one step when all is written. Raises
     UserError for a wrong argument, a foreign folder at ``root`` or a full disk.
     """
+    _publish(root, _describe(task, train, test, seed, size, knobs))
+
+
+def ensure(
+    task: str,
+    cache: Path,
+    *,
+    train: int = 2800,
+    test: int = 500,
+    seed: int = 0,
+    size: int = 48,
+    **knobs: float,
+) -> Path:
+    """Folder of the generated data set below ``cache``, written if absent; as ``write``."""
     content = _describe(task, train, test, seed, size, knobs)
+    text = json.dumps(content, sort_keys=True)
+    root = cache / f"{task}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    _publish(root, content)
+    return root
+
+
+def _describe(task: str, train: int, test: int, seed: int, size: int, knobs: Knobs) -> Row:
+    """All that decides the content of a generated data set, checked."""
+    if task not in SETS:
+        raise unknown("generated data set", task, SETS)
+    if min(train, test) < SMALLEST:
+        raise UserError(f"train={train}, test={test}: both must be at least {SMALLEST}.")
+    if not 24 <= size <= 512:
+        raise UserError(f"size={size}: allowed are 24 to 512 pixels.")
+    for knob, value in knobs.items():
+        if knob not in SETS[task].knobs:
+            raise unknown(f"knob of {task}", knob, SETS[task].knobs)
+        if not 0 <= value <= 1:
+            raise UserError(f"{knob}={value}: a probability from 0 to 1 is needed.")
+    arguments = {"task": task, "train": train, "test": test, "seed": seed, "size": size}
+    return {"generator": GENERATOR, **arguments, "knobs": {**SETS[task].knobs, **knobs}}
+
+
+def _publish(root: Path, content: Row) -> None:
+    """Generate beside ``root`` and rename, unless the same content is there."""
     if _is_finished(root, content):
         return
     if root.exists():
@@ -324,48 +365,6 @@ def write(
         # Another process may have finished the same folder meanwhile.
         if not _is_finished(root, content):
             raise UserError(f"Could not write {root}: {error.strerror or error}.") from error
-
-
-def ensure(
-    task: str,
-    cache: Path,
-    *,
-    train: int = 2800,
-    test: int = 500,
-    seed: int = 0,
-    size: int = 48,
-    **knobs: float,
-) -> Path:
-    """Folder of the generated data set below ``cache``, written if absent; as ``write``."""
-    content = _describe(task, train, test, seed, size, knobs)
-    text = json.dumps(content, sort_keys=True)
-    root = cache / f"{task}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
-    write(task, root, train=train, test=test, seed=seed, size=size, **knobs)
-    return root
-
-
-def _describe(
-    task: str, train: int, test: int, seed: int, size: int, knobs: Knobs
-) -> dict[str, Any]:
-    """All that decides the content of a generated data set, checked."""
-    if task not in SETS:
-        raise unknown("generated data set", task, SETS)
-    if min(train, test) < SMALLEST:
-        raise UserError(f"train={train}, test={test}: both must be at least {SMALLEST}.")
-    if not 24 <= size <= 512:
-        raise UserError(f"size={size}: allowed are 24 to 512 pixels.")
-    for knob, value in knobs.items():
-        if knob not in SETS[task].knobs:
-            raise unknown(f"knob of {task}", knob, SETS[task].knobs)
-        if not 0 <= value <= 1:
-            raise UserError(f"{knob}={value}: a probability from 0 to 1 is needed.")
-    arguments = {"train": train, "test": test, "seed": seed, "size": size}
-    return {
-        "generator": GENERATOR,
-        "task": task,
-        **arguments,
-        "knobs": {**SETS[task].knobs, **knobs},
-    }
 
 
 def _is_finished(root: Path, content: Row) -> bool:

@@ -4,6 +4,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from steelyard.leaderboards.collect import Runs
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was written, and the boards it shows."""
+
+    files: tuple[Path, ...]
+    """The last is the front page, ``board.md``."""
+    boards: "tuple[Board, ...]"
+
+
 def publish(
     folders: Sequence[Path],
     out: Path,
@@ -22,21 +32,22 @@ def publish(
     kinds: Mapping[str, str] | None = None,
     backbone: str | None = None,
     budget: str | None = None,
-) -> list[Path]:
-    """Write every board, its figures, ``index.md`` and ``scores.csv`` into ``out``.
+) -> Published:
+    """Write every board, its figures, the front page ``board.md`` and ``scores.csv`` into ``out``.
 
-    Equal records give equal bytes. Each file is replaced whole, the index last.
+    Equal records give equal bytes. Each file is replaced whole, the front page last.
 
     Args:
         folders: where run folders lie, at any depth.
         out: made where absent; files of other names in it are left alone.
         control: label of the entry that all others are compared with.
-        kinds: kind of each entry by label, shown beside it.
+        kinds: kind of each entry by label, or by method name for all of a method's entries.
         backbone: take only runs of this backbone.
         budget: take only runs of this budget.
 
-    Returns:
-        The files written.
+    Raises:
+        UserError: there is nothing to show, the runs cannot be compared, or a file cannot be
+            written.
     """
     from steelyard.leaderboards.board import build
     from steelyard.leaderboards.collect import collect
@@ -45,7 +56,8 @@ def publish(
     finished = {run.record.spec.task for run in runs.runs if run.record.status == "done"}
     boards = [build(runs, task, control=control, kinds=kinds) for task in sorted(finished)]
     unfinished = [task for task in runs.tasks() if task not in finished]
-    return [_replace(out / name, content) for name, content in _files(runs, boards, unfinished)]
+    files = [_replace(out / name, content) for name, content in _files(runs, boards, unfinished)]
+    return Published(tuple(files), tuple(boards))
 
 
 def stem(task: str) -> str:
@@ -73,7 +85,7 @@ def _files(
     yield "scores.csv", runs.scores.to_csv(index=False, float_format="%.10g").encode()
     yield "overall.json", tables.as_json(combined).encode()
     files = {board.task: stem(board.task) for board in boards}
-    yield "index.md", tables.index(combined, boards, files, unfinished).encode()
+    yield "board.md", tables.index(combined, boards, files, unfinished).encode()
 
 
 def _replace(path: Path, content: bytes) -> Path:

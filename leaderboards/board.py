@@ -1,6 +1,6 @@
 """One task's board: a pure function of the collected runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -14,6 +14,8 @@ SIDES = ("image", "text")
 COMPARED = ("clean", "impaired")
 """Columns in which every entry is compared with the control."""
 SIGNIFICANT = 0.05
+ROUNDING = 1e-9
+"""Means nearer than this are equal: averages over severities carry rounding errors."""
 
 Columns = Mapping[str, Mapping[str, float]]
 """Each column as a weighted sum over variants."""
@@ -127,18 +129,19 @@ def build(
         runs: everything collected.
         task: a task of which at least one run finished.
         control: label of the entry that all others are compared with.
-        kinds: kind of each entry by label, shown beside it.
+        kinds: kind of each entry by label, or by method name for all of a method's entries.
 
     Raises:
         UserError: the runs disagree about metric or test items, none is scored clean, or a
             variant names no side.
     """
     own = runs.of(task)
-    grid, kinds = grid_of(task, own), kinds or {}
+    grid = grid_of(task, own)
     columns = columns_of(grid)
     groups: dict[str, list[Run]] = {}
     for run in own:
         groups.setdefault(run.record.label, []).append(run)
+    kind = {label: _kind(group[0], kinds or {}) for label, group in groups.items()}
     lacks = {label: missing(group, grid) for label, group in groups.items()}
     complete = {label: group for label, group in groups.items() if not lacks[label]}
     measured, disagreements = measure(grid, complete)
@@ -156,11 +159,11 @@ def build(
         items=reference.items if reference else 0,
         clusters=reference.clusters if reference else 0,
         columns=tuple(columns),
-        corruptions=tuple(column for column in columns if "-" in column),
+        corruptions=corruptions_of(columns),
         entries=tuple(
             _entry(
                 label,
-                kinds.get(label, ""),
+                kind[label],
                 standing,
                 measured[label],
                 columns,
@@ -169,10 +172,14 @@ def build(
             )
             for label, standing in _standings(grid, samples).items()
         ),
-        blanks=tuple(Blank(name, kinds.get(name, ""), why) for name, why in lacks.items() if why),
+        blanks=tuple(Blank(label, kind[label], why) for label, why in lacks.items() if why),
         notes=(*_notes(grid, control, complete), *disagreements),
         samples=samples,
     )
+
+
+def _kind(run: Run, kinds: Mapping[str, str]) -> str:
+    return kinds.get(run.record.label, kinds.get(run.record.spec.method, ""))
 
 
 def columns_of(grid: Grid) -> Columns:
@@ -198,6 +205,11 @@ def columns_of(grid: Grid) -> Columns:
     impaired = _average(list(averages.values()))
     balanced = _average([clean, impaired])
     return {"balanced": balanced, "clean": clean, "impaired": impaired, **averages, **single}
+
+
+def corruptions_of(columns: Iterable[str]) -> tuple[str, ...]:
+    """The columns of single corruptions: their names carry a side and a hyphen, no other does."""
+    return tuple(column for column in columns if "-" in column)
 
 
 def _average(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -236,12 +248,11 @@ def _entry(
     scores = {name: stats.interval(measured.column(parts)) for name, parts in columns.items()}
     sides = [scores[side].mean for side in SIDES if side in scores]
     both = len(sides) == len(SIDES)
-    worse = min if grid.higher_is_better else max
-    clean = scores[CLEAN].mean
+    worse, sign = (min, 1) if grid.higher_is_better else (max, -1)
     gains = [
         name
-        for name in columns
-        if "-" in name and scores[name].mean != clean and worse(scores[name].mean, clean) == clean
+        for name in corruptions_of(columns)
+        if sign * (scores[name].mean - scores[CLEAN].mean) > ROUNDING
     ]
     return Entry(
         label=label,

@@ -31,14 +31,6 @@ class Run:
     folder: Path
     record: Record
 
-    def classes(self) -> int:
-        """One more than the highest class index among the items' targets and predictions."""
-        import pyarrow.compute as compute
-
-        table = self._table(["target", "predicted"])
-        highest = [compute.max(compute.list_flatten(column)).as_py() for column in table.columns]
-        return 1 + max((label for label in highest if label is not None), default=0)
-
     def items(self, classes: int) -> dict[str, Items]:
         """The scored items of each variant, sorted by id; ``classes`` is the width C."""
         table = self._table(None)
@@ -106,9 +98,14 @@ def collect(
         if backbone in (None, backbone_name(run.record.spec))
         and budget in (None, run.record.spec.budget)
     ]
+    where = ", ".join(map(str, folders))
+    if not found:
+        raise UserError(f"No record under {where or 'no folder'}: finish a run first.")
     if not kept:
-        where = ", ".join(map(str, folders)) or "no folder"
-        raise UserError(f"No fitting record of {len(found)} under {where}: train first.")
+        raise UserError(
+            f"None of {len(found)} records under {where} has backbone {backbone or 'any'} and "
+            f"budget {budget or 'any'}: loosen --backbone or --budget."
+        )
     _check_comparable(kept)
     runs = sorted(_without_copies(kept), key=_identity)
     rows = [row for run in runs for row in _rows(run.record)]

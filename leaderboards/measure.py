@@ -99,7 +99,7 @@ def measure(
     runs = [run for group in entries.values() for run in group]
     if not runs:
         return {}, []
-    classes = max(run.classes() for run in runs)
+    classes = int(runs[0].record.provenance["data"]["classes"])
     first = _items(runs[0], grid, classes)[0]
     weights = resample_weights(first.clusters, DRAWS, grid.task)
     weights = np.vstack([np.ones(len(first.ids)), weights])

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RIGHT = 0.72
-"""Share of a panel's width left of its labels."""
+# Inches: the axes, and the room around them for tick labels, names at the right and titles.
+WIDTH, LEFT, RIGHT, BOTTOM, TOP = 3.4, 0.65, 2.15, 0.55, 0.4
 
 
 def figures(board: Board, labels: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -60,14 +60,16 @@ def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> 
     return front
 
 
-def _panels(count: int, height: float = 3.6) -> tuple["Figure", list["Axes"]]:
-    """A row of panels, each with room for labels at its right."""
+def _panels(count: int, names: int) -> tuple["Figure", list["Axes"]]:
+    """A row of panels, each with room for ``names`` labels at its right."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4 * count, height), layout=None)
-    width = 1 / count
-    boxes = [(width * (i + 0.11), 0.14, width * (RIGHT - 0.11), 0.72) for i in range(count)]
-    return figure, [figure.add_axes(box) for box in boxes]
+    high = max(2.7, 0.165 * names)
+    across, up = LEFT + WIDTH + RIGHT, BOTTOM + high + TOP
+    figure = Figure(figsize=(across * count, up))
+    lefts = [(across * place + LEFT) / (across * count) for place in range(count)]
+    size = WIDTH / (across * count), high / up
+    return figure, [figure.add_axes((left, BOTTOM / up, *size)) for left in lefts]
 
 
 def _scale(board: Board) -> float:
@@ -89,7 +91,7 @@ def _errors(interval: Interval, scale: float) -> list[float]:
 def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Score against training FLOPs, clean and impaired, with the Pareto front."""
     names = [name for name in (CLEAN, "impaired") if name in board.columns]
-    figure, panels = _panels(len(names))
+    figure, panels = _panels(len(names), len(board.entries))
     scale = _scale(board)
     for axes, name in zip(panels, names, strict=True):
         points = [(e.cost.flops, scale * e.scores[name].mean) for e in board.entries]
@@ -100,9 +102,10 @@ def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
             _point(axes, mark, x, y)
         front = [points[i] for i in pareto(points, higher_is_better=board.higher_is_better)]
         axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=1.2, zorder=0)
-        axes.set(title=f"{board.task}: {name}", xlabel="training FLOPs")
+        axes.set(title=f"{board.task}: {name}", xlabel="training FLOPs (grey: Pareto front)")
         axes.set_ylabel(_metric(board, name))
-        axes.margins(x=0.12, y=0.08)
+        widest = max(x for x, _ in points) or 1.0
+        axes.set_xlim(-0.05 * widest, 1.1 * widest)
         anchors = [Anchor(e.label, *p) for e, p in zip(board.entries, points, strict=True)]
         _finish(figure, axes, anchors, look)
     return figure
@@ -110,7 +113,7 @@ def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
 
 def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Clean against impaired: right of the control but below it hurts to gain balance."""
-    figure, (axes,) = _panels(1, height=4.4)
+    figure, (axes,) = _panels(1, len(board.entries))
     scale = _scale(board)
     anchors = []
     for entry in board.entries:
@@ -143,7 +146,7 @@ def _graded(board: Board) -> dict[str, dict[int, str]]:
 def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """One panel a graded corruption: score from clean (0) to the strongest severity."""
     graded = _graded(board)
-    figure, panels = _panels(len(graded))
+    figure, panels = _panels(len(graded), len(board.entries))
     for axes, (name, levels) in zip(panels, graded.items(), strict=True):
         steps = {0: CLEAN} | dict(sorted(levels.items()))
         anchors = [_curve(axes, board, entry, steps, look[entry.label]) for entry in board.entries]
@@ -158,13 +161,10 @@ def _curve(
     axes: "Axes", board: Board, entry: Entry, steps: Mapping[int, str], mark: Mark
 ) -> Anchor:
     scale = _scale(board)
-    intervals = [entry.variants[variant] for variant in steps.values()]
-    means = [scale * interval.mean for interval in intervals]
-    low, high = zip(*(_errors(interval, scale) for interval in intervals), strict=True)
     places = list(steps)
-    axes.fill_between(places, low, high, color=mark.colour, alpha=0.07, lw=0)
+    means = [scale * entry.variants[variant].mean for variant in steps.values()]
     axes.plot(
-        places, means, color=mark.colour, lw=1.3, marker=mark.marker, ms=4, mec="white", mew=0.5
+        places, means, color=mark.colour, lw=1.3, marker=mark.marker, ms=4.5, mec="white", mew=0.5
     )
     return Anchor(entry.label, places[-1], means[-1])
 
@@ -186,6 +186,7 @@ def _phases(board: Board) -> "Figure":
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set_yticks(range(len(entries)), names)
     axes.set(title=f"{board.task}: training compute by phase", xlabel="FLOPs")
+    axes.margins(x=0.03, y=0.02)
     axes.grid(visible=False, axis="y")
     figure.legend(loc="outside lower center", ncols=min(len(phases), 6), labelcolor=INK)
     return figure

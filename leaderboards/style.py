@@ -71,20 +71,24 @@ def label_right(
     height = figure.get_size_inches()[1] * axes.get_position().height
     heights = _spread([y for _, y in places], step=0.155 / height)
     for anchor, (x, y), at in zip(ordered, places, heights, strict=True):
-        colour = look[anchor.label].colour
+        mark = look[anchor.label]
         axes.plot(
-            [x, 1.0, 1.03], [y, at, at], color=colour, lw=0.5, alpha=0.6,
+            [x, 1.0, 1.03], [y, at, at], color=mark.colour, lw=0.5, alpha=0.6,
             transform=axes.transAxes, clip_on=False, zorder=1,
         )  # fmt: skip
+        axes.plot(
+            1.03, at, mark.marker, color=mark.colour, ms=4.5, transform=axes.transAxes,
+            clip_on=False,
+        )  # fmt: skip
         axes.text(
-            1.04, at, shortened(anchor.label), color=colour, va="center", ha="left", fontsize=8,
+            1.05, at, shortened(anchor.label), color=INK, va="center", ha="left", fontsize=8,
             transform=axes.transAxes,
         )  # fmt: skip
 
 
 def shortened(label: str) -> str:
-    """At most 28 characters, so that a long list of options does not push the plot aside."""
-    return label if len(label) <= 28 else label[:27] + "…"
+    """At most 26 characters, cut in the middle: long labels often differ only at their end."""
+    return label if len(label) <= 26 else f"{label[:14]}…{label[-11:]}"
 
 
 def save(figure: "Figure") -> dict[str, bytes]:

@@ -22,7 +22,7 @@ RULES = (
     "impaired is the mean of the two sides, balanced the mean of clean and impaired.",
     "Entries are ranked by balanced. ≈ marks those whose paired difference to the first has a "
     "95 % interval that contains 0. The range is the middle 95 % of ranks when seeds and test "
-    "items are resampled.",
+    "items are resampled; with few seeds it is somewhat too narrow.",
     "± is half of the 95 % interval over training seeds and test items. Differences to the "
     "control are paired by seed and item; ▲ is better and ▼ worse at 5 % after Holm's correction "
     "over the entries of the column.",

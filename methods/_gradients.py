@@ -50,6 +50,7 @@ def projection_weight(task: Tensor, kl: Tensor, cap: float) -> Tensor:
     weight = 1.0 + torch.relu(-task.dot(kl) / square)
     return torch.where(square > NO_DIRECTION, weight, torch.ones_like(weight)).clamp(max=cap)
 
+
 def reweight(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Weights proportional to two non-negative scalars, summing to two; equal if both are zero."""
     total = image + text

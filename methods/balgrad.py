@@ -136,21 +136,21 @@ def weighted_kl(
 
     ``own`` are the sides' logits [B, C], ``sides`` their task losses [B].
     """
-    image = config.kl * kullback_leibler(own.text.detach(), own.image, multi_label).mean()
-    text = config.kl * kullback_leibler(own.image.detach(), own.text, multi_label).mean()
+    image = kullback_leibler(own.text.detach(), own.image, multi_label).mean()
+    text = kullback_leibler(own.image.detach(), own.text, multi_label).mean()
     # The two blocks are disjoint, so one backward pass gives both sides' KL gradients.
     kl_blocks = block_gradients(image + text, scope) if needs_kl_probe(config) else {}
-    weights = dict(zip(SIDES, side_weights(sides, kl_blocks, config.weighting), strict=True))
-    lambdas = {side: torch.ones_like(task) for side in SIDES}
-    if config.projection != "none":
-        weighted = {side: weights[side] * kl_blocks[side] for side in SIDES}
-        lambdas = block_lambdas(block_gradients(task, scope), weighted, config)
-    total = lambdas["image"] * weights["image"] * image + lambdas["text"] * weights["text"] * text
+    weight = dict(zip(SIDES, side_weights(sides, kl_blocks, config.weighting), strict=True))
+    scale = dict.fromkeys(SIDES, torch.ones_like(task))
     values: dict[str, Tensor | float] = {"kl_image": image.detach(), "kl_text": text.detach()}
-    values |= {f"weight_{side}": weights[side] for side in SIDES}
-    average = (lambdas["image"] + lambdas["text"]) / 2
-    conflict = ((lambdas["image"] > 1).float() + (lambdas["text"] > 1).float()) / 2
-    return total, values | {"lambda": average, "conflict": conflict}
+    values |= {f"weight_{side}": weight[side] for side in SIDES}
+    if config.projection != "none":
+        weighted = {side: config.kl * weight[side] * kl_blocks[side] for side in SIDES}
+        scale = block_lambdas(block_gradients(task, scope), weighted, config)
+        values["conflict"] = sum(float(scale[side] > 1.0) for side in SIDES) / 2
+    values["lambda"] = (scale["image"] + scale["text"]) / 2
+    total = scale["image"] * weight["image"] * image + scale["text"] * weight["text"] * text
+    return config.kl * total, values
 
 
 def needs_kl_probe(config: Config) -> bool:

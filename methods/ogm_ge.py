@@ -91,7 +91,8 @@ def scores(backbone: Backbone, parts: Latents, batch: Batch) -> tuple[float, flo
     half = backbone.fuse(nothing) / 2
 
     def score(alone: Latents) -> float:
-        return float((-backbone.loss(backbone.fuse(alone) - half, batch)).exp().mean())
+        mean = (-backbone.loss(backbone.fuse(alone) - half, batch)).exp().mean()
+        return float(mean.clamp(min=torch.finfo(mean.dtype).tiny))  # a ratio of scores follows
 
     return (
         score(nothing.replace("image", parts.image)),

@@ -76,7 +76,8 @@ def text_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: D
     words = (inputs.evidence or "").split()
     replaced = rng.random(len(words)) < WORD_SHARE[severity - 1]
     for place in np.flatnonzero(replaced):
-        words[place] = str(rng.choice((donor().evidence or "").split()))
+        offered = (donor().evidence or "").split()
+        words[place] = offered[rng.integers(len(offered))]
     return Inputs(inputs.image, " ".join(words))
 
 

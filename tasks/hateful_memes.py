@@ -38,21 +38,14 @@ def load(root: Path, *, max_bad: float = 0.01, val: str = "seen", test: str = "s
             ``build_corpus`` checks.
     """
     roles = _roles(val, test)
-    found = {
-        split: next((root / name for name in names if (root / name).is_file()), None)
-        for split, names in FILES.items()
-    }
     sources = {role: find_file(root, *FILES[split]) for role, split in roles.items()}
-    extras = {
-        split: path
-        for split, path in found.items()
-        if path is not None and split not in roles.values()
-    }
     splits: dict[str, Sequence[Example]] = {
         role: _labelled(path, role, _rows(root, path)) for role, path in sources.items()
     }
     skipped: list[Skipped] = []
-    for split, path in extras.items():
+    for split, path in _files(root).items():
+        if split in roles.values():
+            continue
         rows = _rows(root, path)
         splits[split] = [example for _, example, labelled in rows if labelled]
         skipped += [Skipped(row.id, split, "no label") for _, row, labelled in rows if not labelled]
@@ -81,6 +74,13 @@ def _roles(val: str, test: str) -> dict[str, str]:
     if test not in ("seen", "unseen"):
         raise unknown("test split of hateful_memes", test, ("seen", "unseen", "dev"))
     return {"train": "train", "val": f"dev_{val}", "test": f"test_{test}"}
+
+
+def _files(root: Path) -> dict[str, Path]:
+    """The files that exist, by official split."""
+    # The second phase's name comes last and so wins where a copy has both.
+    places = ((split, root / name) for split, names in FILES.items() for name in reversed(names))
+    return {split: path for split, path in places if path.is_file()}
 
 
 def _rows(root: Path, path: Path) -> list[Row]:

@@ -63,7 +63,7 @@ def probabilities(answer: str, classes: int, *, multi_label: bool) -> list[float
         raise ValueError(f"every probability must be in [0, 1], got {answer[:80]!r}")
     if not multi_label and not math.isclose(sum(values), 1, abs_tol=SUM_TOLERANCE):
         raise ValueError(f"class probabilities sum to {sum(values):g}, not 1")
-    return values
+    return [float(value) for value in values]
 
 
 def indicator(labels: Sequence[int], classes: int) -> list[int]:

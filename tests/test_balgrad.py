@@ -20,6 +20,7 @@ from steelyard.methods._gradients import (
 )
 
 ROWS, INPUTS, WIDTH, CLASSES = 12, 6, 8, 4
+TRAINED = 3e6
 Projection = Literal["P1", "P2", "P3", "none"]
 
 
@@ -45,6 +46,15 @@ def batch(seed: int, multi_label: bool = False) -> Batch:
     if multi_label:
         return batch_of(values, (torch.rand(ROWS, CLASSES, generator=generator) < 0.4).double())
     return batch_of(values, torch.randint(CLASSES, (ROWS,), generator=generator))
+
+
+def case(seed: int, multi_label: bool = False) -> tuple[MLPBackbone, Batch]:
+    """Untrained for even seeds, where KL and task agree; trained for odd ones: conflict."""
+    backbone, data = small(multi_label), batch(seed, multi_label)
+    if seed % 2:
+        items = train_data(data.pixels, data.targets, CLASSES, multi_label)
+        fit_method(backbone, items, "joint_unimodal", {}, seed=0, flops=TRAINED)
+    return backbone, data
 
 
 def loss_of(
@@ -88,11 +98,11 @@ def off(one: Tensor, two: Tensor) -> float:
 
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("kl_to_heads", [False, True])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_one_backward_is_the_projected_update_over_all_parameters(
     seed: int, kl_to_heads: bool, multi_label: bool
 ) -> None:
-    backbone, data = small(multi_label), batch(seed, multi_label)
+    backbone, data = case(seed, multi_label)
     config = balgrad.Config(projection="P1", kl=0.7, unimodal=0.5, kl_to_heads=kl_to_heads)
     loss, _ = loss_of(backbone, data, config)
     got = joined(block_gradients(loss, balgrad.probe_scope(backbone, "P1")))
@@ -100,9 +110,9 @@ def test_one_backward_is_the_projected_update_over_all_parameters(
     assert off(got, explicit_update(task, unimodal, kl)) < 1e-9
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_one_backward_is_the_projected_update_side_by_side(seed: int) -> None:
-    backbone, data = small(), batch(seed)
+    backbone, data = case(seed)
     config = balgrad.Config(projection="P3")
     loss, _ = loss_of(backbone, data, config)
     got = block_gradients(loss, balgrad.probe_scope(backbone, "P3"))
@@ -111,24 +121,23 @@ def test_one_backward_is_the_projected_update_side_by_side(seed: int) -> None:
         assert off(got[side], explicit_update(task[side], unimodal[side], kl[side])) < 1e-9
 
 
-def test_the_identity_is_tried_with_and_without_conflict() -> None:
-    conflicts = []
-    for seed in range(6):
-        backbone, config = small(), balgrad.Config(projection="P1")
-        task, _, kl = five_gradients(backbone, batch(seed), config)
-        conflict = bool(joined(task).dot(joined(kl)) < 0)
-        weight = loss_of(backbone, batch(seed), config)[1]["lambda"]
-        assert (float(weight) > 1.0) == conflict
-        conflicts.append(conflict)
-    assert any(conflicts) and not all(conflicts)
+@pytest.mark.parametrize("seed", range(4))
+def test_lambda_exceeds_one_exactly_on_conflict(seed: int) -> None:
+    (backbone, data), config = case(seed), balgrad.Config(projection="P1")
+    task, _, kl = five_gradients(backbone, data, config)
+    values = loss_of(backbone, data, config)[1]
+    conflict = bool(joined(task).dot(joined(kl)) < 0)
+    assert conflict == (seed % 2 == 1)
+    assert (float(values["lambda"]) > 1.0) == conflict
+    assert float(values["conflict"]) == conflict
 
 
 def test_embedding_scope_gives_its_lambda_to_the_whole_update() -> None:
-    backbone, config = small(), balgrad.Config(projection="P2")
-    data = batch(0)
+    (backbone, data), config = case(1), balgrad.Config(projection="P2")
     task, _, kl = (joined(blocks) for blocks in five_gradients(backbone, data, config))
     loss, values = loss_of(backbone, data, config)
-    expected = 1 + max(0.0, -float(task.dot(kl) / kl.dot(kl)))
+    expected = 1 - float(task.dot(kl) / kl.dot(kl))
+    assert 1.0 < expected < config.lambda_cap
     assert float(values["lambda"]) == pytest.approx(expected, rel=1e-12)
     whole = balgrad.Config(projection="P1")
     g_task, g_unimodal, g_kl = (joined(x) for x in five_gradients(backbone, data, whole))
@@ -220,13 +229,11 @@ def test_swapping_the_sides_swaps_the_weights(
     one, values = loss_of(small(), data, config)
     two, mirror = loss_of(mirrored(small()), swapped, config)
     assert one.item() == pytest.approx(two.item(), rel=1e-12)
-    for name, other in [
-        ("lambda", "lambda"),
-        ("conflict", "conflict"),
-        ("weight_image", "weight_text"),
-        ("kl_text", "kl_image"),
-    ]:
-        assert float(values[name]) == pytest.approx(float(mirror[other]), rel=1e-12)
+    assert values.keys() == mirror.keys() and ("conflict" in values) == (projection != "none")
+    swap = {"weight_image": "weight_text", "kl_image": "kl_text", "loss_image": "loss_text"}
+    swap |= {other: name for name, other in swap.items()}
+    for name, value in values.items():
+        assert float(value) == pytest.approx(float(mirror[swap.get(name, name)]), rel=1e-12)
     assert float(values["weight_image"]) + float(values["weight_text"]) == pytest.approx(2.0)
 
 
@@ -236,12 +243,11 @@ def test_equal_predictions_leave_no_kl_and_no_nan(
     weighting: Literal["R1", "R6"], projection: Projection
 ) -> None:
     backbone = small()
-    for head in backbone.heads.values():
-        torch.nn.init.zeros_(head.weight)
-        torch.nn.init.zeros_(head.bias)
+    for parameter in backbone.heads.parameters():
+        torch.nn.init.zeros_(parameter)
     config = balgrad.Config(weighting=weighting, projection=projection)
     loss, values = loss_of(backbone, batch(0), config)
-    loss.backward()
+    torch.autograd.backward(loss)
     assert float(values["kl_image"]) == 0.0 and float(values["lambda"]) == 1.0
     assert all(bool(p.grad.isfinite().all()) for p in backbone.parameters() if p.grad is not None)
 
@@ -277,7 +283,7 @@ def test_carry_has_the_value_and_only_the_given_gradient() -> None:
     gradient = Latents(torch.tensor([10.0, 20.0]), torch.tensor([30.0]))
     value = (at.image.sum() * at.text.sum()) ** 2
     carried = carry(value, at, gradient)
-    carried.backward()
+    torch.autograd.backward(carried)
     assert carried.item() == value.item()
     assert x.grad is not None and x.grad.tolist() == [20.0, 40.0]
     assert y.grad is not None and y.grad.tolist() == [150.0]
@@ -292,11 +298,11 @@ def test_training_within_a_budget_logs_its_weights(options: dict[str, Option]) -
     values = torch.randn(60, 2, INPUTS, generator=generator, dtype=torch.float64)
     targets = torch.randint(CLASSES, (60,), generator=generator)
     data = train_data(values, targets, CLASSES, multi_label=False)
-    meter = fit_method(small(), data, "balgrad", options, seed=0, flops=5e6)
+    meter = fit_method(small(), data, "balgrad", options, seed=0, flops=2e6)
     logged = meter.diagnostics
     assert 1.0 <= logged["lambda"] <= 10.0 and 0.0 <= logged["conflict"] <= 1.0
     assert logged["weight_image"] + logged["weight_text"] == pytest.approx(2.0)
-    assert meter.spent <= 5e6 and meter.steps > 10
+    assert meter.steps > 10
 
 
 def test_without_kl_it_is_joint_training_with_unimodal_heads() -> None:
@@ -305,7 +311,7 @@ def test_without_kl_it_is_joint_training_with_unimodal_heads() -> None:
     targets = torch.randint(CLASSES, (60,), generator=generator)
     data = train_data(values, targets, CLASSES, multi_label=False)
     one, two = small(), small()
-    fit_method(one, data, "balgrad", {"kl": 0.0}, seed=0, flops=5e6)
-    fit_method(two, data, "joint_unimodal", {}, seed=0, flops=5e6)
+    fit_method(one, data, "balgrad", {"kl": 0.0}, seed=0, flops=2e6)
+    fit_method(two, data, "joint_unimodal", {}, seed=0, flops=2e6)
     for name, value in one.state_dict().items():
         assert torch.equal(value, two.state_dict()[name]), name

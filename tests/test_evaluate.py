@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+
 from steelyard import tasks
 from steelyard.harness.backbone import Inputs
 from steelyard.harness.compat import import_lmms_eval, needs_operators
@@ -97,8 +98,7 @@ def test_knowing_the_answers_scores_one_and_guessing_scores_chance(tmp_path: Pat
     assert score.main
     assert score.higher_is_better
     (blind,) = run(Stub(corpus, lambda item: [0.25] * 4), corpus).scores
-    assert blind.value == 0.25
-    assert blind.stderr == pytest.approx((0.25 * 0.75 / 19) ** 0.5)
+    assert (blind.value, blind.stderr) == (0.25, pytest.approx((0.25 * 0.75 / 19) ** 0.5))
 
 
 @pytest.mark.parametrize("make", [reader, viewer])
@@ -128,8 +128,7 @@ def test_binary_scores(tmp_path: Path) -> None:
     assert [name for name, score in known.items() if score.main] == ["auroc"]
     assert known["auroc"].stderr is None
     assert known["accuracy"].stderr == 0.0
-    blind = run(Stub(corpus, lambda item: [0.5, 0.5]), corpus).scores
-    assert blind[0].value == 0.5
+    assert run(Stub(corpus, lambda item: [0.5, 0.5]), corpus).scores[0].value == 0.5
 
 
 def test_multi_label_scores(tmp_path: Path) -> None:
@@ -207,9 +206,9 @@ def test_images_are_decoded_once_for_all_variants(
 def test_mistakes_are_user_errors(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
     foreign = Stub(corpus_at(tmp_path, "hateful_memes"), lambda item: [0.5, 0.5])
-    with pytest.raises(UserError, match="2 classes"):
+    with pytest.raises(UserError, match=r"2 classes .* not the data.s 4"):
         run(foreign, corpus)
-    with pytest.raises(UserError, match="split of food101 'tst'. Did you mean 'test'"):
+    with pytest.raises(UserError, match=r"split of food101 'tst'\. Did you mean 'test'"):
         run(reader(corpus), corpus, split="tst")
     with pytest.raises(UserError, match="limit 0"):
         run(reader(corpus), corpus, limit=0)
@@ -322,6 +321,7 @@ def test_contract_samples(tmp_path: Path) -> None:
 def test_contract_a_model_would_be_deleted_without_our_clean(tmp_path: Path) -> None:
     import_lmms_eval()
     from lmms_eval.api.model import lmms
+
     from steelyard.harness.lmms_model import Scorer
 
     scorer = Scorer(reader(corpus_at(tmp_path)))
@@ -376,6 +376,7 @@ def test_contract_our_yaml_builds_by_name(tmp_path: Path, monkeypatch: pytest.Mo
 def test_contract_the_entry_point_names_our_model() -> None:
     import_lmms_eval()
     from lmms_eval.models import MODEL_REGISTRY_V2
+
     from steelyard.harness.lmms_model import RunScorer
 
     assert MODEL_REGISTRY_V2.get_model_class("steelyard") is RunScorer

@@ -42,10 +42,11 @@ def make_run(
     revision: str = "r1",
     device: str = "cpu",
     recorded: Mapping[str, float] | None = None,
+    method: str = "",
 ) -> Path:
     """Write one run: its record and, when done, its items."""
     spec = RunSpec(
-        method=label, task=task, backbone=backbone, budget=budget, seed=seed,
+        method=method or label, task=task, backbone=backbone, budget=budget, seed=seed,
         data={"revision": revision},
     )  # fmt: skip
     values = {variant: float(np.mean(score)) for variant, score in hits.items()} | (recorded or {})
@@ -62,7 +63,7 @@ def make_run(
     record = Record(
         id=spec.id, label=label, spec=spec, status="failed" if failed else "done",
         failure="loss became nan at step 3" if failed else "", ledger=ledger,
-        scores=() if failed else tuple(scores), provenance={},
+        scores=() if failed else tuple(scores), provenance={"data": {"classes": 2}},
     )  # fmt: skip
     folder = root / f"{len(list(root.glob('*'))):04d}"
     folder.mkdir(parents=True)
@@ -265,8 +266,13 @@ def test_what_no_board_may_compare_is_refused(
 def test_filters_choose_among_budgets(toy: Path) -> None:
     make_run(toy, "other", profile(5, 5, 5), budget="M")
     assert "other" not in set(collect([toy], budget="S").scores["label"])
-    with pytest.raises(UserError, match="No fitting record"):
+    with pytest.raises(UserError, match=r"None of 7 records .* budget L"):
         collect([toy], budget="L")
+
+
+def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No record under"):
+        collect([tmp_path])
 
 
 def test_two_different_runs_of_one_place_are_refused_naming_both(toy: Path) -> None:
@@ -375,6 +381,11 @@ def test_control_kind_is_shown(toy: Path) -> None:
     assert "joint (control)" in page and "fair (" not in page
 
 
+def test_kinds_given_by_method_hold_for_its_entries_with_options(tmp_path: Path) -> None:
+    make_run(tmp_path, "drop(p=0.5)", profile(5, 5, 5), method="drop")
+    assert board_of(tmp_path, kinds={"drop": "control"}).entries[0].kind == "control"
+
+
 def test_rebuilding_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
     graded = {f"{side}-noise:{level}": first(7 - level) for side in ("image", "text")
               for level in (1, 3)}  # fmt: skip
@@ -382,14 +393,14 @@ def test_rebuilding_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
         make_run(toy, label, {"clean": first(8), **graded}, task="graded")
     make_run(toy, "joint", {}, task="hopeless", status="failed")
     outs = [tmp_path / "published" / name for name in ("one", "two")]
-    written = [publish([toy], out) for out in outs]
+    written = [publish([toy], out).files for out in outs]
     names = [[path.name for path in paths] for paths in written]
     assert names[0] == names[1]
     assert sorted(names[0]) == sorted(path.name for path in outs[0].iterdir())
     for name in names[0]:
         assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
     assert {"board-graded-severity.svg", "board-toy-cost.png", "scores.csv"} <= set(names[0])
-    index = (outs[0] / "index.md").read_text(encoding="utf-8")
+    index = (outs[0] / "board.md").read_text(encoding="utf-8")
     assert "No board for hopeless" in index and "(board-toy.csv)" in index
     for name in names[0]:
         if name.endswith(".md"):

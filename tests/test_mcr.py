@@ -296,7 +296,7 @@ def test_contrastive_loss_without_negatives_is_zero_with_finite_gradient() -> No
     values = tensors()[0].requires_grad_(True)
     latents = Latents(values[:, 0], values[:, 1])
     loss = mcr.contrastive_loss(latents, torch.zeros(ROWS, dtype=torch.int64), 0.5)
-    loss.backward()
+    torch.autograd.backward(loss)
     assert loss.item() == 0.0
     assert values.grad is not None and bool((values.grad == 0).all())
 
@@ -346,7 +346,9 @@ def test_without_its_terms_it_is_joint_training_bit_for_bit() -> None:
 
 def test_the_sign_of_the_game_moves_both_j() -> None:
     def js(weight: float) -> tuple[float, float]:
-        backbone = trained("mcr", {**ZERO, "mipd": weight, "game": "collaborative"}, flops=1.5e7)
+        backbone = trained(
+            "mcr", {**ZERO, "mipd": weight, "game": "collaborative", "draws": 4}, flops=1e7
+        )
         parts = backbone.contribute(backbone.encode(batch()))
         found = mipd(backbone.fuse, parts, backbone.fuse(parts), order(), "collaborative", False)
         return found[0].item(), found[1].item()
@@ -360,17 +362,17 @@ def test_pretraining_is_charged_to_the_teacher() -> None:
     backbone = small("concat")
     data = train_data(*tensors(60), CLASSES, multi_label=False)
     options = {"pretrain": 0.4, "ceb": 1.0, "draws": 2}
-    meter = fit_method(backbone, data, "mcr", options, seed=0, flops=1e7)
+    meter = fit_method(backbone, data, "mcr", options, seed=0, flops=4e6)
     ledger = meter.ledger("budget")
-    assert ledger.flops["teacher"] == pytest.approx(0.4e7, rel=0.05)
-    assert ledger.total_flops <= 1e7
+    assert ledger.flops["teacher"] == pytest.approx(0.4 * 4e6, rel=0.05)
+    assert ledger.total_flops <= 4e6
     assert {"J_image", "J_text", "loss_ceb", "norm_image"} <= set(meter.diagnostics)
 
 
 def test_multi_label_training_stays_finite() -> None:
     backbone = small("concat", multi_label=True)
     data = train_data(*tensors(60, multi_label=True), CLASSES, multi_label=True)
-    meter = fit_method(backbone, data, "mcr", {"draws": 2}, seed=0, flops=1e7)
+    meter = fit_method(backbone, data, "mcr", {"draws": 2}, seed=0, flops=2e6)
     assert 0 < meter.diagnostics["J_image"] < math.log(2)
 
 

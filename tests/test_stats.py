@@ -1,4 +1,4 @@
-"""Metrics under item weights, intervals and corrections: against hand work, scikit-learn, chance."""
+"""Metrics under item weights, intervals, corrections: by hand, scikit-learn and simulation."""
 
 import numpy as np
 import pytest
@@ -81,26 +81,42 @@ def test_clusters_are_drawn_whole_and_the_same_for_the_same_name() -> None:
 
 
 def test_interval_by_hand() -> None:
-    # Between seeds: var(0.1, 0.2, 0.3) / 3 = 0.01 / 3. Over items: var(0.1, 0.3) of the seeds'
-    # mean draw = 0.02. Freedom: (0.07 / 3)^2 / ((0.01 / 3)^2 / 2 + 0.02^2 / 9) = 10.889.
+    # Between seeds: var(0.1, 0.2, 0.3) / 3 = 0.01 / 3. Over items: every seed's draws, and their
+    # mean, have var(-0.1, 0.1) = 0.02, so nothing is particular to a seed. Student's 97.5 %
+    # points are 4.30265 with 2 and 2.26216 with 9 degrees of freedom.
     draws = np.array([[0.0, 0.2], [0.1, 0.3], [0.2, 0.4]])
     found = interval(Sample(np.array([0.1, 0.2, 0.3]), draws, clusters=10))
     assert found.mean == pytest.approx(0.2)
-    # The 97.5 % point of Student's t with 10.889 degrees of freedom is 2.2037.
-    assert found.half == pytest.approx(2.2037 * (0.07 / 3) ** 0.5, rel=1e-4)
+    assert found.half == pytest.approx((4.30265**2 * 0.01 / 3 + 2.26216**2 * 0.02) ** 0.5)
     assert found.high - found.mean == pytest.approx(found.mean - found.low)
     assert found.values == pytest.approx((0.1, 0.2, 0.3))
 
 
+def test_what_is_particular_to_seed_and_item_counts_once() -> None:
+    # The seeds' draws are uncorrelated with variance 4 / 3, their mean has 2 / 3: all of it is in
+    # the variance between seeds (1 - 0)^2 / 2 / 2 = 0.25 as far as that reaches.
+    draws = np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
+    found = interval(Sample(np.array([0.0, 1.0]), draws, clusters=10))
+    expected = 12.7062**2 * 0.25 + 2.26216**2 * (2 / 3 - 0.25)
+    assert found.half == pytest.approx(expected**0.5, rel=1e-5)
+
+
+def test_seeds_that_agree_by_chance_keep_the_variance_of_the_items() -> None:
+    draws = np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
+    found = interval(Sample(np.array([0.5, 0.5]), draws, clusters=10))
+    assert found.half == pytest.approx(2.26216 * (2 / 3) ** 0.5, rel=1e-5)
+
+
 def test_one_seed_leaves_only_the_items() -> None:
     found = interval(Sample(np.array([0.2]), np.array([[0.1, 0.3]]), clusters=5))
-    assert found.half == pytest.approx(2.7764 * 0.02**0.5, rel=1e-4)  # t with 4 degrees
+    assert found.half == pytest.approx(2.77645 * 0.02**0.5, rel=1e-5)  # t with 4 degrees
 
 
 def test_equal_entries_differ_by_nothing() -> None:
     sample = Sample(np.array([0.4, 0.6]), np.random.default_rng(0).random((2, 50)), clusters=9)
     found = paired_difference(sample, sample)
-    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert (found.mean, found.low, found.high) == (0, 0, 0)
+    assert found.p == pytest.approx(1)
 
 
 def test_p_is_at_five_percent_where_the_interval_touches_zero() -> None:
@@ -169,7 +185,9 @@ def test_intervals_hold_the_true_difference(seeds: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize("training", [0.0, 0.15, 0.4])
-def test_intervals_hold_the_true_difference_on_many_boards(seeds: int, training: float) -> None:
-    # Without training variance the seeds' independent errors count twice: wide, never narrow.
-    assert 0.93 <= coverage(1_000, seeds, training) <= 0.995
+@pytest.mark.parametrize(("training", "widest"), [(0.0, 0.995), (0.15, 0.98), (0.4, 0.98)])
+def test_intervals_hold_the_true_difference_on_many_boards(
+    seeds: int, training: float, widest: float
+) -> None:
+    # Without training variance the quantile of so few seeds is wider than it need be.
+    assert 0.93 <= coverage(1_000, seeds, training) <= widest

@@ -1,0 +1,39 @@
+"""Compare a built wheel with the tree: nothing forgotten, nothing that does not belong.
+
+Usage: ``python tests/compare_wheel.py FOLDER_WITH_WHEEL``.
+"""
+
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("harness", "methods", "tasks", "leaderboards")
+
+
+def main() -> None:
+    """Exit with a message when the wheel and the tree differ."""
+    (wheel,) = Path(sys.argv[1]).glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {
+        f"steelyard/{package}/{path.name}"
+        for package in PACKAGES
+        for path in (ROOT / package).iterdir()
+        if path.suffix in (".py", ".yaml") or path.name == "py.typed"
+    }
+    folders = [
+        path
+        for package in PACKAGES
+        for path in (ROOT / package).iterdir()
+        if path.is_dir() and any(path.rglob("*.py"))
+    ]
+    if folders:
+        sys.exit(f"sub-packages would be left out of the wheel: {folders}")
+    if packed != expected:
+        sys.exit(f"missing: {sorted(expected - packed)}; unexpected: {sorted(packed - expected)}")
+    print(f"{wheel.name}: {len(packed)} files, all of the tree and nothing else")
+
+
+if __name__ == "__main__":
+    main()

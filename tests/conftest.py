@@ -1,0 +1,49 @@
+"""Shared by all tests: no network, one CPU thread, a small generated world, a tiny classifier."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import pytest
+
+from steelyard.harness.compat import prepare_imports
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _light_and_quiet() -> None:
+    prepare_imports()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that reaches for another machine fails at once."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and str(address[0]) not in ("127.0.0.1", "::1"):
+            raise OSError(f"tests may not connect to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a small world of each task."""
+    from steelyard.harness import world_sets
+
+    root = tmp_path_factory.mktemp("world")
+    for task in world_sets.SETS:
+        world_sets.write(task, root / task, train=240, test=80, seed=3)
+    return root

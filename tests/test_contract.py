@@ -1,0 +1,120 @@
+"""Every method in the folder, without its name being known here, keeps the contract."""
+
+import re
+from contextlib import suppress
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steelyard import methods, tasks
+from steelyard.harness import run
+from steelyard.harness.budget import Budget, BudgetSpent, Meter
+from steelyard.harness.errors import NonFiniteLoss, UserError
+from steelyard.harness.spec import RunSpec
+
+LIMIT = 6e9  # some fifteen joint steps of the tiny classifier
+
+
+def trained(name: str, world: Path, task: str = "food101", seed: int = 0) -> SimpleNamespace:
+    corpus = tasks.load(task, world / task)
+    spec = RunSpec(name, task, "tiny", "XS", seed)
+    backbone = run.untrained(spec, corpus, "cpu")
+    data = run.train_data(backbone, corpus)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    meter = Meter(Budget("test", LIMIT))
+    for module in backbone.metered_modules:
+        meter.watch(module)
+    method = methods.load(name)
+    with meter, suppress(BudgetSpent):
+        method.train(backbone, data, meter, method.Config(), spec.seed_for("method"))
+    return SimpleNamespace(backbone=backbone, meter=meter, before=before, corpus=corpus)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_declares_itself(name: str) -> None:
+    method = methods.load(name)
+    assert method.ABOUT.title and method.ABOUT.summary
+    assert is_dataclass(method.Config) and method.Config.__dataclass_params__.frozen
+    assert asdict(method.Config()) == {f.name: f.default for f in fields(method.Config)}
+    assert len((vars(method)["__doc__"] or "").strip()) > 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["food101", "mm_imdb"])
+@pytest.mark.parametrize("name", methods.names())
+def test_trains_within_the_budget_and_answers(name: str, task: str, world: Path) -> None:
+    done = trained(name, world, task)
+    after = done.backbone.state_dict()
+    assert done.meter.steps == 0 or any(
+        not torch.equal(done.before[key], after[key]) for key in after
+    )
+    assert done.meter.spent <= LIMIT
+    assert done.meter.steps or done.backbone.readout == "prior"
+    if done.meter.steps:
+        assert done.meter.spent > 0.85 * LIMIT, "a method that trains uses the budget it is given"
+    inputs = [run_inputs(example) for example in done.corpus.splits["val"][:5]]
+    answer = done.backbone.answer(inputs)
+    assert answer.shape == (len(inputs), len(done.corpus.classes))
+    assert bool(torch.isfinite(answer).all())
+
+
+def run_inputs(example: "object") -> "object":
+    from steelyard.harness.backbone import Inputs
+    from steelyard.tasks.images import open_image
+
+    return Inputs(open_image(example.image), example.text)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.names())
+def test_same_seed_same_weights(name: str, world: Path) -> None:
+    one, two = trained(name, world), trained(name, world)
+    left, right = one.backbone.state_dict(), two.backbone.state_dict()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    assert one.meter.ledger("budget").flops == two.meter.ledger("budget").flops
+    assert one.meter.diagnostics == two.meter.diagnostics
+
+
+def test_the_harness_and_the_boards_name_no_method() -> None:
+    """The loop that trains and scores must treat all alike; ``joint`` is the default control."""
+    root = Path(__file__).parents[1]
+    names = [re.escape(name) for name in methods.names() if name not in ("joint", "majority")]
+    pattern = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
+    help_texts = {"cli.py"}  # whose examples a user types
+    for path in [*root.glob("harness/*.py"), *root.glob("leaderboards/*.py")]:
+        if path.name not in help_texts:
+            assert not pattern.search(path.read_text(encoding="utf-8")), path.name
+
+
+def test_a_loss_that_is_not_finite_names_its_step(world: Path, tmp_path: Path) -> None:
+    from steelyard.harness.fit import fit
+
+    corpus = tasks.load("food101", world / "food101")
+    backbone = run.untrained(RunSpec("x", "food101", "tiny", "XS", 0), corpus, "cpu")
+    data = run.train_data(backbone, corpus)
+    meter = Meter(Budget("test", LIMIT))
+
+    def step(batch: "object") -> "tuple[torch.Tensor, dict[str, float]]":
+        loss = backbone.loss(backbone.predict(batch), batch).mean()  # type: ignore[arg-type]
+        return loss * (float("nan") if meter.steps == 2 else 1.0), {}
+
+    with meter, pytest.raises(NonFiniteLoss, match="step 3"):
+        fit(backbone, data, meter, step, seed=0)
+
+
+def test_unknown_methods_options_and_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'joint'"):
+        methods.load("jiont")
+    method = methods.load("modality_dropout")
+    with pytest.raises(UserError, match="Did you mean 'rate'"):
+        methods.configure(method, {"rat": 0.1})
+    with pytest.raises(UserError, match="expected float"):
+        methods.configure(method, {"rate": "often"})
+    with pytest.raises(UserError, match="No method file"):
+        methods.load(str(tmp_path / "none.py"))
+    (tmp_path / "half.py").write_text("ABOUT = 1\n")
+    with pytest.raises(UserError, match="lacks Config, train"):
+        methods.load(str(tmp_path / "half.py"))
