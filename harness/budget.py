@@ -89,6 +89,7 @@ class Meter:
         self._phase = "train"
         self._since = 0.0
         self._spent = 0.0
+        self._fixed = 0.0
         self._spent_before = 0.0
         self._dearest = 0.0
         self._reserved = 0.0
@@ -114,8 +115,12 @@ class Meter:
 
     @property
     def fraction(self) -> float:
-        """Share of the budget used, by the cap that is nearer: schedules follow it."""
-        share = self.spent / self.budget.flops
+        """Share of the budget used, by the cap that is nearer: schedules follow it.
+
+        Fixed costs come off both sides, or a method's first half could be over before it starts.
+        """
+        left = self.budget.flops - self._fixed
+        share = (self.spent - self._fixed) / left if left else 1.0
         if self.budget.seconds is not None:
             share = max(share, self._elapsed() / self.budget.seconds)
         return share
@@ -146,9 +151,11 @@ class Meter:
             self._phase = outer
 
     def charge(self, flops: float) -> None:
-        """Post a cost that was measured elsewhere, such as a feature cache's."""
+        """Post a fixed cost that was measured elsewhere, such as a feature cache's."""
         self._demand(flops)
         self._post("forward", flops)
+        self._fixed += flops
+        self._spent_before += flops  # no part of the next step
 
     def afford_step(self) -> None:
         """Raise BudgetSpent if the dearest step so far, done again, would overshoot.

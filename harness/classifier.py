@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from steelyard.harness.backbone import SIDES, Batch, Inputs, Latents, Readout, Side
 from steelyard.harness.classifier_config import ClassifierConfig
-from steelyard.harness.encoders import Encoder, load_encoder, tiny_image_encoder, tiny_text_encoder
+from steelyard.harness.encoders import (
+    TINY,
+    Encoder,
+    pretrained_encoder,
+    tiny_image_encoder,
+    tiny_text_encoder,
+)
 from steelyard.harness.errors import UserError
 
 
@@ -184,16 +190,20 @@ class Classifier(nn.Module):
         self, inputs: Sequence[Inputs], targets: Sequence[Sequence[int]] | None = None
     ) -> Batch:
         """Preprocess, tokenise and, with frozen encoders, encode; absent sides are marked."""
-        pixels, has_image = self.image_encoder.prepare([item.image for item in inputs])
-        tokens, has_text = self.text_encoder.prepare([item.evidence or None for item in inputs])
+        images = [item.image for item in inputs]
+        texts = [item.evidence or None for item in inputs]
         if self.config.frozen:
-            pixels = (self.image_encoder.cached(*pixels),)
-            tokens = (self.text_encoder.cached(*tokens), torch.empty(len(inputs), 0))
+            pixels, has_image = self.image_encoder.features(images)
+            tokens, has_text = self.text_encoder.features(texts)
+            mask = torch.empty(len(inputs), 0)
+        else:
+            (pixels,), has_image = self.image_encoder.prepare(images)
+            (tokens, mask), has_text = self.text_encoder.prepare(texts)
         return Batch(
-            pixels=pixels[0].to(self.device),
+            pixels=pixels.to(self.device),
             has_image=has_image.to(self.device),
-            tokens=tokens[0].to(self.device),
-            mask=tokens[1].to(self.device),
+            tokens=tokens.to(self.device),
+            mask=mask.to(self.device),
             has_text=has_text.to(self.device),
             targets=self._targets(targets or [()] * len(inputs)).to(self.device),
         )
@@ -249,19 +259,19 @@ def build(
     """An untrained classifier; ``texts`` (training split) give the tiny tokenizer its words."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if config.image == "tiny":
+        if config.image == TINY:
             image = tiny_image_encoder(config.image_size)
         else:
-            image = load_encoder(config.image, "image", 0)
-        if config.text == "tiny":
+            image = pretrained_encoder(config.image, "image", 0, config.frozen)
+        if config.text == TINY:
             text = tiny_text_encoder(texts, config.max_tokens)
         else:
-            text = load_encoder(config.text, "text", config.max_tokens)
+            text = pretrained_encoder(config.text, "text", config.max_tokens, config.frozen)
         model = Classifier(name, config, classes, multi_label, image, text)
     if config.frozen:
         for encoder in (image, text):
             encoder.requires_grad_(False)
-    return model
+    return model.train()
 
 
 def save(model: Classifier, folder: Path) -> None:
@@ -289,8 +299,8 @@ def load(folder: Path) -> Classifier:
         raise UserError(f"No classifier at {folder}: {description.name} is missing.")
     meta = json.loads(description.read_text(encoding="utf-8"))
     config = ClassifierConfig(**meta["config"])
-    image = Encoder.restore(folder / "image_encoder", "image", 0)
-    text = Encoder.restore(folder / "text_encoder", "text", config.max_tokens)
+    image = Encoder.restore(folder / "image_encoder", "image", 0, config.frozen)
+    text = Encoder.restore(folder / "text_encoder", "text", config.max_tokens, config.frozen)
     model = Classifier(
         meta["name"], config, tuple(meta["classes"]), meta["multi_label"], image, text
     )
@@ -300,8 +310,12 @@ def load(folder: Path) -> Classifier:
 
 
 def trained_state(model: Classifier) -> dict[str, Tensor]:
-    """The weights a run changed: all of them, or all but the frozen encoders'."""
+    """The weights that cannot be had again: all but those of frozen pretrained encoders."""
+    encoders = {"image_encoder.": model.image_encoder, "text_encoder.": model.text_encoder}
+    left_out = tuple(
+        prefix
+        for prefix, encoder in encoders.items()
+        if model.config.frozen and encoder.source != TINY
+    )
     state: dict[str, Tensor] = model.state_dict()
-    if not model.config.frozen:
-        return state
-    return {key: value for key, value in state.items() if "_encoder." not in key}
+    return {key: value for key, value in state.items() if not key.startswith(left_out)}

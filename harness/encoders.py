@@ -1,5 +1,6 @@
 """One side of a classifier: an AutoModel with its processor or tokenizer, pooled to one vector."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from steelyard.harness.errors import UserError
 
 Kind = Literal["image", "text"]
+TINY = "tiny"
+"""Source of the encoders made here, which have no weights to be fetched from anywhere."""
 TEXT_BUCKET = 8  # lengths are rounded up to this, so that few distinct shapes occur
 
 
@@ -62,23 +65,25 @@ class Encoder(nn.Module):
         )
         return (coded["input_ids"], coded["attention_mask"]), present
 
-    def cached(self, *inputs: Tensor) -> Tensor:
-        """Encoder outputs [B, width], each distinct input computed once in this process."""
-        self.eval()
-        keys = [
-            hashlib.blake2b(
-                b"".join(tensor[row].numpy().tobytes() for tensor in inputs), digest_size=16
-            ).digest()
-            for row in range(len(inputs[0]))
-        ]
-        missing = [row for row, key in enumerate(keys) if key not in self._memory]
-        device = next(self.model.parameters()).device
-        with torch.no_grad():
-            for start in range(0, len(missing), 32):
-                rows = missing[start : start + 32]
-                out = self(*(tensor[rows].to(device) for tensor in inputs)).float().cpu()
-                self._memory.update(zip((keys[row] for row in rows), out, strict=True))
-        return torch.stack([self._memory[key] for key in keys])
+    def features(self, items: Sequence[Image.Image | str | None]) -> tuple[Tensor, Tensor]:
+        """Outputs [B, width], zeros for absent items, and which items are present [B].
+
+        For encoders that no longer change: equal items are encoded once.
+        """
+        absent = torch.zeros(self.width)
+        rows = [absent if item is None else self._remembered(item) for item in items]
+        return torch.stack(rows), torch.tensor([item is not None for item in items])
+
+    @torch.no_grad()
+    def _remembered(self, item: Image.Image | str) -> Tensor:
+        # One item at a time: in a batch the last bits of its output would depend on its company,
+        # and so on what was in memory. On a CPU that is no slower, for nothing is padded.
+        key = _content_hash(item)
+        if key not in self._memory:
+            inputs, _ = self.prepare([item])
+            device = next(self.model.parameters()).device
+            self._memory[key] = self(*(tensor.to(device) for tensor in inputs))[0].float().cpu()
+        return self._memory[key]
 
     def save(self, folder: Path) -> None:
         """Write the configuration and the processor; weights live in the classifier's file."""
@@ -87,15 +92,15 @@ class Encoder(nn.Module):
         (folder / "source.txt").write_text(self.source + "\n", encoding="utf-8")
 
     @classmethod
-    def restore(cls, folder: Path, kind: Kind, max_tokens: int) -> "Encoder":
+    def restore(cls, folder: Path, kind: Kind, max_tokens: int, frozen: bool) -> "Encoder":
         """Rebuild from ``save``: from the configuration, or from the source when pretrained."""
         from transformers import AutoConfig, AutoModel
 
         source = (folder / "source.txt").read_text(encoding="utf-8").strip()
-        if source != "tiny":
-            return load_encoder(source, kind, max_tokens)
+        if source != TINY:
+            return pretrained_encoder(source, kind, max_tokens, frozen)
         model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
-        return cls(model, _processor(folder, kind), kind, max_tokens, source)
+        return cls(model, _processor(folder, kind), kind, max_tokens, TINY)
 
     def _pixels(self, found: Sequence[Any], present: Tensor) -> Tensor:
         if not found:
@@ -133,7 +138,7 @@ def tiny_image_encoder(size: int) -> Encoder:
     )
     side = {"height": size, "width": size}
     processor = CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False)
-    return Encoder(CLIPVisionModel(config), processor, "image", 0, "tiny")
+    return Encoder(CLIPVisionModel(config), processor, "image", 0, TINY)
 
 
 def tiny_text_encoder(texts: Sequence[str], max_tokens: int) -> Encoder:
@@ -151,7 +156,7 @@ def tiny_text_encoder(texts: Sequence[str], max_tokens: int) -> Encoder:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    return Encoder(BertModel(config), tokenizer, "text", max_tokens, "tiny")
+    return Encoder(BertModel(config), tokenizer, "text", max_tokens, TINY)
 
 
 def word_tokenizer(texts: Sequence[str], max_tokens: int, limit: int = 8000) -> Any:
@@ -181,6 +186,19 @@ def word_tokenizer(texts: Sequence[str], max_tokens: int, limit: int = 8000) -> 
     )
 
 
+def pretrained_encoder(source: str, kind: Kind, max_tokens: int, frozen: bool) -> Encoder:
+    """A pretrained encoder; a frozen one is shared, with its features, by all runs of a process."""
+    load = _shared_encoder if frozen else load_encoder
+    return load(source, kind, max_tokens)
+
+
+@functools.cache
+def _shared_encoder(source: str, kind: Kind, max_tokens: int) -> Encoder:
+    # Loading may draw random numbers, which a run that finds the encoder here would not draw.
+    with torch.random.fork_rng():
+        return load_encoder(source, kind, max_tokens)
+
+
 def load_encoder(source: str, kind: Kind, max_tokens: int) -> Encoder:
     """A pretrained encoder by hub id or local path; what cannot be had is a UserError."""
     from transformers import AutoModel
@@ -188,7 +206,7 @@ def load_encoder(source: str, kind: Kind, max_tokens: int) -> Encoder:
     try:
         model = AutoModel.from_pretrained(source, dtype=torch.float32)
         processor = _processor(Path(source), kind)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"Could not load the {kind} encoder '{source}': {first} "
@@ -210,3 +228,11 @@ def _processor(source: Path, kind: Kind) -> Any:
     if kind == "image":
         return AutoImageProcessor.from_pretrained(name)
     return AutoTokenizer.from_pretrained(name)
+
+
+def _content_hash(item: Image.Image | str) -> bytes:
+    if isinstance(item, str):
+        content = item.encode()
+    else:
+        content = f"{item.mode}{item.size}".encode() + item.tobytes()
+    return hashlib.blake2b(content, digest_size=16).digest()

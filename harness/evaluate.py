@@ -56,7 +56,9 @@ def evaluate(
     if len(samples) != expected:
         raise RuntimeError(f"{variant}: lmms-eval scored {len(samples)} of {expected} items.")
     rows = [{"variant": variant.name, **sample["item"]} for sample in samples]
-    return Evaluation(variant, _scores(variant, task, values, samples), pd.DataFrame(rows))
+    # Probabilities are single precision, and twice the digits would double the file.
+    items = pd.DataFrame(rows).astype({"confidence": "float32"})
+    return Evaluation(variant, _scores(variant, task, values, samples), items)
 
 
 def _run(

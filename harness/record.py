@@ -95,6 +95,7 @@ def write_json(path: Path, content: Any) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        Path(name).chmod(0o644)  # a temporary file is private, a record is not
         Path(name).replace(path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from steelyard.harness.batches import TrainData
     from steelyard.harness.classifier import Classifier
+    from steelyard.harness.encoders import Encoder
 
 log = logging.getLogger("steelyard")
 WEIGHTS, TRAINING, PARTS = "weights", "training.json", "parts"
@@ -171,18 +172,20 @@ def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
     """
     from PIL import Image
 
-    from steelyard.harness.backbone import Inputs
+    costs: dict[tuple[str, int], float] = {}  # of one item, by side and shape
 
-    # One item of each side is measured; texts by their padded mean length.
-    words = sum(len((example.text or "").split()) for example in data.examples)
-    sample = Inputs(Image.new("RGB", (64, 64)), " ".join(["word"] * (words // len(data) or 1)))
-    pixels, _ = backbone.image_encoder.prepare([sample.image])
-    tokens, _ = backbone.text_encoder.prepare([sample.evidence])
-    cost = sum(
-        measure(encoder, tuple(t.to(backbone.device) for t in inputs), {}).forward
-        for encoder, inputs in ((backbone.image_encoder, pixels), (backbone.text_encoder, tokens))
-    )
-    return cost * len(data)
+    def cost(encoder: "Encoder", item: "Image.Image | str") -> float:
+        inputs, _ = encoder.prepare([item])
+        key = (encoder.kind, inputs[0].numel())
+        if key not in costs:
+            costs[key] = measure(encoder, [t.to(backbone.device) for t in inputs], {}).forward
+        return costs[key]
+
+    images = sum(example.image is not None for example in data.examples)
+    texts = [example.text for example in data.examples if example.text]
+    # Processors give all images one shape, so a single one stands for them.
+    of_images = images * cost(backbone.image_encoder, Image.new("RGB", (64, 64)))
+    return of_images + sum(cost(backbone.text_encoder, text) for text in texts)
 
 
 def _restore(folder: Path) -> Trained | None:

@@ -1,20 +1,28 @@
 """A board's figures: what balance costs, what it gives up, how it fails, where compute went."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.board import Board, Entry
 from steelyard.leaderboards.measure import CLEAN
-from steelyard.leaderboards.stats import Interval
 from steelyard.leaderboards.style import (
     COLOURS,
     FAINT,
     INK,
+    PRINT,
     RC,
+    SOFT,
     Anchor,
     Mark,
-    label_right,
+    framed,
+    headline,
+    inches,
     marks,
+    name_points,
+    off_scale,
+    panels,
     save,
     shortened,
 )
@@ -23,8 +31,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Inches: the axes, and the room around them for tick labels, names at the right and titles.
-WIDTH, LEFT, RIGHT, BOTTOM, TOP = 3.4, 0.65, 2.15, 0.55, 0.4
+PAD = 0.06
+"""Share of an axis left free at each end."""
+SAME_COST = 1.05
+"""Entries whose FLOPs lie within this factor are not told apart by them."""
+WIDE_COST = 10.0
+"""Costs further apart than this factor are drawn on a logarithmic axis."""
+HATCHES = ("", "////", "....", "xxxx", "----", "||||", "oooo")
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A score as drawn, in percent for shares."""
+
+    low: float
+    mean: float
+    high: float
 
 
 def figures(board: Board, labels: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -60,142 +84,264 @@ def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> 
     return front
 
 
-def _panels(count: int, names: int) -> tuple["Figure", list["Axes"]]:
-    """A row of panels, each with room for ``names`` labels at its right."""
-    from matplotlib.figure import Figure
+def costs(board: Board) -> tuple[str, str, dict[str, float]]:
+    """What the cost axis shows: its label, why, and the cost by entry.
 
-    high = max(2.7, 0.165 * names)
-    across, up = LEFT + WIDTH + RIGHT, BOTTOM + high + TOP
-    figure = Figure(figsize=(across * count, up))
-    lefts = [(across * place + LEFT) / (across * count) for place in range(count)]
-    size = WIDTH / (across * count), high / up
-    return figure, [figure.add_axes((left, BOTTOM / up, *size)) for left in lefts]
+    FLOPs, unless all entries that train spent the same: then only their seconds differ.
+    """
+    flops = {entry.label: entry.cost.flops for entry in board.entries}
+    trained = [spent for spent in flops.values() if spent > 0]
+    if trained and max(trained) <= SAME_COST * min(trained):
+        why = "Training FLOPs agree within 5 %, so the cost shown is device seconds. "
+        seconds = {entry.label: entry.cost.seconds for entry in board.entries}
+        return "training time (device seconds)", why, seconds
+    return "training FLOPs", "", flops
 
 
 def _scale(board: Board) -> float:
     return 100.0 if board.percent else 1.0
 
 
-def _metric(board: Board, what: str) -> str:
-    return f"{what} {board.metric}" + (" (%)" if board.percent else "")
+def _axis(board: Board, what: str) -> str:
+    unit = " (%)" if board.percent else ""
+    direction = "" if board.higher_is_better else ", lower is better"
+    return f"{what} {board.metric}{unit}{direction}".strip()
+
+
+def _number(board: Board, value: float) -> str:
+    return f"{value:.1f}" if board.percent else f"{value:.4g}"
+
+
+def _bars(board: Board, name: str) -> dict[str, Bar]:
+    scale = _scale(board)
+    scores = {entry.label: entry.scores[name] for entry in board.entries}
+    return {x: Bar(scale * i.low, scale * i.mean, scale * i.high) for x, i in scores.items()}
+
+
+def _off(board: Board, spans: Mapping[str, Span]) -> set[str]:
+    return off_scale(spans, higher_is_better=board.higher_is_better)
+
+
+def _lagging(board: Board, bars: Mapping[str, Bar]) -> set[str]:
+    return _off(board, {label: (bar.mean, bar.mean) for label, bar in bars.items()})
+
+
+def _limits(board: Board, spans: Sequence[Span], below: float, above: float) -> Span:
+    """Axis limits with the better scores at the far end."""
+    low, high = min(low for low, _ in spans), max(high for _, high in spans)
+    return framed(*((low, high) if board.higher_is_better else (high, low)), below, above)
+
+
+def _bar_limits(board: Board, bars: Sequence[Bar], below: float, above: float) -> Span:
+    """Limits around bars; of bars much longer than the means are apart, as two seeds give, a part.
+
+    Counted is the distance of the means, or a twentieth of the largest where that is more.
+    """
+    means = [bar.mean for bar in bars]
+    most = max(max(means) - min(means), max(map(abs, means)) / 20)
+    spans = [(max(bar.low, bar.mean - most), min(bar.high, bar.mean + most)) for bar in bars]
+    return _limits(board, spans, below, above)
+
+
+def _note(axes: "Axes", left_out: Sequence[str], raised: float = 0.0) -> float:
+    """Name what lies off scale at the foot of the axes; returns the share of the height in use."""
+    wide, high = inches(axes)
+    lines = textwrap.wrap("off scale: " + ", ".join(left_out), int(wide * 17)) if left_out else []
+    style: dict[str, Any] = {"fontsize": 7.5, "color": SOFT, "va": "bottom", "linespacing": 1.25}
+    axes.text(0.015, (raised + 0.04) / high, "\n".join(lines), transform=axes.transAxes, **style)
+    return (raised + PRINT * len(lines)) / high
 
 
 def _point(axes: "Axes", mark: Mark, x: float, y: float) -> None:
-    axes.plot(x, y, mark.marker, color=mark.colour, ms=6, mec="white", mew=0.6, zorder=3)
+    axes.plot(
+        x, y, mark.marker, color=mark.colour, ms=6.2, alpha=0.9, mec="white", mew=0.6, zorder=3
+    )
 
 
-def _errors(interval: Interval, scale: float) -> list[float]:
-    return [scale * interval.low, scale * interval.high]
+def _line(axes: "Axes", mark: Mark, xs: Sequence[float], ys: Sequence[float]) -> None:
+    """An interval, drawn lightly."""
+    axes.plot(xs, ys, color=mark.colour, lw=0.8, alpha=0.35, zorder=2)
 
 
 def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
-    """Score against training FLOPs, clean and impaired, with the Pareto front."""
+    """Score against training cost, clean and impaired, with the Pareto front."""
     names = [name for name in (CLEAN, "impaired") if name in board.columns]
-    figure, panels = _panels(len(names), len(board.entries))
-    scale = _scale(board)
-    for axes, name in zip(panels, names, strict=True):
-        points = [(e.cost.flops, scale * e.scores[name].mean) for e in board.entries]
-        for entry, (x, y) in zip(board.entries, points, strict=True):
-            mark = look[entry.label]
-            ends = _errors(entry.scores[name], scale)
-            axes.plot([x, x], ends, color=mark.colour, lw=1, alpha=0.7)
-            _point(axes, mark, x, y)
-        front = [points[i] for i in pareto(points, higher_is_better=board.higher_is_better)]
-        axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=1.2, zorder=0)
-        axes.set(title=f"{board.task}: {name}", xlabel="training FLOPs (grey: Pareto front)")
-        axes.set_ylabel(_metric(board, name))
-        widest = max(x for x, _ in points) or 1.0
-        axes.set_xlim(-0.05 * widest, 1.1 * widest)
-        anchors = [Anchor(e.label, *p) for e, p in zip(board.entries, points, strict=True)]
-        _finish(figure, axes, anchors, look)
+    figure, row = panels(len(names), 3.2, len(board.entries))
+    label, why, spent = costs(board)
+    for axes, name in zip(row, names, strict=True):
+        anchors = _cost_panel(axes, board, name, spent, look)
+        axes.set(title=name, xlabel=label, ylabel=_axis(board, name))
+    name_points(row[-1], anchors, look)
+    reading = f"{why}Up and left is better; grey steps: Pareto front."
+    headline(figure, f"{board.task}: score against training cost", reading)
     return figure
+
+
+def _cost_panel(
+    axes: "Axes", board: Board, name: str, spent: Mapping[str, float], look: Mapping[str, Mark]
+) -> list[Anchor]:
+    """Fill one panel; returns where the points are, those off scale too."""
+    bars = _bars(board, name)
+    off = _lagging(board, bars)
+    shown = {label: bar for label, bar in bars.items() if label not in off}
+    below = _note(axes, [f"{x} {_number(board, bars[x].mean)}" for x in bars if x in off])
+    axes.set_ylim(_bar_limits(board, list(shown.values()), below + PAD, PAD))
+    _cost_scale(axes, [spent[label] for label in shown])
+    for label, bar in shown.items():
+        _line(axes, look[label], [spent[label]] * 2, [bar.low, bar.high])
+        _point(axes, look[label], spent[label], bar.mean)
+    points = [(spent[label], bar.mean) for label, bar in shown.items()]
+    front = [points[i] for i in pareto(points, higher_is_better=board.higher_is_better)]
+    front.append((axes.get_xlim()[1], front[-1][1]))
+    axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=1.4, zorder=1)
+    return [Anchor(label, spent[label], bar.mean) for label, bar in bars.items()]
+
+
+def _cost_scale(axes: "Axes", spent: Sequence[float]) -> None:
+    """From zero, or logarithmic where the costs differ by more than a factor of ten."""
+    low, high = min(spent), max(spent) or 1.0
+    if low > 0 and high > WIDE_COST * low:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.3, 1.3 * high)
+    else:
+        axes.set_xlim(-0.03 * high, 1.08 * high)
 
 
 def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Clean against impaired: right of the control but below it hurts to gain balance."""
-    figure, (axes,) = _panels(1, len(board.entries))
-    scale = _scale(board)
-    anchors = []
-    for entry in board.entries:
-        mark = look[entry.label]
-        clean, impaired = entry.scores[CLEAN], entry.scores["impaired"]
-        x, y = scale * impaired.mean, scale * clean.mean
-        axes.plot(_errors(impaired, scale), [y, y], color=mark.colour, lw=0.8, alpha=0.5)
-        axes.plot([x, x], _errors(clean, scale), color=mark.colour, lw=0.8, alpha=0.5)
-        _point(axes, mark, x, y)
-        anchors.append(Anchor(entry.label, x, y))
-        if entry.label == board.control:
-            axes.axhline(y, color=FAINT, lw=1, ls="--", zorder=0)
-            axes.axvline(x, color=FAINT, lw=1, ls="--", zorder=0)
-    axes.set(title=f"{board.task}: what balance gives up")
-    axes.set(xlabel=_metric(board, "impaired"), ylabel=_metric(board, CLEAN))
-    _finish(figure, axes, anchors, look)
+    figure, (axes,) = panels(1, 4.6, len(board.entries))
+    up, right = _bars(board, CLEAN), _bars(board, "impaired")
+    off = _lagging(board, up) | _lagging(board, right)
+    shown = [label for label in up if label not in off]
+    left_out = [
+        f"{x} (clean {_number(board, up[x].mean)}, impaired {_number(board, right[x].mean)})"
+        for x in up
+        if x in off
+    ]
+    below = _note(axes, left_out, raised=PRINT) + PAD
+    above = PRINT / inches(axes)[1] + PAD
+    axes.set_xlim(_bar_limits(board, [right[label] for label in shown], PAD, PAD))
+    axes.set_ylim(_bar_limits(board, [up[label] for label in shown], below, above))
+    for label in shown:
+        x, y = right[label], up[label]
+        _line(axes, look[label], [x.low, x.high], [y.mean, y.mean])
+        _line(axes, look[label], [x.mean, x.mean], [y.low, y.high])
+        _point(axes, look[label], x.mean, y.mean)
+    if board.control in shown:
+        _cross_hair(axes, board.control, right[board.control].mean, up[board.control].mean, below)
+    axes.set(title="clean against impaired")
+    axes.set(xlabel=_axis(board, "impaired"), ylabel=_axis(board, CLEAN))
+    name_points(axes, [Anchor(x, right[x].mean, up[x].mean) for x in up], look)
+    reading = "Up: better on clean inputs. Right: better on impaired inputs. Bars: 95 % intervals."
+    headline(figure, f"{board.task}: what balance gives up", reading)
     return figure
 
 
+def _cross_hair(axes: "Axes", control: str, x: float, y: float, foot: float) -> None:
+    """Dashed lines through the control, and what each quadrant means."""
+    axes.axhline(y, color=SOFT, lw=0.9, ls=(0, (5, 4)), zorder=0.8)
+    axes.axvline(x, color=SOFT, lw=0.9, ls=(0, (5, 4)), zorder=0.8)
+    right, top = axes.get_xlim()[1], axes.get_ylim()[1]
+    axes.fill_between([x, right], y, top, color="#eef4f1", lw=0, zorder=0)
+    quiet: dict[str, Any] = {"color": SOFT, "fontsize": 7.5}
+    axes.text(
+        x, foot, f"{shortened(control)} (control) ", rotation=90, ha="right", va="bottom",
+        transform=axes.get_xaxis_transform(), **quiet,
+    )  # fmt: skip
+    corners = (
+        (0.015, 0.985, "better clean, worse impaired"),
+        (0.985, 0.985, "better on both"),
+        (0.015, 0.015, "worse on both"),
+        (0.985, 0.015, "worse clean, better impaired"),
+    )
+    for across, up, meaning in corners:
+        axes.text(
+            across, up, meaning, transform=axes.transAxes, style="italic",
+            ha="left" if across < 0.5 else "right", va="bottom" if up < 0.5 else "top", **quiet,
+        )  # fmt: skip
+
+
 def _graded(board: Board) -> dict[str, dict[int, str]]:
-    """Corruptions scored at two severities or more: severity to variant."""
+    """Corruptions scored at two severities or more: severity, clean as 0, to variant."""
     graded: dict[str, dict[int, str]] = {}
     for variant in board.entries[0].variants:
         name, _, severity = variant.partition(":")
         if severity:
-            graded.setdefault(name, {})[int(severity)] = variant
-    return {name: levels for name, levels in graded.items() if len(levels) > 1}
+            graded.setdefault(name, {0: CLEAN})[int(severity)] = variant
+    return {name: dict(sorted(steps.items())) for name, steps in graded.items() if len(steps) > 2}
 
 
 def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
-    """One panel a graded corruption: score from clean (0) to the strongest severity."""
-    graded = _graded(board)
-    figure, panels = _panels(len(graded), len(board.entries))
-    for axes, (name, levels) in zip(panels, graded.items(), strict=True):
-        steps = {0: CLEAN} | dict(sorted(levels.items()))
-        anchors = [_curve(axes, board, entry, steps, look[entry.label]) for entry in board.entries]
-        axes.set(title=f"{board.task}: {name}", xlabel="severity (0 is clean)")
-        axes.set_ylabel(_metric(board, "").strip())
-        axes.set_xticks(list(steps))
-        _finish(figure, axes, anchors, look)
+    """One panel a graded corruption, on one scale: score from clean to the strongest severity."""
+    graded, scale = _graded(board), _scale(board)
+    figure, row = panels(len(graded), 3.0, len(board.entries))
+    drawn = {variant for steps in graded.values() for variant in steps.values()}
+    spans = {entry.label: _reach(entry, drawn, scale) for entry in board.entries}
+    off = _off(board, spans)
+    left_out = [
+        f"{label} {_number(board, low)} to {_number(board, high)}"
+        for label, (low, high) in spans.items()
+        if label in off
+    ]
+    ends = [span for label, span in spans.items() if label not in off]
+    for axes, (name, steps) in zip(row, graded.items(), strict=True):
+        axes.set_ylim(_limits(board, ends, _note(axes, left_out) + PAD, PAD))
+        anchors = [_curve(axes, entry, steps, scale, look[entry.label]) for entry in board.entries]
+        axes.set(title=name, xlabel="severity (0: clean)", xticks=list(steps))
+        axes.set_ylabel(_axis(board, ""))
+        axes.set_xlim(axes.get_xlim())
+    name_points(row[-1], anchors, look)
+    reading = "Means over seeds; a flat line is robust. The intervals are in the JSON file."
+    headline(figure, f"{board.task}: score by severity", reading)
     return figure
 
 
+def _reach(entry: Entry, variants: set[str], scale: float) -> Span:
+    means = [scale * entry.variants[variant].mean for variant in variants]
+    return min(means), max(means)
+
+
 def _curve(
-    axes: "Axes", board: Board, entry: Entry, steps: Mapping[int, str], mark: Mark
+    axes: "Axes", entry: Entry, steps: Mapping[int, str], scale: float, mark: Mark
 ) -> Anchor:
-    scale = _scale(board)
     places = list(steps)
     means = [scale * entry.variants[variant].mean for variant in steps.values()]
-    axes.plot(
-        places, means, color=mark.colour, lw=1.3, marker=mark.marker, ms=4.5, mec="white", mew=0.5
-    )
+    axes.plot(places, means, color=mark.colour, lw=1.2, alpha=0.9, zorder=2.5)
+    for place, mean in zip(places, means, strict=True):
+        _point(axes, mark, place, mean)
     return Anchor(entry.label, places[-1], means[-1])
 
 
 def _phases(board: Board) -> "Figure":
     """Where each entry's training compute went, stacked by phase."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     entries = board.entries[::-1]
-    phases = sorted({phase for entry in entries for phase in entry.cost.phases})
-    figure = Figure(figsize=(7.2, 1.1 + 0.26 * len(entries)), layout="constrained")
+    found = {phase for entry in entries for phase in entry.cost.phases}
+    passes = [phase for phase in ("forward", "backward") if phase in found]
+    phases = [*passes, *sorted(found.difference(passes))]
+    figure = Figure(figsize=(7.2, 1.2 + 0.24 * len(entries)), layout="constrained")
     axes = figure.add_subplot()
     left = [0.0] * len(entries)
-    names = [shortened(entry.label) for entry in entries]
     for place, phase in enumerate(phases):
         widths = [entry.cost.phases.get(phase, 0.0) for entry in entries]
-        colour = COLOURS[place % len(COLOURS)]
-        axes.barh(range(len(entries)), widths, left=left, color=colour, height=0.7, label=phase)
+        colour, hatch = COLOURS[place % len(COLOURS)], HATCHES[place % len(HATCHES)]
+        axes.barh(
+            range(len(entries)), widths, left=left, height=0.7, label=phase,
+            color=colour, hatch=hatch, edgecolor="white", lw=0.5,
+        )  # fmt: skip
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(range(len(entries)), names)
-    axes.set(title=f"{board.task}: training compute by phase", xlabel="FLOPs")
-    axes.margins(x=0.03, y=0.02)
+    for place, total in enumerate(left):
+        if total == 0:
+            axes.text(0, place, " no training", va="center", fontsize=7.5, color=SOFT)
+    axes.set_yticks(range(len(entries)), [shortened(entry.label) for entry in entries])
+    axes.set_title(f"{board.task}: training compute by phase", fontsize=10.5)
+    axes.set_xlabel("training FLOPs")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.margins(x=0.02, y=0.02)
     axes.grid(visible=False, axis="y")
-    figure.legend(loc="outside lower center", ncols=min(len(phases), 6), labelcolor=INK)
+    axes.tick_params(axis="y", length=0)
+    if phases:
+        figure.legend(loc="outside lower center", ncols=min(len(phases), 6), labelcolor=INK)
     return figure
-
-
-def _finish(
-    figure: "Figure", axes: "Axes", anchors: Sequence[Anchor], look: Mapping[str, Mark]
-) -> None:
-    """Freeze the limits, then place the labels, which would otherwise move them."""
-    axes.set_xlim(axes.get_xlim())
-    axes.set_ylim(axes.get_ylim())
-    label_right(figure, axes, anchors, look)

@@ -1,22 +1,23 @@
-"""The look of every plot, and saving one so that equal boards give equal bytes."""
+"""The look of every plot: marks, scales, a column of names, and equal bytes for equal boards."""
 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT = "#222222", "#c8c8c8"
+INK, SOFT, FAINT = "#222222", "#6e6e6e", "#c8c8c8"
 # Okabe and Ito's palette without its yellow, which vanishes on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F3C8D")
 MARKERS = ("o", "s", "D", "^", "v")
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
-    "axes.titlesize": 10.0,
+    "axes.titlesize": 9.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -25,11 +26,20 @@ RC: dict[Any, Any] = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#ececec",
+    "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "svg.hashsalt": "steelyard",
     "text.parse_math": False,
 }
 """Labels are names, never formulas: a dollar sign in one is a dollar sign."""
+
+# Inches: room left of, between, below and above the axes; the height of a name and of small print.
+LEFT, BETWEEN, BOTTOM, TOP = 0.65, 0.65, 0.55, 0.8
+NAME, PRINT = 0.18, 0.15
+GUTTER = 0.4
+"""Inches right of the axes in which the leader lines fan out to the names."""
+LONGEST = 40
+"""Characters of a name before it is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A data point that wants its label at the right edge of the axes."""
+    """A data point that wants its name in the column right of the axes."""
 
     label: str
     x: float
@@ -59,36 +69,104 @@ def marks(labels: Sequence[str], control: str) -> dict[str, Mark]:
     return look | {control: Mark(INK, "X")}
 
 
-def label_right(
-    figure: "Figure", axes: "Axes", anchors: Sequence[Anchor], look: Mapping[str, Mark]
-) -> None:
+def panels(count: int, width: float, names: int) -> tuple["Figure", list["Axes"]]:
+    """A row of panels, each ``width`` inches, high enough for a column of ``names`` names."""
+    from matplotlib.figure import Figure
+
+    high = max(3.0, NAME * names)
+    across, up = LEFT + count * width + (count - 1) * BETWEEN, BOTTOM + high + TOP
+    figure = Figure(figsize=(across, up))
+    lefts = [(LEFT + place * (width + BETWEEN)) / across for place in range(count)]
+    size = width / across, high / up
+    return figure, [figure.add_axes((left, BOTTOM / up, *size)) for left in lefts]
+
+
+def headline(figure: "Figure", title: str, reading: str) -> None:
+    """A title, and below it in small print how to read the figure."""
+    across, up = figure.get_size_inches()
+    figure.text(LEFT / across, 1 - 0.1 / up, title, fontsize=10.5, weight="bold", va="top")
+    figure.text(LEFT / across, 1 - 0.33 / up, reading, fontsize=7.5, color=SOFT, va="top")
+
+
+def off_scale(
+    spans: Mapping[str, tuple[float, float]], *, higher_is_better: bool = True
+) -> set[str]:
+    """Labels so far behind that showing them would leave the others less than half the scale.
+
+    ``spans`` holds the least and greatest value of each entry. Left out is what comes after a gap
+    wider than everything before it, which must be half of the entries and at least two. A gap
+    below a fifth of the best value leaves nothing out: near ties are no reason to.
+    """
+    sign = 1 if higher_is_better else -1
+    ends = {label: sorted((sign * low, sign * high)) for label, (low, high) in spans.items()}
+    order = sorted(ends, key=lambda label: (-ends[label][1], label))
+    best = low = ends[order[0]][1]
+    for place, label in enumerate(order):
+        enough = place >= max(2, len(order) / 2)
+        if enough and low - ends[label][1] > max(best - low, abs(best) / 5):
+            return set(order[place:])
+        low = min(low, ends[label][0])
+    return set()
+
+
+def framed(worst: float, best: float, below: float, above: float) -> tuple[float, float]:
+    """Axis limits that leave these shares of the axis free at its ends.
+
+    Where ``worst`` is the larger of the two, as for losses, the axis is upside down.
+    """
+    span = ((best - worst) or 1.0) / (1 - below - above)
+    return worst - below * span, best + above * span
+
+
+def inches(axes: "Axes") -> tuple[float, float]:
+    """Width and height of the axes on paper."""
+    dots = axes.figure.dpi
+    return float(axes.bbox.width / dots), float(axes.bbox.height / dots)
+
+
+def name_points(axes: "Axes", anchors: Sequence[Anchor], look: Mapping[str, Mark]) -> None:
     """Name the points in a column right of the axes, spread so that no two names overlap.
 
-    The axes' limits must be final: the leader lines start at the points' places on the page.
+    The axes' limits must be final. Points outside them are named in grey without a line.
     """
-    ordered = sorted(anchors, key=lambda anchor: (anchor.y, anchor.label))
-    places = [_fraction(axes, anchor) for anchor in ordered]
-    height = figure.get_size_inches()[1] * axes.get_position().height
-    heights = _spread([y for _, y in places], step=0.155 / height)
-    for anchor, (x, y), at in zip(ordered, places, heights, strict=True):
-        mark = look[anchor.label]
-        axes.plot(
-            [x, 1.0, 1.03], [y, at, at], color=mark.colour, lw=0.5, alpha=0.6,
-            transform=axes.transAxes, clip_on=False, zorder=1,
-        )  # fmt: skip
-        axes.plot(
-            1.03, at, mark.marker, color=mark.colour, ms=4.5, transform=axes.transAxes,
-            clip_on=False,
-        )  # fmt: skip
+    wide, high = inches(axes)
+    gutter = 1 + GUTTER / wide
+    placed = sorted((_fraction(axes, a)[::-1], a.label) for a in anchors)
+    heights = spread([y for (y, _), _ in placed], step=NAME / high)
+    for ((y, x), label), at in zip(placed, heights, strict=True):
+        mark, shown = look[label], 0 <= x <= 1 and 0 <= y <= 1
+        line: dict[str, Any] = {"color": mark.colour, "transform": axes.transAxes, "clip_on": False}
+        if shown:
+            axes.plot([x, 1], [y, y], lw=0.6, ls=(0, (1, 3)), alpha=0.6, zorder=1, **line)
+            axes.plot([1, gutter], [y, at], lw=0.6, alpha=0.6, zorder=1, **line)
+        axes.plot(gutter, at, mark.marker, ms=5.5, mec="white", mew=0.4, **line)
         axes.text(
-            1.05, at, shortened(anchor.label), color=INK, va="center", ha="left", fontsize=8,
-            transform=axes.transAxes,
+            gutter + 0.1 / wide, at, shortened(label), color=INK if shown else SOFT, fontsize=8,
+            va="center_baseline", transform=axes.transAxes,
         )  # fmt: skip
 
 
 def shortened(label: str) -> str:
-    """At most 26 characters, cut in the middle: long labels often differ only at their end."""
-    return label if len(label) <= 26 else f"{label[:14]}…{label[-11:]}"
+    """At most ``LONGEST`` characters, cut in the middle: names often differ only at their end."""
+    half = LONGEST // 2
+    return label if len(label) <= LONGEST else f"{label[:half]}…{label[1 - half :]}"
+
+
+def spread(heights: Sequence[float], step: float) -> list[float]:
+    """Ascending heights moved as little as can be: ``step`` apart and within 0 to 1.
+
+    The least squares solution. Without its share of the steps the sequence need only ascend, so
+    neighbours out of order are pooled; the bounds then clip what comes out.
+    """
+    pools: list[list[float]] = []
+    for place, height in enumerate(heights):
+        pools.append([height - step * place])
+        while len(pools) > 1 and fmean(pools[-1]) < fmean(pools[-2]):
+            last = pools.pop()
+            pools[-1].extend(last)
+    room = 1 - step * (len(heights) - 1)
+    levels = [min(max(fmean(pool), 0.0), room) for pool in pools for _ in pool]
+    return [level + step * place for place, level in enumerate(levels)]
 
 
 def save(figure: "Figure") -> dict[str, bytes]:
@@ -96,7 +174,9 @@ def save(figure: "Figure") -> dict[str, bytes]:
     made = {}
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         out = io.BytesIO()
-        figure.savefig(out, format=kind, dpi=150, metadata=metadata)
+        figure.savefig(
+            out, format=kind, dpi=150, metadata=metadata, bbox_inches="tight", pad_inches=0.1
+        )
         made[kind] = out.getvalue()
     return made
 
@@ -105,22 +185,3 @@ def _fraction(axes: "Axes", anchor: Anchor) -> tuple[float, float]:
     page = axes.transData.transform((anchor.x, anchor.y))
     x, y = axes.transAxes.inverted().transform(page)
     return float(x), float(y)
-
-
-def _spread(heights: Sequence[float], step: float) -> list[float]:
-    """Move ascending heights apart to at least ``step``, each group centred on its own mean."""
-    groups: list[list[float]] = []
-    for height in heights:
-        groups.append([height])
-        while len(groups) > 1 and _bottom(groups[-1], step) < _top(groups[-2], step) + step:
-            last = groups.pop()
-            groups[-1].extend(last)
-    return [_bottom(group, step) + step * i for group in groups for i in range(len(group))]
-
-
-def _bottom(group: Sequence[float], step: float) -> float:
-    return sum(group) / len(group) - step * (len(group) - 1) / 2
-
-
-def _top(group: Sequence[float], step: float) -> float:
-    return sum(group) / len(group) + step * (len(group) - 1) / 2

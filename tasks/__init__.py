@@ -28,6 +28,8 @@ PREFIX = "steelyard_"
 """Begins our task names in stock lmms-eval, where an outside task cannot shadow a built-in one."""
 DATA_VARIABLE = "STEELYARD_DATA"
 WORLD_TRAIN, WORLD_TEST = 2800, 500
+WORLD_SEED = 1
+"""Not 0: the generator's looks were tuned on the test split of seed 0."""
 
 
 class TaskModule(Protocol):
@@ -127,7 +129,7 @@ def find_root(name: str, root: Path | None = None) -> Path:
     from steelyard.harness.world_sets import ensure
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return ensure(name, cache / "steelyard", train=WORLD_TRAIN, test=WORLD_TEST)
+    return ensure(name, cache / "steelyard", train=WORLD_TRAIN, test=WORLD_TEST, seed=WORLD_SEED)
 
 
 def load(name: str, root: Path, **options: Any) -> Corpus:

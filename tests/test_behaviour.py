@@ -1,0 +1,108 @@
+"""What methods do to a model on the world, over several seeds with paired differences."""
+
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steelyard import methods, tasks
+from steelyard.harness import run, world_sets
+from steelyard.harness.backbone import Inputs
+from steelyard.harness.budget import Budget, BudgetSpent, Meter
+from steelyard.harness.data import Corpus
+from steelyard.harness.spec import RunSpec
+from steelyard.tasks.images import open_image
+
+SEEDS = (0, 1, 2)
+FLOPS = 1.2e11  # some three hundred steps
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def food(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    root = tmp_path_factory.mktemp("behaviour") / "food101"
+    world_sets.write("food101", root, train=2000, test=400, seed=1)
+    return tasks.load("food101", root)
+
+
+@cache
+def outcome(
+    root: Path, name: str, seed: int, options: tuple[tuple[str, methods.Option], ...] = ()
+) -> dict[str, float]:
+    """Accuracy clean, without text and without image, and what the method logged."""
+    corpus = tasks.load("food101", root)
+    spec = RunSpec(name, "food101", "tiny", "S", seed)
+    model = run.untrained(spec, corpus, "cpu")
+    meter = Meter(Budget("test", FLOPS))
+    for module in model.metered_modules:
+        meter.watch(module)
+    method = methods.load(name)
+    config = methods.configure(method, dict(options))
+    torch.manual_seed(seed)
+    with meter, suppress(BudgetSpent):
+        method.train(model, run.train_data(model, corpus), meter, config, spec.seed_for("method"))
+    examples = corpus.splits["test"]
+    images = [open_image(example.image) for example in examples if example.image]
+    labels = torch.tensor([example.labels[0] for example in examples])
+    texts = [example.text for example in examples]
+
+    def accuracy(inputs: list[Inputs]) -> float:
+        return float((model.answer(inputs).argmax(1) == labels).float().mean())
+
+    return {
+        "clean": accuracy([Inputs(i, t) for i, t in zip(images, texts, strict=True)]),
+        "no_text": accuracy([Inputs(i, None) for i in images]),
+        "no_image": accuracy([Inputs(None, t) for t in texts]),
+        **meter.diagnostics,
+    }
+
+
+def gains(food: Corpus, name: str, other: str, what: str) -> list[float]:
+    """Paired differences by seed."""
+    return [
+        outcome(food.root, name, seed)[what] - outcome(food.root, other, seed)[what]
+        for seed in SEEDS
+    ]
+
+
+def test_joint_training_under_uses_the_image(food: Corpus) -> None:
+    """The image alone can do far more than what a jointly trained model gets out of it."""
+    differences = gains(food, "image_only", "joint", "no_text")
+    assert min(differences) > 0.15, differences
+    # ... although the joint model is better than the text alone, so it does see.
+    assert np.mean(gains(food, "joint", "text_only", "clean")) > 0
+
+
+@pytest.mark.parametrize("name", ["joint_unimodal", "balgrad", "late_ensemble"])
+def test_training_each_side_recovers_the_image(food: Corpus, name: str) -> None:
+    differences = gains(food, name, "joint", "no_text")
+    assert min(differences) > 0 and np.mean(differences) > 0.04, differences
+
+
+def test_modality_dropout_helps_without_text(food: Corpus) -> None:
+    differences = gains(food, "modality_dropout", "joint", "no_text")
+    assert np.mean(differences) > 0.02, differences
+
+
+def test_the_permutation_game_raises_what_it_says_it_raises(food: Corpus) -> None:
+    """With the paper's sign, what permuting sides costs grows; with the other sign it shrinks.
+
+    Both sides together and the weaker one by itself; the leading side may lose what the other
+    gains, since they explain the same labels.
+    """
+    base = (("game", "collaborative"), ("contrastive", 0.0), ("unimodal", 0.0))
+    for seed in SEEDS[:2]:
+        up = outcome(food.root, "mcr", seed, (*base, ("mipd", 1.0)))
+        down = outcome(food.root, "mcr", seed, (*base, ("mipd", -1.0)))
+        assert up["J_image"] > down["J_image"] + 0.02
+        assert up["J_image"] + up["J_text"] > down["J_image"] + down["J_text"] + 0.02
+
+
+def test_dominant_side_is_damped(food: Corpus) -> None:
+    """OGM-GE slows the side that leads; on this world that is the text, learnt first."""
+    logged = outcome(food.root, "ogm_ge", 0)
+    assert logged["coefficient_text"] < logged["coefficient_image"]
