@@ -186,7 +186,7 @@ def boards(
             folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget
         )
     for board in published.boards:
-        console.print(terminal(board))
+        console.print(terminal(board, console.width))
     console.print(f"{len(published.files)} files in {out}, begin with {out / 'board.md'}")
 
 

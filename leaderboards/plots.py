@@ -13,6 +13,7 @@ from steelyard.leaderboards.style import (
     INK,
     PRINT,
     RC,
+    SIZES,
     SOFT,
     Anchor,
     Mark,
@@ -147,15 +148,17 @@ def _note(axes: "Axes", left_out: Sequence[str], raised: float = 0.0) -> float:
     """Name what lies off scale at the foot of the axes; returns the share of the height in use."""
     wide, high = inches(axes)
     lines = textwrap.wrap("off scale: " + ", ".join(left_out), int(wide * 17)) if left_out else []
-    style: dict[str, Any] = {"fontsize": 7.5, "color": SOFT, "va": "bottom", "linespacing": 1.25}
-    axes.text(0.015, (raised + 0.04) / high, "\n".join(lines), transform=axes.transAxes, **style)
+    axes.text(
+        0.015, (raised + 0.04) / high, "\n".join(lines), transform=axes.transAxes, fontsize=7.5,
+        color=SOFT, va="bottom", linespacing=1.25,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )  # fmt: skip
     return (raised + PRINT * len(lines)) / high
 
 
 def _point(axes: "Axes", mark: Mark, x: float, y: float) -> None:
-    axes.plot(
-        x, y, mark.marker, color=mark.colour, ms=6.2, alpha=0.9, mec="white", mew=0.6, zorder=3
-    )
+    style: dict[str, Any] = {"color": mark.colour, "mec": "white", "mew": 0.6}
+    axes.plot(x, y, mark.marker, ms=SIZES[mark.marker], zorder=3, **style)
 
 
 def _line(axes: "Axes", mark: Mark, xs: Sequence[float], ys: Sequence[float]) -> None:
@@ -172,7 +175,7 @@ def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
         anchors = _cost_panel(axes, board, name, spent, look)
         axes.set(title=name, xlabel=label, ylabel=_axis(board, name))
     name_points(row[-1], anchors, look)
-    reading = f"{why}Up and left is better; grey steps: Pareto front."
+    reading = f"{why}Up and left is better. Grey: Pareto front. Bars: 95 % intervals."
     headline(figure, f"{board.task}: score against training cost", reading)
     return figure
 
@@ -199,19 +202,25 @@ def _cost_panel(
 
 def _cost_scale(axes: "Axes", spent: Sequence[float]) -> None:
     """From zero, or logarithmic where the costs differ by more than a factor of ten."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
     low, high = min(spent), max(spent) or 1.0
     if low > 0 and high > WIDE_COST * low:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.3, 1.3 * high)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(-0.03 * high, 1.08 * high)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Clean against impaired: right of the control but below it hurts to gain balance."""
     figure, (axes,) = panels(1, 4.6, len(board.entries))
     up, right = _bars(board, CLEAN), _bars(board, "impaired")
-    off = _lagging(board, up) | _lagging(board, right)
+    off = _lagging(board, up)
+    off |= _lagging(board, {label: bar for label, bar in right.items() if label not in off})
     shown = [label for label in up if label not in off]
     left_out = [
         f"{x} (clean {_number(board, up[x].mean)}, impaired {_number(board, right[x].mean)})"
@@ -241,18 +250,19 @@ def _cross_hair(axes: "Axes", control: str, x: float, y: float, foot: float) -> 
     """Dashed lines through the control, and what each quadrant means."""
     axes.axhline(y, color=SOFT, lw=0.9, ls=(0, (5, 4)), zorder=0.8)
     axes.axvline(x, color=SOFT, lw=0.9, ls=(0, (5, 4)), zorder=0.8)
-    right, top = axes.get_xlim()[1], axes.get_ylim()[1]
+    right, (bottom, top) = axes.get_xlim()[1], axes.get_ylim()
     axes.fill_between([x, right], y, top, color="#eef4f1", lw=0, zorder=0)
     quiet: dict[str, Any] = {"color": SOFT, "fontsize": 7.5}
+    low = (y - bottom) / (top - bottom) < 0.5
     axes.text(
-        x, foot, f"{shortened(control)} (control) ", rotation=90, ha="right", va="bottom",
-        transform=axes.get_xaxis_transform(), **quiet,
+        x, 1 - PAD if low else foot, f"{shortened(control)} (control) ", rotation=90, ha="right",
+        va="top" if low else "bottom", transform=axes.get_xaxis_transform(), **quiet,
     )  # fmt: skip
     corners = (
-        (0.015, 0.985, "better clean, worse impaired"),
+        (0.015, 0.985, "better clean only"),
         (0.985, 0.985, "better on both"),
         (0.015, 0.015, "worse on both"),
-        (0.985, 0.015, "worse clean, better impaired"),
+        (0.985, 0.015, "better impaired only"),
     )
     for across, up, meaning in corners:
         axes.text(

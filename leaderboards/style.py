@@ -14,6 +14,8 @@ INK, SOFT, FAINT = "#222222", "#6e6e6e", "#c8c8c8"
 # Okabe and Ito's palette without its yellow, which vanishes on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F3C8D")
 MARKERS = ("o", "s", "D", "^", "v")
+SIZES = {"o": 6.2, "s": 5.5, "D": 5.2, "^": 6.8, "v": 6.8, "X": 6.8}
+"""Points across at which the shapes look equally large."""
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -139,7 +141,7 @@ def name_points(axes: "Axes", anchors: Sequence[Anchor], look: Mapping[str, Mark
         if shown:
             axes.plot([x, 1], [y, y], lw=0.6, ls=(0, (1, 3)), alpha=0.6, zorder=1, **line)
             axes.plot([1, gutter], [y, at], lw=0.6, alpha=0.6, zorder=1, **line)
-        axes.plot(gutter, at, mark.marker, ms=5.5, mec="white", mew=0.4, **line)
+        axes.plot(gutter, at, mark.marker, ms=SIZES[mark.marker] - 1, mec="white", mew=0.4, **line)
         axes.text(
             gutter + 0.1 / wide, at, shortened(label), color=INK if shown else SOFT, fontsize=8,
             va="center_baseline", transform=axes.transAxes,

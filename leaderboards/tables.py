@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.board import COMPARED, SIDES, Board, Difference, Entry
+from steelyard.leaderboards.escape import md, tex
 from steelyard.leaderboards.overall import Overall
 from steelyard.leaderboards.stats import Interval
 
@@ -77,7 +77,7 @@ def overall_sheet(overall: Overall) -> Sheet:
 
 def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
     """The whole board as one Markdown page, with the named picture files at its end."""
-    parts = [f"# {_md(board.task)}", _md(caption(board))]
+    parts = [f"# {md(board.task)}", md(caption(board))]
     parts += [f"## {sheet.title}\n\n{sheet_markdown(sheet)}" for sheet in sheets(board)]
     parts += _bullets("## Notes\n\n", remarks(board))
     parts += _bullets("## How to read this\n\n", RULES)
@@ -87,10 +87,10 @@ def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
 
 def sheet_markdown(sheet: Sheet) -> str:
     """One table in Markdown."""
-    lines = [[_md(name) for name in sheet.header]]
+    lines = [[md(name) for name in sheet.header]]
     lines.append(["---" if place == 1 else "--:" for place in range(len(sheet.header))])
     for row in sheet.rows:
-        texts = [_md(cell.text) for cell in row]
+        texts = [md(cell.text) for cell in row]
         lines.append(
             [f"**{text}**" if cell.best else text for cell, text in zip(row, texts, strict=True)]
         )
@@ -111,15 +111,15 @@ def index(
     parts = ["# Leaderboards"]
     if len(boards) > 1:
         parts.append("## All tasks\n\n" + sheet_markdown(overall_sheet(overall)))
-        parts += [_md(OVERALL_RULE)]
-        parts += [f"- {_md(blank.label)}: {_md(blank.missing)}." for blank in overall.blanks]
+        parts += [md(OVERALL_RULE)]
+        parts += [f"- {md(blank.label)}: {md(blank.missing)}." for blank in overall.blanks]
     for board in boards:
         name = files[board.task]
         links = [f"[{kind}]({name}.{end})" for kind, end in FORMATS]
-        parts.append(f"## {_md(board.task)}\n\n{_md(caption(board))}")
+        parts.append(f"## {md(board.task)}\n\n{md(caption(board))}")
         parts += [sheet_markdown(_ranking(board)), " · ".join(links)]
         parts += _bullets("", remarks(board))
-    parts += [f"No board for {_md(task)}: none of its runs finished." for task in unfinished]
+    parts += [f"No board for {md(task)}: none of its runs finished." for task in unfinished]
     return "\n\n".join((*parts, *_bullets("## How to read this\n\n", RULES))) + "\n"
 
 
@@ -128,15 +128,29 @@ def latex(board: Board) -> str:
     return "\n".join(_sheet_latex(sheet, caption(board)) for sheet in sheets(board))
 
 
-def terminal(board: Board) -> "Table":
-    """The ranking for the terminal, notes below it."""
+def terminal(board: Board, width: int) -> "Table":
+    """The ranking for a terminal ``width`` characters wide, notes below it.
+
+    The whole ranking where it fits, else its main columns; names are cut if even those do not.
+    """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    sheet = _ranking(board)
-    table = Table(title=Text(caption(board)), caption=Text("\n".join(remarks(board))))
+    whole = _ranking(board)
+    sheet = whole if sum(_widths(whole)) <= width else _brief(board)
+    widths = _widths(sheet)
+    remark = Text("\n".join(remarks(board)))
+    table = Table(
+        title=Text(caption(board)), caption=remark, title_justify="left", caption_justify="left",
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False,
+    )  # fmt: skip
     for place, name in enumerate(sheet.header):
-        table.add_column(Text(name), justify="left" if place == 1 else "right")
+        if place == 1:
+            room = max(width - sum(widths) + widths[1], len(name))
+            table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=room)
+        else:
+            table.add_column(Text(name), justify="right", no_wrap=True)
     for row in sheet.rows:
         table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
     return table
@@ -184,7 +198,7 @@ def remarks(board: Board) -> list[str]:
 
 def _bullets(title: str, lines: Sequence[str]) -> list[str]:
     """A list under its title; nothing for no lines."""
-    return [title + "\n".join(f"- {_md(line)}" for line in lines)] if lines else []
+    return [title + "\n".join(f"- {md(line)}" for line in lines)] if lines else []
 
 
 def _ranking(board: Board) -> Sheet:
@@ -195,15 +209,45 @@ def _ranking(board: Board) -> Sheet:
     best = _best(board, columns)
     rows = []
     for entry in board.entries:
-        rank = f"{'≈' if entry.standing.tied else ''}{entry.standing.rank}"
         span = f"{entry.standing.low:.0f}-{entry.standing.high:.0f}"
-        cells = [Cell(rank), Cell(_name(entry.label, entry.kind)), Cell(span)]
+        cells = [_rank(entry), Cell(_name(entry.label, entry.kind)), Cell(span)]
         cells += [_score(board, entry, name, best) for name in columns]
         if sided:
             cells += [Cell(_number(board, entry.worst)), Cell(_number(board, entry.gap))]
         cells += [Cell(_difference(board, entry.differences.get(name))) for name in compared]
         rows.append(tuple(cells))
     return Sheet("Ranking", header, (*rows, *_blank_rows(board, len(header))))
+
+
+def _brief(board: Board) -> Sheet:
+    """The ranking for 80 characters: intervals only where entries are ordered or compared."""
+    means = [name for name in ("clean", "impaired") if name in board.columns]
+    worst = ["worst"] if all(side in board.columns for side in SIDES) else []
+    best = _best(board, ["balanced", *means])
+    rows = []
+    for entry in board.entries:
+        cells = [_rank(entry), Cell(entry.label), _score(board, entry, "balanced", best)]
+        for name in means:
+            number = _number(board, entry.scores[name].mean)
+            cells.append(Cell(number, entry.label in best[name]))
+        cells += [Cell(_number(board, entry.worst)) for _ in worst]
+        cells.append(Cell(_difference(board, entry.differences.get(means[-1]))))
+        rows.append(tuple(cells))
+    header = ("#", "entry", "balanced", *means, *worst, f"Δ {means[-1]}")
+    blanks = [_blank_row(blank.label, "", len(header)) for blank in board.blanks]
+    return Sheet("Ranking", header, (*rows, *blanks))
+
+
+def _rank(entry: Entry) -> Cell:
+    return Cell(f"{'≈' if entry.standing.tied else ''}{entry.standing.rank}")
+
+
+def _widths(sheet: Sheet) -> list[int]:
+    """Characters that each column takes in a terminal, the space before the next included."""
+    from rich.cells import cell_len
+
+    lines = [sheet.header, *([cell.text for cell in row] for row in sheet.rows)]
+    return [max(map(cell_len, column)) + 2 for column in zip(*lines, strict=True)]
 
 
 def _impairments(board: Board) -> Sheet:
@@ -336,44 +380,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _md(text: str) -> str:
-    """Text that Markdown, also inside a table, shows as it is."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", text)
-
-
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "Δ": r"$\Delta$",
-    "≈": r"$\approx$",
-    "†": r"\textdagger{}",
-    "▲": r"$\uparrow$",
-    "▼": r"$\downarrow$",
-}
-
-
-def _tex(text: str) -> str:
-    escaped = "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
-    return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped)
-
-
 def _sheet_latex(sheet: Sheet, about: str) -> str:
     """A table environment; needs the packages booktabs and textcomp."""
     columns = "rl" + "r" * (len(sheet.header) - 2)
     rows = [
-        [rf"\textbf{{{_tex(cell.text)}}}" if cell.best else _tex(cell.text) for cell in row]
+        [rf"\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text) for cell in row]
         for row in sheet.rows
     ]
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(sheet.title)}. {_tex(about)}}}"]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{tex(sheet.title)}. {tex(about)}}}",
+    ]
     lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    lines += [" & ".join(map(_tex, sheet.header)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(tex, sheet.header)) + r" \\", r"\midrule"]
     lines += [" & ".join(row) + r" \\" for row in rows]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"

@@ -222,7 +222,7 @@ def test_killed_in_the_middle_a_suite_resumes_to_the_same_records(
         ("methods: [joint]\ntasks: [food101]\nbugdet: S", "Did you mean 'budget'"),
         ("methods: [jiont]\ntasks: [food101]", "Did you mean 'joint'"),
         ("methods: [joint]\ntasks: [food]", "Did you mean 'food101'"),
-        ("methods: [joint]\ntasks: [food101]\ncorruptions: [image-nosie]", "Did you mean 'image-noise'"),
+        ("tasks: [food101]\nmethods: [joint]\ncorruptions: [image-nois]", "mean 'image-noise'"),
         ("methods: [joint]\ntasks: [food101]\nbudget: huge", "Unknown budget"),
         ("methods: [joint]\ntasks: [food101]\nseeds: [a]", "whole numbers"),
         ("methods: [{method: joint, sett: {}}]\ntasks: [food101]", "Did you mean 'set'"),

@@ -1,0 +1,35 @@
+"""Text made safe for Markdown and LaTeX."""
+
+import re
+
+# Underscores within a word and number signs within a line mean nothing to Markdown.
+_MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_+|_+(?!\w)|^#(?=.)")
+
+
+def md(text: str) -> str:
+    """Text that Markdown, also inside a table, shows as it is."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(lambda found: "".join(f"\\{sign}" for sign in found[0]), text)
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "≈": r"$\approx$",
+    "†": r"\textdagger{}",
+    "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$",
+}
+
+
+def tex(text: str) -> str:
+    """Text that LaTeX prints as it is; needs the package textcomp."""
+    escaped = "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped)
