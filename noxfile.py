@@ -6,6 +6,7 @@ are sessions of their own and run when named: ``nox -s bench``.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -22,6 +23,7 @@ QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFL
 def prepared(session: nox.Session) -> str:
     """Python of the shared environment with this checkout installed as a wheel would be."""
     python = ENVIRONMENT / "bin" / "python"
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools packs what it finds in there
     if not python.exists():
         session.run("python3", "-m", "venv", str(ENVIRONMENT), external=True)
         session.run(str(python), "-m", "pip", "install", "-q", ".[dev]", external=True)

@@ -275,16 +275,26 @@ def build(
 
 
 def save(model: Classifier, folder: Path) -> None:
-    """Write weights as safetensors and everything needed to rebuild the classifier around them."""
+    """Write weights as safetensors and everything needed to rebuild the classifier around them.
+
+    ``classifier.json`` comes last: without it the folder does not load.
+
+    Raises:
+        UserError: the disk is full or the folder not writable.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from steelyard.harness.record import write_json
 
-    folder.mkdir(parents=True, exist_ok=True)
-    model.image_encoder.save(folder / "image_encoder")
-    model.text_encoder.save(folder / "text_encoder")
-    state = {key: value.contiguous().cpu() for key, value in trained_state(model).items()}
-    save_file(state, folder / "model.safetensors")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        model.image_encoder.save(folder / "image_encoder")
+        model.text_encoder.save(folder / "text_encoder")
+        state = {key: value.contiguous().cpu() for key, value in trained_state(model).items()}
+        save_file(state, folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"Could not write {folder}: {error}.") from error
     meta: dict[str, Any] = {"name": model.name, "config": asdict(model.config)}
     meta |= {"classes": model.classes, "multi_label": model.multi_label, "readout": model.readout}
     write_json(folder / "classifier.json", meta)

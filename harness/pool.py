@@ -79,11 +79,13 @@ def quiet_heavy_libraries() -> None:
 
     prepare_imports()
     import torch
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     # On small models two threads are far slower than one, and sums differ with their number.
     torch.set_num_threads(1)
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     logging.disable_progress_bar()
 
 

@@ -75,8 +75,8 @@ def run(job: Job, corpus: Corpus, runs: Path, device: str, progress: Progress) -
     folder = runs / job.spec.id
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / record.RECORD).is_file():  # some variants, or another name: keep what it had
-        had = dict.fromkeys(score.variant for score in record.read(folder).scores)
-        job = replace(job, variants=tuple({**dict.fromkeys(job.variants), **had}))
+        had = _split_into_parts(record.read(folder), job, folder)
+        job = replace(job, variants=tuple(dict.fromkeys((*job.variants, *had))))
     trained = _restore(folder) or _train(job.spec, corpus, folder, device, progress)
     scores: tuple[Score, ...] = ()
     if trained.status == "done" and job.variants:
@@ -216,6 +216,30 @@ def _evaluate(
     return tuple(scores)
 
 
+def _split_into_parts(found: Record, job: Job, folder: Path) -> list[str]:
+    """Lay out a record's variants as parts, so that none of them is evaluated again."""
+    import pandas as pd
+
+    same_items = found.provenance["limit"] == job.limit
+    if not found.scores or not same_items or found.provenance["data"]["split"] != job.split:
+        return []
+    items = pd.read_parquet(folder / record.ITEMS)
+    names = list(dict.fromkeys(score.variant for score in found.scores))
+    for name in names:
+        table, summary = _part(folder, name)
+        write_items(items[items["variant"] == name], table)
+        scores = [asdict(score) for score in found.scores if score.variant == name]
+        record.write_json(summary, scores)
+    return names
+
+
+def _part(folder: Path, name: str) -> tuple[Path, Path]:
+    """Files of one variant's items and scores in an unfinished run."""
+    stem = folder / PARTS / name.replace(":", "-")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    return stem.with_suffix(".parquet"), stem.with_suffix(".json")
+
+
 def _variant(
     job: Job, name: str, backbone: "Classifier", corpus: Corpus, folder: Path
 ) -> "tuple[Sequence[Score], pd.DataFrame]":
@@ -224,15 +248,13 @@ def _variant(
 
     from steelyard.harness.evaluate import evaluate
 
-    stem = folder / PARTS / name.replace(":", "-")
-    table, summary = stem.with_suffix(".parquet"), stem.with_suffix(".json")
+    table, summary = _part(folder, name)
     if summary.is_file():  # written after its table
         raw = json.loads(summary.read_text(encoding="utf-8"))
         return [Score(**score) for score in raw], pd.read_parquet(table)
     task = job.spec.task
     variant = tasks.parse_variant(task if name == "clean" else f"{task}@{name}")
     result = evaluate(backbone, variant, corpus, split=job.split, limit=job.limit)
-    table.parent.mkdir(parents=True, exist_ok=True)
     write_items(result.items, table)
     record.write_json(summary, [asdict(score) for score in result.scores])
     return result.scores, result.items

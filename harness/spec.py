@@ -38,9 +38,9 @@ class RunSpec:
 
     @property
     def id(self) -> str:
-        """Readable name of the run's folder: ``mcr-food101-tiny-S-s0-3f9c2a1e``."""
+        """Readable name of the run's folder: ``joint-food101-tiny-S-s0-3f9c2a1e``."""
         method = self.method.rsplit("/", 1)[-1].removesuffix(".py")
-        backbone = self.backbone.replace("/", "_")
+        backbone = "+".join(part.rsplit("/", 1)[-1] for part in self.backbone.split("+"))
         return f"{method}-{self.task}-{backbone}-{self.budget}-s{self.seed}-{self.hash}"
 
     def seed_for(self, *names: object) -> int:

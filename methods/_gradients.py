@@ -57,13 +57,3 @@ def reweight(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     positive = torch.where(total > 0, total, torch.ones_like(total))
     weight = torch.where(total > 0, 2.0 * image / positive, torch.ones_like(total))
     return weight, 2.0 - weight
-
-
-def explicit_update(task: Tensor, unimodal: Tensor, kl: Tensor) -> Tensor:
-    """BalGrad's update as the paper draws it: task gradient made orthogonal to KL on conflict.
-
-    All [P]. The training loop never uses it; it is what the one-backward form is tested against.
-    """
-    product = task.dot(kl)
-    orthogonal = task - product / kl.dot(kl) * kl if product < 0 else task
-    return orthogonal + unimodal + kl

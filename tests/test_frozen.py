@@ -1,5 +1,6 @@
 """Frozen encoders: features of the item alone, a cost by hand, shares of what it leaves."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,24 @@ def test_frozen_random_encoders_come_back_as_they_were(tmp_path: Path) -> None:
     items = [Inputs(image, text) for image, text in zip(photos(), TEXTS, strict=True)]
     classifier.save(model, tmp_path)
     assert torch.equal(classifier.load(tmp_path).answer(items), model.answer(items))
+
+
+def test_initial_weights_are_equal_whether_an_encoder_is_loaded_or_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loads: list[str] = []
+
+    def load(source: str, kind: encoders.Kind, max_tokens: int) -> encoders.Encoder:
+        loads.append(source)
+        return encoders.tiny_image_encoder(48)  # its weights are drawn at random
+
+    monkeypatch.setattr(encoders, "load_encoder", load)
+    empty = functools.cache(encoders._shared_encoder.__wrapped__)
+    monkeypatch.setattr(encoders, "_shared_encoder", empty)
+    config = classifier_config.configure("folder+tiny", {"frozen": True})
+    one, other = (classifier.build("x", config, CLASSES, False, TEXTS, seed=1) for _ in range(2))
+    assert loads == ["folder"] and one.image_encoder is other.image_encoder
+    assert torch.equal(one.image_embedding.weight, other.image_embedding.weight)
 
 
 def test_feature_cost_by_hand() -> None:

@@ -70,6 +70,9 @@ def test_what_has_a_record_is_not_run_again(
     more = job(food, variants=("clean", "text-blank"))
     wider = run.run(more, food, tmp_path, "cpu", quiet)  # evaluates without training again
     assert {s.variant for s in wider.scores} == {"clean", "image-blank", "text-blank"}
+    assert set(first.scores) < set(wider.scores)
+    items = pd.read_parquet(tmp_path / first.id / record.ITEMS)
+    assert len(items) == 3 * len(food.splits["test"])
 
 
 def test_an_interrupted_evaluation_keeps_what_it_had(

@@ -1,0 +1,216 @@
+"""What a board is written as: escaped tables, figures, equal bytes."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from board_factory import board_of, first, make_run, profile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steelyard.leaderboards import publish, tables
+from steelyard.leaderboards.board import Board
+from steelyard.leaderboards.escape import md
+from steelyard.leaderboards.plots import costs, figures, pareto
+from steelyard.leaderboards.style import framed, off_scale, spread
+
+HOSTILE = r"a|b<i>&_%$#{x}~^\*`["
+
+
+def hostile_board(root: Path) -> Board:
+    make_run(root, "joint", profile(5, 5, 5))
+    make_run(root, HOSTILE, profile(8, 5, 5))
+    return board_of(root)
+
+
+def test_markdown_escapes_labels(tmp_path: Path) -> None:
+    page = tables.markdown(hostile_board(tmp_path))
+    row = next(line for line in page.splitlines() if "a\\|b" in line)
+    assert "a\\|b&lt;i&gt;&amp;\\_%\\$#{x}\\~^\\\\\\*\\`\\[" in row
+    header = next(line for line in page.splitlines() if line.startswith("| # | entry"))
+    assert row.replace("\\|", "").count("|") == header.count("|")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("joint_unimodal", "joint_unimodal"),
+        ("a__b", "a__b"),
+        ("_a_ b__", r"\_a\_ b\_\_"),
+        ("# a #1", r"\# a #1"),
+        ("#", "#"),
+    ],
+)
+def test_markdown_escapes_only_what_would_be_markup(text: str, shown: str) -> None:
+    assert md(text) == shown
+
+
+def test_latex_escapes_labels(tmp_path: Path) -> None:
+    text = tables.latex(hostile_board(tmp_path))
+    escaped = (
+        r"a\textbar{}b\textless{}i\textgreater{}\&\_\%\$\#\{x\}\textasciitilde{}"
+        r"\textasciicircum{}\textbackslash{}*`["
+    )
+    assert escaped in text
+    assert text.isascii()
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_csv_and_json_give_labels_and_figures_back(tmp_path: Path) -> None:
+    board = hostile_board(tmp_path)
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(board))))
+    assert [row["label"] for row in rows] == [HOSTILE, "joint"]
+    assert float(rows[0]["balanced"]) == pytest.approx(0.65)
+    assert float(rows[0]["difference_clean"]) == pytest.approx(0.3)
+    assert rows[1]["difference_clean"] == ""
+    content = json.loads(tables.as_json(board))
+    assert content["entries"][0]["label"] == HOSTILE
+    assert content["entries"][0]["scores"]["clean"]["values"] == [0.8]
+    assert "samples" not in content
+
+
+def printed(board: Board, width: int) -> str:
+    """The terminal table as text."""
+    from rich.console import Console
+
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(tables.terminal(board, width))
+    return console.export_text()
+
+
+def test_terminal_table_shows_labels_as_they_are(tmp_path: Path) -> None:
+    board = hostile_board(tmp_path)
+    assert HOSTILE in printed(board, 200) and HOSTILE in printed(board, 80)
+
+
+def test_a_narrow_terminal_shows_main_columns_and_cuts_only_names(toy: Path) -> None:
+    long = "mcr pretrained without permutation"
+    for seed in (0, 1):
+        make_run(toy, long, profile(9, 7, 7), seed=seed)
+    board = board_of(toy)
+    wide, narrow = printed(board, 200), printed(board, 70)
+    assert "range" in wide and "gap" in wide and long in wide
+    row = next(line for line in narrow.splitlines() if "mcr pre" in line)
+    assert len(row) <= 70
+    rank, name, *numbers = re.split(r"\s\s+", row.strip())
+    assert rank == "1" and name.endswith("…") and long.startswith(name[:-1])
+    half = f"{100 * board.entries[0].scores['balanced'].half:.1f}"
+    assert numbers[:4] == [f"80.0 ± {half}", "90.0", "70.0", "70.0"]
+
+
+def test_control_kind_is_shown(toy: Path) -> None:
+    page = tables.markdown(board_of(toy, kinds={"joint": "control", "fair": "objective"}))
+    assert "joint (control)" in page and "fair (" not in page
+
+
+def test_kinds_given_by_method_hold_for_its_entries_with_options(tmp_path: Path) -> None:
+    make_run(tmp_path, "drop(p=0.5)", profile(5, 5, 5), method="drop")
+    assert board_of(tmp_path, kinds={"drop": "control"}).entries[0].kind == "control"
+
+
+def test_rebuilding_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
+    graded = {f"{side}-noise:{level}": first(7 - level) for side in ("image", "text")
+              for level in (1, 3)}  # fmt: skip
+    for label in ("joint", HOSTILE):
+        make_run(toy, label, {"clean": first(8), **graded}, task="graded")
+    make_run(toy, "joint", {}, task="hopeless", status="failed")
+    outs = [tmp_path / "published" / name for name in ("one", "two")]
+    written = [publish([toy], out).files for out in outs]
+    names = [[path.name for path in paths] for paths in written]
+    assert names[0] == names[1]
+    assert sorted(names[0]) == sorted(path.name for path in outs[0].iterdir())
+    for name in names[0]:
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+    assert {"board-graded-severity.svg", "board-toy-cost.png", "scores.csv"} <= set(names[0])
+    index = (outs[0] / "board.md").read_text(encoding="utf-8")
+    assert "No board for hopeless" in index and "(board-toy.csv)" in index
+    for name in names[0]:
+        if name.endswith(".md"):
+            assert str(tmp_path) not in (outs[0] / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("higher_is_better", "front"), [(True, [0, 3]), (False, [1, 2])])
+def test_pareto_front_by_hand(higher_is_better: bool, front: list[int]) -> None:
+    points = [(1.0, 5.0), (1.0, 4.0), (2.0, 3.0), (3.0, 9.0), (4.0, 9.0)]
+    assert pareto(points, higher_is_better=higher_is_better) == front
+
+
+def test_spread_by_hand() -> None:
+    assert spread([0.2, 0.5, 0.9], step=0.1) == pytest.approx([0.2, 0.5, 0.9])
+    # Two at 0.5 part evenly; three at the top are held below 1.
+    assert spread([0.5, 0.5], step=0.1) == pytest.approx([0.45, 0.55])
+    assert spread([0.1, 1.0, 1.0, 1.0], step=0.2) == pytest.approx([0.1, 0.6, 0.8, 1.0])
+    assert spread([-7.0, 0.5], step=0.1) == pytest.approx([0.0, 0.5])
+
+
+@given(
+    st.lists(st.floats(-5, 5), min_size=1, max_size=20).map(sorted),
+    st.floats(0.001, 0.05),
+)
+def test_spread_names_neither_overlap_nor_leave_the_column(
+    heights: list[float], step: float
+) -> None:
+    placed = spread(heights, step)
+    assert all(b - a >= step - 1e-9 for a, b in pairwise(placed))
+    assert placed[0] >= -1e-9 and placed[-1] <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("means", "left_out"),
+    [
+        ((93.0, 85.0, 77.0, 6.4), {3}),
+        ((80.2, 80.1, 80.0, 78.0), set()),  # near ties
+        ((90.0, 70.0, 50.0, 30.0), set()),  # an even slope
+        ((78.0, 6.4), set()),  # no bulk
+        ((93.0, 90.0, 88.0, 40.0, 6.4), {3, 4}),
+    ],
+)
+def test_off_scale_leaves_out_what_lies_far_behind_the_bulk(
+    means: Sequence[float], left_out: set[int]
+) -> None:
+    names = {f"{place}": (mean, mean) for place, mean in enumerate(means)}
+    assert off_scale(names) == {f"{place}" for place in left_out}
+
+
+def test_off_scale_of_losses_is_above() -> None:
+    losses = {"a": (1.0, 1.2), "b": (1.1, 1.5), "c": (9.0, 9.1)}
+    assert off_scale(losses, higher_is_better=False) == {"c"}
+
+
+def test_framed_leaves_shares_of_the_axis_free_in_both_directions() -> None:
+    assert framed(20.0, 80.0, 0.25, 0.0) == pytest.approx((0.0, 80.0))
+    assert framed(3.0, 1.0, 0.1, 0.1) == pytest.approx((3.25, 0.75))
+
+
+def test_cost_axis_shows_seconds_only_where_flops_agree(tmp_path: Path) -> None:
+    equal, unequal = tmp_path / "equal", tmp_path / "unequal"
+    for root, flops in ((equal, 104.0), (unequal, 106.0)):
+        make_run(root, "joint", profile(8, 5, 5), flops=100.0)
+        make_run(root, "other", profile(8, 5, 5), flops=flops)
+        make_run(root, "untrained", profile(1, 1, 1), flops=0.0)
+    label, why, spent = costs(board_of(equal))
+    assert "seconds" in label and "within 5 %" in why and spent["other"] == 2.0
+    label, why, spent = costs(board_of(unequal))
+    assert (label, why, spent["other"]) == ("training FLOPs", "", 106.0)
+
+
+def test_figures_name_what_lies_off_scale(tmp_path: Path) -> None:
+    for label, right in (("joint", 80), ("fair", 90), ("good", 95), ("majority", 6)):
+        make_run(tmp_path, label, {v: first(right, 100) for v in profile(0, 0, 0)})
+    board = board_of(tmp_path)
+    svg = dict(figures(board, [entry.label for entry in board.entries]))
+    assert b"off scale: majority (clean 6.0, impaired 6.0)" in svg["balance.svg"]
+    assert svg["cost.svg"].count(b"off scale: majority 6.0") == 2
+    assert b"joint (control)" in svg["balance.svg"]
+
+
+def test_balance_is_drawn_where_each_half_lags_on_the_other_side(tmp_path: Path) -> None:
+    for label, clean, impaired in (("a", 9, 0), ("b", 9, 0), ("c", 1, 9), ("d", 1, 9)):
+        make_run(tmp_path, label, profile(clean, impaired, impaired))
+    svg = dict(figures(board_of(tmp_path), ["a", "b", "c", "d"]))["balance.svg"]
+    assert b"off scale: c (clean 10.0, impaired 90.0), d (clean 10.0, impaired" in svg
