@@ -1,5 +1,6 @@
 """Runs jobs one after another or several at a time, each worker with one CPU thread."""
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -79,14 +80,13 @@ def quiet_heavy_libraries() -> None:
 
     prepare_imports()
     import torch
-    from huggingface_hub.utils import logging as hub_logging
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     # On small models two threads are far slower than one, and sums differ with their number.
     torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def _start(corpora: Mapping[str, Corpus], runs: Path, device: str, messages: Any) -> None:
