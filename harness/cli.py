@@ -168,7 +168,12 @@ def leaderboard(folders: tuple[Path, ...], out: Path, **given: Any) -> None:
 @cli.command("list")
 @click.argument("kind", metavar="methods|tasks|corruptions|backbones|budgets|suites")
 def list_(kind: str) -> None:
-    """Say what there is: methods, tasks, corruptions, backbones, budgets or suites."""
+    """Say what there is: methods, tasks, corruptions, backbones, budgets or suites.
+
+    \b
+    Example:
+      steelyard list methods
+    """
     from steelyard.harness import commands
 
     commands.print_list(kind)
@@ -177,7 +182,12 @@ def list_(kind: str) -> None:
 @cli.command()
 @click.argument("folder", type=Path)
 def show(folder: Path) -> None:
-    """Print one run: what was run, what it cost, what it scored, where it comes from."""
+    """Print one run: what was run, what it cost, what it scored, where it comes from.
+
+    \b
+    Example:
+      steelyard show runs/joint-food101-tiny-S-s0-1a2b3c4d
+    """
     from steelyard.harness import commands
 
     commands.show(folder)
