@@ -190,5 +190,6 @@ def _indicator(column: "pyarrow.ChunkedArray", classes: int) -> NDArray[np.bool_
 
     rows = compute.list_parent_indices(column).to_numpy()
     present = np.zeros((len(column), classes), dtype=np.bool_)
-    present[rows, compute.list_flatten(column).to_numpy()] = True
+    # Parquet gives a column of nothing but empty lists the type null, hence the cast.
+    present[rows, compute.list_flatten(column).to_numpy().astype(np.int64)] = True
     return present

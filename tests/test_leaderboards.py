@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from board_factory import board_of, first, make_run, profile
 
@@ -179,6 +181,19 @@ def test_two_different_runs_of_one_place_are_refused_naming_both(toy: Path) -> N
     folder = make_run(toy, "joint", profile(1, 1, 1), seed=0)
     with pytest.raises(UserError, match=rf"{toy / '0000'} and {folder}"):
         collect([toy])
+
+
+def test_an_entry_that_never_predicts_a_label_is_scored(tmp_path: Path) -> None:
+    for label in ("joint", "silent"):
+        folder = make_run(tmp_path, label, profile(0, 0, 0))
+    path = folder / "items.parquet"
+    table = pq.read_table(path)
+    empty = pa.array([[] for _ in range(len(table))])
+    pq.write_table(
+        table.set_column(table.column_names.index("predicted"), "predicted", empty), path
+    )
+    items = collect([tmp_path]).runs[-1].items(2)["clean"]
+    assert not items.predicted.any() and items.target.any()
 
 
 def test_a_record_given_twice_counts_once(toy: Path) -> None:
