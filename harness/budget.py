@@ -243,9 +243,9 @@ class Meter:
     def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> _Cost:
         import torch
 
-        _, parameters = self._parameters.setdefault(
-            id(module), (module, tuple(module.parameters()))
-        )
+        if id(module) not in self._parameters:  # walking a module's parameters is slow
+            self._parameters[id(module)] = (module, tuple(module.parameters()))
+        parameters = self._parameters[id(module)][1]
         key = (
             id(module),
             module.training,
