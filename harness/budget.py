@@ -18,6 +18,7 @@ from steelyard.harness.record import Ledger
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
 
 
 HISTORY_EVERY = 10  # steps between two rows of a run's log
@@ -125,8 +126,11 @@ class Meter:
             share = max(share, self._elapsed() / self.budget.seconds)
         return share
 
-    def watch(self, module: "nn.Module") -> None:
-        """Count this module's calls from now on; deep copies of it are counted too."""
+    def watch(self, module: "nn.Module") -> "tuple[RemovableHandle, RemovableHandle]":
+        """Count this module's calls from now on; deep copies of it are counted too.
+
+        The handles end it; the harness keeps them from methods.
+        """
 
         # Plain closures: deepcopy copies functions by reference, so a copied module keeps
         # posting to this meter, whereas a bound method would be copied together with it.
@@ -136,8 +140,10 @@ class Meter:
         def after(called: "nn.Module", args: Any, kwargs: Any, output: Any) -> None:
             self._after(called, output)
 
-        module.register_forward_pre_hook(before, with_kwargs=True)
-        module.register_forward_hook(after, with_kwargs=True, always_call=True)
+        return (
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after, with_kwargs=True, always_call=True),
+        )
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

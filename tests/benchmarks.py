@@ -12,6 +12,8 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+import torch
+
 from steelyard import methods, tasks
 from steelyard.harness import run, world_sets
 from steelyard.harness.backbone import Inputs
@@ -38,28 +40,20 @@ STEPS_FLOPS = 1.2e10  # some thirty steps of joint training
 WARM = 5  # first steps of a run, in which the meter calibrates
 
 
-def step_times(corpus: Corpus, name: str, options: dict[str, methods.Option], backbone: str,
-               metered: bool = True) -> list[float]:  # fmt: skip
+def step_times(corpus: Corpus, name: str, options: dict[str, methods.Option],
+               backbone: str) -> list[float]:  # fmt: skip
     """CPU seconds of each step of a short run."""
     model = run.untrained(RunSpec(name, corpus.name, backbone, "XS", 0), corpus, "cpu")
     data = run.train_data(model, corpus)
     meter = Meter(Budget("bench", STEPS_FLOPS))
     stamps: list[float] = []
     meter.on_progress = lambda share: stamps.append(time.process_time())
-    for module in model.metered_modules if metered else ():
+    for module in model.metered_modules:
         meter.watch(module)
-    if not metered:  # nothing posts, so nothing would stop it either
-        meter.on_progress = lambda share: _stop_after(stamps, 30)
     method = methods.load(name)
     with meter, suppress(BudgetSpent):
         method.train(model, data, meter, methods.configure(method, options), 0)
     return [after - before for before, after in pairwise(stamps)][WARM:]
-
-
-def _stop_after(stamps: list[float], steps: int) -> None:
-    stamps.append(time.process_time())
-    if len(stamps) > steps:
-        raise BudgetSpent("enough steps")
 
 
 def bench_steps(corpus: Corpus, backbone: str, rounds: int) -> None:
@@ -76,13 +70,29 @@ def bench_steps(corpus: Corpus, backbone: str, rounds: int) -> None:
 
 
 def bench_meter(corpus: Corpus, rounds: int) -> None:
-    """Cost of counting."""
-    with_meter: list[float] = []
-    without: list[float] = []
-    for _ in range(rounds):
-        with_meter += step_times(corpus, "joint", {}, "tiny")
-        without += step_times(corpus, "joint", {}, "tiny", metered=False)
-    ratio = statistics.median(with_meter) / statistics.median(without)
+    """Cost of counting: one model, watched and unwatched in turn.
+
+    Two models would not do: where their weights lie in memory alone makes 1 % of difference.
+    """
+    model = run.untrained(RunSpec("joint", corpus.name, "tiny", "XS", 0), corpus, "cpu")
+    batch = next(run.train_data(model, corpus).batches(32, 0, "bench"))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=True)
+    meter = Meter(Budget("bench", 1e15))
+    times: dict[bool, list[float]] = {True: [], False: []}
+    with meter:
+        for turn in range(12 * rounds):
+            for watched in (turn % 2 == 0, turn % 2 == 1):
+                handles = [meter.watch(m) for m in model.metered_modules] if watched else []
+                for _ in range(WARM):
+                    start = time.process_time()
+                    optimiser.zero_grad(set_to_none=True)
+                    torch.autograd.backward(model.loss(model.predict(batch), batch).mean())
+                    optimiser.step()
+                    meter.step(len(batch.targets))
+                    times[watched].append(time.process_time() - start)
+                for handle in (handle for pair in handles for handle in pair):
+                    handle.remove()
+    ratio = statistics.median(times[True]) / statistics.median(times[False])
     print(f"\nMeter: a step with it takes {ratio:.3f}x a step without")
 
 
