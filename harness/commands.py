@@ -212,6 +212,8 @@ def print_plan(jobs: Sequence[Job], runs: Path, workers: int) -> None:
             f"Training took {sum(seconds) / len(seconds):.0f} s a run so far: about "
             f"{estimate / 60:.0f} min with {workers} at a time, evaluation not counted."
         )
+    elif pending:
+        console.print("How long that takes here is not known before a first run is done.")
 
 
 def print_list(kind: str) -> None:

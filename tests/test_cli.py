@@ -87,6 +87,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(world: Path, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert "3 of 3 runs to do" in done.stdout and "6e+11 FLOPs" in done.stdout
+    assert "not known before a first run" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
