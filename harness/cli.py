@@ -48,7 +48,7 @@ def cli() -> None:
       steelyard demo --quick                  a first look, about a minute
       steelyard demo                          every method on one data set, with a board
       steelyard run world                     three data sets, five seeds
-      steelyard run mcr --task food101 --set game=independent
+      steelyard run joint --task mm_imdb --seeds 0-4
       steelyard list methods
     """
 
@@ -97,7 +97,7 @@ def run(target: str, runs: Path, **given: Any) -> None:
     Examples:
       steelyard run demo
       steelyard run my_suite.yaml --jobs 4
-      steelyard run balgrad --task mm_imdb --seeds 0-4 --corruption image-blank
+      steelyard run mine.py --set amount=0.2 --corruption image-blank
       steelyard run joint --task food101 --data-root ~/food101 --method mine.py
     """
     from steelyard.harness import commands
@@ -114,7 +114,7 @@ def train(target: str, runs: Path, **given: Any) -> None:
 
     \b
     Example:
-      steelyard train mcr --task hateful_memes --seeds 0
+      steelyard train joint --task hateful_memes --seeds 0
     """
     from steelyard.harness import commands
 
@@ -134,7 +134,7 @@ def evaluate(folder: Path, variants: tuple[str, ...], **given: Any) -> None:
 
     \b
     Example:
-      steelyard evaluate runs/mcr-food101-tiny-S-s0-1a2b3c4d food101 food101@image-noise:1-5
+      steelyard evaluate runs/joint-food101-tiny-S-s0-1a2b3c4d food101 food101@image-noise:1-5
     """
     from steelyard.harness import commands
 
