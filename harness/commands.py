@@ -87,8 +87,9 @@ def _run_with_progress(
 ) -> list[Record]:
     from steelyard.harness.pool import execute
 
-    records = [found for job in jobs if (found := finished(job, runs)) is not None]
-    waiting = [job for job in jobs if finished(job, runs) is None]
+    known = [(job, finished(job, runs)) for job in jobs]
+    records = [found for _, found in known if found is not None]
+    waiting = [job for job, found in known if found is None]
     if records and waiting:
         console.print(f"{len(records)} runs are done already, {len(waiting)} to go")
     shares: dict[str, float] = {}
@@ -152,7 +153,9 @@ def evaluate_run(
             f"(revision {corpus.revision}, not {spec.data['revision']}); give its --data-root."
         )
     names = tuple(variant.name for variant in chosen)
-    job = Job(spec, found.label, names, split=found.provenance["data"]["split"], limit=limit)
+    made = found.provenance
+    limit = limit or made["limit"]  # the items its other variants were scored on
+    job = Job(spec, found.label, names, split=made["data"]["split"], limit=limit)
     quiet_heavy_libraries()
     with console.status(f"evaluating {len(names)} variants"):
         run(job, corpus, folder.parent, pick_device(device), lambda doing, share: None)

@@ -60,8 +60,15 @@ def finished(job: Job, runs: Path) -> Record | None:
         return None
     found = record.read(folder)
     scored = {score.variant for score in found.scores}
-    complete = found.status == "failed" or scored.issuperset(job.variants)
-    return found if complete and found.label == job.label else None
+    complete = scored.issuperset(job.variants) and _same_items(found, job)
+    known = complete or found.status == "failed"
+    return found if known and found.label == job.label else None
+
+
+def _same_items(found: Record, job: Job) -> bool:
+    """Whether a record was scored on the items the job asks for."""
+    made = found.provenance
+    return bool(made["limit"] == job.limit and made["data"]["split"] == job.split)
 
 
 def run(job: Job, corpus: Corpus, runs: Path, device: str, progress: Progress) -> Record:
@@ -77,6 +84,7 @@ def run(job: Job, corpus: Corpus, runs: Path, device: str, progress: Progress) -
     if (folder / record.RECORD).is_file():  # some variants, or another name: keep what it had
         had = _split_into_parts(record.read(folder), job, folder)
         job = replace(job, variants=tuple(dict.fromkeys((*job.variants, *had))))
+        (folder / record.RECORD).unlink()  # its items are about to be replaced
     trained = _restore(folder) or _train(job.spec, corpus, folder, device, progress)
     scores: tuple[Score, ...] = ()
     if trained.status == "done" and job.variants:
@@ -220,22 +228,21 @@ def _split_into_parts(found: Record, job: Job, folder: Path) -> list[str]:
     """Lay out a record's variants as parts, so that none of them is evaluated again."""
     import pandas as pd
 
-    same_items = found.provenance["limit"] == job.limit
-    if not found.scores or not same_items or found.provenance["data"]["split"] != job.split:
+    if not found.scores or not _same_items(found, job):
         return []
     items = pd.read_parquet(folder / record.ITEMS)
     names = list(dict.fromkeys(score.variant for score in found.scores))
     for name in names:
-        table, summary = _part(folder, name)
+        table, summary = _part(folder, job, name)
         write_items(items[items["variant"] == name], table)
         scores = [asdict(score) for score in found.scores if score.variant == name]
         record.write_json(summary, scores)
     return names
 
 
-def _part(folder: Path, name: str) -> tuple[Path, Path]:
-    """Files of one variant's items and scores in an unfinished run."""
-    stem = folder / PARTS / name.replace(":", "-")
+def _part(folder: Path, job: Job, name: str) -> tuple[Path, Path]:
+    """Files of one variant's items and scores in an unfinished run, apart for other items."""
+    stem = folder / PARTS / f"{job.split}-{job.limit or 'all'}" / name.replace(":", "-")
     stem.parent.mkdir(parents=True, exist_ok=True)
     return stem.with_suffix(".parquet"), stem.with_suffix(".json")
 
@@ -248,7 +255,7 @@ def _variant(
 
     from steelyard.harness.evaluate import evaluate
 
-    table, summary = _part(folder, name)
+    table, summary = _part(folder, job, name)
     if summary.is_file():  # written after its table
         raw = json.loads(summary.read_text(encoding="utf-8"))
         return [Score(**score) for score in raw], pd.read_parquet(table)

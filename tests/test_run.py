@@ -75,6 +75,25 @@ def test_what_has_a_record_is_not_run_again(
     assert len(items) == 3 * len(food.splits["test"])
 
 
+def test_a_record_of_fewer_items_does_not_pass_for_one_of_all(food: Corpus, tmp_path: Path) -> None:
+    few = run.run(job(food, limit=20), food, tmp_path, "cpu", quiet)
+    everyone = run.run(job(food), food, tmp_path, "cpu", quiet)
+    assert {score.n for score in few.scores} == {20}
+    assert {score.n for score in everyone.scores} == {len(food.splits["test"])}
+    assert len(pd.read_parquet(tmp_path / few.id / record.ITEMS)) == 2 * len(food.splits["test"])
+
+
+def test_parts_of_fewer_items_are_not_used_for_all(
+    food: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "write", None)  # dies with its parts on disk
+        with pytest.raises(TypeError):
+            run.run(job(food, limit=20), food, tmp_path, "cpu", quiet)
+    everyone = run.run(job(food), food, tmp_path, "cpu", quiet)
+    assert {score.n for score in everyone.scores} == {len(food.splits["test"])}
+
+
 def test_an_interrupted_evaluation_keeps_what_it_had(
     food: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
