@@ -197,18 +197,18 @@ def print_plan(jobs: Sequence[Job], runs: Path, workers: int) -> None:
     """What would be run, what is done, and what the rest will cost."""
     table = Table("run", "state", "budget (FLOPs)", "variants")
     seconds: list[float] = []
-    pending = 0
+    pending, total = 0, 0.0
     for job in jobs:
         found = finished(job, runs)
-        pending += found is None
-        if found is not None:
-            seconds.append(found.ledger.total_seconds)
         flops = parse_budget(job.spec.budget).flops
+        if found is None:
+            pending, total = pending + 1, total + flops
+        else:
+            seconds.append(found.ledger.total_seconds)
         state = "to run" if found is None else found.status
         table.add_row(job.spec.id, state, f"{flops:.2g}", str(len(job.variants)))
     console.print(table)
-    flops = sum(parse_budget(j.spec.budget).flops for j in jobs if finished(j, runs) is None)
-    console.print(f"{pending} of {len(jobs)} runs to do, at most {flops:.3g} FLOPs of training.")
+    console.print(f"{pending} of {len(jobs)} runs to do, at most {total:.3g} FLOPs of training.")
     if seconds and pending:
         estimate = sum(seconds) / len(seconds) * pending / workers
         console.print(
