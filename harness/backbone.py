@@ -1,7 +1,7 @@
 """The interface that one method file uses on every kind of model: encode, contribute, fuse."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Side = Literal["image", "text"]
 SIDES: tuple[Side, Side] = ("image", "text")
+Kind = Literal["classifier", "vlm"]
 Readout = Literal["fused", "image", "text", "ensemble", "prior"]
 
 
@@ -21,7 +22,20 @@ class Inputs:
 
     image: "Image | None"
     evidence: str | None
-    """Title, caption or plot. The instruction is not here, so no corruption can touch it."""
+    """Title, caption, plot or question. The instruction is not here, so no corruption can touch
+    it."""
+    prompt: str = ""
+    """The whole user turn, evidence and instruction together; a classifier does not read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One training example as a conversation."""
+
+    inputs: Inputs
+    answer: str
+    choices: tuple[str, ...]
+    """All answers a closed question allows; empty where the question is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +43,43 @@ class Batch:
     """Model-ready inputs of B items."""
 
     pixels: "Tensor"
-    """[B, 3, H, W] float; zeros where the image is missing."""
+    """[B, 3, H, W] float, zeros where the image is missing; a vlm's rows are whatever its
+    processor makes of the images that are there."""
     has_image: "Tensor"
     """[B] bool."""
     tokens: "Tensor"
-    """[B, T] int64, right-padded."""
+    """[B, T] int64: right-padded for a classifier, left-padded prompts for a vlm."""
     mask: "Tensor"
     """[B, T] int64; 1 for real tokens."""
     has_text: "Tensor"
     """[B] bool."""
     targets: "Tensor"
-    """[B] int64 class index, or [B, C] float 0/1 when multi-label."""
+    """[B] int64 class index, [B, C] float 0/1 when multi-label; for a vlm [B, A] int64 answer
+    tokens, right-padded with -100."""
+    extra: "Mapping[str, Tensor]" = field(default_factory=dict)
+    """A vlm's other tensors by name: where the image and the text side lie, grids, masks."""
+
+
+class Context(Protocol):
+    """What fusing needs beside the two sides' tensors; methods only pass it on."""
+
+    def select(self, rows: "Tensor", image: "Tensor", text: "Tensor") -> "Context":
+        """The context of a batch whose row i takes its image side from row ``image[i]``, its text
+        side from row ``text[i]`` and its answer from row ``rows[i]``; all [N] int64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """One tensor a side, rows aligned: [B, D] latents, [B, H] contributions or [B, C] logits."""
+    """One tensor a side, rows aligned: [B, D] latents, [B, H] contributions or [B, C] logits.
+
+    Of a vlm: [B, I, D] image tokens after the projector and [B, T, D] embeddings of the prompt's
+    tokens; logits are [A, V], one row an answer token of the batch.
+    """
 
     image: "Tensor"
     text: "Tensor"
+    context: Context | None = None
+    """None for a classifier."""
 
     def of(self, side: Side) -> "Tensor":
         """The tensor of one side."""
@@ -55,7 +87,8 @@ class Latents:
 
     def replace(self, side: Side, value: "Tensor") -> "Latents":
         """The same pair with one side exchanged."""
-        return Latents(value, self.text) if side == "image" else Latents(self.image, value)
+        image, text = (value, self.text) if side == "image" else (self.image, value)
+        return Latents(image, text, self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,68 +106,101 @@ class Recipe:
     """``bf16`` trains under autocast with full-precision weights."""
 
 
+@dataclass(frozen=True, slots=True)
+class PixelRange:
+    """Bounds of valid ``Batch.pixels``, broadcastable to them, in the model's own units."""
+
+    low: "Tensor"
+    high: "Tensor"
+    """``high - low`` is the full range of an image, 255 grey levels."""
+
+
 class Backbone(Protocol):
-    """What a method may use. ``fuse(contribute(encode(batch)))`` is the ordinary prediction."""
+    """What a method may use. ``fuse(contribute(encode(batch)))`` is the ordinary prediction.
+
+    Logits have one row a decision: [B, C] over classes, or for a vlm [A, V] over the vocabulary at
+    the A answer tokens of the batch in row order, teacher-forced.
+    """
 
     name: str
-    kind: Literal["classifier", "vlm"]
+    kind: Kind
     classes: tuple[str, ...]
+    """Empty for a vlm, which answers any question."""
     multi_label: bool
+    """Always false for a vlm: its training target is one answer text."""
     recipe: Recipe
-    readout: Readout
-    """Which prediction is scored after training; a method that trains one side sets it."""
     width: int
     """Size D of both sides' latents."""
 
     def encode(self, batch: Batch) -> Latents:
-        """Latents of both sides before they meet, missing sides already blanked: [B, D] each."""
-
-    def encode_side(self, batch: Batch, side: Side) -> "Tensor":
-        """Latents [B, D] of one side alone; the other side's encoder is not run."""
+        """Latents of both sides before they meet, missing sides already blanked."""
 
     def contribute(self, latents: Latents) -> Latents:
-        """Each side's own linear contribution to the fusion: [B, H] each, row by row."""
+        """Each side's own linear contribution to the fusion, row by row; the identity of a vlm."""
 
     def fuse(self, parts: Latents) -> "Tensor":
-        """Class logits [B, C] from contributions."""
+        """Logits from contributions."""
 
     def predict(self, batch: Batch) -> "Tensor":
-        """``fuse(contribute(encode(batch)))``: [B, C]."""
+        """``fuse(contribute(encode(batch)))``."""
 
     def unimodal(self, latents: Latents) -> Latents:
-        """Logits [B, C] of each side's own linear head."""
-
-    def unimodal_side(self, latent: "Tensor", side: Side) -> "Tensor":
-        """Logits [B, C] of one side's own head from its latent [B, D]."""
+        """Logits of each side alone: by its own linear head, or of a vlm with the other blanked."""
 
     def blank(self, latents: Latents, side: Side, rows: "Tensor | None" = None) -> Latents:
         """Replace one side by what "missing" means here, in all rows or where ``rows`` is true."""
 
     def loss(self, logits: "Tensor", batch: Batch) -> "Tensor":
-        """Task loss of each item: [B]. Cross entropy, or mean binary cross entropy."""
-
-    def probabilities(self, logits: "Tensor") -> "Tensor":
-        """Softmax, or element-wise sigmoid when multi-label: [B, C]."""
+        """Task loss of each item: [B]. Cross entropy, mean binary cross entropy, or the mean
+        negative log-likelihood of a vlm's answer tokens."""
 
     def parameters(self) -> "Iterator[nn.Parameter]":
         """All parameters."""
-
-    def set_prior(self, frequencies: "NDArray[np.float64]") -> None:
-        """Share of training items that carry each class [C], what the ``prior`` readout answers."""
 
     def train(self, mode: bool = True) -> object:
         """Switch dropout and the like on or off; frozen encoders stay in evaluation mode."""
 
     def side_modules(self, side: Side) -> "tuple[nn.Module, ...]":
-        """Encoder and embedding layer of one side, without heads."""
+        """The modules that only serve one side; of a vlm's text, the shared language model."""
 
-    def embedding(self, side: Side) -> "nn.Linear":
-        """The embedding layer of one side: the last layer before latents meet."""
+    def embedding(self, side: Side) -> "nn.Module":
+        """Where a gradient of one side is probed cheaply: the last layer before latents meet; of
+        a vlm the last block of the language model, for either side."""
 
-    def collate(
-        self, inputs: Sequence[Inputs], targets: Sequence[Sequence[int]] | None = None
-    ) -> Batch:
-        """Preprocess and tokenise; items without an image or text are marked, not invented."""
+    def pixel_range(self, batch: Batch) -> PixelRange:
+        """Bounds within which ``batch.pixels`` are an image."""
 
-    def answer(self, inputs: Sequence[Inputs]) -> "Tensor":
-        """Class probabilities [B, C] by the current readout, in evaluation mode, no gradient."""
+    def pixel_gradient(self, gradient: "Tensor") -> "Tensor":
+        """A gradient on ``batch.pixels`` made one that an image can follow, where the processor
+        copies pixels (two equal frames of a still image); otherwise as it is."""
+
+    def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> "Tensor":
+        """Probabilities [B, C] of these answers, in evaluation mode and without gradient.
+
+        A classifier answers by its current readout; its classes are the choices.
+        """
+
+    def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
+        """Greedy answers in words, in evaluation mode and without gradient."""
+
+    def count_tokens(self, text: str) -> int:
+        """Length of an answer; a classifier's class name counts as one."""
+
+
+class TwoTower(Backbone, Protocol):
+    """What only the classifier offers: sides that can be run and read apart."""
+
+    readout: Readout
+    """Which prediction is scored after training; a method that trains one side sets it."""
+
+    def encode_side(self, batch: Batch, side: Side) -> "Tensor":
+        """Latents [B, D] of one side alone; the other side's encoder is not run."""
+
+    def unimodal_side(self, latent: "Tensor", side: Side) -> "Tensor":
+        """Logits [B, C] of one side's own head from its latent [B, D]."""
+
+    def probabilities(self, logits: "Tensor") -> "Tensor":
+        """Softmax, or element-wise sigmoid when multi-label: [B, C]."""
+
+    def set_prior(self, frequencies: "NDArray[np.float64]") -> None:
+        """Share of training items that carry each class [C], what the ``prior`` readout answers."""

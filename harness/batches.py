@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.harness.backbone import Backbone, Batch, Inputs
+from steelyard.harness.backbone import Batch, Turn
 from steelyard.harness.data import Example
 from steelyard.harness.seeds import seed_for
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from steelyard.harness.classifier import Classifier
 
 IN_MEMORY_BYTES = 1 << 30  # training tensors larger than this are prepared batch by batch
 CHUNK = 64
@@ -26,6 +26,8 @@ class TrainData:
     examples: tuple[Example, ...]
     gather: Callable[[Sequence[int]], Batch]
     """Model-ready batch of the examples at these positions."""
+    turn: Callable[[int], Turn]
+    """The example at this position as a question and its answer, image decoded."""
     classes: int
     multi_label: bool
 
@@ -48,27 +50,30 @@ class TrainData:
 
 
 def prepare(
-    backbone: Backbone,
-    examples: tuple[Example, ...],
-    decode: "Callable[[Example], Image | None]",
+    backbone: "Classifier", examples: tuple[Example, ...], turn: Callable[[Example], Turn]
 ) -> TrainData:
-    """Training data for a backbone: held as tensors when they fit, else collated on demand."""
+    """Training data for a classifier: held as tensors when they fit, else collated on demand."""
 
     def collate(positions: Sequence[int]) -> Batch:
         chosen = [examples[position] for position in positions]
-        inputs = [Inputs(decode(example), example.text) for example in chosen]
+        inputs = [turn(example).inputs for example in chosen]
         return backbone.collate(inputs, [example.labels for example in chosen])
+
+    def at(position: int) -> Turn:
+        return turn(examples[position])
 
     first = collate(range(min(CHUNK, len(examples))))
     size = first.pixels[0].nbytes * len(examples)
     if size > IN_MEMORY_BYTES:
-        return TrainData(examples, collate, len(backbone.classes), backbone.multi_label)
+        return TrainData(examples, collate, at, len(backbone.classes), backbone.multi_label)
     rest = range(CHUNK, len(examples), CHUNK)
     chunks = [first, *(collate(range(s, min(s + CHUNK, len(examples)))) for s in rest)]
     whole = _joined(chunks)
-    return TrainData(
-        examples, lambda rows: _rows(whole, rows), len(backbone.classes), backbone.multi_label
-    )
+
+    def rows(positions: Sequence[int]) -> Batch:
+        return _rows(whole, positions)
+
+    return TrainData(examples, rows, at, len(backbone.classes), backbone.multi_label)
 
 
 def _joined(chunks: Sequence[Batch]) -> Batch:

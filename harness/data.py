@@ -13,9 +13,19 @@ class Example:
     """Unique within the data set; leading zeros are kept."""
     image: Path | None
     text: str | None
-    """Evidence (title, meme caption, plot); never the instruction."""
+    """Evidence (title, meme caption, plot, question); never the instruction."""
     labels: tuple[int, ...]
-    """Class indices: exactly one unless the data set is multi-label."""
+    """Class indices: exactly one unless the data set is multi-label; none for an open question."""
+    answers: tuple[str, ...] = ()
+    """Reference answers of a question; the first is the one to train on."""
+    choices: tuple[str, ...] = ()
+    """All answers a closed question allows."""
+    subset: str = ""
+    """Part of the data set that is also scored apart: ``popular``, ``count``."""
+    cluster: str = ""
+    """What makes items dependent, such as their image; empty where the item stands alone."""
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What else scoring needs: objects in the picture, the usual answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,8 @@ class Corpus:
     classes: tuple[str, ...]
     multi_label: bool
     splits: Mapping[str, tuple[Example, ...]]
-    """Always ``train``, ``val`` and ``test``; others, such as ``test_unseen``, where they exist."""
+    """``train``, ``val`` and ``test``, and others such as ``test_unseen`` where they exist; a set
+    made for evaluation may have only ``test``."""
     revision: str
     """Hash of ids, texts, labels and image sizes on disk: the same data gives the same string."""
     notes: Mapping[str, str] = field(default_factory=dict)

@@ -62,7 +62,12 @@ class Score:
     """Standard error over items (clusters where the task declares them)."""
     main: bool
     """Whether this is the task's main metric."""
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None for a number that only describes, such as the share of yes answers."""
+    subset: str = ""
+    """The part of the task's items it was taken over; empty for all of them."""
+    shown: bool = False
+    """Whether a board over several tasks gives it a column of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,11 @@ def read(folder: Path) -> Record:
         raise UserError(f"No record at {path}.") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a steelyard record: {error}.") from error
+
+
+def items_file(task: str, trained_on: str) -> str:
+    """Name of the file with a task's items in a run's folder."""
+    return ITEMS if task == trained_on else f"items-{task}.parquet"
 
 
 def find(root: Path) -> list[Path]:

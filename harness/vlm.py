@@ -1,0 +1,287 @@
+"""Vision-language backbone: any AutoModelForImageTextToText behind encode, contribute, fuse."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax
+
+from steelyard.harness.backbone import Batch, Inputs, Latents, PixelRange, Side
+from steelyard.harness.errors import UserError
+from steelyard.harness.vlm_config import VlmConfig
+from steelyard.harness.vlm_layout import IGNORED, Layout, of_batch
+from steelyard.harness.vlm_text import Prompts
+
+
+class Vlm(nn.Module):
+    """The ``Backbone`` of generative models; see that protocol for the meaning of each part."""
+
+    kind: Literal["classifier", "vlm"] = "vlm"
+    classes: tuple[str, ...] = ()
+    multi_label = False
+
+    def __init__(self, name: str, config: VlmConfig, model: Any, processor: Any) -> None:
+        super().__init__()
+        self.name, self.config, self.recipe = name, config, config.recipe
+        self.model, self.processor = model, processor
+        self.prompts = Prompts(processor, self.base.config, config)
+        self.width = self.base.config.get_text_config().hidden_size
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, without the PEFT wrapper there may be around it."""
+        from peft import PeftModel
+
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends an answer."""
+        return self.prompts.eos_id
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The decoder without its head."""
+        module: nn.Module = self.base.get_decoder()
+        return module
+
+    @property
+    def metered_modules(self) -> tuple[nn.Module, ...]:
+        """The modules a meter watches: together they hold every matrix product of the model."""
+        part = self.embedding("image")  # tells how far a backward pass goes
+        head = self.base.get_output_embeddings()
+        return (*vision_modules(self.base), self.language_model, part, head)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but a frozen vision tower."""
+        super().train(mode)
+        if self.config.vision == "frozen":
+            vision_modules(self.base)[0].eval()
+        return self
+
+    def encode(self, batch: Batch) -> Latents:
+        """Image tokens [B, I, D] and prompt embeddings [B, P, D]; no image takes no tokens."""
+        text = self.base.get_input_embeddings()(batch.tokens)
+        image = text.new_zeros(len(text), 0, text.shape[2])
+        if bool(batch.has_image.any()):
+            image = self._image_tokens(batch).to(text.dtype)
+        return Latents(image, text, of_batch(batch))
+
+    def contribute(self, latents: Latents) -> Latents:
+        """The identity: a decoder mixes both sides from its first layer."""
+        return latents
+
+    def fuse(self, parts: Latents) -> Tensor:
+        """Logits [A, V] at the answer tokens, teacher-forced, one row a token in row order."""
+        layout = _layout(parts)
+        prompt = layout.filled(parts.text, parts.image)
+        answered = layout.answered
+        answers = self.base.get_input_embeddings()(layout.answers.clamp(min=0))
+        attended = torch.cat([layout.visible, answered], 1)
+        states = self.language_model(
+            inputs_embeds=torch.cat([prompt, answers.to(prompt.dtype)], 1),
+            attention_mask=attended.long(),
+            position_ids=layout.positions(self.base.model, attended),
+            use_cache=False,
+        ).last_hidden_state
+        # The last prompt token predicts the first answer token, and so on.
+        before = states[:, prompt.shape[1] - 1 : -1]
+        logits: Tensor = self.base.get_output_embeddings()(before[answered])
+        return logits
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Logits [A, V] of a batch."""
+        return self.fuse(self.encode(batch))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Same as ``predict``."""
+        return self.predict(batch)
+
+    def unimodal(self, latents: Latents) -> Latents:
+        """Logits [A, V] of each side with the other blanked: two passes of the language model."""
+        image = self.fuse(self.blank(latents, "text"))
+        return Latents(image, self.fuse(self.blank(latents, "image")))
+
+    def blank(self, latents: Latents, side: Side, rows: Tensor | None = None) -> Latents:
+        """The one place that says what a missing side is: its tokens are attended to by nothing.
+
+        Equal to a prompt that was rendered without them; the image's wrapper tokens go with it.
+        """
+        layout = _layout(latents)
+        chosen = torch.ones_like(layout.image_here) if rows is None else rows
+        return replace(latents, context=layout.blank(side, chosen))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean negative log-likelihood of each row's answer tokens: [B]."""
+        answered = batch.targets != IGNORED
+        each = cross_entropy(logits.float(), batch.targets[answered], reduction="none")
+        rows = answered.nonzero()[:, 0]
+        total = torch.zeros(len(answered), device=each.device).index_add(0, rows, each)
+        return total / answered.sum(1).clamp(min=1)
+
+    def side_modules(self, side: Side) -> tuple[nn.Module, ...]:
+        """Vision tower and projector, or the language model that both sides share."""
+        return vision_modules(self.base) if side == "image" else (self.language_model,)
+
+    def embedding(self, side: Side) -> nn.Module:
+        """The last block of the language model, for either side."""
+        last: nn.Module = self.base.get_decoder().layers[-1]
+        return last
+
+    def pixel_range(self, batch: Batch) -> PixelRange:
+        """Bounds of black and white in the processor's normalised units."""
+        return self.prompts.pixel_range(batch.pixels)
+
+    def pixel_gradient(self, gradient: Tensor) -> Tensor:
+        """Averaged over the equal frames that Qwen-VL makes of a still image."""
+        return self.prompts.pixel_gradient(gradient)
+
+    def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
+        """One user turn as chat messages, the image first."""
+        return self.prompts.messages(inputs)
+
+    def collate(self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None) -> Batch:
+        """Render, tokenise and pad; ``answers`` become targets, without them there are none.
+
+        Raises:
+            UserError: a prompt or an answer is longer than the limits of the configuration.
+        """
+        return self.prompts.collate(inputs, answers, self.device)
+
+    @torch.no_grad()
+    def continuations(
+        self, batch: Batch, max_tokens: int, temperature: float | None = None
+    ) -> list[list[int]]:
+        """Tokens that follow each prompt, the end token included where it was reached.
+
+        Greedy, or sampled from torch's global generator. ``batch.pixels`` are taken as they are.
+        """
+        training = self.training
+        self.eval()
+        sampling: dict[str, Any] = {"do_sample": False}
+        if temperature is not None:
+            sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        try:
+            found = self.model.generate(
+                **self.prompts.plain(batch),
+                max_new_tokens=max_tokens,
+                suppress_tokens=self.prompts.image_ids,
+                eos_token_id=self.eos_id,
+                pad_token_id=self.prompts.pad_id,
+                use_cache=True,
+                **sampling,
+            )
+        finally:
+            self.train(training)
+        return [self._ended(row) for row in found[:, batch.tokens.shape[1] :].tolist()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
+        text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
+
+    def count_tokens(self, text: str) -> int:
+        """Length of an answer in tokens, without the end token."""
+        return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @torch.no_grad()
+    def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> Tensor:
+        """Softmax [B, C] of the mean log-likelihoods of the choices' tokens, end token included.
+
+        Each prompt is read once; the choices continue it from the key-value cache.
+        """
+        training = self.training
+        self.eval()
+        try:
+            batch = self.collate(inputs)
+            return torch.softmax(self._choice_scores(batch, choices), dim=1).cpu()
+        finally:
+            self.train(training)
+
+    def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
+        """Greedy answers in words."""
+        found = self.continuations(self.collate(inputs), max_tokens)
+        return [self.decode(ids) for ids in found]
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        if self.eos_id in ids:
+            return ids[: ids.index(self.eos_id) + 1]
+        return ids
+
+    def _image_tokens(self, batch: Batch) -> Tensor:
+        """Projected image tokens [B, I, D], zeros after a row's last one."""
+        arguments = self.prompts.image_arguments(batch)
+        found = list(self.base.model.get_image_features(**arguments).pooler_output)
+        longest = max(len(tokens) for tokens in found)
+        tokens = found[0].new_zeros(len(batch.has_image), longest, found[0].shape[-1])
+        padded = [nn.functional.pad(row, (0, 0, 0, longest - len(row))) for row in found]
+        placed: Tensor = tokens.masked_scatter(batch.has_image[:, None, None], torch.stack(padded))
+        return placed
+
+    def _choice_scores(self, batch: Batch, choices: Sequence[str]) -> Tensor:
+        """Mean log-likelihood [B, C] of each choice after each prompt."""
+        from transformers import DynamicCache
+
+        latents = self.encode(batch)
+        layout = _layout(latents)
+        cache = DynamicCache(config=self.base.config.get_text_config())
+        prompt = layout.filled(latents.text, latents.image)
+        seen, length = layout.visible, prompt.shape[1]
+        first = self.language_model(
+            inputs_embeds=prompt,
+            attention_mask=seen.long(),
+            position_ids=layout.positions(self.base.model, seen),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        head = self.base.get_output_embeddings()
+        start = log_softmax(head(first).float(), dim=1)
+        scores = []
+        for choice in choices:
+            ids = torch.tensor([self.prompts.answer_ids(choice)], device=prompt.device)
+            ids = ids.expand(len(prompt), -1)
+            total = start.gather(1, ids[:, :1])[:, 0]
+            attended = torch.cat([seen, torch.ones_like(ids[:, :-1], dtype=torch.bool)], 1)
+            states = self.language_model(
+                inputs_embeds=self.base.get_input_embeddings()(ids[:, :-1]),
+                attention_mask=attended.long(),
+                position_ids=layout.positions(self.base.model, attended)[..., length:],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            if ids.shape[1] > 1:
+                cache.crop(1 - ids.shape[1])
+            rest = log_softmax(head(states).float(), dim=2).gather(2, ids[:, 1:, None])
+            scores.append((total + rest.sum((1, 2))) / ids.shape[1])
+        return torch.stack(scores, dim=1)
+
+
+def vision_modules(base: Any) -> tuple[nn.Module, ...]:
+    """The vision tower and, where it is a module of its own, the projector behind it.
+
+    Raises:
+        UserError: the model keeps them where none of the known families does.
+    """
+    inner: Mapping[str, nn.Module] = dict(base.model.named_children())
+    tower = [inner[name] for name in ("vision_tower", "visual", "vision_model") if name in inner]
+    joint = [inner[name] for name in ("multi_modal_projector", "connector") if name in inner]
+    if not tower:
+        raise UserError(
+            f"{base.config.model_type}: no vision tower among {', '.join(inner)}; steelyard knows "
+            "LLaVA, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL and Idefics3/SmolVLM layouts."
+        )
+    return (*tower, *joint)
+
+
+def _layout(latents: Latents) -> Layout:
+    if not isinstance(latents.context, Layout):
+        raise TypeError("these latents did not come from this backbone's encode")
+    return latents.context

@@ -1,0 +1,150 @@
+"""How prompt, image and answer lie in one sequence, and what is blanked or exchanged in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from steelyard.harness.backbone import Batch, Side
+from steelyard.harness.errors import UserError
+
+IGNORED = -100  # marks padding among answer tokens, as torch's losses do
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The context of one batch's latents: [prompt, left-padded to P | answer, right-padded to A].
+
+    Rows of prompts, of images and of answers can be chosen apart, which is what permuting a side
+    means.
+    """
+
+    tokens: Tensor
+    """[B, P] prompt tokens."""
+    mask: Tensor
+    """[B, P] bool, real tokens."""
+    slots: Tensor
+    """[B, P] bool, places that image tokens take."""
+    block: Tensor
+    """[B, P] bool, tokens that are only there because of the image: slots and what wraps them."""
+    text_side: Tensor
+    """[B, P] bool, tokens of the evidence, or of the whole user text where there is none."""
+    text_here: Tensor
+    """[B] bool, text side not blanked."""
+    image_here: Tensor
+    """[B] bool, image present and not blanked."""
+    image_count: Tensor
+    """[B] int64, image tokens of the row's image."""
+    grid: Tensor
+    """[B, 3] int64 patch grid of a row's image, zeros where the family has none."""
+    answers: Tensor
+    """[B, A] answer tokens, ``IGNORED`` where there is none."""
+
+    def select(self, rows: Tensor, image: Tensor, text: Tensor) -> Self:
+        """See ``backbone.Context``.
+
+        Raises:
+            UserError: a row's image does not have the number of tokens its prompt has places for.
+        """
+        made = type(self)(
+            tokens=self.tokens[text],
+            mask=self.mask[text],
+            slots=self.slots[text],
+            block=self.block[text],
+            text_side=self.text_side[text],
+            text_here=self.text_here[text],
+            image_here=self.image_here[image],
+            image_count=self.image_count[image],
+            grid=self.grid[image],
+            answers=self.answers[rows],
+        )
+        return made.checked()
+
+    def checked(self) -> Self:
+        """This layout, with images only where the prompt has places for them."""
+        places = self.slots.sum(1)
+        here = self.image_here & (places > 0)
+        if bool((here & (places != self.image_count)).any()):
+            raise UserError(
+                "Images of one batch take different numbers of tokens, so they cannot be exchanged "
+                "between prompts: resize the images to one size first."
+            )
+        return replace(self, image_here=here)
+
+    def blank(self, side: Side, rows: Tensor) -> Self:
+        """With one side missing where ``rows`` [B] is true."""
+        if side == "image":
+            return replace(self, image_here=self.image_here & ~rows)
+        return replace(self, text_here=self.text_here & ~rows)
+
+    @property
+    def visible(self) -> Tensor:
+        """[B, P] bool: prompt tokens that are attended to."""
+        no_image = self.block & ~self.image_here[:, None]
+        no_text = self.text_side & ~self.text_here[:, None]
+        return self.mask & ~no_image & ~no_text
+
+    @property
+    def answered(self) -> Tensor:
+        """[B, A] bool: real answer tokens."""
+        return self.answers != IGNORED
+
+    def filled(self, text: Tensor, image: Tensor) -> Tensor:
+        """Prompt embeddings [B, P, D] with the image tokens [B, I, D] in their places."""
+        if not image.shape[1]:
+            return text
+        order = (self.slots.cumsum(1) - 1).clamp(0, image.shape[1] - 1)
+        placed = image.gather(1, order[..., None].expand(-1, -1, image.shape[2]))
+        shown = self.slots & self.image_here[:, None]
+        return torch.where(shown[..., None], placed.to(text.dtype), text)
+
+    def positions(self, model: Any, attended: Tensor) -> Tensor:
+        """Position of each token for ``attended`` [B, L]: [B, L], or [3, B, L] under M-RoPE.
+
+        Counted over attended tokens only, so that what is blanked leaves no gap.
+        """
+        if not multi_axis(model):
+            return (attended.cumsum(1) - 1).clamp(min=0)
+        length = attended.shape[1]
+        shown = self.slots & self.image_here[:, None]
+        types = torch.nn.functional.pad(shown.long(), (0, length - shown.shape[1]))
+        grids = self.grid[self.image_here]
+        positions: Tensor = model.get_rope_index(
+            types, mm_token_type_ids=types, image_grid_thw=grids, attention_mask=attended.long()
+        )[0]
+        return positions
+
+
+def of_batch(batch: Batch) -> Layout:
+    """The layout of a collated batch, nothing blanked but absent images."""
+    extra = batch.extra
+    return Layout(
+        tokens=batch.tokens,
+        mask=batch.mask.bool(),
+        slots=extra["slots"],
+        block=extra["block"],
+        text_side=extra["text_side"],
+        text_here=torch.ones_like(batch.has_image),
+        image_here=batch.has_image,
+        image_count=extra["slots"].sum(1),
+        grid=extra["grid"],
+        answers=batch.targets,
+    )
+
+
+def multi_axis(model: Any) -> bool:
+    """Whether the family counts positions along time, height and width (Qwen-VL's M-RoPE)."""
+    return "qwen" in model.config.model_type and "vl" in model.config.model_type
+
+
+def differing_block(long: Sequence[int], short: Sequence[int]) -> tuple[int, int]:
+    """Start and end of what ``long`` has between the parts that it shares with ``short``."""
+    start = 0
+    while start < len(short) and long[start] == short[start]:
+        start += 1
+    tail = 0
+    while tail < len(short) - start and long[-1 - tail] == short[-1 - tail]:
+        tail += 1
+    return start, len(long) - tail

@@ -1,0 +1,337 @@
+"""Each family of vision-language models behind encode and fuse equals its own forward pass."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_vlms
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from steelyard.harness import vlm_config, vlm_io
+from steelyard.harness.backbone import Batch, Inputs, Latents, Turn
+from steelyard.harness.budget import Budget, Meter
+from steelyard.harness.data import Example
+from steelyard.harness.errors import UserError
+from steelyard.harness.vlm import Vlm
+from steelyard.harness.vlm_layout import differing_block
+
+SUFFIX = "\nAnswer the question using a single word or phrase."
+Build = Callable[..., Vlm]
+
+
+def picture(seed: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def asked(image: Image.Image | None, question: str) -> Inputs:
+    return Inputs(image, question, question + SUFFIX)
+
+
+ITEMS = [
+    asked(picture(0), "Is there a banana in the image?"),
+    asked(picture(1), "What color is the fish?"),
+    asked(None, "Is there a cup in the image?"),
+]
+ANSWERS = ["yes", "red green", "no ."]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("vlms")
+    for family in tiny_vlms.FAMILIES:
+        tiny_vlms.make(family, root / family)
+    return root
+
+
+@pytest.fixture(scope="module")
+def build(checkpoints: Path) -> Build:
+    def made(family: str, **options: Any) -> Vlm:
+        source = str(checkpoints / family)
+        config = vlm_config.configure(source, {"tune": "full", "batch_size": 4, **options})
+        return vlm_io.build(source, config, seed=0)
+
+    return made
+
+
+def plain(model: Vlm, batch: Batch) -> Tensor:
+    """Logits at the answers by the transformers model's own forward pass."""
+    prompts = model.prompts.plain(batch)
+    answered = batch.targets != -100
+    ids = torch.cat([batch.tokens, batch.targets.clamp(min=0)], 1)
+    mask = torch.cat([batch.mask, answered.long()], 1)
+    rest = {k: v for k, v in prompts.items() if k not in ("input_ids", "attention_mask")}
+    if "mm_token_type_ids" in rest:
+        text = torch.zeros_like(batch.targets)
+        rest["mm_token_type_ids"] = torch.cat([rest["mm_token_type_ids"], text], 1)
+    logits: Tensor = model.model(input_ids=ids, attention_mask=mask, **rest).logits
+    return logits[:, batch.tokens.shape[1] - 1 : -1][answered]
+
+
+def selected(latents: Latents, rows: list[int], image: list[int], text: list[int]) -> Latents:
+    assert latents.context is not None
+    r, i, t = (torch.tensor(order) for order in (rows, image, text))
+    context = latents.context.select(r, i, t)
+    return Latents(latents.image[i], latents.text[t], context)
+
+
+every_family = pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
+
+
+@every_family
+@torch.no_grad()
+def test_encode_and_fuse_are_the_models_own_forward_pass(family: str, build: Build) -> None:
+    model = build(family).eval()
+    batch = model.collate(ITEMS, ANSWERS)
+    logits = model.predict(batch)
+    assert logits.shape == (8, model.base.config.get_text_config().vocab_size)
+    assert logits.std() > 0.3, "random weights must tell inputs apart"
+    torch.testing.assert_close(logits, plain(model, batch), rtol=0, atol=1e-4)
+    latents = model.encode(batch)
+    same = selected(latents, [0, 1, 2], [0, 1, 2], [0, 1, 2])
+    assert torch.equal(model.fuse(model.contribute(same)), logits)
+
+
+@every_family
+@torch.no_grad()
+def test_a_blanked_image_is_a_prompt_without_it(family: str, build: Build) -> None:
+    model = build(family).eval()
+    batch = model.collate(ITEMS, ANSWERS)
+    latents = model.encode(batch)
+    without = model.collate([replace(item, image=None) for item in ITEMS], ANSWERS)
+    blanked = model.fuse(model.blank(latents, "image"))
+    torch.testing.assert_close(blanked, model.predict(without), rtol=0, atol=1e-4)
+    assert (blanked - model.predict(batch)).abs().max() > 0.1
+    first = model.blank(latents, "image", torch.tensor([True, False, False]))
+    half = model.collate([replace(ITEMS[0], image=None), *ITEMS[1:]], ANSWERS)
+    torch.testing.assert_close(model.fuse(first), model.predict(half), rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.unimodal(latents).text, blanked, rtol=0, atol=1e-5)
+
+
+@every_family
+@torch.no_grad()
+def test_a_blanked_question_is_a_prompt_without_its_tokens(family: str, build: Build) -> None:
+    model = build(family).eval()
+    batch = model.collate(ITEMS, ANSWERS)
+    shown = [
+        model.decode(row[side].tolist())
+        for row, side in zip(batch.tokens, batch.extra["text_side"], strict=True)
+    ]
+    assert shown[0] == "is there a banana in the image ?" and shown[2].startswith("is there a cup")
+    blanked = model.fuse(model.blank(model.encode(batch), "text"))
+    bare = [replace(item, prompt=SUFFIX, evidence=None) for item in ITEMS]
+    reference = model.predict(model.collate(bare, ANSWERS))
+    torch.testing.assert_close(blanked, reference, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        model.unimodal(model.encode(batch)).image, blanked, rtol=0, atol=1e-5
+    )
+
+
+@every_family
+@torch.no_grad()
+def test_permuted_sides_are_the_exchanged_items(family: str, build: Build) -> None:
+    model = build(family).eval()
+    latents = model.encode(model.collate(ITEMS, ANSWERS))
+    one, two, three = ITEMS
+    images = [replace(one, image=two.image), replace(two, image=one.image), three]
+    texts = [replace(two, image=one.image), replace(one, image=two.image), three]
+    for order, exchanged in ((([0, 1, 2], [1, 0, 2], [0, 1, 2]), images),
+                             (([0, 1, 2], [0, 1, 2], [1, 0, 2]), texts)):  # fmt: skip
+        fused = model.fuse(selected(latents, *order))
+        reference = model.predict(model.collate(exchanged, ANSWERS))
+        torch.testing.assert_close(fused, reference, rtol=0, atol=1e-4)
+
+
+def test_images_of_unequal_size_cannot_be_exchanged(build: Build) -> None:
+    model = build("qwen2_vl").eval()
+    items = [asked(picture(0, (32, 32)), "a?"), asked(picture(1, (64, 32)), "a?")]
+    batch = model.collate(items, ["yes", "no"])
+    torch.testing.assert_close(model.predict(batch), plain(model, batch), rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match="different numbers of tokens"):
+        selected(model.encode(batch), [0, 1], [1, 0], [0, 1])
+
+
+@every_family
+def test_loss_is_the_mean_over_a_rows_answer_tokens(family: str, build: Build) -> None:
+    model = build(family).eval()
+    batch = model.collate(ITEMS, ANSWERS)
+    with torch.no_grad():
+        loss = model.loss(model.predict(batch), batch)
+        alone = [model.collate([i], [a]) for i, a in zip(ITEMS, ANSWERS, strict=True)]
+        each = torch.cat([model.loss(model.predict(one), one) for one in alone])
+        torch.testing.assert_close(loss, each, rtol=1e-4, atol=1e-4)
+        choices = ["yes", "red green", "no ."]
+        columns = []
+        for choice in choices:
+            same = model.collate(ITEMS, [choice] * 3)
+            columns.append(-model.loss(model.predict(same), same))
+        expected = torch.softmax(torch.stack(columns, 1), 1)
+    torch.testing.assert_close(model.answer(ITEMS, choices), expected, rtol=1e-3, atol=1e-4)
+
+
+@every_family
+def test_a_gradient_reaches_the_pixels_and_stays_an_image(family: str, build: Build) -> None:
+    model = build(family).eval()
+    batch = model.collate(ITEMS, ANSWERS)
+    bounds = model.pixel_range(batch)
+    assert bool((batch.pixels >= bounds.low - 1e-4).all())
+    assert bool((batch.pixels <= bounds.high + 1e-4).all())
+    pixels = batch.pixels.clone().requires_grad_()
+    loss = model.loss(model.predict(replace(batch, pixels=pixels)), batch)[:2].sum()
+    (gradient,) = torch.autograd.grad(loss, pixels)
+    followed = model.pixel_gradient(gradient)
+    assert followed.shape == pixels.shape and float(followed.abs().sum()) > 0
+    if family.startswith("qwen"):  # both frames of a patch must move alike
+        frames = followed.view(len(followed), 3, 2, -1)
+        assert torch.equal(frames[:, :, 0], frames[:, :, 1])
+
+
+@every_family
+def test_answers_do_not_depend_on_company(family: str, build: Build) -> None:
+    model = build(family)
+    together = model.generate(ITEMS, 6)
+    assert together == [model.generate([item], 6)[0] for item in ITEMS]
+    assert model.training, "asking leaves the mode as it was"
+    ids = model.continuations(model.collate(ITEMS), 6)
+    assert all(len(row) <= 6 and not set(row) & set(model.prompts.image_ids) for row in ids)
+    assert all(model.eos_id not in row[:-1] for row in ids)
+
+
+@every_family
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_saved_and_loaded_it_answers_the_same(
+    family: str, tune: str, build: Build, tmp_path: Path
+) -> None:
+    model = build(family, tune=tune)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape)
+    vlm_io.save(model, tmp_path)
+    assert not list(tmp_path.rglob("*.bin")) and vlm_io.weights_file(tmp_path).is_file()
+    again = vlm_io.load(tmp_path)
+    choices = ["yes", "no", "red"]
+    assert torch.equal(again.answer(ITEMS, choices), model.answer(ITEMS, choices))
+    assert again.config == model.config and not again.training
+
+
+@every_family
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_the_meter_sees_every_product_once(family: str, tune: str, build: Build) -> None:
+    """The watched parts add up to the whole model, for its own forward pass and for ours."""
+    model = build(family, tune=tune)
+    batch = model.collate(ITEMS, ANSWERS)
+    for forward in (model.predict, lambda batch: plain(model, batch)):
+        meter = Meter(Budget("test", 1e15))
+        handles = [handle for module in model.metered_modules for handle in meter.watch(module)]
+        with FlopCounterMode(display=False) as counter:
+            model.loss(forward(batch), batch).sum().backward()
+        counted = counter.get_total_flops()
+        with meter:
+            model.loss(forward(batch), batch).sum().backward()
+        for handle in handles:
+            handle.remove()
+        assert meter.spent == pytest.approx(counted, rel=0.02)
+
+
+def test_what_learns_is_what_the_configuration_says(build: Build) -> None:
+    def learning(**options: Any) -> set[str]:
+        model = build("llava", **options)
+        return {name for name, p in model.base.named_parameters() if p.requires_grad}
+
+    full = learning()
+    assert not any("vision_tower" in name for name in full)
+    assert any("projector" in name for name in full) and any("lm_head" in name for name in full)
+    assert any("vision_tower" in name for name in learning(vision="trained"))
+    lora = learning(tune="lora", lora_targets="q_proj,v_proj")
+    assert lora and all("lora_" in name and "language_model" in name for name in lora)
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in lora} == {"q_proj", "v_proj"}
+
+
+def test_checkpointing_changes_no_gradient(build: Build) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = build("llava", checkpointing=checkpointing)
+        batch = model.collate(ITEMS, ANSWERS)
+        model.loss(model.predict(batch), batch).sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_the_processor_is_made_to_pad_left(build: Build, checkpoints: Path) -> None:
+    model = build("llava")
+    assert model.processor.tokenizer.padding_side == "left"
+    batch = model.collate(ITEMS)
+    assert batch.mask[:, -1].all() and not batch.mask[2, 0]
+    assert batch.targets.shape == (3, 0)
+
+
+def test_prepared_rows_are_the_collated_ones(build: Build) -> None:
+    model = build("llava")
+    turns = [Turn(item, answer, ()) for item, answer in zip(ITEMS, ANSWERS, strict=True)] * 40
+    examples = tuple(
+        Example(str(n), None, turn.inputs.evidence, ()) for n, turn in enumerate(turns)
+    )
+    data = vlm_io.prepare(model, examples, lambda example: turns[int(example.id)])
+    for rows in ([2], [2, 5, 8], [4, 0, 2, 119, 66]):
+        chosen = [turns[row] for row in rows]
+        wanted = model.collate([t.inputs for t in chosen], [t.answer for t in chosen])
+        found = data.gather(rows)
+        for name in ("pixels", "has_image", "tokens", "mask", "has_text", "targets"):
+            left, right = getattr(found, name), getattr(wanted, name)
+            if name != "pixels" or len(right):
+                assert torch.equal(left, right), name
+        for name in wanted.extra:
+            assert torch.equal(found.extra[name], wanted.extra[name]), name
+
+
+@pytest.mark.parametrize(
+    ("long", "short", "block"),
+    [
+        ("abXYcd", "abcd", (2, 4)),
+        ("XYcd", "cd", (0, 2)),
+        ("abXY", "ab", (2, 4)),
+        ("aab", "ab", (1, 2)),
+    ],
+)
+def test_the_image_block_is_what_only_the_longer_rendering_has(
+    long: str, short: str, block: tuple[int, int]
+) -> None:
+    assert differing_block([ord(c) for c in long], [ord(c) for c in short]) == block
+
+
+def test_mistakes_are_one_line(build: Build, checkpoints: Path, tmp_path: Path) -> None:
+    def refused(message: str, call: Callable[[], object]) -> None:
+        with pytest.raises(UserError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+    refused("no layer called q_prj", lambda: build("llava", tune="lora", lora_targets="q_prj"))
+    refused("No PEFT adapter at", lambda: build("llava", adapter=str(tmp_path)))
+    refused("Could not load 'nobody/nothing'",
+            lambda: vlm_io.build("x", vlm_config.configure("nobody/nothing", {}), 0))  # fmt: skip
+    refused("No vision-language model at", lambda: vlm_io.load(tmp_path))
+    refused("Unknown backbone option 'lr'", lambda: build("llava", lr=1.0))
+    refused("allowed are full, lora", lambda: build("llava", tune="some"))
+    bare = tmp_path / "bare"
+    shutil.copytree(checkpoints / "llava", bare)
+    (bare / "chat_template.jinja").unlink()
+    refused("no chat template", lambda: vlm_io.build("x", vlm_config.configure(str(bare), {}), 0))
+    short = build("llava", max_prompt_tokens=20)
+    refused("max_prompt_tokens=", lambda: short.collate(ITEMS))
+    brief = build("llava", max_answer_tokens=4)
+    refused("max_answer_tokens=", lambda: brief.collate(ITEMS[:1], ["yes " * 5]))
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    blind = LlamaForCausalLM(LlamaConfig(vocab_size=20, hidden_size=8, intermediate_size=8,
+                                         num_hidden_layers=1, num_attention_heads=1))  # fmt: skip
+    blind.save_pretrained(tmp_path / "blind")
+    text_only = vlm_config.configure(str(tmp_path / "blind"), {})
+    refused("as a vision-language model", lambda: vlm_io.build("x", text_only, 0))
