@@ -13,6 +13,7 @@ from steelyard.harness.errors import UserError
 if TYPE_CHECKING:
     from steelyard.leaderboards.board import Board
     from steelyard.leaderboards.collect import Runs
+    from steelyard.leaderboards.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +23,14 @@ class Published:
     files: tuple[Path, ...]
     """The last is the front page, ``board.md``."""
     boards: "tuple[Board, ...]"
+    profiles: "tuple[Profile, ...]"
 
 
 def publish(
     folders: Sequence[Path],
     out: Path,
     *,
-    control: str = "joint",
+    control: str | None = None,
     kinds: Mapping[str, str] | None = None,
     backbone: str | None = None,
     budget: str | None = None,
@@ -40,7 +42,8 @@ def publish(
     Args:
         folders: where run folders lie, at any depth.
         out: made where absent; files of other names in it are left alone.
-        control: label of the entry that all others are compared with.
+        control: label of the entry that all others are compared with; without it the first of
+            ``profile.CONTROLS`` that a board has.
         kinds: kind of each entry by label, or by method name for all of a method's entries.
         backbone: take only runs of this backbone.
         budget: take only runs of this budget.
@@ -49,15 +52,28 @@ def publish(
         UserError: there is nothing to show, the runs cannot be compared, or a file cannot be
             written.
     """
-    from steelyard.leaderboards.board import build
+    from steelyard.leaderboards import board, profile
     from steelyard.leaderboards.collect import collect
 
     runs = collect(folders, backbone=backbone, budget=budget)
-    finished = {run.record.spec.task for run in runs.runs if run.record.status == "done"}
-    boards = [build(runs, task, control=control, kinds=kinds) for task in sorted(finished)]
+    finished = sorted({run.record.spec.task for run in runs.runs if run.record.status == "done"})
+    profiled = [task for task in finished if profile.is_profile(runs.of(task))]
+    boards = [
+        board.build(runs, task, control=control or _control(runs, task), kinds=kinds)
+        for task in finished
+        if task not in profiled
+    ]
+    profiles = [profile.build(runs, task, control=control, kinds=kinds) for task in profiled]
     unfinished = [task for task in runs.tasks() if task not in finished]
-    files = [_replace(out / name, content) for name, content in _files(runs, boards, unfinished)]
-    return Published(tuple(files), tuple(boards))
+    content = _files(runs, boards, profiles, unfinished)
+    files = [_replace(out / name, text) for name, text in content]
+    return Published(tuple(files), tuple(boards), tuple(profiles))
+
+
+def _control(runs: "Runs", task: str) -> str:
+    from steelyard.leaderboards.profile import default_control
+
+    return default_control({run.record.label: run for run in runs.of(task)})
 
 
 def stem(task: str) -> str:
@@ -66,9 +82,12 @@ def stem(task: str) -> str:
 
 
 def _files(
-    runs: "Runs", boards: Sequence["Board"], unfinished: Sequence[str]
+    runs: "Runs",
+    boards: Sequence["Board"],
+    profiles: Sequence["Profile"],
+    unfinished: Sequence[str],
 ) -> Iterator[tuple[str, bytes]]:
-    from steelyard.leaderboards import plots, tables
+    from steelyard.leaderboards import plots, profile_tables, tables
     from steelyard.leaderboards.overall import overall
 
     labels = sorted({run.record.label for run in runs.runs})
@@ -81,11 +100,35 @@ def _files(
         yield f"{name}.csv", tables.as_csv(board).encode()
         yield f"{name}.json", tables.as_json(board).encode()
         yield f"{name}.tex", tables.latex(board).encode()
+    for made in profiles:
+        yield from _profile_files(made)
     combined = overall(boards)
     yield "scores.csv", runs.scores.to_csv(index=False, float_format="%.10g").encode()
-    yield "overall.json", tables.as_json(combined).encode()
+    if boards:
+        yield "overall.json", tables.as_json(combined).encode()
     files = {board.task: stem(board.task) for board in boards}
-    yield "board.md", tables.index(combined, boards, files, unfinished).encode()
+    front = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
+    page = tables.index(combined, boards, files, unfinished) if boards else "# Leaderboards\n"
+    yield "board.md", "\n".join([page, *front]).encode()
+
+
+def profile_stem(profile: "Profile") -> str:
+    """File name of a profile, without ending."""
+    return stem(profile.trained_on).replace("board-", "profile-")
+
+
+def _profile_files(profile: "Profile") -> Iterator[tuple[str, bytes]]:
+    from steelyard.leaderboards import factors, profile_plots, profile_tables
+
+    name = profile_stem(profile)
+    figures = {f"{name}-{end}": content for end, content in profile_plots.figures(profile)}
+    yield from figures.items()
+    pictures = [file for file in figures if file.endswith(".svg")]
+    designs = factors.factorials(profile.groups, profile.samples, profile.shown)
+    yield f"{name}.md", profile_tables.markdown(profile, designs, pictures).encode()
+    yield f"{name}.csv", profile_tables.as_csv(profile).encode()
+    yield f"{name}.json", profile_tables.as_json(profile).encode()
+    yield f"{name}.tex", profile_tables.latex(profile).encode()
 
 
 def _replace(path: Path, content: bytes) -> Path:

@@ -141,12 +141,12 @@ def build(
     groups: dict[str, list[Run]] = {}
     for run in own:
         groups.setdefault(run.record.label, []).append(run)
-    kind = {label: _kind(group[0], kinds or {}) for label, group in groups.items()}
+    kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
     lacks = {label: missing(group, grid) for label, group in groups.items()}
     complete = {label: group for label, group in groups.items() if not lacks[label]}
     measured, disagreements = measure(grid, complete)
     samples = {label: entry.column(columns["balanced"]) for label, entry in measured.items()}
-    costs, differences = _costs(complete, control), _differences(columns, measured, control)
+    costs, differences = costs_of(complete, control), _differences(columns, measured, control)
     reference = next(iter(measured.values()), None)
     return Board(
         task=task,
@@ -178,7 +178,8 @@ def build(
     )
 
 
-def _kind(run: Run, kinds: Mapping[str, str]) -> str:
+def kind_of(run: Run, kinds: Mapping[str, str]) -> str:
+    """The kind of a run's entry, by its label or else by its method."""
     return kinds.get(run.record.label, kinds.get(run.record.spec.method, ""))
 
 
@@ -289,7 +290,8 @@ def _differences(
     return found
 
 
-def _costs(complete: Mapping[str, Sequence[Run]], control: str) -> dict[str, Cost]:
+def costs_of(complete: Mapping[str, Sequence[Run]], control: str) -> dict[str, Cost]:
+    """What each entry cost, also relative to the control, by label."""
     spent = [run.record.ledger.total_flops for run in complete.get(control, ())]
     base = fmean(spent) if any(spent) else None
     return {label: _cost(group, base) for label, group in complete.items()}

@@ -23,6 +23,9 @@ COLUMNS = (
     "budget", "id",
 )  # fmt: skip
 
+MORE_COLUMNS = ("scored_on", "subset")
+"""Only where some run needs them: ``task`` is what was trained on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -68,7 +71,7 @@ class Runs:
 
     runs: tuple[Run, ...]
     scores: pd.DataFrame
-    """One row a (task, label, seed, variant, metric), columns ``COLUMNS``.
+    """One row a (task, label, seed, variant, metric), columns ``COLUMNS`` and ``MORE_COLUMNS``.
 
     A failed run has one row without variant, metric and value.
     """
@@ -109,7 +112,8 @@ def collect(
     _check_comparable(kept)
     runs = sorted(_without_copies(kept), key=_identity)
     rows = [row for run in runs for row in _rows(run.record)]
-    return Runs(tuple(runs), pd.DataFrame(rows, columns=list(COLUMNS)))
+    more = [name for name in MORE_COLUMNS if any(name in row for row in rows)]
+    return Runs(tuple(runs), pd.DataFrame(rows, columns=[*COLUMNS, *more]))
 
 
 def backbone_name(spec: RunSpec) -> str:
@@ -174,6 +178,8 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         return
     for score in sorted(record.scores, key=lambda score: (score.variant, score.metric)):
         yield run | {
+            **({"scored_on": score.task} if score.task != spec.task else {}),
+            **({"subset": score.subset} if score.subset else {}),
             "variant": score.variant,
             "metric": score.metric,
             "value": score.value,

@@ -57,10 +57,12 @@ def grid_of(task: str, runs: Sequence[Run]) -> Grid:
     if len(metrics) != 1:
         named = ", ".join(f"{name}" for name, _ in sorted(metrics)) or "none (no finished run)"
         raise UserError(f"{task} needs one main metric in one direction, its records have {named}.")
-    ((metric, higher_is_better),) = metrics
+    ((metric, higher),) = metrics
+    if higher is None:
+        raise UserError(f"{task}: its main metric {metric} has no direction, so it cannot rank.")
     seeds = sorted({run.record.spec.seed for run in runs})
     variants = sorted({score.variant for score in scores})
-    return Grid(task, metric, higher_is_better, tuple(seeds), tuple(variants))
+    return Grid(task, metric, higher, tuple(seeds), tuple(variants))
 
 
 def main_scores(run: Run) -> list[Score]:

@@ -79,8 +79,8 @@ def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
     """The whole board as one Markdown page, with the named picture files at its end."""
     parts = [f"# {md(board.task)}", md(caption(board))]
     parts += [f"## {sheet.title}\n\n{sheet_markdown(sheet)}" for sheet in sheets(board)]
-    parts += _bullets("## Notes\n\n", remarks(board))
-    parts += _bullets("## How to read this\n\n", RULES)
+    parts += bullets("## Notes\n\n", remarks(board))
+    parts += bullets("## How to read this\n\n", RULES)
     parts += [f"![{Path(name).stem}]({name})" for name in pictures]
     return "\n\n".join(parts) + "\n"
 
@@ -118,14 +118,14 @@ def index(
         links = [f"[{kind}]({name}.{end})" for kind, end in FORMATS]
         parts.append(f"## {md(board.task)}\n\n{md(caption(board))}")
         parts += [sheet_markdown(_ranking(board)), " · ".join(links)]
-        parts += _bullets("", remarks(board))
+        parts += bullets("", remarks(board))
     parts += [f"No board for {md(task)}: none of its runs finished." for task in unfinished]
-    return "\n\n".join((*parts, *_bullets("## How to read this\n\n", RULES))) + "\n"
+    return "\n\n".join((*parts, *bullets("## How to read this\n\n", RULES))) + "\n"
 
 
 def latex(board: Board) -> str:
     """The board's tables with booktabs rules, to be included in a document."""
-    return "\n".join(_sheet_latex(sheet, caption(board)) for sheet in sheets(board))
+    return "\n".join(sheet_latex(sheet, caption(board)) for sheet in sheets(board))
 
 
 def terminal(board: Board, width: int) -> "Table":
@@ -196,7 +196,7 @@ def remarks(board: Board) -> list[str]:
     return [*board.notes, *(f"{blank.label}: {blank.missing}." for blank in board.blanks)]
 
 
-def _bullets(title: str, lines: Sequence[str]) -> list[str]:
+def bullets(title: str, lines: Sequence[str]) -> list[str]:
     """A list under its title; nothing for no lines."""
     return [title + "\n".join(f"- {md(line)}" for line in lines)] if lines else []
 
@@ -380,7 +380,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _sheet_latex(sheet: Sheet, about: str) -> str:
+def sheet_latex(sheet: Sheet, about: str) -> str:
     """A table environment; needs the packages booktabs and textcomp."""
     columns = "rl" + "r" * (len(sheet.header) - 2)
     rows = [

@@ -1,0 +1,263 @@
+"""The board of models that answer many tasks: a profile of numbers side by side, not one score."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from steelyard.harness.errors import UserError
+from steelyard.harness.record import Score
+from steelyard.leaderboards import stats
+from steelyard.leaderboards.board import SIGNIFICANT, Blank, Cost, Difference, costs_of, kind_of
+from steelyard.leaderboards.collect import Run, Runs, backbone_name
+from steelyard.leaderboards.ratios import CLEAN, Column, measure
+from steelyard.leaderboards.stats import Interval, Sample
+
+BLIND = "image-blank"
+CONTROLS = ("joint", "sft")
+"""Entries that a board compares with unless told otherwise: the first of these that it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One complete entry."""
+
+    label: str
+    kind: str
+    composite: Interval
+    tied: bool
+    """Not first, but not told apart from the first entry either."""
+    scores: Mapping[str, Interval]
+    """By column."""
+    differences: Mapping[str, Difference]
+    """By column with a direction, and by ``COMPOSITE``; empty for the control."""
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """All entries trained on one data set."""
+
+    trained_on: str
+    backbone: str
+    budget: str
+    control: str
+    seeds: tuple[int, ...]
+    shown: tuple[Column, ...]
+    """Clean numbers, in the order of tasks."""
+    impaired: tuple[Column, ...]
+    """Each task's main metric without the image, and averaged over corruptions of a side."""
+    main: Mapping[str, str]
+    """Column of each task's clean main metric."""
+    rows: tuple[Row, ...]
+    """Best composite first."""
+    groups: Mapping[str, Sequence[Run]]
+    """Runs of complete entries by label; not exported."""
+    samples: Mapping[str, Mapping[str, Sample]]
+    """Of complete entries, by label and column; not exported."""
+    blanks: tuple[Blank, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What its files and headings are called."""
+        return f"{self.trained_on} ({self.backbone})"
+
+
+COMPOSITE = "composite"
+
+
+def is_profile(runs: Sequence[Run]) -> bool:
+    """Whether runs of one data set need a profile: they were scored in words."""
+    return any(score.shown for run in runs for score in run.record.scores)
+
+
+def build(
+    runs: Runs, trained_on: str, *, control: str | None, kinds: Mapping[str, str] | None = None
+) -> Profile:
+    """The profile of everything trained on one data set.
+
+    Raises:
+        UserError: no run finished, or runs were scored on different items.
+    """
+    own = runs.of(trained_on)
+    groups: dict[str, list[Run]] = {}
+    for run in own:
+        groups.setdefault(run.record.label, []).append(run)
+    control = control or default_control(groups)
+    scores = _all_scores(own)
+    shown, impaired, main = columns_of(scores)
+    seeds = tuple(sorted({run.record.spec.seed for run in own}))
+    wanted = {(score.task, score.variant) for score in scores if score.main}
+    lacks = {label: _missing(group, seeds, wanted) for label, group in groups.items()}
+    complete = {label: group for label, group in groups.items() if not lacks[label]}
+    samples, notes = measure((*shown, *impaired), complete)
+    composites = {label: composite(shown, found) for label, found in samples.items()}
+    costs = costs_of(complete, control)
+    kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
+    compared = _differences(shown, samples, composites, control)
+    rows = [
+        Row(
+            label=label,
+            kind=kind[label],
+            composite=stats.interval(composites[label]),
+            tied=place > 0 and _tied(composites[label], composites[order[0]]),
+            scores={name: stats.interval(sample) for name, sample in samples[label].items()},
+            differences=compared.get(label, {}),
+            cost=costs[label],
+        )
+        for order in [_order(composites)]
+        for place, label in enumerate(order)
+    ]
+    return Profile(
+        trained_on=trained_on,
+        backbone=backbone_name(own[0].record.spec),
+        budget=own[0].record.spec.budget,
+        control=control,
+        seeds=seeds,
+        shown=shown,
+        impaired=impaired,
+        main=main,
+        rows=tuple(rows),
+        groups=complete,
+        samples=samples,
+        blanks=tuple(Blank(label, kind[label], why) for label, why in lacks.items() if why),
+        notes=(*_notes(seeds, control, complete), *notes),
+    )
+
+
+def default_control(labels: Mapping[str, object]) -> str:
+    """The usual control where the board has it, else the first of ``CONTROLS``."""
+    return next((name for name in CONTROLS if name in labels), CONTROLS[0])
+
+
+def _all_scores(runs: Sequence[Run]) -> list[Score]:
+    """Every distinct score that any run has, as declared, in the order of the records."""
+    found: dict[tuple[str, str, str, str], Score] = {}
+    for run in runs:
+        for score in run.record.scores:
+            found.setdefault((score.task, score.variant, score.metric, score.subset), score)
+    if not found:
+        raise UserError("None of the runs finished: there is nothing to compare.")
+    return list(found.values())
+
+
+def columns_of(
+    scores: Sequence[Score],
+) -> tuple[tuple[Column, ...], tuple[Column, ...], dict[str, str]]:
+    """The clean columns, the impaired ones, and the column of each task's main metric."""
+    shown: list[Column] = []
+    impaired: list[Column] = []
+    main: dict[str, str] = {}
+    for task in dict.fromkeys(score.task for score in scores):
+        own = [score for score in scores if score.task == task]
+        clean = [score for score in own if score.variant == CLEAN and (score.shown or score.main)]
+        if not clean:
+            raise UserError(f"{task} has no clean scores: evaluate its runs on clean too.")
+        head = next(score for score in clean if score.main)
+        for score in clean:
+            column = _column(score, (CLEAN,), "")
+            if score is head:
+                main[task] = column.name
+            if score.shown or score is head:
+                shown.append(column)
+        variants = sorted({score.variant for score in own if score.main} - {CLEAN})
+        groups = {", no image": [v for v in variants if v == BLIND]}
+        for side in ("image", "text"):
+            groups[f", {side} impaired"] = [v for v in variants if v.startswith(f"{side}-")]
+        impaired += [_column(head, tuple(v), end) for end, v in groups.items() if v]
+    return tuple(shown), tuple(impaired), main
+
+
+def _column(score: Score, variants: tuple[str, ...], ending: str) -> Column:
+    words = " ".join(part for part in (score.task, score.subset, score.metric) if part)
+    return Column(
+        words + ending, score.task, score.metric, score.subset, score.higher_is_better, variants
+    )
+
+
+def composite(shown: Sequence[Column], samples: Mapping[str, Sample]) -> Sample:
+    """Mean over tasks of the mean of a task's clean numbers, each turned so that more is better.
+
+    All of them are shares, so 1 - x turns one around. Numbers without a direction stay out.
+    """
+    tasks = dict.fromkeys(column.task for column in shown)
+    values, draws = [], []
+    for task in tasks:
+        directed = [c for c in shown if c.task == task and c.higher_is_better is not None]
+        parts = [_turned(samples[column.name], column) for column in directed]
+        if parts:
+            values.append(np.mean([part.values for part in parts], axis=0))
+            draws.append(np.mean([part.draws for part in parts], axis=0))
+    clusters = min(samples[column.name].clusters for column in shown)
+    return Sample(np.mean(values, axis=0), np.mean(draws, axis=0), clusters)
+
+
+def _turned(sample: Sample, column: Column) -> Sample:
+    if column.higher_is_better:
+        return sample
+    return Sample(1 - sample.values, 1 - sample.draws, sample.clusters)
+
+
+def _order(composites: Mapping[str, Sample]) -> list[str]:
+    return sorted(composites, key=lambda label: (-composites[label].values.mean(), label))
+
+
+def _tied(one: Sample, best: Sample) -> bool:
+    behind = stats.paired_difference(one, best)
+    return behind.low <= 0 <= behind.high
+
+
+def _differences(
+    shown: Sequence[Column],
+    samples: Mapping[str, Mapping[str, Sample]],
+    composites: Mapping[str, Sample],
+    control: str,
+) -> dict[str, dict[str, Difference]]:
+    """Differences to the control by label and column, Holm-adjusted within each column."""
+    if control not in samples:
+        return {}
+    found: dict[str, dict[str, Difference]] = {label: {} for label in samples if label != control}
+    directions = {c.name: c.higher_is_better for c in shown if c.higher_is_better is not None}
+    for name, higher in [*directions.items(), (COMPOSITE, True)]:
+        pick = composites if name == COMPOSITE else {k: v[name] for k, v in samples.items()}
+        intervals = {label: stats.paired_difference(pick[label], pick[control]) for label in found}
+        adjusted = stats.holm({label: each.p for label, each in intervals.items()})
+        for label, each in intervals.items():
+            good = (each.mean > 0) == higher
+            verdict = ("better" if good else "worse") if adjusted[label] < SIGNIFICANT else ""
+            found[label][name] = Difference(each, adjusted[label], verdict)
+    return found
+
+
+def _missing(runs: Sequence[Run], seeds: Sequence[int], wanted: set[tuple[str, str]]) -> str:
+    """What an entry's runs lack, in words; empty when nothing."""
+    present = {run.record.spec.seed for run in runs}
+    lacks = [f"no run of seed {seed}" for seed in seeds if seed not in present]
+    for run in runs:
+        seed = run.record.spec.seed
+        if run.record.status == "failed":
+            lacks.append(f"seed {seed} failed: {run.record.failure}")
+            continue
+        scored = {(score.task, score.variant) for score in run.record.scores if score.main}
+        absent = [f"{task} {variant}" for task, variant in sorted(wanted - scored)]
+        if absent:
+            lacks.append(f"seed {seed} lacks {', '.join(absent)}")
+    return "; ".join(lacks)
+
+
+def _notes(seeds: Sequence[int], control: str, complete: Mapping[str, Sequence[Run]]) -> list[str]:
+    notes = []
+    if len(seeds) == 1:
+        notes.append("One seed: the interval leaves out training variance.")
+    if control not in complete:
+        notes.append(f"The control {control} is not ranked here, so nothing is compared with it.")
+    rates = sorted(
+        (label, fmean(run.record.spec.learning_rate or 0.0 for run in group))
+        for label, group in complete.items()
+    )
+    chosen = [f"{label} {rate:g}" for label, rate in rates if rate]
+    if chosen:
+        notes.append(f"Learning rates other than the backbone's: {', '.join(chosen)}.")
+    return notes

@@ -1,0 +1,241 @@
+"""The board of models that answer many tasks: ratios, directions, composite, blanks, factorials."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+
+from steelyard.harness.record import Ledger, Record, Score, items_file, write
+from steelyard.harness.spec import RunSpec
+from steelyard.leaderboards import factors, publish
+from steelyard.leaderboards.collect import collect
+from steelyard.leaderboards.profile import COMPOSITE, Profile, build
+from steelyard.leaderboards.ratios import Column
+from steelyard.leaderboards.stats import Sample
+
+METRICS: Mapping[str, tuple[bool | None, bool]] = {  # direction, shown
+    "f1": (True, True),
+    "wrong": (False, True),
+    "yes_rate": (None, True),
+}
+Answers = Sequence[tuple[bool, bool]]
+"""Target and prediction of each item, yes or no."""
+
+
+def parts(target: bool, said: bool) -> dict[str, tuple[float, float]]:
+    return {
+        "f1": (2.0 * (target and said), float(target) + float(said)),
+        "wrong": (float(target != said), 1.0),
+        "yes_rate": (float(said), 1.0),
+    }
+
+
+def make(
+    root: Path,
+    label: str,
+    answers: Mapping[str, Mapping[str, Answers]],
+    *,
+    seed: int = 0,
+    failed: bool = False,
+    method: str = "sft",
+    options: Mapping[str, str | int | float | bool] | None = None,
+) -> None:
+    """A run trained on ``pool`` and scored on tasks and variants."""
+    spec = RunSpec(method, "pool", "tiny-vlm", "S", seed, options=options or {},
+                   data={"revision": "r"})  # fmt: skip
+    folder = root / f"{label}-{seed}"
+    folder.mkdir(parents=True)
+    scores = []
+    for task, variants in answers.items():
+        rows = []
+        for variant, given in variants.items():
+            each = [parts(*pair) for pair in given]
+            for number, (pair, counted) in enumerate(zip(given, each, strict=True)):
+                row = {"variant": variant, "id": f"{number:03}", "cluster": f"{number // 2:03}"}
+                row |= {"subset": "even" if number % 2 == 0 else "odd", "answer": str(pair[1])}
+                for name, (top, bottom) in counted.items():
+                    row |= {f"{name}.top": top, f"{name}.bottom": bottom}
+                rows.append(row)
+            for subset in ("", "even"):
+                chosen = [c for n, c in enumerate(each) if not subset or n % 2 == 0]
+                for name, (higher, shown) in METRICS.items():
+                    top, bottom = np.sum([c[name] for c in chosen], axis=0)
+                    scores.append(
+                        Score(task, variant, name, top / bottom if bottom else 0.0, len(chosen),
+                              None, name == "f1" and not subset, higher, subset,
+                              shown and (not subset or name == "f1"))
+                    )  # fmt: skip
+        table = pd.DataFrame(rows[::-1])
+        table.to_parquet(folder / items_file(task, "pool"), index=False)
+    ledger = Ledger({"forward": 60.0, "mine": 40.0}, {"train": 1.0}, 10, 320, 2**20, "cpu", 100.0,
+                    None, "budget")  # fmt: skip
+    record = Record(
+        spec.id, label, spec, "failed" if failed else "done", "loss became nan at step 3" if failed
+        else "", ledger, () if failed else tuple(scores), {"data": {"classes": 0}},
+    )  # fmt: skip
+    write(record, folder)
+
+
+TRUTH = [number % 3 == 0 for number in range(40)]
+
+
+def said(right: int) -> Answers:
+    """Right on the first ``right`` items, inverted on the others."""
+    return [(t, t if number < right else not t) for number, t in enumerate(TRUTH)]
+
+
+def entry(right: int, blind: int = 20) -> dict[str, dict[str, Answers]]:
+    return {
+        "pool": {"clean": said(right)},
+        "asked": {"clean": said(right), "image-blank": said(blind), "image-noise:3": said(30)},
+    }
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    for seed in (0, 1, 2):
+        make(tmp_path, "sft", entry(28 + seed), seed=seed)
+        make(tmp_path, "good", entry(36 + seed), seed=seed, method="dpo")
+        make(tmp_path, "poor", entry(10 + seed), seed=seed, method="kto")
+    return tmp_path
+
+
+def profile(root: Path, **options: str) -> Profile:
+    return build(collect([root]), "pool", control=options.get("control"))
+
+
+def test_ratios_are_those_of_scikit_learn_and_seeds_are_averaged(pool: Path) -> None:
+    made = profile(pool)
+    assert [row.label for row in made.rows] == ["good", "sft", "poor"] and made.control == "sft"
+    sft = made.rows[1]
+    expected = [f1_score(TRUTH, [p for _, p in said(28 + seed)]) for seed in range(3)]
+    assert sft.scores["asked f1"].values == pytest.approx(expected)
+    even = [f1_score(TRUTH[::2], [p for _, p in said(28 + seed)][::2]) for seed in range(3)]
+    assert sft.scores["asked even f1"].values == pytest.approx(even)
+    rates = [np.mean([p for _, p in said(28 + seed)]) for seed in range(3)]
+    assert sft.scores["asked yes_rate"].mean == pytest.approx(np.mean(rates))
+    blind = f1_score(TRUTH, [p for _, p in said(20)])
+    assert sft.scores["asked f1, no image"].mean == pytest.approx(blind)
+    noise = f1_score(TRUTH, [p for _, p in said(30)])
+    assert sft.scores["asked f1, image impaired"].mean == pytest.approx((blind + noise) / 2)
+
+
+def test_differences_point_the_right_way_in_both_directions(pool: Path) -> None:
+    good, _, poor = profile(pool).rows
+    assert good.differences["asked f1"].interval.mean > 0
+    assert good.differences["asked wrong"].interval.mean < 0
+    assert good.differences["asked wrong"].verdict == "better"
+    assert poor.differences["asked wrong"].interval.mean > 0
+    assert poor.differences["asked wrong"].verdict == "worse"
+    assert poor.differences[COMPOSITE].verdict == "worse"
+    assert "asked yes_rate" not in good.differences, "what only describes is not compared"
+    expected = np.mean([said(36 + s)[k][0] != said(36 + s)[k][1] for s in range(3)
+                        for k in range(40)])  # fmt: skip
+    assert good.scores["asked wrong"].mean == pytest.approx(expected)
+
+
+def test_the_composite_turns_what_is_better_low(pool: Path) -> None:
+    sft = profile(pool).rows[1]
+    by_task = [
+        np.mean([sft.scores[f"{task} f1"].mean, sft.scores[f"{task} even f1"].mean,
+                 1 - sft.scores[f"{task} wrong"].mean])
+        for task in ("pool", "asked")
+    ]  # fmt: skip
+    assert sft.composite.mean == pytest.approx(np.mean(by_task))
+
+
+def test_incomplete_entries_are_blank_and_say_why(pool: Path) -> None:
+    make(pool, "broken", {}, failed=True, method="mpo")
+    make(pool, "short", {"pool": {"clean": said(30)}}, seed=0, method="mdpo")
+    made = profile(pool)
+    reasons = {blank.label: blank.missing for blank in made.blanks}
+    assert "nan at step 3" in reasons["broken"] and "no run of seed 1" in reasons["broken"]
+    assert "seed 0 lacks asked clean" in reasons["short"]
+    assert {row.label for row in made.rows} == {"good", "sft", "poor"}
+
+
+def test_the_interval_holds_what_whole_clusters_give(pool: Path) -> None:
+    """Against a plain bootstrap over clusters of one seed's items, done here with pandas."""
+    single = profile(pool).rows[1].scores["asked wrong"]
+    assert single.low < single.mean < single.high
+    generator = np.random.default_rng(0)
+    wrong = np.array([t != p for t, p in said(29)], float).reshape(20, 2)
+    draws = [wrong[generator.integers(0, 20, 20)].mean() for _ in range(4000)]
+    assert 1.2 * np.std(draws) < single.half < 4 * np.std(draws)
+
+
+def test_published_twice_it_is_the_same_and_lists_everything(pool: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    publish([pool], one)
+    publish([pool], two)
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in two.iterdir())
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+    page = (one / "profile-pool.md").read_text()
+    for words in ("Side by side", "asked, difference to sft", "no image", "Cost", "mine", "▲", "▼"):
+        assert words in page, words
+    assert "pool (tiny-vlm)" in (one / "board.md").read_text()
+    content = json.loads((one / "profile-pool.json").read_text())
+    assert {row["label"] for row in content["rows"]} == {"good", "sft", "poor"}
+    assert "samples" not in content and content["shown"][0]["task"] == "pool"
+    table = pd.read_csv(one / "scores.csv")
+    assert {"scored_on", "subset"} <= set(table.columns)
+
+
+def test_other_items_or_a_lost_file_are_refused(pool: Path) -> None:
+    from steelyard.harness.errors import UserError
+
+    path = pool / "good-0" / "items-asked.parquet"
+    table = pd.read_parquet(path)
+    table["id"] = table["id"].str.replace("003", "999")
+    table.to_parquet(path, index=False)
+    with pytest.raises(UserError, match="on other items of asked"):
+        profile(pool)
+    path.unlink()
+    with pytest.raises(UserError, match="copy its whole folder"):
+        profile(pool)
+
+
+def test_a_factorial_pairs_entries_equal_in_all_else(tmp_path: Path) -> None:
+    """Each option adds its own effect; the table finds both, and the pairs behind them."""
+    shown = (Column("asked f1", "asked", "f1", "", True, ("clean",)),)
+    samples, groups = {}, {}
+    for iig in (False, True):
+        for mining in ("adversarial", "noise"):
+            label = f"{mining} {iig}"
+            options = {"iig": iig, "mining": mining}
+            make(tmp_path, label, {"pool": {"clean": said(30)}}, method="mbpo", options=options)
+            value = 0.5 + 0.1 * iig + 0.2 * (mining == "adversarial")
+            samples[label] = {"asked f1": Sample(np.full(1, value), np.full((1, 9), value), 20)}
+    runs = collect([tmp_path])
+    for run in runs.runs:
+        groups[run.record.label] = [run]
+    (found,) = factors.factorials(groups, samples, shown)
+    assert found.factors == ("iig", "mining") and len(found.cells) == 4
+    effects = {(e.factor, e.level, e.other): e for e in found.effects}
+    assert effects["iig", True, False].scores["asked f1"].mean == pytest.approx(0.1)
+    assert effects["iig", True, False].pairs == 2
+    assert effects["mining", "noise", "adversarial"].scores["asked f1"].mean == pytest.approx(-0.2)
+    assert not factors.factorials({"a": groups["noise True"]}, samples, shown)
+
+
+def test_a_learning_rate_of_its_own_is_told(pool: Path) -> None:
+    runs = collect([pool])
+    changed = replace(
+        runs,
+        runs=tuple(
+            replace(
+                run, record=replace(run.record, spec=replace(run.record.spec, learning_rate=2e-4))
+            )
+            if run.record.label == "good"
+            else run
+            for run in runs.runs
+        ),
+    )
+    notes = build(changed, "pool", control=None).notes
+    assert any("good 0.0002" in note for note in notes)
