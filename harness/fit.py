@@ -44,8 +44,9 @@ def fit(
     backbone.train()
     everything = [*backbone.parameters(), *(p for module in extra for p in module.parameters())]
     parameters = [parameter for parameter in everything if parameter.requires_grad]
-    optimiser = _optimiser(parameters, backbone.recipe)
+    optimiser = new_optimiser(parameters, backbone.recipe)
     half = backbone.recipe.precision == "bf16"
+    meter.start_stage()
     start = meter.fraction
     for batch in data.batches(backbone.recipe.batch_size, seed, stage):
         progress = (meter.fraction - start) / (until - start) if until > start else 1.0
@@ -76,7 +77,8 @@ def schedule(progress: float, warmup: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
 
 
-def _optimiser(parameters: "list[nn.Parameter]", recipe: Recipe) -> "torch.optim.Optimizer":
+def new_optimiser(parameters: "list[nn.Parameter]", recipe: Recipe) -> "torch.optim.Optimizer":
+    """The recipe's optimiser; its learning rate is zero until a training loop sets it."""
     import torch
 
     if recipe.optimizer == "sgd":

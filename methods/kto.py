@@ -1,0 +1,97 @@
+"""KTO: right answers are desirable and wrong ones undesirable, unpaired, by TRL's KTOTrainer.
+
+Ethayarajh, Xu, Muennighoff, Jurafsky, Kiela: "KTO: Model Alignment as Prospect Theoretic
+Optimization", ICML 2024, arXiv 2402.01306.
+
+With d = log p(answer) - log p_start(answer) and z the batch's estimate of KL(p, p_start), from
+each prompt with the next row's answer, at least 0 and without gradient:
+
+    L = mean of  desirable (1 - sigmoid(beta (d - z)))     over right answers
+            and  undesirable (1 - sigmoid(beta (z - d)))   over wrong ones
+
+The same right and wrong answers as the other preference methods use, but shuffled: both answers of
+a question are rows of their own. beta 0.1 and weights 1 are the paper's (it asks for desirable
+times their number to be 1 to 4/3 of undesirable times theirs, and numbers are equal here).
+A step costs more than DPO's on as many rows: KL rows go through both models too.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+from steelyard.harness.backbone import Backbone
+from steelyard.harness.batches import TrainData
+from steelyard.harness.budget import Meter
+from steelyard.harness.errors import UserError
+from steelyard.methods import About
+from steelyard.methods._preferences import Negatives, Source
+
+ABOUT = About(
+    title="KTO",
+    kind="preference",
+    summary="Raises right answers and lowers wrong ones, each alone instead of in pairs.",
+    paper="Ethayarajh et al., KTO: Model Alignment as Prospect Theoretic Optimization, ICML 2024, "
+    "arXiv 2402.01306",
+    backbones=("vlm",),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Options."""
+
+    negatives: Negatives = "no_image"
+    beta: float = 0.1
+    desirable: float = 1.0
+    """Weight of right answers."""
+    undesirable: float = 1.0
+    """Weight of wrong answers."""
+    severity: int = 3
+    """Of the noise, for ``noise_image``; 1 to 5."""
+    max_pairs: int = 1024
+    """Training examples to take both answers of."""
+
+    refill: bool = False
+    """Where the mined answer is right: take a random wrong one instead of dropping the example."""
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0 or min(self.desirable, self.undesirable) < 0:
+            raise UserError(
+                f"beta={self.beta}, desirable={self.desirable}, undesirable={self.undesirable}: "
+                "give beta above 0 and weights of at least 0."
+            )
+        self.source()
+
+    def source(self) -> Source:
+        """Where the wrong answers come from."""
+        return Source(self.negatives, self.severity, self.max_pairs, self.refill)
+
+
+def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+    """Take wrong answers from the model as it is, then train until the budget is used."""
+    from trl import KTOConfig, KTOTrainer
+
+    from steelyard.harness.vlm import Vlm
+    from steelyard.methods import _preflight, _trl, _trl_data
+    from steelyard.methods._preferences import make_pairs
+
+    model = cast(Vlm, backbone)
+    pairs = make_pairs(model, data, meter, config.source(), seed)
+    prompts = _trl_data.prompts_of(model, data)
+    _preflight.check(model, data, pairs, prompts)
+    size = _trl_data.batch_size(model, 2 * len(pairs), least=2)
+    with _trl.workspace(model) as folder:
+        own = {
+            "per_device_train_batch_size": size,
+            "beta": config.beta,
+            "desirable_weight": config.desirable,
+            "undesirable_weight": config.undesirable,
+        }
+        trainer = KTOTrainer(
+            model=model.model,
+            ref_model=_trl.reference_copy(model),
+            args=_trl.arguments(KTOConfig, model, seed, folder, **own),
+            data_collator=_trl_data.unpaired(model, pairs, prompts),
+            train_dataset=_trl_data.ordered(2 * len(pairs), size, seed, "kto"),
+            processing_class=model.processor,
+        )
+        _trl.run(trainer, model, meter, items=size)

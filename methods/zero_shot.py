@@ -1,0 +1,24 @@
+"""Zero-shot: the model as it is, nothing trained. What every other row of a board started from."""
+
+from dataclasses import dataclass
+
+from steelyard.harness.backbone import Backbone
+from steelyard.harness.batches import TrainData
+from steelyard.harness.budget import Meter
+from steelyard.methods import About
+
+ABOUT = About(
+    title="Zero-shot",
+    kind="control",
+    summary="The model as it is, without any training.",
+    backbones=("vlm",),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """No options."""
+
+
+def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+    """Leave the weights as they are."""

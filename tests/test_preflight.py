@@ -1,0 +1,110 @@
+"""Checks before step 1: each mistake is named with its row and what to do."""
+
+from dataclasses import replace
+
+import preference_toy as toy
+import pytest
+import torch
+
+from steelyard.harness.backbone import Turn
+from steelyard.harness.batches import TrainData
+from steelyard.harness.errors import UserError
+from steelyard.harness.vlm import Vlm
+from steelyard.methods import _preflight
+from steelyard.methods._trl_data import Pair, render
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Vlm:
+    return toy.load(toy.random_base(), max_answer_tokens=5)
+
+
+@pytest.fixture(scope="module")
+def data(backbone: Vlm) -> TrainData:
+    return toy.data(backbone, 6, 0)
+
+
+def _with(data: TrainData, position: int, **changes: object) -> TrainData:
+    def turn(at: int) -> Turn:
+        own = data.turn(at)
+        if at != position:
+            return own
+        if "prompt" in changes:
+            return replace(own, inputs=replace(own.inputs, image=None, prompt=changes["prompt"]))
+        if "extra" in changes:
+            return replace(own, inputs=replace(own.inputs, prompt=changes["extra"]))
+        return replace(own, **changes)
+
+    return replace(data, turn=turn)
+
+
+def test_sound_data_pass(backbone: Vlm, data: TrainData) -> None:
+    _preflight.check(backbone, data)
+    _preflight.check(backbone, data, [Pair(0, "red", "a red cup")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"answer": ""}, "Row 0-3 has an empty answer"),
+        ({"answer": "red <end> blue"}, "Row 0-3: its answer .* holds the end token in the middle"),
+        ({"answer": "zebra"}, "Row 0-3: its answer 'zebra' becomes"),
+        ({"answer": "a red cup and a blue cup"}, "max_answer_tokens=8"),
+        ({"prompt": "what is <image>?"}, "Row 0-3 has no image but its prompt holds 1 image token"),
+        ({"extra": "what is <image>?"}, "Row 0-3: the checkpoint's processor said"),
+    ],
+)
+def test_each_mistake_names_its_row(
+    backbone: Vlm, data: TrainData, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        _preflight.check(backbone, _with(data, 3, **changes))
+
+
+def test_the_wrong_answer_of_a_pair_is_checked_too(backbone: Vlm, data: TrainData) -> None:
+    with pytest.raises(UserError, match="Row 0-2 has an empty answer"):
+        _preflight.check(backbone, data, [Pair(1, "red", "blue"), Pair(2, "red", "")])
+
+
+def test_an_image_without_its_tokens_is_refused(backbone: Vlm, data: TrainData) -> None:
+    inputs = data.turn(0).inputs
+    bare = render(backbone, replace(inputs, image=None))
+    with pytest.raises(UserError, match="Row q has an image but its prompt has 0 image tokens"):
+        _preflight.check_image(backbone, bare, inputs, "q")
+    whole = render(backbone, inputs)
+    _preflight.check_image(backbone, whole, inputs, "q")
+    assert int((whole.tokens == backbone.prompts.image_token).sum()) == 16  # 32 / 8 squared
+
+
+def test_a_prompt_over_the_limit_is_refused(backbone: Vlm) -> None:
+    short = toy.load(toy.random_base(), max_prompt_tokens=20)
+    inputs = toy.turn(toy.examples(1, 0)[0]).inputs
+    with pytest.raises(UserError, match="max_prompt_tokens="):
+        _preflight.check_answer(short, render(backbone, inputs), "red", "q")
+
+
+def test_right_padding_is_refused(data: TrainData) -> None:
+    other = toy.load(toy.random_base())
+    other.processor.tokenizer.padding_side = "right"
+    with pytest.raises(UserError, match="pads on the right"):
+        _preflight.check(other, data)
+
+
+def test_no_data_is_refused(backbone: Vlm, data: TrainData) -> None:
+    with pytest.raises(UserError, match="no training example"):
+        _preflight.check(backbone, replace(data, examples=()))
+
+
+def test_many_rows_are_sampled_evenly() -> None:
+    assert _preflight.spaced(5, 8) == [0, 1, 2, 3, 4]
+    assert _preflight.spaced(10, 4) == [0, 2, 5, 7]
+    assert len(set(_preflight.spaced(5000, 512))) == 512
+
+
+def test_an_answer_is_what_generation_would_have_said(backbone: Vlm, data: TrainData) -> None:
+    batch = data.gather([0])
+    spoken = [token for token in batch.targets[0].tolist() if token != -100]
+    assert spoken == backbone.prompts.answer_ids(data.turn(0).answer)
+    assert spoken[-1] == backbone.eos_id
+    row = render(backbone, data.turn(0).inputs).tokens
+    assert torch.equal(row, batch.tokens[0][batch.mask[0].bool()])

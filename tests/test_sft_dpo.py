@@ -1,0 +1,223 @@
+"""The offline methods: hand-worked losses, and what a short run does to a model that sees."""
+
+import math
+from typing import Any
+
+import numpy as np
+import preference_toy as toy
+import pytest
+import torch
+from PIL import Image
+
+from steelyard import methods
+from steelyard.harness.budget import Meter
+from steelyard.harness.errors import UserError
+from steelyard.harness.vlm import Vlm
+from steelyard.methods import dpo, kto, mdpo, mpo, sft, zero_shot
+
+OFFLINE: dict[str, Any] = {"sft": sft, "dpo": dpo, "mpo": mpo, "mdpo": mdpo, "kto": kto}
+
+
+def _model(tune: str = "full", **options: Any) -> Vlm:
+    return toy.load(toy.trained_base(), tune, max_answer_tokens=4, **options)
+
+
+def _run(method: Any, config: Any, flops: float, tune: str = "full") -> tuple[Vlm, Meter]:
+    backbone = _model(tune, learning_rate=1e-3 if tune == "full" else 5e-3)
+    return backbone, toy.run(method, backbone, toy.data(backbone, 32, 3), config, flops)
+
+
+def _losses(meter: Meter) -> list[float]:
+    return [row["loss"] for row in meter.history if "loss" in row]
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+class _Said(torch.nn.Module):
+    """Stands in for a model: log-probabilities of each row, spread over its answer tokens."""
+
+    def __init__(self, model: torch.nn.Module, rows: list[float]) -> None:
+        super().__init__()
+        self.model, self.rows = model, rows
+
+    def forward(self, **inputs: Any) -> Any:
+        from trl.trainer.utils import FusedCausalLMOutput
+
+        mask = inputs["labels"][:, 1:] != -100
+        rows = torch.tensor(self.rows)[:, None]
+        each = torch.where(mask, rows / mask.sum(1, keepdim=True), torch.zeros(()))
+        zero = torch.zeros_like(each)
+        return FusedCausalLMOutput(
+            log_probs=each, entropy=zero, mean_logits=zero, is_top1=mask, label_mask=mask
+        )
+
+
+def _first_loss(
+    monkeypatch: pytest.MonkeyPatch, method: Any, config: Any, own: list[float], ref: list[float]
+) -> tuple[float, int]:
+    """The loss a trainer computes of its first batch, the models' log-probabilities made up."""
+    from steelyard.methods import _trl
+
+    found: list[tuple[float, int]] = []
+
+    def instead(trainer: Any, backbone: Any, meter: Any, *, items: int, until: float = 1.0) -> None:
+        batch = next(iter(trainer.get_train_dataloader()))
+        trainer.ref_model = _Said(trainer.model, ref)
+        tokens = int(batch["completion_mask"][:2].sum())
+        loss = trainer.compute_loss(_Said(trainer.model, own), batch)
+        found.append((float(loss), tokens))
+
+    monkeypatch.setattr(_trl, "run", instead)
+    backbone = _model(batch_size=2)
+    meter = toy.metered(backbone, 1e12)
+    with meter:
+        method.train(backbone, toy.data(backbone, 8, 3), meter, config, 0)
+    return found[0]
+
+
+def test_dpo_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, ref = [-1.0, -2.0, -3.0, -2.5], [-1.5, -1.0, -2.0, -2.5]
+    loss, tokens = _first_loss(monkeypatch, dpo, dpo.Config(beta=0.2, sft=0.5), own, ref)
+    margins = [(-1.0 + 1.5) - (-3.0 + 2.0), (-2.0 + 1.0) - 0.0]  # 1.5 and -1
+    preferred = sum(-math.log(_sigmoid(0.2 * margin)) for margin in margins) / 2
+    likelihood = (1.0 + 2.0) / tokens
+    assert loss == pytest.approx(preferred + 0.5 * likelihood, rel=1e-5)
+
+
+def test_mpo_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, ref = [-1.0, -2.0, -3.0, -2.5], [-1.5, -1.0, -2.0, -2.5]
+    config = mpo.Config(negatives="random_answer")
+    loss, tokens = _first_loss(monkeypatch, mpo, config, own, ref)
+    right, wrong = [0.5, -1.0], [-1.0, 0.0]
+    total = 0.0
+    for w, lost in zip(right, wrong, strict=True):
+        total += 0.8 * -math.log(_sigmoid(0.1 * (w - lost))) / 2
+        total += 0.2 * (-math.log(_sigmoid(0.1 * w)) - math.log(_sigmoid(-0.1 * lost))) / 2
+    assert loss == pytest.approx(total + 3.0 / tokens, rel=1e-5)
+
+
+def test_mdpo_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [-1.0, -2.0, -3.0, -2.5, -4.0, -1.0]
+    ref = [-1.5, -1.0, -2.0, -2.5, -3.0, -1.5]
+    config = mdpo.Config(negatives="random_answer", image=2.0, anchor=0.5, delta=0.3)
+    loss, _ = _first_loss(monkeypatch, mdpo, config, own, ref)
+    right, wrong, cropped = [0.5, -1.0], [-1.0, 0.0], [-1.0, 0.5]
+    total = 0.0
+    for w, lost, damaged in zip(right, wrong, cropped, strict=True):
+        total += -math.log(_sigmoid(0.1 * (w - lost))) / 2
+        total += 2.0 * -math.log(_sigmoid(0.1 * (w - damaged))) / 2
+        total += 0.5 * -math.log(_sigmoid(0.1 * w - 0.3)) / 2
+    assert loss == pytest.approx(total, rel=1e-5)
+
+
+def test_mdpo_leaves_rows_without_an_image_out_of_the_image_term() -> None:
+    right, wrong, damaged = torch.tensor([1.0, 2.0]), torch.zeros(2), torch.zeros(2)
+    seen = torch.tensor([True, False])
+    terms = mdpo.loss_terms(right, wrong, damaged, seen, mdpo.Config(beta=1.0))
+    assert terms["loss_image"].item() == pytest.approx(-math.log(_sigmoid(1.0)))
+    none = mdpo.loss_terms(right, wrong, damaged, torch.zeros(2).bool(), mdpo.Config())
+    assert none["loss_image"].item() == 0
+
+
+def test_kto_starts_at_one_half_and_takes_the_next_rows_answer_for_its_kl() -> None:
+    from steelyard.methods import _trl_data
+
+    backbone = _model()
+    data = toy.data(backbone, 4, 3)
+    pairs = [_trl_data.Pair(i, data.turn(i).answer, "a cup") for i in range(4)]
+    made = _trl_data.unpaired(backbone, pairs, _trl_data.prompts_of(backbone, data))(
+        [{"row": 0}, {"row": 3}, {"row": 6}]
+    )
+    assert made["label"].tolist() == [True, False, True]
+
+    def answers(prefix: str) -> list[list[int]]:
+        ids, mask = made[f"{prefix}input_ids"], made[f"{prefix}completion_mask"].bool()
+        return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+
+    said = [data.turn(0).answer, "a cup", data.turn(3).answer]
+    assert answers("") == [backbone.prompts.answer_ids(text) for text in said]
+    assert answers("KL_") == [answers("")[2], answers("")[0], answers("")[1]]
+
+
+def test_a_crop_holds_up_to_a_fifth_of_the_image_at_its_size() -> None:
+    ramp = np.zeros((40, 60, 3), np.uint8)
+    ramp[..., 0] = np.arange(60) * 4
+    ramp[..., 1] = np.arange(40)[:, None] * 6
+    image = Image.fromarray(ramp)
+    areas = []
+    for seed in range(30):
+        made = mdpo.random_crop(image, np.random.default_rng(seed))
+        assert made.size == image.size
+        pixels = np.asarray(made, float)
+        wide = (pixels[..., 0].max() - pixels[..., 0].min()) / 4 + 1
+        high = (pixels[..., 1].max() - pixels[..., 1].min()) / 6 + 1
+        areas.append(wide * high / (60 * 40))
+    assert max(areas) < 0.26 and min(areas) < 0.06 and max(areas) > 0.12
+
+
+def test_zero_shot_changes_nothing() -> None:
+    backbone = _model()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    config = zero_shot.Config()
+    meter = toy.run(zero_shot, backbone, toy.data(backbone, 4, 0), config, 1e9)
+    assert meter.spent == 0
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+def test_sft_starts_at_the_backbones_loss_and_learns() -> None:
+    backbone = _model(learning_rate=2e-3, batch_size=32)
+    data = toy.data(backbone, 32, 3)
+    batch = data.gather(range(32))
+    with torch.no_grad():
+        start = backbone.loss(backbone.predict(batch), batch).mean().item()
+    meter = toy.run(sft, backbone, data, sft.Config(), 8e9)
+    losses = _losses(meter)
+    assert losses[0] == pytest.approx(start, rel=1e-4)  # all answers are one word long
+    assert losses[-1] < 0.5 * start
+
+
+@pytest.mark.parametrize("name", ["dpo", "mpo", "mdpo", "kto"])
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_preference_methods_lower_their_loss_and_widen_the_margin(name: str, tune: str) -> None:
+    method = OFFLINE[name]
+    config = method.Config(negatives="random_answer")
+    _, meter = _run(method, config, 4e9 if tune == "full" else 6e9, tune)
+    assert 0.85 * meter.budget.flops < meter.spent <= meter.budget.flops
+    rows = [row for row in meter.history if "loss" in row]
+    assert rows[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)  # the reference is the start
+    assert rows[-1]["rewards/margins"] > 0.02  # times beta: 0.1 to 0.2 nats
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.01
+
+
+def test_mdpo_prefers_the_true_image() -> None:
+    _, meter = _run(mdpo, mdpo.Config(negatives="random_answer", image=3.0), 5e9)
+    rows = [row for row in meter.history if "loss" in row]
+    assert rows[-1]["rewards/image_margins"] > rows[0]["rewards/image_margins"] + 0.05
+
+
+@pytest.mark.parametrize("name", sorted(OFFLINE))
+def test_defaults_are_accepted_on_a_vlm_only(name: str) -> None:
+    assert methods.configure(methods.load(name), {}, "vlm") == OFFLINE[name].Config()
+    with pytest.raises(UserError, match="trains a vlm"):
+        methods.configure(methods.load(name), {}, "classifier")
+
+
+@pytest.mark.parametrize(
+    ("method", "bad"),
+    [
+        (sft, {"share": 0.0}),
+        (sft, {"share": 1.5}),
+        (dpo, {"beta": 0.0}),
+        (dpo, {"sft": -1.0}),
+        (dpo, {"severity": 9}),
+        (mpo, {"preference": 0.0, "quality": 0.0, "generation": 0.0}),
+        (mdpo, {"image": -1.0}),
+        (kto, {"undesirable": -1.0}),
+        (kto, {"max_pairs": 0}),
+    ],
+)
+def test_impossible_options_are_refused(method: Any, bad: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="give"):
+        method.Config(**bad)

@@ -1,0 +1,215 @@
+"""From a method through a TRL trainer: budget, phases, numbers, and nothing left behind."""
+
+import os
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import preference_toy as toy
+import pytest
+import tiny_vlms
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from steelyard import methods
+from steelyard.harness import vlm_io
+from steelyard.harness.budget import BudgetSpent, Meter
+from steelyard.harness.errors import NonFiniteLoss, UserError
+from steelyard.harness.fit import schedule
+from steelyard.harness.vlm import Vlm
+from steelyard.harness.vlm_config import configure
+from steelyard.methods import _trl, _trl_data, dpo, sft
+from steelyard.methods._trl_head import score_answers
+
+FLOPS = 8e8
+
+
+@pytest.fixture
+def base() -> Path:
+    return toy.random_base()
+
+
+def _trained(base: Path, method: Any, config: Any, tune: str = "full") -> tuple[Vlm, Meter]:
+    backbone = toy.load(base, tune)
+    return backbone, toy.run(method, backbone, toy.data(backbone, 40, 1), config, FLOPS)
+
+
+def _weights(backbone: Vlm) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in backbone.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
+def test_a_row_means_the_same_to_trl_and_to_the_backbone(family: str, tmp_path: Path) -> None:
+    tiny_vlms.make(family, tmp_path)
+    backbone = vlm_io.build("x", configure(str(tmp_path), {"tune": "full"}), 0)
+    data = vlm_io.prepare(backbone, toy.examples(6, 0), toy.turn)
+    made = _trl_data.supervised(backbone, data, _trl_data.prompts_of(backbone, data))(
+        [{"row": row} for row in range(6)]
+    )
+    batch = data.gather(range(6))
+    counts = (batch.targets != -100).sum(1)
+    own = (backbone.loss(backbone.predict(batch), batch) * counts).sum() / counts.sum()
+    score_answers(backbone.base)
+    found = backbone.base(**made, fused_lm_head=True)
+    torch.testing.assert_close(found.loss, own, rtol=1e-4, atol=1e-5)
+    assert found.label_mask.sum() == counts.sum()
+
+
+def test_the_head_at_answer_tokens_gives_what_trls_gives(base: Path) -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    backbone = toy.load(base)
+    data = toy.data(backbone, 5, 0)
+    rows = [{"row": row} for row in range(5)]
+    made = _trl_data.supervised(backbone, data, _trl_data.prompts_of(backbone, data))(rows)
+    add_fused_lm_head(
+        backbone.base, temperature=1.3, outputs=("log_probs", "entropy", "mean_logits", "is_top1")
+    )
+    theirs = backbone.base(**made, fused_lm_head=True)
+    score_answers(backbone.base, temperature=1.3)
+    ours = backbone.base(**made, fused_lm_head=True)
+    for name in ("loss", "log_probs", "mean_logits"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-4)
+    mask = ours.label_mask
+    torch.testing.assert_close(ours.entropy[mask], theirs.entropy[mask], rtol=1e-4, atol=1e-4)
+    assert torch.equal(ours.is_top1 & mask, theirs.is_top1 & mask)
+    plain = backbone.base(**made)
+    torch.testing.assert_close(backbone.base(**made, use_cache=False).loss, plain.loss)
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_the_budget_is_used_and_never_exceeded(base: Path, method: str, tune: str) -> None:
+    trained = methods.load(method)
+    _, meter = _trained(base, trained, trained.Config(), tune)
+    assert 0.85 * FLOPS < meter.spent <= FLOPS
+    spent = meter.ledger("budget").flops
+    assert spent["backward"] > 0
+    if method == "sft":
+        assert "reference" not in spent
+    else:  # the frozen model sees what the policy sees, forward only
+        assert spent["reference"] == pytest.approx(spent["forward"], rel=0.2)
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_the_meter_agrees_with_the_flop_counter_on_a_run(base: Path, tune: str) -> None:
+    backbone = toy.load(base, tune)
+    data, meter = toy.data(backbone, 40, 1), toy.metered(backbone, FLOPS)
+    counter = FlopCounterMode(display=False)
+    seen = []
+    meter.on_progress = lambda fraction: seen.append((meter.spent, counter.get_total_flops()))
+    with counter, meter, suppress(BudgetSpent):
+        dpo.train(backbone, data, meter, dpo.Config(), 0)
+    # The first step holds the meter's measuring passes.
+    ours, theirs = (last - first for first, last in zip(seen[1], seen[-1], strict=True))
+    assert ours == pytest.approx(theirs, rel=0.05)
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_a_trainer_leaves_only_weights_behind(base: Path, tune: str, tmp_path: Path) -> None:
+    backbone = toy.load(base, tune)
+    data = toy.data(backbone, 40, 1)
+    before = (
+        {name for name, _ in backbone.named_parameters()},
+        {name: p.requires_grad for name, p in backbone.named_parameters()},
+        backbone.base.config.to_dict(),
+        [name for name, module in backbone.named_modules() if "forward" in vars(module)],
+        warnings.filters[:],
+    )
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        toy.run(dpo, backbone, data, dpo.Config(), FLOPS)
+    finally:
+        os.chdir(here)
+    assert not list(tmp_path.iterdir())
+    assert backbone.training
+    assert before == (
+        {name for name, _ in backbone.named_parameters()},
+        {name: p.requires_grad for name, p in backbone.named_parameters()},
+        backbone.base.config.to_dict(),
+        [name for name, module in backbone.named_modules() if "forward" in vars(module)],
+        warnings.filters[:],
+    )
+    second = toy.run(sft, backbone, data, sft.Config(), FLOPS)
+    assert second.steps > 2
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_equal_seeds_give_equal_weights(base: Path, tune: str) -> None:
+    first, _ = _trained(base, dpo, dpo.Config(), tune)
+    torch.manual_seed(99)
+    again, _ = _trained(base, dpo, dpo.Config(), tune)
+    assert torch.equal(_weights(first), _weights(again))
+    assert not torch.equal(_weights(first), _weights(toy.load(base, tune)))
+
+
+def test_the_learning_rate_follows_the_budget(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = toy.load(base)
+    data, meter = toy.data(backbone, 40, 1), toy.metered(backbone, FLOPS)
+    asked: list[tuple[float, float]] = []
+
+    def noted(progress: float, warmup: float) -> float:
+        asked.append((progress, meter.fraction))
+        return schedule(progress, warmup)
+
+    monkeypatch.setattr(_trl, "schedule", noted)
+    with meter, suppress(BudgetSpent):
+        sft.train(backbone, data, meter, sft.Config(share=0.5), 0)
+    assert 0.5 <= meter.fraction < 0.75
+    assert asked[0][0] == 0
+    assert all(progress == min(1, fraction / 0.5) for progress, fraction in asked)
+    assert asked[-1][0] == 1  # the stage ended by itself, not by the budget
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(base: Path) -> None:
+    backbone = toy.load(base)
+    data = toy.data(backbone, 40, 1)
+    with torch.no_grad():
+        backbone.base.get_output_embeddings().weight[0] = float("inf")
+    with pytest.raises(NonFiniteLoss, match="at step 1"):
+        meter = toy.metered(backbone, FLOPS)
+        with meter:
+            sft.train(backbone, data, meter, sft.Config(), 0)
+    assert not [name for name, module in backbone.named_modules() if "forward" in vars(module)]
+
+
+def test_log_probabilities_of_exactly_zero_are_an_alarm() -> None:
+    with pytest.raises(UserError, match="exactly 0"):
+        _trl._check({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": 0.0}, 3)
+    _trl._check({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": -1.0}, 3)
+
+
+def test_the_order_is_the_harness_order_and_lives_in_memory() -> None:
+    made = _trl_data.ordered(10, 4, 0, "x")
+    rows = made["row"][:16]
+    assert sorted(set(rows[:8])) == sorted(rows[:8])  # one pass, whole batches only
+    assert rows[:8] != rows[8:16]
+    assert list(rows) == list(_trl_data.ordered(10, 4, 0, "x")["row"][:16])
+    assert list(rows) != list(_trl_data.ordered(10, 4, 1, "x")["row"][:16])
+    assert not made.cache_files
+
+
+def test_rows_without_an_image_share_a_batch_with_rows_that_have_one(base: Path) -> None:
+    backbone = toy.load(base)
+    data = toy.data(backbone, 6, 1)
+    blind = {0, 3}
+
+    def inputs(position: int) -> Any:
+        from dataclasses import replace
+
+        own = data.turn(position).inputs
+        return replace(own, image=None) if position in blind else own
+
+    prompts = _trl_data.prompts_of(backbone, data, inputs)
+    made = _trl_data.supervised(backbone, data, prompts)([{"row": row} for row in range(6)])
+    assert len(made["pixel_values"]) == 4
+    score_answers(backbone.base)
+    mixed = backbone.base(**made, fused_lm_head=True).log_probs.sum(1)
+    batch = backbone.collate(
+        [inputs(row) for row in range(6)], [data.turn(row).answer for row in range(6)]
+    )
+    counts = (batch.targets != -100).sum(1)
+    own = backbone.loss(backbone.predict(batch), batch) * counts
+    torch.testing.assert_close(mixed, -own, rtol=1e-4, atol=1e-4)
