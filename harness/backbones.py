@@ -39,6 +39,17 @@ def configure(name: str, options: Mapping[str, Any]) -> Config:
     return vlm_config.configure(name, options)
 
 
+def make_ready(
+    name: str, options: Mapping[str, Any], progress: Callable[[str, float], None]
+) -> None:
+    """Train the small base model that a preset starts from, if it is not in the cache yet."""
+    config = configure(name, options)
+    if isinstance(config, VlmConfig) and config.source == vlm_config.TINY:
+        from steelyard.harness import scenes_base
+
+        scenes_base.ensure(progress=progress)
+
+
 def untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier | Vlm":
     """The backbone before the method's training: equal for every method of one seed."""
     config = configure(spec.backbone, spec.backbone_options)

@@ -1,8 +1,8 @@
 """The shared budget: a meter that counts every pass of a model and stops before overshooting.
 
-Counting is by hooks on whole modules. The cost of a call is measured once for each (module,
-mode, shapes) with torch's ``FlopCounterMode`` on a side copy of the inputs and multiplied by the
-number of calls from then on, because the counter itself is too slow to leave on.
+Counting is by hooks on whole modules. The cost of a call is measured with torch's
+``FlopCounterMode`` on a side copy of the inputs for a few sizes of each kind of call and known from
+then on, because the counter itself is too slow to leave on.
 """
 
 import time
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.flops import Cost, Prices, tensors
 from steelyard.harness.record import Ledger
 
 if TYPE_CHECKING:
@@ -62,12 +63,6 @@ class BudgetSpent(Exception):
     """The next pass would overshoot the budget; the weights as they are get scored."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    forward: float
-    backward: float
-
-
 class Meter:
     """Counts what a run executes, by phase, and raises BudgetSpent before it overshoots.
 
@@ -78,8 +73,6 @@ class Meter:
     def __init__(self, budget: Budget, device: str = "cpu") -> None:
         self.budget = budget
         self.steps = 0
-        self.calibration = 0.0
-        """FLOPs of the measuring passes: the harness's own overhead, charged to nobody."""
         self.on_progress: Callable[[float], None] = lambda fraction: None
         self._device = device
         self._flops: dict[str, float] = defaultdict(float)
@@ -96,9 +89,10 @@ class Meter:
         self._reserved = 0.0
         self._depth = 0
         self._pending = 0.0
-        self._active = False
-        self._costs: dict[tuple[Any, ...], _Cost] = {}
-        self._parameters: dict[int, tuple[nn.Module, tuple[Tensor, ...]]] = {}
+        self._parts: list[tuple[float, list[Tensor]]] = []
+        self._active = self._measuring = False
+        self._watched: list[nn.Module] = []
+        self._prices = Prices()
 
     def __enter__(self) -> "Meter":
         _reset_peak(self._device)
@@ -126,19 +120,30 @@ class Meter:
             share = max(share, self._elapsed() / self.budget.seconds)
         return share
 
+    @property
+    def calibration(self) -> float:
+        """FLOPs of the measuring passes: the harness's own overhead, charged to nobody."""
+        return self._prices.calibration
+
     def watch(self, module: "nn.Module") -> "tuple[RemovableHandle, RemovableHandle]":
         """Count this module's calls from now on; deep copies of it are counted too.
 
+        A module inside one that is watched already is part of the outer call's cost. Watching
+        it as well tells a backward pass that ends within the outer module from a whole one: what
+        comes before the part is charged only when the pass goes beyond it.
+
         The handles end it; the harness keeps them from methods.
         """
+        part = any(module is inner for outer in self._watched for inner in outer.modules())
+        self._watched.append(module)
 
         # Plain closures: deepcopy copies functions by reference, so a copied module keeps
         # posting to this meter, whereas a bound method would be copied together with it.
         def before(called: "nn.Module", args: Any, kwargs: Any) -> None:
-            self._before(called, args, kwargs)
+            (self._before_part if part else self._before)(called, args, kwargs)
 
         def after(called: "nn.Module", args: Any, kwargs: Any, output: Any) -> None:
-            self._after(called, output)
+            (self._after_part if part else self._after)(output)
 
         return (
             module.register_forward_pre_hook(before, with_kwargs=True),
@@ -162,6 +167,10 @@ class Meter:
         self._post("forward", flops)
         self._fixed += flops
         self._spent_before += flops  # no part of the next step
+
+    def start_stage(self) -> None:
+        """What was done so far, such as mining, is no part of the first step to come."""
+        self._spent_before = self._spent
 
     def afford_step(self) -> None:
         """Raise BudgetSpent if the dearest step so far, done again, would overshoot.
@@ -209,31 +218,51 @@ class Meter:
         )
 
     def _before(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
-        # A watched module inside a watched module is part of the outer call's cost. Torch calls
-        # the after-hook also when this one raises, so the depth always comes back to zero.
+        # Torch calls the after-hook also when this one raises, so the depth always comes back to
+        # zero.
         self._depth += 1
         if not self._active or self._depth > 1:
             return
-        self._pending = 0.0
+        self._pending, self._parts = 0.0, []
         cost = self._cost(module, args, kwargs)
         self._demand(cost.forward + cost.backward)
         self._post("forward", cost.forward)
         self._reserved += cost.backward
         self._pending = cost.backward
 
-    def _after(self, module: "nn.Module", output: Any) -> None:
+    def _after(self, output: Any) -> None:
         self._depth -= 1
-        if not self._active or self._depth > 0:
+        if not self._active or self._depth > 0 or not self._pending:
             return
-        backward = self._pending
-        node = next((t.grad_fn for t in _tensors(output) if t.grad_fn is not None), None)
-        if backward and node is not None:
+        # Where the pass comes out of the first part lies the rest of the module.
+        entrance = self._parts[0][1] if self._parts else []
+        rest = self._pending - sum(cost for cost, _ in self._parts)
+        self._on_backward(entrance or _inner(output), rest)
+        self._parts = []  # they hold activations
 
-            def executed(grads: Any) -> None:
-                self._reserved = max(0.0, self._reserved - backward)
-                self._post("backward", backward)
+    def _before_part(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
+        # Outside its outer module's call a part is a checkpoint being computed again, whose cost
+        # is in that of the outer module's backward pass.
+        if self._active and self._depth and not self._measuring and self._pending:
+            self._parts.append((self._cost(module, args, kwargs).backward, _inner((args, kwargs))))
 
-            node.register_prehook(executed)
+    def _after_part(self, output: Any) -> None:
+        if self._active and self._depth and not self._measuring and self._parts:
+            self._on_backward(_inner(output), self._parts[-1][0])
+
+    def _on_backward(self, at: "list[Tensor]", flops: float) -> None:
+        """Post this cost each time a backward pass goes through any of these tensors.
+
+        Any, because the loss may hang on a hidden state and not on the last one.
+        """
+        from torch.autograd.graph import register_multi_grad_hook
+
+        def executed(gradient: "Tensor") -> None:
+            self._reserved = max(0.0, self._reserved - flops)
+            self._post("backward", flops)
+
+        if at and flops > 0:
+            register_multi_grad_hook(at, executed, mode="any")
 
     def _demand(self, flops: float) -> None:
         wanted = self.spent + self._reserved + flops
@@ -246,23 +275,12 @@ class Meter:
             self._flops[kind if self._phase == "train" else self._phase] += flops
             self._spent += flops
 
-    def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> _Cost:
-        import torch
-
-        if id(module) not in self._parameters:  # walking a module's parameters is slow
-            self._parameters[id(module)] = (module, tuple(module.parameters()))
-        parameters = self._parameters[id(module)][1]
-        key = (
-            id(module),
-            module.training,
-            torch.is_grad_enabled(),
-            tuple(parameter.requires_grad for parameter in parameters),
-            tuple((t.shape, t.dtype, t.requires_grad) for t in _tensors((args, kwargs))),
-        )
-        if key not in self._costs:
-            self._costs[key] = cost = measure(module, args, kwargs)
-            self.calibration += cost.forward + cost.backward
-        return self._costs[key]
+    def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> Cost:
+        self._measuring = True
+        try:
+            return self._prices.of(module, args, kwargs)
+        finally:
+            self._measuring = False
 
     def _tick(self) -> None:
         now = self._now()
@@ -281,61 +299,9 @@ class Meter:
         return time.perf_counter()
 
 
-def measure(module: "nn.Module", args: Any, kwargs: Any) -> _Cost:
-    """FLOPs of one forward and one backward of this call, leaving no trace on the module.
-
-    The pass is run on detached copies of the inputs with the random state and the buffers
-    (batch-norm statistics) put back afterwards, and gradients are taken without touching
-    ``.grad``. It is the harness's own overhead and is not charged.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    devices = {t.device for t in _tensors((args, kwargs)) if t.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(d.index or 0 for d in devices)):
-        args, kwargs = _detached(args), _detached(kwargs)
-        with FlopCounterMode(display=False) as counter:
-            output = module.forward(*args, **kwargs)
-        forward = counter.get_total_flops()
-        ends = [tensor for tensor in _tensors(output) if tensor.requires_grad]
-        starts: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
-        starts += [t for t in _tensors((args, kwargs)) if t.requires_grad]
-        backward = 0
-        if ends and starts:
-            with FlopCounterMode(display=False) as counter:
-                torch.autograd.grad(
-                    ends, starts, [torch.ones_like(t) for t in ends], allow_unused=True
-                )
-            backward = counter.get_total_flops()
-    for name, buffer in module.named_buffers():
-        buffer.copy_(buffers[name])
-    return _Cost(float(forward), float(backward))
-
-
-def _tensors(value: Any) -> "list[Tensor]":
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [t for item in value.values() for t in _tensors(item)]
-    if isinstance(value, (list, tuple)):
-        return [t for item in value for t in _tensors(item)]
-    return []
-
-
-def _detached(value: Any) -> Any:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        # A view, because FlopCounterMode's module tracker cannot follow gradients of leaves.
-        return value.detach().requires_grad_(value.requires_grad).view_as(value)
-    if isinstance(value, Mapping):
-        return {key: _detached(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_detached(item) for item in value)
-    return value
+def _inner(value: Any) -> "list[Tensor]":
+    """Those tensors behind which lies something that a backward pass has to go through."""
+    return [tensor for tensor in tensors(value) if tensor.grad_fn is not None]
 
 
 def _reset_peak(device: str) -> None:

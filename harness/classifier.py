@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from steelyard.harness.backbone import SIDES, Batch, Inputs, Latents, Readout, Side
+from steelyard.harness.backbone import SIDES, Batch, Inputs, Latents, PixelRange, Readout, Side
 from steelyard.harness.classifier_config import ClassifierConfig
 from steelyard.harness.encoders import (
     TINY,
@@ -208,15 +208,47 @@ class Classifier(nn.Module):
             targets=self._targets(targets or [()] * len(inputs)).to(self.device),
         )
 
+    def pixel_range(self, batch: Batch) -> PixelRange:
+        """Black and white in the units of ``batch.pixels``: [1, 3, 1, 1] each.
+
+        Raises:
+            UserError: the encoders are frozen, so that the batch holds features, not an image.
+        """
+        if self.config.frozen:
+            raise UserError(
+                f"{self.name} has frozen encoders, whose batches hold features and no pixels: "
+                "leave out frozen=true to change its images."
+            )
+        low, high = self.image_encoder.extremes()
+        return PixelRange(low.to(batch.pixels), high.to(batch.pixels))
+
+    def pixel_gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient as it is: each pixel reaches the encoder once."""
+        return gradient
+
     @torch.no_grad()
-    def answer(self, inputs: Sequence[Inputs]) -> Tensor:
-        """Class probabilities [B, C] by the current readout."""
+    def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> Tensor:
+        """Class probabilities [B, C] by the current readout; ``choices`` must be the classes."""
+        if len(choices) != len(self.classes):
+            raise UserError(
+                f"{self.name} was given {len(choices)} answers to choose among and has "
+                f"{len(self.classes)} classes: score it on the task it learnt."
+            )
         training = self.training
         self.eval()
         try:
             return self._read(self.collate(inputs)).float().cpu()
         finally:
             self.train(training)
+
+    def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
+        """The likeliest class name of each item, whatever its length."""
+        best = self.answer(inputs, self.classes).argmax(1)
+        return [self.classes[index] for index in best.tolist()]
+
+    def count_tokens(self, text: str) -> int:
+        """One: a class is chosen, not spelt."""
+        return 1
 
     def _read(self, batch: Batch) -> Tensor:
         if self.readout == "prior":

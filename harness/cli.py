@@ -58,11 +58,14 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option("--task", "tasks", multiple=True, help="Task to train and evaluate on."),
+            click.option("--evaluate", multiple=True,
+                         help="Further task to score a vision-language model on."),
             click.option("--corruption", "corruptions", multiple=True,
                          help="For example image-noise:1-5; may be repeated."),
             click.option("--seeds", help="For example 0,1,2 or 0-4."),
             click.option("--budget", help="XS, S, M, L or a number of FLOPs such as 5e12."),
-            click.option("--backbone", help="A preset, or IMAGE+TEXT encoders by hub id or path."),
+            click.option("--backbone",
+                         help="A preset, IMAGE+TEXT encoders, or a model by hub id or path."),
             click.option("--backbone-set", multiple=True, metavar="KEY=VALUE",
                          help="Backbone option, for example frozen=true."),
             click.option("--set", "sets", multiple=True, metavar="KEY=VALUE",
@@ -76,6 +79,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--max-bad", default=0.01, show_default=True,
                          help="Share of unusable rows at which reading is refused."),
             click.option("--limit", type=int, help="Evaluate this many items a task."),
+            click.option("--split", help="Items to score [default: test]; val to choose settings."),
             click.option("--runs", type=Path, default=RUNS, show_default=True,
                          help="Folder of runs; finished ones are not run again."),
             click.option("--jobs", type=int, help="Runs at a time [default: CPU cores; 1 on GPU]."),
@@ -102,7 +106,7 @@ def run(target: str, runs: Path, **given: Any) -> None:
     """
     from steelyard.harness import commands
 
-    if commands.run_suite(commands.suite_from(target, given), runs, given):
+    if commands.run_suites(commands.suites_from(target, given), runs, given):
         click.echo(f"Next: steelyard leaderboard {runs}")
 
 
@@ -119,13 +123,13 @@ def train(target: str, runs: Path, **given: Any) -> None:
     from steelyard.harness import commands
 
     given["corruptions"] = ()
-    commands.run_suite(commands.suite_from(target, given), runs, given, evaluate=False)
+    commands.run_suites(commands.suites_from(target, given), runs, given, evaluate=False)
 
 
 @cli.command()
 @click.argument("folder", type=Path)
 @click.argument("variants", nargs=-1)
-@click.option("--data-root", type=Path, help="Folder of the task's data.")
+@click.option("--data-root", multiple=True, metavar="[TASK=]DIR", help="Folder of a task's data.")
 @click.option("--max-bad", default=0.01, show_default=True, help="Share of unusable rows allowed.")
 @click.option("--limit", type=int, help="Evaluate this many items.")
 @click.option("--device", default="auto", show_default=True)
@@ -146,9 +150,7 @@ def evaluate(folder: Path, variants: tuple[str, ...], **given: Any) -> None:
 @click.option("--out", type=Path, default=BOARD, show_default=True, help="Folder to write.")
 @click.option(
     "--control",
-    default="joint",
-    show_default=True,
-    help="Entry that differences are taken against.",
+    help="Entry that differences are taken against [default: joint, or sft].",
 )
 @click.option("--backbone", help="Only runs of this backbone.")
 @click.option("--budget", help="Only runs of this budget.")  # fmt: skip
@@ -174,9 +176,9 @@ def list_(kind: str) -> None:
     Example:
       steelyard list methods
     """
-    from steelyard.harness import commands
+    from steelyard.harness import listing
 
-    commands.print_list(kind)
+    listing.print_list(kind)
 
 
 @cli.command()
@@ -188,9 +190,9 @@ def show(folder: Path) -> None:
     Example:
       steelyard show runs/joint-food101-tiny-S-s0-1a2b3c4d
     """
-    from steelyard.harness import commands
+    from steelyard.harness import listing
 
-    commands.show(folder)
+    listing.show(folder)
 
 
 @cli.command()
@@ -200,7 +202,7 @@ def show(folder: Path) -> None:
 @click.option("--jobs", type=int, help="Runs at a time [default: CPU cores].")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its cost, then stop.")
 def demo(quick: bool, runs: Path, out: Path, **given: Any) -> None:
-    """Every method on the generated food data, three seeds, ending in a board.
+    """Both tracks on generated data: classifiers and a vision-language model, with boards.
 
     \b
     Examples:

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from steelyard import methods, tasks
-from steelyard.harness import classifier_config, record, suite
-from steelyard.harness.budget import BUDGETS, parse_budget
+from steelyard.harness import backbones, record, suite
+from steelyard.harness.budget import parse_budget
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.record import Record
@@ -23,27 +23,40 @@ from steelyard.tasks.corruptions import CORRUPTIONS
 
 DEFAULT_CORRUPTIONS = tuple(CORRUPTIONS)
 TRAINING_SHARE = 0.6  # of a run's progress bar; the rest is evaluation
+ONE_PART = ("tasks", "evaluate", "backbone", "backbone_set", "budget", "extra", "data_set")
+"""Options that make no sense for a target that stands for several suites."""
 console = Console()
 
 
-def suite_from(target: str, given: Mapping[str, Any]) -> Suite:
-    """The suite that a target and its options describe."""
+def suites_from(target: str, given: Mapping[str, Any]) -> list[Suite]:
+    """The suites that a target and its options describe: one, unless the target lists several."""
     options = parse_pairs(given["sets"])
     if target in suite.shipped() or target.endswith((".yaml", ".yml")):
         if options:
             raise UserError("--set goes with a single method; a suite names its own options.")
-        base = suite.load(target)
+        bases = suite.load(target)
     elif target in methods.names() or target.endswith(".py"):
-        base = Suite("run", (Entry(target, options),), ("food101",), DEFAULT_CORRUPTIONS)
+        bases = (_suite_of_one(target, options, given["backbone"]),)
     else:
         raise unknown("suite or method", target, [*suite.shipped(), *methods.names()])
+    used = [f"--{name.replace('_', '-')}" for name in ONE_PART if given[name]]
+    if len(bases) > 1 and used:
+        names = " and ".join(base.name for base in bases)
+        raise UserError(f"{target} stands for {names}: give {used[0]} with one of them.")
+    return [_changed(base, given) for base in bases]
+
+
+def _changed(base: Suite, given: Mapping[str, Any]) -> Suite:
+    """A suite with the options of the command line in place of its own."""
     entries = (*base.entries, *(Entry(method) for method in given["extra"]))
     chosen = given["tasks"] or base.tasks
+    scored = tuple(given["evaluate"]) or (() if given["tasks"] else base.evaluate)
     loader = {key: str(value) for key, value in parse_pairs(given["data_set"]).items()}
     made = replace(
         base,
         entries=entries,
         tasks=tuple(chosen),
+        evaluate=scored,
         corruptions=tuple(given["corruptions"]) or base.corruptions,
         seeds=parse_seeds(given["seeds"]) if given["seeds"] else base.seeds,
         budget=given["budget"] or base.budget,
@@ -51,9 +64,34 @@ def suite_from(target: str, given: Mapping[str, Any]) -> Suite:
         backbone_options={**base.backbone_options, **parse_pairs(given["backbone_set"])},
         data_options=dict.fromkeys(chosen, loader) if loader else base.data_options,
         limit=given["limit"] or base.limit,
+        split=given["split"] or base.split,
     )
     suite.check(made)
     return made
+
+
+def _suite_of_one(method: str, options: Mapping[str, Any], backbone: str | None) -> Suite:
+    """One method on the data it is for: a vlm learns from questions and is asked several sets."""
+    entry = Entry(method, options)
+    about = methods.load(method).ABOUT
+    kind = backbones.kind_of(backbone) if backbone else about.backbones[0]
+    if kind == "classifier":
+        return Suite("run", (entry,), ("food101",), DEFAULT_CORRUPTIONS)
+    return Suite(
+        "run",
+        (entry,),
+        ("instruct",),
+        DEFAULT_CORRUPTIONS,
+        evaluate=("prior_conflict", "pope", "vqa", "chair"),
+        backbone="tiny-vlm",
+    )
+
+
+def run_suites(
+    suites: Sequence[Suite], runs: Path, given: Mapping[str, Any], *, evaluate: bool = True
+) -> list[Record]:
+    """Run suites one after another."""
+    return [found for made in suites for found in run_suite(made, runs, given, evaluate=evaluate)]
 
 
 def run_suite(
@@ -61,11 +99,13 @@ def run_suite(
 ) -> list[Record]:
     """Run what has no record yet, with progress; prints the plan only when asked to."""
     device = pick_device(given.get("device") or "auto")
-    roots = parse_roots(given.get("data_root") or (), made.tasks)
+    roots = parse_roots(given.get("data_root") or (), (*made.tasks, *made.evaluate))
     with console.status("reading data"):
         corpora = suite.load_corpora(made, roots, given.get("max_bad", 0.01))
     for corpus in corpora.values():
         report_skipped(corpus)
+    if not given.get("dry_run"):
+        _make_ready(made)
     jobs = suite.jobs(made, corpora)
     if not evaluate:
         jobs = [replace(job, variants=()) for job in jobs]
@@ -82,6 +122,29 @@ def run_suite(
     return records
 
 
+def _make_ready(made: Suite) -> None:
+    """What all runs start from, made before they begin and by one process."""
+    with _bar() as bar:
+        line = bar.add_task("base model", total=1.0)
+
+        def report(stage: str, share: float) -> None:
+            bar.update(line, description=f"base model, once: {stage}", completed=share)
+
+        backbones.make_ready(made.backbone, made.backbone_options, report)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
 def _run_with_progress(
     jobs: Sequence[Job], corpora: Mapping[str, Corpus], runs: Path, device: str, workers: int
 ) -> list[Record]:
@@ -93,15 +156,7 @@ def _run_with_progress(
     if records and waiting:
         console.print(f"{len(records)} runs are done already, {len(waiting)} to go")
     shares: dict[str, float] = {}
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
+    with _bar() as bar:
         line = bar.add_task("starting", total=max(len(waiting), 1))
 
         def report(identity: str, doing: str, share: float) -> None:
@@ -127,57 +182,79 @@ def evaluate_run(
     folder: Path,
     variants: Sequence[str],
     *,
-    data_root: Path | None,
+    data_root: Sequence[str],
     max_bad: float,
     limit: int | None,
     device: str,
 ) -> None:
     """Evaluate a finished run on more variants; its record then holds them too."""
+    from steelyard.harness import listing
     from steelyard.harness.pool import quiet_heavy_libraries
     from steelyard.harness.run import run
 
     found = record.read(folder)
     spec = found.spec
-    for name in variants:
-        task = name.partition("@")[0]
-        if task != spec.task:
-            raise UserError(f"{folder} was trained on {spec.task}, it cannot answer {task}.")
-    wanted = [v.partition("@")[2] for v in variants]
-    chosen = tasks.variants(spec.task, [name for name in wanted if name])
-    loader = {key: value for key, value in spec.data.items() if key != "revision"}
-    root = tasks.find_root(spec.task, data_root)
-    corpus = tasks.load(spec.task, root, max_bad=max_bad, **loader)
-    if corpus.revision != spec.data["revision"]:
+    chosen = [variant for name in variants for variant in _asked(name)] or [
+        tasks.Variant(spec.task)
+    ]
+    asked = {variant.task for variant in chosen} - {spec.task}
+    if asked and backbones.kind_of(spec.backbone) == "classifier":
         raise UserError(
-            f"The data at {root} is not what {folder.name} was trained on "
-            f"(revision {corpus.revision}, not {spec.data['revision']}); give its --data-root."
+            f"{folder} was trained on {spec.task}, it cannot answer {', '.join(sorted(asked))}."
         )
-    names = tuple(variant.name for variant in chosen)
+    had = {score.task for score in found.scores}
+    roots = parse_roots(data_root, sorted({spec.task, *asked}))
+    corpora = {
+        task: _corpus_of(found, task, roots.get(task), max_bad)
+        for task in sorted({spec.task, *asked, *had})
+    }
     made = found.provenance
     limit = limit or made["limit"]  # the items its other variants were scored on
+    names = tuple(map(str, chosen))
     job = Job(spec, found.label, names, split=made["data"]["split"], limit=limit)
     quiet_heavy_libraries()
     with console.status(f"evaluating {len(names)} variants"):
-        run(job, corpus, folder.parent, pick_device(device), lambda doing, share: None)
-    show(folder)
+        run(job, corpora, folder.parent, pick_device(device), lambda doing, share: None)
+    listing.show(folder)
+
+
+def _asked(name: str) -> list[tasks.Variant]:
+    """``task``, or ``task@corruption`` also with a range of severities."""
+    task, _, corruption = name.partition("@")
+    return tasks.variants(task, [corruption])[1:] if corruption else [tasks.parse_variant(task)]
+
+
+def _corpus_of(found: Record, task: str, given: Path | None, max_bad: float) -> Corpus:
+    """The data of a task as a run knew it, or a UserError where it is other data."""
+    made = found.provenance
+    known = made if task == found.spec.task else made.get("scored", {}).get(task)
+    loader = {key: value for key, value in found.spec.data.items() if key != "revision"}
+    root = tasks.find_root(task, given)
+    own = task == found.spec.task
+    corpus = tasks.load(task, root, max_bad=max_bad, **(loader if own else {}))
+    if known and corpus.revision != known["data"]["revision"]:
+        raise UserError(
+            f"The data at {root} is not what {found.id} knew of {task} (revision "
+            f"{corpus.revision}, not {known['data']['revision']}); give its --data-root."
+        )
+    return corpus
 
 
 def demo(name: str, runs: Path, out: Path, given: Mapping[str, Any]) -> None:
     """Run a shipped suite and print its board."""
-    made = suite.load(name)
-    if run_suite(made, runs, given):
-        boards((runs,), out, "joint")
+    if run_suites(suite.load(name), runs, given):
+        boards((runs,), out)
 
 
 def boards(
     folders: Sequence[Path],
     out: Path,
-    control: str,
+    control: str | None = None,
     backbone: str | None = None,
     budget: str | None = None,
 ) -> None:
     """Write boards from records, of one backbone and budget where given, and print them."""
-    from steelyard.leaderboards import publish
+    from steelyard.leaderboards import profile_tables, publish
     from steelyard.leaderboards.tables import terminal
 
     for folder in folders:
@@ -190,6 +267,8 @@ def boards(
         )
     for board in published.boards:
         console.print(terminal(board, console.width))
+    for profile in published.profiles:
+        console.print(profile_tables.terminal(profile, console.width))
     console.print(f"{len(published.files)} files in {out}, begin with {out / 'board.md'}")
 
 
@@ -217,111 +296,6 @@ def print_plan(jobs: Sequence[Job], runs: Path, workers: int) -> None:
         )
     elif pending:
         console.print("How long that takes here is not known before a first run is done.")
-
-
-def print_list(kind: str) -> None:
-    """A table of everything of one kind."""
-    tables = {
-        "methods": _methods_table,
-        "tasks": _tasks_table,
-        "corruptions": _corruptions_table,
-        "backbones": _backbones_table,
-        "budgets": _budgets_table,
-        "suites": _suites_table,
-    }
-    if kind not in tables:
-        raise unknown("kind of thing to list", kind, tables)
-    console.print(tables[kind]())
-
-
-def _methods_table() -> Table:
-    table = Table("method", "kind", "what it does", "options and defaults", "paper")
-    for name in methods.names():
-        method = methods.load(name)
-        config = method.Config()
-        options = ", ".join(f"{key}={value}" for key, value in _fields(config))
-        about = method.ABOUT
-        table.add_row(name, about.kind, about.summary, options or "none", about.paper or "control")
-    return table
-
-
-def _fields(config: Any) -> list[tuple[str, Any]]:
-    from dataclasses import asdict
-
-    shown = asdict(config).items()
-    return [(key, f"{value:.3g}" if isinstance(value, float) else value) for key, value in shown]
-
-
-def _tasks_table() -> Table:
-    table = Table("task", "main metric", "metrics", "evidence text", "licence")
-    for name in tasks.names():
-        about = tasks.info(name)
-        table.add_row(name, about.main, ", ".join(about.metrics), about.evidence, about.licence)
-    return table
-
-
-def _corruptions_table() -> Table:
-    table = Table("corruption", "side", "severities", "what it does")
-    for name, corruption in CORRUPTIONS.items():
-        severities = ", ".join(map(str, corruption.severities)) or "none"
-        table.add_row(name, corruption.side, severities, corruption.summary)
-    return table
-
-
-def _backbones_table() -> Table:
-    table = Table("backbone", "image", "text", "fusion", "about")
-    for name, config in classifier_config.PRESETS.items():
-        about = f"batch {config.batch_size}, {config.optimizer} at {config.learning_rate}"
-        table.add_row(name, config.image, config.text, config.fusion, about)
-    table.add_row("IMAGE+TEXT", "any AutoModel", "any AutoModel", "concat", "hub ids or paths")
-    return table
-
-
-def _budgets_table() -> Table:
-    table = Table("budget", "FLOPs", "meant for")
-    for budget in BUDGETS.values():
-        table.add_row(budget.name, f"{budget.flops:.1g}", budget.meant_for)
-    table.add_row("a number", "as given", "anything, for example --budget 5e12")
-    return table
-
-
-def _suites_table() -> Table:
-    table = Table("suite", "entries", "tasks", "seeds", "about")
-    for name in suite.shipped():
-        made = suite.load(name)
-        row = (str(len(made.entries)), ", ".join(made.tasks), str(len(made.seeds)), made.about)
-        table.add_row(name, *row)
-    return table
-
-
-def show(folder: Path) -> None:
-    """Print one record."""
-    found = record.read(folder)
-    console.print(f"[bold]{found.label}[/]  {found.id}  [{'red' if found.failure else 'green'}]"
-                  f"{found.status}[/] {found.failure}")  # fmt: skip
-    ledger = found.ledger
-    cost = Table("phase", "FLOPs", "seconds", title="Cost")
-    for phase in sorted({*ledger.flops, *ledger.seconds}):
-        seconds = ledger.seconds.get(phase)
-        flops = ledger.flops.get(phase)
-        spent = "" if flops is None else f"{flops:.3g}"
-        cost.add_row(phase, spent, "" if seconds is None else f"{seconds:.1f}")
-    limit = f"{ledger.limit_flops:.3g}" if ledger.limit_flops else "none"
-    cost.add_row("total", f"{ledger.total_flops:.3g} of {limit}", f"{ledger.total_seconds:.1f}")
-    console.print(cost)
-    console.print(f"{ledger.steps} steps, {ledger.items} items, on {ledger.device}")
-    scores = Table("variant", "metric", "value", "± s.e.", "items", title="Scores")
-    for score in found.scores:
-        error = "" if score.stderr is None else f"{score.stderr:.4f}"
-        name = f"[bold]{score.metric}[/]" if score.main else score.metric
-        scores.add_row(score.variant, name, f"{score.value:.4f}", error, str(score.n))
-    console.print(scores)
-    for name, value in found.diagnostics.items():
-        console.print(f"  {name}: {value:.4g}")
-    data, code = found.provenance["data"], found.provenance["code"]
-    console.print(
-        f"data {data['name']} {data['revision']}, code {code['commit'] or code['source']}"
-    )
 
 
 def report_skipped(corpus: Corpus) -> None:

@@ -24,7 +24,7 @@ class Example:
     """Part of the data set that is also scored apart: ``popular``, ``count``."""
     cluster: str = ""
     """What makes items dependent, such as their image; empty where the item stands alone."""
-    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """What else scoring needs: objects in the picture, the usual answer."""
 
 

@@ -65,6 +65,15 @@ class Encoder(nn.Module):
         )
         return (coded["input_ids"], coded["attention_mask"]), present
 
+    def extremes(self) -> tuple[Tensor, Tensor]:
+        """What the processor makes of black and of white: [1, 3, 1, 1] each, by channel.
+
+        Read off two pictures, because processors name their scaling steps in too many ways.
+        """
+        sheets = [Image.new("RGB", (8, 8), (grey, grey, grey)) for grey in (0, 255)]
+        pixels: Tensor = self.prepare(sheets)[0][0]
+        return pixels[:1, :, :1, :1], pixels[1:, :, :1, :1]
+
     def features(self, items: Sequence[Image.Image | str | None]) -> tuple[Tensor, Tensor]:
         """Outputs [B, width], zeros for absent items, and which items are present [B].
 

@@ -11,11 +11,12 @@ from steelyard.harness.backbone import Backbone
 from steelyard.harness.compat import import_lmms_eval, swapped
 from steelyard.harness.data import Corpus
 from steelyard.harness.record import Score
-from steelyard.tasks.metrics import mean
+from steelyard.tasks.metrics import mean, ratio
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from steelyard.tasks._ask_task import AskTask
     from steelyard.tasks._score_task import ScoreTask
 
 FILTER = "none"  # lmms-eval's name for answers scored as they came
@@ -29,8 +30,9 @@ class Evaluation:
     scores: tuple[Score, ...]
     """One a metric, in the order in which the task lists them."""
     items: "DataFrame"
-    """One row an item, sorted by id: variant, id, cluster, target and predicted (lists of class
-    indices), score, confidence."""
+    """One row an item, sorted by id: variant, id, cluster, and of a classification target and
+    predicted (lists of class indices), score, confidence; of a task answered in words subset,
+    answer, and each metric's share of the item as ``<metric>.top`` and ``<metric>.bottom``."""
 
 
 def evaluate(
@@ -46,7 +48,7 @@ def evaluate(
 
     Raises:
         UserError: no such split, ``limit`` is not positive, or the backbone knows other classes.
-        ValueError: an answer is not a list of probabilities.
+        ValueError: an answer is not what the task asked for.
     """
     import pandas as pd
 
@@ -55,14 +57,20 @@ def evaluate(
     expected = len(task.dataset[split])
     if len(samples) != expected:
         raise RuntimeError(f"{variant}: lmms-eval scored {len(samples)} of {expected} items.")
-    rows = [{"variant": variant.name, **sample["item"]} for sample in samples]
-    # Probabilities are single precision, and twice the digits would double the file.
-    items = pd.DataFrame(rows).astype({"confidence": "float32"})
-    return Evaluation(variant, _scores(variant, task, values, samples), items)
+    declared = tasks.info(variant.task)
+    if declared.generative:
+        scores = _ratio_scores(variant, declared, samples)
+        rows = [_ratio_row(variant, declared, sample) for sample in samples]
+    else:
+        scores = _scores(variant, task, values, samples)
+        rows = [{"variant": variant.name, **sample["item"]} for sample in samples]
+    items = pd.DataFrame(rows)
+    # Single precision holds what is stored, and twice the digits would double the file.
+    return Evaluation(variant, scores, items.astype(dict.fromkeys(_numbers(items), "float32")))
 
 
 def _run(
-    backbone: Backbone, task: "ScoreTask", batch_size: int
+    backbone: Backbone, task: "ScoreTask | AskTask", batch_size: int
 ) -> tuple[Mapping[str, float], list[dict[str, Any]]]:
     """Metric values by lmms-eval's names for them, and its samples sorted by item id."""
     evaluator = import_lmms_eval()
@@ -114,6 +122,63 @@ def _scores(
         )
         for metric, aggregate in task.aggregation().items()
     )
+
+
+def _ratio_scores(
+    variant: tasks.Variant, declared: tasks.TaskInfo, samples: Sequence[Mapping[str, Any]]
+) -> tuple[Score, ...]:
+    """Every metric over all items and, where the task has subsets, over each of them."""
+    named = {sample["item"]["subset"] for sample in samples} - {""}
+    subsets = sorted(named) if declared.subsets else []
+    groups = {"": list(samples)}
+    groups |= {name: [s for s in samples if s["item"]["subset"] == name] for name in subsets}
+    return tuple(
+        Score(
+            task=variant.task,
+            variant=variant.name,
+            metric=metric,
+            value=ratio([sample[metric] for sample in group]),
+            n=len(group),
+            stderr=ratio_stderr(
+                [sample[metric] for sample in group],
+                [sample["item"]["cluster"] for sample in group],
+            ),
+            main=metric == declared.main and not subset,
+            higher_is_better=higher,
+            subset=subset,
+            shown=(f"{subset}.{metric}" if subset else metric) in declared.shown,
+        )
+        for subset, group in groups.items()
+        for metric, higher in declared.metrics.items()
+        if not subset or any(sample[metric][1] for sample in group)  # it counts something there
+    )
+
+
+def _ratio_row(
+    variant: tasks.Variant, declared: tasks.TaskInfo, sample: Mapping[str, Any]
+) -> dict[str, Any]:
+    row = {"variant": variant.name, **sample["item"]}
+    for metric in declared.metrics:
+        row[f"{metric}.top"], row[f"{metric}.bottom"] = sample[metric]
+    return row
+
+
+def _numbers(items: "DataFrame") -> list[str]:
+    return [name for name in items.columns if name.endswith((".top", ".bottom", "confidence"))]
+
+
+def ratio_stderr(parts: Sequence[tuple[float, float]], clusters: Sequence[str]) -> float | None:
+    """Standard error of sum(top) / sum(bottom) by the delta method when whole clusters are drawn.
+
+    None for fewer than two clusters, or where the bottoms sum to zero.
+    """
+    whole = sum(bottom for _, bottom in parts)
+    if not whole:
+        return None
+    centre = ratio(parts)
+    scale = len(parts) / whole
+    residuals = [scale * (top - centre * bottom) for top, bottom in parts]
+    return clustered_stderr(residuals, clusters)
 
 
 def clustered_stderr(values: Sequence[float], clusters: Sequence[str]) -> float | None:

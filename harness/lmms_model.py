@@ -1,18 +1,24 @@
 """A backbone as an lmms-eval model, in this process and under the stock ``lmms-eval`` command."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from torch import Tensor
 
 from steelyard.harness.backbone import Backbone, Inputs
 from steelyard.harness.errors import UserError
+from steelyard.tasks import answers as wording
+
+if TYPE_CHECKING:
+    from steelyard.harness.vlm import Vlm
 
 BATCH_SIZE = 64
+MAX_TOKENS = 64
+"""Of an answer, where a task sets no limit."""
 
 
 class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
@@ -31,18 +37,39 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         """
         answers: list[str] = []
         for batch in self._batches(requests):
-            for request in batch:
-                self._check_classes(self._doc(request)["classes"])
             evidence = [request.args[1]["evidence"] for request in batch]
-            answers += [_as_json(row) for row in self._answer(batch, evidence).tolist()]
+            inputs, choices = self._inputs(batch, evidence), self._choices(batch)
+            if batch[0].args[1]["multi_label"] and not self.backbone.classes:
+                answers += self._named(inputs, choices)
+            else:
+                answers += [_as_json(row) for row in self._score(inputs, choices).tolist()]
         return answers
 
-    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """The likeliest class name of each item, its whole prompt read as evidence."""
-        answers: list[str] = []
+    def _named(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> list[str]:
+        """A generative model names the labels it sees: 1 for each named choice, 0 for the rest.
+
+        Comparing likelihoods would rank the labels without saying how many apply.
+        """
+        texts = self.backbone.generate(inputs, MAX_TOKENS)
+        return [_as_json([float(c) for c in wording.named(text, choices)]) for text in texts]
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """Greedy answers in words; a classifier reads the whole prompt as evidence.
+
+        Raises:
+            UserError: a request asks for sampling, which would make scores depend on chance.
+        """
+        answers: list[GenerationResult] = []
         for batch in self._batches(requests):
-            best = self._answer(batch, [request.args[0] for request in batch]).argmax(1)
-            answers += [self.backbone.classes[index] for index in best.tolist()]
+            asked = [request.args[1] for request in batch]
+            inputs = self._inputs(batch, [request.args[0] for request in batch])
+            limit = max(_max_tokens(settings) for settings in asked)
+            texts = self.backbone.generate(inputs, limit)
+            if len(texts) != len(inputs):
+                raise ValueError(f"{self.backbone.name} gave {len(texts)} of {len(inputs)} answers")
+            for text, settings in zip(texts, asked, strict=True):
+                counts = TokenCounts(output_tokens=self.backbone.count_tokens(text))
+                answers.append(GenerationResult(_until(text, settings), counts))
         return answers
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
@@ -67,39 +94,89 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         _, _, _, doc_id, task, split = request.args
         return self.task_dict[task][split][doc_id]
 
-    def _answer(self, batch: Sequence[Instance], evidence: Sequence[str | None]) -> Tensor:
-        """Probabilities [B, C]; every image is fetched by its own request's function."""
+    def _inputs(self, batch: Sequence[Instance], evidence: Sequence[str | None]) -> list[Inputs]:
+        """What each request asks; every image is fetched by its own request's function."""
         inputs = []
         for request, text in zip(batch, evidence, strict=True):
             images = request.args[2](self._doc(request))
-            inputs.append(Inputs(images[0] if images else None, text))
-        probabilities = self.backbone.answer(inputs)
-        expected = (len(inputs), len(self.backbone.classes))
+            inputs.append(Inputs(images[0] if images else None, text, request.args[0]))
+        return inputs
+
+    def _choices(self, batch: Sequence[Instance]) -> list[str]:
+        """The answers the batch's requests choose among, equal for all items of a task.
+
+        Raises:
+            UserError: they are not the classes a classifier was trained on.
+        """
+        known = self.backbone.classes
+        for request in batch:
+            classes = self._doc(request)["classes"]
+            if known and tuple(classes) != tuple(known):
+                raise UserError(
+                    f"The model's {len(known)} classes ({', '.join(known[:3])} ...) are not the "
+                    f"data's {len(classes)} ({', '.join(classes[:3])} ...): score it on the task "
+                    "it learnt."
+                )
+        choices: list[str] = batch[0].args[1]["choices"]
+        return choices
+
+    def _score(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> Tensor:
+        """Probabilities [B, C]."""
+        probabilities = self.backbone.answer(inputs, choices)
+        expected = (len(inputs), len(choices))
         if tuple(probabilities.shape) != expected:
             raise ValueError(f"{self.backbone.name} answered {probabilities.shape}, not {expected}")
         return probabilities
 
-    def _check_classes(self, classes: Sequence[str]) -> None:
-        known = self.backbone.classes
-        if tuple(classes) != tuple(known):
-            raise UserError(
-                f"The model's {len(known)} classes ({', '.join(known[:3])} ...) are not the data's "
-                f"{len(classes)} ({', '.join(classes[:3])} ...): score it on the task it learnt."
-            )
-
 
 class RunScorer(Scorer):
-    """The model of a finished run: ``--model steelyard --model_args run=<folder>``."""
+    """A model for the stock command: ``--model steelyard --model_args run=<folder>``.
 
-    def __init__(self, run: str, batch_size: int = BATCH_SIZE) -> None:
-        from steelyard.harness.classifier import load
+    Or ``pretrained=<hub id or path>[,adapter=<folder>]`` for a vision-language model as it is.
+    """
 
-        super().__init__(load(Path(run) / "weights"), int(batch_size))
+    def __init__(
+        self,
+        run: str = "",
+        pretrained: str = "",
+        adapter: str = "",
+        batch_size: int = BATCH_SIZE,
+        device: str = "cpu",
+    ) -> None:
+        from steelyard.harness import backbones
+
+        if bool(run) == bool(pretrained):
+            raise UserError(
+                "--model_args: give either run=<folder> or pretrained=<hub id or path>."
+            )
+        model = backbones.load(Path(run) / "weights") if run else _pretrained(pretrained, adapter)
+        super().__init__(model.to(device), int(batch_size))
 
 
 def manifest() -> ModelManifest:
     """Entry point ``lmms_eval.models``: how stock lmms-eval finds ``steelyard``."""
     return ModelManifest("steelyard", simple_class_path=f"{__name__}.{RunScorer.__name__}")
+
+
+def _pretrained(source: str, adapter: str) -> "Vlm":
+    from steelyard.harness import vlm_config, vlm_io
+
+    options = {"adapter": adapter} if adapter else {}
+    return vlm_io.build(source, vlm_config.configure(source, options), seed=0)
+
+
+def _max_tokens(settings: Mapping[str, Any]) -> int:
+    if settings.get("do_sample") or settings.get("num_beams", 1) > 1:
+        raise UserError(f"Answers are greedy here; the task asks for {dict(settings)}.")
+    return int(settings.get("max_new_tokens", MAX_TOKENS))
+
+
+def _until(text: str, settings: Mapping[str, Any]) -> str:
+    """The answer up to the first of the task's stop strings."""
+    stops = settings.get("until") or []
+    for stop in [stops] if isinstance(stops, str) else stops:
+        text = text.partition(stop)[0]
+    return text
 
 
 def _as_json(probabilities: Sequence[float]) -> str:

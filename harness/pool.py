@@ -48,7 +48,7 @@ def execute(
     if workers <= 1 or len(waiting) <= 1:
         quiet_heavy_libraries()
         for job in waiting:
-            yield run(job, corpora[job.spec.task], runs, device, _reporter(job, report))
+            yield run(job, corpora, runs, device, _reporter(job, report))
         return
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
@@ -107,8 +107,7 @@ def _work(job: Job) -> Record:
     def report(identity: str, doing: str, share: float) -> None:
         _worker.messages.put((identity, doing, share))
 
-    corpus = _worker.corpora[job.spec.task]
-    return run(job, corpus, _worker.runs, _worker.device, _reporter(job, report))
+    return run(job, _worker.corpora, _worker.runs, _worker.device, _reporter(job, report))
 
 
 def _reporter(job: Job, report: Report) -> Callable[[str, float], None]:

@@ -82,6 +82,13 @@ def describe(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str
         "packages": packages(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
+        **describe_task(corpus, task_files, split),
+    }
+
+
+def describe_task(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str, Any]:
+    """The data of one task and the hash of the files that define it."""
+    return {
         "data": {
             "name": corpus.name,
             "revision": corpus.revision,

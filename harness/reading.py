@@ -1,10 +1,12 @@
 """What every loader needs: files read with line numbers, id and image checks, carving."""
 
 import csv
+import gzip
 import json
 import math
 import os
 import struct
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,9 +42,13 @@ def find_file(root: Path, *names: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without a byte-order mark."""
+    """A UTF-8 file, with or without a byte-order mark, packed by gzip where its name says so."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        plain = gzip.decompress(content) if path.suffix == ".gz" else content
+        return plain.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; re-encode the file.") from None
 
@@ -115,8 +121,9 @@ def build_corpus(
     """Check ids, decode every image, and make the Corpus.
 
     Raises:
-        UserError: an id occurs twice where it must not, a split is empty, or more than the share
-            ``max_bad`` of train, val or test cannot be used. Extra splits may be incomplete.
+        UserError: an id occurs twice where it must not, or one of train, val and test is given
+            and empty, or more than the share ``max_bad`` of it cannot be used. Extra splits may
+            be incomplete.
     """
     if not 0 <= max_bad < 1:
         raise UserError(f"--max-bad {max_bad}: give a share from 0 to below 1, such as 0.05.")
@@ -133,7 +140,7 @@ def build_corpus(
         if example.image in faults
     )
     bad = (*skipped, *broken)
-    for split in CORE:
+    for split in filter(splits.__contains__, CORE):
         check_share(split, len(kept[split]), [row for row in bad if row.split == split], max_bad)
     usable = {split: rows for split, rows in kept.items() if rows}
     return Corpus(
@@ -215,7 +222,7 @@ def _truncation_is_an_error() -> Iterator[None]:
 
 
 def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) -> str:
-    """16 hex digits of classes, ids, texts, labels, image sizes in bytes and their order.
+    """16 hex digits of classes, all that examples say, image sizes in bytes and their order.
 
     Order counts because shuffling by seed starts from it; the folder's place does not.
     """
@@ -223,9 +230,15 @@ def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) ->
     for split in sorted(splits):
         for example in splits[split]:
             size = example.image.stat().st_size if example.image else None
-            row = [split, example.id, example.text, example.labels, size]
-            digest.update(json.dumps(row).encode())
+            row = [split, example.id, example.text, example.labels, size, *_asked(example)]
+            digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _asked(example: Example) -> list[Any]:
+    """What only a question has; nothing for an item that is no question."""
+    parts = (example.answers, example.choices, example.subset, example.cluster, example.facts)
+    return [*parts[:-1], dict(example.facts)] if any(parts) else []
 
 
 def _first(names: Sequence[str]) -> str:

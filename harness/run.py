@@ -3,25 +3,28 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard import methods, tasks
-from steelyard.harness import classifier_config, provenance, record
-from steelyard.harness.budget import BudgetSpent, Meter, measure, parse_budget
+from steelyard.harness import backbones, provenance, record
+from steelyard.harness.budget import BudgetSpent, Meter, parse_budget
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import NonFiniteLoss, UserError
+from steelyard.harness.flops import measure
 from steelyard.harness.record import Ledger, Record, Score
 from steelyard.harness.spec import RunSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from steelyard.harness.backbone import Backbone
     from steelyard.harness.batches import TrainData
     from steelyard.harness.classifier import Classifier
     from steelyard.harness.encoders import Encoder
+    from steelyard.harness.vlm import Vlm
 
 log = logging.getLogger("steelyard")
 WEIGHTS, TRAINING, PARTS = "weights", "training.json", "parts"
@@ -37,7 +40,7 @@ class Job:
     label: str
     """Its name on the board."""
     variants: tuple[str, ...]
-    """Names of variants: ``clean``, ``image-noise:3`` ..."""
+    """What it is scored on: ``food101``, ``food101@image-noise:3``, ``pope`` ..."""
     split: str = "test"
     limit: int | None = None
     """Evaluate only this many items."""
@@ -59,10 +62,14 @@ def finished(job: Job, runs: Path) -> Record | None:
     if not (folder / record.RECORD).is_file():
         return None
     found = record.read(folder)
-    scored = {score.variant for score in found.scores}
+    scored = {_full_name(score) for score in found.scores}
     complete = scored.issuperset(job.variants) and _same_items(found, job)
     known = complete or found.status == "failed"
     return found if known and found.label == job.label else None
+
+
+def _full_name(score: Score) -> str:
+    return score.task if score.variant == "clean" else f"{score.task}@{score.variant}"
 
 
 def _same_items(found: Record, job: Job) -> bool:
@@ -71,11 +78,14 @@ def _same_items(found: Record, job: Job) -> bool:
     return bool(made["limit"] == job.limit and made["data"]["split"] == job.split)
 
 
-def run(job: Job, corpus: Corpus, runs: Path, device: str, progress: Progress) -> Record:
+def run(
+    job: Job, corpora: Mapping[str, Corpus], runs: Path, device: str, progress: Progress
+) -> Record:
     """Train and evaluate one job, or what of it is not done yet, and write its record.
 
-    A loss that is not finite, or a budget too small for one step, gives a record with status
-    ``failed`` that names the step; a method's bug is raised.
+    ``corpora`` holds the data of the task trained on and of every task scored on. A loss that is
+    not finite, or a budget too small for one step, gives a record with status ``failed`` that
+    names the step; a method's bug is raised.
     """
     if (done := finished(job, runs)) is not None:
         return done
@@ -85,15 +95,11 @@ def run(job: Job, corpus: Corpus, runs: Path, device: str, progress: Progress) -
         had = _split_into_parts(record.read(folder), job, folder)
         job = replace(job, variants=tuple(dict.fromkeys((*job.variants, *had))))
         (folder / record.RECORD).unlink()  # its items are about to be replaced
+    corpus = corpora[job.spec.task]
     trained = _restore(folder) or _train(job.spec, corpus, folder, device, progress)
     scores: tuple[Score, ...] = ()
     if trained.status == "done" and job.variants:
-        scores = _evaluate(job, corpus, folder, device, progress)
-    files = [tasks.definition(job.spec.task)]
-    made = provenance.describe(corpus, [*files, *(f.with_suffix(".py") for f in files)], job.split)
-    weights = folder / WEIGHTS / "model.safetensors"
-    made["weights"] = provenance.file_hash(weights) if weights.is_file() else None
-    made["limit"] = job.limit
+        scores = _evaluate(job, corpora, folder, device, progress)
     result = Record(
         id=job.spec.id,
         label=job.label,
@@ -102,7 +108,7 @@ def run(job: Job, corpus: Corpus, runs: Path, device: str, progress: Progress) -
         failure=trained.failure,
         ledger=trained.ledger,
         scores=scores,
-        provenance=made,
+        provenance=_provenance(job, corpora, folder),
         diagnostics=trained.diagnostics,
     )
     record.write(result, folder)
@@ -110,41 +116,33 @@ def run(job: Job, corpus: Corpus, runs: Path, device: str, progress: Progress) -
     return result
 
 
-def untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier":
-    """The backbone before training: equal for every method of one seed."""
-    from steelyard.harness import classifier
-
-    config = classifier_config.configure(spec.backbone, spec.backbone_options)
-    texts = [example.text for example in corpus.splits["train"] if example.text]
-    seed = spec.seed_for("weights")
-    return classifier.build(
-        spec.backbone, config, corpus.classes, corpus.multi_label, texts, seed
-    ).to(device)
-
-
-def train_data(backbone: "Classifier", corpus: Corpus) -> "TrainData":
-    """The training split, ready for this backbone."""
-    from steelyard.harness import batches
-    from steelyard.tasks.images import store_of
-
-    images = store_of(corpus.root, "train")
-    return batches.prepare(
-        backbone,
-        corpus.splits["train"],
-        lambda example: images.get(example.image) if example.image else None,
-    )
+def _provenance(job: Job, corpora: Mapping[str, Corpus], folder: Path) -> dict[str, Any]:
+    """Where the run's numbers come from: code, weights, and the data trained and scored on."""
+    spec = job.spec
+    made = provenance.describe(corpora[spec.task], tasks.files(spec.task), job.split)
+    names = (name.partition("@")[0] for name in job.variants)
+    others = [name for name in dict.fromkeys(names) if name != spec.task]
+    if others:
+        made["scored"] = {
+            name: provenance.describe_task(corpora[name], tasks.files(name), job.split)
+            for name in others
+        }
+    weights = folder / WEIGHTS / "model.safetensors"
+    made["weights"] = provenance.file_hash(weights) if weights.is_file() else None
+    made["limit"] = job.limit
+    return made
 
 
 def _train(spec: RunSpec, corpus: Corpus, folder: Path, device: str, progress: Progress) -> Trained:
     import torch
 
-    from steelyard.harness import classifier
-
     progress("preparing", 0.0)
     method = methods.load(spec.method)
-    config = methods.configure(method, spec.options)
-    backbone = untrained(spec, corpus, device)
-    data = train_data(backbone, corpus)
+    config = methods.configure(method, spec.options, backbones.kind_of(spec.backbone))
+    backbone = backbones.untrained(spec, corpus, device)
+    if spec.learning_rate is not None:
+        backbone.recipe = replace(backbone.recipe, learning_rate=spec.learning_rate)
+    data = backbones.train_data(backbone, spec.task, corpus)
     meter = Meter(parse_budget(spec.budget), device)
     for module in backbone.metered_modules:
         meter.watch(module)
@@ -154,9 +152,7 @@ def _train(spec: RunSpec, corpus: Corpus, folder: Path, device: str, progress: P
     failure = ""
     with meter:
         try:
-            if backbone.config.frozen:
-                with meter.phase("features"):
-                    meter.charge(feature_cost(backbone, data))
+            charge_features(backbone, data, meter)
             method.train(backbone, data, meter, config, spec.seed_for("method"))
         except BudgetSpent as spent:
             stopped = "budget"
@@ -168,9 +164,18 @@ def _train(spec: RunSpec, corpus: Corpus, folder: Path, device: str, progress: P
     )
     _write_lines(folder / "log.jsonl", meter.history)
     if not failure:
-        classifier.save(backbone, folder / WEIGHTS)
+        backbones.save(backbone, folder / WEIGHTS)
     record.write_json(folder / TRAINING, asdict(trained))
     return trained
+
+
+def charge_features(backbone: "Classifier | Vlm", data: "TrainData", meter: Meter) -> None:
+    """Charge what frozen encoders of a classifier cost before training begins."""
+    from steelyard.harness.classifier import Classifier
+
+    if isinstance(backbone, Classifier) and backbone.config.frozen:
+        with meter.phase("features"):
+            meter.charge(feature_cost(backbone, data))
 
 
 def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
@@ -206,21 +211,22 @@ def _restore(folder: Path) -> Trained | None:
 
 
 def _evaluate(
-    job: Job, corpus: Corpus, folder: Path, device: str, progress: Progress
+    job: Job, corpora: Mapping[str, Corpus], folder: Path, device: str, progress: Progress
 ) -> tuple[Score, ...]:
     import pandas as pd
 
-    from steelyard.harness import classifier
-
-    backbone = classifier.load(folder / WEIGHTS).to(device)
+    backbone = backbones.load(folder / WEIGHTS).to(device)
     scores: list[Score] = []
-    items: list[pd.DataFrame] = []
+    items: dict[str, list[pd.DataFrame]] = {}
     for position, name in enumerate(job.variants):
         progress(f"evaluating {name}", position / len(job.variants))
-        found, rows = _variant(job, name, backbone, corpus, folder)
+        variant = tasks.parse_variant(name)
+        found, rows = _variant(job, variant, backbone, corpora[variant.task], folder)
         scores += found
-        items.append(rows)
-    write_items(pd.concat(items, ignore_index=True), folder / record.ITEMS)
+        items.setdefault(variant.task, []).append(rows)
+    for task, tables in items.items():
+        file = record.items_file(task, job.spec.task)
+        write_items(pd.concat(tables, ignore_index=True), folder / file)
     return tuple(scores)
 
 
@@ -230,37 +236,37 @@ def _split_into_parts(found: Record, job: Job, folder: Path) -> list[str]:
 
     if not found.scores or not _same_items(found, job):
         return []
-    items = pd.read_parquet(folder / record.ITEMS)
-    names = list(dict.fromkeys(score.variant for score in found.scores))
+    names = list(dict.fromkeys(map(_full_name, found.scores)))
     for name in names:
+        variant = tasks.parse_variant(name)
+        items = pd.read_parquet(folder / record.items_file(variant.task, job.spec.task))
         table, summary = _part(folder, job, name)
-        write_items(items[items["variant"] == name], table)
-        scores = [asdict(score) for score in found.scores if score.variant == name]
+        write_items(items[items["variant"] == variant.name], table)
+        scores = [asdict(score) for score in found.scores if _full_name(score) == name]
         record.write_json(summary, scores)
     return names
 
 
 def _part(folder: Path, job: Job, name: str) -> tuple[Path, Path]:
     """Files of one variant's items and scores in an unfinished run, apart for other items."""
-    stem = folder / PARTS / f"{job.split}-{job.limit or 'all'}" / name.replace(":", "-")
+    file = name.replace("@", "-").replace(":", "-")
+    stem = folder / PARTS / f"{job.split}-{job.limit or 'all'}" / file
     stem.parent.mkdir(parents=True, exist_ok=True)
     return stem.with_suffix(".parquet"), stem.with_suffix(".json")
 
 
 def _variant(
-    job: Job, name: str, backbone: "Classifier", corpus: Corpus, folder: Path
+    job: Job, variant: tasks.Variant, backbone: "Backbone", corpus: Corpus, folder: Path
 ) -> "tuple[Sequence[Score], pd.DataFrame]":
     """Scores and items of one variant, from the interrupted run's part if there is one."""
     import pandas as pd
 
     from steelyard.harness.evaluate import evaluate
 
-    table, summary = _part(folder, job, name)
+    table, summary = _part(folder, job, str(variant))
     if summary.is_file():  # written after its table
         raw = json.loads(summary.read_text(encoding="utf-8"))
         return [Score(**score) for score in raw], pd.read_parquet(table)
-    task = job.spec.task
-    variant = tasks.parse_variant(task if name == "clean" else f"{task}@{name}")
     result = evaluate(backbone, variant, corpus, split=job.split, limit=job.limit)
     write_items(result.items, table)
     record.write_json(summary, [asdict(score) for score in result.scores])

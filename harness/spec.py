@@ -29,11 +29,16 @@ class RunSpec:
     """How the data is read: ``revision`` always, loader options such as ``plot`` where given."""
     source: str = ""
     """Hash of a user's method file; empty for a method of the package."""
+    learning_rate: float | None = None
+    """In place of the backbone's: one chosen for the method, among the same few as for all."""
 
     @property
     def hash(self) -> str:
         """Eight hex digits of the content."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        content = asdict(self)
+        if self.learning_rate is None:
+            del content["learning_rate"]  # ids from before there was a choice stay what they were
+        text = json.dumps(content, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
     @property

@@ -1,6 +1,6 @@
 """Suites: a small YAML file of methods x seeds x tasks x corruptions, turned into jobs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from steelyard import methods, tasks
-from steelyard.harness import classifier_config
+from steelyard.harness import backbones
 from steelyard.harness.budget import parse_budget
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError, unknown
@@ -27,6 +27,8 @@ class Entry:
     method: str
     options: Options = field(default_factory=dict)
     label: str = ""
+    learning_rate: float | None = None
+    """In place of the backbone's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,10 @@ class Suite:
     name: str
     entries: tuple[Entry, ...]
     tasks: tuple[str, ...]
+    """Data sets trained on; each run is also scored on its own."""
     corruptions: tuple[str, ...]
+    evaluate: tuple[str, ...] = ()
+    """Further tasks every run is scored on, which only a vision-language model can be."""
     seeds: tuple[int, ...] = (0,)
     backbone: str = "tiny"
     backbone_options: Options = field(default_factory=dict)
@@ -44,9 +49,12 @@ class Suite:
     data_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Loader options by task."""
     limit: int | None = None
+    split: str = "test"
+    """Scored items; ``val`` for choosing settings."""
     about: str = ""
 
 
+ENTRY_KEYS = ("method", "set", "label", "learning_rate")
 KEYS = {"methods" if f.name == "entries" else f.name for f in fields(Suite)} - {"name"}
 
 
@@ -56,8 +64,11 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load(name_or_path: str) -> Suite:
-    """A shipped suite by name, or a YAML file by path; every unknown key or name is refused."""
+def load(name_or_path: str) -> tuple[Suite, ...]:
+    """A shipped suite by name, or a YAML file by path; every unknown key or name is refused.
+
+    A file with the single key ``suites`` stands for the suites that it lists.
+    """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         if name_or_path not in shipped():
@@ -72,7 +83,9 @@ def load(name_or_path: str) -> Suite:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a suite is a mapping with the keys {', '.join(sorted(KEYS))}.")
     try:
-        return parse(path.stem, raw)
+        if set(raw) <= {"suites", "about"} and isinstance(raw.get("suites"), list):
+            return tuple(part for name in raw["suites"] for part in load(str(name)))
+        return (parse(path.stem, raw),)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -87,7 +100,9 @@ def parse(name: str, raw: Mapping[str, Any]) -> Suite:
             raise UserError(f"'{key}' must be a list of at least one name.")
     values = {key: value for key, value in raw.items() if key not in ("methods", "about")}
     lists: dict[str, Any] = {
-        key: tuple(values.pop(key)) for key in ("tasks", "corruptions", "seeds") if key in values
+        key: tuple(values.pop(key))
+        for key in ("tasks", "corruptions", "seeds", "evaluate")
+        if key in values
     }
     lists.setdefault("corruptions", ())
     if not all(type(seed) is int for seed in lists.get("seeds", (0,))):
@@ -102,15 +117,28 @@ def parse(name: str, raw: Mapping[str, Any]) -> Suite:
 def check(suite: Suite) -> None:
     """Refuse unknown names, options and values before anything is run."""
     parse_budget(suite.budget)
-    classifier_config.configure(suite.backbone, suite.backbone_options)
-    for task in suite.tasks:
-        tasks.variants(task, suite.corruptions)
+    backbones.configure(suite.backbone, suite.backbone_options)
+    kind = backbones.kind_of(suite.backbone)
+    for task in (*suite.tasks, *suite.evaluate):
+        scored_variants(task, suite.corruptions)
+    if suite.evaluate and kind == "classifier":
+        raise UserError(
+            f"A classifier answers only the task it learnt, not {', '.join(suite.evaluate)}: leave "
+            "out 'evaluate', or give a vision-language model as 'backbone'."
+        )
     for entry in suite.entries:
-        methods.configure(methods.load(entry.method), entry.options)
+        methods.configure(methods.load(entry.method), entry.options, kind)
     labels = [_label(entry) for entry in suite.entries]
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"Two entries are called '{label}'; give one of them a 'label'.")
+
+
+def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant]:
+    """The clean task and those of the corruptions that it has a side for."""
+    blind = not tasks.info(task).evidence
+    sides = [c for c in corruptions if not (blind and c.startswith("text-"))]
+    return tasks.variants(task, sides)
 
 
 def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
@@ -127,9 +155,15 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
                 backbone_options=dict(suite.backbone_options),
                 data={"revision": corpora[task].revision, **suite.data_options.get(task, {})},
                 source=_source(entry.method),
+                learning_rate=entry.learning_rate,
             ),
             label=_label(entry),
-            variants=tuple(v.name for v in tasks.variants(task, suite.corruptions)),
+            variants=tuple(
+                str(variant)
+                for scored in dict.fromkeys((task, *suite.evaluate))
+                for variant in scored_variants(scored, suite.corruptions)
+            ),
+            split=suite.split,
             limit=suite.limit,
         )
         for task in suite.tasks
@@ -141,10 +175,10 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
 def load_corpora(suite: Suite, roots: Mapping[str, Path], max_bad: float) -> dict[str, Corpus]:
     """The data sets of a suite's tasks, each from its root or from the generated world."""
     for task in roots:
-        if task not in suite.tasks:
-            raise unknown("task of this suite", task, suite.tasks)
+        if task not in (*suite.tasks, *suite.evaluate):
+            raise unknown("task of this suite", task, (*suite.tasks, *suite.evaluate))
     found = {}
-    for task in suite.tasks:
+    for task in dict.fromkeys((*suite.tasks, *suite.evaluate)):
         root = tasks.find_root(task, roots.get(task))
         found[task] = tasks.load(task, root, max_bad=max_bad, **suite.data_options.get(task, {}))
     return found
@@ -156,9 +190,18 @@ def _entry(item: Any) -> Entry:
     if not isinstance(item, dict) or "method" not in item:
         raise UserError(f"'methods': {item!r} is neither a name nor a mapping with 'method'.")
     for key in item:
-        if key not in ("method", "set", "label"):
-            raise unknown("key of a method entry", str(key), ("method", "set", "label"))
-    return Entry(item["method"], dict(item.get("set") or {}), item.get("label", ""))
+        if key not in ENTRY_KEYS:
+            raise unknown("key of a method entry", str(key), ENTRY_KEYS)
+    rate = item.get("learning_rate")
+    if rate is not None:
+        try:
+            rate = float(rate)  # YAML reads 4e-4 as text
+        except (TypeError, ValueError):
+            rate = 0.0
+        if not rate > 0:
+            given = item["learning_rate"]
+            raise UserError(f"learning_rate: {given!r}: give a positive number such as 0.0004.")
+    return Entry(item["method"], dict(item.get("set") or {}), item.get("label", ""), rate)
 
 
 def _label(entry: Entry) -> str:

@@ -12,6 +12,7 @@ from steelyard.harness.backbone import Batch, Inputs, Latents, PixelRange, Side
 from steelyard.harness.errors import UserError
 from steelyard.harness.vlm_config import VlmConfig
 from steelyard.harness.vlm_layout import IGNORED, Layout, of_batch
+from steelyard.harness.vlm_pixels import pixel_gradient, pixel_range
 from steelyard.harness.vlm_text import Prompts
 
 
@@ -69,7 +70,7 @@ class Vlm(nn.Module):
 
     def encode(self, batch: Batch) -> Latents:
         """Image tokens [B, I, D] and prompt embeddings [B, P, D]; no image takes no tokens."""
-        text = self.base.get_input_embeddings()(batch.tokens)
+        text = self.base.get_input_embeddings()(batch.extra["row"])
         image = text.new_zeros(len(text), 0, text.shape[2])
         if bool(batch.has_image.any()):
             image = self._image_tokens(batch).to(text.dtype)
@@ -138,11 +139,12 @@ class Vlm(nn.Module):
 
     def pixel_range(self, batch: Batch) -> PixelRange:
         """Bounds of black and white in the processor's normalised units."""
-        return self.prompts.pixel_range(batch.pixels)
+        real = batch.extra.get("pixel_attention_mask")
+        return pixel_range(self.processor.image_processor, batch.pixels, real)
 
     def pixel_gradient(self, gradient: Tensor) -> Tensor:
         """Averaged over the equal frames that Qwen-VL makes of a still image."""
-        return self.prompts.pixel_gradient(gradient)
+        return pixel_gradient(self.processor.image_processor, gradient)
 
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
         """One user turn as chat messages, the image first."""
@@ -166,9 +168,10 @@ class Vlm(nn.Module):
         """
         training = self.training
         self.eval()
-        sampling: dict[str, Any] = {"do_sample": False}
+        # The checkpoint's own habits, such as a penalty on repetition, are set aside.
+        sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "num_beams": 1}
         if temperature is not None:
-            sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         try:
             found = self.model.generate(
                 **self.prompts.plain(batch),

@@ -1,43 +1,53 @@
 """Vision-language backbones made, saved and loaded, and their training data prepared."""
 
+import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch import nn
 
 from steelyard.harness.backbone import Batch, Turn
-from steelyard.harness.batches import IN_MEMORY_BYTES, TrainData
+from steelyard.harness.batches import CHUNK, IN_MEMORY_BYTES, TrainData
 from steelyard.harness.data import Example
 from steelyard.harness.errors import UserError
 from steelyard.harness.vlm import Vlm, vision_modules
 from steelyard.harness.vlm_config import TINY, VlmConfig
+from steelyard.harness.vlm_text import Piece
 
 DESCRIPTION = "vlm.json"
 ADAPTER, MODEL = "adapter", "model"
 
 
-def build(name: str, config: VlmConfig, seed: int) -> Vlm:
+def build(name: str, config: VlmConfig, seed: int, device: str = "cpu") -> Vlm:
     """The backbone before training: a checkpoint, with a new or given adapter under LoRA.
+
+    Under ``bf16`` on a GPU the frozen weights of a LoRA run are held in bf16.
 
     Raises:
         UserError: there is no such checkpoint here, it is no vision-language model, it lacks a
-            chat template, or a target module does not exist.
+            chat template, a target module does not exist, or LoRA shall train the vision tower.
     """
+    if config.tune == "lora" and config.vision == "trained":
+        raise UserError(
+            "vision=trained needs tune=full: LoRA adapts the language model only, and a saved "
+            "adapter would not hold the vision tower."
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         source = checkpoint(config.source)
-        model, processor = _load_pair(source, config)
+        model, processor = _load_pair(source, _dtype(config, device))
         if config.adapter or config.tune == "lora":
             model = _with_adapter(model, config)
     made = Vlm(name, config, model, processor)
     _set_trainable(made)
-    return made.train()
+    return made.to(device).train()
 
 
 def checkpoint(source: str) -> str:
@@ -67,24 +77,50 @@ def save(backbone: Vlm, folder: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"Could not write {folder}: {error}.") from error
     made = {"name": backbone.name, "config": asdict(backbone.config)}
+    made["base"] = revision(checkpoint(backbone.config.source), backbone.base.config)
     write_json(folder / DESCRIPTION, made)
 
 
-def load(folder: Path) -> Vlm:
-    """A saved backbone, in evaluation mode; a missing or foreign folder is a UserError."""
+def load(folder: Path, device: str = "cpu") -> Vlm:
+    """A saved backbone, in evaluation mode.
+
+    Raises:
+        UserError: the folder is missing or foreign, or the checkpoint that a saved adapter
+            belongs to is no longer there or no longer the same.
+    """
     description = folder / DESCRIPTION
     if not description.is_file():
         raise UserError(f"No vision-language model at {folder}: {DESCRIPTION} is missing.")
     meta = json.loads(description.read_text(encoding="utf-8"))
     config = VlmConfig(**meta["config"])
     if config.tune == "lora":
-        model, processor = _load_pair(checkpoint(config.source), config)
+        source = checkpoint(config.source)
+        model, processor = _load_pair(source, _dtype(config, device))
+        if revision(source, model.config) != meta["base"]:
+            raise UserError(
+                f"The adapter at {folder} belongs to another version of {config.source}: put back "
+                f"the checkpoint with revision {meta['base']}."
+            )
         model = _with_adapter(model, replace(config, adapter=str(folder / ADAPTER)))
     else:
-        model, processor = _load_pair(str(folder / MODEL), config)
+        model, processor = _load_pair(str(folder / MODEL), _dtype(config, device))
     made = Vlm(meta["name"], config, model, processor)
     _set_trainable(made)
-    return made.eval()
+    return made.to(device).eval()
+
+
+def revision(source: str, model_config: Any) -> str:
+    """Which version of a checkpoint this is: the hub's commit, or a hash of a folder's files."""
+    if not Path(source).is_dir():
+        return str(model_config._commit_hash)
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(source).iterdir()):
+        if path.suffix in (".safetensors", ".json", ".jinja"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def weights_file(folder: Path) -> Path:
@@ -101,80 +137,60 @@ def prepare(
     def at(position: int) -> Turn:
         return turn(examples[position])
 
-    def collate(positions: Sequence[int]) -> Batch:
+    def pieces(positions: Sequence[int]) -> list[Piece]:
         turns = [at(position) for position in positions]
-        return backbone.collate([t.inputs for t in turns], [t.answer for t in turns])
+        return backbone.prompts.pieces([t.inputs for t in turns], [t.answer for t in turns])
 
-    made = TrainData(examples, collate, at, 0, False)
-    first = collate(range(min(64, len(examples))))
-    size = sum(t.nbytes for t in (first.pixels, first.tokens)) / len(first.tokens)
-    regular = len(first.pixels) == int(first.has_image.sum()) and first.pixels.dim() == 4
-    if not regular or size * len(examples) > IN_MEMORY_BYTES:
-        return made
-    chunks = [collate(range(s, min(s + 64, len(examples)))) for s in range(64, len(examples), 64)]
-    whole = _joined([first, *chunks])
-    return replace(made, gather=lambda positions: _rows(whole, positions))
+    kept = pieces(range(min(CHUNK, len(examples))))
+    if sum(map(_bytes, kept)) / len(kept) * len(examples) > IN_MEMORY_BYTES:
+        return TrainData(
+            examples, lambda rows: backbone.prompts.assemble(pieces(rows), backbone.device), at,
+            0, False,
+        )  # fmt: skip
+    for start in range(CHUNK, len(examples), CHUNK):
+        kept += pieces(range(start, min(start + CHUNK, len(examples))))
 
+    def gather(positions: Sequence[int]) -> Batch:
+        return backbone.prompts.assemble([kept[row] for row in positions], backbone.device)
 
-def _joined(chunks: Sequence[Batch]) -> Batch:
-    """Batches as one, prompts padded on the left and answers on the right."""
-    width = max(chunk.tokens.shape[1] for chunk in chunks)
-    length = max(chunk.targets.shape[1] for chunk in chunks)
-
-    def left(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat([pad(t, (width - t.shape[1], 0)) for t in tensors])
-
-    return Batch(
-        pixels=torch.cat([chunk.pixels for chunk in chunks if len(chunk.pixels)]),
-        has_image=torch.cat([chunk.has_image for chunk in chunks]),
-        tokens=left([chunk.tokens for chunk in chunks]),
-        mask=left([chunk.mask for chunk in chunks]),
-        has_text=torch.cat([chunk.has_text for chunk in chunks]),
-        targets=torch.cat(
-            [pad(c.targets, (0, length - c.targets.shape[1]), value=-100) for c in chunks]
-        ),
-        extra={
-            name: left([chunk.extra[name] for chunk in chunks])
-            if name in ("slots", "block", "text_side")
-            else torch.cat([chunk.extra[name] for chunk in chunks])
-            for name in chunks[0].extra
-        },
-    )
+    return TrainData(examples, gather, at, 0, False)
 
 
-def _rows(whole: Batch, rows: Sequence[int]) -> Batch:
-    """Rows of a batch, columns cut to the longest prompt and answer among them."""
-    mask, targets = whole.mask[rows], whole.targets[rows]
-    start = mask.shape[1] - int(mask.sum(1).max())
-    length = int((targets != -100).sum(1).max())
-    images = whole.has_image.cumsum(0) - 1
-    pictured = [row for row in rows if whole.has_image[row]]
-    return Batch(
-        pixels=whole.pixels[images[pictured]],
-        has_image=whole.has_image[rows],
-        tokens=whole.tokens[rows, start:],
-        mask=mask[:, start:],
-        has_text=whole.has_text[rows],
-        targets=targets[:, :length],
-        extra={
-            name: whole.extra[name][rows, start:]
-            if name in ("slots", "block", "text_side")
-            else whole.extra[name][rows]
-            for name in whole.extra
-        },
-    )
+def _bytes(piece: Piece) -> int:
+    return sum(tensor.nbytes for tensor in (piece.picture or {}).values())
 
 
-def _load_pair(source: str, config: VlmConfig) -> tuple[Any, Any]:
+def _dtype(config: VlmConfig, device: str) -> torch.dtype:
+    """Weights that learn stay in full precision, and so does everything on a CPU."""
+    half = config.precision == "bf16" and config.tune == "lora" and device.startswith("cuda")
+    return torch.bfloat16 if half else torch.float32
+
+
+def _local_only(source: str) -> bool:
+    """Whether to look on this machine alone: transformers retries an absent hub for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or Path(source).exists():
+        return True
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return False
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((str(address.hostname), address.port or 443), timeout=3).close()
+    except OSError:
+        return True
+    return False
+
+
+def _load_pair(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    offline = bool(os.environ.get("HF_HUB_OFFLINE")) or Path(source).exists()
-    half = config.precision == "bf16" and config.tune == "lora"
+    local = _local_only(source)
     try:
         model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=torch.bfloat16 if half else torch.float32, local_files_only=offline
+            source, dtype=dtype, local_files_only=local
         )
-        processor = AutoProcessor.from_pretrained(source, local_files_only=offline)
+        processor = AutoProcessor.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
@@ -194,7 +210,9 @@ def _with_adapter(model: Any, config: VlmConfig) -> Any:
     if config.adapter:
         if not (Path(config.adapter) / "adapter_config.json").is_file():
             raise UserError(f"No PEFT adapter at {config.adapter}: adapter_config.json is missing.")
-        return PeftModel.from_pretrained(model, config.adapter, is_trainable=config.tune == "lora")
+        adapted = PeftModel.from_pretrained(model, config.adapter, is_trainable=True)
+        # Full fine-tuning starts from the adapter's weights and trains the merged ones.
+        return adapted if config.tune == "lora" else adapted.merge_and_unload()
     targets = _targets(model, config)
     lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets)
     return get_peft_model(model, lora)
@@ -225,9 +243,6 @@ def _set_trainable(backbone: Vlm) -> None:
         backbone.model.requires_grad_(True)
         if backbone.config.vision == "frozen":
             vision_modules(backbone.base)[0].requires_grad_(False)
-    elif backbone.config.vision == "trained":
-        for module in vision_modules(backbone.base):
-            module.requires_grad_(True)
     if backbone.config.checkpointing:
         backbone.base.gradient_checkpointing_enable({"use_reentrant": False})
         backbone.base.enable_input_require_grads()

@@ -14,8 +14,48 @@ IGNORED = -100  # marks padding among answer tokens, as torch's losses do
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """One prompt's tokens, with the image and without it at once."""
+
+    tokens: tuple[int, ...]
+    text_side: tuple[bool, ...]
+    block: tuple[bool, ...]
+    """Only there with the image."""
+    bridge: tuple[bool, ...]
+    """Only there without it: tokenisers split what lies beside an image otherwise."""
+
+    @classmethod
+    def of(cls, tokens: Sequence[int], text_side: Sequence[bool]) -> Self:
+        """A row that is the same either way."""
+        never = (False,) * len(tokens)
+        return cls(tuple(tokens), tuple(text_side), never, never)
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The prompt itself."""
+        pairs = zip(self.tokens, self.bridge, strict=True)
+        return tuple(token for token, bridge in pairs if not bridge)
+
+
+def with_image(seeing: Row, blind: Row) -> Row:
+    """Both renderings of one prompt as one row: shared beginning, image, bridge, shared end."""
+    start, end = differing_block(seeing.tokens, blind.tokens)
+    tail = len(seeing.tokens) - end
+    stop = len(blind.tokens) - tail
+    inside, bridge = end - start, stop - start
+    return Row(
+        tokens=seeing.tokens[:end] + blind.tokens[start:stop] + seeing.tokens[end:],
+        text_side=seeing.text_side[:end] + blind.text_side[start:stop] + seeing.text_side[end:],
+        block=(False,) * start + (True,) * inside + (False,) * (bridge + tail),
+        bridge=(False,) * end + (True,) * bridge + (False,) * tail,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """The context of one batch's latents: [prompt, left-padded to P | answer, right-padded to A].
+
+    A prompt here is what it is with its image and without it, at once; ``visible`` says which.
 
     Rows of prompts, of images and of answers can be chosen apart, which is what permuting a side
     means.
@@ -29,6 +69,8 @@ class Layout:
     """[B, P] bool, places that image tokens take."""
     block: Tensor
     """[B, P] bool, tokens that are only there because of the image: slots and what wraps them."""
+    bridge: Tensor
+    """[B, P] bool, tokens that are only there because the image is not."""
     text_side: Tensor
     """[B, P] bool, tokens of the evidence, or of the whole user text where there is none."""
     text_here: Tensor
@@ -53,6 +95,7 @@ class Layout:
             mask=self.mask[text],
             slots=self.slots[text],
             block=self.block[text],
+            bridge=self.bridge[text],
             text_side=self.text_side[text],
             text_here=self.text_here[text],
             image_here=self.image_here[image],
@@ -84,7 +127,8 @@ class Layout:
         """[B, P] bool: prompt tokens that are attended to."""
         no_image = self.block & ~self.image_here[:, None]
         no_text = self.text_side & ~self.text_here[:, None]
-        return self.mask & ~no_image & ~no_text
+        with_image = self.bridge & self.image_here[:, None]
+        return self.mask & ~no_image & ~with_image & ~no_text
 
     @property
     def answered(self) -> Tensor:
@@ -121,10 +165,11 @@ def of_batch(batch: Batch) -> Layout:
     """The layout of a collated batch, nothing blanked but absent images."""
     extra = batch.extra
     return Layout(
-        tokens=batch.tokens,
-        mask=batch.mask.bool(),
+        tokens=extra["row"],
+        mask=extra["real"],
         slots=extra["slots"],
         block=extra["block"],
+        bridge=extra["bridge"],
         text_side=extra["text_side"],
         text_here=torch.ones_like(batch.has_image),
         image_here=batch.has_image,

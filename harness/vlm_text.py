@@ -1,20 +1,27 @@
 """Prompts as a processor makes them: rendered, tokenised, left-padded, with their sides marked."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from steelyard.harness.backbone import Batch, Inputs, PixelRange
+from steelyard.harness.backbone import Batch, Inputs
 from steelyard.harness.errors import UserError
 from steelyard.harness.vlm_config import VlmConfig
-from steelyard.harness.vlm_layout import IGNORED, differing_block
+from steelyard.harness.vlm_layout import IGNORED, Row, with_image
+from steelyard.harness.vlm_pixels import PASSED_ON, PIXELS, Picture, join, split
 
-PASSED_ON = ("image_grid_thw", "image_sizes", "pixel_attention_mask")
-"""What processors make of images beside pixels, one row an image."""
-TEXT_OUTPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One processed item."""
+
+    row: Row
+    has_text: bool
+    answer: tuple[int, ...]
+    picture: Picture | None
 
 
 class Prompts:
@@ -28,6 +35,8 @@ class Prompts:
         self.image_ids = sorted({image_token, *_more_image_tokens(model_config)})
         self.image_token = image_token
         self.eos_id = _end_of_turn(processor)
+        self.lead = _lead(processor)
+        self.adds_special = _adds_special(processor)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
         text = model_config.get_text_config()
         self.multi_axis = "mrope_section" in str(text.to_dict().get("rope_parameters"))
@@ -50,12 +59,21 @@ class Prompts:
         return rendered
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Tokens of an answer, end token included.
+        """Tokens of an answer as they follow a prompt, end token included.
+
+        They are cut out of the whole text, because many tokenisers give a word other tokens
+        at the beginning of a text or after a space.
 
         Raises:
             UserError: there are more than the configuration allows.
         """
-        ids: list[int] = self.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        before, between = self.lead
+        coded = self.processor.tokenizer(
+            [before, before + between + answer], add_special_tokens=False
+        )["input_ids"]
+        ids = _continuation(*coded)
+        if ids is None:  # the answer would melt into the prompt's last token
+            ids = self.processor.tokenizer(between + answer, add_special_tokens=False)["input_ids"]
         if len(ids) >= self.config.max_answer_tokens:
             raise UserError(
                 f"The answer '{answer[:60]}' has {len(ids)} tokens and its end, the limit is "
@@ -67,91 +85,110 @@ class Prompts:
         self, inputs: Sequence[Inputs], answers: Sequence[str] | None, device: torch.device
     ) -> Batch:
         """A batch on the device; targets have no column without answers."""
-        plain = [Inputs(None, item.evidence, item.prompt) for item in inputs]
-        texts = [self.render(item) for item in plain]
-        blind = self.processor.tokenizer(
-            texts, add_special_tokens=False, return_offsets_mapping=True
-        )
+        return self.assemble(self.pieces(inputs, answers), device)
+
+    def pieces(
+        self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None
+    ) -> "list[Piece]":
+        """Each item processed, to be put into batches: it does not depend on its company.
+
+        Raises:
+            UserError: a prompt or an answer is too long.
+        """
+        rows = self._marked([Inputs(None, item.evidence, item.prompt) for item in inputs])
         seeing = [position for position, item in enumerate(inputs) if item.image is not None]
-        made = self._with_images([inputs[position] for position in seeing])
-        rows: list[list[int]] = [list(ids) for ids in blind["input_ids"]]
-        blocks = [(0, 0)] * len(inputs)
-        for position, ids in zip(seeing, made.pop("rows", []), strict=True):
-            blocks[position] = differing_block(ids, rows[position])
-            rows[position] = ids
-        spans = [
-            _token_span(text, item, offsets, block)
-            for text, item, offsets, block in zip(
-                texts, plain, blind["offset_mapping"], blocks, strict=True
+        pictured = [inputs[position] for position in seeing]
+        expanded, pictures = self._with_images(pictured)
+        found: dict[int, Picture] = {}
+        short = self._marked(pictured)
+        for place, position in enumerate(seeing):
+            whole = self._expanded(expanded[place], short[place])
+            rows[position] = with_image(whole, rows[position])
+            found[position] = pictures[place]
+        self._check_length(rows)
+        ends = [tuple(self.answer_ids(answer)) for answer in answers] if answers else None
+        return [
+            Piece(
+                row,
+                bool(inputs[position].evidence),
+                ends[position] if ends else (),
+                found.get(position),
+            )
+            for position, row in enumerate(rows)
+        ]
+
+    def _marked(self, items: Sequence[Inputs]) -> list[Row]:
+        """Prompts as token rows with their text side marked, an image still one placeholder."""
+        if not items:
+            return []
+        texts = [self.render(item) for item in items]
+        coded = self.processor.tokenizer(
+            texts, add_special_tokens=self.adds_special, return_offsets_mapping=True
+        )
+        return [
+            Row.of(ids, _text_side(text, item, offsets))
+            for ids, text, item, offsets in zip(
+                coded["input_ids"], texts, items, coded["offset_mapping"], strict=True
             )
         ]
-        self._check_length(rows)
-        return _moved(self._padded(inputs, rows, blocks, spans, made, answers), device)
 
-    def _with_images(self, items: Sequence[Inputs]) -> dict[str, Any]:
-        """Token rows under ``rows``, and what the processor made of the images."""
+    def _expanded(self, ids: Sequence[int], short: Row) -> Row:
+        """The row the model reads, marked like the one in which the image is one placeholder."""
+        place = short.tokens.index(self.image_token)
+        more = len(ids) - len(short.tokens)
+        side = short.text_side[:place] + (False,) * (more + 1) + short.text_side[place + 1 :]
+        return Row.of(ids, side)
+
+    def _with_images(self, items: Sequence[Inputs]) -> tuple[list[list[int]], list[Picture]]:
+        """Token rows, and what the processor made of each image."""
         if not items:
-            return {}
+            return [], []
         found = self.processor(
             text=[self.render(item) for item in items],
             images=[[item.image] for item in items],
             padding=True,
-            add_special_tokens=False,
+            add_special_tokens=self.adds_special,
             return_tensors="pt",
         )
         rows = [
             ids[mask.bool()].tolist()
             for ids, mask in zip(found["input_ids"], found["attention_mask"], strict=True)
         ]
-        images = {name: found[name] for name in found if name not in TEXT_OUTPUTS}
-        return {"rows": rows, **images}
+        return rows, split(found)
 
-    def _padded(
-        self,
-        inputs: Sequence[Inputs],
-        rows: Sequence[Sequence[int]],
-        blocks: Sequence[tuple[int, int]],
-        spans: Sequence[tuple[int, int]],
-        made: Mapping[str, Tensor],
-        answers: Sequence[str] | None,
-    ) -> Batch:
-        width = max(len(ids) for ids in rows)
-        tokens = torch.full((len(rows), width), self.pad_id, dtype=torch.int64)
-        mask, block, side = (torch.zeros(len(rows), width, dtype=torch.bool) for _ in range(3))
-        for row, ids in enumerate(rows):
-            shift = width - len(ids)
-            tokens[row, shift:] = torch.tensor(ids)
-            mask[row, shift:] = True
-            block[row, shift + blocks[row][0] : shift + blocks[row][1]] = True
-            side[row, shift + spans[row][0] : shift + spans[row][1]] = True
-        has_image = torch.tensor([item.image is not None for item in inputs])
+    def assemble(self, pieces: "Sequence[Piece]", device: torch.device) -> Batch:
+        """Processed items as a batch on the device."""
+        rows = [piece.row for piece in pieces]
+        made = join([piece.picture for piece in pieces if piece.picture is not None])
+        whole = _left([row.tokens for row in rows], self.pad_id)
+        real = _left([(True,) * len(row.tokens) for row in rows], False)
+        has_image = torch.tensor([piece.picture is not None for piece in pieces])
         grid = torch.zeros(len(rows), 3, dtype=torch.int64)
         if "image_grid_thw" in made:
             grid[has_image] = made["image_grid_thw"]
-        return Batch(
-            pixels=made.get("pixel_values", torch.zeros(0, 3, 1, 1)),
+        extra = {
+            "row": whole,
+            "real": real,
+            "slots": (whole == self.image_token) & real,
+            "block": _left([row.block for row in rows], False),
+            "bridge": _left([row.bridge for row in rows], False),
+            "text_side": _left([row.text_side for row in rows], False),
+            "grid": grid,
+        }
+        shown = [row.shown for row in rows]
+        batch = Batch(
+            pixels=made.pop(PIXELS),
             has_image=has_image,
-            tokens=tokens,
-            mask=mask.long(),
-            has_text=torch.tensor([bool(item.evidence) for item in inputs]),
-            targets=self._targets(answers, len(rows)),
-            extra={
-                "slots": (tokens == self.image_token) & mask,
-                "block": block,
-                "text_side": side,
-                "grid": grid,
-                **{name: made[name] for name in PASSED_ON if name in made},
-            },
+            tokens=_left(shown, self.pad_id),
+            mask=_left([(1,) * len(row) for row in shown], 0),
+            has_text=torch.tensor([piece.has_text for piece in pieces]),
+            targets=_right([piece.answer for piece in pieces], IGNORED),
+            extra=extra | made,
         )
+        return _moved(batch, device)
 
-    def _targets(self, answers: Sequence[str] | None, count: int) -> Tensor:
-        ids = [self.answer_ids(answer) for answer in answers] if answers else [[]] * count
-        width = max(map(len, ids))
-        rows = [row + [IGNORED] * (width - len(row)) for row in ids]
-        return torch.tensor(rows, dtype=torch.int64).view(count, width)
-
-    def _check_length(self, rows: Sequence[Sequence[int]]) -> None:
-        longest = max(len(ids) for ids in rows)
+    def _check_length(self, rows: Sequence[Row]) -> None:
+        longest = max(len(row.shown) for row in rows)
         if longest > self.config.max_prompt_tokens:
             raise UserError(
                 f"A prompt has {longest} tokens with its image, the limit is "
@@ -162,36 +199,16 @@ class Prompts:
     def image_arguments(self, batch: Batch) -> dict[str, Tensor]:
         """What ``get_image_features`` takes."""
         passed = {name: batch.extra[name] for name in PASSED_ON if name in batch.extra}
-        return {"pixel_values": batch.pixels, **passed}
+        return {PIXELS: batch.pixels, **passed}
 
     def plain(self, batch: Batch) -> dict[str, Tensor]:
         """The arguments of the model's own forward pass for the batch's prompts."""
         found = {"input_ids": batch.tokens, "attention_mask": batch.mask}
         if self.multi_axis:
-            found["mm_token_type_ids"] = batch.extra["slots"].long()
+            found["mm_token_type_ids"] = (batch.tokens == self.image_token).long()
         if bool(batch.has_image.any()):
             found |= self.image_arguments(batch)
         return found
-
-    def pixel_range(self, pixels: Tensor) -> PixelRange:
-        """Black and white after the processor's normalisation, broadcastable to ``pixels``."""
-        images = self.processor.image_processor
-        mean, std = torch.tensor(images.image_mean), torch.tensor(images.image_std)
-        low, high = -mean / std, (1 - mean) / std
-        if pixels.dim() == 2:  # Qwen-VL: one row a patch, colour channels outermost
-            size = pixels.shape[1] // len(mean)
-            low, high = low.repeat_interleave(size), high.repeat_interleave(size)
-            return PixelRange(low.to(pixels), high.to(pixels))
-        return PixelRange(low.to(pixels).view(-1, 1, 1), high.to(pixels).view(-1, 1, 1))
-
-    def pixel_gradient(self, gradient: Tensor) -> Tensor:
-        """Averaged over the frames that Qwen-VL copies a still image into."""
-        if gradient.dim() != 2:
-            return gradient
-        images = self.processor.image_processor
-        frames, area = images.temporal_patch_size, images.patch_size**2
-        shaped = gradient.view(len(gradient), -1, frames, area)
-        return shaped.mean(2, keepdim=True).expand_as(shaped).reshape(gradient.shape)
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
@@ -239,25 +256,49 @@ def _end_of_turn(processor: Any) -> int:
     return int(ends[0] if ends else tokenizer.eos_token_id)
 
 
-def _token_span(
-    text: str, item: Inputs, offsets: Sequence[tuple[int, int]], block: tuple[int, int]
-) -> tuple[int, int]:
-    """Tokens of the item's text side, counted in the sequence with the image in it."""
+def _lead(processor: Any) -> tuple[str, str]:
+    """A prompt, and what the chat template puts between it and an answer, such as a space."""
+    said = "steelyard"
+    asked = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+    reply = {"role": "assistant", "content": [{"type": "text", "text": said}]}
+    prompt: str = processor.apply_chat_template([asked], add_generation_prompt=True, tokenize=False)
+    whole: str = processor.apply_chat_template([asked, reply], tokenize=False)
+    if not whole.startswith(prompt):
+        return prompt, ""
+    return prompt, whole[len(prompt) :].partition(said)[0]
+
+
+def _adds_special(processor: Any) -> bool:
+    """Whether the tokeniser has to put the begin token before what the template renders."""
+    rendered, _ = _lead(processor)
+    begin = processor.tokenizer.bos_token
+    return begin is None or not rendered.startswith(begin)
+
+
+def _continuation(before: Sequence[int], whole: Sequence[int]) -> list[int] | None:
+    """What ``whole`` has after ``before``, None where it does not begin with it."""
+    return list(whole[len(before) :]) if list(whole[: len(before)]) == list(before) else None
+
+
+def _text_side(text: str, item: Inputs, offsets: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
+    """Which tokens of a rendered prompt belong to its evidence, else to the user's text."""
     side = item.evidence if item.evidence and item.evidence in item.prompt else item.prompt
     turn = text.rfind(item.prompt)
     if not side or turn < 0:
-        return 0, 0
+        return (False,) * len(offsets)
     begin = turn + item.prompt.find(side)
-    inside = [
-        place
-        for place, (left, right) in enumerate(offsets)
-        if right > begin and left < begin + len(side) and right > left
-    ]
-    if not inside:
-        return 0, 0
-    first, last = inside[0], inside[-1] + 1
-    shift = block[1] - block[0]
-    return (
-        first + shift if first >= block[0] else first,
-        last + shift if last > block[0] else last,
-    )
+    end = begin + len(side)
+    return tuple(right > begin and left < end and right > left for left, right in offsets)
+
+
+def _left(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Rows padded on the left: [B, longest]."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
+
+
+def _right(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Rows padded on the right: [B, longest] int64, which may be no column at all."""
+    width = max(len(row) for row in rows)
+    padded = [list(row) + [fill] * (width - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.int64).view(len(rows), width)

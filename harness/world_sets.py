@@ -7,19 +7,20 @@ of every finished folder, and folders appear only when finished.
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.scene_sets import SCENE_SETS
 from steelyard.harness.seeds import seed_for
-from steelyard.harness.world import FOODS, KINDS, NEUTRAL, Priors, Scene, arrange, draw, split_of
+from steelyard.harness.world import FOODS, KINDS, NEUTRAL, Scene
+from steelyard.harness.world_source import DataSet, Knobs, Row, Source, write_lines, write_text
 
 GENERATOR = 1
 """Version of the content; raised whenever equal arguments would give other files."""
@@ -27,67 +28,9 @@ MARKER = "world.json"
 TRUTH = "truth.jsonl"
 VALIDATION = 300
 """Items of each development file, in the layouts that have one."""
-OBJECTS = 3
-"""Objects of every scene. Fewer leave so few scenes that splitting them distorts the knobs."""
 SMALLEST = 16
 """Fewest training or test items: one for each class of food."""
 
-Row = dict[str, Any]
-Knobs = Mapping[str, float]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Random source of one split: its scenes belong to no other split, and none comes twice."""
-
-    split: str
-    size: int
-    knobs: Knobs
-    rng: np.random.Generator
-    used: set[str] = field(default_factory=set)
-
-    def scene(self, kinds: Sequence[str]) -> Scene:
-        """A new scene with these kinds, filled up with neutral ones to ``OBJECTS``."""
-        priors = Priors(self.knobs["p_color"], self.knobs["p_cooc"])
-        for _ in range(10_000):
-            others = [self.pick(NEUTRAL) for _ in range(OBJECTS - len(kinds))]
-            scene = arrange([*kinds, *others], priors, self.rng)
-            if split_of(scene) == self.split and scene.symbol not in self.used:
-                self.used.add(scene.symbol)
-                return scene
-        raise UserError(f"No new {self.split} scene of {', '.join(kinds)} is left; ask for fewer.")
-
-    def picture(self, scene: Scene) -> Image.Image:
-        """A drawing of the scene."""
-        return Image.fromarray(draw(scene, self.rng, self.size))
-
-    def pick(self, choices: Sequence[T]) -> T:
-        """One of the choices."""
-        return choices[int(self.rng.integers(len(choices)))]
-
-    def shuffled(self, items: Sequence[T]) -> list[T]:
-        """The items in random order."""
-        return [items[position] for position in self.rng.permutation(len(items)).tolist()]
-
-    def fill(self, template: str, **words: str) -> str:
-        """The template with the given words, and others from ``FILLERS``, in its slots."""
-        return template.format(**{slot: self.pick(FILLERS[slot]) for slot in FILLERS} | words)
-
-    def chance(self, knob: str) -> bool:
-        """True with the probability that the knob gives."""
-        return bool(self.rng.random() < self.knobs[knob])
-
-
-FILLERS = {
-    "manner": ("easy", "quick", "homemade", "classic", "best", "simple", "rustic", "perfect"),
-    "meal": ("dinner", "lunch", "supper", "weeknight dish", "family favourite", "party plate"),
-    "site": ("Kitchen Diary", "The Daily Spoon", "Cook Along", "My Table", "Tasty Notes"),
-    "opener": ("monday", "my friends", "this face", "meetings"),
-    "who": ("a teacher", "two sisters", "an old sailor", "a young cook", "three neighbours"),
-    "where": ("in a small town", "by the coast", "in the capital", "far from home"),
-    "noun": ("River", "Winter", "Letter", "Garden", "Stranger", "Promise", "Mirror"),
-}
 
 # --- food101: a title that often names the class, a picture that always shows it ---------------
 
@@ -165,7 +108,7 @@ def _memes(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source
             official = {"label": fact["label"], "text": fact["text"]}
             rows.append({"id": id_, "img": f"img/{id_}.png", **official})
             truth.append({"id": id_, "split": name, **fact})
-        _write_lines(folder / f"{name}.jsonl", sorted(rows, key=lambda row: str(row["id"])))
+        write_lines(folder / f"{name}.jsonl", sorted(rows, key=lambda row: str(row["id"])))
         first += count
     return truth
 
@@ -243,7 +186,7 @@ def _movies(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Sourc
             source.picture(scene).save(
                 folder / "dataset" / f"{id_}.jpeg", quality=95, subsampling=0
             )
-            _write_text(folder / "dataset" / f"{id_}.json", json.dumps(content))
+            write_text(folder / "dataset" / f"{id_}.json", json.dumps(content))
             split_ids[name].append(id_)
             sides = {
                 "shown": [genre for genre in genres if GENRES[genre].kinds],
@@ -251,7 +194,7 @@ def _movies(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Sourc
             }
             item = {"id": id_, "split": name, "scene": scene.symbol, "genres": genres}
             truth.append(item | sides)
-    _write_text(folder / "split.json", json.dumps(split_ids))
+    write_text(folder / "split.json", json.dumps(split_ids))
     return truth
 
 
@@ -274,20 +217,11 @@ def _outlines(source: Source, genres: Sequence[str]) -> list[str]:
 # --- writing -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class DataSet:
-    """How one data set is made."""
-
-    knobs: Knobs
-    """Probabilities that shape the set, with their defaults."""
-    build: Callable[[Path, Mapping[str, int], Mapping[str, Source]], list[Row]]
-    """Writes the official files for so many items a split; returns the truth of each item."""
-
-
 SETS: Mapping[str, DataSet] = {
     "food101": DataSet({"p_color": 0.95, "p_cooc": 0.95, "p_named": 0.75}, _food),
     "hateful_memes": DataSet({"p_color": 0.95, "p_cooc": 0.85}, _memes),
     "mm_imdb": DataSet({"p_color": 0.95, "p_cooc": 0.9, "p_outside": 0.03}, _movies),
+    **SCENE_SETS,
 }
 """The data sets by the names of their tasks."""
 
@@ -383,13 +317,5 @@ def _generate(folder: Path, content: Row) -> None:
         rng = np.random.default_rng(seed_for(content["seed"], content["task"], split))
         sources[split] = Source(split, content["size"], content["knobs"], rng)
     truth = SETS[content["task"]].build(folder, counts, sources)
-    _write_lines(folder / TRUTH, truth)
-    _write_text(folder / MARKER, _marker_text(content))
-
-
-def _write_lines(path: Path, rows: Iterable[Row]) -> None:
-    _write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_lines(folder / TRUTH, truth)
+    write_text(folder / MARKER, _marker_text(content))

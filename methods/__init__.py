@@ -6,12 +6,13 @@ import importlib.util
 import pkgutil
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
+from steelyard.harness.backbone import Kind
 from steelyard.harness.errors import UserError, unknown
 
 if typing.TYPE_CHECKING:
@@ -32,7 +33,10 @@ class About:
     """One sentence in plain words."""
     paper: str = ""
     """Authors, title, venue and identifier; empty for a control."""
-    backbones: tuple[Literal["classifier", "vlm"], ...] = ("classifier",)
+    backbones: tuple[Kind, ...] = ("classifier",)
+    """Kinds of model it can train."""
+    on_vlm: Mapping[str, Option] = field(default_factory=dict)
+    """Options whose default differs on a vlm."""
 
 
 class Method(Protocol):
@@ -68,15 +72,25 @@ def load(name: str) -> Method:
     return _checked(importlib.import_module(f"{__name__}.{name}"), name)
 
 
-def configure(method: Method, options: Mapping[str, Option]) -> Any:
-    """The method's frozen Config with ``options`` applied; unknown keys and wrong types refused."""
+def configure(method: Method, options: Mapping[str, Option], kind: Kind = "classifier") -> Any:
+    """The method's frozen Config with ``options`` applied; unknown keys and wrong types refused.
+
+    Raises:
+        UserError: also when the method does not train this kind of backbone.
+    """
+    about = method.ABOUT
+    if kind not in about.backbones:
+        raise UserError(
+            f"{about.title} trains a {' or '.join(about.backbones)}, and the backbone is a {kind}: "
+            "choose another with --backbone; 'steelyard list backbones' names them."
+        )
     fields = {field.name: field for field in dataclasses.fields(method.Config)}
     types = typing.get_type_hints(method.Config)
     for key, value in options.items():
         if key not in fields:
             raise unknown(f"option of {method.ABOUT.title}", key, fields)
         _check_option(key, value, types[key])
-    return method.Config(**options)
+    return method.Config(**{**(about.on_vlm if kind == "vlm" else {}), **options})
 
 
 def _check_option(key: str, value: Option, wanted: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steelyard.harness.backbone import Latents
+from steelyard.harness.backbone import Context, Latents
 from steelyard.methods._divergences import jensen_shannon
 
 Game = Literal["greedy", "independent", "collaborative"]
@@ -29,8 +29,9 @@ def mipd(
 ) -> tuple[Tensor, Tensor]:
     """Mean JSD between the prediction and the one with a side permuted: scalars J_image, J_text.
 
-    ``parts`` are contributions [B, H], ``reference`` the ordinary logits [B, C] and ``order`` K
-    permutations [K * B]. With k = -1, 0, +1 for the greedy, independent and collaborative game,
+    ``parts`` are contributions [B, ...], ``reference`` the ordinary logits, one row a decision, and
+    ``order`` K permutations [K * B]. With k = -1, 0, +1 for the greedy, independent and
+    collaborative game,
 
         d(J_image + J_text) / d image  =  dJ_image / d image  +  k dJ_text / d image
 
@@ -39,7 +40,7 @@ def mipd(
     the side that is *held* in it has its gradient multiplied by k. The reference is detached:
     under the greedy game its gradient cancels, in the others it would leak to the other player.
     """
-    rows = len(reference)
+    rows = len(parts.image)
     draws = len(order) // rows
     sign = SIGN[game]
 
@@ -48,14 +49,22 @@ def mipd(
 
     def held(part: Tensor) -> Tensor:
         # Exact in floating point for k in {-1, 0, 1}: same value, gradient times k.
-        return (sign * part + (1.0 - sign) * part.detach()).repeat(draws, 1)
+        copies = [draws] + [1] * (part.dim() - 1)
+        return (sign * part + (1.0 - sign) * part.detach()).repeat(copies)
 
     logits = fuse(
         Latents(
             image=torch.cat([permuted(parts.image), held(parts.image)]),
             text=torch.cat([held(parts.text), permuted(parts.text)]),
+            context=None if parts.context is None else exchanged(parts.context, order, rows),
         )
     )
-    logits = logits.view(2, draws, rows, -1)
+    logits = logits.view(2, draws, len(reference), -1)
     image, text = jensen_shannon(logits, reference.detach(), multi_label).mean(dim=(1, 2))
     return image, text
+
+
+def exchanged(context: Context, order: Tensor, rows: int) -> Context:
+    """Context of the 2K copies of a batch: K with the image side permuted, then K with the text."""
+    each = torch.arange(rows, device=order.device).repeat(len(order) // rows)
+    return context.select(each.repeat(2), torch.cat([order, each]), torch.cat([each, order]))

@@ -1,19 +1,44 @@
 """Gradient arithmetic shared by methods: carried gradients, conflicts, weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from steelyard.harness.backbone import SIDES, Latents, Side
+from steelyard.harness.backbone import SIDES, Backbone, Latents, Side
 
 NO_DIRECTION = 1e-16  # squared norm below which a gradient is rounding error
 
 
 def gradient_at(loss: Tensor, at: Latents) -> Latents:
-    """Gradient of a scalar at intermediate tensors, which need not be leaves; the graph stays."""
-    image, text = torch.autograd.grad(loss, (at.image, at.text), retain_graph=True)
+    """Gradient of a scalar at intermediate tensors, which need not be leaves; the graph stays.
+
+    Zero at a side that comes from no trainable parameter.
+    """
+    ends = [part for part in (at.image, at.text) if part.requires_grad]
+    found = iter(torch.autograd.grad(loss, ends, retain_graph=True))
+    image, text = (
+        next(found) if part.requires_grad else torch.zeros_like(part)
+        for part in (at.image, at.text)
+    )
     return Latents(image, text)
+
+
+@contextmanager
+def parameters_held(backbone: Backbone) -> Iterator[None]:
+    """What is computed inside has gradients at its inputs and none at the parameters it uses.
+
+    So a pass whose parameters are to learn nothing costs, and is charged, no gradient of theirs.
+    """
+    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def carry(value: Tensor, at: Latents, gradient: Latents) -> Tensor:
@@ -31,12 +56,17 @@ def block_gradients(
 ) -> dict[Side, Tensor]:
     """Gradient of a scalar on each side's parameters, flattened: one vector [P] a side."""
     parameters = [parameter for side in SIDES for parameter in scope[side]]
+    whole = flat_gradient(loss, parameters)
+    border = sum(parameter.numel() for parameter in scope["image"])
+    return {"image": whole[:border], "text": whole[border:]}
+
+
+def flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Gradient of a scalar on these parameters as one vector [P]; the graph stays."""
     gradients = torch.autograd.grad(
         loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    count = len(scope["image"])
-    parts: dict[Side, tuple[Tensor, ...]] = {"image": gradients[:count], "text": gradients[count:]}
-    return {side: torch.cat([part.flatten() for part in parts[side]]) for side in SIDES}
+    return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def projection_weight(task: Tensor, kl: Tensor, cap: float) -> Tensor:

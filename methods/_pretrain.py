@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from steelyard.harness.backbone import Backbone, Batch, Side
+from steelyard.harness.backbone import Batch, Side, TwoTower
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.fit import fit
 
 
 def train_side(
-    backbone: Backbone, data: TrainData, meter: Meter, side: Side, *, seed: int, until: float
+    backbone: TwoTower, data: TrainData, meter: Meter, side: Side, *, seed: int, until: float
 ) -> None:
     """Train one side's encoder, embedding and head by the task loss until this budget share."""
 
@@ -23,7 +23,7 @@ def train_side(
 
 
 def pretrain_sides(
-    backbone: Backbone, data: TrainData, meter: Meter, share: float, seed: int
+    backbone: TwoTower, data: TrainData, meter: Meter, share: float, seed: int
 ) -> None:
     """Spend this share of the budget on the image alone, then the text alone: half each.
 

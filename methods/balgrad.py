@@ -34,6 +34,18 @@ Options, all ours in detail; the defaults are recommended readings:
 - kl and unimodal default to 1.
 
 R1 follows the training loss, which memorisation fools: a side that over-fits looks strong.
+
+On a vision-language model (ours; the paper has classifiers only):
+- p_m is the model's own prediction at the answer tokens with the other side blanked, one more
+  pass of the language model a side; "separate" and "shared" mean this same thing. KL is taken a
+  token, the teacher detached, and averaged over answer tokens.
+- Both sides share the language model, so g_kl is not made of two disjoint blocks. K_image and
+  K_text are differentiated one by one over the whole probe, each through its own pass, which
+  costs no more; w and λ stay weights of losses.
+- The probe "P2" is the last block of the language model, "P1" all of vision tower, projector and
+  language model; "P3" takes λ_m from <g_T, w_m grad K_m>.
+- The KL gradient always reaches the language model (``kl_to_heads``): there is no head apart from
+  it, and one backward pass stays one.
 """
 
 from collections.abc import Sequence
@@ -46,12 +58,14 @@ from torch import Tensor, nn
 from steelyard.harness.backbone import SIDES, Backbone, Batch, Latents, Side
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
+from steelyard.harness.errors import UserError
 from steelyard.harness.fit import fit
 from steelyard.methods import About
 from steelyard.methods._divergences import kullback_leibler
 from steelyard.methods._gradients import (
     block_gradients,
     carry,
+    flat_gradient,
     gradient_at,
     projection_weight,
     reweight,
@@ -63,6 +77,8 @@ ABOUT = About(
     summary="Draws the two sides' own predictions together, the weaker one harder, with just "
     "enough weight that the task gradient cannot undo it.",
     paper="Kwon et al., See-Saw Modality Balance, NAACL 2025, arXiv 2503.13834",
+    backbones=("classifier", "vlm"),
+    on_vlm={"kl_to_heads": True},
 )
 
 
@@ -80,7 +96,16 @@ class Config:
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Train with adaptive KL weights until the budget is used; draws no random number."""
+    """Train with adaptive KL weights until the budget is used; draws no random number.
+
+    Raises:
+        UserError: an option that a vision-language model cannot follow.
+    """
+    if backbone.kind == "vlm" and not config.kl_to_heads:
+        raise UserError(
+            "kl_to_heads=false: a vision-language model has no head apart from its language model; "
+            "leave it true."
+        )
     scope = probe_scope(backbone, config.projection)
 
     def step(batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
@@ -106,7 +131,8 @@ def balanced_loss(
     }
     if config.kl == 0:
         return loss, values
-    kl, judged = weighted_kl(backbone.multi_label, task, own, sides, scope, config)
+    shared = backbone.kind == "vlm"
+    kl, judged = weighted_kl(backbone.multi_label, task, own, sides, scope, shared, config)
     if not config.kl_to_heads:
         kl = carry(kl, latents, gradient_at(kl, latents))
     return loss + kl, values | judged
@@ -115,7 +141,7 @@ def balanced_loss(
 def own_logits(
     backbone: Backbone, latents: Latents, heads: Literal["separate", "shared"]
 ) -> Latents:
-    """Logits [B, C] of each side by itself."""
+    """Logits of each side by itself, one row a decision."""
     if heads == "separate":
         return backbone.unimodal(latents)
     return Latents(
@@ -130,23 +156,26 @@ def weighted_kl(
     own: Latents,
     sides: Latents,
     scope: dict[Side, Sequence[nn.Parameter]],
+    shared: bool,
     config: Config,
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
     """Sum of λ_m kl w_m K_m with weights detached (scalar), and what to log.
 
-    ``own`` are the sides' logits [B, C], ``sides`` their task losses [B].
+    ``own`` are the sides' logits, one row a decision, ``sides`` their task losses [B]; ``shared``
+    says that both sides have the same parameters in scope.
     """
     image = kullback_leibler(own.text.detach(), own.image, multi_label).mean()
     text = kullback_leibler(own.image.detach(), own.text, multi_label).mean()
-    # The two blocks are disjoint, so one backward pass gives both sides' KL gradients.
-    kl_blocks = block_gradients(image + text, scope) if needs_kl_probe(config) else {}
+    kl_blocks: dict[Side, Tensor] = {}
+    if needs_kl_probe(config):
+        kl_blocks = kl_gradients(image, text, scope, shared)
     weight = dict(zip(SIDES, side_weights(sides, kl_blocks, config.weighting), strict=True))
     scale = dict.fromkeys(SIDES, torch.ones_like(task))
     values: dict[str, Tensor | float] = {"kl_image": image.detach(), "kl_text": text.detach()}
     values |= {f"weight_{side}": weight[side] for side in SIDES}
     if config.projection != "none":
         weighted = {side: config.kl * weight[side] * kl_blocks[side] for side in SIDES}
-        scale = block_lambdas(block_gradients(task, scope), weighted, config)
+        scale = block_lambdas(task_gradients(task, scope, shared), weighted, shared, config)
         values["conflict"] = sum(float(scale[side] > 1.0) for side in SIDES) / 2
     values["lambda"] = (scale["image"] + scale["text"]) / 2
     total = scale["image"] * weight["image"] * image + scale["text"] * weight["text"] * text
@@ -156,6 +185,26 @@ def weighted_kl(
 def needs_kl_probe(config: Config) -> bool:
     """Whether a KL gradient has to be taken before the weights are known."""
     return config.projection != "none" or config.weighting == "R6"
+
+
+def kl_gradients(
+    image: Tensor, text: Tensor, scope: dict[Side, Sequence[nn.Parameter]], shared: bool
+) -> dict[Side, Tensor]:
+    """Gradient of each side's KL on the parameters in scope: one vector [P] a side."""
+    if shared:
+        losses: dict[Side, Tensor] = {"image": image, "text": text}
+        return {side: flat_gradient(losses[side], scope[side]) for side in SIDES}
+    # The two blocks are disjoint, so one backward pass gives both sides' gradients.
+    return block_gradients(image + text, scope)
+
+
+def task_gradients(
+    task: Tensor, scope: dict[Side, Sequence[nn.Parameter]], shared: bool
+) -> dict[Side, Tensor]:
+    """Gradient of the fused loss on the parameters in scope: one vector [P] a side."""
+    if shared:
+        return dict.fromkeys(SIDES, flat_gradient(task, scope["image"]))
+    return block_gradients(task, scope)
 
 
 def side_weights(
@@ -173,26 +222,41 @@ def side_weights(
 
 
 def block_lambdas(
-    task: dict[Side, Tensor], kl: dict[Side, Tensor], config: Config
+    task: dict[Side, Tensor], kl: dict[Side, Tensor], shared: bool, config: Config
 ) -> dict[Side, Tensor]:
-    """λ of each side's block: equal for P1 and P2, separate for P3."""
+    """λ of each side's KL: equal for P1 and P2, separate for P3."""
     if config.projection == "P3":
         return {side: projection_weight(task[side], kl[side], config.lambda_cap) for side in SIDES}
-    both = projection_weight(
-        torch.cat([task[side] for side in SIDES]),
-        torch.cat([kl[side] for side in SIDES]),
-        config.lambda_cap,
-    )
+    if shared:  # each side's gradient is on the same parameters, so they add up
+        both = projection_weight(task["image"], kl["image"] + kl["text"], config.lambda_cap)
+    else:
+        both = projection_weight(
+            torch.cat([task[side] for side in SIDES]),
+            torch.cat([kl[side] for side in SIDES]),
+            config.lambda_cap,
+        )
     return dict.fromkeys(SIDES, both)
 
 
 def probe_scope(
     backbone: Backbone, projection: Literal["P1", "P2", "P3", "none"]
 ) -> dict[Side, Sequence[nn.Parameter]]:
-    """Trainable parameters of each side over which inner products run."""
+    """Trainable parameters of each side over which inner products run; of a vlm, all for both.
+
+    Raises:
+        UserError: there is none to project over.
+    """
     scope: dict[Side, Sequence[nn.Parameter]] = {}
     for side in SIDES:
         whole = projection in ("P1", "P3")
         modules = backbone.side_modules(side) if whole else (backbone.embedding(side),)
         scope[side] = [p for module in modules for p in module.parameters() if p.requires_grad]
+    if backbone.kind == "vlm":
+        union = tuple({id(p): p for side in SIDES for p in scope[side]}.values())
+        scope = {"image": union, "text": union}
+    if projection != "none" and not any(scope.values()):
+        raise UserError(
+            f"projection={projection}: nothing there is trainable in {backbone.name}; give "
+            "projection=P1 or projection=none."
+        )
     return scope

@@ -1,7 +1,9 @@
 """Joint training with a unimodal head a side: L = L_fused + weight * (L_image + L_text).
 
 Known as multi-loss or auxiliary unimodal losses. It is the control that regularisers built on
-unimodal heads have to beat: without it their gain cannot be told from that of the heads.
+unimodal heads have to beat: without it their gain cannot be told from that of the heads. A
+vision-language model has no heads: L_image and L_text are its own losses with the other side
+blanked, two more passes of the language model a step.
 Default weight 1, as multi-loss baselines in the literature use. Scored by the fused prediction.
 """
 
@@ -19,7 +21,8 @@ from steelyard.methods import About
 ABOUT = About(
     title="Joint + unimodal heads",
     kind="control",
-    summary="Joint training plus the task loss of a linear head on each side.",
+    summary="Joint training plus the task loss of each side by itself.",
+    backbones=("classifier", "vlm"),
 )
 
 

@@ -6,7 +6,7 @@ test time a side that is missing does not vote.
 
 from dataclasses import dataclass
 
-from steelyard.harness.backbone import Backbone
+from steelyard.harness.backbone import TwoTower
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.methods import About
@@ -24,7 +24,7 @@ class Config:
     """No options."""
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Train the image side with the first half of the budget and the text side with the rest."""
     backbone.readout = "ensemble"
     train_side(backbone, data, meter, "image", seed=seed, until=0.5)

@@ -5,7 +5,7 @@ What a board's scores are worth is read against this row.
 
 from dataclasses import dataclass
 
-from steelyard.harness.backbone import Backbone
+from steelyard.harness.backbone import TwoTower
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.methods import About
@@ -22,7 +22,7 @@ class Config:
     """No options."""
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Count the classes; no model is trained and no budget used."""
     backbone.set_prior(data.class_counts() / len(data))
     backbone.readout = "prior"

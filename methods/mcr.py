@@ -34,6 +34,19 @@ Where the paper or its code is silent or ambiguous, this file decides:
   positives if their items share a label or are one item.
 - The decoder's hidden layer has the latents' width; it is trained together with the backbone.
 
+On a vision-language model (ours; the paper has classifiers only):
+- A side is the image's tokens after the projector, or the embeddings of the prompt's tokens. The
+  prediction is the distribution over the vocabulary at each answer token, teacher-forced; JSDs are
+  averaged over answer tokens. The fusion is the language model, so each draw costs two of its
+  passes: one draw by default.
+- ``players="sides"`` is the game as above, between projector and token embeddings, which leaves
+  almost all weights out of it, and with frozen vision under LoRA every one: that is refused.
+  ``players="whole"``, the default there, lets what both sides share take part: the language model
+  descends -mipd (grad J_image + grad J_text), since each J is the own term of a player whose
+  encoder it is, and the sides' tensors get the gradient of their game as before.
+- ``unimodal`` reads each side alone by blanking the other: two more passes of the language model.
+- ``contrastive``, ``ceb`` and ``pretrain`` need pooled latents or separate encoders: refused.
+
 Known faults of the public code that are avoided: the regulariser was computed and logged but
 not added to the two-side classification loss; configuration names selected no method at all;
 boolean flags replaced the weights; permuted predictions lacked the bias of the reference; the
@@ -44,13 +57,14 @@ without it (no permutation is drawn). In an additive head the greedy game can ke
 contributions; their centred norms are logged.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from steelyard.harness.backbone import SIDES, Backbone, Batch, Latents
+from steelyard.harness.backbone import SIDES, Backbone, Batch, Latents, TwoTower
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.errors import UserError
@@ -58,7 +72,7 @@ from steelyard.harness.fit import fit
 from steelyard.harness.seeds import seed_for
 from steelyard.methods import About
 from steelyard.methods._games import Game, mipd, permutations
-from steelyard.methods._gradients import carry, gradient_at
+from steelyard.methods._gradients import carry, gradient_at, parameters_held
 from steelyard.methods._pretrain import pretrain_sides
 
 ABOUT = About(
@@ -68,6 +82,8 @@ ABOUT = About(
     "and pulls the latents of equal labels together.",
     paper="Kontras et al., Balancing Multimodal Training Through Game-Theoretic Regularization, "
     "NeurIPS 2025, arXiv 2411.07335",
+    backbones=("classifier", "vlm"),
+    on_vlm={"draws": 1, "contrastive": 0.0, "players": "whole"},
 )
 
 
@@ -86,6 +102,8 @@ class Config:
     temperature: float = 0.5
     detach: Literal["contribution", "latent"] = "contribution"
     """Where a player ends."""
+    players: Literal["sides", "whole"] = "sides"
+    """Whether what the sides share stays out of the game or raises both J."""
     pretrain: float = 0.0
     """Share of the budget spent on training each side alone first."""
 
@@ -99,9 +117,16 @@ class Config:
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Train with the regularised loss until the budget is used."""
-    if config.pretrain > 0:
-        pretrain_sides(backbone, data, meter, share=config.pretrain, seed=seed)
+    """Train with the regularised loss until the budget is used.
+
+    Raises:
+        UserError: a term that a vision-language model has no tensors for.
+    """
+    if backbone.kind == "vlm":
+        check_terms(config)
+    elif config.pretrain > 0:
+        towers = cast(TwoTower, backbone)
+        pretrain_sides(towers, data, meter, share=config.pretrain, seed=seed)
     generator = torch.Generator().manual_seed(seed_for(seed, "mcr", "permutations"))
     extra: list[nn.Module] = []
     if config.ceb > 0:
@@ -115,7 +140,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         loss = backbone.loss(logits, batch).mean()
         values: dict[str, Tensor | float] = {"loss_task": loss.detach()}
         if config.mipd != 0:
-            order = permutations(config.draws, len(logits), generator).to(logits.device)
+            order = permutations(config.draws, len(latents.image), generator).to(logits.device)
             term, judged = game_term(backbone, latents, parts, logits, order, config)
             loss = loss + term
             values |= judged
@@ -129,9 +154,21 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
             rebuilt = reconstruction_loss(decoder, logits, latents)
             loss = loss + config.ceb * rebuilt
             values["loss_ceb"] = rebuilt.detach()
-        return loss, values | contribution_norms(parts)
+        if backbone.kind == "classifier":  # of a vlm, contributions are token embeddings
+            values |= contribution_norms(parts)
+        return loss, values
 
     fit(backbone, data, meter, step, seed=seed, extra=extra)
+
+
+def check_terms(config: Config) -> None:
+    """Refuse the terms that need pooled latents or separate encoders."""
+    for name in ("contrastive", "ceb", "pretrain"):
+        if asdict(config)[name] > 0:
+            raise UserError(
+                f"{name}={asdict(config)[name]}: a vision-language model has no pooled latents or "
+                f"separate encoders for this term; leave {name}=0."
+            )
 
 
 def game_term(
@@ -142,12 +179,29 @@ def game_term(
     order: Tensor,
     config: Config,
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
-    """Zero with the gradient of the MIPD term at the players' outputs, and both J to log."""
-    image, text = mipd(backbone.fuse, parts, logits, order, config.game, backbone.multi_label)
+    """Zero with the gradient of the MIPD term at the players, and both J to log.
+
+    Raises:
+        UserError: no player has a trainable parameter.
+    """
     ends = parts if config.detach == "contribution" else latents
-    gradient = gradient_at(-config.mipd * (image + text), ends)
+    sides_only = config.players == "sides"
+    if sides_only and not any(ends.of(side).requires_grad for side in SIDES):
+        raise UserError(
+            "players='sides': nothing before the language model is trainable here; give "
+            "players=whole, or train all weights (backbone option tune=full)."
+        )
+    # A classifier's head is cheap enough to leave the charge for its own gradient in.
+    held = sides_only and backbone.kind == "vlm"
+    with parameters_held(backbone) if held else nullcontext():
+        image, text = mipd(backbone.fuse, parts, logits, order, config.game, backbone.multi_label)
+        judged: dict[str, Tensor | float] = {"J_image": image.detach(), "J_text": text.detach()}
+        value = -config.mipd * (image + text)
+        if not sides_only:
+            return value - value.detach(), judged
+        gradient = gradient_at(value, ends)
     zero = torch.zeros((), dtype=logits.dtype, device=logits.device)
-    return carry(zero, ends, gradient), {"J_image": image.detach(), "J_text": text.detach()}
+    return carry(zero, ends, gradient), judged
 
 
 def unimodal_loss(backbone: Backbone, latents: Latents, batch: Batch) -> Tensor:

@@ -5,7 +5,9 @@ never both. Blanking means what a missing side means to the backbone at test tim
 replaced), so the fused prediction has seen both missing cases. Default rate 1/3 a side, the
 rate at which full, image-only and text-only items are equally frequent. The strong control of
 missing-modality tests, often absent from papers. ``unimodal`` adds heads as in the unimodal-heads
-control. The encoders still run on blanked sides: the cost equals joint training's.
+control; on a vision-language model, which has none, it adds the losses of the two passes with one
+side blanked in every item. The encoders still run on blanked sides: the cost equals joint
+training's.
 """
 
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ ABOUT = About(
     kind="control",
     summary="Joint training in which one side of an item is blanked at random.",
     paper="Neverova et al., ModDrop: adaptive multi-modal gesture recognition, TPAMI 2016",
+    backbones=("classifier", "vlm"),
 )
 
 

@@ -6,7 +6,7 @@ budget; the image encoder is never run. Scored by the text head.
 
 from dataclasses import dataclass
 
-from steelyard.harness.backbone import Backbone
+from steelyard.harness.backbone import TwoTower
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.methods import About
@@ -24,7 +24,7 @@ class Config:
     """No options."""
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Train the text side with the whole budget."""
     backbone.readout = "text"
     train_side(backbone, data, meter, "text", seed=seed, until=1.0)

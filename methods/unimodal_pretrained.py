@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steelyard.harness.backbone import Backbone, Batch
+from steelyard.harness.backbone import Batch, TwoTower
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.fit import fit
@@ -36,7 +36,7 @@ class Config:
     """Learning rate of the joint stage relative to the backbone's."""
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Pre-train both sides, then minimise the fused task loss with what is left."""
 
     def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:

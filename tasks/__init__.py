@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import yaml
 
-from steelyard.harness.data import Corpus
+from steelyard.harness.backbone import Inputs, Turn
+from steelyard.harness.data import Corpus, Example
 from steelyard.harness.errors import UserError, unknown
 from steelyard.tasks.corruptions import CORRUPTIONS, DEFAULT_SEVERITY
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from steelyard.tasks._score_task import ScoreTask
-    from steelyard.tasks.metrics import Doc
+    from steelyard.tasks._memory_task import MemoryTask
+    from steelyard.tasks.metrics import Doc, Question
 
 PREFIX = "steelyard_"
 """Begins our task names in stock lmms-eval, where an outside task cannot shadow a built-in one."""
@@ -39,7 +40,13 @@ class TaskModule(Protocol):
         """Read the data set."""
 
     def choices(self, classes: Sequence[str]) -> list[str]:
-        """Answer strings in class order."""
+        """Answer strings in class order; not asked of a task without classes."""
+
+    def doc_to_text(self, doc: "Any") -> str:
+        """Prompt of a row: its evidence and the instruction."""
+
+    def doc_to_target(self, doc: "Any") -> str:
+        """Right answer of a row, in the words of the choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +57,20 @@ class TaskInfo:
     version: int
     main: str
     """The metric that ranks."""
-    metrics: Mapping[str, bool]
-    """Every metric, and whether higher is better."""
+    metrics: Mapping[str, bool | None]
+    """Every metric, and whether higher is better; None for one that only describes."""
+    shown: tuple[str, ...]
+    """What a board over several tasks gives a column: ``metric`` or ``subset.metric``."""
+    subsets: bool
+    """Whether every metric is also taken over each part of the task's items."""
+    generative: bool
+    """Whether it is answered in words; else by class probabilities."""
+    max_tokens: int
+    """Longest answer, in the model's tokens; 0 where probabilities are asked for."""
     cluster: str
     """What makes items dependent; ``id`` where they are independent."""
     evidence: str
-    """What the text beside the image is, in words."""
+    """What the text beside the image is, in words; empty where there is none to corrupt."""
     licence: str
     citation: str
     multi_label: bool
@@ -100,6 +115,12 @@ def definition(name: str) -> Path:
     return Path(str(vars(module(name))["__file__"])).with_suffix(".yaml")
 
 
+def files(name: str) -> list[Path]:
+    """The files that define a task: its YAML and its module."""
+    yaml_file = definition(name)
+    return [yaml_file, yaml_file.with_suffix(".py")]
+
+
 def info(name: str) -> TaskInfo:
     """What the task declares."""
     declared = yaml.load(definition(name).read_text(encoding="utf-8"), _NamesOnly)
@@ -109,6 +130,10 @@ def info(name: str) -> TaskInfo:
         version=about["version"],
         main=about["main"],
         metrics={row["metric"]: row["higher_is_better"] for row in declared["metric_list"]},
+        shown=tuple(about.get("shown", [about["main"]])),
+        subsets=about.get("subsets", False),
+        generative="generation_kwargs" in declared,
+        max_tokens=declared.get("generation_kwargs", {}).get("max_new_tokens", 0),
         cluster=about["cluster"],
         evidence=about["evidence"],
         licence=about["licence"],
@@ -137,6 +162,46 @@ def load(name: str, root: Path, **options: Any) -> Corpus:
     return module(name).load(root, **options)
 
 
+def row(corpus: Corpus, split: str, example: Example, text: str | None) -> "Doc | Question":
+    """The row of a task that an item makes, with ``text`` for its evidence."""
+    image = str(example.image) if example.image else None
+    if corpus.classes:
+        return {
+            "id": example.id,
+            "image": image,
+            "text": text,
+            "labels": list(example.labels),
+            "classes": list(corpus.classes),
+            "split": split,
+        }
+    return {
+        "id": example.id,
+        "image": image,
+        "text": text,
+        "answers": list(example.answers),
+        "choices": list(example.choices),
+        "subset": example.subset,
+        "cluster": example.cluster,
+        "facts": example.facts,
+        "split": split,
+    }
+
+
+def turn(task: str, corpus: Corpus, example: Example, image: "Image | None") -> Turn:
+    """The training conversation of an example: the prompt of evaluation and the right answer.
+
+    A multi-label answer lists its classes after one another, so it has no closed set of choices.
+    """
+    asked = module(task)
+    doc = row(corpus, "train", example, example.text)
+    if not corpus.classes:
+        choices = example.choices
+    else:
+        choices = () if corpus.multi_label else tuple(asked.choices(corpus.classes))
+    inputs = Inputs(image, example.text, asked.doc_to_text(doc))
+    return Turn(inputs, asked.doc_to_target(doc), choices)
+
+
 def parse_variant(text: str) -> Variant:
     """Read ``task``, ``task@corruption`` or ``task@corruption:severity``.
 
@@ -157,7 +222,7 @@ def variants(task: str, corruptions: Iterable[str]) -> list[Variant]:
 
 def build(
     variant: Variant, corpus: Corpus, split: str = "test", limit: int | None = None
-) -> "ScoreTask":
+) -> "MemoryTask":
     """The variant as an lmms-eval task over a split of ``corpus``.
 
     ``limit`` takes that many items, chosen by a hash of their ids and not from the front: files
@@ -169,12 +234,12 @@ def build(
     from steelyard.harness.compat import import_lmms_eval
 
     import_lmms_eval()
-    from steelyard.tasks import _score_task
+    from steelyard.tasks import _memory_task
 
-    return _score_task.build(variant, corpus, split, limit)
+    return _memory_task.build(variant, corpus, split, limit)
 
 
-def doc_to_visual(doc: "Doc") -> "list[Image]":
+def doc_to_visual(doc: "Doc | Question") -> "list[Image]":
     """The row's image in a list, as lmms-eval passes images; empty where there is none."""
     from steelyard.tasks.images import open_image
 
@@ -207,6 +272,8 @@ def _parse_corruption(task: str, text: str) -> Variant:
     corruption, colon, given = text.partition(":")
     if corruption not in CORRUPTIONS:
         raise unknown("corruption", corruption, CORRUPTIONS)
+    if CORRUPTIONS[corruption].side == "text" and not info(task).evidence:
+        raise UserError(f"'{task}@{text}': {task} has no text beside the image to corrupt.")
     allowed = CORRUPTIONS[corruption].severities
     if not colon:
         return Variant(task, corruption, DEFAULT_SEVERITY if allowed else None)

@@ -1,69 +1,23 @@
-"""Tasks as lmms-eval runs them: one request for class probabilities a document, data in memory."""
+"""Tasks answered by class probabilities: one request for all of them a document."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lmms_eval.api.instance import Instance
-from lmms_eval.api.task import ConfigurableTask
-from lmms_eval.utils import load_yaml_config
-from PIL.Image import Image
 
-from steelyard import tasks
-from steelyard.harness.backbone import Inputs, Side
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.errors import UserError, unknown
-from steelyard.harness.seeds import seed_for
-from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
-from steelyard.tasks.images import store_of
-from steelyard.tasks.metrics import Doc
-
-Read = Callable[[Example], Inputs]
-"""Reads an item's inputs; the side that is not read is None."""
+from steelyard.tasks._memory_task import MemoryTask
 
 
-class Docs(list[Doc]):
-    """Rows of one split, with the column names lmms-eval asks of a data set."""
-
-    features = Doc.__annotations__
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a task is asked about."""
-
-    docs: Docs
-    choices: list[str]
-    """Answer strings in class order."""
-    multi_label: bool
-
-
-class ScoreTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
-    """An lmms-eval task that asks for the probabilities of all classes at once.
-
-    Made from a YAML's configuration alone, as stock lmms-eval does, it reads the data itself:
-    from ``dataset_kwargs.root``, or where ``steelyard.tasks.find_root`` says.
-    """
-
-    def __init__(self, config: Mapping[str, Any], content: Content | None = None) -> None:
-        self._content = content or _stock_content(config)
-        super().__init__(config={key: config[key] for key in config if key != "class"})
-
-    def download(self, dataset_kwargs: Mapping[str, Any] | None = None) -> None:
-        """Take the rows from memory; lmms-eval would fetch a data set, trying five times."""
-        self.dataset = self.dataset_no_image = {self.config.test_split: self._content.docs}
+class ScoreTask(MemoryTask):
+    """An lmms-eval task that asks for the probabilities of all classes at once."""
 
     def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> Instance:
         """One request, answered by ``score_choices`` with a JSON list of probabilities."""
-        doc = self._content.docs[doc_id]
+        doc = self.content.docs[doc_id]
         question = {
             "id": doc["id"],
             "evidence": doc["text"],
-            "choices": self._content.choices,
-            "multi_label": self._content.multi_label,
+            "choices": self.content.choices,
+            "multi_label": self.content.multi_label,
         }
         place = (doc_id, self.config.task, self.config.test_split)
         return Instance(
@@ -72,104 +26,3 @@ class ScoreTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
             idx=0,
             **kwargs,
         )
-
-    def process_results(self, doc: Doc, results: Sequence[str]) -> dict[str, Any]:
-        """Score one answer. lmms-eval's own method would retry a failure for ten seconds."""
-        scores: dict[str, Any] = self.config.process_results(doc, results)
-        return scores
-
-
-def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | None) -> ScoreTask:
-    """See ``steelyard.tasks.build``."""
-    if split not in corpus.splits:
-        raise unknown(f"split of {corpus.name}", split, corpus.splits)
-    everyone = corpus.splits[split]
-    examples = _some(everyone, limit)
-    images = store_of(corpus.root, split)
-
-    def image(example: Example) -> Inputs:
-        return Inputs(images.get(example.image) if example.image else None, None)
-
-    see = _damaged(variant, "image", everyone, image)
-    tell = _damaged(variant, "text", everyone, lambda example: Inputs(None, example.text))
-    by_id = {example.id: example for example in examples}
-
-    def visual(doc: Doc) -> list[Image]:
-        seen = see(by_id[doc["id"]]).image
-        return [] if seen is None else [seen]
-
-    config = load_yaml_config(str(tasks.definition(variant.task)), mode="full")
-    changes = {
-        "task": str(variant),
-        "test_split": split,
-        "num_fewshot": 0,
-        "doc_to_visual": visual,
-    }
-    content = _content(variant.task, corpus, split, examples, tell)
-    return ScoreTask({**config, **changes}, content)
-
-
-def _some(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
-    if limit is None:
-        return examples
-    if limit < 1:
-        raise UserError(f"limit {limit}: give 1 or more items.")
-    chosen = {e.id for e in sorted(examples, key=lambda e: seed_for("limit", e.id))[:limit]}
-    return [example for example in examples if example.id in chosen]
-
-
-def _damaged(variant: "tasks.Variant", side: Side, examples: Sequence[Example], read: Read) -> Read:
-    """``read`` with the variant's damage to this side; a side that is missing stays missing."""
-    corruption = variant.corruption
-    if corruption is None or CORRUPTIONS[corruption].side != side:
-        return read
-
-    def content(example: Example) -> Path | str | None:
-        return example.image if side == "image" else (example.text or "").strip()
-
-    # By id, so that the order of the files does not decide who gives to whom.
-    present = sorted(filter(content, examples), key=lambda example: example.id)
-    alike = len({content(example) for example in present}) < 2
-
-    def other(example: Example, rng: np.random.Generator) -> Inputs:
-        # Drawn among items, not among distinct contents, so that frequent ones stay frequent.
-        if alike:
-            raise UserError(f"{variant}: every {side} of the split is the same, none to swap in.")
-        while True:
-            drawn = present[rng.integers(len(present))]
-            if content(drawn) != content(example):
-                return read(drawn)
-
-    def damaged(example: Example) -> Inputs:
-        inputs = read(example)
-        if not content(example):
-            return inputs
-        return corrupt(corruption, variant.severity, example.id, inputs, partial(other, example))
-
-    return damaged
-
-
-def _content(
-    task: str, corpus: Corpus, split: str, examples: Sequence[Example], tell: Read
-) -> Content:
-    classes = list(corpus.classes)
-    docs = Docs(
-        Doc(
-            id=example.id,
-            image=str(example.image) if example.image else None,
-            text=tell(example).evidence,
-            labels=list(example.labels),
-            classes=classes,
-            split=split,
-        )
-        for example in examples
-    )
-    return Content(docs, tasks.module(task).choices(classes), corpus.multi_label)
-
-
-def _stock_content(config: Mapping[str, Any]) -> Content:
-    name, split = config["task"].removeprefix(tasks.PREFIX), config["test_split"]
-    root = config["dataset_kwargs"]["root"]
-    corpus = tasks.load(name, tasks.find_root(name, Path(root) if root else None))
-    examples = corpus.splits[split]
-    return _content(name, corpus, split, examples, lambda example: Inputs(None, example.text))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -29,6 +29,24 @@ class Doc(TypedDict):
     split: str
 
 
+class Question(TypedDict):
+    """One row of a task that is answered in words."""
+
+    id: str
+    image: str | None
+    """Path of the image file."""
+    text: str | None
+    """The question, without the instruction how to answer."""
+    answers: list[str]
+    """Reference answers."""
+    choices: list[str]
+    """All answers a closed question allows; empty where the question is open."""
+    subset: str
+    cluster: str
+    facts: Mapping[str, tuple[str, ...]]
+    split: str
+
+
 class Item(TypedDict):
     """What is kept of one scored item."""
 
@@ -45,6 +63,22 @@ class Item(TypedDict):
     """Largest class probability; the probability of class 1 where that class is ranked."""
 
 
+class Answered(TypedDict):
+    """What is kept of one item answered in words."""
+
+    id: str
+    cluster: str
+    """Items of one cluster are not independent: they are resampled together."""
+    subset: str
+    """Part of the task that is also scored apart."""
+    answer: str
+    """As the model gave it."""
+
+
+Part = tuple[float, float]
+"""One item's share of a metric's numerator and denominator; (0, 0) where it has none."""
+Shares = dict[str, Part | Answered]
+"""One item's share of each metric, and ``item``."""
 Result = dict[str, float | tuple[int, float] | tuple[list[int], list[int]] | Item]
 """One item's value for each metric's aggregation, and ``item``."""
 
@@ -80,6 +114,22 @@ def item_f1(target: Sequence[int], predicted: Sequence[int]) -> float:
 def mean(values: Sequence[float]) -> float:
     """Mean of per-item scores: accuracy from 0 and 1, samples-F1 from each item's F1."""
     return float(np.mean(values))
+
+
+def ratio(parts: Sequence[Part]) -> float:
+    """Sum of the numerators by the sum of the denominators.
+
+    0 where the denominators sum to 0, as scikit-learn's ``zero_division=0``: a precision without
+    a yes answer is 0, and so is a metric over a part of the task that has no item for it.
+    """
+    bottom = sum(part[1] for part in parts)
+    return float(sum(part[0] for part in parts) / bottom) if bottom else 0.0
+
+
+def answered(doc: Question, answer: str) -> Answered:
+    """What is kept of one answer; an item without a cluster of its own stands alone."""
+    cluster = doc["cluster"] or doc["id"]
+    return Answered(id=doc["id"], cluster=cluster, subset=doc["subset"], answer=answer)
 
 
 def auroc(values: Sequence[tuple[int, float]]) -> float:

@@ -25,7 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steelyard import methods
-from steelyard.harness.backbone import SIDES, Batch, Inputs, Latents, Readout, Recipe, Side
+from steelyard.harness.backbone import (
+    SIDES,
+    Batch,
+    Inputs,
+    Latents,
+    Readout,
+    Recipe,
+    Side,
+    Turn,
+)
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Budget, BudgetSpent, Meter
 from steelyard.harness.data import Example
@@ -207,7 +216,7 @@ class MLPBackbone(nn.Module):
     ) -> Batch:
         raise NotImplementedError("the study has vectors, not images and texts")
 
-    def answer(self, inputs: Sequence[Inputs]) -> Tensor:
+    def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> Tensor:
         raise NotImplementedError("the study scores tensors directly")
 
 
@@ -246,7 +255,10 @@ def train_data(values: Tensor, targets: Tensor, classes: int, multi_label: bool)
     def gather(rows: Sequence[int]) -> Batch:
         return batch_of(values[list(rows)], targets[list(rows)])
 
-    return TrainData(examples, gather, classes, multi_label)
+    def turn(row: int) -> Turn:
+        return Turn(Inputs(None, None), ", ".join(map(str, examples[row].labels)), ())
+
+    return TrainData(examples, gather, turn, classes, multi_label)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from steelyard import methods, tasks
-from steelyard.harness import run, world_sets
+from steelyard.harness import backbones, world_sets
 from steelyard.harness.backbone import Inputs
 from steelyard.harness.budget import Budget, BudgetSpent, Meter
 from steelyard.harness.data import Corpus
@@ -36,7 +36,7 @@ def outcome(
     """Accuracy clean, without text and without image, and what the method logged."""
     corpus = tasks.load("food101", root)
     spec = RunSpec(name, "food101", "tiny", "S", seed)
-    model = run.untrained(spec, corpus, "cpu")
+    model = backbones.untrained(spec, corpus, "cpu")
     meter = Meter(Budget("test", FLOPS))
     for module in model.metered_modules:
         meter.watch(module)
@@ -44,14 +44,20 @@ def outcome(
     config = methods.configure(method, dict(options))
     torch.manual_seed(seed)
     with meter, suppress(BudgetSpent):
-        method.train(model, run.train_data(model, corpus), meter, config, spec.seed_for("method"))
+        method.train(
+            model,
+            backbones.train_data(model, corpus.name, corpus),
+            meter,
+            config,
+            spec.seed_for("method"),
+        )
     examples = corpus.splits["test"]
     images = [open_image(example.image) for example in examples if example.image]
     labels = torch.tensor([example.labels[0] for example in examples])
     texts = [example.text for example in examples]
 
     def accuracy(inputs: list[Inputs]) -> float:
-        return float((model.answer(inputs).argmax(1) == labels).float().mean())
+        return float((model.answer(inputs, corpus.classes).argmax(1) == labels).float().mean())
 
     return {
         "clean": accuracy([Inputs(i, t) for i, t in zip(images, texts, strict=True)]),

@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from steelyard import methods
-from steelyard.harness.budget import BUDGETS, Budget, BudgetSpent, Meter, measure, parse_budget
+from steelyard.harness.budget import BUDGETS, Budget, BudgetSpent, Meter, parse_budget
 from steelyard.harness.errors import UserError
+from steelyard.harness.flops import measure
 
 
 def _watched(meter: Meter, *modules: nn.Module) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from steelyard.harness import classifier, classifier_config
 from steelyard.harness.backbone import Inputs, Latents
@@ -90,8 +91,8 @@ def test_a_saved_classifier_answers_the_same(
     model.set_prior(np.array([0.2, 0.3, 0.5]))
     classifier.save(model, tmp_path)
     asked = [*items(), Inputs(None, "tea"), Inputs(items()[0].image, None), Inputs(None, None)]
-    answer = model.answer(asked)
-    assert torch.equal(answer, classifier.load(tmp_path).answer(asked))
+    answer = model.answer(asked, CLASSES)
+    assert torch.equal(answer, classifier.load(tmp_path).answer(asked, CLASSES))
     assert bool(((answer >= 0) & (answer <= 1)).all())
     if not multi_label:
         assert torch.allclose(answer.sum(1), torch.ones(len(asked)))
@@ -100,10 +101,53 @@ def test_a_saved_classifier_answers_the_same(
 def test_the_ensemble_lets_only_present_sides_vote() -> None:
     model = make().eval()
     model.readout = "ensemble"
-    both = model.answer(items())
-    no_image = model.answer([replace(item, image=None) for item in items()])
-    no_text = model.answer([replace(item, evidence=None) for item in items()])
+    both = model.answer(items(), CLASSES)
+    no_image = model.answer([replace(item, image=None) for item in items()], CLASSES)
+    no_text = model.answer([replace(item, evidence=None) for item in items()], CLASSES)
     assert torch.allclose(both, (no_image + no_text) / 2, atol=1e-6)
+
+
+def test_it_names_the_likeliest_class_and_refuses_other_choices() -> None:
+    model = make()
+    model.readout = "prior"
+    model.set_prior(np.array([0.2, 0.3, 0.5]))
+    assert model.generate([items()[0], Inputs(None, None)], max_tokens=1) == ["tea", "tea"]
+    assert model.count_tokens("tea") == 1
+    with pytest.raises(UserError, match="2 answers to choose among and has 3 classes"):
+        model.answer(items(), CLASSES[:2])
+
+
+def test_the_pixel_range_is_black_to_white_in_the_encoders_units() -> None:
+    model = make()
+    batch = model.collate(items())
+    bounds = model.pixel_range(batch)
+    processor = model.image_encoder.processor
+    for channel, (mean, std) in enumerate(
+        zip(processor.image_mean, processor.image_std, strict=True)
+    ):
+        assert bounds.low.flatten()[channel].item() == pytest.approx(-mean / std, rel=1e-5)
+        assert bounds.high.flatten()[channel].item() == pytest.approx((1 - mean) / std, rel=1e-5)
+    assert bool(((batch.pixels >= bounds.low) & (batch.pixels <= bounds.high)).all())
+    gradient = torch.randn_like(batch.pixels)
+    assert torch.equal(model.pixel_gradient(gradient), gradient)
+    frozen = make(frozen=True)
+    with pytest.raises(UserError, match="features and no pixels"):
+        frozen.pixel_range(frozen.collate(items()))
+
+
+def test_a_context_survives_an_exchange_and_a_blank() -> None:
+    class Nothing:
+        def select(self, rows: Tensor, image: Tensor, text: Tensor) -> "Nothing":
+            return self
+
+    model = make()
+    latents = model.encode(model.collate(items()))
+    assert latents.context is None
+    tagged = Latents(latents.image, latents.text, Nothing())
+    assert tagged.replace("image", latents.image).context is tagged.context
+    assert model.blank(tagged, "text").context is tagged.context
+    rows = torch.tensor([True, False, False])
+    assert model.blank(tagged, "image", rows).context is tagged.context
 
 
 def test_losses_by_hand() -> None:

@@ -8,21 +8,28 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import vlm_toys
 
 from steelyard import methods, tasks
-from steelyard.harness import run
+from steelyard.harness import backbones
 from steelyard.harness.budget import Budget, BudgetSpent, Meter
 from steelyard.harness.errors import NonFiniteLoss, UserError
 from steelyard.harness.spec import RunSpec
 
 LIMIT = 6e9  # some fifteen joint steps of the tiny classifier
+VLM_LIMIT = 1.5e9
+CLASSIFIER = [n for n in methods.names() if "classifier" in methods.load(n).ABOUT.backbones]
+FOR_RANDOM_MODELS = {"mbpo": {"filters": "same"}}
+"""What a model without any sense mines would not pass the filters."""
+CONTROLS = ("joint", "sft", "majority")
+VLM = [n for n in methods.names() if "vlm" in methods.load(n).ABOUT.backbones]
 
 
 def trained(name: str, world: Path, task: str = "food101", seed: int = 0) -> SimpleNamespace:
     corpus = tasks.load(task, world / task)
     spec = RunSpec(name, task, "tiny", "XS", seed)
-    backbone = run.untrained(spec, corpus, "cpu")
-    data = run.train_data(backbone, corpus)
+    backbone = backbones.untrained(spec, corpus, "cpu")
+    data = backbones.train_data(backbone, corpus.name, corpus)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     meter = Meter(Budget("test", LIMIT))
     for module in backbone.metered_modules:
@@ -44,7 +51,7 @@ def test_declares_itself(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["food101", "mm_imdb"])
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", CLASSIFIER)
 def test_trains_within_the_budget_and_answers(name: str, task: str, world: Path) -> None:
     done = trained(name, world, task)
     after = done.backbone.state_dict()
@@ -56,7 +63,7 @@ def test_trains_within_the_budget_and_answers(name: str, task: str, world: Path)
     if done.meter.steps:
         assert done.meter.spent > 0.85 * LIMIT, "a method that trains uses the budget it is given"
     inputs = [run_inputs(example) for example in done.corpus.splits["val"][:5]]
-    answer = done.backbone.answer(inputs)
+    answer = done.backbone.answer(inputs, done.corpus.classes)
     assert answer.shape == (len(inputs), len(done.corpus.classes))
     assert bool(torch.isfinite(answer).all())
 
@@ -69,7 +76,7 @@ def run_inputs(example: "object") -> "object":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", CLASSIFIER)
 def test_same_seed_same_weights(name: str, world: Path) -> None:
     one, two = trained(name, world), trained(name, world)
     left, right = one.backbone.state_dict(), two.backbone.state_dict()
@@ -78,10 +85,32 @@ def test_same_seed_same_weights(name: str, world: Path) -> None:
     assert one.meter.diagnostics == two.meter.diagnostics
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("name", VLM)
+def test_a_vlm_is_trained_within_the_budget_and_the_same_way_twice(
+    name: str, tune: str, tmp_path: Path
+) -> None:
+    states, meters = [], []
+    for _ in range(2):
+        model = vlm_toys.build("llava", tmp_path, tune=tune)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        meters.append(vlm_toys.train(model, name, VLM_LIMIT, **FOR_RANDOM_MODELS.get(name, {})))
+        states.append(model.state_dict())
+        assert states[-1].keys() == before.keys(), "no adapter or hook is left behind"
+        assert all(torch.isfinite(value).all() for value in states[-1].values())
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    assert meters[0].ledger("budget").flops == meters[1].ledger("budget").flops
+    assert meters[0].diagnostics == meters[1].diagnostics
+    if meters[0].steps:
+        assert 0.8 * VLM_LIMIT < meters[0].spent <= VLM_LIMIT
+        assert any(not torch.equal(before[key], value) for key, value in states[1].items())
+
+
 def test_the_harness_and_the_boards_name_no_method() -> None:
-    """The loop that trains and scores must treat all alike; ``joint`` is the default control."""
+    """The loop that trains and scores must treat all alike; two are a board's default control."""
     root = Path(__file__).parents[1]
-    names = [re.escape(name) for name in methods.names() if name not in ("joint", "majority")]
+    names = [re.escape(name) for name in methods.names() if name not in CONTROLS]
     pattern = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
     for path in [*root.glob("harness/*.py"), *root.glob("leaderboards/*.py")]:
         assert not pattern.search(path.read_text(encoding="utf-8")), path.name
@@ -91,8 +120,8 @@ def test_a_loss_that_is_not_finite_names_its_step(world: Path, tmp_path: Path) -
     from steelyard.harness.fit import fit
 
     corpus = tasks.load("food101", world / "food101")
-    backbone = run.untrained(RunSpec("x", "food101", "tiny", "XS", 0), corpus, "cpu")
-    data = run.train_data(backbone, corpus)
+    backbone = backbones.untrained(RunSpec("x", "food101", "tiny", "XS", 0), corpus, "cpu")
+    data = backbones.train_data(backbone, corpus.name, corpus)
     meter = Meter(Budget("test", LIMIT))
 
     def step(batch: "object") -> "tuple[torch.Tensor, dict[str, float]]":

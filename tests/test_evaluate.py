@@ -38,9 +38,15 @@ class Stub(torch.nn.Module):
         self.rule = rule
         self.batches: list[int] = []
 
-    def answer(self, inputs: Sequence[Inputs]) -> torch.Tensor:
+    def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> torch.Tensor:
         self.batches.append(len(inputs))
         return torch.tensor([self.rule(item) for item in inputs])
+
+    def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
+        return [self.classes[int(row.argmax())] for row in self.answer(inputs, self.classes)]
+
+    def count_tokens(self, text: str) -> int:
+        return 1
 
 
 def corpus_at(root: Path, task: str = "food101", size: int = 20) -> Corpus:
@@ -390,9 +396,10 @@ def test_text_is_generated_from_the_prompt(tmp_path: Path) -> None:
     task = tasks.build(tasks.parse_variant("food101"), corpus)
     task.build_all_requests(limit=1)
     (request,) = task.instances
-    request.arguments = ("2 words", *request.arguments[1:])
+    request.arguments = ("2 words", {"max_new_tokens": 4}, *request.arguments[2:])
     scorer = Scorer(reader(corpus))
     scorer.task_dict["food101"] = task.dataset
-    assert scorer.generate_until([request]) == ["churros"]
+    (answer,) = scorer.generate_until([request])
+    assert answer.text == "churros" and answer.token_counts.output_tokens == 1
     with pytest.raises(NotImplementedError, match="score_choices"):
         scorer.loglikelihood([request])

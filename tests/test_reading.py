@@ -1,5 +1,6 @@
 """What loaders share: damaged images, thresholds, id checks, carving and the data revision."""
 
+import gzip
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -210,3 +211,44 @@ def test_revision_notices_another_image_but_not_another_folder(
     assert build(elsewhere, splits).revision == before
     Image.new("RGB", (9, 9)).save(elsewhere / "c1.jpg")
     assert build(elsewhere, splits).revision != before
+
+
+def test_revision_follows_all_that_a_question_says() -> None:
+    plain = Example("a", None, "why?", (), answers=("so",))
+    others = [
+        replace(plain, answers=("not so",)),
+        replace(plain, choices=("so",)),
+        replace(plain, subset="count"),
+        replace(plain, cluster="b"),
+        replace(plain, facts={"prior": ("so",)}),
+        replace(plain, facts={"objects": ("so",)}),
+    ]
+    found = {reading.revision((), {"test": [example]}) for example in (plain, *others)}
+    assert len(found) == 7
+
+
+def test_revision_of_data_without_questions_is_what_it_was() -> None:
+    # Published records hold such revisions: another one would make their data look foreign.
+    assert reading.revision(("no", "yes"), {"train": rows("a", 2)}) == "7c6e697181638c40"
+
+
+# --- Sets made for evaluation, and packed files ----------------------------------------------
+
+
+def test_a_set_may_have_only_a_test_split(splits: Splits, tmp_path: Path) -> None:
+    corpus = build(tmp_path, {"test": splits["test"]})
+    assert set(corpus.splits) == {"test"}
+    with pytest.raises(UserError, match="No row in val"):
+        build(tmp_path, {"test": splits["test"], "val": []})
+
+
+def test_packed_files_are_read_and_broken_ones_named(tmp_path: Path) -> None:
+    content = b'{"a": 1}\r\n{"a": 2}\n'
+    (tmp_path / "a.jsonl").write_bytes(content)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(content))
+    plain, packed = (list(reading.read_json_lines(tmp_path / f"a.jsonl{s}")) for s in ("", ".gz"))
+    assert [row for _, row in plain] == [row for _, row in packed] == [{"a": 1}, {"a": 2}]
+    assert packed[1][0].endswith("a.jsonl.gz:2")
+    truncate(tmp_path / "a.jsonl.gz", 0.5)
+    with pytest.raises(UserError, match=r"a\.jsonl\.gz: cannot be read"):
+        list(reading.read_json_lines(tmp_path / "a.jsonl.gz"))

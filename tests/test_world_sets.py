@@ -279,7 +279,7 @@ def test_interrupted_generation_leaves_nothing_to_read(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(world_sets, "_write_lines", interrupt)
+        patch.setattr(world_sets, "write_lines", interrupt)
         with pytest.raises(KeyboardInterrupt):
             ensure("food101", tmp_path, train=32, test=32)
     assert not any(tmp_path.iterdir())

@@ -46,13 +46,22 @@ class Size:
     """Words added to the vocabulary."""
 
 
-def make(family: str, folder: Path, size: Size | None = None) -> Path:
-    """Write a random checkpoint of ``family`` into ``folder`` and return it."""
+def make(
+    family: str,
+    folder: Path,
+    size: Size | None = None,
+    tokenizer: Any = None,
+    template: str = "",
+) -> Path:
+    """Write a random checkpoint of ``family`` into ``folder`` and return it.
+
+    Its tokeniser knows whole words and its template is plain, unless others are given.
+    """
     import torch
     from transformers import AutoModelForImageTextToText
 
     size = size or Size()
-    tokenizer = _tokenizer(family, size)
+    tokenizer = tokenizer or _tokenizer(family, size)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForImageTextToText.from_config(_config(family, tokenizer, size))
@@ -62,30 +71,42 @@ def make(family: str, folder: Path, size: Size | None = None) -> Path:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.eval().save_pretrained(folder)
-    _processor(family, tokenizer).save_pretrained(folder)
+    _processor(family, tokenizer, template).save_pretrained(folder)
     return folder
 
 
-def _tokenizer(family: str, size: Size) -> Any:
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
+def special_tokens(family: str) -> list[str]:
+    """Pad, unknown and end token, then what the family writes around and in place of images."""
     special = ["<pad>", "<unk>", "<end>", SPECIAL[family], "<video>", *WRAPPED.get(family, ())]
     if family == "smolvlm":
         grid = [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
         special += ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *grid]
+    return special
+
+
+def _tokenizer(family: str, size: Size) -> Any:
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    special = special_tokens(family)
     more = (f"w{number}" for number in range(size.words))
     words = [*special, *dict.fromkeys(VOCABULARY.split()), *more]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
     made.normalizer = normalizers.Lowercase()
     split = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "removed", invert=True)
     made.pre_tokenizer = split
+    return tokenizer_of(family, made, special, begin="<end>")
+
+
+def tokenizer_of(family: str, made: Any, special: list[str], begin: str) -> Any:
+    """A ``tokenizers`` tokeniser as transformers wants it for the family."""
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=made,
         pad_token="<pad>",
         unk_token="<unk>",
         eos_token="<end>",
-        bos_token="<end>",
+        bos_token=begin,
         additional_special_tokens=special[3:],
         padding_side="right",  # on purpose: the backbone has to set it left
     )
@@ -187,11 +208,11 @@ def _config(family: str, tokenizer: Any, size: Size) -> Any:
     return Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids)
 
 
-def _processor(family: str, tokenizer: Any) -> Any:
+def _processor(family: str, tokenizer: Any, template: str) -> Any:
     import transformers as t
 
     begin, end = WRAPPED.get(family, ("", ""))
-    template = TEMPLATE.replace("IMAGE", f"{begin}{SPECIAL[family]}{end}\\n".replace("\\n", "\n"))
+    template = template or TEMPLATE.replace("IMAGE", f"{begin}{SPECIAL[family]}{end}\n")
     square: Mapping[str, int] = {"height": 32, "width": 32}
     if family == "llava":
         images = t.CLIPImageProcessor(size=square, crop_size=square)

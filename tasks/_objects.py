@@ -1,0 +1,105 @@
+"""Objects that a sentence mentions, as CHAIR finds them: names, their synonyms and plurals."""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+# fmt: off
+COCO = (
+    "person: man, woman, boy, girl, child, kid, baby, guy, lady, people, player, skier, surfer, "
+    "skateboarder, snowboarder, rider, crowd, toddler, gentleman, cyclist",
+    "bicycle: bike", "car: sedan, taxi, minivan, suv", "motorcycle: motorbike, motor bike, scooter",
+    "airplane: plane, jet, aircraft, air plane", "bus: minibus", "train: locomotive, subway train",
+    "truck: pickup, lorry, firetruck, pickup truck", "boat: ship, canoe, kayak, sailboat, ferry",
+    "traffic light: stoplight, traffic signal, stop light", "fire hydrant: hydrant", "stop sign",
+    "parking meter", "bench", "bird: duck, seagull, pigeon, parrot, goose, owl, swan, ostrich",
+    "cat: kitten, kitty", "dog: puppy, pup", "horse: pony, foal", "sheep: lamb",
+    "cow: cattle, calf, bull, ox", "elephant", "bear: panda, polar bear", "zebra", "giraffe",
+    "backpack: rucksack, knapsack", "umbrella: parasol", "handbag: purse",
+    "tie: necktie, bow tie", "suitcase: suit case, luggage", "frisbee", "skis: ski", "snowboard",
+    "sports ball: ball, baseball, basketball, football, tennis ball, soccer ball", "kite",
+    "baseball bat: bat", "baseball glove: mitt, catcher's mitt", "skateboard", "surfboard",
+    "tennis racket: racket, racquet, tennis racquet", "bottle", "wine glass: wineglass",
+    "cup: mug, teacup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich: burger, "
+    "hamburger, cheeseburger", "orange", "broccoli", "carrot", "hot dog: hotdog", "pizza",
+    "donut: doughnut", "cake: cupcake, cheesecake", "chair: armchair, stool", "couch: sofa",
+    "potted plant: houseplant, house plant", "bed", "dining table: table", "toilet: urinal",
+    "tv: television, tv set", "laptop: laptop computer", "mouse: computer mouse",
+    "remote: remote control", "keyboard", "cell phone: cellphone, mobile phone, smartphone, phone",
+    "microwave: microwave oven", "oven: stove, stove top", "toaster", "sink",
+    "refrigerator: fridge", "book", "clock: clock tower", "vase", "scissors", "teddy bear: teddy",
+    "hair drier: hair dryer, hairdryer", "toothbrush",
+)
+"""The 80 classes of COCO with everyday words for them."""
+OTHER = ("train track", "train station", "home plate", "bus stop", "toilet paper", "mouse pad",
+         "orange juice")
+"""Phrases with a class's word in them that are not that class."""
+IRREGULAR = {
+    "people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse",
+    "geese": "goose", "oxen": "ox", "calves": "calf", "knives": "knife", "wolves": "wolf",
+    "leaves": "leaf", "loaves": "loaf", "feet": "foot", "teeth": "tooth", "buses": "bus",
+    "skis": "ski", "shoes": "shoe", "movies": "movie", "cookies": "cookie", "ties": "tie",
+    "pies": "pie", "gentlemen": "gentleman", "vases": "vase", "horses": "horse", "tvs": "tv",
+}
+# fmt: on
+ENDINGS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("oes", "o"))
+WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?|[,.;:!?]")
+"""A word, or a mark that no phrase reaches across: ``microwave, oven`` names two things."""
+
+Phrase = tuple[str, ...]
+
+
+def coco_names() -> list[str]:
+    """The 80 class names."""
+    return [line.partition(":")[0] for line in COCO]
+
+
+def singular(word: str) -> str:
+    """A word's singular by the usual endings and a few exceptions."""
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    for ending, other in ENDINGS:
+        if word.endswith(ending) and len(word) > len(ending) + 1:
+            return word.removesuffix(ending) + other
+    plural = word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3
+    return word[:-1] if plural else word
+
+
+def vocabulary(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Names with their synonyms from lines ``name, synonym, synonym`` or ``name: synonym``."""
+    words = (re.split(r"[,:]", line) for line in lines)
+    cleaned = ([word.strip().lower() for word in row if word.strip()] for row in words)
+    return {row[0]: tuple(row) for row in cleaned if row}
+
+
+@lru_cache(maxsize=4)
+def _phrases(lines: tuple[str, ...]) -> dict[Phrase, str | None]:
+    """The object each phrase of singular words means; None for one that is no object."""
+    meant: dict[Phrase, str | None] = {_words(phrase): None for phrase in OTHER}
+    for name, synonyms in vocabulary(lines).items():
+        for synonym in synonyms:
+            meant[_words(synonym)] = name
+        meant[_words(name)] = name
+    return meant
+
+
+def _words(text: str) -> Phrase:
+    return tuple(singular(word.removesuffix("'s")) for word in WORD.findall(text.lower()))
+
+
+def mentions(text: str, lines: tuple[str, ...]) -> Sequence[str]:
+    """Objects mentioned in a sentence, in order, each as often as it is mentioned.
+
+    At each word the longest phrase is taken, so that a hot dog is no dog. ``lines`` are names with
+    their synonyms as in ``vocabulary``.
+    """
+    meant = _phrases(lines)
+    longest = max(map(len, meant))
+    words, found, place = _words(text), [], 0
+    while place < len(words):
+        spans = (words[place : place + size] for size in range(longest, 0, -1))
+        phrase = next((span for span in spans if span in meant), words[place : place + 1])
+        if name := meant.get(phrase):
+            found.append(name)
+        place += len(phrase)
+    return found

@@ -1,0 +1,136 @@
+"""CHAIR: which objects of a caption are not in the image."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from steelyard.harness.data import Corpus, Example, Skipped
+from steelyard.harness.errors import UserError
+from steelyard.harness.reading import read_json, read_json_lines, read_text
+from steelyard.tasks import _objects, _questions, metrics
+
+LIST = "images.jsonl"
+SYNONYMS = "synonyms.txt"
+FOLDERS = (".", "annotations")
+
+
+def load(root: Path, *, max_bad: float = 0.01, part: str = "") -> Corpus:
+    """Read ``images.jsonl`` (image, objects, captions), or COCO's instances and captions.
+
+    Rows whose objects are null are not labelled and left out; the notes count them. COCO's files
+    are ``instances_*.json`` and, if there, ``captions_*.json``, chosen by ``part`` among several.
+    ``synonyms.txt`` has a line ``name, synonym, ...`` an object; without it, names, their plurals
+    and, for COCO's classes, everyday words are understood. Objects in human captions count as
+    present.
+
+    Raises:
+        UserError: files are missing or malformed, or what ``build_corpus`` checks.
+    """
+    unlabelled: dict[str, int] = {}
+
+    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
+        rows = list(_listed(folder) if (folder / LIST).is_file() else _official(folder, part))
+        labelled = [row for row in rows if row["objects"] is not None]
+        unlabelled[split] = len(rows) - len(labelled)
+        lines = _vocabulary(root, labelled)
+        return [_example(folder, row, lines, split) for row in labelled]
+
+    found = _questions.corpus("chair", root, read, notes={}, max_bad=max_bad)
+    counts = ", ".join(f"{split} {count}" for split, count in unlabelled.items())
+    return replace(found, notes={"not labelled": counts})
+
+
+def _listed(root: Path) -> Iterator[Mapping[str, Any]]:
+    for where, row in read_json_lines(root / LIST):
+        objects = None if row.get("objects") is None else _questions.strings(where, row, "objects")
+        captions = _questions.strings(where, row, "captions")
+        yield {
+            "image": _questions.field(where, row, "image"),
+            "objects": objects,
+            "captions": captions,
+        }
+
+
+def _official(root: Path, part: str) -> Iterator[Mapping[str, Any]]:
+    """COCO's own files: every image of the instances file, with the names of its classes."""
+    content = _coco(root, "instances", part)
+    if content is None:
+        raise UserError(f"No {LIST} or instances_*.json in {root}: check the data folder.")
+    described = _coco(root, "captions", part) or {"annotations": []}
+    try:
+        names = {row["id"]: row["name"] for row in content["categories"]}
+        objects, captions = defaultdict(list), defaultdict(list)
+        for row in content["annotations"]:
+            objects[row["image_id"]].append(names[row["category_id"]])
+        for row in described["annotations"]:
+            captions[row["image_id"]].append(row["caption"])
+        for row in content["images"]:
+            seen = tuple(dict.fromkeys(objects[row["id"]]))
+            said = tuple(captions[row["id"]])
+            yield {"image": row["file_name"], "objects": seen, "captions": said}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"The COCO files in {root} are not in COCO's layout: {error!r}.") from None
+
+
+def _coco(root: Path, kind: str, part: str) -> Any:
+    found = _questions.files(root, *(f"{folder}/{kind}_*{part}*.json" for folder in FOLDERS))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"Several {kind} files in {root}: {names}. Choose by part=..., as val2014.")
+    return read_json(found[0]) if found else None
+
+
+def _vocabulary(root: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Lines ``name, synonym, ...``: the file's, COCO's, or the names of the data alone."""
+    if (root / SYNONYMS).is_file():
+        return tuple(line for line in read_text(root / SYNONYMS).split("\n") if line.strip())
+    names = {name.lower() for row in rows for name in row["objects"]}
+    return _objects.COCO if names <= set(_objects.coco_names()) else tuple(sorted(names))
+
+
+def _example(root: Path, row: Mapping[str, Any], lines: tuple[str, ...], split: str) -> Example:
+    # Labels may themselves be synonyms of a name of the vocabulary.
+    seen = {label: _objects.mentions(label, lines) for label in row["objects"]}
+    for label, found in seen.items():
+        if not found:
+            raise UserError(f"{row['image']}: object '{label}' is none that {SYNONYMS} names.")
+    said = [_objects.mentions(text, lines) for text in row["captions"]]
+    present = tuple(dict.fromkeys(name for names in (*seen.values(), *said) for name in names))
+    return Example(
+        f"{_questions.prefix(split)}{row['image']}",
+        _questions.image_path(root, row["image"]),
+        None,
+        (),
+        answers=row["captions"],
+        cluster=row["image"],
+        facts={"objects": present, "vocabulary": lines},
+    )
+
+
+def doc_to_text(doc: metrics.Question) -> str:
+    """Prompt of a row: the instruction alone, for there is no text beside the image."""
+    return _questions.CAPTION
+
+
+def doc_to_target(doc: metrics.Question) -> str:
+    """A human caption, or the objects where there is none."""
+    return doc["answers"][0] if doc["answers"] else ", ".join(doc["facts"]["objects"])
+
+
+def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
+    """Score one caption by the objects it mentions.
+
+    A caption that mentions nothing hallucinates nothing: recall and length tell it apart.
+    """
+    present = set(doc["facts"]["objects"])
+    named = _objects.mentions(results[0], tuple(doc["facts"]["vocabulary"]))
+    wrong = sum(name not in present for name in named)
+    return {
+        "chair_i": (wrong, len(named)),
+        "chair_s": (wrong > 0, 1),
+        "recall": (len(present & set(named)), len(present)),
+        "length": (len(results[0].split()), 1),
+        "item": metrics.answered(doc, results[0]),
+    }

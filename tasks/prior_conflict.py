@@ -1,0 +1,79 @@
+"""Colour questions where habit and picture agree, and where they do not."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from steelyard.harness.data import Corpus, Example, Skipped
+from steelyard.harness.errors import UserError
+from steelyard.harness.reading import find_file, read_json_lines
+from steelyard.tasks import _questions, answers, metrics
+
+FILE = "questions.jsonl"
+AGREEING = "in_prior"
+HELD_OUT = "held_out"
+SUBSETS = (AGREEING, "counter_prior", HELD_OUT)
+"""The answer is the usual one; it is not; it is not, and training never showed the pair."""
+
+
+def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
+    """Read ``questions.jsonl``: id, image, question, answer, prior, subset and choices.
+
+    Raises:
+        UserError: the file is missing or malformed, or what ``build_corpus`` checks.
+    """
+
+    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
+        return list(_examples(folder, split))
+
+    return _questions.corpus("prior_conflict", root, read, notes={}, max_bad=max_bad)
+
+
+def _examples(root: Path, split: str) -> Iterator[Example]:
+    for where, row in read_json_lines(find_file(root, FILE)):
+        words = {key: _questions.field(where, row, key) for key in ("question", "answer", "prior")}
+        choices = _questions.strings(where, row, "choices")
+        for key in ("answer", "prior"):
+            if words[key] not in choices:
+                raise UserError(f"{where}: {key} '{words[key]}' is none of the choices.")
+        if row.get("subset") not in SUBSETS:
+            allowed = ", ".join(SUBSETS)
+            raise UserError(f"{where}: subset {row.get('subset')!r}, allowed are {allowed}.")
+        if (words["answer"] == words["prior"]) != (row["subset"] == AGREEING):
+            raise UserError(f"{where}: answer and prior do not fit subset '{row['subset']}'.")
+        image, name = _questions.pictures(where, root, row)
+        yield Example(
+            f"{_questions.prefix(split)}{_questions.field(where, row, 'id')}",
+            image,
+            words["question"],
+            (),
+            answers=(words["answer"],),
+            choices=choices,
+            subset=row["subset"],
+            cluster=name,
+            facts={"prior": (words["prior"],)},
+        )
+
+
+def doc_to_text(doc: metrics.Question) -> str:
+    """Prompt of a row."""
+    return _questions.prompt(doc)
+
+
+def doc_to_target(doc: metrics.Question) -> str:
+    """Right answer of a row."""
+    return _questions.first_answer(doc)
+
+
+def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
+    """Score one answer: the choice it is or names."""
+    given = answers.choice(results[0], doc["choices"])
+    correct = given == doc["answers"][0]
+    agreeing, held_out = doc["subset"] == AGREEING, doc["subset"] == HELD_OUT
+    return {
+        "counter_prior": (correct and not agreeing, not agreeing),
+        "held_out": (correct and held_out, held_out),
+        "in_prior": (correct and agreeing, agreeing),
+        "prior_following": (not agreeing and given == doc["facts"]["prior"][0], not agreeing),
+        "invalid": (given is None, 1),
+        "item": metrics.answered(doc, results[0]),
+    }

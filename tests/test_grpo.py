@@ -1,0 +1,156 @@
+"""GRPO and RLOO through TRL: batches of one kind, the reference, the phases, the budget."""
+
+from typing import Any
+
+import preference_toy as toy
+import pytest
+import torch
+
+from steelyard.harness.budget import Meter
+from steelyard.harness.errors import UserError
+from steelyard.methods import grpo, rloo
+from steelyard.methods._online import BlockSampler, Pool, Row, flat_groups, online_rows, pools
+
+FLOPS = 6e9
+
+
+def blocks(sampler: BlockSampler) -> list[list[int]]:
+    order = list(sampler)
+    assert len(order) == len(sampler)
+    return [order[start : start + sampler.block] for start in range(0, len(order), sampler.block)]
+
+
+def test_blocks_hold_one_pool_and_whole_groups() -> None:
+    made = BlockSampler([Pool(tuple(range(12)), 4, 0.75), Pool((20, 21, 22), 2, 0.25)], 8, seed=0)
+    found = blocks(made)
+    for block in found:
+        repeats = 2 if block[0] >= 20 else 4
+        assert [row for row in block[::repeats] for _ in range(repeats)] == block
+        assert len({row >= 20 for row in block}) == 1
+    second = [block[0] >= 20 for block in [*found, *blocks(made)]]
+    assert abs(second.count(True) - len(second) / 4) < 1  # evenly, not by chance
+
+
+def test_every_row_comes_before_one_comes_again() -> None:
+    made = BlockSampler([Pool(tuple(range(10)), 2, 1.0)], 4, seed=3)
+    order = [block[place] for block in blocks(made) for place in (0, 2)]
+    assert sorted(order) == list(range(10))
+    again = [block[place] for block in blocks(made) for place in (0, 2)]
+    assert sorted(again) == list(range(10)) and again != order  # the next pass goes on
+    twin = BlockSampler([Pool(tuple(range(10)), 2, 1.0)], 4, seed=3)
+    assert [block[place] for block in blocks(twin) for place in (0, 2)] == order
+
+
+def test_resting_rows_sit_out_one_turn() -> None:
+    made = BlockSampler([Pool((0, 1, 2, 3), 2, 1.0)], 4, seed=0)
+    made.rest([1, 2])
+    first = {row for block in blocks(made)[:1] for row in block}
+    assert first == {0, 3}
+    rest = [row for block in [*blocks(made), *blocks(made)] for row in block]
+    assert {1, 2} < set(rest)
+    made.rest([0, 1, 2, 3])  # all of them: it must not hang
+    assert len(blocks(made)) == 2
+
+
+def test_pools_by_stream_and_image() -> None:
+    rows = [Row(0, True), Row(1, False), Row(2, True), Row(3, True), Row(4, True, "offline")]
+    made = pools(rows, group=8, mix=0.4)
+    assert made == [
+        Pool((0, 2, 3), 8, pytest.approx(0.45)),
+        Pool((1,), 8, pytest.approx(0.15)),
+        Pool((4,), 2, pytest.approx(0.4)),
+    ]
+
+
+def test_flat_groups() -> None:
+    nan = float("nan")
+    rewards = torch.tensor([[1, 0], [0, 1], [1, 1], [0, nan], [nan, 0], [0, 0.0]])
+    assert flat_groups(rewards, 2).tolist() == [True, False, True]
+
+
+def test_options_are_checked() -> None:
+    for wrong in ({"group": 1}, {"temperature": 0.0}, {"max_tokens": 0}, {"beta": -1.0}):
+        name = next(iter(wrong))
+        for config in (grpo.Config, rloo.Config):
+            with pytest.raises(UserError, match=name):
+                config(**wrong)  # type: ignore[arg-type]
+    backbone = toy.load(toy.random_base())
+    with pytest.raises(UserError, match="batch size is 16"):
+        toy.run(grpo, backbone, toy.data(backbone, 8, 0), grpo.Config(group=6), FLOPS)
+
+
+def test_captions_are_left_out_and_several_labels_refused() -> None:
+    from dataclasses import replace
+
+    backbone = toy.load(toy.random_base())
+    pool = toy.data(backbone, 4, seed=0)
+    caption = replace(pool.examples[0], answers=("a yellow banana on grey",), choices=())
+    mixed = replace(pool, examples=(caption, *pool.examples[1:]))
+    assert [row.position for row in online_rows(mixed)] == [1, 2, 3]
+    with pytest.raises(UserError, match="closed question"):
+        online_rows(replace(pool, examples=(caption,) * 2))
+    several = replace(pool.examples[0], labels=(0, 1))
+    with pytest.raises(UserError, match="several labels"):
+        online_rows(replace(pool, examples=(several,)))
+
+
+def trained(
+    method: Any, config: Any, tune: str = "full", flops: float = FLOPS
+) -> tuple[Any, Meter]:
+    backbone = toy.load(toy.trained_base(), tune, **({"lora_rank": 4} if tune == "lora" else {}))
+    return backbone, toy.run(method, backbone, toy.data(backbone, 200, seed=2), config, flops)
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_grpo_reference_is_the_start_and_phases_add_up(tune: str) -> None:
+    config = grpo.Config(group=4, max_tokens=4, beta=0.1)
+    backbone, meter = trained(grpo, config, tune)
+    assert 0.85 * FLOPS < meter.spent <= FLOPS
+    flops = meter.ledger("budget").flops
+    assert set(flops) == {"forward", "backward", "reference", "rollout"}
+    # The reference scores the very batches that the policy is trained on.
+    assert flops["reference"] == pytest.approx(flops["forward"], rel=0.15)
+    first = meter.history[0]
+    assert first["step"] == 1 and first["kl"] == pytest.approx(0, abs=1e-6)
+    assert meter.diagnostics["kl"] > 1e-4
+    assert 0 < meter.diagnostics["flat_groups"] < 1
+    assert meter.diagnostics["flat_groups"] == pytest.approx(
+        meter.diagnostics["frac_reward_zero_std"]
+    )
+    base = backbone.base
+    assert "forward" not in vars(base) and backbone.training
+    if tune == "lora":
+        assert set(backbone.model.peft_config) == {"default"}
+
+
+def test_no_reference_without_beta() -> None:
+    _, meter = trained(grpo, grpo.Config(group=4, max_tokens=4, beta=0.0), flops=FLOPS / 4)
+    assert "reference" not in meter.ledger("budget").flops
+    assert "kl" not in meter.diagnostics
+
+
+def test_right_answers_become_likelier() -> None:
+    """On items that were not trained on."""
+    before = toy.load(toy.trained_base())
+    held_out = toy.data(before, 160, seed=9)
+    backbone, _ = trained(grpo, grpo.Config(max_tokens=4), flops=2 * FLOPS)
+    assert toy.likelihood(backbone, held_out) > toy.likelihood(before, held_out) + 0.03
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_rloo_starts_at_its_reference_and_moves_away(tune: str) -> None:
+    _, meter = trained(rloo, rloo.Config(group=4, max_tokens=4), tune)
+    assert 0.85 * FLOPS < meter.spent <= FLOPS
+    flops = meter.ledger("budget").flops
+    # The policy scores each batch twice: as pi_old without, then with gradient.
+    assert flops["reference"] == pytest.approx(flops["forward"] / 2, rel=0.15)
+    assert flops["rollout"] > 0
+    assert meter.history[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert abs(meter.diagnostics["kl"]) > 1e-4
+
+
+def test_same_seed_same_weights() -> None:
+    config = grpo.Config(group=4, max_tokens=4, skip_flat=True)
+    first, second = (trained(grpo, config, flops=FLOPS / 4)[0] for _ in range(2))
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)

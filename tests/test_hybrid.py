@@ -1,0 +1,156 @@
+"""The hybrid trainer: stored answers are trained on as they are; streams keep their rewards."""
+
+from pathlib import Path
+from typing import Any
+
+import preference_toy as toy
+import pytest
+import torch
+
+from steelyard.harness.vlm import Vlm
+from steelyard.methods import _online, _trl
+from steelyard.methods._hybrid import HybridTrainer, Offline, as_sampled, stored
+from steelyard.methods._online import Row, Sampling, Stream
+
+GROUP, BATCH = 4, 8
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def model() -> Vlm:
+    return toy.load(toy.trained_base(), batch_size=BATCH)
+
+
+def rows_of(model: Vlm, stream: Stream) -> list[Row]:
+    """Each item with its answer against another colour, or to be asked."""
+    colours = list(toy.COLOURS)
+    made = []
+    for position, item in enumerate(toy.examples(COUNT, seed=4)):
+        right = item.answers[0]
+        wrong = colours[(colours.index(right) + 1) % len(colours)]
+        good, bad = (tuple(model.prompts.answer_ids(answer)) for answer in (right, wrong))
+        made.append(Row(position, True, stream, good, bad))
+    return made
+
+
+def trainer_of(
+    model: Vlm, rows: list[Row], folder: Path, offline: Offline, beta: float = 0.0
+) -> Any:
+    from trl import GRPOConfig
+
+    how = Sampling(GROUP, 1.0, 4, beta, format_reward=True)
+    sampler = _online.sampler_of(rows, model, GROUP, 0.5, seed=0)
+    settings = how.arguments(own_reference=True)
+    trainer = HybridTrainer(
+        model=model.model,
+        reward_funcs=[*_online.reward_functions(model, True), stored],
+        args=_trl.arguments(GRPOConfig, model, 0, folder, loss_type="grpo", **settings),
+        train_dataset=_online.dataset(model, toy.data(model, COUNT, seed=4), rows),
+        processing_class=model.processor,
+        offline=offline,
+    )
+    _online.set_up(trainer, toy.metered(model, 1e12), None, beta, sampler, False)
+    trainer.current_gradient_accumulation_steps = 1  # set by train()
+    return trainer
+
+
+def batch_of(trainer: Any) -> list[dict[str, Any]]:
+    """The first batch that the sampler makes."""
+    order = iter(trainer._get_train_sampler())
+    return [trainer.train_dataset[next(order)] for _ in range(BATCH)]
+
+
+def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path) -> None:
+    rows = rows_of(model, "offline")
+    with _trl.workspace(model):
+        trainer = trainer_of(model, rows, tmp_path, Offline(weight=0.5))
+        asked = batch_of(trainer)
+        made = trainer._generate_and_score_completions(asked)
+        assert trainer.num_generations == GROUP
+    # std of {2, 0} with Bessel's correction is sqrt 2: +-1 / sqrt 2, times the weight
+    expected = torch.tensor([0.35353, -0.35353]).repeat(BATCH // 2)
+    torch.testing.assert_close(made["advantages"], expected, rtol=0, atol=1e-4)
+    assert made["chosen"].tolist() == [True, False] * (BATCH // 2)
+    told = zip(asked, made["completion_ids"], made["completion_mask"], strict=True)
+    for position, (row, ids, mask) in enumerate(told):
+        wanted = row["good"] if position % 2 == 0 else row["bad"]
+        assert ids[mask.bool()].tolist() == list(wanted) and wanted[-1] == model.eos_id
+    assert "rewards/correctness/mean" in trainer._metrics["train"]
+    assert trainer._metrics["train"]["rewards/stored/mean"] == [1.0]
+
+
+def test_each_stream_has_its_own_rewards(model: Vlm, tmp_path: Path) -> None:
+    rows = rows_of(model, "online")
+    with _trl.workspace(model):
+        trainer = trainer_of(model, rows, tmp_path, Offline())
+        torch.manual_seed(0)
+        made = trainer._generate_and_score_completions(batch_of(trainer))
+    metrics = trainer._metrics["train"]
+    assert "chosen" not in made and made["advantages"].shape == (BATCH,)
+    assert 0 < metrics["rewards/correctness/mean"][0] <= 1
+    assert metrics["rewards/stored/mean"][0] != metrics["rewards/stored/mean"][0]  # NaN: not judged
+    assert torch.allclose(
+        made["advantages"].view(-1, GROUP).sum(1), torch.zeros(BATCH // GROUP), atol=1e-4
+    )
+
+
+def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
+    """At ratio one the loss is -mean A, its gradient that of -mean A log pi, and the anchor adds
+    the negative log-likelihood of the right answers."""
+    rows = rows_of(model, "offline")
+    anchor = 0.3
+    with _trl.workspace(model):
+        trainer = trainer_of(model, rows, tmp_path, Offline(anchor=anchor))
+        model.eval()
+        trainer.model.train()
+        made = trainer._generate_and_score_completions(batch_of(trainer))
+        order = torch.tensor([5, 0, 3, 2, 7, 4, 1, 6])  # TRL shuffles rows; pairs are torn apart
+        mixed = {
+            name: value[order] if isinstance(value, torch.Tensor) and value.dim() else value
+            for name, value in made.items()
+        }
+        mixed["num_images"] = [made["num_images"][row] for row in order.tolist()]
+        loss = trainer._compute_loss(trainer.model, mixed)
+        (gradient,) = torch.autograd.grad(loss, [model.base.lm_head.weight])
+        each = trainer._scored  # [B, A]
+        mask = mixed["completion_mask"]
+        mean = (each * mask).sum(1) / mask.sum(1)
+        right = mean[mixed["chosen"]].mean()
+        by_hand = -(mixed["advantages"] * mean).mean() - anchor * right
+    torch.testing.assert_close(loss, -anchor * right, rtol=1e-4, atol=1e-5)  # mean A is zero
+    metrics = trainer._metrics["train"]
+    assert metrics["logps/chosen"] == [pytest.approx(right.item())]
+    assert metrics["margin"][0] == pytest.approx(
+        metrics["logps/chosen"][0] - metrics["logps/rejected"][0]
+    )
+    with _trl.workspace(model):
+        trainer = trainer_of(model, rows, tmp_path, Offline(anchor=anchor))
+        again = trainer._get_per_token_logps_and_entropies(
+            trainer.model,
+            torch.cat([mixed["prompt_ids"], mixed["completion_ids"]], 1),
+            torch.cat([mixed["prompt_mask"], mixed["completion_mask"]], 1),
+            mixed["completion_ids"].shape[1],
+            pixel_values=mixed["pixel_values"],
+            num_images=mixed["num_images"],
+        )[0]
+        torch.testing.assert_close(again, each)
+        mean = (again * mask).sum(1) / mask.sum(1)
+        target = -(mixed["advantages"] * mean).mean() - anchor * mean[mixed["chosen"]].mean()
+        (wanted,) = torch.autograd.grad(target, [model.base.lm_head.weight])
+    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(by_hand, target)
+
+
+def test_as_sampled_keeps_the_row() -> None:
+    row = {"row": 3, "good": (1, 2), "bad": (4, 2), "solution": None}
+    assert as_sampled(row, True) == {**row, "forced": (1, 2), "judged": 2.0}
+    assert as_sampled(row, False) == {**row, "forced": (4, 2), "judged": 0.0}
+    assert stored(judged=[2.0, None], solution=["x", "y"]) == [2.0, None]
+
+
+def test_no_column_is_taken_for_a_conversation(model: Vlm) -> None:
+    """TRL judges by one of these names, picked by hash order."""
+    rows = rows_of(model, "offline")
+    columns = _online.dataset(model, toy.data(model, COUNT, seed=4), rows)[0]
+    assert {"prompt", "chosen", "rejected", "completion", "messages"} & set(columns) == {"prompt"}
+    assert columns["row"] == 0 and columns["solution"] is None

@@ -1,0 +1,96 @@
+"""The training pool: prompts and answers to train on, kinds, and exact match."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from steelyard import tasks
+from steelyard.harness import scenes
+from steelyard.harness.errors import UserError
+from steelyard.tasks import _questions, instruct
+
+ROWS: list[dict[str, Any]] = [
+    {"image": "images/x.png", "question": "how many?", "answer": "2", "kind": "count"},
+    {"image": "images/x.png", "question": "is it?", "answer": "yes", "choices": ["yes", "no"]},
+    {"image": None, "question": "what is red and blue?", "answer": "purple", "kind": "colour"},
+    {
+        "image": "images/x.png",
+        "question": _questions.CAPTION,
+        "answer": "A cup.",
+        "kind": "caption",
+    },
+]
+
+
+def write(root: Path, splits: tuple[str, ...] = ("train", "val"), **change: Any) -> Path:
+    (root / "images").mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8), "red").save(root / "images" / "x.png")
+    for split in splits:
+        rows = [{"id": f"{split}{n}", **row} for n, row in enumerate(ROWS)]
+        rows[0] |= change
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def test_turns(tmp_path: Path) -> None:
+    corpus = instruct.load(write(tmp_path))
+    assert set(corpus.splits) == {"train", "val"}
+    image = Image.new("RGB", (8, 8))
+    count, closed, blind, caption = (
+        tasks.turn("instruct", corpus, example, image) for example in corpus.splits["train"]
+    )
+    suffix = "\nAnswer the question using a single word or phrase."
+    assert (count.inputs.prompt, count.inputs.evidence) == (f"how many?{suffix}", "how many?")
+    assert (count.answer, count.choices, count.inputs.image) == ("2", (), image)
+    assert (closed.answer, closed.choices) == ("yes", ("yes", "no"))
+    assert blind.inputs.prompt == f"what is red and blue?{suffix}"
+    assert (caption.inputs.prompt, caption.inputs.evidence) == (_questions.CAPTION, None)
+    assert (caption.answer, caption.choices) == ("A cup.", ())
+
+
+def test_examples(tmp_path: Path) -> None:
+    train = instruct.load(write(tmp_path)).splits["train"]
+    assert [example.subset for example in train] == ["count", "question", "colour", "caption"]
+    assert train[2].image is None and train[2].cluster == ""
+    assert train[0].cluster == "images/x.png"
+
+
+def test_captions_have_no_share_of_the_accuracy(tmp_path: Path) -> None:
+    corpus = instruct.load(write(tmp_path, ("train", "val", "test")))
+    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    given = ["Two.", "no", "purple", "A cup."]
+    results = [
+        instruct.process_results(doc, [answer]) for doc, answer in zip(docs, given, strict=True)
+    ]
+    assert [result["accuracy"] for result in results] == [(1, 1), (0, 1), (1, 1), (0, 0)]
+    assert results[2]["item"]["cluster"] == "test2"  # no image: the item stands alone
+
+
+def test_prompts_are_those_the_tiny_base_model_learnt() -> None:
+    assert (_questions.SHORT, _questions.CAPTION) == (scenes.SHORT, scenes.CAPTION)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"answer": None}, r"val.jsonl:1: 'answer' must be a string or a number, found None"),
+        ({"choices": [1]}, "'choices' must be a list of strings"),
+        ({"kind": 3.5}, "'kind' must be"),
+        ({"id": "val1"}, "occur more than once in val"),
+        ({"id": "train1"}, "in both train and val"),
+        ({"image": "images/gone.png"}, "1 of 4 rows of val cannot be used.*gone.png"),
+    ],
+)
+def test_malformed_rows(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    write(tmp_path, ("train",))
+    write(tmp_path, ("val",), **change)
+    with pytest.raises(UserError, match=said):
+        instruct.load(tmp_path)
+
+
+def test_a_file_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No val\.jsonl in"):
+        instruct.load(write(tmp_path, ("train",)))

@@ -1,0 +1,188 @@
+"""MBPO end to end on a small trained model and on a classifier: pairs, phases, budget, effect."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import preference_toy as toy
+import pytest
+import torch
+
+from steelyard import methods, tasks
+from steelyard.harness import backbones
+from steelyard.harness.budget import Meter
+from steelyard.harness.errors import UserError
+from steelyard.harness.spec import RunSpec
+from steelyard.harness.vlm import Vlm
+from steelyard.methods import _pairs, _policy, mbpo
+from steelyard.methods._mining import answers_of, retarget
+from steelyard.methods._online import Row
+
+FLOPS = 6e9
+QUICK: dict[str, Any] = {"group": 4, "max_tokens": 4, "steps": 3, "step": 8 / 255}
+
+
+def trained(tune: str = "full", flops: float = FLOPS, **options: Any) -> tuple[Vlm, Meter]:
+    backbone = toy.load(toy.trained_base(), tune, learning_rate=3e-4)
+    config = mbpo.Config(**{**QUICK, **options})
+    return backbone, toy.run(mbpo, backbone, toy.data(backbone, 200, seed=2), config, flops)
+
+
+@pytest.mark.parametrize(("tune", "stream"), [("full", "hybrid"), ("lora", "hybrid")])
+def test_streams_phases_and_budget(tune: str, stream: str) -> None:
+    backbone, meter = trained(tune, stream=stream)
+    assert 0.85 * FLOPS < meter.spent <= FLOPS
+    flops = meter.ledger("budget").flops
+    assert set(flops) == {"forward", "backward", "reference", "rollout", "mine"}
+    assert 0.1 < flops["mine"] / FLOPS < 0.4
+    logged = meter.diagnostics
+    assert logged["mine_pairs"] > 0 and logged["margin"] > 0 and "flat_groups" in logged
+    assert {"loss_offline", "loss_online", "gain_q50", "mine_same"} <= set(logged)
+    assert "forward" not in vars(backbone.base)
+
+
+def test_offline_training_widens_the_margin() -> None:
+    """Between the right answers and the mined ones, of pairs that were trained on."""
+    start = toy.load(toy.trained_base())
+    config = mbpo.Config(**QUICK, stream="offline", nll_anchor=0.5)
+    pool = toy.data(start, 200, seed=2)
+    meter = toy.metered(start, 1e12)
+    with meter:
+        pairs = _pairs.mine(start, pool, meter, replace(config, mine_limit=48), 0)
+    after, spent = trained(flops=2 * FLOPS, stream="offline", nll_anchor=0.5)
+    assert set(spent.ledger("budget").flops) == {"forward", "backward", "reference", "mine"}
+    assert margin(after, pool, pairs) > margin(start, pool, pairs) + 0.5
+
+
+@torch.no_grad()
+def margin(model: Vlm, pool: Any, pairs: list[Row]) -> float:
+    """Mean log-probability a token of the right answers over that of the mined ones."""
+    batch = pool.gather([pair.position for pair in pairs])
+    good = retarget(batch, [pair.good for pair in pairs])
+    bad = retarget(batch, [pair.bad for pair in pairs])
+    gap = model.loss(model.predict(bad), bad) - model.loss(model.predict(good), good)
+    return float(gap.mean())
+
+
+def test_mined_pairs_are_right_against_wrong() -> None:
+    start = toy.load(toy.trained_base())
+    pool = toy.data(start, 80, seed=2)
+
+    def mine(**options: Any) -> tuple[list[Row], dict[str, float]]:
+        meter = toy.metered(start, 1e12)
+        with meter:
+            rows = _pairs.mine(start, pool, meter, mbpo.Config(**{**QUICK, **options}), 0)
+        return rows, meter.diagnostics
+
+    rows, counted = mine()
+    assert counted["mine_items"] in (40, 41)  # half of each subset, rounded up
+    assert counted["mine_pairs"] == len(rows) > 20
+    for row in rows:
+        assert start.decode(row.good) == pool.examples[row.position].answers[0]
+        assert start.decode(row.bad) != start.decode(row.good)
+        assert row.bad[-1] == row.good[-1] == start.eos_id
+    unfiltered, all_counted = mine(filters="", iig=False)
+    assert len(unfiltered) == all_counted["mine_items"] == 80
+    _, other = mine(filters="", iig=False, mining="noise")
+    assert other["mine_same"] > all_counted["mine_same"] + 0.3
+    again, _ = mine()
+    assert again == rows
+    blind, _ = mine(filters="", iig=False, mining="no_image")
+    told = {(pool.examples[row.position].text, row.bad) for row in blind}
+    assert len(told) == len({text for text, _ in told})  # one answer a question, whatever is shown
+
+
+def test_nothing_left_says_why() -> None:
+    with pytest.raises(UserError, match="have the fault 'same'"):
+        trained(epsilon=1e-4, step=1e-5, mine_limit=16, random_start=False, filters="same,grounded")
+
+
+def test_options_are_checked() -> None:
+    for wrong in ({"mix": 1.0}, {"iig_top": 0.0}, {"steps": 0}, {"filters": "sme"}, {"group": 1}):
+        with pytest.raises(UserError):
+            mbpo.Config(**wrong)  # type: ignore[arg-type]
+
+
+def test_same_seed_same_weights() -> None:
+    first, second = (trained(flops=FLOPS / 3)[0] for _ in range(2))
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+# On a classifier.
+
+
+def classifier(world: Path, task: str = "food101") -> tuple[Any, Any]:
+    corpus = tasks.load(task, world / task)
+    model = backbones.untrained(RunSpec("mbpo", task, "tiny", "XS", 0), corpus, "cpu")
+    return model, backbones.train_data(model, task, corpus)
+
+
+@pytest.mark.parametrize("stream", ["hybrid", "offline", "online"])
+def test_classifier_streams(world: Path, stream: Any) -> None:
+    model, data = classifier(world)
+    config = methods.configure(mbpo, {"stream": stream, "mine_limit": 64, "steps": 4, "group": 4})
+    meter = toy.run(mbpo, model, data, config, 2e10)
+    assert 0.85 * 2e10 < meter.spent <= 2e10
+    flops = meter.ledger("budget").flops
+    assert flops["reference"] > 0 and ("mine" in flops) == (stream != "online")
+    assert ("margin" in meter.diagnostics) == (stream != "online")
+
+
+def test_classifier_pairs(world: Path) -> None:
+    model, data = classifier(world)
+    config = mbpo.Config(mine_limit=96, filters="", iig=False, epsilon=0.2, step=0.05, steps=4)
+    meter = toy.metered(model, 1e12)
+    with meter:
+        pairs = _policy.mine(model, data, meter, config, 0)
+    batch = pairs.gather(range(len(pairs)))
+    assert 0 < len(pairs) <= 96
+    assert bool((batch.extra["rejected"] != batch.targets).all())
+    labels = [example.labels[0] for example in pairs.examples]
+    assert batch.targets.tolist() == labels
+
+
+def test_classifier_objective_by_hand() -> None:
+    """p = (1/2, 1/4, 1/4), A = +-1/sqrt 2 for classes 0 and 1, reference uniform."""
+    logits = torch.tensor([[2.0, 1.0, 1.0]]).log().requires_grad_()
+    answers = torch.tensor([[0, 1]])
+    advantages = _policy.group_advantages(torch.tensor([[2.0, 0.0]]))
+    torch.testing.assert_close(advantages, torch.tensor([[0.5, -0.5]]) * 2**0.5, atol=1e-4, rtol=0)
+    config = mbpo.Config(beta=0.5)
+    uniform = torch.zeros(1, 3)
+    loss = _policy.objective(logits, answers, advantages, uniform, config)
+    ratios = torch.tensor([2 / 3, 4 / 3])  # reference over policy
+    divergence = (ratios - ratios.log() - 1).mean()
+    torch.testing.assert_close(loss, 0.5 * divergence, atol=1e-5, rtol=0)
+    torch.autograd.backward(loss)
+    # d/dz_j of log p_k is (k == j) - p_j; weights: -A/2 of the policy part, (1 - r) beta/2 of k3
+    weight = -advantages[0] / 2 + 0.5 * (1 - ratios) / 2
+    probabilities = torch.tensor([0.5, 0.25, 0.25])
+    expected = torch.zeros(3)
+    for answer, factor in zip((0, 1), weight, strict=True):
+        expected += factor * (torch.eye(3)[answer] - probabilities)
+    torch.testing.assert_close(logits.grad, expected[None], atol=1e-5, rtol=0)
+
+
+def test_classifier_mixes_streams_evenly() -> None:
+    taken: list[str] = []
+
+    def step(name: str) -> Any:
+        return lambda batch: (taken.append(name), {})
+
+    mixed = _policy.mixed(step("online"), step("offline"), iter([None] * 9), 0.25)  # type: ignore[list-item]
+    for _ in range(8):
+        mixed(None)  # type: ignore[arg-type]
+    assert taken == ["online", "online", "online", "offline"] * 2
+
+
+def test_several_labels_are_refused(world: Path) -> None:
+    model, data = classifier(world, "mm_imdb")
+    with pytest.raises(UserError, match="several"):
+        toy.run(mbpo, model, data, mbpo.Config(), 1e9)
+
+
+def test_answers_keep_their_end() -> None:
+    start = toy.load(toy.trained_base())
+    batch = toy.data(start, 4, seed=0).gather(range(4))
+    assert all(ids[-1] == start.eos_id for ids in answers_of(batch))

@@ -1,0 +1,218 @@
+"""Prompts and answers are tokenised as each family's published processor would: subwords, begin
+tokens, and templates that put spaces around images and answers."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_vlms
+import torch
+from PIL import Image
+
+from steelyard.harness import vlm_config, vlm_io
+from steelyard.harness.backbone import Inputs
+from steelyard.harness.vlm import Vlm
+
+SUFFIX = "\nAnswer the question using a single word or phrase."
+QUESTIONS = ("Is there a banana in the image?", "What color is the fish?", "Which dish is this?")
+ANSWERS = ["yes", "red green", "no"]
+# The shape of the published templates, in our words: where images, spaces and ends of turns lie.
+TURNS = {
+    "llava": (
+        "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
+        "{% for c in m['content'] if c['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+        "{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] + ' ' }}{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    ),
+    "llava_onevision": (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}"
+        "{% for c in m['content'] if c['type'] == 'image' %}{{ '<image>' }}{% endfor %}"
+        "{% for c in m['content'] if c['type'] == 'text' %}{{ '\n' + c['text'] }}{% endfor %}"
+        "{{ '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "qwen2_vl": (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+        "{{ '<|vision_start|><|image_pad|><|vision_end|>' }}{% else %}{{ c['text'] }}{% endif %}"
+        "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "smolvlm": (
+        "<|im_start|>{% for m in messages %}{{ m['role'].capitalize() }}"
+        "{{ ':' if m['content'][0]['type'] == 'image' else ': ' }}"
+        "{% for c in m['content'] %}{% if c['type'] == 'image' %}{{ '<image>' }}{% else %}"
+        "{{ c['text'] }}{% endif %}{% endfor %}{{ '<end_of_utterance>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    ),
+}  # fmt: skip
+TURNS["qwen2_5_vl"] = TURNS["qwen2_vl"]
+END = dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen2_5_vl"), "<|im_end|>")
+END |= {"llava": "<end>", "smolvlm": "<end_of_utterance>"}
+every_family = pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
+Build = Callable[[str], Vlm]
+
+
+def subwords(family: str, special: list[str]) -> Any:
+    """A trained subword tokeniser: pieces with leading spaces, for LLaVA a begin token as well."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    if family == "llava":
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        made.decoder = decoders.Metaspace(prepend_scheme="first")
+        alphabet = ["\n", "▁"]
+    else:
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    corpus = [*QUESTIONS, SUFFIX, "USER: user assistant ASSISTANT: User: Assistant:", *ANSWERS]
+    made.train_from_iterator([*corpus, tiny_vlms.VOCABULARY] * 4, trainer)
+    if family == "llava":
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))]
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    root = tmp_path_factory.mktemp("families")
+    tokenizer_of: Any = tiny_vlms.tokenizer_of
+    made: dict[str, Vlm] = {}
+
+    def built(family: str) -> Vlm:
+        if family not in made:
+            special = tiny_vlms.special_tokens(family)
+            special += ["<s>", "<|im_start|>", "<|im_end|>"]
+            tokenizer = tokenizer_of(family, subwords(family, special), special, begin="<s>")
+            tiny_vlms.make(family, root / family, tokenizer=tokenizer, template=TURNS[family])
+            config = vlm_config.configure(str(root / family), {"tune": "full"})
+            made[family] = vlm_io.build(family, config, seed=0).eval()
+        return made[family]
+
+    return built
+
+
+def picture(seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def items() -> list[Inputs]:
+    return [Inputs(picture(n), text, text + SUFFIX) for n, text in enumerate(QUESTIONS)]
+
+
+def conversation(model: Vlm, item: Inputs, answer: str | None = None) -> Any:
+    """What the processor itself makes of a conversation."""
+    turns = model.messages(item)
+    if answer is not None:
+        turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    return model.processor.apply_chat_template(
+        turns, add_generation_prompt=answer is None, tokenize=True, return_dict=True,
+        return_tensors="pt",
+    )  # fmt: skip
+
+
+def continued(prompt: Any, ids: list[int]) -> dict[str, Any]:
+    """The processor's prompt with more tokens after it."""
+    more = torch.tensor([ids], dtype=torch.int64)
+    whole = {**prompt, "input_ids": torch.cat([prompt["input_ids"], more], 1)}
+    whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+    if "mm_token_type_ids" in prompt:
+        types = [prompt["mm_token_type_ids"], torch.zeros_like(more)]
+        whole["mm_token_type_ids"] = torch.cat(types, 1)
+    return whole
+
+
+@every_family
+@pytest.mark.parametrize("sighted", [True, False])
+@torch.no_grad()
+def test_logits_are_those_of_the_processors_own_conversation(
+    family: str, sighted: bool, build: Build
+) -> None:
+    model = build(family)
+    for item, answer in zip(items(), ANSWERS, strict=True):
+        seen = item if sighted else replace(item, image=None)
+        batch = model.collate([seen], [answer])
+        prompt, whole = conversation(model, seen), conversation(model, seen, answer)
+        start = prompt["input_ids"].shape[1]
+        assert batch.tokens.tolist() == prompt["input_ids"].tolist()
+        ids = batch.targets[0].tolist()
+        assert ids[-1] == model.processor.tokenizer.convert_tokens_to_ids(END[family])
+        length = len(ids) if family != "llava" else len(ids) - 1  # its template ends no turn
+        if family == "llava_onevision":  # its finished turns have a space its opened ones lack
+            whole = continued(prompt, ids)
+        assert ids[:length] == whole["input_ids"][0, start : start + length].tolist()
+        logits = model.model(**whole).logits[0, start - 1 : start - 1 + length]
+        torch.testing.assert_close(model.predict(batch)[:length], logits, rtol=0, atol=1e-4)
+
+
+@every_family
+@torch.no_grad()
+def test_a_blanked_image_is_the_other_rendering(family: str, build: Build) -> None:
+    model = build(family)
+    batch = model.collate(items(), ANSWERS)
+    blanked = model.fuse(model.blank(model.encode(batch), "image"))
+    without = model.collate([replace(item, image=None) for item in items()], ANSWERS)
+    assert without.tokens.shape[1] < batch.tokens.shape[1]
+    torch.testing.assert_close(blanked, model.predict(without), rtol=0, atol=1e-4)
+
+
+@every_family
+@torch.no_grad()
+def test_a_blanked_question_takes_its_tokens_out(family: str, build: Build) -> None:
+    """Against the model's own pass over the prompt without the question's tokens."""
+    model = build(family)
+    for item, answer in zip(items(), ANSWERS, strict=True):
+        batch = model.collate([item], [answer])
+        keep = ~batch.extra["text_side"][0][~batch.extra["bridge"][0]]
+        gone = model.processor.tokenizer.decode(batch.tokens[0, ~keep]).strip()
+        assert gone.lower().lstrip("▁") == (item.evidence or "").lower()
+        assert keep.sum() > (batch.tokens == model.prompts.image_token).sum() + len(SUFFIX.split())
+        kept = replace(batch, tokens=batch.tokens[:, keep], mask=batch.mask[:, keep])
+        ids = torch.cat([kept.tokens, batch.targets], 1)
+        rest = {k: v for k, v in model.prompts.plain(kept).items() if "pixel" in k or "image" in k}
+        if model.prompts.multi_axis:
+            rest["mm_token_type_ids"] = (ids == model.prompts.image_token).long()
+        logits = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), **rest).logits
+        blanked = model.fuse(model.blank(model.encode(batch), "text"))
+        reference = logits[0, keep.sum() - 1 : -1]
+        torch.testing.assert_close(blanked, reference, rtol=0, atol=1e-4)
+
+
+@every_family
+@torch.no_grad()
+def test_generation_continues_as_the_model_alone_would(family: str, build: Build) -> None:
+    model = build(family)
+    item = items()[0]
+    (ids,) = model.continuations(model.collate([item]), 5)
+    own = conversation(model, item)
+    found: list[int] = []
+    for _ in range(len(ids)):
+        logits = model.model(**continued(own, found)).logits[0, -1]
+        logits[model.prompts.image_ids] = -torch.inf
+        found.append(int(logits.argmax()))
+    assert ids == found
+
+
+def test_tiles_that_only_pad_are_no_image(build: Build) -> None:
+    """An attack may not write into what fills up a batch, or the model would count it."""
+    model = build("smolvlm")
+    small, large = picture(0).resize((16, 16)), picture(1).resize((200, 60))
+    texts = QUESTIONS[:2]
+    both = [Inputs(i, t, t) for i, t in zip((small, large), texts, strict=True)]
+    batch = model.collate(both, ANSWERS[:2])
+    bounds = model.pixel_range(batch)
+    low, high = (bound.expand_as(batch.pixels) for bound in (bounds.low, bounds.high))
+    assert bool((batch.pixels >= low - 1e-4).all() and (batch.pixels <= high + 1e-4).all())
+    empty = ~batch.pixels.flatten(2).any(2)
+    if bool(empty.any()):
+        assert float(high[empty].abs().max()) == float(low[empty].abs().max()) == 0.0
+    pushed = replace(batch, pixels=(batch.pixels + 0.1).clamp(low, high))
+    assert model.predict(pushed).shape == model.predict(batch).shape
