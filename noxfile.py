@@ -96,10 +96,13 @@ def boards(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Step costs, meter overhead, evaluation overhead and the shared/unique study."""
+    """Step costs, overhead of meter, evaluation and trainers, the base model, the synthetic study."""
     python = prepared(session)
     run(session, python, "tests/benchmarks.py", *session.posargs)
     run(session, python, "tests/synthetic_study.py", str(Path(session.create_tmp()).resolve()))
+    run(session, python, "tests/bench_mbpo.py")
+    run(session, python, "tests/bench_wrapper.py")
+    run(session, python, "tests/measure_base.py", "--part", "test")
 
 
 @nox.session(venv_backend="none")
@@ -107,4 +110,12 @@ def real(session: nox.Session) -> None:
     """Real photos and titles with pretrained encoders, from ../shared/data where it is there."""
     python = prepared(session)
     run(session, python, "-m", "pip", "install", "-q", ".[encoders]")
-    run(session, python, "-m", "pytest", "-m", "real", "-s", "tests/test_real.py")
+    run(session, python, "-m", "pytest", "-m", "real", "-s", "tests")
+
+
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """A vision-language model of real size with random weights, bf16 and LoRA, on a GPU."""
+    python = prepared(session)
+    out = str(Path(session.create_tmp()).resolve())
+    run(session, python, "tests/gpu_session.py", out, *session.posargs)

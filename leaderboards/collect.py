@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from steelyard.harness.errors import UserError
-from steelyard.harness.record import ITEMS, Record, find, read
+from steelyard.harness.record import Record, find, items_file, read
 from steelyard.harness.spec import RunSpec
 from steelyard.leaderboards.stats import Items
 
@@ -34,9 +34,12 @@ class Run:
     folder: Path
     record: Record
 
-    def items(self, classes: int) -> dict[str, Items]:
-        """The scored items of each variant, sorted by id; ``classes`` is the width C."""
-        table = self._table(None)
+    def items(self, classes: int, task: str | None = None) -> dict[str, Items]:
+        """The scored items of each variant, sorted by id; ``classes`` is the width C.
+
+        ``task`` is the one trained on unless named.
+        """
+        table = self._table(task or self.record.spec.task)
         variants, ids, clusters = (
             np.array(table[name].to_pylist(), dtype=np.str_)
             for name in ("variant", "id", "cluster")
@@ -56,13 +59,13 @@ class Run:
             for name, part in parts
         }  # fmt: skip
 
-    def _table(self, columns: list[str] | None) -> "pyarrow.Table":
+    def _table(self, task: str) -> "pyarrow.Table":
         import pyarrow.parquet as parquet
 
-        path = self.folder / ITEMS
+        path = self.folder / items_file(task, self.record.spec.task)
         if not path.is_file():
             raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
-        return parquet.read_table(path, columns=columns).combine_chunks()
+        return parquet.read_table(path).combine_chunks()
 
 
 @dataclass(frozen=True, slots=True)
