@@ -134,7 +134,8 @@ class Meter:
 
         The handles end it; the harness keeps them from methods.
         """
-        part = any(module is inner for outer in self._watched for inner in outer.modules())
+        outer = [other for other in self._watched if other is not module]
+        part = any(module is inner for other in outer for inner in other.modules())
         self._watched.append(module)
 
         # Plain closures: deepcopy copies functions by reference, so a copied module keeps
@@ -261,7 +262,9 @@ class Meter:
             self._reserved = max(0.0, self._reserved - flops)
             self._post("backward", flops)
 
-        if at and flops > 0:
+        if len(at) == 1 and flops > 0:
+            at[0].register_hook(executed)  # the same, and faster
+        elif at and flops > 0:
             register_multi_grad_hook(at, executed, mode="any")
 
     def _demand(self, flops: float) -> None:

@@ -1,6 +1,7 @@
 """What one call of a module costs: measured by torch's counter, or predicted from other sizes."""
 
 import copy
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 2e-3  # relative misfit above which calls of a kind are measured one size at a time
 REACH = 16.0  # squared distance from the mean a line is trusted to, in sums of squares
+NEEDS_GRADIENT = operator.attrgetter("requires_grad")
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -32,8 +34,10 @@ class Extent:
     """Places worked on: rows times new tokens, or patches of all images."""
     attended: float
     """Places each of them attends to, itself included; the mean where images differ in size."""
+    lead: "Tensor"
+    """The tensor whose shape says so."""
     free: int
-    """Dimensions of the leading tensor that say so."""
+    """Its first dimensions that do."""
     names: Mapping[int, str]
     """Sizes of tensors that follow from the call's and so do not tell two kinds apart."""
 
@@ -59,8 +63,9 @@ class Prices:
 
     def of(self, module: "nn.Module", args: Any, kwargs: Any) -> Cost:
         """Cost of this call in the module's present state, gradient mode and precision."""
-        extent = _extent(args, kwargs)
-        kind = (*self._state(module), *_pattern(args, kwargs, extent))
+        found = tensors((args, kwargs))
+        extent = _extent(found, kwargs)
+        kind = (*self._state(module), *_pattern(found, extent))
         size = (kind, extent.positions, extent.attended)
         known = self._known.get(size)
         if known is not None:
@@ -86,7 +91,7 @@ class Prices:
             id(module),
             module.training,
             torch.is_grad_enabled(),
-            tuple([parameter.requires_grad for parameter in parts.parameters]),
+            tuple(map(NEEDS_GRADIENT, parts.parameters)),
             tuple([vars(inner)["gradient_checkpointing"] for inner in parts.recomputed]),
         )
 
@@ -232,7 +237,7 @@ def _leaves(ends: "list[Tensor]") -> "list[Tensor]":
     return found
 
 
-def _extent(args: Any, kwargs: Mapping[str, Any]) -> Extent:
+def _extent(found: "list[Tensor]", kwargs: Mapping[str, Any]) -> Extent:
     """Size of a call: of a language model, of a vision tower, or of any layer on rows."""
     import torch
 
@@ -241,33 +246,33 @@ def _extent(args: Any, kwargs: Mapping[str, Any]) -> Extent:
         frames = [(t, h * w) for t, h, w in grid.tolist()]
         patches = sum(t * area for t, area in frames)
         attended = sum(t * area**2 for t, area in frames) / patches
-        return Extent(patches, attended, 1, {patches: "patches", len(grid): "images"})
-    first = _lead(args, kwargs)
+        names = {patches: "patches", len(grid): "images"}
+        return Extent(patches, attended, found[0], 1, names)
+    first = found[0]
+    for name in ("input_ids", "inputs_embeds"):
+        if kwargs.get(name) is not None:
+            first = kwargs[name]
     rows, new, free = first.shape[0], 1, 1
     if first.dim() == 3 or (first.dim() == 2 and not first.is_floating_point()):
         new, free = first.shape[1], 2
     cache = kwargs.get("past_key_values")
     total = new if cache is None else new + int(cache.get_seq_length())
-    return Extent(rows * new, float(total), free, {total: "total", new: "new", rows: "rows"})
+    return Extent(rows * new, float(total), first, free, {total: "total", new: "new", rows: "rows"})
 
 
-def _lead(args: Any, kwargs: Mapping[str, Any]) -> "Tensor":
-    """The tensor whose shape says how large a call is."""
-    return tensors([kwargs.get("inputs_embeds"), kwargs.get("input_ids"), args, kwargs])[0]
-
-
-def _pattern(args: Any, kwargs: Mapping[str, Any], extent: Extent) -> tuple[Any, ...]:
+def _pattern(found: "list[Tensor]", extent: Extent) -> tuple[Any, ...]:
     """Type and shape of every tensor of a call, but for the sizes that say how large it is.
 
     In the leading tensor those are known by their place; elsewhere they are known by their value,
     so that a size that is equal by chance makes one kind more and does no harm.
     """
-    lead = _lead(args, kwargs)
-    found: list[tuple[Any, ...]] = [(tuple(lead.shape[extent.free :]), lead.dim())]
-    for t in tensors((args, kwargs)):
-        named = [size if size == 1 else extent.names.get(size, size) for size in t.shape]
-        found.append((() if t is lead else tuple(named), t.dtype, t.requires_grad))
-    return tuple(found)
+    lead, names = extent.lead, extent.names
+    shapes: list[Any] = [lead.shape[extent.free :], lead.dim()]
+    for t in found:
+        if t is not lead:
+            shapes += [size if size == 1 else names.get(size, size) for size in t.shape]
+        shapes += (t.dtype, t.requires_grad)
+    return tuple(shapes)
 
 
 def _detached(value: Any) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
-from steelyard.harness.backbone import Batch, Turn
+from steelyard.harness.backbone import Batch, Inputs, Turn
 from steelyard.harness.batches import CHUNK, IN_MEMORY_BYTES, TrainData
 from steelyard.harness.data import Example
 from steelyard.harness.errors import UserError
@@ -22,7 +23,9 @@ from steelyard.harness.vlm_config import TINY, VlmConfig
 from steelyard.harness.vlm_text import Piece
 
 DESCRIPTION = "vlm.json"
-ADAPTER, MODEL = "adapter", "model"
+ADAPTER, MODEL, VISION = "adapter", "model", "vision.safetensors"
+FAMILIES = ("idefics3", "llava", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "smolvlm")
+"""Model types known to be the sum of their parts; others are compared once when built."""
 
 
 def build(name: str, config: VlmConfig, seed: int, device: str = "cpu") -> Vlm:
@@ -32,13 +35,8 @@ def build(name: str, config: VlmConfig, seed: int, device: str = "cpu") -> Vlm:
 
     Raises:
         UserError: there is no such checkpoint here, it is no vision-language model, it lacks a
-            chat template, a target module does not exist, or LoRA shall train the vision tower.
+            chat template, or a target module does not exist.
     """
-    if config.tune == "lora" and config.vision == "trained":
-        raise UserError(
-            "vision=trained needs tune=full: LoRA adapts the language model only, and a saved "
-            "adapter would not hold the vision tower."
-        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         source = checkpoint(config.source)
@@ -47,6 +45,8 @@ def build(name: str, config: VlmConfig, seed: int, device: str = "cpu") -> Vlm:
             model = _with_adapter(model, config)
     made = Vlm(name, config, model, processor)
     _set_trainable(made)
+    if made.base.config.model_type not in FAMILIES:
+        _check_parts(made)
     return made.to(device).train()
 
 
@@ -66,6 +66,7 @@ def save(backbone: Vlm, folder: Path) -> None:
         UserError: the disk is full or the folder not writable.
     """
     from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     from steelyard.harness.record import write_json
 
@@ -74,6 +75,8 @@ def save(backbone: Vlm, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         backbone.model.save_pretrained(folder / part, safe_serialization=True)
         backbone.processor.save_pretrained(folder / MODEL)
+        if part == ADAPTER and backbone.config.vision == "trained":  # no part of a PEFT adapter
+            save_file(_vision_weights(backbone), folder / VISION)
     except (OSError, SafetensorError) as error:
         raise UserError(f"Could not write {folder}: {error}.") from error
     made = {"name": backbone.name, "config": asdict(backbone.config)}
@@ -88,6 +91,8 @@ def load(folder: Path, device: str = "cpu") -> Vlm:
         UserError: the folder is missing or foreign, or the checkpoint that a saved adapter
             belongs to is no longer there or no longer the same.
     """
+    from safetensors.torch import load_file
+
     description = folder / DESCRIPTION
     if not description.is_file():
         raise UserError(f"No vision-language model at {folder}: {DESCRIPTION} is missing.")
@@ -105,8 +110,16 @@ def load(folder: Path, device: str = "cpu") -> Vlm:
     else:
         model, processor = _load_pair(str(folder / MODEL), _dtype(config, device))
     made = Vlm(meta["name"], config, model, processor)
+    if config.tune == "lora" and config.vision == "trained":
+        made.base.load_state_dict(load_file(folder / VISION), strict=False)
     _set_trainable(made)
     return made.to(device).eval()
+
+
+def _vision_weights(backbone: Vlm) -> dict[str, Tensor]:
+    inside = {id(p) for module in vision_modules(backbone.base) for p in module.parameters()}
+    named = backbone.base.named_parameters()
+    return {name: p.detach().contiguous().cpu() for name, p in named if id(p) in inside}
 
 
 def revision(source: str, model_config: Any) -> str:
@@ -237,12 +250,39 @@ def _targets(model: Any, config: VlmConfig) -> list[str]:
     return [name for name, last in linear.items() if last in wanted]
 
 
+@torch.no_grad()
+def _check_parts(backbone: Vlm) -> None:
+    """Encode and fuse must be the model's own forward pass, which a new family might not be."""
+    kind = backbone.base.config.model_type
+    image = Image.effect_noise((64, 64), 60).convert("RGB")
+    backbone.eval()
+    try:
+        batch = backbone.collate([Inputs(image, "What is this?", "What is this?")], ["yes"])
+        own = backbone.prompts.plain(batch)
+        types = {"mm_token_type_ids": torch.zeros_like(batch.targets)}
+        more = {"input_ids": batch.targets, "attention_mask": torch.ones_like(batch.targets)}
+        for name in own.keys() & (more | types).keys():
+            own[name] = torch.cat([own[name], (more | types)[name]], 1)
+        logits = backbone.base(**own).logits[0, batch.tokens.shape[1] - 1 : -1]
+        equal = torch.allclose(backbone.predict(batch), logits, atol=1e-3, rtol=1e-3)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        equal = False
+    if not equal:
+        raise UserError(
+            f"{kind} models do not fit: their image tokens do not simply take the place of prompt "
+            f"tokens; the families that do: {', '.join(FAMILIES)}."
+        )
+
+
 def _set_trainable(backbone: Vlm) -> None:
     """Freeze what the configuration says, and switch checkpointing on where it asks."""
     if backbone.config.tune == "full":
         backbone.model.requires_grad_(True)
         if backbone.config.vision == "frozen":
             vision_modules(backbone.base)[0].requires_grad_(False)
+    elif backbone.config.vision == "trained":
+        for module in vision_modules(backbone.base):
+            module.requires_grad_(True)
     if backbone.config.checkpointing:
         backbone.base.gradient_checkpointing_enable({"use_reentrant": False})
         backbone.base.enable_input_require_grads()

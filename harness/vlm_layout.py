@@ -10,6 +10,7 @@ from torch import Tensor
 from steelyard.harness.backbone import Batch, Side
 from steelyard.harness.errors import UserError
 
+MULTI_AXIS = ("qwen2_vl", "qwen2_5_vl")
 IGNORED = -100  # marks padding among answer tokens, as torch's losses do
 
 
@@ -181,7 +182,7 @@ def of_batch(batch: Batch) -> Layout:
 
 def multi_axis(model: Any) -> bool:
     """Whether the family counts positions along time, height and width (Qwen-VL's M-RoPE)."""
-    return "qwen" in model.config.model_type and "vl" in model.config.model_type
+    return model.config.model_type in MULTI_AXIS
 
 
 def differing_block(long: Sequence[int], short: Sequence[int]) -> tuple[int, int]:

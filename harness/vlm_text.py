@@ -10,7 +10,7 @@ from torch import Tensor
 from steelyard.harness.backbone import Batch, Inputs
 from steelyard.harness.errors import UserError
 from steelyard.harness.vlm_config import VlmConfig
-from steelyard.harness.vlm_layout import IGNORED, Row, with_image
+from steelyard.harness.vlm_layout import IGNORED, MULTI_AXIS, Row, with_image
 from steelyard.harness.vlm_pixels import PASSED_ON, PIXELS, Picture, join, split
 
 
@@ -38,8 +38,7 @@ class Prompts:
         self.lead = _lead(processor)
         self.adds_special = _adds_special(processor)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
-        text = model_config.get_text_config()
-        self.multi_axis = "mrope_section" in str(text.to_dict().get("rope_parameters"))
+        self.multi_axis = model_config.model_type in MULTI_AXIS
 
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
         """One user turn as chat messages, the image first."""

@@ -1,5 +1,7 @@
 """A factorial of one method's options: a table by levels, and what each level does on average."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -17,6 +19,7 @@ from steelyard.leaderboards.tables import Cell, Sheet
 
 FEWEST = 4
 """Entries of one method below which its options are no design."""
+RATE = "learning_rate"
 Level = str | int | float | bool
 
 
@@ -65,7 +68,8 @@ def factorials(
     found = []
     for method, labels in sorted(by_method.items()):
         levels = {label: options(groups[label][0]) for label in labels}
-        varied = sorted({name for label in labels for name in groups[label][0].record.spec.options})
+        given = {name for label in labels for name in groups[label][0].record.spec.options}
+        varied = [*sorted(given), RATE]
         factors = [n for n in varied if len({levels[label][n] for label in labels}) > 1]
         if len(factors) >= 2 and len(labels) >= FEWEST:
             chosen = {label: {n: levels[label][n] for n in factors} for label in labels}
@@ -74,11 +78,15 @@ def factorials(
 
 
 def options(run: Run) -> dict[str, Level]:
-    """All options of a run's method, defaults included."""
+    """All options of a run's method, defaults included, and its learning rate.
+
+    A rate of its own is a factor as any other: entries that differ in it are equal in less.
+    """
     spec = run.record.spec
     method = methods.load(spec.method)
     config = methods.configure(method, spec.options, backbones.kind_of(spec.backbone))
-    return asdict(config)
+    rate = "default" if spec.learning_rate is None else spec.learning_rate
+    return {**asdict(config), RATE: rate}
 
 
 def _factorial(
@@ -164,3 +172,26 @@ def sheets(found: Factorial) -> tuple[Sheet, Sheet]:
             tuple(effects),
         ),
     )
+
+
+def as_csv(designs: Sequence[Factorial]) -> str:
+    """One line a cell or effect and column: levels as ``option=level``, mean and interval."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["method", "row", "name", "levels", "pairs", "column", "mean", "low", "high"])
+    for design in designs:
+        for cell in design.cells:
+            levels = " ".join(f"{name}={level}" for name, level in cell.levels.items())
+            table.writerows(_lines([design.method, "entry", cell.label, levels, ""], cell.scores))
+        for effect in design.effects:
+            levels = f"{effect.level} against {effect.other}"
+            start = [design.method, "effect", effect.factor, levels, str(effect.pairs)]
+            table.writerows(_lines(start, effect.scores))
+    return out.getvalue()
+
+
+def _lines(start: Sequence[str], scores: Mapping[str, Interval]) -> list[list[str]]:
+    return [
+        [*start, name, *(f"{value:.6g}" for value in (each.mean, each.low, each.high))]
+        for name, each in scores.items()
+    ]

@@ -32,6 +32,8 @@ class Row:
     """By column."""
     differences: Mapping[str, Difference]
     """By column with a direction, and by ``COMPOSITE``; empty for the control."""
+    reliance: Mapping[str, Interval]
+    """By task, what the image adds to its main metric: clean minus without images, paired."""
     cost: Cost
 
 
@@ -66,11 +68,17 @@ class Profile:
 
 
 COMPOSITE = "composite"
+NO_IMAGE = ", no image"
+"""How the names of columns without images end."""
 
 
 def is_profile(runs: Sequence[Run]) -> bool:
-    """Whether runs of one data set need a profile: they were scored in words."""
-    return any(score.shown for run in runs for score in run.record.scores)
+    """Whether runs of one data set need a profile: they were scored in words or on more tasks."""
+    return any(
+        score.shown or score.task != run.record.spec.task
+        for run in runs
+        for score in run.record.scores
+    )
 
 
 def build(
@@ -105,6 +113,7 @@ def build(
             tied=place > 0 and _tied(composites[label], composites[order[0]]),
             scores={name: stats.interval(sample) for name, sample in samples[label].items()},
             differences=compared.get(label, {}),
+            reliance=_reliance(main, impaired, samples[label]),
             cost=costs[label],
         )
         for order in [_order(composites)]
@@ -163,7 +172,7 @@ def columns_of(
             if score.shown or score is head:
                 shown.append(column)
         variants = sorted({score.variant for score in own if score.main} - {CLEAN})
-        groups = {", no image": [v for v in variants if v == BLIND]}
+        groups = {NO_IMAGE: [v for v in variants if v == BLIND]}
         for side in ("image", "text"):
             groups[f", {side} impaired"] = [v for v in variants if v.startswith(f"{side}-")]
         impaired += [_column(head, tuple(v), end) for end, v in groups.items() if v]
@@ -198,6 +207,19 @@ def _turned(sample: Sample, column: Column) -> Sample:
     if column.higher_is_better:
         return sample
     return Sample(1 - sample.values, 1 - sample.draws, sample.clusters)
+
+
+def _reliance(
+    main: Mapping[str, str], impaired: Sequence[Column], samples: Mapping[str, Sample]
+) -> dict[str, Interval]:
+    """By task: how far its main metric falls, whichever way, when every image is removed."""
+    found = {}
+    for column in impaired:
+        if column.variants == (BLIND,) and column.name.endswith(NO_IMAGE):
+            sides = samples[main[column.task]], samples[column.name]
+            seen, blind = sides if column.higher_is_better is not False else sides[::-1]
+            found[column.task] = stats.paired_difference(seen, blind)
+    return found
 
 
 def _order(composites: Mapping[str, Sample]) -> list[str]:
@@ -253,6 +275,9 @@ def _notes(seeds: Sequence[int], control: str, complete: Mapping[str, Sequence[R
         notes.append("One seed: the interval leaves out training variance.")
     if control not in complete:
         notes.append(f"The control {control} is not ranked here, so nothing is compared with it.")
+    devices = sorted({run.record.ledger.device for group in complete.values() for run in group})
+    if len(devices) > 1:
+        notes.append(f"Seconds come from several devices ({', '.join(devices)}): do not compare.")
     rates = sorted(
         (label, fmean(run.record.spec.learning_rate or 0.0 for run in group))
         for label, group in complete.items()

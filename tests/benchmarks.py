@@ -8,23 +8,30 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from steelyard import methods, tasks
-from steelyard.harness import run, world_sets
-from steelyard.harness.backbone import Inputs
+from steelyard.harness import backbones, world_sets
+from steelyard.harness.backbone import Backbone, Inputs
+from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Budget, BudgetSpent, Meter
+from steelyard.harness.classifier import Classifier
 from steelyard.harness.data import Corpus
 from steelyard.harness.evaluate import evaluate
 from steelyard.harness.pool import quiet_heavy_libraries
 from steelyard.harness.spec import RunSpec
+from steelyard.harness.vlm import Vlm
 from steelyard.tasks.images import open_image
 
-CASES: dict[str, tuple[str, dict[str, methods.Option]]] = {
+Cases = dict[str, tuple[str, dict[str, methods.Option]]]
+CASES: Cases = {
     "joint": ("joint", {}),
     "joint_unimodal": ("joint_unimodal", {}),
     "modality_dropout": ("modality_dropout", {}),
@@ -36,31 +43,51 @@ CASES: dict[str, tuple[str, dict[str, methods.Option]]] = {
     "balgrad P1": ("balgrad", {"projection": "P1"}),
     "balgrad fixed KL": ("balgrad", {"projection": "none", "weighting": "equal"}),
 }
+VLM_CASES: Cases = {
+    "joint": ("joint", {}),
+    "joint_unimodal": ("joint_unimodal", {}),
+    "modality_dropout": ("modality_dropout", {}),
+    "mcr": ("mcr", {}),
+    "mcr without unimodal": ("mcr", {"unimodal": 0.0}),
+    "mcr players=sides": ("mcr", {"players": "sides"}),
+    "balgrad P2": ("balgrad", {}),
+    "balgrad P1": ("balgrad", {"projection": "P1"}),
+    "balgrad fixed KL": ("balgrad", {"projection": "none", "weighting": "equal"}),
+}
 STEPS_FLOPS = 1.2e10  # some thirty steps of joint training
 WARM = 5  # first steps of a run, in which the meter calibrates
+
+
+def prepared(corpus: Corpus, name: str, options: dict[str, methods.Option],
+             backbone: str) -> tuple[Classifier | Vlm, TrainData, Any]:  # fmt: skip
+    """A new model, its training data and the method's configuration for it."""
+    method = methods.load(name)
+    model = backbones.untrained(RunSpec(name, corpus.name, backbone, "XS", 0), corpus, "cpu")
+    data = backbones.train_data(model, corpus.name, corpus)
+    fits = model.kind in method.ABOUT.backbones
+    config = methods.configure(method, options, model.kind) if fits else method.Config()
+    return model, data, config
 
 
 def step_times(corpus: Corpus, name: str, options: dict[str, methods.Option],
                backbone: str) -> list[float]:  # fmt: skip
     """CPU seconds of each step of a short run."""
-    model = run.untrained(RunSpec(name, corpus.name, backbone, "XS", 0), corpus, "cpu")
-    data = run.train_data(model, corpus)
+    model, data, config = prepared(corpus, name, options, backbone)
     meter = Meter(Budget("bench", STEPS_FLOPS))
     stamps: list[float] = []
     meter.on_progress = lambda share: stamps.append(time.process_time())
     for module in model.metered_modules:
         meter.watch(module)
-    method = methods.load(name)
     with meter, suppress(BudgetSpent):
-        method.train(model, data, meter, methods.configure(method, options), 0)
+        methods.load(name).train(model, data, meter, config, 0)
     return [after - before for before, after in pairwise(stamps)][WARM:]
 
 
-def bench_steps(corpus: Corpus, backbone: str, rounds: int) -> None:
+def bench_steps(corpus: Corpus, backbone: str, cases: Cases, rounds: int) -> None:
     """Cost of a step of each method relative to joint training's."""
-    times: dict[str, list[float]] = {label: [] for label in CASES}
+    times: dict[str, list[float]] = {label: [] for label in cases}
     for _ in range(rounds):
-        for label, (name, options) in CASES.items():
+        for label, (name, options) in cases.items():
             times[label] += step_times(corpus, name, options, backbone)
     base = statistics.median(times["joint"])
     print(f"\nCPU time of a training step, backbone {backbone}, batch 32 (joint = 1)")
@@ -69,36 +96,98 @@ def bench_steps(corpus: Corpus, backbone: str, rounds: int) -> None:
         print(f"  {label:28s} {1e3 * median:7.2f} ms  {median / base:5.2f}x")
 
 
-def bench_meter(corpus: Corpus, rounds: int) -> None:
+def kept_bytes(corpus: Corpus, name: str, options: dict[str, methods.Option], backbone: str) -> int:
+    """Bytes of activations that the first step's backward pass needs, each storage once."""
+    model, data, config = prepared(corpus, name, options, backbone)
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    meter = Meter(Budget("bench", STEPS_FLOPS))
+
+    def first_step(share: float) -> None:
+        raise BudgetSpent
+
+    meter.on_progress = first_step
+    with (
+        meter,
+        suppress(BudgetSpent),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        methods.load(name).train(model, data, meter, config, 0)
+    return sum(size for address, size in storages.items() if address not in own)
+
+
+def bench_memory(corpus: Corpus, backbone: str, cases: Cases) -> None:
+    """Activations that one step of each method keeps for its backward pass."""
+    sizes = {label: kept_bytes(corpus, *case, backbone) for label, case in cases.items()}
+    base = next(iter(sizes.values()))
+    print(f"\nActivations kept in a step, backbone {backbone} (first line = 1)")
+    for label, size in sizes.items():
+        print(f"  {label:28s} {size / 2**20:7.1f} MiB {size / base:5.2f}x")
+
+
+def bench_meter(label: str, modules: Sequence[nn.Module], work: Callable[[], None],
+                rounds: int) -> None:  # fmt: skip
     """Cost of counting: one model, watched and unwatched in turn.
 
     Two models would not do: where their weights lie in memory alone makes 1 % of difference.
     """
-    model = run.untrained(RunSpec("joint", corpus.name, "tiny", "XS", 0), corpus, "cpu")
-    batch = next(run.train_data(model, corpus).batches(32, 0, "bench"))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=True)
     meter = Meter(Budget("bench", 1e15))
     times: dict[bool, list[float]] = {True: [], False: []}
     with meter:
         for turn in range(12 * rounds):
             for watched in (turn % 2 == 0, turn % 2 == 1):
-                handles = [meter.watch(m) for m in model.metered_modules] if watched else []
+                handles = [meter.watch(module) for module in modules] if watched else []
                 for _ in range(WARM):
                     start = time.process_time()
-                    optimiser.zero_grad(set_to_none=True)
-                    torch.autograd.backward(model.loss(model.predict(batch), batch).mean())
-                    optimiser.step()
-                    meter.step(len(batch.targets))
+                    work()
+                    meter.step(1)
                     times[watched].append(time.process_time() - start)
                 for handle in (handle for pair in handles for handle in pair):
                     handle.remove()
     ratio = statistics.median(times[True]) / statistics.median(times[False])
-    print(f"\nMeter: a step with it takes {ratio:.3f}x a step without")
+    print(f"\nMeter, {label}: with it {ratio:.3f}x the time without")
+
+
+def training(model: Backbone, data: TrainData) -> Callable[[], None]:
+    """One training step each call, over batches as they come."""
+    batches = data.batches(32, 0, "bench")
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=True)
+
+    def work() -> None:
+        batch = next(batches)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(model.loss(model.predict(batch), batch).mean())
+        optimiser.step()
+
+    return work
+
+
+def generating(model: Vlm, data: TrainData) -> Callable[[], None]:
+    """Eight tokens for a batch of prompts each call."""
+    batches = data.batches(8, 0, "bench")
+    return lambda: cast(None, model.continuations(next(batches), 8))
+
+
+def bench_meters(classes: Corpus, questions: Corpus, rounds: int) -> None:
+    """The meter on a classifier's steps, a vision-language model's steps and its generation."""
+    for corpus, backbone in ((classes, "tiny"), (questions, "tiny-vlm")):
+        model, data, _ = prepared(corpus, "joint", {}, backbone)
+        work = training(model, data)
+        bench_meter(f"training step of {backbone}", model.metered_modules, work, rounds)
+        if isinstance(model, Vlm):
+            work = generating(model, data)
+            bench_meter("eight tokens of tiny-vlm", model.metered_modules, work, rounds)
 
 
 def bench_evaluation(corpus: Corpus, rounds: int) -> None:
     """CPU time an item through lmms-eval and by calling the backbone in batches."""
-    model = run.untrained(RunSpec("joint", corpus.name, "tiny", "XS", 0), corpus, "cpu")
+    model, _, _ = prepared(corpus, "joint", {}, "tiny")
     examples = corpus.splits["test"]
     variant = tasks.parse_variant(corpus.name)
     evaluate(model, variant, corpus)  # imports, first conversion
@@ -111,7 +200,8 @@ def bench_evaluation(corpus: Corpus, rounds: int) -> None:
         start = time.process_time()
         for first in range(0, len(examples), 64):
             chunk = examples[first : first + 64]
-            model.answer([Inputs(open_image(e.image), e.text) for e in chunk if e.image])
+            inputs = [Inputs(open_image(e.image), e.text) for e in chunk if e.image]
+            model.answer(inputs, corpus.classes)
         direct.append(time.process_time() - start)
     each = [1e3 * statistics.median(values) / len(examples) for values in (through, direct)]
     print(f"\nEvaluation of {len(examples)} items: {each[0]:.2f} ms an item through lmms-eval "
@@ -126,9 +216,13 @@ def main() -> None:
         root = Path(scratch) / "food101"
         world_sets.write("food101", root, train=640, test=500)
         corpus = tasks.load("food101", root)
-        bench_steps(corpus, "tiny", rounds)
-        bench_steps(corpus, "tiny-additive", rounds)
-        bench_meter(corpus, rounds)
+        world_sets.write("instruct", Path(scratch) / "instruct", train=640, test=20)
+        questions = tasks.load("instruct", Path(scratch) / "instruct")
+        bench_steps(corpus, "tiny", CASES, rounds)
+        bench_steps(corpus, "tiny-additive", CASES, rounds)
+        bench_steps(questions, "tiny-vlm", VLM_CASES, rounds)
+        bench_memory(questions, "tiny-vlm", VLM_CASES)
+        bench_meters(corpus, questions, rounds)
         bench_evaluation(corpus, rounds)
 
 
