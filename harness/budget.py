@@ -19,6 +19,7 @@ from steelyard.harness.record import Ledger
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.autograd.graph import Node
     from torch.utils.hooks import RemovableHandle
 
 
@@ -89,7 +90,7 @@ class Meter:
         self._reserved = 0.0
         self._depth = 0
         self._pending = 0.0
-        self._parts: list[tuple[float, list[Tensor]]] = []
+        self._parts: list[tuple[float, list[Node]]] = []
         self._active = self._measuring = False
         self._watched: list[nn.Module] = []
         self._prices = Prices()
@@ -238,34 +239,41 @@ class Meter:
         # Where the pass comes out of the first part lies the rest of the module.
         entrance = self._parts[0][1] if self._parts else []
         rest = self._pending - sum(cost for cost, _ in self._parts)
-        self._on_backward(entrance or _inner(output), rest)
-        self._parts = []  # they hold activations
+        self._on_backward(entrance or _nodes(output), rest)
+        self._parts = []  # they hold the graph
 
     def _before_part(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
         # Outside its outer module's call a part is a checkpoint being computed again, whose cost
         # is in that of the outer module's backward pass.
         if self._active and self._depth and not self._measuring and self._pending:
-            self._parts.append((self._cost(module, args, kwargs).backward, _inner((args, kwargs))))
+            self._parts.append((self._cost(module, args, kwargs).backward, _nodes((args, kwargs))))
 
     def _after_part(self, output: Any) -> None:
         if self._active and self._depth and not self._measuring and self._parts:
-            self._on_backward(_inner(output), self._parts[-1][0])
+            self._on_backward(_nodes(output), self._parts[-1][0])
 
-    def _on_backward(self, at: "list[Tensor]", flops: float) -> None:
-        """Post this cost each time a backward pass goes through any of these tensors.
+    def _on_backward(self, at: "list[Node]", flops: float) -> None:
+        """Post this cost once for each backward pass that goes through any of these nodes.
 
-        Any, because the loss may hang on a hidden state and not on the last one.
+        Any, because the loss may hang on a hidden state and not on the last one. Nodes and not
+        tensors, because asking for a tensor's gradient does not go through what made it.
         """
-        from torch.autograd.graph import register_multi_grad_hook
+        import torch
 
-        def executed(gradient: "Tensor") -> None:
-            self._reserved = max(0.0, self._reserved - flops)
-            self._post("backward", flops)
+        if not at or flops <= 0:
+            return
+        latest = -1
 
-        if len(at) == 1 and flops > 0:
-            at[0].register_hook(executed)  # the same, and faster
-        elif at and flops > 0:
-            register_multi_grad_hook(at, executed, mode="any")
+        def executed(gradients: Any) -> None:
+            nonlocal latest
+            current = torch._C._current_graph_task_id()
+            if current != latest:
+                latest = current
+                self._reserved = max(0.0, self._reserved - flops)
+                self._post("backward", flops)
+
+        for node in at:
+            node.register_prehook(executed)
 
     def _demand(self, flops: float) -> None:
         wanted = self.spent + self._reserved + flops
@@ -302,9 +310,9 @@ class Meter:
         return time.perf_counter()
 
 
-def _inner(value: Any) -> "list[Tensor]":
-    """Those tensors behind which lies something that a backward pass has to go through."""
-    return [tensor for tensor in tensors(value) if tensor.grad_fn is not None]
+def _nodes(value: Any) -> "list[Node]":
+    """Where a backward pass goes on from these tensors."""
+    return [tensor.grad_fn for tensor in tensors(value) if tensor.grad_fn is not None]
 
 
 def _reset_peak(device: str) -> None:

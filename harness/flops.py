@@ -206,13 +206,23 @@ def tensors(value: Any) -> "list[Tensor]":
     """All tensors in nested containers, in order."""
     import torch
 
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [t for item in value.values() for t in tensors(item)]
-    if isinstance(value, (list, tuple)):
-        return [t for item in value for t in tensors(item)]
-    return []
+    found: list[Tensor] = []
+    _collect(value, torch.Tensor, found)
+    return found
+
+
+def _collect(value: Any, kind: "type[Tensor]", found: "list[Tensor]") -> None:
+    # In order of how fast the checks are: this runs at every call of a watched module.
+    if isinstance(value, kind):
+        found.append(value)
+    elif isinstance(value, PLAIN):
+        return
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _collect(item, kind, found)
+    elif isinstance(value, (dict, Mapping)):
+        for item in value.values():
+            _collect(item, kind, found)
 
 
 def _leaves(ends: "list[Tensor]") -> "list[Tensor]":

@@ -80,7 +80,7 @@ def save(backbone: Vlm, folder: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"Could not write {folder}: {error}.") from error
     made = {"name": backbone.name, "config": asdict(backbone.config)}
-    made["base"] = revision(checkpoint(backbone.config.source), backbone.base.config)
+    made["base"] = revision(checkpoint(backbone.config.source))
     write_json(folder / DESCRIPTION, made)
 
 
@@ -101,7 +101,7 @@ def load(folder: Path, device: str = "cpu") -> Vlm:
     if config.tune == "lora":
         source = checkpoint(config.source)
         model, processor = _load_pair(source, _dtype(config, device))
-        if revision(source, model.config) != meta["base"]:
+        if revision(source) != meta["base"]:
             raise UserError(
                 f"The adapter at {folder} belongs to another version of {config.source}: put back "
                 f"the checkpoint with revision {meta['base']}."
@@ -122,10 +122,12 @@ def _vision_weights(backbone: Vlm) -> dict[str, Tensor]:
     return {name: p.detach().contiguous().cpu() for name, p in named if id(p) in inside}
 
 
-def revision(source: str, model_config: Any) -> str:
+def revision(source: str) -> str:
     """Which version of a checkpoint this is: the hub's commit, or a hash of a folder's files."""
+    from huggingface_hub import snapshot_download
+
     if not Path(source).is_dir():
-        return str(model_config._commit_hash)
+        return Path(snapshot_download(source, local_files_only=True)).name
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(Path(source).iterdir()):
         if path.suffix in (".safetensors", ".json", ".jinja"):
@@ -179,31 +181,38 @@ def _dtype(config: VlmConfig, device: str) -> torch.dtype:
     return torch.bfloat16 if half else torch.float32
 
 
-def _local_only(source: str) -> bool:
-    """Whether to look on this machine alone: transformers retries an absent hub for a minute."""
-    from huggingface_hub import constants
+def _found(source: str) -> str:
+    """A folder, or a hub id where the hub can be asked; else the hub's copy on this machine.
 
-    if constants.HF_HUB_OFFLINE or Path(source).exists():
-        return True
+    Transformers asks an absent hub for most of a minute, whatever ``local_files_only`` says.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    if Path(source).exists():
+        return source
+    if not constants.HF_HUB_OFFLINE and _reached(constants.ENDPOINT):
+        return source
+    return str(snapshot_download(source, local_files_only=True))
+
+
+def _reached(endpoint: str) -> bool:
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return False
-    address = urlsplit(constants.ENDPOINT)
+        return True  # not for us to know
+    address = urlsplit(endpoint)
     try:
         socket.create_connection((str(address.hostname), address.port or 443), timeout=3).close()
     except OSError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _load_pair(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    local = _local_only(source)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, local_files_only=local
-        )
-        processor = AutoProcessor.from_pretrained(source, local_files_only=local)
+        found = _found(source)
+        model = AutoModelForImageTextToText.from_pretrained(found, dtype=dtype)
+        processor = AutoProcessor.from_pretrained(found)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(

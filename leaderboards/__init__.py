@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steelyard.harness.errors import UserError
+from steelyard.harness.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from steelyard.leaderboards.board import Board
@@ -42,38 +42,45 @@ def publish(
     Args:
         folders: where run folders lie, at any depth.
         out: made where absent; files of other names in it are left alone.
-        control: label of the entry that all others are compared with; without it the first of
-            ``profile.CONTROLS`` that a board has.
+        control: label of the entry that all others are compared with, on every board that has it;
+            on others, and without it, the first of ``profile.CONTROLS`` that a board has.
         kinds: kind of each entry by label, or by method name for all of a method's entries.
         backbone: take only runs of this backbone.
         budget: take only runs of this budget.
 
     Raises:
-        UserError: there is nothing to show, the runs cannot be compared, or a file cannot be
-            written.
+        UserError: there is nothing to show, no board has the control, the runs cannot be compared,
+            or a file cannot be written.
     """
     from steelyard.leaderboards import board, profile
     from steelyard.leaderboards.collect import collect
 
     runs = collect(folders, backbone=backbone, budget=budget)
+    labels = {run.record.label for run in runs.runs}
+    if control is not None and control not in labels:
+        raise unknown("control", control, labels)
     finished = sorted({run.record.spec.task for run in runs.runs if run.record.status == "done"})
     profiled = [task for task in finished if profile.is_profile(runs.of(task))]
     boards = [
-        board.build(runs, task, control=control or _control(runs, task), kinds=kinds)
+        board.build(runs, task, control=_control(runs, task, control), kinds=kinds)
         for task in finished
         if task not in profiled
     ]
-    profiles = [profile.build(runs, task, control=control, kinds=kinds) for task in profiled]
+    profiles = [
+        profile.build(runs, task, control=_control(runs, task, control), kinds=kinds)
+        for task in profiled
+    ]
     unfinished = [task for task in runs.tasks() if task not in finished]
     content = _files(runs, boards, profiles, unfinished)
     files = [_replace(out / name, text) for name, text in content]
     return Published(tuple(files), tuple(boards), tuple(profiles))
 
 
-def _control(runs: "Runs", task: str) -> str:
+def _control(runs: "Runs", task: str, wanted: str | None) -> str:
     from steelyard.leaderboards.profile import default_control
 
-    return default_control({run.record.label: run for run in runs.of(task)})
+    labels = {run.record.label: run for run in runs.of(task)}
+    return wanted if wanted in labels else default_control(labels)
 
 
 def stem(task: str) -> str:
@@ -108,7 +115,7 @@ def _files(
         yield "overall.json", tables.as_json(combined).encode()
     files = {board.task: stem(board.task) for board in boards}
     front = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
-    page = tables.index(combined, boards, files, unfinished) if boards else "# Leaderboards\n"
+    page = tables.index(combined, boards, files, unfinished)
     yield "board.md", "\n".join([page, *front]).encode()
 
 
@@ -127,8 +134,10 @@ def _profile_files(profile: "Profile") -> Iterator[tuple[str, bytes]]:
     designs = factors.factorials(profile.groups, profile.samples, profile.shown)
     yield f"{name}.md", profile_tables.markdown(profile, designs, pictures).encode()
     yield f"{name}.csv", profile_tables.as_csv(profile).encode()
-    yield f"{name}.json", profile_tables.as_json(profile).encode()
-    yield f"{name}.tex", profile_tables.latex(profile).encode()
+    yield f"{name}.json", profile_tables.as_json(profile, designs).encode()
+    yield f"{name}.tex", profile_tables.latex(profile, designs).encode()
+    if designs:
+        yield f"{name}-factors.csv", factors.as_csv(designs).encode()
 
 
 def _replace(path: Path, content: bytes) -> Path:

@@ -150,14 +150,14 @@ def sheets(found: Factorial) -> tuple[Sheet, Sheet]:
     names = [name.replace("_", " ") for name in found.columns]
     rows = [
         tuple(Cell(text) for text in (
-            *(str(cell.levels[factor]) for factor in found.factors),
+            *(_level(cell.levels[factor]) for factor in found.factors),
             *(f"{100 * cell.scores[n].mean:.1f} ± {100 * cell.scores[n].half:.1f}"
               for n in found.columns)))
         for cell in found.cells
     ]  # fmt: skip
     effects = []
     for effect in found.effects:
-        texts = [effect.factor, f"{effect.level} against {effect.other}", str(effect.pairs)]
+        texts = [effect.factor, _against(effect), str(effect.pairs)]
         for name in found.columns:
             each = effect.scores[name]
             clear = "" if each.low <= 0 <= each.high else " *"
@@ -174,6 +174,14 @@ def sheets(found: Factorial) -> tuple[Sheet, Sheet]:
     )
 
 
+def _against(effect: Effect) -> str:
+    return f"{_level(effect.level)} against {_level(effect.other)}"
+
+
+def _level(level: Level) -> str:
+    return f"{level:g}" if isinstance(level, float) else str(level)
+
+
 def as_csv(designs: Sequence[Factorial]) -> str:
     """One line a cell or effect and column: levels as ``option=level``, mean and interval."""
     out = io.StringIO()
@@ -181,11 +189,10 @@ def as_csv(designs: Sequence[Factorial]) -> str:
     table.writerow(["method", "row", "name", "levels", "pairs", "column", "mean", "low", "high"])
     for design in designs:
         for cell in design.cells:
-            levels = " ".join(f"{name}={level}" for name, level in cell.levels.items())
+            levels = " ".join(f"{name}={_level(level)}" for name, level in cell.levels.items())
             table.writerows(_lines([design.method, "entry", cell.label, levels, ""], cell.scores))
         for effect in design.effects:
-            levels = f"{effect.level} against {effect.other}"
-            start = [design.method, "effect", effect.factor, levels, str(effect.pairs)]
+            start = [design.method, "effect", effect.factor, _against(effect), str(effect.pairs)]
             table.writerows(_lines(start, effect.scores))
     return out.getvalue()
 

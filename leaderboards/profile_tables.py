@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from steelyard.leaderboards.escape import md
-from steelyard.leaderboards.profile import COMPOSITE, Profile, Row
+from steelyard.leaderboards.profile import COMPOSITE, NO_IMAGE, Profile, Row
 from steelyard.leaderboards.ratios import Column
+from steelyard.leaderboards.stats import Interval
+from steelyard.leaderboards.style import shortened
 from steelyard.leaderboards.tables import (
     FORMATS,
     SCHEMA,
@@ -37,23 +39,31 @@ RULES = (
     "an entry that ruined another, so read them side by side. ≈ marks entries not told apart from "
     "the first.",
     "No image is the main metric with every image removed: what is left is language prior. "
-    "Impaired is its mean over the corruptions of that side that were scored.",
+    "Reliance is how far the metric falls by that, paired by seed and item. Impaired is its mean "
+    "over the corruptions of that side that were scored, each averaged over its severities first.",
 )
 DIRECTIONS = {True: " ↑", False: " ↓", None: ""}
 
 
+def words(name: str) -> str:
+    """A task's or metric's name for people."""
+    return name.replace("_", " ")
+
+
 def heading(column: Column) -> str:
     """A column's name with the direction in which it is better."""
-    return column.name.replace("_", " ") + DIRECTIONS[column.higher_is_better]
+    return words(column.name) + DIRECTIONS[column.higher_is_better]
 
 
 def sheets(profile: Profile) -> tuple[Sheet, ...]:
     """Per task the clean numbers and differences, then impairments and cost."""
     made = [_composites(profile)]
+    compared = any(row.differences for row in profile.rows)
     for task in dict.fromkeys(column.task for column in profile.shown):
         own = [column for column in profile.shown if column.task == task]
         made.append(_scores(profile, task, own))
-        made.append(_differences(profile, task, own))
+        if compared and any(column.higher_is_better is not None for column in own):
+            made.append(_differences(profile, task, own))
     if profile.impaired:
         made.append(_impaired(profile))
     return (*made, _cost(profile))
@@ -82,25 +92,26 @@ def _best(profile: Profile, column: Column) -> float | None:
 
 
 def _composites(profile: Profile) -> Sheet:
-    header = ("#", "entry", "composite", f"minus {profile.control}", "p (Holm)")
+    compared = any(row.differences for row in profile.rows)
+    more = (f"minus {profile.control}", "p (Holm)") if compared else ()
+    header = ("#", "entry", "composite", *more)
     rows = []
     for place, row in enumerate(profile.rows, start=1):
-        each = row.composite
-        texts = [str(place), _name(row), f"{_percent(each.mean)} ± {_percent(each.half)}"]
+        texts = [str(place), _name(row), _with_half(row.composite)]
         if COMPOSITE in row.differences:
-            found = row.differences[COMPOSITE]
-            texts += [_signed(row, COMPOSITE), f"{found.adjusted:.3f}"]
-        rows.append(tuple(Cell(text) for text in [*texts, "", ""][: len(header)]))
+            texts += [_signed(row, COMPOSITE), f"{row.differences[COMPOSITE].adjusted:.3f}"]
+        texts += [""] * (len(header) - len(texts))
+        rows.append(tuple(map(Cell, texts)))
     return Sheet("Composite", header, (*rows, *_blanks(profile, len(header))))
 
 
 def _scores(profile: Profile, task: str, columns: Sequence[Column]) -> Sheet:
     def cells(row: Row) -> Iterator[str]:
         for column in columns:
-            each = row.scores[column.name]
-            yield f"{_percent(each.mean)} ± {_percent(each.half)}"
+            yield _with_half(row.scores[column.name])
 
-    return _sheet(profile, task.replace("_", " "), columns, cells)
+    header = [_short(column) for column in columns]
+    return _sheet(profile, words(task), header, cells)
 
 
 def _differences(profile: Profile, task: str, columns: Sequence[Column]) -> Sheet:
@@ -111,25 +122,34 @@ def _differences(profile: Profile, task: str, columns: Sequence[Column]) -> Shee
             yield _signed(row, column.name) if column.name in row.differences else ""
 
     title = f"{task.replace('_', ' ')}, difference to {profile.control}"
-    return _sheet(profile, title, directed, cells)
+    return _sheet(profile, title, [_short(column) for column in directed], cells)
 
 
 def _impaired(profile: Profile) -> Sheet:
     def cells(row: Row) -> Iterator[str]:
         for column in profile.impaired:
-            each = row.scores[column.name]
-            yield f"{_percent(each.mean)} ± {_percent(each.half)}"
+            yield _with_half(row.scores[column.name])
+            if column.name.endswith(NO_IMAGE):
+                yield _with_half(row.reliance[column.task], "+")
 
-    return _sheet(profile, "Without or with damaged inputs", profile.impaired, cells)
+    header = [
+        text
+        for column in profile.impaired
+        for text in (
+            heading(column),
+            *([f"{words(column.task)}, reliance"] if column.name.endswith(NO_IMAGE) else []),
+        )
+    ]
+    return _sheet(profile, "Without or with damaged inputs", header, cells)
 
 
 def _sheet(
     profile: Profile,
     title: str,
-    columns: Sequence[Column],
+    columns: Sequence[str],
     cells: Callable[[Row], Iterator[str]],
 ) -> Sheet:
-    header = ("#", "entry", *(_short(column) for column in columns))
+    header = ("#", "entry", *columns)
     rows = [
         (Cell(str(place)), Cell(_name(row)), *(Cell(text) for text in cells(row)))
         for place, row in enumerate(profile.rows, start=1)
@@ -138,15 +158,12 @@ def _sheet(
 
 
 def _short(column: Column) -> str:
-    """A column's heading without its task where the sheet is about that task."""
-    ending = column.name.partition(",")[1:]
-    if any(ending):
-        return heading(column)
-    return heading(column).removeprefix(column.task.replace("_", " ") + " ")
+    """A column's heading without its task, for a sheet about that task."""
+    return heading(column).removeprefix(words(column.task) + " ")
 
 
 def _cost(profile: Profile) -> Sheet:
-    phases = sorted({phase for row in profile.rows for phase in row.cost.phases})
+    phases = phases_of(profile)
     header = ("#", "entry", "FLOPs", f"x {profile.control}", "steps", "items", "seconds", *phases)
     rows = []
     for place, row in enumerate(profile.rows, start=1):
@@ -160,20 +177,34 @@ def _cost(profile: Profile) -> Sheet:
     return Sheet("Cost", header, (*rows, *_blanks(profile, len(header))))
 
 
+def phases_of(profile: Profile) -> list[str]:
+    """Every phase that some entry spent compute on, the two passes of training first."""
+    found = {phase for row in profile.rows for phase in row.cost.phases}
+    passes = [phase for phase in ("forward", "backward") if phase in found]
+    return [*passes, *sorted(found.difference(passes))]
+
+
 def _blanks(profile: Profile, width: int) -> list[tuple[Cell, ...]]:
     return [
-        (Cell(""), Cell(blank.label), *(Cell("") for _ in range(width - 2)))
+        (Cell(""), Cell(_with_kind(blank.label, blank.kind)), *(Cell("") for _ in range(width - 2)))
         for blank in profile.blanks
     ]
 
 
 def _name(row: Row) -> str:
-    tied = " ≈" if row.tied else ""
-    return f"{row.label}{tied}"
+    return _with_kind(row.label, row.kind) + (" ≈" if row.tied else "")
+
+
+def _with_kind(label: str, kind: str) -> str:
+    return f"{label} ({kind})" if kind == "control" else label
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
+
+
+def _with_half(each: Interval, sign: str = "") -> str:
+    return f"{100 * each.mean:{sign}.1f} ± {_percent(each.half)}"
 
 
 def _verdict(row: Row, column: str) -> str:
@@ -182,8 +213,7 @@ def _verdict(row: Row, column: str) -> str:
 
 def _signed(row: Row, column: str) -> str:
     found = row.differences[column]
-    each = found.interval
-    return f"{100 * each.mean:+.1f} ± {_percent(each.half)}{VERDICTS[found.verdict]}"
+    return _with_half(found.interval, "+") + VERDICTS[found.verdict]
 
 
 def caption(profile: Profile) -> str:
@@ -226,31 +256,46 @@ def index_section(profile: Profile, file: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+CSV_COLUMNS = (
+    "entry", "column", "mean", "low", "high", "seeds", "difference", "difference_low",
+    "difference_high", "p_holm", "verdict", "missing",
+)  # fmt: skip
+
+
 def as_csv(profile: Profile) -> str:
-    """One line an entry and column: mean, interval, seeds' values, difference to the control."""
+    """One line an entry and column: mean, interval, seeds' values, difference to the control.
+
+    An incomplete entry has one line that says what it lacks.
+    """
     out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["entry", "column", "mean", "low", "high", "seeds", "difference",
-                    "difference_low", "difference_high", "p_holm", "verdict"])  # fmt: skip
+    table = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
+    table.writeheader()
     for row in profile.rows:
-        for name, each in [(COMPOSITE, row.composite), *row.scores.items()]:
-            seeds = " ".join(f"{value:.6g}" for value in each.values)
-            line = [row.label, name, *(f"{v:.6g}" for v in (each.mean, each.low, each.high)), seeds]
+        reliance = {f"{task} reliance": each for task, each in row.reliance.items()}
+        for name, each in {COMPOSITE: row.composite, **row.scores, **reliance}.items():
+            line = {"entry": row.label, "column": name, **_ends("", each)}
+            line["seeds"] = " ".join(f"{value:.6g}" for value in each.values)
             found = row.differences.get(name)
             if found is not None:
-                apart = found.interval
-                numbers = (apart.mean, apart.low, apart.high, found.adjusted)
-                line += [*(f"{number:.6g}" for number in numbers), found.verdict]
-            table.writerow([*line, *[""] * (11 - len(line))])
+                line |= _ends("difference", found.interval)
+                line |= {"p_holm": f"{found.adjusted:.6g}", "verdict": found.verdict}
+            table.writerow(line)
+    table.writerows({"entry": b.label, "missing": b.missing} for b in profile.blanks)
     return out.getvalue()
 
 
-def as_json(profile: Profile) -> str:
-    """Everything in the profile, rounded to ten digits."""
+def _ends(name: str, each: Interval) -> dict[str, str]:
+    start = f"{name}_" if name else ""
+    values = {name or "mean": each.mean, f"{start}low": each.low, f"{start}high": each.high}
+    return {key: f"{value:.6g}" for key, value in values.items()}
+
+
+def as_json(profile: Profile, designs: "Sequence[Factorial]" = ()) -> str:
+    """Everything in the profile and its factorials, rounded to ten digits."""
     kept = replace(profile, groups={}, samples={})
-    content = {"schema": SCHEMA, **asdict(kept)}
+    content = {"schema": SCHEMA, **asdict(kept), "factorials": [asdict(each) for each in designs]}
     del content["groups"], content["samples"]
-    return json.dumps(_rounded(content), indent=1, sort_keys=True) + "\n"
+    return json.dumps(_rounded(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _rounded(value: object) -> object:
@@ -263,40 +308,72 @@ def _rounded(value: object) -> object:
     return value
 
 
-def latex(profile: Profile) -> str:
+def latex(profile: Profile, designs: "Sequence[Factorial]" = ()) -> str:
     """All sheets with booktabs rules, to be included in a document."""
-    return "\n".join(sheet_latex(sheet, caption(profile)) for sheet in sheets(profile))
+    from steelyard.leaderboards import factors
+
+    found = [*sheets(profile), *(sheet for each in designs for sheet in factors.sheets(each))]
+    return "\n".join(sheet_latex(sheet, caption(profile)) for sheet in found)
 
 
 def terminal(profile: Profile, width: int) -> "RenderableType":
-    """The clean numbers by task, stacked so that they fit a terminal ``width`` wide, and cost."""
+    """The clean numbers, impairments and cost, in as many tables as ``width`` characters need."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    tables = []
-    wanted = [sheet for sheet in sheets(profile) if ", difference" not in sheet.title]
-    for sheet in wanted:
+    made = [_clean(profile), *([_impaired(profile)] if profile.impaired else []), _cost(profile)]
+    tables: list[RenderableType] = []
+    for sheet in (_cut(sheet) for sheet in made):
         for columns in _fitting(sheet, width):
-            table = Table(title=sheet.title, box=box.SIMPLE_HEAD, title_justify="left")
+            table = Table(
+                title=sheet.title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0),
+                show_edge=False, pad_edge=False,
+            )  # fmt: skip
             for place in columns:
-                name = sheet.header[place].replace(" ", "\n") if place > 1 else sheet.header[place]
-                table.add_column(name, justify="left" if place == 1 else "right", no_wrap=True)
+                name = "\n".join(_words_of(sheet, place))
+                side: Literal["left", "right"] = "left" if place == 1 else "right"
+                table.add_column(Text(name), justify=side, vertical="bottom", no_wrap=True)
             for cells in sheet.rows:
                 table.add_row(*(Text(cells[place].text) for place in columns))
-            tables.append(table)
-    lines = [f"{profile.name}: {caption(profile)}", *remarks(profile), *RULES[:2]]
+            tables += [table, Text("")]
+    lines = [f"{profile.name}: {caption(profile)}", *remarks(profile), *RULES]
     return Group(*tables, *(Text(line, style="dim") for line in lines))
+
+
+def _clean(profile: Profile) -> Sheet:
+    """Every clean number with half its interval and its mark, the composite first."""
+
+    def cells(row: Row) -> Iterator[str]:
+        for name, each in [(COMPOSITE, row.composite), *((n, row.scores[n]) for n in names)]:
+            yield _with_half(each) + (VERDICTS[_verdict(row, name)] or unmarked)
+
+    # As wide as a mark, so that numbers with and without one stand below each other.
+    unmarked = "  " if any(row.differences for row in profile.rows) else ""
+    names = [column.name for column in profile.shown]
+    header = [COMPOSITE, *(heading(column) for column in profile.shown)]
+    return _sheet(profile, "Clean", header, cells)
+
+
+def _cut(sheet: Sheet) -> Sheet:
+    """The same with names short enough to stand beside numbers."""
+    rows = [(row[0], Cell(shortened(row[1].text)), *row[2:]) for row in sheet.rows]
+    return replace(sheet, rows=tuple(rows))
+
+
+def _words_of(sheet: Sheet, place: int) -> list[str]:
+    """A heading's lines: one a word, arrows on the last."""
+    return sheet.header[place].replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓").split(" ")
 
 
 def _fitting(sheet: Sheet, width: int) -> list[list[int]]:
     """Columns in groups that each fit ``width`` characters, place and entry in every one."""
+    from rich.cells import cell_len
+
     needs = [
-        2 + max(len(part) for part in [*sheet.header[place].split(), *texts])
-        for place, texts in enumerate(
-            zip(*([c.text for c in row] for row in sheet.rows), strict=True)
-        )
+        2 + max(map(cell_len, [*_words_of(sheet, place), *(row[place].text for row in sheet.rows)]))
+        for place in range(len(sheet.header))
     ]
     groups: list[list[int]] = []
     for place in range(2, len(sheet.header)):

@@ -149,9 +149,7 @@ def _weights(clusters: Mapping[str, NDArray[np.str_]]) -> dict[str, Floats]:
     }
 
 
-def _values(
-    answers: Answers, columns: Sequence[Column], weights: Floats
-) -> dict[Part, Floats]:
+def _values(answers: Answers, columns: Sequence[Column], weights: Floats) -> dict[Part, Floats]:
     """Each number of a task under every row of item weights [R, n]: [R] each."""
     parts = list(dict.fromkeys((v, c.metric, c.subset) for c in columns for v in c.variants))
     if "subset" not in next(iter(answers.variants.values())):

@@ -120,7 +120,8 @@ def index(
         parts += [sheet_markdown(_ranking(board)), " · ".join(links)]
         parts += bullets("", remarks(board))
     parts += [f"No board for {md(task)}: none of its runs finished." for task in unfinished]
-    return "\n\n".join((*parts, *bullets("## How to read this\n\n", RULES))) + "\n"
+    rules = bullets("## How to read this\n\n", RULES if boards else ())
+    return "\n\n".join((*parts, *rules)) + "\n"
 
 
 def latex(board: Board) -> str:

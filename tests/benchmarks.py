@@ -4,22 +4,23 @@ Usage: ``python tests/benchmarks.py [ROUNDS]``. Times are CPU seconds of this on
 medians over steps; what is compared is measured in turn, so that a busy machine slows all alike.
 """
 
+import itertools
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steelyard import methods, tasks
 from steelyard.harness import backbones, world_sets
-from steelyard.harness.backbone import Backbone, Inputs
+from steelyard.harness.backbone import Backbone, Batch, Inputs
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Budget, BudgetSpent, Meter
 from steelyard.harness.classifier import Classifier
@@ -30,6 +31,7 @@ from steelyard.harness.spec import RunSpec
 from steelyard.harness.vlm import Vlm
 from steelyard.tasks.images import open_image
 
+Work = Callable[[Batch], None]
 Cases = dict[str, tuple[str, dict[str, methods.Option]]]
 CASES: Cases = {
     "joint": ("joint", {}),
@@ -131,9 +133,10 @@ def bench_memory(corpus: Corpus, backbone: str, cases: Cases) -> None:
         print(f"  {label:28s} {size / 2**20:7.1f} MiB {size / base:5.2f}x")
 
 
-def bench_meter(label: str, modules: Sequence[nn.Module], work: Callable[[], None],
-                rounds: int) -> None:  # fmt: skip
-    """Cost of counting: one model, watched and unwatched in turn.
+def bench_meter(
+    label: str, model: Classifier | Vlm, batches: Iterator[Batch], work: Work, rounds: int
+) -> None:
+    """Cost of counting: one model on the same batches, watched and unwatched in turn.
 
     Two models would not do: where their weights lie in memory alone makes 1 % of difference.
     """
@@ -141,11 +144,13 @@ def bench_meter(label: str, modules: Sequence[nn.Module], work: Callable[[], Non
     times: dict[bool, list[float]] = {True: [], False: []}
     with meter:
         for turn in range(12 * rounds):
+            some = list(itertools.islice(batches, WARM))
             for watched in (turn % 2 == 0, turn % 2 == 1):
-                handles = [meter.watch(module) for module in modules] if watched else []
-                for _ in range(WARM):
+                modules = model.metered_modules if watched else ()
+                handles = [meter.watch(module) for module in modules]
+                for batch in some:
                     start = time.process_time()
-                    work()
+                    work(batch)
                     meter.step(1)
                     times[watched].append(time.process_time() - start)
                 for handle in (handle for pair in handles for handle in pair):
@@ -154,13 +159,22 @@ def bench_meter(label: str, modules: Sequence[nn.Module], work: Callable[[], Non
     print(f"\nMeter, {label}: with it {ratio:.3f}x the time without")
 
 
-def training(model: Backbone, data: TrainData) -> Callable[[], None]:
-    """One training step each call, over batches as they come."""
-    batches = data.batches(32, 0, "bench")
+def bench_meters(classes: Corpus, questions: Corpus, rounds: int) -> None:
+    """The meter on a classifier's steps, a vision-language model's steps and its generation."""
+    for corpus, backbone in ((classes, "tiny"), (questions, "tiny-vlm")):
+        model, data, _ = prepared(corpus, "joint", {}, backbone)
+        batches = data.batches(32, 0, "bench")
+        bench_meter(f"training step of {backbone}", model, batches, training(model), rounds)
+        if isinstance(model, Vlm):
+            batches = data.batches(8, 0, "bench")
+            bench_meter("eight tokens of tiny-vlm", model, batches, generating(model), rounds)
+
+
+def training(model: Backbone) -> Work:
+    """One step of joint training."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=True)
 
-    def work() -> None:
-        batch = next(batches)
+    def work(batch: Batch) -> None:
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(model.loss(model.predict(batch), batch).mean())
         optimiser.step()
@@ -168,21 +182,13 @@ def training(model: Backbone, data: TrainData) -> Callable[[], None]:
     return work
 
 
-def generating(model: Vlm, data: TrainData) -> Callable[[], None]:
-    """Eight tokens for a batch of prompts each call."""
-    batches = data.batches(8, 0, "bench")
-    return lambda: cast(None, model.continuations(next(batches), 8))
+def generating(model: Vlm) -> Work:
+    """Eight tokens for each prompt."""
 
+    def work(batch: Batch) -> None:
+        model.continuations(batch, 8)
 
-def bench_meters(classes: Corpus, questions: Corpus, rounds: int) -> None:
-    """The meter on a classifier's steps, a vision-language model's steps and its generation."""
-    for corpus, backbone in ((classes, "tiny"), (questions, "tiny-vlm")):
-        model, data, _ = prepared(corpus, "joint", {}, backbone)
-        work = training(model, data)
-        bench_meter(f"training step of {backbone}", model.metered_modules, work, rounds)
-        if isinstance(model, Vlm):
-            work = generating(model, data)
-            bench_meter("eight tokens of tiny-vlm", model.metered_modules, work, rounds)
+    return work
 
 
 def bench_evaluation(corpus: Corpus, rounds: int) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steelyard.harness.record import ITEMS, Ledger, Record, Score, write
+from steelyard.harness.record import ITEMS, Ledger, Record, Score, items_file, write
 from steelyard.harness.spec import RunSpec
 from steelyard.leaderboards.board import Board, build
 from steelyard.leaderboards.collect import collect
@@ -95,3 +96,81 @@ def profile(clean: int, image: int, text: int) -> dict[str, list[float]]:
 
 def board_of(root: Path, **options: Any) -> Board:
     return build(collect([root]), "toy", **options)
+
+
+METRICS: Mapping[str, tuple[bool | None, bool]] = {  # direction, shown
+    "f1": (True, True),
+    "wrong": (False, True),
+    "yes_rate": (None, True),
+}
+Answers = Sequence[tuple[bool, bool]]
+"""Target and prediction of each item, yes or no."""
+
+
+def parts(target: bool, said: bool) -> dict[str, tuple[float, float]]:
+    return {
+        "f1": (2.0 * (target and said), float(target) + float(said)),
+        "wrong": (float(target != said), 1.0),
+        "yes_rate": (float(said), 1.0),
+    }
+
+
+def make_answered(
+    root: Path,
+    label: str,
+    answers: Mapping[str, Mapping[str, Answers]],
+    *,
+    seed: int = 0,
+    failed: bool = False,
+    method: str = "sft",
+    options: Mapping[str, str | int | float | bool] | None = None,
+) -> None:
+    """A run trained on ``pool`` and scored on tasks and variants."""
+    spec = RunSpec(method, "pool", "tiny-vlm", "S", seed, options=options or {},
+                   data={"revision": "r"})  # fmt: skip
+    folder = root / f"{label}-{seed}"
+    folder.mkdir(parents=True)
+    scores = []
+    for task, variants in answers.items():
+        rows = []
+        for variant, given in variants.items():
+            each = [parts(*pair) for pair in given]
+            for number, (pair, counted) in enumerate(zip(given, each, strict=True)):
+                row = {"variant": variant, "id": f"{number:03}", "cluster": f"{number // 2:03}"}
+                row |= {"subset": "even" if number % 2 == 0 else "odd", "answer": str(pair[1])}
+                for name, (top, bottom) in counted.items():
+                    row |= {f"{name}.top": top, f"{name}.bottom": bottom}
+                rows.append(row)
+            for subset in ("", "even"):
+                chosen = [c for n, c in enumerate(each) if not subset or n % 2 == 0]
+                for name, (higher, shown) in METRICS.items():
+                    top, bottom = np.sum([c[name] for c in chosen], axis=0)
+                    scores.append(
+                        Score(task, variant, name, top / bottom if bottom else 0.0, len(chosen),
+                              None, name == "f1" and not subset, higher, subset,
+                              shown and (not subset or name == "f1"))
+                    )  # fmt: skip
+        table = pd.DataFrame(rows[::-1])
+        table.to_parquet(folder / items_file(task, "pool"), index=False)
+    ledger = Ledger({"forward": 60.0, "mine": 40.0}, {"train": 1.0}, 10, 320, 2**20, "cpu", 100.0,
+                    None, "budget")  # fmt: skip
+    record = Record(
+        spec.id, label, spec, "failed" if failed else "done", "loss became nan at step 3" if failed
+        else "", ledger, () if failed else tuple(scores), {"data": {"classes": 0}},
+    )  # fmt: skip
+    write(record, folder)
+
+
+TRUTH = [number % 3 == 0 for number in range(40)]
+
+
+def said(right: int) -> Answers:
+    """Right on the first ``right`` items, inverted on the others."""
+    return [(t, t if number < right else not t) for number, t in enumerate(TRUTH)]
+
+
+def entry(right: int, blind: int = 20) -> dict[str, dict[str, Answers]]:
+    return {
+        "pool": {"clean": said(right)},
+        "asked": {"clean": said(right), "image-blank": said(blind), "image-noise:3": said(30)},
+    }

@@ -40,12 +40,12 @@ def test_backward_counts_the_input_gradient_and_only_what_is_executed() -> None:
     with meter:
         hidden = first(x)
         out = second(hidden)
-        torch.autograd.grad(out.sum(), list(second.parameters()), retain_graph=True)
+        torch.autograd.grad(out.sum(), [hidden, *second.parameters()], retain_graph=True)
         part = dict(meter.ledger("finished").flops)
         out.sum().backward()
     a, b = 2 * 7 * 3 * 4, 2 * 7 * 4 * 5
     assert part["forward"] == a + b
-    # A gradient of the second layer alone leaves the first layer's backward unexecuted.
+    # A gradient of the second layer and at its input leaves the first layer's backward unexecuted.
     assert part["backward"] == 2 * b
     assert meter.ledger("finished").flops["backward"] == 2 * b + 2 * b + a
 
@@ -72,6 +72,19 @@ def test_nested_modules_are_counted_once_and_phases_are_named() -> None:
     with meter, meter.phase("teacher"):
         outer(torch.randn(7, 3)).sum().backward()
     assert meter.ledger("finished").flops == {"teacher": 2 * 2 * 7 * 3 * 5}
+
+
+def test_a_module_watched_again_after_its_handles_ended_is_counted_again() -> None:
+    layer = nn.Linear(3, 5)
+    meter = Meter(Budget("test", 1e9))
+    for handle in meter.watch(layer):
+        handle.remove()
+    with meter:
+        layer(torch.randn(7, 3))
+        assert meter.spent == 0
+        meter.watch(layer)
+        layer(torch.randn(7, 3))
+    assert meter.spent == 2 * 7 * 3 * 5
 
 
 def test_raises_before_the_pass_that_would_overshoot_and_recovers() -> None:
@@ -153,13 +166,13 @@ def test_a_whole_run_is_within_five_percent_of_the_flop_counter(
     world: Path, method: str, options: dict[str, float | str], frozen: bool
 ) -> None:
     from steelyard import tasks
-    from steelyard.harness import run
+    from steelyard.harness import backbones
     from steelyard.harness.spec import RunSpec
 
     corpus = tasks.load("food101", world / "food101")
     spec = RunSpec(method, "food101", "tiny", "8e9", 0, backbone_options={"frozen": frozen})
-    backbone = run.untrained(spec, corpus, "cpu")
-    data = run.train_data(backbone, corpus)
+    backbone = backbones.untrained(spec, corpus, "cpu")
+    data = backbones.train_data(backbone, corpus.name, corpus)
     meter = Meter(Budget("test", 8e9 if not frozen else 4e7))
     _watched(meter, *backbone.metered_modules)
     module = methods.load(method)

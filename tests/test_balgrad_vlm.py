@@ -1,0 +1,143 @@
+"""BalGrad on a vision-language model, whose sides share parameters: weights, λ and the update."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import vlm_toys
+from torch import Tensor
+
+from steelyard import methods
+from steelyard.harness.backbone import SIDES, Batch
+from steelyard.harness.errors import UserError
+from steelyard.harness.vlm import Vlm
+from steelyard.methods import balgrad
+from steelyard.methods._gradients import flat_gradient
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vlms")
+
+
+def config(**options: methods.Option) -> balgrad.Config:
+    made = methods.configure(methods.load("balgrad"), options, "vlm")
+    assert isinstance(made, balgrad.Config)
+    return made
+
+
+def trainable(model: Vlm) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def parts(model: Vlm, batch: Batch) -> dict[str, Tensor]:
+    """Every loss of the method by itself, spelt out."""
+    latents = model.encode(batch)
+    image = model.fuse(model.blank(latents, "text"))
+    text = model.fuse(model.blank(latents, "image"))
+    p, q = image.log_softmax(1), text.log_softmax(1)
+    return {
+        "task": model.loss(model.fuse(latents), batch).mean(),
+        "L_image": model.loss(image, batch).mean(),
+        "L_text": model.loss(text, batch).mean(),
+        "K_image": (q.detach().exp() * (q.detach() - p)).sum(1).mean(),
+        "K_text": (p.detach().exp() * (p.detach() - q)).sum(1).mean(),
+    }
+
+
+def conflicting(model: Vlm, projection: str) -> tuple[Batch, dict[str, Tensor | float]]:
+    """A batch whose task gradient works against the KL gradient."""
+    for seed in range(30):
+        batch = vlm_toys.batch(model, 3, seed)
+        chosen = config(projection=projection, kl=0.3)
+        scope = balgrad.probe_scope(model, chosen.projection)
+        _, values = balgrad.balanced_loss(model, batch, scope, chosen)
+        if values["conflict"] == 1.0:
+            return batch, values
+    raise AssertionError("no conflict in thirty batches")
+
+
+@pytest.mark.parametrize("projection", ["P1", "P2"])
+def test_one_backward_is_the_projected_update(projection: str, root: Path) -> None:
+    model = vlm_toys.build("llava", root)
+    batch, values = conflicting(model, projection)
+    chosen = config(projection=projection, kl=0.3)
+    scope = balgrad.probe_scope(model, chosen.projection)
+    probe = list(scope["image"])
+    losses = parts(model, batch)
+    total = losses["L_image"] + losses["L_text"]
+    w_image = (2 * losses["L_image"] / total).item()
+    assert float(values["weight_image"]) == pytest.approx(w_image, rel=1e-4)
+    assert float(values["weight_text"]) == pytest.approx(2 - w_image, rel=1e-4)
+    kl = 0.3 * (w_image * losses["K_image"] + (2 - w_image) * losses["K_text"])
+    task, against = flat_gradient(losses["task"], probe), flat_gradient(kl, probe)
+    assert task @ against < 0
+    expected = 1 - (task @ against) / (against @ against)
+    assert 1.0 < float(values["lambda"]) < chosen.lambda_cap
+    assert float(values["lambda"]) == pytest.approx(expected.item(), rel=1e-3)
+    # On the probe the task's part along the KL gradient is gone; elsewhere λ is that of the probe.
+    loss, _ = balgrad.balanced_loss(model, batch, scope, chosen)
+    projected = task - (task @ against) / (against @ against) * against
+    update = projected + flat_gradient(total, probe) + against
+    torch.testing.assert_close(flat_gradient(loss, probe), update, rtol=1e-3, atol=1e-5)
+    everywhere = flat_gradient(losses["task"] + total + expected.item() * kl, trainable(model))
+    torch.testing.assert_close(
+        flat_gradient(loss, trainable(model)), everywhere, rtol=1e-3, atol=1e-5
+    )
+
+
+def test_each_side_has_its_own_lambda_on_the_shared_parameters(root: Path) -> None:
+    model = vlm_toys.build("llava", root)
+    batch = vlm_toys.batch(model, 3, seed=1)
+    chosen = config(projection="P3", weighting="equal")
+    scope = balgrad.probe_scope(model, "P3")
+    _, values = balgrad.balanced_loss(model, batch, scope, chosen)
+    losses, scales = parts(model, batch), []
+    task = flat_gradient(losses["task"], list(scope["text"]))
+    for side in SIDES:
+        kl = flat_gradient(losses[f"K_{side}"], list(scope["text"]))
+        scales.append(max(1.0, (1 - (task @ kl) / (kl @ kl)).item()))
+    assert float(values["lambda"]) == pytest.approx(sum(scales) / 2, rel=1e-3)
+
+
+def test_the_rule_by_gradient_norms_evens_them_out(root: Path) -> None:
+    model = vlm_toys.build("llava", root)
+    batch = vlm_toys.batch(model, 3)
+    scope = balgrad.probe_scope(model, "P2")
+    _, values = balgrad.balanced_loss(model, batch, scope, config(weighting="R6"))
+    losses = parts(model, batch)
+    norms = [flat_gradient(losses[f"K_{side}"], list(scope[side])).norm().item() for side in SIDES]
+    weighted = [float(values[f"weight_{side}"]) for side in SIDES]
+    assert weighted[0] * norms[0] == pytest.approx(weighted[1] * norms[1], rel=1e-3)
+    assert sum(weighted) == pytest.approx(2.0)
+
+
+def test_a_probe_holds_each_parameter_once_and_never_a_frozen_one(root: Path) -> None:
+    model = vlm_toys.build("llava", root, tune="lora")
+    last = balgrad.probe_scope(model, "P2")["image"]
+    whole = balgrad.probe_scope(model, "P1")["text"]
+    assert len(last) == 8 and len(whole) == len(trainable(model)) == 16
+    assert len({id(p) for p in whole}) == len(whole)
+    frozen = vlm_toys.build("llava", root)
+    model.embedding("text").requires_grad_(False)
+    with pytest.raises(UserError, match="projection=none"):
+        balgrad.probe_scope(model, "P2")
+    assert balgrad.probe_scope(frozen.requires_grad_(False), "none")["image"] == ()
+
+
+def test_a_kl_gradient_that_skips_the_model_is_refused(root: Path) -> None:
+    model = vlm_toys.build("llava", root)
+    with pytest.raises(UserError, match="leave it true"):
+        vlm_toys.train(model, "balgrad", 1e9, kl_to_heads=False)
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_training_draws_the_two_predictions_together(tune: str, root: Path) -> None:
+    def divergence(kl: float) -> float:
+        model = vlm_toys.build("llava", root, tune=tune)
+        vlm_toys.train(model, "balgrad", 4e9, kl=kl, unimodal=0.0)
+        with torch.no_grad():
+            losses = parts(model, vlm_toys.batch(model, 24))
+        return (losses["K_image"] + losses["K_text"]).item()
+
+    assert divergence(2.0) < 0.7 * divergence(0.0)

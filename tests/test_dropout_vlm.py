@@ -1,0 +1,88 @@
+"""Modality dropout and unimodal losses on a vision-language model: which sides are blanked."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import vlm_toys
+from torch import Tensor
+
+from steelyard import methods
+from steelyard.harness.backbone import Latents
+from steelyard.harness.vlm import Vlm
+from steelyard.harness.vlm_layout import Layout
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vlms")
+
+
+def sides_seen(
+    model: Vlm, monkeypatch: pytest.MonkeyPatch, **options: methods.Option
+) -> tuple[Tensor, Tensor]:
+    """Which rows of all fused passes of a run still had their image and their text."""
+    image, text, fuse = [], [], model.fuse
+
+    def spy(parts: Latents) -> Tensor:
+        assert isinstance(parts.context, Layout)
+        image.append(parts.context.image_here)
+        text.append(parts.context.text_here)
+        return fuse(parts)
+
+    monkeypatch.setattr(model, "fuse", spy)
+    vlm_toys.train(model, "modality_dropout", 5e9, **options)
+    return torch.cat(image), torch.cat(text)
+
+
+def test_a_third_of_items_lacks_each_side_and_none_lacks_both(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, text = sides_seen(vlm_toys.build("llava", root), monkeypatch)
+    assert len(image) > 400
+    error = 4 * (2 / 9 / len(image)) ** 0.5  # four standard errors of a share of 1/3
+    assert abs((~image).float().mean().item() - 1 / 3) < error
+    assert abs((~text).float().mean().item() - 1 / 3) < error
+    assert bool((image | text).all())
+
+
+def test_at_rate_zero_it_is_joint_training_bit_for_bit(root: Path) -> None:
+    weights = []
+    for name, options in (("joint", {}), ("modality_dropout", {"rate": 0.0})):
+        model = vlm_toys.build("llava", root)
+        method = methods.load(name)
+        data, meter = vlm_toys.train_data(model), vlm_toys.watched(model, 5e8)
+        with meter, pytest.raises(vlm_toys.BudgetSpent):
+            method.train(model, data, meter, method.Config(**options), 0)
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_training_on_one_side_alone_teaches_to_do_without_the_other(root: Path) -> None:
+    """Blind loss after training with and without the loss of each side by itself."""
+
+    def blind_loss(name: str, **options: methods.Option) -> float:
+        model = vlm_toys.build("llava", root)
+        vlm_toys.train(model, name, 4e9, **options)
+        batch = vlm_toys.batch(model, 24)
+        with torch.no_grad():
+            alone = model.unimodal(model.encode(batch)).text
+            return model.loss(alone, batch).mean().item()
+
+    weighted, bare = blind_loss("joint_unimodal"), blind_loss("joint_unimodal", weight=0.0)
+    dropped = blind_loss("modality_dropout")
+    assert max(weighted, dropped) < 0.8 * bare
+
+
+def test_what_is_logged_is_the_loss_with_the_other_side_rendered_away(root: Path) -> None:
+    model = vlm_toys.build("llava", root, batch_size=48)
+    data = vlm_toys.train_data(model)
+    batch = data.gather(range(48))
+    answers = [data.turn(row).answer for row in range(48)]
+    inputs = [data.turn(row).inputs for row in range(48)]
+    with torch.no_grad():
+        unseen = [type(one)(None, one.evidence, one.prompt) for one in inputs]
+        expected = model.loss(model.predict(model.collate(unseen, answers)), batch).mean().item()
+    meter = vlm_toys.train(model, "joint_unimodal", 1.4e9)
+    assert meter.steps == 1
+    assert meter.diagnostics["loss_text"] == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,206 @@
+"""MCR's game on a vision-language model: right permutations, right recipients, right signs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import vlm_toys
+from PIL import Image
+from torch import Tensor
+
+from steelyard import methods
+from steelyard.harness import scenes_base, vlm_config, vlm_io
+from steelyard.harness.backbone import Inputs, Latents, Turn
+from steelyard.harness.errors import UserError
+from steelyard.harness.scenes import ASK, compose, prompt
+from steelyard.harness.vlm import Vlm
+from steelyard.harness.world import draw
+from steelyard.methods import mcr
+from steelyard.methods._divergences import jensen_shannon
+from steelyard.methods._games import SIGN, Game, mipd
+from steelyard.methods._gradients import parameters_held
+
+ROWS = 5
+ORDER = torch.tensor([1, 2, 3, 4, 0, 3, 1, 0, 2, 4])  # two draws, some rows fixed
+GAMES: tuple[Game, ...] = ("greedy", "independent", "collaborative")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vlms")
+
+
+def collated(model: Vlm, turns: list[Turn], image: Tensor, text: Tensor) -> Tensor:
+    """Logits of a batch typed anew: row i with image ``image[i]``, prompt ``text[i]``."""
+    inputs = [
+        replace(turns[t].inputs, image=turns[i].inputs.image)
+        for i, t in zip(image.tolist(), text.tolist(), strict=True)
+    ]
+    return model.predict(model.collate(inputs, [turn.answer for turn in turns]))
+
+
+def config(**options: methods.Option) -> mcr.Config:
+    made = methods.configure(methods.load("mcr"), options, "vlm")
+    assert isinstance(made, mcr.Config)
+    return made
+
+
+def judged(
+    model: Vlm, game: Game = "collaborative", order: Tensor = ORDER
+) -> tuple[Tensor, Tensor, Latents]:
+    """Both J and the tensors of both sides."""
+    latents = model.encode(vlm_toys.batch(model, ROWS))
+    image, text = mipd(model.fuse, latents, model.fuse(latents), order, game, False)
+    return image, text, latents
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+def test_j_is_the_divergence_from_prompts_rendered_with_exchanged_sides(
+    family: str, root: Path
+) -> None:
+    model = vlm_toys.build(family, root).eval()
+    turns = vlm_toys.turns(ROWS)
+    assert len({turn.inputs.prompt for turn in turns}) > 2
+    plain = torch.arange(ROWS)
+    with torch.no_grad():
+        reference = collated(model, turns, plain, plain)
+        exchanged = [
+            [collated(model, turns, draw, plain) for draw in ORDER.view(2, ROWS)],
+            [collated(model, turns, plain, draw) for draw in ORDER.view(2, ROWS)],
+        ]
+        expected = [
+            torch.stack([jensen_shannon(one, reference, False).mean() for one in side]).mean()
+            for side in exchanged
+        ]
+        image, text, _ = judged(model)
+    assert min(expected) > 1e-3
+    torch.testing.assert_close(torch.stack([image, text]), torch.stack(expected), rtol=1e-4, atol=0)
+
+
+def test_identity_permutation_loses_nothing(root: Path) -> None:
+    image, text, _ = judged(vlm_toys.build("llava", root), order=torch.arange(ROWS).repeat(2))
+    assert abs(image.item()) < 1e-6 and abs(text.item()) < 1e-6
+
+
+def test_the_trained_base_loses_by_a_shuffled_picture_and_not_by_one_nobody_sees() -> None:
+    model = vlm_io.build("tiny-vlm", vlm_config.configure("tiny-vlm", {}), seed=0).eval()
+    rng, habits = np.random.default_rng(0), scenes_base.BASE_HABITS
+    scenes = [compose(habits, rng) for _ in range(24)]
+    asked = [ASK["count"](scene, habits, rng) for scene in scenes]
+    inputs = [
+        Inputs(Image.fromarray(draw(scene, rng)), question.text, prompt(question))
+        for scene, question in zip(scenes, asked, strict=True)
+    ]
+    latents = model.encode(model.collate(inputs, [question.answer for question in asked]))
+    order = torch.arange(24).roll(1)
+    with torch.no_grad():
+        seen, _ = mipd(model.fuse, latents, model.fuse(latents), order, "greedy", False)
+        blind = model.blank(latents, "image")
+        unseen, _ = mipd(model.fuse, blind, model.fuse(blind), order, "greedy", False)
+    assert seen > 0.05
+    assert abs(unseen.item()) < 1e-6
+
+
+def reached(model: Vlm, loss: Tensor) -> dict[str, Tensor]:
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
+    return {n: g for n, g in zip(named, found, strict=True) if g is not None}
+
+
+@pytest.mark.parametrize("players", ["sides", "whole"])
+@pytest.mark.parametrize("game", GAMES)
+def test_a_side_raises_its_own_j_and_k_times_the_other(
+    game: Game, players: str, root: Path
+) -> None:
+    model = vlm_toys.build("llava", root)
+    image, text, latents = judged(model)
+    own = torch.autograd.grad(image, (latents.image, latents.text), retain_graph=True)
+    other = torch.autograd.grad(text, (latents.image, latents.text), retain_graph=True)
+    k = SIGN[game]
+    expected = (-(own[0] + k * other[0]), -(other[1] + k * own[1]))
+    chosen = config(game=game, players=players, mipd=1.0)
+    logits = model.fuse(latents)
+    term, values = mcr.game_term(model, latents, latents, logits, ORDER, chosen)
+    got = torch.autograd.grad(term, (latents.image, latents.text), retain_graph=True)
+    assert term.item() == 0.0
+    assert values["J_image"] == image
+    for found, wanted in zip(got, expected, strict=True):
+        assert wanted.abs().max() > 1e-6
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-7)
+
+
+def test_who_takes_part(root: Path) -> None:
+    model = vlm_toys.build("llava", root)
+    image, text, latents = judged(model, "greedy")
+    logits = model.fuse(latents)
+    found = {
+        players: reached(
+            model, mcr.game_term(model, latents, latents, logits, ORDER, config(players=players))[0]
+        )
+        for players in ("sides", "whole")
+    }
+    sides = set(found["sides"])
+    assert all("projector" in name or "embed_tokens" in name for name in sides)
+    assert len(sides) == 5
+    language = next(name for name in found["whole"] if "layers.0.mlp.up_proj" in name)
+    wanted = reached(model, -config().mipd * (image + text))[language]
+    assert wanted.abs().max() > 1e-7
+    torch.testing.assert_close(found["whole"][language], wanted, rtol=1e-4, atol=1e-8)
+    projector = next(name for name in sides if "projector" in name)
+    torch.testing.assert_close(found["whole"][projector], found["sides"][projector])
+
+
+def test_under_an_adapter_only_the_whole_can_play(root: Path) -> None:
+    model = vlm_toys.build("llava", root, tune="lora")
+    latents = model.encode(vlm_toys.batch(model, ROWS))
+    logits = model.fuse(latents)
+    with pytest.raises(UserError, match="players=whole"):
+        mcr.game_term(model, latents, latents, logits, ORDER, config(players="sides"))
+    term, _ = mcr.game_term(model, latents, latents, logits, ORDER, config())
+    found = reached(model, term)
+    assert found and all("lora" in name for name in found)
+
+
+def test_parameters_are_held_only_inside_even_after_an_error(root: Path) -> None:
+    model = vlm_toys.build("llava", root)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    with pytest.raises(ValueError), parameters_held(model):
+        assert not any(p.requires_grad for p in model.parameters())
+        raise ValueError
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+    assert len(set(before.values())) == 2, "the frozen vision tower stays frozen"
+
+
+@pytest.mark.parametrize("options", [{"contrastive": 1.0}, {"ceb": 0.5}, {"pretrain": 0.2}])
+def test_terms_for_pooled_latents_are_refused(
+    options: dict[str, methods.Option], root: Path
+) -> None:
+    model = vlm_toys.build("llava", root)
+    with pytest.raises(UserError, match=f"{next(iter(options))}=0"):
+        vlm_toys.train(model, "mcr", 1e9, **options)
+
+
+def test_the_sign_of_the_game_moves_the_loss_of_a_shuffled_image(root: Path) -> None:
+    def trained(weight: float) -> float:
+        model = vlm_toys.build("llava", root)
+        vlm_toys.train(model, "mcr", 2e9, mipd=weight, unimodal=0.0, game="independent")
+        with torch.no_grad():
+            return judged(model)[0].item()
+
+    lowered, raised = trained(-2.0), trained(2.0)
+    assert raised > 1.2 * lowered
+
+
+def test_without_its_terms_it_is_joint_training_bit_for_bit(root: Path) -> None:
+    weights = []
+    for name, options in (("joint", {}), ("mcr", {"mipd": 0.0, "unimodal": 0.0})):
+        model = vlm_toys.build("llava", root)
+        method = methods.load(name)
+        data, meter = vlm_toys.train_data(model), vlm_toys.watched(model, 5e8)
+        chosen = methods.configure(method, options, "vlm") if options else method.Config()
+        with meter, pytest.raises(vlm_toys.BudgetSpent):
+            method.train(model, data, meter, chosen, 0)
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(*weights)

@@ -1,0 +1,191 @@
+"""A vision-language backbone is built and restored from what its configuration says, no more."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_vlms
+import torch
+from PIL import Image
+
+from steelyard.harness import vlm_config, vlm_io
+from steelyard.harness.backbone import Inputs, Turn
+from steelyard.harness.data import Example
+from steelyard.harness.errors import UserError
+from steelyard.harness.vlm import Vlm
+
+QUESTIONS = ("is there a banana in the image ?", "what color is the fish ?", "which dish ?")
+CHOICES = ("yes", "no", "red green")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_vlms.make("llava", tmp_path_factory.mktemp("vlm") / "llava")
+
+
+def build(folder: Path, **options: Any) -> Vlm:
+    return vlm_io.build("x", vlm_config.configure(str(folder), options), seed=0)
+
+
+def items(sizes: tuple[tuple[int, int], ...] = ((32, 32), (32, 32))) -> list[Inputs]:
+    generator = np.random.default_rng(0)
+    noise = [generator.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
+    images = [Image.fromarray(pixels) for pixels in noise]
+    pairs = zip([*images, None], QUESTIONS, strict=True)
+    return [Inputs(image, text, text) for image, text in pairs]
+
+
+def shifted(model: Vlm) -> Vlm:
+    """As if it had been trained."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def test_full_training_goes_on_from_an_adapter_and_is_saved_whole(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    adapted = shifted(build(checkpoint, tune="lora"))
+    vlm_io.save(adapted, tmp_path / "one")
+    adapter = str(tmp_path / "one" / vlm_io.ADAPTER)
+    whole = build(checkpoint, tune="full", adapter=adapter)
+    wanted = adapted.answer(items(), CHOICES)
+    torch.testing.assert_close(whole.answer(items(), CHOICES), wanted, rtol=1e-3, atol=1e-4)
+    assert (build(checkpoint).answer(items(), CHOICES) - wanted).abs().max() > 0.01
+    assert not any("lora" in name for name, _ in whole.named_parameters())
+    vlm_io.save(shifted(whole), tmp_path / "two")
+    again = vlm_io.load(tmp_path / "two")
+    assert torch.equal(again.answer(items(), CHOICES), whole.answer(items(), CHOICES))
+
+
+def test_an_adapter_is_not_put_on_another_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint, base)
+    vlm_io.save(build(base, tune="lora"), tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / vlm_io.DESCRIPTION).read_text())
+    assert vlm_io.load(tmp_path / "run").config.tune == "lora"
+    other = build(base, tune="full")
+    other.base.lm_head.weight.data.zero_()
+    other.base.save_pretrained(base)
+    with pytest.raises(UserError, match=f"another version of .* revision {saved['base']}"):
+        vlm_io.load(tmp_path / "run")
+
+
+def test_a_vision_tower_trained_beside_an_adapter_comes_back(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    model = shifted(build(checkpoint, tune="lora", vision="trained"))
+    vlm_io.save(model, tmp_path)
+    again = vlm_io.load(tmp_path)
+    assert torch.equal(again.answer(items(), CHOICES), model.answer(items(), CHOICES))
+    (tmp_path / vlm_io.VISION).unlink()
+    vlm_io.save(shifted(build(checkpoint, tune="lora")), tmp_path)
+    assert not (tmp_path / vlm_io.VISION).exists(), "a frozen tower is not saved again"
+
+
+def test_a_family_never_tried_is_tried_before_it_is_trained(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vlm_io, "FAMILIES", ())
+    assert build(checkpoint, tune="full").training
+    fuse = Vlm.fuse
+    monkeypatch.setattr(Vlm, "fuse", lambda self, parts: fuse(self, parts) + 0.1)
+    with pytest.raises(UserError, match="llava models do not fit"):
+        build(checkpoint, tune="full")
+
+
+def test_halved_weights_are_for_frozen_ones_on_a_gpu(checkpoint: Path) -> None:
+    dtypes: dict[tuple[str, str, str], torch.dtype] = {}
+    for tune in ("full", "lora"):
+        for precision in ("fp32", "bf16"):
+            config = vlm_config.configure("a/b", {"tune": tune, "precision": precision})
+            for device in ("cpu", "cuda:0"):
+                dtypes[tune, precision, device] = vlm_io._dtype(config, device)
+    halved = [key for key, dtype in dtypes.items() if dtype == torch.bfloat16]
+    assert halved == [("lora", "bf16", "cuda:0")]
+    model = build(checkpoint, tune="lora", precision="bf16")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_without_a_hub_its_copies_are_used_and_nobody_waits(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    commit, cached = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--some--model"
+    shutil.copytree(checkpoint, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    for offline in (True, False):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(UserError, match="Could not load 'nobody/nothing'"):
+            build(Path("nobody/nothing"))
+        model = build(Path("some/model"), tune="lora")
+        vlm_io.save(model, tmp_path / "run")
+        assert json.loads((tmp_path / "run" / "vlm.json").read_text())["base"] == commit
+        loaded = vlm_io.load(tmp_path / "run")
+        assert torch.equal(loaded.answer(items(), CHOICES), model.answer(items(), CHOICES))
+    assert not waited
+
+
+def test_greedy_means_greedy_whatever_the_checkpoint_prefers(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    fussy = tmp_path / "fussy"
+    shutil.copytree(checkpoint, fussy)
+    settings = json.loads((fussy / "generation_config.json").read_text())
+    settings |= {"repetition_penalty": 5.0, "do_sample": True, "temperature": 2.0, "top_k": 3}
+    (fussy / "generation_config.json").write_text(json.dumps(settings))
+    wanted = build(checkpoint).generate(items(), 8)
+    assert build(fussy).generate(items(), 8) == wanted
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision", "smolvlm"])
+def test_kept_items_make_the_same_batches_as_fresh_ones(family: str, tmp_path: Path) -> None:
+    """Whatever their images' sizes and whoever was processed beside them."""
+    model = build(tiny_vlms.make(family, tmp_path), tune="full").eval()
+    turns = [Turn(i, a, ()) for i, a in zip(items(((32, 32), (32, 64))), CHOICES, strict=True)]
+    calls: list[str] = []
+
+    def turn(example: Example) -> Turn:
+        calls.append(example.id)
+        return turns[int(example.id) % 3]
+
+    examples = tuple(Example(str(n), None, None, ()) for n in range(9))
+    data = vlm_io.prepare(model, examples, turn)
+    calls.clear()
+    for rows in ([0], [2, 4], [1, 0, 5]):
+        chosen = [turns[row % 3] for row in rows]
+        wanted = model.collate([t.inputs for t in chosen], [t.answer for t in chosen])
+        found = data.gather(rows)
+        assert (
+            torch.equal(found.pixels, wanted.pixels) and found.extra.keys() == wanted.extra.keys()
+        )
+        assert all(torch.equal(found.extra[name], wanted.extra[name]) for name in wanted.extra)
+        assert torch.equal(model.predict(found), model.predict(wanted))
+    assert not calls, "kept items are not asked for again"
+
+
+def test_what_does_not_fit_in_memory_is_made_on_demand(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(checkpoint, tune="full")
+    turn: Callable[[Example], Turn] = lambda example: Turn(items()[0], "yes", ())  # noqa: E731
+    examples = tuple(Example(str(n), None, None, ()) for n in range(5))
+    kept = vlm_io.prepare(model, examples, turn).gather([3, 1])
+    monkeypatch.setattr(vlm_io, "IN_MEMORY_BYTES", 10)
+    made = vlm_io.prepare(model, examples, turn).gather([3, 1])
+    assert torch.equal(made.pixels, kept.pixels) and torch.equal(made.tokens, kept.tokens)
