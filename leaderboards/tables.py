@@ -110,8 +110,7 @@ def index(
     """
     parts = ["# Leaderboards"]
     if len(boards) > 1:
-        parts.append("## All tasks\n\n" + sheet_markdown(overall_sheet(overall)))
-        parts += [md(OVERALL_RULE)]
+        parts += ["## All tasks\n\n" + sheet_markdown(overall_sheet(overall)), md(OVERALL_RULE)]
         parts += [f"- {md(blank.label)}: {md(blank.missing)}." for blank in overall.blanks]
     for board in boards:
         name = files[board.task]
@@ -120,8 +119,8 @@ def index(
         parts += [sheet_markdown(_ranking(board)), " · ".join(links)]
         parts += bullets("", remarks(board))
     parts += [f"No board for {md(task)}: none of its runs finished." for task in unfinished]
-    rules = bullets("## How to read this\n\n", RULES if boards else ())
-    return "\n\n".join((*parts, *rules)) + "\n"
+    parts += bullets("## How to read this\n\n", RULES if boards else ())
+    return "\n\n".join(parts) + "\n"
 
 
 def latex(board: Board) -> str:
