@@ -96,7 +96,7 @@ def boards(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Step costs, overheads of meter, evaluation and trainers, the base model, a synthetic study."""
+    """Costs of steps, meter, evaluation and trainers; the base model; a synthetic study."""
     python = prepared(session)
     run(session, python, "tests/benchmarks.py", *session.posargs)
     run(session, python, "tests/synthetic_study.py", str(Path(session.create_tmp()).resolve()))
