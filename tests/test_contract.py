@@ -21,6 +21,8 @@ VLM_LIMIT = 1.5e9
 CLASSIFIER = [n for n in methods.names() if "classifier" in methods.load(n).ABOUT.backbones]
 FOR_RANDOM_MODELS = {"mbpo": {"filters": "same"}}
 """What a model without any sense mines would not pass the filters."""
+REFUSED = {("mbpo", "mm_imdb")}
+"""Preferring one class to another has no meaning where an item has several."""
 CONTROLS = ("joint", "sft", "majority")
 VLM = [n for n in methods.names() if "vlm" in methods.load(n).ABOUT.backbones]
 
@@ -53,6 +55,10 @@ def test_declares_itself(name: str) -> None:
 @pytest.mark.parametrize("task", ["food101", "mm_imdb"])
 @pytest.mark.parametrize("name", CLASSIFIER)
 def test_trains_within_the_budget_and_answers(name: str, task: str, world: Path) -> None:
+    if (name, task) in REFUSED:
+        with pytest.raises(UserError, match="one class an item"):
+            trained(name, world, task)
+        return
     done = trained(name, world, task)
     after = done.backbone.state_dict()
     assert done.meter.steps == 0 or any(

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from steelyard.harness import classifier, classifier_config, encoders, run
-from steelyard.harness.backbone import Inputs
+from steelyard.harness.backbone import Inputs, Turn
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Budget, BudgetSpent, Meter
 from steelyard.harness.classifier import Classifier
@@ -97,7 +97,8 @@ def test_feature_cost_by_hand() -> None:
     rows = ((photo, "a b c d e"), (None, "a b c d e f g h"), (photo, None))
     examples = tuple(Example(str(i), *row, (0,)) for i, row in enumerate(rows))
     model = make()
-    data = TrainData(examples, lambda rows: model.collate([]), 3, False)
+    turns = [Turn(Inputs(None, example.text), "", ()) for example in examples]
+    data = TrainData(examples, lambda rows: model.collate([]), turns.__getitem__, 3, False)
     assert run.feature_cost(model, data) == 2 * image + texts
 
 
