@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from steelyard.harness.vlm import Vlm
 
 Config = ClassifierConfig | VlmConfig
+WEIGHTS = "weights"
+"""Folder of a run that holds its trained backbone."""
 
 
 def kind_of(name: str) -> Kind:
@@ -101,6 +103,25 @@ def load(folder: Path) -> "Classifier | Vlm":
     if (folder / vlm_io.DESCRIPTION).is_file():
         return vlm_io.load(folder)
     return classifier.load(folder)
+
+
+def open_model(source: str, options: Mapping[str, Any], device: str) -> "Classifier | Vlm":
+    """A model as it is, to be asked and not trained.
+
+    ``source`` is a run's folder, or a vision-language model: a preset, a hub id or a path.
+
+    Raises:
+        UserError: there is no such model, or it is a classifier that nobody has trained.
+    """
+    weights = Path(source) / WEIGHTS
+    if weights.is_dir():
+        return load(weights).to(device)
+    config = configure(source, options)
+    if isinstance(config, ClassifierConfig):
+        raise UserError(f"'{source}' is an untrained classifier: give the folder of a run of it.")
+    from steelyard.harness import vlm_io
+
+    return vlm_io.build(source, config, seed=0, device=device).eval()
 
 
 def _prepare(

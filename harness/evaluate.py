@@ -11,7 +11,7 @@ from steelyard.harness.backbone import Backbone
 from steelyard.harness.compat import import_lmms_eval, swapped
 from steelyard.harness.data import Corpus
 from steelyard.harness.record import Score
-from steelyard.tasks.metrics import mean, ratio
+from steelyard.tasks.metrics import POOLS, mean, ratio
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -59,6 +59,7 @@ def evaluate(
         raise RuntimeError(f"{variant}: lmms-eval scored {len(samples)} of {expected} items.")
     declared = tasks.info(variant.task)
     if declared.generative:
+        samples = _pooled(task, samples)
         scores = _ratio_scores(variant, declared, samples)
         rows = [_ratio_row(variant, declared, sample) for sample in samples]
     else:
@@ -122,6 +123,19 @@ def _scores(
         )
         for metric, aggregate in task.aggregation().items()
     )
+
+
+def _pooled(task: "AskTask", samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The samples with every metric over groups of items made one share an item."""
+    pooled = {
+        metric: POOLS[aggregate]([sample[metric] for sample in samples])
+        for metric, aggregate in task.aggregation().items()
+        if aggregate in POOLS
+    }
+    return [
+        {**sample, **{metric: parts[place] for metric, parts in pooled.items()}}
+        for place, sample in enumerate(samples)
+    ]
 
 
 def _ratio_scores(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard import methods, tasks
 from steelyard.harness import backbones, provenance, record
+from steelyard.harness.backbones import WEIGHTS
 from steelyard.harness.budget import BudgetSpent, Meter, parse_budget
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import NonFiniteLoss, UserError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from steelyard.harness.vlm import Vlm
 
 log = logging.getLogger("steelyard")
-WEIGHTS, TRAINING, PARTS = "weights", "training.json", "parts"
+TRAINING, PARTS = "training.json", "parts"
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the run that is finished."""
 

@@ -74,6 +74,14 @@ class TaskInfo:
     licence: str
     citation: str
     multi_label: bool
+    hub: str
+    """Data set of the hub that holds a copy, ``organisation/name``; empty where there is none."""
+    source: str
+    """Where the official files come from and what has to be agreed to."""
+    layout: str
+    """The official tree that the loader reads, one path a line."""
+    judge: str
+    """``none``, or what a judging model would add; no score here needs one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,10 @@ def info(name: str) -> TaskInfo:
         licence=about["licence"],
         citation=about["citation"],
         multi_label=about["multi_label"],
+        hub=about["hub"],
+        source=about["source"],
+        layout=about["layout"],
+        judge=about["judge"],
     )
 
 

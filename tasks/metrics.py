@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -77,7 +77,9 @@ class Answered(TypedDict):
 
 Part = tuple[float, float]
 """One item's share of a metric's numerator and denominator; (0, 0) where it has none."""
-Shares = dict[str, Part | Answered]
+Member = tuple[str, float]
+"""The group an item belongs to, and whether it is right: 1 or 0. Groups lie within clusters."""
+Shares = dict[str, Part | Member | Answered]
 """One item's share of each metric, and ``item``."""
 Result = dict[str, float | tuple[int, float] | tuple[list[int], list[int]] | Item]
 """One item's value for each metric's aggregation, and ``item``."""
@@ -124,6 +126,28 @@ def ratio(parts: Sequence[Part]) -> float:
     """
     bottom = sum(part[1] for part in parts)
     return float(sum(part[0] for part in parts) / bottom) if bottom else 0.0
+
+
+def whole_groups(members: Sequence[Member]) -> float:
+    """Share of groups in which every item is right: both questions about an image, all of a set."""
+    return ratio(group_parts(members))
+
+
+def group_parts(members: Sequence[Member]) -> list[Part]:
+    """Each group's outcome as the share of its first item, so that groups are sums over items."""
+    right: dict[str, float] = {}
+    for group, correct in members:
+        right[group] = min(right.get(group, 1.0), correct)
+    seen: set[str] = set()
+    parts: list[Part] = []
+    for group, _ in members:
+        parts.append((0.0, 0.0) if group in seen else (right[group], 1.0))
+        seen.add(group)
+    return parts
+
+
+POOLS: dict[Callable[..., float], Callable[..., list[Part]]] = {whole_groups: group_parts}
+"""Aggregations that look at several items at once, and how they become one share an item."""
 
 
 def answered(doc: Question, answer: str) -> Answered:
