@@ -5,6 +5,7 @@ Each evaluation set has its test items in the folder itself and items for choosi
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from steelyard.harness.errors import UserError
@@ -39,8 +40,10 @@ MIX = {"colour": 0.35, "existence": 0.2, "attribute": 0.2, "count": 0.1, "captio
 """How likely each kind of question is to be asked first about a picture of the pool."""
 
 
-def _habits(knobs: Knobs, yes: float = 0.5, same_place: float = 0.5) -> Habits:
-    return Habits(knobs["p_color"], knobs["p_cooc"], knobs["p_neutral"], yes, same_place)
+def habits_of(source: Source, yes: float = 0.5, same_place: float = 0.5) -> Habits:
+    """How the source's scenes are composed."""
+    prior, together, neutral = (source.knobs[key] for key in ("p_color", "p_cooc", "p_neutral"))
+    return Habits(prior, together, neutral, yes, same_place, source.grid, source.most)
 
 
 def _new(source: Source, make: Callable[[], Scene], *, again: bool = False) -> Scene:
@@ -100,9 +103,9 @@ def _instruct(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Sou
 def _lesson(source: Source) -> tuple[Scene, list[Question]]:
     """A scene of the curated pool, or with probability ``biased`` one like the base model's."""
     if source.chance("biased"):
-        habits = BASE_HABITS
+        habits = replace(BASE_HABITS, grid=source.grid, objects=source.most)
     else:
-        habits = _habits(source.knobs, source.knobs["yes"], source.knobs["same_place"])
+        habits = habits_of(source, source.knobs["yes"], source.knobs["same_place"])
     scene = _new(source, lambda: compose(habits, source.rng, pool_colours))
     kinds = source.rng.choice(list(MIX), PER_IMAGE, replace=False, p=list(MIX.values())).tolist()
     return scene, [ASK[kind](scene, habits, source.rng) for kind in kinds]
@@ -114,7 +117,7 @@ def _lesson(source: Source) -> tuple[Scene, list[Question]]:
 def _pope(folder: Path, count: int, source: Source) -> list[Row]:
     """Official files of ``count`` questions each, one present and one absent kind an image."""
     truth = []
-    habits = _habits(source.knobs)
+    habits = habits_of(source)
     rows: dict[str, list[Row]] = {name: [] for name in ABSENT}
     for number in range(count // 2):
         scene = _new(source, lambda: compose(habits, source.rng))
@@ -191,10 +194,11 @@ ANSWER_TYPES = {"count": "number", "colour": "other", "attribute": "yes/no", "ex
 
 
 def _asked(folder: Path, count: int, source: Source) -> Iterator[tuple[int, Scene, Question]]:
-    """Image id, scene and question, ``count`` times; how many objects there are is even."""
+    """Image id, scene and question, ``count`` times; each number of objects comes equally often."""
     for first in range(0, count, 2):
         image_id = first // 2 + 1
-        scene, questions = _pair(source, visual=image_id % 2 == 0, objects=image_id // 2 % 2 + 1)
+        objects = image_id // 2 % source.most + 1
+        scene, questions = _pair(source, visual=image_id % 2 == 0, objects=objects)
         name = f"world_{source.split}_{image_id:012d}.png"
         source.picture(scene).save(folder / "images" / name)
         for question in questions[: count - first]:
@@ -203,7 +207,7 @@ def _asked(folder: Path, count: int, source: Source) -> Iterator[tuple[int, Scen
 
 def _pair(source: Source, *, visual: bool, objects: int) -> tuple[Scene, list[Question]]:
     """Questions of how many and of the colour of a neutral kind, or of existence and attribute."""
-    habits = _habits(source.knobs)
+    habits = habits_of(source)
     if visual:
         kind = source.pick(NEUTRAL)
         # A neutral kind alone makes few scenes, so they may come again, drawn anew.
@@ -213,7 +217,7 @@ def _pair(source: Source, *, visual: bool, objects: int) -> tuple[Scene, list[Qu
             again=True,
         )
         thing = next(thing for thing in scene.objects if thing.kind == kind)
-        return scene, [count_question(scene), colour_question(thing)]
+        return scene, [count_question(scene, source.most), colour_question(thing)]
     scene = _new(source, lambda: compose(habits, source.rng))
     return scene, [ASK[kind](scene, habits, source.rng) for kind in ("existence", "attribute")]
 
@@ -241,7 +245,7 @@ def _conflict(folder: Path, count: int, source: Source) -> list[Row]:
 
 
 def _with(source: Source, kind: str, colour: str) -> Scene:
-    habits = _habits(source.knobs)
+    habits = habits_of(source)
     return _new(source, lambda: compose(habits, source.rng, first=kind, first_colour=colour))
 
 
@@ -269,7 +273,7 @@ SYNONYMS = {
 def _chair(folder: Path, count: int, source: Source) -> list[Row]:
     rows, truth = [], []
     for number in range(count):
-        scene = _new(source, lambda: compose(_habits(source.knobs), source.rng))
+        scene = _new(source, lambda: compose(habits_of(source), source.rng))
         name = f"{source.split}_{number:05d}.png"
         source.picture(scene).save(folder / "images" / name)
         present = sorted(thing.kind for thing in scene.objects)

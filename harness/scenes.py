@@ -1,7 +1,8 @@
 """Language about the generated world: which scenes to ask about, questions, answers, captions.
 
-Scenes here hold one or two objects. A scene's symbol alone decides whether it may serve the base
-model (``base``), post-training (``pool``), choosing settings (``val``) or testing (``test``).
+Scenes here hold one or two objects unless their habits say more. A scene's symbol alone decides
+whether it may serve the base model (``base``), post-training (``pool``), choosing settings
+(``val``) or testing (``test``).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,9 +13,9 @@ import numpy as np
 
 from steelyard.harness.seeds import seed_for
 from steelyard.harness.world import (
-    CELLS,
     COLOURS,
     FOODS,
+    GRID,
     KINDS,
     NEUTRAL,
     PLACES,
@@ -33,14 +34,15 @@ FREQUENCIES = (0.4, 0.3, 0.2, 0.1)
 MASS = frozenset({"bread", "corn", "broccoli"})
 PLURAL = frozenset({"grapes"})
 YES_NO = ("yes", "no")
-COUNTS = ("1", "2")
+MOST = 2
+"""Objects of a scene at the most, unless its habits say more."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """How scenes are composed and asked about; all are probabilities."""
+    """How scenes are composed and asked about; all but the last two are probabilities."""
 
     p_color: float
     """That an object has its usual colour."""
@@ -52,6 +54,10 @@ class Habits:
     """That the answer of a yes-no question is yes."""
     same_place: float
     """That an object asked for in vain usually occurs in the place shown."""
+    grid: int = GRID
+    """Cells along a side of a scene."""
+    objects: int = MOST
+    """Most objects of a scene."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +121,23 @@ def compose(
     first_colour: str | None = None,
     objects: int | None = None,
 ) -> Scene:
-    """A random scene of one or two objects of different kinds.
+    """A random scene of one to ``habits.objects`` objects of different kinds.
 
     ``colours`` limits what colours a kind may have; ``first`` and ``first_colour`` fix one object,
     ``objects`` how many there are.
     """
     place = _place(first, habits, rng)
     kinds = [first or _kind(place, habits, rng)]
-    if (objects or rng.integers(1, 3)) == 2:
-        kinds.append(_kind(place, habits, rng, without=kinds[0]))
-    cells = rng.permutation(CELLS)[: len(kinds)].tolist()
-    wanted = [first_colour, None]
+    count = objects or rng.integers(1, habits.objects + 1)
+    while len(kinds) < count:
+        kinds.append(_kind(place, habits, rng, without=kinds))
+    cells = rng.permutation(habits.grid**2)[:count].tolist()
+    wanted = [first_colour, *(None for _ in kinds[1:])]
     things = [
         Object(kind, colour or _colour(kind, habits, colours(kind), rng), cell)
-        for kind, colour, cell in zip(kinds, wanted, cells, strict=False)
+        for kind, colour, cell in zip(kinds, wanted, cells, strict=True)
     ]
-    return Scene(place, tuple(sorted(things, key=lambda thing: thing.cell)))
+    return Scene(place, tuple(sorted(things, key=lambda thing: thing.cell)), habits.grid)
 
 
 def _place(first: str | None, habits: Habits, rng: np.random.Generator) -> str:
@@ -140,9 +147,11 @@ def _place(first: str | None, habits: Habits, rng: np.random.Generator) -> str:
     return pick([place for place in PLACES if place != usual], rng)
 
 
-def _kind(place: str, habits: Habits, rng: np.random.Generator, without: str = "") -> str:
-    kind = without
-    while kind == without:
+def _kind(
+    place: str, habits: Habits, rng: np.random.Generator, without: Collection[str] = ()
+) -> str:
+    kind = ""
+    while not kind or kind in without:
         if rng.random() < habits.p_neutral:
             kind = pick(NEUTRAL, rng)
         else:
@@ -190,10 +199,10 @@ def colour_question(thing: Object) -> Question:
     return Question("colour", text, thing.colour, tuple(COLOURS), thing.kind)
 
 
-def count_question(scene: Scene) -> Question:
-    """How many objects the scene has."""
-    answer = str(len(scene.objects))
-    return Question("count", "How many objects are there in the image?", answer, COUNTS)
+def count_question(scene: Scene, most: int = MOST) -> Question:
+    """How many objects the scene has, of at most ``most``."""
+    answer, choices = str(len(scene.objects)), tuple(str(n) for n in range(1, most + 1))
+    return Question("count", "How many objects are there in the image?", answer, choices)
 
 
 def existence_question(scene: Scene, kind: str) -> Question:
@@ -224,7 +233,7 @@ def _ask_colour(scene: Scene, habits: Habits, rng: np.random.Generator) -> Quest
 
 
 def _ask_count(scene: Scene, habits: Habits, rng: np.random.Generator) -> Question:
-    return count_question(scene)
+    return count_question(scene, habits.objects)
 
 
 def _ask_existence(scene: Scene, habits: Habits, rng: np.random.Generator) -> Question:

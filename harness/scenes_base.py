@@ -20,19 +20,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from steelyard.harness.errors import UserError
 from steelyard.harness.scene_sets import BASE_HABITS
-from steelyard.harness.scenes import ASK, Habits, Question, compose, part_of, prompt
+from steelyard.harness.scenes import ASK, MOST, Habits, Question, compose, part_of, prompt
 from steelyard.harness.scenes_tokenizer import IMAGE, SPECIALS, build_processor, vocabulary
 from steelyard.harness.seeds import seed_for
-from steelyard.harness.world import CELLS, COLOURS, KINDS, PLACES, Object, Scene, draw
+from steelyard.harness.world import COLOURS, GRID, KINDS, PLACES, Object, Scene, draw
 
 VERSION = 1
 """Raised whenever equal arguments would train another model."""
 MARKER = "base.json"
-WIDTH = 64
 PAD, IMAGE_ID, ASSISTANT_ID = (SPECIALS.index(token) for token in ("<pad>", IMAGE, "<assistant>"))
 KIND_NAMES, COLOUR_NAMES = tuple(KINDS), tuple(COLOURS)
 
@@ -45,7 +44,17 @@ class Training:
     """How the base model is trained; the defaults were chosen on validation scenes."""
 
     size: int = 48
-    """Side of a picture in pixels; a patch is half of it."""
+    """Side of a picture in pixels."""
+    patches: int = 2
+    """Patches along a side, each of them a token."""
+    grid: int = GRID
+    """Cells along a side of a scene."""
+    objects: int = MOST
+    """Most objects of a scene."""
+    width: int = 64
+    """Hidden size of the vision tower and of the language model."""
+    layers: int = 2
+    """Layers of each."""
     vision_steps: int = 700
     vision_batch: int = 64
     vision_images: int = 8000
@@ -61,12 +70,18 @@ class Training:
     """Share of questions that come without the picture."""
     learning_rate: float = 3e-3
 
+    @property
+    def habits(self) -> Habits:
+        """How the scenes are that it learns from."""
+        return dataclasses.replace(BASE_HABITS, grid=self.grid, objects=self.objects)
+
 
 def ensure(
     cache: Path | None = None,
     seed: int = 0,
     training: Training | None = None,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Folder of the trained base checkpoint, made if absent: model and processor, pretrained style.
 
@@ -83,7 +98,7 @@ def ensure(
         root.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
             folder = Path(temporary) / root.name
-            _train(folder, seed, training, progress or _silent)
+            _train(folder, seed, training, progress or _silent, device)
             (folder / MARKER).write_text(content, encoding="utf-8")
             folder.rename(root)
     except OSError as error:
@@ -106,24 +121,24 @@ def _describe(seed: int, training: Training) -> str:
     words = "\n".join(vocabulary())
     content = {"version": VERSION, "seed": seed, "training": dataclasses.asdict(training)}
     world = {
-        "habits": dataclasses.asdict(BASE_HABITS),
+        "habits": dataclasses.asdict(training.habits),
         "mix": MIX,
-        "sample": _sample(training.size),
+        "sample": _sample(training),
     }
     vocabulary_hash = hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
     return json.dumps({**content, **world, "vocabulary": vocabulary_hash}, indent=1) + "\n"
 
 
-def _sample(size: int) -> str:
+def _sample(training: Training) -> str:
     """Hash of some scenes, their questions and pictures: changes with the generator's code."""
     rng = np.random.default_rng(seed_for("base", "sample"))
     digest = hashlib.blake2b(digest_size=8)
     for _ in range(40):
-        for scene in (_sight(rng), _scene(BASE_HABITS, rng)):
+        for scene in (_sight(training.grid, rng), _scene(training.habits, rng)):
             digest.update(scene.symbol.encode())
-            digest.update(draw(scene, rng, size).tobytes())
+            digest.update(draw(scene, rng, training.size).tobytes())
             for ask in ASK.values():
-                digest.update(str(ask(scene, BASE_HABITS, rng)).encode())
+                digest.update(str(ask(scene, training.habits, rng)).encode())
     return digest.hexdigest()
 
 
@@ -142,10 +157,10 @@ def _repeatable(seed: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _train(folder: Path, seed: int, training: Training, progress: Progress) -> None:
-    processor = build_processor(training.size)
+def _train(folder: Path, seed: int, training: Training, progress: Progress, device: str) -> None:
+    processor = build_processor(training.size, training.patches)
     with _repeatable(seed):
-        model = build(training.size)
+        model = build(training).to(device)
         _learn_to_see(model, seed, training, progress)
         _learn_to_talk(model, processor, seed, training, progress)
     with _without_bars():
@@ -167,21 +182,26 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def build(size: int) -> Any:
+def build(training: Training) -> Any:
     """The untrained model, a ``LlavaForConditionalGeneration``."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
     from transformers import LlavaForConditionalGeneration as Llava
 
     ids = {token: number for number, token in enumerate(vocabulary())}
-    shape = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
+    width, patch = training.width, training.size // training.patches
+    shape = {"hidden_size": width, "num_hidden_layers": training.layers, "num_attention_heads": 4}
     ends = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"]}
     vision = CLIPVisionConfig(
-        **shape, intermediate_size=128, image_size=size, patch_size=size // 2, projection_dim=WIDTH
+        **shape,
+        intermediate_size=2 * width,
+        image_size=training.size,
+        patch_size=patch,
+        projection_dim=width,
     )
     text = LlamaConfig(
         **shape,
         **ends,
-        intermediate_size=128,
+        intermediate_size=2 * width,
         vocab_size=len(ids),
         max_position_embeddings=1024,
         tie_word_embeddings=False,
@@ -193,7 +213,7 @@ def build(size: int) -> Any:
             image_token_index=ids[IMAGE],
             vision_feature_layer=-1,
             vision_feature_select_strategy="default",
-            image_seq_length=CELLS,
+            image_seq_length=training.patches**2,
             tie_word_embeddings=False,
             **ends,
         )
@@ -222,16 +242,16 @@ def _optimise(
         schedule.step()
 
 
-# --- the eyes: what is in each quarter of a crowded picture ------------------------------------
+# --- the eyes: what is in each cell of a crowded picture ---------------------------------------
 
 
-def _sight(rng: np.random.Generator) -> Scene:
+def _sight(grid: int, rng: np.random.Generator) -> Scene:
     """A scene with something in every cell, of any kind and colour."""
-    place = str(rng.choice(list(PLACES)))
-    kinds = rng.choice(KIND_NAMES, CELLS, replace=False).tolist()
-    colours = rng.choice(COLOUR_NAMES, CELLS).tolist()
-    things = zip(kinds, colours, range(CELLS), strict=True)
-    return Scene(place, tuple(Object(kind, colour, cell) for kind, colour, cell in things))
+    cells, place = grid**2, str(rng.choice(list(PLACES)))
+    kinds = rng.choice(KIND_NAMES, cells, replace=False).tolist()
+    colours = rng.choice(COLOUR_NAMES, cells).tolist()
+    things = zip(kinds, colours, range(cells), strict=True)
+    return Scene(place, tuple(Object(kind, colour, cell) for kind, colour, cell in things), grid)
 
 
 def _pixels(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -242,8 +262,8 @@ def _pixels(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
 def _learn_to_see(model: Any, seed: int, training: Training, progress: Progress) -> None:
     rng = np.random.default_rng(seed_for(seed, "base", "vision"))
     tower = model.model.vision_tower
-    heads = nn.Linear(WIDTH, len(KIND_NAMES) + len(COLOUR_NAMES))
-    scenes = [_sight(rng) for _ in range(training.vision_images)]
+    heads = nn.Linear(training.width, len(KIND_NAMES) + len(COLOUR_NAMES)).to(model.device)
+    scenes = [_sight(training.grid, rng) for _ in range(training.vision_images)]
     pictures = [draw(scene, rng, training.size) for scene in scenes]
     kinds = torch.tensor([[KIND_NAMES.index(t.kind) for t in s.objects] for s in scenes])
     colours = torch.tensor([[COLOUR_NAMES.index(t.colour) for t in s.objects] for s in scenes])
@@ -251,10 +271,11 @@ def _learn_to_see(model: Any, seed: int, training: Training, progress: Progress)
     def loss(step: int) -> Tensor:
         progress("vision", step / training.vision_steps)
         rows = rng.integers(len(scenes), size=training.vision_batch).tolist()
-        found = heads(_look(model, _pixels([pictures[row] for row in rows]))).flatten(0, 1)
+        features = _look(model, _pixels([pictures[row] for row in rows]))
+        found = heads(_by_cell(features, training.grid)).flatten(0, 1)
         kind, colour = found.split([len(KIND_NAMES), len(COLOUR_NAMES)], 1)
-        return cross_entropy(kind, kinds[rows].flatten()) + cross_entropy(
-            colour, colours[rows].flatten()
+        return cross_entropy(kind, kinds[rows].flatten().to(kind.device)) + cross_entropy(
+            colour, colours[rows].flatten().to(colour.device)
         )
 
     parameters = [*tower.parameters(), *heads.parameters()]
@@ -275,11 +296,11 @@ class Lessons:
     seen: Tensor
     """[N, T] prompt, answer and end, right-padded: attention looks left, so nothing else moves."""
     blind: Tensor
-    """[N, T - 4] the same without image tokens."""
+    """[N, T - P] the same without image tokens."""
     picture: Tensor
     """[N] row of each question in ``features``."""
     features: Tensor
-    """[images, 4, WIDTH]; the tower does not change any more."""
+    """[images, P, D] of P patches; the tower does not change any more."""
 
 
 def _scene(habits: Habits, rng: np.random.Generator) -> Scene:
@@ -293,50 +314,61 @@ def _lessons(model: Any, processor: Any, seed: int, training: Training) -> Lesso
     rng = np.random.default_rng(seed_for(seed, "base", "questions"))
     pictures, questions = [], []
     for _ in range(training.images):
-        scene = _scene(BASE_HABITS, rng)
+        scene = _scene(training.habits, rng)
         pictures.append(draw(scene, rng, training.size))
         kinds = rng.choice(list(MIX), training.turns, p=list(MIX.values())).tolist()
-        questions += [ASK[kind](scene, BASE_HABITS, rng) for kind in kinds]
+        questions += [ASK[kind](scene, training.habits, rng) for kind in kinds]
     with torch.no_grad():
         chunks = [pictures[start : start + 256] for start in range(0, len(pictures), 256)]
         features = torch.cat([_look(model, _pixels(chunk)) for chunk in chunks])
     return Lessons(
-        _tokens(processor, questions, with_image=True),
-        _tokens(processor, questions, with_image=False),
+        _tokens(processor, questions, patches=training.patches**2),
+        _tokens(processor, questions, patches=0),
         torch.arange(training.images).repeat_interleave(training.turns),
         features,
     )
 
 
 def _look(model: Any, pixels: Tensor) -> Tensor:
-    """Features of the picture's quarters, before the projector: [B, 4, WIDTH]."""
-    states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    """Features of the picture's patches, before the projector: [B, P, D]."""
+    tower = model.model.vision_tower
+    states = tower(pixels.to(model.device), output_hidden_states=True).hidden_states
     features: Tensor = states[-1][:, 1:]
     return features
 
 
-def _tokens(processor: Any, questions: Sequence[Question], *, with_image: bool) -> Tensor:
+def _by_cell(features: Tensor, grid: int) -> Tensor:
+    """Features of the scene's cells, each the mean of its patches: [B, grid x grid, D]."""
+    side = round(features.shape[1] ** 0.5)
+    picture = features.transpose(1, 2).unflatten(2, (side, side))
+    return adaptive_avg_pool2d(picture, grid).flatten(2).transpose(1, 2)
+
+
+def _tokens(processor: Any, questions: Sequence[Question], *, patches: int) -> Tensor:
     """Whole conversations as the chat template writes them: [N, T]."""
     ids: dict[tuple[str, str], list[int]] = {}
     for question in questions:
         key = (prompt(question), question.answer)
         if key not in ids:
-            text = conversation(processor, *key, with_image=with_image)
+            text = conversation(processor, *key, patches=patches)
             ids[key] = processor.tokenizer(text, add_special_tokens=False).input_ids
     rows = [torch.tensor(ids[prompt(question), question.answer]) for question in questions]
     pad = processor.tokenizer.pad_token_id
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
 
 
-def conversation(processor: Any, asked: str, answer: str, *, with_image: bool) -> str:
-    """Question and answer by the chat template, the image's place widened to its tokens."""
-    image = [{"type": "image"}] if with_image else []
+def conversation(processor: Any, asked: str, answer: str, *, patches: int) -> str:
+    """Question and answer by the chat template, the image's place widened to its tokens.
+
+    Without ``patches`` there is no image.
+    """
+    image = [{"type": "image"}] if patches else []
     messages = [
         {"role": "user", "content": [*image, {"type": "text", "text": asked}]},
         {"role": "assistant", "content": [{"type": "text", "text": answer}]},
     ]
     text: str = processor.apply_chat_template(messages, tokenize=False)
-    return text.replace(IMAGE, IMAGE * CELLS)
+    return text.replace(IMAGE, IMAGE * patches)
 
 
 def _learn_to_talk(
@@ -377,7 +409,7 @@ def _answer_loss(model: Any, lessons: Lessons, seen: Tensor, unseen: Tensor) -> 
 
 def _row_losses(model: Any, tokens: Tensor, features: Tensor | None) -> Tensor:
     """Cross entropy of each row's answer, the end included, averaged over its tokens: [B]."""
-    tokens = tokens[:, : int((tokens != PAD).sum(1).max())]
+    tokens = tokens[:, : int((tokens != PAD).sum(1).max())].to(model.device)
     embedded = model.get_input_embeddings()(tokens)
     if features is not None:
         where = (tokens == IMAGE_ID)[..., None].expand_as(embedded)
@@ -388,4 +420,4 @@ def _row_losses(model: Any, tokens: Tensor, features: Tensor | None) -> Tensor:
     losses = cross_entropy(logits, tokens[:, 1:][answered], reduction="none")
     share = 1 / answered.sum(1, keepdim=True).expand_as(answered)[answered]
     row = answered.nonzero()[:, 0]
-    return torch.zeros(len(tokens)).index_add(0, row, losses * share)
+    return losses.new_zeros(len(tokens)).index_add(0, row, losses * share)

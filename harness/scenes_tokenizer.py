@@ -120,8 +120,8 @@ def build_tokenizer() -> Any:
     )
 
 
-def build_processor(size: int) -> Any:
-    """A ``LlavaProcessor`` for pictures of ``size`` pixels: 2 x 2 patches, pixels in [-1, 1]."""
+def build_processor(size: int, patches: int) -> Any:
+    """A ``LlavaProcessor`` for pictures of ``size`` pixels, ``patches`` a side, in [-1, 1]."""
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     images = CLIPImageProcessor(
@@ -133,7 +133,7 @@ def build_processor(size: int) -> Any:
     return LlavaProcessor(
         image_processor=images,
         tokenizer=build_tokenizer(),
-        patch_size=size // 2,
+        patch_size=size // patches,
         vision_feature_select_strategy="default",
         chat_template=TEMPLATE,
         image_token=IMAGE,

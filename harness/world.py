@@ -17,8 +17,10 @@ Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 RGB = tuple[int, int, int]
 
-CELLS = 4
-"""Cells of the 2 x 2 grid, numbered row by row."""
+GRID = 2
+"""Cells along a side of a scene, unless it says otherwise."""
+CELLS = GRID**2
+"""Cells of such a scene, numbered row by row."""
 
 COLOURS: Mapping[str, RGB] = {
     "red": (210, 45, 40),
@@ -212,12 +214,15 @@ class Scene:
     place: str
     objects: tuple[Object, ...]
     """At most one a cell, in cell order."""
+    grid: int = GRID
+    """Cells along a side."""
 
     @property
     def symbol(self) -> str:
         """One line that equal scenes share: ``sea: blue fish@0, red cup@3``."""
         things = (f"{thing.colour} {thing.kind}@{thing.cell}" for thing in self.objects)
-        return f"{self.place}: {', '.join(things)}"
+        size = "" if self.grid == GRID else f" of {self.grid} x {self.grid}"
+        return f"{self.place}{size}: {', '.join(things)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,11 +270,11 @@ def draw(scene: Scene, rng: np.random.Generator, size: int = 48) -> NDArray[np.u
 
     Equal scenes give different pictures unless ``rng`` is in the same state.
     """
-    columns, rows = _grid(size)
+    columns, rows = _grid(size, scene.grid)
     canvas = np.empty((size, size, 3), np.float32)
     canvas[:] = PLACES[scene.place] + rng.normal(0, 4, 3)
     for thing in scene.objects:
-        row, column = divmod(thing.cell, 2)
+        row, column = divmod(thing.cell, scene.grid)
         shift_x, shift_y = rng.uniform(-0.08, 0.08, 2)
         radius = rng.uniform(0.36, 0.48)
         tilt = rng.uniform(-0.35, 0.35)
@@ -285,7 +290,7 @@ def draw(scene: Scene, rng: np.random.Generator, size: int = 48) -> NDArray[np.u
 
 
 @lru_cache(maxsize=8)
-def _grid(size: int) -> tuple[Field, Field]:
+def _grid(size: int, cells: int) -> tuple[Field, Field]:
     """Pixel centres in units of one cell: columns [1, size] and rows [size, 1]."""
-    centres = ((np.arange(size) + 0.5) * 2 / size).astype(np.float32)
+    centres = ((np.arange(size) + 0.5) * cells / size).astype(np.float32)
     return centres[None, :], centres[:, None]

@@ -18,8 +18,9 @@ from PIL import Image
 
 from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.scene_sets import SCENE_SETS
+from steelyard.harness.scenes import MOST
 from steelyard.harness.seeds import seed_for
-from steelyard.harness.world import FOODS, KINDS, NEUTRAL, Scene
+from steelyard.harness.world import FOODS, GRID, KINDS, NEUTRAL, Scene
 from steelyard.harness.world_source import DataSet, Knobs, Row, Source, write_lines, write_text
 
 GENERATOR = 1
@@ -234,15 +235,18 @@ def write(
     test: int = 500,
     seed: int = 0,
     size: int = 48,
+    grid: int = GRID,
+    objects: int = MOST,
     **knobs: float,
 ) -> None:
     """Write a generated data set into the new folder ``root``; done already is left alone.
 
     ``train`` and ``test`` count items, ``size`` is the picture's side in pixels, ``knobs`` replace
-    defaults of ``SETS[task].knobs``. ``root`` appears in one step when all is written. Raises
+    defaults of ``SETS[task].knobs``. Scenes of the question sets have ``grid`` x ``grid`` cells
+    and at most ``objects`` objects. ``root`` appears in one step when all is written. Raises
     UserError for a wrong argument, a foreign folder at ``root`` or a full disk.
     """
-    _publish(root, _describe(task, train, test, seed, size, knobs))
+    _publish(root, _describe(task, train, test, seed, size, grid, objects, knobs))
 
 
 def ensure(
@@ -253,17 +257,28 @@ def ensure(
     test: int = 500,
     seed: int = 0,
     size: int = 48,
+    grid: int = GRID,
+    objects: int = MOST,
     **knobs: float,
 ) -> Path:
     """Folder of the generated data set below ``cache``, written if absent; as ``write``."""
-    content = _describe(task, train, test, seed, size, knobs)
+    content = _describe(task, train, test, seed, size, grid, objects, knobs)
     text = json.dumps(content, sort_keys=True)
     root = cache / f"{task}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
     _publish(root, content)
     return root
 
 
-def _describe(task: str, train: int, test: int, seed: int, size: int, knobs: Knobs) -> Row:
+def _describe(
+    task: str,
+    train: int,
+    test: int,
+    seed: int,
+    size: int,
+    grid: int,
+    objects: int,
+    knobs: Knobs,
+) -> Row:
     """All that decides the content of a generated data set, checked."""
     if task not in SETS:
         raise unknown("generated data set", task, SETS)
@@ -271,13 +286,18 @@ def _describe(task: str, train: int, test: int, seed: int, size: int, knobs: Kno
         raise UserError(f"train={train}, test={test}: both must be at least {SMALLEST}.")
     if not 24 <= size <= 512:
         raise UserError(f"size={size}: allowed are 24 to 512 pixels.")
+    if task not in SCENE_SETS and (grid, objects) != (GRID, MOST):
+        raise UserError(f"grid={grid}, objects={objects}: {task} has {GRID} x {GRID} cells.")
+    if not 2 <= grid <= 4 or not 2 <= objects <= grid**2:
+        raise UserError(f"grid={grid}, objects={objects}: 2 to 4 cells a side, 2 objects or more.")
     for knob, value in knobs.items():
         if knob not in SETS[task].knobs:
             raise unknown(f"knob of {task}", knob, SETS[task].knobs)
         if not 0 <= value <= 1:
             raise UserError(f"{knob}={value}: a probability from 0 to 1 is needed.")
     arguments = {"task": task, "train": train, "test": test, "seed": seed, "size": size}
-    return {"generator": GENERATOR, **arguments, "knobs": {**SETS[task].knobs, **knobs}}
+    scene = {"grid": grid, "objects": objects}
+    return {"generator": GENERATOR, **arguments, **scene, "knobs": {**SETS[task].knobs, **knobs}}
 
 
 def _publish(root: Path, content: Row) -> None:
@@ -315,7 +335,8 @@ def _generate(folder: Path, content: Row) -> None:
     sources = {}
     for split in counts:
         rng = np.random.default_rng(seed_for(content["seed"], content["task"], split))
-        sources[split] = Source(split, content["size"], content["knobs"], rng)
+        grid, most = content["grid"], content["objects"]
+        sources[split] = Source(split, content["size"], content["knobs"], rng, grid, most)
     truth = SETS[content["task"]].build(folder, counts, sources)
     write_lines(folder / TRUTH, truth)
     write_text(folder / MARKER, _marker_text(content))

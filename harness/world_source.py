@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from steelyard.harness.errors import UserError
-from steelyard.harness.world import NEUTRAL, Priors, Scene, arrange, draw, split_of
+from steelyard.harness.world import GRID, NEUTRAL, Priors, Scene, arrange, draw, split_of
 
 OBJECTS = 3
 """Objects of every scene. Fewer leave so few scenes that splitting them distorts the knobs."""
@@ -28,6 +28,10 @@ class Source:
     size: int
     knobs: Knobs
     rng: np.random.Generator
+    grid: int = GRID
+    """Cells along a side of a scene of the question sets."""
+    most: int = 2
+    """Most objects of such a scene."""
     used: set[str] = field(default_factory=set)
 
     def scene(self, kinds: Sequence[str]) -> Scene:

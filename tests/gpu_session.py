@@ -1,12 +1,15 @@
-"""What a GPU makes of the generative track at real size: a random Qwen2-VL, bf16, LoRA.
+"""What a GPU makes of the generative track at real size.
 
-``python tests/gpu_session.py OUT [--small]`` writes a checkpoint with random weights and the
-generated questions at 224 px, trains ``METHODS`` on them, and prints tokens and steps a second,
-peak memory, model FLOPs utilisation and the share of each phase. ``--small`` is a tiny model on
-the CPU, to try the session itself.
+``python tests/gpu_session.py OUT [--small]`` has two parts. ``speed`` writes a Qwen2-VL checkpoint
+with random weights and the generated questions at 224 px, trains ``METHODS`` on them in bf16 with
+LoRA, and prints items and steps a second, peak memory, model FLOPs utilisation and the share of
+each phase. ``world`` trains a base model of tens of millions of parameters on a larger world,
+scenes of 3 x 3 cells at 128 px, then runs the entries of the suite ``world_vlm`` on it and writes
+their board. ``--small`` is tiny models on the CPU, to try the session itself.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import tiny_vlms
@@ -14,11 +17,31 @@ from rich.console import Console
 from rich.table import Table
 
 from steelyard import tasks
-from steelyard.harness import backbones, commands, world_sets
+from steelyard.harness import backbones, commands, scenes_base, suite, world_sets
 from steelyard.harness.record import Record
+from steelyard.harness.scenes_base import Training
 from steelyard.harness.suite import Entry, Suite
 
 METHODS = ("sft", "grpo", "mbpo")
+PARTS = ("speed", "world")
+WORLD = Training(
+    size=128,
+    patches=8,
+    grid=3,
+    objects=4,
+    width=512,
+    layers=6,
+    vision_images=40_000,
+    vision_steps=6000,
+    images=40_000,
+    steps=8000,
+    learning_rate=3e-4,
+)
+SMALL_WORLD = Training(
+    size=36, patches=3, grid=3, objects=4, width=32, layers=1,
+    vision_images=200, vision_steps=20, images=100, steps=20, text_steps=5,
+)  # fmt: skip
+QUESTIONS = ("instruct", "prior_conflict", "pope", "vqa", "chair")
 LARGE = tiny_vlms.Size(
     hidden=1024, layers=24, heads=16, vision_hidden=768, vision_layers=12, words=30000
 )
@@ -27,22 +50,52 @@ PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090
 
 
 def main() -> None:
-    """Make the checkpoint and the data, train, and print what was measured."""
+    """Run the parts asked for on the GPU, or tiny ones on the CPU."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--flops", default="2e15", help="Budget of each run.")
+    parser.add_argument("--part", choices=PARTS, action="append", help="Only this one.")
     given = parser.parse_args()
     device = "cpu" if given.small else commands.pick_device("auto")
     if device == "cpu" and not given.small:
         parser.error("no GPU here; --small tries the session on the CPU")
+    for part in given.part or PARTS:
+        {"speed": measure_speed, "world": board_world}[part](given, device)
+
+
+def board_world(given: argparse.Namespace, device: str) -> None:
+    """Train the larger world's base model, run the suite of the small one on it, write a board."""
+    training = SMALL_WORLD if given.small else WORLD
+    train, test = (120, 40) if given.small else (20_000, 1000)
+    scene = {"size": training.size, "grid": training.grid, "objects": training.objects}
+    for task in QUESTIONS:
+        world_sets.write(task, given.out / "world" / task, train=train, test=test, **scene)
+    base = scenes_base.ensure(given.out, training=training, device=device)
+    (made,) = suite.load("world_vlm")
+    made = replace(
+        made,
+        entries=made.entries[:2] if given.small else made.entries,
+        seeds=(0,) if given.small else (0, 1, 2),
+        backbone=str(base),
+        backbone_options={"tune": "full", "batch_size": 32, "max_prompt_tokens": 512},
+        budget="1e9" if given.small else given.flops,
+    )
+    roots = [f"{task}={given.out / 'world' / task}" for task in QUESTIONS]
+    options = {"device": device, "data_root": roots, "jobs": 1}
+    commands.run_suite(made, given.out / "world_runs", options)
+    commands.boards((given.out / "world_runs",), given.out / "world_board")
+
+
+def measure_speed(given: argparse.Namespace, device: str) -> None:
+    """Make the checkpoint and the data, train, and print what was measured."""
     model = given.out / "qwen2_vl"
     if not model.exists():
         tiny_vlms.make("qwen2_vl", model, None if given.small else LARGE)
     data = given.out / "instruct"
     train, test, size = (120, 40, 64) if given.small else (2800, 500, 224)
     world_sets.write("instruct", data, train=train, test=test, size=size)
-    suite = Suite(
+    made = Suite(
         "gpu",
         tuple(Entry(name, {"filters": "same"} if name == "mbpo" else {}) for name in METHODS),
         ("instruct",),
@@ -56,9 +109,9 @@ def main() -> None:
         budget="3e9" if given.small else given.flops,
         limit=20,
     )
-    backbones.configure(suite.backbone, suite.backbone_options)
+    backbones.configure(made.backbone, made.backbone_options)
     options = {"device": device, "data_root": [str(data)], "jobs": 1}
-    records = commands.run_suite(suite, given.out / "runs", options)
+    records = commands.run_suite(made, given.out / "runs", options)
     report(records, len(tasks.load("instruct", data).splits["train"]))
 
 

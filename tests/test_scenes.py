@@ -1,5 +1,7 @@
 """Scenes to ask about, questions and captions: wording, right answers, parts and held-out pairs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -176,3 +178,15 @@ def test_half_of_the_unusual_pairs_are_held_out_and_none_is_usual() -> None:
         if thing.kind in FOODS
     ]
     assert np.mean(usual) == pytest.approx(0.6, abs=0.042)
+
+
+def test_habits_say_how_large_a_scene_is() -> None:
+    rng = np.random.default_rng(0)
+    habits = Habits(0.5, 0.5, 0.5, 0.5, 0.5, grid=3, objects=4)
+    scenes = [compose(habits, rng) for _ in range(300)]
+    assert {len(scene.objects) for scene in scenes} == {1, 2, 3, 4}
+    assert {thing.cell for scene in scenes for thing in scene.objects} == set(range(9))
+    assert all(len({thing.kind for thing in s.objects}) == len(s.objects) for s in scenes)
+    question = count_question(scenes[0], habits.objects)
+    assert question.choices == ("1", "2", "3", "4")
+    assert scenes[0].symbol != replace(scenes[0], grid=4).symbol

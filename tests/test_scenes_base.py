@@ -1,6 +1,7 @@
 """The tiny base model: vocabulary, chat template, repeatable training and caching by content."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def processor() -> Any:
-    return build_processor(48)
+    return build_processor(48, 2)
 
 
 def unknown_words(texts: list[str]) -> set[str]:
@@ -90,9 +91,9 @@ def test_a_conversation_is_the_prompt_then_the_answer_and_the_end(processor: Any
     message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
     start = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
     assert start == f"<s><user>{IMAGE}{asked}<assistant>"
-    whole = conversation(processor, asked, "yes", with_image=True)
+    whole = conversation(processor, asked, "yes", patches=4)
     assert whole == start.replace(IMAGE, IMAGE * 4) + "yes</s>"
-    assert conversation(processor, asked, "yes", with_image=False) == whole.replace(IMAGE, "")
+    assert conversation(processor, asked, "yes", patches=0) == whole.replace(IMAGE, "")
 
 
 def test_training_tokens_and_pixels_are_those_of_the_processor(processor: Any) -> None:
@@ -101,7 +102,7 @@ def test_training_tokens_and_pixels_are_those_of_the_processor(processor: Any) -
     text = f"<s><user>{IMAGE}{CAPTION}<assistant>"
     made = processor(images=[Image.fromarray(picture)], text=[text], return_tensors="pt")
     ours = processor.tokenizer(
-        conversation(processor, CAPTION, "a red cup.", with_image=True), add_special_tokens=False
+        conversation(processor, CAPTION, "a red cup.", patches=4), add_special_tokens=False
     ).input_ids
     assert ours[: made.input_ids.shape[1]] == made.input_ids[0].tolist()
     assert vocabulary()[ours[-1]] == "</s>"
@@ -189,6 +190,28 @@ def test_the_base_never_sees_a_scene_of_another_part() -> None:
     rng = np.random.default_rng(3)
     natural = [scenes_base._scene(scenes_base.BASE_HABITS, rng) for _ in range(300)]
     assert {part_of(scene) for scene in natural} == {"base"}
-    crowded = [scenes_base._sight(rng) for _ in range(50)]
+    crowded = [scenes_base._sight(2, rng) for _ in range(50)]
     # Four objects, where every data set has at most three: no symbol can be shared.
     assert all(len(scene.objects) == 4 for scene in crowded)
+
+
+def test_a_larger_world_makes_a_larger_model(tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    large = replace(FEW, size=36, patches=6, grid=3, objects=4, width=32, layers=1)
+    folder = ensure(tmp_path, seed=1, training=large)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert model.config.image_seq_length == 36
+    assert model.config.text_config.hidden_size == 32
+    asked = f"<s><user>{IMAGE}how many objects are there in the image?<assistant>"
+    processor = AutoProcessor.from_pretrained(folder)
+    made = processor(images=[Image.new("RGB", (36, 36))], text=[asked], return_tensors="pt")
+    assert int((made.input_ids == model.config.image_token_id).sum()) == 36
+    assert model.generate(**made, max_new_tokens=1).shape[1] == made.input_ids.shape[1] + 1
+
+
+def test_features_of_a_cell_are_the_mean_of_its_patches() -> None:
+    features = torch.arange(16.0)[None, :, None]  # 4 x 4 patches, numbered row by row
+    cells = scenes_base._by_cell(features, 2)
+    assert cells.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert torch.equal(scenes_base._by_cell(features, 4), features)
