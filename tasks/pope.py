@@ -7,7 +7,7 @@ from typing import Any
 from steelyard.harness.data import Corpus, Example, Skipped
 from steelyard.harness.errors import UserError
 from steelyard.harness.reading import read_json_lines
-from steelyard.tasks import _questions, answers, metrics
+from steelyard.tasks import _official, _questions, answers, metrics
 
 KINDS = ("random", "popular", "adversarial")
 """How the absent objects were drawn: at random, by frequency, by what is often seen together."""
@@ -15,6 +15,8 @@ FOLDERS = (".", "coco", "output/coco")
 NAMES = ("coco_pope_{}.json", "*pope*{}*.json", "*pope*{}*.jsonl")
 """File names by kind, first found first taken."""
 ANY = "*pope*.jsonl"
+IMAGES = "val2014"
+"""Where a converted copy puts its pictures."""
 LABELS = ("yes", "no")
 
 
@@ -72,6 +74,30 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
             subset=kind,
             cluster=name,
         )
+
+
+def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
+    """Write a hub copy (question_id, question, answer, image_source, category, image).
+
+    A question that stands in several configurations of the copy is written once.
+    """
+    asked: dict[str, dict[str, Mapping[str, Any]]] = {kind: {} for kind in KINDS}
+    for row in rows:
+        kind, number, image, text, label = (
+            _official.column(row, name)
+            for name in ("category", "question_id", "image_source", "question", "answer")
+        )
+        if kind not in KINDS:
+            raise UserError(f"The copy has category {kind!r}, allowed are {', '.join(KINDS)}.")
+        name = f"{image}.jpg"
+        _official.write_image(_official.column(row, "image"), folder / IMAGES, name)
+        numbered = int(number) if str(number).isdecimal() else number
+        content = {"question_id": numbered, "image": name, "text": text, "label": label.lower()}
+        asked[kind][str(number)] = content
+    for kind, found in asked.items():
+        if found:
+            path = folder / "coco" / NAMES[0].format(kind)
+            _official.write_lines(path, found.values())
 
 
 def doc_to_text(doc: metrics.Question) -> str:
