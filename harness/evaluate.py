@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard import tasks
 from steelyard.harness.backbone import Backbone
 from steelyard.harness.compat import import_lmms_eval, swapped
-from steelyard.harness.data import Corpus
+from steelyard.harness.data import Corpus, enclosing
 from steelyard.harness.record import Score
 from steelyard.tasks.metrics import POOLS, mean, ratio
 
@@ -126,26 +126,33 @@ def _scores(
 
 
 def _pooled(task: "AskTask", samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The samples with every metric over groups of items made one share an item."""
-    pooled = {
-        metric: POOLS[aggregate]([sample[metric] for sample in samples])
-        for metric, aggregate in task.aggregation().items()
-        if aggregate in POOLS
-    }
-    return [
-        {**sample, **{metric: parts[place] for metric, parts in pooled.items()}}
-        for place, sample in enumerate(samples)
-    ]
+    """The samples with one share an item of every metric that any of them has part in.
+
+    A metric over groups of items becomes a share an item, and who has no part in a metric has
+    (0, 0). A metric that nobody has part in stays out: it was not measured, which is not 0.
+    """
+    filled = [dict(sample) for sample in samples]
+    for metric, aggregate in task.aggregation().items():
+        own = [sample for sample in filled if metric in sample]
+        if not own:
+            continue
+        parts = POOLS.get(aggregate, list)([sample[metric] for sample in own])
+        for sample, part in zip(own, parts, strict=True):
+            sample[metric] = part
+        for sample in filled:
+            sample.setdefault(metric, (0.0, 0.0))
+    return filled
 
 
 def _ratio_scores(
     variant: tasks.Variant, declared: tasks.TaskInfo, samples: Sequence[Mapping[str, Any]]
 ) -> tuple[Score, ...]:
     """Every metric over all items and, where the task has subsets, over each of them."""
-    named = {sample["item"]["subset"] for sample in samples} - {""}
-    subsets = sorted(named) if declared.subsets else []
     groups = {"": list(samples)}
-    groups |= {name: [s for s in samples if s["item"]["subset"] == name] for name in subsets}
+    if declared.subsets:
+        parts = [enclosing(sample["item"]["subset"]) for sample in samples]
+        for name in sorted({name for own in parts for name in own}):
+            groups[name] = [s for s, own in zip(samples, parts, strict=True) if name in own]
     return tuple(
         Score(
             task=variant.task,
@@ -164,7 +171,12 @@ def _ratio_scores(
         )
         for subset, group in groups.items()
         for metric, higher in declared.metrics.items()
-        if not subset or any(sample[metric][1] for sample in group)  # it counts something there
+        # It was measured, means something there, and counts something.
+        if metric in group[0]
+        and (
+            not subset
+            or (metric not in declared.whole and any(sample[metric][1] for sample in group))
+        )
     )
 
 
@@ -172,7 +184,7 @@ def _ratio_row(
     variant: tasks.Variant, declared: tasks.TaskInfo, sample: Mapping[str, Any]
 ) -> dict[str, Any]:
     row = {"variant": variant.name, **sample["item"]}
-    for metric in declared.metrics:
+    for metric in filter(sample.__contains__, declared.metrics):
         row[f"{metric}.top"], row[f"{metric}.bottom"] = sample[metric]
     return row
 

@@ -117,8 +117,11 @@ def build_corpus(
     skipped: Sequence[Skipped],
     notes: Mapping[str, str],
     max_bad: float,
+    whole: bool = False,
 ) -> Corpus:
     """Check ids, decode every image, and make the Corpus.
+
+    With ``whole``, an item of which another of its cluster cannot be used is not used either.
 
     Raises:
         UserError: an id occurs twice where it must not, or one of train, val and test is given
@@ -129,15 +132,13 @@ def build_corpus(
         raise UserError(f"--max-bad {max_bad}: give a share from 0 to below 1, such as 0.05.")
     check_ids(splits)
     faults = image_faults(root, [example for rows in splits.values() for example in rows])
+    lost = {split: _lost(rows, faults, whole) for split, rows in splits.items()}
     kept = {
-        split: tuple(example for example in rows if example.image not in faults)
+        split: tuple(example for example in rows if example.id not in lost[split])
         for split, rows in splits.items()
     }
     broken = (
-        Skipped(example.id, split, faults[example.image])
-        for split, rows in splits.items()
-        for example in rows
-        if example.image in faults
+        Skipped(id, split, reason) for split, rows in lost.items() for id, reason in rows.items()
     )
     bad = (*skipped, *broken)
     for split in filter(splits.__contains__, CORE):
@@ -146,6 +147,18 @@ def build_corpus(
     return Corpus(
         name, root, classes, multi_label, usable, revision(classes, usable), notes, skipped=bad
     )
+
+
+def _lost(
+    rows: Sequence[Example], faults: Mapping[Path | None, str], whole: bool
+) -> dict[str, str]:
+    """Why items cannot be used, by id in the order of the rows."""
+    broken = {row.cluster for row in rows if row.image in faults and row.cluster and whole}
+    return {
+        row.id: faults.get(row.image) or f"incomplete: {row.cluster}"
+        for row in rows
+        if row.image in faults or row.cluster in broken
+    }
 
 
 def check_ids(splits: Mapping[str, Sequence[Example]]) -> None:

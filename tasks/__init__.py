@@ -82,6 +82,8 @@ class TaskInfo:
     """The official tree that the loader reads, one path a line."""
     judge: str
     """``none``, or what a judging model would add; no score here needs one."""
+    whole: tuple[str, ...] = ()
+    """Metrics of all items together that say nothing of a part of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ def info(name: str) -> TaskInfo:
         source=about["source"],
         layout=about["layout"],
         judge=about["judge"],
+        whole=tuple(about.get("whole", ())),
     )
 
 

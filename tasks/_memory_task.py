@@ -18,7 +18,7 @@ from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.seeds import seed_for
 from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
 from steelyard.tasks.images import store_of
-from steelyard.tasks.metrics import Doc, Question
+from steelyard.tasks.metrics import POOLS, Doc, Question
 
 Read = Callable[[Example], Inputs]
 """Reads an item's inputs; the side that is not read is None."""
@@ -69,8 +69,9 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
     """See ``steelyard.tasks.build``."""
     if split not in corpus.splits:
         raise unknown(f"split of {corpus.name}", split, corpus.splits)
+    config = load_yaml_config(str(tasks.definition(variant.task)), mode="full")
     everyone = corpus.splits[split]
-    examples = _some(everyone, limit)
+    examples = _some(everyone, limit, whole=_has_groups(config))
     images = store_of(corpus.root, split)
 
     def image(example: Example) -> Inputs:
@@ -84,7 +85,6 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
         seen = see(by_id[doc["id"]]).image
         return [] if seen is None else [seen]
 
-    config = load_yaml_config(str(tasks.definition(variant.task)), mode="full")
     changes = {
         "task": str(variant),
         "test_split": split,
@@ -96,13 +96,38 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
     return made
 
 
-def _some(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
+def _has_groups(config: Mapping[str, Any]) -> bool:
+    return any(metric["aggregation"] in POOLS for metric in config["metric_list"])
+
+
+def _some(
+    examples: Sequence[Example], limit: int | None, *, whole: bool = False
+) -> Sequence[Example]:
+    """``limit`` items by a hash of their ids; ``whole`` takes clusters uncut while they fit.
+
+    One cluster is taken even if it does not fit, for a metric over groups needs all of a group.
+    """
     if limit is None:
         return examples
     if limit < 1:
         raise UserError(f"--limit {limit}: score one or more items.")
-    chosen = {e.id for e in sorted(examples, key=lambda e: seed_for("limit", e.id))[:limit]}
+    if whole:
+        chosen = _whole_clusters(examples, limit)
+    else:
+        chosen = {e.id for e in sorted(examples, key=lambda e: seed_for("limit", e.id))[:limit]}
     return [example for example in examples if example.id in chosen]
+
+
+def _whole_clusters(examples: Sequence[Example], limit: int) -> set[str]:
+    members: dict[str, list[str]] = {}
+    for example in examples:
+        members.setdefault(example.cluster or example.id, []).append(example.id)
+    chosen: set[str] = set()
+    for cluster in sorted(members, key=lambda name: seed_for("limit", name)):
+        if chosen and len(chosen) + len(members[cluster]) > limit:
+            break
+        chosen.update(members[cluster])
+    return chosen
 
 
 def _damaged(variant: "tasks.Variant", side: Side, examples: Sequence[Example], read: Read) -> Read:

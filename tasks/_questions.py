@@ -96,9 +96,17 @@ def pictures(where: str, root: Path, row: Mapping[str, Any]) -> tuple[Path | Non
 
 
 def corpus(
-    task: str, root: Path, read: Read, *, notes: Mapping[str, str], max_bad: float
+    task: str,
+    root: Path,
+    read: Read,
+    *,
+    notes: Mapping[str, str],
+    max_bad: float,
+    whole: bool = False,
 ) -> Corpus:
     """A set made for evaluation: ``test`` in the folder, and ``val`` in ``val`` if it holds one.
+
+    ``whole`` says that a metric looks at all items of a cluster together.
 
     Raises:
         UserError: what ``build_corpus`` or ``read`` checks.
@@ -117,6 +125,7 @@ def corpus(
         skipped=skipped,
         notes=notes,
         max_bad=max_bad,
+        whole=whole,
     )
 
 

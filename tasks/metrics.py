@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
@@ -79,8 +80,12 @@ Part = tuple[float, float]
 """One item's share of a metric's numerator and denominator; (0, 0) where it has none."""
 Member = tuple[str, float]
 """The group an item belongs to, and whether it is right: 1 or 0. Groups lie within clusters."""
-Shares = dict[str, Part | Member | Answered]
-"""One item's share of each metric, and ``item``."""
+Paired = tuple[str, str, float]
+"""A category, the pair of items in it, whether the item is right; no category: not counted."""
+Term = tuple[bool, float, float]
+"""Which of a contrast's two ratios an item has part in, the good one or the bad, and its share."""
+Shares = dict[str, Part | Member | Paired | Term | Answered]
+"""One item's share of each metric that it has part in, and ``item``."""
 Result = dict[str, float | tuple[int, float] | tuple[list[int], list[int]] | Item]
 """One item's value for each metric's aggregation, and ``item``."""
 
@@ -146,7 +151,74 @@ def group_parts(members: Sequence[Member]) -> list[Part]:
     return parts
 
 
-POOLS: dict[Callable[..., float], Callable[..., list[Part]]] = {whole_groups: group_parts}
+def mean_points(items: Sequence[Paired]) -> float:
+    """Mean over categories of half the sum of accuracy and share of pairs with both items right."""
+    return ratio(mean_point_parts(items))
+
+
+def total_points(items: Sequence[Paired]) -> float:
+    """Sum over categories of both in percent, as MME counts: at most 200 points a category."""
+    return ratio(total_point_parts(items))
+
+
+def mean_point_parts(items: Sequence[Paired]) -> list[Part]:
+    """Each item's share of ``mean_points``; every category weighs the same."""
+    return [(points / 2, weight) for points, weight in _points(items)]
+
+
+def total_point_parts(items: Sequence[Paired]) -> list[Part]:
+    """Each item's share of ``total_points``; the bottoms sum to 1."""
+    categories = len({category for category, _, _ in items} - {""})
+    return [(100 * points, weight / max(categories, 1)) for points, weight in _points(items)]
+
+
+def _points(items: Sequence[Paired]) -> list[Part]:
+    """Each item's share of its category's accuracy plus accuracy of pairs, and of the category."""
+    size = Counter(category for category, _, _ in items)
+    pairs = group_parts([(f"{category}/{pair}", right) for category, pair, right in items])
+    count = Counter[str]()
+    for (category, _, _), (_, first) in zip(items, pairs, strict=True):
+        count[category] += int(first)
+    return [
+        (right / size[category] + both / count[category], 1 / size[category])
+        if category
+        else (0.0, 0.0)
+        for (category, _, right), (both, _) in zip(items, pairs, strict=True)
+    ]
+
+
+def contrast(terms: Sequence[Term]) -> float:
+    """Half of a good ratio and of what a bad one leaves, (good + 1 - bad) / 2, as AMBER's score.
+
+    Raises:
+        UserError: the items have part in only one of the two.
+    """
+    return ratio(contrast_parts(terms))
+
+
+def contrast_parts(terms: Sequence[Term]) -> list[Part]:
+    """Shares over one whose mean is the contrast, and whose spread is its own to first order.
+
+    An item's share is the contrast plus what the item adds to it by the delta method.
+    """
+    sides = {side: [term[1:] for term in terms if term[0] == side] for side in (True, False)}
+    if not all(sides.values()):
+        raise UserError("A score of captions and of questions needs items of both: score more.")
+    centres = {side: ratio(parts) for side, parts in sides.items()}
+    whole = {side: sum(bottom for _, bottom in parts) or 1.0 for side, parts in sides.items()}
+    value = (centres[True] + 1 - centres[False]) / 2
+    scale = {True: len(terms) / 2 / whole[True], False: -len(terms) / 2 / whole[False]}
+    return [
+        (value + scale[side] * (top - centres[side] * bottom), 1.0) for side, top, bottom in terms
+    ]
+
+
+POOLS: dict[Callable[..., float], Callable[..., list[Part]]] = {
+    whole_groups: group_parts,
+    contrast: contrast_parts,
+    mean_points: mean_point_parts,
+    total_points: total_point_parts,
+}
 """Aggregations that look at several items at once, and how they become one share an item."""
 
 
