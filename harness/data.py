@@ -21,11 +21,18 @@ class Example:
     choices: tuple[str, ...] = ()
     """All answers a closed question allows."""
     subset: str = ""
-    """Part of the data set that is also scored apart: ``popular``, ``count``."""
+    """Part of the data set that is also scored apart: ``popular``, or ``attribute: state`` in one
+    that is a part itself."""
     cluster: str = ""
     """What makes items dependent, such as their image; empty where the item stands alone."""
     facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """What else scoring needs: objects in the picture, the usual answer."""
+
+
+def enclosing(subset: str) -> tuple[str, ...]:
+    """The subset and those it lies in, widest first: ``attribute``, ``attribute: state``."""
+    words = subset.split(": ") if subset else []
+    return tuple(": ".join(words[:size]) for size in range(1, len(words) + 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from steelyard.harness.data import enclosing
 from steelyard.harness.errors import UserError
 from steelyard.harness.record import items_file
 from steelyard.leaderboards.collect import Run
@@ -179,7 +180,10 @@ def _column(answers: Answers, part: Part, end: str) -> Floats:
     variant, metric, subset = part
     rows = answers.items(variant)
     numbers = rows[f"{metric}.{end}"].to_numpy(np.float64)
-    return numbers * (rows["subset"] == subset).to_numpy() if subset else numbers
+    if not subset:
+        return numbers
+    within = [name for name in rows["subset"].unique() if subset in enclosing(name)]
+    return numbers * rows["subset"].isin(within).to_numpy()
 
 
 def _averaged(column: Column, values: Mapping[Part, Floats]) -> Floats:
