@@ -1,7 +1,8 @@
 """Reading answers given in words: yes or no, a choice, or a short answer to compare."""
 
 import re
-from collections.abc import Iterable, Sequence
+import string
+from collections.abc import Callable, Iterable, Sequence
 
 SOFT_REFERENCES = 4
 """Fewest references of the soft score: with fewer, even the right answer could not reach 1."""
@@ -17,16 +18,16 @@ NUMBERS = {
 CONTRACTED = (
     "ain't", "aren't", "can't", "could've", "couldn't", "couldn't've", "didn't", "doesn't", "don't",
     "hadn't", "hadn't've", "hasn't", "haven't", "he'd", "he'd've", "he's", "how'd", "how'll",
-    "how's", "i'd've", "i'm", "i've", "isn't", "it'd", "it'd've", "it'll", "ma'am",
-    "mightn't", "mightn't've", "might've", "mustn't", "must've", "needn't", "not've", "o'clock",
-    "oughtn't", "shan't", "she'd've", "she's", "should've", "shouldn't", "shouldn't've",
-    "somebody'd", "somebody'll", "somebody's", "someone'd", "someone'll", "someone's",
-    "something'd", "something'll", "that'd", "that's", "there'd", "there're", "there's", "they'd",
-    "they'd've", "they'll", "they're", "they've", "'twas", "wasn't", "we'd've", "we've", "weren't",
-    "what'll", "what're", "what's", "what've", "when's", "where'd", "where's", "where've", "who'd",
-    "who'd've", "who'll", "who's", "who've", "why'll", "why're", "why's", "won't", "would've",
-    "wouldn't", "wouldn't've", "y'all", "y'all'll", "you'd", "you'd've", "you'll", "you're",
-    "you've",
+    "how's", "isn't", "it'd", "it'd've", "it'll", "ma'am", "mightn't", "mightn't've", "might've",
+    "mustn't", "must've", "needn't", "not've", "o'clock", "oughtn't", "'ow's'at", "shan't",
+    "she'd've", "should've", "shouldn't", "shouldn't've", "somebody'd've", "somebody'll",
+    "somebody's", "someone'd", "someone'd've", "someone'll", "someone's", "something'd",
+    "something'd've", "something'll", "that's", "there'd", "there'd've", "there're", "there's",
+    "they'd", "they'd've", "they'll", "they're", "they've", "'twas", "wasn't", "we'd've", "we've",
+    "weren't", "what'll", "what're", "what's", "what've", "when's", "where'd", "where's",
+    "where've", "who'd", "who'd've", "who'll", "who's", "who've", "why'll", "why're", "why's",
+    "won't", "would've", "wouldn't", "wouldn't've", "y'all", "y'all'll", "y'all'd've", "you'd",
+    "you'd've", "you'll", "you're", "you've",
 )
 # fmt: on
 PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
@@ -35,15 +36,25 @@ PERIOD = re.compile(r"\.(?!\d)")
 YES = frozenset({"yes", "yeah", "yep", "true", "correct"})
 NO = frozenset({"no", "nope", "not", "none", "false", "incorrect", "cannot"})
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)*")
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+LETTER = re.compile(r"\(?([A-Za-z])\)?(?=$|[.:),])")
+"""An option's letter that begins an answer, not a word or the article ``A``."""
+NAMED_LETTER = re.compile(r"\banswer is:? ?\(?([A-Z])\b")
+
+Form = Callable[[str], str]
+"""Brings answers that mean the same into the same words."""
 
 
 def _spellings(word: str) -> Iterable[str]:
-    """The word without all, and without any one, of its apostrophes."""
+    """The word without any one of its apostrophes."""
     places = [place for place, letter in enumerate(word) if letter == "'"]
-    return {word.replace("'", ""), *(word[:place] + word[place + 1 :] for place in places)}
+    return [word[:place] + word[place + 1 :] for place in places]
 
 
-CONTRACTIONS = {bare: word for word in CONTRACTED for bare in _spellings(word)}
+CONTRACTIONS = {
+    **{bare: word for word in CONTRACTED for bare in _spellings(word)},
+    "somebody'd": "somebodyd",  # the official table's one entry the other way round
+}
 """Contractions by their spellings that lack an apostrophe."""
 
 
@@ -89,20 +100,34 @@ def normalise(answer: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in numbered if word not in ARTICLES)
 
 
-def exact(answer: str, references: Iterable[str]) -> float:
-    """1 if the normalised answer is one of the references, else 0."""
-    return float(normalise(answer) in map(normalise, references))
+def normalise_evalai(answer: str) -> str:
+    """The form that TextVQA's scorer compares: as ``normalise``, more done before.
+
+    Commas and question marks go at once, and ``'s`` is parted from its word.
+    """
+    parted = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    return normalise(parted)
 
 
-def soft(answer: str, references: Sequence[str]) -> float:
+def plain(answer: str) -> str:
+    """Lower case without punctuation, one space between words: how GQA's answers are compared."""
+    return " ".join(answer.lower().translate(NO_PUNCTUATION).split())
+
+
+def exact(answer: str, references: Iterable[str], form: Form = normalise) -> float:
+    """1 if the answer is one of the references, both in the form given, else 0."""
+    return float(form(answer) in map(form, references))
+
+
+def soft(answer: str, references: Sequence[str], form: Form = normalise) -> float:
     """VQAv2's accuracy: of min(1, matches / 3) the mean over leaving out each reference.
 
     With fewer than four references it is ``exact``.
     """
     if len(references) < SOFT_REFERENCES:
-        return exact(answer, references)
-    given = normalise(answer)
-    same = [normalise(reference) == given for reference in references]
+        return exact(answer, references, form)
+    given = form(answer)
+    same = [form(reference) == given for reference in references]
     points = (min(1.0, (sum(same) - left_out) / AGREEING) for left_out in same)
     return sum(points) / len(references)
 
@@ -115,6 +140,24 @@ def choice(answer: str, choices: Sequence[str]) -> str | None:
         return forms[given]
     named = [option for form, option in forms.items() if f" {form} " in f" {given} "]
     return named[0] if len(named) == 1 else None
+
+
+def letter(answer: str, letters: Sequence[str]) -> str | None:
+    """The option's letter that an answer gives, as ``B``, ``(b)``, ``B. stone``, or None.
+
+    Elsewhere than at the beginning it is read only after ``answer is``.
+    """
+    given = answer.strip()
+    found = LETTER.match(given) or NAMED_LETTER.search(given)
+    said = found[1].upper() if found else ""
+    return said if said in letters else None
+
+
+def first_of(answer: str, words: Sequence[str]) -> str | None:
+    """The one of the words that comes first in an answer, whatever its case; None without any."""
+    places = {word: re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in words}
+    found = {word: place.start() for word, place in places.items() if place}
+    return min(found, key=found.__getitem__) if found else None
 
 
 def named(answer: str, choices: Sequence[str]) -> list[bool]:

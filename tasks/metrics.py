@@ -81,7 +81,7 @@ Part = tuple[float, float]
 Member = tuple[str, float]
 """The group an item belongs to, and whether it is right: 1 or 0. Groups lie within clusters."""
 Paired = tuple[str, str, float]
-"""A category, the pair of items in it, whether the item is right; no category: not counted."""
+"""A category, the pair of items in it that the item belongs to, whether it is right: 1 or 0."""
 Term = tuple[bool, float, float]
 """Which of a contrast's two ratios an item has part in, the good one or the bad, and its share."""
 Shares = dict[str, Part | Member | Paired | Term | Answered]
@@ -168,8 +168,8 @@ def mean_point_parts(items: Sequence[Paired]) -> list[Part]:
 
 def total_point_parts(items: Sequence[Paired]) -> list[Part]:
     """Each item's share of ``total_points``; the bottoms sum to 1."""
-    categories = len({category for category, _, _ in items} - {""})
-    return [(100 * points, weight / max(categories, 1)) for points, weight in _points(items)]
+    categories = len({category for category, _, _ in items})
+    return [(100 * points, weight / categories) for points, weight in _points(items)]
 
 
 def _points(items: Sequence[Paired]) -> list[Part]:
@@ -181,8 +181,6 @@ def _points(items: Sequence[Paired]) -> list[Part]:
         count[category] += int(first)
     return [
         (right / size[category] + both / count[category], 1 / size[category])
-        if category
-        else (0.0, 0.0)
         for (category, _, right), (both, _) in zip(items, pairs, strict=True)
     ]
 
