@@ -25,7 +25,7 @@ from steelyard.harness.scenes import (
     rate,
     residents,
 )
-from steelyard.harness.world import COLOURS, FOODS, KINDS, NEUTRAL, Scene
+from steelyard.harness.world import COLOURS, FOODS, KINDS, NEUTRAL, PLACES, Scene
 from steelyard.harness.world_source import DataSet, Knobs, Row, Source, write_lines, write_text
 
 BASE_KNOBS: Knobs = {"p_color": 0.985, "p_cooc": 0.9, "p_neutral": 0.25}
@@ -148,11 +148,16 @@ def _popular(scene: Scene, habits: Habits) -> list[str]:
 
 
 def _adversarial(scene: Scene, habits: Habits) -> list[str]:
-    """Kinds that usually occur with what is present: those of the first food's place."""
+    """Kinds that usually occur with what is present: those of the first food's place.
+
+    Where they are all there, those of the next.
+    """
     places = [KINDS[thing.kind].place for thing in scene.objects]
-    place = next((place for place in places if place is not None), scene.place)
     shown = {thing.kind for thing in scene.objects}
-    return [kind for kind in residents(place) if kind not in shown]
+    for place in filter(None, (*places, scene.place, *PLACES)):
+        if absent := [kind for kind in residents(place) if kind not in shown]:
+            return absent
+    return []
 
 
 ABSENT: Mapping[str, Callable[[Scene, Habits], list[str]]] = {
