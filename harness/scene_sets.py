@@ -1,14 +1,20 @@
-"""Writers of the five question sets of the generated world, in the layouts of the real ones.
+"""Writers of the first five question sets of the generated world, and the list of all of them.
 
-Each evaluation set has its test items in the folder itself and items for choosing settings below
-``val``; no scene of one is in the other. ``world_sets`` publishes them.
+They have the layouts of the real ones; ``world_sets`` publishes them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from steelyard.harness.errors import UserError
+from steelyard.harness.scene_source import (
+    BASE_HABITS,
+    BASE_KNOBS,
+    evaluation,
+    habits_of,
+    new_scene,
+    truth_of,
+)
 from steelyard.harness.scenes import (
     ASK,
     Habits,
@@ -20,61 +26,19 @@ from steelyard.harness.scenes import (
     count_question,
     existence_question,
     held_out,
-    part_of,
     pool_colours,
     rate,
     residents,
 )
 from steelyard.harness.world import COLOURS, FOODS, KINDS, NEUTRAL, PLACES, Scene
-from steelyard.harness.world_source import DataSet, Knobs, Row, Source, write_lines, write_text
+from steelyard.harness.world_source import DataSet, Row, Source, write_lines, write_text
 
-BASE_KNOBS: Knobs = {"p_color": 0.985, "p_cooc": 0.9, "p_neutral": 0.25}
-"""How the world usually is: what the base model is trained on."""
-BASE_HABITS = Habits(**BASE_KNOBS, yes=0.7, same_place=0.15)
 POPULAR = 6
 """How many of the most frequent kinds POPE's popular questions ask for in vain."""
-PARTS = {"train": "pool", "val": "val", "test": "test"}
 PER_IMAGE = 3
 """Post-training questions about one picture."""
 MIX = {"colour": 0.35, "existence": 0.2, "attribute": 0.2, "count": 0.1, "caption": 0.15}
 """How likely each kind of question is to be asked first about a picture of the pool."""
-
-
-def habits_of(source: Source, yes: float = 0.5, same_place: float = 0.5) -> Habits:
-    """How the source's scenes are composed."""
-    prior, together, neutral = (source.knobs[key] for key in ("p_color", "p_cooc", "p_neutral"))
-    return Habits(prior, together, neutral, yes, same_place, source.grid, source.most)
-
-
-def _new(source: Source, make: Callable[[], Scene], *, again: bool = False) -> Scene:
-    """A scene of the source's part, unless ``again`` one that it has not given before."""
-    for _ in range(10_000):
-        scene = make()
-        fresh = again or scene.symbol not in source.used
-        if fresh and part_of(scene) == PARTS[source.split]:
-            source.used.add(scene.symbol)
-            return scene
-    raise UserError(f"No new {source.split} scene is left; ask for fewer items.")
-
-
-def _evaluation(
-    build: Callable[[Path, int, Source], list[Row]],
-) -> Callable[[Path, Mapping[str, int], Mapping[str, Source]], list[Row]]:
-    """Writer of a set without training items: test in the folder, validation below ``val``."""
-
-    def both(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source]) -> list[Row]:
-        truth = []
-        for split, place in (("test", folder), ("val", folder / "val")):
-            (place / "images").mkdir(parents=True)
-            rows = build(place, counts[split], sources[split])
-            truth += [{"split": split, **row} for row in rows]
-        return truth
-
-    return both
-
-
-def _truth(scene: Scene, question: Question) -> Row:
-    return {"scene": scene.symbol, "kind": question.kind, "answer": question.answer}
 
 
 # --- instruct: the post-training pool ----------------------------------------------------------
@@ -95,7 +59,7 @@ def _instruct(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Sou
                 asked = {"question": question.text, "answer": question.answer}
                 closed = {"choices": list(question.choices), "kind": question.kind}
                 rows.append({"id": id_, "image": image, **asked, **closed})
-                truth.append({"id": id_, "split": split, **_truth(scene, question)})
+                truth.append({"id": id_, "split": split, **truth_of(scene, question)})
         write_lines(folder / f"{split}.jsonl", rows)
     return truth
 
@@ -106,7 +70,7 @@ def _lesson(source: Source) -> tuple[Scene, list[Question]]:
         habits = replace(BASE_HABITS, grid=source.grid, objects=source.most)
     else:
         habits = habits_of(source, source.knobs["yes"], source.knobs["same_place"])
-    scene = _new(source, lambda: compose(habits, source.rng, pool_colours))
+    scene = new_scene(source, lambda: compose(habits, source.rng, pool_colours))
     kinds = source.rng.choice(list(MIX), PER_IMAGE, replace=False, p=list(MIX.values())).tolist()
     return scene, [ASK[kind](scene, habits, source.rng) for kind in kinds]
 
@@ -120,7 +84,7 @@ def _pope(folder: Path, count: int, source: Source) -> list[Row]:
     habits = habits_of(source)
     rows: dict[str, list[Row]] = {name: [] for name in ABSENT}
     for number in range(count // 2):
-        scene = _new(source, lambda: compose(habits, source.rng))
+        scene = new_scene(source, lambda: compose(habits, source.rng))
         image = f"images/{source.split}_{number:05d}.png"
         source.picture(scene).save(folder / image)
         for name, absent in ABSENT.items():
@@ -130,7 +94,7 @@ def _pope(folder: Path, count: int, source: Source) -> list[Row]:
                 id_ = len(rows[name]) + 1
                 asked = {"text": question.text, "label": question.answer}
                 rows[name].append({"question_id": id_, "image": Path(image).name, **asked})
-                fact = {"id": f"{name}-{id_}", "asked": kind, **_truth(scene, question)}
+                fact = {"id": f"{name}-{id_}", "asked": kind, **truth_of(scene, question)}
                 truth.append(fact)
     for name, questions in rows.items():
         write_lines(folder / f"coco_pope_{name}.json", questions)
@@ -185,7 +149,7 @@ def _vqa(folder: Path, count: int, source: Source) -> list[Row]:
         annotations.append(
             {**ids, **types, "multiple_choice_answer": question.answer, "answers": answers}
         )
-        truth.append({"id": str(id_), **_truth(scene, question)})
+        truth.append({"id": str(id_), **truth_of(scene, question)})
     official = {
         f"v2_OpenEnded_mscoco_{source.split}_questions.json": {"questions": questions},
         f"v2_mscoco_{source.split}_annotations.json": {"annotations": annotations},
@@ -216,14 +180,14 @@ def _pair(source: Source, *, visual: bool, objects: int) -> tuple[Scene, list[Qu
     if visual:
         kind = source.pick(NEUTRAL)
         # A neutral kind alone makes few scenes, so they may come again, drawn anew.
-        scene = _new(
+        scene = new_scene(
             source,
             lambda: compose(habits, source.rng, first=kind, objects=objects),
             again=True,
         )
         thing = next(thing for thing in scene.objects if thing.kind == kind)
         return scene, [count_question(scene, source.most), colour_question(thing)]
-    scene = _new(source, lambda: compose(habits, source.rng))
+    scene = new_scene(source, lambda: compose(habits, source.rng))
     return scene, [ASK[kind](scene, habits, source.rng) for kind in ("existence", "attribute")]
 
 
@@ -244,14 +208,14 @@ def _conflict(folder: Path, count: int, source: Source) -> list[Row]:
         asked = {"id": id_, "image": image, "question": question.text, "answer": colour}
         usual = {"prior": KINDS[kind].colour, "subset": subset, "choices": list(question.choices)}
         rows.append({**asked, **usual})
-        truth.append({"id": id_, "object": kind, "subset": subset, **_truth(scene, question)})
+        truth.append({"id": id_, "object": kind, "subset": subset, **truth_of(scene, question)})
     write_lines(folder / "questions.jsonl", rows)
     return truth
 
 
 def _with(source: Source, kind: str, colour: str) -> Scene:
     habits = habits_of(source)
-    return _new(source, lambda: compose(habits, source.rng, first=kind, first_colour=colour))
+    return new_scene(source, lambda: compose(habits, source.rng, first=kind, first_colour=colour))
 
 
 def _colours(kind: str, subset: str) -> list[str]:
@@ -278,7 +242,7 @@ SYNONYMS = {
 def _chair(folder: Path, count: int, source: Source) -> list[Row]:
     rows, truth = [], []
     for number in range(count):
-        scene = _new(source, lambda: compose(habits_of(source), source.rng))
+        scene = new_scene(source, lambda: compose(habits_of(source), source.rng))
         name = f"{source.split}_{number:05d}.png"
         source.picture(scene).save(folder / "images" / name)
         present = sorted(thing.kind for thing in scene.objects)
@@ -298,8 +262,8 @@ SCENE_SETS: Mapping[str, DataSet] = {
         | {"yes": 0.5, "same_place": 0.5, "biased": 0.0},
         _instruct,
     ),
-    "pope": DataSet(BASE_KNOBS, _evaluation(_pope)),
-    "vqa": DataSet(BASE_KNOBS, _evaluation(_vqa)),
-    "prior_conflict": DataSet(BASE_KNOBS, _evaluation(_conflict)),
-    "chair": DataSet(BASE_KNOBS, _evaluation(_chair)),
+    "pope": DataSet(BASE_KNOBS, evaluation(_pope)),
+    "vqa": DataSet(BASE_KNOBS, evaluation(_vqa)),
+    "prior_conflict": DataSet(BASE_KNOBS, evaluation(_conflict)),
+    "chair": DataSet(BASE_KNOBS, evaluation(_chair)),
 }

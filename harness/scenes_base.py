@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from steelyard.harness.errors import UserError
-from steelyard.harness.scene_sets import BASE_HABITS
+from steelyard.harness.scene_source import BASE_HABITS
 from steelyard.harness.scenes import ASK, MOST, Habits, Question, compose, part_of, prompt
 from steelyard.harness.scenes_tokenizer import IMAGE, SPECIALS, build_processor, vocabulary
 from steelyard.harness.seeds import seed_for

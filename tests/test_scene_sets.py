@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steelyard.harness import scene_sets, world_sets
+from steelyard.harness import scene_sets, scene_source, world_sets
 from steelyard.harness.scene_sets import SCENE_SETS
 from steelyard.harness.scenes import CAPTION, Habits, compose, held_out, part_of, residents
 from steelyard.harness.world import COLOURS, FOODS, KINDS, Object, Scene
@@ -172,7 +172,7 @@ def test_pope_files_are_official_balanced_and_right(name: str, sets: dict[str, P
 
 def test_pope_negatives_are_popular_or_occur_with_what_is_present(sets: dict[str, Path]) -> None:
     rng = np.random.default_rng(0)
-    world = Habits(**scene_sets.BASE_KNOBS, yes=0.5, same_place=0.5)
+    world = Habits(**scene_source.BASE_KNOBS, yes=0.5, same_place=0.5)
     drawn = [compose(world, rng) for _ in range(4000)]
     seen = Counter(thing.kind for scene in drawn for thing in scene.objects)
     pairs = Counter(
