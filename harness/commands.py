@@ -19,9 +19,9 @@ from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.record import Record
 from steelyard.harness.run import Job, finished
 from steelyard.harness.suite import Entry, Suite
-from steelyard.tasks.corruptions import CORRUPTIONS
+from steelyard.tasks import stock
+from steelyard.tasks.corruptions import STANDARD
 
-DEFAULT_CORRUPTIONS = tuple(CORRUPTIONS)
 TRAINING_SHARE = 0.6  # of a run's progress bar; the rest is evaluation
 ONE_PART = ("tasks", "evaluate", "backbone", "backbone_set", "budget", "extra", "data_set")
 """Options that make no sense for a target that stands for several suites."""
@@ -76,12 +76,12 @@ def _suite_of_one(method: str, options: Mapping[str, Any], backbone: str | None)
     about = methods.load(method).ABOUT
     kind = backbones.kind_of(backbone) if backbone else about.backbones[0]
     if kind == "classifier":
-        return Suite("run", (entry,), ("food101",), DEFAULT_CORRUPTIONS)
+        return Suite("run", (entry,), ("food101",), STANDARD)
     return Suite(
         "run",
         (entry,),
         ("instruct",),
-        DEFAULT_CORRUPTIONS,
+        STANDARD,
         evaluate=("prior_conflict", "pope", "vqa", "chair"),
         backbone="tiny-vlm",
     )

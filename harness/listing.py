@@ -11,6 +11,7 @@ from steelyard.harness.budget import BUDGETS
 from steelyard.harness.commands import console
 from steelyard.harness.errors import unknown
 from steelyard.tasks.corruptions import CORRUPTIONS
+from steelyard.tasks.missing import MISSING
 
 
 def print_list(kind: str) -> None:
@@ -57,10 +58,13 @@ def _tasks_table() -> Table:
 
 
 def _corruptions_table() -> Table:
-    table = Table("corruption", "side", "severities", "what it does")
+    table = Table("corruption", "side", "severities or rates", "what it does")
     for name, corruption in CORRUPTIONS.items():
         severities = ", ".join(map(str, corruption.severities)) or "none"
         table.add_row(name, corruption.side, severities, corruption.summary)
+    for name, missing in MISSING.items():
+        table.add_row(f"{name}:RATE", missing.side, "0 to 100 %", missing.summary)
+    table.add_row("IMAGE+TEXT", "both", "as theirs", "one corruption of each side at once")
     return table
 
 

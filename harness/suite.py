@@ -136,8 +136,8 @@ def check(suite: Suite) -> None:
 
 def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant]:
     """The clean task and those of the corruptions that it has a side for."""
-    blind = not tasks.info(task).evidence
-    sides = [c for c in corruptions if not (blind and c.startswith("text-"))]
+    blind = not tasks.has_evidence(task)
+    sides = [c for c in corruptions if not (blind and tasks.touches_text(c))]
     return tasks.variants(task, sides)
 
 

@@ -17,7 +17,8 @@ import yaml
 from steelyard.harness.backbone import Inputs, Turn
 from steelyard.harness.data import Corpus, Example
 from steelyard.harness.errors import UserError, unknown
-from steelyard.tasks.corruptions import CORRUPTIONS, DEFAULT_SEVERITY
+from steelyard.tasks import grammar
+from steelyard.tasks.grammar import Variant
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,25 +85,6 @@ class TaskInfo:
     """``none``, or what a judging model would add; no score here needs one."""
     whole: tuple[str, ...] = ()
     """Metrics of all items together that say nothing of a part of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A task, clean or under one corruption."""
-
-    task: str
-    corruption: str | None = None
-    severity: int | None = None
-
-    @property
-    def name(self) -> str:
-        """``clean``, ``image-blank`` or ``image-noise:3``."""
-        if self.corruption is None:
-            return "clean"
-        return self.corruption if self.severity is None else f"{self.corruption}:{self.severity}"
-
-    def __str__(self) -> str:
-        return self.task if self.corruption is None else f"{self.task}@{self.name}"
 
 
 def names() -> list[str]:
@@ -218,21 +200,28 @@ def turn(task: str, corpus: Corpus, example: Example, image: "Image | None") -> 
 
 
 def parse_variant(text: str) -> Variant:
-    """Read ``task``, ``task@corruption`` or ``task@corruption:severity``.
+    """Read ``task`` or ``task@damage``, the damage written as ``grammar`` says.
 
     Without a severity, a corruption that has severities takes the middle one.
     """
     task, at, rest = text.partition("@")
     if task not in names():
         raise unknown("task", task, names())
-    return _parse_corruption(task, rest) if at else Variant(task)
+    return _damaged(task, rest, grammar.parse(rest)) if at else Variant(task)
 
 
 def variants(task: str, corruptions: Iterable[str]) -> list[Variant]:
     """The clean task, then the corruptions asked for, as ``image-noise:1-5`` or ``text-blank``."""
-    asked = [text for given in corruptions for text in _each_severity(given)]
-    found = [parse_variant(task), *(_parse_corruption(task, text) for text in asked)]
-    return list(dict.fromkeys(found))
+    damaged = [
+        _damaged(task, text, damages) for text in corruptions for damages in grammar.expand(text)
+    ]
+    return list(dict.fromkeys([parse_variant(task), *damaged]))
+
+
+def touches_text(corruption: str) -> bool:
+    """Whether a corruption, as ``variants`` reads it, changes evidence."""
+    damages = (damage for choice in grammar.expand(corruption) for damage in choice)
+    return any(damage.side != "image" for damage in damages)
 
 
 def build(
@@ -273,28 +262,8 @@ def _outside() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group="steelyard.tasks")}
 
 
-def _each_severity(given: str) -> list[str]:
-    corruption, _, span = given.partition(":")
-    low, dash, high = span.partition("-")
-    if not (dash and low.isdecimal() and high.isdecimal()):
-        return [given]
-    if int(low) > int(high):
-        raise UserError(f"'{given}' is an empty range; write '{corruption}:{high}-{low}'.")
-    return [f"{corruption}:{severity}" for severity in range(int(low), int(high) + 1)]
-
-
-def _parse_corruption(task: str, text: str) -> Variant:
-    corruption, colon, given = text.partition(":")
-    if corruption not in CORRUPTIONS:
-        raise unknown("corruption", corruption, CORRUPTIONS)
-    if CORRUPTIONS[corruption].side == "text" and not info(task).evidence:
+def _damaged(task: str, text: str, damages: tuple[grammar.Damage, ...]) -> Variant:
+    """A task's variant; evidence that the task does not have is not damaged."""
+    if any(damage.side != "image" for damage in damages) and not info(task).evidence:
         raise UserError(f"'{task}@{text}': {task} has no text beside the image to corrupt.")
-    allowed = CORRUPTIONS[corruption].severities
-    if not colon:
-        return Variant(task, corruption, DEFAULT_SEVERITY if allowed else None)
-    if not allowed:
-        raise UserError(f"'{text}': {corruption} has no severities; write '{corruption}'.")
-    if given not in map(str, allowed):
-        known = ", ".join(map(str, allowed))
-        raise UserError(f"'{text}': severity '{given}' is unknown. Allowed: {known}.")
-    return Variant(task, corruption, int(given))
+    return Variant(task, damages)

@@ -1,8 +1,8 @@
 """What our lmms-eval tasks share: rows in memory, and one variant's damage to them."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ from steelyard.harness.backbone import Inputs, Side
 from steelyard.harness.data import Corpus, Example
 from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.seeds import seed_for
-from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
+from steelyard.tasks import missing
+from steelyard.tasks.answers import normalise
+from steelyard.tasks.corruptions import CORRUPTIONS, Giver, corrupt
 from steelyard.tasks.images import store_of
 from steelyard.tasks.metrics import POOLS, Doc, Question
 
 Read = Callable[[Example], Inputs]
 """Reads an item's inputs; the side that is not read is None."""
+PATIENCE = 100
+"""Draws of a donor after which it is looked up whether there is one."""
 Row = Doc | Question
 
 
@@ -77,8 +81,12 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
     def image(example: Example) -> Inputs:
         return Inputs(images.get(example.image) if example.image else None, None)
 
-    see = _damaged(variant, "image", everyone, image)
-    tell = _damaged(variant, "text", everyone, lambda example: Inputs(None, example.text))
+    def text(example: Example) -> Inputs:
+        return Inputs(None, example.text)
+
+    lost = missing.of(variant, split, everyone)
+    see = _without(_damaged(variant, "image", everyone, image), "image", lost)
+    tell = _without(_damaged(variant, "text", everyone, text), "text", lost)
     by_id = {example.id: example for example in examples}
 
     def visual(doc: Row) -> list[Image]:
@@ -131,34 +139,84 @@ def _whole_clusters(examples: Sequence[Example], limit: int) -> set[str]:
 
 
 def _damaged(variant: "tasks.Variant", side: Side, examples: Sequence[Example], read: Read) -> Read:
-    """``read`` with the variant's damage to this side; a side that is missing stays missing."""
-    corruption = variant.corruption
-    if corruption is None or CORRUPTIONS[corruption].side != side:
+    """``read`` with the variant's damage to this side; a side that is missing stays missing.
+
+    An attack is left to the model that is scored.
+    """
+    damage = variant.on(side)
+    if damage is None or (side == "image" and variant.attack is not None):
         return read
-
-    def content(example: Example) -> Path | str | None:
-        return example.image if side == "image" else (example.text or "").strip()
-
-    # By id, so that the order of the files does not decide who gives to whom.
-    present = sorted(filter(content, examples), key=lambda example: example.id)
-    alike = len({content(example) for example in present}) < 2
-
-    def other(example: Example, rng: np.random.Generator) -> Inputs:
-        # Drawn among items, not among distinct contents, so that frequent ones stay frequent.
-        if alike:
-            raise UserError(f"{variant}: every {side} of the split is the same, none to swap in.")
-        while True:
-            drawn = present[rng.integers(len(present))]
-            if content(drawn) != content(example):
-                return read(drawn)
+    donors = Donors(variant, side, examples, CORRUPTIONS[damage.name].giver)
 
     def damaged(example: Example) -> Inputs:
         inputs = read(example)
-        if not content(example):
+        if not _held(example, side):
             return inputs
-        return corrupt(corruption, variant.severity, example.id, inputs, partial(other, example))
+
+        def other(rng: np.random.Generator) -> Inputs:
+            return read(donors.draw(example, rng))
+
+        return corrupt(damage.name, damage.level, example.id, inputs, other)
 
     return damaged
+
+
+def _held(example: Example, side: Side) -> Path | str | None:
+    return example.image if side == "image" else (example.text or "").strip()
+
+
+class Donors:
+    """The items that may give their image or evidence to another one."""
+
+    def __init__(
+        self, variant: "tasks.Variant", side: Side, examples: Sequence[Example], giver: Giver
+    ) -> None:
+        self.variant, self.side, self.giver = variant, side, giver
+        # By id, so that the order of the files does not decide who gives to whom.
+        able = (example for example in examples if _held(example, side))
+        self.present = sorted(able, key=lambda example: example.id)
+
+    def draw(self, example: Example, rng: np.random.Generator) -> Example:
+        """One with another content and, of rivals, with no right answer in common.
+
+        Drawn among items, not among distinct contents, so that frequent ones stay frequent.
+
+        Raises:
+            UserError: there is none.
+        """
+        for tries in itertools.count(1):
+            drawn = self.present[rng.integers(len(self.present))]
+            if self._fits(example, drawn):
+                return drawn
+            if tries == PATIENCE and not any(self._fits(example, o) for o in self.present):
+                break
+        raise UserError(
+            f"{self.variant}: every {self.side} of the split is the same, none to swap in."
+            if self.giver == "other"
+            else f"{self.variant}: no item of the split has another right answer than "
+            f"'{example.id}', none to mislead with."
+        )
+
+    def _fits(self, example: Example, drawn: Example) -> bool:
+        if _held(drawn, self.side) == _held(example, self.side):
+            return False
+        given = _right(drawn)
+        return self.giver == "other" or (bool(given) and given.isdisjoint(_right(example)))
+
+
+def _right(example: Example) -> frozenset[int | str]:
+    return frozenset(example.labels or map(normalise, example.answers))
+
+
+def _without(read: Read, side: Side, lost: Mapping[str, Side]) -> Read:
+    """``read`` without this side in the items that lose it."""
+    if side not in lost.values():
+        return read
+
+    def kept(example: Example) -> Inputs:
+        return Inputs(None, None) if lost.get(example.id) == side else read(example)
+
+    return kept
 
 
 def _content(

@@ -24,7 +24,9 @@ def corpus_at(root: Path, task: str = "pope", size: int = 12) -> Corpus:
     examples = []
     for number in range(size):
         path = root / f"{number // 2}.png"
-        Image.new("RGB", (6, 5), (10 * (number // 2), 50, 90)).save(path)
+        image = Image.new("RGB", (6, 5), (10 * (number // 2), 50, 90))
+        image.putpixel((4, 3), (255, 255, 255))  # or nothing could be blurred or turned
+        image.save(path)
         examples.append(
             Example(
                 f"{number:02}",
@@ -98,7 +100,7 @@ def test_metrics_reach_lmms_eval_and_items_are_kept(tmp_path: Path) -> None:
     assert images[0].getpixel((0, 0)) == (10, 50, 90)
 
 
-@pytest.mark.parametrize("corruption", CORRUPTIONS)
+@pytest.mark.parametrize("corruption", [n for n, c in CORRUPTIONS.items() if c.apply])
 @pytest.mark.parametrize("task", QUESTIONS)
 def test_corruptions_reach_their_side_and_never_the_instruction(
     tmp_path: Path, task: str, corruption: str

@@ -14,7 +14,7 @@ from steelyard.harness import encoders, record, suite
 from steelyard.harness.data import Corpus
 from steelyard.harness.pool import execute, quiet_heavy_libraries
 from steelyard.harness.record import Record
-from steelyard.tasks.corruptions import CORRUPTIONS
+from steelyard.tasks.corruptions import CORRUPTIONS, STANDARD
 from steelyard.tasks.images import open_image
 
 pytestmark = pytest.mark.real
@@ -39,7 +39,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def made(backbone: str) -> suite.Suite:
-    raw = {"methods": list(REFERENCE), "tasks": ["food101"], "corruptions": list(CORRUPTIONS)}
+    raw = {"methods": list(REFERENCE), "tasks": ["food101"], "corruptions": list(STANDARD)}
     return suite.parse(
         "real", {**raw, "backbone": backbone, "backbone_options": OPTIONS, "budget": BUDGET}
     )
@@ -131,7 +131,7 @@ def test_accuracies_are_those_of_a_logistic_regression(
 
 def test_every_corruption_reaches_the_side_it_is_for(records: Mapping[str, Record]) -> None:
     image, text, joint = (accuracies(records[label]) for label in REFERENCE)
-    assert len(joint) == len(CORRUPTIONS) + 1
+    assert len(joint) == len(STANDARD) + 1
     for variant in joint:
         corruption = CORRUPTIONS.get(variant.partition(":")[0])
         if corruption is None or corruption.side == "text":

@@ -78,7 +78,7 @@ def test_visual_genome() -> None:
     assert 0.01 < usual["accuracy"] < 0.2
 
 
-@pytest.mark.parametrize("corruption", CORRUPTIONS)
+@pytest.mark.parametrize("corruption", [n for n, c in CORRUPTIONS.items() if c.apply])
 @pytest.mark.parametrize(("task", "root"), [("pope", COCO), ("chair", COCO), ("vqa", GENOME)])
 def test_every_corruption_builds(task: str, root: Path, corruption: str) -> None:
     if CORRUPTIONS[corruption].side == "text" and not tasks.info(task).evidence:
