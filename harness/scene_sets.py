@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from steelyard.harness.scene_pairs import PAIR_SETS
+from steelyard.harness.scene_questions import QUESTION_SETS
 from steelyard.harness.scene_source import (
     BASE_HABITS,
     BASE_KNOBS,
@@ -266,4 +268,6 @@ SCENE_SETS: Mapping[str, DataSet] = {
     "vqa": DataSet(BASE_KNOBS, evaluation(_vqa)),
     "prior_conflict": DataSet(BASE_KNOBS, evaluation(_conflict)),
     "chair": DataSet(BASE_KNOBS, evaluation(_chair)),
+    **QUESTION_SETS,
+    **PAIR_SETS,
 }

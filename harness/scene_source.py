@@ -36,14 +36,17 @@ def new_scene(source: Source, make: Callable[[], Scene], *, again: bool = False)
 
 
 def evaluation(
-    build: Callable[[Path, int, Source], list[Row]],
+    build: Callable[[Path, int, Source], list[Row]], images: str = "images"
 ) -> Callable[[Path, Mapping[str, int], Mapping[str, Source]], list[Row]]:
-    """Writer of a set without training items: test in the folder, validation below ``val``."""
+    """Writer of a set without training items: test in the folder, validation below ``val``.
+
+    ``build`` finds the folder ``images`` in place.
+    """
 
     def both(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source]) -> list[Row]:
         truth = []
         for split, place in (("test", folder), ("val", folder / "val")):
-            (place / "images").mkdir(parents=True)
+            (place / images).mkdir(parents=True, exist_ok=True)
             rows = build(place, counts[split], sources[split])
             truth += [{"split": split, **row} for row in rows]
         return truth

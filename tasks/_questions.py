@@ -1,5 +1,6 @@
 """What tasks of questions about images share: prompts, rows, files, and the corpus they make."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -7,15 +8,27 @@ from typing import Any
 
 from steelyard.harness.data import Corpus, Example, Skipped
 from steelyard.harness.errors import UserError
-from steelyard.harness.reading import IMAGE_SUFFIXES, build_corpus
+from steelyard.harness.reading import IMAGE_SUFFIXES, build_corpus, read_json
 from steelyard.tasks.metrics import Question
 
 SHORT = "\nAnswer the question using a single word or phrase."
 """Follows a question that has a short answer."""
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+"""Follows the options of a question."""
 CAPTION = "Describe this image in one sentence."
 VALIDATION = "val"
 """Folder with a validation part in the layout of the whole."""
-IMAGE_FOLDERS = ("images", "val2014", "train2014", "val2017", "train2017", ".")
+IMAGE_FOLDERS = (
+    "images",
+    "image",
+    "val2014",
+    "train2014",
+    "val2017",
+    "train2017",
+    "test2015",
+    "gqa/images",
+    ".",
+)
 """Where images lie, first found first taken."""
 
 Read = Callable[[Path, list[Skipped], str], list[Example]]
@@ -30,6 +43,11 @@ def prompt(doc: Question) -> str:
 def first_answer(doc: Question) -> str:
     """The reference answer to train on."""
     return doc["answers"][0]
+
+
+def usual_answer(doc: Question) -> str:
+    """The reference answer given most often, the first of those that are level."""
+    return Counter(doc["answers"]).most_common(1)[0][0]
 
 
 def image_path(root: Path, name: str) -> Path:
@@ -70,6 +88,15 @@ def files(root: Path, *patterns: str) -> list[Path]:
     return []
 
 
+def listed(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """``("file: row number", row)`` of a JSON file that is a list of objects."""
+    content = read_json(path)
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise UserError(f"{path}: expected a list of objects, one a question.")
+    for number, row in enumerate(content, start=1):
+        yield f"{path}: row {number}", row
+
+
 def field(where: str, row: Mapping[str, Any], key: str) -> str:
     """A row's string or number, as a string; anything else is a UserError naming the line."""
     value = row.get(key)
@@ -103,10 +130,12 @@ def corpus(
     notes: Mapping[str, str],
     max_bad: float,
     whole: bool = False,
+    holds: Callable[[Path], bool] | None = None,
 ) -> Corpus:
     """A set made for evaluation: ``test`` in the folder, and ``val`` in ``val`` if it holds one.
 
-    ``whole`` says that a metric looks at all items of a cluster together.
+    ``whole`` says that a metric looks at all items of a cluster together; ``holds`` tells whether
+    a folder has a set, by JSON files unless given.
 
     Raises:
         UserError: what ``build_corpus`` or ``read`` checks.
@@ -114,7 +143,7 @@ def corpus(
     skipped: list[Skipped] = []
     splits: dict[str, Sequence[Example]] = {"test": read(root, skipped, "test")}
     # A folder of that name may also hold images.
-    if (root / VALIDATION).is_dir() and any(_data_files(root / VALIDATION)):
+    if (root / VALIDATION).is_dir() and (holds or _has_json)(root / VALIDATION):
         splits["val"] = read(root / VALIDATION, skipped, "val")
     return build_corpus(
         task,
@@ -134,5 +163,5 @@ def prefix(split: str) -> str:
     return "" if split == "test" else f"{split}/"
 
 
-def _data_files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if {".json", ".jsonl"} & set(path.suffixes))
+def _has_json(folder: Path) -> bool:
+    return any({".json", ".jsonl"} & set(path.suffixes) for path in folder.iterdir())

@@ -1,19 +1,15 @@
 """Visual question answering with short free answers, scored as VQAv2 is."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from steelyard.harness.data import Corpus, Example, Skipped
 from steelyard.harness.errors import UserError, unknown
-from steelyard.harness.reading import read_json, read_json_lines
-from steelyard.tasks import _questions, answers, metrics
+from steelyard.harness.reading import read_json_lines
+from steelyard.tasks import _questions, _vqa_files, answers, metrics
 
 SCORERS = {"soft": answers.soft, "exact": answers.exact}
-FOLDERS = (".", "questions", "annotations")
-MANY_TYPES = 20
-"""With more question types than this, answer types are scored apart."""
-Row = Mapping[str, Any]
 
 
 def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str = "") -> Corpus:
@@ -24,80 +20,28 @@ def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str 
     its ``qas`` (qa_id, question, answer). ``scoring`` is VQAv2's ``soft`` accuracy, or ``exact``.
 
     Raises:
-        UserError: files are missing or malformed, a question has no annotation, or what
+        UserError: files are missing or malformed, no question has an annotation, or what
             ``build_corpus`` checks.
     """
     if scoring not in SCORERS:
         raise unknown("scoring of vqa", scoring, SCORERS)
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        pairs = _one(folder, "questions", part)
-        if pairs is None:
+        questions = _vqa_files.find(folder, "questions", part)
+        if questions is None:
             return list(_listed(folder, split, scoring))
-        annotations = _one(folder, "annotations", part)
+        annotations = _vqa_files.find(folder, "annotations", part)
         if annotations is None:
-            raise UserError(f"No *annotations.json in {folder} to answer {pairs.name}.")
-        return list(_official(folder, pairs, annotations, split, scoring))
+            raise UserError(f"No *annotations.json in {folder} to answer {questions.name}.")
+        images = _questions.images_by_number(folder)
+
+        def image_of(number: int) -> Path:
+            return images.get(number, folder / "images" / f"{number:012}.jpg")
+
+        found = _vqa_files.examples(questions, annotations, image_of, split, skipped)
+        return [replace(example, facts={"scoring": (scoring,)}) for example in found]
 
     return _questions.corpus("vqa", root, read, notes={"scoring": scoring}, max_bad=max_bad)
-
-
-def _one(root: Path, kind: str, part: str) -> Path | None:
-    """The one file of its kind, or None where there is none."""
-    patterns = (f"{folder}/*{part}*{kind}.json" for folder in FOLDERS)
-    found = _questions.files(root, *patterns)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise UserError(f"Several {kind} files in {root}: {names}. Choose by part=..., as val2014.")
-    return found[0] if found else None
-
-
-def _official(
-    root: Path, questions: Path, annotations: Path, split: str, scoring: str
-) -> Iterator[Example]:
-    known = {_number(annotations, row, "question_id"): row for row in _rows(annotations)}
-    types = {str(row.get("question_type", "")) for row in known.values()}
-    kind = "question_type" if len(types) <= MANY_TYPES else "answer_type"
-    images = _questions.images_by_number(root)
-    for row in _rows(questions):
-        number = _number(questions, row, "question_id")
-        image = _number(questions, row, "image_id")
-        if number not in known:
-            raise UserError(f"{annotations}: no annotation of question {number}.")
-        yield Example(
-            f"{_questions.prefix(split)}{number}",
-            images.get(image, root / "images" / f"{image:012}.jpg"),
-            _questions.field(f"{questions}: question {number}", row, "question"),
-            (),
-            answers=_references(annotations, known[number]),
-            subset=str(known[number].get(kind, "")),
-            cluster=str(image),
-            facts={"scoring": (scoring,)},
-        )
-
-
-def _rows(path: Path) -> list[Row]:
-    kind = "questions" if "questions" in path.name else "annotations"
-    content = read_json(path)
-    rows = content.get(kind) if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: '{kind}' must be a list of objects.")
-    return rows
-
-
-def _number(path: Path, row: Row, key: str) -> int:
-    if type(row.get(key)) is not int:
-        raise UserError(f"{path}: '{key}' must be a number, found {row.get(key)!r}.")
-    return int(row[key])
-
-
-def _references(path: Path, row: Row) -> tuple[str, ...]:
-    given = row.get("answers")
-    listed = given if isinstance(given, list) else []
-    known = tuple(str(one["answer"]) for one in listed if isinstance(one, dict) and "answer" in one)
-    if not known or len(known) < len(listed):
-        raise UserError(f"{path}: question {row['question_id']} has no list of 'answers'.")
-    return known
 
 
 def _listed(root: Path, split: str, scoring: str) -> Iterator[Example]:

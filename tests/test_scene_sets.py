@@ -71,7 +71,7 @@ def test_every_scene_is_of_the_part_it_may_be_of(sets: dict[str, Path]) -> None:
 def test_the_seed_decides_the_bytes(task: str, sets: dict[str, Path], tmp_path: Path) -> None:
     for seed, name in ((5, "same"), (6, "other")):
         write(task, tmp_path / name, train=TRAIN, test=TEST, seed=seed)
-    images = [path.relative_to(sets[task]) for path in sets[task].rglob("*.png")]
+    images = [path.relative_to(sets[task]) for path in sets[task].rglob("*.[jp]*g")]
     assert images
     for path in [Path("truth.jsonl"), images[0]]:
         original = (sets[task] / path).read_bytes()

@@ -117,7 +117,8 @@ def edit(root: Path, kind: str, change: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "said"),
     [
-        ("annotations", lambda rows: rows.pop(), "no annotation of question 1"),
+        ("annotations", lambda rows: rows.pop(), r"1 of 4 rows .* 1 \(no annotation in v2_"),
+        ("annotations", lambda rows: rows.clear(), "answers none of the 4 questions of v2_Open"),
         ("annotations", lambda rows: rows[0].pop("answers"), "question 4 has no list of 'answers'"),
         ("annotations", lambda rows: rows[0]["answers"].append("red"), "no list of 'answers'"),
         ("questions", lambda rows: rows[0].update(image_id="7"), "'image_id' must be a number"),

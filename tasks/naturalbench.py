@@ -1,0 +1,126 @@
+"""NaturalBench: two questions about two images that have opposite answers on them."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steelyard.harness.data import Corpus, Example, Skipped
+from steelyard.harness.errors import UserError
+from steelyard.harness.reading import find_file, read_json_lines
+from steelyard.tasks import _official, _questions, answers, metrics
+
+FILE = "naturalbench.jsonl"
+SUFFIXES = {
+    "yes_no": "Please answer Yes or No.",
+    "multiple_choice": "Please output the letter corresponding to the correct option.",
+}
+"""The official instruction by type of question."""
+LABELS = {"yes_no": ("Yes", "No"), "multiple_choice": ("A", "B")}
+OPTIONS = re.compile(r"(?:\s+Options?\s*:?)?\s*\(?\bA\s*[:.)].*\bB\s*[:.)].*", re.DOTALL)
+"""Where the options of a question begin: at a mark of A that a mark of B follows."""
+PLACES = tuple((question, image) for question in (0, 1) for image in (0, 1))
+"""Question and image of a group's four items, in the order of the copy of a row an item."""
+
+
+def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
+    """Read ``naturalbench.jsonl``: columns of the hub's copy, with images as files of ``images``.
+
+    A line is a group: Index, Question_Type, Question_0, Question_1, Image_0, Image_1, and the
+    answers Image_0_Question_0 to Image_1_Question_1. Subsets are the two types of question.
+
+    Raises:
+        UserError: the file is missing or malformed, or what ``build_corpus`` checks.
+    """
+
+    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
+        lines = read_json_lines(find_file(folder, FILE))
+        return [item for where, row in lines for item in _group(folder, where, row, split)]
+
+    return _questions.corpus("naturalbench", root, read, notes={}, max_bad=max_bad, whole=True)
+
+
+def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterator[Example]:
+    kind = row.get("Question_Type", row.get("Question Type"))
+    if kind not in LABELS:
+        raise UserError(f"{where}: 'Question_Type' {kind!r}, allowed are {', '.join(LABELS)}.")
+    group = f"{_questions.prefix(split)}{_questions.field(where, row, 'Index')}"
+    for question, image in PLACES:
+        asked = _questions.field(where, row, f"Question_{question}")
+        key = f"Image_{image}_Question_{question}"
+        label = str(row.get(key)).strip().capitalize()
+        if label not in LABELS[kind]:
+            allowed = " or ".join(LABELS[kind])
+            raise UserError(f"{where}: '{key}' is {row.get(key)!r}, allowed are {allowed}.")
+        text, options = _parted(asked) if kind == "multiple_choice" else (asked, "")
+        yield Example(
+            f"{group}/q{question}_i{image}",
+            _questions.image_path(root, _questions.field(where, row, f"Image_{image}")),
+            text,
+            (),
+            answers=(label,),
+            choices=LABELS[kind],
+            subset=kind,
+            cluster=group,
+            facts={"options": (options,), "place": (str(question), str(image))},
+        )
+
+
+def _parted(question: str) -> tuple[str, str]:
+    """A question and its options, which belong to the instruction."""
+    found = OPTIONS.search(question)
+    place = found.start() if found else len(question)
+    return question[:place], question[place:]
+
+
+def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
+    """Write a hub copy as one line a group: BaiqiL/NaturalBench, or its copy of a row an item.
+
+    The latter (Index, Image, Question, Answer, Question_Type) numbers its items through, four a
+    group.
+    """
+    groups: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        index = int(_official.column(row, "Index"))
+        whole = "Question_0" in row
+        number = index if whole else index // len(PLACES)
+        group = groups.setdefault(number, {"Index": number})
+        group["Question_Type"] = _official.column(row, "Question_Type", "Question Type")
+        places = PLACES if whole else (PLACES[index % len(PLACES)],)
+        for question, image in places:
+            key = f"Image_{image}_Question_{question}"
+            group[f"Question_{question}"] = _official.column(
+                row, f"Question_{question}" if whole else "Question"
+            )
+            group[key] = _official.column(row, key if whole else "Answer")
+            group[f"Image_{image}"] = name = f"{number}_{image}.jpg"
+            picture = _official.column(row, f"Image_{image}" if whole else "Image")
+            _official.write_image(picture, folder / "images", name)
+    _official.write_lines(folder / FILE, groups.values())
+
+
+def doc_to_text(doc: metrics.Question) -> str:
+    """Prompt of a row: its options and the official instruction follow the question."""
+    asked = f"{doc['text'] or ''}{doc['facts']['options'][0]}"
+    return f"{asked} {SUFFIXES[doc['subset']]}".strip()
+
+
+def doc_to_target(doc: metrics.Question) -> str:
+    """Right answer of a row."""
+    return _questions.first_answer(doc)
+
+
+def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
+    """Score one answer by the official rule: the label that comes first in it."""
+    said = answers.first_of(results[0], doc["choices"])
+    right = float(said == doc["answers"][0])
+    question, image = doc["facts"]["place"]
+    group = doc["cluster"]
+    return {
+        "group_accuracy": (group, right),
+        "question_accuracy": (f"{group}/q{question}", right),
+        "image_accuracy": (f"{group}/i{image}", right),
+        "accuracy": (right, 1),
+        "unparsed": (said is None, 1),
+        "item": metrics.answered(doc, results[0]),
+    }

@@ -1,0 +1,154 @@
+"""ScienceQA: school questions with options, some about an image and some about text alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from steelyard.harness.data import Corpus, Example
+from steelyard.harness.errors import UserError
+from steelyard.harness.reading import build_corpus, find_file, read_json
+from steelyard.tasks import _official, _questions, answers, metrics
+
+HOMES = (".", "data/scienceqa", "scienceqa")
+"""Where the two JSON files lie below the folder given."""
+SPLITS = ("train", "val", "test")
+IMAGE, TEXT_ONLY = "image", "text_only"
+SUBJECTS = {
+    "natural science": "natural_accuracy",
+    "social science": "social_accuracy",
+    "language science": "language_accuracy",
+}
+"""Metrics by subject."""
+
+
+def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
+    """Read ``problems.json``, ``pid_splits.json`` and ``images/<split>/<id>/image.png``.
+
+    The three splits are the official ones. A question without an image is in the subset
+    ``text_only``: what no image is missing from; the others are the set known as IMG.
+
+    Raises:
+        UserError: files are missing or malformed, or what ``build_corpus`` checks.
+    """
+    path = find_file(root, *(f"{home}/problems.json" for home in HOMES))
+    problems, ids = _object(path), _object(find_file(path.parent, "pid_splits.json"))
+    splits: dict[str, Sequence[Example]] = {}
+    for split in SPLITS:
+        if not isinstance(ids.get(split), list):
+            raise UserError(f"{path.parent / 'pid_splits.json'}: '{split}' must be a list of ids.")
+        unknown = [id for id in ids[split] if str(id) not in problems]
+        if unknown:
+            raise UserError(
+                f"{path} has no problem {unknown[0]}, one of {len(unknown)} that {split} of "
+                "pid_splits.json lists: the two files are of different versions."
+            )
+        listed = (str(id) for id in ids[split])
+        found = [_example(root, path, split, id, problems[id]) for id in listed]
+        if found or split == "test":
+            splits[split] = found
+    return build_corpus(
+        "scienceqa",
+        root,
+        (),
+        splits,
+        multi_label=False,
+        skipped=(),
+        notes={"context": "hint"},
+        max_bad=max_bad,
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object, found {type(content).__name__}.")
+    return content
+
+
+def _example(root: Path, path: Path, split: str, id: str, row: Any) -> Example:
+    where = f"{path}: problem {id}"
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected an object, found {type(row).__name__}.")
+    options = _questions.strings(where, row, "choices")
+    letters = tuple(ascii_uppercase[: len(options)])
+    answer = row.get("answer")
+    if type(answer) is not int or not 0 <= answer < len(options):
+        raise UserError(
+            f"{where}: 'answer' must be the place of one of its {len(options)} choices."
+        )
+    hint = str(row.get("hint") or "").strip()
+    question = _questions.field(where, row, "question")
+    image = _image(path.parent, split, id, row.get("image"))
+    return Example(
+        id,
+        image,
+        f"Context: {hint}\n{question}" if hint else question,
+        (),
+        answers=(letters[answer],),
+        choices=letters,
+        subset=IMAGE if image else TEXT_ONLY,
+        facts={"options": options, "subject": (str(row.get("subject") or ""),)},
+    )
+
+
+def _image(home: Path, split: str, id: str, name: Any) -> Path | None:
+    if not name:
+        return None
+    paths = [home / folder / split / id / str(name) for folder in ("images", ".")]
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
+    """Write a hub copy (image, question, choices, answer, hint, subject ...) as published.
+
+    Its rows have no numbers, so they are counted through. Only those of the first configuration
+    are taken: ScienceQA-IMG, which follows ScienceQA-FULL, is a part of it.
+    """
+    problems: dict[str, dict[str, Any]] = {}
+    ids: dict[str, list[str]] = {split: [] for split in SPLITS}
+    first = None
+    for row in rows:
+        first = first or row[_official.CONFIG]
+        if row[_official.CONFIG] != first:
+            continue
+        split = {"validation": "val"}.get(row[_official.SPLIT], row[_official.SPLIT])
+        image = _official.column(row, "image")
+        content = {
+            key: _official.column(row, key) for key in ("question", "choices", "answer", "hint")
+        }
+        content["choices"] = [str(option) for option in content["choices"]]
+        about = {key: row[key] for key in ("subject", "topic", "grade") if key in row}
+        id = str(len(problems) + 1)
+        if image is not None:
+            _official.write_image(image, folder / "images" / split / id, "image.png")
+        named = {"image": None if image is None else "image.png", "split": split}
+        problems[id] = {**content, **about, **named}
+        ids[split].append(id)
+    _official.write_json(folder / "problems.json", problems)
+    _official.write_json(folder / "pid_splits.json", ids)
+
+
+def doc_to_text(doc: metrics.Question) -> str:
+    """Prompt of a row: context and question are evidence, the options belong to the instruction."""
+    options = zip(doc["choices"], doc["facts"]["options"], strict=True)
+    listed = "".join(f"\n{letter}. {option}" for letter, option in options)
+    return f"{doc['text'] or ''}{listed}{_questions.LETTER}".strip()
+
+
+def doc_to_target(doc: metrics.Question) -> str:
+    """Right answer of a row: a letter."""
+    return _questions.first_answer(doc)
+
+
+def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
+    """Score one answer by the option's letter that it gives."""
+    said = answers.letter(results[0], doc["choices"])
+    right = float(said == doc["answers"][0])
+    subject = SUBJECTS.get(doc["facts"]["subject"][0])
+    return {
+        "accuracy": (right, 1),
+        **({subject: (right, 1)} if subject else {}),
+        "unparsed": (said is None, 1),
+        "item": metrics.answered(doc, results[0]),
+    }
