@@ -82,6 +82,20 @@ def yes_or_no(answer: str) -> str | None:
     return "yes" if yes else "no"
 
 
+def stance(answer: str) -> str | None:
+    """``yes`` or ``no`` where the first word is one of them, else as ``yes_or_no``.
+
+    A long answer goes on after its first word: ``Yes, they are not parallel`` is a yes.
+    """
+    return opening(answer) or yes_or_no(answer)
+
+
+def opening(answer: str) -> str | None:
+    """The first word where it is ``yes`` or ``no``, whatever its case, else None."""
+    first = WORD.match(answer.strip().lower())
+    return first.group() if first and first.group() in ("yes", "no") else None
+
+
 def normalise(answer: str) -> str:
     """Short answer in the form that VQAv2's scorer compares.
 
