@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from steelyard.harness.scene_hallucinations import HALLUCINATION_SETS
 from steelyard.harness.scene_pairs import PAIR_SETS
 from steelyard.harness.scene_questions import QUESTION_SETS
 from steelyard.harness.scene_source import (
     BASE_HABITS,
     BASE_KNOBS,
+    SYNONYMS,
     evaluation,
     habits_of,
     new_scene,
@@ -231,15 +233,6 @@ def _colours(kind: str, subset: str) -> list[str]:
 
 # --- chair: what does a caption invent? --------------------------------------------------------
 
-SYNONYMS = {
-    "grapes": ("grape",),
-    "doughnut": ("donut",),
-    "shrimp": ("prawn",),
-    "bread": ("loaf",),
-    "ball": ("sphere",),
-    "cup": ("mug",),
-}
-
 
 def _chair(folder: Path, count: int, source: Source) -> list[Row]:
     rows, truth = [], []
@@ -270,4 +263,5 @@ SCENE_SETS: Mapping[str, DataSet] = {
     "chair": DataSet(BASE_KNOBS, evaluation(_chair)),
     **QUESTION_SETS,
     **PAIR_SETS,
+    **HALLUCINATION_SETS,
 }
