@@ -5,16 +5,17 @@ Counting is by hooks on whole modules. The cost of a call is measured with torch
 then on, because the counter itself is too slow to leave on.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.audit import Audit, BehindMeter
 from steelyard.harness.flops import Cost, Prices, tensors
+from steelyard.harness.limits import Budget
+from steelyard.harness.machine import device_name, peak_bytes, reset_peak
 from steelyard.harness.record import Ledger
 
 if TYPE_CHECKING:
@@ -26,40 +27,6 @@ if TYPE_CHECKING:
 HISTORY_EVERY = 10  # steps between two rows of a run's log
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """A cap on executed floating-point operations and, optionally, on device seconds."""
-
-    name: str
-    flops: float
-    seconds: float | None = None
-    meant_for: str = ""
-
-
-BUDGETS: dict[str, Budget] = {
-    budget.name: budget
-    for budget in (
-        Budget("XS", 4e10, meant_for="smoke tests: some hundred steps of the tiny classifier"),
-        Budget("S", 2e11, meant_for="the tiny classifier on a laptop: some 500 steps"),
-        Budget("M", 1e14, meant_for="small pretrained encoders on one GPU"),
-        Budget("L", 1e17, meant_for="base-size encoders or a small vision-language model"),
-    )
-}
-
-
-def parse_budget(text: str) -> Budget:
-    """A preset's name, or a number of FLOPs such as ``5e12``."""
-    if text in BUDGETS:
-        return BUDGETS[text]
-    try:
-        flops = float(text)
-    except ValueError:
-        raise unknown("budget", text, BUDGETS) from None
-    if not flops > 0 or flops == float("inf"):
-        raise UserError(f"Budget {text}: give a positive number of FLOPs, for example 2e12.")
-    return Budget(text, flops)
-
-
 class BudgetSpent(Exception):
     """The next pass would overshoot the budget; the weights as they are get scored."""
 
@@ -69,9 +36,10 @@ class Meter:
 
     Use as a context manager around a method's training. Inside, ``with meter.phase("teacher")``
     charges what happens to that phase; outside any, passes go to ``forward`` and ``backward``.
+    ``audit`` compares stretches of the run with torch's own counter.
     """
 
-    def __init__(self, budget: Budget, device: str = "cpu") -> None:
+    def __init__(self, budget: Budget, device: str = "cpu", audit: Audit | None = None) -> None:
         self.budget = budget
         self.steps = 0
         self.on_progress: Callable[[float], None] = lambda fraction: None
@@ -94,13 +62,17 @@ class Meter:
         self._active = self._measuring = False
         self._watched: list[nn.Module] = []
         self._prices = Prices()
+        self.audit = audit or Audit()
 
     def __enter__(self) -> "Meter":
-        _reset_peak(self._device)
+        reset_peak(self._device)
         self._active, self._since = True, self._now()
+        self.audit.begin()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        with suppress(BehindMeter):  # the run reads the finding; here it would hide an exception
+            self.audit.end("the end")
         self._tick()
         self._active = False
 
@@ -111,7 +83,7 @@ class Meter:
 
     @property
     def fraction(self) -> float:
-        """Share of the budget used, by the cap that is nearer: schedules follow it.
+        """Share of the budget used, by the cap that is nearest: schedules follow it.
 
         Fixed costs come off both sides, or a method's first half could be over before it starts.
         """
@@ -119,6 +91,8 @@ class Meter:
         share = (self.spent - self._fixed) / left if left else 1.0
         if self.budget.seconds is not None:
             share = max(share, self._elapsed() / self.budget.seconds)
+        if self.budget.items is not None:
+            share = max(share, self._items / self.budget.items)
         return share
 
     @property
@@ -167,6 +141,7 @@ class Meter:
         """Post a fixed cost that was measured elsewhere, such as a feature cache's."""
         self._demand(flops)
         self._post("forward", flops)
+        self.audit.prepay(flops)
         self._fixed += flops
         self._spent_before += flops  # no part of the next step
 
@@ -174,21 +149,26 @@ class Meter:
         """What was done so far, such as mining, is no part of the first step to come."""
         self._spent_before = self._spent
 
-    def afford_step(self) -> None:
-        """Raise BudgetSpent if the dearest step so far, done again, would overshoot.
+    def afford_step(self, items: int = 1) -> None:
+        """Raise BudgetSpent if a step over ``items`` examples, as dear as any, would overshoot.
 
         Training loops call this before a step, so that a run ends between two steps.
         """
-        self._demand(self._dearest)
+        self._demand(self._dearest, items)
 
     def step(self, items: int) -> None:
-        """One optimiser step over ``items`` training examples is complete."""
+        """One optimiser step over ``items`` training examples is complete.
+
+        Raises:
+            BehindMeter: the audit saw work that no watched module posted.
+        """
         self.steps += 1
         self._dearest = max(self._dearest, self._spent - self._spent_before)
         self._spent_before = self._spent
         self._items += items
         self._reserved = 0.0
         self.on_progress(min(1.0, self.fraction))
+        self.audit.step(self.steps, self.fraction)
 
     def log(self, values: "Mapping[str, Tensor | float]") -> None:
         """Log one step: running means become the record's diagnostics, some rows a history."""
@@ -212,11 +192,14 @@ class Meter:
             seconds={name: round(value, 3) for name, value in sorted(self._seconds.items())},
             steps=self.steps,
             items=self._items,
-            peak_bytes=_peak_bytes(self._device),
-            device=_device_name(self._device),
-            limit_flops=self.budget.flops,
+            peak_bytes=peak_bytes(self._device),
+            device=device_name(self._device),
+            limit_flops=self.budget.flops if self.budget.flops < math.inf else None,
             limit_seconds=self.budget.seconds,
+            limit_items=self.budget.items,
             stopped=stopped,
+            audited=self.audit.stretches,
+            unposted=round(self.audit.worst, 4),
         )
 
     def _before(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
@@ -225,6 +208,7 @@ class Meter:
         self._depth += 1
         if not self._active or self._depth > 1:
             return
+        self.audit.enter_call()
         self._pending, self._parts = 0.0, []
         cost = self._cost(module, args, kwargs)
         self._demand(cost.forward + cost.backward)
@@ -234,6 +218,8 @@ class Meter:
 
     def _after(self, output: Any) -> None:
         self._depth -= 1
+        if self._depth == 0:
+            self.audit.leave_call()
         if not self._active or self._depth > 0 or not self._pending:
             return
         # Where the pass comes out of the first part lies the rest of the module.
@@ -275,21 +261,30 @@ class Meter:
         for node in at:
             node.register_prehook(executed)
 
-    def _demand(self, flops: float) -> None:
-        wanted = self.spent + self._reserved + flops
-        seconds = self.budget.seconds
-        if wanted > self.budget.flops or (seconds is not None and self._elapsed() > seconds):
-            raise BudgetSpent(f"{wanted:.3g} FLOPs needed, the budget is {self.budget.flops:.3g}")
+    def _demand(self, flops: float, items: int = 1) -> None:
+        wanted, caps = self.spent + self._reserved + flops, self.budget
+        over = ""
+        if wanted > caps.flops:
+            over = f"{wanted:.3g} FLOPs needed"
+        elif caps.seconds is not None and self._elapsed() > caps.seconds:
+            over = f"{self._elapsed():.3g} s are over"
+        elif caps.items is not None and self._items + items > caps.items:
+            over = f"{self._items + items} items needed"
+        if over:
+            self.audit.begin()  # a method that goes on nevertheless is watched
+            raise BudgetSpent(f"{over}, the budget is {caps}")
 
     def _post(self, kind: str, flops: float) -> None:
         if self._active and flops:
             self._flops[kind if self._phase == "train" else self._phase] += flops
             self._spent += flops
+            self.audit.post(flops, backward=kind == "backward")
 
     def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> Cost:
         self._measuring = True
         try:
-            return self._prices.of(module, args, kwargs)
+            with self.audit.unseen():
+                return self._prices.of(module, args, kwargs)
         finally:
             self._measuring = False
 
@@ -313,40 +308,3 @@ class Meter:
 def _nodes(value: Any) -> "list[Node]":
     """Where a backward pass goes on from these tensors."""
     return [tensor.grad_fn for tensor in tensors(value) if tensor.grad_fn is not None]
-
-
-def _reset_peak(device: str) -> None:
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # not Linux, or not permitted: the peak is then that of the process so far
-
-
-def _peak_bytes(device: str) -> int:
-    import resource
-
-    import torch
-
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _device_name(device: str) -> str:
-    import platform
-
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.machine()}, {torch.get_num_threads()} thread(s))"

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from steelyard import methods, tasks
 from steelyard.harness import backbones, record, suite
-from steelyard.harness.budget import parse_budget
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.limits import parse_budget
 from steelyard.harness.record import Record
 from steelyard.harness.run import Job, finished
 from steelyard.harness.suite import Entry, Suite
@@ -50,7 +50,9 @@ def _changed(base: Suite, given: Mapping[str, Any]) -> Suite:
     """A suite with the options of the command line in place of its own."""
     entries = (*base.entries, *(Entry(method) for method in given["extra"]))
     chosen = given["tasks"] or base.tasks
-    scored = tuple(given["evaluate"]) or (() if given["tasks"] else base.evaluate)
+    stock.include(given["include_path"])
+    named = suite.scored_tasks(given["evaluate"])
+    scored = named or (() if given["tasks"] else base.evaluate)
     loader = {key: str(value) for key, value in parse_pairs(given["data_set"]).items()}
     made = replace(
         base,
@@ -105,7 +107,7 @@ def run_suite(
     for corpus in corpora.values():
         report_skipped(corpus)
     if not given.get("dry_run"):
-        _make_ready(made)
+        make_ready(made.backbone, made.backbone_options)
     jobs = suite.jobs(made, corpora)
     if not evaluate:
         jobs = [replace(job, variants=()) for job in jobs]
@@ -122,18 +124,19 @@ def run_suite(
     return records
 
 
-def _make_ready(made: Suite) -> None:
+def make_ready(backbone: str, options: Mapping[str, Any]) -> None:
     """What all runs start from, made before they begin and by one process."""
-    with _bar() as bar:
+    with progress_bar() as bar:
         line = bar.add_task("base model", total=1.0)
 
         def report(stage: str, share: float) -> None:
             bar.update(line, description=f"base model, once: {stage}", completed=share)
 
-        backbones.make_ready(made.backbone, made.backbone_options, report)
+        backbones.make_ready(backbone, options, report)
 
 
-def _bar() -> Progress:
+def progress_bar() -> Progress:
+    """A bar with the share done and the time left; nothing where nobody looks."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -156,7 +159,7 @@ def _run_with_progress(
     if records and waiting:
         console.print(f"{len(records)} runs are done already, {len(waiting)} to go")
     shares: dict[str, float] = {}
-    with _bar() as bar:
+    with progress_bar() as bar:
         line = bar.add_task("starting", total=max(len(waiting), 1))
 
         def report(identity: str, doing: str, share: float) -> None:
@@ -176,68 +179,6 @@ def _run_with_progress(
                 seconds = time.monotonic() - start
                 console.print(f"{count} {found.status} {found.id} ({seconds:.0f} s)")
     return records
-
-
-def evaluate_run(
-    folder: Path,
-    variants: Sequence[str],
-    *,
-    data_root: Sequence[str],
-    max_bad: float,
-    limit: int | None,
-    device: str,
-) -> None:
-    """Evaluate a finished run on more variants; its record then holds them too."""
-    from steelyard.harness import listing
-    from steelyard.harness.pool import quiet_heavy_libraries
-    from steelyard.harness.run import run
-
-    found = record.read(folder)
-    spec = found.spec
-    chosen = [variant for name in variants for variant in _asked(name)] or [
-        tasks.Variant(spec.task)
-    ]
-    asked = {variant.task for variant in chosen} - {spec.task}
-    if asked and backbones.kind_of(spec.backbone) == "classifier":
-        raise UserError(
-            f"{folder} was trained on {spec.task}, it cannot answer {', '.join(sorted(asked))}."
-        )
-    had = {score.task for score in found.scores}
-    roots = parse_roots(data_root, sorted({spec.task, *asked}))
-    corpora = {
-        task: _corpus_of(found, task, roots.get(task), max_bad)
-        for task in sorted({spec.task, *asked, *had})
-    }
-    made = found.provenance
-    limit = limit or made["limit"]  # the items its other variants were scored on
-    names = tuple(map(str, chosen))
-    job = Job(spec, found.label, names, split=made["data"]["split"], limit=limit)
-    quiet_heavy_libraries()
-    with console.status(f"evaluating {len(names)} variants"):
-        run(job, corpora, folder.parent, pick_device(device), lambda doing, share: None)
-    listing.show(folder)
-
-
-def _asked(name: str) -> list[tasks.Variant]:
-    """``task``, or ``task@corruption`` also with a range of severities."""
-    task, _, corruption = name.partition("@")
-    return tasks.variants(task, [corruption])[1:] if corruption else [tasks.parse_variant(task)]
-
-
-def _corpus_of(found: Record, task: str, given: Path | None, max_bad: float) -> Corpus:
-    """The data of a task as a run knew it, or a UserError where it is other data."""
-    made = found.provenance
-    known = made if task == found.spec.task else made.get("scored", {}).get(task)
-    loader = {key: value for key, value in found.spec.data.items() if key != "revision"}
-    root = tasks.find_root(task, given)
-    own = task == found.spec.task
-    corpus = tasks.load(task, root, max_bad=max_bad, **(loader if own else {}))
-    if known and corpus.revision != known["data"]["revision"]:
-        raise UserError(
-            f"The data at {root} is not what {found.id} knew of {task} (revision "
-            f"{corpus.revision}, not {known['data']['revision']}); give its --data-root."
-        )
-    return corpus
 
 
 def demo(name: str, runs: Path, out: Path, given: Mapping[str, Any]) -> None:
@@ -274,20 +215,25 @@ def boards(
 
 def print_plan(jobs: Sequence[Job], runs: Path, workers: int) -> None:
     """What would be run, what is done, and what the rest will cost."""
-    table = Table("run", "state", "budget (FLOPs)", "variants")
+    table = Table("run", "state", "budget", "variants")
     seconds: list[float] = []
-    pending, total = 0, 0.0
+    pending = 0
+    most: dict[str, float] = {}
     for job in jobs:
         found = finished(job, runs)
-        flops = parse_budget(job.spec.budget).flops
+        budget = parse_budget(job.spec.budget, job.spec.track, job.spec.wall)
         if found is None:
-            pending, total = pending + 1, total + flops
+            pending += 1
         else:
             seconds.append(found.ledger.total_seconds)
+        if found is None:
+            unit, amount = ("items", budget.items) if budget.items else ("FLOPs", budget.flops)
+            most[unit] = most.get(unit, 0.0) + amount
         state = "to run" if found is None else found.status
-        table.add_row(job.spec.id, state, f"{flops:.2g}", str(len(job.variants)))
+        table.add_row(job.spec.id, state, str(budget), str(len(job.variants)))
     console.print(table)
-    console.print(f"{pending} of {len(jobs)} runs to do, at most {total:.3g} FLOPs of training.")
+    whole = " and ".join(f"{amount:.3g} {unit}" for unit, amount in most.items()) or "nothing"
+    console.print(f"{pending} of {len(jobs)} runs to do, at most {whole} of training.")
     if seconds and pending:
         estimate = sum(seconds) / len(seconds) * pending / workers
         console.print(
@@ -354,7 +300,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def parse_roots(given: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
-    """``DIR`` for the only task, or ``TASK=DIR`` for one of several."""
+    """``DIR`` for the only task, or ``TASK=DIR`` for one of several; ``stock/`` may be left out."""
     found = {}
     for text in given:
         task, equals, folder = text.partition("=")
@@ -364,5 +310,5 @@ def parse_roots(given: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
             task, folder = names[0], text
         if not Path(folder).is_dir():
             raise UserError(f"--data-root: no folder at {folder}.")
-        found[task] = Path(folder)
+        found[stock.PREFIX + task if stock.PREFIX + task in names else task] = Path(folder)
     return found

@@ -7,9 +7,9 @@ from rich.table import Table
 
 from steelyard import methods, tasks
 from steelyard.harness import classifier_config, record, suite, vlm_config
-from steelyard.harness.budget import BUDGETS
 from steelyard.harness.commands import console
 from steelyard.harness.errors import unknown
+from steelyard.harness.limits import BUDGETS
 from steelyard.tasks.corruptions import CORRUPTIONS
 from steelyard.tasks.missing import MISSING
 
@@ -86,10 +86,10 @@ def _recipe(config: classifier_config.ClassifierConfig | vlm_config.VlmConfig) -
 
 
 def _budgets_table() -> Table:
-    table = Table("budget", "FLOPs", "meant for")
-    for budget in BUDGETS.values():
-        table.add_row(budget.name, f"{budget.flops:.1g}", budget.meant_for)
-    table.add_row("a number", "as given", "anything, for example --budget 5e12")
+    table = Table("budget", "FLOPs", "items on the data track", "meant for")
+    for preset in BUDGETS.values():
+        table.add_row(preset.name, f"{preset.flops:.1g}", f"{preset.items:,}", preset.meant_for)
+    table.add_row("a number", "as given", "as given", "anything, for example --budget 5e12")
     return table
 
 
@@ -116,10 +116,18 @@ def show(folder: Path) -> None:
         flops = ledger.flops.get(phase)
         spent = "" if flops is None else f"{flops:.3g}"
         cost.add_row(phase, spent, "" if seconds is None else f"{seconds:.1f}")
-    limit = f"{ledger.limit_flops:.3g}" if ledger.limit_flops else "none"
-    cost.add_row("total", f"{ledger.total_flops:.3g} of {limit}", f"{ledger.total_seconds:.1f}")
+    limit = f" of {ledger.limit_flops:.3g}" if ledger.limit_flops else ""
+    wall = f" of {ledger.limit_seconds:g}" if ledger.limit_seconds else ""
+    spent = f"{ledger.total_seconds:.1f}{wall}"
+    cost.add_row("total", f"{ledger.total_flops:.3g}{limit}", spent)
+    if ledger.artefact_flops:
+        cost.add_row("of that, artefacts", f"{ledger.artefact_flops:.3g}", "", style="dim")
     console.print(cost)
-    console.print(f"{ledger.steps} steps, {ledger.items} items, on {ledger.device}")
+    items = f" of {ledger.limit_items}" if ledger.limit_items else ""
+    checked = f", {ledger.audited} stretches audited" if ledger.audited else ""
+    console.print(
+        f"{ledger.steps} steps, {ledger.items}{items} items, on {ledger.device}{checked}"
+    )
     scores = Table("task", "variant", "metric", "value", "± s.e.", "items", title="Scores")
     for score in found.scores:
         error = "" if score.stderr is None else f"{score.stderr:.4f}"

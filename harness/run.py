@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard import methods, tasks
 from steelyard.harness import backbones, provenance, record
+from steelyard.harness.audit import Audit, BehindMeter
 from steelyard.harness.backbones import WEIGHTS
-from steelyard.harness.budget import BudgetSpent, Meter, parse_budget
+from steelyard.harness.budget import BudgetSpent, Meter
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import NonFiniteLoss, UserError
 from steelyard.harness.flops import measure
-from steelyard.harness.record import Ledger, Record, Score
+from steelyard.harness.guard import ForeignData, only_training_images
+from steelyard.harness.limits import parse_budget
+from steelyard.harness.record import Kind, Ledger, Record, Score
 from steelyard.harness.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -45,6 +49,9 @@ class Job:
     split: str = "test"
     limit: int | None = None
     """Evaluate only this many items."""
+    kind: Kind = "entry"
+    tuning: Mapping[str, Any] | None = None
+    """The trials that chose its options, for the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +99,18 @@ def run(
         return done
     folder = runs / job.spec.id
     folder.mkdir(parents=True, exist_ok=True)
+    before: Mapping[str, Any] = {}
     if (folder / record.RECORD).is_file():  # some variants, or another name: keep what it had
-        had = _split_into_parts(record.read(folder), job, folder)
+        known = record.read(folder)
+        had = _split_into_parts(known, job, folder)
         job = replace(job, variants=tuple(dict.fromkeys((*job.variants, *had))))
-        (folder / record.RECORD).unlink()  # its items are about to be replaced
+        before = known.provenance.get("scored", {})
     corpus = corpora[job.spec.task]
-    trained = _restore(folder) or _train(job.spec, corpus, folder, device, progress)
+    roots = [each.root for each in corpora.values() if each.root != Path()]
+    if job.spec.task == tasks.NOTHING:
+        trained = _untouched(job.spec, device)
+    else:
+        trained = _restore(folder) or _train(job.spec, corpus, roots, folder, device, progress)
     scores: tuple[Score, ...] = ()
     if trained.status == "done" and job.variants:
         scores = _evaluate(job, corpora, folder, device, progress)
@@ -109,32 +122,58 @@ def run(
         failure=trained.failure,
         ledger=trained.ledger,
         scores=scores,
-        provenance=_provenance(job, corpora, folder),
+        provenance=_provenance(job, corpora, folder, before),
         diagnostics=trained.diagnostics,
+        kind=job.kind,
     )
-    record.write(result, folder)
+    result = record.write(result, folder)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return result
 
 
-def _provenance(job: Job, corpora: Mapping[str, Corpus], folder: Path) -> dict[str, Any]:
-    """Where the run's numbers come from: code, weights, and the data trained and scored on."""
+def _provenance(
+    job: Job, corpora: Mapping[str, Corpus], folder: Path, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Where the run's numbers come from: code, weights, and the data trained and scored on.
+
+    ``before`` tells it of tasks that were scored earlier, whose data need not be here now.
+    """
     spec = job.spec
     made = provenance.describe(corpora[spec.task], tasks.files(spec.task), job.split)
     names = (name.partition("@")[0] for name in job.variants)
     others = [name for name in dict.fromkeys(names) if name != spec.task]
     if others:
         made["scored"] = {
-            name: provenance.describe_task(corpora[name], tasks.files(name), job.split)
+            name: (
+                provenance.describe_task(corpora[name], tasks.files(name), job.split)
+                if name in corpora
+                else before[name]
+            )
             for name in others
         }
     weights = folder / WEIGHTS / "model.safetensors"
     made["weights"] = provenance.file_hash(weights) if weights.is_file() else None
+    if spec.task == tasks.NOTHING:
+        made["weights"] = backbones.revision(spec.backbone, spec.backbone_options)
     made["limit"] = job.limit
+    made["rules"] = record.RULES
+    tables = {record.items_file(name, spec.task) for name in (spec.task, *others)}
+    found = {name: folder / name for name in sorted(tables) if (folder / name).is_file()}
+    made["tables"] = {name: provenance.file_hash(path) for name, path in found.items()}
+    if job.tuning is not None:
+        made["tuning"] = dict(job.tuning)
     return made
 
 
-def _train(spec: RunSpec, corpus: Corpus, folder: Path, device: str, progress: Progress) -> Trained:
+def _train(
+    spec: RunSpec,
+    corpus: Corpus,
+    roots: Sequence[Path],
+    folder: Path,
+    device: str,
+    progress: Progress,
+) -> Trained:
+    """Train with everything watched: the meter, its audit, and what files are opened."""
     import torch
 
     progress("preparing", 0.0)
@@ -144,22 +183,27 @@ def _train(spec: RunSpec, corpus: Corpus, folder: Path, device: str, progress: P
     if spec.learning_rate is not None:
         backbone.recipe = replace(backbone.recipe, learning_rate=spec.learning_rate)
     data = backbones.train_data(backbone, spec.task, corpus)
-    meter = Meter(parse_budget(spec.budget), device)
+    budget = parse_budget(spec.budget, spec.track, spec.wall)
+    meter = Meter(budget, device, Audit(spec.seed_for("audit")))
     for module in backbone.metered_modules:
         meter.watch(module)
     meter.on_progress = lambda share: progress("training", share)
     torch.manual_seed(spec.seed_for("training"))
     stopped: Literal["finished", "budget"] = "finished"
     failure = ""
-    with meter:
+    images = (example.image for example in data.examples if example.image)
+    with meter, only_training_images(images, roots, [folder]) as guard:
         try:
             charge_features(backbone, data, meter)
             method.train(backbone, data, meter, config, spec.seed_for("method"))
+            stopped = "budget" if meter.fraction >= 1 else "finished"
         except BudgetSpent as spent:
             stopped = "budget"
             failure = "" if meter.steps else f"budget too small for one step: {spent}"
-        except NonFiniteLoss as error:
+        except (NonFiniteLoss, BehindMeter, ForeignData) as error:
             failure = str(error)
+    # A method may have caught what was raised; what was found stays found.
+    failure = meter.audit.finding or guard.finding or failure
     trained = Trained(
         "failed" if failure else "done", failure, meter.ledger(stopped), meter.diagnostics
     )
@@ -168,6 +212,12 @@ def _train(spec: RunSpec, corpus: Corpus, folder: Path, device: str, progress: P
         backbones.save(backbone, folder / WEIGHTS)
     record.write_json(folder / TRAINING, asdict(trained))
     return trained
+
+
+def _untouched(spec: RunSpec, device: str) -> Trained:
+    """What a model as it is has spent: nothing."""
+    with Meter(parse_budget(spec.budget), device) as meter:
+        return Trained("done", "", meter.ledger("finished"), {})
 
 
 def charge_features(backbone: "Classifier | Vlm", data: "TrainData", meter: Meter) -> None:
@@ -216,19 +266,31 @@ def _evaluate(
 ) -> tuple[Score, ...]:
     import pandas as pd
 
-    backbone = backbones.load(folder / WEIGHTS).to(device)
+    backbone = _model(job.spec, folder, device)
     scores: list[Score] = []
     items: dict[str, list[pd.DataFrame]] = {}
     for position, name in enumerate(job.variants):
-        progress(f"evaluating {name}", position / len(job.variants))
+
+        def within(share: float, position: int = position, name: str = name) -> None:
+            progress(f"evaluating {name}", (position + share) / len(job.variants))
+
+        within(0.0)
         variant = tasks.parse_variant(name)
-        found, rows = _variant(job, variant, backbone, corpora[variant.task], folder)
+        found, rows = _variant(job, variant, backbone, corpora, folder, within)
         scores += found
         items.setdefault(variant.task, []).append(rows)
+    (folder / record.RECORD).unlink(missing_ok=True)  # its items are about to be replaced
     for task, tables in items.items():
         file = record.items_file(task, job.spec.task)
         write_items(pd.concat(tables, ignore_index=True), folder / file)
     return tuple(scores)
+
+
+def _model(spec: RunSpec, folder: Path, device: str) -> "Backbone":
+    """What a run trained, or the model that is asked as it is."""
+    if spec.task == tasks.NOTHING:
+        return backbones.open_model(spec.backbone, spec.backbone_options, device)
+    return backbones.load(folder / WEIGHTS).to(device)
 
 
 def _split_into_parts(found: Record, job: Job, folder: Path) -> list[str]:
@@ -250,14 +312,19 @@ def _split_into_parts(found: Record, job: Job, folder: Path) -> list[str]:
 
 def _part(folder: Path, job: Job, name: str) -> tuple[Path, Path]:
     """Files of one variant's items and scores in an unfinished run, apart for other items."""
-    file = name.replace("@", "-").replace(":", "-")
-    stem = folder / PARTS / f"{job.split}-{job.limit or 'all'}" / file
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    return stem.with_suffix(".parquet"), stem.with_suffix(".json")
+    file = re.sub("[@:/]", "-", name)
+    parts = folder / PARTS / f"{job.split}-{job.limit or 'all'}"
+    parts.mkdir(parents=True, exist_ok=True)
+    return parts / f"{file}.parquet", parts / f"{file}.json"
 
 
 def _variant(
-    job: Job, variant: tasks.Variant, backbone: "Backbone", corpus: Corpus, folder: Path
+    job: Job,
+    variant: tasks.Variant,
+    backbone: "Backbone",
+    corpora: Mapping[str, Corpus],
+    folder: Path,
+    progress: Callable[[float], None],
 ) -> "tuple[Sequence[Score], pd.DataFrame]":
     """Scores and items of one variant, from the interrupted run's part if there is one."""
     import pandas as pd
@@ -268,7 +335,14 @@ def _variant(
     if summary.is_file():  # written after its table
         raw = json.loads(summary.read_text(encoding="utf-8"))
         return [Score(**score) for score in raw], pd.read_parquet(table)
-    result = evaluate(backbone, variant, corpus, split=job.split, limit=job.limit)
+    result = evaluate(
+        backbone,
+        variant,
+        corpora[variant.task],
+        split=job.split,
+        limit=job.limit,
+        progress=progress,
+    )
     write_items(result.items, table)
     record.write_json(summary, [asdict(score) for score in result.scores])
     return result.scores, result.items

@@ -1,19 +1,20 @@
 """Suites: a small YAML file of methods x seeds x tasks x corruptions, turned into jobs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from steelyard import methods, tasks
-from steelyard.harness import backbones
-from steelyard.harness.budget import parse_budget
+from steelyard.harness import backbones, limits
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.limits import TRACKS, Track, parse_budget
 from steelyard.harness.provenance import file_hash
+from steelyard.harness.record import Kind
 from steelyard.harness.run import Job
 from steelyard.harness.spec import RunSpec
 
@@ -29,6 +30,9 @@ class Entry:
     label: str = ""
     learning_rate: float | None = None
     """In place of the backbone's."""
+    kind: Kind = "entry"
+    tuning: Mapping[str, Any] | None = None
+    """The trials that chose its options, in short; see ``tune``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,21 @@ class Suite:
     backbone: str = "tiny"
     backbone_options: Options = field(default_factory=dict)
     budget: str = "S"
+    track: Literal["compute", "data", "anytime"] = "compute"
+    """What is equal for all entries; ``anytime`` stands for several budgets."""
+    wall: float | None = None
+    """Cap on device seconds beside the budget, whichever is reached first."""
     data_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Loader options by task."""
     limit: int | None = None
     split: str = "test"
     """Scored items; ``val`` for choosing settings."""
     about: str = ""
+
+    @property
+    def run_track(self) -> Track:
+        """The track of its runs."""
+        return "data" if self.track == "data" else "compute"
 
 
 ENTRY_KEYS = ("method", "set", "label", "learning_rate")
@@ -105,6 +118,8 @@ def parse(name: str, raw: Mapping[str, Any]) -> Suite:
         if key in values
     }
     lists.setdefault("corruptions", ())
+    if "evaluate" in lists:
+        lists["evaluate"] = scored_tasks(lists["evaluate"])
     if not all(type(seed) is int for seed in lists.get("seeds", (0,))):
         raise UserError("'seeds' must be a list of whole numbers.")
     values["budget"] = str(values.get("budget", "S"))
@@ -116,9 +131,13 @@ def parse(name: str, raw: Mapping[str, Any]) -> Suite:
 
 def check(suite: Suite) -> None:
     """Refuse unknown names, options and values before anything is run."""
-    parse_budget(suite.budget)
+    for part in by_track(suite):
+        parse_budget(part.budget, part.run_track, part.wall)
     backbones.configure(suite.backbone, suite.backbone_options)
     kind = backbones.kind_of(suite.backbone)
+    for task in suite.tasks:
+        if tasks.is_stock(task):
+            raise UserError(f"{task} has nothing to train on; score it with --evaluate {task}.")
     for task in (*suite.tasks, *suite.evaluate):
         scored_variants(task, suite.corruptions)
     if suite.evaluate and kind == "classifier":
@@ -128,10 +147,27 @@ def check(suite: Suite) -> None:
         )
     for entry in suite.entries:
         methods.configure(methods.load(entry.method), entry.options, kind)
-    labels = [_label(entry) for entry in suite.entries]
+    labels = [label_of(entry) for entry in suite.entries]
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"Two entries are called '{label}'; give one of them a 'label'.")
+
+
+def by_track(suite: Suite) -> list[Suite]:
+    """The suite itself, or one of each share of its budget where it is to be seen at any time."""
+    if suite.track not in TRACKS:
+        raise unknown("track", suite.track, TRACKS)
+    if suite.track != "anytime":
+        return [suite]
+    if suite.wall is not None:
+        raise UserError("--wall goes with the compute track; the anytime track has three budgets.")
+    budgets = [limits.part(suite.budget, share) for share in limits.SHARES]
+    return [replace(suite, track="compute", budget=budget) for budget in budgets]
+
+
+def scored_tasks(names: Sequence[str]) -> tuple[str, ...]:
+    """The tasks that names stand for, those of lmms-eval's groups one by one."""
+    return tuple(dict.fromkeys(task for name in names for task in tasks.find(name)))
 
 
 def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant]:
@@ -142,7 +178,14 @@ def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant
 
 
 def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
-    """All runs of a suite, seed by seed, so that an interrupted suite has whole seeds."""
+    """All runs of a suite, seed by seed, so that an interrupted suite has whole seeds.
+
+    Raises:
+        UserError: a method learns from items, and a data set has none to learn from.
+    """
+    for entry in suite.entries:
+        for task in suite.tasks:
+            _check_training(entry.method, corpora[task])
     return [
         Job(
             spec=RunSpec(
@@ -156,8 +199,11 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
                 data={"revision": corpora[task].revision, **suite.data_options.get(task, {})},
                 source=_source(entry.method),
                 learning_rate=entry.learning_rate,
+                track=suite.run_track,
+                wall=suite.wall,
+                tuning=str(entry.tuning["hash"]) if entry.tuning else "",
             ),
-            label=_label(entry),
+            label=label_of(entry),
             variants=tuple(
                 str(variant)
                 for scored in dict.fromkeys((task, *suite.evaluate))
@@ -165,11 +211,21 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
             ),
             split=suite.split,
             limit=suite.limit,
+            kind=entry.kind,
+            tuning=entry.tuning,
         )
         for task in suite.tasks
         for seed in suite.seeds
         for entry in suite.entries
     ]
+
+
+def _check_training(method: str, corpus: Corpus) -> None:
+    if methods.load(method).ABOUT.learns and not corpus.splits.get("train"):
+        raise UserError(
+            f"{corpus.name} has no training items, and {method} learns from some: train on another "
+            f"set with --task and score it on this one with --evaluate {corpus.name}."
+        )
 
 
 def load_corpora(suite: Suite, roots: Mapping[str, Path], max_bad: float) -> dict[str, Corpus]:
@@ -204,7 +260,8 @@ def _entry(item: Any) -> Entry:
     return Entry(item["method"], dict(item.get("set") or {}), item.get("label", ""), rate)
 
 
-def _label(entry: Entry) -> str:
+def label_of(entry: Entry) -> str:
+    """An entry's name on the board."""
     if entry.label:
         return entry.label
     name = Path(entry.method).stem if entry.method.endswith(".py") else entry.method
