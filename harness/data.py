@@ -42,6 +42,8 @@ class Skipped:
     id: str
     split: str
     reason: str
+    image: Path | None = None
+    """Its picture, where it names one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +62,5 @@ class Corpus:
     notes: Mapping[str, str] = field(default_factory=dict)
     """How the data was read: layout found, how validation was carved, which plot was taken."""
     skipped: tuple[Skipped, ...] = ()
+    content: str = ""
+    """Hash of the images' bytes in the order of the items; empty where there is no image."""

@@ -5,30 +5,24 @@ import gzip
 import json
 import math
 import os
-import struct
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from hashlib import blake2b
 from io import StringIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageFile
-
 from steelyard.harness.data import Corpus, Example, Skipped
 from steelyard.harness.errors import UserError
+from steelyard.harness.scan import MISSING, Look, scan
 from steelyard.harness.seeds import seed_for
 
 CORE = ("train", "val", "test")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
 NAMED = 3
 """How many offenders an error names."""
-UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises on a file that is not an image, is damaged or is absurdly large."""
 
 
 def find_file(root: Path, *names: str) -> Path:
@@ -124,114 +118,126 @@ def build_corpus(
     With ``whole``, an item of which another of its cluster cannot be used is not used either.
 
     Raises:
-        UserError: an id occurs twice where it must not, or one of train, val and test is given
+        Refused: an id occurs twice where it must not, or one of train, val and test is given
             and empty, or more than the share ``max_bad`` of it cannot be used. Extra splits may
             be incomplete.
     """
     if not 0 <= max_bad < 1:
         raise UserError(f"--max-bad {max_bad}: give a share from 0 to below 1, such as 0.05.")
-    check_ids(splits)
-    faults = image_faults(root, [example for rows in splits.values() for example in rows])
+    looks = scan([example.image for rows in splits.values() for example in rows if example.image])
+    faults: dict[Path | None, str] = {
+        path: _reason(root, path, look) for path, look in looks.items() if look.fault
+    }
     lost = {split: _lost(rows, faults, whole) for split, rows in splits.items()}
     kept = {
         split: tuple(example for example in rows if example.id not in lost[split])
         for split, rows in splits.items()
     }
     broken = (
-        Skipped(id, split, reason) for split, rows in lost.items() for id, reason in rows.items()
+        Skipped(example.id, split, lost[split][example.id], example.image)
+        for split, rows in splits.items()
+        for example in rows
+        if example.id in lost[split]
     )
     bad = (*skipped, *broken)
-    for split in filter(splits.__contains__, CORE):
-        check_share(split, len(kept[split]), [row for row in bad if row.split == split], max_bad)
     usable = {split: rows for split, rows in kept.items() if rows}
-    return Corpus(
-        name, root, classes, multi_label, usable, revision(classes, usable), notes, skipped=bad
+    corpus = Corpus(
+        name,
+        root,
+        classes,
+        multi_label,
+        usable,
+        revision(classes, usable),
+        notes,
+        skipped=bad,
+        content=_content(usable, looks),
     )
+    problems = id_problems(splits)
+    for split in filter(splits.__contains__, CORE):
+        problems += share_problems(
+            split, len(kept[split]), [row for row in bad if row.split == split], max_bad
+        )
+    if problems:
+        raise Refused(problems, corpus)
+    return corpus
 
 
-def _lost(
-    rows: Sequence[Example], faults: Mapping[Path | None, str], whole: bool
-) -> dict[str, str]:
-    """Why items cannot be used, by id in the order of the rows."""
-    broken = {row.cluster for row in rows if row.image in faults and row.cluster and whole}
-    return {
-        row.id: faults.get(row.image) or f"incomplete: {row.cluster}"
-        for row in rows
-        if row.image in faults or row.cluster in broken
-    }
+class Refused(UserError):
+    """Data that was read and is not accepted; it carries what was read, for who looks closer."""
+
+    def __init__(self, problems: Sequence[str], corpus: Corpus) -> None:
+        super().__init__(problems[0])
+        self.problems = tuple(problems)
+        self.corpus = corpus
 
 
-def check_ids(splits: Mapping[str, Sequence[Example]]) -> None:
-    """Ids are unique in a split, and no item of train, val or test is in another of the three.
+def id_problems(splits: Mapping[str, Sequence[Example]]) -> list[str]:
+    """Ids that come twice in a split, or in two of train, val and test.
 
     Extra splits may share items with val and test (official files do), never with train.
     """
+    found = []
     ids = {split: Counter(example.id for example in rows) for split, rows in splits.items()}
     for split, counts in ids.items():
         repeated = [id for id, count in counts.items() if count > 1]
         if repeated:
-            raise UserError(
+            found.append(
                 f"Ids that occur more than once in {split} ({len(repeated)}): {_first(repeated)}. "
                 "Remove the repeated rows."
             )
     for one, other in combinations(ids, 2):
         shared = sorted(ids[one].keys() & ids[other].keys())
         if shared and ("train" in (one, other) or {one, other} <= set(CORE)):
-            raise UserError(
+            found.append(
                 f"Ids that are in both {one} and {other} ({len(shared)}): {_first(shared)}. "
                 "Remove them from one of the two."
             )
+    return found
 
 
-def check_share(split: str, kept: int, bad: Sequence[Skipped], max_bad: float) -> None:
-    """UserError when ``split`` is empty or more than the share ``max_bad`` of it is unusable."""
+def share_problems(split: str, kept: int, bad: Sequence[Skipped], max_bad: float) -> list[str]:
+    """That ``split`` is empty, or that more than the share ``max_bad`` of it is unusable."""
     total = kept + len(bad)
     named = _first([f"{row.id} ({row.reason})" for row in bad])
     if not kept:
-        raise UserError(
+        return [
             f"No usable row in {split}: {total} skipped, such as {named}."
             if bad
             else f"No row in {split}: check that its files are complete."
-        )
+        ]
     if len(bad) > max_bad * total:
         enough = math.ceil(100 * len(bad) / total) / 100
-        raise UserError(
+        return [
             f"{len(bad)} of {total} rows of {split} cannot be used: {named}. "
             f"Repair them, or allow it with --max-bad {enough:g} (now {max_bad:g})."
-        )
+        ]
+    return []
 
 
-def image_faults(root: Path, examples: Sequence[Example]) -> dict[Path | None, str]:
-    """Why images cannot be used, by path; every image is decoded to its last byte, in threads."""
-    paths = list(dict.fromkeys(example.image for example in examples if example.image))
-    with _truncation_is_an_error(), ThreadPoolExecutor() as pool:
-        reasons = pool.map(lambda path: _image_fault(path, root), paths)
-        return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
-
-
-def _image_fault(path: Path, root: Path) -> str:
+def _reason(root: Path, path: Path, look: Look) -> str:
     shown = os.path.relpath(path, root)
-    if not path.is_file():
-        return f"image missing: {shown}"
-    try:
-        with Image.open(path) as image:
-            # A JPEG is read to its end at any scale, and the smallest is two to three times faster.
-            image.draft("L", (1, 1))
-            image.load()
-    except UNDECODABLE as error:
-        return f"image unreadable: {shown}: {error}"
-    return ""
+    missing = look.fault == MISSING
+    return f"image missing: {shown}" if missing else f"image unreadable: {shown}: {look.fault}"
 
 
-@contextmanager
-def _truncation_is_an_error() -> Iterator[None]:
-    # Pillow's switch is global and lmms-eval turns it on at import: half an image would pass.
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+def _lost(rows: Sequence[Example], faults: Mapping[Path | None, str], whole: bool) -> dict[str, str]:
+    """Why items cannot be used, by id in the order of the rows."""
+    broken = {row.cluster for row in rows if row.image in faults and row.cluster and whole}
+    return {
+        row.id: faults.get(row.image, f"incomplete: {row.cluster}")
+        for row in rows
+        if row.image in faults or row.cluster in broken
+    }
+
+
+def _content(splits: Mapping[str, Sequence[Example]], looks: Mapping[Path, Look]) -> str:
+    digest, empty = blake2b(digest_size=8), True
+    for split in sorted(splits):
+        for example in splits[split]:
+            if example.image:
+                digest.update(looks[example.image].content.encode())
+                empty = False
+    return "" if empty else digest.hexdigest()
 
 
 def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) -> str:

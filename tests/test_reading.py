@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image
 
 from steelyard.harness import reading
 from steelyard.harness.data import Corpus, Example, Skipped
@@ -81,20 +81,6 @@ def test_missing_and_damaged_images_are_counted_and_named(tmp_path: Path, splits
     ]
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_truncation_is_found_whatever_the_global_switch(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
-    for path in (whole, cut):
-        Image.effect_noise((64, 64), 80).convert("RGB").save(path)
-    truncate(cut, 0.9)
-    pair = [Example("a", whole, None, (0,)), Example("b", cut, None, (0,))]
-    assert list(reading.image_faults(tmp_path, pair)) == [cut]
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
-
-
 def test_rows_the_loader_skipped_count_too(tmp_path: Path, splits: Splits) -> None:
     skipped = (Skipped("c9", "test", "no label"),)
     with pytest.raises(UserError, match=r"1 of 5 rows of test .* c9 \(no label\)\. .* 0\.2 "):
@@ -140,8 +126,8 @@ def test_max_bad_is_a_share(tmp_path: Path, splits: Splits, max_bad: float) -> N
 
 def test_repeated_ids(splits: Splits) -> None:
     splits["train"] += splits["train"][:4]
-    with pytest.raises(UserError, match=r"in train \(4\): a0, a1, a2, \.\.\.\. Remove"):
-        reading.check_ids(splits)
+    (problem,) = reading.id_problems(splits)
+    assert "in train (4): a0, a1, a2, .... Remove" in problem
 
 
 @pytest.mark.parametrize(
@@ -151,13 +137,31 @@ def test_repeated_ids(splits: Splits) -> None:
 def test_no_item_in_two_splits(splits: Splits, one: str, other: str) -> None:
     splits["test_unseen"] = rows("d", 2)
     splits[other] = [*splits[other], splits[one][1]]
-    with pytest.raises(UserError, match=rf"both {one} and {other} \(1\): {splits[one][1].id}\."):
-        reading.check_ids(splits)
+    (problem,) = reading.id_problems(splits)
+    assert f"both {one} and {other} (1): {splits[one][1].id}." in problem
 
 
 def test_extra_splits_may_share_items_with_val_and_each_other(splits: Splits) -> None:
     splits |= {"dev_unseen": splits["val"][:2], "other": splits["val"][:1]}
-    reading.check_ids(splits)
+    assert reading.id_problems(splits) == []
+
+
+def test_what_is_refused_carries_all_problems_and_what_was_read(
+    tmp_path: Path, splits: Splits
+) -> None:
+    splits["train"] += splits["train"][:1]
+    splits["test"] = pictured(tmp_path, "c", 4)
+    (tmp_path / "c1.jpg").unlink()
+    splits["val"] = []
+    with pytest.raises(reading.Refused) as error:
+        build(tmp_path, splits)
+    repeated, empty, missing = error.value.problems
+    assert str(error.value) == repeated and "more than once in train (1): a0." in repeated
+    assert empty == "No row in val: check that its files are complete."
+    assert "1 of 4 rows of test cannot be used: c1 (image missing: c1.jpg)" in missing
+    read = error.value.corpus
+    assert {name: len(rows) for name, rows in read.splits.items()} == {"train": 7, "test": 3}
+    assert [row.image for row in read.skipped] == [tmp_path / "c1.jpg"]
 
 
 # --- Carving ---------------------------------------------------------------------------------
@@ -211,6 +215,20 @@ def test_revision_notices_another_image_but_not_another_folder(
     assert build(elsewhere, splits).revision == before
     Image.new("RGB", (9, 9)).save(elsewhere / "c1.jpg")
     assert build(elsewhere, splits).revision != before
+
+
+def test_content_is_that_of_the_images_in_order(tmp_path: Path, splits: Splits) -> None:
+    splits["test"] = pictured(tmp_path, "c", 2)
+    corpus = build(tmp_path, splits)
+    assert build(tmp_path, {"test": rows("c", 2)}).content == ""
+    assert build(tmp_path, {**splits, "test": splits["test"][::-1]}).content != corpus.content
+    # Another picture of as many bytes: the revision cannot tell, the content can.
+    found = []
+    for colour in ("red", "blue"):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "c1.jpg", "BMP")
+        found.append(build(tmp_path, splits))
+    red, blue = found
+    assert red.revision == blue.revision and red.content != blue.content
 
 
 def test_revision_follows_all_that_a_question_says() -> None:
