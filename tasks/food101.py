@@ -1,12 +1,15 @@
 """UPMC Food-101: which dish is this, from a photo and the title (or text) of its recipe page."""
 
-from collections.abc import Sequence
+import csv
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from steelyard.harness.data import Corpus, Example, Skipped
 from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.reading import IMAGE_SUFFIXES, build_corpus, carve, find_file, read_csv
-from steelyard.tasks import metrics
+from steelyard.tasks import _official, metrics
 
 VAL_SHARE = 0.1
 """Share of each class's training items carved as validation: there is no official one."""
@@ -25,9 +28,10 @@ Row = tuple[str, str | None, str]
 def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
     """Read ``images/<split>/<class>/<file>`` with titles or page texts.
 
-    ``text="titles"`` reads ``texts/<split>_titles.csv``; ``text="pages"`` lists the image folders
-    and reads ``texts_txt/<class>/<stem>.txt``, skipping images without one. Ids are
-    ``<split>/<class>/<stem>`` by the folder on disk, so a carved validation item keeps ``train/``.
+    ``text="titles"`` reads ``texts/<split>_titles.csv``, with a header or without; ``text="pages"``
+    lists the image folders and reads ``texts_txt/<class>/<stem>.txt``. Images without a row or a
+    page are skipped and listed. Ids are ``<split>/<class>/<stem>`` by the folder on disk, so a
+    carved validation item keeps ``train/``.
 
     Raises:
         UserError: files are missing or malformed, a test class is not in train, or what
@@ -74,6 +78,7 @@ def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[Row]:
     path = find_file(root, f"texts/{split}_titles.csv")
     order: tuple[int, int, int] | None = None
     rows: list[Row] = []
+    unclassed: set[str] = set()
     for where, cells in read_csv(path):
         if order is None:
             if Path(cells[0].strip()).suffix.lower() not in IMAGE_SUFFIXES:
@@ -86,8 +91,21 @@ def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[Row]:
         if label:
             rows.append((Path(file).name, title or None, label))
         else:
+            unclassed.add(Path(file).name)
             skipped.append(Skipped(file, split, "no class"))
+    named = {(label, file) for file, _, label in rows}
+    for image in _images(root, split):
+        label = image.parent.name
+        if (label, image.name) not in named and image.name not in unclassed:
+            reason = f"no row in {path.name}"
+            skipped.append(Skipped(f"{split}/{label}/{image.stem}", split, reason))
     return rows
+
+
+def _images(root: Path, split: str) -> list[Path]:
+    """Image files of a split by name, one folder a class."""
+    files = sorted((root / "images" / split).glob("*/*"))
+    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _header(where: str, cells: Sequence[str]) -> tuple[int, int, int]:
@@ -111,9 +129,7 @@ def _page_rows(root: Path, split: str, skipped: list[Skipped]) -> list[Row]:
         if not folder.is_dir():
             raise UserError(f"No folder {folder}: text=pages needs images/{split} and texts_txt.")
     rows: list[Row] = []
-    for image in sorted(images.glob("*/*")):
-        if image.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
+    for image in _images(root, split):
         label = image.parent.name
         page = texts / label / f"{image.stem}.txt"
         if page.is_file():
@@ -123,6 +139,51 @@ def _page_rows(root: Path, split: str, skipped: list[Skipped]) -> list[Row]:
         else:
             skipped.append(Skipped(f"{split}/{label}/{image.stem}", split, "no page text"))
     return rows
+
+
+def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
+    """Write a copy with columns image, title or text, and label or class as the published tree.
+
+    Files keep their names where the copy has them. A validation part goes to train, for there is
+    no official one.
+
+    Raises:
+        UserError: a column is missing, or a label is a number and not a name.
+    """
+    titles: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
+    used: set[tuple[str, str, str]] = set()
+    for row in rows:
+        split = "test" if row[_official.SPLIT] == "test" else "train"
+        label = _class_name(_official.column(row, *COLUMNS["label"]))
+        picture = _official.column(row, "image", "img")
+        file = _file_name(row, picture)
+        if not file or (split, label, file) in used:
+            file = f"{label}_{len(titles[split])}.jpg"
+        used.add((split, label, file))
+        _official.write_image(picture, folder / "images" / split / label, file)
+        text = _official.column(row, *COLUMNS["text"])
+        titles[split].append((file, " ".join(str(text or "").split()), label))
+    for split, listed in titles.items():
+        path = folder / "texts" / f"{split}_titles.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", encoding="utf-8", newline="") as file_:
+            csv.writer(file_, lineterminator="\n").writerows(listed)
+
+
+def _class_name(label: Any) -> str:
+    if isinstance(label, str) and label.strip() and not label.strip().isdecimal():
+        return label.strip().replace(" ", "_")
+    raise UserError(
+        f"The copy labels a class {label!r}: its name is needed, for copies number the classes "
+        "differently."
+    )
+
+
+def _file_name(row: Mapping[str, Any], picture: Any) -> str:
+    """The image's own file name, empty where the copy does not say it."""
+    path = picture.get("path") if isinstance(picture, Mapping) else None
+    given = next((row[key] for key in COLUMNS["file"] if isinstance(row.get(key), str)), path)
+    return Path(given).name if given else ""
 
 
 def choices(classes: Sequence[str]) -> list[str]:

@@ -1,14 +1,15 @@
 """MM-IMDb: the genres of a film, from its poster and its plot."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steelyard.harness.data import Corpus, Example, Skipped
 from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.reading import build_corpus, find_file, read_json
-from steelyard.tasks import metrics
+from steelyard.tasks import _official, metrics
 
 # fmt: off
 GENRES = (
@@ -49,7 +50,7 @@ def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
     if plot not in PLOTS:
         raise unknown("plot of mm_imdb", plot, PLOTS)
     ids = _split_ids(find_file(root, "split.json"))
-    annotations, images = _index(root, ".json"), _index(root, ".jpeg")
+    annotations, images = _index(root, ".json"), _index(root, ".jpeg", ".jpg", ".png")
     films: dict[str, list[Film]] = {split: [] for split in SPLITS}
     skipped: list[Skipped] = []
     for split, official in SPLITS.items():
@@ -86,17 +87,21 @@ def _split_ids(path: Path) -> dict[str, list[str]]:
     return {split: content[split] for split in SPLITS.values()}
 
 
-def _index(root: Path, suffix: str) -> dict[str, Path]:
-    """Files by stem; one listing a folder is faster than asking for each film."""
+def _index(root: Path, *suffixes: str) -> dict[str, Path]:
+    """Files by stem, first suffix first; one listing a folder is faster than asking for each."""
     files: dict[str, Path] = {}
-    for folder in FOLDERS:
-        for path in (root / folder).glob(f"*{suffix}"):
-            files.setdefault(path.stem, path)
+    for suffix in suffixes:
+        for folder in FOLDERS:
+            for path in (root / folder).glob(f"*{suffix}"):
+                files.setdefault(path.stem, path)
     return files
 
 
 def _film(id: str, image: Path, annotation: Path) -> Film | None:
-    """The film, or None where its annotation has no genres; a plot may be absent."""
+    """The film, or None where its annotation has no genres; a plot may be absent.
+
+    The ``plot outline`` that some films have beside their plots is taken where there are none.
+    """
     content = read_json(annotation)
     if not isinstance(content, dict):
         raise UserError(f"{annotation}: expected an object, found {type(content).__name__}.")
@@ -106,8 +111,11 @@ def _film(id: str, image: Path, annotation: Path) -> Film | None:
             raise UserError(f"{annotation}: '{key}' must be a list of strings.")
     if not content["genres"]:
         return None
-    plots = tuple(text for text in content["plot"] if text.strip())
-    return Film(id, image, tuple(content["genres"]), plots)
+    told = [text for text in content["plot"] if text.strip()]
+    outline = content.get("plot outline")
+    if not told and isinstance(outline, str) and outline.strip():
+        told = [outline]
+    return Film(id, image, tuple(content["genres"]), tuple(told))
 
 
 def _examples(film: Film, classes: Sequence[str], plot: str) -> Iterator[Example]:
@@ -125,6 +133,44 @@ def _ignored(films: dict[str, list[Film]], classes: Sequence[str]) -> str:
     genres = Counter(genre for rows in films.values() for film in rows for genre in film.genres)
     ignored = [f"{genre} ({genres[genre]})" for genre in sorted(genres.keys() - set(classes))]
     return ", ".join(ignored) or "none"
+
+
+def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
+    """Write a copy with columns image, genres, plot and perhaps an id as the published tree.
+
+    Genres are names, in a list or parted by commas, or 23 numbers 0 and 1 in the official order.
+    Films without an id are numbered through.
+    """
+    names = {"validation": "dev", "val": "dev"}
+    ids: dict[str, list[str]] = {split: [] for split in SPLITS.values()}
+    for number, row in enumerate(rows, start=1):
+        split = names.get(row[_official.SPLIT], str(row[_official.SPLIT]))
+        if split not in ids:
+            raise UserError(f"The copy has a split {split!r}, allowed are {', '.join(ids)}.")
+        given = next((row[key] for key in ("id", "imdb_id", "image_id") if key in row), number)
+        id = f"{given:07}" if isinstance(given, int) else str(given)
+        plots = _official.column(row, "plot", "plots", "text")
+        content = {
+            "title": str(row.get("title") or id),
+            "genres": _genres(_official.column(row, "genres", "genre", "label", "labels")),
+            "plot": [plots] if isinstance(plots, str) else [str(plot) for plot in plots or ()],
+        }
+        _official.write_image(_official.column(row, "image"), folder / FOLDERS[0], f"{id}.jpeg")
+        _official.write_json(folder / FOLDERS[0] / f"{id}.json", content)
+        ids[split].append(id)
+    _official.write_json(folder / "split.json", ids)
+
+
+def _genres(given: Any) -> list[str]:
+    listed = given.split(",") if isinstance(given, str) else list(given or ())
+    if listed and not any(isinstance(value, str) for value in listed):
+        if len(listed) != len(GENRES) or not set(listed) <= {0, 1}:
+            raise UserError(
+                f"The copy gives genres as {listed[:5]}...: expected names, or {len(GENRES)} "
+                "numbers 0 and 1."
+            )
+        return [genre for genre, present in zip(GENRES, listed, strict=True) if present]
+    return [str(value).strip() for value in listed]
 
 
 def choices(classes: Sequence[str]) -> list[str]:

@@ -129,6 +129,22 @@ def test_food_row_without_class_is_skipped(food: Path) -> None:
     assert len(corpus.splits["test"]) == 5
 
 
+def test_food_images_without_a_row_are_listed(food: Path) -> None:
+    picture(food / "images/test/ramen/more.jpg")
+    with pytest.raises(UserError, match=r"1 of 7 rows of test .*test/ramen/more \(no row in test_"):
+        food101.load(food)
+    corpus = food101.load(food, max_bad=0.2)
+    assert [row.id for row in corpus.skipped] == ["test/ramen/more"]
+    assert len(corpus.splits["test"]) == 6
+
+
+def test_food_rows_without_an_image_are_listed(food: Path) -> None:
+    (food / "images/test/sushi/1.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 6 .*image missing: images/test/sushi/1\.jpg"):
+        food101.load(food)
+    assert len(food101.load(food, max_bad=0.2).splits["test"]) == 5
+
+
 def test_food_class_unknown_in_train(food: Path) -> None:
     write_titles(food, "test", [*food_rows(2), ["0.jpg", "Tacos", "tacos"]])
     with pytest.raises(UserError, match=r"train does not have: tacos"):
@@ -232,6 +248,17 @@ def test_films_layouts_are_the_same_data(
 
 def test_films_first_plot(films: Path) -> None:
     assert mm_imdb.load(films, plot="first").splits["train"][0].text == "short"
+
+
+def test_films_without_a_plot_have_their_outline(films: Path) -> None:
+    content = {"genres": ["Drama"], "plot": [], "plot outline": "What there is."}
+    (films / "dataset/0000003.json").write_text(json.dumps(content), encoding="utf-8")
+    assert mm_imdb.load(films).splits["val"][0].text == "What there is."
+
+
+def test_films_posters_of_other_formats(films: Path) -> None:
+    (films / "dataset/0000003.jpeg").rename(films / "dataset/0000003.jpg")
+    assert mm_imdb.load(films).splits["val"][0].image == films / "dataset/0000003.jpg"
 
 
 def test_films_all_plots(films: Path) -> None:

@@ -67,6 +67,7 @@ def test_memes_default_is_seen(memes: Path) -> None:
         "train": "train.jsonl",
         "val": "dev_seen.jsonl",
         "test": "test_seen.jsonl",
+        "phase": "2",
     }
 
 
@@ -86,8 +87,23 @@ def test_memes_integer_ids_find_images_by_img(memes: Path) -> None:
 
 
 def test_memes_phase_1_test_has_no_labels(memes_phase_1: Path) -> None:
-    with pytest.raises(UserError, match=r"6 of 6 rows of test\.jsonl have no label .* test=dev"):
+    said = (
+        r"6 of 6 rows of test\.jsonl have no label as published in the .* first phase .* test=dev"
+    )
+    with pytest.raises(UserError, match=said):
         hateful_memes.load(memes_phase_1)
+
+
+def test_memes_phase_1_has_no_unseen_files(memes_phase_1: Path) -> None:
+    with pytest.raises(UserError, match=r"first phase .* no unseen files: use val=seen"):
+        hateful_memes.load(memes_phase_1, test="unseen")
+
+
+def test_memes_still_packed(memes: Path) -> None:
+    (memes / "img").rename(memes / "elsewhere")
+    (memes / "img.tar.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"images in .* are packed: unpack img\.tar\.gz there"):
+        hateful_memes.load(memes)
 
 
 def test_memes_phase_1_scored_on_dev(memes_phase_1: Path) -> None:
@@ -96,6 +112,7 @@ def test_memes_phase_1_scored_on_dev(memes_phase_1: Path) -> None:
     assert sorted(ids(corpus, "train") + ids(corpus, "val")) == [f"{n:05}" for n in range(20)]
     assert len(corpus.splits["val"]) == 2
     assert corpus.notes["test"] == "dev.jsonl"
+    assert corpus.notes["phase"] == "1"
     assert "test_seen" not in corpus.splits
     assert Counter(row.reason for row in corpus.skipped) == {"no label": 6}
 
