@@ -74,6 +74,7 @@ def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Sh
         "held_out": (correct and held_out, held_out),
         "in_prior": (correct and agreeing, agreeing),
         "prior_following": (not agreeing and given == doc["facts"]["prior"][0], not agreeing),
+        "accuracy": (correct, 1),
         "invalid": (given is None, 1),
         "item": metrics.answered(doc, results[0]),
     }

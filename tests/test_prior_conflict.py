@@ -58,6 +58,7 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
         "counter_prior": 0.5,  # red and blue of four, held-out ones too
         "held_out": 0.5,
         "prior_following": 0.25,
+        "accuracy": 0.5,
         "invalid": pytest.approx(1 / 6),
     }
 
@@ -69,6 +70,7 @@ def test_habit_alone_is_right_where_it_agrees_and_nowhere_else(tmp_path: Path) -
         "counter_prior": 0.0,
         "held_out": 0.0,
         "prior_following": 1.0,
+        "accuracy": pytest.approx(1 / 3),
         "invalid": 0.0,
     }
 
