@@ -73,7 +73,7 @@ def untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier | Vlm":
 
 
 def train_data(backbone: "Classifier | Vlm", task: str, corpus: Corpus) -> "TrainData":
-    """The training split of a task's data, ready for this backbone."""
+    """The training split of a task's data, ready for this backbone; empty where there is none."""
     from steelyard import tasks
     from steelyard.tasks.images import store_of
 
@@ -83,7 +83,7 @@ def train_data(backbone: "Classifier | Vlm", task: str, corpus: Corpus) -> "Trai
         image = images.get(example.image) if example.image else None
         return tasks.turn(task, corpus, example, image)
 
-    return _prepare(backbone)(corpus.splits["train"], turn)
+    return _prepare(backbone)(corpus.splits.get("train", ()), turn)
 
 
 def save(backbone: "Classifier | Vlm", folder: Path) -> None:
@@ -103,6 +103,21 @@ def load(folder: Path) -> "Classifier | Vlm":
     if (folder / vlm_io.DESCRIPTION).is_file():
         return vlm_io.load(folder)
     return classifier.load(folder)
+
+
+def revision(source: str, options: Mapping[str, Any]) -> str:
+    """Which weights a model as it is has: the hub's commit, or a hash of its files.
+
+    Raises:
+        UserError: it is a classifier, which has no weights before training.
+    """
+    config = configure(source, options)
+    if isinstance(config, ClassifierConfig):
+        raise UserError(f"'{source}' is an untrained classifier: give the folder of a run of it.")
+    from steelyard.harness import vlm_io
+
+    parts = [vlm_io.checkpoint(config.source), *([config.adapter] if config.adapter else [])]
+    return "+".join(map(vlm_io.revision, parts))
 
 
 def open_model(source: str, options: Mapping[str, Any], device: str) -> "Classifier | Vlm":

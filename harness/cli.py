@@ -72,6 +72,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
                          help="Method option; only with a single method."),
             click.option("--method", "extra", multiple=True, metavar="NAME|FILE.py",
                          help="Add a method, also one of your own from a file."),
+            click.option("--include-path", multiple=True, type=Path, metavar="DIR",
+                         help="Folder of your own lmms-eval task files, for --evaluate."),
             click.option("--data-root", multiple=True, metavar="[TASK=]DIR",
                          help="Folder of a task's data; without it a world is generated."),
             click.option("--data-set", multiple=True, metavar="KEY=VALUE",
@@ -127,22 +129,34 @@ def train(target: str, runs: Path, **given: Any) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=Path)
+@click.argument("model")
 @click.argument("variants", nargs=-1)
+@click.option("--out", type=Path, help=f"Folder of a model's record [default: {RUNS}].")
+@click.option("--backbone-set", multiple=True, metavar="KEY=VALUE",
+              help="Option of a model, for example precision=bf16.")
+@click.option("--include-path", multiple=True, type=Path, metavar="DIR",
+              help="Folder of your own lmms-eval task files.")
 @click.option("--data-root", multiple=True, metavar="[TASK=]DIR", help="Folder of a task's data.")
 @click.option("--max-bad", default=0.01, show_default=True, help="Share of unusable rows allowed.")
 @click.option("--limit", type=int, help="Evaluate this many items.")
 @click.option("--device", default="auto", show_default=True)
-def evaluate(folder: Path, variants: tuple[str, ...], **given: Any) -> None:
-    """Evaluate a run's weights on task VARIANTS and add them to its record.
+def evaluate(model: str, variants: tuple[str, ...], out: Path | None, **given: Any) -> None:
+    """Score MODEL on task VARIANTS: a run's folder, a preset, a hub id or a path.
+
+    Scores are added to the run's record, or to one made for a model as it is. A variant is
+    TASK or TASK@CORRUPTION[:SEVERITY], of our tasks or of any of lmms-eval's that has an image;
+    'stock/pope' means lmms-eval's where both have the name.
 
     \b
-    Example:
-      steelyard evaluate runs/joint-food101-tiny-S-s0-1a2b3c4d food101 food101@image-noise:1-5
+    Examples:
+      steelyard evaluate runs/joint-food101-tiny-S-s0-1a2b3c4d food101@image-noise:1-5
+      steelyard evaluate tiny-vlm pope pope@image-blank
+      steelyard evaluate Qwen/Qwen2-VL-2B-Instruct mmstar mmstar@image-shuffle \\
+          --backbone-set precision=bf16
     """
-    from steelyard.harness import commands
+    from steelyard.harness import asking
 
-    commands.evaluate_run(folder, variants, **given)
+    asking.evaluate(model, variants, out, **given)
 
 
 @cli.command()

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from steelyard import methods, tasks
-from steelyard.harness import backbones, record, suite
+from steelyard import methods
+from steelyard.harness import backbones, suite
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.limits import parse_budget

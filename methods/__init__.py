@@ -37,6 +37,8 @@ class About:
     """Kinds of model it can train."""
     on_vlm: Mapping[str, Option] = field(default_factory=dict)
     """Options whose default differs on a vlm."""
+    learns: bool = True
+    """Whether it needs training items; if not it leaves the model as it is."""
 
 
 class Method(Protocol):
@@ -58,6 +60,11 @@ def names() -> list[str]:
     """Methods of this folder and those other packages offer by entry point; ``_x`` are helpers."""
     own = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
     return sorted({*own, *(entry.name for entry in entry_points(group="steelyard.methods"))})
+
+
+def idle() -> str:
+    """The method that leaves a model as it is, under which an untrained model is recorded."""
+    return next(name for name in names() if not load(name).ABOUT.learns)
 
 
 def load(name: str) -> Method:

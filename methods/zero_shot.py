@@ -12,6 +12,7 @@ ABOUT = About(
     kind="control",
     summary="The model as it is, without any training.",
     backbones=("vlm",),
+    learns=False,
 )
 
 

@@ -14,20 +14,24 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import yaml
 
+from steelyard.harness import cache
 from steelyard.harness.backbone import Inputs, Turn
 from steelyard.harness.data import Corpus, Example
 from steelyard.harness.errors import UserError, unknown
-from steelyard.tasks import grammar
+from steelyard.tasks import grammar, stock
 from steelyard.tasks.grammar import Variant
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from steelyard.tasks._memory_task import MemoryTask
+    from steelyard.tasks._stock_task import StockTask
     from steelyard.tasks.metrics import Doc, Question
 
 PREFIX = "steelyard_"
 """Begins our task names in stock lmms-eval, where an outside task cannot shadow a built-in one."""
+NOTHING = "none"
+"""What a model that is asked as it is was trained on, in place of a task's name."""
 DATA_VARIABLE = "STEELYARD_DATA"
 WORLD_TRAIN, WORLD_TEST = 2800, 500
 WORLD_SEED = 1
@@ -84,7 +88,7 @@ class TaskInfo:
     judge: str
     """``none``, or what a judging model would add; no score here needs one."""
     whole: tuple[str, ...] = ()
-    """Metrics of all items together that say nothing of a part of them."""
+    """Metrics taken over all items alone, not over parts of them."""
 
 
 def names() -> list[str]:
@@ -107,8 +111,26 @@ def definition(name: str) -> Path:
     return Path(str(vars(module(name))["__file__"])).with_suffix(".yaml")
 
 
+def is_stock(name: str) -> bool:
+    """Whether a task is lmms-eval's own, or one of a user's folder of such."""
+    return name.startswith(stock.PREFIX)
+
+
+def find(name: str) -> list[str]:
+    """The tasks a name stands for: one of ours, else what lmms-eval has under it.
+
+    Raises:
+        UserError: neither has it.
+    """
+    return [name] if name in names() else stock.leaves(name, names())
+
+
 def files(name: str) -> list[Path]:
-    """The files that define a task: its YAML and its module."""
+    """The files that define a task: its YAML and its module; none define ``NOTHING``."""
+    if name == NOTHING:
+        return []
+    if is_stock(name):
+        return stock.files(name)
     yaml_file = definition(name)
     return [yaml_file, yaml_file.with_suffix(".py")]
 
@@ -139,23 +161,40 @@ def info(name: str) -> TaskInfo:
     )
 
 
+def has_evidence(name: str) -> bool:
+    """Whether a task has text beside the image to damage; of lmms-eval's that is not known."""
+    return not is_stock(name) and bool(info(name).evidence)
+
+
 def find_root(name: str, root: Path | None = None) -> Path:
     """Folder of a task's data: the one given, else that under ``STEELYARD_DATA``, else generated.
 
-    The generated world is written once to ``steelyard`` in the user's cache folder.
+    The generated world is written once to ``steelyard`` in the user's cache folder. For a task of
+    lmms-eval without a folder it is ``Path()``: its data is looked for where its YAML says.
     """
     if root is not None:
         return root
-    if shelf := os.environ.get(DATA_VARIABLE):
+    shelf = os.environ.get(DATA_VARIABLE)
+    if is_stock(name):
+        own = Path(shelf or "", name)
+        return own if shelf and own.is_dir() else Path()
+    if shelf:
         return Path(shelf) / name
     from steelyard.harness.world_sets import ensure
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return ensure(name, cache / "steelyard", train=WORLD_TRAIN, test=WORLD_TEST, seed=WORLD_SEED)
+    return ensure(name, cache.folder(), train=WORLD_TRAIN, test=WORLD_TEST, seed=WORLD_SEED)
 
 
 def load(name: str, root: Path, **options: Any) -> Corpus:
-    """Read a task's data set with the options of its loader."""
+    """Read a task's data set with the options of its loader; one of lmms-eval's has none."""
+    if is_stock(name):
+        stock.check(name)
+        from steelyard.harness.compat import import_lmms_eval
+
+        import_lmms_eval()
+        from steelyard.tasks import _stock_task
+
+        return _stock_task.load(name, root)
     return module(name).load(root, **options)
 
 
@@ -205,7 +244,7 @@ def parse_variant(text: str) -> Variant:
     Without a severity, a corruption that has severities takes the middle one.
     """
     task, at, rest = text.partition("@")
-    if task not in names():
+    if task not in names() and not is_stock(task):
         raise unknown("task", task, names())
     return _damaged(task, rest, grammar.parse(rest)) if at else Variant(task)
 
@@ -226,7 +265,7 @@ def touches_text(corruption: str) -> bool:
 
 def build(
     variant: Variant, corpus: Corpus, split: str = "test", limit: int | None = None
-) -> "MemoryTask":
+) -> "MemoryTask | StockTask":
     """The variant as an lmms-eval task over a split of ``corpus``.
 
     ``limit`` takes that many items, chosen by a hash of their ids and not from the front: files
@@ -238,8 +277,10 @@ def build(
     from steelyard.harness.compat import import_lmms_eval
 
     import_lmms_eval()
-    from steelyard.tasks import _memory_task
+    from steelyard.tasks import _memory_task, _stock_task
 
+    if is_stock(variant.task):
+        return _stock_task.build(variant, corpus, split, limit)
     return _memory_task.build(variant, corpus, split, limit)
 
 
@@ -264,6 +305,12 @@ def _outside() -> dict[str, EntryPoint]:
 
 def _damaged(task: str, text: str, damages: tuple[grammar.Damage, ...]) -> Variant:
     """A task's variant; evidence that the task does not have is not damaged."""
-    if any(damage.side != "image" for damage in damages) and not info(task).evidence:
-        raise UserError(f"'{task}@{text}': {task} has no text beside the image to corrupt.")
-    return Variant(task, damages)
+    if any(damage.side != "image" for damage in damages) and not has_evidence(task):
+        why = " (lmms-eval does not say what of its prompts is evidence)" if is_stock(task) else ""
+        raise UserError(f"'{task}@{text}': {task} has no text beside the image to corrupt{why}.")
+    made = Variant(task, damages)
+    if made.attack is not None and is_stock(task):
+        raise UserError(
+            f"'{task}@{text}': an attack needs right answers, and lmms-eval tells none."
+        )
+    return made
