@@ -122,8 +122,7 @@ def build_corpus(
             and empty, or more than the share ``max_bad`` of it cannot be used. Extra splits may
             be incomplete.
     """
-    if not 0 <= max_bad < 1:
-        raise UserError(f"--max-bad {max_bad}: give a share from 0 to below 1, such as 0.05.")
+    check_max_bad(max_bad)
     looks = scan([example.image for rows in splits.values() for example in rows if example.image])
     faults: dict[Path | None, str] = {
         path: _reason(root, path, look) for path, look in looks.items() if look.fault
@@ -160,6 +159,12 @@ def build_corpus(
     if problems:
         raise Refused(problems, corpus)
     return corpus
+
+
+def check_max_bad(max_bad: float) -> None:
+    """UserError unless ``max_bad`` is a share."""
+    if not 0 <= max_bad < 1:
+        raise UserError(f"--max-bad {max_bad}: give a share from 0 to below 1, such as 0.05.")
 
 
 class Refused(UserError):
@@ -222,9 +227,10 @@ def _reason(root: Path, path: Path, look: Look) -> str:
 
 def _lost(rows: Sequence[Example], faults: Mapping[Path | None, str], whole: bool) -> dict[str, str]:
     """Why items cannot be used, by id in the order of the rows."""
-    broken = {row.cluster for row in rows if row.image in faults and row.cluster and whole}
+    faulty = (row for row in rows if row.image in faults and row.cluster and whole)
+    broken = {row.cluster: f"incomplete group, {faults[row.image]}" for row in faulty}
     return {
-        row.id: faults.get(row.image, f"incomplete: {row.cluster}")
+        row.id: faults.get(row.image) or broken[row.cluster]
         for row in rows
         if row.image in faults or row.cluster in broken
     }

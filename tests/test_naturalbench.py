@@ -1,0 +1,171 @@
+"""NaturalBench: groups of two questions and two images, whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from steelyard import tasks
+from steelyard.harness.data import Corpus
+from steelyard.harness.errors import UserError
+from steelyard.tasks import _official, metrics, naturalbench
+
+OPTIONS = "\nA. red\nB. blue"
+Row = dict[str, Any]
+
+
+def group(number: int, **changes: Any) -> Row:
+    """Even groups are of yes and no, odd ones of two options."""
+    options = number % 2
+    first, second = ("A", "B") if options else ("Yes", "No")
+    return {
+        "Index": number,
+        "Question_Type": "multiple_choice" if options else "yes_no",
+        "Question_0": f"Which color is it in {number}?{OPTIONS}" if options else "Is it red?",
+        "Question_1": f"Of which color is it?{OPTIONS}" if options else "Is it blue?",
+        "Image_0": f"{number}_0.jpg",
+        "Image_1": f"{number}_1.jpg",
+        "Image_0_Question_0": first,
+        "Image_1_Question_0": second,
+        "Image_0_Question_1": second,
+        "Image_1_Question_1": first,
+        **changes,
+    }
+
+
+def write(root: Path, rows: list[Row]) -> Path:
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (root / "naturalbench.jsonl").write_text(text, encoding="utf-8")
+    for row in rows:
+        for place, colour in enumerate(("red", "blue")):
+            Image.new("RGB", (8, 8), colour).save(root / "images" / f"{row['Index']}_{place}.jpg")
+    return root
+
+
+def docs(corpus: Corpus) -> list[Any]:
+    return [tasks.row(corpus, "test", example, example.text) for example in corpus.splits["test"]]
+
+
+def test_a_group_is_four_items(tmp_path: Path) -> None:
+    corpus = naturalbench.load(write(tmp_path, [group(0), group(1)]))
+    test = corpus.splits["test"]
+    assert [item.id for item in test[:4]] == ["0/q0_i0", "0/q0_i1", "0/q1_i0", "0/q1_i1"]
+    assert [item.answers[0] for item in test] == ["Yes", "No", "No", "Yes", "A", "B", "B", "A"]
+    assert [item.image.name for item in test[:4] if item.image] == [
+        "0_0.jpg", "0_1.jpg", "0_0.jpg", "0_1.jpg",
+    ]  # fmt: skip
+    assert {item.cluster for item in test[4:]} == {"1"}
+
+
+def test_options_belong_to_the_instruction(tmp_path: Path) -> None:
+    yes_no, _, _, _, choice, *_ = docs(naturalbench.load(write(tmp_path, [group(0), group(1)])))
+    assert naturalbench.doc_to_text(yes_no) == "Is it red? Please answer Yes or No."
+    suffix = "Please output the letter corresponding to the correct option."
+    assert choice["text"] == "Which color is it in 1?"
+    assert naturalbench.doc_to_text(choice) == f"Which color is it in 1?{OPTIONS} {suffix}"
+    blanked = {**choice, "text": None}
+    assert naturalbench.doc_to_text(blanked) == f"{OPTIONS.strip()} {suffix}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["\nOption:A:red;\nOption:B:blue;", " Option A: red; Option B: blue", "\n(A) a (B) b"],
+)
+def test_options_are_found_however_they_are_marked(tmp_path: Path, options: str) -> None:
+    row = group(1, Question_0=f"What color has the A-frame?{options}")
+    (first, *_) = docs(naturalbench.load(write(tmp_path, [row])))
+    assert first["text"] == "What color has the A-frame?"
+    assert naturalbench.doc_to_text(first).startswith(f"What color has the A-frame?{options} ")
+
+
+# Right for items 0 to 3 and 4 to 7: in group 0 all but q1 on image 1, in group 1 all.
+GIVEN = ["Yes.", "No", "no", "no", "A", "B. blue", "the answer is B", "A"]
+
+
+def test_group_question_and_image_accuracy_by_hand(tmp_path: Path) -> None:
+    rows = docs(naturalbench.load(write(tmp_path, [group(0), group(1)])))
+    shares: list[Any] = [
+        naturalbench.process_results(doc, [answer]) for doc, answer in zip(rows, GIVEN, strict=True)
+    ]
+    value = {
+        name: metrics.whole_groups([share[name] for share in shares])
+        for name in ("group_accuracy", "question_accuracy", "image_accuracy")
+    }
+    # Groups: 1 of 2. Questions: q0 of the first and both of the second. Images likewise.
+    assert value == {"group_accuracy": 0.5, "question_accuracy": 0.75, "image_accuracy": 0.75}
+    assert metrics.ratio([share["accuracy"] for share in shares]) == 7 / 8
+
+
+def test_saying_yes_always_solves_no_group(tmp_path: Path) -> None:
+    rows = docs(naturalbench.load(write(tmp_path, [group(0), group(2)])))
+    shares: list[Any] = [naturalbench.process_results(doc, ["yes"]) for doc in rows]
+    for name in ("group_accuracy", "question_accuracy", "image_accuracy"):
+        assert metrics.whole_groups([share[name] for share in shares]) == 0
+    assert metrics.ratio([share["accuracy"] for share in shares]) == 0.5
+    empty: Any = naturalbench.process_results(rows[0], ["a picture"])
+    assert (empty["unparsed"], empty["accuracy"]) == ((True, 1), (0.0, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"Question_Type": "open"}, "'Question_Type' 'open', allowed are yes_no, multiple"),
+        ({"Image_1_Question_0": "A"}, "'Image_1_Question_0' is 'A', allowed are Yes or No"),
+        ({"Image_1_Question_0": None}, "'Image_1_Question_0' is None"),
+        ({"Question_1": ""}, "'Question_1' must be a string"),
+        ({"Image_0": None}, "'Image_0' must be a string"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, change: Row, said: str) -> None:
+    write(tmp_path, [group(1), group(2, **change)])
+    with pytest.raises(UserError, match=rf"naturalbench\.jsonl:2: {said}"):
+        naturalbench.load(tmp_path)
+
+
+def test_a_broken_line_and_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No naturalbench\.jsonl in"):
+        naturalbench.load(tmp_path)
+    write(tmp_path, [group(0)])
+    path = tmp_path / "naturalbench.jsonl"
+    path.write_text(path.read_text() + '{"Index": 1,\n')
+    with pytest.raises(UserError, match=r"naturalbench\.jsonl:2: not valid JSON"):
+        naturalbench.load(tmp_path)
+
+
+def test_a_lost_image_takes_its_group_along(tmp_path: Path) -> None:
+    write(tmp_path, [group(number) for number in range(4)])
+    (tmp_path / "images" / "2_1.jpg").unlink()
+    with pytest.raises(
+        UserError, match=r"4 of 16 rows of test cannot be used: 2/q0_i0 \(incomplete"
+    ):
+        naturalbench.load(tmp_path)
+    corpus = naturalbench.load(tmp_path, max_bad=0.25)
+    assert {item.cluster for item in corpus.splits["test"]} == {"0", "1", "3"}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_hub_copies_become_the_tree(tmp_path: Path, whole: bool) -> None:
+    """The official copy has a row a group, the one made for lmms-eval a row an item."""
+    tree = naturalbench.load(write(tmp_path / "tree", [group(0), group(1)]))
+
+    def image(number: int, place: int) -> Row:
+        path = tmp_path / "tree" / "images" / f"{number}_{place}.jpg"
+        return {"bytes": path.read_bytes(), "path": None}
+
+    rows: list[Row] = []
+    for made in (group(0), group(1)):
+        about = {_official.CONFIG: "default", _official.SPLIT: "train"}
+        kind, number = made["Question_Type"], made["Index"]
+        if whole:
+            shown = {f"Image_{place}": image(number, place) for place in (0, 1)}
+            rows.append({**about, **made, **shown})
+            continue
+        for item, (question, place) in enumerate(naturalbench.PLACES):
+            row = {"Index": 4 * number + item, "Image": image(number, place)}
+            row |= {"Question": made[f"Question_{question}"], "Question_Type": kind}
+            rows.append({**about, **row, "Answer": made[f"Image_{place}_Question_{question}"]})
+    naturalbench.write_official(iter(rows), tmp_path / "made")
+    assert naturalbench.load(tmp_path / "made").revision == tree.revision
