@@ -29,6 +29,7 @@ from steelyard.harness.reading import find_file, read_json, read_text
 from steelyard.tasks import _objects, _questions, answers, metrics
 
 CAPTIONS = "generative"
+DESCRIBE = "Describe this image."
 KINDS = {
     CAPTIONS: CAPTIONS,
     "discriminative-hallucination": "existence",
@@ -170,7 +171,7 @@ def _relation(root: Path) -> tuple[str, ...]:
 
 def doc_to_text(doc: metrics.Question) -> str:
     """Prompt of a row: the official instruction to describe, or the question."""
-    return "Describe this image." if doc["subset"] == CAPTIONS else _questions.prompt(doc)
+    return DESCRIBE if doc["subset"] == CAPTIONS else _questions.prompt(doc)
 
 
 def doc_to_target(doc: metrics.Question) -> str:
