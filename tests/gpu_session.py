@@ -19,7 +19,7 @@ from rich.table import Table
 from steelyard import tasks
 from steelyard.harness import backbones, commands, scenes_base, suite, world_sets
 from steelyard.harness.record import Record
-from steelyard.harness.scenes_base import Training
+from steelyard.harness.scenes_model import Training
 from steelyard.harness.suite import Entry, Suite
 
 METHODS = ("sft", "grpo", "mbpo")

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from steelyard import methods
-from steelyard.harness import scenes_base, vlm_config, vlm_io
+from steelyard.harness import vlm_config, vlm_io
 from steelyard.harness.backbone import Inputs, Latents, Turn
 from steelyard.harness.errors import UserError
+from steelyard.harness.scene_source import BASE_HABITS
 from steelyard.harness.scenes import ASK, compose, prompt
 from steelyard.harness.vlm import Vlm
 from steelyard.harness.world import draw
@@ -86,7 +87,7 @@ def test_identity_permutation_loses_nothing(root: Path) -> None:
 
 def test_the_trained_base_loses_by_a_shuffled_picture_and_not_by_one_nobody_sees() -> None:
     model = vlm_io.build("tiny-vlm", vlm_config.configure("tiny-vlm", {}), seed=0).eval()
-    rng, habits = np.random.default_rng(0), scenes_base.BASE_HABITS
+    rng, habits = np.random.default_rng(0), BASE_HABITS
     scenes = [compose(habits, rng) for _ in range(24)]
     asked = [ASK["count"](scene, habits, rng) for scene in scenes]
     inputs = [

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from steelyard.harness import scenes_base
 from steelyard.harness.errors import UserError
+from steelyard.harness.scene_source import BASE_HABITS
 from steelyard.harness.scenes import ASK, CAPTION, SHORT, compose, part_of, prompt
-from steelyard.harness.scenes_base import Training, conversation, ensure
+from steelyard.harness.scenes_base import conversation, ensure
+from steelyard.harness.scenes_model import Training
 from steelyard.harness.scenes_tokenizer import IMAGE, build_processor, build_tokenizer, vocabulary
 from steelyard.harness.world import KINDS
 from steelyard.harness.world_sets import write
@@ -46,9 +48,9 @@ def test_every_question_and_answer_of_the_world_is_made_of_known_words() -> None
     rng = np.random.default_rng(0)
     texts = set()
     for _ in range(3000):
-        scene = compose(scenes_base.BASE_HABITS, rng)
+        scene = compose(BASE_HABITS, rng)
         for ask in ASK.values():
-            question = ask(scene, scenes_base.BASE_HABITS, rng)
+            question = ask(scene, BASE_HABITS, rng)
             texts |= {prompt(question), question.answer, *question.choices}
     assert len(texts) > 500 and not unknown_words(sorted(texts))
 
@@ -188,7 +190,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_the_base_never_sees_a_scene_of_another_part() -> None:
     rng = np.random.default_rng(3)
-    natural = [scenes_base._scene(scenes_base.BASE_HABITS, rng) for _ in range(300)]
+    natural = [scenes_base._scene(BASE_HABITS, rng) for _ in range(300)]
     assert {part_of(scene) for scene in natural} == {"base"}
     crowded = [scenes_base._sight(2, rng) for _ in range(50)]
     # Four objects, where every data set has at most three: no symbol can be shared.
