@@ -5,55 +5,83 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
+from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.reading import read_json_lines
 from steelyard.tasks import _official, _questions, answers, metrics
 
 KINDS = ("random", "popular", "adversarial")
 """How the absent objects were drawn: at random, by frequency, by what is often seen together."""
-FOLDERS = (".", "coco", "output/coco")
+SOURCES = ("coco", "aokvqa", "gqa")
+"""Sets with questions of their own: about COCO's annotated objects, the others' segmented ones."""
+HOMES = ("", "output/", "output/seem/")
+"""Where a source's folder may lie; its files may also lie in the root."""
 NAMES = ("coco_pope_{}.json", "*pope*{}*.json", "*pope*{}*.jsonl")
-"""File names by kind, first found first taken."""
+"""Names of COCO's files by kind, first found first taken; others begin with their source."""
 ANY = "*pope*.jsonl"
 IMAGES = "val2014"
 """Where a converted copy puts its pictures."""
 LABELS = ("yes", "no")
 
 
-def load(root: Path, *, max_bad: float = 0.01, questions: str = "") -> Corpus:
+def load(root: Path, *, max_bad: float = 0.01, questions: str = "", source: str = "") -> Corpus:
     """Read JSON lines of question_id, image, text and label; images lie in a folder beside them.
 
     Files are the official ``coco_pope_<kind>.json[.gz]``, else ``*pope*<kind>*.json[l]``, else
     ``*pope*.jsonl``, or those that fit ``questions``, as ``pope_official_subset.jsonl``. The kind
     is a row's ``kind``, or that of the file's name. Ids are ``<kind>/<question_id>``, after the
-    row's ``source`` if any.
+    row's ``source`` if any. ``source`` takes the questions of ``aokvqa`` or ``gqa``, whose ids
+    begin with it, or ``all`` of them; without it COCO's are read, if there are any.
 
     Raises:
         UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
+    if source not in ("", "all", *SOURCES):
+        raise unknown("source of pope", source, ("all", *SOURCES))
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        paths = _files(folder, questions)
-        return [example for path in paths for example in _examples(folder, path, split)]
+        paths = _files(folder, questions, source)
+        several = len({_source(path) for path in paths}) > 1
+        return [row for path in paths for row in _examples(folder, path, split, several)]
 
-    used = ", ".join(path.name for path in _files(root, questions))
+    used = ", ".join(path.name for path in _files(root, questions, source))
     return _questions.corpus("pope", root, read, notes={"files": used}, max_bad=max_bad)
 
 
-def _files(root: Path, questions: str) -> list[Path]:
-    for folder in FOLDERS:
-        by_kind = ([f"{folder}/{name.format(kind)}" for name in NAMES] for kind in KINDS)
-        listed = [[f"{folder}/{questions}"]] if questions else [*by_kind]
-        if found := [path for names in listed for path in _questions.files(root, *names)]:
-            return found
-        if not questions and (found := _questions.files(root, f"{folder}/{ANY}")):
-            return found
-    wanted = questions or ", ".join(NAMES[0].format(kind) for kind in KINDS)
+def _files(root: Path, questions: str, source: str) -> list[Path]:
+    if questions:
+        folders = (".", *(f"{home}{name}" for name in SOURCES for home in HOMES))
+        found = _questions.files(root, *(f"{folder}/{questions}" for folder in folders))
+    else:
+        groups = [_of(root, name) for name in SOURCES if source in ("", "all", name)]
+        there = [group for group in groups if group]
+        found = [path for group in (there if source == "all" else there[:1]) for path in group]
+    if found:
+        return found
+    first = source if source in SOURCES else SOURCES[0]
+    wanted = questions or ", ".join(f"{first}_pope_{kind}.json" for kind in KINDS)
     raise UserError(f"No {wanted} in {root}: check the data folder and its layout.")
 
 
-def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
+def _of(root: Path, source: str) -> list[Path]:
+    """A source's files in the first folder that has any, in the order of the kinds."""
+    names = NAMES if source == SOURCES[0] else (f"{source}_pope*{{}}.json*",)
+    for folder in (".", *(f"{home}{source}" for home in HOMES)):
+        by_kind = ([f"{folder}/{name.format(kind)}" for name in names] for kind in KINDS)
+        found = [path for listed in by_kind for path in _questions.files(root, *listed)]
+        if not found and source == SOURCES[0]:
+            found = _questions.files(root, f"{folder}/{ANY}")
+        if own := [path for path in found if _source(path) == source]:
+            return own
+    return []
+
+
+def _source(path: Path) -> str:
+    return next((name for name in SOURCES if path.name.startswith(name)), SOURCES[0])
+
+
+def _examples(root: Path, path: Path, split: str, several: bool) -> Iterator[Example]:
     named = next((kind for kind in KINDS if kind in path.name), "")
+    own = "" if _source(path) == SOURCES[0] else f"{_source(path)}/"
     for where, row in read_json_lines(path):
         label = row.get("label")
         if label not in LABELS:
@@ -62,7 +90,7 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
         if kind not in KINDS:
             raise UserError(f"{where}: kind {kind!r}, allowed are {', '.join(KINDS)}.")
         number = _questions.field(where, row, "question_id")
-        source = f"{row['source']}/" if "source" in row else ""
+        source = f"{row['source']}/" if "source" in row else own
         image, name = _questions.pictures(where, root, row)
         yield Example(
             f"{_questions.prefix(split)}{source}{kind}/{number}",
@@ -71,7 +99,7 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
             (),
             answers=(label,),
             choices=LABELS,
-            subset=kind,
+            subset=f"{kind}: {_source(path)}" if several else kind,
             cluster=name,
         )
 

@@ -113,6 +113,35 @@ def test_a_file_with_kinds_in_its_rows(folder: Path) -> None:
     assert len(pope.load(folder).splits["test"]) == 4
 
 
+def add(root: Path, source: str, folder: str, image: str) -> None:
+    for kind in pope.KINDS:
+        found = [{**row, "image": image.format(row["question_id"] // 3)} for row in rows()]
+        write(root / folder / f"{source}_pope_seem_{kind}.json", found)
+
+
+def test_the_questions_of_other_data_sets(folder: Path) -> None:
+    before = pope.load(folder).revision
+    add(folder, "aokvqa", "output/seem/aokvqa", "COCO_val2014_{:012}.jpg")
+    add(folder, "gqa", "gqa", "24057{:02}.jpg")
+    for number in (0, 1):
+        picture(folder / "gqa" / "images" / f"24057{number:02}.jpg")
+    assert pope.load(folder).revision == before  # COCO's where there are any
+    other = pope.load(folder, source="aokvqa").splits["test"]
+    assert [other[0].id, other[0].subset, len(other)] == ["aokvqa/random/1", "random", 12]
+    every = pope.load(folder, source="all").splits["test"]
+    assert len(every) == 36
+    assert {e.subset for e in every} == {f"{k}: {s}" for k in pope.KINDS for s in pope.SOURCES}
+    last = every[-1]
+    assert (last.id, last.image) == ("gqa/adversarial/4", folder / "gqa" / "images" / "2405701.jpg")
+    for kind in pope.KINDS:
+        (folder / f"coco_pope_{kind}.json").unlink()
+    assert pope.load(folder).splits["test"] == other
+    with pytest.raises(UserError, match=r"No coco_pope_random\.json, coco_pope_popular"):
+        pope.load(folder, source="coco")
+    with pytest.raises(UserError, match="Unknown source of pope 'gqua'"):
+        pope.load(folder, source="gqua")
+
+
 def test_a_validation_part_has_ids_of_its_own(folder: Path) -> None:
     picture(folder / "val" / "photo.jpg")
     assert set(pope.load(folder).splits) == {"test"}  # a folder of images is no validation part
