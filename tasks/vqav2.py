@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ HIDDEN = ("test-dev2015", "test2015")
 def load(root: Path, *, max_bad: float = 0.01, part: str = "val2014") -> Corpus:
     """Read ``v2_OpenEnded_mscoco_<part>_questions.json`` and ``v2_mscoco_<part>_annotations.json``.
 
-    Images are found by the number that ends their names. Subsets are the three answer types.
+    Images that have not the official names are found by the number that ends theirs. Subsets are
+    the three answer types.
 
     Raises:
         UserError: files are missing or malformed, no question has an annotation, or what
@@ -34,10 +36,11 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val2014") -> Corpus:
         questions, annotations = (
             _file(folder, kind, part) for kind in ("questions", "annotations")
         )
-        images = _questions.images_by_number(folder)
+        elsewhere = cache(lambda: _questions.images_by_number(folder))
 
         def image_of(number: int) -> Path:
-            return images.get(number, folder / image_name(part, number))
+            official = folder / image_name(part, number)
+            return official if official.is_file() else elsewhere().get(number, official)
 
         return list(
             _vqa_files.examples(questions, annotations, image_of, split, skipped, "answer_type")
