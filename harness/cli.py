@@ -227,3 +227,21 @@ def demo(quick: bool, runs: Path, out: Path, **given: Any) -> None:
 
     name = "quick" if quick else "demo"
     commands.demo(name, runs / name, out, given)
+@cli.command()
+@click.option("--image", type=Path, help="A picture of yours [default: a generated scene].")
+@click.option("--out", type=Path, default="contact_sheet.png", show_default=True,
+              help="The sheet to write.")  # fmt: skip
+def corruptions(image: Path | None, out: Path) -> None:
+    """Picture every image corruption at every severity, and print those of a text.
+
+    \b
+    Example:
+      steelyard corruptions --image photo.jpg --out sheet.png
+    """
+    from steelyard.harness import contact_sheet
+    from steelyard.harness.commands import console
+
+    console.print(contact_sheet.make(image, out), highlight=False)
+    click.echo(f"Pictures in {out}; image-adversarial is made by the model that is scored.")
+
+
