@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from object_prior import guesses
 from PIL import Image
 
 from steelyard import tasks
@@ -229,3 +230,60 @@ def test_one_item(folder: Path) -> None:
     assert set(result) == {*tasks.info("pope").metrics, "item"}
     assert pope.doc_to_text(doc) == "asked\nAnswer the question using a single word or phrase."
     assert metrics.ratio([(0.0, 0)]) == 0.0
+
+
+# --- What needs no image ---------------------------------------------------------------------
+
+
+def test_the_guesser_by_hand() -> None:
+    def asked(image: str, name: str, label: str) -> dict[str, str]:
+        return {"image": image, "text": f"Is there a {name} in the image?", "label": label}
+
+    content = [asked("a", "cup", "yes"), asked("b", "cup", "yes"), asked("c", "cup", "no")]
+    # The others of a: one yes, one no, level. Of b the same; of c: two yes.
+    assert guesses([*content, asked("a", "fox", "no")]) == ["yes", "yes", "yes", "yes"]
+    assert guesses([*content, asked("d", "cup", "no")]) == ["no", "no", "yes", "yes"]
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
+@pytest.mark.parametrize(
+    ("kind", "right", "about"),
+    [("random", 2061, 0.69), ("popular", 2608, 0.87), ("adversarial", 2114, 0.71)],
+)
+def test_object_frequency_alone_answers_much_of_pope(kind: str, right: int, about: float) -> None:
+    rows = [row for _, row in read_json_lines(OFFICIAL / f"coco_pope_{kind}.json.gz")]
+    accuracy = pope.scores([row["label"] for row in rows], guesses(rows))["accuracy"]
+    assert accuracy == right / 3000 == pytest.approx(about, abs=0.01)
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
+@pytest.mark.parametrize("kind", pope.KINDS)
+def test_constant_answers(kind: str) -> None:
+    path = OFFICIAL / f"coco_pope_{kind}.json.gz"
+    labels = [row["label"] for _, row in read_json_lines(path)]
+    assert len(labels) == 3000 and labels.count("yes") == 1500
+    always, never = (pope.scores(labels, [said] * 3000) for said in ("Yes", "No"))
+    assert (always["f1"], always["recall"], always["yes_rate"]) == (pytest.approx(2 / 3), 1.0, 1.0)
+    assert (never["f1"], never["accuracy"], never["yes_rate"]) == (0.0, 0.5, 0.0)
+
+
+def test_lmms_eval_wants_the_bare_word_and_counts_the_labels_as_answers() -> None:
+    stock = pytest.importorskip("lmms_eval.tasks.pope.utils")
+    labels = ["yes", "no", "yes", "no"]
+
+    def theirs(given: Sequence[str], metric: str) -> float:
+        results = [
+            stock.pope_process_results({"answer": label, "question_id": 1}, [answer])
+            for label, answer in zip(labels, given, strict=True)
+        ]
+        rows = [row[f"pope_{metric}"] for row in results]
+        return float(vars(stock)[f"pope_aggregate_{metric}"](rows))
+
+    plain = ["yes", "yes", "no", "no"]
+    for metric in ("accuracy", "precision", "recall", "f1_score"):
+        assert theirs(plain, metric) == pytest.approx(
+            pope.scores(labels, plain)[metric.removesuffix("_score")]
+        )
+    right = ["Yes, there is.", "No.", "Yes.", "No, there is not."]
+    assert theirs(right, "accuracy") == 0.0 and pope.scores(labels, right)["accuracy"] == 1.0
+    assert theirs(["yes"] * 4, "yes_ratio") == theirs(["no"] * 4, "yes_ratio") == 0.5
