@@ -1,6 +1,7 @@
 """CHAIR: what a caption mentions, its metrics by hand, and both layouts."""
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,24 @@ def test_what_humans_mention_counts_as_present(tmp_path: Path) -> None:
 def test_a_silent_model_hallucinates_nothing_and_recalls_nothing(tmp_path: Path) -> None:
     root = write(tmp_path, [row("a.png", ["dog"])])
     assert scores(root, [""]) == {"chair_i": 0.0, "chair_s": 0.0, "recall": 0.0, "length": 0.0}
+
+
+def test_equal_to_lmms_eval_on_the_same_mentions(tmp_path: Path) -> None:
+    stock = pytest.importorskip("lmms_eval.tasks.coco_cap_chair.utils")
+    names = _objects.coco_names()
+    draw = random.Random(0)
+    rows = [row(f"{n}.png", draw.sample(names, draw.randint(1, 5))) for n in range(60)]
+    root = write(tmp_path, rows, "")
+    said = [[draw.choice(names[:40]) for _ in range(draw.randint(0, 6))] for _ in rows]
+    ours = scores(root, [", ".join(words) for words in said])
+    pairs = zip(rows, said, strict=True)
+    theirs = [{"answer": line["objects"], "pred": words} for line, words in pairs]
+    for metric in ("chair_i", "chair_s", "recall"):
+        aggregate = vars(stock)[f"coco_cap_chair_aggregate_results_{metric}"]
+        assert aggregate(theirs) == pytest.approx(100 * ours[metric])
+    assert 0.1 < ours["chair_i"] < 0.99 and 0 < ours["recall"] < 1
+    with pytest.raises(ZeroDivisionError):
+        stock.coco_cap_chair_aggregate_results_chair_i([{"answer": ["dog"], "pred": []}])
 
 
 # --- Reading ---------------------------------------------------------------------------------
