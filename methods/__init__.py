@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from steelyard.harness.backbone import Kind
 from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.search import Range, Space
 
 if typing.TYPE_CHECKING:
     from steelyard.harness.backbone import Backbone
@@ -79,6 +80,12 @@ def load(name: str) -> Method:
     return _checked(importlib.import_module(f"{__name__}.{name}"), name)
 
 
+def search_space(method: Method) -> Space:
+    """The ranges its file declares in ``SEARCH``; none where it declares nothing."""
+    space: Space = vars(method).get("SEARCH", {})
+    return space
+
+
 def configure(method: Method, options: Mapping[str, Option], kind: Kind = "classifier") -> Any:
     """The method's frozen Config with ``options`` applied; unknown keys and wrong types refused.
 
@@ -127,4 +134,13 @@ def _checked(module: Any, name: str) -> Method:
         raise UserError(f"Method '{name}' lacks {', '.join(missing)}; see CONTRIBUTING.md.")
     if not dataclasses.is_dataclass(module.Config):
         raise UserError(f"Method '{name}': Config must be a frozen dataclass.")
+    options = [option.name for option in dataclasses.fields(module.Config)]
+    for option, values in vars(module).get("SEARCH", {}).items():
+        if option not in options:
+            raise UserError(f"SEARCH of '{name}': {unknown('option', str(option), options)}")
+        if not isinstance(values, Range):
+            raise UserError(
+                f"SEARCH of '{name}': {option} must be a Choice, Uniform or LogUniform of "
+                "steelyard.harness.search."
+            )
     return typing.cast(Method, module)

@@ -23,6 +23,7 @@ from steelyard.harness.backbone import Backbone
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.errors import UserError
+from steelyard.harness.search import Choice, LogUniform, Space
 from steelyard.methods import About
 from steelyard.methods._preferences import Negatives, Source
 
@@ -62,6 +63,14 @@ class Config:
     def source(self) -> Source:
         """Where the wrong answers come from."""
         return Source(self.negatives, self.severity, self.max_pairs, self.refill)
+
+
+SEARCH: Space = {
+    # The paper's frontier has beta 0.05, 0.1, 1 and 5; the weight of the NLL term is ours.
+    "beta": LogUniform(0.05, 1.0),
+    "sft": Choice((0.0, 0.3, 1.0)),
+    # Which wrong answers are taken makes another entry.
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from steelyard.harness.backbone import Backbone
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
+from steelyard.harness.search import Choice, Space, Uniform
 from steelyard.methods import About
 from steelyard.methods._online import Sampling, check_options, train_online
 
@@ -65,6 +66,15 @@ class Config:
 
     def __post_init__(self) -> None:
         check_options(self.group, self.temperature, self.max_tokens, self.beta)
+
+
+SEARCH: Space = {
+    # beta 0.04 is the paper's, 0 that of later work; the temperature's range is ours. The group has
+    # to divide the batch and stays.
+    "beta": Choice((0.0, 0.01, 0.04, 0.1)),
+    "temperature": Uniform(0.7, 1.2),
+    "loss_type": Choice(("grpo", "dr_grpo", "dapo")),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -13,6 +13,7 @@ from steelyard.harness.backbone import Backbone, Batch
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.fit import fit
+from steelyard.harness.search import Space
 from steelyard.methods import About
 
 ABOUT = About(
@@ -25,6 +26,9 @@ ABOUT = About(
 @dataclass(frozen=True, slots=True)
 class Config:
     """No options."""
+
+
+SEARCH: Space = {}  # nothing but the learning rate, which is searched for all
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

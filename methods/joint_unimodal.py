@@ -16,6 +16,7 @@ from steelyard.harness.backbone import Backbone, Batch
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.fit import fit
+from steelyard.harness.search import LogUniform, Space
 from steelyard.methods import About
 
 ABOUT = About(
@@ -32,6 +33,12 @@ class Config:
 
     weight: float = 1.0
     """Weight of each unimodal loss."""
+
+
+SEARCH: Space = {
+    # 1 is usual; the range is ours.
+    "weight": LogUniform(0.1, 3.0),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -22,6 +22,7 @@ from steelyard.harness.backbone import Backbone
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.errors import UserError
+from steelyard.harness.search import LogUniform, Space, Uniform
 from steelyard.methods import About
 from steelyard.methods._preferences import Negatives, Source
 
@@ -64,6 +65,13 @@ class Config:
     def source(self) -> Source:
         """Where the wrong answers come from."""
         return Source(self.negatives, self.severity, self.max_pairs, self.refill)
+
+
+SEARCH: Space = {
+    # The range of beta is ours; 1 to 4/3 is how the paper weighs right answers, if as many.
+    "beta": LogUniform(0.05, 0.5),
+    "desirable": Uniform(1.0, 1.333),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

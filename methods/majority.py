@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from steelyard.harness.backbone import TwoTower
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
+from steelyard.harness.search import Space
 from steelyard.methods import About
 
 ABOUT = About(
@@ -20,6 +21,9 @@ ABOUT = About(
 @dataclass(frozen=True, slots=True)
 class Config:
     """No options."""
+
+
+SEARCH: Space = {}  # nothing is trained
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -38,6 +38,7 @@ from steelyard.harness.backbone import Backbone
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.errors import UserError
+from steelyard.harness.search import Choice, LogUniform, Space, Uniform
 from steelyard.methods import About
 from steelyard.methods._mining import FAULTS, Attack, Mining, Reference, Selection, parse_faults
 from steelyard.methods._online import Sampling, check_options
@@ -141,6 +142,17 @@ class Config:
             self.format_reward,
             self.skip_flat,
         )
+
+
+SEARCH: Space = {
+    # The paper says neither how far, nor how long it attacks, nor how it weighs anything.
+    "epsilon": LogUniform(8 / 255, 32 / 255),
+    "step": LogUniform(1 / 255, 16 / 255),
+    "steps": Choice((3, 10)),
+    "mix": Uniform(0.25, 0.75),
+    "beta": Choice((0.0, 0.01, 0.04, 0.1)),
+    "warmup": Uniform(0.3, 0.8, on=("classifier",)),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

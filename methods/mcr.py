@@ -69,6 +69,7 @@ from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.errors import UserError
 from steelyard.harness.fit import fit
+from steelyard.harness.search import Choice, LogUniform, Space
 from steelyard.harness.seeds import seed_for
 from steelyard.methods import About
 from steelyard.methods._games import Game, mipd, permutations
@@ -114,6 +115,15 @@ class Config:
             raise UserError(f"draws={self.draws}: give at least 1; mipd=0 leaves out the game.")
         if self.temperature <= 0:
             raise UserError(f"temperature={self.temperature}: give a positive number.")
+
+
+SEARCH: Space = {
+    # The authors' grids: 0.001 to 1 for the game, 0.001 to 1 for the heads.
+    "mipd": LogUniform(0.001, 1.0),
+    "unimodal": LogUniform(0.001, 1.0),
+    # 1 everywhere in the paper; 0 leaves the term out.
+    "contrastive": Choice((0.0, 1.0), on=("classifier",)),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

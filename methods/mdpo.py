@@ -34,6 +34,7 @@ from steelyard.harness.backbone import Backbone, Inputs
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.errors import UserError
+from steelyard.harness.search import LogUniform, Space
 from steelyard.harness.seeds import seed_for
 from steelyard.methods import About
 from steelyard.methods._preferences import Negatives, Source
@@ -83,6 +84,14 @@ class Config:
     def source(self) -> Source:
         """Where the wrong answers come from."""
         return Source(self.negatives, self.severity, self.max_pairs, self.refill)
+
+
+SEARCH: Space = {
+    # The paper fixes all three; ranges about its values are ours.
+    "beta": LogUniform(0.05, 1.0),
+    "image": LogUniform(0.3, 3.0),
+    "anchor": LogUniform(0.3, 3.0),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -21,6 +21,7 @@ from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.errors import UserError
 from steelyard.harness.fit import fit
+from steelyard.harness.search import Choice, Space, Uniform
 from steelyard.harness.seeds import seed_for
 from steelyard.methods import About
 
@@ -41,6 +42,13 @@ class Config:
     """Probability with which each side is blanked; at most 0.5."""
     unimodal: float = 0.0
     """Weight of unimodal-head losses added to the fused loss."""
+
+
+SEARCH: Space = {
+    # The range is ours: at 0.5 no item has both sides.
+    "rate": Uniform(0.1, 0.5),
+    "unimodal": Choice((0.0, 1.0)),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

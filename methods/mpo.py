@@ -22,6 +22,7 @@ from steelyard.harness.backbone import Backbone
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.errors import UserError
+from steelyard.harness.search import LogUniform, Space, Uniform
 from steelyard.methods import About
 from steelyard.methods._preferences import Negatives, Source
 
@@ -67,6 +68,14 @@ class Config:
     def source(self) -> Source:
         """Where the wrong answers come from."""
         return Source(self.negatives, self.severity, self.max_pairs, self.refill)
+
+
+SEARCH: Space = {
+    # beta as in DPO. The paper fixes the weights; those of quality and generation are varied here.
+    "beta": LogUniform(0.05, 1.0),
+    "quality": Uniform(0.0, 0.5),
+    "generation": Uniform(0.3, 1.0),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

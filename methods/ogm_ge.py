@@ -37,6 +37,7 @@ from steelyard.harness.backbone import SIDES, Backbone, Batch, Latents, Side
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.fit import fit
+from steelyard.harness.search import Choice, Space, Uniform
 from steelyard.harness.seeds import seed_for
 from steelyard.methods import About
 
@@ -56,6 +57,13 @@ class Config:
 
     alpha: float = 0.8
     noise: bool = True
+
+
+SEARCH: Space = {
+    # Ports use 0.6 to 1.0; the lower end comes near plain training.
+    "alpha": Uniform(0.1, 1.0),
+    "noise": Choice((True, False)),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

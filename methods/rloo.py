@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 from steelyard.harness.backbone import Backbone
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
+from steelyard.harness.search import Choice, Space, Uniform
 from steelyard.methods import About
 from steelyard.methods._online import Sampling, check_options, train_online
 
@@ -54,6 +55,13 @@ class Config:
 
     def __post_init__(self) -> None:
         check_options(self.group, self.temperature, self.max_tokens, self.beta)
+
+
+SEARCH: Space = {
+    # Ours, about TRL's 0.05 and 1. The group has to divide the batch and stays.
+    "beta": Choice((0.01, 0.03, 0.05, 0.1)),
+    "temperature": Uniform(0.7, 1.2),
+}
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -16,6 +16,7 @@ from steelyard.harness.backbone import Backbone
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.errors import UserError
+from steelyard.harness.search import Space
 from steelyard.methods import About
 
 ABOUT = About(
@@ -36,6 +37,9 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise UserError(f"share={self.share}: give a share of the budget in (0, 1].")
+
+
+SEARCH: Space = {}  # ``share`` makes another control; the learning rate is searched for all
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from steelyard.harness.backbone import TwoTower
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
+from steelyard.harness.search import Space
 from steelyard.methods import About
 from steelyard.methods._pretrain import train_side
 
@@ -22,6 +23,9 @@ ABOUT = About(
 @dataclass(frozen=True, slots=True)
 class Config:
     """No options."""
+
+
+SEARCH: Space = {}  # nothing but the learning rate, which is searched for all
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -16,6 +16,7 @@ from steelyard.harness.backbone import Batch, TwoTower
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
 from steelyard.harness.fit import fit
+from steelyard.harness.search import LogUniform, Space, Uniform
 from steelyard.methods import About
 from steelyard.methods._pretrain import pretrain_sides
 
@@ -34,6 +35,13 @@ class Config:
     """Share of the budget spent on the two unimodal stages."""
     learning_rate_scale: float = 1.0
     """Learning rate of the joint stage relative to the backbone's."""
+
+
+SEARCH: Space = {
+    # A control without a paper: the ranges are ours.
+    "share": Uniform(0.2, 0.8),
+    "learning_rate_scale": LogUniform(0.1, 1.0),
+}
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

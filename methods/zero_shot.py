@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from steelyard.harness.backbone import Backbone
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
+from steelyard.harness.search import Space
 from steelyard.methods import About
 
 ABOUT = About(
@@ -19,6 +20,9 @@ ABOUT = About(
 @dataclass(frozen=True, slots=True)
 class Config:
     """No options."""
+
+
+SEARCH: Space = {}  # nothing is trained
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
