@@ -72,7 +72,7 @@ def publish(
     ]
     unfinished = [task for task in runs.tasks() if task not in finished]
     content = _files(runs, boards, profiles, unfinished)
-    files = [_replace(out / name, text) for name, text in content]
+    files = [replace_file(out / name, text) for name, text in content]
     return Published(tuple(files), tuple(boards), tuple(profiles))
 
 
@@ -94,7 +94,8 @@ def _files(
     profiles: Sequence["Profile"],
     unfinished: Sequence[str],
 ) -> Iterator[tuple[str, bytes]]:
-    from steelyard.leaderboards import plots, profile_tables, tables
+    from steelyard.leaderboards import export, front, plots, profile_tables, tables
+    from steelyard.leaderboards.missing_tables import tables_of
     from steelyard.leaderboards.overall import overall
 
     labels = sorted({run.record.label for run in runs.runs})
@@ -104,19 +105,20 @@ def _files(
         yield from figures.items()
         pictures = [file for file in figures if file.endswith(".svg")]
         yield f"{name}.md", tables.markdown(board, pictures).encode()
-        yield f"{name}.csv", tables.as_csv(board).encode()
-        yield f"{name}.json", tables.as_json(board).encode()
+        yield f"{name}.csv", export.as_csv(board).encode()
+        yield f"{name}.json", export.as_json(board).encode()
         yield f"{name}.tex", tables.latex(board).encode()
     for made in profiles:
         yield from _profile_files(made)
+    yield from tables_of(runs.runs).items()
     combined = overall(boards)
     yield "scores.csv", runs.scores.to_csv(index=False, float_format="%.10g").encode()
     if boards:
-        yield "overall.json", tables.as_json(combined).encode()
+        yield "overall.json", export.as_json(combined).encode()
     files = {board.task: stem(board.task) for board in boards}
-    front = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
-    page = tables.index(combined, boards, files, unfinished)
-    yield "board.md", "\n".join([page, *front]).encode()
+    sections = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
+    page = front.index(combined, boards, files, unfinished)
+    yield "board.md", "\n".join([page, *sections]).encode()
 
 
 def profile_stem(profile: "Profile") -> str:
@@ -140,7 +142,7 @@ def _profile_files(profile: "Profile") -> Iterator[tuple[str, bytes]]:
         yield f"{name}-factors.csv", factors.as_csv(designs).encode()
 
 
-def _replace(path: Path, content: bytes) -> Path:
+def replace_file(path: Path, content: bytes) -> Path:
     """Write a file so that a reader sees the old one or the new one, never half of one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

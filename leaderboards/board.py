@@ -4,32 +4,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
+
 from steelyard.harness.errors import UserError
-from steelyard.leaderboards import stats
+from steelyard.leaderboards import ranking, stats
 from steelyard.leaderboards.collect import Run, Runs, backbone_name
-from steelyard.leaderboards.measure import CLEAN, Grid, Measured, grid_of, measure, missing
+from steelyard.leaderboards.differences import Difference, Visible, differences, visible
+from steelyard.leaderboards.measure import (
+    CLEAN,
+    Grid,
+    Measured,
+    corruption_of,
+    grid_of,
+    measure,
+    missing,
+    side_of,
+)
 from steelyard.leaderboards.stats import Interval, Sample
+from steelyard.leaderboards.trade import Trade, trades
 
 SIDES = ("image", "text")
 COMPARED = ("clean", "impaired")
 """Columns in which every entry is compared with the control."""
-SIGNIFICANT = 0.05
 ROUNDING = 1e-9
 """Means nearer than this are equal: averages over severities carry rounding errors."""
 
 Columns = Mapping[str, Mapping[str, float]]
 """Each column as a weighted sum over variants."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """An entry minus the control, paired by seed and item."""
-
-    interval: Interval
-    adjusted: float
-    """Holm-adjusted p-value over the entries of the task."""
-    verdict: str
-    """``better`` or ``worse`` than the control where the adjusted p is below 5 %, else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,16 @@ class Standing:
     """An entry's place by balanced score."""
 
     rank: int
-    tied: bool
-    """Not first, but not told apart from the first entry either."""
+    ties: tuple[str, ...]
+    """Letters; entries that share one are not told apart, after Holm's correction over all pairs
+    of the board."""
     low: float
     high: float
     """Middle 95 % of its ranks when seeds and test items are resampled."""
+    wins: Interval | None
+    """Share of the other entries beaten, seed by seed; None when alone."""
+    tied: bool
+    """Not first, but not told apart from the first entry either: they share a letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class Entry:
     """Corruptions under which the entry scores better than clean: negative transfer."""
     differences: Mapping[str, Difference]
     """By column of ``COMPARED``; empty for the control and where it is not ranked."""
+    trade: Trade | None
+    """Its two sides against the control's; None where there is no control or only one side."""
     cost: Cost
 
 
@@ -110,6 +118,10 @@ class Board:
     """Complete entries, best first."""
     blanks: tuple[Blank, ...]
     """Incomplete entries by label."""
+    strong_side: str
+    """The control's stronger side, ``image`` or ``text``; empty without a control or two sides."""
+    visible: Mapping[str, Visible]
+    """By column of ``COMPARED``, the smallest difference to the control that this board can see."""
     notes: tuple[str, ...]
     samples: Mapping[str, Sample]
     """The balanced score of each complete entry, for the board over tasks; not exported."""
@@ -146,7 +158,8 @@ def build(
     complete = {label: group for label, group in groups.items() if not lacks[label]}
     measured, disagreements = measure(grid, complete)
     samples = {label: entry.column(columns["balanced"]) for label, entry in measured.items()}
-    costs, differences = costs_of(complete, control), _differences(columns, measured, control)
+    costs, compared = costs_of(complete, control), _differences(columns, measured, control)
+    strong, traded = _trades(columns, measured, control, compared)
     reference = next(iter(measured.values()), None)
     return Board(
         task=task,
@@ -167,12 +180,15 @@ def build(
                 standing,
                 measured[label],
                 columns,
-                differences.get(label, {}),
+                compared.get(label, {}),
+                traded.get(label),
                 costs[label],
             )
             for label, standing in _standings(grid, samples).items()
         ),
         blanks=tuple(Blank(label, kind[label], why) for label, why in lacks.items() if why),
+        strong_side=strong,
+        visible=_visible(columns, measured, control),
         notes=(*_notes(grid, control, complete), *disagreements),
         samples=samples,
     )
@@ -187,22 +203,23 @@ def columns_of(grid: Grid) -> Columns:
     """How each column sums over variants: severities, then corruptions, then the two sides.
 
     So neither a corruption with many severities nor a side with many corruptions weighs more.
+    Damage to both sides at once stands in columns of its own and counts for neither side.
     """
     if CLEAN not in grid.variants:
         raise UserError(f"{grid.task} has no clean scores: evaluate its runs on clean too.")
     severities: dict[str, list[str]] = {}
     for variant in grid.variants:
         if variant != CLEAN:
-            severities.setdefault(variant.partition(":")[0], []).append(variant)
-    stray = [name for name in severities if name.partition("-")[0] not in SIDES]
+            severities.setdefault(corruption_of(variant), []).append(variant)
+    stray = [name for name in severities if side_of(name) not in (*SIDES, "both")]
     if stray:
         raise UserError(f"Corruption '{stray[0]}' names no side: call it image-... or text-...")
     single = {name: _average([{variant: 1.0} for variant in v]) for name, v in severities.items()}
-    sides = {side: [single[name] for name in single if name.startswith(side)] for side in SIDES}
+    sides = {side: [single[name] for name in single if side_of(name) == side] for side in SIDES}
     averages = {side: _average(parts) for side, parts in sides.items() if parts}
     clean = {CLEAN: 1.0}
     if not averages:
-        return {"balanced": clean, "clean": clean}
+        return {"balanced": clean, "clean": clean, **single}
     impaired = _average(list(averages.values()))
     balanced = _average([clean, impaired])
     return {"balanced": balanced, "clean": clean, "impaired": impaired, **averages, **single}
@@ -222,18 +239,28 @@ def _standings(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, Standing]
     """Places by label, best first; equal means stand in the order of their labels."""
     if not samples:
         return {}
-    sign = 1 if grid.higher_is_better else -1
+    up = grid.higher_is_better
+    sign = 1 if up else -1
     order = sorted(samples, key=lambda label: (-sign * samples[label].values.mean(), label))
-    draws = stats.rank_draws(
-        [samples[label] for label in order], grid.task, higher_is_better=grid.higher_is_better
-    )
-    standings = {}
-    for place, label in enumerate(order):
-        behind = stats.paired_difference(samples[label], samples[order[0]])
-        low, high = stats.central(draws[place]).tolist()
-        tied = place > 0 and behind.low <= 0 <= behind.high
-        standings[label] = Standing(place + 1, tied, low, high)
-    return standings
+    ordered = [samples[label] for label in order]
+    places = np.arange(1.0, len(order) + 1)
+    draws = ranking.rank_draws(ordered, grid.task, higher_is_better=up)
+    ranges = ranking.central(draws, places).tolist()
+    letters = ranking.ties(ordered)
+    won: list[Interval | None] = [None]
+    if len(order) > 1:
+        won = [*stats.intervals(ranking.wins(ordered, higher_is_better=up))]
+    return {
+        label: Standing(
+            rank=place + 1,
+            ties=letters[place],
+            tied=place > 0 and not set(letters[place]).isdisjoint(letters[0]),
+            low=ranges[place][0],
+            high=ranges[place][1],
+            wins=won[place],
+        )
+        for place, label in enumerate(order)
+    }
 
 
 def _entry(
@@ -242,11 +269,14 @@ def _entry(
     standing: Standing,
     measured: Measured,
     columns: Columns,
-    differences: Mapping[str, Difference],
+    compared: Mapping[str, Difference],
+    trade: Trade | None,
     cost: Cost,
 ) -> Entry:
     grid = measured.grid
-    scores = {name: stats.interval(measured.column(parts)) for name, parts in columns.items()}
+    parts = [*columns.values(), *({variant: 1.0} for variant in grid.variants)]
+    found = stats.intervals([measured.column(shares) for shares in parts])
+    scores = dict(zip(columns, found, strict=False))
     sides = [scores[side].mean for side in SIDES if side in scores]
     both = len(sides) == len(SIDES)
     worse, sign = (min, 1) if grid.higher_is_better else (max, -1)
@@ -260,11 +290,12 @@ def _entry(
         kind=kind,
         standing=standing,
         scores=scores,
-        variants={v: stats.interval(measured.column({v: 1.0})) for v in grid.variants},
+        variants=dict(zip(grid.variants, found[len(columns) :], strict=True)),
         worst=worse(sides) if both else None,
         gap=abs(sides[0] - sides[1]) if both else None,
         better_impaired=tuple(gains),
-        differences=differences,
+        differences=compared,
+        trade=trade,
         cost=cost,
     )
 
@@ -273,20 +304,42 @@ def _differences(
     columns: Columns, measured: Mapping[str, Measured], control: str
 ) -> dict[str, dict[str, Difference]]:
     """Differences to the control by label and column, Holm-adjusted within each column."""
-    if control not in measured:
-        return {}
-    found: dict[str, dict[str, Difference]] = {label: {} for label in measured if label != control}
+    found: dict[str, dict[str, Difference]] = {label: {} for label in measured}
     for name in (name for name in COMPARED if name in columns):
-        base = measured[control].column(columns[name])
-        intervals = {
-            label: stats.paired_difference(measured[label].column(columns[name]), base)
-            for label in found
-        }
-        adjusted = stats.holm({label: interval.p for label, interval in intervals.items()})
-        for label, interval in intervals.items():
-            good = (interval.mean > 0) == measured[label].grid.higher_is_better
-            verdict = ("better" if good else "worse") if adjusted[label] < SIGNIFICANT else ""
-            found[label][name] = Difference(interval, adjusted[label], verdict)
+        samples = {label: entry.column(columns[name]) for label, entry in measured.items()}
+        up = next(iter(measured.values())).grid.higher_is_better
+        for label, each in differences(samples, control, higher_is_better=up).items():
+            found[label][name] = each
+    return found
+
+
+def _trades(
+    columns: Columns,
+    measured: Mapping[str, Measured],
+    control: str,
+    compared: Mapping[str, Mapping[str, Difference]],
+) -> tuple[str, dict[str, Trade]]:
+    """The control's strong side and what each entry does to it; nothing where a side is missing."""
+    if not measured or not all(side in columns for side in SIDES):
+        return "", {}
+    sides = {
+        label: {side: entry.column(columns[side]) for side in SIDES}
+        for label, entry in measured.items()
+    }
+    clean = {label: found[CLEAN] for label, found in compared.items() if CLEAN in found}
+    up = next(iter(measured.values())).grid.higher_is_better
+    return trades(sides, clean, control, higher_is_better=up)
+
+
+def _visible(
+    columns: Columns, measured: Mapping[str, Measured], control: str
+) -> dict[str, Visible]:
+    found = {}
+    for name in (name for name in COMPARED if name in columns):
+        samples = {label: entry.column(columns[name]) for label, entry in measured.items()}
+        seen = visible(samples, control)
+        if seen is not None:
+            found[name] = seen
     return found
 
 

@@ -3,19 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from steelyard.harness.errors import UserError
 from steelyard.harness.record import Record, find, items_file, read
 from steelyard.harness.spec import RunSpec
+from steelyard.leaderboards import item_table
 from steelyard.leaderboards.stats import Items
-
-if TYPE_CHECKING:
-    import pyarrow
+from steelyard.tasks import NOTHING
 
 COLUMNS = (
     "task", "label", "seed", "variant", "metric", "value", "main", "higher_is_better", "n",
@@ -39,33 +36,13 @@ class Run:
 
         ``task`` is the one trained on unless named.
         """
-        table = self._table(task or self.record.spec.task)
-        variants, ids, clusters = (
-            np.array(table[name].to_pylist(), dtype=np.str_)
-            for name in ("variant", "id", "cluster")
-        )
-        target, predicted = (_indicator(table[name], classes) for name in ("target", "predicted"))
-        score, confidence = (
-            table[name].to_numpy().astype(np.float64) for name in ("score", "confidence")
-        )
-        rows = np.lexsort((ids, variants))
-        names, starts = np.unique(variants[rows], return_index=True)
-        parts = zip(names.tolist(), np.split(rows, starts[1:]), strict=True)
-        return {
-            name: Items(
-                ids[part], clusters[part], target[part], predicted[part],
-                score[part], confidence[part],
-            )
-            for name, part in parts
-        }  # fmt: skip
+        table = item_table.read(self.items_path(task), [*item_table.CLASSES, *item_table.VALUES])
+        return item_table.items_of(table, item_table.order_of(table), classes)
 
-    def _table(self, task: str) -> "pyarrow.Table":
-        import pyarrow.parquet as parquet
-
-        path = self.folder / items_file(task, self.record.spec.task)
-        if not path.is_file():
-            raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
-        return parquet.read_table(path).combine_chunks()
+    def items_path(self, task: str | None = None) -> Path:
+        """Where the items of a task lie, of the one trained on unless named."""
+        trained_on = self.record.spec.task
+        return self.folder / items_file(task or trained_on, trained_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +123,8 @@ def _without_copies(runs: Iterable[Run]) -> list[Run]:
 def _check_comparable(runs: Sequence[Run]) -> None:
     for task in sorted({run.record.spec.task for run in runs}):
         specs = [run.record.spec for run in runs if run.record.spec.task == task]
-        _one_only(task, "backbones", {backbone_name(spec) for spec in specs}, "--backbone")
+        if task != NOTHING:  # of models as they are, the backbone is what is compared
+            _one_only(task, "backbones", {backbone_name(spec) for spec in specs}, "--backbone")
         _one_only(task, "budgets", {spec.budget for spec in specs}, "--budget")
         data = {", ".join(f"{k}={v}" for k, v in sorted(spec.data.items())) for spec in specs}
         _one_only(task, "data revisions", data, "the folders you give")
@@ -191,14 +169,3 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
             "n": score.n,
             "stderr": score.stderr,
         }
-
-
-def _indicator(column: "pyarrow.ChunkedArray", classes: int) -> NDArray[np.bool_]:
-    """Class indices as a 0/1 matrix: [n, C]."""
-    import pyarrow.compute as compute
-
-    rows = compute.list_parent_indices(column).to_numpy()
-    present = np.zeros((len(column), classes), dtype=np.bool_)
-    # Parquet gives a column of nothing but empty lists the type null, hence the cast.
-    present[rows, compute.list_flatten(column).to_numpy().astype(np.int64)] = True
-    return present

@@ -1,19 +1,35 @@
 """The main metric of every entry over one task's grid of seeds and variants, with resamples."""
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.harness.errors import UserError
 from steelyard.harness.record import Score
+from steelyard.leaderboards import item_table
 from steelyard.leaderboards.collect import Run
-from steelyard.leaderboards.stats import DRAWS, Floats, Items, Sample, resample_weights, resampled
+from steelyard.leaderboards.stats import DRAWS, Floats, Sample, all_resampled, resample_weights
 
 CLEAN = "clean"
 AGREEMENT = 1e-6
 """How far a recorded value may be from the one that its items give."""
+
+
+def corruption_of(variant: str) -> str:
+    """The kind of damage without its strength.
+
+    ``image-noise:3+text-typo:2`` gives ``image-noise+text-typo``.
+    """
+    return "+".join(part.partition(":")[0] for part in variant.split("+"))
+
+
+def side_of(variant: str) -> str:
+    """``image`` or ``text``, or ``both`` where one variant damages both sides."""
+    return "both" if "+" in variant else variant.partition("-")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,45 +117,74 @@ def measure(
     runs = [run for group in entries.values() for run in group]
     if not runs:
         return {}, []
-    classes = int(runs[0].record.provenance["data"]["classes"])
-    first = _items(runs[0], grid, classes)[0]
-    weights = resample_weights(first.clusters, DRAWS, grid.task)
-    weights = np.vstack([np.ones(len(first.ids)), weights])
+    test = _test(grid, runs[0])
+    clusters = len(np.unique(test.clusters))
     measured, notes = {}, []
-    for label, group in entries.items():
-        values, scored = [], []
-        for run in group:
-            recorded = {score.variant: score.value for score in main_scores(run)}
-            values.append([recorded[variant] for variant in grid.variants])
-            scored.append(_scored(run, grid, classes, weights, first.ids, runs[0]))
-            notes += _disagreement(run, grid, values[-1], scored[-1][:, 0])
-        clusters = len(np.unique(first.clusters))
-        draws = np.stack(scored)[:, :, 1:]
-        measured[label] = Measured(grid, np.array(values), draws, len(first.ids), clusters)
+    # Reading and counting leave Python most of the time, so threads do share the work.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(test.scored, runs)
+        for label, group in entries.items():
+            scored = [next(found) for _ in group]
+            values = []
+            for run, drawn in zip(group, scored, strict=True):
+                recorded = {score.variant: score.value for score in main_scores(run)}
+                values.append([recorded[variant] for variant in grid.variants])
+                notes += _disagreement(run, grid, values[-1], drawn[:, 0])
+            draws = np.stack(scored)[:, :, 1:]
+            items = len(test.clusters)
+            measured[label] = Measured(grid, np.array(values), draws, items, clusters)
     return measured, notes
 
 
-def _items(run: Run, grid: Grid, classes: int) -> list[Items]:
-    """Items in the order of the grid's variants."""
-    found = run.items(classes)
-    absent = [variant for variant in grid.variants if variant not in found]
+@dataclass(frozen=True, slots=True)
+class Test:
+    """What every run of a board is scored on: the first run's items, and resamples of them."""
+
+    grid: Grid
+    first: Run
+    order: item_table.Order
+    """Of the first run's items; others are nearly always stored alike."""
+    classes: int
+    weights: Floats
+    """[1 + R, n]; the first row counts each item once."""
+
+    @property
+    def clusters(self) -> NDArray[np.str_]:
+        """[n]"""
+        return self.order.clusters[self.grid.variants[0]]
+
+    def scored(self, run: Run) -> Floats:
+        """The metric of a run's items under every row of weights: [V, 1 + R]."""
+        metric = self.grid.metric
+        table = item_table.read(run.items_path(), item_table.columns_for(metric))
+        order = item_table.order_of(table, self.order)
+        if order is not self.order:
+            _check_items(run, order, self)
+        items = item_table.items_of(table, order, self.classes)
+        return all_resampled(metric, [items[v] for v in self.grid.variants], self.weights)
+
+
+def _test(grid: Grid, first: Run) -> Test:
+    order = item_table.order_of(item_table.read(first.items_path(), ()))
+    classes = int(first.record.provenance["data"]["classes"])
+    test = Test(grid, first, order, classes, np.empty((0, 0)))
+    _check_items(first, order, test)
+    drawn = resample_weights(test.clusters, DRAWS, grid.task)
+    return replace(test, weights=np.vstack([np.ones(drawn.shape[1]), drawn]))
+
+
+def _check_items(run: Run, order: item_table.Order, test: Test) -> None:
+    """Refuse items that lack a variant or are not those of the first run's first variant."""
+    absent = [variant for variant in test.grid.variants if variant not in order.rows]
     if absent:
         raise UserError(f"The items of {run.folder} lack {', '.join(absent)}: run it again.")
-    return [found[variant] for variant in grid.variants]
-
-
-def _scored(
-    run: Run, grid: Grid, classes: int, weights: Floats, ids: NDArray[np.str_], first: Run
-) -> Floats:
-    """The metric under every row of weights: [V, rows]."""
-    items = _items(run, grid, classes)
-    for variant, scored in zip(grid.variants, items, strict=True):
-        if not np.array_equal(scored.ids, ids):
+    ids = test.order.ids[test.grid.variants[0]]
+    for variant in test.grid.variants:
+        if not np.array_equal(order.ids[variant], ids):
             raise UserError(
-                f"{run.folder} was scored on other items ({variant}) than {first.folder}: score "
-                "all runs of a board on the same test items."
+                f"{run.folder} was scored on other items ({variant}) than {test.first.folder}: "
+                "score all runs of a board on the same test items."
             )
-    return np.stack([resampled(grid.metric, scored, weights) for scored in items])
 
 
 def _disagreement(run: Run, grid: Grid, recorded: Sequence[float], recomputed: Floats) -> list[str]:

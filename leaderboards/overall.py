@@ -1,12 +1,11 @@
-"""The board over tasks: mean rank and mean win rate of entries complete on every task."""
+"""The board over tasks: Borda points and mean win rate of entries complete on every task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from steelyard.leaderboards import stats
+from steelyard.leaderboards import ranking
 from steelyard.leaderboards.board import Blank, Board
+from steelyard.leaderboards.ranking import Contest, Critical, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +14,7 @@ class OverallEntry:
 
     label: str
     kind: str
-    mean_rank: float
-    low: float
-    high: float
-    """Middle 95 % of mean ranks when seeds and test items are resampled."""
-    win_rate: float | None
-    """Mean over tasks of the share of other entries beaten, equals half; None when alone."""
-    ranks: Mapping[str, float]
-    """By task, among the entries that are complete on every task."""
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +26,8 @@ class Overall:
     """Entries complete on every task, by mean rank."""
     blanks: tuple[Blank, ...]
     """The others: a missing task is never a vote."""
+    critical: Critical | None
+    """None where there are too few blocks or entries to draw a critical difference."""
 
 
 def overall(boards: Sequence[Board]) -> Overall:
@@ -49,26 +43,10 @@ def overall(boards: Sequence[Board]) -> Overall:
         for label in sorted(kinds)
         if absent[label]
     )
-    entries = _ranked(boards, full, kinds) if full else []
-    return Overall(tuple(board.task for board in boards), tuple(entries), blanks)
-
-
-def _ranked(
-    boards: Sequence[Board], labels: Sequence[str], kinds: Mapping[str, str]
-) -> list[OverallEntry]:
-    points, draws = [], []
-    for board in boards:
-        samples, up = [board.samples[label] for label in labels], board.higher_is_better
-        means = np.array([sample.values.mean() for sample in samples])
-        points.append(stats.ranks(means, higher_is_better=up))
-        draws.append(stats.rank_draws(samples, board.task, higher_is_better=up))
-    by_entry = np.stack(points, axis=1).tolist()
-    ranges = stats.central(np.mean(draws, axis=0)).tolist()
-    entries = []
-    for label, ranks, (low, high) in zip(labels, by_entry, ranges, strict=True):
-        mean = sum(ranks) / len(ranks)
-        others = len(labels) - 1
-        by_task = {board.task: rank for board, rank in zip(boards, ranks, strict=True)}
-        win_rate = (len(labels) - mean) / others if others else None
-        entries.append(OverallEntry(label, kinds[label], mean, low, high, win_rate, by_task))
-    return sorted(entries, key=lambda entry: (entry.mean_rank, entry.label))
+    contests = [
+        Contest(board.task, board.seeds, board.higher_is_better, board.samples) for board in boards
+    ]
+    places = ranking.places(contests, full) if full else {}
+    entries = tuple(OverallEntry(label, kinds[label], place) for label, place in places.items())
+    critical = ranking.critical(ranking.block_ranks(contests, full)) if full else None
+    return Overall(tuple(board.task for board in boards), entries, blanks, critical)

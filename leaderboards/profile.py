@@ -1,16 +1,17 @@
 """The board of models that answer many tasks: a profile of numbers side by side, not one score."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
-
-import numpy as np
 
 from steelyard.harness.errors import UserError
 from steelyard.harness.record import Score
-from steelyard.leaderboards import stats
-from steelyard.leaderboards.board import SIGNIFICANT, Blank, Cost, Difference, costs_of, kind_of
+from steelyard.leaderboards import ranking, stats
+from steelyard.leaderboards.board import Blank, Cost, costs_of, kind_of
 from steelyard.leaderboards.collect import Run, Runs, backbone_name
+from steelyard.leaderboards.differences import Difference, Visible, differences, visible
+from steelyard.leaderboards.measure import corruption_of, side_of
+from steelyard.leaderboards.ranking import Contest, Critical, Place
 from steelyard.leaderboards.ratios import CLEAN, Column, measure
 from steelyard.leaderboards.stats import Interval, Sample
 
@@ -26,8 +27,13 @@ class Row:
     label: str
     kind: str
     composite: Interval
+    ties: tuple[str, ...]
+    """Letters; entries that share one are not told apart by the composite, after Holm's correction
+    over all pairs."""
     tied: bool
-    """Not first, but not told apart from the first entry either."""
+    """Not first, but not told apart from the first entry either: they share a letter."""
+    place: Place
+    """Among all rows by the tasks' parts of the composite."""
     scores: Mapping[str, Interval]
     """By column."""
     differences: Mapping[str, Difference]
@@ -59,6 +65,10 @@ class Profile:
     samples: Mapping[str, Mapping[str, Sample]]
     """Of complete entries, by label and column; not exported."""
     blanks: tuple[Blank, ...]
+    critical: Critical | None
+    """Over seeds and tasks; None where there are too few of them or of entries."""
+    visible: Mapping[str, Visible]
+    """By column with a direction, and by ``COMPOSITE``: the smallest difference to be seen."""
     notes: tuple[str, ...]
 
     @property
@@ -94,7 +104,7 @@ def build(
     for run in own:
         groups.setdefault(run.record.label, []).append(run)
     control = control or default_control(groups)
-    scores = _all_scores(own)
+    scores, apart = _with_intervals(_all_scores(own))
     shown, impaired, main = columns_of(scores)
     seeds = tuple(sorted({run.record.spec.seed for run in own}))
     wanted = {(score.task, score.variant) for score in scores if score.main}
@@ -102,26 +112,32 @@ def build(
     complete = {label: group for label, group in groups.items() if not lacks[label]}
     samples, notes = measure((*shown, *impaired), complete)
     composites = {label: composite(shown, found) for label, found in samples.items()}
+    order = _order(composites)
+    contests = contests_of(shown, samples, seeds)
+    places = ranking.places(contests, order) if order else {}
+    letters = dict(zip(order, ranking.ties([composites[label] for label in order]), strict=True))
     costs = costs_of(complete, control)
     kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
-    compared = _differences(shown, samples, composites, control)
+    picks = _picks(shown, samples, composites)
+    compared = _differences(picks, control)
     rows = [
         Row(
             label=label,
             kind=kind[label],
             composite=stats.interval(composites[label]),
-            tied=place > 0 and _tied(composites[label], composites[order[0]]),
-            scores={name: stats.interval(sample) for name, sample in samples[label].items()},
+            ties=letters[label],
+            tied=label != order[0] and not set(letters[label]).isdisjoint(letters[order[0]]),
+            place=places[label],
+            scores=_intervals(samples[label]),
             differences=compared.get(label, {}),
             reliance=_reliance(main, impaired, samples[label]),
             cost=costs[label],
         )
-        for order in [_order(composites)]
-        for place, label in enumerate(order)
+        for label in order
     ]
     return Profile(
         trained_on=trained_on,
-        backbone=backbone_name(own[0].record.spec),
+        backbone=", ".join(sorted({backbone_name(run.record.spec) for run in own})),
         budget=own[0].record.spec.budget,
         control=control,
         seeds=seeds,
@@ -132,7 +148,9 @@ def build(
         groups=complete,
         samples=samples,
         blanks=tuple(Blank(label, kind[label], why) for label, why in lacks.items() if why),
-        notes=(*_notes(seeds, control, complete), *notes),
+        critical=ranking.critical(ranking.block_ranks(contests, order)) if order else None,
+        visible=_visible(picks, control),
+        notes=(*_notes(seeds, control, complete), *apart, *notes),
     )
 
 
@@ -150,6 +168,20 @@ def _all_scores(runs: Sequence[Run]) -> list[Score]:
     if not found:
         raise UserError("None of the runs finished: there is nothing to compare.")
     return list(found.values())
+
+
+def _with_intervals(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
+    """The scores of tasks with a main metric, and a line for each task that has none."""
+    ranked = {score.task for score in scores if score.main}
+    apart = [task for task in dict.fromkeys(s.task for s in scores) if task not in ranked]
+    if not ranked:
+        raise UserError(f"Nothing on {', '.join(apart)} is a mean over items: no intervals.")
+    notes = [
+        f"{task} is not shown: no metric of it is a mean over items, so none has an interval; "
+        "scores.csv has its numbers."
+        for task in apart
+    ]
+    return [score for score in scores if score.task in ranked], notes
 
 
 def columns_of(
@@ -174,7 +206,9 @@ def columns_of(
         variants = sorted({score.variant for score in own if score.main} - {CLEAN})
         groups = {NO_IMAGE: [v for v in variants if v == BLIND]}
         for side in ("image", "text"):
-            groups[f", {side} impaired"] = [v for v in variants if v.startswith(f"{side}-")]
+            groups[f", {side} impaired"] = [v for v in variants if side_of(v) == side]
+        for name in dict.fromkeys(corruption_of(v) for v in variants if side_of(v) == "both"):
+            groups[f", {name}"] = [v for v in variants if corruption_of(v) == name]
         impaired += [_column(head, tuple(v), end) for end, v in groups.items() if v]
     return tuple(shown), tuple(impaired), main
 
@@ -191,16 +225,29 @@ def composite(shown: Sequence[Column], samples: Mapping[str, Sample]) -> Sample:
 
     All of them are shares, so 1 - x turns one around. Numbers without a direction stay out.
     """
-    tasks = dict.fromkeys(column.task for column in shown)
-    values, draws = [], []
-    for task in tasks:
-        directed = [c for c in shown if c.task == task and c.higher_is_better is not None]
-        parts = [_turned(samples[column.name], column) for column in directed]
-        if parts:
-            values.append(np.mean([part.values for part in parts], axis=0))
-            draws.append(np.mean([part.draws for part in parts], axis=0))
+    parts = list(_by_task(shown, samples).values())
     clusters = min(samples[column.name].clusters for column in shown)
-    return Sample(np.mean(values, axis=0), np.mean(draws, axis=0), clusters)
+    return replace(ranking.averaged(parts), clusters=clusters)
+
+
+def _by_task(shown: Sequence[Column], samples: Mapping[str, Sample]) -> dict[str, Sample]:
+    """Mean of each task's directed clean numbers; a task without any has none."""
+    directed = [column for column in shown if column.higher_is_better is not None]
+    return {
+        task: ranking.averaged([_turned(samples[c.name], c) for c in directed if c.task == task])
+        for task in dict.fromkeys(column.task for column in directed)
+    }
+
+
+def contests_of(
+    shown: Sequence[Column], samples: Mapping[str, Mapping[str, Sample]], seeds: tuple[int, ...]
+) -> list[Contest]:
+    """Each task as a contest of the entries by its part of the composite."""
+    by_task: dict[str, dict[str, Sample]] = {}
+    for label, found in samples.items():
+        for task, sample in _by_task(shown, found).items():
+            by_task.setdefault(task, {})[label] = sample
+    return [Contest(task, seeds, True, scores) for task, scores in by_task.items()]
 
 
 def _turned(sample: Sample, column: Column) -> Sample:
@@ -226,31 +273,39 @@ def _order(composites: Mapping[str, Sample]) -> list[str]:
     return sorted(composites, key=lambda label: (-composites[label].values.mean(), label))
 
 
-def _tied(one: Sample, best: Sample) -> bool:
-    behind = stats.paired_difference(one, best)
-    return behind.low <= 0 <= behind.high
+def _intervals(samples: Mapping[str, Sample]) -> dict[str, Interval]:
+    return dict(zip(samples, stats.intervals(list(samples.values())), strict=True))
 
 
-def _differences(
+Picks = Mapping[str, tuple[bool, Mapping[str, Sample]]]
+"""By column with a direction: whether higher is better, and every entry's sample."""
+
+
+def _picks(
     shown: Sequence[Column],
     samples: Mapping[str, Mapping[str, Sample]],
     composites: Mapping[str, Sample],
-    control: str,
-) -> dict[str, dict[str, Difference]]:
-    """Differences to the control by label and column, Holm-adjusted within each column."""
-    if control not in samples:
-        return {}
-    found: dict[str, dict[str, Difference]] = {label: {} for label in samples if label != control}
+) -> Picks:
     directions = {c.name: c.higher_is_better for c in shown if c.higher_is_better is not None}
-    for name, higher in [*directions.items(), (COMPOSITE, True)]:
-        pick = composites if name == COMPOSITE else {k: v[name] for k, v in samples.items()}
-        intervals = {label: stats.paired_difference(pick[label], pick[control]) for label in found}
-        adjusted = stats.holm({label: each.p for label, each in intervals.items()})
-        for label, each in intervals.items():
-            good = (each.mean > 0) == higher
-            verdict = ("better" if good else "worse") if adjusted[label] < SIGNIFICANT else ""
-            found[label][name] = Difference(each, adjusted[label], verdict)
+    columns = {
+        name: (higher, {label: found[name] for label, found in samples.items()})
+        for name, higher in directions.items()
+    }
+    return {**columns, COMPOSITE: (True, composites)}
+
+
+def _differences(picks: Picks, control: str) -> dict[str, dict[str, Difference]]:
+    """Differences to the control by label and column, Holm-adjusted within each column."""
+    found: dict[str, dict[str, Difference]] = {}
+    for name, (higher, samples) in picks.items():
+        for label, each in differences(samples, control, higher_is_better=higher).items():
+            found.setdefault(label, {})[name] = each
     return found
+
+
+def _visible(picks: Picks, control: str) -> dict[str, Visible]:
+    seen = {name: visible(samples, control) for name, (_, samples) in picks.items()}
+    return {name: each for name, each in seen.items() if each is not None}
 
 
 def _missing(runs: Sequence[Run], seeds: Sequence[int], wanted: set[tuple[str, str]]) -> str:

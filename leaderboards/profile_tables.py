@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steelyard.leaderboards.escape import md
+from steelyard.leaderboards.export import SCHEMA
 from steelyard.leaderboards.profile import COMPOSITE, NO_IMAGE, Profile, Row
 from steelyard.leaderboards.ratios import Column
 from steelyard.leaderboards.stats import Interval
 from steelyard.leaderboards.style import shortened
 from steelyard.leaderboards.tables import (
     FORMATS,
-    SCHEMA,
     VERDICTS,
     Cell,
     Sheet,
@@ -23,6 +23,7 @@ from steelyard.leaderboards.tables import (
     sheet_latex,
     sheet_markdown,
 )
+from steelyard.tasks import NOTHING
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -219,6 +220,8 @@ def _signed(row: Row, column: str) -> str:
 def caption(profile: Profile) -> str:
     """What is compared, in one sentence."""
     seeds = "1 seed" if len(profile.seeds) == 1 else f"{len(profile.seeds)} seeds"
+    if profile.trained_on == NOTHING:
+        return f"Models as they are, nothing trained, {seeds}, control {profile.control}."
     return (
         f"Trained on {profile.trained_on}, backbone {profile.backbone}, budget {profile.budget}, "
         f"{seeds}, control {profile.control}."

@@ -1,6 +1,5 @@
 """Uncertainty of a score and of a paired difference: training seeds, then clusters, then items."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,14 +11,20 @@ from steelyard.harness.seeds import seed_for
 
 Floats = NDArray[np.float64]
 
-CONFIDENCE = 0.95
+SIGNIFICANT = 0.05
+CONFIDENCE = 1 - SIGNIFICANT
+POWER = 0.80
 DRAWS = 500
 """Resamples of the test items; the Monte Carlo error of a standard error is then about 3 %."""
+MIXING = 1.5
+"""Power of the seeds' share of variance that weighs the two Student quantiles in ``margin``."""
+FLOOR = 0.5
+"""Share of the items' own margin that no margin falls below, see ``margin``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The scored items of one variant, sorted by id."""
+    """The scored items of one variant, sorted by id; what its metric does not use may be empty."""
 
     ids: NDArray[np.str_]
     """[n]"""
@@ -67,8 +72,29 @@ class Interval:
         return (self.high - self.low) / 2
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Two parts of the variance of K means over seeds, each with its degrees of freedom."""
+
+    seeds: Floats
+    """[K] variance between seeds over their number; what is particular to a seed and an item is
+    in here."""
+    items: Floats
+    """[K] what seeds share because they meet the same items; more seeds do not shrink it."""
+    floor: Floats
+    """[K] variance over items of the mean over seeds, as if training varied nothing."""
+    seed_freedom: int
+    """One less than there are seeds; 0 for a single seed, whose ``seeds`` is 0."""
+    item_freedom: NDArray[np.int64]
+    """[K]"""
+
+
 def resample_weights(clusters: NDArray[np.str_], draws: int, *names: object) -> Floats:
-    """How often each item is drawn when whole clusters are drawn with replacement: [draws, n]."""
+    """How often each item is drawn when whole clusters are drawn with replacement: [draws, n].
+
+    The items of a drawn cluster are kept as they are: to resample them too would count the
+    variance within clusters twice.
+    """
     groups, codes = np.unique(clusters, return_inverse=True)
     generator = np.random.default_rng(seed_for("resamples", *names))
     counts = generator.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)
@@ -80,97 +106,167 @@ def resampled(metric: str, items: Items, weights: Floats) -> Floats:
 
     A metric not in ``METRICS`` is taken as the weighted mean of the items' own scores.
     """
-    return METRICS.get(metric, _mean_score)(items, weights)
+    return np.asarray(all_resampled(metric, [items], weights)[0])
+
+
+def all_resampled(metric: str, variants: Sequence[Items], weights: Floats) -> Floats:
+    """The metric of V variants of the same items under each row of weights [R, n]: [V, R]."""
+    return METRICS.get(metric, _mean_scores)(variants, weights)
 
 
 def interval(sample: Sample) -> Interval:
-    """Student interval of the mean over seeds.
+    """The interval of one mean, as ``intervals`` gives it."""
+    return intervals([sample])[0]
 
-    Two variances add up: that between seeds, divided by S, and that over items of the
-    seed-averaged score. The second does not shrink with more seeds, because all seeds meet the
-    same items. What is particular to one seed and one item is in both and is counted once. Each
-    part keeps its own Student quantile, for with few seeds a common Welch-Satterthwaite quantile
-    is too narrow (about 92 % instead of 95 % in simulation).
+
+def intervals(samples: Sequence[Sample]) -> list[Interval]:
+    """Student intervals of means over seeds, all of the same number of seeds.
+
+    Two variances add up. That between seeds, divided by S, holds what training does and what is
+    particular to a seed and an item. The other is what seeds share because they meet the same
+    items: the mean covariance of two seeds' resamples. A plain bootstrap over so few seeds covers
+    far too little and one Welch-Satterthwaite quantile still too little (92 % at three seeds), see
+    ``margin``; ``python tests/bench_coverage.py`` prints the coverage of all of them.
     """
-    mean = float(sample.values.mean())
-    parts = _variances(sample)
-    half = _margin(parts, 1 - CONFIDENCE)
-    values = tuple(sample.values.tolist())
-    return Interval(mean, mean - half, mean + half, _p(parts, mean), values, sample.clusters)
+    means = np.array([sample.values.mean() for sample in samples])
+    spread = spread_of(samples)
+    halves, p = margin(spread, SIGNIFICANT), _p_values(spread, means)
+    return [
+        Interval(mean, mean - half, mean + half, chance, tuple(s.values.tolist()), s.clusters)
+        for s, mean, half, chance in zip(
+            samples, means.tolist(), halves.tolist(), p.tolist(), strict=True
+        )
+    ]
+
+
+def minus(a: Sample, b: Sample) -> Sample:
+    """``a - b``, paired by training seed and by test item."""
+    return Sample(a.values - b.values, a.draws - b.draws, a.clusters)
 
 
 def paired_difference(a: Sample, b: Sample) -> Interval:
     """Interval of ``a - b``, paired by training seed and by test item."""
-    return interval(Sample(a.values - b.values, a.draws - b.draws, a.clusters))
+    return interval(minus(a, b))
+
+
+def pair_p_values(samples: Sequence[Sample]) -> Floats:
+    """p-values of the paired differences of every two of E samples: [E, E], 1 on the diagonal."""
+    values = np.stack([sample.values for sample in samples])
+    draws = np.stack([sample.draws for sample in samples])
+    entries, seeds = values.shape
+    one, other = np.triu_indices(entries, 1)
+    p = np.ones((entries, entries))
+    if np.isnan(draws).any():  # each pair then keeps the resamples on which both have a value
+        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+            p[a, b] = p[b, a] = paired_difference(samples[a], samples[b]).p
+        return p
+    over = _difference_variances(draws.mean(axis=1))[one, other]
+    between, shared = np.zeros_like(over), over
+    if seeds > 1:
+        own = np.mean([_difference_variances(draws[:, s]) for s in range(seeds)], axis=0)
+        between = _difference_variances(values)[one, other] / seeds
+        shared = _shared(over, own[one, other], seeds)
+    freedom = np.full(len(over), samples[0].clusters - 1)
+    means = values.mean(axis=1)
+    spread = Spread(between, shared, over, seeds - 1, freedom)
+    p[one, other] = p[other, one] = _p_values(spread, means[one] - means[other])
+    return p
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's step-down adjustment: the chance of any false claim in the family stays bounded."""
-    adjusted: dict[str, float] = {}
-    highest = 0.0
-    for place, name in enumerate(sorted(p_values, key=lambda name: (p_values[name], name))):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[name]))
-        adjusted[name] = highest
+    names = sorted(p_values, key=lambda name: (p_values[name], name))
+    adjusted = holm_adjusted(np.array([p_values[name] for name in names]))
+    return dict(zip(names, adjusted.tolist(), strict=True))
+
+
+def holm_adjusted(p_values: Floats) -> Floats:
+    """Holm's step-down adjustment of [K] p-values, in their order."""
+    order = np.argsort(p_values, kind="stable")
+    steps = np.arange(len(p_values), 0, -1) * p_values[order]
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
 
 
-def ranks(scores: Floats, *, higher_is_better: bool) -> Floats:
-    """Rank of each entry, 1 the best and equals sharing their mean: [E] or [E, R] as given."""
-    ordered = scores if higher_is_better else -scores
-    better = (ordered[None, :] > ordered[:, None]).sum(axis=1)
-    equal = (ordered[None, :] == ordered[:, None]).sum(axis=1)
-    return np.asarray(1 + better + (equal - 1) / 2, dtype=np.float64)
+def visible(samples: Sequence[Sample], *, tests: int = 1) -> float:
+    """The difference that a mean of such samples shows with 80 % chance: their median.
+
+    Args:
+        samples: paired differences, of which only the spread counts.
+        tests: how many are corrected for; the smallest p-value then has to pass 5 % over these.
+    """
+    spread = spread_of(samples)
+    claim = margin(spread, SIGNIFICANT / tests)
+    # A margin is two-sided; of the misses only those on the side of zero hide the difference.
+    return float(np.median(claim + margin(spread, 2 * (1 - POWER))))
 
 
-def rank_draws(samples: Sequence[Sample], *names: object, higher_is_better: bool) -> Floats:
-    """Ranks of E entries when seeds are resampled, then items, alike for all entries: [E, R]."""
-    seeds, draws = samples[0].draws.shape
-    generator = np.random.default_rng(seed_for("seeds", *names))
-    shares = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).T / seeds
-    scores = np.stack([(shares * sample.draws).sum(axis=0) for sample in samples])
-    return ranks(scores, higher_is_better=higher_is_better)
+def spread_of(samples: Sequence[Sample]) -> Spread:
+    """The two parts of each mean's variance; resamples without a value are left out."""
+    seeds = len(samples[0].values)
+    between: list[float] = []
+    shared: list[float] = []
+    floor: list[float] = []
+    for sample in samples:
+        draws = sample.draws[:, ~np.isnan(sample.draws).any(axis=0)]
+        over, own = draws.mean(axis=0).var(ddof=1), draws.var(axis=1, ddof=1).mean()
+        between.append(float(sample.values.var(ddof=1)) / seeds if seeds > 1 else 0.0)
+        shared.append(float(_shared(over, own, seeds)) if seeds > 1 else float(over))
+        floor.append(float(over))
+    freedom = np.array([sample.clusters - 1 for sample in samples])
+    return Spread(np.array(between), np.array(shared), np.array(floor), seeds - 1, freedom)
 
 
-def central(draws: Floats) -> Floats:
-    """Lower and upper end of the middle 95 % along the last axis: [..., 2]."""
-    tail = (1 - CONFIDENCE) / 2
-    ends = np.nanquantile(draws, (tail, 1 - tail), axis=-1, method="inverted_cdf")
-    return np.asarray(np.moveaxis(ends, 0, -1), dtype=np.float64)
+def margin(spread: Spread, chance: float | Floats) -> Floats:
+    """[K] half widths of intervals that miss with this chance.
+
+    The critical value lies between Student's for the seeds and for the items. Its square is
+    weighed by w = share ** 1.5, share being the seeds' part of the variance: with the share itself
+    intervals of three seeds hold up to 97.7 %, with its square down to 94.1 %, with this 94.8 to
+    96.5 % and, where 99.5 % are asked for, 99.3 to 99.8 %. Seeds that agree by chance make nothing
+    certain: half of the margin that the items alone give is the least, which moves none of these.
+    """
+    total = spread.seeds + spread.items
+    share = np.divide(spread.seeds, total, out=np.zeros_like(total), where=total > 0)
+    tail = np.asarray(chance) / 2
+    by_items = stdtrit(np.maximum(spread.item_freedom, 1), tail) ** 2
+    by_seeds = stdtrit(max(spread.seed_freedom, 1), tail) ** 2
+    weight = share**MIXING
+    both = total * (weight * by_seeds + (1 - weight) * by_items)
+    return np.asarray(np.sqrt(np.maximum(both, FLOOR**2 * spread.floor * by_items)))
 
 
-def _variances(sample: Sample) -> list[tuple[float, int]]:
-    """Variance of the mean and its degrees of freedom, between seeds and over items."""
-    seeds = len(sample.values)
-    draws = sample.draws[:, ~np.isnan(sample.draws).any(axis=0)]
-    over_items = float(draws.mean(axis=0).var(ddof=1))
-    if seeds == 1:
-        return [(over_items, sample.clusters - 1)]
-    between = float(sample.values.var(ddof=1)) / seeds
-    own = float(draws.var(axis=1, ddof=1).mean())
-    shared = min(max(own - over_items, 0.0) / (seeds - 1), between, over_items)
-    return [(between, seeds - 1), (over_items - shared, sample.clusters - 1)]
-
-
-def _margin(parts: Sequence[tuple[float, int]], chance: float) -> float:
-    """Half width of the interval that misses with this chance, margins added in quadrature."""
-    squares = [v * float(stdtrit(freedom, 1 - chance / 2)) ** 2 for v, freedom in parts]
-    return math.sqrt(sum(squares))
-
-
-def _p(parts: Sequence[tuple[float, int]], mean: float) -> float:
-    """The chance at which the interval's end would touch zero, by bisection."""
-    low, high = 0.0, 1.0
+def _p_values(spread: Spread, means: Floats) -> Floats:
+    """The chances at which the intervals' ends would touch zero, by bisection."""
+    low, high = np.zeros_like(means), np.ones_like(means)
     for _ in range(50):
         middle = (low + high) / 2
-        if _margin(parts, middle) >= abs(mean):
-            low = middle
-        else:
-            high = middle
+        inside = margin(spread, middle) >= np.abs(means)
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
     return high
 
 
-def _mean_score(items: Items, weights: Floats) -> Floats:
-    return _ratio(weights @ items.score, weights.sum(axis=1))
+def _shared(over: Floats, own: Floats, seeds: int) -> Floats:
+    """Mean covariance of two seeds, from the variances of their mean and of one: not below 0."""
+    return np.asarray(np.maximum((seeds * over - own) / (seeds - 1), 0.0))
+
+
+def _difference_variances(rows: Floats) -> Floats:
+    """Variances of the differences of every two of E rows: [E, E]."""
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    products = centred @ centred.T / (rows.shape[1] - 1)
+    own = np.diagonal(products)
+    return np.asarray(np.maximum(own[:, None] + own[None, :] - 2 * products, 0.0))
+
+
+def _mean_scores(variants: Sequence[Items], weights: Floats) -> Floats:
+    scores = np.stack([items.score for items in variants], axis=1)
+    return _ratio((weights @ scores).T, weights.sum(axis=1)[None, :])
+
+
+def _aurocs(variants: Sequence[Items], weights: Floats) -> Floats:
+    return np.stack([_auroc(items, weights) for items in variants])
 
 
 def _auroc(items: Items, weights: Floats) -> Floats:
@@ -191,43 +287,52 @@ def _auroc(items: Items, weights: Floats) -> Floats:
     return np.asarray(np.divide(wins, pairs, out=undefined, where=pairs > 0))
 
 
-def _class_counts(items: Items, weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Weighted hits, targets and predictions of each class: [R, C] each."""
-    hits = (items.target & items.predicted).astype(np.float64)
-    target, predicted = items.target.astype(np.float64), items.predicted.astype(np.float64)
-    return weights @ hits, weights @ target, weights @ predicted
+def _class_counts(variants: Sequence[Items], weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """Weighted hits, targets and predictions of each class: [V, R, C] each."""
+    hits = [items.target & items.predicted for items in variants]
+    target = [items.target for items in variants]
+    predicted = [items.predicted for items in variants]
+    return _counts(hits, weights), _counts(target, weights), _counts(predicted, weights)
 
 
-def _macro_f1(items: Items, weights: Floats) -> Floats:
-    hits, target, predicted = _class_counts(items, weights)
-    return np.asarray(_ratio(2 * hits, target + predicted).mean(axis=1))
+def _counts(indicators: Sequence[NDArray[np.bool_]], weights: Floats) -> Floats:
+    wide = np.concatenate(indicators, axis=1).astype(np.float64)
+    counted = (weights @ wide).reshape(len(weights), len(indicators), -1)
+    return counted.transpose(1, 0, 2)
 
 
-def _weighted_f1(items: Items, weights: Floats) -> Floats:
-    hits, target, predicted = _class_counts(items, weights)
+def _macro_f1(variants: Sequence[Items], weights: Floats) -> Floats:
+    hits, target, predicted = _class_counts(variants, weights)
+    return np.asarray(_ratio(2 * hits, target + predicted).mean(axis=2))
+
+
+def _weighted_f1(variants: Sequence[Items], weights: Floats) -> Floats:
+    hits, target, predicted = _class_counts(variants, weights)
     by_class = _ratio(2 * hits, target + predicted)
-    return _ratio((by_class * target).sum(axis=1), target.sum(axis=1))
+    return _ratio((by_class * target).sum(axis=2), target.sum(axis=2))
 
 
-def _micro_f1(items: Items, weights: Floats) -> Floats:
-    hits, target, predicted = _class_counts(items, weights)
-    return _ratio(2 * hits.sum(axis=1), (target + predicted).sum(axis=1))
+def _micro_f1(variants: Sequence[Items], weights: Floats) -> Floats:
+    hits, target, predicted = _class_counts(variants, weights)
+    return _ratio(2 * hits.sum(axis=2), (target + predicted).sum(axis=2))
 
 
-def _samples_f1(items: Items, weights: Floats) -> Floats:
-    hits = (items.target & items.predicted).sum(axis=1)
-    sizes = items.target.sum(axis=1) + items.predicted.sum(axis=1)
-    return _ratio(weights @ _ratio(2 * hits, sizes), weights.sum(axis=1))
+def _samples_f1(variants: Sequence[Items], weights: Floats) -> Floats:
+    hits = [(items.target & items.predicted).sum(axis=1) for items in variants]
+    sizes = [items.target.sum(axis=1) + items.predicted.sum(axis=1) for items in variants]
+    by_item = _ratio(2 * np.stack(hits, axis=1), np.stack(sizes, axis=1))
+    return _ratio((weights @ by_item).T, weights.sum(axis=1)[None, :])
 
 
 def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> Floats:
-    """Element-wise ``top / bottom``, 0 where ``bottom`` is 0."""
-    return np.asarray(np.divide(top, bottom, out=np.zeros(np.shape(bottom)), where=bottom != 0))
+    """Element-wise ``top / bottom``, 0 where ``bottom`` is 0; shapes broadcast."""
+    out = np.zeros(np.broadcast_shapes(np.shape(top), np.shape(bottom)))
+    return np.asarray(np.divide(top, bottom, out=out, where=bottom != 0))
 
 
-METRICS: Mapping[str, Callable[[Items, Floats], Floats]] = {
-    "accuracy": _mean_score,
-    "auroc": _auroc,
+METRICS: Mapping[str, Callable[[Sequence[Items], Floats], Floats]] = {
+    "accuracy": _mean_scores,
+    "auroc": _aurocs,
     "macro_f1": _macro_f1,
     "micro_f1": _micro_f1,
     "samples_f1": _samples_f1,

@@ -1,38 +1,33 @@
-"""A board as Markdown, CSV, JSON, LaTeX or a terminal table, each escaped for its format."""
+"""A board as Markdown, LaTeX or a terminal table, each escaped for its format."""
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.board import COMPARED, SIDES, Board, Difference, Entry
+from steelyard.leaderboards.board import COMPARED, SIDES, Board, Entry
+from steelyard.leaderboards.differences import Difference
 from steelyard.leaderboards.escape import md, tex
-from steelyard.leaderboards.overall import Overall
 from steelyard.leaderboards.stats import Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SCHEMA = 1
 RULES = (
     "A side is averaged over the severities of each corruption, then over its corruptions; "
     "impaired is the mean of the two sides, balanced the mean of clean and impaired.",
-    "Entries are ranked by balanced. ≈ marks those whose paired difference to the first has a "
-    "95 % interval that contains 0. The range is the middle 95 % of ranks when seeds and test "
-    "items are resampled; with few seeds it is somewhat too narrow.",
+    "Entries are ranked by balanced. Those that share a letter under ties are not told apart: "
+    "their paired difference is not significant at 5 % after Holm's correction over all pairs. "
+    "≈ marks ties with the first. The range is the middle 95 % of ranks when seeds and test items "
+    "are resampled.",
     "± is half of the 95 % interval over training seeds and test items. Differences to the "
     "control are paired by seed and item; ▲ is better and ▼ worse at 5 % after Holm's correction "
     "over the entries of the column.",
     "Worst is the worse of the two side averages and gap their distance: a small gap alone is no "
     "merit, both sides may be poor. † marks an impaired score that beats the clean one.",
-)
-OVERALL_RULE = (
-    "Ranks are among the entries complete on every task, by balanced score; the win rate is the "
-    "share of the others beaten, equals half, so it orders as the mean rank does. The range is "
-    "the middle 95 % of mean ranks when seeds and test items are resampled."
+    "The strong side is the one that, left alone, scores higher in the control. ‡ marks balance "
+    "bought by hurting it: the gap closes while the strong side or the clean score falls, each "
+    "significant at 5 % after Holm's correction.",
 )
 FORMATS = (("all tables", "md"), ("CSV", "csv"), ("JSON", "json"), ("LaTeX", "tex"))
 VERDICTS = {"better": " ▲", "worse": " ▼", "": ""}
@@ -57,22 +52,8 @@ class Sheet:
 
 def sheets(board: Board) -> tuple[Sheet, ...]:
     """The ranking, the single impairments and the cost; blank cells where incomplete."""
-    made = (_ranking(board), _impairments(board), _cost(board))
+    made = (ranking(board), _impairments(board), *_sides(board), _cost(board))
     return tuple(sheet for sheet in made if len(sheet.header) > 2)
-
-
-def overall_sheet(overall: Overall) -> Sheet:
-    """Mean rank and mean win rate over tasks."""
-    header = ("#", "entry", "mean rank", "range", "win rate", *overall.tasks)
-    rows = []
-    for place, entry in enumerate(overall.entries, start=1):
-        wins = "" if entry.win_rate is None else f"{100 * entry.win_rate:.0f}%"
-        by_task = [f"{entry.ranks[task]:g}" for task in overall.tasks]
-        span = f"{entry.low:.3g}-{entry.high:.3g}"
-        texts = [str(place), _name(entry.label, entry.kind), f"{entry.mean_rank:.2f}", span, wins]
-        rows.append(tuple(Cell(text) for text in (*texts, *by_task)))
-    blanks = [_blank_row(blank.label, blank.kind, len(header)) for blank in overall.blanks]
-    return Sheet("All tasks", header, (*rows, *blanks))
 
 
 def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
@@ -97,32 +78,6 @@ def sheet_markdown(sheet: Sheet) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def index(
-    overall: Overall, boards: Sequence[Board], files: Mapping[str, str], unfinished: Sequence[str]
-) -> str:
-    """The front page: the board over tasks, then each task's ranking and its files.
-
-    Args:
-        overall: the board over tasks, shown where there are two or more.
-        boards: those of single tasks.
-        files: by task, the name of its files without ending.
-        unfinished: tasks without a finished run.
-    """
-    parts = ["# Leaderboards"]
-    if len(boards) > 1:
-        parts += ["## All tasks\n\n" + sheet_markdown(overall_sheet(overall)), md(OVERALL_RULE)]
-        parts += [f"- {md(blank.label)}: {md(blank.missing)}." for blank in overall.blanks]
-    for board in boards:
-        name = files[board.task]
-        links = [f"[{kind}]({name}.{end})" for kind, end in FORMATS]
-        parts.append(f"## {md(board.task)}\n\n{md(caption(board))}")
-        parts += [sheet_markdown(_ranking(board)), " · ".join(links)]
-        parts += bullets("", remarks(board))
-    parts += [f"No board for {md(task)}: none of its runs finished." for task in unfinished]
-    parts += bullets("## How to read this\n\n", RULES if boards else ())
-    return "\n\n".join(parts) + "\n"
-
-
 def latex(board: Board) -> str:
     """The board's tables with booktabs rules, to be included in a document."""
     return "\n".join(sheet_latex(sheet, caption(board)) for sheet in sheets(board))
@@ -137,7 +92,7 @@ def terminal(board: Board, width: int) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    whole = _ranking(board)
+    whole = ranking(board)
     sheet = whole if sum(_widths(whole)) <= width else _brief(board)
     widths = _widths(sheet)
     remark = Text("\n".join(remarks(board)))
@@ -156,28 +111,6 @@ def terminal(board: Board, width: int) -> "Table":
     return table
 
 
-def as_csv(board: Board) -> str:
-    """One row an entry with every column, unrounded shares; blank where there is no value."""
-    rows = [dict(_flat(board, entry)) for entry in board.entries]
-    blanks = [
-        {"label": blank.label, "kind": blank.kind, "missing": blank.missing}
-        for blank in board.blanks
-    ]
-    names = list(dict.fromkeys(name for row in (*rows, *blanks) for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows + blanks)
-    return out.getvalue()
-
-
-def as_json(board: Board | Overall) -> str:
-    """Everything on the board, machine-readable."""
-    content = asdict(board)
-    content.pop("samples", None)
-    return json.dumps({"schema": SCHEMA, **_plain(content)}, indent=1, allow_nan=False) + "\n"
-
-
 def caption(board: Board) -> str:
     """One line: what the figures are and what they were measured on."""
     unit = " in %" if board.percent else ""
@@ -192,8 +125,23 @@ def caption(board: Board) -> str:
 
 
 def remarks(board: Board) -> list[str]:
-    """The board's notes, and what each blank entry lacks."""
-    return [*board.notes, *(f"{blank.label}: {blank.missing}." for blank in board.blanks)]
+    """The board's notes, what it can see, and what each blank entry lacks."""
+    lacks = [f"{blank.label}: {blank.missing}." for blank in board.blanks]
+    return [*board.notes, *_power(board), *lacks]
+
+
+def _power(board: Board) -> list[str]:
+    seen = [
+        f"{_number(board, each.alone)} in {name} ({_number(board, each.corrected)} after Holm's "
+        "correction)"
+        for name, each in board.visible.items()
+    ]
+    if not seen:
+        return []
+    return [
+        f"A difference to {board.control} of {' and '.join(seen)} is found with 80 % chance on "
+        "these seeds and items; smaller ones mostly stay unseen."
+    ]
 
 
 def bullets(title: str, lines: Sequence[str]) -> list[str]:
@@ -201,22 +149,29 @@ def bullets(title: str, lines: Sequence[str]) -> list[str]:
     return [title + "\n".join(f"- {md(line)}" for line in lines)] if lines else []
 
 
-def _ranking(board: Board) -> Sheet:
+def ranking(board: Board) -> Sheet:
+    """The entries by rank: scores with intervals and differences to the control."""
     columns = [name for name in ("balanced", "clean", "impaired") if name in board.columns]
     sided = [name for name in ("worst", "gap") if all(side in board.columns for side in SIDES)]
     compared = [name for name in COMPARED if name in board.columns]
-    header = ("#", "entry", "range", *columns, *sided, *(f"Δ {name}" for name in compared))
+    header = ("#", "entry", "ties", "range", *columns, *sided, *(f"Δ {name}" for name in compared))
     best = _best(board, columns)
     rows = []
     for entry in board.entries:
         span = f"{entry.standing.low:.0f}-{entry.standing.high:.0f}"
-        cells = [_rank(entry), Cell(_name(entry.label, entry.kind)), Cell(span)]
+        ties = "".join(entry.standing.ties)
+        cells = [_rank(entry), Cell(name_of(entry.label, entry.kind)), Cell(ties), Cell(span)]
         cells += [_score(board, entry, name, best) for name in columns]
         if sided:
-            cells += [Cell(_number(board, entry.worst)), Cell(_number(board, entry.gap))]
+            cells += [Cell(_number(board, entry.worst)), Cell(_gap(board, entry))]
         cells += [Cell(_difference(board, entry.differences.get(name))) for name in compared]
         rows.append(tuple(cells))
     return Sheet("Ranking", header, (*rows, *_blank_rows(board, len(header))))
+
+
+def _gap(board: Board, entry: Entry) -> str:
+    bought = entry.trade is not None and entry.trade.bought
+    return _number(board, entry.gap) + (" ‡" if bought else "")
 
 
 def _brief(board: Board) -> Sheet:
@@ -234,7 +189,7 @@ def _brief(board: Board) -> Sheet:
         cells.append(Cell(_difference(board, entry.differences.get(means[-1]))))
         rows.append(tuple(cells))
     header = ("#", "entry", "balanced", *means, *worst, f"Δ {means[-1]}")
-    blanks = [_blank_row(blank.label, "", len(header)) for blank in board.blanks]
+    blanks = [blank_row(blank.label, "", len(header)) for blank in board.blanks]
     return Sheet("Ranking", header, (*rows, *blanks))
 
 
@@ -256,7 +211,7 @@ def _impairments(board: Board) -> Sheet:
     best = _best(board, names)
     rows = []
     for entry in board.entries:
-        cells = [Cell(str(entry.standing.rank)), Cell(_name(entry.label, entry.kind))]
+        cells = [Cell(str(entry.standing.rank)), Cell(name_of(entry.label, entry.kind))]
         for name in names:
             mark = " †" if name in entry.better_impaired else ""
             text = _number(board, entry.scores[name].mean) + mark
@@ -264,6 +219,26 @@ def _impairments(board: Board) -> Sheet:
         rows.append(tuple(cells))
     header = ("#", "entry", *board.corruptions, *(f"{side} impaired" for side in sides))
     return Sheet("Impairments", header, (*rows, *_blank_rows(board, len(header))))
+
+
+def _sides(board: Board) -> list[Sheet]:
+    """What is left of each side when the other is impaired, and how that differs from the control;
+    none where a side is missing or nothing is compared."""
+    if not any(entry.trade for entry in board.entries):
+        return []
+    left = {"text": "image", "image": "text"}
+    sides = board.strong_side, left[board.strong_side]
+    header = ("#", "entry", f"{sides[0]} (strong)", f"{sides[1]} (weak)", "gap", "Δ strong",
+              "Δ weak", "Δ gap")  # fmt: skip
+    rows = []
+    for entry in board.entries:
+        texts = [str(entry.standing.rank), name_of(entry.label, entry.kind)]
+        texts += [_with_half(board, entry.scores[left[side]]) for side in sides]
+        texts.append(_gap(board, entry))
+        made = entry.trade.by_name.values() if entry.trade else (None, None, None)
+        texts += [_difference(board, each) for each in made]
+        rows.append(tuple(map(Cell, texts)))
+    return [Sheet("Strong and weak side", header, (*rows, *_blank_rows(board, len(header))))]
 
 
 def _cost(board: Board) -> Sheet:
@@ -282,7 +257,7 @@ def _cost(board: Board) -> Sheet:
         cost = entry.cost
         texts = (
             str(entry.standing.rank),
-            _name(entry.label, entry.kind),
+            name_of(entry.label, entry.kind),
             f"{cost.flops:.2e}",
             "" if cost.relative is None else f"{cost.relative:.2f}",
             f"{cost.seconds:.1f}",
@@ -294,16 +269,18 @@ def _cost(board: Board) -> Sheet:
     return Sheet("Training cost", header, (*rows, *_blank_rows(board, len(header))))
 
 
-def _name(label: str, kind: str) -> str:
+def name_of(label: str, kind: str) -> str:
+    """A label with its kind where that is worth telling."""
     return f"{label} ({kind})" if kind == "control" else label
 
 
-def _blank_row(label: str, kind: str, width: int) -> tuple[Cell, ...]:
-    return (Cell(""), Cell(_name(label, kind)), *(Cell("") for _ in range(width - 2)))
+def blank_row(label: str, kind: str, width: int) -> tuple[Cell, ...]:
+    """The row of an entry without a rank."""
+    return (Cell(""), Cell(name_of(label, kind)), *(Cell("") for _ in range(width - 2)))
 
 
 def _blank_rows(board: Board, width: int) -> list[tuple[Cell, ...]]:
-    return [_blank_row(blank.label, blank.kind, width) for blank in board.blanks]
+    return [blank_row(blank.label, blank.kind, width) for blank in board.blanks]
 
 
 def _best(board: Board, names: Sequence[str]) -> dict[str, set[str]]:
@@ -335,49 +312,6 @@ def _difference(board: Board, difference: Difference | None) -> str:
     if difference is None:
         return ""
     return _with_half(board, difference.interval, "+") + VERDICTS[difference.verdict]
-
-
-def _flat(board: Board, entry: Entry) -> Iterator[tuple[str, str]]:
-    """One entry's columns for the CSV, in order."""
-    standing, cost = entry.standing, entry.cost
-    yield from (("rank", str(standing.rank)), ("tied_with_first", str(standing.tied).lower()))
-    yield from (("rank_low", f"{standing.low:g}"), ("rank_high", f"{standing.high:g}"))
-    yield from (("label", entry.label), ("kind", entry.kind), ("missing", ""))
-    for name in board.columns:
-        yield from _ends(name, entry.scores[name])
-    yield from (("worst", _exact(entry.worst)), ("gap", _exact(entry.gap)))
-    yield "better_impaired", " ".join(entry.better_impaired)
-    for name, difference in entry.differences.items():
-        yield from _ends(f"difference_{name}", difference.interval)
-        yield f"difference_{name}_p", _exact(difference.interval.p)
-        yield f"difference_{name}_p_holm", _exact(difference.adjusted)
-    yield from (("flops", _exact(cost.flops)), ("flops_relative", _exact(cost.relative)))
-    yield from (("seconds", _exact(cost.seconds)), ("steps", _exact(cost.steps)))
-    yield from (("items", _exact(cost.items)), ("peak_bytes", _exact(cost.peak_bytes)))
-    for phase, flops in cost.phases.items():
-        yield f"flops_{phase}", _exact(flops)
-
-
-def _ends(name: str, interval: Interval) -> Iterator[tuple[str, str]]:
-    yield name, _exact(interval.mean)
-    yield f"{name}_low", _exact(interval.low)
-    yield f"{name}_high", _exact(interval.high)
-
-
-def _exact(value: float | None) -> str:
-    """Ten significant digits: more than any figure holds, fewer than two machines differ in."""
-    return "" if value is None else f"{value:.10g}"
-
-
-def _plain(value: Any) -> Any:
-    """The same content with floats at ten significant digits."""
-    if isinstance(value, float):
-        return float(_exact(value))
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return value
 
 
 def sheet_latex(sheet: Sheet, about: str) -> str:

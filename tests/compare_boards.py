@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from steelyard import methods
-from steelyard.leaderboards import profile_stem, profile_tables, publish, tables
+from steelyard.leaderboards import front, profile_stem, profile_tables, publish, tables
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.overall import overall
 from steelyard.leaderboards.profile import Profile
@@ -54,7 +54,7 @@ def _same(built: Path, published: Path) -> None:
 
 def _board(boards: tuple[Board, ...]) -> list[str]:
     folder = f"leaderboards/published/{README_BOARD}"
-    parts = [tables.sheet_markdown(tables.overall_sheet(overall(boards)))]
+    parts = [tables.sheet_markdown(front.overall_sheet(overall(boards)))]
     names = ", ".join(f"[{board.task}]({folder}/board-{board.task}.md)" for board in boards)
     parts.append(
         f"Mean rank over {names}: {len(boards[0].seeds)} seeds, backbone {boards[0].backbone}, "

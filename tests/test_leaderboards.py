@@ -232,11 +232,11 @@ def test_overall_ranks_only_entries_complete_on_every_task(toy: Path) -> None:
         make_run(toy, "fair", profile(5, 5, 5), seed=seed, task="two")
     runs = collect([toy])
     table = overall([build(runs, task) for task in ("toy", "two")])
-    assert {entry.label: entry.ranks for entry in table.entries} == {
+    assert {entry.label: entry.place.ranks for entry in table.entries} == {
         "fair": {"toy": 1.0, "two": 2.0},
         "joint": {"toy": 2.0, "two": 1.0},
     }
-    assert [entry.win_rate for entry in table.entries] == [0.5, 0.5]
+    assert [entry.place.wins.mean for entry in table.entries] == [0.5, 0.5]
     assert [(blank.label, blank.missing) for blank in table.blanks] == [
         ("poor", "not ranked on two")
     ]

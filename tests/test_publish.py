@@ -13,7 +13,7 @@ from board_factory import board_of, first, make_run, profile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.leaderboards import publish, tables
+from steelyard.leaderboards import export, publish, tables
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.escape import md
 from steelyard.leaderboards.plots import costs, figures, pareto
@@ -63,12 +63,12 @@ def test_latex_escapes_labels(tmp_path: Path) -> None:
 
 def test_csv_and_json_give_labels_and_figures_back(tmp_path: Path) -> None:
     board = hostile_board(tmp_path)
-    rows = list(csv.DictReader(io.StringIO(tables.as_csv(board))))
+    rows = list(csv.DictReader(io.StringIO(export.as_csv(board))))
     assert [row["label"] for row in rows] == [HOSTILE, "joint"]
     assert float(rows[0]["balanced"]) == pytest.approx(0.65)
     assert float(rows[0]["difference_clean"]) == pytest.approx(0.3)
     assert rows[1]["difference_clean"] == ""
-    content = json.loads(tables.as_json(board))
+    content = json.loads(export.as_json(board))
     assert content["entries"][0]["label"] == HOSTILE
     assert content["entries"][0]["scores"]["clean"]["values"] == [0.8]
     assert "samples" not in content

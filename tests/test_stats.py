@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
+from steelyard.leaderboards.ranking import rank_draws, ranks
 from steelyard.leaderboards.stats import (
     METRICS,
     Items,
@@ -12,8 +13,6 @@ from steelyard.leaderboards.stats import (
     holm,
     interval,
     paired_difference,
-    rank_draws,
-    ranks,
     resample_weights,
     resampled,
 )
@@ -82,29 +81,33 @@ def test_clusters_are_drawn_whole_and_the_same_for_the_same_name() -> None:
 
 def test_interval_by_hand() -> None:
     # Between seeds: var(0.1, 0.2, 0.3) / 3 = 0.01 / 3. Over items: every seed's draws, and their
-    # mean, have var(-0.1, 0.1) = 0.02, so nothing is particular to a seed. Student's 97.5 %
-    # points are 4.30265 with 2 and 2.26216 with 9 degrees of freedom.
+    # mean, have var(-0.1, 0.1) = 0.02, so all of it is shared. Student's 97.5 % points are 4.30265
+    # with 2 and 2.26216 with 9 degrees of freedom; w = (seeds' share of the variance) ** 1.5.
     draws = np.array([[0.0, 0.2], [0.1, 0.3], [0.2, 0.4]])
     found = interval(Sample(np.array([0.1, 0.2, 0.3]), draws, clusters=10))
+    total = 0.01 / 3 + 0.02
+    w = (0.01 / 3 / total) ** 1.5
+    expected = total * (w * 4.30265**2 + (1 - w) * 2.26216**2)
     assert found.mean == pytest.approx(0.2)
-    assert found.half == pytest.approx((4.30265**2 * 0.01 / 3 + 2.26216**2 * 0.02) ** 0.5)
+    assert found.half == pytest.approx(expected**0.5, rel=1e-5)
     assert found.high - found.mean == pytest.approx(found.mean - found.low)
     assert found.values == pytest.approx((0.1, 0.2, 0.3))
 
 
 def test_what_is_particular_to_seed_and_item_counts_once() -> None:
-    # The seeds' draws are uncorrelated with variance 4 / 3, their mean has 2 / 3: all of it is in
-    # the variance between seeds (1 - 0)^2 / 2 / 2 = 0.25 as far as that reaches.
+    # The seeds' draws are uncorrelated, so their items share nothing and only the variance between
+    # seeds, (1 - 0) ** 2 / 2 / 2 = 0.25, is left: Student's interval of two values.
     draws = np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
     found = interval(Sample(np.array([0.0, 1.0]), draws, clusters=10))
-    expected = 12.7062**2 * 0.25 + 2.26216**2 * (2 / 3 - 0.25)
-    assert found.half == pytest.approx(expected**0.5, rel=1e-5)
+    assert found.half == pytest.approx(12.7062 * 0.25**0.5, rel=1e-5)
 
 
-def test_seeds_that_agree_by_chance_keep_the_variance_of_the_items() -> None:
+def test_seeds_that_agree_by_chance_make_nothing_certain() -> None:
+    # Nothing between seeds and nothing shared: half of what the items alone give, variance 2 / 3.
     draws = np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
     found = interval(Sample(np.array([0.5, 0.5]), draws, clusters=10))
-    assert found.half == pytest.approx(2.26216 * (2 / 3) ** 0.5, rel=1e-5)
+    assert found.half == pytest.approx(0.5 * 2.26216 * (2 / 3) ** 0.5, rel=1e-5)
+    assert found.p > 0.2
 
 
 def test_one_seed_leaves_only_the_items() -> None:

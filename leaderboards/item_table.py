@@ -1,0 +1,113 @@
+"""A run's scored items from their file: the columns a metric needs, in an order found once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.harness.errors import UserError
+from steelyard.leaderboards.stats import Items
+
+if TYPE_CHECKING:
+    import pyarrow
+
+PLACE = ("variant", "id", "cluster")
+"""Which item of which variant a row is."""
+CLASSES = ("target", "predicted")
+VALUES = ("score", "confidence")
+NEEDED: Mapping[str, Sequence[str]] = {
+    "auroc": ("target", "confidence"),
+    **dict.fromkeys(("macro_f1", "micro_f1", "samples_f1", "weighted_f1"), CLASSES),
+}
+"""Columns by metric; all others need the items' own scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Where a file holds which items. Runs scored alike share it, and it is found only once."""
+
+    place: "pyarrow.Table"
+    """The columns ``PLACE`` as read."""
+    rows: Mapping[str, NDArray[np.intp]]
+    """Rows of each variant, sorted by id."""
+    ids: Mapping[str, NDArray[np.str_]]
+    """[n] by variant."""
+    clusters: Mapping[str, NDArray[np.str_]]
+    """[n] by variant."""
+
+
+def columns_for(metric: str) -> Sequence[str]:
+    """The columns that a metric is computed from."""
+    return NEEDED.get(metric, ("score",))
+
+
+def read(path: Path, columns: Sequence[str]) -> "pyarrow.Table":
+    """Which items a file holds and the named columns of them."""
+    import pyarrow.parquet as parquet
+
+    if not path.is_file():
+        raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
+    wanted = [*PLACE, *columns]
+    try:
+        with parquet.ParquetFile(path, read_dictionary=list(PLACE), pre_buffer=False) as file:
+            lacking = [name for name in wanted if name not in file.schema_arrow.names]
+            if lacking:
+                raise UserError(f"{path} lacks the columns {', '.join(lacking)}: run again.")
+            return file.read(wanted, use_threads=False).combine_chunks()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def order_of(table: "pyarrow.Table", known: Order | None = None) -> Order:
+    """The order of a table's items; ``known`` itself where they lie as in that one."""
+    place = table.select(list(PLACE))
+    if known is not None and place.equals(known.place):
+        return known
+    variants, ids, clusters = (np.array(place[name].to_pylist(), dtype=np.str_) for name in PLACE)
+    order = np.lexsort((ids, variants))
+    names, starts = np.unique(variants[order], return_index=True)
+    parts = zip(names.tolist(), np.split(order, starts[1:]), strict=True)
+    rows = dict(parts)
+    return Order(
+        place,
+        rows,
+        {name: ids[part] for name, part in rows.items()},
+        {name: clusters[part] for name, part in rows.items()},
+    )
+
+
+def items_of(table: "pyarrow.Table", order: Order, classes: int) -> dict[str, Items]:
+    """Items by variant; columns that were not read are empty. ``classes`` is the width C."""
+    present = [name for name in CLASSES if name in table.column_names]
+    marks = {name: _indicator(table[name], classes) for name in present}
+    numbers = {
+        name: table[name].to_numpy().astype(np.float64, copy=False)
+        for name in VALUES
+        if name in table.column_names
+    }
+    none, nothing = np.zeros((0, classes), dtype=np.bool_), np.zeros(0)
+    return {
+        variant: Items(
+            order.ids[variant],
+            order.clusters[variant],
+            marks["target"][rows] if "target" in marks else none,
+            marks["predicted"][rows] if "predicted" in marks else none,
+            numbers["score"][rows] if "score" in numbers else nothing,
+            numbers["confidence"][rows] if "confidence" in numbers else nothing,
+        )
+        for variant, rows in order.rows.items()
+    }
+
+
+def _indicator(column: "pyarrow.ChunkedArray", classes: int) -> NDArray[np.bool_]:
+    """Class indices as a 0/1 matrix: [n, C]."""
+    import pyarrow.compute as compute
+
+    rows = compute.list_parent_indices(column).to_numpy()
+    present = np.zeros((len(column), classes), dtype=np.bool_)
+    # Parquet gives a column of nothing but empty lists the type null, hence the cast.
+    present[rows, compute.list_flatten(column).to_numpy().astype(np.int64)] = True
+    return present
