@@ -1,17 +1,17 @@
 """The ``steelyard`` command: thin calls of one function each; heavy imports wait until needed."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from steelyard.harness import cli_results
+from steelyard.harness.cli_options import RUNS, run_options
 from steelyard.harness.errors import UserError, unknown
 
-RUNS = Path("runs")
 BOARD = Path("board")
-RunOption = Callable[[Callable[..., None]], Callable[..., None]]
+DIAGNOSIS = Path("diagnosis")
 
 
 class _Group(click.Group):
@@ -53,49 +53,9 @@ def cli() -> None:
     """
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options shared by the commands that train."""
-    for option in reversed(
-        (
-            click.option("--task", "tasks", multiple=True, help="Task to train and evaluate on."),
-            click.option("--evaluate", multiple=True,
-                         help="Further task to score a vision-language model on."),
-            click.option("--corruption", "corruptions", multiple=True,
-                         help="For example image-noise:1-5; may be repeated."),
-            click.option("--seeds", help="For example 0,1,2 or 0-4."),
-            click.option("--budget", help="XS, S, M, L or a number of FLOPs such as 5e12."),
-            click.option("--backbone",
-                         help="A preset, IMAGE+TEXT encoders, or a model by hub id or path."),
-            click.option("--backbone-set", multiple=True, metavar="KEY=VALUE",
-                         help="Backbone option, for example frozen=true."),
-            click.option("--set", "sets", multiple=True, metavar="KEY=VALUE",
-                         help="Method option; only with a single method."),
-            click.option("--method", "extra", multiple=True, metavar="NAME|FILE.py",
-                         help="Add a method, also one of your own from a file."),
-            click.option("--include-path", multiple=True, type=Path, metavar="DIR",
-                         help="Folder of your own lmms-eval task files, for --evaluate."),
-            click.option("--data-root", multiple=True, metavar="[TASK=]DIR",
-                         help="Folder of a task's data; without it a world is generated."),
-            click.option("--data-set", multiple=True, metavar="KEY=VALUE",
-                         help="Loader option, for example plot=first."),
-            click.option("--max-bad", default=0.01, show_default=True,
-                         help="Share of unusable rows at which reading is refused."),
-            click.option("--limit", type=int, help="Evaluate this many items a task."),
-            click.option("--split", help="Items to score [default: test]; val to choose settings."),
-            click.option("--runs", type=Path, default=RUNS, show_default=True,
-                         help="Folder of runs; finished ones are not run again."),
-            click.option("--jobs", type=int, help="Runs at a time [default: CPU cores; 1 on GPU]."),
-            click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1."),
-            click.option("--dry-run", is_flag=True, help="Print the plan and its cost, then stop."),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
 @cli.command()
 @click.argument("target")
-@_options
+@run_options
 def run(target: str, runs: Path, **given: Any) -> None:
     """Train and evaluate a suite, or one method: TARGET is a name or a file.
 
@@ -114,7 +74,7 @@ def run(target: str, runs: Path, **given: Any) -> None:
 
 @cli.command()
 @click.argument("target")
-@_options
+@run_options
 def train(target: str, runs: Path, **given: Any) -> None:
     """Train only; evaluate later with ``steelyard evaluate``.
 
@@ -160,6 +120,42 @@ def evaluate(model: str, variants: tuple[str, ...], out: Path | None, **given: A
 
 
 @cli.command()
+@click.argument("model")
+@click.option("--tasks", multiple=True, metavar="TASK,TASK",
+              help="What to ask [default: prior_conflict,pope,vqa; of a classifier its own task].")
+@click.option("--data-root", multiple=True, metavar="[TASK=]DIR",
+              help="Folder of a task's data; without it a world is generated.")
+@click.option("--data-set", multiple=True, metavar="KEY=VALUE",
+              help="Loader option, for example questions=pope_official_subset.jsonl.")
+@click.option("--max-bad", default=0.01, show_default=True, help="Share of unusable rows allowed.")
+@click.option("--limit", type=int, default=500, show_default=True, help="Items a task.")
+@click.option("--split", default="test", show_default=True, help="Items to ask about.")
+@click.option("--draws", type=int, default=5, show_default=True,
+              help="How often a side is replaced by another item's.")
+@click.option("--backbone-set", multiple=True, metavar="KEY=VALUE",
+              help="Option of a model, for example precision=bf16.")
+@click.option("--out", type=Path, default=DIAGNOSIS, show_default=True,
+              help="Folder of the profile; answers in it are not asked for again.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")  # fmt: skip
+def diagnose(model: str, out: Path, **given: Any) -> None:
+    """Say what MODEL relies on: a run's folder, a preset, a hub id or a path. Trains nothing.
+
+    Every item is asked with image and text, with either alone and with neither, blanked and with
+    another item's; the profile is a page, a picture, CSV and JSON, with intervals.
+
+    \b
+    Examples:
+      steelyard diagnose tiny-vlm
+      steelyard diagnose runs/joint-food101-tiny-S-s0-1a2b3c4d --out joint
+      steelyard diagnose Qwen/Qwen2-VL-2B-Instruct --tasks pope --data-root ~/POPE \\
+          --backbone-set precision=bf16
+    """
+    from steelyard.harness import diagnose as command
+
+    command.diagnose(model, out, given)
+
+
+@cli.command()
 @click.argument("folders", nargs=-1, type=Path)
 @click.option("--out", type=Path, default=BOARD, show_default=True, help="Folder to write.")
 @click.option(
@@ -181,6 +177,31 @@ def leaderboard(folders: tuple[Path, ...], out: Path, **given: Any) -> None:
     commands.boards(folders or (RUNS,), out, **given)
 
 
+@cli.command()
+@click.argument("task")
+@click.option("--data-root", multiple=True, metavar="DIR",
+              help="Folder of the data; without it the generated world is checked.")
+@click.option("--data-set", multiple=True, metavar="KEY=VALUE",
+              help="Loader option, for example plot=first.")
+@click.option("--max-bad", default=0.01, show_default=True,
+              help="Share of unusable rows at which reading is refused.")
+@click.option("--out", type=Path, help="Folder for the card [default: in the user's cache].")
+def check(task: str, **given: Any) -> None:
+    """Look a data folder over: what is there, broken, doubled, leaked or solved without images.
+
+    Writes a data card (card.json, card.md). Exit code 1 where a run would refuse the data.
+
+    \b
+    Examples:
+      steelyard check food101 --data-root ~/food101
+      steelyard check hateful_memes --data-root ~/memes --data-set test=unseen --out card
+    """
+    from steelyard.harness import data_commands
+
+    if not data_commands.check_data(task, **given):
+        sys.exit(1)
+
+
 @cli.command("list")
 @click.argument("kind", metavar="methods|tasks|corruptions|backbones|budgets|suites")
 def list_(kind: str) -> None:
@@ -193,6 +214,24 @@ def list_(kind: str) -> None:
     from steelyard.harness import listing
 
     listing.print_list(kind)
+
+
+@cli.command()
+@click.option("--image", type=Path, help="A picture of yours [default: a generated scene].")
+@click.option("--out", type=Path, default="contact_sheet.png", show_default=True,
+              help="The sheet to write.")  # fmt: skip
+def corruptions(image: Path | None, out: Path) -> None:
+    """Picture every image corruption at every severity, and print those of a text.
+
+    \b
+    Example:
+      steelyard corruptions --image photo.jpg --out sheet.png
+    """
+    from steelyard.harness import contact_sheet
+    from steelyard.harness.commands import console
+
+    console.print(contact_sheet.make(image, out), highlight=False)
+    click.echo(f"Pictures in {out}; image-adversarial is made by the model that is scored.")
 
 
 @cli.command()
@@ -227,21 +266,7 @@ def demo(quick: bool, runs: Path, out: Path, **given: Any) -> None:
 
     name = "quick" if quick else "demo"
     commands.demo(name, runs / name, out, given)
-@cli.command()
-@click.option("--image", type=Path, help="A picture of yours [default: a generated scene].")
-@click.option("--out", type=Path, default="contact_sheet.png", show_default=True,
-              help="The sheet to write.")  # fmt: skip
-def corruptions(image: Path | None, out: Path) -> None:
-    """Picture every image corruption at every severity, and print those of a text.
-
-    \b
-    Example:
-      steelyard corruptions --image photo.jpg --out sheet.png
-    """
-    from steelyard.harness import contact_sheet
-    from steelyard.harness.commands import console
-
-    console.print(contact_sheet.make(image, out), highlight=False)
-    click.echo(f"Pictures in {out}; image-adversarial is made by the model that is scored.")
 
 
+for command in cli_results.COMMANDS:
+    cli.add_command(command)

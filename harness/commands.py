@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from steelyard import methods
-from steelyard.harness import backbones, suite
+from steelyard.harness import backbones, suite, tuning
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.limits import parse_budget
@@ -43,7 +43,31 @@ def suites_from(target: str, given: Mapping[str, Any]) -> list[Suite]:
     if len(bases) > 1 and used:
         names = " and ".join(base.name for base in bases)
         raise UserError(f"{target} stands for {names}: give {used[0]} with one of them.")
-    return [_changed(base, given) for base in bases]
+    made = _with_tuned([_changed(base, given) for base in bases], given)
+    return [part for whole in made for part in suite.by_track(whole)]
+
+
+def _with_tuned(suites: Sequence[Suite], given: Mapping[str, Any]) -> list[Suite]:
+    """Suites with the settings that were chosen for their entries, as entries of their own."""
+    if given["oracle"] and not given["tuned"]:
+        raise UserError("--oracle goes with --tuned FILE, and with 'steelyard tune'.")
+    made = list(suites)
+    for path in given["tuned"]:
+        content = tuning.read(path)
+        found = [tuning.chosen_entries(content, each, oracle=given["oracle"]) for each in suites]
+        if not any(found):
+            names = ", ".join(sorted(entry["label"] for entry in content["entries"]))
+            raise UserError(
+                f"{path} tuned {names} with backbone {content['backbone']} on "
+                f"{', '.join(content['tasks'])}: none of that is run here."
+            )
+        made = [
+            replace(each, entries=(*each.entries, *more))
+            for each, more in zip(made, found, strict=True)
+        ]
+    for each in made:
+        suite.check(each)
+    return made
 
 
 def _changed(base: Suite, given: Mapping[str, Any]) -> Suite:
@@ -67,6 +91,8 @@ def _changed(base: Suite, given: Mapping[str, Any]) -> Suite:
         data_options=dict.fromkeys(chosen, loader) if loader else base.data_options,
         limit=given["limit"] or base.limit,
         split=given["split"] or base.split,
+        track=given["track"] or base.track,
+        wall=given["wall"] or base.wall,
     )
     suite.check(made)
     return made
@@ -100,17 +126,30 @@ def run_suite(
     made: Suite, runs: Path, given: Mapping[str, Any], *, evaluate: bool = True
 ) -> list[Record]:
     """Run what has no record yet, with progress; prints the plan only when asked to."""
-    device = pick_device(given.get("device") or "auto")
-    roots = parse_roots(given.get("data_root") or (), (*made.tasks, *made.evaluate))
-    with console.status("reading data"):
-        corpora = suite.load_corpora(made, roots, given.get("max_bad", 0.01))
-    for corpus in corpora.values():
-        report_skipped(corpus)
+    corpora = open_corpora(made, given)
     if not given.get("dry_run"):
         make_ready(made.backbone, made.backbone_options)
     jobs = suite.jobs(made, corpora)
     if not evaluate:
         jobs = [replace(job, variants=()) for job in jobs]
+    return run_jobs(jobs, corpora, runs, given)
+
+
+def open_corpora(made: Suite, given: Mapping[str, Any]) -> dict[str, Corpus]:
+    """A suite's data sets, with a line on the rows that could not be used."""
+    roots = parse_roots(given.get("data_root") or (), (*made.tasks, *made.evaluate))
+    with console.status("reading data"):
+        corpora = suite.load_corpora(made, roots, given.get("max_bad", 0.01))
+    for corpus in corpora.values():
+        report_skipped(corpus)
+    return corpora
+
+
+def run_jobs(
+    jobs: Sequence[Job], corpora: Mapping[str, Corpus], runs: Path, given: Mapping[str, Any]
+) -> list[Record]:
+    """Run those jobs that have no record yet, or only print the plan."""
+    device = pick_device(given.get("device") or "auto")
     workers = given.get("jobs") or (1 if device.startswith("cuda") else os.cpu_count() or 1)
     if given.get("dry_run"):
         print_plan(jobs, runs, workers)

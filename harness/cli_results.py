@@ -1,0 +1,42 @@
+"""Commands about results rather than runs: tune, validate, reproduce."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steelyard.harness.cli_options import run_options
+
+
+@click.command()
+@click.argument("target")
+@click.option("--trials", default=8, show_default=True, help="An entry, its own settings included.")
+@click.option(
+    "--rule",
+    default="best-composite",
+    show_default=True,
+    help="How validation items choose: best-composite, best-main or best-balanced.",
+)
+@click.option("--seed", default=0, show_default=True, help="Names the draw of the trials.")
+@run_options
+def tune(target: str, runs: Path, trials: int, rule: str, seed: int, **given: Any) -> None:
+    """Try settings of every entry of a suite, or of one method, and choose by validation items.
+
+    Trial 0 is the entry as it stands; the others draw from the ranges in its method's file and
+    from one range of learning rates for all. --oracle scores the trials on test items too.
+
+    \b
+    Examples:
+      steelyard tune world_vlm
+      steelyard tune mine.py --task food101 --trials 4 --budget XS
+      steelyard run world_vlm --tuned runs/tuning-world_vlm-S/tuning.json
+    """
+    from steelyard.harness import tune as command
+    from steelyard.harness.tuning import Plan
+
+    plan = Plan(trials, rule, seed, given["oracle"])
+    for file in command.tune(target, runs, plan, given):
+        click.echo(f"Next: steelyard run {target} --tuned {file}")
+
+
+COMMANDS = (tune,)
