@@ -44,7 +44,7 @@ def _mme(folder: Path, count: int, source: Source) -> list[Row]:
         write_text(texts / f"{name}.txt", text)
         for place, (_, answer) in enumerate(pair, start=1):
             fact = {"scene": scene.symbol, "kind": category, "answer": answer.lower()}
-            truth.append({"id": f"{category}/{name}/{place}", **fact})
+            truth.append({"id": f"{category}/{name}/{place}", "sign": label, **fact})
     return truth
 
 

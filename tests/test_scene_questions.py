@@ -1,0 +1,195 @@
+"""Generated VQAv2, GQA, TextVQA, ScienceQA, MME and NaturalBench: official and right."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_scene_sets import check_answer, lines, parse, truth
+
+from steelyard import tasks
+from steelyard.harness.data import Example
+from steelyard.harness.scene_pairs import CATEGORIES
+from steelyard.harness.scene_questions import DOTS, GQA_KINDS
+from steelyard.harness.scenes import held_out
+from steelyard.harness.world import FOODS, KINDS, PLACES, Scene
+from steelyard.harness.world_sets import VALIDATION, ensure
+
+TASKS = ("vqav2", "gqa", "textvqa", "scienceqa", "mme", "naturalbench")
+TEST = 64
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    cache = tmp_path_factory.mktemp("questions")
+    return {task: ensure(task, cache, train=64, test=TEST, seed=5) for task in TASKS}
+
+
+def facts(root: Path, split: str = "test") -> dict[str, Any]:
+    return {row["id"]: row for row in truth(root) if row["split"] == split}
+
+
+def items(root: Path, task: str) -> list[tuple[Example, dict[str, Any], Scene]]:
+    """Test items with what is true of them and the scene they show."""
+    known = facts(root)
+    rows = tasks.load(task, root).splits["test"]
+    return [(row, known[row.id], parse(known[row.id]["scene"])) for row in rows]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_loader_reads_all_that_was_asked_for(task: str, sets: dict[str, Path]) -> None:
+    corpus = tasks.load(task, sets[task])
+    sizes = {split: len(rows) for split, rows in corpus.splits.items()}
+    wanted = {"val": VALIDATION, "test": TEST} | ({"train": 64} if task == "scienceqa" else {})
+    assert sizes == wanted and corpus.skipped == ()
+    known = {split: facts(sets[task], split) for split in sizes}
+    for split, rows in corpus.splits.items():
+        ids = {row.id.removeprefix("val/") for row in rows}
+        assert ids == set(known[split])
+
+
+def sign(path: Path) -> str:
+    """What is written on a picture's sign, read dot by dot."""
+    pixels = np.asarray(Image.open(path).convert("L"), int)[::2, ::2] < 128
+    letters = {tuple(row): letter for letter, row in DOTS.items()}
+    read = []
+    for first in (1, 24 - 8, 24 - 12):  # on the left, and two or three letters on the right
+        found = ""
+        for left in range(first, 24, 4):
+            dots = pixels[1:6, left : left + 3] @ np.array([4, 2, 1])
+            letter = letters.get(tuple(str(value) for value in dots))
+            if letter is None:
+                break
+            found += letter
+        read.append(found)
+    return max(read, key=len)
+
+
+def test_textvqa_writes_the_number_that_it_asks_for(sets: dict[str, Path]) -> None:
+    rows = items(sets["textvqa"], "textvqa")
+    assert all(sign(row.image or Path()) == fact["answer"] for row, fact, _ in rows)
+    corpus = tasks.load("textvqa", sets["textvqa"], ocr="tokens")
+    told = [row.text or "" for row in corpus.splits["test"]]
+    both = zip(rows, told, strict=True)
+    assert all(f"token: {fact['answer']}" in text for (_, fact, _), text in both)
+
+
+def test_vqav2_people_mostly_give_the_right_answer(sets: dict[str, Path]) -> None:
+    agreed = []
+    for row, fact, scene in items(sets["vqav2"], "vqav2"):
+        check_answer(row.text or "", fact["answer"], scene)
+        assert Counter(row.answers).most_common(1)[0][0] == fact["answer"]
+        assert len(row.answers) == 10
+        agreed.append(row.answers.count(fact["answer"]))
+    assert min(agreed) >= 6 and len(set(agreed)) > 2
+    kinds = Counter(row.subset for row, _, _ in items(sets["vqav2"], "vqav2"))
+    assert kinds == {"yes/no": TEST // 2, "number": TEST // 4, "other": TEST // 4}
+
+
+def test_gqa_has_every_structure_and_right_answers(sets: dict[str, Path]) -> None:
+    structures = Counter()
+    for row, fact, scene in items(sets["gqa"], "gqa"):
+        structures[row.subset, row.facts["semantic"][0]] += 1
+        things = {thing.kind: thing.colour for thing in scene.objects}
+        words = re.findall(r"\w+", str(row.text).lower())
+        asked = [word for word in words if word in KINDS]
+        answer = row.answers[0]
+        if fact["kind"] == "choose colour":
+            assert things[asked[0]] == answer and answer in words
+        elif fact["kind"] == "both":
+            assert answer == ("yes" if set(asked) <= set(things) else "no")
+        elif fact["kind"] == "same colour":
+            assert answer == ("yes" if len({things[kind] for kind in asked}) == 1 else "no")
+        elif fact["kind"] == "beside":
+            assert {asked[0], answer} == set(things)
+        elif fact["kind"] == "place":
+            assert answer == scene.place and answer in PLACES
+        else:
+            check_answer(str(row.text), answer, scene)
+    assert structures == {(one, other): TEST // len(GQA_KINDS) for one, other, _ in GQA_KINDS}
+
+
+def test_scienceqa_tells_in_words_what_it_does_not_show(sets: dict[str, Path]) -> None:
+    for row, fact, scene in items(sets["scienceqa"], "scienceqa"):
+        options = row.facts["options"]
+        answer = options["ABCD".index(row.answers[0])]
+        present = {thing.kind: thing.colour for thing in scene.objects}
+        right = present.keys() if fact["kind"] == "kind" else set(present.values())
+        assert answer in right and len(set(options)) == len(options)
+        if fact["kind"] == "kind":
+            assert [option for option in options if option in present] == [answer]
+        assert (row.image is None) == (row.subset == "text_only")
+        assert row.image or re.search(rf"\b{answer}\b", str(row.text).partition("\n")[0])
+    assert Counter(row.subset for row, _, _ in items(sets["scienceqa"], "scienceqa")) == {
+        "image": TEST // 2,
+        "text_only": TEST // 2,
+    }
+
+
+def test_scienceqa_trains_on_no_held_out_pair(sets: dict[str, Path]) -> None:
+    scenes = [parse(row["scene"]) for row in facts(sets["scienceqa"], "train").values()]
+    foods = [thing for scene in scenes for thing in scene.objects if thing.kind in FOODS]
+    assert foods and not [thing for thing in foods if thing.colour in held_out(thing.kind)]
+
+
+def test_mme_pairs_have_one_yes_and_one_no_that_the_scene_gives(sets: dict[str, Path]) -> None:
+    pairs: defaultdict[str, list[str]] = defaultdict(list)
+    usual = []
+    for row, fact, scene in items(sets["mme"], "mme"):
+        pairs[row.cluster].append(row.answers[0])
+        words, said = re.findall(r"\w+", str(row.text).lower()), row.answers[0] == "yes"
+        things = {thing.kind: thing for thing in scene.objects}
+        asked = [word for word in words if word in KINDS]
+        if row.subset == "count":
+            assert said == (int(re.findall(r"\d", str(row.text))[0]) == len(things))
+        elif row.subset == "position":
+            left = things[asked[0]].cell % 2 == 0
+            assert said == (("left" in words) == left)
+        elif row.subset == "scene":
+            assert said == (scene.place in words)
+        elif row.subset == "OCR":
+            assert sign(row.image or Path()) == fact["sign"]
+            assert said == (fact["sign"] in words)
+        elif row.subset == "numerical_calculation":
+            assert sign(row.image or Path()) == fact["sign"]
+            one, other = map(int, fact["sign"].split("+"))
+            assert said == (str(one + other) in words)
+        elif row.subset == "commonsense_reasoning":
+            is_usual = things[asked[0]].colour == KINDS[asked[0]].colour
+            assert said == (is_usual != ("not" in words))
+            usual.append(is_usual)
+        else:
+            check_answer(str(row.text), row.answers[0], scene)
+    assert {tuple(pair) for pair in pairs.values()} == {("yes", "no")}
+    found = Counter(row.subset for row, _, _ in items(sets["mme"], "mme"))
+    assert found == dict.fromkeys(CATEGORIES, TEST // len(CATEGORIES))
+    assert 0 < sum(usual) < len(usual)
+
+
+def test_naturalbench_answers_are_opposite_and_seen(sets: dict[str, Path]) -> None:
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for row, _, scene in items(sets["naturalbench"], "naturalbench"):
+        answer = row.answers[0]
+        groups[row.cluster].append(answer)
+        if row.subset == "yes_no":
+            check_answer(str(row.text), answer.lower(), scene)
+        else:
+            option = re.search(rf"{answer}\. (\w+)", row.facts["options"][0])
+            assert option
+            check_answer(str(row.text), option[1], scene)
+    patterns = Counter(tuple(answers) for answers in groups.values())
+    assert patterns == {("Yes", "No", "No", "Yes"): TEST // 8, ("A", "B", "B", "A"): TEST // 8}
+
+
+def test_official_names(sets: dict[str, Path]) -> None:
+    assert (sets["mme"] / "scene" / "questions_answers_YN").is_dir()
+    assert (sets["mme"] / "count").is_dir() and not (sets["mme"] / "images").exists()
+    (asked,) = sets["gqa"].glob("testdev_balanced_questions.json")
+    one = next(iter(json.loads(asked.read_text()).values()))
+    assert {"imageId", "question", "answer", "fullAnswer", "types"} <= one.keys()
+    assert len(lines(sets["naturalbench"] / "naturalbench.jsonl")) == TEST // 4
+    assert list((sets["vqav2"] / "val2014").glob("COCO_val2014_*.jpg"))
