@@ -154,6 +154,10 @@ class Backbone(Protocol):
         """Task loss of each item: [B]. Cross entropy, mean binary cross entropy, or the mean
         negative log-likelihood of a vlm's answer tokens."""
 
+    def scored_loss(self, batch: Batch) -> "Tensor":
+        """Negative log-likelihood of each right answer as it is scored: [B]. That of the readout,
+        or of a vlm's answer tokens; independent of pixels that are not looked at."""
+
     def parameters(self) -> "Iterator[nn.Parameter]":
         """All parameters."""
 
@@ -174,14 +178,19 @@ class Backbone(Protocol):
         """A gradient on ``batch.pixels`` made one that an image can follow, where the processor
         copies pixels (two equal frames of a still image); otherwise as it is."""
 
-    def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> "Tensor":
+    def answer(
+        self, inputs: Sequence[Inputs], choices: Sequence[str], pixels: "Tensor | None" = None
+    ) -> "Tensor":
         """Probabilities [B, C] of these answers, in evaluation mode and without gradient.
 
-        A classifier answers by its current readout; its classes are the choices.
+        A classifier answers by its current readout; its classes are the choices. ``pixels`` are
+        seen in place of what the processor makes of the images.
         """
 
-    def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
-        """Greedy answers in words, in evaluation mode and without gradient."""
+    def generate(
+        self, inputs: Sequence[Inputs], max_tokens: int, pixels: "Tensor | None" = None
+    ) -> list[str]:
+        """Greedy answers in words, in evaluation mode and without gradient; ``pixels`` as above."""
 
     def count_tokens(self, text: str) -> int:
         """Length of an answer; a classifier's class name counts as one."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -187,17 +187,26 @@ class Classifier(nn.Module):
         return self.image_embedding if side == "image" else self.text_embedding
 
     def collate(
-        self, inputs: Sequence[Inputs], targets: Sequence[Sequence[int]] | None = None
+        self,
+        inputs: Sequence[Inputs],
+        targets: Sequence[Sequence[int]] | None = None,
+        *,
+        raw: bool = False,
     ) -> Batch:
-        """Preprocess, tokenise and, with frozen encoders, encode; absent sides are marked."""
+        """Preprocess, tokenise and, with frozen encoders, encode; absent sides are marked.
+
+        ``raw`` leaves the pixels to a frozen image encoder for later, when gradients are wanted.
+        """
         images = [item.image for item in inputs]
         texts = [item.evidence or None for item in inputs]
-        if self.config.frozen:
+        if self.config.frozen and not raw:
             pixels, has_image = self.image_encoder.features(images)
+        else:
+            (pixels,), has_image = self.image_encoder.prepare(images)
+        if self.config.frozen:
             tokens, has_text = self.text_encoder.features(texts)
             mask = torch.empty(len(inputs), 0)
         else:
-            (pixels,), has_image = self.image_encoder.prepare(images)
             (tokens, mask), has_text = self.text_encoder.prepare(texts)
         return Batch(
             pixels=pixels.to(self.device),
@@ -214,7 +223,7 @@ class Classifier(nn.Module):
         Raises:
             UserError: the encoders are frozen, so that the batch holds features, not an image.
         """
-        if self.config.frozen:
+        if batch.pixels.dim() == 2:  # features [B, width], where pixels have four dimensions
             raise UserError(
                 f"{self.name} has frozen encoders, whose batches hold features and no pixels: "
                 "leave out frozen=true to change its images."
@@ -226,8 +235,24 @@ class Classifier(nn.Module):
         """The gradient as it is: each pixel reaches the encoder once."""
         return gradient
 
+    def scored_loss(self, batch: Batch) -> Tensor:
+        """``loss`` of the readout's logits; of the ensemble that of its mean likelihood: [B]."""
+        if self.readout == "prior":
+            logits = torch.logit(self.prior) if self.multi_label else self.prior.log()
+            return self.loss(logits.expand(len(batch.has_image), -1), batch)
+        if self.readout == "fused":
+            return self.loss(self.predict(batch), batch)
+        if self.readout != "ensemble":
+            latent = self.encode_side(batch, self.readout)
+            return self.loss(self.unimodal_side(latent, self.readout), batch)
+        sides = self.unimodal(self.encode(batch))
+        each = torch.stack([self.loss(side, batch) for side in (sides.image, sides.text)], 1)
+        return -torch.logsumexp(self._shares(batch).log() - each, dim=1)
+
     @torch.no_grad()
-    def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> Tensor:
+    def answer(
+        self, inputs: Sequence[Inputs], choices: Sequence[str], pixels: Tensor | None = None
+    ) -> Tensor:
         """Class probabilities [B, C] by the current readout; ``choices`` must be the classes."""
         if len(choices) != len(self.classes):
             raise UserError(
@@ -237,13 +262,17 @@ class Classifier(nn.Module):
         training = self.training
         self.eval()
         try:
-            return self._read(self.collate(inputs)).float().cpu()
+            batch = self.collate(inputs)
+            batch = batch if pixels is None else replace(batch, pixels=pixels)
+            return self._read(batch).float().cpu()
         finally:
             self.train(training)
 
-    def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
+    def generate(
+        self, inputs: Sequence[Inputs], max_tokens: int, pixels: Tensor | None = None
+    ) -> list[str]:
         """The likeliest class name of each item, whatever its length."""
-        best = self.answer(inputs, self.classes).argmax(1)
+        best = self.answer(inputs, self.classes, pixels).argmax(1)
         return [self.classes[index] for index in best.tolist()]
 
     def count_tokens(self, text: str) -> int:
@@ -260,15 +289,22 @@ class Classifier(nn.Module):
             return self.probabilities(self.unimodal_side(latent, self.readout))
         logits = self.unimodal(self.encode(batch))
         image, text = self.probabilities(logits.image), self.probabilities(logits.text)
-        # Average over the sides that are there; with neither, both heads fall back on their bias.
-        neither = ~batch.has_image & ~batch.has_text
-        weight_image = (batch.has_image | neither).float()[:, None]
-        weight_text = (batch.has_text | neither).float()[:, None]
-        return (weight_image * image + weight_text * text) / (weight_image + weight_text)
+        weight_image, weight_text = self._shares(batch).split(1, dim=1)
+        return weight_image * image + weight_text * text
+
+    def _shares(self, batch: Batch) -> Tensor:
+        """Weight of image and text in the ensemble [B, 2]: of the sides that are there.
+
+        With neither, both heads fall back on their bias.
+        """
+        here = torch.stack([batch.has_image, batch.has_text], dim=1)
+        counted = (here | ~here.any(dim=1, keepdim=True)).float()
+        return counted / counted.sum(dim=1, keepdim=True)
 
     def _latents(self, side: Side, *inputs: Tensor) -> Tensor:
         encoder, embedding = self.side_modules(side)
-        latents: Tensor = embedding(inputs[0] if self.config.frozen else encoder(*inputs))
+        ready = self.config.frozen and inputs[0].dim() == 2  # pixels that an attack moved are not
+        latents: Tensor = embedding(inputs[0] if ready else encoder(*inputs))
         return latents
 
     def _targets(self, labels: Sequence[Sequence[int]]) -> Tensor:

@@ -1,8 +1,9 @@
 """Scoring a backbone on one variant of a task with lmms-eval, in this process."""
 
 import math
+from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,17 @@ from steelyard.tasks.metrics import POOLS, mean, ratio
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from steelyard.harness.attack import WhiteBox
     from steelyard.tasks._ask_task import AskTask
     from steelyard.tasks._score_task import ScoreTask
+    from steelyard.tasks._stock_task import StockTask
 
 FILTER = "none"  # lmms-eval's name for answers scored as they came
+Progress = Callable[[float], None]
+
+
+def no_progress(share: float) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,8 @@ class Evaluation:
     """One row an item, sorted by id: variant, id, cluster, and of a classification target and
     predicted (lists of class indices), score, confidence; of a task answered in words subset,
     answer, and each metric's share of the item as ``<metric>.top`` and ``<metric>.bottom``."""
+    attack: Mapping[str, float] | None = None
+    """What an attack by the model itself took; None without one."""
 
 
 def evaluate(
@@ -43,20 +53,26 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     batch_size: int = 64,
+    progress: Progress = no_progress,
 ) -> Evaluation:
-    """Score a backbone on a variant of its task.
+    """Score a backbone on a variant of its task; ``progress`` is told the share of answers.
 
     Raises:
         UserError: no such split, ``limit`` is not positive, or the backbone knows other classes.
         ValueError: an answer is not what the task asked for.
     """
-    import pandas as pd
+    from steelyard.harness.attack import white_box
 
     task = tasks.build(variant, corpus, split, limit)
-    values, samples = _run(backbone, task, batch_size)
-    expected = len(task.dataset[split])
-    if len(samples) != expected:
-        raise RuntimeError(f"{variant}: lmms-eval scored {len(samples)} of {expected} items.")
+    if tasks.is_stock(variant.task):
+        from steelyard.harness import stock_scores
+
+        with stock_scores.settings(task) as settings:
+            values, samples = _run(backbone, task, batch_size, progress, settings)
+            return stock_scores.evaluation(variant, task, values, samples)
+    with white_box(backbone, variant) as attack:
+        values, samples = _run(backbone, task, batch_size, progress, attack=attack)
+    samples = sorted(samples, key=lambda sample: str(sample["item"]["id"]))
     declared = tasks.info(variant.task)
     if declared.generative:
         samples = _pooled(task, samples)
@@ -65,15 +81,27 @@ def evaluate(
     else:
         scores = _scores(variant, task, values, samples)
         rows = [{"variant": variant.name, **sample["item"]} for sample in samples]
+    return Evaluation(variant, scores, as_items(rows), attack.cost if attack else None)
+
+
+def as_items(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
+    """Rows of items as they are stored."""
+    import pandas as pd
+
     items = pd.DataFrame(rows)
     # Single precision holds what is stored, and twice the digits would double the file.
-    return Evaluation(variant, scores, items.astype(dict.fromkeys(_numbers(items), "float32")))
+    return items.astype(dict.fromkeys(_numbers(items), "float32"))
 
 
 def _run(
-    backbone: Backbone, task: "ScoreTask | AskTask", batch_size: int
-) -> tuple[Mapping[str, float], list[dict[str, Any]]]:
-    """Metric values by lmms-eval's names for them, and its samples sorted by item id."""
+    backbone: Backbone,
+    task: "ScoreTask | AskTask | StockTask",
+    batch_size: int,
+    progress: Progress,
+    settings: Namespace | None = None,
+    attack: "WhiteBox | None" = None,
+) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """Metric values by lmms-eval's names for them, and its samples."""
     evaluator = import_lmms_eval()
     from lmms_eval.api import task as requests
 
@@ -83,8 +111,8 @@ def _run(
         return bar(*args, **{**kwargs, "disable": True})
 
     bar, name = evaluator.tqdm, task.task_name
-    scorer = Scorer(backbone, batch_size)
-    scorer.task_dict[name] = task.dataset
+    scorer = Scorer(backbone, batch_size, progress, attack)
+    scorer.task_dict[name] = task.dataset_no_image
     with swapped(evaluator, "tqdm", no_bar), swapped(requests, "tqdm", no_bar):
         # Not simple_evaluate: around this same call it reseeds every random stream, patches ssl
         # and file locks, and starts git three times. "torchrun" spares building an Accelerator.
@@ -94,8 +122,11 @@ def _run(
             bootstrap_iters=0,
             process_docs_parallel=1,
             distributed_executor_backend="torchrun",
+            cli_args=settings,
         )
-    samples = sorted(results["samples"][name], key=lambda sample: str(sample["item"]["id"]))
+    samples, expected = results["samples"][name], len(task.eval_docs)
+    if len(samples) != expected:
+        raise RuntimeError(f"{name}: lmms-eval scored {len(samples)} of {expected} items.")
     return results["results"][name], samples
 
 

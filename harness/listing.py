@@ -133,6 +133,8 @@ def show(folder: Path) -> None:
         error = "" if score.stderr is None else f"{score.stderr:.4f}"
         name = f"{score.subset} {score.metric}".strip()
         name = f"[bold]{name}[/]" if score.main else name
+    for name, attack in found.provenance.get("attacks", {}).items():
+        console.print(f"  attack of {name}: {attack['flops']:.3g} FLOPs, on no ledger")
         scores.add_row(score.task, score.variant, name, f"{score.value:.4f}", error, str(score.n))
     console.print(scores)
     for name, value in found.diagnostics.items():

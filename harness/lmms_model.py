@@ -1,6 +1,6 @@
 """A backbone as an lmms-eval model, in this process and under the stock ``lmms-eval`` command."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +14,7 @@ from steelyard.harness.errors import UserError
 from steelyard.tasks import answers as wording
 
 if TYPE_CHECKING:
+    from steelyard.harness.attack import WhiteBox
     from steelyard.harness.vlm import Vlm
 
 BATCH_SIZE = 64
@@ -24,10 +25,18 @@ MAX_TOKENS = 64
 class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     """Answers requests with a backbone, in batches, in the order of the requests."""
 
-    def __init__(self, backbone: Backbone, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        batch_size: int = BATCH_SIZE,
+        progress: Callable[[float], None] = lambda share: None,
+        attack: "WhiteBox | None" = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.batch_size = batch_size
+        self.progress = progress
+        self.attack = attack
 
     def score_choices(self, requests: Sequence[Instance]) -> list[str]:
         """Class probabilities of each item as a JSON list.
@@ -39,18 +48,20 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         for batch in self._batches(requests):
             evidence = [request.args[1]["evidence"] for request in batch]
             inputs, choices = self._inputs(batch, evidence), self._choices(batch)
+            seen = self._attacked(batch, inputs)
             if batch[0].args[1]["multi_label"] and not self.backbone.classes:
-                answers += self._named(inputs, choices)
+                answers += self._named(inputs, choices, **seen)
             else:
-                answers += [_as_json(row) for row in self._score(inputs, choices).tolist()]
+                found = self._score(inputs, choices, **seen)
+                answers += [_as_json(row) for row in found.tolist()]
         return answers
 
-    def _named(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> list[str]:
+    def _named(self, inputs: Sequence[Inputs], choices: Sequence[str], **seen: Tensor) -> list[str]:
         """A generative model names the labels it sees: 1 for each named choice, 0 for the rest.
 
         Comparing likelihoods would rank the labels without saying how many apply.
         """
-        texts = self.backbone.generate(inputs, MAX_TOKENS)
+        texts = self.backbone.generate(inputs, MAX_TOKENS, **seen)
         return [_as_json([float(c) for c in wording.named(text, choices)]) for text in texts]
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
@@ -64,7 +75,7 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             asked = [request.args[1] for request in batch]
             inputs = self._inputs(batch, [request.args[0] for request in batch])
             limit = max(_max_tokens(settings) for settings in asked)
-            texts = self.backbone.generate(inputs, limit)
+            texts = self.backbone.generate(inputs, limit, **self._attacked(batch, inputs))
             if len(texts) != len(inputs):
                 raise ValueError(f"{self.backbone.name} gave {len(texts)} of {len(inputs)} answers")
             for text, settings in zip(texts, asked, strict=True):
@@ -88,6 +99,7 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
     def _batches(self, requests: Sequence[Instance]) -> Iterator[Sequence[Instance]]:
         for start in range(0, len(requests), self.batch_size):
+            self.progress(start / len(requests))
             yield requests[start : start + self.batch_size]
 
     def _doc(self, request: Instance) -> Any:
@@ -101,6 +113,12 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             images = request.args[2](self._doc(request))
             inputs.append(Inputs(images[0] if images else None, text, request.args[0]))
         return inputs
+
+    def _attacked(self, batch: Sequence[Instance], inputs: Sequence[Inputs]) -> dict[str, Tensor]:
+        """Under an attack, the pixels to show in place of the images', as ``answer`` takes them."""
+        if self.attack is None:
+            return {}
+        return {"pixels": self.attack.pixels(inputs, [self._doc(request) for request in batch])}
 
     def _choices(self, batch: Sequence[Instance]) -> list[str]:
         """The answers the batch's requests choose among, equal for all items of a task.
@@ -120,9 +138,9 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         choices: list[str] = batch[0].args[1]["choices"]
         return choices
 
-    def _score(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> Tensor:
+    def _score(self, inputs: Sequence[Inputs], choices: Sequence[str], **seen: Tensor) -> Tensor:
         """Probabilities [B, C]."""
-        probabilities = self.backbone.answer(inputs, choices)
+        probabilities = self.backbone.answer(inputs, choices, **seen)
         expected = (len(inputs), len(choices))
         if tuple(probabilities.shape) != expected:
             raise ValueError(f"{self.backbone.name} answered {probabilities.shape}, not {expected}")

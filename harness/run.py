@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard import methods, tasks
-from steelyard.harness import backbones, provenance, record
+from steelyard.harness import backbones, beside, provenance, record
 from steelyard.harness.audit import Audit, BehindMeter
 from steelyard.harness.backbones import WEIGHTS
 from steelyard.harness.budget import BudgetSpent, Meter
@@ -105,6 +105,7 @@ def run(
         had = _split_into_parts(known, job, folder)
         job = replace(job, variants=tuple(dict.fromkeys((*job.variants, *had))))
         before = known.provenance.get("scored", {})
+        beside.bring_back(folder, known.provenance)
     corpus = corpora[job.spec.task]
     roots = [each.root for each in corpora.values() if each.root != Path()]
     if job.spec.task == tasks.NOTHING:
@@ -158,8 +159,12 @@ def _provenance(
     made["limit"] = job.limit
     made["rules"] = record.RULES
     tables = {record.items_file(name, spec.task) for name in (spec.task, *others)}
+    tables |= beside.missing_tables(job.variants, job.split)
     found = {name: folder / name for name in sorted(tables) if (folder / name).is_file()}
     made["tables"] = {name: provenance.file_hash(path) for name, path in found.items()}
+    costs = beside.attacks(folder)
+    if attacked := [name for name in job.variants if name in costs]:
+        made["attacks"] = {name: dict(costs[name]) for name in attacked}
     if job.tuning is not None:
         made["tuning"] = dict(job.tuning)
     return made
@@ -276,6 +281,7 @@ def _evaluate(
 
         within(0.0)
         variant = tasks.parse_variant(name)
+        beside.write_missing(folder, variant, job.split, corpora.get(variant.task))
         found, rows = _variant(job, variant, backbone, corpora, folder, within)
         scores += found
         items.setdefault(variant.task, []).append(rows)
@@ -344,6 +350,7 @@ def _variant(
         progress=progress,
     )
     write_items(result.items, table)
+    beside.add_attack(folder, str(variant), result.attack)
     record.write_json(summary, [asdict(score) for score in result.scores])
     return result.scores, result.items
 

@@ -128,6 +128,10 @@ class Vlm(nn.Module):
         total = torch.zeros(len(answered), device=each.device).index_add(0, rows, each)
         return total / answered.sum(1).clamp(min=1)
 
+    def scored_loss(self, batch: Batch) -> Tensor:
+        """Mean negative log-likelihood of each row's answer tokens: [B]."""
+        return self.loss(self.predict(batch), batch)
+
     def side_modules(self, side: Side) -> tuple[nn.Module, ...]:
         """Vision tower and projector, or the language model that both sides share."""
         return vision_modules(self.base) if side == "image" else (self.language_model,)
@@ -196,7 +200,9 @@ class Vlm(nn.Module):
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @torch.no_grad()
-    def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> Tensor:
+    def answer(
+        self, inputs: Sequence[Inputs], choices: Sequence[str], pixels: Tensor | None = None
+    ) -> Tensor:
         """Softmax [B, C] of the mean log-likelihoods of the choices' tokens, end token included.
 
         Each prompt is read once; the choices continue it from the key-value cache.
@@ -204,14 +210,16 @@ class Vlm(nn.Module):
         training = self.training
         self.eval()
         try:
-            batch = self.collate(inputs)
+            batch = _showing(self.collate(inputs), pixels)
             return torch.softmax(self._choice_scores(batch, choices), dim=1).cpu()
         finally:
             self.train(training)
 
-    def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
+    def generate(
+        self, inputs: Sequence[Inputs], max_tokens: int, pixels: Tensor | None = None
+    ) -> list[str]:
         """Greedy answers in words."""
-        found = self.continuations(self.collate(inputs), max_tokens)
+        found = self.continuations(_showing(self.collate(inputs), pixels), max_tokens)
         return [self.decode(ids) for ids in found]
 
     def _ended(self, ids: list[int]) -> list[int]:
@@ -282,6 +290,10 @@ def vision_modules(base: Any) -> tuple[nn.Module, ...]:
             "LLaVA, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL and Idefics3/SmolVLM layouts."
         )
     return (*tower, *joint)
+
+
+def _showing(batch: Batch, pixels: Tensor | None) -> Batch:
+    return batch if pixels is None else replace(batch, pixels=pixels)
 
 
 def _layout(latents: Latents) -> Layout:

@@ -6,14 +6,14 @@ frozen while it runs, in evaluation mode. Charge it with ``meter.phase("mine")``
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from steelyard.harness.attack import ascend, frozen, scattered
 from steelyard.harness.backbone import Backbone, Batch
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
@@ -68,21 +68,6 @@ class Selection:
     reference: Reference
 
 
-@contextmanager
-def frozen(backbone: Backbone) -> Iterator[None]:
-    """Parameters without gradient and evaluation mode inside; training mode afterwards."""
-    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    backbone.train(False)
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        backbone.train()
-
-
 def information_gain(
     backbone: Backbone,
     batch: Batch,
@@ -128,8 +113,7 @@ def perturb(
     backbone: Backbone, batch: Batch, epsilon: float, generator: torch.Generator | None = None
 ) -> Tensor:
     """Pixels with uniform noise of at most ``epsilon``: the start of an attack, and its control."""
-    noise = backbone.pixel_gradient(_uniform(batch.pixels, generator))
-    return _projection(backbone, batch, epsilon)(batch.pixels, epsilon * noise)
+    return scattered(backbone, batch, epsilon, _uniform(batch.pixels, generator))
 
 
 def pgd(
@@ -143,38 +127,16 @@ def pgd(
 ) -> Tensor:
     """Pixels near ``batch.pixels`` under which the batch's answers are least likely.
 
-    Projected gradient descent in the maximum norm (Madry et al., ICLR 2018), untargeted:
-
-        v <- clip( v + step sign grad_v NLL(answer | v, question) )
-
-    ``epsilon`` and ``step`` are shares of the full range of an image (16/255 is sixteen grey
-    levels), whatever the processor's scaling. The items' losses are independent, so a batch is
-    attacked at once and gives each item what it would get alone.
+    The attack of ``harness.attack``, untargeted, on NLL(answer | v, question). The items' losses
+    are independent, so a batch is attacked at once and gives each item what it would get alone.
     """
-    moved = _projection(backbone, batch, epsilon)
-    pixels = perturb(backbone, batch, epsilon, generator) if random_start else batch.pixels
-    with frozen(backbone), torch.enable_grad():
-        for _ in range(steps):
-            pixels = pixels.detach().requires_grad_()
-            loss = backbone.loss(backbone.predict(replace(batch, pixels=pixels)), batch).sum()
-            (gradient,) = torch.autograd.grad(loss, pixels)
-            pixels = moved(pixels.detach(), step * backbone.pixel_gradient(gradient).sign())
-    return pixels.detach()
+    start = perturb(backbone, batch, epsilon, generator) if random_start else batch.pixels
 
+    def loss(seen: Batch) -> Tensor:
+        return backbone.loss(backbone.predict(seen), seen)
 
-def _projection(
-    backbone: Backbone, batch: Batch, epsilon: float
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Adds a change in shares of the range and projects on the ball about the clean image."""
-    bounds = backbone.pixel_range(batch)
-    extent = bounds.high - bounds.low
-    low = torch.maximum(batch.pixels - epsilon * extent, bounds.low)
-    high = torch.minimum(batch.pixels + epsilon * extent, bounds.high)
-
-    def moved(pixels: Tensor, change: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(pixels + change * extent, low), high)
-
-    return moved
+    with frozen(backbone):
+        return ascend(backbone, batch, start, epsilon, step, steps, loss)
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:

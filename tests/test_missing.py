@@ -1,0 +1,242 @@
+"""The missing-modality protocol: exact counts, nested rates, tables beside records."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from steelyard import tasks
+from steelyard.harness import record, run
+from steelyard.harness.backbone import Side
+from steelyard.harness.data import Corpus, Example
+from steelyard.harness.errors import UserError
+from steelyard.harness.run import Job
+from steelyard.harness.spec import RunSpec
+from steelyard.tasks import missing
+from steelyard.tasks.grammar import Damage
+
+PICTURE = Path("a.png")
+HUNDRED = [Example(f"{n:03}", PICTURE, f"text {n}", (0,)) for n in range(100)]
+
+
+def lost(kind: str, rate: int, seed: int = 0, **where: str) -> dict[str, Side]:
+    place = {"task": "food101", "split": "test", **where}
+    return missing.lost(kind, rate, seed, place["task"], place["split"], HUNDRED)
+
+
+@pytest.mark.parametrize("kind", missing.MISSING)
+@pytest.mark.parametrize("rate", [0, 1, 30, 70, 99, 100])
+def test_counts_are_exact(kind: str, rate: int) -> None:
+    found = lost(kind, rate)
+    assert len(found) == rate
+    halves = {side: list(found.values()).count(side) for side in ("image", "text")}
+    expected = {
+        "image-missing": {"image": rate, "text": 0},
+        "text-missing": {"image": 0, "text": rate},
+        "both-missing": {"image": rate // 2, "text": rate - rate // 2},
+    }
+    assert halves == expected[kind]
+
+
+@pytest.mark.parametrize("kind", missing.MISSING)
+def test_a_higher_rate_contains_a_lower_one_side_for_side(kind: str) -> None:
+    rates = [lost(kind, rate) for rate in range(0, 101, 10)]
+    for lower, higher in itertools.pairwise(rates):
+        assert lower.items() < higher.items()
+
+
+def test_counts_are_rounded_down() -> None:
+    """As in the published code: 70 % of 7 items are 4, of which 2 lose the image."""
+    found = missing.lost("both-missing", 70, 0, "food101", "test", HUNDRED[:7])
+    assert sorted(found.values()) == ["image", "image", "text", "text"]
+
+
+def test_a_draw_belongs_to_a_task_a_split_and_a_seed_and_not_to_an_order() -> None:
+    draws = [
+        lost("image-missing", 50),
+        lost("image-missing", 50, seed=1),
+        lost("image-missing", 50, task="mm_imdb"),
+        lost("image-missing", 50, split="val"),
+    ]
+    assert len({tuple(sorted(draw)) for draw in draws}) == 4
+    turned = missing.lost("image-missing", 50, 0, "food101", "test", HUNDRED[::-1])
+    assert turned == draws[0]
+    # The same items whichever side is lost, so that the sides can be compared.
+    assert list(lost("text-missing", 50)) == list(draws[0])
+    # Which items: about half of each half of the ids, not the first ones.
+    assert 15 < sum(int(id_) < 50 for id_ in draws[0]) < 35
+
+
+def test_only_what_is_there_can_be_lost() -> None:
+    bare = [Example(f"i{n}", PICTURE, None if n % 2 else " ", (0,)) for n in range(10)]
+    blind = [Example(f"t{n}", None, "text", (0,)) for n in range(10)]
+    everyone = [*HUNDRED[:10], *bare, *blind]
+    for kind, able in {"image-missing": 20, "text-missing": 20, "both-missing": 10}.items():
+        assert len(missing.lost(kind, 100, 0, "food101", "test", everyone)) == able
+    assert all(id_.isdecimal() for id_ in missing.lost("both-missing", 100, 0, "f", "t", everyone))
+
+
+# --- in a task ---------------------------------------------------------------------------------
+
+
+def seen(corpus: Corpus, variant: str, limit: int | None = None) -> dict[str, tuple[bool, bool]]:
+    """Whether each item shows an image and a text."""
+    task = tasks.build(tasks.parse_variant(variant), corpus, limit=limit)
+    return {
+        doc["id"]: (bool(task.doc_to_visual(doc)), doc["text"] is not None)
+        for doc in task.dataset["test"]
+    }
+
+
+@pytest.fixture(scope="module")
+def food(world: Path) -> Corpus:
+    return tasks.load("food101", world / "food101")
+
+
+@pytest.mark.parametrize("variant", ["image-missing:70", "text-missing:30", "both-missing:50s4"])
+def test_the_items_of_the_table_lose_that_side_and_no_other(food: Corpus, variant: str) -> None:
+    full = seen(food, "food101")
+    table = missing.of(tasks.parse_variant(f"food101@{variant}"), "test", food.splits["test"])
+    found = seen(food, f"food101@{variant}")
+    assert table
+    for id_, (image, text) in full.items():
+        side = table.get(id_)
+        assert found[id_] == (image and side != "image", text and side != "text")
+    some = seen(food, f"food101@{variant}", limit=20)
+    assert len(some) == 20 and some.items() <= found.items()
+
+
+def test_all_of_a_side_is_that_side_blank_and_none_is_clean(food: Corpus) -> None:
+    assert seen(food, "food101@image-missing:100") == seen(food, "food101@image-blank")
+    assert seen(food, "food101@text-missing:100") == seen(food, "food101@text-blank")
+    assert seen(food, "food101@both-missing:0") == seen(food, "food101")
+
+
+def test_the_other_side_can_be_damaged_as_well(food: Corpus) -> None:
+    both = tasks.build(tasks.parse_variant("food101@image-missing:40+text-typo:5"), food)
+    typed = tasks.build(tasks.parse_variant("food101@text-typo:5"), food)
+    assert [doc["text"] for doc in both.dataset["test"]] == [
+        doc["text"] for doc in typed.dataset["test"]
+    ]
+    shown = seen(food, "food101@image-missing:40+text-typo:5")
+    assert [image for image, _ in shown.values()] == [
+        image for image, _ in seen(food, "food101@image-missing:40").values()
+    ]
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def test_a_table_is_read_back(tmp_path: Path) -> None:
+    items: dict[str, Side] = {'with, a "comma"': "image", "02": "text", "line\nbreak": "text"}
+    path = tmp_path / "table.csv"
+    path.write_bytes(missing.table(items))
+    assert missing.read_table(path) == items
+    path.write_bytes(missing.table({}))
+    assert path.read_text() == "id,lost\n" and missing.read_table(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "line 1: '', expected id,lost"),
+        ("id,side\n", "line 1: 'id,side', expected id,lost"),
+        ("id,lost\na,image\nb,sound\n", "line 3: 'b,sound', expected an id and 'image' or 'text'"),
+        ("id,lost\na\n", "line 2: 'a', expected"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        missing.read_table(path)
+
+
+def test_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Could not read"):
+        missing.read_table(tmp_path / "none.csv")
+
+
+def test_names_of_tables_are_names_of_files() -> None:
+    name = missing.file_name("stock/mme", "test", "image-missing:70s1+text-typo:2")
+    assert name == "stock-mme-test-image-missing-70s1+text-typo-2.csv"
+
+
+# --- beside a record ---------------------------------------------------------------------------
+
+
+def test_a_run_keeps_its_tables_and_what_attacks_cost(food: Corpus, tmp_path: Path) -> None:
+    spec = RunSpec("joint", "food101", "tiny", "2e9", 0, data={"revision": food.revision})
+    variants = ("food101", "food101@both-missing:70", "food101@image-adversarial:1")
+    job = Job(spec, "joint", variants, limit=30)
+
+    def ran(job: Job) -> record.Record:
+        return run.run(job, {"food101": food}, tmp_path, "cpu", lambda doing, share: None)
+
+    first = ran(job)
+    folder = tmp_path / first.id
+    table = folder / "missing" / "food101-test-both-missing-70.csv"
+    expected = missing.lost("both-missing", 70, 0, "food101", "test", food.splits["test"])
+    assert missing.read_table(table) == expected and len(expected) == 56  # of all 80, not of 30
+    assert str(table.relative_to(folder)) in first.provenance["tables"]
+    costs = first.provenance["attacks"]
+    assert set(costs) == {"food101@image-adversarial:1"}
+    attack = costs["food101@image-adversarial:1"]
+    assert attack["flops"] > 0 and attack["epsilon"] == 2 / 255
+    assert first.ledger.total_flops <= 2e9
+
+    # A copy of record and items alone, scored on more: nothing is lost and nothing scored again.
+    (folder / "attacks.json").unlink()
+    more = ran(Job(spec, "joint", (*variants, "food101@image-missing:10"), limit=30))
+    assert more.provenance["attacks"] == costs
+    assert json.loads((folder / "attacks.json").read_text()) == costs
+    assert len(list((folder / "missing").iterdir())) == 2
+    shutil.rmtree(folder)
+
+
+def test_rates_and_seeds_are_read_and_written() -> None:
+    for text, damage in {
+        "image-missing:70": Damage("image-missing", 70),
+        "both-missing:0": Damage("both-missing", 0),
+        "text-missing:100s12": Damage("text-missing", 100, 12),
+    }.items():
+        assert tasks.parse_variant(f"food101@{text}").damages == (damage,)
+        assert str(damage) == text
+    assert str(tasks.parse_variant("food101@image-missing:07s0")) == "food101@image-missing:7"
+    found = tasks.variants("food101", ["image-missing:0-30s2"])
+    names = ["clean", *(f"image-missing:{rate}s2" for rate in (0, 10, 20, 30))]
+    assert [variant.name for variant in found] == names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image-missing", "give a rate from 0 to 100 %, such as 'image-missing:70'"),
+        ("image-missing:101", "give a rate from 0 to 100 %"),
+        ("image-missing:-1", "give a rate"),
+        ("image-missing:7.5", "give a rate"),
+        ("image-missing:70s", "give a rate"),
+        ("image-mising:70", "Did you mean 'image-missing'"),
+        ("image-missing:70+text-missing:30", "write 'both-missing:70'"),
+        ("both-missing:70+text-typo", "one corruption of the image and one of the text"),
+    ],
+)
+def test_bad_rates_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tasks.parse_variant(f"food101@{text}")
+
+
+def test_bad_ranges_of_rates_are_refused() -> None:
+    with pytest.raises(UserError, match="steps of 10 from 5"):
+        tasks.variants("food101", ["image-missing:5-40"])
+    with pytest.raises(UserError, match="write 'image-missing:10-70'"):
+        tasks.variants("food101", ["image-missing:70-10"])
+
+
+def test_a_task_without_text_cannot_lose_it() -> None:
+    for text in ("text-missing:10", "both-missing:10", "image-noise+text-typo"):
+        with pytest.raises(UserError, match="chair has no text beside the image to corrupt"):
+            tasks.parse_variant(f"chair@{text}")
+    assert str(tasks.parse_variant("chair@image-missing:10")) == "chair@image-missing:10"
