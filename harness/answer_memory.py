@@ -57,6 +57,6 @@ class Memory:
         if whole != text:
             path.write_text(whole, encoding="utf-8")
         try:
-            self._answers = {key: answer for key, answer in map(json.loads, whole.splitlines())}
-        except ValueError as error:
+            self._answers = dict(map(json.loads, whole.splitlines()))
+        except (TypeError, ValueError) as error:
             raise UserError(f"{path} is not a file of answers: delete it.") from error

@@ -29,7 +29,9 @@ def additive_probabilities(backbone: "Classifier", inputs: Sequence[Inputs]) -> 
     try:
         with torch.no_grad():
             parts = [
-                backbone.contribute(backbone.encode(backbone.collate(inputs[start : start + CHUNK])))
+                backbone.contribute(
+                    backbone.encode(backbone.collate(inputs[start : start + CHUNK]))
+                )
                 for start in range(0, len(inputs), CHUNK)
             ]
             image = torch.cat([part.image for part in parts])

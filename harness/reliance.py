@@ -7,6 +7,7 @@ task's own scoring. ``leaderboards.reliance`` turns the rows into a profile.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from steelyard import tasks
 from steelyard.harness.answer_memory import Memory
-from steelyard.harness.backbone import SIDES, Backbone, Inputs, Side
+from steelyard.harness.backbone import SIDES, Backbone, Inputs, Kind, Side
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError
 from steelyard.harness.seeds import seed_for
@@ -173,6 +174,15 @@ def ask(
     return found.sort_values(["view", "way", "draw", "id"], ignore_index=True)
 
 
+def questions(
+    task: str, corpus: Corpus, split: str, limit: int | None, draws: int, kind: Kind
+) -> int:
+    """How many answers and likelihoods ``ask`` needs, equal ones counted as often as they occur."""
+    items = min(limit or sys.maxsize, len(corpus.splits.get(split, ())))
+    shown = len(views(sided=bool(tasks.info(task).evidence), draws=draws))
+    return items * (shown + (2 if kind == "vlm" else 0))
+
+
 def number_of(info: "tasks.TaskInfo") -> str:
     """The metric that a profile follows: accuracy where the task has it, for it is a share of
     items and its chance level is known, else the main one."""
@@ -263,9 +273,7 @@ class _Talk:
         return replace(made, arguments=(prompt, asked, lambda doc: images, *place))
 
 
-def log_likelihoods(
-    backbone: Any, inputs: Sequence[Inputs], answers: Sequence[str]
-) -> list[float]:
+def log_likelihoods(backbone: Any, inputs: Sequence[Inputs], answers: Sequence[str]) -> list[float]:
     """Mean log-likelihood of each answer's tokens, the end token included, in nats: [B]."""
     import torch
 

@@ -34,6 +34,7 @@ def publish(
     kinds: Mapping[str, str] | None = None,
     backbone: str | None = None,
     budget: str | None = None,
+    track: str | None = None,
 ) -> Published:
     """Write every board, its figures, the front page ``board.md`` and ``scores.csv`` into ``out``.
 
@@ -47,6 +48,7 @@ def publish(
         kinds: kind of each entry by label, or by method name for all of a method's entries.
         backbone: take only runs of this backbone.
         budget: take only runs of this budget.
+        track: take only runs of this track.
 
     Raises:
         UserError: there is nothing to show, no board has the control, the runs cannot be compared,
@@ -55,7 +57,7 @@ def publish(
     from steelyard.leaderboards import board, profile
     from steelyard.leaderboards.collect import collect
 
-    runs = collect(folders, backbone=backbone, budget=budget)
+    runs = collect(folders, backbone=backbone, budget=budget, track=track)
     labels = {run.record.label for run in runs.runs}
     if control is not None and control not in labels:
         raise unknown("control", control, labels)

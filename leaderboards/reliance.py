@@ -5,7 +5,7 @@ so all have intervals from the same resampled clusters; of several training seed
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -75,14 +75,6 @@ NUMBERS = {
 """Every number of a profile and what it is."""
 SHARES = tuple(name for name in NUMBERS if name not in ("lean.shapley", "information.image"))
 """Numbers shown in percent."""
-BOUNDS = {
-    "score.": (0.0, 1.0),
-    "same.": (0.0, 1.0),
-    "group.": (0.0, 1.0),
-    "conflict.": (0.0, 1.0),
-    "lean.": (-1.0, 1.0),
-}
-"""Ends of what numbers can be, by how their names begin."""
 
 Ratio = tuple[Floats, Floats]
 """Tops and bottoms of a number, one an item."""
@@ -163,17 +155,8 @@ def part(
         draws=int(first["draw"].max()) + 1,
         conflict=kind,
         conflicts=int(conflicts["conflict.text"][1].sum()) if kind else 0,
-        numbers={name: _interval(name, found[name]) for name in NUMBERS if name in found},
+        numbers={name: stats.interval(found[name]) for name in NUMBERS if name in found},
     )
-
-
-def _interval(name: str, sample: Sample) -> Interval:
-    """An interval that ends where the number does."""
-    found = stats.interval(sample)
-    low, high = next((ends for start, ends in BOUNDS.items() if name.startswith(start)), (None,) * 2)
-    if low is None or not low <= found.mean <= high:
-        return found
-    return replace(found, low=max(low, found.low), high=min(high, found.high))
 
 
 def measure(runs: Sequence[pd.DataFrame], task: str, *, higher_is_better: bool) -> Measured:

@@ -1,4 +1,4 @@
-"""A reliance profile as one picture: scores by what is shown, answers that stay, who is followed."""
+"""A reliance profile as one picture: scores by what is shown, answers that stay, who is heard."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -117,8 +117,10 @@ def _legend(axes: "Axes") -> None:
         Line2D([], [], marker=marker, color=colour, label=label, **style)
         for label, colour, marker in reversed(VIEWS.values())
     ]
-    axes.legend(handles=handles, ncols=4, fontsize=7.5, loc="upper left", handletextpad=0.1,
-                columnspacing=1.0, borderaxespad=0, bbox_to_anchor=(0, -0.42 / _high(axes)))  # fmt: skip
+    axes.legend(
+        handles=handles, ncols=4, fontsize=7.5, loc="upper left", handletextpad=0.1,
+        columnspacing=1.0, borderaxespad=0, bbox_to_anchor=(0, -0.42 / _high(axes)),
+    )  # fmt: skip
 
 
 def _high(axes: "Axes") -> float:

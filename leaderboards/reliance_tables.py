@@ -1,4 +1,4 @@
-"""A reliance profile as one plain sentence a task, and as Markdown, CSV, JSON or a terminal table."""
+"""A reliance profile as a sentence a task, and as Markdown, CSV, JSON or a terminal table."""
 
 import csv
 import io
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 SCHEMA = 1
 UNUSED = 0.02
 """A side whose gain's interval ends below this, blank and shuffled, counts as not used."""
+RULE_OF_THREE = 3
+"""Events that n trials without any can still hide, at 95 %: a rate of 3 / n."""
 
 RULES = (
     "Numbers are percentages with half of the 95 % interval, over resampled items that share no "
-    "image or other cluster, and over training seeds where there are several. Where all items "
-    "agree the interval has no width; what share of others it can hide is up to 3 in as many.",
+    "image or other cluster, and over training seeds where there are several. Where all n items "
+    "agree the interval has no width, yet a share of 3 / n could hide; the verdicts allow for it.",
     "Without a side: it is blanked, in the backbone's own sense. With another item's: it is taken "
     "from a random item whose content differs, several times over. Blanking asks what happens when "
     "the side is missing, which few models were trained for; the other whether it is looked at. "
@@ -56,7 +58,9 @@ def state(part: Part, side: str) -> str:
     blank, shuffled = (part.numbers[f"gain.{side}.{way}"] for way in ("blank", "shuffled"))
     if shuffled.low > 0:
         return "used"
-    return "not used" if max(blank.high, shuffled.high) < UNUSED else "unclear"
+    hidden = RULE_OF_THREE / part.clusters
+    highest = max(each.mean + max(each.half, hidden) for each in (blank, shuffled))
+    return "not used" if highest < UNUSED else "unclear"
 
 
 def _use(part: Part, side: str) -> str:
@@ -80,13 +84,13 @@ def _unmoved(part: Part, side: str) -> str:
 def _conflict(part: Part) -> str:
     if not part.conflict:
         return ""
-    where, text = {
-        "habit": ("where the picture breaks the habit", "the usual answer"),
-        "misleading": ("with another class's text", "the text"),
-        "blind": ("where its answer without the image is wrong", "that answer"),
+    where = {
+        "habit": "where the picture breaks the habit it gives the usual answer",
+        "misleading": "with the text of another class it follows the text",
+        "blind": "where its answer without the image is wrong it keeps that answer",
     }[part.conflict]
     by_text, by_image = (_percent(part, f"conflict.{side}") for side in ("text", "image"))
-    return f"{where}, it gives {text} in {by_text} and the image's in {by_image}"
+    return f"{where} in {by_text} and the image in {by_image}"
 
 
 def _interaction(part: Part) -> str:
@@ -97,7 +101,7 @@ def _interaction(part: Part) -> str:
 
 
 def _percent(part: Part, name: str) -> str:
-    return f"{100 * part.numbers[name].mean:.0f} %"
+    return f"{100 * part.numbers[name].mean:.1f} %"
 
 
 def sheets(found: Diagnosis) -> tuple[Sheet, ...]:
@@ -107,7 +111,7 @@ def sheets(found: Diagnosis) -> tuple[Sheet, ...]:
 
 def _scores(found: Diagnosis) -> Sheet:
     columns = {
-        "full": "score.full",
+        "image and text": "score.full",
         "no image": "score.text.blank",
         "other image": "score.text.shuffled",
         "no text": "score.image.blank",
@@ -116,11 +120,11 @@ def _scores(found: Diagnosis) -> Sheet:
         "both others'": "score.neither.shuffled",
     }
     rows = [
-        (part.name, f"{part.metric}{'' if part.higher_is_better else ' ↓'}", str(part.items),
+        (str(part.items), part.name, f"{part.metric}{'' if part.higher_is_better else ' ↓'}",
          *(_cell(part, name) for name in columns.values()))
         for part in found.parts
     ]  # fmt: skip
-    return _sheet("Score by what is shown", ("task", "score", "items", *columns), rows)
+    return _sheet("Score by what is shown", ("items", "task", "score", *columns), rows)
 
 
 def _moves(found: Diagnosis) -> Sheet:
@@ -134,20 +138,24 @@ def _moves(found: Diagnosis) -> Sheet:
         "same without text": "same.image.blank",
         "same, other text": "same.image.shuffled",
     }
-    rows = [(part.name, *(_cell(part, name) for name in columns.values())) for part in found.parts]
-    return _sheet("What each side adds, and how often the answer stays", ("task", *columns), rows)
+    rows = [
+        (str(part.items), part.name, *(_cell(part, name) for name in columns.values()))
+        for part in found.parts
+    ]
+    title = "What each side adds, and how often the answer stays"
+    return _sheet(title, ("items", "task", *columns), rows)
 
 
 def _groups(found: Diagnosis) -> Sheet:
     names = list(GROUPS.values())
     header = [f"{name} alone right" if name in ("text", "image") else name for name in names]
     rows = [
-        (part.name, *(_group(part, name) for name in names))
+        (str(part.items), part.name, *(_group(part, name) for name in names))
         for part in found.parts
         if "group.both.share" in part.numbers
     ]
     title = "Share of items by which side alone is right, and the full score inside"
-    return _sheet(title, ("task", *header), rows)
+    return _sheet(title, ("items", "task", *header), rows)
 
 
 def _group(part: Part, name: str) -> str:
@@ -165,11 +173,11 @@ def _more(found: Diagnosis) -> Sheet:
         "lean, Shapley": "lean.shapley",
     }
     rows = [
-        (part.name, f"{part.conflict} {part.conflicts:g}".strip() if part.conflict else "",
+        (f"{part.conflicts} {part.conflict}" if part.conflict else "none", part.name,
          *(_cell(part, name) for name in columns.values()))
         for part in found.parts
     ]  # fmt: skip
-    return _sheet("Conflict, information and lean", ("task", "conflict items", *columns), rows)
+    return _sheet("Conflict, information and lean", ("conflict items", "task", *columns), rows)
 
 
 def _sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Sheet:
@@ -227,17 +235,23 @@ def terminal(found: Diagnosis) -> "Table":
 
     columns = {
         "full": "score.full",
-        "no image": "score.text.blank",
+        "blind": "score.text.blank",
         "no text": "score.image.blank",
         "neither": "score.neither.blank",
-        "image adds": "gain.image.shuffled",
-        "same, blind": "same.text.blank",
-        "follows text": "conflict.text",
+        "adds": "gain.image.shuffled",
+        "same": "same.text.blank",
+        "to text": "conflict.text",
     }
-    table = Table("task", box=box.SIMPLE_HEAD, title=f"What {found.model} relies on")
+    table = Table(box=box.SIMPLE_HEAD, title=f"What {found.model} relies on", padding=(0, 0, 0, 1))
+    table.add_column("task", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for part in found.parts:
-        table.add_row(part.name, *(_cell(part, name) for name in columns.values()))
-    table.caption = "%, ± half of the 95 % interval; image adds: over another item's image"
+        shown = (part.numbers.get(name) for name in columns.values())
+        means = ("" if each is None else f"{100 * each.mean:.0f}" for each in shown)
+        table.add_row(part.name, *means)
+    table.caption = (
+        "%. blind: no image; adds: the image over another item's; same: answers that stay without "
+        "the image; to text: conflicts that follow the text"
+    )
     return table
