@@ -9,6 +9,7 @@ import click
 from steelyard.harness import cli_results
 from steelyard.harness.cli_options import RUNS, run_options
 from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.limits import TRACKS
 
 BOARD = Path("board")
 DIAGNOSIS = Path("diagnosis")
@@ -163,7 +164,9 @@ def diagnose(model: str, out: Path, **given: Any) -> None:
     help="Entry that differences are taken against [default: joint, or sft].",
 )
 @click.option("--backbone", help="Only runs of this backbone.")
-@click.option("--budget", help="Only runs of this budget.")  # fmt: skip
+@click.option("--budget", help="Only runs of this budget.")
+@click.option("--track", type=click.Choice(TRACKS),
+              help="Only runs of this track; anytime shows scores over budgets.")  # fmt: skip
 def leaderboard(folders: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Turn records into boards: tables (Markdown, CSV, JSON, LaTeX) and plots (PNG, SVG).
 

@@ -232,8 +232,9 @@ def boards(
     control: str | None = None,
     backbone: str | None = None,
     budget: str | None = None,
+    track: str | None = None,
 ) -> None:
-    """Write boards from records, of one backbone and budget where given, and print them."""
+    """Write boards from records, of one backbone, budget and track where given, and print them."""
     from steelyard.leaderboards import profile_tables, publish
     from steelyard.leaderboards.tables import terminal
 
@@ -243,8 +244,9 @@ def boards(
     kinds = {name: methods.load(name).ABOUT.kind for name in methods.names()}
     with console.status("making boards"):
         published = publish(
-            folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget
-        )
+            folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget,
+            track=track,
+        )  # fmt: skip
     for board in published.boards:
         console.print(terminal(board, console.width))
     for profile in published.profiles:

@@ -8,7 +8,7 @@ import numpy as np
 
 from steelyard.harness.errors import UserError
 from steelyard.leaderboards import ranking, stats
-from steelyard.leaderboards.collect import Run, Runs, backbone_name
+from steelyard.leaderboards.collect import Run, Runs, backbone_name, budget_name
 from steelyard.leaderboards.differences import Difference, Visible, differences, visible
 from steelyard.leaderboards.measure import (
     CLEAN,
@@ -46,6 +46,11 @@ class Cost:
     peak_bytes: float
     phases: Mapping[str, float]
     """FLOPs by phase."""
+    amortised: float
+    """FLOPs where artefacts (mined answers, teachers, features) are charged once for all seeds; it
+    is only shown, ``flops`` is what counts."""
+    tuning: float
+    """FLOPs of the trials that chose the settings, beside ``flops``; 0 where nobody tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,7 @@ def build(
         metric=grid.metric,
         higher_is_better=grid.higher_is_better,
         backbone=backbone_name(own[0].record.spec),
-        budget=own[0].record.spec.budget,
+        budget=budget_name(own[0].record.spec),
         control=control,
         seeds=grid.seeds,
         items=reference.items if reference else 0,
@@ -362,6 +367,8 @@ def _cost(runs: Sequence[Run], base: float | None) -> Cost:
         items=fmean(ledger.items for ledger in ledgers),
         peak_bytes=fmean(ledger.peak_bytes for ledger in ledgers),
         phases={p: fmean(ledger.flops.get(p, 0.0) for ledger in ledgers) for p in phases},
+        amortised=fmean(ledger.amortised_flops(len(runs)) for ledger in ledgers),
+        tuning=max(run.record.provenance.get("tuning", {}).get("flops", 0.0) for run in runs),
     )
 
 

@@ -20,7 +20,7 @@ COLUMNS = (
     "budget", "id",
 )  # fmt: skip
 
-MORE_COLUMNS = ("scored_on", "subset")
+MORE_COLUMNS = ("scored_on", "subset", "track")
 """Only where some run needs them: ``task`` is what was trained on."""
 
 
@@ -55,6 +55,8 @@ class Runs:
 
     A failed run has one row without variant, metric and value.
     """
+    oracle: tuple[Run, ...] = ()
+    """Runs whose settings saw the test split: to be shown apart, in no table and no rank."""
 
     def of(self, task: str) -> tuple[Run, ...]:
         """The runs of one task."""
@@ -66,40 +68,63 @@ class Runs:
 
 
 def collect(
-    folders: Sequence[Path], *, backbone: str | None = None, budget: str | None = None
+    folders: Sequence[Path],
+    *,
+    backbone: str | None = None,
+    budget: str | None = None,
+    track: str | None = None,
 ) -> Runs:
-    """Read every record under ``folders``, only those of one backbone or budget where given.
+    """Read every record under ``folders``, of one backbone, budget or track where given.
+
+    Trials of tuning are left out.
 
     Raises:
         UserError: no record is found, two records claim the same (label, task, seed), or the runs
-            of a task differ in backbone, budget or data, which no board may compare.
+            of a task differ in backbone, track, budget, rules or data, which no board may compare.
     """
-    found = [Run(path, read(path)) for folder in folders for path in find(folder)]
+    read_all = (Run(path, read(path)) for folder in folders for path in find(folder))
+    found = [run for run in read_all if run.record.kind != "trial"]
     kept = [
         run
         for run in found
         if backbone in (None, backbone_name(run.record.spec))
-        and budget in (None, run.record.spec.budget)
+        and budget in (None, cap_name(run.record.spec))
+        and track in (None, run.record.spec.track)
     ]
     where = ", ".join(map(str, folders))
     if not found:
         raise UserError(f"No record under {where or 'no folder'}: finish a run first.")
     if not kept:
         raise UserError(
-            f"None of {len(found)} records under {where} has backbone {backbone or 'any'} and "
-            f"budget {budget or 'any'}: loosen --backbone or --budget."
+            f"None of {len(found)} records under {where} has backbone {backbone or 'any'}, "
+            f"budget {budget or 'any'} and track {track or 'any'}: loosen --backbone, --budget or "
+            "--track."
         )
     _check_comparable(kept)
-    runs = sorted(_without_copies(kept), key=_identity)
+    unique = sorted(_without_copies(kept), key=_identity)
+    runs = [run for run in unique if run.record.kind == "entry"]
+    oracle = tuple(run for run in unique if run.record.kind == "oracle")
+    if not runs:
+        raise UserError(f"All records under {where} are those of an oracle, which never ranks.")
     rows = [row for run in runs for row in _rows(run.record)]
     more = [name for name in MORE_COLUMNS if any(name in row for row in rows)]
-    return Runs(tuple(runs), pd.DataFrame(rows, columns=[*COLUMNS, *more]))
+    return Runs(tuple(runs), pd.DataFrame(rows, columns=[*COLUMNS, *more]), oracle)
 
 
 def backbone_name(spec: RunSpec) -> str:
     """The backbone with the options that were changed: ``tiny(head=concat)``."""
     changed = ", ".join(f"{key}={value}" for key, value in sorted(spec.backbone_options.items()))
     return f"{spec.backbone}({changed})" if changed else spec.backbone
+
+
+def cap_name(spec: RunSpec) -> str:
+    """The budget, with its cap on seconds where it has one: ``S within 60 s``."""
+    return spec.budget if spec.wall is None else f"{spec.budget} within {spec.wall:g} s"
+
+
+def budget_name(spec: RunSpec) -> str:
+    """The budget as a board shows it: ``S``, or ``S of equal data`` on the data track."""
+    return cap_name(spec) if spec.track == "compute" else f"{spec.budget} of equal {spec.track}"
 
 
 def _identity(run: Run) -> tuple[str, str, int]:
@@ -122,10 +147,17 @@ def _without_copies(runs: Iterable[Run]) -> list[Run]:
 
 def _check_comparable(runs: Sequence[Run]) -> None:
     for task in sorted({run.record.spec.task for run in runs}):
-        specs = [run.record.spec for run in runs if run.record.spec.task == task]
+        records = [run.record for run in runs if run.record.spec.task == task]
+        specs = [record.spec for record in records]
+        _one_only(task, "tracks", {spec.track for spec in specs}, "--track")
+        rules = {str(record.provenance.get("rules", 1)) for record in records}
+        _one_only(task, "versions of the rules", rules, "the folders you give")
         if task != NOTHING:  # of models as they are, the backbone is what is compared
             _one_only(task, "backbones", {backbone_name(spec) for spec in specs}, "--backbone")
-        _one_only(task, "budgets", {spec.budget for spec in specs}, "--budget")
+        _one_only(task, "budgets", {cap_name(spec) for spec in specs}, "--budget")
+        if any(spec.wall is not None for spec in specs):
+            devices = {record.ledger.device for record in records}
+            _one_only(task, "devices under a cap on seconds", devices, "the folders you give")
         data = {", ".join(f"{k}={v}" for k, v in sorted(spec.data.items())) for spec in specs}
         _one_only(task, "data revisions", data, "the folders you give")
 
@@ -153,6 +185,7 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         "backbone": backbone_name(spec),
         "budget": spec.budget,
         "id": record.id,
+        **({} if spec.track == "compute" else {"track": spec.track}),
     }
     if record.status == "failed":
         yield run

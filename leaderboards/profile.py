@@ -8,7 +8,7 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.record import Score
 from steelyard.leaderboards import ranking, stats
 from steelyard.leaderboards.board import Blank, Cost, costs_of, kind_of
-from steelyard.leaderboards.collect import Run, Runs, backbone_name
+from steelyard.leaderboards.collect import Run, Runs, backbone_name, budget_name
 from steelyard.leaderboards.differences import Difference, Visible, differences, visible
 from steelyard.leaderboards.measure import corruption_of, side_of
 from steelyard.leaderboards.ranking import Contest, Critical, Place
@@ -138,7 +138,7 @@ def build(
     return Profile(
         trained_on=trained_on,
         backbone=", ".join(sorted({backbone_name(run.record.spec) for run in own})),
-        budget=own[0].record.spec.budget,
+        budget=budget_name(own[0].record.spec),
         control=control,
         seeds=seeds,
         shown=shown,
