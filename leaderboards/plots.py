@@ -272,11 +272,11 @@ def _cross_hair(axes: "Axes", control: str, x: float, y: float, foot: float) -> 
 
 
 def _graded(board: Board) -> dict[str, dict[int, str]]:
-    """Corruptions scored at two severities or more: severity, clean as 0, to variant."""
+    """Corruptions scored at two severities or more: severity or rate, clean as 0, to variant."""
     graded: dict[str, dict[int, str]] = {}
     for variant in board.entries[0].variants:
         name, _, severity = variant.partition(":")
-        if severity:
+        if severity.isdecimal():  # not of both sides at once, nor of another draw
             graded.setdefault(name, {0: CLEAN})[int(severity)] = variant
     return {name: dict(sorted(steps.items())) for name, steps in graded.items() if len(steps) > 2}
 

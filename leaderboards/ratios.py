@@ -12,6 +12,7 @@ from steelyard.harness.data import enclosing
 from steelyard.harness.errors import UserError
 from steelyard.harness.record import items_file
 from steelyard.leaderboards.collect import Run
+from steelyard.leaderboards.measure import corruption_of
 from steelyard.leaderboards.stats import DRAWS, Floats, Sample, resample_weights, resampled
 
 CLEAN = "clean"
@@ -37,7 +38,7 @@ class Column:
         """Weight of each variant, so that a corruption with many severities weighs no more."""
         severities: dict[str, list[str]] = {}
         for variant in self.variants:
-            severities.setdefault(variant.partition(":")[0], []).append(variant)
+            severities.setdefault(corruption_of(variant), []).append(variant)
         return {v: 1 / len(severities) / len(own) for own in severities.values() for v in own}
 
 
