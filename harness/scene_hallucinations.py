@@ -168,9 +168,8 @@ def _hallusion(folder: Path, count: int, source: Source) -> list[Row]:
             path.parent.mkdir(parents=True, exist_ok=True)
             source.picture(scene).save(path)
         # What is usually so is asked without a picture too, where there is something usual.
-        versions = [(colour, names[colour]) for colour in colours]
-        versions = versions if depends else [(usual, None), *versions]
-        for figure, (colour, name) in enumerate(versions):
+        shown = [(colour, names[colour]) for colour in colours]
+        for figure, (colour, name) in enumerate(shown if depends else [(usual, None), *shown]):
             for question, asked in enumerate(colours):
                 found = attribute_question(Object(kind, colour, 0), asked)
                 key = f"{place}/{figure}/{question}"
@@ -212,9 +211,10 @@ def _mmhal(folder: Path, count: int, source: Source) -> list[Row]:
         question, answer = OPEN[kind](scene, source)
         name = f"{source.split}_{number:05d}.png"
         source.picture(scene).save(folder / "images" / name)
-        shown = {"image_id": name, "image_src": f"images/{name}", "image_content": _kinds(scene)}
+        image = {"image_id": name, "image_src": f"images/{name}"}
         asked = {"question": question, "gt_answer": answer, "model_answer": ""}
-        rows.append({"question_type": kind, "question_topic": scene.place, **shown, **asked})
+        about = {"question_type": kind, "question_topic": scene.place}
+        rows.append({**about, **image, "image_content": _kinds(scene), **asked})
         fact = {"scene": scene.symbol, "kind": kind, "answer": answer}
         truth.append({"id": str(number), **fact})
     write_text(folder / "response_template.json", json.dumps(rows))

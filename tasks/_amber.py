@@ -40,12 +40,13 @@ KINDS = {
     "relation": "relation",
 }
 """Subset of each official type. Relations have two types, one of all yes and one of all no."""
+PARTS = ("existence", "attribute", "relation")
 QUERIES = (
     ("query_all",),
     ("query_generative", "query_discriminative"),
-    tuple(f"query_discriminative-{name}" for name in ("existence", "attribute", "relation")),
+    ("query_generative", *(f"query_discriminative-{name}" for name in PARTS)),
 )
-"""Official files, first found first taken: each of a group that is there."""
+"""Official files: all in one, in two halves, or with the second half in parts."""
 FOLDERS = ("data/query", "query", "data", ".")
 LABELS = ("yes", "no")
 RULE = "words"
@@ -90,31 +91,31 @@ def _holds(folder: Path) -> bool:
 
 def _examples(root: Path, split: str) -> Iterator[Example]:
     path = _file(root, "annotations")
-    annotations = {
-        _questions.field(where, row, "id"): (where, row) for where, row in _questions.listed(path)
-    }
+    noted = {_questions.field(where, row, "id"): (where, row) for where, row in _rows(path)}
     relation = _relation(root)
     safe = tuple(read_text(find_file(root, "data/safe_words.txt", "safe_words.txt")).split())
-    for where, query in (
-        found for queries in _queries(root) for found in _questions.listed(queries)
-    ):
+    for where, query in _rows(*_queries(root)):
         id_ = _questions.field(where, query, "id")
-        if id_ not in annotations:
+        if id_ not in noted:
             raise UserError(f"{where}: {path.name} has no id {id_}; are both of one version?")
-        noted, annotation = annotations[id_]
+        place, annotation = noted[id_]
         kind = annotation.get("type")
         if kind not in KINDS:
-            raise UserError(f"{noted}: type {kind!r}, allowed are {', '.join(KINDS)}.")
+            raise UserError(f"{place}: type {kind!r}, allowed are {', '.join(KINDS)}.")
         image, name = _questions.pictures(where, root, query)
-        place = {"id": f"{_questions.prefix(split)}{id_}", "image": image, "cluster": name}
-        if kind == CAPTIONS:
-            facts = {**_objects_of(noted, annotation, relation), "relation": relation, "safe": safe}
-            yield Example(**place, text=None, labels=(), subset=CAPTIONS, facts=facts)
-        else:
-            truth = _truth(noted, annotation)
-            text = _questions.field(where, query, "query")
-            closed = {"answers": (truth,), "choices": LABELS}
-            yield Example(**place, text=text, labels=(), subset=KINDS[kind], **closed)
+        captions = kind == CAPTIONS
+        words = {"relation": relation, "safe": safe}
+        yield Example(
+            f"{_questions.prefix(split)}{id_}",
+            image,
+            None if captions else _questions.field(where, query, "query"),
+            (),
+            answers=() if captions else (_truth(place, annotation),),
+            choices=() if captions else LABELS,
+            subset=KINDS[kind],
+            cluster=name,
+            facts={**_objects_of(place, annotation, relation), **words} if captions else {},
+        )
 
 
 def _objects_of(where: str, annotation: Row, relation: tuple[str, ...]) -> Facts:
@@ -137,11 +138,15 @@ def _truth(where: str, annotation: Row) -> str:
 
 
 def _queries(root: Path) -> list[Path]:
-    for names in QUERIES:
-        found = [path for name in names if (path := _find(root, name, FOLDERS))]
-        if found:
-            return found
-    raise UserError(f"No query_all.json or query_generative.json in {root} or its data/query.")
+    """The query files of the set of files that has most of its own there."""
+    found = [[path for name in names if (path := _find(root, name, FOLDERS))] for names in QUERIES]
+    if not any(found):
+        raise UserError(f"No query_all.json or query_generative.json in {root} or its data/query.")
+    return found[0] or max(found[1:], key=len)
+
+
+def _rows(*paths: Path) -> Iterator[tuple[str, Row]]:
+    return (found for path in paths for found in _questions.listed(path))
 
 
 def _file(root: Path, name: str) -> Path:

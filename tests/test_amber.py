@@ -322,6 +322,15 @@ def test_one_file_of_all_queries_and_a_validation_part(folder: Path) -> None:
              for row in json.loads((query / f"query_{name}.json").read_text())]  # fmt: skip
     write(folder, "query/query_all.json", every)
     assert amber.load(folder).revision == before
+    (query / "query_all.json").unlink()
+    (query / "query_discriminative.json").unlink()
+    for name, rows in (
+        ("existence", every[2:3]),
+        ("attribute", every[3:6]),
+        ("relation", every[6:]),
+    ):
+        write(folder, f"query/query_discriminative-{name}.json", rows)
+    assert amber.load(folder).revision == before
     world_sets.write("amber", folder.parent / "made", train=16, test=40)
     made = amber.load(folder.parent / "made")
     assert set(made.splits) == {"test", "val"} and made.splits["val"][0].id == "val/1"
