@@ -156,8 +156,8 @@ def prepare(
         turns = [at(position) for position in positions]
         return backbone.prompts.pieces([t.inputs for t in turns], [t.answer for t in turns])
 
-    kept = pieces(range(min(CHUNK, len(examples))))
-    if sum(map(_bytes, kept)) / len(kept) * len(examples) > IN_MEMORY_BYTES:
+    kept = pieces(range(min(CHUNK, len(examples)))) if examples else []  # a set for scoring alone
+    if kept and sum(map(_bytes, kept)) / len(kept) * len(examples) > IN_MEMORY_BYTES:
         return TrainData(
             examples, lambda rows: backbone.prompts.assemble(pieces(rows), backbone.device), at,
             0, False,

@@ -28,6 +28,9 @@ SPLIT = "test"
 """What the split that a task is scored on is called here, whatever its YAML calls it."""
 ID_COLUMNS = ("uid", "id", "question_id", "questionId", "qid", "index", "idx")
 """Where a document's name is looked for; the first that names each one differently is taken."""
+SPLIT_KEYS = ("test_split", "validation_split")
+PLAIN_SPLITS = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "test"}
+"""How the ``datasets`` library calls the split of a file named so."""
 MARKER = "<image>"
 """Where a prompt says its image goes. Here the image is first, as with lmms-eval's own models."""
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp")
@@ -70,6 +73,11 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         """Read the data once, or take what was read: whole, and without images."""
         if self.documents is None:
             ConfigurableTask.download.__wrapped__(self, dataset_kwargs)
+            if self.split not in self.dataset:
+                raise UserError(
+                    f"{self.name}: its data has the splits {', '.join(self.dataset)} and not "
+                    f"'{self.split}', which the task is scored on."
+                )
             self.documents = self.dataset, self._bare()
         self.dataset, self.dataset_no_image = self.documents
 
@@ -242,7 +250,10 @@ def _location(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
         extra["load_from_disk"] = True
     card, name = root / "README.md", config.get("dataset_name")
     known = card.is_file() and f"config_name: {name}" in card.read_text(encoding="utf-8")
-    return {
+    # Without a card that names the splits, they are named by what their files are called.
+    told = card.is_file() or "load_from_disk" in extra
+    splits = {key: config[key] for key in SPLIT_KEYS if config.get(key) and not told}
+    return {key: PLAIN_SPLITS.get(split, split) for key, split in splits.items()} | {
         "dataset_path": str(root),
         "dataset_name": name if known else None,
         "dataset_kwargs": extra,

@@ -150,16 +150,17 @@ def _included() -> tuple[Path, ...]:
 @functools.cache
 def index(folders: tuple[Path, ...]) -> Mapping[str, Definition]:
     """Every name of lmms-eval's task folder and of ``folders``, of which the first go first."""
-    found: dict[str, Definition] = {}
-    for folder in (_shipped(), *reversed(folders)):
+    found = dict(_shipped())
+    for folder in reversed(folders):
         found |= _of_folder(folder)
     return found
 
 
-def _shipped() -> Path:
+@functools.cache
+def _shipped() -> Mapping[str, Definition]:
     spec = importlib.util.find_spec("lmms_eval")
     assert spec is not None and spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / "tasks"
+    return _of_folder(Path(spec.submodule_search_locations[0]) / "tasks")
 
 
 def _of_folder(folder: Path) -> dict[str, Definition]:

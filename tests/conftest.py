@@ -27,6 +27,12 @@ def _light_and_quiet() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_of_data_sets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """lmms-eval asks once where its library keeps what it reads."""
+    os.environ["LMMS_EVAL_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A test that reaches for another machine fails at once."""

@@ -1,0 +1,146 @@
+"""Names of lmms-eval's tasks: found without importing it, as it would find them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steelyard import tasks
+from steelyard.harness.compat import import_lmms_eval
+from steelyard.harness.errors import UserError
+from steelyard.tasks import stock
+
+TASK = """
+task: {name}
+dataset_path: nowhere/none
+test_split: test
+doc_to_visual: !function fns.visual
+doc_to_text: question
+doc_to_target: answer
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of task files that is searched."""
+    monkeypatch.delenv(stock.FOLDERS_VARIABLE, raising=False)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(TASK.format(name="mine"))
+    stock.include([folder])
+    monkeypatch.setenv(stock.FOLDERS_VARIABLE, os.environ[stock.FOLDERS_VARIABLE])
+    return folder
+
+
+def test_the_index_is_that_of_lmms_eval() -> None:
+    import_lmms_eval()
+    from lmms_eval.tasks import TaskManager
+
+    theirs = TaskManager().task_index
+    ours = stock.index(())
+    kinds = {
+        name: "task" if v["type"] == "python_task" else v["type"] for name, v in theirs.items()
+    }
+    assert {name: found.kind for name, found in ours.items()} == kinds
+    for name, found in ours.items():
+        if found.kind == "tag":
+            assert set(found.members) == set(theirs[name]["task"])
+
+
+def test_looking_names_up_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from steelyard import tasks; tasks.find('mmstar');"
+        "heavy = {'torch', 'transformers', 'lmms_eval', 'datasets'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_ours_goes_before_theirs_and_a_prefix_forces_theirs() -> None:
+    assert tasks.find("pope") == ["pope"]
+    assert tasks.find("stock/pope") == ["stock/pope"]
+    assert tasks.find("mmstar") == tasks.find("stock/mmstar") == ["stock/mmstar"]
+    assert tasks.definition("pope") != stock.definition("stock/pope")
+
+
+def test_groups_and_tags_stand_for_their_members(own: Path) -> None:
+    assert tasks.find("pope_full") == ["stock/pope_adv", "stock/pope_pop", "stock/pope_random"]
+    assert "stock/mmstar" in tasks.find("public_eval_qwen3_5_family")  # a tag
+    (own / "other.yaml").write_text(TASK.format(name="other") + "tag: [few, all_of_mine]\n")
+    (own / "many.yaml").write_text(
+        "group: many\ntask: [few, mine, {group: inner, task: [mine, pope_pop]}]\n"
+    )
+    stock.index.cache_clear()
+    assert tasks.find("many") == ["stock/other", "stock/mine", "stock/pope_pop"]
+    assert tasks.find("all_of_mine") == ["stock/other"]
+
+
+def test_a_group_that_changes_or_lacks_a_member_is_refused(own: Path) -> None:
+    (own / "set.yaml").write_text("group: set\ntask: [{task: mine, num_fewshot: 2}]\n")
+    (own / "gone.yaml").write_text("group: gone\ntask: [mine, vanished]\n")
+    stock.index.cache_clear()
+    with pytest.raises(UserError, match="The group set changes its member mine"):
+        tasks.find("set")
+    with pytest.raises(UserError, match="The group gone names 'vanished', and there is no such"):
+        tasks.find("gone")
+
+
+def test_a_task_of_ones_own_goes_before_theirs_of_the_same_name(own: Path) -> None:
+    (own / "mmstar.yaml").write_text("include: mine.yaml\ntask: mmstar\n")
+    stock.index.cache_clear()
+    assert stock.definition("stock/mmstar") == own / "mmstar.yaml"
+    assert stock.files("stock/mmstar") == [own / "mmstar.yaml", own / "mine.yaml"]
+    (own / "fns.py").write_text("")
+    assert stock.files("stock/mmstar")[-1] == own / "fns.py"
+
+
+def test_mistakes_in_names_and_folders(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"'mmstarr'\. Did you mean 'mmstar'\? Known: .*pope.*names of lmms-eval"
+    ):
+        tasks.find("mmstarr")
+    with pytest.raises(UserError, match=r"'stock/popee'\. Did you mean 'stock/pope'"):
+        tasks.find("stock/popee")
+    with pytest.raises(UserError, match="no folder at .*nowhere"):
+        stock.include([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no task file \(\*\.yaml\) under .*empty"):
+        stock.include([tmp_path / "empty"])
+    (own / "broken.yaml").write_text("task: [broken\n")
+    stock.index.cache_clear()
+    with pytest.raises(UserError, match=r"broken\.yaml is not valid YAML"):
+        tasks.find("mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("stock/seedbench_ppl", "wants multiple_choice, and only generate_until .* 0.7.3 spoils"),
+        ("stock/mmlu_pro_biology", "shows nothing: it asks about text alone"),
+        ("stock/videomme", "is about video"),
+        ("stock/vstat", "is about video"),
+        ("stock/mmmu_val_pass64", "is no plain YAML"),
+        ("stock/unig2u_chartqa100_visual_cot", "wants generate_visual_cot, and only"),
+        ("stock/mmbench_cn_cc", "judged by gpt-3.5-turbo-0613 over the network: set OPENAI"),
+        ("stock/pope_full", "have no task"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_read(
+    name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in stock.JUDGE_KEYS:
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(UserError, match=reason):
+        tasks.load(name, Path())
+
+
+def test_no_text_is_damaged_where_nobody_says_what_of_it_is_evidence() -> None:
+    for damage in ("text-blank", "text-noise:3", "image-noise:2+text-shuffle", "both-missing:30"):
+        with pytest.raises(UserError, match="does not say what of its prompts is evidence"):
+            tasks.parse_variant(f"stock/mmstar@{damage}")
+    assert str(tasks.parse_variant("stock/mmstar@image-noise")) == "stock/mmstar@image-noise:3"
+    with pytest.raises(UserError, match="Did you mean 'image-noise'"):
+        tasks.parse_variant("stock/mmstar@image-noize")
