@@ -30,8 +30,8 @@ def near_pairs(hashes: Sequence[bytes]) -> Pairs:
     words = np.packbits(bits, axis=1).view(np.uint64)
     parts = np.array_split(np.arange(BITS), NEAR + 1)
     found = [np.empty((0, 2), np.int64), *(_sharing(bits[:, part], words) for part in parts)]
-    pairs = np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
-    return places[pairs]
+    pairs: Pairs = places[np.unique(np.sort(np.concatenate(found), axis=1), axis=0)]
+    return pairs
 
 
 def _sharing(part: NDArray[np.uint8], words: NDArray[np.uint64]) -> Pairs:

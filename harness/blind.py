@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.harness.data import Corpus, Example
+from steelyard.harness.data import Corpus, Example, enclosing
 from steelyard.harness.evaluate import clustered_stderr
 from steelyard.harness.seeds import seed_for
 from steelyard.tasks import answers
@@ -48,10 +48,18 @@ def shares(corpus: Corpus) -> list[dict[str, Any]]:
             asked, known = _only(subset, examples), _only(subset, train) or train
             usual, read = _from_train(corpus, known, asked) if train else _folded(corpus, asked)
             low, high = interval(read.tolist(), [one.cluster or one.id for one in asked])
-            means = {"majority": float(usual.mean()), "text_only": float(read.mean())}
-            fitted = "train" if train else f"{FOLDS} folds by cluster"
-            row = {"split": split, "subset": subset, "items": len(asked), "fitted": fitted}
-            rows.append({**row, **means, "low": low, "high": high})
+            rows.append(
+                {
+                    "split": split,
+                    "subset": subset,
+                    "items": len(asked),
+                    "fitted": "train" if train else f"{FOLDS} folds by cluster",
+                    "majority": float(usual.mean()),
+                    "text_only": float(read.mean()),
+                    "low": low,
+                    "high": high,
+                }
+            )
     return rows
 
 
@@ -93,7 +101,7 @@ def _folded(corpus: Corpus, examples: Sequence[Example]) -> tuple[Floats, Floats
     usual, read = np.zeros(len(examples)), np.zeros(len(examples))
     for number in set(fold.tolist()):
         inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        others, asked = ([examples[place] for place in part] for part in (outside, inside))
+        others, asked = ([examples[place] for place in part.tolist()] for part in (outside, inside))
         usual[inside], read[inside] = _from_train(corpus, others, asked)
     return usual, read
 
@@ -197,9 +205,9 @@ def _question_score(one: Example, given: Sequence[str]) -> float:
 
 def _subsets(examples: Sequence[Example]) -> list[str]:
     """The whole, named by nothing, and its parts where there are some but not many."""
-    parts = sorted({example.subset for example in examples} - {""})
+    parts = sorted({part for example in examples for part in enclosing(example.subset)})
     return ["", *parts] if 1 < len(parts) <= MOST_SUBSETS else [""]
 
 
 def _only(subset: str, examples: Sequence[Example]) -> list[Example]:
-    return [example for example in examples if subset in ("", example.subset)]
+    return [one for one in examples if not subset or subset in enclosing(one.subset)]

@@ -93,11 +93,26 @@ def train(target: str, runs: Path, **given: Any) -> None:
 @click.argument("model")
 @click.argument("variants", nargs=-1)
 @click.option("--out", type=Path, help=f"Folder of a model's record [default: {RUNS}].")
-@click.option("--backbone-set", multiple=True, metavar="KEY=VALUE",
-              help="Option of a model, for example precision=bf16.")
-@click.option("--include-path", multiple=True, type=Path, metavar="DIR",
-              help="Folder of your own lmms-eval task files.")
+@click.option(
+    "--backbone-set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of a model, for example precision=bf16.",
+)
+@click.option(
+    "--include-path",
+    multiple=True,
+    type=Path,
+    metavar="DIR",
+    help="Folder of your own lmms-eval task files.",
+)
 @click.option("--data-root", multiple=True, metavar="[TASK=]DIR", help="Folder of a task's data.")
+@click.option(
+    "--data-set",
+    multiple=True,
+    metavar="[TASK.]KEY=VALUE",
+    help="Loader option, for example pope.source=gqa.",
+)
 @click.option("--max-bad", default=0.01, show_default=True, help="Share of unusable rows allowed.")
 @click.option("--limit", type=int, help="Evaluate this many items.")
 @click.option("--device", default="auto", show_default=True)
@@ -121,22 +136,73 @@ def evaluate(model: str, variants: tuple[str, ...], out: Path | None, **given: A
 
 
 @cli.command()
+@click.argument("folder", type=Path)
+@click.argument("variant")
+@click.option("--data-root", type=Path, metavar="DIR", help="Folder of the task's data.")
+@click.option("--max-bad", default=0.01, show_default=True, help="Share of unusable rows allowed.")
+@click.option("--out", type=Path, metavar="FILE", help="File to write [default: print].")
+def answers(folder: Path, variant: str, out: Path | None, **given: Any) -> None:
+    """Write what the run in FOLDER answered, a JSON line an item, for a judge of your own.
+
+    A judge's file of id, answer and verdict goes back in by a loader option of the task.
+
+    \b
+    Examples:
+      steelyard answers runs/zero_shot-none-tiny-vlm-XS-s0-1a2b3c4d mmhal --out answers.jsonl
+      steelyard evaluate tiny-vlm mmhal --data-set ratings=rated.jsonl --out judged
+    """
+    from steelyard.harness import judging
+
+    text = judging.as_text(judging.lines(folder, variant, given["data_root"], given["max_bad"]))
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+@cli.command()
 @click.argument("model")
-@click.option("--tasks", multiple=True, metavar="TASK,TASK",
-              help="What to ask [default: prior_conflict,pope,vqa; of a classifier its own task].")
-@click.option("--data-root", multiple=True, metavar="[TASK=]DIR",
-              help="Folder of a task's data; without it a world is generated.")
-@click.option("--data-set", multiple=True, metavar="KEY=VALUE",
-              help="Loader option, for example questions=pope_official_subset.jsonl.")
+@click.option(
+    "--tasks",
+    multiple=True,
+    metavar="TASK,TASK",
+    help="What to ask [default: prior_conflict,pope,vqa; of a classifier its own task].",
+)
+@click.option(
+    "--data-root",
+    multiple=True,
+    metavar="[TASK=]DIR",
+    help="Folder of a task's data; without it a world is generated.",
+)
+@click.option(
+    "--data-set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Loader option, for example questions=pope_official_subset.jsonl.",
+)
 @click.option("--max-bad", default=0.01, show_default=True, help="Share of unusable rows allowed.")
 @click.option("--limit", type=int, default=500, show_default=True, help="Items a task.")
 @click.option("--split", default="test", show_default=True, help="Items to ask about.")
-@click.option("--draws", type=int, default=5, show_default=True,
-              help="How often a side is replaced by another item's.")
-@click.option("--backbone-set", multiple=True, metavar="KEY=VALUE",
-              help="Option of a model, for example precision=bf16.")
-@click.option("--out", type=Path, default=DIAGNOSIS, show_default=True,
-              help="Folder of the profile; answers in it are not asked for again.")
+@click.option(
+    "--draws",
+    type=int,
+    default=5,
+    show_default=True,
+    help="How often a side is replaced by another item's.",
+)
+@click.option(
+    "--backbone-set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of a model, for example precision=bf16.",
+)
+@click.option(
+    "--out",
+    type=Path,
+    default=DIAGNOSIS,
+    show_default=True,
+    help="Folder of the profile; answers in it are not asked for again.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")  # fmt: skip
 def diagnose(model: str, out: Path, **given: Any) -> None:
     """Say what MODEL relies on: a run's folder, a preset, a hub id or a path. Trains nothing.
@@ -182,12 +248,21 @@ def leaderboard(folders: tuple[Path, ...], out: Path, **given: Any) -> None:
 
 @cli.command()
 @click.argument("task")
-@click.option("--data-root", multiple=True, metavar="DIR",
-              help="Folder of the data; without it the generated world is checked.")
-@click.option("--data-set", multiple=True, metavar="KEY=VALUE",
-              help="Loader option, for example plot=first.")
-@click.option("--max-bad", default=0.01, show_default=True,
-              help="Share of unusable rows at which reading is refused.")
+@click.option(
+    "--data-root",
+    multiple=True,
+    metavar="DIR",
+    help="Folder of the data; without it the generated world is checked.",
+)
+@click.option(
+    "--data-set", multiple=True, metavar="KEY=VALUE", help="Loader option, for example plot=first."
+)
+@click.option(
+    "--max-bad",
+    default=0.01,
+    show_default=True,
+    help="Share of unusable rows at which reading is refused.",
+)
 @click.option("--out", type=Path, help="Folder for the card [default: in the user's cache].")
 def check(task: str, **given: Any) -> None:
     """Look a data folder over: what is there, broken, doubled, leaked or solved without images.
@@ -203,6 +278,39 @@ def check(task: str, **given: Any) -> None:
 
     if not data_commands.check_data(task, **given):
         sys.exit(1)
+
+
+@cli.command()
+@click.argument("task", required=False)
+@click.option(
+    "--from",
+    "source",
+    metavar="SOURCE",
+    help="A folder of tables (parquet, arrow), an archive, or a data set of the hub.",
+)
+@click.option("--to", type=Path, help="New folder for the official tree.")
+def data(task: str | None, source: str | None, to: Path | None) -> None:
+    """Say how to get the data sets, or make a copy of one into the tree that is read.
+
+    Without --from nothing is fetched; with a hub id, that data set is. Nothing is passed on.
+
+    \b
+    Examples:
+      steelyard data
+      steelyard data pope
+      steelyard data pope --from lmms-lab/POPE --to ~/pope
+      steelyard data food101 --from ~/Downloads/archive.zip --to ~/food101
+    """
+    from steelyard.harness import data_commands
+
+    if (source is None) != (to is None) or (source and not task):
+        raise click.UsageError("a copy is made by: steelyard data TASK --from SOURCE --to DIR")
+    if task and source and to:
+        data_commands.convert(task, source, to.expanduser())
+    elif task:
+        data_commands.print_steps(task)
+    else:
+        data_commands.print_sources()
 
 
 @cli.command("list")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from steelyard import methods
+from steelyard import methods, tasks
 from steelyard.harness import backbones, suite, tuning
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError, unknown
@@ -349,7 +349,18 @@ def parse_roots(given: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
             if len(names) != 1:
                 raise UserError(f"--data-root {text}: with several tasks write TASK=DIR.")
             task, folder = names[0], text
-        if not Path(folder).is_dir():
-            raise UserError(f"--data-root: no folder at {folder}.")
-        found[stock.PREFIX + task if stock.PREFIX + task in names else task] = Path(folder)
+        found[stock.PREFIX + task if stock.PREFIX + task in names else task] = _root(task, folder)
     return found
+
+
+def _root(task: str, given: str) -> Path:
+    """A folder, or the official tree made of a data set of the hub that was named."""
+    from steelyard.harness import copies
+
+    if Path(given).is_dir():
+        return Path(given)
+    if task not in tasks.names() or not copies.is_hub_id(given):
+        raise UserError(f"--data-root: no folder at {given}.")
+    with progress_bar() as bar:
+        line = bar.add_task(f"converting {given}", total=None)
+        return copies.ensure(task, given, lambda rows: bar.update(line, completed=rows))

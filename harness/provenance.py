@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from steelyard.harness import card
 from steelyard.harness.data import Corpus
 
 PACKAGES = (
@@ -92,6 +93,7 @@ def describe_task(corpus: Corpus, task_files: Iterable[Path], split: str) -> dic
         "data": {
             "name": corpus.name,
             "revision": corpus.revision,
+            "card": card.identity(card.core(corpus)),
             "classes": len(corpus.classes),
             "notes": dict(corpus.notes),
             "sizes": {name: len(examples) for name, examples in sorted(corpus.splits.items())},

@@ -5,9 +5,10 @@ Importing this stays light; lmms-eval is imported when a task object is built.
 
 import functools
 import importlib
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -89,6 +90,10 @@ class TaskInfo:
     """``none``, or what a judging model would add; no score here needs one."""
     whole: tuple[str, ...] = ()
     """Metrics taken over all items alone, not over parts of them."""
+    official: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Published files by name: their rows, counts of a column's values, sha256 where known."""
+    hub_files: tuple[str, ...] = ()
+    """Patterns of the files of the hub's copy that are needed; all tables where there are none."""
 
 
 def names() -> list[str]:
@@ -158,6 +163,8 @@ def info(name: str) -> TaskInfo:
         layout=about["layout"],
         judge=about["judge"],
         whole=tuple(about.get("whole", ())),
+        official=about.get("official", {}),
+        hub_files=tuple(about.get("hub_files", ())),
     )
 
 
@@ -195,7 +202,18 @@ def load(name: str, root: Path, **options: Any) -> Corpus:
         from steelyard.tasks import _stock_task
 
         return _stock_task.load(name, root)
+    check_options(name, options)
     return module(name).load(root, **options)
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """UserError for an option that a task's loader does not have."""
+    parameters = inspect.signature(module(name).load).parameters
+    known = parameters.keys() - {"root", "max_bad"}
+    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    for option in options:
+        if option not in (*known, "max_bad") and not open_ended:
+            raise unknown(f"data option of {name}", option, known)
 
 
 def row(corpus: Corpus, split: str, example: Example, text: str | None) -> "Doc | Question":
