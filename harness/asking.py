@@ -7,15 +7,15 @@ from typing import Any
 from steelyard import methods, tasks
 from steelyard.harness import backbones, record
 from steelyard.harness.commands import (
-    console,
     make_ready,
     parse_pairs,
     parse_roots,
     pick_device,
     progress_bar,
+    reading,
 )
 from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
+from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.record import Record
 from steelyard.harness.run import TRAINING, Job, run
 from steelyard.harness.spec import RunSpec
@@ -43,7 +43,7 @@ def evaluate(source: str, variants: Sequence[str], out: Path | None, **given: An
         job, runs = _as_it_is(source, wanted, given), out or Path("runs")
     quiet_heavy_libraries()
     known = _record(runs / job.spec.id)
-    with console.status("reading data"):
+    with reading():
         corpora = _corpora(job, known, given)
     if job.spec.task == tasks.NOTHING:
         make_ready(job.spec.backbone, job.spec.backbone_options)
@@ -75,6 +75,8 @@ def _more(
         option = "--out" if out is not None else "--backbone-set"
         raise UserError(f"{option} goes with a model; {folder} is a run and keeps its own.")
     found = record.read(folder)
+    if not wanted and found.spec.task == tasks.NOTHING:
+        raise _nothing_asked(str(folder))
     chosen = wanted or [tasks.Variant(found.spec.task)]
     others = sorted({variant.task for variant in chosen} - {found.spec.task})
     if others and backbones.kind_of(found.spec.backbone) == "classifier":
@@ -91,7 +93,7 @@ def _more(
 def _as_it_is(source: str, wanted: Sequence[tasks.Variant], given: Mapping[str, Any]) -> Job:
     """A model that nobody trained here; of some items only, it has a record of its own."""
     if not wanted:
-        raise UserError(f"Say what to ask {source}, for example: pope pope@image-blank.")
+        raise _nothing_asked(source)
     folder = Path(source)
     if not folder.exists() and folder.parent != Path() and folder.parent.is_dir():
         raise UserError(f"Nothing at {source}: give a run's folder, a checkpoint's or a hub id.")
@@ -113,6 +115,10 @@ def _as_it_is(source: str, wanted: Sequence[tasks.Variant], given: Mapping[str, 
     return Job(spec, label, tuple(map(str, wanted)), SPLIT, limit)
 
 
+def _nothing_asked(source: str) -> UserError:
+    return UserError(f"Say what to ask {source}, for example: pope pope@image-blank.")
+
+
 def _record(folder: Path) -> Record | None:
     return record.read(folder) if (folder / record.RECORD).is_file() else None
 
@@ -122,21 +128,48 @@ def _corpora(job: Job, known: Record | None, given: Mapping[str, Any]) -> dict[s
     own = job.spec.task
     asked = sorted({name.partition("@")[0] for name in job.variants})
     roots = parse_roots(given["data_root"], [own, *asked] if own in asked else asked)
-    found = {task: _corpus(task, job, known, roots.get(task), given["max_bad"]) for task in asked}
+    options = _options(given["data_set"], asked)
+    found = {
+        task: _corpus(task, job, known, roots.get(task), given["max_bad"], options.get(task, {}))
+        for task in asked
+    }
     if own == tasks.NOTHING:
         found[own] = Corpus(own, Path(), (), False, {job.split: ()}, "")
     elif own not in found:
-        found[own] = _corpus(own, job, known, roots.get(own), given["max_bad"])
+        found[own] = _corpus(own, job, known, roots.get(own), given["max_bad"], {})
     return found
 
 
-def _corpus(task: str, job: Job, known: Record | None, given: Path | None, bad: float) -> Corpus:
+def _options(given: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Loader options by task: ``KEY=VALUE`` for the only task, or ``TASK.KEY=VALUE``."""
+    found: dict[str, dict[str, str]] = {}
+    for text, value in parse_pairs(given).items():
+        task, dot, key = text.rpartition(".")
+        if not dot:
+            if len(names) != 1:
+                raise UserError(f"--data-set {text}: with several tasks write TASK.{text}=...")
+            task = names[0]
+        if task not in names:
+            raise unknown("task of --data-set", task, names)
+        found.setdefault(task, {})[key] = str(value)
+    return found
+
+
+def _corpus(
+    task: str,
+    job: Job,
+    known: Record | None,
+    given: Path | None,
+    bad: float,
+    options: Mapping[str, str],
+) -> Corpus:
     """The data of a task as a record knew it, or a UserError where it is other data."""
     made = known.provenance if known else {}
     before = made if task == job.spec.task else made.get("scored", {}).get(task)
     loader = {key: value for key, value in job.spec.data.items() if key != "revision"}
     root = tasks.find_root(task, given)
-    corpus = tasks.load(task, root, max_bad=bad, **(loader if task == job.spec.task else {}))
+    own = loader if task == job.spec.task else {}
+    corpus = tasks.load(task, root, max_bad=bad, **{**own, **options})
     if before and corpus.revision != before["data"]["revision"]:
         where = "another --out" if job.spec.task == tasks.NOTHING else "its --data-root"
         raise UserError(

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from steelyard.harness import cli_results
+from steelyard.harness import cli_data, cli_results
 from steelyard.harness.cli_options import RUNS, run_options
 from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.limits import TRACKS
@@ -148,7 +148,7 @@ def answers(folder: Path, variant: str, out: Path | None, **given: Any) -> None:
 
     \b
     Examples:
-      steelyard answers runs/zero_shot-none-tiny-vlm-XS-s0-1a2b3c4d mmhal --out answers.jsonl
+      steelyard answers runs/RUN mmhal --out answers.jsonl
       steelyard evaluate tiny-vlm mmhal --data-set ratings=rated.jsonl --out judged
     """
     from steelyard.harness import judging
@@ -246,73 +246,6 @@ def leaderboard(folders: tuple[Path, ...], out: Path, **given: Any) -> None:
     commands.boards(folders or (RUNS,), out, **given)
 
 
-@cli.command()
-@click.argument("task")
-@click.option(
-    "--data-root",
-    multiple=True,
-    metavar="DIR",
-    help="Folder of the data; without it the generated world is checked.",
-)
-@click.option(
-    "--data-set", multiple=True, metavar="KEY=VALUE", help="Loader option, for example plot=first."
-)
-@click.option(
-    "--max-bad",
-    default=0.01,
-    show_default=True,
-    help="Share of unusable rows at which reading is refused.",
-)
-@click.option("--out", type=Path, help="Folder for the card [default: in the user's cache].")
-def check(task: str, **given: Any) -> None:
-    """Look a data folder over: what is there, broken, doubled, leaked or solved without images.
-
-    Writes a data card (card.json, card.md). Exit code 1 where a run would refuse the data.
-
-    \b
-    Examples:
-      steelyard check food101 --data-root ~/food101
-      steelyard check hateful_memes --data-root ~/memes --data-set test=unseen --out card
-    """
-    from steelyard.harness import data_commands
-
-    if not data_commands.check_data(task, **given):
-        sys.exit(1)
-
-
-@cli.command()
-@click.argument("task", required=False)
-@click.option(
-    "--from",
-    "source",
-    metavar="SOURCE",
-    help="A folder of tables (parquet, arrow), an archive, or a data set of the hub.",
-)
-@click.option("--to", type=Path, help="New folder for the official tree.")
-def data(task: str | None, source: str | None, to: Path | None) -> None:
-    """Say how to get the data sets, or make a copy of one into the tree that is read.
-
-    Without --from nothing is fetched; with a hub id, that data set is. Nothing is passed on.
-
-    \b
-    Examples:
-      steelyard data
-      steelyard data pope
-      steelyard data pope --from lmms-lab/POPE --to ~/pope
-      steelyard data food101 --from ~/Downloads/archive.zip --to ~/food101
-    """
-    from steelyard.harness import data_commands
-
-    if (source is None) != (to is None) or (source and not task):
-        raise click.UsageError("a copy is made by: steelyard data TASK --from SOURCE --to DIR")
-    if task and source and to:
-        data_commands.convert(task, source, to.expanduser())
-    elif task:
-        data_commands.print_steps(task)
-    else:
-        data_commands.print_sources()
-
-
 @cli.command("list")
 @click.argument("kind", metavar="methods|tasks|corruptions|backbones|budgets|suites")
 def list_(kind: str) -> None:
@@ -379,5 +312,5 @@ def demo(quick: bool, runs: Path, out: Path, **given: Any) -> None:
     commands.demo(name, runs / name, out, given)
 
 
-for command in cli_results.COMMANDS:
+for command in (*cli_data.COMMANDS, *cli_results.COMMANDS):
     cli.add_command(command)
