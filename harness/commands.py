@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from steelyard import methods, tasks
-from steelyard.harness import backbones, suite, tuning
+from steelyard.harness import backbones, scan, suite, tuning
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.limits import parse_budget
@@ -138,7 +139,7 @@ def run_suite(
 def open_corpora(made: Suite, given: Mapping[str, Any]) -> dict[str, Corpus]:
     """A suite's data sets, with a line on the rows that could not be used."""
     roots = parse_roots(given.get("data_root") or (), (*made.tasks, *made.evaluate))
-    with console.status("reading data"):
+    with reading():
         corpora = suite.load_corpora(made, roots, given.get("max_bad", 0.01))
     for corpus in corpora.values():
         report_skipped(corpus)
@@ -185,6 +186,15 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """A bar while data is read, with the time left as soon as there are images to decode."""
+    with progress_bar() as bar:
+        line = bar.add_task("reading data", total=None)
+        with scan.reported(lambda done, total: bar.update(line, completed=done, total=total)):
+            yield
 
 
 def _run_with_progress(
@@ -357,8 +367,9 @@ def _root(task: str, given: str) -> Path:
     """A folder, or the official tree made of a data set of the hub that was named."""
     from steelyard.harness import copies
 
-    if Path(given).is_dir():
-        return Path(given)
+    # A shell leaves the ~ in TASK=~/folder as it is.
+    if (folder := Path(given).expanduser()).is_dir():
+        return folder
     if task not in tasks.names() or not copies.is_hub_id(given):
         raise UserError(f"--data-root: no folder at {given}.")
     with progress_bar() as bar:

@@ -15,6 +15,7 @@ from steelyard.harness.commands import (
     parse_roots,
     pick_device,
     progress_bar,
+    reading,
     report_skipped,
 )
 from steelyard.harness.data import Corpus
@@ -135,7 +136,7 @@ def _corpora(
     if loader and len(named) > 1:
         raise UserError("--data-set goes with a single task: give it with --tasks.")
     corpora = {}
-    with console.status("reading data"):
+    with reading():
         for task in named:
             own = found is not None and found.spec.task == task
             known = dict(found.spec.data) if found is not None and own else {}
