@@ -125,21 +125,20 @@ def show(folder: Path) -> None:
     console.print(cost)
     items = f" of {ledger.limit_items}" if ledger.limit_items else ""
     checked = f", {ledger.audited} stretches audited" if ledger.audited else ""
-    console.print(
-        f"{ledger.steps} steps, {ledger.items}{items} items, on {ledger.device}{checked}"
-    )
+    console.print(f"{ledger.steps} steps, {ledger.items}{items} items, on {ledger.device}{checked}")
     scores = Table("task", "variant", "metric", "value", "± s.e.", "items", title="Scores")
     for score in found.scores:
         error = "" if score.stderr is None else f"{score.stderr:.4f}"
         name = f"{score.subset} {score.metric}".strip()
         name = f"[bold]{name}[/]" if score.main else name
-    for name, attack in found.provenance.get("attacks", {}).items():
-        console.print(f"  attack of {name}: {attack['flops']:.3g} FLOPs, on no ledger")
         scores.add_row(score.task, score.variant, name, f"{score.value:.4f}", error, str(score.n))
     console.print(scores)
+    for name, attack in found.provenance.get("attacks", {}).items():
+        console.print(f"  attack of {name}: {attack['flops']:.3g} FLOPs, on no ledger")
     for name, value in found.diagnostics.items():
         console.print(f"  {name}: {value:.4g}")
     data, code = found.provenance["data"], found.provenance["code"]
-    console.print(
-        f"data {data['name']} {data['revision']}, code {code['commit'] or code['source']}"
-    )
+    # Records made before there were cards have none.
+    shown = f"{data['revision']}, card {data['card']}" if "card" in data else data["revision"]
+    trained = "" if data["name"] == tasks.NOTHING else f"data {data['name']} {shown}, "
+    console.print(f"{trained}code {code['commit'] or code['source']}")
