@@ -219,7 +219,9 @@ def _textvqa(folder: Path, count: int, source: Source) -> list[Row]:
         value = str(source.rng.integers(10, 100))
         image = f"{source.split}{number + 1:012x}"
         save(source, scene, folder / "train_images" / f"{image}.jpg", value)
-        text = "What number is there in the image?"
+        # Not the same words in all of them, or no text could be swapped.
+        seen = phrase(source.pick(scene.objects).kind)
+        text = f"What number is there in the image with {seen}?"
         question = Question("number", text, value, (value, "unanswerable"))
         said = [answer["answer"] for answer in people(source, question)]
         id_ = number + 1
