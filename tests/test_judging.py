@@ -1,0 +1,95 @@
+"""Answers written for a judge outside, and its verdicts brought back by a loader option."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from steelyard import tasks
+from steelyard.harness import asking, judging, record
+from steelyard.harness.errors import UserError
+from steelyard.harness.record import Ledger, Record, Score
+from steelyard.harness.spec import RunSpec
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "mmhal"
+    (root / "images").mkdir(parents=True)
+    rows = [
+        {"image_src": f"{n}.jpg", "question": f"What is {n}?", "gt_answer": f"It is {n}."}
+        for n in range(3)
+    ]
+    (root / "response_template.json").write_text(json.dumps(rows))
+    for number in range(3):
+        Image.new("RGB", (8, 8), "red").save(root / "images" / f"{number}.jpg")
+    return root
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path) -> Path:
+    """A record of a model that answered the three questions, clean and without images."""
+    spec = RunSpec("control", tasks.NOTHING, "tiny-vlm", "XS", 0)
+    ledger = Ledger({}, {}, 0, 0, 0, "cpu", None, None, "finished")
+    score = Score("mmhal", "clean", "answered", 1.0, 3, None, True, None)
+    known = {"revision": tasks.load("mmhal", data).revision, "split": "test"}
+    made = {"data": {"split": "test"}, "scored": {"mmhal": {"data": known}}}
+    folder = tmp_path / "runs" / spec.id
+    folder.mkdir(parents=True)
+    rows = [
+        {"variant": variant, "id": str(n), "cluster": str(n), "answer": f"{variant} {n}"}
+        for variant in ("clean", "image-blank")
+        for n in range(3)
+    ]
+    pd.DataFrame(rows).to_parquet(folder / record.items_file("mmhal", spec.task))
+    record.write(Record(spec.id, "tiny", spec, "done", "", ledger, (score,), made), folder)
+    return folder
+
+
+def test_a_line_has_what_a_judge_needs(run: Path, data: Path) -> None:
+    lines = judging.lines(run, "mmhal", data, 0.01)
+    assert lines[1] == {
+        "id": "1",
+        "question": "What is 1?",
+        "references": ["It is 1."],
+        "answer": "clean 1",
+    }
+    blank = judging.lines(run, "mmhal@image-blank", data, 0.01)
+    assert [line["answer"] for line in blank] == [f"image-blank {n}" for n in range(3)]
+    assert [json.loads(line) for line in judging.as_text(lines).splitlines()] == lines
+
+
+def test_ratings_of_these_answers_come_back_by_a_loader_option(run: Path, data: Path) -> None:
+    rated = data.parent / "rated.jsonl"
+    lines = judging.lines(run, "mmhal", data, 0.01)
+    rated.write_text("".join(json.dumps({**line, "rating": 4}) + "\n" for line in lines))
+    corpus = tasks.load("mmhal", data, ratings=str(rated))
+    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    scored: Any = tasks.module("mmhal")
+    assert scored.process_results(docs[2], ["clean 2"])["score"] == (4, 1)
+
+
+def test_mistakes(run: Path, data: Path) -> None:
+    with pytest.raises(UserError, match=r"has no answers to mmhal@image-noise:3: steelyard eval"):
+        judging.lines(run, "mmhal@image-noise:3", data, 0.01)
+    with pytest.raises(UserError, match="has no answers to pope"):
+        judging.lines(run, "pope", data, 0.01)
+    Image.new("RGB", (80, 8), "blue").save(data / "images" / "1.jpg")
+    with pytest.raises(UserError, match="knew of mmhal"):
+        judging.lines(run, "mmhal", data, 0.01)
+
+
+def test_options_of_several_tasks() -> None:
+    assert asking._options(["source=gqa"], ["pope"]) == {"pope": {"source": "gqa"}}
+    given = ["pope.source=gqa", "mmhal.ratings=a.jsonl"]
+    assert asking._options(given, ["mmhal", "pope"]) == {
+        "pope": {"source": "gqa"},
+        "mmhal": {"ratings": "a.jsonl"},
+    }
+    with pytest.raises(UserError, match=r"with several tasks write TASK\.source="):
+        asking._options(["source=gqa"], ["mmhal", "pope"])
+    with pytest.raises(UserError, match="Unknown task of --data-set"):
+        asking._options(["popes.source=gqa"], ["mmhal", "pope"])
