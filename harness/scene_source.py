@@ -14,7 +14,9 @@ from steelyard.harness.world_source import Knobs, Row, Source
 
 BASE_KNOBS: Knobs = {"p_color": 0.985, "p_cooc": 0.9, "p_neutral": 0.25}
 """How the world usually is: what the base model is trained on."""
-BASE_HABITS = Habits(**BASE_KNOBS, yes=0.7, same_place=0.15)
+BASE_HABITS = Habits(
+    BASE_KNOBS["p_color"], BASE_KNOBS["p_cooc"], BASE_KNOBS["p_neutral"], yes=0.7, same_place=0.15
+)
 SYNONYMS = {
     "grapes": ("grape",),
     "doughnut": ("donut",),
