@@ -52,8 +52,8 @@ def usual_answer(doc: Question) -> str:
 
 def image_path(root: Path, name: str) -> Path:
     """Where the image lies; in ``images`` where it is nowhere, so that it is reported there."""
-    paths = [root / folder / name for folder in IMAGE_FOLDERS]
-    return next((path for path in paths if path.is_file()), paths[0])
+    paths = (root / folder / name for folder in IMAGE_FOLDERS)
+    return next((path for path in paths if path.is_file()), root / IMAGE_FOLDERS[0] / name)
 
 
 def images_by_number(root: Path) -> dict[int, Path]:
