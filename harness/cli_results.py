@@ -1,5 +1,6 @@
 """Commands about results rather than runs: tune, validate, reproduce."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,4 +40,34 @@ def tune(target: str, runs: Path, trials: int, rule: str, seed: int, **given: An
         click.echo(f"Next: steelyard run {target} --tuned {file}")
 
 
-COMMANDS = (tune,)
+@click.command()
+@click.argument("path", type=Path)
+@click.option("--method", type=Path, metavar="FILE.py", help="The submitted method's file.")
+@click.option("--against", type=Path, metavar="DIR",
+              help="Published records that the same runs must agree with.")  # fmt: skip
+def validate(path: Path, **given: Any) -> None:
+    """Check records under PATH: hashes, scores from items, ledgers, seeds, names, tuning.
+
+    One line a finding; exit code 1 where there is any.
+
+    \b
+    Examples:
+      steelyard validate runs
+      steelyard validate submission/records --method submission/mine.py \\
+          --against leaderboards/records
+    """
+    from steelyard.leaderboards.validate import validate as check
+
+    found = check(path, **given)
+    for finding in found.findings:
+        click.echo(str(finding))
+    click.echo(f"{len(found.runs)} records checked, {len(found.findings)} findings")
+    if found.unsealed:
+        click.echo(f"{found.unsealed} of them are of schema 1, which had no seal")
+    if found.unchecked:
+        click.echo(f"not computed again for want of items: {', '.join(found.unchecked)}")
+    if found.findings:
+        sys.exit(1)
+
+
+COMMANDS = (tune, validate)
