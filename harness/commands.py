@@ -359,7 +359,9 @@ def parse_roots(given: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
             if len(names) != 1:
                 raise UserError(f"--data-root {text}: with several tasks write TASK=DIR.")
             task, folder = names[0], text
-        found[stock.PREFIX + task if stock.PREFIX + task in names else task] = _root(task, folder)
+        if task not in names and stock.PREFIX + task in names:
+            task = stock.PREFIX + task
+        found[task] = _root(task, folder)
     return found
 
 

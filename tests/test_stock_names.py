@@ -104,7 +104,7 @@ def test_mistakes_in_names_and_folders(own: Path, tmp_path: Path) -> None:
         tasks.find("mmstarr")
     with pytest.raises(UserError, match=r"'stock/popee'\. Did you mean 'stock/pope'"):
         tasks.find("stock/popee")
-    with pytest.raises(UserError, match="no folder at .*nowhere"):
+    with pytest.raises(UserError, match=r"no folder at .*nowhere"):
         stock.include([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no task file \(\*\.yaml\) under .*empty"):
