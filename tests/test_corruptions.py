@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from steelyard.harness.data import Corpus, Example
 from steelyard.harness.errors import UserError
 from steelyard.tasks.corruptions import CORRUPTIONS, NOISE_SIGMA, WORD_SHARE, corrupt
 from steelyard.tasks.grammar import Damage
-from steelyard.tasks.images import ImageStore
+from steelyard.tasks.images import ImageStore, store_of
 
 GREY = Image.new("RGB", (200, 100), (128, 128, 128))
 MADE = [name for name, corruption in CORRUPTIONS.items() if corruption.apply]
@@ -53,9 +54,9 @@ def corpus_at(root: Path, size: int = 12) -> Corpus:
 
 
 def fingerprints(corpus: Corpus, order: int = 1) -> dict[str, str]:
-    """Hash of the prompt and pixels of each item under every corruption."""
+    """Hash of the prompt and pixels of each item under every corruption and both sides at once."""
     found = {}
-    for name in CORRUPTIONS:
+    for name in (*MADE, "image-blur:5+text-typo:4", "both-missing:50"):
         task = tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
         docs = task.dataset["test"]
         for position in list(range(len(docs)))[::order]:
@@ -151,6 +152,58 @@ def test_same_damage_in_another_order_and_process(tmp_path: Path) -> None:
     assert there.stdout.strip() == str(here)
 
 
+def test_both_sides_at_once_are_each_as_alone(tmp_path: Path) -> None:
+    corpus = corpus_at(tmp_path)
+    both, image, text = (
+        tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
+        for name in ("image-noise:4+text-typo:5", "image-noise:4", "text-typo:5")
+    )
+    assert both.dataset["test"] == text.dataset["test"]
+    for together, alone in zip(both.dataset["test"], image.dataset["test"], strict=True):
+        (one,), (other,) = both.doc_to_visual(together), image.doc_to_visual(alone)
+        assert one.tobytes() == other.tobytes()
+
+
+def test_variants_leave_no_files_and_hold_no_images(tmp_path: Path) -> None:
+    """Built and read one after another, twenty variants take no more memory than four."""
+    corpus = photos_at(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    peak_of(corpus, severe(3))  # what is imported and decoded once
+    peaks = [peak_of(corpus, severe(5)), peak_of(corpus, severe(1, 2, 3, 4, 5))]
+    assert peaks[1] < 1.05 * peaks[0]
+    assert sorted(tmp_path.rglob("*")) == before
+    store = store_of(tmp_path, "test")
+    assert store.used == 6 * 300 * 300 * 3
+
+
+def severe(*severities: int) -> list[str]:
+    names = ("noise", "brightness", "jpeg", "occlusion")
+    return [f"image-{name}:{severity}" for severity in severities for name in names]
+
+
+def photos_at(root: Path) -> Corpus:
+    rng = np.random.default_rng(0)
+    examples = []
+    for number in range(6):
+        path = root / f"{number}.png"
+        Image.fromarray(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(path)
+        examples.append(Example(f"{number}", path, f"title {number}", (0,)))
+    return Corpus("food101", root, ("a", "b"), False, {"test": tuple(examples)}, "r1")
+
+
+def peak_of(corpus: Corpus, names: list[str]) -> int:
+    """Most bytes held at once, images included, while each item of each variant is read."""
+    tracemalloc.start()
+    for name in names:
+        task = tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
+        for doc in task.dataset["test"]:
+            # Pillow's own memory is not traced, an array of the pixels is.
+            assert [np.asarray(image).copy() for image in task.doc_to_visual(doc)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
 def test_shuffles_never_give_an_item_its_own(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
     text = tasks.build(tasks.parse_variant("food101@text-shuffle"), corpus).dataset["test"]
@@ -224,6 +277,10 @@ def test_the_store_keeps_its_bound(tmp_path: Path) -> None:
         ("food101@image-blank", tasks.Variant("food101", (Damage("image-blank"),))),
         ("food101@image-noise:5", tasks.Variant("food101", (Damage("image-noise", 5),))),
         ("mm_imdb@text-wordshuffle", tasks.Variant("mm_imdb", (Damage("text-wordshuffle"),))),
+        (
+            "pope@image-noise:3+text-typo:2",
+            tasks.Variant("pope", (Damage("image-noise", 3), Damage("text-typo", 2))),
+        ),
     ],
 )
 def test_names_are_read_and_written(text: str, variant: tasks.Variant) -> None:
@@ -233,6 +290,13 @@ def test_names_are_read_and_written(text: str, variant: tasks.Variant) -> None:
 
 def test_a_severity_left_out_is_the_middle_one() -> None:
     assert str(tasks.parse_variant("food101@text-noise")) == "food101@text-noise:3"
+
+
+def test_equal_damage_has_one_name() -> None:
+    """The image first, whatever was written first, and every severity said."""
+    turned = tasks.parse_variant("food101@text-typo:2+image-noise")
+    assert str(turned) == "food101@image-noise:3+text-typo:2"
+    assert turned == tasks.parse_variant(str(turned))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +309,10 @@ def test_a_severity_left_out_is_the_middle_one() -> None:
         ("food101@image-noise:", "severity '' is unknown"),
         ("food101@image-noise:x", "severity 'x' is unknown"),
         ("food101@image-blank:3", "has no severities"),
+        ("food101@image-noise+image-blur", "one of the text, not image and image"),
+        ("food101@image-noise+text-typo+text-blank", "not image and text and text"),
+        ("food101@image-noise+", "Unknown corruption ''"),
+        ("chair@text-misleading", "chair has no text beside the image to corrupt"),
     ],
 )
 def test_mistakes_name_what_is_allowed(text: str, message: str) -> None:
@@ -256,6 +324,10 @@ def test_variants_expand_ranges_and_drop_repeats() -> None:
     found = tasks.variants("food101", ["image-noise:1-3", "image-noise", "text-blank"])
     names = ["clean", "image-noise:1", "image-noise:2", "image-noise:3", "text-blank"]
     assert [variant.name for variant in found] == names
+    both = tasks.variants("food101", ["text-typo:1-2+image-blur:4-5"])[1:]
+    assert [variant.name for variant in both] == [
+        f"image-blur:{image}+text-typo:{text}" for text in (1, 2) for image in (4, 5)
+    ]
     with pytest.raises(UserError, match="Allowed"):
         tasks.variants("food101", ["image-noise:4-6"])
     with pytest.raises(UserError, match="image-noise:1-3"):

@@ -1,0 +1,47 @@
+"""``text-misleading``: the evidence of an item whose right answer is another one."""
+
+from pathlib import Path
+
+import pytest
+from test_corruptions import corpus_at
+
+from steelyard import tasks
+from steelyard.harness.data import Corpus, Example
+from steelyard.harness.errors import UserError
+
+
+def givers(corpus: Corpus, task: str) -> dict[str, Example]:
+    """Whose text each item got under ``text-misleading``."""
+    built = tasks.build(tasks.parse_variant(f"{task}@text-misleading"), corpus)
+    by_text = {example.text: example for example in corpus.splits["test"]}
+    return {doc["id"]: by_text[doc["text"]] for doc in built.dataset["test"]}
+
+
+def test_a_misleading_text_is_that_of_another_class(tmp_path: Path) -> None:
+    corpus = corpus_at(tmp_path)
+    own = {example.id: example.labels for example in corpus.splits["test"]}
+    found = {id_: giver.labels for id_, giver in givers(corpus, "food101").items()}
+    assert all(labels != own[id_] for id_, labels in found.items())
+    assert len(set(found.values())) == 3
+
+
+def test_a_misleading_text_shares_no_class_and_no_answer(tmp_path: Path) -> None:
+    films = [
+        Example(f"{n}", None, f"plot {n}", labels)
+        for n, labels in enumerate([(0,), (0, 1), (1, 2), (2,)])
+    ]
+    corpus = Corpus("mm_imdb", tmp_path, ("a", "b", "c"), True, {"test": tuple(films)}, "r1")
+    found = {id_: giver.id for id_, giver in givers(corpus, "mm_imdb").items()}
+    assert found["1"] == "3" and found["2"] == "0"
+    assert found["0"] in "23" and found["3"] in "01"
+    answers = [("Yes.",), ("yes", "yeah"), ("no",)]
+    asked = [Example(f"{n}", None, f"q {n}", (), answers=a) for n, a in enumerate(answers)]
+    corpus = Corpus("vqa", tmp_path, (), False, {"test": tuple(asked)}, "r1")
+    assert [giver.id for giver in givers(corpus, "vqa").values()][:2] == ["2", "2"]
+
+
+def test_no_other_answer_is_a_user_error(tmp_path: Path) -> None:
+    alike = [Example(f"{n}", None, f"text {n}", (0,)) for n in range(3)]
+    corpus = Corpus("food101", tmp_path, ("a", "b"), False, {"test": tuple(alike)}, "r1")
+    with pytest.raises(UserError, match="no item of the split has another right answer than '0'"):
+        givers(corpus, "food101")
