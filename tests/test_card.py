@@ -1,0 +1,223 @@
+"""Data cards: twins and leaks by hand, what the hash follows, how a card is kept and shown."""
+
+import json
+import os
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checked import look, picture, published, questions
+from PIL import Image
+from rich.console import Console
+
+from steelyard import tasks
+from steelyard.harness import alike, cache, card, card_page, check, findings, provenance, scan
+from steelyard.harness.data import Corpus, Example, Skipped
+from steelyard.harness.errors import UserError
+
+
+@pytest.fixture
+def food(own_cache: Path, tmp_path: Path) -> Path:
+    return published(tmp_path / "food")
+
+
+@pytest.fixture
+def pope(own_cache: Path, tmp_path: Path) -> Path:
+    return questions(tmp_path / "pope")
+
+
+# --- Images, twins and leaks -----------------------------------------------------------------
+
+
+def test_near_pairs_by_hand() -> None:
+    base = bytes([0b10101010] * 16)
+    near = bytes([0b10101001] * 3 + [0b10101010] * 13)  # six bits apart
+    far = bytes([0b10101001] * 4 + [0b10101010] * 12)  # eight
+    flat = bytes(16)
+    pairs = alike.near_pairs([flat, base, far, flat, near])
+    assert pairs.tolist() == [[1, 4], [2, 4]]
+    assert alike.near_pairs([flat, flat]).tolist() == []
+
+
+def test_near_pairs_are_those_of_a_full_search() -> None:
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 2, (300, alike.BITS), np.uint8)
+    for place in range(0, 300, 3):  # a third are others with up to nine bits flipped
+        bits[place] = bits[place + 1]
+        flipped = rng.choice(alike.BITS, rng.integers(0, 10), replace=False)
+        bits[place, flipped] ^= 1
+    hashes = [np.packbits(row).tobytes() for row in bits]
+    full = [
+        [one, other]
+        for one in range(300)
+        for other in range(one + 1, 300)
+        if (bits[one] != bits[other]).sum() <= alike.NEAR
+    ]
+    assert alike.near_pairs(hashes).tolist() == full and 40 < len(full) < 100
+
+
+def leaky(root: Path) -> Corpus:
+    """Test items with a copy, a near copy, the same file, a new image and none; some same texts."""
+    one, two, new = (picture(root / f"{name}.png") for name in ("one", "two", "new"))
+    copy = root / "copy.png"
+    copy.write_bytes(one.read_bytes())
+    with Image.open(two) as image:
+        image.save(root / "near.jpg", quality=90)
+    train = [
+        Example("a", one, "Apple  Pie", (0,)),
+        Example("b", two, "ramen", (1,)),
+        Example("c", one, "apple pie", (0,)),
+    ]
+    test = [
+        Example("d", copy, "apple pie", (0,)),
+        Example("e", root / "near.jpg", "soup", (1,)),
+        Example("f", two, None, (1,)),
+        Example("g", new, "RAMEN", (1,)),
+        Example("h", None, "", (1,)),
+    ]
+    splits = {"train": tuple(train), "test": tuple(test)}
+    return Corpus("toy", root, ("pie", "soup"), False, splits, "r")
+
+
+def test_leaks_and_repeats_by_hand(tmp_path: Path) -> None:
+    corpus = leaky(tmp_path)
+    looks = scan.scan(findings.used_images(corpus))
+    near = findings.twins(looks)
+    assert [{path.name for path in pair} for pair in near] == [{"two.png", "near.jpg"}]
+    (row,) = findings.leaks(corpus, looks, near)
+    assert row == {
+        "from": "train",
+        "to": "test",
+        "items": 5,
+        "ids": 0,
+        "image": 2,  # d by its bytes, f by its file
+        "alike": 1,  # e
+        "text": 2,  # d and g
+        "image and text": 1,  # d
+        "first": ["d", "f", "e"],
+    }
+    assert findings.repeated(corpus, looks) == {"train": 1, "test": 0}
+    shown = findings.images(tmp_path, looks, near)
+    assert shown["copies"] == {"groups": 1, "images": 2, "first": [["one.png", "copy.png"]]}
+    assert shown["alike"]["images"] == 2 and shown["faulty"] == []
+    assert shown["pixels"] == dict.fromkeys(("smallest", "middle", "largest"), "64 x 64")
+
+
+# --- The card --------------------------------------------------------------------------------
+
+
+def test_the_card_follows_the_data_and_not_its_place(food: Path, tmp_path: Path) -> None:
+    before = look(food, "food101")
+    elsewhere = tmp_path / "moved" / "food"
+    elsewhere.parent.mkdir()
+    food.rename(elsewhere)
+    for path in elsewhere.rglob("*"):
+        os.utime(path, (1, 1))
+    after = look(elsewhere, "food101")
+    assert after == before
+    assert str(tmp_path) not in json.dumps(before) + card_page.markdown(before)
+    # An image that changes, its size in bytes staying, changes the card alone.
+    image = next((elsewhere / "images").rglob("*.jpg"))
+    content = bytearray(image.read_bytes())
+    content[-3] ^= 1
+    image.write_bytes(content)
+    changed = look(elsewhere, "food101")
+    assert changed["core"]["revision"] == before["core"]["revision"]
+    assert changed["card"] != before["card"]
+
+
+def test_core_by_hand(tmp_path: Path) -> None:
+    corpus = leaky(tmp_path)
+    skipped = (Skipped("x", "test", "no label"), Skipped("y", "test", "image missing: y.png"))
+    made = card.core(replace(corpus, skipped=skipped, notes={"text": "titles"}))
+    assert made["splits"]["train"] == {
+        "items": 3,
+        "images": 2,
+        "without image": 0,
+        "without text": 0,
+        "subsets": {},
+        "labels": {"pie": 2, "soup": 1},
+    }
+    assert made["splits"]["test"]["without image"] == 1
+    assert made["splits"]["test"]["without text"] == 2
+    assert made["skipped"] == {"test": {"image missing": 1, "no label": 1}}
+    assert card.identity(made) == card.identity(json.loads(json.dumps(made)))
+    relabelled = replace(corpus.splits["train"][0], labels=(1,))
+    other = {**corpus.splits, "train": (relabelled, *corpus.splits["train"][1:])}
+    cores = [card.core(replace(corpus, splits=splits)) for splits in (corpus.splits, other)]
+    assert card.identity(cores[0]) != card.identity(cores[1])
+
+
+def test_answers_that_are_given_once_are_not_spelt_out() -> None:
+    said = ["yes"] * 3 + ["no"] * 2 + ["a man on a horse", "two dogs"]
+    examples = tuple(Example(str(n), None, "?", (), answers=(a,)) for n, a in enumerate(said))
+    made = card.core(Corpus("toy", Path(), (), False, {"test": examples}, "r"))
+    assert made["splits"]["test"]["labels"] == {"yes": 3, "no": 2, "(other answers)": 2}
+
+
+def test_records_carry_the_card(food: Path) -> None:
+    corpus = tasks.load("food101", food)
+    made = provenance.describe_task(corpus, tasks.files("food101"), "test")
+    assert made["data"]["card"] == look(food, "food101")["card"]
+
+
+def test_a_card_is_made_again_only_after_a_change(
+    food: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = look(food, "food101")
+
+    def refuse(*args: object) -> Corpus:
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "load", refuse)
+        assert look(food, "food101") == before
+    picture(food / "images" / "test" / "apple" / "new.jpg")
+    assert look(food, "food101")["unused"] != before["unused"]
+    assert look(food, "food101", text="pages")["problems"]
+    for path in cache.folder().rglob(card.JSON):
+        path.write_text("{broken")
+    made = look(food, "food101")
+    assert made["card"] == card.identity(card.core(tasks.load("food101", food, max_bad=0.5)))
+
+
+def test_without_a_cache_the_card_is_made_and_not_kept(food: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    told: list[str] = []
+    made, _ = check.check("food101", food, {}, 0.01, told.append)
+    assert made["problems"] == [] and "not kept" in told[-1]
+
+
+def test_what_is_asked_wrongly_is_no_finding(food: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--max-bad"):
+        look(food, "food101", max_bad=2)
+    with pytest.raises(UserError, match="data option of food101 'plot'"):
+        look(food, "food101", plot="first")
+    with pytest.raises(UserError, match="No data folder"):
+        look(tmp_path / "nowhere", "food101")
+
+
+def test_a_card_cannot_be_written_where_a_file_is(pope: Path, tmp_path: Path) -> None:
+    made = look(pope, "pope")
+    with pytest.raises(UserError, match="Could not write"):
+        card.write(pope / "coco" / "coco_pope_random.json", made, "")
+    card.write(tmp_path / "out", made, card_page.markdown(made))
+    assert json.loads((tmp_path / "out" / "card.json").read_text()) == made
+
+
+def test_page_and_terminal_say_the_same(pope: Path) -> None:
+    made = look(pope, "pope")
+    page = card_page.markdown(made)
+    assert "usable: test 40" in page and made["card"] in page
+    assert "| yes | 20 (50.0 %) |" in page
+    assert "| test | 40 | 20 | 0 | 0 | 0 | 0 |" in page
+    # The object alone gives every answer away.
+    assert "| test | 40 | 50.0% | 100.0% |" in page
+    console = Console(width=200, record=True, file=StringIO())
+    card_page.show(made, console)
+    text = console.export_text()
+    for section in card_page.sections(made):
+        for row in section.rows[: card_page.ROWS]:
+            assert all(cell in text for cell in row), row
