@@ -35,8 +35,8 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "testdev_balanced") -
         found = _questions.files(folder, *patterns)
         if not found:
             raise UserError(
-                f"No {part}_questions.json in {folder}: choose another by part=..., such as "
-                "val_balanced."
+                f"No {part}_questions.json in {folder}: choose another part, such as val_balanced, "
+                "by --data-set part=..."
             )
         return list(_examples(folder, found[0], split))
 
@@ -51,8 +51,8 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
         where = f"{path}: question {id}"
         if "answer" not in row:
             raise UserError(
-                f"{where} has no 'answer': the answers of this part are not public, use "
-                "part=testdev_balanced."
+                f"{where} has no 'answer': those of test are not public, and other parts have one "
+                "in every question; use --data-set part=testdev_balanced or mend the file."
             )
         image = _questions.field(where, row, "imageId")
         structural, semantic = _types(where, row)

@@ -73,7 +73,9 @@ def _example(
     id = _questions.field(str(path), row, "question_id")
     where = f"{path}: question {id}"
     if not row.get("answers"):
-        raise UserError(f"{where} has no 'answers': those of test are not public, use part=val.")
+        raise UserError(
+            f"{where} has no 'answers': those of test are not public, use --data-set part=val."
+        )
     image = _questions.field(where, row, "image_id")
     question = _questions.field(where, row, "question")
     if found is not None:

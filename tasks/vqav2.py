@@ -17,6 +17,10 @@ PARTS = {
     "test": "test2015",
 }
 """The official names of the parts, by those of the hub copy."""
+FILES = {
+    "questions": "v2_OpenEnded_mscoco_{}_questions.json",
+    "annotations": "v2_mscoco_{}_annotations.json",
+}
 HIDDEN = ("test-dev2015", "test2015")
 """Parts without public answers."""
 
@@ -62,12 +66,12 @@ def _file(root: Path, kind: str, part: str) -> Path:
     if part in HIDDEN:
         raise UserError(
             f"The answers of {part} are not public, only the EvalAI server scores them: use "
-            "part=val2014."
+            "--data-set part=val2014."
         )
     there = [path.name for path in sorted(root.glob(f"*{kind}.json"))]
     raise UserError(
-        f"No v2_*{part}_{kind}.json in {root}: choose one of {', '.join(PARTS.values())} by "
-        f"part=... (there: {', '.join(there) or 'none'})."
+        f"No {FILES[kind].format(part)} in {root} (there: {', '.join(there) or 'none'}): choose "
+        f"among {', '.join(PARTS.values())} by --data-set part=..."
     )
 
 
@@ -87,12 +91,9 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
             types = {key: row.get(key) for key in ("question_type", "answer_type")}
             chosen = {"multiple_choice_answer": row.get("multiple_choice_answer")}
             annotations[part].append({**ids, **types, **chosen, "answers": _listed(given)})
-    for part, asked in questions.items():
-        _official.write_json(
-            folder / f"v2_OpenEnded_mscoco_{part}_questions.json", {"questions": asked}
-        )
-    for part, known in annotations.items():
-        _official.write_json(folder / f"v2_mscoco_{part}_annotations.json", {"annotations": known})
+    for kind, parts in (("questions", questions), ("annotations", annotations)):
+        for part, listed in parts.items():
+            _official.write_json(folder / FILES[kind].format(part), {kind: listed})
 
 
 def _listed(given: Any) -> list[dict[str, Any]]:

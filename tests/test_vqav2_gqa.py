@@ -49,7 +49,7 @@ def test_vqav2_parts_are_told_apart(tmp_path: Path) -> None:
     assert "train2014/COCO_train2014" in str(train.splits["test"][0].image)
     with pytest.raises(UserError, match=r"answers of test-dev2015 are not public, .* part=val2014"):
         vqav2.load(tmp_path, part="test-dev2015")
-    with pytest.raises(UserError, match=r"No v2_\*val2015_questions\.json .* val2014, test-dev"):
+    with pytest.raises(UserError, match=r"No v2_OpenEnded_mscoco_val2015_q.* val2014, test-dev"):
         vqav2.load(tmp_path, part="val2015")
 
 
@@ -64,7 +64,7 @@ def test_vqav2_does_not_take_the_first_version(tmp_path: Path) -> None:
     write_vqa(tmp_path)
     for name in VQA:
         (tmp_path / name.format("val2014")).rename(tmp_path / name.format("val2014")[3:])
-    with pytest.raises(UserError, match=r"No v2_.* \(there: OpenEnded_mscoco_val2014_questions"):
+    with pytest.raises(UserError, match=r"No v2_.* \(there: OpenEnded_mscoco_val2014_quest"):
         vqav2.load(tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_gqa(tmp_path: Path, folder: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda rows: rows["1"].pop("answer"), "question 1 has no 'answer': .* not public"),
+        (lambda rows: rows["1"].pop("answer"), "question 1 has no 'answer': those of test are not"),
         (lambda rows: rows["1"].update(imageId=None), "question 1: 'imageId' must be a string"),
         (
             lambda rows: rows["1"]["types"].update(semantic="smell"),
