@@ -44,7 +44,7 @@ def evaluate(source: str, variants: Sequence[str], out: Path | None, **given: An
     quiet_heavy_libraries()
     known = _record(runs / job.spec.id)
     with reading():
-        corpora = _corpora(job, known, given)
+        corpora = corpora_of(job, known, given)
     if job.spec.task == tasks.NOTHING:
         make_ready(job.spec.backbone, job.spec.backbone_options)
         _check_weights(job.spec, known)
@@ -123,7 +123,7 @@ def _record(folder: Path) -> Record | None:
     return record.read(folder) if (folder / record.RECORD).is_file() else None
 
 
-def _corpora(job: Job, known: Record | None, given: Mapping[str, Any]) -> dict[str, Corpus]:
+def corpora_of(job: Job, known: Record | None, given: Mapping[str, Any]) -> dict[str, Corpus]:
     """The data of the task trained on and of every task asked now."""
     own = job.spec.task
     asked = sorted({name.partition("@")[0] for name in job.variants})

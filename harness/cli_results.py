@@ -8,6 +8,8 @@ import click
 
 from steelyard.harness.cli_options import run_options
 
+REPRODUCED = Path("reproduced")
+
 
 @click.command()
 @click.argument("target")
@@ -70,4 +72,32 @@ def validate(path: Path, **given: Any) -> None:
         sys.exit(1)
 
 
-COMMANDS = (tune, validate)
+@click.command()
+@click.argument("folder", type=Path)
+@click.option(
+    "--tolerance", default=0.0, show_default=True, help="How far a score in [0, 1] may be off."
+)
+@click.option(
+    "--out", type=Path, default=REPRODUCED, show_default=True, help="Folder of the new run."
+)
+@click.option("--method", type=Path, metavar="FILE.py", help="Where a user's method lies now.")
+@click.option("--data-root", multiple=True, metavar="[TASK=]DIR", help="Folder of a task's data.")
+@click.option("--data-set", multiple=True, metavar="[TASK.]KEY=VALUE", help="Loader option.")
+@click.option("--max-bad", default=0.01, show_default=True, help="Share of unusable rows allowed.")
+@click.option("--device", default="auto", show_default=True)  # fmt: skip
+def reproduce(folder: Path, out: Path, tolerance: float, **given: Any) -> None:
+    """Run the record in FOLDER again and compare scores, weights and costs.
+
+    Names what differs here: code, packages, device. Exit code 1 where a score does not hold.
+
+    \b
+    Example:
+      steelyard reproduce leaderboards/records/world/joint-food101-tiny-S-s0-ad309750
+    """
+    from steelyard.harness import reproduce as command
+
+    if not command.reproduce(folder, out, tolerance, given):
+        sys.exit(1)
+
+
+COMMANDS = (tune, validate, reproduce)

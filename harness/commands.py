@@ -266,7 +266,7 @@ def boards(
 
 def print_plan(jobs: Sequence[Job], runs: Path, workers: int) -> None:
     """What would be run, what is done, and what the rest will cost."""
-    table = Table("run", "state", "budget", "variants")
+    table = Table("entry", "run", "state", "budget", "variants")
     seconds: list[float] = []
     pending = 0
     most: dict[str, float] = {}
@@ -281,7 +281,7 @@ def print_plan(jobs: Sequence[Job], runs: Path, workers: int) -> None:
             unit, amount = ("items", budget.items) if budget.items else ("FLOPs", budget.flops)
             most[unit] = most.get(unit, 0.0) + amount
         state = "to run" if found is None else found.status
-        table.add_row(job.spec.id, state, str(budget), str(len(job.variants)))
+        table.add_row(job.label, job.spec.id, state, str(budget), str(len(job.variants)))
     console.print(table)
     whole = " and ".join(f"{amount:.3g} {unit}" for unit, amount in most.items()) or "nothing"
     console.print(f"{pending} of {len(jobs)} runs to do, at most {whole} of training.")

@@ -104,6 +104,7 @@ def run(
         known = record.read(folder)
         had = _split_into_parts(known, job, folder)
         job = replace(job, variants=tuple(dict.fromkeys((*job.variants, *had))))
+        job = replace(job, tuning=job.tuning or known.provenance.get("tuning"))
         before = known.provenance.get("scored", {})
         beside.bring_back(folder, known.provenance)
     corpus = corpora[job.spec.task]

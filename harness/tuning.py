@@ -291,8 +291,8 @@ def chosen_entries(content: Mapping[str, Any], made: Suite, *, oracle: bool) -> 
     found = []
     for entry in made.entries:
         about = tuned.get(label_of(entry))
-        if about is None or about["method"] != entry.method:
-            continue
+        if about is None or about["method"] != entry.method or not about["ledger"]["steps"]:
+            continue  # not tuned, or nothing of it is trained
         for kind, trial in (("tuned", about["chosen"]), ("oracle", about["oracle"])):
             if trial is not None and (oracle or kind == "tuned"):
                 found.append(_chosen(content, about, trial, kind))
