@@ -96,7 +96,14 @@ def _files(
     profiles: Sequence["Profile"],
     unfinished: Sequence[str],
 ) -> Iterator[tuple[str, bytes]]:
-    from steelyard.leaderboards import export, front, plots, profile_tables, tables
+    from steelyard.leaderboards import (
+        export,
+        front,
+        plots,
+        profile_tables,
+        robustness_files,
+        tables,
+    )
     from steelyard.leaderboards.missing_tables import tables_of
     from steelyard.leaderboards.overall import overall
 
@@ -113,6 +120,8 @@ def _files(
     for made in profiles:
         yield from _profile_files(made)
     yield from tables_of(runs.runs).items()
+    robust = dict(robustness_files.files(runs, boards, profiles))
+    yield from robust.items()
     combined = overall(boards)
     yield "scores.csv", runs.scores.to_csv(index=False, float_format="%.10g").encode()
     if boards:
@@ -120,7 +129,7 @@ def _files(
     files = {board.task: stem(board.task) for board in boards}
     sections = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
     page = front.index(combined, boards, files, unfinished)
-    yield "board.md", "\n".join([page, *sections]).encode()
+    yield "board.md", "\n".join([page, *sections, *robustness_files.links(robust)]).encode()
 
 
 def profile_stem(profile: "Profile") -> str:
