@@ -1,13 +1,14 @@
 """A method is one module with ``ABOUT``, ``Config`` and ``train``; this finds and checks them."""
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import pkgutil
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -60,7 +61,12 @@ class Method(Protocol):
 def names() -> list[str]:
     """Methods of this folder and those other packages offer by entry point; ``_x`` are helpers."""
     own = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
-    return sorted({*own, *(entry.name for entry in entry_points(group="steelyard.methods"))})
+    return sorted({*own, *_outside()})
+
+
+@functools.cache
+def _outside() -> Mapping[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="steelyard.methods")}
 
 
 def idle() -> str:
@@ -74,9 +80,8 @@ def load(name: str) -> Method:
         return _checked(_module_from_file(Path(name)), name)
     if name not in names():
         raise unknown("method", name, names())
-    for entry in entry_points(group="steelyard.methods"):
-        if entry.name == name:
-            return _checked(entry.load(), name)
+    if (entry := _outside().get(name)) is not None:
+        return _checked(entry.load(), name)
     return _checked(importlib.import_module(f"{__name__}.{name}"), name)
 
 

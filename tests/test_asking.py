@@ -1,0 +1,216 @@
+"""``steelyard evaluate`` on a model that nobody trained here: a record like any other."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import stock_data
+import tiny_vlms
+from stock_data import write
+
+from steelyard import tasks
+from steelyard.harness import asking, backbones, record, vlm
+from steelyard.harness.backbone import Inputs
+from steelyard.harness.errors import UserError
+from steelyard.harness.record import Record
+from steelyard.harness.run import PARTS
+from steelyard.leaderboards import publish
+
+GENERATE = vlm.Vlm.generate
+GIVEN: dict[str, Any] = {
+    "include_path": (), "data_root": (), "data_set": (), "backbone_set": (), "max_bad": 0.01,
+    "limit": None, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model of real layout."""
+    return tiny_vlms.make("llava", tmp_path_factory.mktemp("models") / "tiny-llava")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our POPE on generated scenes, and a hub copy as lmms-eval's has it."""
+    from steelyard.harness import world_sets
+
+    root = tmp_path_factory.mktemp("data")
+    world_sets.write("pope", root / "ours", train=16, test=16, seed=0)
+    write(root / "theirs", stock_data.pope(12))
+    return root
+
+
+@pytest.fixture
+def ask(model: Path, data: Path, tmp_path: Path) -> Callable[..., Record]:
+    """Ask the model these variants; the record that is then in ``runs``."""
+
+    def evaluate(*variants: str, source: Path = model, **changed: Any) -> Record:
+        roots = (f"pope={data / 'ours'}", f"stock/pope={data / 'theirs'}")
+        asking.evaluate(
+            str(source), variants, tmp_path / "runs", **{**GIVEN, "data_root": roots, **changed}
+        )
+        newest = max(record.find(tmp_path / "runs"), key=lambda path: path.stat().st_mtime_ns)
+        return record.read(newest)
+
+    return evaluate
+
+
+def variants(found: Record) -> list[str]:
+    return list(dict.fromkeys(f"{score.task}@{score.variant}" for score in found.scores))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
+    """How many items each call of the model answered; it fails at one of them."""
+    calls: list[int] = []
+
+    def counting(self: vlm.Vlm, inputs: Sequence[Inputs], *rest: Any, **named: Any) -> list[str]:
+        if len(calls) == fail_at:
+            raise KeyboardInterrupt
+        calls.append(len(inputs))
+        return GENERATE(self, inputs, *rest, **named)
+
+    monkeypatch.setattr(vlm.Vlm, "generate", counting)
+    return calls
+
+
+def test_a_model_gets_a_record_like_any_run(
+    ask: Callable[..., Record], model: Path, data: Path, tmp_path: Path
+) -> None:
+    found = ask("pope", "pope@image-blank", "stock/pope@image-shuffle")
+    assert variants(found) == ["pope@clean", "pope@image-blank", "stock/pope@image-shuffle"]
+    assert (found.label, found.status, found.spec.task) == ("tiny-llava", "done", tasks.NOTHING)
+    assert (found.ledger.total_flops, found.ledger.steps) == (0, 0)
+    made = found.provenance
+    assert made["weights"] == backbones.revision(str(model), {})
+    assert set(made["scored"]) == {"pope", "stock/pope"}
+    stock = made["scored"]["stock/pope"]
+    corpus = tasks.load("stock/pope", data / "theirs")
+    assert stock["data"]["revision"] == corpus.revision
+    assert stock["data"]["notes"]["split"] == "test" and stock["data"]["sizes"] == {"test": 12}
+    assert stock["data"]["items"] and stock["task"] != made["scored"]["pope"]["task"]
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "items-pope.parquet", "items-stock-pope.parquet", "record.json",
+    ]  # fmt: skip
+    assert len(pd.read_parquet(folder / "items-stock-pope.parquet")) == 12
+
+
+def test_what_is_scored_is_not_scored_again(
+    ask: Callable[..., Record], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask("pope", "stock/pope")
+    calls = counted(monkeypatch)
+    assert variants(ask("pope")) == ["pope@clean", "stock/pope@clean"]
+    assert calls == []
+    more = ask("stock/pope@image-blank", data_root=(f"pope={data / 'theirs'}",))
+    # The data of the other task is not needed, and what is known of it stays.
+    assert sum(calls) == 12
+    assert set(more.provenance["scored"]) == {"pope", "stock/pope"}
+    assert len(variants(more)) == 3
+
+
+def test_an_interrupted_command_goes_on_and_loses_nothing(
+    ask: Callable[..., Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ask("stock/pope")
+    counted(monkeypatch, fail_at=1)
+    with pytest.raises(KeyboardInterrupt):
+        ask("stock/pope@image-blank", "stock/pope@image-noise:1")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert variants(record.read(folder)) == ["stock/pope@clean"]  # still whole
+    calls = counted(monkeypatch)
+    found = ask("stock/pope@image-blank", "stock/pope@image-noise:1")
+    assert calls == [12] and len(variants(found)) == 3
+    assert not (folder / PARTS).exists()
+
+
+def test_some_items_have_a_record_of_their_own(
+    ask: Callable[..., Record], tmp_path: Path
+) -> None:
+    whole, some = ask("stock/pope"), ask("stock/pope", limit=6)
+    assert whole.id != some.id and some.spec.data == {"limit": "6"}
+    assert {score.n for score in some.scores} == {6}
+    assert {score.n for score in whole.scores} == {12}
+    with pytest.raises(UserError, match="data revisions"):
+        publish([tmp_path / "runs"], tmp_path / "board")
+
+
+def test_models_stand_beside_each_other_on_a_board(
+    ask: Callable[..., Record], tmp_path: Path, model: Path
+) -> None:
+    other = tmp_path / "second"
+    shutil.copytree(model, other)
+    for source in (model, other):
+        ask("pope", "pope@image-blank", "stock/pope", source=source)
+    published = publish([tmp_path / "runs"], tmp_path / "board")
+    (profile,) = published.profiles
+    assert {row.label for row in profile.rows} == {"tiny-llava", "second"}
+    shown = [column.name for column in profile.shown]
+    assert "stock/pope pope_accuracy" in shown and "pope f1" in shown
+    text = (tmp_path / "board" / "board.md").read_text()
+    assert "Models as they are, nothing trained" in text
+
+
+def test_a_task_without_an_interval_is_left_off_the_board_and_named(
+    ask: Callable[..., Record], tmp_path: Path
+) -> None:
+    write(tmp_path / "mme", stock_data.mme())
+    ask("stock/mme", data_root=(f"stock/mme={tmp_path / 'mme'}",))
+    with pytest.raises(UserError, match="Nothing on stock/mme is a mean over items"):
+        publish([tmp_path / "runs"], tmp_path / "board")
+    ask("pope")
+    (profile,) = publish([tmp_path / "runs"], tmp_path / "board").profiles
+    assert {column.task for column in profile.shown} == {"pope"}
+    assert any(note.startswith("stock/mme is not shown") for note in profile.notes)
+    assert "mme_perception_score" in (tmp_path / "board" / "scores.csv").read_text()
+
+
+def test_other_weights_or_data_than_the_records_are_refused(
+    ask: Callable[..., Record], model: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    ask("stock/pope", source=copy)
+    write(tmp_path / "fewer", stock_data.pope(9))
+    with pytest.raises(UserError, match=r"The data at .*fewer is not what .* give another --out"):
+        ask("stock/pope@image-blank", source=copy, data_root=(f"pope={tmp_path / 'fewer'}",))
+    config = copy / "generation_config.json"
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(UserError, match=r"has other weights .* give another --out"):
+        ask("stock/pope@image-blank", source=copy)
+
+
+def test_mistakes(ask: Callable[..., Record], tmp_path: Path, model: Path) -> None:
+    with pytest.raises(UserError, match=r"Say what to ask .*tiny-llava, for example: pope"):
+        ask()
+    with pytest.raises(UserError, match="Nothing at .*nowhere: give a run's folder"):
+        ask("pope", source=tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"Did you mean 'precision'"):
+        ask("pope", backbone_set=("precison=bf16",))
+    with pytest.raises(UserError, match=r"'image-noize'\. Did you mean 'image-noise'"):
+        ask("stock/pope@image-noize")
+    found = ask("stock/pope")
+    folder = tmp_path / "runs" / found.id
+    with pytest.raises(UserError, match=r"--out goes with a model; .* is a run"):
+        ask("pope", source=folder)
+    with pytest.raises(UserError, match=r"Say what to ask"):
+        asking.evaluate(str(folder), (), None, **GIVEN)
+    (folder / "record.json").unlink()
+    (folder / "training.json").write_text("{}")
+    with pytest.raises(UserError, match="No record at"):
+        asking.evaluate(str(folder), ("pope",), None, **GIVEN)
+
+
+def test_the_folder_of_its_record_stands_for_the_model(
+    ask: Callable[..., Record], data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / ask("stock/pope").id
+    roots = (f"pope={data / 'theirs'}",)
+    asking.evaluate(
+        str(folder), ("stock/pope@image-noise:1-2",), None, **{**GIVEN, "data_root": roots}
+    )
+    assert variants(record.read(folder))[-1] == "stock/pope@clean"
+    assert len(variants(record.read(folder))) == 3
