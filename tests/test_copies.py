@@ -1,161 +1,283 @@
-"""Copies of Food-101, Hateful Memes and MM-IMDb written as official trees, whatever labels mean."""
+"""Copies made into official trees: tables of the hub, saved data sets, archives, and faults."""
 
 import io
+import json
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from checked import published
 from PIL import Image
+from pyarrow import parquet
 
+from steelyard import tasks
+from steelyard.harness import annotations, cache, commands, copies, tree
+from steelyard.harness.copies import Source
 from steelyard.harness.errors import UserError
-from steelyard.tasks import food101, hateful_memes, mm_imdb
-from steelyard.tasks._official import CONFIG, SPLIT
-
-Row = dict[str, Any]
+from steelyard.tasks import _official, pope
 
 
-def image(number: int, path: str | None = None) -> Row:
-    """A picture as parquet files of a hub hold it."""
+def jpeg(number: int) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (number, 0, 0)).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": path}
+    Image.new("RGB", (16, 16), (40 * number, 90, 20)).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
-def rows_of(split: str, *rows: Row) -> list[Row]:
-    return [{CONFIG: "default", SPLIT: split, **row} for row in rows]
-
-
-# --- Food-101 --------------------------------------------------------------------------------
-
-
-def dishes(split: str, named: bool = True) -> list[Row]:
-    return rows_of(
-        split,
-        *(
-            {
-                "image": image(n, f"{dish}_{n}.jpg" if named else None),
-                "title": f'The "best",\n{dish} {n}',
-                "label": dish.replace("_", " "),
-            }
-            for dish in ("apple_pie", "ramen")
-            for n in range(4)
-        ),
-    )
-
-
-@pytest.mark.parametrize("named", [True, False])
-def test_food(tmp_path: Path, named: bool) -> None:
-    rows = [*dishes("train", named), *dishes("test", named)]
-    food101.write_official(iter(rows), tmp_path)
-    corpus = food101.load(tmp_path)
-    assert corpus.classes == ("apple_pie", "ramen")
-    assert corpus.skipped == ()
-    assert len(corpus.splits["test"]) == 8
-    first = corpus.splits["test"][0]
-    assert first.text == 'The "best", apple_pie 0'
-    assert first.image is not None and first.image.parent == tmp_path / "images/test/apple_pie"
-    assert (first.image.name == "apple_pie_0.jpg") and first.labels == (0,)
-
-
-def test_food_equal_names_do_not_hide_an_image(tmp_path: Path) -> None:
-    rows = [{**row, "image": image(n, "0.jpg")} for n, row in enumerate(dishes("train"))]
-    food101.write_official(iter([*rows, *dishes("test")]), tmp_path)
-    corpus = food101.load(tmp_path)
-    shown = [row.image for split in ("train", "val") for row in corpus.splits[split]]
-    reds = {Image.open(path).convert("RGB").getpixel((0, 0)) for path in shown if path}
-    assert len(reds) == len(rows) == len(set(shown))
-
-
-@pytest.mark.parametrize("label", [3, "3", "", None])
-def test_food_needs_names_of_classes(tmp_path: Path, label: Any) -> None:
-    rows = [{**row, "label": label} for row in dishes("train")]
-    with pytest.raises(UserError, match=r"labels a class .*: its name is needed"):
-        food101.write_official(iter(rows), tmp_path)
-
-
-# --- Hateful Memes ---------------------------------------------------------------------------
-
-
-def memes(split: str, labels: list[Any], first: int = 1) -> list[Row]:
-    return rows_of(
-        split,
-        *(
-            {"id": first + n, "image": image(n), "text": f"words {n}", "label": label}
-            for n, label in enumerate(labels)
-        ),
-    )
-
-
-@pytest.mark.parametrize(
-    "labels", [[0, 1], ["0", "1"], [0.0, 1.0], [False, True], ["not-hateful", "Hateful"]]
-)
-def test_memes_whatever_their_labels_are(tmp_path: Path, labels: list[Any]) -> None:
-    rows = [
-        *memes("train", labels * 3),
-        *memes("validation", labels, first=11),
-        *memes("test", [None, -1], first=21),
+def rows(kinds: tuple[str, ...] = pope.KINDS) -> list[dict[str, Any]]:
+    """Four questions a kind about two images, as the hub's copy has them."""
+    return [
+        {
+            "id": str(number),
+            "question_id": str(number + 1),
+            "question": f"Is there a thing {number} in the image?",
+            "answer": ("yes", "no")[number % 2],
+            "image_source": f"COCO_val2014_{number // 2:012}",
+            "image": {"bytes": jpeg(number // 2), "path": None},
+            "category": kind,
+        }
+        for kind in kinds
+        for number in range(4)
     ]
-    hateful_memes.write_official(iter(rows), tmp_path)
-    corpus = hateful_memes.load(tmp_path, test="dev")
-    assert [row.labels for row in corpus.splits["test"]] == [(0,), (1,)]
-    assert corpus.splits["test"][0].image == tmp_path / "img" / "00011.png"
-    assert corpus.notes["phase"] == "1"
-    with pytest.raises(UserError, match=r"2 of 2 rows of test\.jsonl have no label .* test=dev"):
-        hateful_memes.load(tmp_path)
 
 
-def test_memes_of_the_second_phase_keep_their_names(tmp_path: Path) -> None:
-    rows: list[Row] = []
-    for number, split in enumerate(("train", "dev_seen", "test_seen", "test_unseen")):
-        found = memes(split, [0, 1], first=10 * number)
-        rows += [
-            {**row, "id": f"{row['id']:05}", "img": f"img/{row['id']:05}.png"} for row in found
-        ]
-    hateful_memes.write_official(iter(rows), tmp_path)
-    corpus = hateful_memes.load(tmp_path)
-    assert corpus.notes["test"] == "test_seen.jsonl" and corpus.notes["phase"] == "2"
-    assert [row.id for row in corpus.splits["test_unseen"]] == ["00030", "00031"]
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """A folder as the hub holds it: two shards, and one kind again as a configuration."""
+    root, table = tmp_path / "hub", pa.Table.from_pylist(rows())
+    for folder in ("data", "Full"):
+        (root / folder).mkdir(parents=True)
+    parquet.write_table(table.slice(0, 7), root / "data" / "test-00000-of-00002.parquet")
+    parquet.write_table(table.slice(7), root / "data" / "test-00001-of-00002-ab12.parquet")
+    again = pa.Table.from_pylist(rows(("popular",)))
+    parquet.write_table(again, root / "Full" / "popular-00000-of-00001.parquet")
+    return root
 
 
-def test_memes_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="label 'maybe', which means neither hateful nor not"):
-        hateful_memes.write_official(iter(memes("train", ["maybe"])), tmp_path)
-    with pytest.raises(UserError, match="a split 'extra', which Hateful Memes does not have"):
-        hateful_memes.write_official(iter(memes("extra", [0])), tmp_path)
-    pathless = rows_of("train", {"id": 1, "img": "img/00001.png", "label": 0, "text": "words"})
-    with pytest.raises(UserError, match=r"no bytes of the picture img/00001\.png"):
-        hateful_memes.write_official(iter(pathless), tmp_path / "pathless")
+def convert(place: Path, to: Path, task: str = "pope") -> int:
+    """Convert a local copy; the number of rows that were told."""
+    told = [0]
+    copies.convert(task, Source(place.name, place), to, told.append)
+    return told[-1]
 
 
-# --- MM-IMDb ---------------------------------------------------------------------------------
-
-HOT = [int(genre in ("Drama", "Comedy")) for genre in mm_imdb.GENRES]
+# --- Tables ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("genres", [["Drama", "Comedy"], "Drama, Comedy", HOT])
-def test_films_whatever_their_genres_are(tmp_path: Path, genres: Any) -> None:
-    rows: list[Row] = []
-    for number, split in enumerate(("train", "validation", "test")):
-        film = {"id": 106714 + number, "image": image(number), "genres": genres}
-        rows += rows_of(split, {**film, "plot": ["Short.", "The longest plot."]})
-    mm_imdb.write_official(iter(rows), tmp_path)
-    corpus = mm_imdb.load(tmp_path)
-    assert corpus.classes == ("Drama", "Comedy")
-    (film,) = corpus.splits["test"]
-    assert (film.id, film.text, film.labels) == ("0106716", "The longest plot.", (0, 1))
-    assert mm_imdb.load(tmp_path, plot="first").splits["test"][0].text == "Short."
+def test_a_hub_copy_becomes_the_official_tree(hub: Path, tmp_path: Path) -> None:
+    to = tmp_path / "made" / "pope"
+    assert convert(hub, to) == 16 == copies.count(hub)
+    assert set(tree.walk(to)) == {
+        "SHA256SUMS",
+        "source.json",
+        *(f"coco/coco_pope_{kind}.json" for kind in pope.KINDS),
+        *(f"val2014/COCO_val2014_{number:012}.jpg" for number in range(2)),
+    }
+    corpus = tasks.load("pope", to)
+    assert [one.id for one in corpus.splits["test"]] == [
+        f"{kind}/{number}" for kind in pope.KINDS for number in range(1, 5)
+    ]
+    assert [one.answers for one in corpus.splits["test"][:2]] == [("yes",), ("no",)]
+    # Pictures keep their bytes.
+    assert (to / "val2014" / "COCO_val2014_000000000001.jpg").read_bytes() == jpeg(1)
+    assert json.loads((to / "source.json").read_text()) == {
+        "task": "pope",
+        "source": "hub",
+        "revision": "",
+    }
+    assert annotations.broken_sums(to, tree.walk(to)) == []
+    assert list(to.parent.iterdir()) == [to]
 
 
-def test_films_without_ids_are_numbered_and_a_plot_may_be_one_text(tmp_path: Path) -> None:
-    film = {"image": image(0), "genres": ["War"], "plot": "All of it."}
-    rows = [row for split in ("train", "dev", "test") for row in rows_of(split, film)]
-    mm_imdb.write_official(iter(rows), tmp_path)
-    (film_,) = mm_imdb.load(tmp_path).splits["test"]
-    assert (film_.id, film_.text) == ("0000003", "All of it.")
+def test_configurations_and_splits_are_read_from_paths(tmp_path: Path) -> None:
+    table = pa.table({"a": [1]})
+    paths = {
+        "data/test-00000-of-00001.parquet": ("default", "test"),
+        "instructions/testdev_balanced-00000-of-00002-1a2b.parquet": (
+            "instructions",
+            "testdev_balanced",
+        ),
+        "images/train/0000.parquet": ("images", "train"),
+        "validation.parquet": ("default", "validation"),
+        "hub___pope/0.0.0/pope-test.parquet": ("hub___pope", "test"),
+    }
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table, tmp_path / path)
+    found = [(row[_official.CONFIG], row[_official.SPLIT]) for row in copies.rows(tmp_path)]
+    assert sorted(found) == sorted(paths.values())
 
 
-@pytest.mark.parametrize("genres", [[0, 1, 1], [2] * 23])
-def test_films_of_other_numbers_are_refused(tmp_path: Path, genres: Any) -> None:
-    film = {"image": image(0), "genres": genres, "plot": ""}
-    with pytest.raises(UserError, match="expected names, or 23 numbers 0 and 1"):
-        mm_imdb.write_official(iter(rows_of("train", film)), tmp_path)
+def test_saved_data_sets_are_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_list(rows())
+    datasets.DatasetDict({"test": made}).save_to_disk(tmp_path / "both")
+    made.save_to_disk(tmp_path / "one")
+    for name in ("both", "one"):
+        assert convert(tmp_path / name, tmp_path / f"{name}-made") == 12
+        found = next(copies.rows(tmp_path / name))
+        assert (found[_official.CONFIG], found[_official.SPLIT]) == ("default", "test")
+    trees = [tree.walk(tmp_path / f"{name}-made") for name in ("both", "one")]
+    assert trees[0].keys() == trees[1].keys() and copies.count(tmp_path / "one") is None
+
+
+def test_a_single_table_is_a_copy_too(hub: Path, tmp_path: Path) -> None:
+    assert convert(hub / "Full" / "popular-00000-of-00001.parquet", tmp_path / "made") == 4
+    assert {one.subset for one in tasks.load("pope", tmp_path / "made").splits["test"]} == {
+        "popular"
+    }
+
+
+# --- Archives and trees that are official already ----------------------------------------------
+
+
+def packed(folder: Path, archive: Path, inside: str) -> Path:
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in sorted(folder.rglob("*")):
+                file.write(path, f"{inside}{path.relative_to(folder)}")
+    else:
+        with tarfile.open(archive, "w:gz") as file:
+            file.add(folder, inside.rstrip("/"))
+    return archive
+
+
+@pytest.mark.parametrize("name", ["archive.zip", "archive.tar.gz"])
+@pytest.mark.parametrize("inside", ["upmc/food/", "./"])
+def test_an_archive_is_unpacked_to_its_official_tree(
+    tmp_path: Path, own_cache: Path, name: str, inside: str
+) -> None:
+    food = published(tmp_path / "food")
+    archive = packed(food, tmp_path / name, inside)
+    convert(archive, tmp_path / "made", "food101")
+    there, here = tree.walk(food), tree.walk(tmp_path / "made")
+    assert here.keys() - {"SHA256SUMS", "source.json"} == there.keys()
+    first = tasks.load("food101", tmp_path / "made")
+    assert first.revision == tasks.load("food101", food).revision
+
+
+def test_what_cannot_be_converted_says_so_and_leaves_nothing(
+    hub: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    food = published(tmp_path / "food")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.zip").write_bytes(b"PK no zip")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no table")
+    packed(tmp_path / "empty", tmp_path / "other.zip", "")
+    for place, task, said in (
+        ("food", "food101", r"food is in the official layout already: give it as --data-root"),
+        ("empty", "pope", r"No \*\.parquet .* and no official layout of pope at"),
+        ("broken.zip", "food101", r"broken\.zip: cannot be unpacked"),
+        ("other.zip", "food101", r"other\.zip does not hold the official layout of food101"),
+        ("broken.parquet", "pope", r"broken\.parquet: not a whole parquet file"),
+        ("hub", "chair", r"Tables of chair cannot be converted; its official files: cocodataset"),
+        ("hub", "mme", r"The copy has a category 'popular', which MME does not have"),
+    ):
+        with pytest.raises(UserError, match=said):
+            convert(tmp_path / place, tmp_path / "made", task)
+    assert food.is_dir()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not any(name.startswith((".made", "made")) for name in left)
+
+
+def test_a_folder_that_holds_something_is_left_alone(hub: Path, tmp_path: Path) -> None:
+    to = tmp_path / "made"
+    to.mkdir()
+    convert(hub, to)  # an empty one is filled
+    with pytest.raises(UserError, match="made is there already"):
+        convert(hub, to)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is there already"):
+        convert(hub, tmp_path / "file")
+
+
+def test_an_interrupted_conversion_leaves_nothing(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(number: int) -> None:
+        if number == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copies.convert("pope", Source("hub", hub), tmp_path / "made", stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+
+
+def test_a_copy_cannot_write_outside_of_its_folder(tmp_path: Path) -> None:
+    for name in ("../outside", "/outside", "a/../../outside"):
+        row = {
+            **rows(("random",))[0],
+            "image_source": str(tmp_path / name) if name[0] == "/" else name,
+        }
+        with pytest.raises(UserError, match="outside of its folder"):
+            pope.write_official(iter([row]), tmp_path / "made")
+    assert not (tmp_path / "outside.jpg").exists()
+
+
+def test_a_copy_without_columns_or_bytes_says_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no column category; its columns are label, text\."):
+        pope.write_official(iter([{"text": "?", "label": "yes"}]), tmp_path)
+    bare = {**rows()[0], "image": {"bytes": None, "path": "x.jpg"}}
+    with pytest.raises(UserError, match=r"no bytes of the picture COCO_val2014_0+\.jpg"):
+        pope.write_official(iter([bare]), tmp_path)
+
+
+# --- The hub, without the network --------------------------------------------------------------
+
+
+@pytest.fixture
+def downloaded(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """``snapshot_download`` as it answers once the files are there; names that were asked for."""
+    import huggingface_hub
+
+    asked: list[str] = []
+
+    def snapshot_download(name: str, **how: Any) -> str:
+        assert how["repo_type"] == "dataset"
+        asked.append(name)
+        return str(hub)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    yield asked
+
+
+def test_a_hub_id_as_data_root_is_converted_once(
+    downloaded: list[str], own_cache: Path, hub: Path
+) -> None:
+    roots = [commands.parse_roots(["pope=org/POPE"], ["pope", "vqa"])["pope"] for _ in range(2)]
+    assert roots == [cache.folder() / "official" / "pope-org--POPE"] * 2
+    assert downloaded == ["org/POPE"]
+    assert len(tasks.load("pope", roots[0]).splits["test"]) == 12
+    assert json.loads((roots[0] / "source.json").read_text())["revision"] == hub.name
+
+
+def test_without_the_hub_one_line_says_so(own_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'org/POPE' is no folder here, and .* out of reach or HF"):
+        commands.parse_roots(["org/POPE"], ["pope"])
+    with pytest.raises(UserError, match="no folder at /nowhere/POPE"):
+        commands.parse_roots(["/nowhere/POPE"], ["pope"])
+    with pytest.raises(UserError, match="is no folder, no archive, and no hub id"):
+        copies.find("pope", "./POPE")
+    assert not own_cache.exists()
+
+
+def test_official_files_on_the_hub_are_taken_as_they_are(
+    downloaded: list[str], own_cache: Path, tmp_path: Path, hub: Path
+) -> None:
+    shutil.rmtree(hub)
+    published(hub)
+    copies.convert("food101", copies.find("food101", "org/food"), tmp_path / "made", print)
+    assert downloaded == ["org/food", "org/food"]  # tables first, then all there is
+    assert tasks.load("food101", tmp_path / "made").classes[0] == "apple"
+
+
+def test_a_home_folder_in_a_pair_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "POPE").mkdir()
+    assert commands.parse_roots(["pope=~/POPE"], ["pope", "vqa"]) == {"pope": tmp_path / "POPE"}
