@@ -241,9 +241,34 @@ def leaderboard(folders: tuple[Path, ...], out: Path, **given: Any) -> None:
       steelyard leaderboard
       steelyard leaderboard runs other_runs --out board
     """
-    from steelyard.harness import commands
+    from steelyard.harness import board_commands
 
-    commands.boards(folders or (RUNS,), out, **given)
+    board_commands.boards(folders or (RUNS,), out, **given)
+
+
+@cli.command()
+@click.argument("one")
+@click.argument("other")
+@click.option("--runs", "folders", multiple=True, type=Path, metavar="DIR",
+              help=f"Where entries are looked up [default: {RUNS}].")  # fmt: skip
+@click.option("--variant", "variants", multiple=True, default=("clean",), show_default=True,
+              help="A variant that both were scored on, or all; may be repeated.")  # fmt: skip
+@click.option("--task", help="Only runs trained on this task.")
+@click.option("--backbone", help="Only runs of this backbone.")
+@click.option("--budget", help="Only runs of this budget.")
+def compare(one: str, other: str, folders: tuple[Path, ...], **given: Any) -> None:
+    """Compare two run folders, or two entries of a board over their seeds.
+
+    Prints the difference paired by seed and item with its interval, and McNemar's exact test.
+
+    \b
+    Examples:
+      steelyard compare runs/joint-food101-tiny-S-s0-1a2b3c4d runs/mine-food101-tiny-S-s0-5e6f7a8b
+      steelyard compare joint mine --runs runs --variant all
+    """
+    from steelyard.leaderboards import compare as comparison
+
+    comparison.show(one, other, folders or (RUNS,), **given)
 
 
 @cli.command("list")

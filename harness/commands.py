@@ -233,35 +233,9 @@ def _run_with_progress(
 def demo(name: str, runs: Path, out: Path, given: Mapping[str, Any]) -> None:
     """Run a shipped suite and print its board."""
     if run_suites(suite.load(name), runs, given):
+        from steelyard.harness.board_commands import boards
+
         boards((runs,), out)
-
-
-def boards(
-    folders: Sequence[Path],
-    out: Path,
-    control: str | None = None,
-    backbone: str | None = None,
-    budget: str | None = None,
-    track: str | None = None,
-) -> None:
-    """Write boards from records, of one backbone, budget and track where given, and print them."""
-    from steelyard.leaderboards import profile_tables, publish
-    from steelyard.leaderboards.tables import terminal
-
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"No folder of runs at {folder}; 'steelyard run demo' makes one.")
-    kinds = {name: methods.load(name).ABOUT.kind for name in methods.names()}
-    with console.status("making boards"):
-        published = publish(
-            folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget,
-            track=track,
-        )  # fmt: skip
-    for board in published.boards:
-        console.print(terminal(board, console.width))
-    for profile in published.profiles:
-        console.print(profile_tables.terminal(profile, console.width))
-    console.print(f"{len(published.files)} files in {out}, begin with {out / 'board.md'}")
 
 
 def print_plan(jobs: Sequence[Job], runs: Path, workers: int) -> None:

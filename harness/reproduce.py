@@ -14,7 +14,7 @@ from steelyard.harness.machine import device_name
 from steelyard.harness.record import Record, Score
 from steelyard.harness.run import Job, run
 
-ROUNDING = 1e-12
+ROUNDING = 1e-12  # of a score's last digits in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ def reproduce(folder: Path, out: Path, tolerance: float, given: Mapping[str, Any
         UserError: there is no such record, its method's file or its data is another one, or
             ``out`` holds the record itself.
     """
+    from steelyard.harness.pool import quiet_heavy_libraries
+
     found = record.read(folder)
     if out.resolve() == folder.parent.resolve():
         raise UserError(f"--out {out} holds the record itself: give another folder.")
@@ -43,6 +45,7 @@ def reproduce(folder: Path, out: Path, tolerance: float, given: Mapping[str, Any
     made = found.provenance
     job = Job(spec, found.label, variants, made["data"]["split"], made["limit"], found.kind,
               made.get("tuning"))  # fmt: skip
+    quiet_heavy_libraries()
     device = pick_device(given["device"])
     for line in environment(found, device):
         console.print(line, highlight=False)

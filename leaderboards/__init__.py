@@ -99,6 +99,7 @@ def _files(
     from steelyard.leaderboards import (
         export,
         front,
+        oracle,
         plots,
         profile_tables,
         robustness_files,
@@ -124,6 +125,9 @@ def _files(
     yield from robust.items()
     combined = overall(boards)
     yield "scores.csv", runs.scores.to_csv(index=False, float_format="%.10g").encode()
+    if runs.oracle:
+        yield "oracle.md", oracle.markdown(runs.oracle).encode()
+        yield "oracle.csv", oracle.as_csv(runs.oracle).encode()
     if boards:
         yield "overall.json", export.as_json(combined).encode()
     files = {board.task: stem(board.task) for board in boards}
