@@ -44,6 +44,15 @@ def columns_for(metric: str) -> Sequence[str]:
     return NEEDED.get(metric, ("score",))
 
 
+def names(path: Path) -> list[str]:
+    """The columns that a file of items has."""
+    import pyarrow.parquet as parquet
+
+    if not path.is_file():
+        raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
+    return list(parquet.read_schema(path).names)
+
+
 def read(path: Path, columns: Sequence[str]) -> "pyarrow.Table":
     """Which items a file holds and the named columns of them."""
     import pyarrow.parquet as parquet
