@@ -13,6 +13,7 @@ from steelyard.harness.limits import TRACKS
 
 BOARD = Path("board")
 DIAGNOSIS = Path("diagnosis")
+FACTORS = Path("factors")
 
 
 class _Group(click.Group):
@@ -70,7 +71,8 @@ def run(target: str, runs: Path, **given: Any) -> None:
     from steelyard.harness import commands
 
     if commands.run_suites(commands.suites_from(target, given), runs, given):
-        click.echo(f"Next: steelyard leaderboard {runs}")
+        every = " --track anytime" if given["track"] == "anytime" else ""
+        click.echo(f"Next: steelyard leaderboard {runs}{every}")
 
 
 @cli.command()
@@ -220,6 +222,34 @@ def diagnose(model: str, out: Path, **given: Any) -> None:
     from steelyard.harness import diagnose as command
 
     command.diagnose(model, out, given)
+
+
+@cli.command()
+@click.argument("factor", metavar="data|backbone|objective")
+@click.option("--vlm", is_flag=True, help="On the small vision-language model, not a classifier.")
+@click.option("--quick", is_flag=True, help="One seed, budget XS, the ends of each knob.")
+@click.option("--seeds", help="For example 0-2 [default: as the suite says].")
+@click.option("--budget", help="XS, S, M, L or a number of FLOPs [default: as the suite says].")
+@click.option("--limit", type=int, default=500, show_default=True, help="Test items a task.")
+@click.option("--jobs", type=int, default=1, show_default=True, help="Runs at a time.")
+@click.option("--out", type=Path, default=FACTORS, show_default=True,
+              help="Folder of models, answers and pages.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")  # fmt: skip
+def factors(factor: str, out: Path, **given: Any) -> None:
+    """Vary one factor of modality bias at a time on the generated world, and plot its effect.
+
+    data: how strong habits are and how often the text repeats the picture. backbone: how large
+    the language side is against the vision side. objective: how it is trained.
+
+    \b
+    Examples:
+      steelyard factors data --quick
+      steelyard factors backbone --seeds 0-4
+      steelyard factors objective --vlm
+    """
+    from steelyard.harness import bias_factors
+
+    bias_factors.factors(factor, out, given)
 
 
 @cli.command()

@@ -92,4 +92,4 @@ def part(text: str, share: float) -> str:
     """A share of a budget on the compute track, as a budget: ``S`` and 0.25 give ``5e10``."""
     if share == 1:
         return text
-    return f"{share * parse_budget(text).flops:g}".replace("e+", "e")
+    return f"{share * parse_budget(text).flops:g}".replace("e+0", "e").replace("e+", "e")

@@ -14,6 +14,7 @@ from steelyard.harness.machine import device_name
 from steelyard.harness.record import Record, Score
 from steelyard.harness.run import Job, run
 
+SHOWN = 10  # scores that are furthest off
 ROUNDING = 1e-12  # of a score's last digits in JSON
 
 
@@ -142,7 +143,8 @@ def _print(found: Record, again: Record, differences: list[Difference], toleranc
         )  # fmt: skip
         return
     table = Table("what", "recorded", "here", "apart", title=found.id)
-    for difference in differences:
+    worst = sorted(differences, key=lambda each: -(each.apart or 0.0))[:SHOWN]
+    for difference in (each for each in differences if each.apart is None or each in worst):
         apart = "" if difference.apart is None else f"{difference.apart:.6f}"
         table.add_row(difference.what, difference.recorded, difference.here, apart)
     console.print(table)

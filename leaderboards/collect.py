@@ -154,7 +154,12 @@ def _check_comparable(runs: Sequence[Run]) -> None:
         _one_only(task, "versions of the rules", rules, "the folders you give")
         if task != NOTHING:  # of models as they are, the backbone is what is compared
             _one_only(task, "backbones", {backbone_name(spec) for spec in specs}, "--backbone")
-        _one_only(task, "budgets", {cap_name(spec) for spec in specs}, "--budget")
+        _one_only(
+            task,
+            "budgets",
+            {cap_name(spec) for spec in specs},
+            "--budget, or show all of them with --track anytime",
+        )
         if any(spec.wall is not None for spec in specs):
             devices = {record.ledger.device for record in records}
             _one_only(task, "devices under a cap on seconds", devices, "the folders you give")

@@ -17,7 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from steelyard import tasks
-from steelyard.harness import backbones, commands, scenes_base, suite, world_sets
+from steelyard.harness import (
+    backbones,
+    board_commands,
+    commands,
+    scenes_base,
+    suite,
+    world_sets,
+)
 from steelyard.harness.record import Record
 from steelyard.harness.scenes_model import Training
 from steelyard.harness.suite import Entry, Suite
@@ -84,7 +91,7 @@ def board_world(given: argparse.Namespace, device: str) -> None:
     roots = [f"{task}={given.out / 'world' / task}" for task in QUESTIONS]
     options = {"device": device, "data_root": roots, "jobs": 1}
     commands.run_suite(made, given.out / "world_runs", options)
-    commands.boards((given.out / "world_runs",), given.out / "world_board")
+    board_commands.boards((given.out / "world_runs",), given.out / "world_board")
 
 
 def measure_speed(given: argparse.Namespace, device: str) -> None:
