@@ -328,11 +328,12 @@ def build(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if config.image == TINY:
-            image = tiny_image_encoder(config.image_size)
+            image = tiny_image_encoder(config.image_size, config.image_width, config.image_layers)
         else:
             image = pretrained_encoder(config.image, "image", 0, config.frozen)
         if config.text == TINY:
-            text = tiny_text_encoder(texts, config.max_tokens)
+            size = config.text_width, config.text_layers
+            text = tiny_text_encoder(texts, config.max_tokens, *size)
         else:
             text = pretrained_encoder(config.text, "text", config.max_tokens, config.frozen)
         model = Classifier(name, config, classes, multi_label, image, text)

@@ -7,6 +7,9 @@ from typing import Literal, get_args, get_type_hints
 from steelyard.harness.backbone import Recipe
 from steelyard.harness.errors import UserError, unknown
 
+HEADS = 4
+"""Attention heads of the tiny encoders."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassifierConfig:
@@ -24,6 +27,12 @@ class ClassifierConfig:
     """Keep both encoders as they are: their outputs are computed once an item."""
     width: int = 64
     """Size of both latents and of the perceptron's hidden layer."""
+    image_width: int = 64
+    """Hidden size of the tiny image encoder, a multiple of its ``HEADS``."""
+    image_layers: int = 2
+    text_width: int = 64
+    """Hidden size of the tiny text encoder, a multiple of its ``HEADS``."""
+    text_layers: int = 1
     image_size: int = 48
     """Side of the square image of the tiny encoder; pretrained ones bring their own."""
     max_tokens: int = 48
@@ -71,4 +80,7 @@ def configure(name: str, options: Mapping[str, str | int | float | bool]) -> Cla
         if not allowed and not isinstance(value, (types[key], int)):
             raise UserError(f"{key}={value!r}: expected {types[key].__name__}.")
         values[key] = value
+    for key in ("image_width", "text_width"):
+        if values[key] < HEADS or values[key] % HEADS:
+            raise UserError(f"{key}={values[key]}: a multiple of {HEADS} is needed.")
     return ClassifierConfig(**values)

@@ -63,7 +63,7 @@ def diagnose(model: str, out: Path, given: Mapping[str, Any]) -> None:
     with console.status("loading the model"):
         backbone = backbones.open_model(model, options, device)
     tables = {
-        task: _asked(backbone, task, corpus, out, how, where=f"{place}/{len(corpora)} {task}")
+        task: answers(backbone, task, corpus, out, how, where=f"{place}/{len(corpora)} {task}")
         for place, (task, corpus) in enumerate(corpora.items(), start=1)
     }
     with console.status("measuring"):
@@ -148,7 +148,7 @@ def _corpora(
     return corpora
 
 
-def _asked(
+def answers(
     backbone: "Classifier | Vlm", task: str, corpus: Corpus, out: Path, how: How, *, where: str
 ) -> "DataFrame":
     """A task's answers, with progress; those given before are taken from ``out``."""

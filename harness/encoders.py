@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from steelyard.harness.classifier_config import HEADS
 from steelyard.harness.errors import UserError
 
 Kind = Literal["image", "text"]
@@ -133,15 +134,15 @@ def hidden_size(config: Any) -> int:
     raise UserError(f"Encoder of type '{config.model_type}' does not declare a hidden size.")
 
 
-def tiny_image_encoder(size: int) -> Encoder:
-    """A CLIP vision transformer of 64 dimensions and two layers, random weights."""
+def tiny_image_encoder(size: int, width: int = 64, layers: int = 2) -> Encoder:
+    """A small CLIP vision transformer for images of this size, random weights."""
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
         image_size=size,
         patch_size=size // 4,
     )
@@ -150,17 +151,19 @@ def tiny_image_encoder(size: int) -> Encoder:
     return Encoder(CLIPVisionModel(config), processor, "image", 0, TINY)
 
 
-def tiny_text_encoder(texts: Sequence[str], max_tokens: int) -> Encoder:
-    """A BERT of 64 dimensions and one layer over a word-level vocabulary of the training texts."""
+def tiny_text_encoder(
+    texts: Sequence[str], max_tokens: int, width: int = 64, layers: int = 1
+) -> Encoder:
+    """A small BERT over a word-level vocabulary of the training texts, random weights."""
     from transformers import BertConfig, BertModel
 
     tokenizer = word_tokenizer(texts, max_tokens)
     config = BertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=4,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
         max_position_embeddings=max_tokens + TEXT_BUCKET,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,

@@ -82,7 +82,10 @@ def _silent(stage: str, share: float) -> None:
 def _describe(seed: int, training: Training) -> str:
     """All that decides the weights on a given machine, with a sample of what the world makes."""
     words = "\n".join(vocabulary())
-    content = {"version": VERSION, "seed": seed, "training": dataclasses.asdict(training)}
+    # Not told twice: the habits are below. What is not set leaves older hashes as they were.
+    told = {k: v for k, v in dataclasses.asdict(training).items() if v is not None}
+    set_ = {k: v for k, v in told.items() if k not in ("p_color", "p_cooc")}
+    content = {"version": VERSION, "seed": seed, "training": set_}
     world = {
         "habits": dataclasses.asdict(training.habits),
         "mix": MIX,

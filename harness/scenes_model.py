@@ -22,8 +22,14 @@ class Training:
     """Cells along a side of a scene."""
     objects: int = MOST
     """Most objects of a scene."""
+    p_color: float = BASE_HABITS.p_color
+    """How strong the habit is: the probability that an object has its usual colour."""
+    p_cooc: float = BASE_HABITS.p_cooc
+    """The probability that a food is in its usual place."""
     width: int = 64
     """Hidden size of the vision tower and of the language model."""
+    language_width: int | None = None
+    """Hidden size of the language model where it is another."""
     layers: int = 2
     """Layers of each."""
     vision_steps: int = 700
@@ -44,7 +50,13 @@ class Training:
     @property
     def habits(self) -> Habits:
         """How the scenes are that it learns from."""
-        return dataclasses.replace(BASE_HABITS, grid=self.grid, objects=self.objects)
+        return dataclasses.replace(
+            BASE_HABITS,
+            p_color=self.p_color,
+            p_cooc=self.p_cooc,
+            grid=self.grid,
+            objects=self.objects,
+        )
 
 
 def build(training: Training) -> Any:
@@ -54,10 +66,12 @@ def build(training: Training) -> Any:
 
     ids = {token: number for number, token in enumerate(vocabulary())}
     width, patch = training.width, training.size // training.patches
-    shape = {"hidden_size": width, "num_hidden_layers": training.layers, "num_attention_heads": 4}
+    language_width = training.language_width or width
+    shape = {"num_hidden_layers": training.layers, "num_attention_heads": 4}
     ends = {"pad_token_id": ids["<pad>"], "bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"]}
     vision = CLIPVisionConfig(
         **shape,
+        hidden_size=width,
         intermediate_size=2 * width,
         image_size=training.size,
         patch_size=patch,
@@ -66,7 +80,8 @@ def build(training: Training) -> Any:
     text = LlamaConfig(
         **shape,
         **ends,
-        intermediate_size=2 * width,
+        hidden_size=language_width,
+        intermediate_size=2 * language_width,
         vocab_size=len(ids),
         max_position_embeddings=1024,
         tie_word_embeddings=False,

@@ -20,7 +20,7 @@ from steelyard.harness.backbone import Inputs, Turn
 from steelyard.harness.data import Corpus, Example
 from steelyard.harness.errors import UserError, unknown
 from steelyard.tasks import grammar, stock
-from steelyard.tasks.grammar import Variant
+from steelyard.tasks.grammar import Variant as Variant
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -187,9 +187,20 @@ def find_root(name: str, root: Path | None = None) -> Path:
         return own if shelf and own.is_dir() else Path()
     if shelf:
         return Path(shelf) / name
+    return world(name)
+
+
+def world(name: str, **knobs: float) -> Path:
+    """Folder of a task's generated data, written to the user's cache if absent.
+
+    ``knobs`` change its probabilities, see ``harness.world_sets``.
+    """
     from steelyard.harness.world_sets import ensure
 
-    return ensure(name, cache.folder(), train=WORLD_TRAIN, test=WORLD_TEST, seed=WORLD_SEED)
+    changed: dict[str, Any] = dict(knobs)
+    return ensure(
+        name, cache.folder(), train=WORLD_TRAIN, test=WORLD_TEST, seed=WORLD_SEED, **changed
+    )
 
 
 def load(name: str, root: Path, **options: Any) -> Corpus:
