@@ -1,5 +1,6 @@
 """From run folders to one long table of scores, and the items behind them when asked for."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ def collect(
             f"budget {budget or 'any'} and track {track or 'any'}: loosen --backbone, --budget or "
             "--track."
         )
+    for run in kept:
+        _check_finite(run)
     _check_comparable(kept)
     unique = sorted(_without_copies(kept), key=_identity)
     runs = [run for run in unique if run.record.kind == "entry"]
@@ -165,6 +168,15 @@ def _check_comparable(runs: Sequence[Run]) -> None:
             _one_only(task, "devices under a cap on seconds", devices, "the folders you give")
         data = {", ".join(f"{k}={v}" for k, v in sorted(spec.data.items())) for spec in specs}
         _one_only(task, "data revisions", data, "the folders you give")
+
+
+def _check_finite(run: Run) -> None:
+    for score in run.record.scores:
+        if not math.isfinite(score.value):
+            raise UserError(
+                f"{run.folder}: {score.metric} of {score.task} on {score.variant} is "
+                f"{score.value}, which no board can rank; evaluate the run again."
+            )
 
 
 def _one_only(task: str, what: str, names: set[str], choice: str) -> None:

@@ -20,9 +20,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """The smallest difference to the control that is found with 80 % chance: median over entries.
+    """The smallest difference to the control that is found with 80 % chance.
 
-    From the spread of the board's own paired differences, so for its seeds and its items.
+    From the median spread of the board's own paired differences, so for its seeds and its items.
     """
 
     alone: float

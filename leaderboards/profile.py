@@ -106,6 +106,8 @@ def build(
     control = control or default_control(groups)
     scores, apart = _with_intervals(_all_scores(own))
     shown, impaired, main = columns_of(scores)
+    if not any(column.higher_is_better is not None for column in shown):
+        raise UserError(f"No number of the runs on {trained_on} has a direction: nothing to rank.")
     seeds = tuple(sorted({run.record.spec.seed for run in own}))
     wanted = {(score.task, score.variant) for score in scores if score.main}
     lacks = {label: _missing(group, seeds, wanted) for label, group in groups.items()}

@@ -223,9 +223,12 @@ def critical(block_ranks: Mapping[str, Floats]) -> Critical | None:
     if entries < 3 or blocks < FEWEST_BLOCKS:
         return None
     means = table.mean(axis=1)
-    chi = float(friedmanchisquare(*table).statistic)
-    freedom, room = entries - 1, blocks * (entries - 1) - chi
-    p = float(fdtrc(freedom, freedom * (blocks - 1), (blocks - 1) * chi / room)) if room else 0.0
+    p = 1.0  # where all entries are alike in every block
+    if (table != table[:1]).any():
+        chi = float(friedmanchisquare(*table).statistic)
+        freedom, room = entries - 1, blocks * (entries - 1) - chi
+        value = (blocks - 1) * chi / room if room > 0 else math.inf
+        p = float(fdtrc(freedom, freedom * (blocks - 1), value))
     quantile = float(studentized_range.ppf(CONFIDENCE, entries, math.inf)) / math.sqrt(2)
     difference = quantile * math.sqrt(entries * (entries + 1) / (6 * blocks))
     ordered = sorted(zip(block_ranks, means.tolist(), strict=True), key=lambda pair: pair[::-1])

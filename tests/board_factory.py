@@ -26,7 +26,7 @@ def make_run(
     seed: int = 0,
     task: str = "toy",
     metric: str = "accuracy",
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = True,
     status: str = "done",
     flops: float = 100.0,
     budget: str = "S",

@@ -1,5 +1,7 @@
 """Boards from synthetic records: the numbers by hand and the rules."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from board_factory import board_of, first, make_run, profile
 
 from steelyard.harness.errors import UserError
-from steelyard.harness.record import ITEMS
+from steelyard.harness.record import ITEMS, RECORD, sealed
 from steelyard.leaderboards import tables
 from steelyard.leaderboards.board import build
 from steelyard.leaderboards.collect import collect
@@ -215,6 +217,82 @@ def test_missing_items_and_sideless_corruptions_are_refused(toy: Path, tmp_path:
     make_run(tmp_path / "x", "joint", {"clean": first(5), "audio-blank": first(5)})
     with pytest.raises(UserError, match="names no side"):
         board_of(tmp_path / "x")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_refused_naming_its_run(toy: Path, value: float) -> None:
+    path = toy / "0000" / RECORD
+    content = json.loads(path.read_text())
+    content["scores"][0]["value"] = value
+    path.write_text(json.dumps(content | {"seal": sealed(content)}))
+    with pytest.raises(UserError, match=rf"{toy / '0000'}: accuracy of toy on clean is (nan|inf)"):
+        collect([toy])
+
+
+def test_a_metric_without_direction_is_refused(tmp_path: Path) -> None:
+    make_run(tmp_path, "joint", profile(5, 5, 5), higher_is_better=None)
+    with pytest.raises(UserError, match="main metric accuracy has no direction"):
+        board_of(tmp_path)
+
+
+def test_balance_bought_by_hurting_the_strong_side_is_marked(tmp_path: Path) -> None:
+    """Text is strong in the control. One entry lifts image, one lowers text, one does both."""
+    rng = np.random.default_rng(0)
+    easy = rng.random(400)
+    # Right shares: clean, image impaired (text is left), text impaired (image is left).
+    shares = {"joint": (0.9, 0.8, 0.4), "lifts": (0.9, 0.8, 0.7), "hurts": (0.9, 0.5, 0.4),
+              "both": (0.7, 0.8, 0.7), "turns": (0.9, 0.1, 0.9)}  # fmt: skip
+    for seed in range(4):
+        for label, (clean, image, text) in shares.items():
+            levels = {"clean": clean, "image-blank": image, "text-blank": text}
+            hits = {
+                variant: (easy + 0.02 * rng.standard_normal(400) < level).astype(float).tolist()
+                for variant, level in levels.items()
+            }
+            make_run(tmp_path, label, hits, seed=seed)
+    board = board_of(tmp_path)
+    found = {entry.label: entry.trade for entry in board.entries}
+    assert board.strong_side == "text" and found["joint"] is None
+    assert {label: trade.bought for label, trade in found.items() if trade} == {
+        "lifts": False,  # the gap closes from below
+        "hurts": True,
+        "both": True,  # clean falls
+        "turns": False,  # the gap is wider, the other way round
+    }
+    assert found["hurts"].strong.interval.mean == pytest.approx(-0.3, abs=0.05)
+    assert found["lifts"].gap.verdict == "better" and found["lifts"].weak.verdict == "better"
+    page = tables.markdown(board)
+    marked = [line for line in page.splitlines() if "‡ |" in line]
+    assert {line.split("|")[2].strip() for line in marked} == {"hurts", "both"}
+
+
+def test_losses_turn_the_sides_and_the_gap(tmp_path: Path) -> None:
+    """Where lower is better the strong side is the one with the lower loss left."""
+    rng = np.random.default_rng(0)
+    for seed in range(4):
+        for label, (image, text) in {"joint": (1.0, 3.0), "hurts": (2.5, 3.0)}.items():
+            levels = {"clean": 1.0, "image-blank": image, "text-blank": text}
+            hits = {v: level + 0.05 * rng.random(60) for v, level in levels.items()}
+            make_run(tmp_path, label, hits, seed=seed, metric="surprise", higher_is_better=False)
+    board = board_of(tmp_path)
+    trade = next(entry.trade for entry in board.entries if entry.label == "hurts")
+    assert board.strong_side == "text" and trade is not None and trade.bought
+    assert trade.gap.interval.mean == pytest.approx(-1.5, abs=0.1)
+    assert trade.strong.verdict == "worse"
+
+
+def test_the_power_note_grows_with_fewer_items(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        for label in ("joint", "other"):
+            for count in (40, 640):
+                hits = {"clean": (rng.random(count) < 0.6).astype(float).tolist()}
+                make_run(tmp_path / str(count), label, hits, seed=seed)
+    seen = {count: board_of(tmp_path / str(count)).visible["clean"] for count in (40, 640)}
+    assert seen[640].alone < seen[40].alone
+    assert seen[640].corrected == seen[640].alone, "one entry is compared, nothing to correct"
+    (note,) = [line for line in tables.remarks(board_of(tmp_path / "640")) if "80 %" in line]
+    assert f"{100 * seen[640].alone:.1f} in clean" in note
 
 
 def test_long_table_holds_every_score_and_failed_runs(toy: Path) -> None:
