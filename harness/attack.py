@@ -98,9 +98,7 @@ def ascend(
             total = loss(replace(batch, pixels=pixels)).sum()
             if not total.requires_grad:
                 break
-            (gradient,) = torch.autograd.grad(total, pixels, allow_unused=True)
-            if gradient is None:
-                break
+            (gradient,) = torch.autograd.grad(total, pixels, materialize_grads=True)
             pixels = move(pixels.detach(), step * backbone.pixel_gradient(gradient).sign())
     return pixels.detach()
 

@@ -289,8 +289,8 @@ class Classifier(nn.Module):
             return self.probabilities(self.unimodal_side(latent, self.readout))
         logits = self.unimodal(self.encode(batch))
         image, text = self.probabilities(logits.image), self.probabilities(logits.text)
-        weight_image, weight_text = self._shares(batch).split(1, dim=1)
-        return weight_image * image + weight_text * text
+        shares = self._shares(batch)
+        return shares[:, :1] * image + shares[:, 1:] * text
 
     def _shares(self, batch: Batch) -> Tensor:
         """Weight of image and text in the ensemble [B, 2]: of the sides that are there.

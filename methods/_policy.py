@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from steelyard.harness.attack import frozen
 from steelyard.harness.backbone import Backbone, Batch
 from steelyard.harness.batches import TrainData
 from steelyard.harness.budget import Meter
@@ -31,7 +32,6 @@ from steelyard.methods._mining import (
     affordable,
     attacked,
     candidates,
-    frozen,
     information_gain,
     parse_faults,
     until,
