@@ -34,10 +34,11 @@ Floats = NDArray[np.float64]
 def shares(corpus: Corpus) -> list[dict[str, Any]]:
     """One row a split, and a subset where there are few: items, majority, text_only, low, high.
 
-    ``train`` answers the other splits; a set without one is cut into folds by cluster, each
-    answered from the others. A subset is answered from items of its own kind, as it is scored
-    apart. An answer is right where it equals a reference, and scored by the F1 of its classes where
-    an item may have several. ``low`` and ``high`` bound ``text_only`` at 95 %.
+    ``majority`` is the one answer that is right most often, given to all. The texts are answered
+    from ``train``; a set without one is cut into folds by cluster, each answered from the others.
+    A subset is answered from items of its own kind, as it is scored apart. An answer is right where
+    it equals a reference, and scored by the F1 of its classes where an item may have several.
+    ``low`` and ``high`` bound ``text_only`` at 95 %.
     """
     rows = []
     train = corpus.splits.get("train", ())
@@ -46,7 +47,7 @@ def shares(corpus: Corpus) -> list[dict[str, Any]]:
             continue
         for subset in _subsets(examples):
             asked, known = _only(subset, examples), _only(subset, train) or train
-            usual, read = _from_train(corpus, known, asked) if train else _folded(corpus, asked)
+            read = _from_train(corpus, known, asked) if train else _folded(corpus, asked)
             low, high = interval(read.tolist(), [one.cluster or one.id for one in asked])
             rows.append(
                 {
@@ -54,7 +55,7 @@ def shares(corpus: Corpus) -> list[dict[str, Any]]:
                     "subset": subset,
                     "items": len(asked),
                     "fitted": "train" if train else f"{FOLDS} folds by cluster",
-                    "majority": float(usual.mean()),
+                    "majority": float(_scores(corpus, asked, _usual(corpus, asked, asked)).mean()),
                     "text_only": float(read.mean()),
                     "low": low,
                     "high": high,
@@ -84,33 +85,33 @@ def interval(scores: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _from_train(
-    corpus: Corpus, train: Sequence[Example], asked: Sequence[Example]
-) -> tuple[Floats, Floats]:
-    """Scores of the usual answer and of the text's answer for each asked example, [N] and [N]."""
-    known = _vocabulary(corpus, train)
-    count = _usual_count(corpus, train)
-    usual = [[*known][:count]] * len(asked)
-    read = _answers(corpus, train, asked, [*known], count) if known else usual
-    return _scores(corpus, asked, usual), _scores(corpus, asked, read)
+def _from_train(corpus: Corpus, train: Sequence[Example], asked: Sequence[Example]) -> Floats:
+    """Scores of the text's answers to the asked examples, [N]."""
+    known = {answer: place for place, answer in enumerate(_vocabulary(corpus, train))}
+    given = _answers(corpus, train, asked, known) if known else _usual(corpus, train, asked)
+    return _scores(corpus, asked, given)
 
 
-def _folded(corpus: Corpus, examples: Sequence[Example]) -> tuple[Floats, Floats]:
+def _folded(corpus: Corpus, examples: Sequence[Example]) -> Floats:
     """As ``_from_train``, each fold from the others."""
     fold = np.array([seed_for("fold", one.cluster or one.id) % FOLDS for one in examples])
-    usual, read = np.zeros(len(examples)), np.zeros(len(examples))
+    read = np.zeros(len(examples))
     for number in set(fold.tolist()):
         inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
         others, asked = ([examples[place] for place in part.tolist()] for part in (outside, inside))
-        usual[inside], read[inside] = _from_train(corpus, others, asked)
-    return usual, read
+        read[inside] = _from_train(corpus, others, asked)
+    return read
+
+
+def _usual(corpus: Corpus, known: Sequence[Example], asked: Sequence[Example]) -> list[list[str]]:
+    """The most common answer, or answers, of the known examples for each asked one."""
+    return [[*_vocabulary(corpus, known)][: _usual_count(corpus, known)]] * len(asked)
 
 
 def _answers(
-    corpus: Corpus, train: Sequence[Example], asked: Sequence[Example], known: Sequence[str],
-    count: int,
-) -> list[list[str]]:  # fmt: skip
-    """The ``count`` likeliest answers to each text."""
+    corpus: Corpus, train: Sequence[Example], asked: Sequence[Example], known: Mapping[str, int]
+) -> list[list[str]]:
+    """The likeliest of the known answers to each text."""
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
     from sklearn.naive_bayes import MultinomialNB
 
@@ -120,27 +121,26 @@ def _answers(
     pairs = [(one, answer) for one in train for answer in _targets(corpus, one) if answer in known]
     weights, model = TfidfTransformer(sublinear_tf=True), MultinomialNB()
     weights.fit(words.transform(_texts(train)))
-    index = {answer: place for place, answer in enumerate(known)}
     for chunk in _chunks(pairs):
         seen = weights.transform(words.transform(_texts(one for one, _ in chunk)))
-        places = [index[answer] for _, answer in chunk]
+        places = [known[answer] for _, answer in chunk]
         model.partial_fit(seen, places, classes=range(len(known)))
-    found = []
+    found, names, count = [], [*known], _usual_count(corpus, train)
     for part in _chunks(asked):
         likely = model.predict_log_proba(weights.transform(words.transform(_texts(part))))
-        likely[~_allowed(part, index)] = -np.inf
+        likely[~_allowed(part, known)] = -np.inf
         best = np.argsort(-likely, axis=1, kind="stable")[:, :count]
-        found += [[known[place] for place in row] for row in best.tolist()]
+        found += [[names[place] for place in row] for row in best.tolist()]
     return found
 
 
-def _allowed(asked: Sequence[Example], index: Mapping[str, int]) -> NDArray[np.bool_]:
+def _allowed(asked: Sequence[Example], known: Mapping[str, int]) -> NDArray[np.bool_]:
     """Which known answers each question allows: those among its choices, all where it has none."""
 
     @cache
     def among(choices: tuple[str, ...]) -> NDArray[np.bool_]:
         named = {answers.normalise(choice) for choice in choices}
-        mask = np.array([answer in named for answer in index])
+        mask = np.array([answer in named for answer in known])
         return mask if mask.any() else ~mask
 
     return np.array([among(one.choices) for one in asked])
@@ -157,7 +157,7 @@ def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
 def _vocabulary(corpus: Corpus, examples: Sequence[Example]) -> dict[str, int]:
     """Answers that can be given and how often they are, most common first.
 
-    An answer of one cluster alone, such as a caption, helps nowhere else.
+    An answer to questions of one cluster alone, such as a caption, helps nowhere else.
     """
     clusters: dict[str, set[str]] = {}
     counts: Counter[str] = Counter()
@@ -165,8 +165,9 @@ def _vocabulary(corpus: Corpus, examples: Sequence[Example]) -> dict[str, int]:
         for answer in _targets(corpus, example):
             counts[answer] += 1
             clusters.setdefault(answer, set()).add(example.cluster or example.id)
-    shared = ((answer, count) for answer, count in counts.items() if len(clusters[answer]) > 1)
-    return dict(sorted(shared, key=lambda pair: (-pair[1], pair[0]))[:CLASSES])
+    enough = 1 if corpus.classes else 2
+    useful = ((answer, n) for answer, n in counts.items() if len(clusters[answer]) >= enough)
+    return dict(sorted(useful, key=lambda pair: (-pair[1], pair[0]))[:CLASSES])
 
 
 def _usual_count(corpus: Corpus, examples: Sequence[Example]) -> int:

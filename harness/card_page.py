@@ -195,8 +195,8 @@ def _blind(card: Card) -> Section:
          f"{row['text_only']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", row["fitted"])
         for row in found["rows"]
     ]  # fmt: skip
-    headers = ("items of", "items", "usual answer", "text only", "95 %", "fitted on")
-    words = "Text only: naive Bayes on words and word pairs; what it solves needs no image."
+    headers = ("items of", "items", "one answer", "text only", "95 %", "fitted on")
+    words = "One answer: the best to give to all. Text only: naive Bayes on words and word pairs."
     return Section("Solved blind", headers, rows, words)
 
 

@@ -66,10 +66,11 @@ def fetch(task: str, name: str) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = list(tasks.info(task).hub_files) or [*TABLES]
+    parts = list(tasks.info(task).hub_files)
     try:
+        wanted = parts or [*TABLES]
         place = Path(snapshot_download(name, repo_type="dataset", allow_patterns=wanted))
-        if not _tables(place):  # it may hold the official files as they are
+        if not parts and not _tables(place):  # it may hold the official files as they are
             place = Path(snapshot_download(name, repo_type="dataset"))
     except LocalEntryNotFoundError:
         raise UserError(

@@ -7,9 +7,9 @@ import pytest
 
 from steelyard.harness import blind
 from steelyard.harness.data import Corpus, Example
-from steelyard.harness.reading import read_json_lines
+from steelyard.harness.reading import read_json, read_json_lines
 
-OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "official_json" / "pope"
+OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "official_json"
 
 
 def classes(texts: list[str], labels: list[tuple[int, ...]], prefix: str) -> tuple[Example, ...]:
@@ -36,7 +36,7 @@ def test_text_that_names_the_class_solves_it() -> None:
     test = classes(["an apple", "hot ramen", "soup", ""], [(0,), (1,), (1,), (1,)], "b")
     corpus = Corpus("toy", Path(), ("pie", "soup"), False, {"train": train, "test": test}, "r")
     (row,) = blind.shares(corpus)
-    assert row["majority"] == 0.25  # "pie" is usual in train, and one of four in test
+    assert row["majority"] == 0.75  # "soup" for all
     assert row["text_only"] == 0.75  # without a text the usual class is left, which is wrong
     assert (row["split"], row["items"], row["fitted"]) == ("test", 4, "train")
     assert row["low"] < 0.75 < row["high"]
@@ -50,8 +50,8 @@ def test_several_labels_are_scored_by_f1_of_the_usual_number() -> None:
     names = ("scifi", "war", "romance", "drama")
     corpus = Corpus("toy", Path(), names, True, {"train": train, "test": test}, "r")
     (row,) = blind.shares(corpus)
-    # All four are equally usual: drama and romance come first by name. F1 0 and 2/3.
-    assert row["majority"] == pytest.approx(1 / 3)
+    # Three are equally common, two are given: romance and scifi by name. F1 1/2 and 2/3.
+    assert row["majority"] == pytest.approx(7 / 12)
     # Two of two, and romance with another one: F1 1 and 2/3.
     assert row["text_only"] == pytest.approx(5 / 6)
 
@@ -127,7 +127,7 @@ def test_popes_lists_are_solved_from_the_object_asked_for() -> None:
         Example(f"{kind}/{row['question_id']}", None, row["text"], (), answers=(row["label"],),
                 choices=("yes", "no"), subset=kind, cluster=row["image"])
         for kind in ("random", "popular", "adversarial")
-        for _, row in read_json_lines(OFFICIAL / f"coco_pope_{kind}.json.gz")
+        for _, row in read_json_lines(OFFICIAL / "pope" / f"coco_pope_{kind}.json.gz")
     )  # fmt: skip
     rows = {row["subset"]: row for row in blind.shares(open_set(examples))}
     # A guesser by each object's share of yes on other images reaches 0.69, 0.87 and 0.71.
@@ -135,3 +135,23 @@ def test_popes_lists_are_solved_from_the_object_asked_for() -> None:
         assert rows[kind]["text_only"] == pytest.approx(share, abs=0.025), kind
         assert rows[kind]["majority"] == pytest.approx(0.5, abs=0.02)
         assert rows[kind]["high"] - rows[kind]["low"] < 0.04
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
+def test_what_words_alone_solve_of_hallusionbench_and_of_amber() -> None:
+    rows = read_json(OFFICIAL / "hallusionbench" / "HallusionBench.json.gz")
+    asked = [
+        (f"{row['category']}/{row['subcategory']}/{row['set_id']}", row["question"],
+         ("no", "yes")[int(row["gt_answer"])])
+        for row in rows
+    ]  # fmt: skip
+    (found,) = blind.shares(open_set(questions(asked)))
+    assert found["majority"] == 645 / 1129  # no, always
+    assert found["low"] < found["majority"] < found["high"]  # words say nothing beyond that
+
+    truth = {row["id"]: row["truth"] for row in read_json(OFFICIAL / "amber/annotations.json.gz")}
+    queries = read_json(OFFICIAL / "amber" / "query_discriminative.json.gz")
+    asked = [(row["image"], row["query"], truth[row["id"]]) for row in queries]
+    (found,) = blind.shares(open_set(questions(asked)))
+    assert found["majority"] == 9427 / 14216
+    assert found["text_only"] == pytest.approx(0.852, abs=0.01)
