@@ -57,8 +57,11 @@ def check(
 
 def _key(task: str, files: tree.Files, options: Mapping[str, str], max_bad: float) -> str:
     """All that a card follows from: the files by size and time, what is asked, and the code."""
-    parts = [task, dict(options), max_bad, provenance.code()["source"], provenance.packages()]
-    texts = (json.dumps(part, sort_keys=True) for part in (*parts, files))
+    named = [Path(value).stat() for value in options.values() if Path(value).is_file()]
+    beside = [[one.st_size, one.st_mtime_ns] for one in named]  # such as a judge's verdicts
+    asked = [task, dict(options), beside, max_bad]
+    made_by = [provenance.code()["source"], provenance.packages()]
+    texts = (json.dumps(part, sort_keys=True) for part in (*asked, *made_by, files))
     return provenance.digest(text.encode() for text in texts)
 
 

@@ -110,6 +110,7 @@ def convert(task: str, source: str, to: Path) -> None:
     images = sum(map(tree.is_image, files))
     for row in annotations.examine(to, files, tasks.info(task).official):
         state = f", {row['official']}" if row["official"] else ""
-        console.print(f"{row['path']}: {annotations.said(row['rows'])} rows{state}")
+        rows = annotations.said(row["rows"])
+        console.print(f"{row['path']}: {rows} rows{state}", soft_wrap=True)
     console.print(f"{len(files):,} files, {images:,} of them images, in {to}", soft_wrap=True)
     console.print(f"Next: steelyard check {task} --data-root {to}", soft_wrap=True)
