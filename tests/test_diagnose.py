@@ -1,0 +1,174 @@
+"""``steelyard diagnose`` and ``steelyard factors`` as a user types them, on tiny models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from test_reliance import rows
+
+from steelyard.harness import bias_factors, commands
+from steelyard.harness.bias_factors import LEVELS, Level
+from steelyard.harness.cli import cli
+from steelyard.harness.errors import UserError
+from steelyard.harness.suite import Entry, Suite
+from steelyard.leaderboards import bias, bias_files
+from steelyard.leaderboards.bias import Group
+from steelyard.leaderboards.bias_plots import picture
+
+
+def invoke(*words: str) -> str:
+    """What a command prints; a user's mistake is raised."""
+    found = CliRunner().invoke(cli, words, standalone_mode=False)
+    if found.exception is not None:
+        raise found.exception
+    return found.output
+
+
+@pytest.fixture(scope="module")
+def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier trained for a few steps."""
+    runs = tmp_path_factory.mktemp("runs")
+    made = Suite("run", (Entry("joint"),), ("hateful_memes",), (), budget="2e9")
+    options = {"data_root": [f"hateful_memes={world / 'hateful_memes'}"], "jobs": 1}
+    (record,) = commands.run_suite(made, runs, options, evaluate=False)
+    return runs / record.id
+
+
+def test_a_run_is_diagnosed_on_its_own_task(run: Path, world: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("diagnose", str(run), "--data-root", str(world / "hateful_memes"), "--limit", "40",
+             "--draws", "2", "--out", str(out))  # fmt: skip
+    said = invoke(*words)
+    assert "hateful memes" in said and "begin with" in said
+    names = {path.name for path in out.iterdir() if path.is_file()}
+    assert names == {"diagnosis.md", "diagnosis.csv", "diagnosis.json", "diagnosis.png",
+                     "diagnosis.svg", "items-hateful_memes.parquet"}  # fmt: skip
+    content = json.loads((out / "diagnosis.json").read_text())
+    numbers = content["parts"][0]["numbers"]
+    # Each side alone of the memes is at chance by construction, whatever the model learnt.
+    assert numbers["score.text.blank"]["mean"] == pytest.approx(0.5, abs=0.2)
+    assert {"additive.gap", "information.image", "conflict.text"} <= numbers.keys()
+    assert content["model"] == "joint (seed 0)"
+    before = {name: (out / name).read_bytes() for name in names}
+    assert invoke(*words)
+    assert {name: (out / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--tasks", "hateful_meme"), "Unknown task 'hateful_meme'. Did you mean 'hateful_memes'"),
+        (("--tasks", "food101"), "was trained on hateful_memes, it cannot answer food101"),
+        (("--draws", "0"), "--draws 0: replace a side by another item's once or more"),
+        (("--limit", "0"), "--limit 0: score one or more items"),
+        (("--split", "dev"), "Unknown split of hateful_memes 'dev'"),
+        (("--data-root", "pope=."), "Unknown task of this diagnosis 'pope'"),
+        (("--data-root", "nowhere"), "--data-root: no folder at nowhere"),
+    ],
+)
+def test_mistakes(
+    run: Path, world: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    root = ("--data-root", str(world / "hateful_memes"))
+    given = words if "--data-root" in words else (*root, *words)
+    with pytest.raises(UserError) as error:
+        invoke("diagnose", str(run), *given, "--out", str(tmp_path / "out"))
+    assert said in str(error.value)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="untrained classifier: give the folder of a run"):
+        invoke("diagnose", "tiny", "--tasks", "pope", "--out", str(tmp_path))
+    with pytest.raises(UserError, match=r"Nothing at .*: give a run's folder, a checkpoint's"):
+        invoke("diagnose", str(tmp_path / "absent"), "--out", str(tmp_path))
+    with pytest.raises(UserError, match="--data-set goes with a single task"):
+        invoke("diagnose", "tiny-vlm", "--data-set", "a=b", "--out", str(tmp_path))
+
+
+def answers(right: int, blind: int, shift: int = 0) -> pd.DataFrame:
+    """Forty items: so many right in full and, of the same, without the image."""
+
+    def scores(count: int) -> list[float]:
+        return [1.0] * count + [0.0] * (40 - count)
+
+    def words(count: int) -> str:
+        return "a" * count + "b" * (40 - count)
+
+    made = [*rows("full", "", scores(right + shift), words(right + shift))]
+    for way in ("blank", "shuffled"):
+        for view, count in (("text", blind), ("image", 10), ("neither", 5)):
+            made += rows(view, way, scores(count), words(count))
+    return pd.DataFrame(made)
+
+
+def factor() -> bias.Factor:
+    usual = Group("toy", "size", "how large", "1", True, {0: answers(30, 10), 1: answers(30, 10)})
+    large = Group("toy", "size", "how large", "2", False,
+                  {1: answers(30, 20, 4), 0: answers(30, 20, 2)})  # fmt: skip
+    return bias.build("data", [bias.measured(usual), bias.measured(large)], {"seeds": "0, 1"})
+
+
+def test_a_level_is_compared_with_the_usual_one_seed_by_seed() -> None:
+    (curve,) = factor().curves
+    usual, large = curve.points
+    assert usual.reference and not usual.effects
+    assert usual.numbers["gain.image.blank"].mean == 0.5
+    assert large.numbers["score.full"].values == (0.8, 0.85)  # in seed order
+    assert large.effects["score.full"].values == pytest.approx((0.05, 0.1))
+    assert large.effects["gain.image.blank"].mean == pytest.approx(-0.175)
+    assert curve.seeds == (0, 1) and curve.items == 40
+
+
+def test_factor_files() -> None:
+    made = factor()
+    page = bias_files.markdown(made, "data.svg")
+    assert "| 1 (usual) | 75.0 ± " in page and "| 2 | +7.5 ± " in page and "One seed" not in page
+    lines = bias_files.as_csv(made).splitlines()
+    assert any(line.startswith("toy,size,2,false,score.full,0.825,") for line in lines)
+    assert json.loads(bias_files.as_json(made))["curves"][0]["points"][1]["value"] == "2"
+    assert picture(made) == picture(made) and picture(made)["svg"].count(b"<svg") == 1
+
+
+def test_every_knob_has_one_usual_level_and_changes_one_thing() -> None:
+    for levels in LEVELS.values():
+        for knob in {level.knob for level in levels}:
+            own = [level for level in levels if level.knob == knob]
+            assert sum(level.reference for level in own) == 1
+            for level in own:
+                changed = {**level.data, **level.backbone}
+                assert set(changed) == (set() if level.reference else {knob})
+                assert knob in bias_factors.KNOBS
+
+
+def test_factors_trains_each_level_and_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(bias_factors.tasks, "WORLD_TRAIN", 96)
+    monkeypatch.setattr(bias_factors.tasks, "WORLD_TEST", 48)
+    two = (Level("p_named", "0.75", reference=True), Level("p_named", "1", data={"p_named": 1.0}))
+    monkeypatch.setitem(LEVELS, ("data", "classifier"), two)
+    words = ("factors", "data", "--quick", "--budget", "2e9", "--limit", "30", "--out",
+             str(tmp_path / "out"))  # fmt: skip
+    assert "p_named 0.75 (usual)" in invoke(*words)
+    runs = sorted((tmp_path / "out" / "data" / "runs").glob("*/record.json"))
+    assert len(runs) == 2
+    stamps = [path.stat().st_mtime_ns for path in runs]
+    page = (tmp_path / "out" / "data.md").read_bytes()
+    invoke(*words)
+    assert [path.stat().st_mtime_ns for path in runs] == stamps
+    assert (tmp_path / "out" / "data.md").read_bytes() == page
+    revisions = {json.loads(path.read_text())["spec"]["data"]["revision"] for path in runs}
+    assert len(revisions) == 2  # trained on other data, asked about the same
+    tables = [pd.read_parquet(path) for path in (tmp_path / "out").rglob("items-*.parquet")]
+    assert len(tables) == 2 and tables[0]["id"].equals(tables[1]["id"])
+
+
+def test_mistakes_of_factors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Unknown factor 'date'\. Did you mean 'data'"):
+        invoke("factors", "date", "--out", str(tmp_path))
+    with pytest.raises(UserError, match="Seeds 'a': write 0,1,2 or 0-4"):
+        invoke("factors", "data", "--seeds", "a", "--out", str(tmp_path))
+    with pytest.raises(UserError, match="--limit 0: ask about one or more items"):
+        invoke("factors", "data", "--limit", "0", "--out", str(tmp_path))
