@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -10,6 +10,9 @@ from rich.text import Text
 from steelyard import methods
 from steelyard.harness.commands import console
 from steelyard.harness.errors import UserError
+
+if TYPE_CHECKING:
+    from steelyard.leaderboards.tables import Sheet
 
 
 def boards(
@@ -19,6 +22,7 @@ def boards(
     backbone: str | None = None,
     budget: str | None = None,
     track: str | None = None,
+    html: bool = False,
 ) -> None:
     """Write boards from records, of one backbone, budget and track where given, and print them."""
     from steelyard.leaderboards import profile_tables, publish
@@ -31,18 +35,26 @@ def boards(
     if track == "anytime":
         if budget is not None:
             raise UserError("--track anytime shows every budget: leave out --budget.")
+        if html:
+            raise UserError("--html shows one budget: leave out --html or --track anytime.")
         _anytime_boards(folders, out, control=control, kinds=kinds, backbone=backbone)
+        return
+    if track == "both":
+        _boards_of_both(
+            folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget, html=html
+        )
         return
     with console.status("making boards"):
         published = publish(
             folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget,
-            track=track,
+            track=track, html=html,
         )  # fmt: skip
     for board in published.boards:
         console.print(terminal(board, console.width))
     for profile in published.profiles:
         console.print(profile_tables.terminal(profile, console.width))
-    console.print(f"{len(published.files)} files in {out}, begin with {out / 'board.md'}")
+    first = out / ("index.html" if html else "board.md")
+    console.print(f"{len(published.files)} files in {out}, begin with {first}")
 
 
 def _anytime_boards(folders: Sequence[Path], out: Path, **options: Any) -> None:
@@ -50,9 +62,24 @@ def _anytime_boards(folders: Sequence[Path], out: Path, **options: Any) -> None:
 
     with console.status("making the boards of every budget"):
         made = anytime.publish_anytime(folders, out, **options)
-    for sheet in made.sheets:
-        shown = Table(*sheet.header, title=sheet.title)
+    _print_sheets(made.sheets)
+    console.print(f"{len(made.files)} files in {out}, begin with {out / 'anytime.md'}")
+
+
+def _boards_of_both(folders: Sequence[Path], out: Path, **options: Any) -> None:
+    from steelyard.leaderboards import rank_change
+
+    with console.status("making the boards of both tracks"):
+        made = rank_change.publish_tracks(folders, out, **options)
+    _print_sheets(made.sheets)
+    for ladder in made.ladders:
+        console.print(rank_change.said(ladder), markup=False, highlight=False)
+    console.print(f"{len(made.files)} files in {out}, begin with {out / 'rank-change.md'}")
+
+
+def _print_sheets(sheets: "Sequence[Sheet]") -> None:
+    for sheet in sheets:
+        shown = Table(*map(Text, sheet.header), title=Text(sheet.title))
         for row in sheet.rows:
             shown.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
         console.print(shown)
-    console.print(f"{len(made.files)} files in {out}, begin with {out / 'anytime.md'}")

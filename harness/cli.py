@@ -261,15 +261,17 @@ def factors(factor: str, out: Path, **given: Any) -> None:
 )
 @click.option("--backbone", help="Only runs of this backbone.")
 @click.option("--budget", help="Only runs of this budget.")
-@click.option("--track", type=click.Choice(TRACKS),
-              help="Only runs of this track; anytime shows scores over budgets.")  # fmt: skip
+@click.option("--track", type=click.Choice((*TRACKS, "both")),
+              help="Only runs of this track; anytime shows scores over budgets, both how ranks "
+              "change from equal data to equal compute.")  # fmt: skip
+@click.option("--html", is_flag=True, help="Also index.html: one page, no server needed.")
 def leaderboard(folders: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Turn records into boards: tables (Markdown, CSV, JSON, LaTeX) and plots (PNG, SVG).
 
     \b
     Examples:
       steelyard leaderboard
-      steelyard leaderboard runs other_runs --out board
+      steelyard leaderboard runs other_runs --out board --html
     """
     from steelyard.harness import board_commands
 

@@ -35,6 +35,7 @@ def publish(
     backbone: str | None = None,
     budget: str | None = None,
     track: str | None = None,
+    html: bool = False,
 ) -> Published:
     """Write every board, its figures, the front page ``board.md`` and ``scores.csv`` into ``out``.
 
@@ -49,6 +50,7 @@ def publish(
         backbone: take only runs of this backbone.
         budget: take only runs of this budget.
         track: take only runs of this track.
+        html: also write ``index.html``, one page of all boards that needs no server.
 
     Raises:
         UserError: there is nothing to show, no board has the control, the runs cannot be compared,
@@ -73,8 +75,12 @@ def publish(
         for task in profiled
     ]
     unfinished = [task for task in runs.tasks() if task not in finished]
-    content = _files(runs, boards, profiles, unfinished)
-    files = [replace_file(out / name, text) for name, text in content]
+    content = dict(_files(runs, boards, profiles, unfinished))
+    if html:
+        from steelyard.leaderboards.page import page
+
+        content = {"index.html": page(folders, runs, boards, profiles, content), **content}
+    files = [replace_file(out / name, text) for name, text in content.items()]
     return Published(tuple(files), tuple(boards), tuple(profiles))
 
 
@@ -130,9 +136,12 @@ def _files(
         yield "oracle.csv", oracle.as_csv(runs.oracle).encode()
     if boards:
         yield "overall.json", export.as_json(combined).encode()
+    critical = dict(plots.critical(combined, labels, boards[0].control)) if boards[1:] else {}
+    yield from critical.items()
     files = {board.task: stem(board.task) for board in boards}
     sections = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
-    page = front.index(combined, boards, files, unfinished)
+    drawn = [name for name in critical if name.endswith(".svg")]
+    page = front.index(combined, boards, files, unfinished, drawn)
     yield "board.md", "\n".join([page, *sections, *robustness_files.links(robust)]).encode()
 
 

@@ -4,6 +4,7 @@ Usage: ``python tests/compare_boards.py``, or with ``--write`` to publish anew, 
 """
 
 import filecmp
+import os
 import shutil
 import sys
 import tempfile
@@ -25,12 +26,13 @@ PROFILE = (f"<!-- profile: {BY}", "<!-- /profile -->")
 
 def main() -> None:
     """Rebuild each folder of records into the published folder of the same name."""
+    os.chdir(ROOT)  # the page names the folder of records as it is given
     kinds = {name: methods.load(name).ABOUT.kind for name in methods.names()}
     write = sys.argv[1:] == ["--write"]
     for records in sorted(path for path in (BOARDS / "records").iterdir() if path.is_dir()):
         published = BOARDS / "published" / records.name
         with tempfile.TemporaryDirectory() as scratch:
-            made = publish([records], Path(scratch), kinds=kinds)
+            made = publish([records.relative_to(ROOT)], Path(scratch), kinds=kinds, html=True)
             if write:
                 shutil.rmtree(published, ignore_errors=True)
                 shutil.copytree(scratch, published)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "methods", "tasks", "leaderboards")
+PACKED = ("py.typed", "page.html", "page.css", "page.js", "RULES.md")
+"""Files in the packages beside .py and .yaml."""
 
 
 def main() -> None:
@@ -20,7 +22,7 @@ def main() -> None:
         f"steelyard/{package}/{path.name}"
         for package in PACKAGES
         for path in (ROOT / package).iterdir()
-        if path.suffix in (".py", ".yaml") or path.name == "py.typed"
+        if path.suffix in (".py", ".yaml") or path.name in PACKED
     }
     folders = [
         path
