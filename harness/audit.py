@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STEPS = 4
 LATE = 0.98
-TOLERANCE = 0.05
+TOLERANCE = 0.01
 """Share of a stretch's FLOPs that may go unposted: the matrix products of losses and metrics."""
 
 

@@ -10,13 +10,13 @@ import preference_toy as toy
 import pytest
 import tiny_vlms
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from steelyard import methods
 from steelyard.harness import vlm_io
 from steelyard.harness.budget import BudgetSpent, Meter
 from steelyard.harness.errors import NonFiniteLoss, UserError
 from steelyard.harness.fit import schedule
+from steelyard.harness.flops import total_counter
 from steelyard.harness.vlm import Vlm
 from steelyard.harness.vlm_config import configure
 from steelyard.methods import _trl, _trl_data, dpo, sft
@@ -96,7 +96,7 @@ def test_the_budget_is_used_and_never_exceeded(base: Path, method: str, tune: st
 def test_the_meter_agrees_with_the_flop_counter_on_a_run(base: Path, tune: str) -> None:
     backbone = toy.load(base, tune)
     data, meter = toy.data(backbone, 40, 1), toy.metered(backbone, FLOPS)
-    counter = FlopCounterMode(display=False)
+    counter = total_counter()
     seen = []
     meter.on_progress = lambda fraction: seen.append((meter.spent, counter.get_total_flops()))
     with counter, meter, suppress(BudgetSpent):

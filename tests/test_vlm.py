@@ -12,13 +12,13 @@ import tiny_vlms
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from steelyard.harness import vlm_config, vlm_io
 from steelyard.harness.backbone import Batch, Inputs, Latents, Turn
 from steelyard.harness.budget import Budget, Meter
 from steelyard.harness.data import Example
 from steelyard.harness.errors import UserError
+from steelyard.harness.flops import total_counter
 from steelyard.harness.vlm import Vlm
 from steelyard.harness.vlm_layout import differing_block
 
@@ -231,7 +231,7 @@ def test_the_meter_sees_every_product_once(family: str, tune: str, build: Build)
     for forward in (model.predict, lambda batch: plain(model, batch)):
         meter = Meter(Budget("test", 1e15))
         handles = [handle for module in model.metered_modules for handle in meter.watch(module)]
-        with FlopCounterMode(display=False) as counter:
+        with total_counter() as counter:
             model.loss(forward(batch), batch).sum().backward()
         counted = counter.get_total_flops()
         with meter:
