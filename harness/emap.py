@@ -58,5 +58,6 @@ def _pairs(backbone: "Classifier", image: "Tensor", text: "Tensor") -> "Tensor":
         some = image[start : start + CHUNK]
         left = some.repeat_interleave(count, dim=0)
         right = text.repeat(len(some), 1)
-        rows.append(backbone.fuse(Latents(left, right)).unflatten(0, (len(some), count)))
+        fused = backbone.fuse(Latents(left, right))
+        rows.append(fused.reshape(len(some), count, -1))
     return torch.cat(rows)

@@ -208,7 +208,7 @@ class _Talk:
 
         def put(chunk: Sequence[Ask]) -> list[Any]:
             given = reply([self._request(each) for each in chunk])
-            return [one.text if self.in_words else one for one in given]
+            return [one if isinstance(one, str) else one.text for one in given]
 
         return self._remembered(keys, asks, put)
 
@@ -317,7 +317,7 @@ def _log_probability(doc: Mapping[str, Any], answer: str) -> float:
 
 
 def _projected(
-    talk: _Talk, docs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+    talk: _Talk, docs: Sequence[Any], rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Rows of the view ``additive``: a classifier without what its two sides do together."""
     from steelyard.harness.classifier import Classifier

@@ -337,4 +337,4 @@ def _shapley(values: Mapping[str, Floats]) -> Floats:
     by_image = ((image - neither) + (full - text)) / 2
     size = np.abs(by_text) + np.abs(by_image)
     nothing = np.full(len(full), np.nan)
-    return np.divide(by_text - by_image, size, out=nothing, where=size > 0)
+    return np.asarray(np.divide(by_text - by_image, size, out=nothing, where=size > 0))
