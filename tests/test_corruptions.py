@@ -4,16 +4,19 @@ import hashlib
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from steelyard import tasks
 from steelyard.harness.backbone import Inputs
 from steelyard.harness.data import Corpus, Example
 from steelyard.harness.errors import UserError
+from steelyard.harness.evaluate import evaluate
 from steelyard.tasks.corruptions import CORRUPTIONS, NOISE_SIGMA, WORD_SHARE, corrupt
 from steelyard.tasks.grammar import Damage
 from steelyard.tasks.images import ImageStore, store_of
@@ -150,6 +153,31 @@ def test_same_damage_in_another_order_and_process(tmp_path: Path) -> None:
     call = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "again")]
     there = subprocess.run(call, capture_output=True, text=True, check=True)
     assert there.stdout.strip() == str(here)
+
+
+class Watcher(torch.nn.Module):
+    """A model that keeps a hash of what it is shown, and answers by a rule of its own."""
+
+    def __init__(self, classes: tuple[str, ...], answer: int) -> None:
+        super().__init__()
+        self.name, self.classes, self.answers = "watcher", classes, answer
+        self.shown: dict[str, str] = {}
+
+    def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> torch.Tensor:
+        for item in inputs:
+            content = (item.image.tobytes() if item.image else b"") + (item.evidence or "").encode()
+            self.shown[str(len(self.shown))] = hashlib.sha256(content).hexdigest()
+        return torch.eye(len(choices))[[self.answers] * len(inputs)]
+
+
+@pytest.mark.parametrize("name", [*MADE, "image-noise:5+text-typo:5", "both-missing:50"])
+def test_two_models_and_two_batch_sizes_see_the_same(tmp_path: Path, name: str) -> None:
+    corpus = corpus_at(tmp_path)
+    variant = tasks.parse_variant(f"food101@{name}")
+    one, other = Watcher(corpus.classes, 0), Watcher(corpus.classes, 2)
+    evaluate(one, variant, corpus, batch_size=5)
+    evaluate(other, variant, corpus, batch_size=64)
+    assert one.shown == other.shown and len(one.shown) == 12
 
 
 def test_both_sides_at_once_are_each_as_alone(tmp_path: Path) -> None:
@@ -353,22 +381,3 @@ def test_names_need_no_heavy_import() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
-
-
-def test_where_data_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STEELYARD_DATA", str(tmp_path / "shelf"))
-    assert tasks.find_root("food101", tmp_path) == tmp_path
-    assert tasks.find_root("food101") == tmp_path / "shelf" / "food101"
-
-
-def test_without_data_the_world_is_generated_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("STEELYARD_DATA", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tasks, "WORLD_TRAIN", 200)
-    monkeypatch.setattr(tasks, "WORLD_TEST", 64)
-    root = tasks.find_root("food101")
-    assert root.parent == tmp_path / "steelyard"
-    assert len(tasks.load("food101", root).splits["test"]) == 64
-    assert tasks.find_root("food101") == root
