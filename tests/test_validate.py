@@ -1,0 +1,288 @@
+"""Validation finds what was edited, left out or does not fit, and says it in one line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from board_factory import make_answered
+from click.testing import CliRunner
+
+from steelyard import tasks
+from steelyard.harness import record, run
+from steelyard.harness.cli import cli
+from steelyard.harness.data import Corpus
+from steelyard.harness.errors import UserError
+from steelyard.harness.provenance import file_hash
+from steelyard.harness.record import RECORD, sealed
+from steelyard.harness.run import Job
+from steelyard.harness.spec import RunSpec
+from steelyard.leaderboards.collect import collect
+from steelyard.leaderboards.validate import validate
+
+Content = dict[str, Any]
+VARIANTS = ("food101", "food101@image-blank")
+
+
+@pytest.fixture(scope="module")
+def food(world: Path) -> Corpus:
+    return tasks.load("food101", world / "food101")
+
+
+@pytest.fixture(scope="module")
+def honest(food: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, two seeds, as a run leaves them."""
+    runs = tmp_path_factory.mktemp("honest") / "runs"
+    for method in ("majority", "joint"):
+        for seed in (0, 1):
+            data = {"revision": food.revision}
+            spec = RunSpec(method, "food101", "tiny", "4e9", seed, data=data)
+            job = Job(spec, method, VARIANTS)
+            run.run(job, {"food101": food}, runs, "cpu", lambda doing, share: None)
+    return runs
+
+
+@pytest.fixture
+def runs(honest: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(honest, tmp_path / "runs"))
+
+
+def one(runs: Path, start: str = "joint", seed: int = 0) -> Path:
+    (found,) = runs.glob(f"{start}-*-s{seed}-*")
+    return found
+
+
+def edit(folder: Path, change: Callable[[Content], object], *, seal: bool = True) -> None:
+    """Change a record by hand; ``seal`` makes a new seal as a careful cheater would."""
+    content = json.loads((folder / RECORD).read_text())
+    change(content)
+    if seal:
+        content["seal"] = sealed(content)
+    (folder / RECORD).write_text(json.dumps(content))
+
+
+def findings(runs: Path) -> list[str]:
+    return [str(finding) for finding in validate(runs).findings]
+
+
+def test_honest_records_have_no_finding(runs: Path) -> None:
+    report = validate(runs)
+    assert report.findings == () and len(report.runs) == 4
+    assert report.unsealed == 0 and report.unchecked == ()
+    assert validate(runs, against=runs).findings == ()
+
+
+def test_an_edited_record_is_named_and_no_board_takes_it(runs: Path) -> None:
+    edit(one(runs), lambda content: content["scores"][0].update(value=0.99), seal=False)
+    said = findings(runs)
+    assert any("edited: seal" in what for what in said)
+    assert any("the record says accuracy 0.99, its items give" in what for what in said)
+    with pytest.raises(UserError, match=r"record.json was changed after it was written"):
+        collect([runs])
+
+
+def raised(content: Content) -> None:
+    content["scores"][0]["value"] = 0.99
+
+
+def not_a_number(content: Content) -> None:
+    content["scores"][0]["value"] = float("nan")
+
+
+def undirected(content: Content) -> None:
+    content["scores"][0]["higher_is_better"] = None
+
+
+def turned(content: Content) -> None:
+    content["scores"][0]["higher_is_better"] = False
+
+
+def doubled(content: Content) -> None:
+    content["scores"].append(content["scores"][0])
+
+
+def overspent(content: Content) -> None:
+    content["ledger"]["flops"]["backward"] += 4e9
+
+
+def richer(content: Content) -> None:
+    content["ledger"]["limit_flops"] = 8e9
+
+
+def more_items(content: Content) -> None:
+    content["ledger"]["items"] *= 10
+
+
+def slow(content: Content) -> None:
+    content["ledger"]["seconds"]["train"] += 4000
+
+
+def hidden_work(content: Content) -> None:
+    content["ledger"]["unposted"] = 0.4
+
+
+def other_options(content: Content) -> None:
+    content["spec"]["learning_rate"] = 0.01
+
+
+def other_data(content: Content) -> None:
+    content["provenance"]["data"]["revision"] = "another"
+
+
+def other_rules(content: Content) -> None:
+    content["provenance"]["rules"] = 1
+
+
+def invisible(content: Content) -> None:
+    content["label"] = "joint\u202e\x1b[31m"
+
+
+def from_validation(content: Content) -> None:
+    content["provenance"]["data"]["split"] = "val"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (raised, "food101 clean: the record says accuracy 0.99, its items give"),
+        (not_a_number, "accuracy is nan"),
+        (undirected, "is the main metric and has no direction"),
+        (turned, "higher is better is False, the task says True"),
+        (doubled, "is given twice"),
+        (overspent, "FLOPs spent of 4e+09"),
+        (richer, "the budget means caps"),
+        (more_items, "steps of at most 32"),
+        (slow, "work that was not counted?"),
+        (hidden_work, "40% of the audited FLOPs were executed behind the meter"),
+        (other_options, "the spec gives joint-food101-tiny-4e9-s0-"),
+        (other_data, "2 data revisions among runs that are compared"),
+        (other_rules, "runs under 2 versions of the rules: 1, 2"),
+        (invisible, r"control characters in label"),
+        (from_validation, "scored on validation items"),
+    ],
+)
+def test_what_does_not_fit_is_found_under_a_fresh_seal(
+    runs: Path, change: Callable[[Content], object], said: str
+) -> None:
+    edit(one(runs), change)
+    assert any(said in what for what in findings(runs)), findings(runs)
+
+
+def test_a_finding_is_one_line_without_what_moves_a_cursor(runs: Path) -> None:
+    edit(one(runs), invisible)
+    assert not any(letter in what for what in findings(runs) for letter in "\x1b\u202e\n")
+
+
+def test_edited_items_are_found_by_their_hash_and_by_themselves(runs: Path) -> None:
+    path = one(runs) / "items.parquet"
+    items = pd.read_parquet(path)
+    clean = items["variant"] == "clean"
+    wrong = items.index[clean & (items["score"] == 0)][:5]
+    items.loc[wrong, "score"] = 1.0
+    items.to_parquet(path, index=False)
+    value = float(items[clean]["score"].mean())
+
+    def follows(content: Content) -> None:
+        (score,) = (s for s in content["scores"] if s["variant"] == "clean")
+        score["value"] = value
+
+    edit(one(runs), follows)
+    said = findings(runs)
+    assert any("items.parquet was changed: its hash is" in what for what in said)
+    assert any("5 items have another score than their target and prediction give" in what
+               for what in said)  # fmt: skip
+
+
+def test_missing_items_other_items_and_items_twice_are_found(runs: Path) -> None:
+    folders = [one(runs, seed=seed) for seed in (0, 1)]
+    (folders[0] / "items.parquet").unlink()
+    path = folders[1] / "items.parquet"
+    items = pd.read_parquet(path)
+    items["id"] = items["id"].where(items.index != 0, items["id"].iloc[1])
+    items.to_parquet(path, index=False)
+    said = findings(runs)
+    assert any("items.parquet is missing" in what for what in said)
+    assert any("an item is scored twice" in what for what in said)
+    assert any("were scored on other items of food101" in what for what in said)
+
+
+def test_left_out_seeds_and_doubled_runs_are_found(runs: Path) -> None:
+    shutil.rmtree(one(runs, seed=0))
+    assert any("joint has no run of seed 0" in what for what in findings(runs))
+    twin = one(runs, "majority", 1)
+    edit(twin, lambda content: content["spec"].update(learning_rate=0.01))
+    edit(twin, lambda content: content.update(id=record.parse(content, twin).spec.id))
+    shutil.copytree(one(runs, "majority", 0), runs / "copy")
+    said = findings(runs)
+    assert any("the folder is called copy" in what for what in said)
+    assert any("majority has two runs of seed 0" in what for what in said)
+
+
+def test_a_score_that_jumped_from_the_published_one_is_found(runs: Path, tmp_path: Path) -> None:
+    published = shutil.copytree(runs, tmp_path / "published")
+    edit(one(published), lambda content: content["scores"][0].update(value=0.9))
+    (finding,) = validate(runs, against=published).findings
+    assert "food101 clean accuracy is" in finding.what and "the same run has 0.9000" in finding.what
+
+
+def test_records_of_the_first_schema_are_read_and_counted_and_of_later_ones_refused(
+    runs: Path,
+) -> None:
+    def aged(content: Content) -> None:
+        for name in ("seal", "kind"):
+            del content[name]
+        for name in ("track", "wall", "tuning"):
+            del content["spec"][name]
+        for name in ("audited", "unposted", "limit_items"):
+            del content["ledger"][name]
+        for name in ("rules", "tables"):
+            del content["provenance"][name]
+        content["schema"] = 1
+
+    before = record.read(one(runs))
+    for folder in record.find(runs):
+        edit(folder, aged, seal=False)
+    old = record.read(one(runs))
+    assert (old.id, old.spec, old.scores) == (before.id, before.spec, before.scores)
+    report = validate(runs)
+    assert report.findings == () and report.unsealed == 4
+    edit(one(runs), lambda content: content.update(schema=9))
+    with pytest.raises(UserError, match=r"schema 9, this version reads 1 and 2"):
+        record.read(one(runs))
+    assert any("schema 9, this version reads 1 and 2" in what for what in findings(runs))
+
+
+def test_answers_in_words_are_computed_again_with_their_subsets(tmp_path: Path) -> None:
+    answers = {"pool": {"clean": [(True, True), (True, False), (False, True), (False, False)]}}
+    make_answered(tmp_path, "sft", answers)
+    (folder,) = record.find(tmp_path)
+    wanted = [what for what in findings(tmp_path) if "its items give" in what]
+    assert wanted == []
+
+    def raise_even(content: Content) -> None:
+        (score,) = (s for s in content["scores"] if s["subset"] == "even" and s["metric"] == "f1")
+        score["value"] = 0.9  # of hits 1, yes 1 + 2: 2 / 3
+
+    edit(folder, raise_even)
+    assert any("pool clean even: the record says f1 0.9, its items give 0.666667" in what
+               for what in findings(tmp_path))  # fmt: skip
+
+
+def test_the_command_prints_a_line_a_finding_and_exits_by_them(runs: Path) -> None:
+    fine = CliRunner().invoke(cli, ["validate", str(runs)])
+    assert fine.exit_code == 0 and fine.output == "4 records checked, 0 findings\n"
+    edit(one(runs), raised)
+    bad = CliRunner().invoke(cli, ["validate", str(runs)])
+    assert bad.exit_code == 1
+    assert bad.output.splitlines()[-1] == "4 records checked, 1 findings"
+    with pytest.raises(UserError, match="No record under"):
+        validate(runs / "nowhere")
+
+
+def test_items_files_are_hashed_when_they_are_written(runs: Path) -> None:
+    found = record.read(one(runs))
+    path = one(runs) / "items.parquet"
+    assert found.provenance["tables"] == {"items.parquet": file_hash(path)}
