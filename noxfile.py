@@ -102,6 +102,7 @@ def bench(session: nox.Session) -> None:
     run(session, python, "tests/synthetic_study.py", str(Path(session.create_tmp()).resolve()))
     run(session, python, "tests/bench_mbpo.py")
     run(session, python, "tests/bench_wrapper.py")
+    run(session, python, "tests/bench_variants.py")
     run(session, python, "tests/bench_corruptions.py")
     run(session, python, "tests/bench_check.py")
     run(session, python, "tests/measure_base.py", "--part", "test")
