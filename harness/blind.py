@@ -67,6 +67,8 @@ def shares(corpus: Corpus) -> list[dict[str, Any]]:
 def unsuited(corpus: Corpus) -> str:
     """Why a text-only model has nothing to say here; empty where it has."""
     examples = [example for rows in corpus.splits.values() for example in rows]
+    if not corpus.splits.keys() - {"train"}:
+        return "there is no usable item to answer"
     if not any(example.text for example in examples):
         return "there is no text beside the images"
     if not _vocabulary(corpus, examples):

@@ -128,7 +128,8 @@ def _read(card: Card) -> Iterator[Section]:
         for name, row in splits.items()
     ]  # fmt: skip
     notes = "; ".join(f"{key}: {value}" for key, value in card["core"]["notes"].items())
-    words = f"Read as {notes}." if notes else ""
+    words = "Repeated: with image and text of another item of the split."
+    words += f" Read as {notes}." if notes else ""
     yield Section("Splits", ("split", *numbers, "skipped", "repeated"), rows, words)
     for kind in ("labels", "subsets"):
         names = list(dict.fromkeys(name for row in splits.values() for name in row[kind]))

@@ -101,6 +101,8 @@ def test_what_cannot_be_solved_says_why() -> None:
     assert "no answer is given twice" in blind.unsuited(open_set(captions))
     bare = tuple(Example(str(n), None, None, (), answers=("yes",)) for n in range(9))
     assert "no text" in blind.unsuited(open_set(bare))
+    nothing = Corpus("toy", Path(), (), False, {"train": bare}, "r")
+    assert "no usable item" in blind.unsuited(nothing)
     assert not blind.unsuited(open_set(questions([("a", "?", "yes"), ("b", "?", "yes")])))
 
 
