@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.harness.errors import UserError, unknown
+from steelyard.leaderboards.escape import inert
 
 if TYPE_CHECKING:
     from steelyard.leaderboards.board import Board
@@ -136,7 +137,7 @@ def _files(
         yield "oracle.csv", oracle.as_csv(runs.oracle).encode()
     if boards:
         yield "overall.json", export.as_json(combined).encode()
-    critical = dict(plots.critical(combined, labels, boards[0].control)) if boards[1:] else {}
+    critical = dict(plots.critical(combined, labels, boards[0].control)) if boards else {}
     yield from critical.items()
     files = {board.task: stem(board.task) for board in boards}
     sections = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
@@ -167,7 +168,11 @@ def _profile_files(profile: "Profile") -> Iterator[tuple[str, bytes]]:
 
 
 def replace_file(path: Path, content: bytes) -> Path:
-    """Write a file so that a reader sees the old one or the new one, never half of one."""
+    """Write a file so that a reader sees the old one or the new one, never half of one.
+
+    In a CSV file, text that a spreadsheet would run as a formula is made inert.
+    """
+    content = inert(content) if path.suffix == ".csv" else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")

@@ -99,7 +99,7 @@ for (const tools of all(".tools")) {
     if (name in files && kind in files[name]) tools.append(button(title, () => download(name, kind)));
   }
 }
-for (const command of all("pre.command")) {
+if (navigator.clipboard) for (const command of all("pre.command")) {
   const text = command.textContent;
   command.append(button("Copy", async (event) => {
     await navigator.clipboard.writeText(text);

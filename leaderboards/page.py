@@ -13,8 +13,9 @@ from typing import Any
 from steelyard.leaderboards import factors, front, page_cards, profile_tables, stem, tables
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.collect import Run, Runs
+from steelyard.leaderboards.escape import inert
 from steelyard.leaderboards.overall import overall
-from steelyard.leaderboards.page_details import detail
+from steelyard.leaderboards.page_details import command_html, detail
 from steelyard.leaderboards.page_markup import (
     esc,
     figure,
@@ -22,7 +23,7 @@ from steelyard.leaderboards.page_markup import (
     inline,
     markdown,
 )
-from steelyard.leaderboards.page_tables import Name, plain, table
+from steelyard.leaderboards.page_tables import Name, pictures, plain, table
 from steelyard.leaderboards.profile import Profile
 from steelyard.leaderboards.tables import Cell, Sheet
 from steelyard.tasks import NOTHING
@@ -30,6 +31,8 @@ from steelyard.tasks import NOTHING
 HERE = Path(__file__).parent
 FINDINGS = "findings.md"
 """A file of this name in a folder of records is shown at the top of its page."""
+WIDE = 800
+"""Pixels beyond which a figure has a line of its own."""
 KINDS = ("csv", "json", "tex")
 
 
@@ -139,7 +142,8 @@ def _figures(files: Mapping[str, bytes], stems: Sequence[str]) -> dict[str, str]
         svg = files[name].decode()
         alt = f"Plot: {words}. {' '.join(figure_texts(svg))}"
         drawn = figure(svg, number, alt)
-        shown = f'<figure class="plot" tabindex="0">{drawn}</figure>'
+        look = "plot wide" if float(drawn.split('width="', 1)[1].split('"')[0]) > WIDE else "plot"
+        shown = f'<figure class="{look}" tabindex="0">{drawn}</figure>'
         found.setdefault(own[-1] if own else "", []).append(shown)
     return {name: f'<div class="plots">{"".join(each)}</div>' for name, each in found.items()}
 
@@ -150,7 +154,7 @@ def _downloads(files: Mapping[str, bytes], names: Sequence[str]) -> str:
     for name in names:
         for kind in KINDS:
             if (made := files.get(f"{name}.{kind}")) is not None:
-                text = made.decode()
+                text = (inert(made) if kind == "csv" else made).decode()
                 content.setdefault(name, {})[kind] = json.loads(text) if kind == "json" else text
     text = json.dumps(content, separators=(",", ":"))
     for sign in "<>&":
@@ -206,7 +210,8 @@ def _board(runs: Runs, board: Board, places: Mapping[str, str], figures: str) ->
     key, name = f"b-{_slug(board.task)}", stem(board.task)
     main, *rest = tables.sheets(board)
     at = main.header.index("balanced")
-    drawn = at, [entry.scores["balanced"] for entry in board.entries]
+    balanced = [entry.scores["balanced"] for entry in board.entries]
+    drawn = at, pictures(balanced, higher_is_better=board.higher_is_better)
     body = [f'<p class="about">{esc(tables.caption(board))}</p>', _tools(name)]
     body += [table(main, names, key, drawn), _list(tables.remarks(board))]
     body += [_more(sheet, names, f"{key}-{n}") for n, sheet in enumerate(rest)]
@@ -234,7 +239,7 @@ def _profile(runs: Runs, profile: Profile, places: Mapping[str, str], figures: s
         below = detail(groups[blank.label], {}, {}, None, True, places)
         names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{below}"))
     key, name = f"p-{_slug(profile.trained_on)}", _profile_stem(profile)
-    drawn = 2, [row.composite for row in profile.rows]
+    drawn = 2, pictures([row.composite for row in profile.rows])
     body = [f'<p class="about">{esc(profile_tables.caption(profile))}</p>', _tools(name)]
     body += [table(_side_by_side(profile), names, key, drawn)]
     body.append(_list(profile_tables.remarks(profile)))
@@ -291,8 +296,5 @@ def _reproduce(roots: str) -> str:
         ("Make this page and its boards again, byte for byte",
          f"steelyard leaderboard {roots} --html --out board"),
     )  # fmt: skip
-    shown = "".join(
-        f'<p>{esc(what)}:</p><pre class="command"><code>{esc(command)}</code></pre>'
-        for what, command in steps
-    )
+    shown = "".join(f"<p>{esc(what)}:</p>{command_html(command)}" for what, command in steps)
     return shown + inline("Each entry's own command stands in its row: open it by its name.")

@@ -66,7 +66,9 @@ def task_card(name: str) -> str:
 
 def _card(what: str, name: str, title: str, kind: str, summary: str, body: str) -> str:
     chip = f' <span class="kind">{esc(kind)}</span>' if kind else ""
-    head = f'<span class="title">{esc(title)}</span>{chip} <span>{inline(summary)}</span>'
+    head = (
+        f'<span class="title">{esc(title)}</span>{chip} <span class="said">{inline(summary)}</span>'
+    )
     ident = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     return (
         f'<details class="card" id="{what}-{ident}"><summary>{head}</summary>'

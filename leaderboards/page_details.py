@@ -185,21 +185,22 @@ def _flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, s
 def _commands(runs: Sequence[Run], places: Mapping[str, str]) -> str:
     again = reproduce([places[run.record.id] for run in runs])
     parts = ["<h4>Reproduce it</h4><p>Run each seed again and compare every score and cost:</p>"]
-    parts.append(_code(again))
+    parts.append(command_html(again))
     anew = from_nothing([run.record.spec for run in runs], _variants_of(runs))
     if anew and not any(run.record.provenance.get("limit") for run in runs):
-        parts += ["<p>Or from nothing, without these records:</p>", _code(anew)]
+        parts += ["<p>Or from nothing, without these records:</p>", command_html(anew)]
     revisions = sorted({str(run.record.spec.data.get("revision", "")) for run in runs})
     parts.append(
         "<p>Without <code>--data-root</code> the data is generated; the runs used revision "
-        f"<code>{esc(', '.join(revisions))}</code>, and another one is refused or makes another "
-        "run.</p>"
+        f"<code>{esc(', '.join(revisions))}</code>.</p>"
     )
     return "".join(parts)
 
 
-def _code(command: str) -> str:
-    return f'<pre class="command"><code>{html.escape(command)}</code></pre>'
+def command_html(command: str) -> str:
+    """A shell command whose words stay whole where lines wrap."""
+    words = " ".join(f"<span>{html.escape(word)}</span>" for word in command.split(" "))
+    return f'<pre class="command"><code>{words}</code></pre>'
 
 
 def reproduce(folders: Sequence[str]) -> str:
@@ -231,10 +232,26 @@ def from_nothing(specs: Sequence[RunSpec], variants: Sequence[str]) -> str:
     words += _options("--data-set", {k: v for k, v in spec.data.items() if k != "revision"})
     for task in tasks:
         words += ["--evaluate", task] if task != spec.task else []
-    corruptions = dict.fromkeys(v.partition("@")[2] for v in variants if "@" in v)
-    for name in corruptions:
+    for name in _ranges(dict.fromkeys(v.partition("@")[2] for v in variants if "@" in v)):
         words += ["--corruption", name]
     return shlex.join(words)
+
+
+def _ranges(corruptions: Iterable[str]) -> list[str]:
+    """Corruptions with runs of severities put together: ``image-noise:1-5``."""
+    levels: dict[str, list[int]] = {}
+    for each in corruptions:
+        name, _, level = each.rpartition(":")
+        if name and level.isdigit() and "+" not in name and "missing" not in name:
+            levels.setdefault(name, []).append(int(level))
+        else:
+            levels.setdefault(each, [])
+    found = []
+    for name, each in levels.items():
+        whole = len(each) > 1 and sorted(each) == list(range(min(each), max(each) + 1))
+        ends = [f"{min(each)}-{max(each)}"] if whole else [str(level) for level in each]
+        found += [f"{name}:{end}" for end in ends] or [name]
+    return found
 
 
 def _options(name: str, options: Mapping[str, Any]) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 import html
 import re
+import textwrap
 from collections.abc import Iterator
 
 _INLINE = re.compile(
@@ -126,7 +127,7 @@ def _passage(block: str) -> str:
         before = _passage("\n".join(lines[:lead])) if lead else ""
         return before + _block(lines[lead:], 0)
     if any(line.startswith(" ") or "  " in line.strip() for line in lines):
-        return f"<pre>{html.escape(block)}</pre>"
+        return f"<pre>{html.escape(textwrap.dedent(block))}</pre>"
     return f"<p>{html.escape(' '.join(block.split()))}</p>"
 
 
@@ -155,7 +156,7 @@ def figure(svg: str, number: int, alt: str) -> str:
     body = _renamed(body, number)
     body = re.sub(r"<defs>\s*</defs>|<g>\s*</g>", "", body)
     body = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", body)).strip()
-    wide = float(view.split()[2])
+    wide = float(view.split()[2]) * 4 / 3  # points to pixels
     return (
         f'<svg viewBox="{view}" width="{wide:.0f}" role="img" aria-labelledby="figure-{number}">'
         f'<title id="figure-{number}">{esc(alt)}</title>{body}</svg>'

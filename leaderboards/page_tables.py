@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from steelyard.leaderboards.page_markup import esc
 from steelyard.leaderboards.stats import Interval
+from steelyard.leaderboards.style import off_scale
 from steelyard.leaderboards.tables import Sheet
 
 _NUMBER = re.compile(r"[≈+]?(?P<value>-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
@@ -36,7 +37,7 @@ def table(
     sheet: Sheet,
     names: Sequence[Name],
     key: str,
-    whiskers: tuple[int, Sequence[Interval]] | None = None,
+    whiskers: tuple[int, Sequence[str]] | None = None,
 ) -> str:
     """A sheet whose second column is the entry, row by row those of ``names``.
 
@@ -44,15 +45,15 @@ def table(
         sheet: rows and header.
         names: entries of the rows.
         key: begins the ids within the table.
-        whiskers: a column, and the intervals of the first rows that are drawn beside it.
+        whiskers: a column, and pictures of the first rows' intervals that stand beside it.
     """
     at = whiskers[0] if whiskers else None
     head = []
     for place, title in enumerate(sheet.header):
         head.append(_heading(title, place))
         if place == at:
-            head.append('<th scope="col" class="w">95 % interval</th>')
-    drawn = pictures(whiskers[1]) if whiskers else []
+            head.append('<th scope="col" class="w">interval</th>')
+    drawn = whiskers[1] if whiskers else ()
     marked = {n for row in sheet.rows for n, cell in enumerate(row) if cell.text.endswith(VERDICTS)}
     body = []
     for number, (row, name) in enumerate(zip(sheet.rows, names, strict=True)):
@@ -126,22 +127,25 @@ def _marked(text: str) -> str:
     return shown
 
 
-def pictures(intervals: Sequence[Interval]) -> list[str]:
-    """A dot and a whisker each, on one scale; the numbers stand beside them."""
+def pictures(intervals: Sequence[Interval], *, higher_is_better: bool = True) -> list[str]:
+    """A dot and a whisker each, on one scale; an entry far behind all others is an arrow."""
     if not intervals:
         return []
-    low, high = min(each.low for each in intervals), max(each.high for each in intervals)
-    span = (high - low) or 1.0
-
-    def at(value: float) -> str:
-        return f"{4 + (WIDE - 8) * (value - low) / span:.1f}"
-
-    return [
-        f'<svg class="whisker" viewBox="0 0 {WIDE} 12" aria-hidden="true">'
-        f'<path d="M{at(each.low)} 6H{at(each.high)}"/>'
-        f'<circle cx="{at(each.mean)}" cy="6" r="3"/></svg>'
-        for each in intervals
-    ]
+    spans = {str(number): (each.low, each.high) for number, each in enumerate(intervals)}
+    behind = off_scale(spans, higher_is_better=higher_is_better)
+    seen = [span for number, span in spans.items() if number not in behind]
+    low, high = min(span[0] for span in seen), max(span[1] for span in seen)
+    unit = (WIDE - 8) / ((high - low) or 1.0)
+    drawn = []
+    for number, each in enumerate(intervals):
+        left, dot, right = (4 + unit * (end - low) for end in (each.low, each.mean, each.high))
+        mark = f'<path d="M{left:.1f} 6H{right:.1f}"/><circle cx="{dot:.1f}" cy="6" r="3"/>'
+        if str(number) in behind:
+            mark = '<path d="M8 3L4 6L8 9"/>' if dot < 0 else '<path d="M92 3L96 6L92 9"/>'
+        drawn.append(
+            f'<svg class="whisker" viewBox="0 0 {WIDE} 12" aria-hidden="true">{mark}</svg>'
+        )
+    return drawn
 
 
 def bar(share: float) -> str:
