@@ -232,8 +232,13 @@ def diagnose(model: str, out: Path, **given: Any) -> None:
 @click.option("--budget", help="XS, S, M, L or a number of FLOPs [default: as the suite says].")
 @click.option("--limit", type=int, default=500, show_default=True, help="Test items a task.")
 @click.option("--jobs", type=int, default=1, show_default=True, help="Runs at a time.")
-@click.option("--out", type=Path, default=FACTORS, show_default=True,
-              help="Folder of models, answers and pages.")
+@click.option(
+    "--out",
+    type=Path,
+    default=FACTORS,
+    show_default=True,
+    help="Folder of models, answers and pages.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1.")  # fmt: skip
 def factors(factor: str, out: Path, **given: Any) -> None:
     """Vary one factor of modality bias at a time on the generated world, and plot its effect.

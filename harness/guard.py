@@ -40,7 +40,7 @@ class Guard:
         if event in SEARCHES:
             self._refuse(f"{event} was called")
         elif event == "open" and _reads(args):
-            path = os.path.abspath(os.fsdecode(args[0]))
+            path = _plain(os.fsdecode(args[0]))
             if path.lower().endswith(DATA) and path not in self.allowed:
                 self._check(path)
 
@@ -68,8 +68,8 @@ def only_training_images(
     """Let nothing under ``roots`` be read but ``images`` and what lies in ``spared``."""
     places = [Path(sys.prefix), Path(sys.base_prefix), *spared]
     guard = Guard(
-        tuple({text for root in roots for text in (os.path.abspath(root), os.path.realpath(root))}),
-        frozenset(os.path.abspath(image) for image in images),
+        tuple({text for root in roots for text in (_plain(root), os.path.realpath(root))}),
+        frozenset(_plain(image) for image in images),
         tuple(os.path.realpath(place) for place in places),
     )
     if not _hooked:
@@ -85,6 +85,11 @@ def only_training_images(
 def _hook(event: str, args: tuple[Any, ...]) -> None:
     if _current:
         _current[-1].see(event, args)
+
+
+def _plain(path: str | Path) -> str:
+    """Absolute and without dots, links as they are."""
+    return str(Path(os.path.normpath(path)).absolute())
 
 
 def _reads(args: tuple[Any, ...]) -> bool:

@@ -225,7 +225,9 @@ def _reason(root: Path, path: Path, look: Look) -> str:
     return f"image missing: {shown}" if missing else f"image unreadable: {shown}: {look.fault}"
 
 
-def _lost(rows: Sequence[Example], faults: Mapping[Path | None, str], whole: bool) -> dict[str, str]:
+def _lost(
+    rows: Sequence[Example], faults: Mapping[Path | None, str], whole: bool
+) -> dict[str, str]:
     """Why items cannot be used, by id in the order of the rows."""
     faulty = (row for row in rows if row.image in faults and row.cluster and whole)
     broken = {row.cluster: f"incomplete group, {faults[row.image]}" for row in faulty}

@@ -127,9 +127,7 @@ def test_an_interrupted_command_goes_on_and_loses_nothing(
     assert not (folder / PARTS).exists()
 
 
-def test_some_items_have_a_record_of_their_own(
-    ask: Callable[..., Record], tmp_path: Path
-) -> None:
+def test_some_items_have_a_record_of_their_own(ask: Callable[..., Record], tmp_path: Path) -> None:
     whole, some = ask("stock/pope"), ask("stock/pope", limit=6)
     assert whole.id != some.id and some.spec.data == {"limit": "6"}
     assert {score.n for score in some.scores} == {6}
@@ -186,7 +184,7 @@ def test_other_weights_or_data_than_the_records_are_refused(
 def test_mistakes(ask: Callable[..., Record], tmp_path: Path, model: Path) -> None:
     with pytest.raises(UserError, match=r"Say what to ask .*tiny-llava, for example: pope"):
         ask()
-    with pytest.raises(UserError, match="Nothing at .*nowhere: give a run's folder"):
+    with pytest.raises(UserError, match=r"Nothing at .*nowhere: give a run's folder"):
         ask("pope", source=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"Did you mean 'precision'"):
         ask("pope", backbone_set=("precison=bf16",))

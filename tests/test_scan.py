@@ -12,7 +12,6 @@ from PIL import Image, ImageFile
 
 from steelyard.harness import alike, cache, scan
 
-
 RNG = np.random.default_rng(0)
 
 
