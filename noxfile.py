@@ -117,6 +117,14 @@ def real(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def page(session: nox.Session) -> None:
+    """The HTML page in a headless Chromium: Debian's packages chromium and chromium-driver."""
+    python = prepared(session)
+    run(session, python, "-m", "pip", "install", "-q", ".[page]")
+    run(session, python, "-m", "pytest", "-rs", "tests/test_page_browser.py", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """A vision-language model of real size with random weights, bf16 and LoRA, on a GPU."""
     python = prepared(session)

@@ -175,9 +175,8 @@ def test_rows_open_to_their_differences_costs_and_provenance(made: Path, text: s
     for words in ("Difference to the control", "image-blank", "Cost by phase", "mcr", "device"):
         assert words in rows[HOSTILE]
     assert "+20.0 <span" in rows[HOSTILE] and "Difference" not in rows["joint"]
-    assert "for run in records/0000 records/0005; do steelyard" in re.sub(
-        "<.*?>", "", rows["joint"]
-    )
+    command = re.sub("<.*?>", "", rows["joint"])
+    assert "for run in records/0000 records/0004; do steelyard reproduce" in command
     assert str(made) not in text
 
 
@@ -236,7 +235,7 @@ def parsed(command: str) -> tuple[str, Mapping[str, Any]]:
 def test_the_command_of_a_row_makes_the_same_runs(track: str, wall: float | None) -> None:
     options = {"game": "independent", "mipd": 0.05, "draws": 4}
     specs = [
-        RunSpec("mcr", "mm_imdb", "tiny", "S", seed, options, {"head": "concat"},
+        RunSpec("mcr", "mm_imdb", "tiny", "S", seed, options, {"fusion": "concat"},
                 {"revision": "r", "plot": "first"}, track=track, wall=wall)
         for seed in (0, 3)
     ]  # fmt: skip
@@ -248,7 +247,7 @@ def test_the_command_of_a_row_makes_the_same_runs(track: str, wall: float | None
     assert suite.entries[0].method == "mcr" and suite.entries[0].options == options
     assert suite.tasks == ("mm_imdb",) and suite.seeds == (0, 3)
     assert (suite.backbone, suite.budget, suite.wall) == ("tiny", "S", wall)
-    assert suite.backbone_options == {"head": "concat"} and suite.run_track == track
+    assert suite.backbone_options == {"fusion": "concat"} and suite.run_track == track
     assert suite.data_options == {"mm_imdb": {"plot": "first"}}
     assert suite.corruptions == ("image-noise:1-5", "text-blank", "text-missing:70")
 
