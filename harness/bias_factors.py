@@ -69,24 +69,21 @@ def _size(knob: str, values: Sequence[int], usual: int) -> tuple[Level, ...]:
 LEVELS: Mapping[tuple[str, str], tuple[Level, ...]] = {
     ("data", "classifier"): (
         *_data("p_named", (0.25, 0.5, 0.75, 1.0), 0.75),
-        *_data("p_color", (0.125, 0.5, 0.95, 1.0), 0.95),
-        *_data("p_cooc", (0.25, 0.6, 0.95, 1.0), 0.95),
+        *_data("p_color", (0.125, 0.5, 0.95), 0.95),
+        *_data("p_cooc", (0.25, 0.6, 0.95), 0.95),
     ),
     ("data", "vlm"): (
-        *_data("p_color", (0.5, 0.8, 0.95, 0.985), 0.985),
-        *_data("p_cooc", (0.25, 0.6, 0.9), 0.9),
+        *_data("p_color", (0.5, 0.9, 0.985), 0.985),
+        *_data("p_cooc", (0.25, 0.9), 0.9),
     ),
     ("backbone", "classifier"): (
         *_size("text_width", (8, 16, 64, 128), 64),
         *_size("image_width", (8, 16, 64, 128), 64),
     ),
-    ("backbone", "vlm"): (
-        *_size("language_width", (16, 32, 64, 128), 64),
-        *_size("layers", (1, 2, 3), 2),
-    ),
+    ("backbone", "vlm"): (*_size("language_width", (16, 64, 128), 64),),
 }
-"""One knob after another by factor and kind of model. A chance colour is 0.125, a chance place
-0.25."""
+"""One knob after another by factor and kind of model. A colour by chance is the usual one at 0.125,
+a place at 0.25."""
 FACTORS = ("data", "backbone", "objective")
 KNOBS = {
     "p_named": "redundancy: titles that name the class",
@@ -95,7 +92,6 @@ KNOBS = {
     "text_width": "width of the text encoder",
     "image_width": "width of the image encoder",
     "language_width": "width of the language model",
-    "layers": "layers of both towers",
     "objective": "training objective",
 }
 """What each knob is, for people."""
@@ -229,7 +225,7 @@ def _asked(
         backbone = backbones.open_model(one.source, {}, plan.device)
         for task, corpus in corpora.items():
             where = f"{place}/{len(trained)} {one.level.knob}={one.level.value} {task}"
-            folder = out / "asked" / Path(one.source).name
+            folder = out / "models" / Path(one.source).name
             rows = answers(backbone, task, corpus, folder, plan.how, where=where)
             tables.setdefault((task, one.level), {})[one.seed] = rows
     return [

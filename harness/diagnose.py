@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TASKS = ("prior_conflict", "pope", "vqa")
 """What a vision-language model is asked unless told otherwise."""
+ASKED = "asked"
+"""Folder beside a profile that holds all answers and the rows made of them."""
 VERSIONS = ("steelyard", "torch", "transformers", "lmms-eval")
 SAMPLE = 64
 """Values of each tensor that tell weights apart: training moves nearly all of them."""
@@ -166,7 +168,7 @@ def answers(
             draws=how.draws,
             tell=lambda more: bar.advance(line, more),
         )
-    write_items(rows, out / f"items-{task}.parquet")
+    write_items(rows, out / ASKED / f"items-{task}.parquet")
     if not console.is_terminal:
         console.print(f"{where}: {total} questions")
     return rows
@@ -176,7 +178,7 @@ def memory_path(backbone: "Classifier | Vlm", task: str, corpus: Corpus, out: Pa
     """File of the answers of these weights about this data."""
     rules = (provenance.file_hash(path) for path in tasks.files(task))
     parts = (fingerprint(backbone), corpus.revision, *rules)
-    return out / "answers" / f"{task}-{provenance.digest(part.encode() for part in parts)}.jsonl"
+    return out / ASKED / f"{task}-{provenance.digest(part.encode() for part in parts)}.jsonl"
 
 
 def fingerprint(backbone: "Classifier | Vlm") -> str:

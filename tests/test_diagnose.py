@@ -44,8 +44,8 @@ def test_a_run_is_diagnosed_on_its_own_task(run: Path, world: Path, tmp_path: Pa
     said = invoke(*words)
     assert "hateful memes" in said and "begin with" in said
     names = {path.name for path in out.iterdir() if path.is_file()}
-    assert names == {"diagnosis.md", "diagnosis.csv", "diagnosis.json", "diagnosis.png",
-                     "diagnosis.svg", "items-hateful_memes.parquet"}  # fmt: skip
+    assert names == {f"diagnosis.{end}" for end in ("md", "csv", "json", "png", "svg")}
+    assert (out / "asked" / "items-hateful_memes.parquet").is_file()
     content = json.loads((out / "diagnosis.json").read_text())
     numbers = content["parts"][0]["numbers"]
     # Each side alone of the memes is at chance by construction, whatever the model learnt.
