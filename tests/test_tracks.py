@@ -1,0 +1,173 @@
+"""Tracks: what is equal for all, ids that stay, several budgets, and boards that never mix them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board_factory import make_run, profile
+from click.testing import CliRunner
+
+from steelyard import tasks
+from steelyard.harness import record, run, suite
+from steelyard.harness.cli import cli
+from steelyard.harness.errors import UserError
+from steelyard.harness.limits import BUDGETS, part
+from steelyard.harness.record import Ledger, Record
+from steelyard.harness.run import Job
+from steelyard.harness.spec import RunSpec
+from steelyard.leaderboards.anytime import area, publish_anytime
+from steelyard.leaderboards.collect import budget_name, collect
+
+SPEC = RunSpec("joint", "food101", "tiny", "S", 0, data={"revision": "f2970ff306dd1129"})
+
+
+def test_ids_from_before_tracks_stay_and_other_tracks_have_their_own() -> None:
+    assert SPEC.id == "joint-food101-tiny-S-s0-ad309750"  # as published
+    data = replace(SPEC, track="data")
+    assert data.id.startswith("joint-food101-tiny-S-data-s0-")
+    ids = {SPEC.hash, data.hash, replace(SPEC, wall=60.0).hash, replace(SPEC, tuning="a").hash}
+    assert len(ids) == 4
+    names = [budget_name(spec) for spec in (SPEC, data, replace(SPEC, wall=60.0))]
+    assert names == ["S", "S of equal data", "S within 60 s"]
+
+
+def test_methods_of_unequal_cost_train_on_equally_many_items(world: Path, tmp_path: Path) -> None:
+    corpus = tasks.load("food101", world / "food101")
+    ledgers = []
+    for method in ("joint", "text_only", "late_ensemble"):
+        spec = replace(SPEC, method=method, budget="320", track="data")
+        job = Job(replace(spec, data={"revision": corpus.revision}), method, ())
+        found = run.run(job, {"food101": corpus}, tmp_path, "cpu", lambda doing, share: None)
+        ledgers.append(found.ledger)
+    assert [(ledger.items, ledger.steps, ledger.limit_items) for ledger in ledgers] == [
+        (320, 10, 320)
+    ] * 3
+    assert len({ledger.total_flops for ledger in ledgers}) == 3
+    assert {ledger.limit_flops for ledger in ledgers} == {None}
+    assert {ledger.stopped for ledger in ledgers} == {"budget"}
+
+
+def test_anytime_is_three_suites_on_the_compute_track() -> None:
+    made = suite.parse("mine", {"methods": ["joint"], "tasks": ["food101"], "track": "anytime"})
+    parts = suite.by_track(made)
+    assert [(each.budget, each.track) for each in parts] == [
+        ("5e10", "compute"), ("1e11", "compute"), ("S", "compute"),
+    ]  # fmt: skip
+    assert part("8e9", 0.25) == "2e9" and 4 * float(part("S", 0.25)) == BUDGETS["S"].flops
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"track": "dat"}, "Did you mean 'data'"),
+        ({"track": "anytime", "wall": 60}, "anytime track has three budgets"),
+        ({"track": "data", "wall": 60}, "the data track caps items alone"),
+        ({"track": "data", "budget": "0.5"}, "whole training items"),
+        ({"wall": -1}, "give seconds above 0"),
+    ],
+)
+def test_a_track_that_makes_no_sense_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        suite.parse("mine", {"methods": ["joint"], "tasks": ["food101"], **changes})
+
+
+def rewritten(folder: Path, **changes: Any) -> None:
+    """A record of the same run on another track, under other rules or of another kind."""
+    found = record.read(folder)
+    spec = replace(found.spec, **changes.pop("spec", {}))
+    ledger = replace(found.ledger, **changes.pop("ledger", {}))
+    record.write(replace(found, spec=spec, id=spec.id, ledger=ledger, **changes), folder)
+
+
+def test_no_board_mixes_tracks_rules_or_machines_under_a_cap_on_seconds(toy: Path) -> None:
+    one, *_, last = record.find(toy)
+    for change, said, choice in (
+        ({"spec": {"track": "data"}}, "2 tracks, 'compute' and 'data'", "--track"),
+        ({"provenance": {"data": {"classes": 2}, "rules": 2}}, "2 versions of the rules", ""),
+    ):
+        before = record.read(last)
+        rewritten(last, **change)
+        with pytest.raises(UserError, match=said) as refused:
+            collect([toy])
+        assert choice in str(refused.value)
+        record.write(before, last)
+    for folder in record.find(toy):
+        rewritten(folder, spec={"wall": 60.0})
+    assert {budget_name(each.record.spec) for each in collect([toy]).runs} == {"S within 60 s"}
+    rewritten(one, ledger={"device": "another"})
+    with pytest.raises(UserError, match="2 devices under a cap on seconds"):
+        collect([toy])
+
+
+def test_one_track_can_be_chosen_and_its_name_is_in_the_table(toy: Path) -> None:
+    data = [folder for folder in record.find(toy) if record.read(folder).label != "poor"]
+    for folder in data:
+        rewritten(folder, spec={"track": "data"})
+    found = collect([toy], track="data")
+    assert {each.record.label for each in found.runs} == {"joint", "fair"}
+    assert set(found.scores["track"]) == {"data"}
+    assert "track" not in collect([toy], track="compute").scores.columns
+
+
+def test_trials_are_on_no_board_and_oracles_are_apart(toy: Path) -> None:
+    for folder in record.find(toy):
+        label = record.read(folder).label
+        if label != "joint":
+            rewritten(folder, kind="trial" if label == "poor" else "oracle")
+    found = collect([toy])
+    assert {each.record.label for each in found.runs} == {"joint"}
+    assert {each.record.label for each in found.oracle} == {"fair"}
+    out = toy.parent / "board"
+    shown = CliRunner().invoke(cli, ["leaderboard", str(toy), "--out", str(out)])
+    assert shown.exit_code == 0, shown.output
+    assert "fair" not in (out / "board.md").read_text()
+    page = (out / "oracle.md").read_text()
+    assert '<span style="color:#888">fair</span>' in page and "Not ranked" in page
+
+
+def test_area_by_hand() -> None:
+    # Over log 2: two strips of equal width, of mean heights 0.3 and 0.5.
+    assert area([1, 2, 4], [0.2, 0.4, 0.6]) == pytest.approx(0.4)
+    assert area([1, 2, 8], [0.0, 0.0, 0.6]) == pytest.approx(0.2)  # the second twice as wide
+
+
+def test_curves_over_budgets(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for budget, (joint, fair) in {"5e10": (2, 4), "1e11": (4, 5), "S": (8, 6)}.items():
+        make_run(runs, "joint", profile(joint, joint, joint), budget=budget)
+        make_run(runs, "fair", profile(fair, fair, fair), budget=budget)
+    make_run(runs, "late", profile(9, 9, 9), budget="S")
+    made = publish_anytime([runs], tmp_path / "out")
+    assert [(curve.label, round(curve.area, 3)) for curve in made.curves] == [
+        ("fair", 0.5), ("joint", 0.45),
+    ]  # fmt: skip
+    assert made.lacking == ("late on toy",)
+    text = (tmp_path / "out" / "anytime.md").read_text()
+    assert "late on toy" in text and "5e10" in text
+    assert (tmp_path / "out" / "budget-5e10" / "board.md").is_file()
+    with pytest.raises(UserError, match="1 budget"):
+        publish_anytime([one_budget(tmp_path)], tmp_path / "no")
+
+
+def one_budget(root: Path) -> Path:
+    make_run(root / "one", "joint", profile(8, 8, 8))
+    return root / "one"
+
+
+def test_artefacts_are_charged_in_full_and_can_be_shared_in_thought() -> None:
+    ledger = Ledger(
+        flops={"forward": 60.0, "mine": 30.0, "teacher": 10.0}, seconds={}, steps=1, items=1,
+        peak_bytes=0, device="cpu", limit_flops=None, limit_seconds=None, stopped="finished",
+    )  # fmt: skip
+    assert (ledger.total_flops, ledger.artefact_flops) == (100.0, 40.0)
+    assert ledger.amortised_flops(1) == 100.0
+    assert ledger.amortised_flops(4) == 70.0
+
+
+def test_a_record_knows_its_rules_and_is_sealed(tmp_path: Path) -> None:
+    ledger = Ledger({}, {}, 0, 0, 0, "cpu", None, None, "finished")
+    made = Record(SPEC.id, "joint", SPEC, "failed", "no", ledger, (), {})
+    whole = record.write(made, tmp_path)
+    assert whole.seal and record.read(tmp_path) == whole
+    assert record.write(whole, tmp_path).seal == whole.seal  # not of itself
