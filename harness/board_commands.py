@@ -79,7 +79,9 @@ def _boards_of_both(folders: Sequence[Path], out: Path, **options: Any) -> None:
 
 def _print_sheets(sheets: "Sequence[Sheet]") -> None:
     for sheet in sheets:
-        shown = Table(*map(Text, sheet.header), title=Text(sheet.title))
+        shown = Table(title=Text(sheet.title))
+        for name in sheet.header:
+            shown.add_column(Text(name))
         for row in sheet.rows:
             shown.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
         console.print(shown)

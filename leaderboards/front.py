@@ -30,6 +30,12 @@ OVERALL_RULE = (
 )
 
 
+NO_DIAGRAM = (
+    "No critical-difference diagram: it takes three entries complete on every task and "
+    f"{FEWEST_BLOCKS} blocks, a block being one seed on one task."
+)
+
+
 def overall_sheet(overall: Overall) -> Sheet:
     """Borda points, mean rank and mean win rate over tasks."""
     header = ("#", "entry", "ties", "Borda", "mean rank", "range", "win rate", *overall.tasks)
@@ -75,9 +81,9 @@ def index(
     parts = ["# Leaderboards"]
     if len(boards) > 1:
         parts += ["## All tasks\n\n" + sheet_markdown(overall_sheet(overall)), md(OVERALL_RULE)]
-        parts += [f"![{name.rpartition('.')[0]}]({name})" for name in pictures]
-        parts += [] if overall.critical else [md(NO_DIAGRAM)]
         parts += [f"- {md(blank.label)}: {md(blank.missing)}." for blank in overall.blanks]
+    parts += [f"![{name.rpartition('.')[0]}]({name})" for name in pictures]
+    parts += [md(NO_DIAGRAM)] if boards and overall.critical is None else []
     for board in boards:
         name = files[board.task]
         links = [f"[{kind}]({name}.{end})" for kind, end in FORMATS]
@@ -87,9 +93,3 @@ def index(
     parts += [f"No board for {md(task)}: none of its runs finished." for task in unfinished]
     parts += bullets("## How to read this\n\n", RULES if boards else ())
     return "\n\n".join(parts) + "\n"
-
-
-NO_DIAGRAM = (
-    "No critical-difference diagram: it takes three entries complete on every task and "
-    f"{FEWEST_BLOCKS} blocks, a block being one seed on one task."
-)

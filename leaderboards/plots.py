@@ -2,17 +2,21 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.board import Board, Entry
+from steelyard.leaderboards.cost_plots import cost_axis, cost_scale, draw_front
 from steelyard.leaderboards.measure import CLEAN
+from steelyard.leaderboards.overall import Overall
+from steelyard.leaderboards.rank_plots import critical_figure
+from steelyard.leaderboards.side_plots import sides_figure
 from steelyard.leaderboards.style import (
+    BAD,
     COLOURS,
-    FAINT,
+    HATCHES,
     INK,
     PRINT,
-    RC,
     SIZES,
     SOFT,
     Anchor,
@@ -24,7 +28,7 @@ from steelyard.leaderboards.style import (
     name_points,
     off_scale,
     panels,
-    save,
+    render,
     shortened,
 )
 
@@ -34,11 +38,8 @@ if TYPE_CHECKING:
 
 PAD = 0.06
 """Share of an axis left free at each end."""
-SAME_COST = 1.05
-"""Entries whose FLOPs lie within this factor are not told apart by them."""
-WIDE_COST = 10.0
-"""Costs further apart than this factor are drawn on a logarithmic axis."""
-HATCHES = ("", "////", "....", "xxxx", "----", "||||", "oooo")
+MOST = 40
+"""Entries of a figure; the tables have all."""
 
 Span = tuple[float, float]
 
@@ -57,46 +58,35 @@ def figures(board: Board, labels: Sequence[str]) -> Iterator[tuple[str, bytes]]:
 
     ``labels`` are those of all boards, so that an entry looks the same on each.
     """
-    import matplotlib as mpl
-
     if not board.entries:
         return
-    look = marks(labels, board.control)
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc must not show
-        mpl.rcParams.update(RC)
-        made = {"cost": _cost(board, look), "phases": _phases(board)}
-        if "impaired" in board.columns:
-            made["balance"] = _balance(board, look)
-        if _graded(board):
-            made["severity"] = _severity(board, look)
-        for name, figure in made.items():
-            for kind, content in save(figure).items():
-                yield f"{name}.{kind}", content
+    look, board = marks(labels, board.control), best_of(board)
+    makers = {"cost": lambda: _cost(board, look), "phases": lambda: _phases(board)}
+    if "impaired" in board.columns:
+        makers["balance"] = lambda: _balance(board, look)
+    if any(entry.trade for entry in board.entries):
+        makers["sides"] = lambda: sides_figure(board)
+    if _graded(board):
+        makers["severity"] = lambda: _severity(board, look)
+    yield from render(makers)
 
 
-def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> list[int]:
-    """Indices of (cost, score) points that no cheaper or equally cheap point beats, by cost."""
-    sign = 1 if higher_is_better else -1
-    front: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):
-        if not front or sign * points[index][1] > sign * points[front[-1]][1]:
-            front.append(index)
-    return front
+def critical(overall: Overall, labels: Sequence[str], control: str) -> list[tuple[str, bytes]]:
+    """The critical difference over all tasks; nothing where there are too few blocks."""
+    found = overall.critical
+    if found is None:
+        return []
+    look = marks(labels, control)
+    return render({"overall-critical": lambda: critical_figure(found, "all tasks", look)})
 
 
-def costs(board: Board) -> tuple[str, str, dict[str, float]]:
-    """What the cost axis shows: its label, why, and the cost by entry.
-
-    FLOPs, unless all entries that train spent the same: then only their seconds differ.
-    """
-    flops = {entry.label: entry.cost.flops for entry in board.entries}
-    trained = [spent for spent in flops.values() if spent > 0]
-    if trained and max(trained) <= SAME_COST * min(trained):
-        why = "Training FLOPs agree within 5 %, so the cost shown is device seconds. "
-        seconds = {entry.label: entry.cost.seconds for entry in board.entries}
-        return "training time (device seconds)", why, seconds
-    return "training FLOPs", "", flops
+def best_of(board: Board) -> Board:
+    """The board itself, or of a long one the first entries and the control, named so."""
+    if len(board.entries) <= MOST:
+        return board
+    kept = [e for n, e in enumerate(board.entries) if n < MOST or e.label == board.control]
+    name = f"{board.task}, best {MOST} of {len(board.entries)}"
+    return replace(board, task=name, entries=tuple(kept))
 
 
 def _scale(board: Board) -> float:
@@ -170,7 +160,7 @@ def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Score against training cost, clean and impaired, with the Pareto front."""
     names = [name for name in (CLEAN, "impaired") if name in board.columns]
     figure, row = panels(len(names), 3.2, len(board.entries))
-    label, why, spent = costs(board)
+    label, why, spent = cost_axis({entry.label: entry.cost for entry in board.entries})
     for axes, name in zip(row, names, strict=True):
         anchors = _cost_panel(axes, board, name, spent, look)
         axes.set(title=name, xlabel=label, ylabel=_axis(board, name))
@@ -189,30 +179,13 @@ def _cost_panel(
     shown = {label: bar for label, bar in bars.items() if label not in off}
     below = _note(axes, [f"{x} {_number(board, bars[x].mean)}" for x in bars if x in off])
     axes.set_ylim(_bar_limits(board, list(shown.values()), below + PAD, PAD))
-    _cost_scale(axes, [spent[label] for label in shown])
+    cost_scale(axes, [spent[label] for label in shown])
     for label, bar in shown.items():
         _line(axes, look[label], [spent[label]] * 2, [bar.low, bar.high])
         _point(axes, look[label], spent[label], bar.mean)
     points = [(spent[label], bar.mean) for label, bar in shown.items()]
-    front = [points[i] for i in pareto(points, higher_is_better=board.higher_is_better)]
-    front.append((axes.get_xlim()[1], front[-1][1]))
-    axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=1.4, zorder=1)
+    draw_front(axes, points, higher_is_better=board.higher_is_better)
     return [Anchor(label, spent[label], bar.mean) for label, bar in bars.items()]
-
-
-def _cost_scale(axes: "Axes", spent: Sequence[float]) -> None:
-    """From zero, or logarithmic where the costs differ by more than a factor of ten."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-
-    low, high = min(spent), max(spent) or 1.0
-    if low > 0 and high > WIDE_COST * low:
-        axes.set_xscale("log")
-        axes.set_xlim(low / 1.3, 1.3 * high)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
-    else:
-        axes.set_xlim(-0.03 * high, 1.08 * high)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
@@ -227,6 +200,7 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
         for x in up
         if x in off
     ]
+    bought = {entry.label for entry in board.entries if entry.trade and entry.trade.bought}
     below = _note(axes, left_out, raised=PRINT) + PAD
     above = PRINT / inches(axes)[1] + PAD
     axes.set_xlim(_bar_limits(board, [right[label] for label in shown], PAD, PAD))
@@ -236,12 +210,16 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
         _line(axes, look[label], [x.low, x.high], [y.mean, y.mean])
         _line(axes, look[label], [x.mean, x.mean], [y.low, y.high])
         _point(axes, look[label], x.mean, y.mean)
+        if label in bought:
+            axes.plot(x.mean, y.mean, "o", ms=11, mfc="none", mec=BAD, mew=1.1, zorder=2.5)
     if board.control in shown:
         _cross_hair(axes, board.control, right[board.control].mean, up[board.control].mean, below)
     axes.set(title="clean against impaired")
     axes.set(xlabel=_axis(board, "impaired"), ylabel=_axis(board, CLEAN))
     name_points(axes, [Anchor(x, right[x].mean, up[x].mean) for x in up], look)
     reading = "Up: better on clean inputs. Right: better on impaired inputs. Bars: 95 % intervals."
+    if bought.intersection(shown):
+        reading += "\nRinged: balance bought by hurting the strong side or the clean score."
     headline(figure, f"{board.task}: what balance gives up", reading)
     return figure
 

@@ -3,64 +3,65 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from steelyard.leaderboards.cost_plots import cost_axis, cost_scale, draw_front
 from steelyard.leaderboards.profile import NO_IMAGE, Profile, Row
 from steelyard.leaderboards.profile_tables import DIRECTIONS, phases_of, words
+from steelyard.leaderboards.rank_plots import critical_figure
 from steelyard.leaderboards.ratios import Column
 from steelyard.leaderboards.stats import Interval
 from steelyard.leaderboards.style import (
+    BAD,
     COLOURS,
     FAINT,
+    GOOD,
+    HATCHES,
     INK,
-    LEFT,
-    RC,
+    LINE,
     SIZES,
     SOFT,
+    Anchor,
     Mark,
     headline,
     marks,
-    save,
-    shortened,
+    name_points,
+    name_rows,
+    names_width,
+    panels,
+    render,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Inches: width of a panel, height of an entry's line, room between panels, below and above them.
-WIDE, LINE, GAP, UNDER, OVER, TITLE = 1.5, 0.21, 0.22, 0.32, 0.62, 0.4
-LETTER = 0.066
-"""Inches a letter of a name takes, about."""
+# Inches: width of a panel, room between panels, below and above them, and above each.
+WIDE, GAP, UNDER, OVER, TITLE = 1.5, 0.22, 0.32, 0.62, 0.4
 ACROSS = 5
 """Panels in a row."""
 BARS = 5.0
 """Inches: width of the cost panel."""
-GOOD, BAD = "#0072B2", "#D55E00"
-HATCHES = ("", "////", "....", "xxxx", "----", "||||", "oooo", "\\\\\\\\")
 
 
 def figures(profile: Profile) -> Iterator[tuple[str, bytes]]:
     """File endings such as ``scores.svg`` and contents of each figure there is data for."""
-    import matplotlib as mpl
-
     if not profile.rows:
         return
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc must not show
-        mpl.rcParams.update(RC)
-        made = {"scores": _scores(profile)}
-        if any(row.differences for row in profile.rows):
-            made["differences"] = _differences(profile)
-        if any(row.reliance for row in profile.rows):
-            made["reliance"] = _reliance(profile)
-        made["cost"] = _cost(profile)
-        for name, figure in made.items():
-            for kind, content in save(figure).items():
-                yield f"{name}.{kind}", content
+    look = _look(profile)
+    makers = {"scores": lambda: _scores(profile, look)}
+    if any(row.differences for row in profile.rows):
+        makers["differences"] = lambda: _differences(profile)
+    if any(row.reliance for row in profile.rows):
+        makers["reliance"] = lambda: _reliance(profile)
+    makers["value"] = lambda: _value(profile, look)
+    makers["cost"] = lambda: _cost(profile)
+    critical = profile.critical
+    if critical is not None:
+        makers["critical"] = lambda: critical_figure(critical, profile.name, look)
+    yield from render(makers)
 
 
-def _names(rows: Sequence[Row]) -> float:
-    """Inches that the column of names takes."""
-    return max(LEFT, LETTER * max(len(shortened(row.label)) for row in rows) + 0.15)
+def _labels(rows: Sequence[Row]) -> list[str]:
+    return [row.label for row in rows]
 
 
 def _grid(count: int, rows: Sequence[Row]) -> tuple["Figure", list["Axes"]]:
@@ -68,33 +69,21 @@ def _grid(count: int, rows: Sequence[Row]) -> tuple["Figure", list["Axes"]]:
     from matplotlib.figure import Figure
 
     # At least three wide, or the small print of the heading would run out of the page.
-    across, names = min(count, ACROSS), _names(rows)
+    across, names = min(count, ACROSS), names_width(_labels(rows))
     high = LINE * len(rows) + 0.1
     width = names + max(across, 3) * (WIDE + GAP)
     step = TITLE + high + UNDER
     height = OVER + -(-count // across) * step
     figure = Figure(figsize=(width, height))
-    panels = []
+    grid = []
     for place in range(count):
         line, column = divmod(place, across)
         left = (names + column * (WIDE + GAP)) / width
         bottom = 1 - (OVER + line * step + TITLE + high) / height
         axes = figure.add_axes((left, bottom, WIDE / width, high / height))
-        _lines(axes, rows, named=column == 0)
-        panels.append(axes)
-    return figure, panels
-
-
-def _lines(axes: "Axes", rows: Sequence[Row], *, named: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)))
-    axes.set_yticklabels([shortened(row.label) for row in rows] if named else [], fontsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", labelsize=7.5)
-    axes.spines["left"].set_visible(False)
+        name_rows(axes, _labels(rows), named=column == 0)
+        grid.append(axes)
+    return figure, grid
 
 
 def _title(axes: "Axes", column: Column, direction: str) -> None:
@@ -120,11 +109,10 @@ def _dot(axes: "Axes", each: Interval, line: int, mark: Mark) -> None:
     axes.plot(100 * each.mean, line, mark.marker, color=mark.colour, ms=size, mec="white", mew=0.5)
 
 
-def _scores(profile: Profile) -> "Figure":
+def _scores(profile: Profile, look: Mapping[str, Mark]) -> "Figure":
     """Every clean number in a panel of its own, so that a trade between two is seen at a glance."""
-    figure, panels = _grid(len(profile.shown), profile.rows)
-    look = _look(profile)
-    for axes, column in zip(panels, profile.shown, strict=True):
+    figure, grid = _grid(len(profile.shown), profile.rows)
+    for axes, column in zip(grid, profile.shown, strict=True):
         for line, row in enumerate(profile.rows):
             each = row.scores[column.name]
             if row.label == profile.control:
@@ -146,13 +134,13 @@ def _scores(profile: Profile) -> "Figure":
 def _differences(profile: Profile) -> "Figure":
     rows = [row for row in profile.rows if row.differences]
     columns = [column for column in profile.shown if column.higher_is_better is not None]
-    figure, panels = _grid(len(columns), rows)
+    figure, grid = _grid(len(columns), rows)
     look = {
         "better": Mark(GOOD, "^"),
         "worse": Mark(BAD, "v"),
         "": Mark(SOFT, "o"),
     }
-    for axes, column in zip(panels, columns, strict=True):
+    for axes, column in zip(grid, columns, strict=True):
         axes.axvline(0, color=INK, lw=0.8)
         for line, row in enumerate(rows):
             found = row.differences[column.name]
@@ -170,8 +158,8 @@ def _differences(profile: Profile) -> "Figure":
 
 def _reliance(profile: Profile) -> "Figure":
     blind = [column for column in profile.impaired if column.name.endswith(NO_IMAGE)]
-    figure, panels = _grid(len(blind), profile.rows)
-    for axes, column in zip(panels, blind, strict=True):
+    figure, grid = _grid(len(blind), profile.rows)
+    for axes, column in zip(grid, blind, strict=True):
         for line, row in enumerate(profile.rows):
             seen, without = row.scores[profile.main[column.task]], row.scores[column.name]
             axes.plot(
@@ -190,18 +178,41 @@ def _reliance(profile: Profile) -> "Figure":
     return figure
 
 
+def _value(profile: Profile, look: Mapping[str, Mark]) -> "Figure":
+    """Composite against training cost, with the Pareto front."""
+    figure, (axes,) = panels(1, 4.2, len(profile.rows))
+    label, why, spent = cost_axis({row.label: row.cost for row in profile.rows})
+    anchors = []
+    for row in profile.rows:
+        low, mean, high = (100 * x for x in (row.composite.low, row.composite.mean,
+                                             row.composite.high))  # fmt: skip
+        mark, cost = look[row.label], spent[row.label]
+        axes.plot([cost, cost], [low, high], color=mark.colour, lw=0.8, alpha=0.35, zorder=2)
+        axes.plot(cost, mean, mark.marker, color=mark.colour, ms=SIZES[mark.marker], mec="white",
+                  mew=0.6, zorder=3)  # fmt: skip
+        anchors.append(Anchor(row.label, cost, mean))
+    cost_scale(axes, [spent[row.label] for row in profile.rows])
+    axes.set_ylim(axes.get_ylim())
+    draw_front(axes, [(each.x, each.y) for each in anchors], higher_is_better=True)
+    axes.set(xlabel=label, ylabel="composite (%)")
+    name_points(axes, anchors, look)
+    reading = f"{why}Up and left is better. Grey: Pareto front. Bars: 95 % intervals."
+    headline(figure, f"{profile.name}: composite against training cost", reading)
+    return figure
+
+
 def _cost(profile: Profile) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
     from matplotlib.ticker import EngFormatter
 
-    rows, phases, names = profile.rows, phases_of(profile), _names(profile.rows)
+    rows, phases, names = profile.rows, phases_of(profile), names_width(_labels(profile.rows))
     under = 0.75 if len(phases) <= ACROSS else 0.95
     high = LINE * len(rows) + 0.1
     width, height = names + BARS + GAP, OVER + high + under
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((names / width, under / height, BARS / width, high / height))
-    _lines(axes, rows, named=True)
+    name_rows(axes, _labels(rows), named=True)
     axes.grid(axis="y", visible=False)
     looks: list[dict[str, Any]] = [
         {"facecolor": COLOURS[place % len(COLOURS)], "hatch": HATCHES[place % len(HATCHES)],

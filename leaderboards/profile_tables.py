@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from steelyard.leaderboards.escape import md
 from steelyard.leaderboards.export import SCHEMA
+from steelyard.leaderboards.front import NO_DIAGRAM, placed
 from steelyard.leaderboards.profile import COMPOSITE, NO_IMAGE, Profile, Row
 from steelyard.leaderboards.ratios import Column
 from steelyard.leaderboards.stats import Interval
@@ -37,8 +38,12 @@ RULES = (
     "of the column. Columns without an arrow only describe.",
     "The composite is the mean over tasks of the mean of a task's clean numbers, those where lower "
     "is better taken as 100 - x. It orders the rows and nothing more: one column alone can crown "
-    "an entry that ruined another, so read them side by side. ≈ marks entries not told apart from "
-    "the first.",
+    "an entry that ruined another, so read them side by side. Entries that share a letter under "
+    "ties are not told apart by it at 5 % after Holm's correction over all pairs; ≈ marks those "
+    "tied with the first.",
+    "Borda, ranks and win rates go by the tasks' parts of the composite, one vote a task: Borda "
+    "counts the entries beaten, the range is the middle 95 % of mean ranks when seeds and items "
+    "are resampled, the win rate is the share of the others beaten seed by seed with its interval.",
     "No image is the main metric with every image removed: what is left is language prior. "
     "Reliance is how far the metric falls by that, paired by seed and item. Impaired is its mean "
     "over the corruptions of that side that were scored, each averaged over its severities first.",
@@ -95,14 +100,16 @@ def _best(profile: Profile, column: Column) -> float | None:
 def _composites(profile: Profile) -> Sheet:
     compared = any(row.differences for row in profile.rows)
     more = (f"minus {profile.control}", "p (Holm)") if compared else ()
-    header = ("#", "entry", "composite", *more)
+    places = ("Borda", "mean rank", "range", "win rate", "ties by wins")
+    header = ("#", "entry", "ties", "composite", *more, *places)
     rows = []
     for place, row in enumerate(profile.rows, start=1):
-        texts = [str(place), _name(row), _with_half(row.composite)]
+        texts = [str(place), _name(row), "".join(row.ties), _with_half(row.composite)]
         if COMPOSITE in row.differences:
             texts += [_signed(row, COMPOSITE), f"{row.differences[COMPOSITE].adjusted:.3f}"]
-        texts += [""] * (len(header) - len(texts))
-        rows.append(tuple(map(Cell, texts)))
+        texts += [""] * (4 + len(more) - len(texts))
+        letters, *numbers = placed(row.place)
+        rows.append(tuple(map(Cell, (*texts, *numbers, letters))))
     return Sheet("Composite", header, (*rows, *_blanks(profile, len(header))))
 
 
@@ -229,8 +236,15 @@ def caption(profile: Profile) -> str:
 
 
 def remarks(profile: Profile) -> list[str]:
-    """Why entries are blank, and notes."""
-    return [*(f"{blank.label}: {blank.missing}." for blank in profile.blanks), *profile.notes]
+    """Why entries are blank, notes, and what the profile can and cannot show."""
+    blanks = [f"{blank.label}: {blank.missing}." for blank in profile.blanks]
+    seen = profile.visible.get(COMPOSITE)
+    power = [] if seen is None else [
+        f"A difference to {profile.control} of {_percent(seen.alone)} points of composite "
+        f"({_percent(seen.corrected)} after Holm's correction) is found with 80 % chance on these "
+        "seeds and items; those of the columns are in the JSON file."
+    ]  # fmt: skip
+    return [*blanks, *profile.notes, *power, *([NO_DIAGRAM] if profile.critical is None else [])]
 
 
 def markdown(

@@ -98,6 +98,9 @@ class Place:
     low: float
     high: float
     """Middle 95 % of mean ranks when seeds and test items are resampled."""
+    first: float
+    last: float
+    """Middle 95 % of the places that these mean ranks give."""
     borda: float
     """Sum over tasks of the number of entries beaten, equals half: as the mean rank orders."""
     wins: Interval | None
@@ -118,6 +121,8 @@ def places(contests: Sequence[Contest], labels: Sequence[str]) -> dict[str, Plac
     by_entry, mean = np.stack(points, axis=1), np.mean(points, axis=0)
     ranges = central(np.mean(draws, axis=0), mean)
     order = sorted(range(len(labels)), key=lambda place: (mean[place], labels[place]))
+    standing = 1.0 + np.argsort(order)
+    spans = central(ranks(np.mean(draws, axis=0), higher_is_better=False), standing)
     won = _wins_of(contests, [labels[place] for place in order])
     rates: list[Interval | None] = [*stats.intervals(won)] if won else [None] * len(order)
     letters = ties(won) if won else [()] * len(order)
@@ -128,6 +133,8 @@ def places(contests: Sequence[Contest], labels: Sequence[str]) -> dict[str, Plac
             mean_rank=float(mean[place]),
             low=float(ranges[place, 0]),
             high=float(ranges[place, 1]),
+            first=float(spans[place, 0]),
+            last=float(spans[place, 1]),
             borda=float((len(labels) - by_entry[place]).sum()),
             wins=rate,
             ties=letter,
@@ -198,6 +205,31 @@ def _letter(place: int) -> str:
     """a to z, then a2 to z2 and so on."""
     turn, letter = divmod(place, 26)
     return chr(ord("a") + letter) + (str(turn + 1) if turn else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry's place before and after."""
+
+    label: str
+    before: int
+    before_range: tuple[float, float]
+    after: int
+    after_range: tuple[float, float]
+    verdict: str
+    """``up`` or ``down`` where the two ranges do not touch, else empty."""
+
+
+def changes(before: Mapping[str, Place], after: Mapping[str, Place]) -> list[Change]:
+    """Changes of place between two standings of the same entries, in the order of the second."""
+    first = {label: place for place, label in enumerate(before, start=1)}
+    found = []
+    for place, (label, now) in enumerate(after.items(), start=1):
+        then = before[label]
+        verdict = "up" if now.last < then.first else "down" if now.first > then.last else ""
+        ranges = (then.first, then.last), (now.first, now.last)
+        found.append(Change(label, first[label], ranges[0], place, ranges[1], verdict))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

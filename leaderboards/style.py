@@ -1,7 +1,7 @@
 """The look of every plot: marks, scales, a column of names, and equal bytes for equal boards."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 INK, SOFT, FAINT = "#222222", "#6e6e6e", "#c8c8c8"
 # Okabe and Ito's palette without its yellow, which vanishes on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F3C8D")
+GOOD, BAD = "#0072B2", "#D55E00"
+"""Better and worse than the control."""
+TEXT, IMAGE = "#D55E00", "#0072B2"
+"""Where the two sides are told apart."""
+HATCHES = ("", "////", "....", "xxxx", "----", "||||", "oooo", "\\\\\\\\")
 MARKERS = ("o", "s", "D", "^", "v")
 SIZES = {"o": 6.2, "s": 5.5, "D": 5.2, "^": 6.8, "v": 6.8, "X": 6.8}
 """Points across at which the shapes look equally large."""
@@ -42,6 +47,8 @@ GUTTER = 0.4
 """Inches right of the axes in which the leader lines fan out to the names."""
 LONGEST = 40
 """Characters of a name before it is cut."""
+LETTER, LINE = 0.066, 0.21
+"""Inches: a letter of a name, about; the line of an entry where each has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,24 @@ def panels(count: int, width: float, names: int) -> tuple["Figure", list["Axes"]
     lefts = [(LEFT + place * (width + BETWEEN)) / across for place in range(count)]
     size = width / across, high / up
     return figure, [figure.add_axes((left, BOTTOM / up, *size)) for left in lefts]
+
+
+def names_width(labels: Sequence[str]) -> float:
+    """Inches that a column of names takes, a little air included."""
+    return max(LEFT, LETTER * max(len(shortened(label)) for label in labels) + 0.15)
+
+
+def name_rows(axes: "Axes", labels: Sequence[str], *, named: bool) -> None:
+    """One line an entry, the first on top, with its name where ``named``."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_yticks(range(len(labels)))
+    axes.set_yticklabels([shortened(label) for label in labels] if named else [], fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=7.5)
+    axes.spines["left"].set_visible(False)
 
 
 def headline(figure: "Figure", title: str, reading: str) -> None:
@@ -169,6 +194,20 @@ def spread(heights: Sequence[float], step: float) -> list[float]:
     room = 1 - step * (len(heights) - 1)
     levels = [min(max(fmean(pool), 0.0), room) for pool in pools for _ in pool]
     return [level + step * place for place, level in enumerate(levels)]
+
+
+def render(makers: Mapping[str, Callable[[], "Figure"]]) -> list[tuple[str, bytes]]:
+    """Draw each figure in the house style: ``name.png`` and ``name.svg`` with their contents."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a user's matplotlibrc must not show
+        mpl.rcParams.update(RC)
+        return [
+            (f"{name}.{kind}", content)
+            for name, make in makers.items()
+            for kind, content in save(make()).items()
+        ]
 
 
 def save(figure: "Figure") -> dict[str, bytes]:

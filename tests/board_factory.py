@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from steelyard.harness.limits import Track
 from steelyard.harness.record import ITEMS, Ledger, Record, Score, items_file, write
 from steelyard.harness.spec import RunSpec
 from steelyard.leaderboards.board import Board, build
@@ -36,11 +37,12 @@ def make_run(
     device: str = "cpu",
     recorded: Mapping[str, float] | None = None,
     method: str = "",
+    track: Track = "compute",
 ) -> Path:
     """Write one run: its record and, when done, its items."""
     spec = RunSpec(
         method=method or label, task=task, backbone=backbone, budget=budget, seed=seed,
-        data={"revision": revision},
+        data={"revision": revision}, track=track,
     )  # fmt: skip
     values = {variant: float(np.mean(score)) for variant, score in hits.items()} | (recorded or {})
     scores = [
@@ -124,10 +126,11 @@ def make_answered(
     failed: bool = False,
     method: str = "sft",
     options: Mapping[str, str | int | float | bool] | None = None,
+    track: Track = "compute",
 ) -> None:
     """A run trained on ``pool`` and scored on tasks and variants."""
     spec = RunSpec(method, "pool", "tiny-vlm", "S", seed, options=options or {},
-                   data={"revision": "r"})  # fmt: skip
+                   data={"revision": "r"}, track=track)  # fmt: skip
     folder = root / f"{label}-{seed}"
     folder.mkdir(parents=True)
     scores = []

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from steelyard.leaderboards import export, publish, tables
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.escape import md
-from steelyard.leaderboards.plots import costs, figures, pareto
+from steelyard.leaderboards.cost_plots import cost_axis, pareto
+from steelyard.leaderboards.plots import figures
 from steelyard.leaderboards.style import framed, off_scale, spread
 
 HOSTILE = r"a|b<i>&_%$#{x}~^\*`["
@@ -193,9 +194,9 @@ def test_cost_axis_shows_seconds_only_where_flops_agree(tmp_path: Path) -> None:
         make_run(root, "joint", profile(8, 5, 5), flops=100.0)
         make_run(root, "other", profile(8, 5, 5), flops=flops)
         make_run(root, "untrained", profile(1, 1, 1), flops=0.0)
-    label, why, spent = costs(board_of(equal))
+    label, why, spent = cost_axis({entry.label: entry.cost for entry in board_of(equal).entries})
     assert "seconds" in label and "within 5 %" in why and spent["other"] == 2.0
-    label, why, spent = costs(board_of(unequal))
+    label, why, spent = cost_axis({entry.label: entry.cost for entry in board_of(unequal).entries})
     assert (label, why, spent["other"]) == ("training FLOPs", "", 106.0)
 
 

@@ -1,0 +1,128 @@
+"""Ranks as pictures: the critical difference, and how ranks change from one board to another."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from steelyard.leaderboards.ranking import Change, Critical
+from steelyard.leaderboards.style import (
+    BAD,
+    GOOD,
+    INK,
+    LINE,
+    SIZES,
+    SOFT,
+    Mark,
+    headline,
+    name_rows,
+    names_width,
+    shortened,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Inches: width of the ranks, of the brackets beside them, of a slope chart's lines; room above
+# and below.
+WIDE, BRACKET, SLOPE, OVER, UNDER = 4.0, 0.14, 2.6, 0.95, 0.5
+STEP = 0.22
+"""Inches from one place of a slope chart to the next."""
+
+
+def critical_figure(critical: Critical, about: str, look: Mapping[str, Mark]) -> "Figure":
+    """Mean ranks, the best on top, with a bracket around entries that are not told apart."""
+    from matplotlib.figure import Figure
+
+    labels, means = list(critical.mean_ranks), list(critical.mean_ranks.values())
+    groups = alike(means, critical.difference)
+    names, high = names_width(labels), LINE * len(labels) + 0.1
+    width = names + WIDE + BRACKET * (len(groups) + 2)
+    height = OVER + high + UNDER
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((names / width, UNDER / height, WIDE / width, high / height))
+    name_rows(axes, labels, named=True)
+    axes.set_xlim(0.6, len(labels) + 0.4)
+    for line, (label, mean) in enumerate(critical.mean_ranks.items()):
+        mark = look[label]
+        axes.plot(mean, line, mark.marker, color=mark.colour, ms=SIZES[mark.marker], mec="white",
+                  mew=0.5, zorder=3)  # fmt: skip
+    for place, (first, last) in enumerate(groups, start=1):
+        x = 1 + place * BRACKET / WIDE
+        ends = [1 - (line + 0.5) / len(labels) for line in (first - 0.25, last + 0.25)]
+        axes.plot([x, x], ends, color=INK, lw=2, transform=axes.transAxes, clip_on=False)
+    _ruler(axes, critical.difference, len(labels))
+    axes.set_xlabel("mean rank (1: best)", fontsize=8)
+    headline(
+        figure,
+        f"{about}: critical difference of mean ranks",
+        f"{critical.blocks} blocks, a block being one seed on one task. Friedman's test: p "
+        f"{_chance(critical.p)}.\nBars at the right join entries within the critical difference "
+        f"{critical.difference:.2f} (Nemenyi, 5 % over all pairs).\nBlocks of a task share its "
+        "test items: other items could change ranks more than this shows.",
+    )
+    return figure
+
+
+def alike(means: Sequence[float], difference: float) -> list[tuple[int, int]]:
+    """First and last of the largest runs of ascending mean ranks that span at most this much."""
+    runs: list[tuple[int, int]] = []
+    for first in range(len(means)):
+        last = max(n for n in range(first, len(means)) if means[n] - means[first] <= difference)
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs
+
+
+def _ruler(axes: "Axes", length: float, entries: int) -> None:
+    """The critical difference to scale, in the axes' upper right where no good rank is."""
+    right = entries + 0.2
+    left = max(right - length, 0.7)
+    axes.plot([left, right], [0, 0], color=SOFT, lw=1.2, marker="|", ms=7)
+    axes.text((left + right) / 2, 0.45, "critical difference", fontsize=7, color=SOFT, ha="center",
+              va="top")  # fmt: skip
+
+
+def _chance(p: float) -> str:
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def slope_figure(changes: Sequence[Change], about: str, left: str, right: str) -> "Figure":
+    """One line an entry from its place on one board to that on the other, names at both ends.
+
+    Coloured and thick where the two ranges of ranks do not touch.
+    """
+    from matplotlib.figure import Figure
+
+    labels = [f"{change.label}  15 (10-15)" for change in changes]
+    names, high = names_width(labels) + 0.35, STEP * len(changes) + 0.1
+    width, height = 2 * names + SLOPE, OVER + high + 0.15
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((names / width, 0.15 / height, SLOPE / width, high / height))
+    axes.set(xlim=(0, 1), ylim=(len(changes) + 0.5, 0.5), xticks=[], yticks=[])
+    axes.grid(visible=False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    for change in changes:
+        colour = {"up": GOOD, "down": BAD, "": SOFT}[change.verdict]
+        wide = 2.2 if change.verdict else 0.9
+        axes.plot([0, 1], [change.before, change.after], color=colour, lw=wide,
+                  solid_capstyle="round")  # fmt: skip
+        for x, place, span, side in ((0, change.before, change.before_range, "right"),
+                                     (1, change.after, change.after_range, "left")):  # fmt: skip
+            axes.plot(x, place, "o", color=colour, ms=4, clip_on=False)
+            shown = f"{place}  ({span[0]:.3g}-{span[1]:.3g})"
+            text = [shortened(change.label), shown] if side == "right" else [shown, change.label]
+            axes.annotate("  ".join(map(shortened, text)), (x, place), fontsize=8, ha=side,
+                          va="center_baseline", color=colour if change.verdict else INK,
+                          xytext=(-7 if side == "right" else 7, 0), textcoords="offset points",
+                          annotation_clip=False)  # fmt: skip
+    for x, name in ((0, left), (1, right)):
+        axes.annotate(name, (x, 1), xycoords="axes fraction", xytext=(0, 4), ha="center",
+                      textcoords="offset points", fontsize=9, weight="bold")  # fmt: skip
+    headline(
+        figure,
+        f"{about}: how ranks change",
+        "Place, and in brackets the middle 95 % of places when seeds and items are resampled.\n"
+        "Blue rises and orange falls by more than these ranges allow.",
+    )
+    return figure
