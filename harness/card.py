@@ -75,6 +75,18 @@ def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
+def printable(part: Any) -> Any:
+    """A card, or part of one, that can be written: bytes of file names that are no text are spelt.
+
+    What JSON makes lists of is a list already, so that a card read again is the same.
+    """
+    if isinstance(part, str):
+        return part.encode("utf-8", "backslashreplace").decode()
+    if isinstance(part, Mapping):
+        return {printable(key): printable(value) for key, value in part.items()}
+    return [*map(printable, part)] if isinstance(part, list | tuple) else part
+
+
 def write(folder: Path, card: Mapping[str, Any], page: str) -> None:
     """Write a card and its page; each file is whole or absent.
 

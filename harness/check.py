@@ -99,7 +99,7 @@ def _make(
         "about": {key: asdict(about)[key] for key in ("licence", "source", "hub", "citation")},
         **_items(root, files, corpus, tell),
     }
-    return made | {"warnings": findings.warnings(made)}
+    return dict(card.printable(made | {"warnings": findings.warnings(made)}))
 
 
 def _read(

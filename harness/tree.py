@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,23 +20,22 @@ NAMED, FOLDERS, LINES = 6, 4, 30
 
 
 def walk(root: Path) -> Files:
-    """Every file below ``root`` that is not hidden; links to folders are followed once."""
+    """Every file below ``root`` that is not hidden and can be reached; folders are seen once."""
     found, seen = {}, set()
 
     def into(folder: str, prefix: str) -> None:
         if (real := os.path.realpath(folder)) in seen:
             return
         seen.add(real)
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-        for entry in listed:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                into(entry.path, f"{prefix}{entry.name}/")
-            elif entry.is_file():  # a link that leads nowhere is neither
-                stat = entry.stat()
-                found[f"{prefix}{entry.name}"] = (stat.st_size, stat.st_mtime_ns)
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    into(entry.path, f"{prefix}{entry.name}/")
+                elif entry.is_file():  # a link that leads nowhere is neither
+                    stat = entry.stat()
+                    found[f"{prefix}{entry.name}"] = (stat.st_size, stat.st_mtime_ns)
 
     into(str(root), "")
     return dict(sorted(found.items()))

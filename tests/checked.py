@@ -9,14 +9,13 @@ from PIL import Image
 
 from steelyard.harness import world_sets
 from steelyard.harness.check import check
-
-RNG = np.random.default_rng(0)
+from steelyard.harness.seeds import seed_for
 
 
 def picture(path: Path, cells: int = 6) -> Path:
-    """Smooth noise of 64 pixels, another at every call."""
+    """Smooth noise of 64 pixels, another for every file name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid = RNG.integers(0, 256, (cells, cells, 3), np.uint8)
+    grid = np.random.default_rng(seed_for(path.name)).integers(0, 256, (cells, cells, 3), np.uint8)
     Image.fromarray(grid).resize((64, 64), Image.Resampling.BICUBIC).save(path)
     return path
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checked import look, picture, published, questions
+from PIL import Image
 
 from steelyard import tasks
 from steelyard.harness import annotations, card_page, tree
@@ -92,6 +94,14 @@ def test_a_large_tree_is_told_in_few_lines() -> None:
     assert lines[0] == "a.csv" and lines[1] == "images/class_0/*.jpg  (20)"
     assert lines[-1] == "images/*/  (46 folders more)" and len(lines) == 6
     assert tree.summary({}) == ["nothing"]
+
+
+def test_names_that_are_no_text_are_spelt(pope: Path) -> None:
+    odd = os.fsencode(pope / "val2014") + b"/\xff[b].jpg"
+    Image.new("RGB", (8, 8)).save(os.fsdecode(odd), "JPEG")
+    made = look(pope, "pope")
+    assert made["unused"] == {"images": 1, "first": ["val2014/\\udcff[b].jpg"]}
+    assert made["problems"] == [] and "udcff" in card_page.markdown(made)
 
 
 # --- Annotation files ------------------------------------------------------------------------
