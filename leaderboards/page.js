@@ -41,7 +41,7 @@ function filterRows() {
   const words = document.getElementById("filter").value.trim().toLowerCase();
   const kind = document.getElementById("kind").value;
   let shown = 0;
-  for (const body of all(".entries tbody")) {
+  for (const body of all(".entries > tbody")) {
     body.hidden = !body.dataset.name.toLowerCase().includes(words) || (kind && body.dataset.kind !== kind);
     shown += body.hidden ? 0 : 1;
   }
