@@ -1,17 +1,54 @@
-"""The stock ``lmms-eval`` command on our tasks and a finished run's model gives our own scores."""
+"""Stock lmms-eval on our tasks: it finds and scores each, and its command gives our own scores."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from steelyard import tasks
+from steelyard.harness import world_sets
+from steelyard.harness.compat import import_lmms_eval
 from steelyard.harness.seeds import seed_for
+
+import_lmms_eval()
+
+from lmms_eval.api.instance import Instance  # noqa: E402  (imported so that nothing is left behind)
+from lmms_eval.api.model import lmms  # noqa: E402
+
+
+class Guesser(lmms):
+    """A model as anyone would write one for lmms-eval, without a word of ours."""
+
+    def __init__(self, documents: dict[str, Any]) -> None:
+        super().__init__()
+        self.documents, self.shown = documents, 0
+
+    def _look(self, requests: Sequence[Instance]) -> Iterator[Any]:
+        for request in requests:
+            _, asked, visual, place, _, split = request.args
+            assert all(image.size for image in visual(self.documents[split][place]))
+            self.shown += 1
+            yield asked
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        return ["yes" for _ in self._look(requests)]
+
+    def score_choices(self, requests: Sequence[Instance]) -> list[str]:
+        sizes = [len(asked["choices"]) for asked in self._look(requests)]
+        return [json.dumps([1 / size] * size) for size in sizes]
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
+        raise NotImplementedError
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        raise NotImplementedError
 
 
 def write_food101(root: Path) -> None:
@@ -29,6 +66,47 @@ def write_food101(root: Path) -> None:
                 Image.fromarray(pixels).save(folder / file)
                 rows.append(f"{file},{name} recipe {number},{name}\n")
         (root / "texts" / f"{split}_titles.csv").write_text("".join(rows))
+
+
+@pytest.fixture(scope="module")
+def manager() -> Any:
+    """What ``lmms-eval --include_path tasks`` finds in our folder."""
+    import_lmms_eval()
+    from lmms_eval.tasks import TaskManager
+
+    folder = str(Path(tasks.__file__).parent)
+    return TaskManager(include_path=folder, include_defaults=False)
+
+
+def test_the_stock_manager_finds_every_definition_of_ours(manager: Any) -> None:
+    files = sorted(Path(tasks.__file__).parent.glob("*.yaml"))
+    assert manager.all_tasks == [tasks.PREFIX + path.stem for path in files]
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in Path(tasks.__file__).parent.glob("*.yaml"))
+)
+def test_every_task_is_built_asked_and_scored_by_stock_lmms_eval(
+    name: str, manager: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmms_eval.evaluator import evaluate
+
+    world_sets.write(name, tmp_path / name, train=120, test=16, seed=0)
+    monkeypatch.setenv(tasks.DATA_VARIABLE, str(tmp_path))
+    made = manager.load_task_or_group([tasks.PREFIX + name])
+    (task,) = made.values()
+    model = Guesser(dict(task.dataset))
+    results = evaluate(
+        model,
+        made,
+        bootstrap_iters=0,
+        process_docs_parallel=1,
+        distributed_executor_backend="torchrun",
+    )
+    declared = tasks.info(name)
+    scores = results["results"][tasks.PREFIX + name]
+    assert f"{declared.main},none" in scores
+    assert model.shown == len(results["samples"][tasks.PREFIX + name]) > 0
 
 
 @pytest.mark.slow
