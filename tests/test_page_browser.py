@@ -137,7 +137,7 @@ def test_filtering_by_name_and_kind(shown: tuple[Any, Path]) -> None:
     field.clear()
     kind = driver.find_element("id", "kind")
     kind.send_keys("objective")
-    assert labels(found) == ["mcr"]
+    assert labels(found) == ["mcr", HOSTILE]
 
 
 def test_a_row_opens_and_closes_by_its_name(shown: tuple[Any, Path]) -> None:
