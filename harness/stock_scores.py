@@ -131,7 +131,7 @@ def weights(rule: Callable[..., Any], given: Sequence[Any], key: str) -> Floats 
     made, held = list(given), np.full(count, np.nan)
 
     def ask(numbers: Floats) -> float:
-        for place in np.flatnonzero(numbers != held):
+        for place in np.flatnonzero(numbers != held).tolist():
             number, own = float(numbers[place]), given[place]
             made[place] = {**own, key: number} if isinstance(own, dict) else number
         held[:] = numbers

@@ -57,6 +57,7 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         items: Sequence[Example] = (),
     ) -> None:
         self.documents, self.see, self.items = documents, see or self.picture, items
+        self.dataset: Documents = {}
         super().__init__(config=copy.deepcopy(dict(config)))
 
     @property
@@ -220,10 +221,12 @@ def build(variant: Variant, corpus: Corpus, split: str, limit: int | None) -> St
     damaged = _memory_task._damaged(variant, "image", everyone, read)
     shown = _memory_task._without(damaged, "image", lost)
     rows = [place[example.id] for example in chosen]
-    kept = tuple({source.task.split: part[source.task.split].select(rows)}
-                 for part in (source.task.dataset, source.task.dataset_no_image))  # fmt: skip
+    whole, bare = (
+        {source.task.split: part[source.task.split].select(rows)}
+        for part in (source.task.dataset, source.task.dataset_no_image)
+    )
     config = {**source.config, "task": str(variant), "repeats": 1}
-    return StockTask(config, kept, lambda number: shown(chosen[number]).image, chosen)
+    return StockTask(config, (whole, bare), lambda number: shown(chosen[number]).image, chosen)
 
 
 @functools.lru_cache(maxsize=4)
