@@ -241,8 +241,7 @@ def remarks(profile: Profile) -> list[str]:
     seen = profile.visible.get(COMPOSITE)
     power = [] if seen is None else [
         f"A difference to {profile.control} of {_percent(seen.alone)} points of composite "
-        f"({_percent(seen.corrected)} after Holm's correction) is found with 80 % chance on these "
-        "seeds and items; those of the columns are in the JSON file."
+        f"({_percent(seen.corrected)} after Holm's correction) is found with 80 % chance."
     ]  # fmt: skip
     return [*blanks, *profile.notes, *power, *([NO_DIAGRAM] if profile.critical is None else [])]
 

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +145,11 @@ def _name(place: int) -> str:
 
 
 def _figures(found: Sequence[Ladder]) -> Mapping[str, bytes]:
-    return dict(
-        render(
-            {
-                _name(place): lambda each=each: slope_figure(
-                    each.changes, each.about, *TRACKS.values()
-                )
-                for place, each in enumerate(found, start=1)
-            }
-        )
-    )
+    makers = {
+        _name(place): partial(slope_figure, each.changes, each.about, *TRACKS.values())
+        for place, each in enumerate(found, start=1)
+    }
+    return dict(render(makers))
 
 
 def _markdown(found: Sequence[Ladder], sheets: Sequence[Sheet]) -> str:

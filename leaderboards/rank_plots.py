@@ -103,19 +103,7 @@ def slope_figure(changes: Sequence[Change], about: str, left: str, right: str) -
     for side in axes.spines.values():
         side.set_visible(False)
     for change in changes:
-        colour = {"up": GOOD, "down": BAD, "": SOFT}[change.verdict]
-        wide = 2.2 if change.verdict else 0.9
-        axes.plot([0, 1], [change.before, change.after], color=colour, lw=wide,
-                  solid_capstyle="round")  # fmt: skip
-        for x, place, span, side in ((0, change.before, change.before_range, "right"),
-                                     (1, change.after, change.after_range, "left")):  # fmt: skip
-            axes.plot(x, place, "o", color=colour, ms=4, clip_on=False)
-            shown = f"{place}  ({span[0]:.3g}-{span[1]:.3g})"
-            text = [shortened(change.label), shown] if side == "right" else [shown, change.label]
-            axes.annotate("  ".join(map(shortened, text)), (x, place), fontsize=8, ha=side,
-                          va="center_baseline", color=colour if change.verdict else INK,
-                          xytext=(-7 if side == "right" else 7, 0), textcoords="offset points",
-                          annotation_clip=False)  # fmt: skip
+        _slope(axes, change)
     for x, name in ((0, left), (1, right)):
         axes.annotate(name, (x, 1), xycoords="axes fraction", xytext=(0, 4), ha="center",
                       textcoords="offset points", fontsize=9, weight="bold")  # fmt: skip
@@ -126,3 +114,21 @@ def slope_figure(changes: Sequence[Change], about: str, left: str, right: str) -
         "Blue rises and orange falls by more than these ranges allow.",
     )
     return figure
+
+
+def _slope(axes: "Axes", change: Change) -> None:
+    """One entry's line, and its name, place and range at both ends."""
+    colour = {"up": GOOD, "down": BAD, "": SOFT}[change.verdict]
+    ends = [change.before, change.after]
+    axes.plot([0, 1], ends, "o-", color=colour, lw=2.2 if change.verdict else 0.9, ms=4,
+              clip_on=False)  # fmt: skip
+    name = shortened(change.label)
+    first, last = change.before_range, change.after_range
+    texts = (
+        (f"{name}  {change.before}  ({first[0]:.3g}-{first[1]:.3g})", "right", -7),
+        (f"{change.after}  ({last[0]:.3g}-{last[1]:.3g})  {name}", "left", 7),
+    )
+    for x, (text, side, away) in enumerate(texts):
+        axes.annotate(text, (x, ends[x]), fontsize=8, ha=side, va="center_baseline",
+                      color=colour if change.verdict else INK, xytext=(away, 0),
+                      textcoords="offset points", annotation_clip=False)  # fmt: skip
