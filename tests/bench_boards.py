@@ -1,0 +1,85 @@
+"""How long boards take to rebuild from many records, and how much memory.
+
+Usage: ``python tests/bench_boards.py [RECORDS] [ITEMS]``, 10,000 records of 200 items unless told
+otherwise: four tasks (one of them scored by AUROC), ten seeds, three variants each. The records
+are written first and not counted; the rebuild runs in a process of its own on two cores at most,
+twice, and the bytes of the two have to agree.
+"""
+
+import filecmp
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from board_factory import make_run
+
+TASKS = {"one": "accuracy", "two": "accuracy", "three": "accuracy", "four": "auroc"}
+SEEDS = 10
+VARIANTS = {"clean": 0.0, "image-blank": 0.2, "text-blank": 0.1}
+LIMITS = 20.0, 2.0
+"""Seconds and GB that a rebuild of 10,000 records of 200 items may take."""
+
+
+def write_records(root: Path, records: int, items: int) -> int:
+    """Entries of different skill on every task and seed; returns how many records there are."""
+    rng = np.random.default_rng(0)
+    entries = records // (len(TASKS) * SEEDS)
+    for task, metric in TASKS.items():
+        hard = rng.random(items)
+        for entry in range(entries):
+            label, skill = "joint" if entry == 0 else f"entry {entry}", 0.4 + 0.5 * entry / entries
+            for seed in range(SEEDS):
+                right = {
+                    variant: (hard + 0.1 * rng.standard_normal(items) < skill - loss).astype(float)
+                    for variant, loss in VARIANTS.items()
+                }
+                folder = root / task / f"{entry // 25}"
+                # All confidences of these records are alike, which is an AUROC of one half.
+                told = dict.fromkeys(right, 0.5) if metric == "auroc" else None
+                make_run(folder, label, right, seed=seed, task=task, metric=metric, recorded=told)
+    return entries * len(TASKS) * SEEDS
+
+
+def rebuild(runs: Path, out: Path) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds and peak GB of one rebuild."""
+    code = "import sys; from pathlib import Path; from steelyard.leaderboards import publish; "
+    code += "publish([Path(sys.argv[1])], Path(sys.argv[2]))"
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(
+        [sys.executable, "-c", code, str(runs), str(out)],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, cpu, after.ru_maxrss / 2**20
+
+
+def main() -> None:
+    """Write the records, rebuild twice, print what it took."""
+    records = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    items = int(sys.argv[2]) if len(sys.argv) > 2 else 200
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        made = write_records(root / "runs", records, items)
+        for name in ("first", "second"):
+            wall, cpu, peak = rebuild(root / "runs", root / name)
+            print(f"{name} rebuild of {made} records, {items} items, {len(VARIANTS)} variants: "
+                  f"{wall:.1f} s, {cpu:.1f} CPU s on two cores, {peak:.2f} GB at most "
+                  f"(wanted: {LIMITS[0]:g} s, {LIMITS[1]:g} GB)", flush=True)  # fmt: skip
+        names = sorted(path.name for path in (root / "first").iterdir())
+        same, differ, broken = filecmp.cmpfiles(root / "first", root / "second", names, False)
+        print(f"{len(same)} files, {len(differ) + len(broken)} of them differ")
+        if differ or broken:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
