@@ -39,6 +39,8 @@ DRAWS = 5
 """How often a side is replaced by another item's."""
 EMAP_ITEMS = 150
 """Items whose sides are all combined with each other, N x N fusions."""
+ACCURACIES = ("accuracy", "aAcc")
+"""Names of the share of items that are right."""
 SMALLEST_PROBABILITY = 1e-9
 """In place of a probability that single precision rounds to 0."""
 
@@ -188,7 +190,7 @@ def number_of(info: "tasks.TaskInfo") -> str:
     items and its chance level is known, else the main one."""
     if not info.generative:
         return "samples F1" if info.multi_label else "accuracy"
-    return "accuracy" if "accuracy" in info.metrics else info.main
+    return next((name for name in ACCURACIES if name in info.metrics), info.main)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +345,7 @@ def _share(values: Mapping[str, Any], number: str) -> tuple[float, float]:
     """An item's share of the number: of classes its own score, of a group metric being right."""
     if "score" in values["item"]:
         return float(values["item"]["score"]), 1.0
-    first, second = values[number]
+    first, second = values.get(number, (0.0, 0.0))  # an item may have no part in it
     if isinstance(first, str):
         return float(second), 1.0
     return float(first), float(second)

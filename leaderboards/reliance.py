@@ -126,7 +126,8 @@ def parts(
         UserError: fewer than two clusters, or the seeds were asked about different items.
     """
     counted = runs[0][(runs[0]["view"] == "full") & (runs[0]["bottom"] > 0)]
-    subsets = sorted(set(counted["subset"]) - {""})
+    clusters = counted[counted["subset"] != ""].groupby("subset")["cluster"].nunique()
+    subsets = sorted(str(name) for name, count in clusters.items() if count > 1)
     named = subsets if 1 < len(subsets) <= MOST_PARTS else []
     whole = part(task, "", metric, higher_is_better, runs)
     return [whole, *(_part_of(whole, subset, runs) for subset in named)]

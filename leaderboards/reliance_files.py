@@ -14,7 +14,7 @@ def write(found: Diagnosis, out: Path) -> list[Path]:
     """Write page, tables and picture into ``out``; the page comes first in what is returned."""
     pictures = {f"{NAME}.{kind}": content for kind, content in picture(found).items()}
     content = {
-        f"{NAME}.md": markdown(found, f"{NAME}.svg").encode(),
+        f"{NAME}.md": markdown(found, f"{NAME}.svg" if pictures else "").encode(),
         f"{NAME}.csv": as_csv(found).encode(),
         f"{NAME}.json": as_json(found).encode(),
         **pictures,

@@ -27,19 +27,21 @@ LETTER = 0.068
 
 
 def picture(found: Diagnosis) -> dict[str, bytes]:
-    """The picture as ``png`` and ``svg``; equal profiles give equal bytes."""
+    """The picture as ``png`` and ``svg``, none without a score; equal profiles give equal bytes."""
     import matplotlib as mpl
 
+    shown = [part for part in found.parts if "score.full" in part.numbers]
+    if not shown:
+        return {}
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc must not show
         mpl.rcParams.update(RC)
-        return save(_figure(found))
+        return save(_figure(found.model, shown[:MOST]))
 
 
-def _figure(found: Diagnosis) -> "Figure":
+def _figure(model: str, parts: Sequence[Part]) -> "Figure":
     from matplotlib.figure import Figure
 
-    parts = found.parts[:MOST]
     names = max(LEFT, LETTER * max(len(shortened(part.name)) for part in parts) + 0.2)
     high = ROW * len(parts) + 0.1
     across, up = names + WIDE + 2 * (NARROW + GAP) + 0.1, UNDER + high + OVER
@@ -52,7 +54,7 @@ def _figure(found: Diagnosis) -> "Figure":
     for axes, draw in zip(panels, (_scores, _unmoved, _followed), strict=True):
         _rows(axes, parts, named=axes is panels[0])
         draw(axes, parts)
-    figure.text(0.1 / across, 1 - 0.1 / up, f"What {shortened(found.model)} relies on",
+    figure.text(0.1 / across, 1 - 0.1 / up, f"What {shortened(model)} relies on",
                 fontsize=10.5, weight="bold", va="top")  # fmt: skip
     reading = (
         "The blue bar is what the image adds. Filled: the other side is blank; hollow: it is "
@@ -81,10 +83,10 @@ def _mean(part: Part, name: str) -> float | None:
 
 def _scores(axes: "Axes", parts: Sequence[Part]) -> None:
     for row, part in enumerate(parts):
-        full = part.numbers["score.full"]
-        blind = part.numbers["score.text.shuffled"]
-        axes.plot([100 * blind.mean, 100 * full.mean], [row, row], color=IMAGE, lw=6, alpha=0.25,
-                  solid_capstyle="butt", zorder=1)  # fmt: skip
+        full, blind = part.numbers["score.full"], part.numbers.get("score.text.shuffled")
+        if blind is not None:
+            axes.plot([100 * blind.mean, 100 * full.mean], [row, row], color=IMAGE, lw=6,
+                      alpha=0.25, solid_capstyle="butt", zorder=1)  # fmt: skip
         for view, (_, colour, marker) in VIEWS.items():
             for way, filled in (("shuffled", False), ("blank", True)):
                 _dot(axes, part, f"score.{view}.{way}", row, colour, marker, filled)

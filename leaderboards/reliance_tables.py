@@ -46,6 +46,8 @@ RULES = (
 
 def verdict(part: Part) -> str:
     """One sentence for a person who has no time for the table."""
+    if "score.full" not in part.numbers:
+        return f"no answer on which {part.metric} could be counted."
     said = [_use(part, "image"), _unmoved(part, "image")]
     if part.conflict == "misleading":
         said += [_use(part, "text"), _unmoved(part, "text")]

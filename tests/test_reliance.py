@@ -342,6 +342,25 @@ def test_page_tables_and_picture(tmp_path: Path) -> None:
     assert b"<svg" in made["svg"]
 
 
+def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> None:
+    table = pd.DataFrame(
+        [
+            *rows("full", "", [1, 1, 1, 0, 1, 1], "aaabaa"),
+            *rows("text", "blank", [1, 1, 0, 0, 0, 0], "aabbbb"),
+            *rows("text", "shuffled", [1, 1, 0, 0, 0, 0], "aabbbb"),
+        ]
+    )
+    table["subset"] = ["small", "small", "one", "one", "one", "one"] * 3
+    found = profile.parts("toy", "accuracy", higher_is_better=True, runs=[table])
+    assert [part.name for part in found] == ["toy"]  # small is one image, one alone is no part
+    (nothing,) = profile.parts(
+        "toy", "wrong", higher_is_better=False, runs=[table.assign(bottom=0.0, top=0.0)]
+    )
+    assert reliance_tables.verdict(nothing) == "no answer on which wrong could be counted."
+    made = Diagnosis("model", {}, (nothing,))
+    assert picture(made) == {} and "| 6 | toy | wrong ↓ |  |" in reliance_tables.markdown(made)
+
+
 def test_every_number_is_described() -> None:
     assert set(profile.SHARES) < set(profile.NUMBERS)
     documented: Mapping[str, str] = profile.NUMBERS
