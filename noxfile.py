@@ -1,4 +1,4 @@
-"""What CI runs: ``nox`` alone runs lint, types, tests, wheel, demo and boards in one environment.
+"""What CI runs: ``nox`` alone runs its default sessions, lint to validate, in one environment.
 
 Installing torch and its companions takes minutes, so the default sessions share one environment:
 each calls ``prepared``, and only the first finds something to install. Heavy or real-data checks
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests", "wheel", "demo", "boards"]
+nox.options.sessions = ["lint", "types", "tests", "wheel", "demo", "boards", "validate"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 PACKAGES = ("harness", "methods", "tasks", "leaderboards")
@@ -92,6 +92,14 @@ def boards(session: nox.Session) -> None:
     """Rebuild the published boards from the committed records; the bytes must not change."""
     python = prepared(session)
     run(session, python, "tests/compare_boards.py")
+
+
+@nox.session(venv_backend="none")
+def validate(session: nox.Session) -> None:
+    """Check the committed records: seals, scores from items, ledgers, seeds."""
+    python = prepared(session)
+    command = str(Path(python).with_name("steelyard"))
+    run(session, command, "validate", "leaderboards/records")
 
 
 @nox.session(venv_backend="none")

@@ -8,7 +8,7 @@ from typing import Any
 
 from steelyard.harness import record, tuning
 from steelyard.harness.errors import UserError
-from steelyard.harness.record import Score
+from steelyard.harness.record import Record, Score
 from steelyard.leaderboards.collect import Run, backbone_name, budget_name
 from steelyard.leaderboards.validate import Finding
 
@@ -56,13 +56,19 @@ def check(path: Path, runs: Sequence[Run], ids: Ids) -> list[Finding]:
 
 def jumps(runs: Sequence[Run], against: Path) -> list[Finding]:
     """Runs that scored otherwise than the published run with the same spec."""
-    published = {record.read(folder).id: record.read(folder) for folder in record.find(against)}
+    published = {_scored(found): found for found in map(record.read, record.find(against))}
     return [
         Finding(run.folder, f"{what} in {against}")
         for run in runs
-        if run.record.id in published
-        for what in _apart(run.record.scores, published[run.record.id].scores, JUMP)
+        if (known := published.get(_scored(run.record))) is not None
+        for what in _apart(run.record.scores, known.scores, JUMP)
     ]
+
+
+def _scored(found: Record) -> tuple[str, str, str]:
+    """Which run it is and which items it was scored on."""
+    made = found.provenance
+    return found.id, str(made.get("data", {}).get("items")), str(made.get("limit"))
 
 
 def _apart(own: Sequence[Score], other: Sequence[Score], tolerance: float) -> Iterator[str]:
@@ -156,10 +162,10 @@ def _undecoded(run: Run) -> tuple[float, float]:
 
 
 def _same_run(runs: Sequence[Run]) -> Iterator[tuple[Path, str]]:
-    """The same spec in two folders gives the same scores."""
-    first: dict[str, Run] = {}
+    """The same spec in two folders gives the same scores on the same items."""
+    first: dict[tuple[str, str, str], Run] = {}
     for run in runs:
-        other = first.setdefault(run.record.id, run)
+        other = first.setdefault(_scored(run.record), run)
         if other is not run:
             for what in _apart(run.record.scores, other.record.scores, JUMP):
                 yield run.folder, f"{what} in {other.folder}"

@@ -1,0 +1,228 @@
+"""Tuning: the same trials everywhere, chosen by validation items only, paid and written down."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from steelyard.harness import record, suite, tuning
+from steelyard.harness.cli import cli
+from steelyard.harness.errors import UserError
+from steelyard.harness.record import Ledger, Record, Score
+from steelyard.harness.spec import RunSpec
+from steelyard.harness.suite import Entry, Suite
+from steelyard.harness.tuning import Plan
+from steelyard.leaderboards.validate import validate
+
+BUDGET = 4e9
+SUITE = {
+    "tasks": ["food101"],
+    "seeds": [0, 1],
+    "backbone": "tiny",
+    "budget": "4e9",
+    "limit": 40,
+    "corruptions": ["image-blank", "text-blank"],
+    "methods": ["majority", "joint", {"method": "mcr", "set": {"mipd": 0.0}, "label": "plain mcr"}],
+}
+
+
+def made(**changes: Any) -> Suite:
+    return suite.parse("mine", {**SUITE, **changes})
+
+
+def test_trial_zero_is_the_entry_and_what_it_fixes_stays_fixed() -> None:
+    entry = Entry("mcr", {"mipd": 0.0}, "plain mcr", learning_rate=1e-3)
+    trials = tuning.settings(entry, made(), Plan(trials=6))
+    assert (trials[0].options, trials[0].learning_rate) == ({"mipd": 0.0}, 1e-3)
+    assert all(trial.options["mipd"] == 0.0 for trial in trials)
+    drawn = trials[1:]
+    assert all(set(trial.options) == {"mipd", "unimodal", "contrastive"} for trial in drawn)
+    assert all(5e-4 <= (trial.learning_rate or 0) <= 8e-3 for trial in drawn)  # of 2e-3
+    assert len({(trial.learning_rate, trial.options["unimodal"]) for trial in drawn}) == 5
+    assert trials == tuning.settings(entry, made(), Plan(trials=6))
+    assert trials[:4] == tuning.settings(entry, made(), Plan(trials=4))  # more trials, same first
+    assert drawn != tuning.settings(entry, made(), Plan(trials=6, seed=1))[1:]
+
+
+def test_trials_see_validation_items_and_a_seed_of_their_own() -> None:
+    trials = tuning.trial_suite(made(), Plan(trials=3), [1, 2], ["joint"])
+    assert trials.split == "val" and trials.seeds == (100,) and trials.corruptions == ()
+    assert [entry.label for entry in trials.entries] == ["joint trial 1", "joint trial 2"]
+    assert {entry.kind for entry in trials.entries} == {"trial"}
+    damaged = tuning.trial_suite(made(), Plan(trials=3, rule="best-balanced"), [1], ["joint"])
+    assert damaged.corruptions == ("image-blank", "text-blank")
+
+
+def scored(*rows: tuple[str, str, str, float, bool | None, bool]) -> Record:
+    """A record of scores: task, variant, metric, value, higher is better, main."""
+    scores = tuple(
+        Score(task, variant, metric, value, 10, None, main, higher, shown=True)
+        for task, variant, metric, value, higher, main in rows
+    )
+    ledger = Ledger({}, {}, 1, 32, 0, "cpu", None, None, "budget")
+    spec = RunSpec("joint", "a", "tiny", "S", 100)
+    return Record(spec.id, "joint", spec, "done", "", ledger, scores, {})
+
+
+def test_rules_by_hand() -> None:
+    found = scored(
+        ("a", "clean", "accuracy", 0.8, True, True),
+        ("a", "image-blank", "accuracy", 0.2, True, True),
+        ("a", "text-blank", "accuracy", 0.4, True, True),
+        ("a", "clean", "wrong", 0.4, False, False),
+        ("b", "clean", "f1", 0.3, True, True),
+        ("b", "clean", "yes_rate", 0.9, None, False),
+    )
+    # Of a: 0.8 and 1 - 0.4; of b: 0.3; what has no direction stays out.
+    assert tuning.composite(found) == pytest.approx((0.7 + 0.3) / 2)
+    assert tuning.main_metric(found) == 0.8
+    assert tuning.balanced(found) == pytest.approx((0.8 + (0.2 + 0.4) / 2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [([0.2, 0.5, 0.5], 1), ([0.5, 0.5], 0), ([None, 0.1, None], 1), ([None, None], None)],
+)
+def test_the_first_of_the_best_is_chosen(scores: Sequence[float | None], chosen: int) -> None:
+    assert tuning.best(scores) == chosen
+
+
+@pytest.fixture(scope="module")
+def tuned(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite tuned by the command, as a user would; the folder it was done in."""
+    folder = tmp_path_factory.mktemp("tuned")
+    (folder / "mine.yaml").write_text(yaml.safe_dump(SUITE))
+    done = command(folder, world, "tune", "--trials", "3", "--oracle")
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def command(folder: Path, world: Path, name: str, *words: str) -> Any:
+    place = ["--data-root", str(world / "food101"), "--runs", str(folder / "runs"), "--jobs", "1"]
+    return CliRunner().invoke(cli, [name, str(folder / "mine.yaml"), *place, *words])
+
+
+def file_of(folder: Path) -> Path:
+    return folder / "runs" / "tuning-mine-4e9" / tuning.FILE
+
+
+def test_the_file_says_what_was_tried_and_what_it_cost(tuned: Path) -> None:
+    content = tuning.read(file_of(tuned))
+    entries = {entry["label"]: entry for entry in content["entries"]}
+    assert len(entries["majority"]["trials"]) == 1  # trains nothing, so there is nothing to try
+    for label in ("joint", "plain mcr"):
+        entry = entries[label]
+        assert len(entry["trials"]) == 3
+        scores = [trial["score"] for trial in entry["trials"]]
+        assert entry["chosen"] == scores.index(max(scores))
+        ledger = entry["ledger"]
+        assert ledger["limit_flops"] == 3 * BUDGET  # the same cap for all
+        assert list(ledger["flops"]) == ["tune"] and ledger["flops"]["tune"] > 2.5 * BUDGET
+        assert ledger["flops"]["tune"] == sum(trial["flops"] for trial in entry["trials"])
+        assert ledger["flops"]["tune"] <= 3 * BUDGET
+    trials = [record.read(path) for path in record.find(file_of(tuned).parent)]
+    assert {found.kind for found in trials} == {"trial"}
+    apart = {found.provenance["data"]["split"] for found in trials}
+    assert apart == {"val", "test"}  # test only because an oracle was asked for
+    assert {found.spec.seed for found in trials} == {100}
+
+
+def test_tuning_again_runs_nothing_and_chooses_the_same(
+    tuned: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steelyard.harness import run
+
+    before = file_of(tuned).read_bytes()
+    monkeypatch.setattr(run, "_train", None)
+    done = command(tuned, world, "tune", "--trials", "3", "--oracle")
+    assert done.exit_code == 0, done.output
+    assert file_of(tuned).read_bytes() == before
+
+
+def test_chosen_settings_run_beside_the_defaults_and_are_accounted_for(
+    tuned: Path, world: Path
+) -> None:
+    words = ("--tuned", str(file_of(tuned)), "--oracle")
+    done = command(tuned, world, "run", *words)
+    assert done.exit_code == 0, done.output
+    runs = tuned / "runs"
+    found = [record.read(path) for path in record.find(runs) if path.parent == runs]
+    assert {each.label for each in found} == {
+        "majority", "joint", "joint tuned", "joint oracle",
+        "plain mcr", "plain mcr tuned", "plain mcr oracle",
+    }  # fmt: skip
+    assert {each.label for each in found if each.kind == "oracle"} == {
+        "joint oracle", "plain mcr oracle",
+    }  # fmt: skip
+    entries = {entry["label"]: entry for entry in tuning.read(file_of(tuned))["entries"]}
+    for each in found:
+        if not each.label.endswith(" tuned"):
+            continue
+        entry = entries[each.label.removesuffix(" tuned")]
+        about = each.provenance["tuning"]
+        assert each.spec.tuning == about["hash"] == entry["hash"]
+        assert (about["trials"], about["rule"]) == (3, "best-composite")
+        assert about["flops"] == entry["ledger"]["flops"]["tune"]
+        chosen = entry["trials"][entry["chosen"]]
+        assert dict(each.spec.options) == chosen["options"]
+    assert validate(runs).findings == ()
+    shown = CliRunner().invoke(
+        cli, ["leaderboard", str(runs), "--out", str(tuned / "board")], catch_exceptions=False
+    )
+    assert shown.exit_code == 0, shown.output
+    board = json.loads((tuned / "board" / "board-food101.json").read_text())
+    costs = {entry["label"]: entry["cost"] for entry in board["entries"]}
+    assert set(costs) == {"majority", "joint", "joint tuned", "plain mcr", "plain mcr tuned"}
+    assert costs["joint tuned"]["tuning"] > 0 == costs["joint"]["tuning"]
+    assert "joint oracle" in (tuned / "board" / "oracle.csv").read_text()
+
+
+def test_validation_finds_a_trial_that_was_not_the_best(tuned: Path, tmp_path: Path) -> None:
+    content = json.loads(file_of(tuned).read_text())
+    entry = content["entries"][1]
+    entry["chosen"] = (entry["chosen"] + 1) % 3
+    entry["hash"] = tuning.entry_hash(content, entry)
+    runs = tuned / "runs"
+    kept = file_of(tuned).read_bytes()
+    try:
+        tuning.write({**content, "seal": record.sealed(content)}, file_of(tuned).parent)
+        said = [finding.what for finding in validate(runs).findings]
+        assert any("was chosen and is not the best" in what for what in said)
+        content["entries"][1]["trials"].pop()
+        file_of(tuned).write_text(json.dumps(content))
+        said = [finding.what for finding in validate(runs).findings]
+        assert any("was changed after it was written" in what for what in said)
+    finally:
+        file_of(tuned).write_bytes(kept)
+
+
+def test_bad_input_is_one_line(tuned: Path, world: Path, tmp_path: Path) -> None:
+    def said(*words: str) -> str:
+        done = command(tuned, world, *words)
+        assert isinstance(done.exception, UserError), done.output
+        return str(done.exception)
+
+    assert "Did you mean 'best-main'" in said("tune", "--rule", "best-mian")
+    assert "give at least 1" in said("tune", "--trials", "0")
+    assert "trials are trained with seed 100" in said("tune", "--seeds", "0-4")
+    assert "--oracle goes with --tuned" in said("run", "--oracle")
+    foreign = tmp_path / "foreign.json"
+    foreign.write_text("{}")
+    assert "is not a tuning file" in said("run", "--tuned", str(foreign))
+    words = ("run", "--tuned", str(file_of(tuned)), "--backbone", "tiny-additive")
+    assert "none of that is run here" in said(*words)
+
+
+def test_chosen_settings_of_other_data_are_not_taken(tuned: Path) -> None:
+    content = tuning.read(file_of(tuned))
+    own = made()
+    assert [entry.label for entry in tuning.chosen_entries(content, own, oracle=False)] == [
+        "joint tuned", "plain mcr tuned",
+    ]  # fmt: skip
+    other = replace(own, tasks=("mm_imdb",))
+    assert tuning.chosen_entries(content, other, oracle=True) == []
