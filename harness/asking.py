@@ -127,7 +127,7 @@ def corpora_of(job: Job, known: Record | None, given: Mapping[str, Any]) -> dict
     """The data of the task trained on and of every task asked now."""
     own = job.spec.task
     asked = sorted({name.partition("@")[0] for name in job.variants})
-    roots = parse_roots(given["data_root"], [own, *asked] if own in asked else asked)
+    roots = parse_roots(given["data_root"], asked)
     options = _options(given["data_set"], asked)
     found = {
         task: _corpus(task, job, known, roots.get(task), given["max_bad"], options.get(task, {}))
