@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, chdtri, ndtr, stdtrit
+from scipy.special import bdtr, chdtri, ndtr, stdtr, stdtrit
 
 from steelyard.harness.seeds import seed_for
 
@@ -230,17 +230,24 @@ def visible(samples: Sequence[Sample], *, tests: int = 1) -> float:
 def spread_of(samples: Sequence[Sample]) -> Spread:
     """The two parts of each mean's variance; resamples without a value are left out."""
     seeds = len(samples[0].values)
-    between: list[float] = []
-    shared: list[float] = []
-    floor: list[float] = []
-    for sample in samples:
-        draws = sample.draws[:, ~np.isnan(sample.draws).any(axis=0)]
-        over, own = draws.mean(axis=0).var(ddof=1), draws.var(axis=1, ddof=1).mean()
-        between.append(float(sample.values.var(ddof=1)) / seeds if seeds > 1 else 0.0)
-        shared.append(float(_shared(over, own, seeds)) if seeds > 1 else float(over))
-        floor.append(float(over))
+    whole = not any(np.isnan(sample.draws).any() for sample in samples)
+    if whole:
+        over, own = _item_variances(np.stack([sample.draws for sample in samples]))
+    else:
+        kept = (each.draws[:, ~np.isnan(each.draws).any(axis=0)] for each in samples)
+        parts = [_item_variances(draws[None]) for draws in kept]
+        over, own = (np.concatenate(side) for side in zip(*parts, strict=True))
     freedom = np.array([sample.clusters - 1 for sample in samples])
-    return Spread(np.array(between), np.array(shared), np.array(floor), seeds - 1, freedom)
+    if seeds == 1:
+        return Spread(np.zeros_like(over), over, over, 0, freedom)
+    between = np.stack([sample.values for sample in samples]).var(axis=1, ddof=1) / seeds
+    return Spread(between, _shared(over, own, seeds), over, seeds - 1, freedom)
+
+
+def _item_variances(draws: Floats) -> tuple[Floats, Floats]:
+    """Of [K, S, R] draws, the variance of the mean over seeds and the mean of the seeds' own."""
+    over = draws.mean(axis=1).var(axis=1, ddof=1)
+    return np.asarray(over), np.asarray(draws.var(axis=2, ddof=1).mean(axis=1))
 
 
 def margin(spread: Spread, chance: float | Floats) -> Floats:
@@ -252,24 +259,40 @@ def margin(spread: Spread, chance: float | Floats) -> Floats:
     96.5 % and, where 99.5 % are asked for, 99.3 to 99.8 %. Seeds that agree by chance make nothing
     certain: half of the margin that the items alone give is the least, which moves none of these.
     """
+    by_items = stdtrit(np.maximum(spread.item_freedom, 1), np.asarray(chance) / 2)
+    both = _critical(spread, chance) * np.sqrt(spread.seeds + spread.items)
+    return np.asarray(np.maximum(both, FLOOR * np.sqrt(spread.floor) * np.abs(by_items)))
+
+
+def _critical(spread: Spread, chance: float | Floats) -> Floats:
     total = spread.seeds + spread.items
     share = np.divide(spread.seeds, total, out=np.zeros_like(total), where=total > 0)
-    tail = np.asarray(chance) / 2
-    by_items = stdtrit(np.maximum(spread.item_freedom, 1), tail) ** 2
+    weight, tail = share**MIXING, np.asarray(chance) / 2
     by_seeds = stdtrit(max(spread.seed_freedom, 1), tail) ** 2
-    weight = share**MIXING
-    both = total * (weight * by_seeds + (1 - weight) * by_items)
-    return np.asarray(np.sqrt(np.maximum(both, FLOOR**2 * spread.floor * by_items)))
+    by_items = stdtrit(np.maximum(spread.item_freedom, 1), tail) ** 2
+    return np.asarray(np.sqrt(weight * by_seeds + (1 - weight) * by_items))
 
 
 def _p_values(spread: Spread, means: Floats) -> Floats:
-    """The chances at which the intervals' ends would touch zero, by bisection."""
-    low, high = np.zeros_like(means), np.ones_like(means)
-    for _ in range(50):
+    """The chances at which the intervals' ends would touch zero."""
+    free = max(spread.seed_freedom, 1), np.maximum(spread.item_freedom, 1)
+    distance, floor = np.abs(means), FLOOR * np.sqrt(spread.floor)
+    total = np.sqrt(spread.seeds + spread.items)
+    # As the critical value lies between two of Student's, so does the chance between theirs.
+    ends = np.stack([_tails(distance, total, each) for each in free])
+    low, high = np.log(ends.min(axis=0)), np.log(ends.max(axis=0))
+    for _ in range(30):
         middle = (low + high) / 2
-        inside = margin(spread, middle) >= np.abs(means)
+        inside = _critical(spread, np.exp(middle)) * total >= distance
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    return high
+    return np.maximum(np.exp(high), _tails(distance, floor, free[1]))
+
+
+def _tails(distance: Floats, deviation: Floats, freedom: int | NDArray[np.int64]) -> Floats:
+    """Both tails beyond a distance of this many deviations: 1 for no distance, never 0."""
+    ratio = np.divide(distance, deviation, out=np.full_like(distance, np.inf), where=deviation > 0)
+    tails = 2 * stdtr(freedom, -np.where(distance > 0, ratio, 0.0))
+    return np.asarray(np.maximum(tails, 1e-100))
 
 
 def _shared(over: Floats, own: Floats, seeds: int) -> Floats:

@@ -212,12 +212,18 @@ def render(makers: Mapping[str, Callable[[], "Figure"]]) -> list[tuple[str, byte
 
 def save(figure: "Figure") -> dict[str, bytes]:
     """The figure as ``png`` (150 dots per inch) and ``svg``, without dates or versions."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()  # lays out
+        figure.set_layout_engine("none")
+    # Found once for both kinds: matplotlib would draw each figure twice to find it.
+    box = figure.get_tightbbox(canvas.get_renderer()).padded(0.1)
     made = {}
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         out = io.BytesIO()
-        figure.savefig(
-            out, format=kind, dpi=150, metadata=metadata, bbox_inches="tight", pad_inches=0.1
-        )
+        figure.savefig(out, format=kind, dpi=150, metadata=metadata, bbox_inches=box)
         made[kind] = out.getvalue()
     return made
 
