@@ -265,7 +265,7 @@ def _look(model: Any, pixels: Tensor) -> Tensor:
 def _by_cell(features: Tensor, grid: int) -> Tensor:
     """Features of the scene's cells, each the mean of its patches: [B, grid x grid, D]."""
     side = round(features.shape[1] ** 0.5)
-    picture = features.transpose(1, 2).unflatten(2, (side, side))
+    picture = features.transpose(1, 2).reshape(len(features), -1, side, side)
     return adaptive_avg_pool2d(picture, grid).flatten(2).transpose(1, 2)
 
 

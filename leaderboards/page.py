@@ -177,7 +177,8 @@ def _together(boards: Sequence[Board], figures: str) -> Section:
     if len(boards) < 2:
         return Section("all", "All tasks", figures)
     made = overall(boards)
-    names = [Name(entry.label, entry.kind) for entry in (*made.entries, *made.blanks)]
+    ranked = [Name(entry.label, entry.kind) for entry in made.entries]
+    names = [*ranked, *(Name(blank.label, blank.kind) for blank in made.blanks)]
     body = _tools("overall") + table(front.overall_sheet(made), names, "all")
     lacking = [f"{blank.label}: {blank.missing}." for blank in made.blanks]
     return Section("all", "All tasks", body + _list([front.OVERALL_RULE, *lacking]) + figures)

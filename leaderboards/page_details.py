@@ -247,9 +247,9 @@ def _ranges(corruptions: Iterable[str]) -> list[str]:
         else:
             levels.setdefault(each, [])
     found = []
-    for name, each in levels.items():
-        whole = len(each) > 1 and sorted(each) == list(range(min(each), max(each) + 1))
-        ends = [f"{min(each)}-{max(each)}"] if whole else [str(level) for level in each]
+    for name, of in levels.items():
+        whole = len(of) > 1 and sorted(of) == list(range(min(of), max(of) + 1))
+        ends = [f"{min(of)}-{max(of)}"] if whole else [str(level) for level in of]
         found += [f"{name}:{end}" for end in ends] or [name]
     return found
 

@@ -120,7 +120,7 @@ def places(contests: Sequence[Contest], labels: Sequence[str]) -> dict[str, Plac
         draws.append(rank_draws(samples, contest.task, higher_is_better=up))
     by_entry = np.stack(points, axis=1)
     mean = np.asarray(by_entry.mean(axis=1), dtype=np.float64)
-    ranges = central(np.mean(draws, axis=0), mean)
+    ranges = central(np.asarray(np.mean(draws, axis=0), dtype=np.float64), mean)
     order = sorted(range(len(labels)), key=lambda place: (mean[place], labels[place]))
     standing = 1.0 + np.argsort(order)
     spans = central(ranks(np.mean(draws, axis=0), higher_is_better=False), standing)
