@@ -10,12 +10,9 @@ stretches the counter rests inside watched calls, whose cost is known, and so sl
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
 from steelyard.harness.flops import total_counter
-
-if TYPE_CHECKING:
-    from torch.utils.flop_counter import FlopCounterMode
 
 STEPS = 4
 LATE = 0.98
@@ -34,7 +31,7 @@ class Audit:
         draw = random.Random(seed)
         self._due = [(i + draw.random()) / STEPS for i in range(STEPS)] if seed is not None else []
         self._looks = seed is not None
-        self._counter: FlopCounterMode | None = None
+        self._counter: Any = None  # torch's, whose methods have no types in some versions
         self._open = self._whole = False
         self._resting = 0
         self._seen = self._expected = self._posted = self._prepaid = 0.0

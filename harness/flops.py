@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -213,11 +213,14 @@ def _attention_on_cpu() -> dict[Any, Any]:
     import torch
     from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
+    once: Callable[..., int] = sdpa_flop_count
+    back: Callable[..., int] = sdpa_backward_flop_count
+
     def forward(query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
-        return int(sdpa_flop_count(query, key, value))
+        return once(query, key, value)
 
     def backward(gradient: Any, query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
-        return int(sdpa_backward_flop_count(gradient, query, key, value))
+        return back(gradient, query, key, value)
 
     return {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: forward,

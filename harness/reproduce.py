@@ -120,9 +120,9 @@ def compare(found: Record, again: Record) -> Iterator[Difference]:
         "steps": (str(found.ledger.steps), str(again.ledger.steps)),
         "FLOPs": (f"{found.ledger.total_flops:.0f}", f"{again.ledger.total_flops:.0f}"),
     }
-    for what, (recorded, here) in facts.items():
-        if recorded != here:
-            yield Difference(what, recorded.strip(), here.strip(), None)
+    for what, (before, now) in facts.items():
+        if before != now:
+            yield Difference(what, before.strip(), now.strip(), None)
 
 
 def beyond(difference: Difference, tolerance: float) -> bool:
