@@ -130,6 +130,8 @@ class Board:
     notes: tuple[str, ...]
     samples: Mapping[str, Sample]
     """The balanced score of each complete entry, for the board over tasks; not exported."""
+    measured: Mapping[str, Measured]
+    """Each complete entry over all variants, for what else is made of them; not exported."""
 
     @property
     def percent(self) -> bool:
@@ -196,6 +198,7 @@ def build(
         visible=_visible(columns, measured, control),
         notes=(*_notes(grid, control, complete), *disagreements),
         samples=samples,
+        measured=measured,
     )
 
 

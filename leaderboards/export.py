@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from steelyard.leaderboards.board import Board, Entry
@@ -31,8 +31,8 @@ def as_csv(board: Board) -> str:
 
 def as_json(board: Board | Overall) -> str:
     """Everything on the board, machine-readable."""
-    content = asdict(board)
-    content.pop("samples", None)
+    kept = replace(board, samples={}, measured={}) if isinstance(board, Board) else board
+    content = {k: v for k, v in asdict(kept).items() if k not in ("samples", "measured")}
     return json.dumps({"schema": SCHEMA, **_plain(content)}, indent=1, allow_nan=False) + "\n"
 
 

@@ -29,7 +29,7 @@ def of_boards(runs: Runs, boards: Sequence[Board]) -> Iterator[tuple[str, bytes]
         for run in runs.of(board.task):
             if run.record.label in complete:
                 groups.setdefault(run.record.label, []).append(run)
-        measured = of_board(groups, board.task)
+        measured = of_board(groups, board.task, board.measured)
         made = build(measured, board.control) if measured else None
         if made:
             yield from _files(board.task, [made], labels)

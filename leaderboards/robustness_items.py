@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.leaderboards import item_table, ratios
+from steelyard.leaderboards import item_table, measure, ratios
 from steelyard.leaderboards.collect import Run
-from steelyard.leaderboards.measure import CLEAN, grid_of, main_scores, measure
+from steelyard.leaderboards.measure import CLEAN, grid_of, main_scores
 from steelyard.leaderboards.ratios import Column
 from steelyard.leaderboards.robustness import Measured, Variants
 from steelyard.leaderboards.stats import DRAWS, METRICS, Sample, resample_weights
@@ -21,13 +21,18 @@ Groups = Mapping[str, Sequence[Run]]
 """Runs of complete entries by label, in seed order."""
 
 
-def of_board(groups: Groups, task: str) -> Measured | None:
-    """The runs of one task's board; None where no variant is damaged."""
+def of_board(
+    groups: Groups, task: str, known: Mapping[str, measure.Measured] | None = None
+) -> Measured | None:
+    """The runs of one task's board; None where no variant is damaged.
+
+    ``known`` is what the board measured of the same runs; without it their items are read here.
+    """
     runs = [run for own in groups.values() for run in own]
     if not _damaged(runs, task):
         return None
     grid = grid_of(task, runs)
-    found, _ = measure(grid, groups)
+    found = measure.measure(grid, groups)[0] if known is None else known
     scores = {
         label: {variant: each.column({variant: 1.0}) for variant in grid.variants}
         for label, each in found.items()
@@ -72,6 +77,7 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
     """
     first = next(iter(groups.values()))[0]
     order = item_table.order_of(item_table.read(first.items_path(task), ()))
+    answer = "predicted" if "predicted" in item_table.names(first.items_path(task)) else "answer"
     clusters = order.clusters[CLEAN]
     drawn = resample_weights(clusters, DRAWS, task)
     weights = np.vstack([np.ones(len(clusters)), drawn]).T / len(clusters)
@@ -80,7 +86,7 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
     count = len(np.unique(clusters))
     found: dict[str, Variants] = {}
     for label, runs in groups.items():
-        equal = np.stack([_unchanged(run, task, damaged, order) for run in runs])
+        equal = np.stack([_unchanged(run, task, answer, damaged, order) for run in runs])
         kept = equal.astype(np.float64) @ weights  # whole numbers would not be left to BLAS
         found[label] = {
             variant: Sample(kept[:, place, 0], kept[:, place, 1:], count)
@@ -90,16 +96,12 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
 
 
 def _unchanged(
-    run: Run, task: str, damaged: Sequence[str], known: item_table.Order
+    run: Run, task: str, answer: str, damaged: Sequence[str], known: item_table.Order
 ) -> NDArray[np.bool_]:
     """Whether each answer under each damage is the clean one: [V, n]."""
-    import pyarrow.parquet as parquet
-
-    path = run.items_path(task)
-    of_classes = "predicted" in parquet.read_schema(path).names
-    table = item_table.read(path, ["predicted" if of_classes else "answer"])
+    table = item_table.read(run.items_path(task), [answer])
     order = item_table.order_of(table, known)
-    answers = _class_sets(table) if of_classes else _words(table)
+    answers = _class_sets(table) if answer == "predicted" else _words(table)
     clean = answers[order.rows[CLEAN]]
     return np.stack([(answers[order.rows[v]] == clean).all(axis=1) for v in damaged])
 
