@@ -110,6 +110,8 @@ def bench(session: nox.Session) -> None:
     run(session, python, "tests/synthetic_study.py", str(Path(session.create_tmp()).resolve()))
     run(session, python, "tests/bench_mbpo.py")
     run(session, python, "tests/bench_wrapper.py")
+    run(session, python, "tests/bench_coverage.py")
+    run(session, python, "tests/bench_boards.py")
     run(session, python, "tests/bench_variants.py")
     run(session, python, "tests/bench_corruptions.py")
     run(session, python, "tests/bench_check.py")
