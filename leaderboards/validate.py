@@ -21,6 +21,7 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.limits import parse_budget
 from steelyard.harness.provenance import file_hash
 from steelyard.harness.record import Record, Score, sealed
+from steelyard.harness.spec import RunSpec
 from steelyard.leaderboards import item_scores, item_table
 from steelyard.leaderboards.collect import Run
 
@@ -181,6 +182,8 @@ def _name(score: Score) -> str:
 def ledger_fits_spec(folder: Path, found: Record) -> Iterator[str]:
     """The caps are those of the budget and were kept; work and steps belong together."""
     ledger, spec = found.ledger, found.spec
+    if spec.task == tasks.NOTHING:
+        return  # a model as it is: nothing was spent on it
     budget = parse_budget(spec.budget, spec.track, spec.wall)
     caps = (None if math.isinf(budget.flops) else budget.flops, budget.seconds, budget.items)
     if caps != (ledger.limit_flops, ledger.limit_seconds, ledger.limit_items):
@@ -193,8 +196,8 @@ def ledger_fits_spec(folder: Path, found: Record) -> Iterator[str]:
         yield f"{ledger.total_flops:.4g} FLOPs spent of {budget.flops:.4g}"
     if budget.items is not None and ledger.items > budget.items:
         yield f"{ledger.items} items trained of {budget.items}"
-    batch = backbones.configure(spec.backbone, spec.backbone_options).batch_size
-    if ledger.items > ledger.steps * batch:
+    batch = _batch_size(spec)
+    if batch is not None and ledger.items > ledger.steps * batch:
         yield f"{ledger.items} items in {ledger.steps} steps of at most {batch}"
     if ledger.steps and not ledger.total_flops:
         yield f"{ledger.steps} steps without a single FLOP"
@@ -202,6 +205,14 @@ def ledger_fits_spec(folder: Path, found: Record) -> Iterator[str]:
         yield f"{ledger.unposted:.0%} of the audited FLOPs were executed behind the meter"
     if found.schema > 1 and found.status == "done" and not ledger.audited:
         yield "no stretch of the run was audited"
+
+
+def _batch_size(spec: RunSpec) -> int | None:
+    """Items a step; None of a backbone whose files lie on another machine."""
+    try:
+        return backbones.configure(spec.backbone, spec.backbone_options).batch_size
+    except UserError:
+        return None
 
 
 def tables_are_whole(folder: Path, found: Record) -> Iterator[str]:

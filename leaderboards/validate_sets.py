@@ -112,6 +112,11 @@ def _data(group: Sequence[Run]) -> Iterator[str]:
     rules = {str(run.record.provenance.get("rules", 1)) for run in group}
     if len(rules) > 1:
         yield f"runs under {len(rules)} versions of the rules: {', '.join(sorted(rules))}"
+    made = {str(run.record.provenance.get("packages", {}).get("torch")) for run in group}
+    if len(made) > 1:
+        yield f"runs under {len(made)} versions of torch, which may count unlike: " + ", ".join(
+            sorted(made)
+        )
 
 
 def _items(group: Sequence[Run], ids: Ids) -> Iterator[str]:

@@ -136,6 +136,10 @@ def other_rules(content: Content) -> None:
     content["provenance"]["rules"] = 1
 
 
+def other_torch(content: Content) -> None:
+    content["provenance"]["packages"]["torch"] = "1.0"
+
+
 def invisible(content: Content) -> None:
     content["label"] = "joint\u202e\x1b[31m"
 
@@ -160,6 +164,7 @@ def from_validation(content: Content) -> None:
         (other_options, "the spec gives joint-food101-tiny-4e9-s0-"),
         (other_data, "2 data revisions among runs that are compared"),
         (other_rules, "runs under 2 versions of the rules: 1, 2"),
+        (other_torch, "runs under 2 versions of torch"),
         (invisible, r"control characters in label"),
         (from_validation, "scored on validation items"),
     ],
