@@ -71,7 +71,7 @@ def test_no_scene_is_in_two_splits_whatever_the_seed(
     splits: defaultdict[str, set[str]] = defaultdict(set)
     for row in truth(sets[task]) + truth(other_sets[task]):
         splits[row["scene"]].add(WORLD_SPLIT.get(row["split"], row["split"]))
-    assert len(splits) > TRAIN
+    assert len(splits) > TEST // 4  # several questions may share a scene
     assert all(len(found) == 1 for found in splits.values())
 
 
