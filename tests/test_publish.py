@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from steelyard.leaderboards import export, publish, tables
 from steelyard.leaderboards.board import Board
-from steelyard.leaderboards.escape import md
 from steelyard.leaderboards.cost_plots import cost_axis, pareto
+from steelyard.leaderboards.escape import md
 from steelyard.leaderboards.plots import figures
 from steelyard.leaderboards.style import framed, off_scale, spread
 
