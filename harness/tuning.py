@@ -263,6 +263,8 @@ def write(content: Mapping[str, Any], folder: Path) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """A tuning file; one that is missing, foreign or changed by hand is a UserError."""
+    if not path.is_file():
+        raise UserError(f"No tuning file at {path}; 'steelyard tune' writes one.")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         schema, seal = content["schema"], content["seal"]
