@@ -32,13 +32,13 @@ Floats = NDArray[np.float64]
 
 
 def shares(corpus: Corpus) -> list[dict[str, Any]]:
-    """One row a split, and a subset where there are few: items, majority, text_only, low, high.
+    """One row a split, and a subset where there are few: items, majority, from_text, low, high.
 
     ``majority`` is the one answer that is right most often, given to all. The texts are answered
     from ``train``; a set without one is cut into folds by cluster, each answered from the others.
     A subset is answered from items of its own kind, as it is scored apart. An answer is right where
     it equals a reference, and scored by the F1 of its classes where an item may have several.
-    ``low`` and ``high`` bound ``text_only`` at 95 %.
+    ``low`` and ``high`` bound ``from_text`` at 95 %.
     """
     rows = []
     train = corpus.splits.get("train", ())
@@ -56,7 +56,7 @@ def shares(corpus: Corpus) -> list[dict[str, Any]]:
                     "items": len(asked),
                     "fitted": "train" if train else f"{FOLDS} folds by cluster",
                     "majority": float(_scores(corpus, asked, _usual(corpus, asked, asked)).mean()),
-                    "text_only": float(read.mean()),
+                    "from_text": float(read.mean()),
                     "low": low,
                     "high": high,
                 }

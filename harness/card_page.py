@@ -193,7 +193,7 @@ def _blind(card: Card) -> Section:
         return Section("Solved blind", words=f"Not measured: {found['why not']}.")
     rows = [
         (f"{row['split']} {row['subset']}".strip(), f"{row['items']:,}", f"{row['majority']:.1%}",
-         f"{row['text_only']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", row["fitted"])
+         f"{row['from_text']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", row["fitted"])
         for row in found["rows"]
     ]  # fmt: skip
     headers = ("items of", "items", "one answer", "text only", "95 %", "fitted on")

@@ -55,19 +55,25 @@ def names(path: Path) -> list[str]:
 
 def read(path: Path, columns: Sequence[str]) -> "pyarrow.Table":
     """Which items a file holds and the named columns of them."""
+    import pyarrow
     import pyarrow.parquet as parquet
 
-    if not path.is_file():
-        raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
     wanted = [*PLACE, *columns]
     try:
-        with parquet.ParquetFile(path, read_dictionary=list(PLACE), pre_buffer=False) as file:
-            lacking = [name for name in wanted if name not in file.schema_arrow.names]
-            if lacking:
-                raise UserError(f"{path} lacks the columns {', '.join(lacking)}: run again.")
-            return file.read(wanted, use_threads=False).combine_chunks()
+        # Opened here: to find out which file system a path is on takes as long as the reading.
+        with pyarrow.OSFile(str(path)) as source:
+            file = parquet.ParquetFile(source, read_dictionary=list(PLACE), pre_buffer=False)
+            table = file.read(wanted, use_threads=False).combine_chunks()
+    except FileNotFoundError:
+        raise UserError(
+            f"No {path}: intervals need a run's items, copy its whole folder."
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
+    lacking = [name for name in wanted if name not in table.column_names]
+    if lacking:
+        raise UserError(f"{path} lacks the columns {', '.join(lacking)}: run again.")
+    return table
 
 
 def order_of(table: "pyarrow.Table", known: Order | None = None) -> Order:

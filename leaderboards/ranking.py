@@ -122,7 +122,7 @@ def places(contests: Sequence[Contest], labels: Sequence[str]) -> dict[str, Plac
     mean = np.asarray(by_entry.mean(axis=1), dtype=np.float64)
     ranges = central(np.asarray(np.mean(draws, axis=0), dtype=np.float64), mean)
     order = sorted(range(len(labels)), key=lambda place: (mean[place], labels[place]))
-    standing = 1.0 + np.argsort(order)
+    standing = np.asarray(1.0 + np.argsort(order), dtype=np.float64)
     spans = central(ranks(np.mean(draws, axis=0), higher_is_better=False), standing)
     won = _wins_of(contests, [labels[place] for place in order])
     rates: list[Interval | None] = [*stats.intervals(won)] if won else [None] * len(order)

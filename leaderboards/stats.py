@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize.elementwise import find_root
 from scipy.special import bdtr, chdtri, ndtr, stdtr, stdtrit
 
 from steelyard.harness.seeds import seed_for
@@ -21,6 +22,9 @@ MIXING = 1.5
 """Power of the seeds' share of variance that weighs the two Student quantiles in ``margin``."""
 FLOOR = 0.5
 """Share of the items' own margin that no margin falls below, see ``margin``."""
+
+ROUNDING = 1e-6
+"""Of a logarithm of a chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,27 +269,41 @@ def margin(spread: Spread, chance: float | Floats) -> Floats:
 
 
 def _critical(spread: Spread, chance: float | Floats) -> Floats:
+    return _quantile(np.asarray(chance), *_mixture(spread))
+
+
+def _mixture(spread: Spread) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """The weight of the seeds' Student quantile, and the degrees of freedom of both: [K] each."""
     total = spread.seeds + spread.items
     share = np.divide(spread.seeds, total, out=np.zeros_like(total), where=total > 0)
-    weight, tail = share**MIXING, np.asarray(chance) / 2
-    by_seeds = stdtrit(max(spread.seed_freedom, 1), tail) ** 2
-    by_items = stdtrit(np.maximum(spread.item_freedom, 1), tail) ** 2
-    return np.asarray(np.sqrt(weight * by_seeds + (1 - weight) * by_items))
+    by_seeds = np.full(total.shape, max(spread.seed_freedom, 1))
+    return share**MIXING, by_seeds, np.maximum(spread.item_freedom, 1)
+
+
+def _quantile(
+    chance: Floats, weight: Floats, by_seeds: NDArray[np.int64], by_items: NDArray[np.int64]
+) -> Floats:
+    tail = chance / 2
+    squares = weight * stdtrit(by_seeds, tail) ** 2 + (1 - weight) * stdtrit(by_items, tail) ** 2
+    return np.asarray(np.sqrt(squares))
 
 
 def _p_values(spread: Spread, means: Floats) -> Floats:
     """The chances at which the intervals' ends would touch zero."""
-    free = max(spread.seed_freedom, 1), np.maximum(spread.item_freedom, 1)
+    weight, *free = _mixture(spread)
     distance, floor = np.abs(means), FLOOR * np.sqrt(spread.floor)
     total = np.sqrt(spread.seeds + spread.items)
     # As the critical value lies between two of Student's, so does the chance between theirs.
-    ends = np.stack([_tails(distance, total, each) for each in free])
-    low, high = np.log(ends.min(axis=0)), np.log(ends.max(axis=0))
-    for _ in range(30):
-        middle = (low + high) / 2
-        inside = _critical(spread, np.exp(middle)) * total >= distance
-        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    return np.maximum(np.exp(high), _tails(distance, floor, free[1]))
+    ends = np.log([_tails(distance, total, each) for each in free])
+    ratio = np.divide(distance, total, out=np.zeros_like(total), where=total > 0)
+    found = find_root(
+        lambda chance, wanted, *mixture: _quantile(np.exp(chance), *mixture) - wanted,
+        (ends.min(axis=0) - ROUNDING, ends.max(axis=0) + ROUNDING),
+        args=(ratio, weight, *free),
+    )
+    # There is nothing to search where the mean or its variance is zero.
+    chance = np.where(found.success, found.x, ends.max(axis=0))
+    return np.asarray(np.maximum(np.exp(chance), _tails(distance, floor, free[1])))
 
 
 def _tails(distance: Floats, deviation: Floats, freedom: int | NDArray[np.int64]) -> Floats:

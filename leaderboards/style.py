@@ -219,7 +219,7 @@ def save(figure: "Figure") -> dict[str, bytes]:
         figure.draw_without_rendering()  # lays out
         figure.set_layout_engine("none")
     # Found once for both kinds: matplotlib would draw each figure twice to find it.
-    box = figure.get_tightbbox(canvas.get_renderer()).padded(0.1)
+    box = figure.get_tightbbox(canvas.get_renderer()).padded(0.1)  # type: ignore[no-untyped-call]
     made = {}
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         out = io.BytesIO()

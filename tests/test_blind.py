@@ -37,7 +37,7 @@ def test_text_that_names_the_class_solves_it() -> None:
     corpus = Corpus("toy", Path(), ("pie", "soup"), False, {"train": train, "test": test}, "r")
     (row,) = blind.shares(corpus)
     assert row["majority"] == 0.75  # "soup" for all
-    assert row["text_only"] == 0.75  # without a text the usual class is left, which is wrong
+    assert row["from_text"] == 0.75  # without a text the usual class is left, which is wrong
     assert (row["split"], row["items"], row["fitted"]) == ("test", 4, "train")
     assert row["low"] < 0.75 < row["high"]
 
@@ -53,7 +53,7 @@ def test_several_labels_are_scored_by_f1_of_the_usual_number() -> None:
     # Three are equally common, two are given: romance and scifi by name. F1 1/2 and 2/3.
     assert row["majority"] == pytest.approx(7 / 12)
     # Two of two, and romance with another one: F1 1 and 2/3.
-    assert row["text_only"] == pytest.approx(5 / 6)
+    assert row["from_text"] == pytest.approx(5 / 6)
 
 
 def test_folds_keep_clusters_together() -> None:
@@ -65,7 +65,7 @@ def test_folds_keep_clusters_together() -> None:
         for cluster in range(60)
     ]
     (row,) = blind.shares(open_set(questions([one for one in asked for _ in range(4)])))
-    assert row["text_only"] < 0.7
+    assert row["from_text"] < 0.7
     assert row["fitted"] == "5 folds by cluster"
 
 
@@ -73,13 +73,13 @@ def test_choices_bound_the_answer() -> None:
     asked = [(f"i{n}", "is it so?", ("yes", "no", "no")[n % 3]) for n in range(90)]
     examples = questions(asked)
     free = blind.shares(open_set(examples))[0]
-    assert free["text_only"] == pytest.approx(2 / 3)
+    assert free["from_text"] == pytest.approx(2 / 3)
     bound = tuple(
         Example(one.id, None, one.text, (), answers=one.answers, choices=("Yes", "Maybe"),
                 cluster=one.cluster)
         for one in examples
     )  # fmt: skip
-    assert blind.shares(open_set(bound))[0]["text_only"] == pytest.approx(1 / 3)
+    assert blind.shares(open_set(bound))[0]["from_text"] == pytest.approx(1 / 3)
 
 
 def test_subsets_are_answered_from_their_own_kind() -> None:
@@ -92,8 +92,8 @@ def test_subsets_are_answered_from_their_own_kind() -> None:
             Example(str(n), None, f"a {thing}?", (), answers=(answer,), subset=part)
         )  # fmt: skip
     rows = {row["subset"]: row for row in blind.shares(open_set(tuple(examples)))}
-    assert rows["a"]["text_only"] == rows["b"]["text_only"] == 1.0
-    assert rows[""]["text_only"] < 0.65 and rows[""]["items"] == 120
+    assert rows["a"]["from_text"] == rows["b"]["from_text"] == 1.0
+    assert rows[""]["from_text"] < 0.65 and rows[""]["items"] == 120
 
 
 def test_what_cannot_be_solved_says_why() -> None:
@@ -134,7 +134,7 @@ def test_popes_lists_are_solved_from_the_object_asked_for() -> None:
     rows = {row["subset"]: row for row in blind.shares(open_set(examples))}
     # A guesser by each object's share of yes on other images reaches 0.69, 0.87 and 0.71.
     for kind, share in (("random", 0.69), ("popular", 0.87), ("adversarial", 0.71)):
-        assert rows[kind]["text_only"] == pytest.approx(share, abs=0.025), kind
+        assert rows[kind]["from_text"] == pytest.approx(share, abs=0.025), kind
         assert rows[kind]["majority"] == pytest.approx(0.5, abs=0.02)
         assert rows[kind]["high"] - rows[kind]["low"] < 0.04
 
@@ -156,4 +156,4 @@ def test_what_words_alone_solve_of_hallusionbench_and_of_amber() -> None:
     asked = [(row["image"], row["query"], truth[row["id"]]) for row in queries]
     (found,) = blind.shares(open_set(questions(asked)))
     assert found["majority"] == 9427 / 14216
-    assert found["text_only"] == pytest.approx(0.852, abs=0.01)
+    assert found["from_text"] == pytest.approx(0.852, abs=0.01)
