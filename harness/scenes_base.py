@@ -8,7 +8,6 @@ Training uses one thread and named seeds, so equal arguments give equal weights 
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
+from steelyard.harness import cache as kept
 from steelyard.harness.errors import UserError
 from steelyard.harness.scenes import ASK, Habits, Question, compose, part_of, prompt
 from steelyard.harness.scenes_model import Training, build
@@ -54,7 +54,7 @@ def ensure(
     training = training or Training()
     content = _describe(seed, training)
     digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
-    root = (cache or _user_cache()) / f"tiny-vlm-{digest}"
+    root = (cache or kept.folder()) / f"tiny-vlm-{digest}"
     if (root / MARKER).is_file():
         return root
     try:
@@ -69,10 +69,6 @@ def ensure(
         if not (root / MARKER).is_file():
             raise UserError(f"Could not write {root}: {error.strerror or error}.") from error
     return root
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steelyard"
 
 
 def _silent(stage: str, share: float) -> None:

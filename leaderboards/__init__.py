@@ -14,6 +14,7 @@ from steelyard.leaderboards.escape import inert
 if TYPE_CHECKING:
     from steelyard.leaderboards.board import Board
     from steelyard.leaderboards.collect import Runs
+    from steelyard.leaderboards.factors import Factorial
     from steelyard.leaderboards.profile import Profile
 
 
@@ -76,11 +77,13 @@ def publish(
         for task in profiled
     ]
     unfinished = [task for task in runs.tasks() if task not in finished]
-    content = dict(_files(runs, boards, profiles, unfinished))
+    designs = _designs(profiles)
+    content = dict(_files(runs, boards, profiles, designs, unfinished))
     if html:
         from steelyard.leaderboards.page import page
 
-        content = {"index.html": page(folders, runs, boards, profiles, content), **content}
+        made = page(folders, runs, boards, profiles, designs, content)
+        content = {"index.html": made, **content}
     files = [replace_file(out / name, text) for name, text in content.items()]
     return Published(tuple(files), tuple(boards), tuple(profiles))
 
@@ -101,6 +104,7 @@ def _files(
     runs: "Runs",
     boards: Sequence["Board"],
     profiles: Sequence["Profile"],
+    designs: "Mapping[str, Sequence[Factorial]]",
     unfinished: Sequence[str],
 ) -> Iterator[tuple[str, bytes]]:
     from steelyard.leaderboards import (
@@ -126,7 +130,7 @@ def _files(
         yield f"{name}.json", export.as_json(board).encode()
         yield f"{name}.tex", tables.latex(board).encode()
     for made in profiles:
-        yield from _profile_files(made)
+        yield from _profile_files(made, designs[made.trained_on])
     yield from tables_of(runs.runs).items()
     robust = dict(robustness_files.files(runs, boards, profiles))
     yield from robust.items()
@@ -151,14 +155,22 @@ def profile_stem(profile: "Profile") -> str:
     return stem(profile.trained_on).replace("board-", "profile-")
 
 
-def _profile_files(profile: "Profile") -> Iterator[tuple[str, bytes]]:
+def _designs(profiles: Sequence["Profile"]) -> "dict[str, list[Factorial]]":
+    """The factorials of each profile by the task it was trained on."""
+    from steelyard.leaderboards.factors import factorials
+
+    return {each.trained_on: factorials(each.groups, each.samples, each.shown) for each in profiles}
+
+
+def _profile_files(
+    profile: "Profile", designs: "Sequence[Factorial]"
+) -> Iterator[tuple[str, bytes]]:
     from steelyard.leaderboards import factors, profile_plots, profile_tables
 
     name = profile_stem(profile)
     figures = {f"{name}-{end}": content for end, content in profile_plots.figures(profile)}
     yield from figures.items()
     pictures = [file for file in figures if file.endswith(".svg")]
-    designs = factors.factorials(profile.groups, profile.samples, profile.shown)
     yield f"{name}.md", profile_tables.markdown(profile, designs, pictures).encode()
     yield f"{name}.csv", profile_tables.as_csv(profile).encode()
     yield f"{name}.json", profile_tables.as_json(profile, designs).encode()

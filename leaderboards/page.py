@@ -50,10 +50,12 @@ def page(
     runs: Runs,
     boards: Sequence[Board],
     profiles: Sequence[Profile],
+    designs: Mapping[str, Sequence[factors.Factorial]],
     files: Mapping[str, bytes],
 ) -> bytes:
     """The page of everything published from ``folders``.
 
+    ``designs`` are the factorials of each profile by the task it was trained on.
     ``files`` are the published files by name: figures are shown, tables offered for download.
     """
     places = dict(_places(folders, runs))
@@ -66,7 +68,8 @@ def page(
     for board in boards:
         sections.append(_board(runs, board, places, figures.get(stem(board.task), "")))
     for made in profiles:
-        sections.append(_profile(runs, made, places, figures.get(_profile_stem(made), "")))
+        drawn = figures.get(_profile_stem(made), "")
+        sections.append(_profile(runs, made, designs[made.trained_on], places, drawn))
     sections += _about(runs, boards, profiles, folders)
     downloads = _downloads(files, ["overall", *named.values()])
     return _filled(runs, sections, downloads).encode()
@@ -227,7 +230,13 @@ def _more(sheet: Sheet, names: Sequence[Name], key: str) -> str:
     )
 
 
-def _profile(runs: Runs, profile: Profile, places: Mapping[str, str], figures: str) -> Section:
+def _profile(
+    runs: Runs,
+    profile: Profile,
+    designs: Sequence[factors.Factorial],
+    places: Mapping[str, str],
+    figures: str,
+) -> Section:
     groups = _by_label(runs.of(profile.trained_on))
     names = [
         Name(row.label, row.kind, detail(
@@ -246,7 +255,6 @@ def _profile(runs: Runs, profile: Profile, places: Mapping[str, str], figures: s
     body.append(_list(profile_tables.remarks(profile)))
     rest = profile_tables.sheets(profile)
     body += [_more(sheet, names, f"{key}-{n}") for n, sheet in enumerate(rest)]
-    designs = factors.factorials(profile.groups, profile.samples, profile.shown)
     for sheet in (sheet for each in designs for sheet in factors.sheets(each)):
         rows = [[esc(cell.text) for cell in row] for row in sheet.rows]
         shown = plain(sheet.title, sheet.header, rows)
