@@ -17,6 +17,8 @@ nox.options.reuse_existing_virtualenvs = True
 PACKAGES = ("harness", "methods", "tasks", "leaderboards")
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "steelyard"
+PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+"""One file is one worker's, which makes what its tests share once; the last files are short."""
 QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
@@ -57,7 +59,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite against the installed package."""
     python = prepared(session)
-    run(session, python, "-m", "pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
+    run(session, python, "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -116,6 +118,13 @@ def bench(session: nox.Session) -> None:
     run(session, python, "tests/bench_corruptions.py")
     run(session, python, "tests/bench_check.py")
     run(session, python, "tests/measure_base.py", "--part", "test")
+
+
+@nox.session(venv_backend="none")
+def heavy(session: nox.Session) -> None:
+    """What the default tests prove, at larger size and on further families of models."""
+    python = prepared(session)
+    run(session, python, "-m", "pytest", "-m", "heavy", *PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="none")
