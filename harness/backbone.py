@@ -1,8 +1,8 @@
 """The interface that one method file uses on every kind of model: encode, contribute, fuse."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,18 @@ class Inputs:
     it."""
     prompt: str = ""
     """The whole user turn, evidence and instruction together; a classifier does not read it."""
+    more: "tuple[Image, ...]" = ()
+    """The other images of an item that shows several, in their order."""
+
+    @property
+    def images(self) -> "tuple[Image, ...]":
+        """All that is shown."""
+        return () if self.image is None else (self.image, *self.more)
+
+    def only(self, place: int) -> Self:
+        """With one image of those there are, counted round."""
+        image = self.images[place % len(self.images)] if self.images else None
+        return replace(self, image=image, more=())
 
 
 @dataclass(frozen=True, slots=True)

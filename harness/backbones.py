@@ -80,7 +80,7 @@ def train_data(backbone: "Classifier | Vlm", task: str, corpus: Corpus) -> "Trai
     images = store_of(corpus.root, "train")
 
     def turn(example: Example) -> Turn:
-        image = images.get(example.image) if example.image else None
+        image = images.get(example.image)[0] if example.image else None
         return tasks.turn(task, corpus, example, image)
 
     return _prepare(backbone)(corpus.splits.get("train", ()), turn)

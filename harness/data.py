@@ -64,3 +64,5 @@ class Corpus:
     skipped: tuple[Skipped, ...] = ()
     content: str = ""
     """Hash of the images' bytes in the order of the items; empty where there is no image."""
+    at_once: int = 1
+    """Most images that an item shows."""

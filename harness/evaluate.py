@@ -5,12 +5,13 @@ from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from steelyard import tasks
 from steelyard.harness.backbone import Backbone
 from steelyard.harness.compat import import_lmms_eval, swapped
 from steelyard.harness.data import Corpus, enclosing
+from steelyard.harness.errors import UserError
 from steelyard.harness.record import Score
 from steelyard.tasks.metrics import POOLS, mean, ratio
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from steelyard.harness.attack import WhiteBox
+    from steelyard.harness.vlm import Vlm
     from steelyard.tasks._ask_task import AskTask
     from steelyard.tasks._score_task import ScoreTask
     from steelyard.tasks._stock_task import StockTask
@@ -63,6 +65,7 @@ def evaluate(
     """
     from steelyard.harness.attack import white_box
 
+    check_images(backbone, variant.task, corpus.at_once)
     task = tasks.build(variant, corpus, split, limit)
     if tasks.is_stock(variant.task):
         from steelyard.harness import stock_scores
@@ -82,6 +85,22 @@ def evaluate(
         scores = _scores(variant, task, values, samples)
         rows = [{"variant": variant.name, **sample["item"]} for sample in samples]
     return Evaluation(variant, scores, as_items(rows), attack.cost if attack else None)
+
+
+def check_images(backbone: Backbone, task: str, count: int) -> None:
+    """Refuse a task that shows ``count`` images at once to a model that takes fewer.
+
+    Raises:
+        UserError: naming both.
+    """
+    if count <= 1:
+        return
+    places = cast("Vlm", backbone).places(count) if backbone.kind == "vlm" else 1
+    if places < count:
+        raise UserError(
+            f"{task} shows {count} images at once, and {backbone.name} takes {places}: leave the "
+            "task out, or ask a vision-language model whose chat template has a place for each."
+        )
 
 
 def as_items(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":

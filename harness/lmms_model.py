@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steelyard.harness.backbone import Backbone, Inputs
 from steelyard.harness.errors import UserError
+from steelyard.harness.evaluate import check_images
 from steelyard.tasks import answers as wording
 
 if TYPE_CHECKING:
@@ -107,11 +108,12 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return self.task_dict[task][split][doc_id]
 
     def _inputs(self, batch: Sequence[Instance], evidence: Sequence[str | None]) -> list[Inputs]:
-        """What each request asks; every image is fetched by its own request's function."""
+        """What each request asks; images are fetched by its own function."""
         inputs = []
         for request, text in zip(batch, evidence, strict=True):
-            images = request.args[2](self._doc(request))
-            inputs.append(Inputs(images[0] if images else None, text, request.args[0]))
+            first, *more = request.args[2](self._doc(request)) or (None,)
+            inputs.append(Inputs(first, text, request.args[0], tuple(more)))
+        check_images(self.backbone, batch[0].args[4], max(len(each.images) for each in inputs))
         return inputs
 
     def _attacked(self, batch: Sequence[Instance], inputs: Sequence[Inputs]) -> dict[str, Tensor]:

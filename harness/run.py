@@ -107,12 +107,10 @@ def run(
         job = replace(job, tuning=job.tuning or known.provenance.get("tuning"))
         before = known.provenance.get("scored", {})
         beside.bring_back(folder, known.provenance)
-    corpus = corpora[job.spec.task]
-    roots = [each.root for each in corpora.values() if each.root != Path()]
     if job.spec.task == tasks.NOTHING:
         trained = _untouched(job.spec, device)
     else:
-        trained = _restore(folder) or _train(job.spec, corpus, roots, folder, device, progress)
+        trained = _restore(folder) or _train(job.spec, corpora, folder, device, progress)
     scores: tuple[Score, ...] = ()
     if trained.status == "done" and job.variants:
         scores = _evaluate(job, corpora, folder, device, progress)
@@ -172,20 +170,17 @@ def _provenance(
 
 
 def _train(
-    spec: RunSpec,
-    corpus: Corpus,
-    roots: Sequence[Path],
-    folder: Path,
-    device: str,
-    progress: Progress,
+    spec: RunSpec, corpora: Mapping[str, Corpus], folder: Path, device: str, progress: Progress
 ) -> Trained:
     """Train with everything watched: the meter, its audit, and what files are opened."""
     import torch
 
     progress("preparing", 0.0)
+    corpus = corpora[spec.task]
     method = methods.load(spec.method)
     config = methods.configure(method, spec.options, backbones.kind_of(spec.backbone))
     backbone = backbones.untrained(spec, corpus, device)
+    _check_images(backbone, corpora)
     if spec.learning_rate is not None:
         backbone.recipe = replace(backbone.recipe, learning_rate=spec.learning_rate)
     data = backbones.train_data(backbone, spec.task, corpus)
@@ -198,6 +193,7 @@ def _train(
     stopped: Literal["finished", "budget"] = "finished"
     failure = ""
     images = (example.image for example in data.examples if example.image)
+    roots = [each.root for each in corpora.values() if each.root != Path()]
     with meter, only_training_images(images, roots, [folder]) as guard:
         try:
             charge_features(backbone, data, meter)
@@ -218,6 +214,14 @@ def _train(
         backbones.save(backbone, folder / WEIGHTS)
     record.write_json(folder / TRAINING, asdict(trained))
     return trained
+
+
+def _check_images(backbone: "Backbone", corpora: Mapping[str, Corpus]) -> None:
+    """Refuse before anything is spent what the model could not be shown."""
+    from steelyard.harness.evaluate import check_images
+
+    for name, corpus in corpora.items():
+        check_images(backbone, name, corpus.at_once)
 
 
 def _untouched(spec: RunSpec, device: str) -> Trained:
@@ -273,6 +277,7 @@ def _evaluate(
     import pandas as pd
 
     backbone = _model(job.spec, folder, device)
+    _check_images(backbone, corpora)
     scores: list[Score] = []
     items: dict[str, list[pd.DataFrame]] = {}
     for position, name in enumerate(job.variants):

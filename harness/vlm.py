@@ -150,8 +150,12 @@ class Vlm(nn.Module):
         """Averaged over the equal frames that Qwen-VL makes of a still image."""
         return pixel_gradient(self.processor.image_processor, gradient)
 
+    def places(self, images: int) -> int:
+        """For how many of so many images at once the prompt has a place."""
+        return self.prompts.places(images)
+
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
-        """One user turn as chat messages, the image first."""
+        """One user turn as chat messages, the images first."""
         return self.prompts.messages(inputs)
 
     def collate(self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None) -> Batch:
@@ -230,12 +234,10 @@ class Vlm(nn.Module):
     def _image_tokens(self, batch: Batch) -> Tensor:
         """Projected image tokens [B, I, D], zeros after a row's last one."""
         arguments = self.prompts.image_arguments(batch)
-        found = list(self.base.model.get_image_features(**arguments).pooler_output)
-        longest = max(len(tokens) for tokens in found)
-        tokens = found[0].new_zeros(len(batch.has_image), longest, found[0].shape[-1])
-        padded = [nn.functional.pad(row, (0, 0, 0, longest - len(row))) for row in found]
-        placed: Tensor = tokens.masked_scatter(batch.has_image[:, None, None], torch.stack(padded))
-        return placed
+        found = torch.cat(list(self.base.model.get_image_features(**arguments).pooler_output))
+        # An item's images follow one another, and so do the items.
+        own = torch.split(found, batch.extra["slots"].sum(1).tolist())
+        return nn.utils.rnn.pad_sequence(list(own), batch_first=True)
 
     def _choice_scores(self, batch: Batch, choices: Sequence[str]) -> Tensor:
         """Mean log-likelihood [B, C] of each choice after each prompt."""

@@ -79,9 +79,10 @@ class Layout:
     image_here: Tensor
     """[B] bool, image present and not blanked."""
     image_count: Tensor
-    """[B] int64, image tokens of the row's image."""
+    """[B] int64, image tokens of the row's images."""
     grid: Tensor
-    """[B, 3] int64 patch grid of a row's image, zeros where the family has none."""
+    """[B, N, 3] int64 patch grids of a row's images, zeros after the last; N is 0 where the family
+    has none."""
     answers: Tensor
     """[B, A] answer tokens, ``IGNORED`` where there is none."""
 
@@ -155,9 +156,12 @@ class Layout:
         length = attended.shape[1]
         shown = self.slots & self.image_here[:, None]
         types = torch.nn.functional.pad(shown.long(), (0, length - shown.shape[1]))
-        grids = self.grid[self.image_here]
+        grids = self.grid[self.image_here].flatten(0, 1)
         positions: Tensor = model.get_rope_index(
-            types, mm_token_type_ids=types, image_grid_thw=grids, attention_mask=attended.long()
+            types,
+            mm_token_type_ids=types,
+            image_grid_thw=grids[grids.any(1)],
+            attention_mask=attended.long(),
         )[0]
         return positions
 

@@ -1,4 +1,4 @@
-"""What processors make of images: one image at a time, joined to batches, and its valid range."""
+"""What processors make of images: one item at a time, joined to batches, and its valid range."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,28 +10,36 @@ from torch.nn.functional import pad
 from steelyard.harness.backbone import PixelRange
 
 PIXELS = "pixel_values"
-PASSED_ON = ("image_grid_thw", "image_sizes", "pixel_attention_mask")
-"""What processors make of images beside pixels, one row an image."""
+PASSED_ON = ("image_grid_thw", "image_sizes", "pixel_attention_mask", "batch_num_images")
+"""What processors make of images beside pixels, one row an image or one an item."""
 Picture = Mapping[str, Tensor]
-"""One image's share of the processor's output."""
+"""The share of the processor's output that an item's images have."""
 
 
-def split(made: Mapping[str, Tensor]) -> list[Picture]:
-    """A processor's output image by image, without the tiles that only pad it to a batch."""
+def split(made: Mapping[str, Tensor], counts: Sequence[int]) -> list[Picture]:
+    """A processor's output item by item, without the tiles that only pad it to a batch.
+
+    ``counts`` says how many images each item has.
+    """
     if PIXELS not in made:
         return []
+
+    def parts(tensor: Tensor) -> list[Tensor]:
+        by_image = len(tensor) == sum(counts)
+        return list(torch.split(tensor, list(counts) if by_image else [1] * len(counts)))
+
+    passed = {name: parts(made[name]) for name in PASSED_ON if name in made}
     pixels = made[PIXELS]
-    passed = {name: made[name] for name in PASSED_ON if name in made}
     if pixels.dim() == 2:  # Qwen-VL: the patches of all images one after another
-        counts = made["image_grid_thw"].prod(1).tolist()
-        parts = list(torch.split(pixels, counts))
+        sizes = [int(grid.prod(1).sum()) for grid in passed["image_grid_thw"]]
+        owned = list(torch.split(pixels, sizes))
     else:
-        parts = [image[None] for image in pixels]
+        owned = parts(pixels)
     pictures: list[Picture] = []
-    for place, part in enumerate(parts):
-        own = {name: tensor[place : place + 1] for name, tensor in passed.items()}
+    for place, part in enumerate(owned):
+        own = {name: tensors[place] for name, tensors in passed.items()}
         if part.dim() == 5:
-            tiles = int(part[0].flatten(1).any(1).sum())
+            tiles = int(part.flatten(2).any(2).sum(1).max())
             part = part[:, :tiles]
             if "pixel_attention_mask" in own:
                 own["pixel_attention_mask"] = own["pixel_attention_mask"][:, :tiles]
@@ -40,7 +48,7 @@ def split(made: Mapping[str, Tensor]) -> list[Picture]:
 
 
 def join(pictures: Sequence[Picture]) -> dict[str, Tensor]:
-    """Images as one batch, padded with zeros where their numbers of tiles differ."""
+    """Items' images as one batch, padded with zeros where their numbers of tiles differ."""
     if not pictures:
         return {PIXELS: torch.zeros(0, 3, 1, 1)}
     return {name: _padded([picture[name] for picture in pictures]) for name in pictures[0]}

@@ -5,7 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from steelyard.harness.backbone import Batch, Inputs
 from steelyard.harness.errors import UserError
@@ -41,21 +43,29 @@ class Prompts:
         self.multi_axis = model_config.model_type in MULTI_AXIS
 
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
-        """One user turn as chat messages, the image first."""
-        content: list[dict[str, Any]] = [{"type": "text", "text": inputs.prompt}]
-        if inputs.image is not None:
-            content.insert(0, {"type": "image", "image": inputs.image})
-        return [{"role": "user", "content": content}]
+        """One user turn as chat messages, the images first."""
+        images = [{"type": "image", "image": image} for image in inputs.images]
+        return [{"role": "user", "content": [*images, {"type": "text", "text": inputs.prompt}]}]
 
     def render(self, inputs: Inputs) -> str:
-        """The prompt up to where the answer begins, image placeholder unexpanded."""
-        content: list[dict[str, Any]] = [{"type": "text", "text": inputs.prompt}]
-        if inputs.image is not None:
-            content.insert(0, {"type": "image"})
+        """The prompt up to where the answer begins, image placeholders unexpanded."""
+        return self._rendered(inputs.prompt, len(inputs.images))
+
+    def _rendered(self, prompt: str, images: int) -> str:
+        content = [*[{"type": "image"}] * images, {"type": "text", "text": prompt}]
         rendered: str = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
         return rendered
+
+    def places(self, images: int) -> int:
+        """For how many of so many images at once the chat template has a place."""
+        try:
+            text = self._rendered("?", images)
+        except TemplateError:  # it says itself that they are too many
+            return 1
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids.count(self.image_token)
 
     def answer_ids(self, answer: str) -> list[int]:
         """Tokens of an answer as they follow a prompt, end token included.
@@ -117,7 +127,7 @@ class Prompts:
         ]
 
     def _marked(self, items: Sequence[Inputs]) -> list[Row]:
-        """Prompts as token rows with their text side marked, an image still one placeholder."""
+        """Prompts as token rows with their text side marked, each image still one placeholder."""
         if not items:
             return []
         texts = [self.render(item) for item in items]
@@ -132,19 +142,21 @@ class Prompts:
         ]
 
     def _expanded(self, ids: Sequence[int], short: Row) -> Row:
-        """The row the model reads, marked like the one in which the image is one placeholder."""
-        place = short.tokens.index(self.image_token)
-        more = len(ids) - len(short.tokens)
-        side = short.text_side[:place] + (False,) * (more + 1) + short.text_side[place + 1 :]
-        return Row.of(ids, side)
+        """The row the model reads, marked like the one in which an image is one placeholder."""
+        start = short.tokens.index(self.image_token)
+        tail = short.tokens[::-1].index(self.image_token)
+        inside = (False,) * (len(ids) - start - tail)
+        return Row.of(
+            ids, short.text_side[:start] + inside + short.text_side[len(short.tokens) - tail :]
+        )
 
     def _with_images(self, items: Sequence[Inputs]) -> tuple[list[list[int]], list[Picture]]:
-        """Token rows, and what the processor made of each image."""
+        """Token rows, and what the processor made of each item's images."""
         if not items:
             return [], []
         found = self.processor(
             text=[self.render(item) for item in items],
-            images=[[item.image] for item in items],
+            images=[list(item.images) for item in items],
             padding=True,
             add_special_tokens=self.adds_special,
             return_tensors="pt",
@@ -153,7 +165,7 @@ class Prompts:
             ids[mask.bool()].tolist()
             for ids, mask in zip(found["input_ids"], found["attention_mask"], strict=True)
         ]
-        return rows, split(found)
+        return rows, split(found, [len(item.images) for item in items])
 
     def assemble(self, pieces: "Sequence[Piece]", device: torch.device) -> Batch:
         """Processed items as a batch on the device."""
@@ -162,9 +174,8 @@ class Prompts:
         whole = _left([row.tokens for row in rows], self.pad_id)
         real = _left([(True,) * len(row.tokens) for row in rows], False)
         has_image = torch.tensor([piece.picture is not None for piece in pieces])
-        grid = torch.zeros(len(rows), 3, dtype=torch.int64)
-        if "image_grid_thw" in made:
-            grid[has_image] = made["image_grid_thw"]
+        no_grid = torch.zeros(0, 3, dtype=torch.int64)
+        grids = [(piece.picture or {}).get("image_grid_thw", no_grid) for piece in pieces]
         extra = {
             "row": whole,
             "real": real,
@@ -172,7 +183,7 @@ class Prompts:
             "block": _left([row.block for row in rows], False),
             "bridge": _left([row.bridge for row in rows], False),
             "text_side": _left([row.text_side for row in rows], False),
-            "grid": grid,
+            "grid": pad_sequence(grids, batch_first=True),
         }
         shown = [row.shown for row in rows]
         batch = Batch(

@@ -21,7 +21,7 @@ from PIL import Image
 from steelyard.harness.backbone import Inputs
 from steelyard.harness.data import Corpus, Example
 from steelyard.harness.errors import UserError, unknown
-from steelyard.tasks import _memory_task, missing, stock
+from steelyard.tasks import images, items, missing, stock
 from steelyard.tasks.grammar import Variant
 
 SPLIT = "test"
@@ -35,9 +35,10 @@ MARKER = "<image>"
 """Where a prompt says its image goes. Here the image is first, as with lmms-eval's own models."""
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp")
 FIRST_LOOK = 20
-"""Documents in which a task without a column of images must show one."""
+"""Documents that are looked at for what they show: of a task without a column of images, where
+there must be one among the first, else of those with the most images in their columns."""
 
-See = Callable[[int], Image.Image | None]
+See = Callable[[int], images.Images]
 Documents = Mapping[str, Any]
 """Data sets of the ``datasets`` library by split."""
 
@@ -56,7 +57,7 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         see: See | None = None,
         items: Sequence[Example] = (),
     ) -> None:
-        self.documents, self.see, self.items = documents, see or self.picture, items
+        self.documents, self.see, self.items = documents, see or self.pictures, items
         self.dataset: Documents = {}
         super().__init__(config=copy.deepcopy(dict(config)))
 
@@ -88,23 +89,18 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         whole = self.dataset[self.split]
         return {self.split: whole.remove_columns(pictured(whole))}
 
-    def picture(self, place: int) -> Image.Image | None:
-        """The image of a document, None where it has none.
+    def pictures(self, place: int) -> images.Images:
+        """The images of a document.
 
         Raises:
-            UserError: it has several, or something else to look at or listen to.
+            UserError: it has something else to look at or listen to.
         """
         with blamed(f"{self.name}: the image of document {place} cannot be made"):
             found = self.doc_to_visual(self.dataset[self.split][place]) or []
-        if len(found) > 1:
-            raise UserError(
-                f"{self.name}: document {place} shows {len(found)} things at once; models are "
-                "asked about one image here."
-            )
-        return _as_image(self.name, place, found[0]) if found else None
+        return [_as_image(self.name, place, each) for each in found]
 
     def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> Instance:
-        """One request for a greedy answer, with the document's damaged image."""
+        """One request for a greedy answer, with the document's damaged images."""
         if not isinstance(ctx, str):
             raise UserError(f"{self.name}: its prompt is a list of texts, not one.")
         settings = copy.deepcopy(self.config.generation_kwargs)
@@ -148,8 +144,7 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
 
 def _shown(see: See, place: int, doc: Any) -> list[Image.Image]:
     """What a request shows; the document that lmms-eval hands over has no image in it."""
-    image = see(place)
-    return [] if image is None else [image]
+    return list(see(place))
 
 
 def _named(task: str, metric: str, rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -185,7 +180,7 @@ def blamed(what: str) -> Iterator[None]:
         raise UserError(f"{what} ({type(cause).__name__}: {said[:300]}).") from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """A task that has been read."""
 
@@ -212,21 +207,21 @@ def build(variant: Variant, corpus: Corpus, split: str, limit: int | None) -> St
     source = _opened(stock.definition(corpus.name), corpus.name, corpus.root)
     everyone = corpus.splits[split]
     place = {example.id: number for number, example in enumerate(everyone)}
-    chosen = _memory_task._some(everyone, limit, whole=True)
+    chosen = items.some(everyone, limit, whole=True)
+    store = _store(source)
 
     def read(example: Example) -> Inputs:
-        return Inputs(source.task.picture(place[example.id]), None)
+        first, *more = store.get(place[example.id]) or (None,)
+        return Inputs(first, None, more=tuple(more))
 
-    lost = missing.of(variant, split, everyone)
-    damaged = _memory_task._damaged(variant, "image", everyone, read)
-    shown = _memory_task._without(damaged, "image", lost)
+    shown = items.shown(variant, "image", everyone, missing.of(variant, split, everyone), read)
     rows = [place[example.id] for example in chosen]
     whole, bare = (
         {source.task.split: part[source.task.split].select(rows)}
         for part in (source.task.dataset, source.task.dataset_no_image)
     )
     config = {**source.config, "task": str(variant), "repeats": 1}
-    return StockTask(config, (whole, bare), lambda number: shown(chosen[number]).image, chosen)
+    return StockTask(config, (whole, bare), lambda number: shown(chosen[number]).images, chosen)
 
 
 @functools.lru_cache(maxsize=4)
@@ -240,6 +235,12 @@ def _opened(file: Path, name: str, root: Path) -> Source:
     with blamed(f"{missing} {fetch} and give --data-root {short}=DIR"):
         task = StockTask(here)
     return Source(here, task, _corpus(name, root, task))
+
+
+@functools.lru_cache(maxsize=1)
+def _store(source: Source) -> images.ImageStore[int]:
+    """Decoded images by document, of the task that was asked last."""
+    return images.ImageStore(source.task.pictures)
 
 
 def _location(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -266,10 +267,10 @@ def _location(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
 def _corpus(name: str, root: Path, task: StockTask) -> Corpus:
     rows = task.dataset[task.split]
     columns = pictured(rows)
-    images, revision = _scan(rows, columns)
+    names, counts, revision = _scan(rows, columns)
     if not columns:
-        images = _looked_at(task, len(rows))
-    if not any(images):
+        names, counts = _looked_at(task, len(rows))
+    if not any(names):
         raise UserError(f"{name}: none of its documents shows an image.")
     column, ids = _ids(rows)
     examples = tuple(
@@ -280,9 +281,9 @@ def _corpus(name: str, root: Path, task: StockTask) -> Corpus:
             labels=(),
             cluster=image,
         )
-        for given, image in zip(ids, images, strict=True)
+        for given, image in zip(ids, names, strict=True)
     )
-    task.picture(next(place for place, image in enumerate(images) if image))  # refuses soon
+    most = sorted(range(len(rows)), key=lambda place: -counts[place])[:FIRST_LOOK]
     return Corpus(
         name=name,
         root=root,
@@ -297,6 +298,7 @@ def _corpus(name: str, root: Path, task: StockTask) -> Corpus:
             "commit": _commit(rows),
             "ids": column,
         },
+        at_once=max(len(task.pictures(place)) for place in most),  # also refuses soon
     )
 
 
@@ -325,20 +327,22 @@ def _commit(rows: Any) -> str:
     return known[0].partition("@")[2].partition("/")[0] if known and "@" in known[0] else ""
 
 
-def _scan(rows: Any, columns: Sequence[str]) -> tuple[list[str], str]:
-    """Each document's image named by its content, and a hash of all documents.
+def _scan(rows: Any, columns: Sequence[str]) -> tuple[list[str], list[int], str]:
+    """Each document's images named by their content, how many there are, and a hash of all.
 
     Nothing is decoded.
     """
     names: list[str] = []
+    counts: list[int] = []
     whole = blake2b(digest_size=8)
     for table in rows.with_format("arrow").iter(batch_size=64):
         for row in table.to_pylist():
-            images = [row.pop(column) for column in columns]
-            name = _digest(images) if any(images) else ""
+            held = [row.pop(column) for column in columns]
+            name = _digest(held) if any(held) else ""
             names.append(name)
+            counts.append(sum(len(each) if isinstance(each, list) else bool(each) for each in held))
             whole.update(f"{name} {_digest(row)}\n".encode())
-    return names, whole.hexdigest()
+    return names, counts, whole.hexdigest()
 
 
 def _digest(value: Any) -> str:
@@ -366,12 +370,16 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield value if isinstance(value, bytes) else repr(value).encode()
 
 
-def _looked_at(task: StockTask, count: int) -> list[str]:
+def _looked_at(task: StockTask, count: int) -> tuple[list[str], list[int]]:
     """Images named by their pixels, of a task that keeps them elsewhere than in a column."""
-    names: list[str] = []
+    names, counts = [""] * count, [0] * count
     for place in range(count):
         if place == FIRST_LOOK and not any(names):
-            return names + [""] * (count - place)
-        image = task.picture(place)
-        names.append("" if image is None else _digest([image.tobytes(), *image.size]))
-    return names
+            break
+        shown = task.pictures(place)
+        counts[place] = len(shown)
+        if shown:
+            names[place] = _digest(
+                [part for each in shown for part in (each.tobytes(), *each.size)]
+            )
+    return names, counts

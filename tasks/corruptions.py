@@ -13,7 +13,7 @@ photo and would average fine damage away. Occlusion, rotation and the text's str
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -348,7 +348,7 @@ def corrupt(
     inputs: Inputs,
     others: Callable[[np.random.Generator], Inputs],
 ) -> Inputs:
-    """Damage one item.
+    """Damage one item, each of its images by itself.
 
     Args:
         severity: one of the corruption's severities, None where it has none.
@@ -365,5 +365,13 @@ def corrupt(
             f"{name} is made by the model that is scored, against the right answer: it works on "
             "steelyard's own tasks only."
         )
-    rng = np.random.default_rng(seed_for("corruption", name, severity, key))
-    return apply(inputs, severity or 0, rng, lambda: others(rng))
+    parts = ("corruption", name, severity, key)
+
+    def damaged(place: int) -> Inputs:
+        rng = np.random.default_rng(seed_for(*parts, *([place] if place else [])))
+        # Every image of an item draws alike, so that what is swapped in is one other item.
+        drawing = np.random.default_rng(seed_for(*parts)) if place else rng
+        return apply(inputs.only(place), severity or 0, rng, lambda: others(drawing).only(place))
+
+    first, *rest = (damaged(place) for place in range(max(1, len(inputs.images))))
+    return replace(first, more=tuple(each.image for each in rest if each.image is not None))

@@ -63,7 +63,7 @@ def definition(name: str) -> Path:
 
 
 def check(name: str) -> None:
-    """Refuse a task that cannot be asked about one image in words.
+    """Refuse a task that cannot be asked about images in words.
 
     Raises:
         UserError: with the reason.
@@ -75,7 +75,7 @@ def check(name: str) -> None:
     if config.get("doc_to_visual") is None and "class" not in config:
         raise UserError(f"{name} shows nothing: it asks about text alone.")
     if extra.get("video") or "From_YouTube" in extra:
-        raise UserError(f"{name} is about video; models are asked about one image here.")
+        raise UserError(f"{name} is about video; models are asked about images here.")
     if kind != ASKED:
         spoilt = "; lmms-eval 0.7.3 spoils likelihoods on their way to the score"
         why = spoilt if kind in ("multiple_choice", "loglikelihood") else ""

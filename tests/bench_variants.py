@@ -138,7 +138,7 @@ def _reader(corpus: Corpus) -> Callable[[int], object]:
     """Reads the image of an item, as a loop without a harness would."""
     if not tasks.is_stock(corpus.name):
         return lambda place: open_image(corpus.splits["test"][place].image)
-    return tasks.build(tasks.parse_variant(corpus.name), corpus).picture
+    return tasks.build(tasks.parse_variant(corpus.name), corpus).pictures
 
 
 def _milliseconds(work: Callable[[], object]) -> float:

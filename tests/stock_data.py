@@ -16,11 +16,14 @@ Rule = Callable[[Inputs], str]
 class Talker:
     """A backbone that answers in words by a rule and remembers what it was shown."""
 
-    name, classes = "talker", ()
+    name, classes, kind = "talker", (), "vlm"
 
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
+    def __init__(self, rule: Rule, room: int = 9) -> None:
+        self.rule, self.room = rule, room
         self.seen: list[Inputs] = []
+
+    def places(self, images: int) -> int:
+        return min(images, self.room)
 
     def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
         self.seen += inputs

@@ -19,7 +19,7 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.evaluate import evaluate
 from steelyard.tasks.corruptions import CORRUPTIONS, NOISE_SIGMA, WORD_SHARE, corrupt
 from steelyard.tasks.grammar import Damage
-from steelyard.tasks.images import ImageStore, store_of
+from steelyard.tasks.images import ImageStore, open_image, store_of
 
 GREY = Image.new("RGB", (200, 100), (128, 128, 128))
 MADE = [name for name, corruption in CORRUPTIONS.items() if corruption.apply]
@@ -287,10 +287,10 @@ def test_no_donor_is_a_user_error(tmp_path: Path) -> None:
 
 def test_the_store_keeps_its_bound(tmp_path: Path) -> None:
     paths = [example.image for example in corpus_at(tmp_path).splits["test"]]
-    store = ImageStore(limit=3 * 6 * 5 * 3)
-    first = [store.get(path) for path in paths]
+    store = ImageStore(lambda path: (open_image(path),), limit=3 * 6 * 5 * 3)
+    first = [store.get(path)[0] for path in paths]
     assert store.used == 3 * 6 * 5 * 3
-    again = [store.get(path) for path in paths]
+    again = [store.get(path)[0] for path in paths]
     assert [a is b for a, b in zip(first, again, strict=True)] == [True] * 3 + [False] * 9
     assert [a.tobytes() for a in first] == [b.tobytes() for b in again]
 

@@ -149,6 +149,39 @@ def test_permuted_sides_are_the_exchanged_items(family: str, build: Build) -> No
         torch.testing.assert_close(fused, reference, rtol=0, atol=1e-4)
 
 
+@every_family
+@torch.no_grad()
+def test_several_images_are_shown_at_once(family: str, build: Build) -> None:
+    """In a batch with one and none: as the model's own pass, as alone, and in their order."""
+    model = build(family).eval()
+    two = replace(ITEMS[1], more=(picture(2),))
+    items = [ITEMS[0], two, ITEMS[2]]
+    batch = model.collate(items, ANSWERS)
+    logits = model.predict(batch)
+    torch.testing.assert_close(logits, plain(model, batch), rtol=0, atol=1e-4)
+    assert model.generate(items, 4)[1] == model.generate([two], 4)[0]
+    rows = slice(2, 5)  # its answer's tokens
+    torch.testing.assert_close(model.predict(model.collate([two], ANSWERS[1:2])), logits[rows])
+    turned = replace(two, image=picture(2), more=(picture(1),))
+    other = model.predict(model.collate([items[0], turned, items[2]], ANSWERS))
+    assert float((other[rows] - logits[rows]).abs().max()) > 0.01
+    blind = model.fuse(model.blank(model.encode(batch), "image"))
+    nothing = [replace(item, image=None, more=()) for item in items]
+    expected = model.predict(model.collate(nothing, ANSWERS))
+    torch.testing.assert_close(blind, expected, rtol=0, atol=1e-4)
+
+
+def test_a_template_may_have_one_place(build: Build) -> None:
+    model = build("llava")
+    assert [model.places(count) for count in (1, 2, 3)] == [1, 2, 3]
+    whole = model.processor.chat_template
+    once = "{% if part['type'] == 'image' and loop.first %}"
+    model.processor.chat_template = whole.replace("{% if part['type'] == 'image' %}", once)
+    assert [model.places(count) for count in (1, 2, 3)] == [1, 1, 1]
+    model.processor.chat_template = "{{ raise_exception('one image') }}"
+    assert model.places(3) == 1
+
+
 def test_images_of_unequal_size_cannot_be_exchanged(build: Build) -> None:
     model = build("qwen2_vl").eval()
     items = [asked(picture(0, (32, 32)), "a?"), asked(picture(1, (64, 32)), "a?")]
