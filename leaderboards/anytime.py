@@ -2,10 +2,9 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.limits import parse_budget
 from steelyard.harness.record import find, read
 from steelyard.leaderboards import Published, publish, replace_file, tables
+from steelyard.leaderboards.json_text import json_text
 from steelyard.leaderboards.stats import Interval
 from steelyard.leaderboards.tables import Cell, Sheet
 
@@ -61,7 +61,7 @@ def publish_anytime(folders: Sequence[Path], out: Path, **options: Any) -> Anyti
     content = {
         "anytime.md": _markdown(sheets, lacking),
         "anytime.csv": _csv(curves, list(made)),
-        "anytime.json": json.dumps([asdict(curve) for curve in curves], indent=1) + "\n",
+        "anytime.json": json_text({"curves": curves}),
     }
     files += [replace_file(out / name, text.encode()) for name, text in content.items()]
     return Anytime(tuple(curves), sheets, tuple(lacking), tuple(files))

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ from steelyard.leaderboards import replace_file
 from steelyard.leaderboards.bias import SHOWN, Curve, Factor, Point
 from steelyard.leaderboards.bias_plots import picture
 from steelyard.leaderboards.escape import md
+from steelyard.leaderboards.json_text import json_text, members
 from steelyard.leaderboards.reliance import NUMBERS, SHARES
 from steelyard.leaderboards.stats import Interval
 from steelyard.leaderboards.tables import Cell, Sheet, bullets, sheet_markdown
@@ -126,8 +125,7 @@ def as_csv(found: Factor) -> str:
 
 def as_json(found: Factor) -> str:
     """Everything, machine-readable."""
-    content = {"schema": SCHEMA, **asdict(found), "numbers": NUMBERS}
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return json_text({"schema": SCHEMA, **members(found), "numbers": NUMBERS})
 
 
 def terminal(found: Factor) -> "Table":

@@ -2,12 +2,10 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from typing import Any
 
 from steelyard.leaderboards.board import Board, Entry
+from steelyard.leaderboards.json_text import exact, json_text, members
 from steelyard.leaderboards.overall import Overall
 from steelyard.leaderboards.stats import Interval
 
@@ -31,9 +29,8 @@ def as_csv(board: Board) -> str:
 
 def as_json(board: Board | Overall) -> str:
     """Everything on the board, machine-readable."""
-    kept = replace(board, samples={}, measured={}) if isinstance(board, Board) else board
-    content = {k: v for k, v in asdict(kept).items() if k not in ("samples", "measured")}
-    return json.dumps({"schema": SCHEMA, **_plain(content)}, indent=1, allow_nan=False) + "\n"
+    content = {k: v for k, v in members(board).items() if k not in ("samples", "measured")}
+    return json_text({"schema": SCHEMA, **content})
 
 
 def _flat(board: Board, entry: Entry) -> Iterator[tuple[str, str]]:
@@ -72,16 +69,4 @@ def _ends(name: str, interval: Interval) -> Iterator[tuple[str, str]]:
 
 
 def _exact(value: float | None) -> str:
-    """Ten significant digits: more than any figure holds, fewer than two machines differ in."""
-    return "" if value is None else f"{value:.10g}"
-
-
-def _plain(value: Any) -> Any:
-    """The same content with floats at ten significant digits."""
-    if isinstance(value, float):
-        return float(_exact(value))
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return value
+    return "" if value is None else exact(value)

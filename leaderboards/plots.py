@@ -16,6 +16,7 @@ from steelyard.leaderboards.style import (
     COLOURS,
     HATCHES,
     INK,
+    MOST,
     PRINT,
     SIZES,
     SOFT,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 PAD = 0.06
 """Share of an axis left free at each end."""
-MOST = 40
-"""Entries of a figure; the tables have all."""
 
 Span = tuple[float, float]
 

@@ -2,15 +2,15 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steelyard.leaderboards.escape import md
 from steelyard.leaderboards.export import SCHEMA
 from steelyard.leaderboards.front import NO_DIAGRAM, placed
+from steelyard.leaderboards.json_text import json_text, members
 from steelyard.leaderboards.profile import COMPOSITE, NO_IMAGE, Profile, Row
 from steelyard.leaderboards.ratios import Column
 from steelyard.leaderboards.stats import Interval
@@ -308,20 +308,8 @@ def _ends(name: str, each: Interval) -> dict[str, str]:
 
 def as_json(profile: Profile, designs: "Sequence[Factorial]" = ()) -> str:
     """Everything in the profile and its factorials, rounded to ten digits."""
-    kept = replace(profile, groups={}, samples={})
-    content = {"schema": SCHEMA, **asdict(kept), "factorials": [asdict(each) for each in designs]}
-    del content["groups"], content["samples"]
-    return json.dumps(_rounded(content), indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def _rounded(value: object) -> object:
-    if isinstance(value, float):
-        return float(f"{value:.10g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    return value
+    kept = {k: v for k, v in members(profile).items() if k not in ("groups", "samples")}
+    return json_text({"schema": SCHEMA, **kept, "factorials": designs})
 
 
 def latex(profile: Profile, designs: "Sequence[Factorial]" = ()) -> str:

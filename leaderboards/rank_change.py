@@ -2,9 +2,8 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.record import find, read
 from steelyard.leaderboards import Published, publish, ranking, replace_file
 from steelyard.leaderboards.escape import md
+from steelyard.leaderboards.json_text import json_text
 from steelyard.leaderboards.profile import composite
 from steelyard.leaderboards.rank_plots import slope_figure
 from steelyard.leaderboards.ranking import Change, Contest
@@ -72,7 +72,7 @@ def publish_tracks(folders: Sequence[Path], out: Path, **options: Any) -> Tracks
     content = {
         **_figures(found),
         "rank-change.csv": _csv(found).encode(),
-        "rank-change.json": (json.dumps(list(map(asdict, found)), indent=1) + "\n").encode(),
+        "rank-change.json": json_text({"tasks": found}).encode(),
         "rank-change.md": _markdown(found, sheets).encode(),
     }
     files += [replace_file(out / name, data) for name, data in content.items()]

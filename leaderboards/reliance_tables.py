@@ -2,12 +2,11 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.escape import md
+from steelyard.leaderboards.json_text import json_text, members
 from steelyard.leaderboards.reliance import CONFLICTS, GROUPS, NUMBERS, SHARES, Diagnosis, Part
 from steelyard.leaderboards.tables import Cell, Sheet, bullets, sheet_markdown
 
@@ -224,10 +223,9 @@ def as_csv(found: Diagnosis) -> str:
 
 def as_json(found: Diagnosis) -> str:
     """Everything, machine-readable."""
-    parts = [{**asdict(part), "verdict": verdict(part)} for part in found.parts]
+    parts = [{**members(part), "verdict": verdict(part)} for part in found.parts]
     content = {"schema": SCHEMA, "model": found.model, "settings": dict(found.settings)}
-    text = json.dumps({**content, "parts": parts, "numbers": NUMBERS}, indent=1, allow_nan=False)
-    return text + "\n"
+    return json_text({**content, "parts": parts, "numbers": NUMBERS})
 
 
 def terminal(found: Diagnosis) -> "Table":

@@ -140,15 +140,17 @@ def build(measured: Measured, control: str) -> Robustness | None:
         )
         for name in COMPARED
     }
+    numbers = {name: _intervals(found, name) for name in NUMBERS}
+    changes = _changes(damages, measured.scores)
     rows = [
         Row(
             label=label,
             worst=_worst(damages, measured.scores[label], sign),
-            numbers=_intervals({name: each[name] for name in NUMBERS if name in each}),
+            numbers={name: by[label] for name, by in numbers.items() if label in by},
             differences={n: by[label] for n, by in compared.items() if label in by},
-            curves=_curves(damages, measured.scores[label]),
+            curves={d.name: tuple(changes[v][label] for v in d.variants) for d in damages},
         )
-        for label, each in found.items()
+        for label in found
     ]
     clean = first[CLEAN]
     return Robustness(
@@ -250,12 +252,21 @@ def _over(drop: Sample, clean: Sample) -> Sample:
     return Sample(shares[0], shares[1], drop.clusters)
 
 
-def _intervals(samples: Mapping[str, Sample]) -> dict[str, Interval]:
-    return dict(zip(samples, stats.intervals(list(samples.values())), strict=True))
+def _intervals(samples: Mapping[str, Variants], name: str) -> dict[str, Interval]:
+    """One number of every entry that has it, by label: of all at once, which is much faster."""
+    own = {label: each[name] for label, each in samples.items() if name in each}
+    return dict(zip(own, stats.intervals(list(own.values())), strict=True)) if own else {}
 
 
-def _curves(damages: Sequence[Damage], scores: Variants) -> dict[str, tuple[Interval, ...]]:
-    """Every variant's score minus the clean one, by corruption."""
-    variants = [variant for damage in damages for variant in damage.variants]
-    changes = _intervals({v: stats.minus(scores[v], scores[CLEAN]) for v in variants})
-    return {each.name: tuple(changes[v] for v in each.variants) for each in damages}
+def _changes(
+    damages: Sequence[Damage], scores: Mapping[str, Variants]
+) -> dict[str, dict[str, Interval]]:
+    """Every variant's score minus the entry's clean one, by variant and label."""
+    return {
+        variant: _intervals(
+            {k: {variant: stats.minus(own[variant], own[CLEAN])} for k, own in scores.items()},
+            variant,
+        )
+        for damage in damages
+        for variant in damage.variants
+    }

@@ -1,6 +1,8 @@
 """What robustness is made of: scores of every variant, and answers compared with the clean ones."""
 
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,15 +86,17 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
     weights /= weights.sum(axis=0)
     damaged = [variant for variant in variants if variant != CLEAN]
     count = len(np.unique(clusters))
-    found: dict[str, Variants] = {}
-    for label, runs in groups.items():
+
+    def shares(runs: Sequence[Run]) -> Variants:
         equal = np.stack([_unchanged(run, task, answer, damaged, order) for run in runs])
         kept = equal.astype(np.float64) @ weights  # whole numbers would not be left to BLAS
-        found[label] = {
+        return {
             variant: Sample(kept[:, place, 0], kept[:, place, 1:], count)
             for place, variant in enumerate(damaged)
         }
-    return found
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # as in ``measure``
+        return dict(zip(groups, pool.map(shares, groups.values()), strict=True))
 
 
 def _unchanged(

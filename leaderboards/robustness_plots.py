@@ -1,6 +1,7 @@
 """The robustness fan: from its own clean score, how far each entry moves as the damage grows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.robustness import Damage, Robustness, Row
@@ -8,6 +9,7 @@ from steelyard.leaderboards.style import (
     BETWEEN,
     BOTTOM,
     LEFT,
+    MOST,
     NAME,
     RC,
     SIZES,
@@ -42,7 +44,16 @@ def fan(found: Robustness, labels: Sequence[str]) -> dict[str, bytes]:
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc must not show
         mpl.rcParams.update(RC)
-        return save(_figure(found, marks(labels, found.control)))
+        return save(_figure(best_of(found), marks(labels, found.control)))
+
+
+def best_of(found: Robustness) -> Robustness:
+    """All entries, or of many the first and the control, said so in the title."""
+    if len(found.rows) <= MOST:
+        return found
+    kept = [row for n, row in enumerate(found.rows) if n < MOST or row.label == found.control]
+    name = f"{found.task}, best {MOST} of {len(found.rows)}"
+    return replace(found, task=name, rows=tuple(kept))
 
 
 def _figure(found: Robustness, look: Mapping[str, Mark]) -> "Figure":

@@ -2,12 +2,11 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from steelyard.leaderboards.escape import md
+from steelyard.leaderboards.json_text import json_text, members
 from steelyard.leaderboards.robustness import COMPARED, NUMBERS, Robustness, Row
 from steelyard.leaderboards.tables import VERDICTS, Cell, Sheet, bullets, sheet_markdown
 
@@ -142,5 +141,6 @@ def _exact(value: float) -> str:
 
 def as_json(found: Sequence[Robustness]) -> str:
     """Everything, machine-readable."""
-    content = {"schema": SCHEMA, "numbers": NUMBERS, "tasks": [asdict(each) for each in found]}
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    entries = [{"task": each.task, **members(row)} for each in found for row in each.rows]
+    tasks = [{k: v for k, v in members(each).items() if k != "rows"} for each in found]
+    return json_text({"schema": SCHEMA, "numbers": NUMBERS, "tasks": tasks, "entries": entries})

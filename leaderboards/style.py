@@ -45,6 +45,8 @@ LEFT, BETWEEN, BOTTOM, TOP = 0.65, 0.65, 0.55, 0.8
 NAME, PRINT = 0.18, 0.15
 GUTTER = 0.4
 """Inches right of the axes in which the leader lines fan out to the names."""
+MOST = 40
+"""Entries of a figure; the tables have all."""
 LONGEST = 40
 """Characters of a name before it is cut."""
 LETTER, LINE = 0.066, 0.21

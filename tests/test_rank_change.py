@@ -56,7 +56,7 @@ def test_both_tracks_are_published_with_the_changes(tracks: Path, tmp_path: Path
     assert made.ladders[1].lacking == ("late",)
     rows = list(csv.DictReader(io.StringIO((out / "rank-change.csv").read_text())))
     assert rows[0]["label"] == "joint" and (rows[0]["data"], rows[0]["compute"]) == ("2", "1")
-    assert json.loads((out / "rank-change.json").read_text())[2]["about"] == "two"
+    assert json.loads((out / "rank-change.json").read_text())["tasks"][2]["about"] == "two"
     page = (out / "rank-change.md").read_text(encoding="utf-8")
     assert "| 1 | joint | 2 (2-2) | 1 (1-1) | ▲ +1 |" in page
     assert "joint (rises), quick (falls)" in page and "late: ranked on one track only" in page

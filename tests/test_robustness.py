@@ -150,7 +150,7 @@ def test_an_incomplete_entry_is_left_out(tmp_path: Path) -> None:
     make_run(tmp_path, "half", {"clean": first(8)})
     made = publish([tmp_path], tmp_path / "out")
     content = json.loads((tmp_path / "out" / "robustness-toy.json").read_text())
-    assert [row["label"] for row in content["tasks"][0]["rows"]] == ["joint"]
+    assert [row["label"] for row in content["entries"]] == ["joint"]
     assert [blank.label for blank in made.boards[0].blanks] == ["half"]
 
 
@@ -161,8 +161,9 @@ def test_profiles_have_a_section_for_each_damaged_task(tmp_path: Path) -> None:
     made = build_profile(collect([tmp_path]), "pool", control="sft")
     files = dict(of_profiles([made]))
     assert {"robustness-pool.md", "robustness-pool-asked-fan.svg"} <= files.keys()
-    (task,) = json.loads(files["robustness-pool.json"])["tasks"]
+    content = json.loads(files["robustness-pool.json"])
+    (task,) = content["tasks"]
     assert (task["task"], task["control"]) == ("asked", "sft")
-    row = next(row for row in task["rows"] if row["label"] == "sft")
+    row = next(row for row in content["entries"] if row["label"] == "sft")
     # Right on the first 36 of 40; without images on 20, so 16 answers change.
     assert row["numbers"]["same.image"]["mean"] == pytest.approx(((24 / 40) + (34 / 40)) / 2)
