@@ -121,7 +121,7 @@ def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
     assert "| 1 | firm | 90.0 ± " in page and "-20.0 ± " in page and "▲" in page
     assert "![fan](fan.svg)" in page and len(sheets(made)) == 2
     assert "toy,joint,change,image-noise:3,-0.3," in as_csv([made])
-    assert json.loads(as_json([made]))["tasks"][0]["rows"][0]["label"] == "firm"
+    assert json.loads(as_json([made]))["entries"][0]["label"] == "firm"
 
 
 def test_boards_are_published_with_their_robustness(toy: Path, tmp_path: Path) -> None:
