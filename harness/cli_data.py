@@ -59,7 +59,7 @@ def data(task: str | None, source: str | None, to: Path | None) -> None:
     Examples:
       steelyard data
       steelyard data pope
-      steelyard data pope --from lmms-lab/POPE --to ~/pope
+      steelyard data pope --from lmms-lab-encoder/POPE --to ~/pope
       steelyard data food101 --from ~/Downloads/archive.zip --to ~/food101
     """
     from steelyard.harness import data_commands

@@ -22,7 +22,7 @@ from steelyard.tasks._official import CONFIG, SPLIT
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
-TABLES = ("*.parquet", "*.arrow")
+TABLES, EVERYTHING = ("*.parquet", "*.arrow"), ("*",)
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 ROWS = 64
 """Rows in memory at a time; each may hold a photo."""
@@ -57,7 +57,8 @@ def find(task: str, text: str) -> Source:
     if path.exists():
         return Source(path.name, path)
     if not is_hub_id(text):
-        raise UserError(f"'{text}' is no folder, no archive, and no hub id such as lmms-lab/POPE.")
+        hub = tasks.info("pope").hub
+        raise UserError(f"'{text}' is no folder, no archive, and no hub id such as {hub}.")
     return fetch(task, text)
 
 
@@ -66,12 +67,13 @@ def fetch(task: str, name: str) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    # Another copy than the one the patterns are of may have other names, or the official files.
     parts = list(tasks.info(task).hub_files)
     try:
-        wanted = parts or [*TABLES]
-        place = Path(snapshot_download(name, repo_type="dataset", allow_patterns=wanted))
-        if not parts and not _tables(place):  # it may hold the official files as they are
-            place = Path(snapshot_download(name, repo_type="dataset"))
+        for wanted in filter(len, (parts, TABLES, EVERYTHING)):
+            place = Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(wanted)))
+            if _tables(place) or _official(task, place):
+                break
     except LocalEntryNotFoundError:
         raise UserError(
             f"'{name}' is no folder here, and as a data set of the hub it cannot be fetched: "

@@ -21,7 +21,7 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write a hub copy (question_id, image, truth, hallu) as published.
+    """Write a hub copy (question_id, image, truth, hallu: what lmms-eval's amber_g reads of it).
 
     The words of relation.json and safe_words.txt are not in its rows; both are in the ``data`` of
     AMBER's own repository.

@@ -27,10 +27,12 @@ TYPES = (
     "holistic",
     "other",
 )
-"""Question types in the order in which the official file repeats them, where it names none."""
+"""Question types in the order in which the official file repeats them, where it names none.
+
+The official eval_gpt4.py counts on that order too, question ``i`` being of type ``i % 8``."""
 RATINGS = ("0", "1", "2", "3", "4", "5", "6")
 FAITHFUL = 3
-"""Least rating of an answer without hallucination."""
+"""Least rating of an answer without hallucination, as in the official eval_gpt4.py."""
 COLUMNS = (
     "question_type",
     "question_topic",
@@ -41,7 +43,8 @@ COLUMNS = (
     "question",
     "gt_answer",
 )
-"""Of the official file, as far as a copy has them."""
+"""Of the official file, as far as a copy has them. Named in the features of MMHal-Bench.py, the
+official loading script on the hub, which adds ``image_path`` from the file in test_data.zip."""
 NAMES = ("image_path", "image_src")
 """Where a row names its picture, by path or address."""
 

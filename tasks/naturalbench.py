@@ -26,8 +26,9 @@ PLACES = tuple((question, image) for question in (0, 1) for image in (0, 1))
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     """Read ``naturalbench.jsonl``: columns of the hub's copy, with images as files of ``images``.
 
-    A line is a group: Index, Question_Type, Question_0, Question_1, Image_0, Image_1, and the
-    answers Image_0_Question_0 to Image_1_Question_1. Subsets are the two types of question.
+    Columns and instructions are those that the authors' ``naturalbench_vqa.py`` reads. A line is a
+    group: Index, Question_Type, Question_0, Question_1, Image_0, Image_1, and the answers
+    Image_0_Question_0 to Image_1_Question_1. Subsets are the two types of question.
 
     Raises:
         UserError: the file is missing or malformed, or what ``build_corpus`` checks.

@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -226,31 +227,46 @@ def test_a_copy_without_columns_or_bytes_says_what_it_has(tmp_path: Path) -> Non
         pope.write_official(iter([bare]), tmp_path)
 
 
+MMHAL = {
+    "question_type": "attribute",
+    "image_src": "https://example.org/1_o.jpg",
+    "question": "Which colour?",
+    "gt_answer": "Brown.",
+}
+
 # --- The hub, without the network --------------------------------------------------------------
 
 
 @pytest.fixture
-def downloaded(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """``snapshot_download`` as it answers once the files are there; names that were asked for."""
+def downloaded(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[tuple[str, ...]]]:
+    """``snapshot_download`` of the files of ``hub``; what was asked for, name and patterns."""
     import huggingface_hub
 
-    asked: list[str] = []
+    asked: list[tuple[str, ...]] = []
+    fetched = tmp_path / "fetched" / hub.name
 
-    def snapshot_download(name: str, **how: Any) -> str:
-        assert how["repo_type"] == "dataset"
-        asked.append(name)
-        return str(hub)
+    def snapshot_download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+        assert repo_type == "dataset"
+        asked.append((name, *allow_patterns))
+        for path in filter(Path.is_file, hub.rglob("*")):
+            inner = path.relative_to(hub)
+            if any(fnmatch(str(inner), pattern) for pattern in allow_patterns):
+                (fetched / inner).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, fetched / inner)
+        return str(fetched)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     yield asked
 
 
 def test_a_hub_id_as_data_root_is_converted_once(
-    downloaded: list[str], own_cache: Path, hub: Path
+    downloaded: list[tuple[str, ...]], own_cache: Path, hub: Path
 ) -> None:
     roots = [commands.parse_roots(["pope=org/POPE"], ["pope", "vqa"])["pope"] for _ in range(2)]
     assert roots == [cache.folder() / "official" / "pope-org--POPE"] * 2
-    assert downloaded == ["org/POPE"]
+    assert downloaded == [("org/POPE", *copies.TABLES)]
     assert len(tasks.load("pope", roots[0]).splits["test"]) == 12
     assert json.loads((roots[0] / "source.json").read_text())["revision"] == hub.name
 
@@ -266,13 +282,41 @@ def test_without_the_hub_one_line_says_so(own_cache: Path, tmp_path: Path) -> No
 
 
 def test_official_files_on_the_hub_are_taken_as_they_are(
-    downloaded: list[str], own_cache: Path, tmp_path: Path, hub: Path
+    downloaded: list[tuple[str, ...]], own_cache: Path, tmp_path: Path, hub: Path
 ) -> None:
     shutil.rmtree(hub)
     published(hub)
     copies.convert("food101", copies.find("food101", "org/food"), tmp_path / "made", print)
-    assert downloaded == ["org/food", "org/food"]  # tables first, then all there is
+    assert [patterns for _, *patterns in downloaded] == [[*copies.TABLES], ["*"]]
     assert tasks.load("food101", tmp_path / "made").classes[0] == "apple"
+
+
+def test_of_a_known_copy_only_what_is_needed_is_fetched(
+    downloaded: list[tuple[str, ...]], tmp_path: Path, hub: Path
+) -> None:
+    shutil.rmtree(hub)
+    (hub / "images").mkdir(parents=True)
+    (hub / "images" / "1_o.jpg").write_bytes(jpeg(1))
+    (hub / "response_template.json").write_text(json.dumps([MMHAL]))
+    (hub / "test_data.zip").write_bytes(b"the same again")
+    copies.convert("mmhal", copies.find("mmhal", "org/MMHal"), tmp_path / "made", print)
+    assert [patterns for _, *patterns in downloaded] == [["response_template.json", "images/*"]]
+    assert not (tmp_path / "made" / "test_data.zip").exists()
+    assert len(tasks.load("mmhal", tmp_path / "made").splits["test"]) == 1
+
+
+def test_another_copy_may_have_other_names(
+    downloaded: list[tuple[str, ...]], tmp_path: Path, hub: Path
+) -> None:
+    shutil.rmtree(hub)
+    (hub / "data").mkdir(parents=True)
+    row = {**MMHAL, "image": {"bytes": jpeg(1), "path": None}}
+    table = pa.Table.from_pylist([row])
+    parquet.write_table(table, hub / "data" / "train-00000-of-00001.parquet")
+    copies.convert("mmhal", copies.find("mmhal", "org/other"), tmp_path / "made", print)
+    assert [patterns[0] for _, *patterns in downloaded] == ["response_template.json", "*.parquet"]
+    (item,) = tasks.load("mmhal", tmp_path / "made").splits["test"]
+    assert item.image is not None and item.image.name == "1_o.jpg"
 
 
 def test_a_home_folder_in_a_pair_is_understood(

@@ -1,25 +1,21 @@
 """``steelyard check`` and ``steelyard data`` as a person types them."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from checked import questions
+from command import Command
 
 from steelyard import tasks
 
-COMMAND = [sys.executable, "-c", "from steelyard.harness.cli import main; main()"]
 
-
-def steelyard(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "COLUMNS": "200"}
-    return subprocess.run(
-        [*COMMAND, *words], capture_output=True, text=True, env=environment, timeout=300
-    )
+@pytest.fixture
+def steelyard(steelyard: Command, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """On a wide terminal, with a cache of the test's own."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return steelyard
 
 
 @pytest.fixture
@@ -28,11 +24,11 @@ def pope(tmp_path: Path) -> Path:
 
 
 def test_check_prints_tables_and_writes_the_card_outside_of_the_data(
-    pope: Path, tmp_path: Path
+    pope: Path, tmp_path: Path, steelyard: Command
 ) -> None:
     before = sorted(pope.rglob("*"))
-    done = steelyard(tmp_path, "check", "pope", "--data-root", str(pope))
-    assert done.returncode == 0, done.stderr
+    done = steelyard("check", "pope", "--data-root", str(pope))
+    assert done.code == 0, done.stderr
     for title in ("Expected tree", "Annotation files", "Splits", "Labels", "Images",
                   "Solved blind", "Licence"):  # fmt: skip
         assert title in done.stdout
@@ -41,17 +37,17 @@ def test_check_prints_tables_and_writes_the_card_outside_of_the_data(
     (kept,) = (tmp_path / "cache").rglob("card.md")
     assert str(kept) in done.stdout
     again = steelyard(
-        tmp_path, "check", "pope", "--data-root", f"pope={pope}", "--out", str(tmp_path / "out")
+        "check", "pope", "--data-root", f"pope={pope}", "--out", str(tmp_path / "out")
     )
     written = json.loads((tmp_path / "out" / "card.json").read_text())
     assert written["card"] in done.stdout and written["card"] in again.stdout
 
 
-def test_check_refuses_what_a_run_would_refuse(pope: Path, tmp_path: Path) -> None:
+def test_check_refuses_what_a_run_would_refuse(pope: Path, steelyard: Command) -> None:
     broken = pope / "coco" / "coco_pope_random.json"
     broken.write_text(broken.read_text().replace('"no"', '"none"'))
-    done = steelyard(tmp_path, "check", "pope", "--data-root", str(pope))
-    assert done.returncode == 1 and not done.stderr
+    done = steelyard("check", "pope", "--data-root", str(pope))
+    assert done.code == 1 and not done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("refused"))
     assert line.endswith("coco_pope_random.json:2: label 'none', allowed are 'yes' and 'no'.")
     assert "usable" not in done.stdout and "Images" in done.stdout
@@ -72,32 +68,34 @@ def test_check_refuses_what_a_run_would_refuse(pope: Path, tmp_path: Path) -> No
     ],
 )
 def test_a_mistake_is_one_line(
-    pope: Path, tmp_path: Path, words: tuple[str, ...], said: str
+    pope: Path, words: tuple[str, ...], said: str, steelyard: Command
 ) -> None:
     rooted = (
         words if "/nowhere" in words or words[0] == "data" else (*words, "--data-root", str(pope))
     )
-    done = steelyard(tmp_path, *rooted)
-    assert done.returncode == 2 and said in done.stderr, done.stderr
+    done = steelyard(*rooted)
+    assert done.code == 2 and said in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_from_and_to_go_together(tmp_path: Path) -> None:
+def test_from_and_to_go_together(steelyard: Command) -> None:
     for words in (("pope", "--from", "x"), ("pope", "--to", "x"), ("--from", "x", "--to", "y")):
-        done = steelyard(tmp_path, "data", *words)
-        assert done.returncode == 2 and "steelyard data TASK --from SOURCE --to DIR" in done.stderr
+        done = steelyard("data", *words)
+        assert done.code == 2 and "steelyard data TASK --from SOURCE --to DIR" in done.stderr
 
 
-def test_data_lists_every_task_and_says_the_steps_of_each(tmp_path: Path) -> None:
-    listed = steelyard(tmp_path, "data")
-    assert listed.returncode == 0
+def test_data_lists_every_task_and_says_the_steps_of_each(
+    own_cache: Path, steelyard: Command
+) -> None:
+    listed = steelyard("data")
+    assert listed.code == 0
     for name in tasks.names():
         assert name in listed.stdout
-    steps = steelyard(tmp_path, "data", "pope").stdout
-    assert "steelyard data pope --from lmms-lab/POPE --to DIR" in steps
+    steps = steelyard("data", "pope").stdout
+    assert "steelyard data pope --from lmms-lab-encoder/POPE --to DIR" in steps
     assert "coco/coco_pope_random.json" in steps
     assert re.search(r"ac25245170b9\w{52}  coco_pope_random.json  3,000; label yes 1,500", steps)
-    assert not (tmp_path / "cache").exists()
+    assert not own_cache.exists()
 
 
 @pytest.mark.parametrize("name", tasks.names())
