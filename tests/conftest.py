@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import pytest
+from command import Command, typed
 
 from steelyard.harness.compat import prepare_imports
 
@@ -47,15 +49,38 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def _fewer_to_validate() -> Iterator[None]:
+    from steelyard.harness import world_sets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world_sets, "VALIDATION", 80)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_validation() -> Iterator[None]:
+    """Generated sets have validation parts of 80 items, which are written faster than 300."""
+    with _fewer_to_validate():
+        yield
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a small world of each task that something is trained on or that suites score."""
     from steelyard.harness import world_sets
 
     root = tmp_path_factory.mktemp("world")
-    for task in (*CLASSIFIED, *ASKED):
-        world_sets.write(task, root / task, train=240, test=80, seed=3)
+    with _fewer_to_validate():
+        for task in (*CLASSIFIED, *ASKED):
+            world_sets.write(task, root / task, train=240, test=80, seed=3)
     return root
+
+
+@pytest.fixture
+def steelyard(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command, called with words."""
+    return lambda *words: typed(monkeypatch, capsys, words)
 
 
 @pytest.fixture

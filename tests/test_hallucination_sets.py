@@ -22,12 +22,10 @@ TEST = 96
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> Path:
     root = tmp_path_factory.mktemp("hallucinations")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world_sets, "VALIDATION", 48)
-        for task in SETS:
-            world_sets.write(task, root / task, train=16, test=TEST, seed=5)
+    for task in SETS:
+        world_sets.write(task, root / task, train=16, test=TEST, seed=5)
     return root
 
 

@@ -49,7 +49,7 @@ class Oracle:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> Path:
     return tmp_path_factory.mktemp("questions")
 
 

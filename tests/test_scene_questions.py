@@ -12,19 +12,20 @@ from PIL import Image
 from test_scene_sets import check_answer, lines, parse, truth
 
 from steelyard import tasks
+from steelyard.harness import world_sets
 from steelyard.harness.data import Example
 from steelyard.harness.scene_pairs import CATEGORIES
 from steelyard.harness.scene_questions import DOTS, GQA_KINDS
 from steelyard.harness.scenes import held_out
 from steelyard.harness.world import FOODS, KINDS, PLACES, Scene
-from steelyard.harness.world_sets import VALIDATION, ensure
+from steelyard.harness.world_sets import ensure
 
 TASKS = ("vqav2", "gqa", "textvqa", "scienceqa", "mme", "naturalbench")
 TEST = 64
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def sets(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> dict[str, Path]:
     cache = tmp_path_factory.mktemp("questions")
     return {task: ensure(task, cache, train=64, test=TEST, seed=5) for task in TASKS}
 
@@ -44,7 +45,9 @@ def items(root: Path, task: str) -> list[tuple[Example, dict[str, Any], Scene]]:
 def test_the_loader_reads_all_that_was_asked_for(task: str, sets: dict[str, Path]) -> None:
     corpus = tasks.load(task, sets[task])
     sizes = {split: len(rows) for split, rows in corpus.splits.items()}
-    wanted = {"val": VALIDATION, "test": TEST} | ({"train": 64} if task == "scienceqa" else {})
+    wanted = {"val": world_sets.VALIDATION, "test": TEST} | (
+        {"train": 64} if task == "scienceqa" else {}
+    )
     assert sizes == wanted and corpus.skipped == ()
     known = {split: facts(sets[task], split) for split in sizes}
     for split, rows in corpus.splits.items():

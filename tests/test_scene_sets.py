@@ -14,7 +14,7 @@ from steelyard.harness import scene_sets, scene_source, world_sets
 from steelyard.harness.scene_sets import SCENE_SETS
 from steelyard.harness.scenes import CAPTION, Habits, compose, held_out, part_of, residents
 from steelyard.harness.world import COLOURS, FOODS, KINDS, Object, Scene
-from steelyard.harness.world_sets import VALIDATION, ensure, write
+from steelyard.harness.world_sets import ensure, write
 
 TRAIN, TEST = 300, 64
 PARTS = {"train": "pool", "val": "val", "test": "test"}
@@ -27,7 +27,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sets(cache: Path) -> dict[str, Path]:
+def sets(cache: Path, short_validation: None) -> dict[str, Path]:
     return {task: ensure(task, cache, train=TRAIN, test=TEST, seed=5) for task in SCENE_SETS}
 
 
@@ -48,7 +48,10 @@ def parse(symbol: str) -> Scene:
 
 def parts_of(root: Path, name: str) -> list[tuple[str, int, list[dict[str, Any]]]]:
     """Part, item count asked for, and rows of a JSON-lines file in the folder and below ``val``."""
-    return [("test", TEST, lines(root / name)), ("val", VALIDATION, lines(root / "val" / name))]
+    return [
+        ("test", TEST, lines(root / name)),
+        ("val", world_sets.VALIDATION, lines(root / "val" / name)),
+    ]
 
 
 # --- all sets --------------------------------------------------------------------------------
@@ -95,7 +98,7 @@ def test_evaluation_sets_have_test_in_place_and_validation_below(
 def test_instruct_rows_have_the_right_answer_among_the_choices(sets: dict[str, Path]) -> None:
     root = sets["instruct"]
     facts = {row["id"]: row for row in truth(root)}
-    for split, count in (("train", TRAIN), ("val", VALIDATION), ("test", TEST)):
+    for split, count in (("train", TRAIN), ("val", world_sets.VALIDATION), ("test", TEST)):
         rows = lines(root / f"{split}.jsonl")
         assert len(rows) == count
         for row in rows:
@@ -206,7 +209,11 @@ def test_vqa_has_the_two_official_files(sets: dict[str, Path]) -> None:
         questions = json.loads((folder / name).read_text())["questions"]
         name = f"v2_mscoco_{part}_annotations.json"
         annotations = json.loads((folder / name).read_text())["annotations"]
-        assert len(questions) == len(annotations) == (TEST if part == "test" else VALIDATION)
+        assert (
+            len(questions)
+            == len(annotations)
+            == (TEST if part == "test" else world_sets.VALIDATION)
+        )
         facts = {row["id"]: row for row in truth(sets["vqa"]) if row["split"] == part}
         for question, annotation in zip(questions, annotations, strict=True):
             for key in ("question_id", "image_id"):

@@ -87,7 +87,11 @@ def test_the_stock_manager_finds_every_definition_of_ours(manager: Any) -> None:
     "name", sorted(path.stem for path in Path(tasks.__file__).parent.glob("*.yaml"))
 )
 def test_every_task_is_built_asked_and_scored_by_stock_lmms_eval(
-    name: str, manager: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    manager: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    short_validation: None,
 ) -> None:
     from lmms_eval.evaluator import evaluate
 
