@@ -157,9 +157,7 @@ def build(
     own = runs.of(task)
     grid = grid_of(task, own)
     columns = columns_of(grid)
-    groups: dict[str, list[Run]] = {}
-    for run in own:
-        groups.setdefault(run.record.label, []).append(run)
+    groups = runs.groups(task)
     kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
     lacks = {label: missing(group, grid) for label, group in groups.items()}
     complete = {label: group for label, group in groups.items() if not lacks[label]}

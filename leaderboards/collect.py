@@ -63,6 +63,13 @@ class Runs:
         """The runs of one task."""
         return tuple(run for run in self.runs if run.record.spec.task == task)
 
+    def groups(self, task: str) -> dict[str, list[Run]]:
+        """The runs of one task by label."""
+        found: dict[str, list[Run]] = {}
+        for run in self.of(task):
+            found.setdefault(run.record.label, []).append(run)
+        return found
+
     def tasks(self) -> list[str]:
         """Names of the tasks, sorted."""
         return sorted({run.record.spec.task for run in self.runs})

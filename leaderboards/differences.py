@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steelyard.leaderboards import stats
+from steelyard.leaderboards import power, stats
 from steelyard.leaderboards.stats import Interval, Sample
 
 
@@ -55,4 +55,4 @@ def visible(samples: Mapping[str, Sample], control: str) -> Visible | None:
         return None
     base = samples[control]
     pairs = [stats.minus(sample, base) for label, sample in samples.items() if label != control]
-    return Visible(stats.visible(pairs), stats.visible(pairs, tests=len(pairs)))
+    return Visible(power.visible(pairs), power.visible(pairs, tests=len(pairs)))

@@ -12,7 +12,7 @@ from typing import Any
 
 from steelyard.leaderboards import factors, front, page_cards, profile_tables, stem, tables
 from steelyard.leaderboards.board import Board
-from steelyard.leaderboards.collect import Run, Runs
+from steelyard.leaderboards.collect import Runs
 from steelyard.leaderboards.escape import inert
 from steelyard.leaderboards.overall import overall
 from steelyard.leaderboards.page_details import command_html, detail
@@ -192,15 +192,8 @@ def _list(lines: Sequence[str]) -> str:
     return f'<ul class="notes">{rows}</ul>' if rows else ""
 
 
-def _by_label(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.record.label, []).append(run)
-    return found
-
-
 def _board(runs: Runs, board: Board, places: Mapping[str, str], figures: str) -> Section:
-    groups = _by_label(runs.of(board.task))
+    groups = runs.groups(board.task)
     percent = board.percent
     names = []
     for entry in board.entries:
@@ -237,7 +230,7 @@ def _profile(
     places: Mapping[str, str],
     figures: str,
 ) -> Section:
-    groups = _by_label(runs.of(profile.trained_on))
+    groups = runs.groups(profile.trained_on)
     names = [
         Name(row.label, row.kind, detail(
             groups[row.label], row.differences, {"composite": row.composite, **row.scores},

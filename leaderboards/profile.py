@@ -99,10 +99,7 @@ def build(
     Raises:
         UserError: no run finished, or runs were scored on different items.
     """
-    own = runs.of(trained_on)
-    groups: dict[str, list[Run]] = {}
-    for run in own:
-        groups.setdefault(run.record.label, []).append(run)
+    own, groups = runs.of(trained_on), runs.groups(trained_on)
     control = control or default_control(groups)
     scores, apart = _with_intervals(_all_scores(own))
     shown, impaired, main = columns_of(scores)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from steelyard.leaderboards.board import Board
-from steelyard.leaderboards.collect import Run, Runs
+from steelyard.leaderboards.collect import Runs
 from steelyard.leaderboards.profile import Profile
 from steelyard.leaderboards.robustness import Robustness, build
 from steelyard.leaderboards.robustness_items import of_board, of_profile
@@ -25,10 +25,7 @@ def of_boards(runs: Runs, boards: Sequence[Board]) -> Iterator[tuple[str, bytes]
     labels = sorted({run.record.label for run in runs.runs})
     for board in boards:
         complete = {entry.label for entry in board.entries}
-        groups: dict[str, list[Run]] = {}
-        for run in runs.of(board.task):
-            if run.record.label in complete:
-                groups.setdefault(run.record.label, []).append(run)
+        groups = {k: own for k, own in runs.groups(board.task).items() if k in complete}
         measured = of_board(groups, board.task, board.measured)
         made = build(measured, board.control) if measured else None
         if made:

@@ -1,13 +1,12 @@
 """Uncertainty of a score and of a paired difference: training seeds, then clusters, then items."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize.elementwise import find_root
-from scipy.special import bdtr, chdtri, ndtr, stdtr, stdtrit
+from scipy.special import bdtr, stdtr, stdtrit
 
 from steelyard.harness.seeds import seed_for
 
@@ -15,7 +14,6 @@ Floats = NDArray[np.float64]
 
 SIGNIFICANT = 0.05
 CONFIDENCE = 1 - SIGNIFICANT
-POWER = 0.80
 DRAWS = 500
 """Resamples of the test items; the Monte Carlo error of a standard error is then about 3 %."""
 MIXING = 1.5
@@ -198,37 +196,6 @@ def mcnemar(only_one: int, only_other: int) -> float:
     """McNemar's exact two-sided p-value from the items that only one of two models got right."""
     discordant = only_one + only_other
     return min(1.0, 2 * float(bdtr(min(only_one, only_other), discordant, 0.5)))
-
-
-def visible(samples: Sequence[Sample], *, tests: int = 1) -> float:
-    """The true difference whose interval leaves out zero with 80 % chance.
-
-    For paired differences with the median spread of the given ones, of which only that counts.
-    The seeds' part is estimated with few degrees of freedom, so intervals of one truth differ in
-    width; the chance is taken over all of them.
-
-    Args:
-        samples: paired differences.
-        tests: how many are corrected for; the smallest p-value then has to pass 5 % over these.
-    """
-    spread = spread_of(samples)
-    free = max(spread.seed_freedom, 1)
-    middle = chdtri(free, 0.5) / free if len(samples) > 2 else 1.0
-    seeds, items, floor = (
-        float(np.median(part)) for part in (spread.seeds / middle, spread.items, spread.floor)
-    )
-    chances = (np.arange(400) + 0.5) / 400
-    estimates = seeds * chdtri(free, chances) / free
-    clusters = np.full(400, np.median(spread.item_freedom), dtype=np.int64)
-    same = np.ones(400)
-    alike = Spread(estimates, items * same, floor * same, spread.seed_freedom, clusters)
-    halves, deviation = margin(alike, SIGNIFICANT / tests), math.sqrt(seeds + items)
-    low, high = 0.0, float(halves.max()) + 3 * deviation
-    for _ in range(50):
-        middle = (low + high) / 2
-        found = ndtr((middle - halves) / deviation).mean() if deviation else 1.0
-        low, high = (low, middle) if found >= POWER else (middle, high)
-    return high
 
 
 def spread_of(samples: Sequence[Sample]) -> Spread:

@@ -19,6 +19,7 @@ from simulated_boards import WEIGHTS, Setting, answers, samples_of, true_score
 
 from steelyard.harness.seeds import seed_for
 from steelyard.leaderboards import ranking, stats
+from steelyard.leaderboards.power import visible
 from steelyard.leaderboards.stats import DRAWS, Sample
 
 Floats = NDArray[np.float64]
@@ -131,7 +132,7 @@ def power(setting: Setting, boards: int) -> float:
     def difference(skills: tuple[float, float], board: int) -> Sample:
         return stats.minus(*samples_of(answers(setting, skills, rng), board))
 
-    wanted = float(np.mean([stats.visible([difference((0, 0), board)]) for board in range(100)]))
+    wanted = float(np.mean([visible([difference((0, 0), board)]) for board in range(100)]))
     step = 0.0
     while true_score(setting, step) - true_score(setting, -step) < wanted:
         step += 0.002
