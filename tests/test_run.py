@@ -13,9 +13,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from steelyard import tasks
 from steelyard.harness import record, run, suite
+from steelyard.harness.cli import cli
 from steelyard.harness.data import Corpus
 from steelyard.harness.errors import UserError
 from steelyard.harness.pool import execute
@@ -207,32 +209,63 @@ def test_specs_are_told_apart_by_content() -> None:
     assert one.seed_for("weights") != replace(one, seed=1).seed_for("weights")
 
 
+WAITING = '''
+"""Joint training that waits at its third step for a file."""
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from steelyard.harness.fit import fit
+from steelyard.methods import About
+
+ABOUT = About(title="Waiting", kind="control", summary="Waits in the middle.")
+HERE = Path(__file__)
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    pass
+
+def train(backbone, data, meter, config, seed):
+    def step(batch):
+        if meter.steps == 2:
+            HERE.with_name("waits").touch()
+            while not HERE.with_name("go").exists():
+                time.sleep(0.05)
+        return backbone.loss(backbone.predict(batch), batch).mean(), {}
+    fit(backbone, data, meter, step, seed=seed)
+'''
+
+
 @pytest.mark.slow
 def test_killed_in_the_middle_a_suite_resumes_to_the_same_records(
     world: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
     made = tmp_path / "two.yaml"
     made.write_text(
-        "methods: [joint, joint_unimodal, modality_dropout]\ntasks: [food101]\nseeds: [0]\n"
+        f"methods: [joint, {tmp_path / 'waiting.py'}]\ntasks: [food101]\nseeds: [0]\n"
         "budget: 4e9\ncorruptions: [image-blank]\n"
     )
-    command = [sys.executable, "-c", "from steelyard.harness.cli import main; main()", "run"]
-    command += [str(made), "--data-root", str(world / "food101"), "--jobs", "2", "--device", "cpu"]
+    words = ["run", str(made), "--data-root", str(world / "food101"), "--device", "cpu"]
+    command = [sys.executable, "-c", "from steelyard.harness.cli import main; main()", *words]
+    first, second = ["--runs", str(tmp_path / "a")], ["--runs", str(tmp_path / "b")]
 
-    killed = subprocess.Popen(
-        [*command, "--runs", str(tmp_path / "a")], start_new_session=True, stdout=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "a").rglob(record.RECORD)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    before = len(record.find(tmp_path / "a"))
-    assert 1 <= before < 3
-    subprocess.run([*command, "--runs", str(tmp_path / "a")], check=True)
-    subprocess.run([*command, "--runs", str(tmp_path / "b")], check=True)
+    killed = subprocess.Popen([*command, *first, "--jobs", "2"], start_new_session=True)
+    try:
+        while not ((tmp_path / "waits").exists() and record.find(tmp_path / "a")):
+            assert killed.poll() is None, "ended before it could be killed"
+            time.sleep(0.05)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    (before,) = record.find(tmp_path / "a")
+    written = (before / record.RECORD).stat().st_mtime_ns
+    (tmp_path / "go").touch()
+    for runs in (first, second):
+        done = CliRunner().invoke(cli, [*words, *runs, "--jobs", "1"])
+        assert done.exit_code == 0, done.output
+    assert (before / record.RECORD).stat().st_mtime_ns == written
     names = [folder.name for folder in record.find(tmp_path / "b")]
-    assert [folder.name for folder in record.find(tmp_path / "a")] == names and len(names) == 3
+    assert [folder.name for folder in record.find(tmp_path / "a")] == names and len(names) == 2
     for name in names:
         assert stripped(tmp_path / "a" / name) == stripped(tmp_path / "b" / name)
 
