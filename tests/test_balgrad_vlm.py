@@ -131,7 +131,7 @@ def test_a_kl_gradient_that_skips_the_model_is_refused(root: Path) -> None:
         vlm_toys.train(model, "balgrad", 1e9, kl_to_heads=False)
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("tune", ["full", pytest.param("lora", marks=pytest.mark.heavy)])
 def test_training_draws_the_two_predictions_together(tune: str, root: Path) -> None:
     def divergence(kl: float) -> float:
         model = vlm_toys.build("llava", root, tune=tune)

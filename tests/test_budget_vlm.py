@@ -183,26 +183,32 @@ def test_what_is_no_line_is_measured_at_every_size() -> None:
 MINING: dict[str, methods.Option] = {"filters": "same", "steps": 2, "mine_limit": 16}
 CASES: list[tuple[str, str, str, dict[str, methods.Option]]] = [
     ("llava", "full", "mcr", {}),
-    ("llava", "full", "mcr", {"players": "sides"}),
     ("llava", "full", "balgrad", {}),
-    ("llava", "full", "joint_unimodal", {}),
-    ("llava", "full", "sft", {}),
     ("llava", "full", "dpo", {}),
     ("llava", "full", "grpo", {}),
     ("llava", "full", "mbpo", MINING),
+    ("llava", "lora", "sft", {}),
+    ("qwen2_vl", "full", "modality_dropout", {}),
+]
+MORE_CASES: list[tuple[str, str, str, dict[str, methods.Option]]] = [
+    ("llava", "full", "mcr", {"players": "sides"}),
+    ("llava", "full", "joint_unimodal", {}),
+    ("llava", "full", "sft", {}),
     ("llava", "lora", "mcr", {}),
     ("llava", "lora", "balgrad", {}),
-    ("llava", "lora", "sft", {}),
     ("llava", "lora", "grpo", {}),
     ("llava", "lora", "mbpo", MINING),
-    ("qwen2_vl", "full", "modality_dropout", {}),
     ("qwen2_vl", "lora", "dpo", {}),
     ("qwen2_vl", "full", "grpo", {}),
 ]
+"""Further methods, methods of the other cases under an adapter, and further families."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "tune", "name", "options"), CASES)
+@pytest.mark.parametrize(
+    ("family", "tune", "name", "options"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.heavy) for case in MORE_CASES)],
+)
 def test_a_whole_run_is_within_five_percent_of_the_flop_counter(
     family: str, tune: str, name: str, options: dict[str, methods.Option], root: Path
 ) -> None:

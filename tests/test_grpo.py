@@ -137,7 +137,7 @@ def test_right_answers_become_likelier() -> None:
     assert toy.likelihood(backbone, held_out) > toy.likelihood(before, held_out) + 0.03
 
 
-@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("tune", ["full", pytest.param("lora", marks=pytest.mark.heavy)])
 def test_rloo_starts_at_its_reference_and_moves_away(tune: str) -> None:
     _, meter = trained(rloo, rloo.Config(group=4, max_tokens=4), tune)
     assert 0.85 * FLOPS < meter.spent <= FLOPS

@@ -178,8 +178,14 @@ def test_sft_starts_at_the_backbones_loss_and_learns() -> None:
     assert losses[-1] < 0.5 * start
 
 
-@pytest.mark.parametrize("name", ["dpo", "mpo", "mdpo", "kto"])
-@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("name", "tune"),
+    [
+        *((name, "full") for name in ("dpo", "mpo", "mdpo", "kto")),
+        ("dpo", "lora"),
+        *(pytest.param(name, "lora", marks=pytest.mark.heavy) for name in ("mpo", "mdpo", "kto")),
+    ],
+)
 def test_preference_methods_lower_their_loss_and_widen_the_margin(name: str, tune: str) -> None:
     method = OFFLINE[name]
     config = method.Config(negatives="random_answer")

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from simulated_boards import Setting, answers, samples_of, true_score
 from sklearn import metrics as sk
 
+from steelyard.leaderboards.power import visible
 from steelyard.leaderboards.stats import (
     DRAWS,
     METRICS,
@@ -21,7 +22,6 @@ from steelyard.leaderboards.stats import (
     paired_difference,
     resample_weights,
     resampled,
-    visible,
 )
 
 
@@ -163,7 +163,7 @@ def held(setting: Setting, boards: int) -> tuple[float, float]:
     return own, usual
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("seeds", [3, 10])
 @pytest.mark.parametrize("training", ["no", "large"])
 def test_intervals_hold_the_true_difference(seeds: int, training: str) -> None:
     own, usual = held(replace(COVERED[training], seeds=seeds), 400)
@@ -172,7 +172,7 @@ def test_intervals_hold_the_true_difference(seeds: int, training: str) -> None:
         assert usual < 0.90, "the simulation can tell a bad interval"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("training", COVERED)
 @pytest.mark.parametrize("size", [1, 3])
