@@ -1,6 +1,10 @@
-"""What methods do to a model on the world, over several seeds with paired differences."""
+"""What methods do to a model on the world, as differences paired by seed.
+
+By default one seed of what has no lighter test elsewhere; among the heavy tests three seeds.
+"""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -12,29 +16,46 @@ from steelyard import methods, tasks
 from steelyard.harness import backbones, world_sets
 from steelyard.harness.backbone import Inputs
 from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.data import Corpus
 from steelyard.harness.spec import RunSpec
 from steelyard.tasks.images import open_image
 
-SEEDS = (0, 1, 2)
 FLOPS = 1.2e11  # some three hundred steps
 
 pytestmark = pytest.mark.slow
 
 
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is trained on, and with which seeds."""
+
+    root: Path
+    seeds: tuple[int, ...]
+
+
 @pytest.fixture(scope="module")
-def food(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("behaviour") / "food101"
     world_sets.write("food101", root, train=2000, test=400, seed=1)
-    return tasks.load("food101", root)
+    return root
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((0,), id="one-seed"),
+        pytest.param((0, 1, 2), id="three-seeds", marks=pytest.mark.heavy),
+    ],
+)
+def study(root: Path, request: pytest.FixtureRequest) -> Study:
+    return Study(root, request.param)
 
 
 @cache
 def outcome(
-    root: Path, name: str, seed: int, options: tuple[tuple[str, methods.Option], ...] = ()
+    study: Study, name: str, seed: int, options: tuple[tuple[str, methods.Option], ...] = ()
 ) -> dict[str, float]:
     """Accuracy clean, without text and without image, and what the method logged."""
-    corpus = tasks.load("food101", root)
+    corpus = tasks.load("food101", study.root)
     spec = RunSpec(name, "food101", "tiny", "S", seed)
     model = backbones.untrained(spec, corpus, "cpu")
     meter = Meter(Budget("test", FLOPS))
@@ -67,48 +88,54 @@ def outcome(
     }
 
 
-def gains(food: Corpus, name: str, other: str, what: str) -> list[float]:
+def gains(study: Study, name: str, other: str, what: str) -> list[float]:
     """Paired differences by seed."""
     return [
-        outcome(food.root, name, seed)[what] - outcome(food.root, other, seed)[what]
-        for seed in SEEDS
+        outcome(study, name, seed)[what] - outcome(study, other, seed)[what] for seed in study.seeds
     ]
 
 
-def test_joint_training_under_uses_the_image(food: Corpus) -> None:
+def test_joint_training_under_uses_the_image(study: Study) -> None:
     """The image alone can do far more than what a jointly trained model gets out of it."""
-    differences = gains(food, "image_only", "joint", "no_text")
+    differences = gains(study, "image_only", "joint", "no_text")
     assert min(differences) > 0.15, differences
-    # ... although the joint model is better than the text alone, so it does see.
-    assert np.mean(gains(food, "joint", "text_only", "clean")) > 0
 
 
-@pytest.mark.parametrize("name", ["joint_unimodal", "balgrad", "late_ensemble"])
-def test_training_each_side_recovers_the_image(food: Corpus, name: str) -> None:
-    differences = gains(food, name, "joint", "no_text")
+@pytest.mark.heavy  # training on the text alone takes the most steps
+def test_joint_training_is_better_than_the_text_alone(study: Study) -> None:
+    """So it does see, though too little."""
+    assert np.mean(gains(study, "joint", "text_only", "clean")) > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["joint_unimodal", "balgrad", pytest.param("late_ensemble", marks=pytest.mark.heavy)]
+)
+def test_training_each_side_recovers_the_image(study: Study, name: str) -> None:
+    differences = gains(study, name, "joint", "no_text")
     assert min(differences) > 0 and np.mean(differences) > 0.04, differences
 
 
-def test_modality_dropout_helps_without_text(food: Corpus) -> None:
-    differences = gains(food, "modality_dropout", "joint", "no_text")
+def test_modality_dropout_helps_without_text(study: Study) -> None:
+    differences = gains(study, "modality_dropout", "joint", "no_text")
     assert np.mean(differences) > 0.02, differences
 
 
-def test_the_permutation_game_raises_what_it_says_it_raises(food: Corpus) -> None:
+@pytest.mark.heavy
+def test_the_permutation_game_raises_what_it_says_it_raises(study: Study) -> None:
     """With the paper's sign, what permuting sides costs grows; with the other sign it shrinks.
 
     Both sides together and the weaker one by itself; the leading side may lose what the other
     gains, since they explain the same labels.
     """
     base = (("game", "collaborative"), ("contrastive", 0.0), ("unimodal", 0.0))
-    for seed in SEEDS[:2]:
-        up = outcome(food.root, "mcr", seed, (*base, ("mipd", 1.0)))
-        down = outcome(food.root, "mcr", seed, (*base, ("mipd", -1.0)))
+    for seed in study.seeds[:2]:
+        up = outcome(study, "mcr", seed, (*base, ("mipd", 1.0)))
+        down = outcome(study, "mcr", seed, (*base, ("mipd", -1.0)))
         assert up["J_image"] > down["J_image"] + 0.02
         assert up["J_image"] + up["J_text"] > down["J_image"] + down["J_text"] + 0.02
 
 
-def test_dominant_side_is_damped(food: Corpus) -> None:
+def test_dominant_side_is_damped(study: Study) -> None:
     """OGM-GE slows the side that leads; on this world that is the text, learnt first."""
-    logged = outcome(food.root, "ogm_ge", 0)
+    logged = outcome(study, "ogm_ge", 0)
     assert logged["coefficient_text"] < logged["coefficient_image"]
