@@ -47,7 +47,8 @@ def cost_scale(axes: "Axes", spent: Sequence[float]) -> None:
     if low > 0 and high > WIDE_COST * low:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.3, 1.3 * high)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        subs = (1, 2, 5) if high < 30 * low else (1,)  # more would run into one another
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(-0.03 * high, 1.08 * high)
