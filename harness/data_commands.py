@@ -42,7 +42,8 @@ def check_data(
 def print_sources() -> None:
     """A table of all data sets: where to get each, its size as published, its terms."""
     table = Table()
-    for header in ("task", "where from", "copy on the hub", "as published", "terms"):
+    table.add_column("task", no_wrap=True)
+    for header in ("where from", "copy on the hub", "as published", "terms"):
         table.add_column(header, overflow="fold")
     for name in tasks.names():
         about = tasks.info(name)

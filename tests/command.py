@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from steelyard.harness.cli import main
+from steelyard.harness.commands import console
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class Done:
     stderr: str
 
 
+WIDTH = 200
+
 Command = Callable[..., Done]
 
 
@@ -26,6 +29,7 @@ def typed(
 ) -> Done:
     """Call the entry point with these words and keep what it prints and its exit code."""
     patch.setattr(sys, "argv", ["steelyard", *words])
+    patch.setattr(console, "width", WIDTH)  # which it read when it was made
     code: object = 0
     try:
         main()

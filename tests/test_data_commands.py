@@ -12,9 +12,8 @@ from steelyard import tasks
 
 
 @pytest.fixture
-def steelyard(steelyard: Command, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """On a wide terminal, with a cache of the test's own."""
-    monkeypatch.setenv("COLUMNS", "200")
+def steelyard(steelyard: Command, own_cache: Path) -> Command:
+    """With a cache of the test's own."""
     return steelyard
 
 
