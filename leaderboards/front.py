@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.escape import md
-from steelyard.leaderboards.overall import Overall
+from steelyard.leaderboards.overall import Overall, absences
 from steelyard.leaderboards.ranking import FEWEST_BLOCKS, Place
 from steelyard.leaderboards.stats import Interval
 from steelyard.leaderboards.tables import (
@@ -81,7 +81,7 @@ def index(
     parts = ["# Leaderboards"]
     if len(boards) > 1:
         parts += ["## All tasks\n\n" + sheet_markdown(overall_sheet(overall)), md(OVERALL_RULE)]
-        parts += [f"- {md(blank.label)}: {md(blank.missing)}." for blank in overall.blanks]
+        parts += [f"- {md(line)}" for line in absences(overall)]
     parts += [f"![{name.rpartition('.')[0]}]({name})" for name in pictures]
     parts += [md(NO_DIAGRAM)] if boards and overall.critical is None else []
     for board in boards:

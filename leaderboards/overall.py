@@ -50,3 +50,11 @@ def overall(boards: Sequence[Board]) -> Overall:
     entries = tuple(OverallEntry(label, kinds[label], place) for label, place in places.items())
     critical = ranking.critical(ranking.block_ranks(contests, full)) if full else None
     return Overall(tuple(board.task for board in boards), entries, blanks, critical)
+
+
+def absences(overall: Overall) -> list[str]:
+    """Which entries are not ranked, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for blank in overall.blanks:
+        by_reason.setdefault(blank.missing, []).append(blank.label)
+    return [f"{', '.join(labels)}: {reason}." for reason, labels in by_reason.items()]

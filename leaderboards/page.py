@@ -14,7 +14,7 @@ from steelyard.leaderboards import factors, front, page_cards, profile_tables, s
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.collect import Runs
 from steelyard.leaderboards.escape import inert
-from steelyard.leaderboards.overall import overall
+from steelyard.leaderboards.overall import absences, overall
 from steelyard.leaderboards.page_details import command_html, detail
 from steelyard.leaderboards.page_markup import (
     esc,
@@ -183,7 +183,7 @@ def _together(boards: Sequence[Board], figures: str) -> Section:
     ranked = [Name(entry.label, entry.kind) for entry in made.entries]
     names = [*ranked, *(Name(blank.label, blank.kind) for blank in made.blanks)]
     body = _tools("overall") + table(front.overall_sheet(made), names, "all")
-    lacking = [f"{blank.label}: {blank.missing}." for blank in made.blanks]
+    lacking = absences(made)
     return Section("all", "All tasks", body + _list([front.OVERALL_RULE, *lacking]) + figures)
 
 

@@ -16,7 +16,7 @@ from steelyard.harness.record import ITEMS, RECORD, sealed
 from steelyard.leaderboards import tables
 from steelyard.leaderboards.board import build
 from steelyard.leaderboards.collect import collect
-from steelyard.leaderboards.overall import overall
+from steelyard.leaderboards.overall import absences, overall
 
 
 def test_columns_of_a_board_by_hand(toy: Path) -> None:
@@ -318,6 +318,7 @@ def test_overall_ranks_only_entries_complete_on_every_task(toy: Path) -> None:
     assert [(blank.label, blank.missing) for blank in table.blanks] == [
         ("poor", "not ranked on two")
     ]
+    assert absences(table) == ["poor: not ranked on two."]
 
 
 HOSTILE = r"a|b<i>&_%$#{x}~^\*`["
