@@ -12,7 +12,7 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.limits import parse_budget
 from steelyard.harness.record import find, read
 from steelyard.leaderboards import Published, publish, replace_file, tables
-from steelyard.leaderboards.json_text import json_text
+from steelyard.leaderboards.json_text import exact, json_text
 from steelyard.leaderboards.stats import Interval
 from steelyard.leaderboards.tables import Cell, Sheet
 
@@ -150,6 +150,6 @@ def _csv(curves: Sequence[Curve], budgets: Sequence[str]) -> str:
     writer.writerow(["trained_on", "label", *ends, "area"])
     for curve in curves:
         numbers = [value for s in curve.scores for value in (s.mean, s.low, s.high)]
-        cells = [f"{value:.10g}" for value in (*numbers, curve.area)]
+        cells = [exact(value) for value in (*numbers, curve.area)]
         writer.writerow([curve.trained_on, curve.label, *cells])
     return out.getvalue()

@@ -9,7 +9,7 @@ from steelyard.leaderboards import replace_file
 from steelyard.leaderboards.bias import SHOWN, Curve, Factor, Point
 from steelyard.leaderboards.bias_plots import picture
 from steelyard.leaderboards.escape import md
-from steelyard.leaderboards.json_text import json_text, members
+from steelyard.leaderboards.json_text import exact, json_text, members
 from steelyard.leaderboards.reliance import NUMBERS, SHARES
 from steelyard.leaderboards.stats import Interval
 from steelyard.leaderboards.tables import Cell, Sheet, bullets, sheet_markdown
@@ -117,7 +117,7 @@ def as_csv(found: Factor) -> str:
             for name, each in point.numbers.items():
                 effect = point.effects.get(name)
                 ends = [] if effect is None else [effect.mean, effect.low, effect.high]
-                values = [f"{value:.10g}" for value in (each.mean, each.low, each.high, *ends)]
+                values = [exact(value) for value in (each.mean, each.low, each.high, *ends)]
                 blanks = [""] * (6 - len(values))
                 table.writerow([*start, name, *values, *blanks, NUMBERS[name]])
     return out.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 def json_text(content: Mapping[str, Any]) -> str:
     """Top-level names on lines of their own, and so each member of a list among their values.
 
-    ``json``'s own indentation is written by Python code and takes ten times as long.
+    ``json``'s own indentation is written by Python code and takes three times as long.
 
     Raises:
         ValueError: a number is not finite.

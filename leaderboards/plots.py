@@ -16,12 +16,12 @@ from steelyard.leaderboards.style import (
     COLOURS,
     HATCHES,
     INK,
-    MOST,
     PRINT,
     SIZES,
     SOFT,
     Anchor,
     Mark,
+    first_of,
     framed,
     headline,
     inches,
@@ -80,12 +80,9 @@ def critical(overall: Overall, labels: Sequence[str], control: str) -> list[tupl
 
 
 def best_of(board: Board) -> Board:
-    """The board itself, or of a long one the first entries and the control, named so."""
-    if len(board.entries) <= MOST:
-        return board
-    kept = [e for n, e in enumerate(board.entries) if n < MOST or e.label == board.control]
-    name = f"{board.task}, best {MOST} of {len(board.entries)}"
-    return replace(board, task=name, entries=tuple(kept))
+    """The board with as many entries as a figure shows, named so."""
+    title, kept = first_of(board.task, board.entries, board.control, lambda entry: entry.label)
+    return replace(board, task=title, entries=kept)
 
 
 def _scale(board: Board) -> float:

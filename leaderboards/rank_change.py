@@ -12,7 +12,7 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.record import find, read
 from steelyard.leaderboards import Published, publish, ranking, replace_file
 from steelyard.leaderboards.escape import md
-from steelyard.leaderboards.json_text import json_text
+from steelyard.leaderboards.json_text import exact, json_text
 from steelyard.leaderboards.profile import composite
 from steelyard.leaderboards.rank_plots import slope_figure
 from steelyard.leaderboards.ranking import Change, Contest
@@ -170,5 +170,5 @@ def _csv(found: Sequence[Ladder]) -> str:
     for ladder in found:
         for c in ladder.changes:
             spans = [c.before, *c.before_range, c.after, *c.after_range]
-            writer.writerow([ladder.about, c.label, *(f"{x:.10g}" for x in spans), c.verdict])
+            writer.writerow([ladder.about, c.label, *map(exact, spans), c.verdict])
     return out.getvalue()

@@ -9,10 +9,10 @@ from steelyard.leaderboards.style import (
     GOOD,
     INK,
     LINE,
-    MOST,
     SIZES,
     SOFT,
     Mark,
+    first_of,
     headline,
     name_rows,
     names_width,
@@ -34,8 +34,8 @@ def critical_figure(critical: Critical, about: str, look: Mapping[str, Mark]) ->
     """Mean ranks, the best on top, with a bracket around entries that are not told apart."""
     from matplotlib.figure import Figure
 
-    shown = dict(list(critical.mean_ranks.items())[:MOST])
-    labels, means = list(shown), list(shown.values())
+    title, labels = first_of(about, list(critical.mean_ranks), "", str)
+    means = [critical.mean_ranks[label] for label in labels]
     groups = alike(means, critical.difference)
     names, high = names_width(labels), LINE * len(labels) + 0.1
     width = names + WIDE + BRACKET * (len(groups) + 2)
@@ -44,7 +44,7 @@ def critical_figure(critical: Critical, about: str, look: Mapping[str, Mark]) ->
     axes = figure.add_axes((names / width, UNDER / height, WIDE / width, high / height))
     name_rows(axes, labels, named=True)
     axes.set_xlim(0.6, max(len(labels), means[-1]) + 0.4)
-    for line, (label, mean) in enumerate(shown.items()):
+    for line, (label, mean) in enumerate(zip(labels, means, strict=True)):
         mark = look[label]
         axes.plot(mean, line, mark.marker, color=mark.colour, ms=SIZES[mark.marker], mec="white",
                   mew=0.5, zorder=3)  # fmt: skip
@@ -54,10 +54,9 @@ def critical_figure(critical: Critical, about: str, look: Mapping[str, Mark]) ->
         axes.plot([x, x], ends, color=INK, lw=2, transform=axes.transAxes, clip_on=False)
     _ruler(axes, critical.difference, len(labels))
     axes.set_xlabel("mean rank (1: best)", fontsize=8)
-    best = f", best {MOST} of {len(critical.mean_ranks)}" if len(critical.mean_ranks) > MOST else ""
     headline(
         figure,
-        f"{about}: critical difference of mean ranks{best}",
+        f"{title}: critical difference of mean ranks",
         f"{critical.blocks} blocks, a block being one seed on one task. Friedman's test: p "
         f"{_chance(critical.p)}.\nBars at the right join entries within the critical difference "
         f"{critical.difference:.2f} (Nemenyi, 5 % over all pairs).\nBlocks of a task share its "

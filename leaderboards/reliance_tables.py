@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.escape import md
-from steelyard.leaderboards.json_text import json_text, members
+from steelyard.leaderboards.json_text import exact, json_text, members
 from steelyard.leaderboards.reliance import CONFLICTS, GROUPS, NUMBERS, SHARES, Diagnosis, Part
 from steelyard.leaderboards.tables import Cell, Sheet, bullets, sheet_markdown
 
@@ -216,7 +216,7 @@ def as_csv(found: Diagnosis) -> str:
     table.writerow(["task", "subset", "score", "number", "mean", "low", "high", "about"])
     for part in found.parts:
         for name, each in part.numbers.items():
-            values = [f"{value:.10g}" for value in (each.mean, each.low, each.high)]
+            values = [exact(value) for value in (each.mean, each.low, each.high)]
             table.writerow([part.task, part.subset, part.metric, name, *values, NUMBERS[name]])
     return out.getvalue()
 

@@ -9,7 +9,6 @@ from steelyard.leaderboards.style import (
     BETWEEN,
     BOTTOM,
     LEFT,
-    MOST,
     NAME,
     RC,
     SIZES,
@@ -17,6 +16,7 @@ from steelyard.leaderboards.style import (
     TOP,
     Anchor,
     Mark,
+    first_of,
     headline,
     marks,
     name_points,
@@ -48,12 +48,9 @@ def fan(found: Robustness, labels: Sequence[str]) -> dict[str, bytes]:
 
 
 def best_of(found: Robustness) -> Robustness:
-    """All entries, or of many the first and the control, said so in the title."""
-    if len(found.rows) <= MOST:
-        return found
-    kept = [row for n, row in enumerate(found.rows) if n < MOST or row.label == found.control]
-    name = f"{found.task}, best {MOST} of {len(found.rows)}"
-    return replace(found, task=name, rows=tuple(kept))
+    """With as many entries as a figure shows, named so."""
+    title, kept = first_of(found.task, found.rows, found.control, lambda row: row.label)
+    return replace(found, task=title, rows=kept)
 
 
 def _figure(found: Robustness, look: Mapping[str, Mark]) -> "Figure":

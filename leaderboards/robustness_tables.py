@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steelyard.leaderboards.escape import md
-from steelyard.leaderboards.json_text import json_text, members
+from steelyard.leaderboards.json_text import exact, json_text, members
 from steelyard.leaderboards.robustness import COMPARED, NUMBERS, Robustness, Row
 from steelyard.leaderboards.tables import VERDICTS, Cell, Sheet, bullets, sheet_markdown
 
-SCHEMA = 1
+SCHEMA = 2
 SHARES = ("relative", "same")
 """Begin the names of numbers that are shares whatever the metric is."""
 HEADINGS = {
@@ -122,21 +122,17 @@ def as_csv(found: Sequence[Robustness]) -> str:
             for name, interval in row.numbers.items():
                 variant = row.worst if name == "worst" else ""
                 ends = (interval.mean, interval.low, interval.high)
-                table.writerow([*start, name, variant, *map(_exact, ends), NUMBERS[name]])
+                table.writerow([*start, name, variant, *map(exact, ends), NUMBERS[name]])
             for name, difference in row.differences.items():
                 ends = (difference.interval.mean, difference.interval.low, difference.interval.high)
                 about = f"minus {each.control}, p (Holm) {difference.adjusted:.3g}"
-                table.writerow([*start, f"{name} difference", "", *map(_exact, ends), about])
+                table.writerow([*start, f"{name} difference", "", *map(exact, ends), about])
             for damage in each.damages:
                 for variant, step in zip(damage.variants, row.curves[damage.name], strict=True):
                     ends = (step.mean, step.low, step.high)
                     about = "score minus clean"
-                    table.writerow([*start, "change", variant, *map(_exact, ends), about])
+                    table.writerow([*start, "change", variant, *map(exact, ends), about])
     return out.getvalue()
-
-
-def _exact(value: float) -> str:
-    return f"{value:.10g}"
 
 
 def as_json(found: Sequence[Robustness]) -> str:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +45,7 @@ LEFT, BETWEEN, BOTTOM, TOP = 0.65, 0.65, 0.55, 0.8
 NAME, PRINT = 0.18, 0.15
 GUTTER = 0.4
 """Inches right of the axes in which the leader lines fan out to the names."""
+Entry = TypeVar("Entry")
 MOST = 40
 """Entries of a figure; the tables have all."""
 LONGEST = 40
@@ -173,6 +174,16 @@ def name_points(axes: "Axes", anchors: Sequence[Anchor], look: Mapping[str, Mark
             gutter + 0.1 / wide, at, shortened(label), color=INK if shown else SOFT, fontsize=8,
             va="center_baseline", transform=axes.transAxes,
         )  # fmt: skip
+
+
+def first_of(
+    title: str, entries: Sequence[Entry], control: str, label: Callable[[Entry], str]
+) -> tuple[str, tuple[Entry, ...]]:
+    """All entries, or of many the first and the control, said so in the title."""
+    if len(entries) <= MOST:
+        return title, tuple(entries)
+    kept = [each for n, each in enumerate(entries) if n < MOST or label(each) == control]
+    return f"{title}, best {MOST} of {len(entries)}", tuple(kept)
 
 
 def shortened(label: str) -> str:

@@ -13,8 +13,10 @@ from steelyard.leaderboards.profile import build as build_profile
 from steelyard.leaderboards.robustness import Measured, Robustness, damages_of
 from steelyard.leaderboards.robustness_files import of_boards, of_profiles
 from steelyard.leaderboards.robustness_items import consistency, of_board
+from steelyard.leaderboards.robustness_plots import best_of
 from steelyard.leaderboards.robustness_tables import as_csv, as_json, markdown, sheets
 from steelyard.leaderboards.stats import Sample
+from steelyard.leaderboards.style import MOST, first_of
 
 VARIANTS = ("image-noise:1", "image-noise:3", "image-blank", "text-noise:2", "clean",
             "image-noise:3+text-noise:2", "both-missing:70", "image-missing:100",
@@ -167,3 +169,23 @@ def test_profiles_have_a_section_for_each_damaged_task(tmp_path: Path) -> None:
     row = next(row for row in content["entries"] if row["label"] == "sft")
     # Right on the first 36 of 40; without images on 20, so 16 answers change.
     assert row["numbers"]["same.image"]["mean"] == pytest.approx(((24 / 40) + (34 / 40)) / 2)
+
+
+def test_a_figure_of_many_shows_the_first_and_the_control() -> None:
+    names = [f"entry {number}" for number in range(MOST + 5)]
+    few = names[:MOST]
+    assert first_of("toy", few, names[0], str) == ("toy", tuple(few))
+    title, kept = first_of("toy", names, names[-1], str)
+    assert title == f"toy, best {MOST} of {MOST + 5}"
+    assert kept == (*few, names[-1])
+    assert first_of("toy", names, names[0], str)[1] == tuple(few)
+    assert first_of("toy", names, "absent", str)[1] == tuple(few)
+
+
+def test_the_fan_of_many_entries_says_how_many_there_are() -> None:
+    of_each = {name: sample(value) for name, value in (("clean", 0.9), ("image-noise:1", 0.5))}
+    scores = {f"entry {number:02}": of_each for number in range(MOST + 2)}
+    made = robustness.build(Measured("toy", "accuracy", True, True, scores, {}), "entry 00")
+    assert made is not None and len(made.rows) == MOST + 2
+    shown = best_of(made)
+    assert (shown.task, len(shown.rows)) == (f"toy, best {MOST} of {MOST + 2}", MOST)
