@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.vlm_config import VlmConfig
 from steelyard.harness.vlm_layout import IGNORED, MULTI_AXIS, Row, with_image
 from steelyard.harness.vlm_pixels import PASSED_ON, PIXELS, Picture, join, split
+
+RENDERED = 1 << 14
+"""Prompts whose rendering is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Prompts:
         self.adds_special = _adds_special(processor)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
         self.multi_axis = model_config.model_type in MULTI_AXIS
+        # A question is put to many images, a caption to all; templates are slow.
+        self._rendered = lru_cache(RENDERED)(self._render_now)
 
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
         """One user turn as chat messages, the images first."""
@@ -51,7 +57,7 @@ class Prompts:
         """The prompt up to where the answer begins, image placeholders unexpanded."""
         return self._rendered(inputs.prompt, len(inputs.images))
 
-    def _rendered(self, prompt: str, images: int) -> str:
+    def _render_now(self, prompt: str, images: int) -> str:
         content = [*[{"type": "image"}] * images, {"type": "text", "text": prompt}]
         rendered: str = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -61,7 +67,7 @@ class Prompts:
     def places(self, images: int) -> int:
         """For how many of so many images at once the chat template has a place."""
         try:
-            text = self._rendered("?", images)
+            text = self._render_now("?", images)
         except TemplateError:  # it says itself that they are too many
             return 1
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]

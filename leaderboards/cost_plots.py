@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.board import Cost
+from steelyard.leaderboards.costs import Cost
 from steelyard.leaderboards.style import FAINT
 
 if TYPE_CHECKING:

@@ -189,7 +189,9 @@ def _test(grid: Grid, first: Run) -> Test:
     test = Test(grid, first, order, classes, np.empty((0, 0)))
     _check_items(first, order, test)
     drawn = resample_weights(test.clusters, DRAWS, grid.task)
-    return replace(test, weights=np.vstack([np.ones(drawn.shape[1]), drawn]))
+    weights = np.vstack([np.ones(drawn.shape[1]), drawn])
+    # The weights of an item lie together, as sums along sorted items want them.
+    return replace(test, weights=np.asfortranarray(weights))
 
 
 def _check_items(run: Run, order: item_table.Order, test: Test) -> None:

@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import Any
 
 from steelyard.harness.spec import RunSpec
-from steelyard.leaderboards.board import Cost
 from steelyard.leaderboards.collect import Run
+from steelyard.leaderboards.costs import Cost
 from steelyard.leaderboards.differences import Difference
 from steelyard.leaderboards.page_markup import esc
 from steelyard.leaderboards.page_tables import bar, facts, number_html, plain

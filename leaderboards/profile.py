@@ -7,8 +7,9 @@ from statistics import fmean
 from steelyard.harness.errors import UserError
 from steelyard.harness.record import Score
 from steelyard.leaderboards import ranking, stats
-from steelyard.leaderboards.board import Blank, Cost, costs_of, kind_of
+from steelyard.leaderboards.board import Blank, kind_of
 from steelyard.leaderboards.collect import Run, Runs, backbone_name, budget_name
+from steelyard.leaderboards.costs import Cost, costs_of
 from steelyard.leaderboards.differences import Difference, Visible, differences, visible
 from steelyard.leaderboards.measure import corruption_of, side_of
 from steelyard.leaderboards.ranking import Contest, Critical, Place

@@ -309,13 +309,14 @@ def _auroc(items: Items, weights: Floats) -> Floats:
     negative = negative[np.argsort(items.confidence[negative], kind="stable")]
     lower = np.searchsorted(items.confidence[negative], items.confidence[positive], "left")
     not_higher = np.searchsorted(items.confidence[negative], items.confidence[positive], "right")
-    below = np.zeros((len(weights), len(negative) + 1))
-    np.cumsum(weights[:, negative], axis=1, out=below[:, 1:])
-    drawn = weights[:, positive]
-    beaten = below[:, lower]
-    beaten += below[:, not_higher]
-    wins = np.einsum("rp,rp->r", drawn, beaten) / 2
-    pairs = drawn.sum(axis=1) * below[:, -1]
+    by_item = weights.T
+    below = np.zeros((len(negative) + 1, len(weights)))
+    np.cumsum(by_item[negative], axis=0, out=below[1:])
+    drawn = by_item[positive]
+    beaten = below[lower]
+    beaten += below[not_higher]
+    wins = np.einsum("pr,pr->r", drawn, beaten) / 2
+    pairs = drawn.sum(axis=0) * below[-1]
     undefined = np.full(len(weights), np.nan)
     return np.asarray(np.divide(wins, pairs, out=undefined, where=pairs > 0))
 

@@ -46,8 +46,8 @@ NAME, PRINT = 0.18, 0.15
 GUTTER = 0.4
 """Inches right of the axes in which the leader lines fan out to the names."""
 Entry = TypeVar("Entry")
-MOST = 40
-"""Entries of a figure; the tables have all."""
+MOST = 25
+"""Entries of a figure, few enough to be told apart; the tables have all."""
 LONGEST = 40
 """Characters of a name before it is cut."""
 LETTER, LINE = 0.066, 0.21

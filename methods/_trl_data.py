@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from steelyard.harness.backbone import Inputs
+from steelyard.harness.backbone import Batch, Inputs
 from steelyard.harness.batches import IN_MEMORY_BYTES, TrainData
 from steelyard.harness.errors import UserError
 from steelyard.harness.seeds import seed_for
@@ -52,21 +52,17 @@ Collator = Callable[[list[dict[str, int]]], dict[str, Tensor]]
 
 
 def render(backbone: Vlm, inputs: Inputs) -> Prompt:
-    """The prompt of one user turn, ready for an answer."""
-    text = backbone.prompts.render(inputs)
-    if inputs.image is None:
-        ids = backbone.processor.tokenizer(text, add_special_tokens=backbone.prompts.adds_special)[
-            "input_ids"
-        ]
-        return Prompt(torch.tensor(ids), {}, {})
-    made = dict(
-        backbone.processor(
-            text=[text],
-            images=[[inputs.image]],
-            add_special_tokens=backbone.prompts.adds_special,
-            return_tensors="pt",
-        )
-    )
+    """The prompt of one user turn, ready for an answer.
+
+    Raises:
+        UserError: it is too long.
+    """
+    return _prompt(backbone, backbone.collate([inputs]))
+
+
+def _prompt(backbone: Vlm, batch: Batch) -> Prompt:
+    """The prompt of a batch of one row, which has no padding."""
+    made = {name: value.cpu() for name, value in backbone.prompts.plain(batch).items()}
     tokens, _ = made.pop("input_ids"), made.pop("attention_mask")
     aligned = {name: value for name, value in made.items() if value.shape == tokens.shape}
     return Prompt(
@@ -88,8 +84,10 @@ def prompts_of(
     def at(position: int) -> Prompt:
         if position in kept:
             return kept[position]
-        inputs = seen(position) if seen else data.turn(position).inputs
-        prompt = render(backbone, inputs)
+        if seen:
+            prompt = render(backbone, seen(position))
+        else:
+            prompt = _prompt(backbone, data.gather([position]))
         size = sum(value.nbytes for value in prompt.images.values())
         if size * len(data) <= IN_MEMORY_BYTES:
             kept[position] = prompt

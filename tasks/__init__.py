@@ -98,15 +98,14 @@ class TaskInfo:
 
 def names() -> list[str]:
     """Tasks of this folder and those other packages offer by entry point ``steelyard.tasks``."""
-    own = (path.stem for path in Path(__file__).parent.glob("*.yaml"))
-    return sorted({*own, *_outside()})
+    return sorted({*_own(), *_outside()})
 
 
 def module(name: str) -> TaskModule:
     """A task's module."""
-    if name not in names():
-        raise unknown("task", name, names())
     outside = _outside().get(name)
+    if outside is None and name not in _own():
+        raise unknown("task", name, names())
     found = outside.load() if outside else importlib.import_module(f"{__name__}.{name}")
     return cast(TaskModule, found)
 
@@ -325,6 +324,12 @@ class _NamesOnly(yaml.SafeLoader):
 
 
 _NamesOnly.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+@functools.cache
+def _own() -> frozenset[str]:
+    """Asked for each row, so the folder is read once."""
+    return frozenset(path.stem for path in Path(__file__).parent.glob("*.yaml"))
 
 
 @functools.cache
