@@ -196,7 +196,9 @@ def _tuned(runs: Sequence[Run], contents: Any) -> Iterator[tuple[Run, str]]:
     """Every tuned run names trials that lie beside it, as many as the other entries had."""
     known = {entry["hash"]: entry for content in contents for entry in content["entries"]}
     tuned = [run for run in runs if run.record.spec.tuning and run.record.kind != "trial"]
-    plans = {run.record.provenance.get("tuning", {}).get("trials") for run in tuned}
+    plans: defaultdict[tuple[Path, str], set[Any]] = defaultdict(set)
+    for run in tuned:
+        plans[_board(run)].add(run.record.provenance.get("tuning", {}).get("trials"))
     for run in tuned:
         about = run.record.provenance.get("tuning", {})
         entry = known.get(run.record.spec.tuning.removeprefix("oracle-"))
@@ -209,5 +211,10 @@ def _tuned(runs: Sequence[Run], contents: Any) -> Iterator[tuple[Run, str]]:
             setting["options"], setting["learning_rate"],
         ):  # fmt: skip
             yield run, f"its settings are not those of trial {about.get('trial')}"
-        if len(plans) > 1:
-            yield run, f"entries had unequal numbers of trials: {sorted(map(str, plans))}"
+        if len(unequal := plans[_board(run)]) > 1:
+            yield run, f"entries had unequal numbers of trials: {sorted(map(str, unequal))}"
+
+
+def _board(run: Run) -> tuple[Path, str]:
+    """Which entries are compared: those trained on one task whose runs lie together."""
+    return run.folder.parent, run.record.spec.task

@@ -1,6 +1,7 @@
 """Tuning: the same trials everywhere, chosen by validation items only, paid and written down."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,30 @@ def test_validation_finds_a_trial_that_was_not_the_best(tuned: Path, tmp_path: P
         assert any("was changed after it was written" in what for what in said)
     finally:
         file_of(tuned).write_bytes(kept)
+
+
+def test_other_boards_may_have_other_numbers_of_trials(
+    tuned: Path, world: Path, tmp_path: Path
+) -> None:
+    done = command(tuned, world, "run", "--tuned", str(file_of(tuned)))
+    assert done.exit_code == 0, done.output
+    for name in ("one", "other"):
+        shutil.copytree(tuned / "runs", tmp_path / name)
+
+    def unequal(folder: str, changed: int) -> list[str]:
+        """What is found when so many tuned runs of a folder claim one more trial."""
+        paths = [path for path in record.find(tmp_path / folder) if path.parent.name == folder]
+        tried = [path for path in paths if record.read(path).spec.tuning]
+        for path in tried[:changed]:
+            content = json.loads((path / record.RECORD).read_text())
+            content["provenance"]["tuning"]["trials"] = 4
+            content["seal"] = record.sealed(content)
+            (path / record.RECORD).write_text(json.dumps(content))
+        found = [finding.what for finding in validate(tmp_path).findings]
+        return [what for what in found if "unequal numbers of trials" in what]
+
+    assert unequal("one", changed=100) == []
+    assert len(unequal("other", changed=1)) >= 2
 
 
 def test_bad_input_is_one_line(tuned: Path, world: Path, tmp_path: Path) -> None:
