@@ -12,6 +12,8 @@ from steelyard.harness.seeds import seed_for
 
 Floats = NDArray[np.float64]
 
+LEAST_P = 1e-12
+"""Smaller chances are rounding errors of a variance that is zero, which differ by machine."""
 SIGNIFICANT = 0.05
 CONFIDENCE = 1 - SIGNIFICANT
 DRAWS = 500
@@ -270,7 +272,8 @@ def _p_values(spread: Spread, means: Floats) -> Floats:
     )
     # There is nothing to search where the mean or its variance is zero.
     chance = np.where(found.success, found.x, ends.max(axis=0))
-    return np.asarray(np.maximum(np.exp(chance), _tails(distance, floor, free[1])))
+    least = np.maximum(_tails(distance, floor, free[1]), LEAST_P)
+    return np.asarray(np.maximum(np.exp(chance), least))
 
 
 def _tails(distance: Floats, deviation: Floats, freedom: int | NDArray[np.int64]) -> Floats:
