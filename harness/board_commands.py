@@ -1,17 +1,20 @@
 """From records to boards on disk and on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from steelyard import methods
-from steelyard.harness.commands import console
+from steelyard.harness.commands import console, progress_bar
 from steelyard.harness.errors import UserError
 
 if TYPE_CHECKING:
+    from steelyard.leaderboards.steps import Report
     from steelyard.leaderboards.tables import Sheet
 
 
@@ -44,10 +47,10 @@ def boards(
             folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget, html=html
         )
         return
-    with console.status("making boards"):
+    with progress() as report:
         published = publish(
             folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget,
-            track=track, html=html,
+            track=track, html=html, report=report,
         )  # fmt: skip
     for board in published.boards:
         console.print(terminal(board, console.width))
@@ -57,11 +60,19 @@ def boards(
     console.print(f"{len(published.files)} files in {out}, begin with {first}")
 
 
+@contextmanager
+def progress() -> "Iterator[Report]":
+    """A bar while boards are made."""
+    with progress_bar() as bar:
+        line = bar.add_task("boards", total=1.0)
+        yield lambda doing, share: bar.update(line, description=escape(doing), completed=share)
+
+
 def _anytime_boards(folders: Sequence[Path], out: Path, **options: Any) -> None:
     from steelyard.leaderboards import anytime
 
-    with console.status("making the boards of every budget"):
-        made = anytime.publish_anytime(folders, out, **options)
+    with progress() as report:
+        made = anytime.publish_anytime(folders, out, report=report, **options)
     _print_sheets(made.sheets)
     console.print(f"{len(made.files)} files in {out}, begin with {out / 'anytime.md'}")
 
@@ -69,8 +80,8 @@ def _anytime_boards(folders: Sequence[Path], out: Path, **options: Any) -> None:
 def _boards_of_both(folders: Sequence[Path], out: Path, **options: Any) -> None:
     from steelyard.leaderboards import rank_change
 
-    with console.status("making the boards of both tracks"):
-        made = rank_change.publish_tracks(folders, out, **options)
+    with progress() as report:
+        made = rank_change.publish_tracks(folders, out, report=report, **options)
     _print_sheets(made.sheets)
     for ladder in made.ladders:
         console.print(rank_change.said(ladder), markup=False, highlight=False)

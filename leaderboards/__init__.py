@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from steelyard.harness.errors import UserError, unknown
 from steelyard.leaderboards.escape import inert
+from steelyard.leaderboards.steps import Report, Steps, silent
 
 if TYPE_CHECKING:
     from steelyard.leaderboards.board import Board
@@ -38,6 +39,7 @@ def publish(
     budget: str | None = None,
     track: str | None = None,
     html: bool = False,
+    report: Report = silent,
 ) -> Published:
     """Write every board, its figures, the front page ``board.md`` and ``scores.csv`` into ``out``.
 
@@ -53,6 +55,7 @@ def publish(
         budget: take only runs of this budget.
         track: take only runs of this track.
         html: also write ``index.html``, one page of all boards that needs no server.
+        report: told what is done now and the share of all that is done.
 
     Raises:
         UserError: there is nothing to show, no board has the control, the runs cannot be compared,
@@ -61,24 +64,23 @@ def publish(
     from steelyard.leaderboards import board, profile
     from steelyard.leaderboards.collect import collect
 
+    report("reading records", 0.0)
     runs = collect(folders, backbone=backbone, budget=budget, track=track)
-    labels = {run.record.label for run in runs.runs}
-    if control is not None and control not in labels:
-        raise unknown("control", control, labels)
+    _check_control(runs, control)
     finished = sorted({run.record.spec.task for run in runs.runs if run.record.status == "done"})
     profiled = [task for task in finished if profile.is_profile(runs.of(task))]
+    ranked = [task for task in finished if task not in profiled]
+    steps = Steps(report, 1 + 3 * len(finished), done=1)
     boards = [
         board.build(runs, task, control=_control(runs, task, control), kinds=kinds)
-        for task in finished
-        if task not in profiled
+        for task in steps.of("resampling items", ranked, str)
     ]
     profiles = [
         profile.build(runs, task, control=_control(runs, task, control), kinds=kinds)
-        for task in profiled
+        for task in steps.of("resampling items", profiled, str)
     ]
-    unfinished = [task for task in runs.tasks() if task not in finished]
     designs = _designs(profiles)
-    content = dict(_files(runs, boards, profiles, designs, unfinished))
+    content = dict(_files(runs, boards, profiles, designs, steps))
     if html:
         from steelyard.leaderboards.page import page
 
@@ -86,6 +88,12 @@ def publish(
         content = {"index.html": made, **content}
     files = [replace_file(out / name, text) for name, text in content.items()]
     return Published(tuple(files), tuple(boards), tuple(profiles))
+
+
+def _check_control(runs: "Runs", control: str | None) -> None:
+    labels = {run.record.label for run in runs.runs}
+    if control is not None and control not in labels:
+        raise unknown("control", control, labels)
 
 
 def _control(runs: "Runs", task: str, wanted: str | None) -> str:
@@ -105,7 +113,7 @@ def _files(
     boards: Sequence["Board"],
     profiles: Sequence["Profile"],
     designs: "Mapping[str, Sequence[Factorial]]",
-    unfinished: Sequence[str],
+    steps: Steps,
 ) -> Iterator[tuple[str, bytes]]:
     from steelyard.leaderboards import (
         export,
@@ -120,7 +128,7 @@ def _files(
     from steelyard.leaderboards.overall import overall
 
     labels = sorted({run.record.label for run in runs.runs})
-    for board in boards:
+    for board in steps.of("figures and tables", boards, lambda made: made.task):
         name = stem(board.task)
         figures = {f"{name}-{end}": content for end, content in plots.figures(board, labels)}
         yield from figures.items()
@@ -129,10 +137,10 @@ def _files(
         yield f"{name}.csv", export.as_csv(board).encode()
         yield f"{name}.json", export.as_json(board).encode()
         yield f"{name}.tex", tables.latex(board).encode()
-    for made in profiles:
+    for made in steps.of("figures and tables", profiles, lambda made: made.trained_on):
         yield from _profile_files(made, designs[made.trained_on])
     yield from tables_of(runs.runs).items()
-    robust = dict(robustness_files.files(runs, boards, profiles))
+    robust = dict(robustness_files.files(runs, boards, profiles, steps))
     yield from robust.items()
     combined = overall(boards)
     yield "scores.csv", runs.scores.to_csv(index=False, float_format="%.10g").encode()
@@ -146,6 +154,8 @@ def _files(
     files = {board.task: stem(board.task) for board in boards}
     sections = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
     drawn = [name for name in critical if name.endswith(".svg")]
+    shown = {*files, *(profile.trained_on for profile in profiles)}
+    unfinished = [task for task in runs.tasks() if task not in shown]
     page = front.index(combined, boards, files, unfinished, drawn)
     yield "board.md", "\n".join([page, *sections, *robustness_files.links(robust)]).encode()
 

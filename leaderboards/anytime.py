@@ -14,6 +14,7 @@ from steelyard.harness.record import find, read
 from steelyard.leaderboards import Published, publish, replace_file, tables
 from steelyard.leaderboards.json_text import exact, json_text
 from steelyard.leaderboards.stats import Interval
+from steelyard.leaderboards.steps import Report, part, silent
 from steelyard.leaderboards.tables import Cell, Sheet
 
 
@@ -43,7 +44,9 @@ class Anytime:
     files: tuple[Path, ...]
 
 
-def publish_anytime(folders: Sequence[Path], out: Path, **options: Any) -> Anytime:
+def publish_anytime(
+    folders: Sequence[Path], out: Path, *, report: Report = silent, **options: Any
+) -> Anytime:
     """Write the boards of each budget into a folder of its own and the curves over them.
 
     Raises:
@@ -51,8 +54,15 @@ def publish_anytime(folders: Sequence[Path], out: Path, **options: Any) -> Anyti
     """
     budgets = _budgets(folders)
     made = {
-        name: publish(folders, out / f"budget-{name}", budget=name, track="compute", **options)
-        for name in budgets
+        name: publish(
+            folders,
+            out / f"budget-{name}",
+            budget=name,
+            track="compute",
+            report=part(report, name, place, len(budgets)),
+            **options,
+        )
+        for place, name in enumerate(budgets)
     }
     files = [path for published in made.values() for path in published.files]
     curves, lacking = _curves(made)

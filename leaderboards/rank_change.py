@@ -16,6 +16,7 @@ from steelyard.leaderboards.json_text import exact, json_text
 from steelyard.leaderboards.profile import composite
 from steelyard.leaderboards.rank_plots import slope_figure
 from steelyard.leaderboards.ranking import Change, Contest
+from steelyard.leaderboards.steps import Report, part, silent
 from steelyard.leaderboards.style import render
 from steelyard.leaderboards.tables import Cell, Sheet, bullets, sheet_markdown
 
@@ -48,7 +49,9 @@ class Tracks:
     files: tuple[Path, ...]
 
 
-def publish_tracks(folders: Sequence[Path], out: Path, **options: Any) -> Tracks:
+def publish_tracks(
+    folders: Sequence[Path], out: Path, *, report: Report = silent, **options: Any
+) -> Tracks:
     """Write the boards of both tracks into folders of their own, and how ranks change.
 
     Raises:
@@ -62,7 +65,14 @@ def publish_tracks(folders: Sequence[Path], out: Path, **options: Any) -> Tracks
                 f"'steelyard run SUITE --track {track}' makes them."
             )
     made = {
-        track: publish(folders, out / f"track-{track}", track=track, **options) for track in TRACKS
+        track: publish(
+            folders,
+            out / f"track-{track}",
+            track=track,
+            report=part(report, name, place, len(TRACKS)),
+            **options,
+        )
+        for place, (track, name) in enumerate(TRACKS.items())
     }
     found = tuple(ladders(*made.values()))
     if not found:

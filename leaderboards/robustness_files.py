@@ -10,17 +10,19 @@ from steelyard.leaderboards.robustness import Robustness, build
 from steelyard.leaderboards.robustness_items import of_board, of_profile
 from steelyard.leaderboards.robustness_plots import fan
 from steelyard.leaderboards.robustness_tables import as_csv, as_json, markdown
+from steelyard.leaderboards.steps import Steps
 
 
 def files(
-    runs: Runs, boards: Sequence[Board], profiles: Sequence[Profile]
+    runs: Runs, boards: Sequence[Board], profiles: Sequence[Profile], steps: Steps
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents for everything that was scored under corruptions."""
-    yield from of_boards(runs, boards)
-    yield from of_profiles(profiles)
+    doing = "robustness"
+    yield from of_boards(runs, steps.of(doing, boards, lambda board: board.task))
+    yield from of_profiles(steps.of(doing, profiles, lambda profile: profile.trained_on))
 
 
-def of_boards(runs: Runs, boards: Sequence[Board]) -> Iterator[tuple[str, bytes]]:
+def of_boards(runs: Runs, boards: Iterable[Board]) -> Iterator[tuple[str, bytes]]:
     """Names and contents for every board that has corruptions."""
     labels = sorted({run.record.label for run in runs.runs})
     for board in boards:
@@ -32,7 +34,7 @@ def of_boards(runs: Runs, boards: Sequence[Board]) -> Iterator[tuple[str, bytes]
             yield from _files(board.task, [made], labels)
 
 
-def of_profiles(profiles: Sequence[Profile]) -> Iterator[tuple[str, bytes]]:
+def of_profiles(profiles: Iterable[Profile]) -> Iterator[tuple[str, bytes]]:
     """Names and contents for every profile that has corruptions."""
     for profile in profiles:
         columns = {column.name: column for column in profile.shown}

@@ -49,7 +49,12 @@ def tracks(tmp_path: Path) -> Path:
 
 def test_both_tracks_are_published_with_the_changes(tracks: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    made = publish_tracks([tracks], out)
+    told: list[tuple[str, float]] = []
+    made = publish_tracks([tracks], out, report=lambda doing, share: told.append((doing, share)))
+    shares = [share for _, share in told]
+    assert shares == sorted(set(shares)) and (shares[0], len(told)) == (0, 2 * (1 + 3 * 2))
+    assert told[7] == ("equal compute: reading records", 0.5)
+    assert told[-1] == ("equal compute: two: robustness", 1 - 1 / 14)
     assert [ladder.about for ladder in made.ladders] == ["all tasks", "one", "two"]
     moves = {change.label: change.verdict for change in made.ladders[1].changes}
     assert moves == {"joint": "up", "quick": "down", "poor": ""}
