@@ -62,9 +62,9 @@ def boards(
 
 @contextmanager
 def progress() -> "Iterator[Report]":
-    """A bar while boards are made."""
+    """A bar while boards are made or records checked."""
     with progress_bar() as bar:
-        line = bar.add_task("boards", total=1.0)
+        line = bar.add_task("starting", total=1.0)
         yield lambda doing, share: bar.update(line, description=escape(doing), completed=share)
 
 

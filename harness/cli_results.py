@@ -58,9 +58,11 @@ def validate(path: Path, **given: Any) -> None:
       steelyard validate submission/records --method submission/mine.py \\
           --against leaderboards/records
     """
+    from steelyard.harness.board_commands import progress
     from steelyard.leaderboards.validate import validate as check
 
-    found = check(path, **given)
+    with progress() as report:
+        found = check(path, report=report, **given)
     for finding in found.findings:
         click.echo(str(finding))
     click.echo(f"{len(found.runs)} records checked, {len(found.findings)} findings")

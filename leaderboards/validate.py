@@ -22,7 +22,7 @@ from steelyard.harness.limits import parse_budget
 from steelyard.harness.provenance import file_hash
 from steelyard.harness.record import Record, Score, sealed
 from steelyard.harness.spec import RunSpec
-from steelyard.leaderboards import item_scores, item_table
+from steelyard.leaderboards import item_scores, item_table, steps
 from steelyard.leaderboards.collect import Run
 
 ROUNDING = 1e-9
@@ -53,13 +53,20 @@ class Report:
     """Metrics that items do not give, so that nobody recomputed them."""
 
 
-def validate(path: Path, *, against: Path | None = None, method: Path | None = None) -> Report:
+def validate(
+    path: Path,
+    *,
+    against: Path | None = None,
+    method: Path | None = None,
+    report: steps.Report = steps.silent,
+) -> Report:
     """Check every record and tuning file under ``path``.
 
     Args:
         path: a folder of records, at any depth.
         against: a folder of published records; the same run must have scored the same there.
         method: the file whose results a submission shows.
+        report: told which record is checked and the share of them that is done.
 
     Raises:
         UserError: there is no record under ``path``, or no such folder or file.
@@ -73,7 +80,8 @@ def validate(path: Path, *, against: Path | None = None, method: Path | None = N
     runs: list[Run] = []
     items: dict[Path, item_scores.Checked] = {}
     orders: dict[str, item_table.Order] = {}
-    for folder in folders:
+    for place, folder in enumerate(folders):
+        report(f"checking {folder.name}", place / len(folders))
         found = _read(folder, findings)
         if found is None:
             continue
