@@ -43,6 +43,14 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
+def weights_hash(folder: Path) -> str | None:
+    """Hash of saved weights: of one file its own, of shards that of their hashes, None of none."""
+    hashes = [file_hash(path) for path in sorted(folder.rglob("*.safetensors"))]
+    if len(hashes) < 2:
+        return hashes[0] if hashes else None
+    return hashlib.blake2b("".join(hashes).encode(), digest_size=8).hexdigest()
+
+
 @cache
 def code() -> dict[str, Any]:
     """Hash of the installed package's source, and commit and dirty flag when in a checkout."""

@@ -116,10 +116,11 @@ def compare(found: Record, again: Record) -> Iterator[Difference]:
             yield Difference(name, f"{score.value:.6f}", shown, apart)
     facts = {
         "status": (f"{found.status} {found.failure}", f"{again.status} {again.failure}"),
-        "weights": (str(found.provenance["weights"]), str(again.provenance["weights"])),
         "steps": (str(found.ledger.steps), str(again.ledger.steps)),
         "FLOPs": (f"{found.ledger.total_flops:.0f}", f"{again.ledger.total_flops:.0f}"),
     }
+    if found.provenance["weights"] is not None:
+        facts["weights"] = (found.provenance["weights"], str(again.provenance["weights"]))
     for what, (before, now) in facts.items():
         if before != now:
             yield Difference(what, before.strip(), now.strip(), None)
@@ -137,8 +138,9 @@ def beyond(difference: Difference, tolerance: float) -> bool:
 
 def _print(found: Record, again: Record, differences: list[Difference], tolerance: float) -> None:
     if not differences:
+        weights = found.provenance["weights"] or "not recorded"
         console.print(
-            f"equal: weights {again.provenance['weights']}, {len(found.scores)} scores, "
+            f"equal: weights {weights}, {len(found.scores)} scores, "
             f"{again.ledger.steps} steps, {again.ledger.total_flops:.4g} FLOPs", highlight=False
         )  # fmt: skip
         return

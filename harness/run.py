@@ -151,8 +151,7 @@ def _provenance(
             )
             for name in others
         }
-    weights = folder / WEIGHTS / "model.safetensors"
-    made["weights"] = provenance.file_hash(weights) if weights.is_file() else None
+    made["weights"] = provenance.weights_hash(folder / WEIGHTS)
     if spec.task == tasks.NOTHING:
         made["weights"] = backbones.revision(spec.backbone, spec.backbone_options)
     made["limit"] = job.limit

@@ -138,12 +138,6 @@ def revision(source: str) -> str:
     return digest.hexdigest()
 
 
-def weights_file(folder: Path) -> Path:
-    """The trained weights of a saved backbone."""
-    adapter = folder / ADAPTER / "adapter_model.safetensors"
-    return adapter if adapter.is_file() else folder / MODEL / "model.safetensors"
-
-
 def prepare(
     backbone: Vlm, examples: tuple[Example, ...], turn: Callable[[Example], Turn]
 ) -> TrainData:

@@ -19,6 +19,7 @@ from steelyard.harness.budget import Budget, Meter
 from steelyard.harness.data import Example
 from steelyard.harness.errors import UserError
 from steelyard.harness.flops import total_counter
+from steelyard.harness.provenance import file_hash, weights_hash
 from steelyard.harness.vlm import Vlm
 from steelyard.harness.vlm_layout import differing_block
 
@@ -248,7 +249,7 @@ def test_saved_and_loaded_it_answers_the_same(
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn(parameter.shape)
     vlm_io.save(model, tmp_path)
-    assert not list(tmp_path.rglob("*.bin")) and vlm_io.weights_file(tmp_path).is_file()
+    assert not list(tmp_path.rglob("*.bin")) and weights_hash(tmp_path)
     again = vlm_io.load(tmp_path)
     choices = ["yes", "no", "red"]
     assert torch.equal(again.answer(ITEMS, choices), model.answer(ITEMS, choices))
@@ -368,3 +369,17 @@ def test_mistakes_are_one_line(build: Build, checkpoints: Path, tmp_path: Path) 
     blind.save_pretrained(tmp_path / "blind")
     text_only = vlm_config.configure(str(tmp_path / "blind"), {})
     refused("as a vision-language model", lambda: vlm_io.build("x", text_only, 0))
+
+
+def test_weights_are_hashed_wherever_a_kind_of_model_keeps_them(tmp_path: Path) -> None:
+    assert weights_hash(tmp_path) is None
+    one = tmp_path / "model" / "model-1.safetensors"
+    one.parent.mkdir()
+    one.write_bytes(b"one")
+    alone = weights_hash(tmp_path)
+    assert alone == file_hash(one)
+    one.with_name("model-2.safetensors").write_bytes(b"two")
+    both = weights_hash(tmp_path)
+    assert both not in (alone, None)
+    one.write_bytes(b"other")
+    assert weights_hash(tmp_path) not in (alone, both)
