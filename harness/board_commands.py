@@ -1,5 +1,6 @@
 """From records to boards on disk and on the terminal."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ def boards(
     budget: str | None = None,
     track: str | None = None,
     html: bool = False,
+    jobs: int | None = None,
 ) -> None:
     """Write boards from records, of one backbone, budget and track where given, and print them."""
     from steelyard.leaderboards import profile_tables, publish
@@ -34,24 +36,26 @@ def boards(
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"No folder of runs at {folder}; 'steelyard run demo' makes one.")
-    kinds = {name: methods.load(name).ABOUT.kind for name in methods.names()}
+    shared: dict[str, Any] = {
+        "control": control,
+        "kinds": {name: methods.load(name).ABOUT.kind for name in methods.names()},
+        "backbone": backbone,
+        "jobs": jobs or os.cpu_count() or 1,
+    }
     if track == "anytime":
         if budget is not None:
             raise UserError("--track anytime shows every budget: leave out --budget.")
         if html:
             raise UserError("--html shows one budget: leave out --html or --track anytime.")
-        _anytime_boards(folders, out, control=control, kinds=kinds, backbone=backbone)
+        _anytime_boards(folders, out, **shared)
         return
     if track == "both":
-        _boards_of_both(
-            folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget, html=html
-        )
+        _boards_of_both(folders, out, budget=budget, html=html, **shared)
         return
     with progress() as report:
         published = publish(
-            folders, out, control=control, kinds=kinds, backbone=backbone, budget=budget,
-            track=track, html=html, report=report,
-        )  # fmt: skip
+            folders, out, budget=budget, track=track, html=html, report=report, **shared
+        )
     for board in published.boards:
         console.print(terminal(board, console.width))
     for profile in published.profiles:

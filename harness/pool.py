@@ -1,23 +1,19 @@
 """Runs jobs one after another or several at a time, each worker with one CPU thread."""
 
 import logging
-import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from steelyard.harness.data import Corpus
 from steelyard.harness.record import Record
 from steelyard.harness.run import Job, run
+from steelyard.harness.workers import spread, tell
 
 Report = Callable[[str, str, float], None]
 """Called with a run's id, what it is doing and its finished share."""
-PARENT_CHECK_SECONDS = 1.0
 REPORT_SECONDS = 0.3
 
 
@@ -28,7 +24,6 @@ class _Worker:
     corpora: Mapping[str, Corpus]
     runs: Path
     device: str
-    messages: Any
 
 
 _worker: _Worker
@@ -50,25 +45,13 @@ def execute(
         for job in waiting:
             yield run(job, corpora, runs, device, _reporter(job, report))
         return
-    context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
     bugs: list[BaseException] = []
-    with ProcessPoolExecutor(
-        min(workers, len(waiting)),
-        mp_context=context,
-        initializer=_start,
-        initargs=(corpora, runs, device, messages),
-    ) as pool:
-        pending: set[Future[Record]] = {pool.submit(_work, job) for job in waiting}
-        while pending:
-            done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            while not messages.empty():
-                report(*messages.get())
-            for future in done:
-                if (bug := future.exception()) is not None:
-                    bugs.append(bug)
-                else:
-                    yield future.result()
+    given = (corpora, runs, device)
+    for _, future in spread(_work, waiting, workers, report, _start, given):
+        if (bug := future.exception()) is not None:
+            bugs.append(bug)
+        else:
+            yield future.result()
     if bugs:
         raise bugs[0]
 
@@ -89,25 +72,14 @@ def quiet_heavy_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _start(corpora: Mapping[str, Corpus], runs: Path, device: str, messages: Any) -> None:
+def _start(corpora: Mapping[str, Corpus], runs: Path, device: str) -> None:
     global _worker
-    _worker = _Worker(corpora, runs, device, messages)
-    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+    _worker = _Worker(corpora, runs, device)
     quiet_heavy_libraries()
 
 
-def _exit_with_parent(parent: int) -> None:
-    """A killed parent cannot stop its workers: they see that they were orphaned and leave."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_SECONDS)
-    os._exit(1)
-
-
 def _work(job: Job) -> Record:
-    def report(identity: str, doing: str, share: float) -> None:
-        _worker.messages.put((identity, doing, share))
-
-    return run(job, _worker.corpora, _worker.runs, _worker.device, _reporter(job, report))
+    return run(job, _worker.corpora, _worker.runs, _worker.device, _reporter(job, tell))
 
 
 def _reporter(job: Job, report: Report) -> Callable[[str, float], None]:

@@ -1,7 +1,6 @@
 """Boards are pure functions of records: collect, compare, print, plot."""
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from steelyard.harness.errors import UserError, unknown
 from steelyard.leaderboards.escape import inert
-from steelyard.leaderboards.steps import Report, Steps, silent
+from steelyard.leaderboards.steps import Report, silent
 
 if TYPE_CHECKING:
     from steelyard.leaderboards.board import Board
+    from steelyard.leaderboards.chapters import Ask, Chapter
     from steelyard.leaderboards.collect import Runs
-    from steelyard.leaderboards.factors import Factorial
     from steelyard.leaderboards.profile import Profile
 
 
@@ -39,6 +38,7 @@ def publish(
     budget: str | None = None,
     track: str | None = None,
     html: bool = False,
+    jobs: int = 1,
     report: Report = silent,
 ) -> Published:
     """Write every board, its figures, the front page ``board.md`` and ``scores.csv`` into ``out``.
@@ -55,39 +55,33 @@ def publish(
         budget: take only runs of this budget.
         track: take only runs of this track.
         html: also write ``index.html``, one page of all boards that needs no server.
+        jobs: tasks at a time, each in a process of its own where there are several.
         report: told what is done now and the share of all that is done.
 
     Raises:
         UserError: there is nothing to show, no board has the control, the runs cannot be compared,
             or a file cannot be written.
     """
-    from steelyard.leaderboards import board, profile
+    from steelyard.leaderboards import chapters
+    from steelyard.leaderboards.board import Board
     from steelyard.leaderboards.collect import collect
+    from steelyard.leaderboards.profile import Profile
 
     report("reading records", 0.0)
     runs = collect(folders, backbone=backbone, budget=budget, track=track)
     _check_control(runs, control)
-    finished = sorted({run.record.spec.task for run in runs.runs if run.record.status == "done"})
-    profiled = [task for task in finished if profile.is_profile(runs.of(task))]
-    ranked = [task for task in finished if task not in profiled]
-    steps = Steps(report, 1 + 3 * len(finished), done=1)
-    boards = [
-        board.build(runs, task, control=_control(runs, task, control), kinds=kinds)
-        for task in steps.of("resampling items", ranked, str)
-    ]
-    profiles = [
-        profile.build(runs, task, control=_control(runs, task, control), kinds=kinds)
-        for task in steps.of("resampling items", profiled, str)
-    ]
-    designs = _designs(profiles)
-    content = dict(_files(runs, boards, profiles, designs, steps))
+    made = chapters.make_all(list(_asks(runs, control, kinds or {})), jobs, report)
+    boards = tuple(each.made for each in made if isinstance(each.made, Board))
+    profiles = tuple(each.made for each in made if isinstance(each.made, Profile))
+    content = dict(_files(runs, made, boards, profiles))
     if html:
         from steelyard.leaderboards.page import page
 
-        made = page(folders, runs, boards, profiles, designs, content)
-        content = {"index.html": made, **content}
+        designs = {chapter.task: chapter.designs for chapter in made}
+        shown = page(folders, runs, boards, profiles, designs, content)
+        content = {"index.html": shown, **content}
     files = [replace_file(out / name, text) for name, text in content.items()]
-    return Published(tuple(files), tuple(boards), tuple(profiles))
+    return Published(tuple(files), boards, profiles)
 
 
 def _check_control(runs: "Runs", control: str | None) -> None:
@@ -103,44 +97,34 @@ def _control(runs: "Runs", task: str, wanted: str | None) -> str:
     return wanted if wanted in labels else default_control(labels)
 
 
-def stem(task: str) -> str:
-    """File name of a task's board, without ending."""
-    return "board-" + re.sub(r"[^A-Za-z0-9_.-]", "_", task)
+def _asks(runs: "Runs", control: str | None, kinds: Mapping[str, str]) -> "Iterator[Ask]":
+    """What is to be made of each task of which a run finished."""
+    from steelyard.leaderboards.chapters import Ask
+    from steelyard.leaderboards.collect import Runs
+
+    labels = tuple(sorted({run.record.label for run in runs.runs}))
+    for task in sorted({run.record.spec.task for run in runs.runs if run.record.status == "done"}):
+        own = Runs(runs.of(task), runs.scores[runs.scores["task"] == task])
+        yield Ask(own, task, _control(runs, task, control), kinds, labels)
 
 
 def _files(
     runs: "Runs",
-    boards: Sequence["Board"],
-    profiles: Sequence["Profile"],
-    designs: "Mapping[str, Sequence[Factorial]]",
-    steps: Steps,
+    chapters: "Sequence[Chapter]",
+    boards: "Sequence[Board]",
+    profiles: "Sequence[Profile]",
 ) -> Iterator[tuple[str, bytes]]:
-    from steelyard.leaderboards import (
-        export,
-        front,
-        oracle,
-        plots,
-        profile_tables,
-        robustness_files,
-        tables,
-    )
+    """The files of all chapters and those about all of them, the front page last."""
+    from steelyard.leaderboards import export, front, oracle, plots, profile_tables
+    from steelyard.leaderboards.chapter_files import board_stem, profile_stem
     from steelyard.leaderboards.missing_tables import tables_of
     from steelyard.leaderboards.overall import overall
+    from steelyard.leaderboards.robustness_files import links
 
-    labels = sorted({run.record.label for run in runs.runs})
-    for board in steps.of("figures and tables", boards, lambda made: made.task):
-        name = stem(board.task)
-        figures = {f"{name}-{end}": content for end, content in plots.figures(board, labels)}
-        yield from figures.items()
-        pictures = [file for file in figures if file.endswith(".svg")]
-        yield f"{name}.md", tables.markdown(board, pictures).encode()
-        yield f"{name}.csv", export.as_csv(board).encode()
-        yield f"{name}.json", export.as_json(board).encode()
-        yield f"{name}.tex", tables.latex(board).encode()
-    for made in steps.of("figures and tables", profiles, lambda made: made.trained_on):
-        yield from _profile_files(made, designs[made.trained_on])
+    for chapter in chapters:
+        yield from chapter.files.items()
     yield from tables_of(runs.runs).items()
-    robust = dict(robustness_files.files(runs, boards, profiles, steps))
+    robust = {name: text for chapter in chapters for name, text in chapter.robustness.items()}
     yield from robust.items()
     combined = overall(boards)
     yield "scores.csv", runs.scores.to_csv(index=False, float_format="%.10g").encode()
@@ -149,44 +133,16 @@ def _files(
         yield "oracle.csv", oracle.as_csv(runs.oracle).encode()
     if boards:
         yield "overall.json", export.as_json(combined).encode()
+    labels = sorted({run.record.label for run in runs.runs})
     critical = dict(plots.critical(combined, labels, boards[0].control)) if boards else {}
     yield from critical.items()
-    files = {board.task: stem(board.task) for board in boards}
+    files = {board.task: board_stem(board.task) for board in boards}
     sections = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
     drawn = [name for name in critical if name.endswith(".svg")]
     shown = {*files, *(profile.trained_on for profile in profiles)}
     unfinished = [task for task in runs.tasks() if task not in shown]
     page = front.index(combined, boards, files, unfinished, drawn)
-    yield "board.md", "\n".join([page, *sections, *robustness_files.links(robust)]).encode()
-
-
-def profile_stem(profile: "Profile") -> str:
-    """File name of a profile, without ending."""
-    return stem(profile.trained_on).replace("board-", "profile-")
-
-
-def _designs(profiles: Sequence["Profile"]) -> "dict[str, list[Factorial]]":
-    """The factorials of each profile by the task it was trained on."""
-    from steelyard.leaderboards.factors import factorials
-
-    return {each.trained_on: factorials(each.groups, each.samples, each.shown) for each in profiles}
-
-
-def _profile_files(
-    profile: "Profile", designs: "Sequence[Factorial]"
-) -> Iterator[tuple[str, bytes]]:
-    from steelyard.leaderboards import factors, profile_plots, profile_tables
-
-    name = profile_stem(profile)
-    figures = {f"{name}-{end}": content for end, content in profile_plots.figures(profile)}
-    yield from figures.items()
-    pictures = [file for file in figures if file.endswith(".svg")]
-    yield f"{name}.md", profile_tables.markdown(profile, designs, pictures).encode()
-    yield f"{name}.csv", profile_tables.as_csv(profile).encode()
-    yield f"{name}.json", profile_tables.as_json(profile, designs).encode()
-    yield f"{name}.tex", profile_tables.latex(profile, designs).encode()
-    if designs:
-        yield f"{name}-factors.csv", factors.as_csv(designs).encode()
+    yield "board.md", "\n".join([page, *sections, *links(robust)]).encode()
 
 
 def replace_file(path: Path, content: bytes) -> Path:

@@ -21,6 +21,7 @@ from steelyard.leaderboards.measure import (
     missing,
     side_of,
 )
+from steelyard.leaderboards.metrics import METRICS
 from steelyard.leaderboards.stats import Interval, Sample
 from steelyard.leaderboards.trade import Trade, trades
 
@@ -119,7 +120,7 @@ class Board:
     @property
     def percent(self) -> bool:
         """Whether the metric is a share, to be shown as a percentage."""
-        return self.metric in stats.METRICS
+        return self.metric in METRICS
 
 
 def build(

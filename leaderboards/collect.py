@@ -12,7 +12,7 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.record import Record, find, items_file, read
 from steelyard.harness.spec import RunSpec
 from steelyard.leaderboards import item_table
-from steelyard.leaderboards.stats import Items
+from steelyard.leaderboards.metrics import Items
 from steelyard.tasks import NOTHING
 
 COLUMNS = (

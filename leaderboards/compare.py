@@ -12,6 +12,7 @@ from steelyard.harness.errors import UserError, unknown
 from steelyard.harness.record import RECORD, Score, read
 from steelyard.leaderboards import item_table, ratios, stats
 from steelyard.leaderboards.collect import Run, collect
+from steelyard.leaderboards.metrics import METRICS
 from steelyard.leaderboards.ratios import CLEAN, Column
 from steelyard.leaderboards.stats import Interval
 
@@ -139,7 +140,7 @@ def _compared(ones: Sequence[Run], others: Sequence[Run], variants: Sequence[str
                 column.variants[0],
                 column.metric,
                 column.higher_is_better,
-                column.metric in stats.METRICS or not _labelled(column, ones[0]),
+                column.metric in METRICS or not _labelled(column, ones[0]),
                 stats.interval(one),
                 stats.interval(other),
                 stats.paired_difference(one, other),

@@ -11,7 +11,7 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.provenance import digest
 from steelyard.harness.record import Record, Score, items_file
 from steelyard.leaderboards import item_table
-from steelyard.leaderboards.stats import METRICS, Items, resampled
+from steelyard.leaderboards.metrics import METRICS, Items, resampled
 
 AGREEMENT = 1e-5
 """Items are stored in single precision."""

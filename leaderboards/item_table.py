@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.harness.errors import UserError
-from steelyard.leaderboards.stats import Items
+from steelyard.leaderboards.metrics import Items
+from steelyard.tasks.answers import normalise
 
 if TYPE_CHECKING:
     import pyarrow
@@ -115,6 +116,40 @@ def items_of(table: "pyarrow.Table", order: Order, classes: int) -> dict[str, It
         )
         for variant, rows in order.rows.items()
     }
+
+
+def answer_column(path: Path) -> str:
+    """The column of a file that holds answers: predicted classes, or else words."""
+    return "predicted" if "predicted" in names(path) else "answer"
+
+
+def unchanged(
+    table: "pyarrow.Table", order: Order, answer: str, variants: Sequence[str], usual: str
+) -> NDArray[np.bool_]:
+    """Whether each answer of V variants is that of the variant ``usual``: [V, n].
+
+    An answer is the set of predicted classes, or words after the normalisation of VQA.
+    """
+    given = table[answer]
+    answers = _class_sets(given) if answer == "predicted" else _words(given)
+    wanted = answers[order.rows[usual]]
+    return np.stack([(answers[order.rows[each]] == wanted).all(axis=1) for each in variants])
+
+
+def _class_sets(column: "pyarrow.ChunkedArray") -> NDArray[np.bool_]:
+    """Predicted classes as 0/1: [rows, C], as many classes as the highest needs."""
+    import pyarrow.compute as compute
+
+    highest = compute.max(compute.list_flatten(column)).as_py()
+    return _indicator(column, 0 if highest is None else int(highest) + 1)
+
+
+def _words(column: "pyarrow.ChunkedArray") -> NDArray[np.int64]:
+    """A number for each answer, equal for those that are equal once normalised: [rows, 1]."""
+    given = column.to_pylist()
+    known = {text: normalise(text) for text in set(given)}
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(known.values()))}
+    return np.array([[numbers[known[text]]] for text in given])
 
 
 def _indicator(column: "pyarrow.ChunkedArray", classes: int) -> NDArray[np.bool_]:

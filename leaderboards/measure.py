@@ -1,10 +1,8 @@
 """The main metric of every entry over one task's grid of seeds and variants, with resamples."""
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +11,8 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.record import Score
 from steelyard.leaderboards import item_table
 from steelyard.leaderboards.collect import Run
-from steelyard.leaderboards.stats import (
-    DRAWS,
-    Floats,
-    Items,
-    Sample,
-    all_resampled,
-    resample_weights,
-)
+from steelyard.leaderboards.metrics import Items, all_resampled, shares
+from steelyard.leaderboards.stats import DRAWS, Floats, Sample, resample_weights
 
 CLEAN = "clean"
 AT_ONCE = 20
@@ -52,6 +44,11 @@ class Grid:
     seeds: tuple[int, ...]
     variants: tuple[str, ...]
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """The variants other than the clean one."""
+        return tuple(variant for variant in self.variants if variant != CLEAN)
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -62,6 +59,9 @@ class Measured:
     """[S, V] as recorded."""
     draws: Floats
     """[S, V, R] on resampled items."""
+    same: Floats
+    """[S, D, 1 + R] share of answers that are the clean ones, for each of D damaged variants: on
+    the test items, then on resampled ones."""
     items: int
     clusters: int
 
@@ -130,20 +130,23 @@ def measure(
     test = _test(grid, runs[0])
     clusters = len(np.unique(test.clusters))
     measured, notes = {}, []
-    # Reading and counting leave Python most of the time, so threads do share the work.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        some = [runs[place : place + AT_ONCE] for place in range(0, len(runs), AT_ONCE)]
-        found = chain.from_iterable(pool.map(test.scored, some))
-        for label, group in entries.items():
-            scored = [next(found) for _ in group]
-            values = []
-            for run, drawn in zip(group, scored, strict=True):
-                recorded = {score.variant: score.value for score in main_scores(run)}
-                values.append([recorded[variant] for variant in grid.variants])
-                notes += _disagreement(run, grid, values[-1], drawn[:, 0])
-            draws = np.stack(scored)[:, :, 1:]
-            items = len(test.clusters)
-            measured[label] = Measured(grid, np.array(values), draws, items, clusters)
+    some = (runs[place : place + AT_ONCE] for place in range(0, len(runs), AT_ONCE))
+    found = chain.from_iterable(map(test.scored, some))
+    for label, group in entries.items():
+        drawn_of, same_of = zip(*islice(found, len(group)), strict=True)
+        values = []
+        for run, drawn in zip(group, drawn_of, strict=True):
+            recorded = {score.variant: score.value for score in main_scores(run)}
+            values.append([recorded[variant] for variant in grid.variants])
+            notes += _disagreement(run, grid, values[-1], drawn[:, 0])
+        measured[label] = Measured(
+            grid=grid,
+            values=np.array(values),
+            draws=np.stack(drawn_of)[:, :, 1:],
+            same=np.stack(same_of),
+            items=len(test.clusters),
+            clusters=clusters,
+        )
     return measured, notes
 
 
@@ -156,6 +159,8 @@ class Test:
     order: item_table.Order
     """Of the first run's items; others are nearly always stored alike."""
     classes: int
+    answer: str
+    """The column of answers that those to damaged inputs are compared in."""
     weights: Floats
     """[1 + R, n]; the first row counts each item once."""
 
@@ -164,29 +169,38 @@ class Test:
         """[n]"""
         return self.order.clusters[self.grid.variants[0]]
 
-    def scored(self, runs: Sequence[Run]) -> Floats:
-        """The metric of some runs' items under every row of weights: [runs, V, 1 + R].
+    def scored(self, runs: Sequence[Run]) -> list[tuple[Floats, Floats]]:
+        """Of each run the metric and the share of unchanged answers, under every row of weights.
 
-        Of several at once, because each pass over all weights takes longer than a run's sums.
+        They are [V, 1 + R] and [D, 1 + R]. Of several runs at once, because each pass over all
+        weights takes longer than a run's sums.
         """
-        items = [found for run in runs for found in self._items(run)]
+        read = [self._read(run) for run in runs]
+        items = [each for found, _ in read for each in found]
         drawn = all_resampled(self.grid.metric, items, self.weights)
-        return drawn.reshape(len(runs), len(self.grid.variants), -1)
+        same = shares(np.stack([unchanged for _, unchanged in read]), self.weights)
+        return list(zip(drawn.reshape(len(runs), len(self.grid.variants), -1), same, strict=True))
 
-    def _items(self, run: Run) -> list[Items]:
-        """A run's items on each variant of the grid."""
-        table = item_table.read(run.items_path(), item_table.columns_for(self.grid.metric))
+    def _read(self, run: Run) -> tuple[list[Items], NDArray[np.bool_]]:
+        """A run's items on each variant, and which answers to damaged ones are the clean ones."""
+        damaged = self.grid.damaged
+        wanted = [*item_table.columns_for(self.grid.metric), *([self.answer] if damaged else [])]
+        table = item_table.read(run.items_path(), list(dict.fromkeys(wanted)))
         order = item_table.order_of(table, self.order)
         if order is not self.order:
             _check_items(run, order, self)
         found = item_table.items_of(table, order, self.classes)
-        return [found[variant] for variant in self.grid.variants]
+        equal = np.zeros((0, len(self.clusters)), np.bool_)
+        if damaged:
+            equal = item_table.unchanged(table, order, self.answer, damaged, CLEAN)
+        return [found[variant] for variant in self.grid.variants], equal
 
 
 def _test(grid: Grid, first: Run) -> Test:
     order = item_table.order_of(item_table.read(first.items_path(), ()))
     classes = int(first.record.provenance["data"]["classes"])
-    test = Test(grid, first, order, classes, np.empty((0, 0)))
+    answer = item_table.answer_column(first.items_path())
+    test = Test(grid, first, order, classes, answer, np.empty((0, 0)))
     _check_items(first, order, test)
     drawn = resample_weights(test.clusters, DRAWS, grid.task)
     weights = np.vstack([np.ones(drawn.shape[1]), drawn])

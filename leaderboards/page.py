@@ -10,8 +10,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from steelyard.leaderboards import factors, front, page_cards, profile_tables, stem, tables
+from steelyard.leaderboards import factors, front, page_cards, profile_tables, tables
 from steelyard.leaderboards.board import Board
+from steelyard.leaderboards.chapter_files import board_stem, profile_stem
 from steelyard.leaderboards.collect import Runs
 from steelyard.leaderboards.escape import inert
 from steelyard.leaderboards.overall import absences, overall
@@ -59,26 +60,20 @@ def page(
     ``files`` are the published files by name: figures are shown, tables offered for download.
     """
     places = dict(_places(folders, runs))
-    named = {f"board-{b.task}": stem(b.task) for b in boards}
-    named |= {f"profile-{p.trained_on}": _profile_stem(p) for p in profiles}
+    named = {f"board-{b.task}": board_stem(b.task) for b in boards}
+    named |= {f"profile-{p.trained_on}": profile_stem(p) for p in profiles}
     figures = _figures(files, list(named.values()))
     sections = [*_findings(folders)]
     if len(boards) > 1 or figures.get(""):
         sections.append(_together(boards, figures.get("", "")))
     for board in boards:
-        sections.append(_board(runs, board, places, figures.get(stem(board.task), "")))
+        sections.append(_board(runs, board, places, figures.get(board_stem(board.task), "")))
     for made in profiles:
-        drawn = figures.get(_profile_stem(made), "")
+        drawn = figures.get(profile_stem(made), "")
         sections.append(_profile(runs, made, designs[made.trained_on], places, drawn))
     sections += _about(runs, boards, profiles, folders)
     downloads = _downloads(files, ["overall", *named.values()])
     return _filled(runs, sections, downloads).encode()
-
-
-def _profile_stem(profile: Profile) -> str:
-    from steelyard.leaderboards import profile_stem
-
-    return profile_stem(profile)
 
 
 def _filled(runs: Runs, sections: Sequence[Section], downloads: str) -> str:
@@ -204,7 +199,7 @@ def _board(runs: Runs, board: Board, places: Mapping[str, str], figures: str) ->
     for blank in board.blanks:
         below = detail(groups[blank.label], {}, {}, None, percent, places)
         names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{below}"))
-    key, name = f"b-{_slug(board.task)}", stem(board.task)
+    key, name = f"b-{_slug(board.task)}", board_stem(board.task)
     main, *rest = tables.sheets(board)
     at = main.header.index("balanced")
     balanced = [entry.scores["balanced"] for entry in board.entries]
@@ -241,7 +236,7 @@ def _profile(
     for blank in profile.blanks:
         below = detail(groups[blank.label], {}, {}, None, True, places)
         names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{below}"))
-    key, name = f"p-{_slug(profile.trained_on)}", _profile_stem(profile)
+    key, name = f"p-{_slug(profile.trained_on)}", profile_stem(profile)
     drawn = 2, pictures([row.composite for row in profile.rows])
     body = [f'<p class="about">{esc(profile_tables.caption(profile))}</p>', _tools(name)]
     body += [table(_side_by_side(profile), names, key, drawn)]

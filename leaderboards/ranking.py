@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import fdtrc
-from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from steelyard.harness.seeds import seed_for
 from steelyard.leaderboards import stats
@@ -33,9 +33,14 @@ def bootstrap(samples: Sequence[Sample], *names: object) -> Floats:
 
 
 def ranks(scores: Floats, *, higher_is_better: bool) -> Floats:
-    """Rank of each entry, 1 the best and equals sharing their mean: [E] or [E, ...] as given."""
-    ordered = -scores if higher_is_better else scores
-    return np.asarray(rankdata(ordered, axis=0), dtype=np.float64)
+    """Rank of each entry, 1 the best and equals sharing their mean: [E] or [E, ...] as given.
+
+    NaN for all where one of them is NaN: a rank among some says nothing of a rank among all.
+    """
+    flat = scores.reshape(len(scores), -1)
+    placed = pd.DataFrame(-flat if higher_is_better else flat).rank().to_numpy()
+    known = ~np.isnan(flat).any(axis=0)
+    return np.where(known, placed, np.nan).reshape(scores.shape)
 
 
 def rank_draws(samples: Sequence[Sample], *names: object, higher_is_better: bool) -> Floats:
@@ -251,6 +256,8 @@ def critical(block_ranks: Mapping[str, Floats]) -> Critical | None:
 
     None with fewer than ``FEWEST_BLOCKS`` blocks or three entries: nothing could be said.
     """
+    from scipy.stats import friedmanchisquare, studentized_range  # takes a second to import
+
     table = np.stack(list(block_ranks.values())) if block_ranks else np.zeros((0, 0))
     entries, blocks = table.shape
     if entries < 3 or blocks < FEWEST_BLOCKS:

@@ -13,7 +13,8 @@ from steelyard.harness.errors import UserError
 from steelyard.harness.record import items_file
 from steelyard.leaderboards.collect import Run
 from steelyard.leaderboards.measure import corruption_of
-from steelyard.leaderboards.stats import DRAWS, Floats, Sample, resample_weights, resampled
+from steelyard.leaderboards.metrics import resampled
+from steelyard.leaderboards.stats import DRAWS, Floats, Sample, resample_weights
 
 CLEAN = "clean"
 AGREEMENT = 1e-5

@@ -3,46 +3,28 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from steelyard.leaderboards import robustness_items
 from steelyard.leaderboards.board import Board
-from steelyard.leaderboards.collect import Runs
 from steelyard.leaderboards.profile import Profile
 from steelyard.leaderboards.robustness import Robustness, build
-from steelyard.leaderboards.robustness_items import of_board, of_profile
 from steelyard.leaderboards.robustness_plots import fan
 from steelyard.leaderboards.robustness_tables import as_csv, as_json, markdown
-from steelyard.leaderboards.steps import Steps
 
 
-def files(
-    runs: Runs, boards: Sequence[Board], profiles: Sequence[Profile], steps: Steps
-) -> Iterator[tuple[str, bytes]]:
-    """Names and contents for everything that was scored under corruptions."""
-    doing = "robustness"
-    yield from of_boards(runs, steps.of(doing, boards, lambda board: board.task))
-    yield from of_profiles(steps.of(doing, profiles, lambda profile: profile.trained_on))
+def of_board(board: Board, labels: Sequence[str]) -> dict[str, bytes]:
+    """Files by name for a board with corruptions; ``labels`` are those of all boards."""
+    measured = robustness_items.of_board(board)
+    made = build(measured, board.control) if measured else None
+    return dict(_files(board.task, [made], labels)) if made else {}
 
 
-def of_boards(runs: Runs, boards: Iterable[Board]) -> Iterator[tuple[str, bytes]]:
-    """Names and contents for every board that has corruptions."""
-    labels = sorted({run.record.label for run in runs.runs})
-    for board in boards:
-        complete = {entry.label for entry in board.entries}
-        groups = {k: own for k, own in runs.groups(board.task).items() if k in complete}
-        measured = of_board(groups, board.task, board.measured)
-        made = build(measured, board.control) if measured else None
-        if made:
-            yield from _files(board.task, [made], labels)
-
-
-def of_profiles(profiles: Iterable[Profile]) -> Iterator[tuple[str, bytes]]:
-    """Names and contents for every profile that has corruptions."""
-    for profile in profiles:
-        columns = {column.name: column for column in profile.shown}
-        main = {task: columns[name] for task, name in profile.main.items()}
-        built = [build(each, profile.control) for each in of_profile(profile.groups, main)]
-        made = [each for each in built if each is not None]
-        if made:
-            yield from _files(profile.trained_on, made, list(profile.groups))
+def of_profile(profile: Profile) -> dict[str, bytes]:
+    """Files by name for a profile with corruptions."""
+    columns = {column.name: column for column in profile.shown}
+    main = {task: columns[name] for task, name in profile.main.items()}
+    measured = robustness_items.of_profile(profile.groups, main)
+    made = [found for each in measured if (found := build(each, profile.control)) is not None]
+    return dict(_files(profile.trained_on, made, list(profile.groups))) if made else {}
 
 
 def _files(

@@ -1,6 +1,6 @@
 """Uncertainty of a score and of a paired difference: training seeds, then clusters, then items."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,24 +25,6 @@ FLOOR = 0.5
 
 ROUNDING = 1e-6
 """Of a logarithm of a chance."""
-
-
-@dataclass(frozen=True, slots=True)
-class Items:
-    """The scored items of one variant, sorted by id; what its metric does not use may be empty."""
-
-    ids: NDArray[np.str_]
-    """[n]"""
-    clusters: NDArray[np.str_]
-    """[n]; items of one cluster are resampled together."""
-    target: NDArray[np.bool_]
-    """[n, C] which classes the item carries."""
-    predicted: NDArray[np.bool_]
-    """[n, C]"""
-    score: Floats
-    """[n] the item's own score."""
-    confidence: Floats
-    """[n] for AUROC, the probability of class 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +86,6 @@ def resample_weights(clusters: NDArray[np.str_], draws: int, *names: object) -> 
     generator = np.random.default_rng(seed_for("resamples", *names))
     counts = generator.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)
     return counts[:, codes].astype(np.float64)
-
-
-def resampled(metric: str, items: Items, weights: Floats) -> Floats:
-    """The metric under each row of item weights [R, n]: [R].
-
-    A metric not in ``METRICS`` is taken as the weighted mean of the items' own scores.
-    """
-    return np.asarray(all_resampled(metric, [items], weights)[0])
-
-
-def all_resampled(metric: str, variants: Sequence[Items], weights: Floats) -> Floats:
-    """The metric of V variants of the same items under each row of weights [R, n]: [V, R]."""
-    return METRICS.get(metric, _mean_scores)(variants, weights)
 
 
 def interval(sample: Sample) -> Interval:
@@ -294,85 +263,3 @@ def _difference_variances(rows: Floats) -> Floats:
     products = centred @ centred.T / (rows.shape[1] - 1)
     own = np.diagonal(products)
     return np.asarray(np.maximum(own[:, None] + own[None, :] - 2 * products, 0.0))
-
-
-def _mean_scores(variants: Sequence[Items], weights: Floats) -> Floats:
-    scores = np.stack([items.score for items in variants], axis=1)
-    return _ratio((weights @ scores).T, weights.sum(axis=1)[None, :])
-
-
-def _aurocs(variants: Sequence[Items], weights: Floats) -> Floats:
-    return np.stack([_auroc(items, weights) for items in variants])
-
-
-def _auroc(items: Items, weights: Floats) -> Floats:
-    """Class 1 against the rest, ties counting half; NaN where a resample lacks one of the two."""
-    positive = np.flatnonzero(items.target[:, 1])
-    negative = np.flatnonzero(~items.target[:, 1])
-    negative = negative[np.argsort(items.confidence[negative], kind="stable")]
-    lower = np.searchsorted(items.confidence[negative], items.confidence[positive], "left")
-    not_higher = np.searchsorted(items.confidence[negative], items.confidence[positive], "right")
-    by_item = weights.T
-    below = np.zeros((len(negative) + 1, len(weights)))
-    np.cumsum(by_item[negative], axis=0, out=below[1:])
-    drawn = by_item[positive]
-    beaten = below[lower]
-    beaten += below[not_higher]
-    wins = np.einsum("pr,pr->r", drawn, beaten) / 2
-    pairs = drawn.sum(axis=0) * below[-1]
-    undefined = np.full(len(weights), np.nan)
-    return np.asarray(np.divide(wins, pairs, out=undefined, where=pairs > 0))
-
-
-def _class_counts(variants: Sequence[Items], weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Weighted hits, targets and predictions of each class: [V, R, C] each."""
-    hits = [items.target & items.predicted for items in variants]
-    target = [items.target for items in variants]
-    predicted = [items.predicted for items in variants]
-    return _counts(hits, weights), _counts(target, weights), _counts(predicted, weights)
-
-
-def _counts(indicators: Sequence[NDArray[np.bool_]], weights: Floats) -> Floats:
-    wide = np.concatenate(indicators, axis=1).astype(np.float64)
-    counted = (weights @ wide).reshape(len(weights), len(indicators), -1)
-    return counted.transpose(1, 0, 2)
-
-
-def _macro_f1(variants: Sequence[Items], weights: Floats) -> Floats:
-    hits, target, predicted = _class_counts(variants, weights)
-    return np.asarray(_ratio(2 * hits, target + predicted).mean(axis=2))
-
-
-def _weighted_f1(variants: Sequence[Items], weights: Floats) -> Floats:
-    hits, target, predicted = _class_counts(variants, weights)
-    by_class = _ratio(2 * hits, target + predicted)
-    return _ratio((by_class * target).sum(axis=2), target.sum(axis=2))
-
-
-def _micro_f1(variants: Sequence[Items], weights: Floats) -> Floats:
-    hits, target, predicted = _class_counts(variants, weights)
-    return _ratio(2 * hits.sum(axis=2), (target + predicted).sum(axis=2))
-
-
-def _samples_f1(variants: Sequence[Items], weights: Floats) -> Floats:
-    hits = [(items.target & items.predicted).sum(axis=1) for items in variants]
-    sizes = [items.target.sum(axis=1) + items.predicted.sum(axis=1) for items in variants]
-    by_item = _ratio(2 * np.stack(hits, axis=1), np.stack(sizes, axis=1))
-    return _ratio((weights @ by_item).T, weights.sum(axis=1)[None, :])
-
-
-def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> Floats:
-    """Element-wise ``top / bottom``, 0 where ``bottom`` is 0; shapes broadcast."""
-    out = np.zeros(np.broadcast_shapes(np.shape(top), np.shape(bottom)))
-    return np.asarray(np.divide(top, bottom, out=out, where=bottom != 0))
-
-
-METRICS: Mapping[str, Callable[[Sequence[Items], Floats], Floats]] = {
-    "accuracy": _mean_scores,
-    "auroc": _aurocs,
-    "macro_f1": _macro_f1,
-    "micro_f1": _micro_f1,
-    "samples_f1": _samples_f1,
-    "weighted_f1": _weighted_f1,
-}
-"""Metrics with a closed form under item weights; all are shares, shown as percentages."""

@@ -11,17 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from steelyard.leaderboards.metrics import METRICS, Items, resampled
 from steelyard.leaderboards.ranking import ranks, tie_letters, wins
 from steelyard.leaderboards.stats import (
-    METRICS,
-    Items,
     Sample,
     holm,
     holm_adjusted,
     interval,
     minus,
     resample_weights,
-    resampled,
 )
 
 Seeds = st.integers(0, 10_000)

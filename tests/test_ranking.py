@@ -26,6 +26,11 @@ def test_ranks_share_ties_and_follow_the_direction() -> None:
     assert ranks(scores, higher_is_better=False).tolist() == [2.5, 4, 2.5, 1]
 
 
+def test_where_one_has_no_score_none_has_a_rank() -> None:
+    placed = ranks(np.array([[0.5, 0.9], [0.5, np.nan], [0.1, 0.2]]), higher_is_better=True)
+    assert placed[:, 0].tolist() == [1.5, 1.5, 3.0] and np.isnan(placed[:, 1]).all()
+
+
 def test_rank_draws_know_which_entries_are_apart() -> None:
     rng = np.random.default_rng(0)
     samples = [Sample(rng.random(3), level + 0.1 * rng.random((3, 200)), 9) for level in (0, 0, 5)]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from board_factory import entry, first, make_answered, make_run, profile
 
-from steelyard.leaderboards import publish, robustness
+from steelyard.leaderboards import publish, robustness, robustness_files
+from steelyard.leaderboards.board import build as build_board
 from steelyard.leaderboards.collect import collect
 from steelyard.leaderboards.profile import build as build_profile
 from steelyard.leaderboards.robustness import Measured, Robustness, damages_of
-from steelyard.leaderboards.robustness_files import of_boards, of_profiles
 from steelyard.leaderboards.robustness_items import consistency, of_board
 from steelyard.leaderboards.robustness_plots import best_of
 from steelyard.leaderboards.robustness_tables import as_csv, as_json, markdown, sheets
@@ -95,6 +95,9 @@ def test_unchanged_answers_are_counted_right_or_wrong(toy: Path) -> None:
     # Right on four of ten when clean and on one when damaged: three answers of two classes change.
     assert found["image-blank"].values == pytest.approx([0.7, 0.7])
     assert found["image-blank"].draws.shape[0] == 2 and found["image-blank"].clusters == 10
+    board = of_board(build_board(collect([toy]), "toy"))
+    assert board is not None
+    assert np.array_equal(board.same["poor"]["image-blank"].draws, found["image-blank"].draws)
 
 
 def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
@@ -104,10 +107,7 @@ def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
         weak = {"clean": first(90, of=100), **noise}
         make_run(tmp_path, "firm", firm, seed=seed)
         make_run(tmp_path, "joint", weak, seed=seed)
-    runs = collect([tmp_path])
-    groups = {label: [run for run in runs.runs if run.record.label == label]
-              for label in ("firm", "joint")}  # fmt: skip
-    found = of_board(groups, "toy")
+    found = of_board(build_board(collect([tmp_path]), "toy"))
     assert found is not None
     made = robustness.build(found, "joint")
     assert made is not None and [row.label for row in made.rows] == ["firm", "joint"]
@@ -133,7 +133,7 @@ def test_boards_are_published_with_their_robustness(toy: Path, tmp_path: Path) -
     assert wanted <= names
     front = (tmp_path / "out" / "board.md").read_text()
     assert "## Robustness" in front and "[toy](robustness-toy.md)" in front
-    again = dict(of_boards(collect([toy]), published.boards))
+    again = robustness_files.of_board(build_board(collect([toy]), "toy"), ["joint", "poor", "fair"])
     assert (tmp_path / "out" / "robustness-toy-fan.svg").read_bytes() == again[
         "robustness-toy-fan.svg"
     ]
@@ -161,7 +161,7 @@ def test_profiles_have_a_section_for_each_damaged_task(tmp_path: Path) -> None:
         for seed in (0, 1):
             make_answered(tmp_path, label, entry(right), seed=seed)
     made = build_profile(collect([tmp_path]), "pool", control="sft")
-    files = dict(of_profiles([made]))
+    files = robustness_files.of_profile(made)
     assert {"robustness-pool.md", "robustness-pool-asked-fan.svg"} <= files.keys()
     content = json.loads(files["robustness-pool.json"])
     (task,) = content["tasks"]

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from simulated_boards import Setting, answers, samples_of, true_score
 from sklearn import metrics as sk
 
+from steelyard.leaderboards.metrics import METRICS, Items, resampled
 from steelyard.leaderboards.power import visible
 from steelyard.leaderboards.stats import (
     DRAWS,
-    METRICS,
-    Items,
     Sample,
     holm,
     interval,
@@ -21,7 +20,6 @@ from steelyard.leaderboards.stats import (
     pair_p_values,
     paired_difference,
     resample_weights,
-    resampled,
 )
 
 
