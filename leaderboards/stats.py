@@ -25,6 +25,8 @@ FLOOR = 0.5
 
 ROUNDING = 1e-6
 """Of a logarithm of a chance."""
+ROUNDED = 1e-12
+"""Share of two variances below which their difference is a rounding error, another by machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,7 @@ def _tails(distance: Floats, deviation: Floats, freedom: int | NDArray[np.int64]
 
 def _shared(over: Floats, own: Floats, seeds: int) -> Floats:
     """Mean covariance of two seeds, from the variances of their mean and of one: not below 0."""
-    return np.asarray(np.maximum((seeds * over - own) / (seeds - 1), 0.0))
+    return _unrounded((seeds * over - own) / (seeds - 1), own)
 
 
 def _difference_variances(rows: Floats) -> Floats:
@@ -262,4 +264,10 @@ def _difference_variances(rows: Floats) -> Floats:
     centred = rows - rows.mean(axis=1, keepdims=True)
     products = centred @ centred.T / (rows.shape[1] - 1)
     own = np.diagonal(products)
-    return np.asarray(np.maximum(own[:, None] + own[None, :] - 2 * products, 0.0))
+    both = own[:, None] + own[None, :]
+    return _unrounded(both - 2 * products, both)
+
+
+def _unrounded(differences: Floats, of: Floats) -> Floats:
+    """Differences of numbers as large as ``of``, 0 where rounding is all that can be left."""
+    return np.where(differences <= ROUNDED * of, 0.0, differences)

@@ -236,10 +236,18 @@ def tables_are_whole(folder: Path, found: Record) -> Iterator[str]:
             yield f"{name} was changed: its hash is {file_hash(path)}, recorded is {expected}"
 
 
+def weights_are_told(folder: Path, found: Record) -> Iterator[str]:
+    """Since the second version of the rules, the hash of the weights that gave the scores."""
+    since = int(found.provenance.get("rules", 1)) > 1
+    if since and found.status == "done" and not found.provenance.get("weights"):
+        yield "the provenance lacks the hash of the weights: nothing ties the scores to a model"
+
+
 CHECKS: tuple[Callable[[Path, Record], Iterator[str]], ...] = (
     names_are_plain,
     scores_make_sense,
     ledger_fits_spec,
     tables_are_whole,
+    weights_are_told,
 )
 """Of one record by itself, in the order in which findings are printed."""

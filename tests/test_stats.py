@@ -20,6 +20,7 @@ from steelyard.leaderboards.stats import (
     pair_p_values,
     paired_difference,
     resample_weights,
+    spread_of,
 )
 
 
@@ -111,6 +112,15 @@ def test_seeds_that_agree_by_chance_make_nothing_certain() -> None:
     found = interval(Sample(np.array([0.5, 0.5]), draws, clusters=10))
     assert found.half == pytest.approx(0.5 * 2.26216 * (2 / 3) ** 0.5, rel=1e-5)
     assert found.p > 0.2
+
+
+def test_rounding_is_no_variance() -> None:
+    turns = 2 * np.pi * np.arange(DRAWS) / DRAWS
+    unrelated = [
+        Sample(np.zeros(2), np.stack([np.cos(k * turns), np.sin((k + 1) * turns)]), 100)
+        for k in range(1, 9)
+    ]
+    assert spread_of(unrelated).items.tolist() == [0.0] * 8
 
 
 def test_one_seed_leaves_only_the_items() -> None:

@@ -140,6 +140,10 @@ def other_torch(content: Content) -> None:
     content["provenance"]["packages"]["torch"] = "1.0"
 
 
+def weightless(content: Content) -> None:
+    content["provenance"]["weights"] = None
+
+
 def invisible(content: Content) -> None:
     content["label"] = "joint\u202e\x1b[31m"
 
@@ -154,6 +158,7 @@ def from_validation(content: Content) -> None:
         (raised, "food101 clean: the record says accuracy 0.99, its items give"),
         (not_a_number, "accuracy is nan"),
         (undirected, "is the main metric and has no direction"),
+        (weightless, "lacks the hash of the weights"),
         (turned, "higher is better is False, the task says True"),
         (doubled, "is given twice"),
         (overspent, "FLOPs spent of 4e+09"),
