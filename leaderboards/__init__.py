@@ -55,7 +55,8 @@ def publish(
         budget: take only runs of this budget.
         track: take only runs of this track.
         html: also write ``index.html``, one page of all boards that needs no server.
-        jobs: tasks at a time, each in a process of its own where there are several.
+        jobs: tasks at a time, each in a process of its own where there are several; a script that
+            asks for them starts under ``if __name__ == "__main__"``, as spawned processes need.
         report: told what is done now and the share of all that is done.
 
     Raises:

@@ -54,11 +54,15 @@ def make_all(asks: Sequence[Ask], jobs: int, report: Report) -> list[Chapter]:
 
     def heard(task: str, doing: str, share: float) -> None:
         shares[task] = max(share, shares[task])  # a worker may be heard after it is done
-        report(f"{task}: {doing}", sum(shares.values()) / len(shares))
+        # A chapter has three steps; one more was the reading of the records.
+        report(f"{task}: {doing}", (1 + 3 * sum(shares.values())) / (1 + 3 * len(shares)))
 
-    if jobs <= 1 or len(asks) <= 1:
-        return [make(ask, heard) for ask in asks]
     done: dict[int, Chapter] = {}
+    if jobs <= 1 or len(asks) <= 1:
+        for place, ask in enumerate(asks):
+            done[place] = make(ask, heard)
+            shares[ask.task] = 1.0
+        return list(done.values())
     try:
         for place, future in workers.spread(_work, asks, jobs, heard):
             done[place] = future.result()
