@@ -82,7 +82,7 @@ def make(ask: Ask, tell: Tell) -> Chapter:
     """One task's chapter."""
     tell(ask.task, "resampling items", 0.0)
     of_profile = profile.is_profile(ask.runs.runs)
-    # Processes that each spread their sums over all cores take three times as long.
+    # Processes that each spread their sums over all cores take two to three times as long.
     with threadpool_limits(1, user_api="blas"):
         return _of_profile(ask, tell) if of_profile else _of_board(ask, tell)
 

@@ -89,7 +89,7 @@ def _auroc(confidence: Floats, sides: _Sides) -> Floats:
     own, rest = confidence[sides.positive], confidence[~sides.positive]
     order = np.argsort(rest, kind="stable")
     below = sides.below
-    # A row at a time: numpy's cumsum down the columns takes three times as long.
+    # A row at a time: numpy's cumsum down the columns takes longer.
     for row, other in enumerate(order.tolist()):
         np.add(below[row], sides.others[other], out=below[row + 1])
     beaten = below[np.searchsorted(rest[order], own, "left")]

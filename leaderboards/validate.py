@@ -238,7 +238,7 @@ def tables_are_whole(folder: Path, found: Record) -> Iterator[str]:
 
 def weights_are_told(folder: Path, found: Record) -> Iterator[str]:
     """Since the second version of the rules, the hash of the weights that gave the scores."""
-    since = int(found.provenance.get("rules", 1)) > 1
+    since = found.provenance.get("rules", 1) != 1
     if since and found.status == "done" and not found.provenance.get("weights"):
         yield "the provenance lacks the hash of the weights: nothing ties the scores to a model"
 

@@ -75,6 +75,11 @@ def test_honest_records_have_no_finding(runs: Path) -> None:
     assert validate(runs, against=runs).findings == ()
 
 
+def test_rules_of_no_number_are_a_finding_and_no_traceback(runs: Path) -> None:
+    edit(one(runs), lambda content: content["provenance"].update(rules="x", weights=None))
+    assert any("lacks the hash of the weights" in what for what in findings(runs))
+
+
 def test_an_edited_record_is_named_and_no_board_takes_it(runs: Path) -> None:
     edit(one(runs), lambda content: content["scores"][0].update(value=0.99), seal=False)
     said = findings(runs)
