@@ -1,6 +1,5 @@
 """The files of one task's board or profile: figures, a page, CSV, JSON and LaTeX."""
 
-import re
 from collections.abc import Sequence
 
 from steelyard.leaderboards import (
@@ -12,22 +11,19 @@ from steelyard.leaderboards import (
     tables,
 )
 from steelyard.leaderboards.board import Board
+from steelyard.leaderboards.escape import file_name
 from steelyard.leaderboards.factors import Factorial
 from steelyard.leaderboards.profile import Profile
 
 
 def board_stem(task: str) -> str:
     """File name of a task's board, without ending."""
-    return f"board-{_safe(task)}"
+    return f"board-{file_name(task)}"
 
 
 def profile_stem(profile: Profile) -> str:
     """File name of a profile, without ending."""
-    return f"profile-{_safe(profile.trained_on)}"
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    return f"profile-{file_name(profile.trained_on)}"
 
 
 def of_board(board: Board, labels: Sequence[str]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Text made safe for Markdown, LaTeX and spreadsheets."""
+"""Text made safe for Markdown, LaTeX, spreadsheets and names of files."""
 
 import csv
 import io
@@ -12,6 +12,11 @@ def md(text: str) -> str:
     """Text that Markdown, also inside a table, shows as it is."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(lambda found: "".join(f"\\{sign}" for sign in found[0]), text)
+
+
+def file_name(text: str) -> str:
+    """Text as part of a file's name that any system takes."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
 
 
 _LATEX = {

@@ -1,10 +1,10 @@
 """The files of robustness: a page, CSV, JSON and a fan a task, for a board or a profile."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from steelyard.leaderboards import robustness_items
 from steelyard.leaderboards.board import Board
+from steelyard.leaderboards.escape import file_name
 from steelyard.leaderboards.profile import Profile
 from steelyard.leaderboards.robustness import Robustness, build
 from steelyard.leaderboards.robustness_plots import fan
@@ -30,20 +30,16 @@ def of_profile(profile: Profile) -> dict[str, bytes]:
 def _files(
     title: str, found: Sequence[Robustness], labels: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
-    name = f"robustness-{_safe(title)}"
+    name = f"robustness-{file_name(title)}"
     pictures: dict[str, str] = {}
     for each in found:
-        stem = name if each.task == title else f"{name}-{_safe(each.task)}"
+        stem = name if each.task == title else f"{name}-{file_name(each.task)}"
         for kind, content in fan(each, labels).items():
             yield f"{stem}-fan.{kind}", content
         pictures[each.task] = f"{stem}-fan.svg"
     yield f"{name}.md", markdown(title, found, pictures).encode()
     yield f"{name}.csv", as_csv(found).encode()
     yield f"{name}.json", as_json(found).encode()
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
 
 
 def links(names: Iterable[str]) -> list[str]:
