@@ -200,4 +200,4 @@ def items_file(task: str, trained_on: str) -> str:
 
 def find(root: Path) -> list[Path]:
     """Folders under ``root`` that hold a finished record, in name order."""
-    return sorted(path.parent for path in root.rglob(RECORD))
+    return sorted(Path(folder) for folder, _, names in os.walk(root) if RECORD in names)

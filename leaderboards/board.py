@@ -1,6 +1,6 @@
 """One task's board: a pure function of the collected runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from steelyard.leaderboards.measure import (
 )
 from steelyard.leaderboards.metrics import METRICS
 from steelyard.leaderboards.stats import Interval, Sample
+from steelyard.leaderboards.steps import unheard
 from steelyard.leaderboards.trade import Trade, trades
 
 SIDES = ("image", "text")
@@ -124,7 +125,12 @@ class Board:
 
 
 def build(
-    runs: Runs, task: str, *, control: str = "joint", kinds: Mapping[str, str] | None = None
+    runs: Runs,
+    task: str,
+    *,
+    control: str = "joint",
+    kinds: Mapping[str, str] | None = None,
+    done: Callable[[float], None] = unheard,
 ) -> Board:
     """The board of one task.
 
@@ -133,6 +139,7 @@ def build(
         task: a task of which at least one run finished.
         control: label of the entry that all others are compared with.
         kinds: kind of each entry by label, or by method name for all of a method's entries.
+        done: told the share of entries that are resampled.
 
     Raises:
         UserError: the runs disagree about metric or test items, none is scored clean, or a
@@ -145,7 +152,7 @@ def build(
     kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
     lacks = {label: missing(group, grid) for label, group in groups.items()}
     complete = {label: group for label, group in groups.items() if not lacks[label]}
-    measured, disagreements = measure(grid, complete)
+    measured, disagreements = measure(grid, complete, done)
     samples = {label: entry.column(columns["balanced"]) for label, entry in measured.items()}
     costs, compared = costs_of(complete, control), _differences(columns, measured, control)
     strong, traded = _trades(columns, measured, control, compared)
@@ -256,11 +263,15 @@ def _standings(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, Standing]
 
 def _scores(grid: Grid, columns: Columns, measured: Mapping[str, Measured]) -> dict[str, Scores]:
     """Columns and variants of each entry, of some at once: faster than one by one."""
-    parts = [*columns.values(), *({variant: 1.0} for variant in grid.variants)]
     found: dict[str, Scores] = {}
     labels = list(measured)
     for some in (labels[start : start + AT_ONCE] for start in range(0, len(labels), AT_ONCE)):
-        made = iter(stats.intervals([measured[x].column(part) for x in some for part in parts]))
+        samples = [
+            sample
+            for own in (measured[label] for label in some)
+            for sample in (*map(own.column, columns.values()), *map(own.variant, grid.variants))
+        ]
+        made = iter(stats.intervals(samples))
         for label in some:
             own = dict(zip(columns, made, strict=False))
             found[label] = own, dict(zip(grid.variants, made, strict=False))

@@ -37,8 +37,9 @@ class Run:
 
         ``task`` is the one trained on unless named.
         """
-        table = item_table.read(self.items_path(task), [*item_table.CLASSES, *item_table.VALUES])
-        return item_table.items_of(table, item_table.order_of(table), classes)
+        columns = [*item_table.CLASSES, *item_table.VALUES]
+        table, order = item_table.read(self.items_path(task), columns)
+        return item_table.items_of(table, order, classes, columns)
 
     def items_path(self, task: str | None = None) -> Path:
         """Where the items of a task lie, of the one trained on unless named."""

@@ -208,8 +208,7 @@ def _right(column: Column, run: Run) -> tuple[NDArray[np.str_], NDArray[np.bool_
     """Ids of the items that the metric counts, and which are right; None for other items."""
     ends = [f"{column.metric}.{end}" for end in ("top", "bottom")]
     wanted = ["score"] if _labelled(column, run) else ends
-    table = item_table.read(run.items_path(column.task), wanted)
-    order = item_table.order_of(table)
+    table, order = item_table.read(run.items_path(column.task), wanted)
     rows, ids = order.rows[column.variants[0]], order.ids[column.variants[0]]
     top, bottom = (table[name].to_numpy()[rows] for name in (wanted[0], wanted[-1]))
     counted = np.ones(len(ids), dtype=np.bool_) if len(wanted) == 1 else bottom != 0

@@ -62,13 +62,13 @@ def _check_task(
     present = parquet.read_schema(path).names
     of_classes = "target" in present
     wanted = [*item_table.CLASSES, *item_table.VALUES] if of_classes else _columns(present)
-    table = item_table.read(path, wanted)
-    order = orders[task] = item_table.order_of(table, orders.get(task))
+    table, order = item_table.read(path, wanted, orders.get(task))
+    orders[task] = order
     for variant, ids in order.ids.items():
         done.ids[task, variant] = digest(str(name).encode() for name in ids)
         if len(np.unique(ids)) < len(ids):
             done.wrong.append(f"{task} {variant}: an item is scored twice")
-    by_class = item_table.items_of(table, order, classes) if of_classes else {}
+    by_class = item_table.items_of(table, order, classes, wanted) if of_classes else {}
     for variant, items in by_class.items():
         if off := _with_another_score(items):
             done.wrong.append(f"{task} {variant}: {off} items have another score than their "

@@ -1,6 +1,6 @@
 """The main metric of every entry over one task's grid of seeds and variants, with resamples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
@@ -13,6 +13,7 @@ from steelyard.leaderboards import item_table
 from steelyard.leaderboards.collect import Run
 from steelyard.leaderboards.metrics import Items, all_resampled, shares
 from steelyard.leaderboards.stats import DRAWS, Floats, Sample, resample_weights
+from steelyard.leaderboards.steps import unheard
 
 CLEAN = "clean"
 AT_ONCE = 20
@@ -71,6 +72,11 @@ class Measured:
         draws = np.einsum("v,svr->sr", weights, self.draws)
         return Sample(self.values @ weights, draws, self.clusters)
 
+    def variant(self, name: str) -> Sample:
+        """The scores on one variant."""
+        place = self.grid.variants.index(name)
+        return Sample(self.values[:, place], self.draws[:, place], self.clusters)
+
 
 def grid_of(task: str, runs: Sequence[Run]) -> Grid:
     """The grid that the runs of one task span.
@@ -113,9 +119,9 @@ def missing(runs: Sequence[Run], grid: Grid) -> str:
 
 
 def measure(
-    grid: Grid, entries: Mapping[str, Sequence[Run]]
+    grid: Grid, entries: Mapping[str, Sequence[Run]], done: Callable[[float], None] = unheard
 ) -> tuple[dict[str, Measured], list[str]]:
-    """Measure complete entries, whose runs are in seed order.
+    """Measure complete entries, whose runs are in seed order; ``done`` is told the share of them.
 
     Returns:
         The measured entries by label, and a line for each run whose items do not give the value
@@ -132,7 +138,8 @@ def measure(
     measured, notes = {}, []
     some = (runs[place : place + AT_ONCE] for place in range(0, len(runs), AT_ONCE))
     found = chain.from_iterable(map(test.scored, some))
-    for label, group in entries.items():
+    for place, (label, group) in enumerate(entries.items()):
+        done(place / len(entries))
         drawn_of, same_of = zip(*islice(found, len(group)), strict=True)
         values = []
         for run, drawn in zip(group, drawn_of, strict=True):
@@ -184,12 +191,12 @@ class Test:
     def _read(self, run: Run) -> tuple[list[Items], NDArray[np.bool_]]:
         """A run's items on each variant, and which answers to damaged ones are the clean ones."""
         damaged = self.grid.damaged
-        wanted = [*item_table.columns_for(self.grid.metric), *([self.answer] if damaged else [])]
-        table = item_table.read(run.items_path(), list(dict.fromkeys(wanted)))
-        order = item_table.order_of(table, self.order)
+        scored = item_table.columns_for(self.grid.metric)
+        wanted = dict.fromkeys([*scored, *([self.answer] if damaged else [])])
+        table, order = item_table.read(run.items_path(), list(wanted), self.order)
         if order is not self.order:
             _check_items(run, order, self)
-        found = item_table.items_of(table, order, self.classes)
+        found = item_table.items_of(table, order, self.classes, scored)
         equal = np.zeros((0, len(self.clusters)), np.bool_)
         if damaged:
             equal = item_table.unchanged(table, order, self.answer, damaged, CLEAN)
@@ -197,7 +204,7 @@ class Test:
 
 
 def _test(grid: Grid, first: Run) -> Test:
-    order = item_table.order_of(item_table.read(first.items_path(), ()))
+    _, order = item_table.read(first.items_path(), ())
     classes = int(first.record.provenance["data"]["classes"])
     answer = item_table.answer_column(first.items_path())
     test = Test(grid, first, order, classes, answer, np.empty((0, 0)))

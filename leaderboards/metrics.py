@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ class Items:
     """[n] the item's own score."""
     confidence: Floats
     """[n] for AUROC, the probability of class 1."""
+
+
+Counts = NDArray[np.signedinteger[Any]]
 
 
 def resampled(metric: str, items: Items, weights: Floats) -> Floats:
@@ -54,18 +58,22 @@ def _mean_scores(variants: Sequence[Items], weights: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    """The items of class 1 and the rest, P and N of them, weighed by R rows of weights."""
+    """The items of class 1 and the rest, P and N of them, drawn in R resamples."""
 
     positive: NDArray[np.bool_]
     """[n]"""
-    drawn: Floats
+    drawn: Counts
     """[P, R]"""
-    others: Floats
-    """[N, R]"""
-    pairs: Floats
+    others: Sequence[Counts]
+    """N rows [R]"""
+    pairs: Counts
     """[R] pairs of one of each."""
-    below: Floats
+    below: Counts
     """[N + 1, R] room for sums over others; the first row is zero."""
+    rows: Sequence[Counts]
+    """Those of ``below``."""
+    beaten: Counts
+    """[2, P, R] more room: a new array for each variant takes longer than what is done in it."""
 
 
 def _aurocs(variants: Sequence[Items], weights: Floats) -> Floats:
@@ -79,24 +87,29 @@ def _aurocs(variants: Sequence[Items], weights: Floats) -> Floats:
 
 
 def _sides(positive: NDArray[np.bool_], weights: Floats) -> _Sides:
-    by_item = np.ascontiguousarray(weights.T)
+    # Whole numbers of the smallest kind that holds twice the pairs of a resample.
+    kind = np.int32 if weights.sum(axis=1).max() < 2**16 else np.int64
+    by_item: Counts = weights.T.astype(kind, order="C")
     drawn, others = by_item[positive], by_item[~positive]
-    below = np.zeros((len(others) + 1, len(weights)))
-    return _Sides(positive, drawn, others, drawn.sum(axis=0) * others.sum(axis=0), below)
+    pairs = drawn.sum(axis=0) * others.sum(axis=0)
+    below = np.zeros((len(others) + 1, len(weights)), dtype=kind)
+    beaten = np.empty((2, *drawn.shape), dtype=kind)
+    return _Sides(positive, drawn, [*others], pairs, below, [*below], beaten)
 
 
 def _auroc(confidence: Floats, sides: _Sides) -> Floats:
     own, rest = confidence[sides.positive], confidence[~sides.positive]
     order = np.argsort(rest, kind="stable")
-    below = sides.below
+    ordered, rows, others = rest[order], sides.rows, sides.others
     # A row at a time: numpy's cumsum down the columns takes longer.
     for row, other in enumerate(order.tolist()):
-        np.add(below[row], sides.others[other], out=below[row + 1])
-    beaten = below[np.searchsorted(rest[order], own, "left")]
-    beaten += below[np.searchsorted(rest[order], own, "right")]
-    beaten *= sides.drawn
+        np.add(rows[row], others[other], rows[row + 1])
+    strictly, with_ties = sides.beaten
+    np.take(sides.below, np.searchsorted(ordered, own, "left"), 0, strictly, mode="clip")
+    np.take(sides.below, np.searchsorted(ordered, own, "right"), 0, with_ties, mode="clip")
+    strictly += with_ties
+    wins = np.einsum("pr,pr->r", strictly, sides.drawn) / 2
     undefined = np.full(len(sides.pairs), np.nan)
-    wins = beaten.sum(axis=0) / 2
     return np.asarray(np.divide(wins, sides.pairs, out=undefined, where=sides.pairs > 0))
 
 

@@ -196,9 +196,12 @@ def tie_letters(apart: NDArray[np.bool_]) -> list[tuple[str, ...]]:
         if covered[first, second]:
             continue
         group = sorted({first, second})
-        for other in range(len(apart)):
-            if other not in group and not apart[other, group].any():
+        fitting = np.asarray(~apart[group].any(axis=0))
+        fitting[group] = False
+        for other in np.flatnonzero(fitting).tolist():
+            if fitting[other]:
                 group.append(other)
+                fitting &= ~apart[other]
         covered[np.ix_(group, group)] = True
         groups.append(sorted(group))
     letters = [(_letter(place), group) for place, group in enumerate(sorted(groups))]

@@ -30,7 +30,7 @@ def of_board(board: Board) -> Measured | None:
         higher_is_better=grid.higher_is_better,
         percent=board.percent,
         scores={
-            label: {variant: each.column({variant: 1.0}) for variant in grid.variants}
+            label: {variant: each.variant(variant) for variant in grid.variants}
             for label, each in found.items()
         },
         same={
@@ -74,7 +74,7 @@ def of_profile(groups: Groups, main: Mapping[str, Column]) -> list[Measured]:
 def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str, Variants]:
     """Share of answers equal to the clean ones, by label and damaged variant."""
     path = next(iter(groups.values()))[0].items_path(task)
-    order = item_table.order_of(item_table.read(path, ()))
+    _, order = item_table.read(path, ())
     answer = item_table.answer_column(path)
     clusters = order.clusters[CLEAN]
     drawn = resample_weights(clusters, DRAWS, task)
@@ -83,8 +83,7 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
     count = len(np.unique(clusters))
 
     def unchanged(run: Run) -> NDArray[np.bool_]:
-        table = item_table.read(run.items_path(task), [answer])
-        own = item_table.order_of(table, order)
+        table, own = item_table.read(run.items_path(task), [answer], order)
         return item_table.unchanged(table, own, answer, damaged, CLEAN)
 
     def of_entry(runs: Sequence[Run]) -> Variants:

@@ -9,6 +9,10 @@ def silent(doing: str, share: float) -> None:
     """Tell nobody."""
 
 
+def unheard(share: float) -> None:
+    """Tell nobody a share that is done."""
+
+
 def part(report: Report, about: str, place: int, count: int) -> Report:
     """A report for one of ``count`` things of equal size, the ``place``-th from 0."""
     return lambda doing, share: report(f"{about}: {doing}", (place + share) / count)

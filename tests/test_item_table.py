@@ -1,0 +1,76 @@
+"""Items from files: in an order found once, and found again where a file holds other places."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from steelyard.leaderboards import item_table
+from steelyard.leaderboards.item_table import Order
+
+IDS = ("b", "a", "c")
+
+
+def written(path: Path, ids: Sequence[str], scores: Sequence[float], **options: object) -> Path:
+    columns = {
+        "variant": ["clean"] * len(ids),
+        "id": list(ids),
+        "cluster": [f"of {name}" for name in ids],
+        "score": list(scores),
+    }
+    parquet.write_table(pa.table(columns), path, **options)
+    return path
+
+
+def scores(path: Path, known: Order | None = None) -> tuple[list[str], list[float], Order]:
+    table, order = item_table.read(path, ["score"], known)
+    items = item_table.items_of(table, order, 2, ["score"])["clean"]
+    return items.ids.tolist(), items.score.tolist(), order
+
+
+def test_runs_that_hold_the_same_places_share_their_order(tmp_path: Path) -> None:
+    ids, values, order = scores(written(tmp_path / "one", IDS, (1, 0, 0.5)))
+    assert (ids, values) == (["a", "b", "c"], [0, 1, 0.5])
+    _, values, same = scores(written(tmp_path / "two", IDS, (0, 0.25, 1)), order)
+    assert same is order and values == [0.25, 0, 1]
+    # Stored in another way, the same all the same.
+    other = written(tmp_path / "three", IDS, (0, 0.25, 1), use_dictionary=False)
+    _, values, same = scores(other, order)
+    assert same is order and values == [0.25, 0, 1]
+
+
+@pytest.mark.parametrize("options", [{}, {"row_group_size": 1}, {"compression": "none"}])
+def test_a_file_in_another_order_is_read_in_its_own(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    _, _, order = scores(written(tmp_path / "one", IDS, (1, 0, 0.5), **options))
+    ids, values, own = scores(written(tmp_path / "two", IDS[::-1], (1, 0, 0.5), **options), order)
+    assert own is not order and (ids, values) == (["a", "b", "c"], [0, 0.5, 1])
+    ids, _, own = scores(written(tmp_path / "three", ("a", "b", "d"), (0, 0, 1), **options), order)
+    assert own is not order and ids == ["a", "b", "d"]
+
+
+def test_answers_are_unchanged_where_their_classes_are(tmp_path: Path) -> None:
+    def equal(clean: list[list[int]], damaged: list[list[int]]) -> list[bool]:
+        names = [str(number) for number in range(len(clean))]
+        columns = {
+            "variant": ["clean"] * len(clean) + ["image-blank"] * len(clean),
+            "id": names * 2,
+            "cluster": names * 2,
+            "predicted": pa.array(clean + damaged, pa.list_(pa.int64())),
+        }
+        path = tmp_path / "items"
+        parquet.write_table(pa.table(columns), path)
+        table, order = item_table.read(path, ["predicted"])
+        found = item_table.unchanged(table, order, "predicted", ["image-blank"], "clean")
+        assert found.dtype == np.bool_
+        return [bool(one) for one in found[0]]
+
+    assert equal([[0], [2], [1]], [[0], [1], [1]]) == [True, False, True]
+    assert equal([[0], [1, 2], []], [[0, 1], [2, 1], []]) == [False, True, True]
+    assert equal([[], []], [[], []]) == [True, True]
+    # As many classes in all as answers, yet not one each.
+    assert equal([[0, 1], []], [[0], [1]]) == [False, False]
