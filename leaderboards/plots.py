@@ -17,16 +17,19 @@ from steelyard.leaderboards.style import (
     HATCHES,
     INK,
     PRINT,
-    SIZES,
     SOFT,
     Anchor,
     Mark,
+    dots,
+    draw_curves,
     first_of,
     framed,
     headline,
     inches,
+    lines,
     marks,
     name_points,
+    names_width,
     off_scale,
     panels,
     render,
@@ -37,8 +40,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAD = 0.06
-"""Share of an axis left free at each end."""
+PAD, ASIDE = 0.06, 0.045
+"""Share of an axis left free at each end; of one of severities."""
+LIGHT: dict[str, Any] = {"lw": 0.8, "alpha": 0.35, "zorder": 2}
+"""How intervals are drawn."""
+# Inches of the figure of phases: its bars at most, room above and below them.
+ACROSS, OVER, UNDER = 5.6, 0.3, 0.5
 
 Span = tuple[float, float]
 
@@ -142,16 +149,6 @@ def _note(axes: "Axes", left_out: Sequence[str], raised: float = 0.0) -> float:
     return (raised + PRINT * len(lines)) / high
 
 
-def _point(axes: "Axes", mark: Mark, x: float, y: float) -> None:
-    style: dict[str, Any] = {"color": mark.colour, "mec": "white", "mew": 0.6}
-    axes.plot(x, y, mark.marker, ms=SIZES[mark.marker], zorder=3, **style)
-
-
-def _line(axes: "Axes", mark: Mark, xs: Sequence[float], ys: Sequence[float]) -> None:
-    """An interval, drawn lightly."""
-    axes.plot(xs, ys, color=mark.colour, lw=0.8, alpha=0.35, zorder=2)
-
-
 def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Score against training cost, clean and impaired, with the Pareto front."""
     names = [name for name in (CLEAN, "impaired") if name in board.columns]
@@ -176,9 +173,9 @@ def _cost_panel(
     below = _note(axes, [f"{x} {_number(board, bars[x].mean)}" for x in bars if x in off])
     axes.set_ylim(_bar_limits(board, list(shown.values()), below + PAD, PAD))
     cost_scale(axes, [spent[label] for label in shown])
-    for label, bar in shown.items():
-        _line(axes, look[label], [spent[label]] * 2, [bar.low, bar.high])
-        _point(axes, look[label], spent[label], bar.mean)
+    bounds = [(look[x].colour, [spent[x]] * 2, [bar.low, bar.high]) for x, bar in shown.items()]
+    lines(axes, bounds, **LIGHT)
+    dots(axes, [(look[x], spent[x], bar.mean) for x, bar in shown.items()], zorder=3)
     points = [(spent[label], bar.mean) for label, bar in shown.items()]
     draw_front(axes, points, higher_is_better=board.higher_is_better)
     return [Anchor(label, spent[label], bar.mean) for label, bar in bars.items()]
@@ -201,13 +198,10 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     above = PRINT / inches(axes)[1] + PAD
     axes.set_xlim(_bar_limits(board, [right[label] for label in shown], PAD, PAD))
     axes.set_ylim(_bar_limits(board, [up[label] for label in shown], below, above))
-    for label in shown:
-        x, y = right[label], up[label]
-        _line(axes, look[label], [x.low, x.high], [y.mean, y.mean])
-        _line(axes, look[label], [x.mean, x.mean], [y.low, y.high])
-        _point(axes, look[label], x.mean, y.mean)
-        if label in bought:
-            axes.plot(x.mean, y.mean, "o", ms=11, mfc="none", mec=BAD, mew=1.1, zorder=2.5)
+    _crosses(axes, {label: (right[label], up[label]) for label in shown}, look)
+    for label in bought.intersection(shown):
+        x, y = right[label].mean, up[label].mean
+        axes.plot(x, y, "o", ms=11, mfc="none", mec=BAD, mew=1.1, zorder=2.5)
     if board.control in shown:
         _cross_hair(axes, board.control, right[board.control].mean, up[board.control].mean, below)
     axes.set(title="clean against impaired")
@@ -218,6 +212,17 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
         reading += "\nRinged: balance bought by hurting the strong side or the clean score."
     headline(figure, f"{board.task}: what balance gives up", reading)
     return figure
+
+
+def _crosses(axes: "Axes", shown: Mapping[str, tuple[Bar, Bar]], look: Mapping[str, Mark]) -> None:
+    """Each entry's point with its intervals on both axes."""
+    bounds, points = [], []
+    for label, (x, y) in shown.items():
+        colour = look[label].colour
+        bounds += [(colour, [x.low, x.high], [y.mean] * 2), (colour, [x.mean] * 2, [y.low, y.high])]
+        points.append((look[label], x.mean, y.mean))
+    lines(axes, bounds, **LIGHT)
+    dots(axes, points, zorder=3)
 
 
 def _cross_hair(axes: "Axes", control: str, x: float, y: float, foot: float) -> None:
@@ -270,10 +275,13 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     ends = [span for label, span in spans.items() if label not in off]
     for axes, (name, steps) in zip(row, graded.items(), strict=True):
         axes.set_ylim(_limits(board, ends, _note(axes, left_out) + PAD, PAD))
-        anchors = [_curve(axes, entry, steps, scale, look[entry.label]) for entry in board.entries]
-        axes.set(title=name, xlabel="severity (0: clean)", xticks=list(steps))
+        places = list(steps)
+        axes.set(title=name, xlabel="severity (0: clean)", xticks=places)
         axes.set_ylabel(_axis(board, ""))
-        axes.set_xlim(axes.get_xlim())
+        axes.set_xlim(*framed(places[0], places[-1], ASIDE, ASIDE))
+        curves = {entry.label: _curve(entry, steps, scale) for entry in board.entries}
+        draw_curves(axes, places, curves, look)
+        anchors = [Anchor(label, places[-1], means[-1]) for label, means in curves.items()]
     name_points(row[-1], anchors, look)
     reading = "Means over seeds; a flat line is robust. The intervals are in the JSON file."
     headline(figure, f"{board.task}: score by severity", reading)
@@ -285,15 +293,8 @@ def _reach(entry: Entry, variants: set[str], scale: float) -> Span:
     return min(means), max(means)
 
 
-def _curve(
-    axes: "Axes", entry: Entry, steps: Mapping[int, str], scale: float, mark: Mark
-) -> Anchor:
-    places = list(steps)
-    means = [scale * entry.variants[variant].mean for variant in steps.values()]
-    axes.plot(places, means, color=mark.colour, lw=1.2, alpha=0.9, zorder=2.5)
-    for place, mean in zip(places, means, strict=True):
-        _point(axes, mark, place, mean)
-    return Anchor(entry.label, places[-1], means[-1])
+def _curve(entry: Entry, steps: Mapping[int, str], scale: float) -> list[float]:
+    return [scale * entry.variants[variant].mean for variant in steps.values()]
 
 
 def _phases(board: Board) -> "Figure":
@@ -305,8 +306,10 @@ def _phases(board: Board) -> "Figure":
     found = {phase for entry in entries for phase in entry.cost.phases}
     passes = [phase for phase in ("forward", "backward") if phase in found]
     phases = [*passes, *sorted(found.difference(passes))]
-    figure = Figure(figsize=(7.2, 1.2 + 0.24 * len(entries)), layout="constrained")
-    axes = figure.add_subplot()
+    names, high = names_width([entry.label for entry in entries]), 0.24 * len(entries) + 0.2
+    width, height = names + ACROSS, OVER + high + UNDER
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((names / width, UNDER / height, ACROSS / width, high / height))
     left = [0.0] * len(entries)
     for place, phase in enumerate(phases):
         widths = [entry.cost.phases.get(phase, 0.0) for entry in entries]
@@ -327,5 +330,6 @@ def _phases(board: Board) -> "Figure":
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     if phases:
-        figure.legend(loc="outside lower center", ncols=min(len(phases), 6), labelcolor=INK)
+        figure.legend(loc="upper center", bbox_to_anchor=(0.5, (UNDER - 0.45) / height),
+                      ncols=min(len(phases), 6), labelcolor=INK)  # fmt: skip
     return figure

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.robustness import Damage, Robustness, Row
 from steelyard.leaderboards.style import (
@@ -11,13 +11,15 @@ from steelyard.leaderboards.style import (
     LEFT,
     NAME,
     RC,
-    SIZES,
     SOFT,
     TOP,
     Anchor,
     Mark,
+    dots,
+    draw_curves,
     first_of,
     headline,
+    lines,
     marks,
     name_points,
     save,
@@ -62,7 +64,7 @@ def _figure(found: Robustness, look: Mapping[str, Mark]) -> "Figure":
     anchors: list[Anchor] = []
     for axes, damage in zip(panels, graded, strict=False):  # the last panel may be for the others
         _level(axes, damage)
-        anchors = [_line(axes, each, damage, look[each.label], scale) for each in found.rows]
+        anchors = _curves(axes, found.rows, damage, look, scale)
         _band(axes, found, damage, scale)
         axes.set_ylim(limits)
     if others:
@@ -121,14 +123,15 @@ def _level(axes: "Axes", damage: Damage) -> None:
     axes.set_xlim(0, 1.04 * damage.levels[-1])
 
 
-def _line(axes: "Axes", row: Row, damage: Damage, mark: Mark, scale: float) -> Anchor:
-    """A line from the common origin; the name goes to its end."""
-    changes = [0.0, *(scale * step.mean for step in row.curves[damage.name])]
-    places = [0, *damage.levels]
-    axes.plot(places, changes, color=mark.colour, lw=1.3, alpha=0.9, zorder=2.5)
-    for place, change in zip(places[1:], changes[1:], strict=True):
-        _point(axes, mark, place, change)
-    return Anchor(row.label, places[-1], changes[-1])
+def _curves(
+    axes: "Axes", rows: Sequence[Row], damage: Damage, look: Mapping[str, Mark], scale: float
+) -> list[Anchor]:
+    """A line an entry from the common origin; the names go to their ends."""
+    changes = {
+        row.label: [0.0, *(scale * step.mean for step in row.curves[damage.name])] for row in rows
+    }
+    draw_curves(axes, [0, *damage.levels], changes, look, first=1)
+    return [Anchor(label, damage.levels[-1], own[-1]) for label, own in changes.items()]
 
 
 def _band(axes: "Axes", found: Robustness, damage: Damage, scale: float) -> None:
@@ -153,19 +156,15 @@ def _dots(
                     ha="right", fontsize=7.5)  # fmt: skip
     axes.set_xlim(-0.6, len(damages) - 0.4)
     axes.grid(visible=False, axis="x")
-    anchors = []
+    anchors, bounds, points = [], [], []
     for place, row in enumerate(found.rows):
         shift = 0.7 * ((place + 0.5) / len(found.rows) - 0.5)
         for column, damage in enumerate(damages):
-            step = row.curves[damage.name][-1]
-            ends = [scale * step.low, scale * step.high]
-            axes.plot([column + shift] * 2, ends, color=look[row.label].colour, lw=0.8, alpha=0.4)
-            _point(axes, look[row.label], column + shift, scale * step.mean)
+            step, x = row.curves[damage.name][-1], column + shift
+            bounds.append((look[row.label].colour, [x, x], [scale * step.low, scale * step.high]))
+            points.append((look[row.label], x, scale * step.mean))
         last = row.curves[damages[-1].name][-1]
         anchors.append(Anchor(row.label, len(damages) - 1 + shift, scale * last.mean))
+    lines(axes, bounds, lw=0.8, alpha=0.4)
+    dots(axes, points, zorder=3)
     return anchors
-
-
-def _point(axes: "Axes", mark: Mark, x: float, y: float) -> None:
-    style: dict[str, Any] = {"color": mark.colour, "mec": "white", "mew": 0.6}
-    axes.plot(x, y, mark.marker, ms=SIZES[mark.marker], zorder=3, **style)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from steelyard.leaderboards.board import Board, Entry
 from steelyard.leaderboards.differences import Difference
 from steelyard.leaderboards.measure import CLEAN
@@ -84,13 +86,17 @@ def _panels(board: Board) -> dict[str, Callable[[Entry], Difference | None]]:
 
 def _scores(axes: "Axes", board: Board) -> None:
     scale = 100 if board.percent else 1
+    rows = np.arange(len(board.entries))
+    means = {
+        name: np.array([scale * entry.scores[name].mean for entry in board.entries])
+        for name in (CLEAN, *IMPAIRED)
+    }
+    axes.hlines(rows, means["text"], means["image"], colors=FAINT, lw=3, zorder=0.9)
+    for side, (colour, shape) in SHAPES.items():
+        axes.plot(means[IMPAIRED[side]], rows, shape, color=colour, ms=5, mec="white", mew=0.5,
+                  zorder=3)  # fmt: skip
+    axes.vlines(means[CLEAN], rows - 0.32, rows + 0.32, colors=INK, lw=1.6, zorder=2)
     for line, entry in enumerate(board.entries):
-        left = {side: scale * entry.scores[IMPAIRED[side]].mean for side in SHAPES}
-        axes.plot(list(left.values()), [line, line], color=FAINT, lw=3, zorder=0.9)
-        for side, (colour, shape) in SHAPES.items():
-            axes.plot(left[side], line, shape, color=colour, ms=5, mec="white", mew=0.5, zorder=3)
-        clean = scale * entry.scores[CLEAN].mean
-        axes.plot([clean, clean], [line - 0.32, line + 0.32], color=INK, lw=1.6)
         if entry.label == board.control:
             axes.axhspan(line - 0.5, line + 0.5, color="#f2f2f2", lw=0, zorder=0)
     unit = " (%)" if board.percent else ""
@@ -106,17 +112,19 @@ def _differences(
     shown = {line: each for line, each in found.items() if each is not None}
     reach = _reach([scale * each.interval.mean for each in shown.values()])
     axes.axvline(0, color=INK, lw=0.8)
-    for line, each in shown.items():
-        colour, shape = LOOKS[each.verdict]
-        mean = scale * each.interval.mean
-        if abs(mean) > reach:
-            side = "right" if mean > 0 else "left"
-            axes.text(float(mean > 0), line, f"{mean:+.3g}", color=colour, fontsize=7, ha=side,
-                      va="center_baseline", transform=axes.get_yaxis_transform())  # fmt: skip
-            continue
-        ends = [scale * each.interval.low, scale * each.interval.high]
-        axes.plot(ends, [line, line], color=colour, lw=1.3, alpha=0.7, solid_capstyle="round")
-        axes.plot(mean, line, shape, color=colour, ms=5, mec="white", mew=0.5)
+    near = {line: e for line, e in shown.items() if scale * abs(e.interval.mean) <= reach}
+    for verdict, (colour, shape) in LOOKS.items():
+        rows = [line for line, each in near.items() if each.verdict == verdict]
+        spans = [near[line].interval for line in rows]
+        ends = scale * np.array([(i.low, i.mean, i.high) for i in spans]).reshape(-1, 3)
+        axes.hlines(rows, ends[:, 0], ends[:, 2], colors=colour, lw=1.3, alpha=0.7,
+                    capstyle="round")  # fmt: skip
+        axes.plot(ends[:, 1], rows, shape, color=colour, ms=5, mec="white", mew=0.5)
+    for line in (line for line in shown if line not in near):
+        mean, (colour, _) = scale * shown[line].interval.mean, LOOKS[shown[line].verdict]
+        axes.text(float(mean > 0), line, f"{mean:+.3g}", color=colour, fontsize=7,
+                  ha="right" if mean > 0 else "left", va="center_baseline",
+                  transform=axes.get_yaxis_transform())  # fmt: skip
     for line in found.keys() - shown.keys():
         axes.axhspan(line - 0.5, line + 0.5, color="#f2f2f2", lw=0, zorder=0)
     axes.set_title(f"Δ {title}", fontsize=8, pad=3)
