@@ -4,8 +4,18 @@ import multiprocessing
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
@@ -54,6 +64,107 @@ def spread(
             yield from ((places[future], future) for future in done)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Helpers:
+    """Processes that take a share of the work of the one that started them."""
+
+    count: int
+    """At most; 0 leaves all work to this process."""
+    pool: ProcessPoolExecutor | None
+    messages: Any
+    """Their queue to this process."""
+
+    def share(
+        self,
+        work: Callable[[Thing, Callable[..., None]], Made],
+        things: Sequence[Thing],
+        heard: Callable[..., None],
+    ) -> list[Made]:
+        """What is made of each thing, in order: whoever is free takes the next, here or there.
+
+        Args:
+            work: called with a thing and what to call to have ``heard`` called.
+            things: what there is to do, the longest first.
+            heard: called here with what is told.
+
+        Raises:
+            BrokenProcessPool: a helper was killed.
+        """
+        left = deque(enumerate(things))
+        made: dict[int, Made] = {}
+        silent: set[int] = set()
+        """Places of things done by helpers of which not all that was told is heard."""
+
+        def hear(place: int, *message: Any) -> None:
+            if message:
+                heard(*message)
+            else:
+                silent.discard(place)
+
+        def told(*message: Any) -> None:
+            while self.pool is not None and not self.messages.empty():
+                hear(*self.messages.get())
+            if message:
+                heard(*message)
+
+        def feed(pool: ProcessPoolExecutor) -> None:
+            try:
+                for place, thing in _taken(left):
+                    silent.add(place)
+                    made[place] = pool.submit(_helped, work, thing, place).result()
+            finally:
+                left.clear()  # after a failure nothing more is begun
+
+        helping = min(self.count, len(things) - 1)
+        with ThreadPoolExecutor(max(1, helping)) as feeders:
+            fed = []
+            if self.pool is not None:
+                fed = [feeders.submit(feed, self.pool) for _ in range(helping)]
+            try:
+                for place, thing in _taken(left):
+                    made[place] = work(thing, told)
+                while wait(fed, timeout=WAIT_SECONDS).not_done:
+                    told()
+            finally:
+                left.clear()
+        for each in fed:
+            each.result()
+        while silent:
+            hear(*self.messages.get())
+        return [made[place] for place in range(len(things))]
+
+
+@contextmanager
+def helpers(count: int, load: Callable[[], None]) -> Iterator[Helpers]:
+    """At most ``count`` helpers; the first begins to ``load`` at once, the others when needed."""
+    if count < 1:
+        yield Helpers(0, None, None)
+        return
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(count, context, _begin, (messages, None, ()))
+    try:
+        pool.submit(load)
+        yield Helpers(count, pool, messages)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # they end while this process goes on
+
+
+def _taken(left: deque[Thing]) -> Iterator[Thing]:
+    """The things that nobody else has taken."""
+    while True:
+        try:
+            yield left.popleft()
+        except IndexError:
+            return
+
+
+def _helped(work: Callable[[Thing, Callable[..., None]], Made], thing: Thing, place: int) -> Made:
+    made = work(thing, partial(tell, place))
+    tell(place)  # the last that is told of it
+    return made
 
 
 def tell(*message: Any) -> None:

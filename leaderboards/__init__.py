@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.harness.errors import UserError, unknown
+from steelyard.harness.workers import helpers
 from steelyard.leaderboards.escape import inert
+from steelyard.leaderboards.garbage import unsearched
 from steelyard.leaderboards.steps import Report, silent
 
 if TYPE_CHECKING:
     from steelyard.leaderboards.board import Board
-    from steelyard.leaderboards.chapters import Ask, Chapter
+    from steelyard.leaderboards.chapters import Ask
     from steelyard.leaderboards.collect import Runs
     from steelyard.leaderboards.profile import Profile
 
@@ -55,7 +57,7 @@ def publish(
         budget: take only runs of this budget.
         track: take only runs of this track.
         html: also write ``index.html``, one page of all boards that needs no server.
-        jobs: tasks at a time, each in a process of its own where there are several; a script that
+        jobs: tasks at a time, one in this process and each other in one that helps; a script that
             asks for them starts under ``if __name__ == "__main__"``, as spawned processes need.
         report: told what is done now and the share of all that is done.
 
@@ -63,26 +65,27 @@ def publish(
         UserError: there is nothing to show, no board has the control, the runs cannot be compared,
             or a file cannot be written.
     """
-    from steelyard.leaderboards import chapters
-    from steelyard.leaderboards.board import Board
+    from steelyard.leaderboards import chapters, whole
     from steelyard.leaderboards.collect import collect
-    from steelyard.leaderboards.profile import Profile
+    from steelyard.leaderboards.missing_tables import tables_of
 
     report("reading records", 0.0)
-    runs = collect(folders, backbone=backbone, budget=budget, track=track)
-    _check_control(runs, control)
-    made = chapters.make_all(list(_asks(runs, control, kinds or {})), jobs, report)
-    boards = tuple(each.made for each in made if isinstance(each.made, Board))
-    profiles = tuple(each.made for each in made if isinstance(each.made, Profile))
-    content = dict(_files(runs, made, boards, profiles))
+    with helpers(jobs - 1, chapters.load) as crew:
+        with unsearched():
+            runs = collect(folders, backbone=backbone, budget=budget, track=track)
+        _check_control(runs, control)
+        asks = list(_asks(runs, control, kinds or {}))
+        made, shown = chapters.make_all(asks, crew, report, lambda all_: whole.build(runs, all_))
+    content = {name: text for chapter in made for name, text in chapter.files.items()}
+    content |= {**tables_of(runs.runs), **shown.files}
+    content["board.md"] = whole.front_page(runs, shown, list(content))
     if html:
         from steelyard.leaderboards.page import page
 
         designs = {chapter.task: chapter.designs for chapter in made}
-        shown = page(folders, runs, boards, profiles, designs, content)
-        content = {"index.html": shown, **content}
+        content = {"index.html": page(folders, runs, shown, designs, content), **content}
     files = [replace_file(out / name, text) for name, text in content.items()]
-    return Published(tuple(files), boards, profiles)
+    return Published(tuple(files), shown.boards, shown.profiles)
 
 
 def _check_control(runs: "Runs", control: str | None) -> None:
@@ -107,43 +110,6 @@ def _asks(runs: "Runs", control: str | None, kinds: Mapping[str, str]) -> "Itera
     for task in sorted({run.record.spec.task for run in runs.runs if run.record.status == "done"}):
         own = Runs(runs.of(task), runs.scores[runs.scores["task"] == task])
         yield Ask(own, task, _control(runs, task, control), kinds, labels)
-
-
-def _files(
-    runs: "Runs",
-    chapters: "Sequence[Chapter]",
-    boards: "Sequence[Board]",
-    profiles: "Sequence[Profile]",
-) -> Iterator[tuple[str, bytes]]:
-    """The files of all chapters and those about all of them, the front page last."""
-    from steelyard.leaderboards import export, front, oracle, plots, profile_tables
-    from steelyard.leaderboards.chapter_files import board_stem, profile_stem
-    from steelyard.leaderboards.missing_tables import tables_of
-    from steelyard.leaderboards.overall import overall
-    from steelyard.leaderboards.robustness_files import links
-
-    for chapter in chapters:
-        yield from chapter.files.items()
-    yield from tables_of(runs.runs).items()
-    robust = {name: text for chapter in chapters for name, text in chapter.robustness.items()}
-    yield from robust.items()
-    combined = overall(boards)
-    yield "scores.csv", runs.scores.to_csv(index=False, float_format="%.10g").encode()
-    if runs.oracle:
-        yield "oracle.md", oracle.markdown(runs.oracle).encode()
-        yield "oracle.csv", oracle.as_csv(runs.oracle).encode()
-    if boards:
-        yield "overall.json", export.as_json(combined).encode()
-    labels = sorted({run.record.label for run in runs.runs})
-    critical = dict(plots.critical(combined, labels, boards[0].control)) if boards else {}
-    yield from critical.items()
-    files = {board.task: board_stem(board.task) for board in boards}
-    sections = [profile_tables.index_section(made, profile_stem(made)) for made in profiles]
-    drawn = [name for name in critical if name.endswith(".svg")]
-    shown = {*files, *(profile.trained_on for profile in profiles)}
-    unfinished = [task for task in runs.tasks() if task not in shown]
-    page = front.index(combined, boards, files, unfinished, drawn)
-    yield "board.md", "\n".join([page, *sections, *links(robust)]).encode()
 
 
 def replace_file(path: Path, content: bytes) -> Path:

@@ -1,22 +1,29 @@
 """Everything that is published of one task, for several tasks at a time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from threadpoolctl import threadpool_limits
 
-from steelyard.harness import workers
 from steelyard.harness.errors import UserError
+from steelyard.harness.workers import Helpers
 from steelyard.leaderboards import board, chapter_files, profile, robustness_files
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.collect import Runs
 from steelyard.leaderboards.factors import Factorial, factorials
+from steelyard.leaderboards.garbage import set_aside
 from steelyard.leaderboards.profile import Profile
 from steelyard.leaderboards.steps import Report
+from steelyard.leaderboards.whole import Whole
 
-Tell = Callable[[str, str, float], None]
-"""Called with a task, what is done for it and the finished share."""
+RESAMPLING = "resampling items"
+SLOW = 2
+"""How much longer an item takes, about, whose AUROC is resampled than one whose scores are."""
+Made = Board | Profile
+Tell = Callable[..., None]
+"""Called with a task, what is done for it, the finished share and, once built, what is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,74 +41,104 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """One task's board or profile, and its files by name."""
+    """One task's files by name."""
 
     task: str
-    made: Board | Profile
     designs: tuple[Factorial, ...]
     """The factorials among the entries of a profile."""
     files: Mapping[str, bytes]
-    robustness: Mapping[str, bytes]
 
 
-def make_all(asks: Sequence[Ask], jobs: int, report: Report) -> list[Chapter]:
-    """The chapters in the order asked for, ``jobs`` at a time; equal ones however many.
+def load() -> None:
+    """Import what chapters take, in a process that waits for the first of them."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg  # noqa: F401
+
+
+def make_all(
+    asks: Sequence[Ask],
+    helpers: Helpers,
+    report: Report,
+    built: Callable[[Sequence[Made]], Whole],
+) -> tuple[list[Chapter], Whole]:
+    """The chapters in the order asked for, equal ones whoever makes them, and what is ``built``.
+
+    That is called with what is shown of all tasks as soon as it is there, mostly while helpers
+    still draw.
 
     Raises:
-        UserError: a chapter cannot be made, or the process that made it was killed.
+        UserError: a chapter cannot be made, or a process that helped was killed.
     """
     shares = {ask.task: 0.0 for ask in asks}
+    shown: dict[str, Made] = {}
+    wholes: list[Whole] = [] if asks else [built(())]
 
-    def heard(task: str, doing: str, share: float) -> None:
-        shares[task] = max(share, shares[task])  # a worker may be heard after it is done
+    def heard(task: str, doing: str, share: float, made: Made | None = None) -> None:
+        shares[task] = share
         # A chapter has three steps; one more was the reading of the records.
         report(f"{task}: {doing}", (1 + 3 * sum(shares.values())) / (1 + 3 * len(shares)))
+        if made is not None:
+            shown[task] = made
+            if len(shown) == len(asks):
+                wholes.append(built([shown[ask.task] for ask in asks]))
 
-    done: dict[int, Chapter] = {}
-    if jobs <= 1 or len(asks) <= 1:
-        for place, ask in enumerate(asks):
-            done[place] = make(ask, heard)
-            shares[ask.task] = 1.0
-        return list(done.values())
+    longest = sorted(asks, key=lambda ask: -_work_of(ask.runs))
     try:
-        for place, future in workers.spread(_work, asks, jobs, heard):
-            done[place] = future.result()
-            heard(asks[place].task, "done", 1.0)
+        with _frugal():
+            made = helpers.share(make, longest, heard)
     except BrokenProcessPool as error:
         raise UserError(
             "A process that made boards was killed, most often for want of memory: try --jobs 1."
         ) from error
-    return [done[place] for place in range(len(asks))]
+    by_task = {chapter.task: chapter for chapter in made}
+    return [by_task[ask.task] for ask in asks], wholes[0]
 
 
-def _work(ask: Ask) -> Chapter:
-    return make(ask, workers.tell)
+@contextmanager
+def _frugal() -> Iterator[None]:
+    """One core for sums: of processes that spread theirs over all, each takes twice as long.
+
+    And no search for garbage among the records.
+    """
+    with threadpool_limits(1, user_api="blas"), set_aside():
+        yield
+
+
+def _work_of(runs: Runs) -> float:
+    """About how long a task's runs take to resample, in a unit of its own."""
+    main = [score for run in runs.runs for score in run.record.scores if score.main]
+    return sum(score.n * (SLOW if score.metric == "auroc" else 1) for score in main)
 
 
 def make(ask: Ask, tell: Tell) -> Chapter:
     """One task's chapter."""
-    tell(ask.task, "resampling items", 0.0)
+    tell(ask.task, RESAMPLING, 0.0)
     of_profile = profile.is_profile(ask.runs.runs)
-    # Processes that each spread their sums over all cores take two to three times as long.
-    with threadpool_limits(1, user_api="blas"):
-        return _of_profile(ask, tell) if of_profile else _of_board(ask, tell)
+    with _frugal():
+        made = _of_profile(ask, tell) if of_profile else _of_board(ask, tell)
+    tell(ask.task, "done", 1.0)
+    return made
 
 
 def _of_board(ask: Ask, tell: Tell) -> Chapter:
-    made = board.build(ask.runs, ask.task, control=ask.control, kinds=ask.kinds)
-    tell(ask.task, "figures and tables", 1 / 3)
+    made = board.build(
+        ask.runs,
+        ask.task,
+        control=ask.control,
+        kinds=ask.kinds,
+        done=lambda share: tell(ask.task, RESAMPLING, share / 3),
+    )
+    # Nothing but its own files is made of what was measured, which would fill the memory.
+    tell(ask.task, "figures and tables", 1 / 3, replace(made, measured={}))
     files = chapter_files.of_board(made, ask.labels)
     tell(ask.task, "robustness", 2 / 3)
-    robust = robustness_files.of_board(made, ask.labels)
-    # Nothing else is made of what was measured, which would fill the memory were all of it kept.
-    return Chapter(ask.task, replace(made, measured={}), (), files, robust)
+    return Chapter(ask.task, (), files | robustness_files.of_board(made, ask.labels))
 
 
 def _of_profile(ask: Ask, tell: Tell) -> Chapter:
     made = profile.build(ask.runs, ask.task, control=ask.control, kinds=ask.kinds)
     designs = tuple(factorials(made.groups, made.samples, made.shown))
-    tell(ask.task, "figures and tables", 1 / 3)
+    tell(ask.task, "figures and tables", 1 / 3, replace(made, groups={}))
     files = chapter_files.of_profile(made, designs)
     tell(ask.task, "robustness", 2 / 3)
-    robust = robustness_files.of_profile(made)
-    return Chapter(ask.task, replace(made, groups={}), designs, files, robust)
+    return Chapter(ask.task, designs, files | robustness_files.of_profile(made))

@@ -15,7 +15,7 @@ from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.chapter_files import board_stem, profile_stem
 from steelyard.leaderboards.collect import Runs
 from steelyard.leaderboards.escape import inert
-from steelyard.leaderboards.overall import absences, overall
+from steelyard.leaderboards.overall import absences
 from steelyard.leaderboards.page_details import command_html, detail
 from steelyard.leaderboards.page_markup import (
     esc,
@@ -27,6 +27,7 @@ from steelyard.leaderboards.page_markup import (
 from steelyard.leaderboards.page_tables import Name, pictures, plain, table
 from steelyard.leaderboards.profile import Profile
 from steelyard.leaderboards.tables import Cell, Sheet
+from steelyard.leaderboards.whole import Whole
 from steelyard.tasks import NOTHING
 
 HERE = Path(__file__).parent
@@ -49,8 +50,7 @@ class Section:
 def page(
     folders: Sequence[Path],
     runs: Runs,
-    boards: Sequence[Board],
-    profiles: Sequence[Profile],
+    whole: Whole,
     designs: Mapping[str, Sequence[factors.Factorial]],
     files: Mapping[str, bytes],
 ) -> bytes:
@@ -59,13 +59,13 @@ def page(
     ``designs`` are the factorials of each profile by the task it was trained on.
     ``files`` are the published files by name: figures are shown, tables offered for download.
     """
-    places = dict(_places(folders, runs))
+    boards, profiles, places = whole.boards, whole.profiles, dict(_places(folders, runs))
     named = {f"board-{b.task}": board_stem(b.task) for b in boards}
     named |= {f"profile-{p.trained_on}": profile_stem(p) for p in profiles}
     figures = _figures(files, list(named.values()))
     sections = [*_findings(folders)]
     if len(boards) > 1 or figures.get(""):
-        sections.append(_together(boards, figures.get("", "")))
+        sections.append(_together(whole, figures.get("", "")))
     for board in boards:
         sections.append(_board(runs, board, places, figures.get(board_stem(board.task), "")))
     for made in profiles:
@@ -171,10 +171,10 @@ def _tools(file: str) -> str:
     return f'<div class="tools" data-file="{file}"></div>'
 
 
-def _together(boards: Sequence[Board], figures: str) -> Section:
-    if len(boards) < 2:
+def _together(whole: Whole, figures: str) -> Section:
+    if len(whole.boards) < 2:
         return Section("all", "All tasks", figures)
-    made = overall(boards)
+    made = whole.overall
     ranked = [Name(entry.label, entry.kind) for entry in made.entries]
     names = [*ranked, *(Name(blank.label, blank.kind) for blank in made.blanks)]
     body = _tools("overall") + table(front.overall_sheet(made), names, "all")

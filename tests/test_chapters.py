@@ -1,6 +1,8 @@
-"""Boards of several tasks, made in processes of their own."""
+"""Boards of several tasks, made here and by helpers at a time."""
 
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,6 @@ from typing import Any
 import pytest
 from board_factory import entry, make_answered, make_run, profile
 
-from steelyard.harness import workers
 from steelyard.harness.errors import UserError
 from steelyard.harness.record import ITEMS
 from steelyard.leaderboards import publish
@@ -58,10 +59,21 @@ def test_a_mistake_in_one_of_several_is_said_in_a_line(several: Path, tmp_path: 
 def test_a_killed_process_is_no_traceback(
     several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(work: Callable[..., Any], *rest: Any) -> Iterator[Any]:
-        raise BrokenProcessPool
-        yield
+    def killed(pool: ProcessPoolExecutor, work: Callable[..., Any], *given: Any) -> Future[Any]:
+        ended: Future[Any] = Future()
+        ended.set_exception(BrokenProcessPool())
+        return ended
 
-    monkeypatch.setattr(workers, "spread", killed)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", killed)
     with pytest.raises(UserError, match="try --jobs 1"):
         publish([several], tmp_path / "out", jobs=2)
+
+
+def test_the_search_for_garbage_goes_on_afterwards(several: Path, tmp_path: Path) -> None:
+    publish([several], tmp_path / "out")
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+    (several / "toy" / "stray").mkdir()
+    (several / "toy" / "stray" / "record.json").write_text("{")
+    with pytest.raises(UserError, match="is not a steelyard record"):
+        publish([several], tmp_path / "out")
+    assert gc.isenabled() and gc.get_freeze_count() == 0
