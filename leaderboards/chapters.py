@@ -1,5 +1,6 @@
 """Everything that is published of one task, for several tasks at a time."""
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class Chapter:
 
 def load() -> None:
     """Import what chapters take, in a process that waits for the first of them."""
+    gc.disable()  # most of what is sent are records, which ``set_aside`` leaves out later
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg  # noqa: F401
 

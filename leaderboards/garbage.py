@@ -27,8 +27,12 @@ def set_aside() -> Iterator[None]:
     if gc.get_freeze_count():
         yield
         return
+    searching = gc.isenabled()
     gc.freeze()
+    gc.enable()
     try:
         yield
     finally:
         gc.unfreeze()
+        if not searching:
+            gc.disable()
