@@ -37,6 +37,7 @@ RC: dict[Any, Any] = {
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "svg.hashsalt": "steelyard",
+    "text.hinting": "none",  # hinted, text is wider or narrower at other resolutions and was cut
     "text.parse_math": False,
 }
 """Labels are names, never formulas: a dollar sign in one is a dollar sign."""

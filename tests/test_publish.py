@@ -7,18 +7,24 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from board_factory import board_of, first, make_run, profile
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from steelyard.leaderboards import export, publish, tables
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.cost_plots import cost_axis, pareto
 from steelyard.leaderboards.escape import md
 from steelyard.leaderboards.plots import figures
-from steelyard.leaderboards.style import framed, off_scale, spread
+from steelyard.leaderboards.style import framed, headline, off_scale, panels, render, spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HOSTILE = r"a|b<i>&_%$#{x}~^\*`["
 
@@ -215,3 +221,16 @@ def test_balance_is_drawn_where_each_half_lags_on_the_other_side(tmp_path: Path)
         make_run(tmp_path, label, profile(clean, impaired, impaired))
     svg = dict(figures(board_of(tmp_path), ["a", "b", "c", "d"]))["balance.svg"]
     assert b"off scale: c (clean 10.0, impaired 90.0), d (clean 10.0, impaired" in svg
+
+
+@pytest.mark.parametrize("ending", ["pictures", "i" * 90, "m" * 60])
+def test_no_text_is_cut_at_the_edge_of_a_figure(ending: str) -> None:
+    def long() -> "Figure":
+        figure, _ = panels(1, 1.0, 1)
+        headline(figure, "A title", f"Small print below a title is often wider than {ending}")
+        return figure
+
+    made = dict(render({"long": long}))
+    picture = np.asarray(Image.open(io.BytesIO(made["long.png"])).convert("L"))
+    margin = int(0.08 * 150)  # of a tenth of an inch
+    assert (picture[:, -margin:] == 255).all() and (picture[:, -3 * margin :] < 255).any()
