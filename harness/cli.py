@@ -36,7 +36,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted; the same command goes on where it stopped", err=True)
+        click.echo("\ninterrupted; what is finished is kept: type the same command again", err=True)
         sys.exit(130)
 
 
