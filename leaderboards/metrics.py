@@ -32,7 +32,7 @@ Counts = NDArray[np.signedinteger[Any]]
 
 
 def resampled(metric: str, items: Items, weights: Floats) -> Floats:
-    """The metric under each row of item weights [R, n]: [R].
+    """The metric under each row of weights [R, n], how often each item is drawn: [R].
 
     A metric not in ``METRICS`` is taken as the weighted mean of the items' own scores.
     """

@@ -72,6 +72,16 @@ def test_auroc_of_a_resample_without_both_classes_is_undefined() -> None:
     assert np.isnan(resampled("auroc", items, weights)).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("drawn", [(32767, 32768), (40000, 40000), (10**6, 3 * 10**6)])
+def test_auroc_counts_more_pairs_than_fit_into_the_smallest_whole_numbers(
+    drawn: tuple[int, int],
+) -> None:
+    target = np.array([[False, True], [True, False]])
+    for confidence, expected in (((0.9, 0.1), 1.0), ((0.1, 0.9), 0.0), ((0.5, 0.5), 0.5)):
+        items = replace(random_items(), target=target, confidence=np.array(confidence))
+        assert resampled("auroc", items, np.array([drawn], dtype=float)) == [expected]
+
+
 def test_clusters_are_drawn_whole_and_the_same_for_the_same_name() -> None:
     clusters = np.array(["a", "b", "a", "c", "c", "c"])
     weights = resample_weights(clusters, 300, "toy")
