@@ -175,6 +175,7 @@ def tell(*message: Any) -> None:
 def _begin(messages: Any, start: Callable[..., None] | None, given: Sequence[Any]) -> None:
     global _messages
     _messages = messages
+    messages.cancel_join_thread()  # what a parent that failed does not hear keeps no worker alive
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     if start is not None:
         start(*given)

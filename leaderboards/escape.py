@@ -19,27 +19,31 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
 
 
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "Δ": r"$\Delta$",
-    "≈": r"$\approx$",
-    "†": r"\textdagger{}",
-    "▲": r"$\uparrow$",
-    "▼": r"$\downarrow$",
-}
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+        "Δ": r"$\Delta$",
+        "≈": r"$\approx$",
+        "†": r"\textdagger{}",
+        "▲": r"$\uparrow$",
+        "▼": r"$\downarrow$",
+    }
+)
+
+
+_MINUS = re.compile(r"(?<!\w)-(?=\d)")
 
 
 def tex(text: str) -> str:
     """Text that LaTeX prints as it is; needs the package textcomp."""
-    escaped = "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
-    return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped)
+    return _MINUS.sub("$-$", " ".join(text.split()).translate(_LATEX))
 
 
 _FORMULA = re.compile(rb'(?m)(?:^|,)"?(?:[=+@\t\r]|-(?![\d.]))')

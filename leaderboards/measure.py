@@ -121,7 +121,7 @@ def missing(runs: Sequence[Run], grid: Grid) -> str:
 def measure(
     grid: Grid, entries: Mapping[str, Sequence[Run]], done: Callable[[float], None] = unheard
 ) -> tuple[dict[str, Measured], list[str]]:
-    """Measure complete entries, whose runs are in seed order; ``done`` is told the share of them.
+    """Measure complete entries, whose runs are in seed order; ``done`` is told their share.
 
     Returns:
         The measured entries by label, and a line for each run whose items do not give the value
@@ -138,8 +138,7 @@ def measure(
     measured, notes = {}, []
     some = (runs[place : place + AT_ONCE] for place in range(0, len(runs), AT_ONCE))
     found = chain.from_iterable(map(test.scored, some))
-    for place, (label, group) in enumerate(entries.items()):
-        done(place / len(entries))
+    for label, group in entries.items():
         drawn_of, same_of = zip(*islice(found, len(group)), strict=True)
         values = []
         for run, drawn in zip(group, drawn_of, strict=True):
@@ -154,6 +153,8 @@ def measure(
             items=len(test.clusters),
             clusters=clusters,
         )
+        if len(measured) < len(entries):
+            done(len(measured) / len(entries))
     return measured, notes
 
 

@@ -199,7 +199,7 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     axes.set_xlim(_bar_limits(board, [right[label] for label in shown], PAD, PAD))
     axes.set_ylim(_bar_limits(board, [up[label] for label in shown], below, above))
     _crosses(axes, {label: (right[label], up[label]) for label in shown}, look)
-    for label in bought.intersection(shown):
+    for label in (label for label in shown if label in bought):
         x, y = right[label].mean, up[label].mean
         axes.plot(x, y, "o", ms=11, mfc="none", mec=BAD, mew=1.1, zorder=2.5)
     if board.control in shown:

@@ -125,7 +125,7 @@ def _differences(
         axes.text(float(mean > 0), line, f"{mean:+.3g}", color=colour, fontsize=7,
                   ha="right" if mean > 0 else "left", va="center_baseline",
                   transform=axes.get_yaxis_transform())  # fmt: skip
-    for line in found.keys() - shown.keys():
+    for line in (line for line in found if line not in shown):
         axes.axhspan(line - 0.5, line + 0.5, color="#f2f2f2", lw=0, zorder=0)
     axes.set_title(f"Δ {title}", fontsize=8, pad=3)
 

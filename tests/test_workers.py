@@ -1,0 +1,71 @@
+"""Work shared with helpers: in order, everything told is heard, and nothing outlives a failure."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steelyard.harness.errors import UserError
+from steelyard.harness.workers import helpers
+
+MUCH = 300_000
+"""Characters, more than a pipe holds unread."""
+
+
+def load() -> None:
+    """Nothing."""
+
+
+def doubled(thing: int, tell: Callable[..., None]) -> int:
+    tell(thing, "x" * MUCH)
+    if thing < 0:
+        raise UserError(f"{thing} is negative")
+    return 2 * thing
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_things_come_back_in_order_and_all_that_is_told_is_heard(count: int) -> None:
+    heard: dict[int, int] = {}
+    with helpers(count, load) as crew:
+        for things in ([], [7], [*range(6)]):
+            heard.clear()
+            made = crew.share(doubled, things, lambda thing, said: heard.update({thing: len(said)}))
+            assert made == [2 * thing for thing in things]
+            assert heard == dict.fromkeys(things, MUCH)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_after_a_mistake_nothing_more_is_begun(count: int) -> None:
+    heard: list[int] = []
+    with helpers(count, load) as crew, pytest.raises(UserError, match="-1 is negative"):
+        crew.share(doubled, [-1, -1, *range(100)], lambda thing, _: heard.append(thing))
+    assert len(heard) <= 2
+
+
+SCRIPT = """
+from multiprocessing import parent_process
+from steelyard.harness.workers import helpers
+
+def load():
+    pass
+
+def work(thing, tell):
+    if parent_process() is None:
+        raise ValueError("a bug in the parent")
+    tell("x" * 300_000)
+
+if __name__ == "__main__":
+    with helpers(1, load) as crew:
+        crew.share(work, ["one", "another"], print)
+"""
+
+
+def test_a_helper_that_is_not_heard_any_more_ends_all_the_same(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    ended = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1 and "a bug in the parent" in ended.stderr
