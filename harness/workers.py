@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -144,7 +145,7 @@ def helpers(count: int, load: Callable[[], None]) -> Iterator[Helpers]:
         return
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    pool = ProcessPoolExecutor(count, context, _begin, (messages, None, ()))
+    pool = ProcessPoolExecutor(count, context, _begin, (messages, _end_at_once, ()))
     try:
         pool.submit(load)
         yield Helpers(count, pool, messages)
@@ -179,6 +180,11 @@ def _begin(messages: Any, start: Callable[..., None] | None, given: Sequence[Any
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     if start is not None:
         start(*given)
+
+
+def _end_at_once() -> None:
+    """Ctrl-C ends a helper without a word: it holds nothing that is to be put away."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _exit_with_parent(parent: int) -> None:

@@ -1,7 +1,10 @@
 """Work shared with helpers: in order, everything told is heard, and nothing outlives a failure."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,3 +72,23 @@ def test_a_helper_that_is_not_heard_any_more_ends_all_the_same(tmp_path: Path) -
         [sys.executable, script], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 1 and "a bug in the parent" in ended.stderr
+
+
+WAITING = """
+def work(thing, tell):
+    import time
+    time.sleep(60)
+"""
+
+
+def test_an_interrupted_helper_says_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    idle = SCRIPT.replace(', "another"', "")  # one thing, which the parent does itself
+    script.write_text(idle.replace("def work(thing, tell):", WAITING))
+    started = subprocess.Popen(
+        [sys.executable, script], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(3)
+    os.killpg(started.pid, signal.SIGINT)
+    _, said = started.communicate(timeout=30)
+    assert started.returncode != 0 and said.count("Traceback") == 1  # the parent's own
