@@ -75,7 +75,7 @@ def publish(
             runs = collect(folders, backbone=backbone, budget=budget, track=track)
         _check_control(runs, control)
         asks = list(_asks(runs, control, kinds or {}))
-        made, shown = chapters.make_all(asks, crew, report, lambda all_: whole.build(runs, all_))
+        made, shown = chapters.make_all(asks, runs, crew, report)
     content = {name: text for chapter in made for name, text in chapter.files.items()}
     content |= {**tables_of(runs.runs), **shown.files}
     content["board.md"] = whole.front_page(runs, shown, list(content))

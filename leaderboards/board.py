@@ -158,6 +158,10 @@ def build(
     strong, traded = _trades(columns, measured, control, compared)
     reference = next(iter(measured.values()), None)
     scores = _scores(grid, columns, measured)
+    entries = [
+        _entry(x, kind[x], at, grid, scores[x], compared.get(x, {}), traded.get(x), costs[x])
+        for x, at in _standings(grid, samples).items()
+    ]
     return Board(
         task=task,
         metric=grid.metric,
@@ -170,19 +174,7 @@ def build(
         clusters=reference.clusters if reference else 0,
         columns=tuple(columns),
         corruptions=corruptions_of(columns),
-        entries=tuple(
-            _entry(
-                label,
-                kind[label],
-                standing,
-                grid,
-                scores[label],
-                compared.get(label, {}),
-                traded.get(label),
-                costs[label],
-            )
-            for label, standing in _standings(grid, samples).items()
-        ),
+        entries=tuple(entries),
         blanks=tuple(Blank(label, kind[label], why) for label, why in lacks.items() if why),
         strong_side=strong,
         visible=_visible(columns, measured, control),

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from steelyard.harness.errors import UserError
 from steelyard.harness.workers import Helpers
-from steelyard.leaderboards import board, chapter_files, profile, robustness_files
+from steelyard.leaderboards import board, chapter_files, profile, robustness_files, whole
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.collect import Runs
 from steelyard.leaderboards.factors import Factorial, factorials
@@ -22,7 +22,6 @@ from steelyard.leaderboards.whole import Whole
 RESAMPLING = "resampling items"
 SLOW = 2
 """How much longer an item takes, about, whose AUROC is resampled than one whose scores are."""
-Made = Board | Profile
 Tell = Callable[..., None]
 """Called with a task, what is done for it, the finished share and, once built, what is shown."""
 
@@ -59,30 +58,29 @@ def load() -> None:
 
 def make_all(
     asks: Sequence[Ask],
+    runs: Runs,
     helpers: Helpers,
     report: Report,
-    built: Callable[[Sequence[Made]], Whole],
 ) -> tuple[list[Chapter], Whole]:
-    """The chapters in the order asked for, equal ones whoever makes them, and what is ``built``.
+    """The chapters in the order asked for, equal ones whoever makes them, and the whole of them.
 
-    That is called with what is shown of all tasks as soon as it is there, mostly while helpers
-    still draw.
+    That is built as soon as what is shown of every task is there, mostly while helpers still draw.
 
     Raises:
         UserError: a chapter cannot be made, or a process that helped was killed.
     """
     shares = {ask.task: 0.0 for ask in asks}
-    shown: dict[str, Made] = {}
-    wholes: list[Whole] = [] if asks else [built(())]
+    shown: dict[str, Board | Profile] = {}
+    wholes = [] if asks else [whole.build(runs, ())]
 
-    def heard(task: str, doing: str, share: float, made: Made | None = None) -> None:
+    def heard(task: str, doing: str, share: float, made: Board | Profile | None = None) -> None:
         shares[task] = share
         # A chapter has three steps; one more was the reading of the records.
         report(f"{task}: {doing}", (1 + 3 * sum(shares.values())) / (1 + 3 * len(shares)))
         if made is not None:
             shown[task] = made
             if len(shown) == len(asks):
-                wholes.append(built([shown[ask.task] for ask in asks]))
+                wholes.append(whole.build(runs, [shown[ask.task] for ask in asks]))
 
     longest = sorted(asks, key=lambda ask: -_work_of(ask.runs))
     try:

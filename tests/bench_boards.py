@@ -2,7 +2,7 @@
 
 Usage: ``python tests/bench_boards.py [RECORDS] [ITEMS]``, 10,000 records of 200 items unless told
 otherwise: two tasks, one scored by AUROC, twenty seeds, three variants each. The records
-are written first and not counted; the rebuild runs on two cores at most, with a worker on each,
+are written first and not counted; the rebuild runs on two cores at most, itself and a helper,
 twice, and the bytes of the two have to agree. Memory is that of all its processes together, pages
 that they share counted for each of them.
 """
