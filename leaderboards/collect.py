@@ -39,7 +39,7 @@ class Run:
         """
         columns = [*item_table.CLASSES, *item_table.VALUES]
         table, order = item_table.read(self.items_path(task), columns)
-        return item_table.items_of(table, order, classes, columns)
+        return item_table.items_of([table], order, classes, columns)[0]
 
     def items_path(self, task: str | None = None) -> Path:
         """Where the items of a task lie, of the one trained on unless named."""

@@ -68,7 +68,7 @@ def _check_task(
         done.ids[task, variant] = digest(str(name).encode() for name in ids)
         if len(np.unique(ids)) < len(ids):
             done.wrong.append(f"{task} {variant}: an item is scored twice")
-    by_class = item_table.items_of(table, order, classes, wanted) if of_classes else {}
+    by_class = item_table.items_of([table], order, classes, wanted)[0] if of_classes else {}
     for variant, items in by_class.items():
         if off := _with_another_score(items):
             done.wrong.append(f"{task} {variant}: {off} items have another score than their "

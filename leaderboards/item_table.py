@@ -1,9 +1,11 @@
 """A run's scored items from their file: the columns a metric needs, in an order found once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 PLACE = ("variant", "id", "cluster")
 """Which item of which variant a row is."""
+SHARED = (*PLACE, "target")
+"""What runs on the same items have alike, as the first columns of their files."""
 CLASSES = ("target", "predicted")
 VALUES = ("score", "confidence")
 NEEDED: Mapping[str, Sequence[str]] = {
@@ -27,16 +31,23 @@ NEEDED: Mapping[str, Sequence[str]] = {
 """Columns by metric; all others need the items' own scores."""
 
 
-Stored = tuple[tuple[str, str, int, bytes], ...]
-"""Type, compression, number of values and bytes of columns: what is equal here reads as equal."""
-
-
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """How a file holds its first columns: what is equal here reads as equal."""
+
+    schema: "parquet.ParquetSchema"
+    """Of all columns."""
+    chunks: tuple[tuple[str, int, int], ...]
+    """Compression, number of values and bytes of each."""
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Order:
     """Where a file holds which items. Runs scored alike share it, and it is found only once."""
 
-    place: "pyarrow.Table"
-    """The columns ``PLACE`` as read."""
+    shared: "pyarrow.Table"
+    """The columns ``SHARED`` as read, without targets where nobody asked for them."""
     stored: Stored | None
     """The same as it lies in the file."""
     rows: Mapping[str, NDArray[np.intp]]
@@ -66,21 +77,24 @@ def read(
 ) -> tuple["pyarrow.Table", Order]:
     """The named columns of a file, and the order of its items: ``known`` where they lie so.
 
+    Targets are found in the order.
+
     Raises:
         UserError: the file is missing or broken, or lacks a column.
     """
     import pyarrow
     import pyarrow.parquet as parquet
 
+    shared = [name for name in SHARED if name in PLACE or name in columns]
+    own = [name for name in columns if name not in shared]
     try:
         content = path.read_bytes()
-        source = pyarrow.BufferReader(content)
-        file = parquet.ParquetFile(source, read_dictionary=list(PLACE), pre_buffer=False)
-        stored = _stored(file, content)
+        file = parquet.ParquetFile(pyarrow.BufferReader(content), pre_buffer=False)
+        stored = _stored(file, content, shared)
         same = known is not None and stored is not None and stored == known.stored
-        # The columns of places, which nearly all runs share, take a third of the time.
-        wanted = [*columns] if same else [*PLACE, *columns]
-        table = file.read(wanted, use_threads=False).combine_chunks()
+        # The columns that nearly all runs share take half of the time.
+        wanted = own if same else [*shared, *own]
+        table = file.read(wanted, use_threads=False)
     except FileNotFoundError:
         raise UserError(
             f"No {path}: intervals need a run's items, copy its whole folder."
@@ -91,36 +105,40 @@ def read(
     lacking = [name for name in wanted if name not in present]
     if lacking:
         raise UserError(f"{path} lacks the columns {', '.join(lacking)}: run again.")
-    return table, known if known is not None and same else _order(table, stored, known)
+    if known is not None and same:
+        return table, known
+    return table.select(own), _order(table.select(shared), stored, known)
 
 
-def _stored(file: "parquet.ParquetFile", content: bytes) -> Stored | None:
-    """How a file stores its columns ``PLACE``; None where they are not its first, in one group."""
-    if file.metadata.num_row_groups != 1 or file.metadata.num_columns < len(PLACE):
+def _stored(file: "parquet.ParquetFile", content: bytes, shared: Sequence[str]) -> Stored | None:
+    """How a file stores columns that are its first, of one value a row or one list, in one group.
+
+    None where it does not.
+    """
+    whole = file.metadata
+    if whole.num_row_groups != 1 or whole.num_columns < len(shared):
         return None
-    group = file.metadata.row_group(0)
-    found = [group.column(number) for number in range(len(PLACE))]
-    if tuple(column.path_in_schema for column in found) != PLACE:
+    group = whole.row_group(0)
+    found = [group.column(number) for number in range(len(shared))]
+    if [column.path_in_schema.split(".")[0] for column in found] != shared:
         return None
-    chunks = []
-    for column in found:
-        first = column.dictionary_page_offset or column.data_page_offset
-        chunk = content[first : first + column.total_compressed_size]
-        chunks.append((column.physical_type, column.compression, column.num_values, chunk))
-    return tuple(chunks)
+    first = found[0].dictionary_page_offset or found[0].data_page_offset
+    chunks = tuple(
+        (column.compression, column.num_values, column.total_compressed_size) for column in found
+    )
+    return Stored(file.schema, chunks, content[first : first + sum(size for _, _, size in chunks)])
 
 
-def _order(table: "pyarrow.Table", stored: Stored | None, known: Order | None) -> Order:
-    place = table.select(list(PLACE))
-    if known is not None and place.equals(known.place):
+def _order(shared: "pyarrow.Table", stored: Stored | None, known: Order | None) -> Order:
+    if known is not None and shared.equals(known.shared):
         return known
-    variants, ids, clusters = (np.array(place[name].to_pylist(), dtype=np.str_) for name in PLACE)
+    variants, ids, clusters = (np.array(shared[name].to_pylist(), dtype=np.str_) for name in PLACE)
     order = np.lexsort((ids, variants))
     names, starts = np.unique(variants[order], return_index=True)
     parts = zip(names.tolist(), np.split(order, starts[1:]), strict=True)
     rows = dict(parts)
     return Order(
-        place,
+        shared,
         stored,
         rows,
         {name: ids[part] for name, part in rows.items()},
@@ -129,27 +147,45 @@ def _order(table: "pyarrow.Table", stored: Stored | None, known: Order | None) -
 
 
 def items_of(
-    table: "pyarrow.Table", order: Order, classes: int, columns: Sequence[str]
-) -> dict[str, Items]:
-    """Items by variant with these columns, others empty. ``classes`` is the width C."""
-    marks = {name: _indicator(table[name], classes) for name in CLASSES if name in columns}
-    numbers = {
-        name: table[name].to_numpy().astype(np.float64, copy=False)
-        for name in VALUES
-        if name in columns
-    }
+    tables: Sequence["pyarrow.Table"], order: Order, classes: int, columns: Sequence[str]
+) -> list[dict[str, Items]]:
+    """Of each table in this order, items by variant with these columns, others empty.
+
+    ``classes`` is the width C. Of several tables at once, because most of the time of each step
+    is spent before it begins.
+    """
+    whole = _joined(tables)
+    held: dict[str, NDArray[Any]] = {}
+    """[K, rows] or [K, rows, C] of each column."""
+    if "predicted" in columns:
+        marks = _indicator(whole["predicted"], classes)
+        held["predicted"] = _by_table(marks, tables)
+    for name in VALUES:
+        if name in columns:
+            values = whole[name].to_numpy().astype(np.float64, copy=False)
+            held[name] = _by_table(values, tables)
+    target = _targets(order, classes) if "target" in columns else {}
     none, nothing = np.zeros((0, classes), dtype=np.bool_), np.zeros(0)
-    return {
-        variant: Items(
-            order.ids[variant],
-            order.clusters[variant],
-            marks["target"][rows] if "target" in marks else none,
-            marks["predicted"][rows] if "predicted" in marks else none,
-            numbers["score"][rows] if "score" in numbers else nothing,
-            numbers["confidence"][rows] if "confidence" in numbers else nothing,
-        )
-        for variant, rows in order.rows.items()
-    }
+    found: list[dict[str, Items]] = [{} for _ in tables]
+    for variant, rows in order.rows.items():
+        taken = {name: values.take(rows, axis=1) for name, values in held.items()}
+        for place, items in enumerate(found):
+            items[variant] = Items(
+                order.ids[variant],
+                order.clusters[variant],
+                target.get(variant, none),
+                taken["predicted"][place] if "predicted" in taken else none,
+                taken["score"][place] if "score" in taken else nothing,
+                taken["confidence"][place] if "confidence" in taken else nothing,
+            )
+    return found
+
+
+@lru_cache(maxsize=4)
+def _targets(order: Order, classes: int) -> Mapping[str, NDArray[np.bool_]]:
+    """Which of the C classes each item carries, by variant: [n, C], found once for all runs."""
+    found = _indicator(order.shared["target"], classes)
+    return {variant: found[rows] for variant, rows in order.rows.items()}
 
 
 def answer_column(path: Path) -> str:
@@ -158,16 +194,41 @@ def answer_column(path: Path) -> str:
 
 
 def unchanged(
-    table: "pyarrow.Table", order: Order, answer: str, variants: Sequence[str], usual: str
+    tables: Sequence["pyarrow.Table"],
+    order: Order,
+    answer: str,
+    variants: Sequence[str],
+    usual: str,
 ) -> NDArray[np.bool_]:
-    """Whether each answer of V variants is that of the variant ``usual``: [V, n].
+    """Whether each answer of V variants is that of the variant ``usual``, in K tables: [K, V, n].
 
     An answer is the set of predicted classes, or words after the normalisation of VQA.
     """
-    given = table[answer]
-    answers = _class_sets(given) if answer == "predicted" else _words(given)
-    wanted = answers[order.rows[usual]]
-    return np.stack([(answers[order.rows[each]] == wanted).all(axis=1) for each in variants])
+    given = _joined(tables)[answer]
+    found = _class_sets(given) if answer == "predicted" else _words(given)
+    answers = _by_table(found, tables)
+    wanted = answers.take(order.rows[usual], axis=1)
+    same = [(answers.take(order.rows[each], axis=1) == wanted).all(axis=2) for each in variants]
+    return np.stack(same, axis=1)
+
+
+def alike(
+    read: Sequence[tuple["pyarrow.Table", Order]],
+) -> Iterator[tuple[list["pyarrow.Table"], Order]]:
+    """What was read in groups of neighbours of one order and the same types of columns."""
+    for (order, _), group in groupby(read, lambda each: (each[1], each[0].schema)):
+        yield [table for table, _ in group], order
+
+
+def _by_table(rows: NDArray[Any], tables: Sequence["pyarrow.Table"]) -> NDArray[Any]:
+    """Rows of K tables of equal length one after the other as [K, rows, ...]."""
+    return rows.reshape(len(tables), len(rows) // len(tables), *rows.shape[1:])
+
+
+def _joined(tables: Sequence["pyarrow.Table"]) -> "pyarrow.Table":
+    import pyarrow
+
+    return pyarrow.concat_tables(tables)
 
 
 def _class_sets(column: "pyarrow.ChunkedArray") -> NDArray[np.bool_] | NDArray[np.int64]:

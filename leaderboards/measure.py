@@ -183,29 +183,39 @@ class Test:
         They are [V, 1 + R] and [D, 1 + R]. Of several runs at once, because each pass over all
         weights takes longer than a run's sums.
         """
-        read = [self._read(run) for run in runs]
-        items = [each for found, _ in read for each in found]
+        items, same = self._read(runs)
         drawn = all_resampled(self.grid.metric, items, self.weights)
-        same = shares(np.stack([unchanged for _, unchanged in read]), self.weights)
-        return list(zip(drawn.reshape(len(runs), len(self.grid.variants), -1), same, strict=True))
+        kept = shares(same, self.weights)
+        return list(zip(drawn.reshape(len(runs), len(self.grid.variants), -1), kept, strict=True))
 
-    def _read(self, run: Run) -> tuple[list[Items], NDArray[np.bool_]]:
-        """A run's items on each variant, and which answers to damaged ones are the clean ones."""
+    def _read(self, runs: Sequence[Run]) -> tuple[list[Items], NDArray[np.bool_]]:
+        """The items of each run and variant, and which answers to damaged ones are the clean ones.
+
+        The latter are [K, D, n].
+        """
         damaged = self.grid.damaged
         scored = item_table.columns_for(self.grid.metric)
         wanted = dict.fromkeys([*scored, *([self.answer] if damaged else [])])
-        table, order = item_table.read(run.items_path(), list(wanted), self.order)
-        if order is not self.order:
-            _check_items(run, order, self)
-        found = item_table.items_of(table, order, self.classes, scored)
-        equal = np.zeros((0, len(self.clusters)), np.bool_)
-        if damaged:
-            equal = item_table.unchanged(table, order, self.answer, damaged, CLEAN)
-        return [found[variant] for variant in self.grid.variants], equal
+        read = [item_table.read(run.items_path(), list(wanted), self.order) for run in runs]
+        for run, (_, order) in zip(runs, read, strict=True):
+            if order is not self.order:
+                _check_items(run, order, self)
+        items: list[Items] = []
+        same = np.zeros((len(runs), len(damaged), len(self.clusters)), np.bool_)
+        start = 0
+        for tables, order in item_table.alike(read):
+            for found in item_table.items_of(tables, order, self.classes, scored):
+                items += [found[variant] for variant in self.grid.variants]
+            if damaged:
+                unchanged = item_table.unchanged(tables, order, self.answer, damaged, CLEAN)
+                same[start : start + len(tables)] = unchanged
+            start += len(tables)
+        return items, same
 
 
 def _test(grid: Grid, first: Run) -> Test:
-    _, order = item_table.read(first.items_path(), ())
+    columns = item_table.columns_for(grid.metric)
+    _, order = item_table.read(first.items_path(), columns)
     classes = int(first.record.provenance["data"]["classes"])
     answer = item_table.answer_column(first.items_path())
     test = Test(grid, first, order, classes, answer, np.empty((0, 0)))

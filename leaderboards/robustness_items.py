@@ -82,12 +82,15 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
     damaged = [variant for variant in variants if variant != CLEAN]
     count = len(np.unique(clusters))
 
-    def unchanged(run: Run) -> NDArray[np.bool_]:
-        table, own = item_table.read(run.items_path(task), [answer], order)
-        return item_table.unchanged(table, own, answer, damaged, CLEAN)
+    def unchanged(runs: Sequence[Run]) -> NDArray[np.bool_]:
+        read = [item_table.read(run.items_path(task), [answer], order) for run in runs]
+        groups = item_table.alike(read)
+        return np.concatenate(
+            [item_table.unchanged(*group, answer, damaged, CLEAN) for group in groups]
+        )
 
     def of_entry(runs: Sequence[Run]) -> Variants:
-        kept = shares(np.stack([unchanged(run) for run in runs]), weights)
+        kept = shares(unchanged(runs), weights)
         return {
             variant: Sample(kept[:, place, 0], kept[:, place, 1:], count)
             for place, variant in enumerate(damaged)

@@ -27,7 +27,7 @@ def written(path: Path, ids: Sequence[str], scores: Sequence[float], **options: 
 
 def scores(path: Path, known: Order | None = None) -> tuple[list[str], list[float], Order]:
     table, order = item_table.read(path, ["score"], known)
-    items = item_table.items_of(table, order, 2, ["score"])["clean"]
+    items = item_table.items_of([table], order, 2, ["score"])[0]["clean"]
     return items.ids.tolist(), items.score.tolist(), order
 
 
@@ -65,7 +65,7 @@ def test_answers_are_unchanged_where_their_classes_are(tmp_path: Path) -> None:
         path = tmp_path / "items"
         parquet.write_table(pa.table(columns), path)
         table, order = item_table.read(path, ["predicted"])
-        found = item_table.unchanged(table, order, "predicted", ["image-blank"], "clean")
+        found = item_table.unchanged([table], order, "predicted", ["image-blank"], "clean")[0]
         assert found.dtype == np.bool_
         return [bool(one) for one in found[0]]
 
@@ -74,3 +74,47 @@ def test_answers_are_unchanged_where_their_classes_are(tmp_path: Path) -> None:
     assert equal([[], []], [[], []]) == [True, True]
     # As many classes in all as answers, yet not one each.
     assert equal([[0, 1], []], [[0], [1]]) == [False, False]
+
+
+def of_classes(path: Path, targets: Sequence[int], predicted: Sequence[Sequence[int]]) -> Path:
+    names = [str(number) for number in range(len(targets))]
+    columns = {
+        "variant": ["clean"] * len(names),
+        "id": names,
+        "cluster": names,
+        "target": pa.array([[target] for target in targets], pa.list_(pa.int64())),
+        "predicted": pa.array(predicted),
+    }
+    parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def test_runs_read_together_are_those_read_one_by_one(tmp_path: Path) -> None:
+    files = [
+        of_classes(tmp_path / "first", (0, 1, 1), ([0], [1], [0])),
+        of_classes(tmp_path / "second", (0, 1, 1), ([1], [1], [1])),
+        of_classes(tmp_path / "many", (0, 1, 1), ([0, 1], [], [1])),
+        of_classes(tmp_path / "silent", (0, 1, 1), ([], [], [])),  # stored as lists of nothing
+        of_classes(tmp_path / "other", (1, 0, 1), ([0], [1], [0])),  # with other targets
+    ]
+    columns = ("target", "predicted")
+    _, order = item_table.read(files[0], columns)
+    read = [item_table.read(path, columns, order) for path in files]
+    assert [own is order for _, own in read] == [True, True, True, True, False]
+    groups = [*item_table.alike(read)]
+    assert [len(tables) for tables, _ in groups] == [3, 1, 1]
+    found = [
+        (items, same)
+        for tables, own in groups
+        for items, same in zip(
+            item_table.items_of(tables, own, 2, columns),
+            item_table.unchanged(tables, own, "predicted", ["clean"], "clean"),
+            strict=True,
+        )
+    ]
+    marks = [items["clean"].predicted.tolist() for items, _ in found]
+    assert marks[1] == [[False, True]] * 3 and marks[3] == [[False, False]] * 3
+    assert marks[2] == [[True, True], [False, False], [False, True]]
+    targets = [items["clean"].target.argmax(axis=1).tolist() for items, _ in found]
+    assert targets == [[0, 1, 1]] * 4 + [[1, 0, 1]]
+    assert all(same.all() for _, same in found)
