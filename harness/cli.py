@@ -1,5 +1,7 @@
 """The ``steelyard`` command: thin calls of one function each; heavy imports wait until needed."""
 
+import atexit
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ class _Group(click.Group):
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, a bug keeps its traceback."""
+    atexit.register(gc.freeze)  # or a last search for garbage goes through all that was read
     try:
         cli(standalone_mode=False)
     except UserError as error:

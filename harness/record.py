@@ -200,4 +200,5 @@ def items_file(task: str, trained_on: str) -> str:
 
 def find(root: Path) -> list[Path]:
     """Folders under ``root`` that hold a finished record, in name order."""
-    return sorted(Path(folder) for folder, _, names in os.walk(root) if RECORD in names)
+    found = (Path(folder) for folder, _, names in os.walk(root) if RECORD in names)
+    return sorted(found, key=lambda folder: folder.parts)  # their own order, sooner

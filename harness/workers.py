@@ -1,8 +1,12 @@
 """Work spread over processes that tell what they do and do not outlive their parent."""
 
+import atexit
+import gc
+import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -15,15 +19,18 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Generic, TypeVar
 
 Thing = TypeVar("Thing")
 Made = TypeVar("Made")
 
 PARENT_CHECK_SECONDS = 1.0
 WAIT_SECONDS = 0.2
+PAUSE_SECONDS = 0.02
+SWITCH_SECONDS = 0.0005
 
 _messages: Any
 """A worker's queue to its parent."""
@@ -80,61 +87,119 @@ class Helpers:
     def share(
         self,
         work: Callable[[Thing, Callable[..., None]], Made],
-        things: Sequence[Thing],
+        left: deque[Thing],
         heard: Callable[..., None],
-    ) -> list[Made]:
-        """What is made of each thing, in order: whoever is free takes the next, here or there.
+        done: Callable[[Thing, Made], None],
+    ) -> None:
+        """Do all that is left: whoever is free takes the next, here or there.
 
         Args:
             work: called with a thing and what to call to have ``heard`` called.
-            things: what there is to do, the longest first.
+            left: what there is to do, the longest first; ``done`` may add to it.
             heard: called here with what is told.
+            done: called here with each thing and what was made of it, perhaps within ``work``.
 
         Raises:
             BrokenProcessPool: a helper was killed.
         """
-        left = deque(enumerate(things))
-        made: dict[int, Made] = {}
-        silent: set[int] = set()
-        """Places of things done by helpers of which not all that was told is heard."""
+        _Sharing(self, work, left, heard, done).run()
 
-        def hear(place: int, *message: Any) -> None:
-            if message:
-                heard(*message)
-            else:
-                silent.discard(place)
 
-        def told(*message: Any) -> None:
-            while self.pool is not None and not self.messages.empty():
-                hear(*self.messages.get())
-            if message:
-                heard(*message)
+@dataclass(slots=True)
+class _Sharing(Generic[Thing, Made]):
+    """Work that is shared: what is to be done and who has it."""
 
-        def feed(pool: ProcessPoolExecutor) -> None:
+    crew: Helpers
+    work: Callable[[Thing, Callable[..., None]], Made]
+    left: deque[Thing]
+    heard: Callable[..., None]
+    done: Callable[[Thing, Made], None]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    over: threading.Event = field(default_factory=threading.Event)
+    away: int = 0
+    """Things that helpers have."""
+    brought: deque[tuple[Thing, Made]] = field(default_factory=deque)
+    """What helpers made and ``done`` was not called with."""
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    silent: set[int] = field(default_factory=set)
+    """Numbers of things that helpers got and of which not all that was told is heard."""
+
+    def run(self) -> None:
+        with _quick_turns(), ThreadPoolExecutor(max(1, self.crew.count)) as feeders:
+            fed: list[Future[None]] = []
             try:
-                for place, thing in _taken(left):
-                    silent.add(place)
-                    made[place] = pool.submit(_helped, work, thing, place).result()
+                while self.open():
+                    mine = self.take(away=False)
+                    if self.crew.pool is not None and not fed:
+                        # Helpers get theirs before this process is busy with its own.
+                        first = [self.hand(self.crew.pool) for _ in range(self.crew.count)]
+                        fed = [feeders.submit(self.feed, self.crew.pool, each) for each in first]
+                    for thing in mine:
+                        self.done(thing, self.work(thing, self.told))
+                    if not mine:
+                        time.sleep(PAUSE_SECONDS)
+                    self.told()
+                    for each in fed:
+                        if each.done():
+                            each.result()  # a failure: a feeder ends by no other way
             finally:
-                left.clear()  # after a failure nothing more is begun
+                self.over.set()
+        while self.silent:
+            self.hear(*self.crew.messages.get())
 
-        helping = min(self.count, len(things) - 1)
-        with ThreadPoolExecutor(max(1, helping)) as feeders:
-            fed = []
-            if self.pool is not None:
-                fed = [feeders.submit(feed, self.pool) for _ in range(helping)]
-            try:
-                for place, thing in _taken(left):
-                    made[place] = work(thing, told)
-                while wait(fed, timeout=WAIT_SECONDS).not_done:
-                    told()
-            finally:
-                left.clear()
-        for each in fed:
-            each.result()
-        while silent:
-            hear(*self.messages.get())
-        return [made[place] for place in range(len(things))]
+    def open(self) -> bool:
+        """Whether something is still to be done or to be seen."""
+        with self.lock:
+            return bool(self.left or self.away or self.brought)
+
+    def take(self, *, away: bool) -> list[Thing]:
+        """The next thing, unless there is none; ``away`` where a helper is to have it."""
+        with self.lock:
+            taken = [self.left.popleft()] if self.left else []
+            self.away += away and len(taken)
+        return taken
+
+    def hand(self, pool: ProcessPoolExecutor) -> list[tuple[Thing, Future[Made]]]:
+        """Give the next thing to a helper, unless there is none."""
+        things = self.take(away=True)
+        numbers = [next(self.numbers) for _ in things]
+        self.silent.update(numbers)
+        return [
+            (thing, pool.submit(_helped, bytes(ForkingPickler.dumps((self.work, thing, number)))))
+            for thing, number in zip(things, numbers, strict=True)
+        ]
+
+    def feed(self, pool: ProcessPoolExecutor, handed: Sequence[tuple[Thing, Future[Made]]]) -> None:
+        """Wait for what a helper has and give it the next, one after the other."""
+        while not self.over.is_set():
+            for thing, made in handed:
+                self.bring(thing, made.result())
+            handed = self.hand(pool)
+            if not handed:
+                time.sleep(PAUSE_SECONDS)
+
+    def bring(self, thing: Thing, made: Made) -> None:
+        with self.lock:
+            self.brought.append((thing, made))
+            self.away -= 1
+
+    def told(self, *message: Any) -> None:
+        """Hear what helpers told until now, see what they made, and then hear this.
+
+        What they made may ask for more, for which they do not wait until a thing is done here.
+        """
+        while self.crew.messages is not None and not self.crew.messages.empty():
+            self.hear(*self.crew.messages.get())
+        while self.brought:
+            self.done(*self.brought.popleft())
+        if message:
+            self.heard(*message)
+
+    def hear(self, number: int, *message: Any) -> None:
+        if message:
+            self.heard(*message)
+        else:
+            self.silent.discard(number)
 
 
 @contextmanager
@@ -153,19 +218,25 @@ def helpers(count: int, load: Callable[[], None]) -> Iterator[Helpers]:
         pool.shutdown(wait=False, cancel_futures=True)  # they end while this process goes on
 
 
-def _taken(left: deque[Thing]) -> Iterator[Thing]:
-    """The things that nobody else has taken."""
-    while True:
-        try:
-            yield left.popleft()
-        except IndexError:
-            return
-
-
-def _helped(work: Callable[[Thing, Callable[..., None]], Made], thing: Thing, place: int) -> Made:
-    made = work(thing, partial(tell, place))
-    tell(place)  # the last that is told of it
+def _helped(handed: bytes) -> Any:
+    work, thing, number = ForkingPickler.loads(handed)
+    made = work(thing, partial(tell, number))
+    tell(number)  # the last that is told of it
     return made
+
+
+@contextmanager
+def _quick_turns() -> Iterator[None]:
+    """Let threads that send and receive wait less for one that computes.
+
+    A large message goes in hundreds of parts, and each waits for its turn.
+    """
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def tell(*message: Any) -> None:
@@ -176,6 +247,7 @@ def tell(*message: Any) -> None:
 def _begin(messages: Any, start: Callable[..., None] | None, given: Sequence[Any]) -> None:
     global _messages
     _messages = messages
+    atexit.register(gc.freeze)  # without a last search for garbage its end takes half the time
     messages.cancel_join_thread()  # what a parent that failed does not hear keeps no worker alive
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     if start is not None:

@@ -1,5 +1,6 @@
 """Boards are pure functions of records: collect, compare, print, plot."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,35 +58,44 @@ def publish(
         budget: take only runs of this budget.
         track: take only runs of this track.
         html: also write ``index.html``, one page of all boards that needs no server.
-        jobs: tasks at a time, one in this process and each other in one that helps; a script that
-            asks for them starts under ``if __name__ == "__main__"``, as spawned processes need.
+        jobs: tasks or figures at a time, one in this process and each other in one that helps; a
+            script that asks for more than one starts under ``if __name__ == "__main__"``, as
+            spawned processes need.
         report: told what is done now and the share of all that is done.
 
     Raises:
         UserError: there is nothing to show, no board has the control, the runs cannot be compared,
             or a file cannot be written.
     """
-    from steelyard.leaderboards import chapters, whole
-    from steelyard.leaderboards.collect import collect
-    from steelyard.leaderboards.missing_tables import tables_of
-
     report("reading records", 0.0)
-    with helpers(jobs - 1, chapters.load) as crew:
-        with unsearched():
+    with helpers(jobs - 1, load) as crew:
+        with unsearched():  # what is imported stays too
+            from steelyard.leaderboards import chapters, whole
+            from steelyard.leaderboards.collect import collect
+            from steelyard.leaderboards.missing_tables import tables_of
+
             runs = collect(folders, backbone=backbone, budget=budget, track=track)
         _check_control(runs, control)
         asks = list(_asks(runs, control, kinds or {}))
-        made, shown = chapters.make_all(asks, runs, crew, report)
-    content = {name: text for chapter in made for name, text in chapter.files.items()}
-    content |= {**tables_of(runs.runs), **shown.files}
-    content["board.md"] = whole.front_page(runs, shown, list(content))
+        book = chapters.make_all(asks, runs, crew, report)
+    content = {**tables_of(runs.runs), **book.files}
+    content["board.md"] = whole.front_page(runs, book.whole, list(content))
     if html:
         from steelyard.leaderboards.page import page
 
-        designs = {chapter.task: chapter.designs for chapter in made}
-        content = {"index.html": page(folders, runs, shown, designs, content), **content}
+        designs = {chapter.task: chapter.designs for chapter in book.chapters}
+        content = {"index.html": page(folders, runs, book.whole, designs, content), **content}
     files = [replace_file(out / name, text) for name, text in content.items()]
-    return Published(tuple(files), shown.boards, shown.profiles)
+    return Published(tuple(files), book.whole.boards, book.whole.profiles)
+
+
+def load() -> None:
+    """Import what boards take, in a process that waits for the first of them."""
+    gc.disable()  # most of what is sent are records, which ``set_aside`` leaves out later
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg  # noqa: F401
+
+    from steelyard.leaderboards import chapters  # noqa: F401
 
 
 def _check_control(runs: "Runs", control: str | None) -> None:

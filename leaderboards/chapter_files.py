@@ -1,4 +1,4 @@
-"""The files of one task's board or profile: figures, a page, CSV, JSON and LaTeX."""
+"""The files of one task's board or profile: a page, CSV, JSON, LaTeX, and what draws figures."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,7 @@ from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.escape import file_name
 from steelyard.leaderboards.factors import Factorial
 from steelyard.leaderboards.profile import Profile
+from steelyard.leaderboards.style import Figures
 
 
 def board_stem(task: str) -> str:
@@ -26,28 +27,37 @@ def profile_stem(profile: Profile) -> str:
     return f"profile-{file_name(profile.trained_on)}"
 
 
-def of_board(board: Board, labels: Sequence[str]) -> dict[str, bytes]:
-    """A board's files by name; ``labels`` are those of all boards, for equal looks."""
+def of_board(board: Board, labels: Sequence[str]) -> tuple[dict[str, bytes], Figures]:
+    """A board's files but figures by name, and its figures by stem.
+
+    ``labels`` are those of all boards, for equal looks.
+    """
     name = board_stem(board.task)
-    figures = {f"{name}-{end}": content for end, content in plots.figures(board, labels)}
-    pictures = [file for file in figures if file.endswith(".svg")]
-    return figures | {
+    figures = {f"{name}-{end}": make for end, make in plots.figures(board, labels).items()}
+    pictures = [f"{stem}.svg" for stem in figures]
+    pages = {
         f"{name}.md": tables.markdown(board, pictures).encode(),
         f"{name}.csv": export.as_csv(board).encode(),
         f"{name}.json": export.as_json(board).encode(),
         f"{name}.tex": tables.latex(board).encode(),
     }
+    return pages, figures
 
 
-def of_profile(profile: Profile, designs: Sequence[Factorial]) -> dict[str, bytes]:
-    """A profile's files by name, with the factorials among its entries."""
+def of_profile(profile: Profile, designs: Sequence[Factorial]) -> tuple[dict[str, bytes], Figures]:
+    """A profile's files but figures by name, and its figures by stem.
+
+    ``designs`` are the factorials among its entries.
+    """
     name = profile_stem(profile)
-    figures = {f"{name}-{end}": content for end, content in profile_plots.figures(profile)}
-    pictures = [file for file in figures if file.endswith(".svg")]
-    made = figures | {
+    figures = {f"{name}-{end}": make for end, make in profile_plots.figures(profile).items()}
+    pictures = [f"{stem}.svg" for stem in figures]
+    pages = {
         f"{name}.md": profile_tables.markdown(profile, designs, pictures).encode(),
         f"{name}.csv": profile_tables.as_csv(profile).encode(),
         f"{name}.json": profile_tables.as_json(profile, designs).encode(),
         f"{name}.tex": profile_tables.latex(profile, designs).encode(),
     }
-    return made | ({f"{name}-factors.csv": factors.as_csv(designs).encode()} if designs else {})
+    if designs:
+        pages[f"{name}-factors.csv"] = factors.as_csv(designs).encode()
+    return pages, figures

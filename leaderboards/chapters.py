@@ -1,10 +1,11 @@
 """Everything that is published of one task, for several tasks at a time."""
 
-import gc
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
@@ -17,13 +18,19 @@ from steelyard.leaderboards.factors import Factorial, factorials
 from steelyard.leaderboards.garbage import set_aside
 from steelyard.leaderboards.profile import Profile
 from steelyard.leaderboards.steps import Report
+from steelyard.leaderboards.style import KINDS, Figures, render
 from steelyard.leaderboards.whole import Whole
 
-RESAMPLING = "resampling items"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESAMPLING, TABLES, FIGURES = "resampling items", "robustness and tables", "figures"
+MEASURED, BUILT = 0.5, 0.7
+"""Shares of a task's work that are done when its items are resampled, and its tables made."""
 SLOW = 2
 """How much longer an item takes, about, whose AUROC is resampled than one whose scores are."""
-Tell = Callable[..., None]
-"""Called with a task, what is done for it, the finished share and, once built, what is shown."""
+Tell = Callable[[str, str, float], None]
+"""Called with a task, what is done for it and the share that is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,58 +47,102 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Chapter:
-    """One task's files by name."""
+class Drawing:
+    """A figure that is to be drawn."""
 
     task: str
+    """Empty for one of all tasks."""
+    stem: str
+    draw: Callable[[], "Figure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """What one task's runs say."""
+
+    task: str
+    shown: Board | Profile
+    """Without what only its own files are made of, which would fill the memory."""
     designs: tuple[Factorial, ...]
     """The factorials among the entries of a profile."""
     files: Mapping[str, bytes]
+    """But figures, by name."""
+    figures: Figures
+    """By stem."""
 
 
-def load() -> None:
-    """Import what chapters take, in a process that waits for the first of them."""
-    gc.disable()  # most of what is sent are records, which ``set_aside`` leaves out later
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_svg  # noqa: F401
+@dataclass(frozen=True, slots=True)
+class Book:
+    """The chapters in the order asked for, the whole of them, and the files of all."""
+
+    chapters: tuple[Chapter, ...]
+    whole: Whole
+    drawn: Mapping[str, bytes]
+    """Figures by file name."""
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """By name: those of each chapter, then those of the whole; without the front page."""
+        found: dict[str, bytes] = {}
+        parts: tuple[Chapter | Whole, ...] = (*self.chapters, self.whole)
+        for part in parts:
+            names = [f"{stem}.{kind}" for stem in part.figures for kind in KINDS]
+            found |= {name: self.drawn[name] for name in names} | dict(part.files)
+        return found
 
 
-def make_all(
-    asks: Sequence[Ask],
-    runs: Runs,
-    helpers: Helpers,
-    report: Report,
-) -> tuple[list[Chapter], Whole]:
-    """The chapters in the order asked for, equal ones whoever makes them, and the whole of them.
+def make_all(asks: Sequence[Ask], runs: Runs, helpers: Helpers, report: Report) -> Book:
+    """All chapters and their figures, equal ones whoever makes them.
 
-    That is built as soon as what is shown of every task is there, mostly while helpers still draw.
+    The whole is built as soon as every chapter is there, while helpers draw.
 
     Raises:
         UserError: a chapter cannot be made, or a process that helped was killed.
     """
+    longest = sorted(asks, key=lambda ask: -_work_of(ask.runs))
+    left: deque[Ask | Drawing] = deque(longest)
     shares = {ask.task: 0.0 for ask in asks}
-    shown: dict[str, Board | Profile] = {}
+    chapters: dict[str, Chapter] = {}
+    drawn: dict[str, bytes] = {}
     wholes = [] if asks else [whole.build(runs, ())]
 
-    def heard(task: str, doing: str, share: float, made: Board | Profile | None = None) -> None:
-        shares[task] = share
-        # A chapter has three steps; one more was the reading of the records.
+    def heard(task: str, doing: str, share: float) -> None:
+        shares[task] = max(shares[task], share)
+        # A task is about as much as three times the reading of its records.
         report(f"{task}: {doing}", (1 + 3 * sum(shares.values())) / (1 + 3 * len(shares)))
-        if made is not None:
-            shown[task] = made
-            if len(shown) == len(asks):
-                wholes.append(whole.build(runs, [shown[ask.task] for ask in asks]))
 
-    longest = sorted(asks, key=lambda ask: -_work_of(ask.runs))
+    def done(job: Ask | Drawing, made: Chapter | dict[str, bytes]) -> None:
+        if isinstance(made, Chapter):
+            chapters[made.task] = made
+            left.extend(_drawings(made.task, made.figures))
+        else:
+            drawn.update(made)
+        if job.task:
+            heard(job.task, *_drawing_of(chapters[job.task], drawn))
+        if len(chapters) == len(asks) and not wholes:
+            wholes.append(whole.build(runs, [chapters[ask.task].shown for ask in asks]))
+            left.extend(_drawings("", wholes[0].figures))
+
     try:
         with _frugal():
-            made = helpers.share(make, longest, heard)
+            helpers.share(make, left, heard, done)
     except BrokenProcessPool as error:
         raise UserError(
             "A process that made boards was killed, most often for want of memory: try --jobs 1."
         ) from error
-    by_task = {chapter.task: chapter for chapter in made}
-    return [by_task[ask.task] for ask in asks], wholes[0]
+    return Book(tuple(chapters[ask.task] for ask in asks), wholes[0], drawn)
+
+
+def _drawings(task: str, figures: Figures) -> Iterator[Drawing]:
+    return (Drawing(task, stem, draw) for stem, draw in figures.items())
+
+
+def _drawing_of(chapter: Chapter, drawn: Mapping[str, bytes]) -> tuple[str, float]:
+    """What is done for a chapter that was built, and the share of its work that is finished."""
+    there = sum(f"{stem}.svg" in drawn for stem in chapter.figures)
+    if there == len(chapter.figures):
+        return "done", 1.0
+    return FIGURES, BUILT + (1 - BUILT) * there / len(chapter.figures)
 
 
 @contextmanager
@@ -110,14 +161,14 @@ def _work_of(runs: Runs) -> float:
     return sum(score.n * (SLOW if score.metric == "auroc" else 1) for score in main)
 
 
-def make(ask: Ask, tell: Tell) -> Chapter:
-    """One task's chapter."""
-    tell(ask.task, RESAMPLING, 0.0)
-    of_profile = profile.is_profile(ask.runs.runs)
+def make(job: Ask | Drawing, tell: Tell) -> Chapter | dict[str, bytes]:
+    """One task's chapter, or the files of one figure."""
     with _frugal():
-        made = _of_profile(ask, tell) if of_profile else _of_board(ask, tell)
-    tell(ask.task, "done", 1.0)
-    return made
+        if isinstance(job, Drawing):
+            return render({job.stem: job.draw})
+        tell(job.task, RESAMPLING, 0.0)
+        of_profile = profile.is_profile(job.runs.runs)
+        return _of_profile(job, tell) if of_profile else _of_board(job, tell)
 
 
 def _of_board(ask: Ask, tell: Tell) -> Chapter:
@@ -126,19 +177,20 @@ def _of_board(ask: Ask, tell: Tell) -> Chapter:
         ask.task,
         control=ask.control,
         kinds=ask.kinds,
-        done=lambda share: tell(ask.task, RESAMPLING, share / 3),
+        done=lambda share: tell(ask.task, RESAMPLING, MEASURED * share),
     )
-    # Nothing but its own files is made of what was measured, which would fill the memory.
-    tell(ask.task, "figures and tables", 1 / 3, replace(made, measured={}))
-    files = chapter_files.of_board(made, ask.labels)
-    tell(ask.task, "robustness", 2 / 3)
-    return Chapter(ask.task, (), files | robustness_files.of_board(made, ask.labels))
+    tell(ask.task, TABLES, MEASURED)
+    files, figures = chapter_files.of_board(made, ask.labels)
+    more, fans = robustness_files.of_board(made, ask.labels)
+    light = replace(made, measured={})
+    return Chapter(ask.task, light, (), files | more, {**figures, **fans})
 
 
 def _of_profile(ask: Ask, tell: Tell) -> Chapter:
     made = profile.build(ask.runs, ask.task, control=ask.control, kinds=ask.kinds)
     designs = tuple(factorials(made.groups, made.samples, made.shown))
-    tell(ask.task, "figures and tables", 1 / 3, replace(made, groups={}))
-    files = chapter_files.of_profile(made, designs)
-    tell(ask.task, "robustness", 2 / 3)
-    return Chapter(ask.task, designs, files | robustness_files.of_profile(made))
+    tell(ask.task, TABLES, MEASURED)
+    files, figures = chapter_files.of_profile(made, designs)
+    more, fans = robustness_files.of_profile(made)
+    light = replace(made, groups={})
+    return Chapter(ask.task, light, designs, files | more, {**figures, **fans})

@@ -1,8 +1,9 @@
 """A board's figures: what balance costs, what it gives up, how it fails, where compute went."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.board import Board, Entry
@@ -19,6 +20,7 @@ from steelyard.leaderboards.style import (
     PRINT,
     SOFT,
     Anchor,
+    Figures,
     Mark,
     dots,
     draw_curves,
@@ -32,7 +34,6 @@ from steelyard.leaderboards.style import (
     names_width,
     off_scale,
     panels,
-    render,
     shortened,
 )
 
@@ -59,37 +60,39 @@ class Bar:
     high: float
 
 
-def figures(board: Board, labels: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """File endings such as ``cost.svg`` and contents of each figure that the board can fill.
+def figures(board: Board, labels: Sequence[str]) -> Figures:
+    """Each figure that the board can fill by the ending of its name, such as ``cost``.
 
     ``labels`` are those of all boards, so that an entry looks the same on each.
     """
     if not board.entries:
-        return
+        return {}
     look, board = marks(labels, board.control), best_of(board)
-    makers = {"cost": lambda: _cost(board, look), "phases": lambda: _phases(board)}
+    made: dict[str, Callable[[], Figure]] = {
+        "cost": partial(_cost, board, look),
+        "phases": partial(_phases, board),
+    }
     if "impaired" in board.columns:
-        makers["balance"] = lambda: _balance(board, look)
+        made["balance"] = partial(_balance, board, look)
     if any(entry.trade for entry in board.entries):
-        makers["sides"] = lambda: sides_figure(board)
+        made["sides"] = partial(sides_figure, board)
     if _graded(board):
-        makers["severity"] = lambda: _severity(board, look)
-    yield from render(makers)
+        made["severity"] = partial(_severity, board, look)
+    return made
 
 
-def critical(overall: Overall, labels: Sequence[str], control: str) -> list[tuple[str, bytes]]:
+def critical(overall: Overall, labels: Sequence[str], control: str) -> Figures:
     """The critical difference over all tasks; nothing where there are too few blocks."""
-    found = overall.critical
-    if found is None:
-        return []
+    if overall.critical is None:
+        return {}
     look = marks(labels, control)
-    return render({"overall-critical": lambda: critical_figure(found, "all tasks", look)})
+    return {"overall-critical": partial(critical_figure, overall.critical, "all tasks", look)}
 
 
 def best_of(board: Board) -> Board:
-    """The board with as many entries as a figure shows, named so."""
+    """The board with as many entries as a figure shows, named so, and nothing it does not show."""
     title, kept = first_of(board.task, board.entries, board.control, lambda entry: entry.label)
-    return replace(board, task=title, entries=kept)
+    return replace(board, task=title, entries=kept, samples={}, measured={})
 
 
 def _scale(board: Board) -> float:

@@ -1,6 +1,8 @@
 """A profile's figures: scores side by side, differences to the control, reliance, cost."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.cost_plots import cost_axis, cost_scale, draw_front
@@ -20,6 +22,7 @@ from steelyard.leaderboards.style import (
     SIZES,
     SOFT,
     Anchor,
+    Figures,
     Mark,
     headline,
     marks,
@@ -27,7 +30,6 @@ from steelyard.leaderboards.style import (
     name_rows,
     names_width,
     panels,
-    render,
 )
 
 if TYPE_CHECKING:
@@ -42,22 +44,21 @@ BARS = 5.0
 """Inches: width of the cost panel."""
 
 
-def figures(profile: Profile) -> Iterator[tuple[str, bytes]]:
-    """File endings such as ``scores.svg`` and contents of each figure there is data for."""
+def figures(profile: Profile) -> Figures:
+    """Each figure there is data for by the ending of its name, such as ``scores``."""
     if not profile.rows:
-        return
-    look = _look(profile)
-    makers = {"scores": lambda: _scores(profile, look)}
+        return {}
+    look, shown = _look(profile), replace(profile, groups={}, samples={})
+    made: dict[str, Callable[[], Figure]] = {"scores": partial(_scores, shown, look)}
     if any(row.differences for row in profile.rows):
-        makers["differences"] = lambda: _differences(profile)
+        made["differences"] = partial(_differences, shown)
     if any(row.reliance for row in profile.rows):
-        makers["reliance"] = lambda: _reliance(profile)
-    makers["value"] = lambda: _value(profile, look)
-    makers["cost"] = lambda: _cost(profile)
-    critical = profile.critical
-    if critical is not None:
-        makers["critical"] = lambda: critical_figure(critical, profile.name, look)
-    yield from render(makers)
+        made["reliance"] = partial(_reliance, shown)
+    made["value"] = partial(_value, shown, look)
+    made["cost"] = partial(_cost, shown)
+    if profile.critical is not None:
+        made["critical"] = partial(critical_figure, profile.critical, profile.name, look)
+    return made
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:

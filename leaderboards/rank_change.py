@@ -159,7 +159,7 @@ def _figures(found: Sequence[Ladder]) -> Mapping[str, bytes]:
         _name(place): partial(slope_figure, each.changes, each.about, *TRACKS.values())
         for place, each in enumerate(found, start=1)
     }
-    return dict(render(makers))
+    return render(makers)
 
 
 def _markdown(found: Sequence[Ladder], sheets: Sequence[Sheet]) -> str:

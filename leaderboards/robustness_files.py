@@ -1,45 +1,54 @@
 """The files of robustness: a page, CSV, JSON and a fan a task, for a board or a profile."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from steelyard.leaderboards import robustness_items
 from steelyard.leaderboards.board import Board
 from steelyard.leaderboards.escape import file_name
 from steelyard.leaderboards.profile import Profile
 from steelyard.leaderboards.robustness import Robustness, build
-from steelyard.leaderboards.robustness_plots import fan
+from steelyard.leaderboards.robustness_plots import best_of, fan
 from steelyard.leaderboards.robustness_tables import as_csv, as_json, markdown
+from steelyard.leaderboards.style import Figures, marks
 
 
-def of_board(board: Board, labels: Sequence[str]) -> dict[str, bytes]:
-    """Files by name for a board with corruptions; ``labels`` are those of all boards."""
+def of_board(board: Board, labels: Sequence[str]) -> tuple[dict[str, bytes], Figures]:
+    """Of a board with corruptions the files but figures by name, and the figures by stem.
+
+    ``labels`` are those of all boards, for equal looks.
+    """
     measured = robustness_items.of_board(board)
     made = build(measured, board.control) if measured else None
-    return dict(_files(board.task, [made], labels)) if made else {}
+    return _files(board.task, [made] if made else [], labels)
 
 
-def of_profile(profile: Profile) -> dict[str, bytes]:
-    """Files by name for a profile with corruptions."""
+def of_profile(profile: Profile) -> tuple[dict[str, bytes], Figures]:
+    """Of a profile with corruptions the files but figures by name, and the figures by stem."""
     columns = {column.name: column for column in profile.shown}
     main = {task: columns[name] for task, name in profile.main.items()}
     measured = robustness_items.of_profile(profile.groups, main)
     made = [found for each in measured if (found := build(each, profile.control)) is not None]
-    return dict(_files(profile.trained_on, made, list(profile.groups))) if made else {}
+    return _files(profile.trained_on, made, list(profile.groups))
 
 
 def _files(
     title: str, found: Sequence[Robustness], labels: Sequence[str]
-) -> Iterator[tuple[str, bytes]]:
+) -> tuple[dict[str, bytes], Figures]:
+    if not found:
+        return {}, {}
     name = f"robustness-{file_name(title)}"
-    pictures: dict[str, str] = {}
+    pictures, figures = {}, {}
     for each in found:
-        stem = name if each.task == title else f"{name}-{file_name(each.task)}"
-        for kind, content in fan(each, labels).items():
-            yield f"{stem}-fan.{kind}", content
-        pictures[each.task] = f"{stem}-fan.svg"
-    yield f"{name}.md", markdown(title, found, pictures).encode()
-    yield f"{name}.csv", as_csv(found).encode()
-    yield f"{name}.json", as_json(found).encode()
+        stem = f"{name}-fan" if each.task == title else f"{name}-{file_name(each.task)}-fan"
+        pictures[each.task] = f"{stem}.svg"
+        figures[stem] = partial(fan, best_of(each), marks(labels, each.control))
+    pages = {
+        f"{name}.md": markdown(title, found, pictures).encode(),
+        f"{name}.csv": as_csv(found).encode(),
+        f"{name}.json": as_json(found).encode(),
+    }
+    return pages, figures
 
 
 def links(names: Iterable[str]) -> list[str]:

@@ -10,7 +10,6 @@ from steelyard.leaderboards.style import (
     BOTTOM,
     LEFT,
     NAME,
-    RC,
     SOFT,
     TOP,
     Anchor,
@@ -20,9 +19,7 @@ from steelyard.leaderboards.style import (
     first_of,
     headline,
     lines,
-    marks,
     name_points,
-    save,
 )
 
 if TYPE_CHECKING:
@@ -39,23 +36,14 @@ PAD = 0.06
 """Share of an axis left free at each end."""
 
 
-def fan(found: Robustness, labels: Sequence[str]) -> dict[str, bytes]:
-    """The figure as ``png`` and ``svg``; ``labels`` are all entries that share a look."""
-    import matplotlib as mpl
-
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc must not show
-        mpl.rcParams.update(RC)
-        return save(_figure(best_of(found), marks(labels, found.control)))
-
-
 def best_of(found: Robustness) -> Robustness:
     """With as many entries as a figure shows, named so."""
     title, kept = first_of(found.task, found.rows, found.control, lambda row: row.label)
     return replace(found, task=title, rows=kept)
 
 
-def _figure(found: Robustness, look: Mapping[str, Mark]) -> "Figure":
+def fan(found: Robustness, look: Mapping[str, Mark]) -> "Figure":
+    """A panel for each corruption of more than one severity, and one for all the others."""
     graded = [damage for damage in found.damages if len(damage.levels) > 1]
     others = [damage for damage in found.damages if len(damage.levels) <= 1]
     figure, panels = _grid(len(graded) + bool(others), len(found.rows))

@@ -48,6 +48,13 @@ NAME, PRINT = 0.18, 0.15
 GUTTER = 0.4
 """Inches right of the axes in which the leader lines fan out to the names."""
 Entry = TypeVar("Entry")
+KINDS: Mapping[str, Mapping[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+}
+"""Files of a figure by ending, with the dates and versions that are left out of each."""
+Figures = Mapping[str, Callable[[], "Figure"]]
+"""What draws each figure, by name; sent as it is to a process that helps to draw."""
 MOST = 25
 """Entries of a figure, few enough to be told apart; the tables have all."""
 LONGEST = 40
@@ -272,18 +279,18 @@ def spread(heights: Sequence[float], step: float) -> list[float]:
     return [level + step * place for place, level in enumerate(levels)]
 
 
-def render(makers: Mapping[str, Callable[[], "Figure"]]) -> list[tuple[str, bytes]]:
+def render(makers: Figures) -> dict[str, bytes]:
     """Draw each figure in the house style: ``name.png`` and ``name.svg`` with their contents."""
     import matplotlib as mpl
 
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc must not show
         mpl.rcParams.update(RC)
-        return [
-            (f"{name}.{kind}", content)
+        return {
+            f"{name}.{kind}": content
             for name, make in makers.items()
             for kind, content in save(make()).items()
-        ]
+        }
 
 
 def save(figure: "Figure") -> dict[str, bytes]:
@@ -297,7 +304,7 @@ def save(figure: "Figure") -> dict[str, bytes]:
     # Found once for both kinds: matplotlib would draw each figure twice to find it.
     box = figure.get_tightbbox(canvas.get_renderer()).padded(0.1)  # type: ignore[no-untyped-call]
     made = {}
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+    for kind, metadata in KINDS.items():
         out = io.BytesIO()
         figure.savefig(out, format=kind, dpi=150, metadata=metadata, bbox_inches=box)
         made[kind] = out.getvalue()

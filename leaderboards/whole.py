@@ -10,6 +10,7 @@ from steelyard.leaderboards.collect import Runs
 from steelyard.leaderboards.overall import Overall, overall
 from steelyard.leaderboards.profile import Profile
 from steelyard.leaderboards.robustness_files import links
+from steelyard.leaderboards.style import Figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,9 @@ class Whole:
     profiles: tuple[Profile, ...]
     overall: Overall
     files: Mapping[str, bytes]
-    """By name, without the front page, which names the files of all tasks."""
+    """But figures, by name; without the front page, which names the files of all tasks."""
+    figures: Figures
+    """By stem."""
 
 
 def build(runs: Runs, made: Sequence[Board | Profile]) -> Whole:
@@ -32,17 +35,18 @@ def build(runs: Runs, made: Sequence[Board | Profile]) -> Whole:
     if runs.oracle:
         files["oracle.md"] = oracle.markdown(runs.oracle).encode()
         files["oracle.csv"] = oracle.as_csv(runs.oracle).encode()
+    figures: Figures = {}
     if boards:
         labels = sorted({run.record.label for run in runs.runs})
         files["overall.json"] = export.as_json(combined).encode()
-        files |= dict(plots.critical(combined, labels, boards[0].control))
-    return Whole(boards, profiles, combined, files)
+        figures = plots.critical(combined, labels, boards[0].control)
+    return Whole(boards, profiles, combined, files, figures)
 
 
 def front_page(runs: Runs, whole: Whole, others: Sequence[str]) -> bytes:
     """The front page; ``others`` are the names of the files of single tasks."""
     stems = {board.task: board_stem(board.task) for board in whole.boards}
-    drawn = [name for name in whole.files if name.endswith(".svg")]
+    drawn = [f"{stem}.svg" for stem in whole.figures]
     shown = {*stems, *(profile.trained_on for profile in whole.profiles)}
     unfinished = [task for task in runs.tasks() if task not in shown]
     page = front.index(whole.overall, whole.boards, stems, unfinished, drawn)

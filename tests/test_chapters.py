@@ -45,7 +45,7 @@ def test_boards_made_at_a_time_are_those_made_in_turn(several: Path, tmp_path: P
     assert not any(board.measured for board in one.boards) and not one.profiles[0].groups
     doings, shares = zip(*heard, strict=True)
     assert list(shares) == sorted(shares) and shares[-1] == 1.0
-    assert {"toy: resampling items", "pool: robustness", "toys: done"} <= set(doings)
+    assert {"toy: resampling items", "pool: figures", "toys: done"} <= set(doings)
 
 
 def test_a_mistake_in_one_of_several_is_said_in_a_line(several: Path, tmp_path: Path) -> None:

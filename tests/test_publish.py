@@ -210,7 +210,7 @@ def test_figures_name_what_lies_off_scale(tmp_path: Path) -> None:
     for label, right in (("joint", 80), ("fair", 90), ("good", 95), ("majority", 6)):
         make_run(tmp_path, label, {v: first(right, 100) for v in profile(0, 0, 0)})
     board = board_of(tmp_path)
-    svg = dict(figures(board, [entry.label for entry in board.entries]))
+    svg = render(figures(board, [entry.label for entry in board.entries]))
     assert b"off scale: majority (clean 6.0, impaired 6.0)" in svg["balance.svg"]
     assert svg["cost.svg"].count(b"off scale: majority 6.0") == 2
     assert b"joint (control)" in svg["balance.svg"]
@@ -219,7 +219,7 @@ def test_figures_name_what_lies_off_scale(tmp_path: Path) -> None:
 def test_balance_is_drawn_where_each_half_lags_on_the_other_side(tmp_path: Path) -> None:
     for label, clean, impaired in (("a", 9, 0), ("b", 9, 0), ("c", 1, 9), ("d", 1, 9)):
         make_run(tmp_path, label, profile(clean, impaired, impaired))
-    svg = dict(figures(board_of(tmp_path), ["a", "b", "c", "d"]))["balance.svg"]
+    svg = render(figures(board_of(tmp_path), ["a", "b", "c", "d"]))["balance.svg"]
     assert b"off scale: c (clean 10.0, impaired 90.0), d (clean 10.0, impaired" in svg
 
 

@@ -16,7 +16,7 @@ from steelyard.leaderboards.robustness_items import consistency, of_board
 from steelyard.leaderboards.robustness_plots import best_of
 from steelyard.leaderboards.robustness_tables import as_csv, as_json, markdown, sheets
 from steelyard.leaderboards.stats import Sample
-from steelyard.leaderboards.style import MOST, first_of
+from steelyard.leaderboards.style import MOST, first_of, render
 
 VARIANTS = ("image-noise:1", "image-noise:3", "image-blank", "text-noise:2", "clean",
             "image-noise:3+text-noise:2", "both-missing:70", "image-missing:100",
@@ -133,10 +133,11 @@ def test_boards_are_published_with_their_robustness(toy: Path, tmp_path: Path) -
     assert wanted <= names
     front = (tmp_path / "out" / "board.md").read_text()
     assert "## Robustness" in front and "[toy](robustness-toy.md)" in front
-    again = robustness_files.of_board(build_board(collect([toy]), "toy"), ["joint", "poor", "fair"])
-    assert (tmp_path / "out" / "robustness-toy-fan.svg").read_bytes() == again[
-        "robustness-toy-fan.svg"
-    ]
+    built = build_board(collect([toy]), "toy")
+    _, fans = robustness_files.of_board(built, ["joint", "poor", "fair"])
+    for name, content in render(fans).items():
+        assert (tmp_path / "out" / name).read_bytes() == content
+    assert [*fans] == ["robustness-toy-fan"]
 
 
 def test_boards_without_damage_have_none(tmp_path: Path) -> None:
@@ -161,8 +162,8 @@ def test_profiles_have_a_section_for_each_damaged_task(tmp_path: Path) -> None:
         for seed in (0, 1):
             make_answered(tmp_path, label, entry(right), seed=seed)
     made = build_profile(collect([tmp_path]), "pool", control="sft")
-    files = robustness_files.of_profile(made)
-    assert {"robustness-pool.md", "robustness-pool-asked-fan.svg"} <= files.keys()
+    files, fans = robustness_files.of_profile(made)
+    assert "robustness-pool.md" in files and "robustness-pool-asked-fan" in fans
     content = json.loads(files["robustness-pool.json"])
     (task,) = content["tasks"]
     assert (task["task"], task["control"]) == ("asked", "sft")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,25 +30,41 @@ def doubled(thing: int, tell: Callable[..., None]) -> int:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_things_come_back_in_order_and_all_that_is_told_is_heard(count: int) -> None:
+def test_all_things_are_done_also_those_added_and_all_that_is_told_is_heard(count: int) -> None:
     heard: dict[int, int] = {}
+    made: dict[int, int] = {}
+    left: deque[int] = deque()
+
+    def hear(thing: int, said: str) -> None:
+        heard[thing] = len(said)
+
+    def done(thing: int, twice: int) -> None:
+        made[thing] = twice
+        if thing < 100:
+            left.append(thing + 100)  # what is done asks for more
+
     with helpers(count, load) as crew:
         for things in ([], [7], [*range(6)]):
             heard.clear()
-            made = crew.share(doubled, things, lambda thing, said: heard.update({thing: len(said)}))
-            assert made == [2 * thing for thing in things]
-            assert heard == dict.fromkeys(things, MUCH)
+            made.clear()
+            left.extend(things)
+            crew.share(doubled, left, hear, done)
+            every = [*things, *(thing + 100 for thing in things)]
+            assert made == {thing: 2 * thing for thing in every}
+            assert heard == dict.fromkeys(every, MUCH)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_after_a_mistake_nothing_more_is_begun(count: int) -> None:
     heard: list[int] = []
     with helpers(count, load) as crew, pytest.raises(UserError, match="-1 is negative"):
-        crew.share(doubled, [-1, -1, *range(100)], lambda thing, _: heard.append(thing))
+        left = deque([-1, -1, *range(100)])
+        crew.share(doubled, left, lambda thing, _: heard.append(thing), lambda *_: None)
     assert len(heard) <= 2
 
 
 SCRIPT = """
+from collections import deque
 from multiprocessing import parent_process
 from steelyard.harness.workers import helpers
 
@@ -61,7 +78,7 @@ def work(thing, tell):
 
 if __name__ == "__main__":
     with helpers(1, load) as crew:
-        crew.share(work, ["one", "another"], print)
+        crew.share(work, deque(["one", "another"]), print, print)
 """
 
 
