@@ -364,7 +364,8 @@ def write_items(items: "pd.DataFrame", path: Path) -> None:
     """Write a table of items so that it is either whole or absent."""
     part = path.with_name(path.name + ".part")
     try:
-        items.to_parquet(part, index=False, compression="zstd")
+        # The columns are plain; what Arrow and pandas would write of them is as long as the rest.
+        items.to_parquet(part, index=False, compression="zstd", store_schema=False)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from steelyard.harness.limits import Track
 from steelyard.harness.record import ITEMS, Ledger, Record, Score, items_file, write
+from steelyard.harness.run import write_items as save_items
 from steelyard.harness.spec import RunSpec
 from steelyard.leaderboards.board import Board, build
 from steelyard.leaderboards.collect import collect
@@ -83,7 +82,7 @@ def write_items(folder: Path, hits: Hits, clusters: Sequence[str] | None = None)
             rows["predicted"].append([item % 2 if score else 1 - item % 2])
             rows["score"].append(float(score))
             rows["confidence"].append(0.5)
-    pq.write_table(pa.table(rows), folder / ITEMS)
+    save_items(pd.DataFrame(rows), folder / ITEMS)
 
 
 def first(count: int, of: int = 10) -> list[float]:
@@ -154,7 +153,7 @@ def make_answered(
                               shown and (not subset or name == "f1"))
                     )  # fmt: skip
         table = pd.DataFrame(rows[::-1])
-        table.to_parquet(folder / items_file(task, "pool"), index=False)
+        save_items(table, folder / items_file(task, "pool"))
     ledger = Ledger({"forward": 60.0, "mine": 40.0}, {"train": 1.0}, 10, 320, 2**20, "cpu", 100.0,
                     None, "budget")  # fmt: skip
     record = Record(
