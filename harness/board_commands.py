@@ -30,15 +30,14 @@ def boards(
     jobs: int | None = None,
 ) -> None:
     """Write boards from records, of one backbone, budget and track where given, and print them."""
-    from steelyard.leaderboards import profile_tables, publish
-    from steelyard.leaderboards.tables import terminal
+    from steelyard.leaderboards import publish
 
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"No folder of runs at {folder}; 'steelyard run demo' makes one.")
     shared: dict[str, Any] = {
         "control": control,
-        "kinds": {name: methods.load(name).ABOUT.kind for name in methods.names()},
+        "kinds": {name: methods.about(name).kind for name in methods.names()},
         "backbone": backbone,
         "jobs": jobs or os.cpu_count() or 1,
     }
@@ -56,6 +55,9 @@ def boards(
         published = publish(
             folders, out, budget=budget, track=track, html=html, report=report, **shared
         )
+    from steelyard.leaderboards import profile_tables  # later, as helpers start before it
+    from steelyard.leaderboards.tables import terminal
+
     for board in published.boards:
         console.print(terminal(board, console.width))
     for profile in published.profiles:

@@ -273,7 +273,7 @@ def factors(factor: str, out: Path, **given: Any) -> None:
               help="Only runs of this track; anytime shows scores over budgets, both how ranks "
               "change from equal data to equal compute.")  # fmt: skip
 @click.option("--html", is_flag=True, help="Also index.html: one page, no server needed.")
-@click.option("--jobs", type=int, help="Data sets at a time [default: CPU cores].")
+@click.option("--jobs", type=int, help="Processes at most [default: CPU cores].")
 def leaderboard(folders: tuple[Path, ...], out: Path, **given: Any) -> None:
     """Turn records into boards: tables (Markdown, CSV, JSON, LaTeX) and plots (PNG, SVG).
 

@@ -102,7 +102,7 @@ def _changed(base: Suite, given: Mapping[str, Any]) -> Suite:
 def _suite_of_one(method: str, options: Mapping[str, Any], backbone: str | None) -> Suite:
     """One method on the data it is for: a vlm learns from questions and is asked several sets."""
     entry = Entry(method, options)
-    about = methods.load(method).ABOUT
+    about = methods.about(method)
     kind = backbones.kind_of(backbone) if backbone else about.backbones[0]
     if kind == "classifier":
         return Suite("run", (entry,), ("food101",), STANDARD)

@@ -221,7 +221,7 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
 
 
 def _check_training(method: str, corpus: Corpus) -> None:
-    if methods.load(method).ABOUT.learns and not corpus.splits.get("train"):
+    if methods.about(method).learns and not corpus.splits.get("train"):
         raise UserError(
             f"{corpus.name} has no training items, and {method} learns from some: train on another "
             f"set with --task and score it on this one with --evaluate {corpus.name}."

@@ -18,11 +18,14 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Generic, TypeVar
+
+from steelyard.harness.errors import UserError
 
 Thing = TypeVar("Thing")
 Made = TypeVar("Made")
@@ -83,6 +86,8 @@ class Helpers:
     pool: ProcessPoolExecutor | None
     messages: Any
     """Their queue to this process."""
+    loaded: Future[None] | None
+    """Done once a helper is ready: nothing waits for one that still starts."""
 
     def share(
         self,
@@ -90,6 +95,7 @@ class Helpers:
         left: deque[Thing],
         heard: Callable[..., None],
         done: Callable[[Thing, Made], None],
+        most: int,
     ) -> None:
         """Do all that is left: whoever is free takes the next, here or there.
 
@@ -98,11 +104,21 @@ class Helpers:
             left: what there is to do, the longest first; ``done`` may add to it.
             heard: called here with what is told.
             done: called here with each thing and what was made of it, perhaps within ``work``.
+            most: helpers at most; one that is not started yet has to be worth the seconds it takes.
 
         Raises:
-            BrokenProcessPool: a helper was killed.
+            UserError: a helper was killed.
         """
-        _Sharing(self, work, left, heard, done).run()
+        try:
+            _Sharing(self, work, left, heard, done, min(most, self.count)).run()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A process that helped was killed, most often for want of memory: try --jobs 1."
+            ) from error
+
+
+ALONE = Helpers(0, None, None, None)
+"""No helpers: all is done in this process."""
 
 
 @dataclass(slots=True)
@@ -114,6 +130,7 @@ class _Sharing(Generic[Thing, Made]):
     left: deque[Thing]
     heard: Callable[..., None]
     done: Callable[[Thing, Made], None]
+    most: int
     lock: threading.Lock = field(default_factory=threading.Lock)
     over: threading.Event = field(default_factory=threading.Event)
     away: int = 0
@@ -125,15 +142,12 @@ class _Sharing(Generic[Thing, Made]):
     """Numbers of things that helpers got and of which not all that was told is heard."""
 
     def run(self) -> None:
-        with _quick_turns(), ThreadPoolExecutor(max(1, self.crew.count)) as feeders:
+        with _quick_turns(), ThreadPoolExecutor(max(1, self.most)) as feeders:
             fed: list[Future[None]] = []
             try:
                 while self.open():
                     mine = self.take(away=False)
-                    if self.crew.pool is not None and not fed:
-                        # Helpers get theirs before this process is busy with its own.
-                        first = [self.hand(self.crew.pool) for _ in range(self.crew.count)]
-                        fed = [feeders.submit(self.feed, self.crew.pool, each) for each in first]
+                    fed = fed or self.begin(feeders)
                     for thing in mine:
                         self.done(thing, self.work(thing, self.told))
                     if not mine:
@@ -146,6 +160,14 @@ class _Sharing(Generic[Thing, Made]):
                 self.over.set()
         while self.silent:
             self.hear(*self.crew.messages.get())
+
+    def begin(self, feeders: ThreadPoolExecutor) -> list[Future[None]]:
+        """Give helpers that are ready something before this process is busy with its own."""
+        pool, loaded = self.crew.pool, self.crew.loaded
+        if pool is None or loaded is None:
+            return []
+        first = [self.hand(pool) if loaded.done() else [] for _ in range(self.most)]
+        return [feeders.submit(self.feed, pool, loaded, each) for each in first]
 
     def open(self) -> bool:
         """Whether something is still to be done or to be seen."""
@@ -169,8 +191,16 @@ class _Sharing(Generic[Thing, Made]):
             for thing, number in zip(things, numbers, strict=True)
         ]
 
-    def feed(self, pool: ProcessPoolExecutor, handed: Sequence[tuple[Thing, Future[Made]]]) -> None:
+    def feed(
+        self,
+        pool: ProcessPoolExecutor,
+        loaded: Future[None],
+        handed: Sequence[tuple[Thing, Future[Made]]],
+    ) -> None:
         """Wait for what a helper has and give it the next, one after the other."""
+        while not loaded.done():
+            if self.over.wait(PAUSE_SECONDS):
+                return
         while not self.over.is_set():
             for thing, made in handed:
                 self.bring(thing, made.result())
@@ -206,14 +236,13 @@ class _Sharing(Generic[Thing, Made]):
 def helpers(count: int, load: Callable[[], None]) -> Iterator[Helpers]:
     """At most ``count`` helpers; the first begins to ``load`` at once, the others when needed."""
     if count < 1:
-        yield Helpers(0, None, None)
+        yield ALONE
         return
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     pool = ProcessPoolExecutor(count, context, _begin, (messages, _end_at_once, ()))
     try:
-        pool.submit(load)
-        yield Helpers(count, pool, messages)
+        yield Helpers(count, pool, messages, loaded=pool.submit(load))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # they end while this process goes on
 

@@ -58,8 +58,8 @@ def publish(
         budget: take only runs of this budget.
         track: take only runs of this track.
         html: also write ``index.html``, one page of all boards that needs no server.
-        jobs: tasks or figures at a time, one in this process and each other in one that helps; a
-            script that asks for more than one starts under ``if __name__ == "__main__"``, as
+        jobs: processes at most, this one and those that help: one more, or one for each task but
+            one. A script that asks for more than 1 starts under ``if __name__ == "__main__"``, as
             spawned processes need.
         report: told what is done now and the share of all that is done.
 
@@ -74,7 +74,7 @@ def publish(
             from steelyard.leaderboards.collect import collect
             from steelyard.leaderboards.missing_tables import tables_of
 
-            runs = collect(folders, backbone=backbone, budget=budget, track=track)
+            runs = collect(folders, backbone=backbone, budget=budget, track=track, helpers=crew)
         _check_control(runs, control)
         asks = list(_asks(runs, control, kinds or {}))
         book = chapters.make_all(asks, runs, crew, report)
@@ -118,7 +118,7 @@ def _asks(runs: "Runs", control: str | None, kinds: Mapping[str, str]) -> "Itera
 
     labels = tuple(sorted({run.record.label for run in runs.runs}))
     for task in sorted({run.record.spec.task for run in runs.runs if run.record.status == "done"}):
-        own = Runs(runs.of(task), runs.scores[runs.scores["task"] == task])
+        own = Runs(runs.of(task))
         yield Ask(own, task, _control(runs, task, control), kinds, labels)
 
 

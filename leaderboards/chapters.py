@@ -2,14 +2,12 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
-from steelyard.harness.errors import UserError
 from steelyard.harness.workers import Helpers
 from steelyard.leaderboards import board, chapter_files, profile, robustness_files, whole
 from steelyard.leaderboards.board import Board
@@ -123,13 +121,8 @@ def make_all(asks: Sequence[Ask], runs: Runs, helpers: Helpers, report: Report) 
             wholes.append(whole.build(runs, [chapters[ask.task].shown for ask in asks]))
             left.extend(_drawings("", wholes[0].figures))
 
-    try:
-        with _frugal():
-            helpers.share(make, left, heard, done)
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A process that made boards was killed, most often for want of memory: try --jobs 1."
-        ) from error
+    with _frugal():
+        helpers.share(make, left, heard, done, most=max(1, len(asks) - 1))
     return Book(tuple(chapters[ask.task] for ask in asks), wholes[0], drawn)
 
 

@@ -1,8 +1,10 @@
 """From run folders to one long table of scores, and the items behind them when asked for."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pandas as pd
 from steelyard.harness.errors import UserError
 from steelyard.harness.record import Record, find, items_file, read
 from steelyard.harness.spec import RunSpec
+from steelyard.harness.workers import ALONE, Helpers
 from steelyard.leaderboards import item_table
 from steelyard.leaderboards.metrics import Items
+from steelyard.leaderboards.steps import unheard
 from steelyard.tasks import NOTHING
 
 COLUMNS = (
@@ -21,6 +25,8 @@ COLUMNS = (
     "budget", "id",
 )  # fmt: skip
 
+AT_ONCE = 200
+"""Records that one process reads before another may take the next: about 50 ms."""
 MORE_COLUMNS = ("scored_on", "subset", "track")
 """Only where some run needs them: ``task`` is what was trained on."""
 
@@ -52,13 +58,18 @@ class Runs:
     """All runs of a board, ordered by task, label and seed."""
 
     runs: tuple[Run, ...]
-    scores: pd.DataFrame
-    """One row a (task, label, seed, variant, metric), columns ``COLUMNS`` and ``MORE_COLUMNS``.
-
-    A failed run has one row without variant, metric and value.
-    """
     oracle: tuple[Run, ...] = ()
     """Runs whose settings saw the test split: to be shown apart, in no table and no rank."""
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row a (task, label, seed, variant, metric), columns ``COLUMNS`` and ``MORE_COLUMNS``.
+
+        A failed run has one row without variant, metric and value.
+        """
+        rows = [row for run in self.runs for row in _rows(run.record)]
+        more = [name for name in MORE_COLUMNS if any(name in row for row in rows)]
+        return pd.DataFrame(rows, columns=[*COLUMNS, *more])
 
     def of(self, task: str) -> tuple[Run, ...]:
         """The runs of one task."""
@@ -82,16 +93,18 @@ def collect(
     backbone: str | None = None,
     budget: str | None = None,
     track: str | None = None,
+    helpers: Helpers = ALONE,
 ) -> Runs:
     """Read every record under ``folders``, of one backbone, budget or track where given.
 
-    Trials of tuning are left out.
+    Trials of tuning are left out. ``helpers`` read with this process.
 
     Raises:
         UserError: no record is found, two records claim the same (label, task, seed), or the runs
             of a task differ in backbone, track, budget, rules or data, which no board may compare.
     """
-    read_all = (Run(path, read(path)) for folder in folders for path in find(folder))
+    places = [path for folder in folders for path in find(folder)]
+    read_all = map(Run, places, _read_all(places, helpers))
     found = [run for run in read_all if run.record.kind != "trial"]
     kept = [
         run
@@ -117,9 +130,23 @@ def collect(
     oracle = tuple(run for run in unique if run.record.kind == "oracle")
     if not runs:
         raise UserError(f"All records under {where} are those of an oracle, which never ranks.")
-    rows = [row for run in runs for row in _rows(run.record)]
-    more = [name for name in MORE_COLUMNS if any(name in row for row in rows)]
-    return Runs(tuple(runs), pd.DataFrame(rows, columns=[*COLUMNS, *more]), oracle)
+    return Runs(tuple(runs), oracle)
+
+
+def _read_all(places: Sequence[Path], helpers: Helpers) -> Iterator[Record]:
+    starts = range(0, len(places), AT_ONCE)
+    found: dict[int, list[Record]] = {}
+
+    def done(job: tuple[int, Sequence[Path]], records: list[Record]) -> None:
+        found[job[0]] = records
+
+    jobs = deque((at, places[at : at + AT_ONCE]) for at in starts)
+    helpers.share(_read, jobs, unheard, done, most=1)  # the one that starts anyhow
+    return chain.from_iterable(found[at] for at in starts)
+
+
+def _read(job: tuple[int, Sequence[Path]], tell: Callable[..., None]) -> list[Record]:
+    return [read(place) for place in job[1]]
 
 
 def backbone_name(spec: RunSpec) -> str:

@@ -1,5 +1,6 @@
 """A method is one module with ``ABOUT``, ``Config`` and ``train``; this finds and checks them."""
 
+import ast
 import dataclasses
 import functools
 import importlib
@@ -69,9 +70,35 @@ def _outside() -> Mapping[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group="steelyard.methods")}
 
 
+def about(name: str) -> About:
+    """What a method says of itself; a method of this folder need not be imported for it.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    if name not in names() or name in _outside():
+        return load(name).ABOUT
+    paths = (Path(folder) / f"{name}.py" for folder in __path__)
+    return _written_about(next(filter(Path.is_file, paths))) or load(name).ABOUT
+
+
+def _written_about(path: Path) -> About | None:
+    """``ABOUT`` as it stands in a file; None where it is not made of constants."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.Assign(
+                targets=[ast.Name(id="ABOUT")], value=ast.Call(args=[], keywords=given)
+            ):
+                try:
+                    return About(**{str(part.arg): ast.literal_eval(part.value) for part in given})
+                except ValueError:
+                    return None
+    return None
+
+
 def idle() -> str:
     """The method that leaves a model as it is, under which an untrained model is recorded."""
-    return next(name for name in names() if not load(name).ABOUT.learns)
+    return next(name for name in names() if not about(name).learns)
 
 
 def load(name: str) -> Method:

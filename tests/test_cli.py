@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from board_factory import make_run, profile
 from command import Command
 
 
@@ -26,6 +27,19 @@ def test_help_imports_nothing_heavy() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_boards_are_made_without_torch(tmp_path: Path) -> None:
+    for label, right in (("joint", 5), ("other", 7)):
+        make_run(tmp_path / "runs", label, profile(right, right, 5))
+    script = (
+        "import sys; from steelyard.harness.cli import cli;"
+        "cli(['leaderboard', *sys.argv[1:], '--jobs', '1'], standalone_mode=False);"
+        "assert 'torch' not in sys.modules"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    subprocess.run(words, check=True, capture_output=True)
+    assert (tmp_path / "out" / "board.md").is_file()
 
 
 def test_the_installed_command_ends_a_mistake_with_one_line() -> None:

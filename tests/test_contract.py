@@ -64,6 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_declares_itself(name: str) -> None:
     method = methods.load(name)
     assert method.ABOUT.title and method.ABOUT.summary
+    assert methods.about(name) == method.ABOUT  # as read without importing it
     assert is_dataclass(method.Config) and method.Config.__dataclass_params__.frozen
     assert asdict(method.Config()) == {f.name: f.default for f in fields(method.Config)}
     assert len((vars(method)["__doc__"] or "").strip()) > 60

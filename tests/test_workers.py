@@ -48,10 +48,24 @@ def test_all_things_are_done_also_those_added_and_all_that_is_told_is_heard(coun
             heard.clear()
             made.clear()
             left.extend(things)
-            crew.share(doubled, left, hear, done)
+            crew.share(doubled, left, hear, done, most=count)
             every = [*things, *(thing + 100 for thing in things)]
             assert made == {thing: 2 * thing for thing in every}
             assert heard == dict.fromkeys(every, MUCH)
+
+
+def own(thing: int, tell: Callable[..., None]) -> int:
+    time.sleep(0.2)
+    return os.getpid()
+
+
+def test_helpers_take_part_as_soon_as_they_are_ready() -> None:
+    makers: list[int] = []
+    with helpers(1, load) as crew:
+        assert crew.loaded is not None
+        crew.loaded.result()
+        crew.share(own, deque(range(4)), print, lambda _, maker: makers.append(maker), most=1)
+    assert len(set(makers)) == 2
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -59,7 +73,7 @@ def test_after_a_mistake_nothing_more_is_begun(count: int) -> None:
     heard: list[int] = []
     with helpers(count, load) as crew, pytest.raises(UserError, match="-1 is negative"):
         left = deque([-1, -1, *range(100)])
-        crew.share(doubled, left, lambda thing, _: heard.append(thing), lambda *_: None)
+        crew.share(doubled, left, lambda thing, _: heard.append(thing), lambda *_: None, most=count)
     assert len(heard) <= 2
 
 
@@ -78,7 +92,8 @@ def work(thing, tell):
 
 if __name__ == "__main__":
     with helpers(1, load) as crew:
-        crew.share(work, deque(["one", "another"]), print, print)
+        crew.loaded.result()
+        crew.share(work, deque(["one", "another"]), print, print, most=1)
 """
 
 
