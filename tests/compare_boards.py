@@ -64,7 +64,7 @@ def main() -> None:
 
 def _publish(records: Path, out: Path) -> Published | None:
     """One board, or two with what changes between them where there are runs of two tracks."""
-    kinds = {name: methods.load(name).ABOUT.kind for name in methods.names()}
+    kinds = {name: methods.about(name).kind for name in methods.names()}
     if len({read(path).spec.track for path in find(records)}) > 1:
         publish_tracks([records], out, kinds=kinds, html=True, jobs=JOBS)
         return None
