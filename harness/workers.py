@@ -5,6 +5,7 @@ import gc
 import itertools
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
@@ -34,6 +35,7 @@ PARENT_CHECK_SECONDS = 1.0
 WAIT_SECONDS = 0.2
 PAUSE_SECONDS = 0.02
 SWITCH_SECONDS = 0.0005
+LAST_SECONDS = 5.0
 
 _messages: Any
 """A worker's queue to its parent."""
@@ -158,8 +160,9 @@ class _Sharing(Generic[Thing, Made]):
                             each.result()  # a failure: a feeder ends by no other way
             finally:
                 self.over.set()
-        while self.silent:
-            self.hear(*self.crew.messages.get())
+        with suppress(queue.Empty):  # one killed after its last thing was made says nothing more
+            while self.silent:
+                self.hear(*self.crew.messages.get(timeout=LAST_SECONDS))
 
     def begin(self, feeders: ThreadPoolExecutor) -> list[Future[None]]:
         """Give helpers that are ready something before this process is busy with its own."""
