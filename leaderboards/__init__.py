@@ -68,24 +68,23 @@ def publish(
             or a file cannot be written.
     """
     report("reading records", 0.0)
-    with helpers(jobs - 1, load) as crew:
-        with unsearched():  # what is imported stays too
+    with unsearched():  # what is imported stays too
+        with helpers(jobs - 1, load) as crew:
             from steelyard.leaderboards import chapters, whole
             from steelyard.leaderboards.collect import collect
             from steelyard.leaderboards.missing_tables import tables_of
 
             runs = collect(folders, backbone=backbone, budget=budget, track=track, helpers=crew)
-        _check_control(runs, control)
-        asks = list(_asks(runs, control, kinds or {}))
-        book = chapters.make_all(asks, runs, crew, report)
-    content = {**tables_of(runs.runs), **book.files}
-    content["board.md"] = whole.front_page(runs, book.whole, list(content))
-    if html:
-        from steelyard.leaderboards.page import page
+            _check_control(runs, control)
+            book = chapters.make_all(list(_asks(runs, control, kinds or {})), runs, crew, report)
+        content = {**tables_of(runs.runs), **book.files}
+        content["board.md"] = whole.front_page(runs, book.whole, list(content))
+        if html:
+            from steelyard.leaderboards.page import page
 
-        designs = {chapter.task: chapter.designs for chapter in book.chapters}
-        content = {"index.html": page(folders, runs, book.whole, designs, content), **content}
-    files = [replace_file(out / name, text) for name, text in content.items()]
+            designs = {chapter.task: chapter.designs for chapter in book.chapters}
+            content = {"index.html": page(folders, runs, book.whole, designs, content), **content}
+        files = [replace_file(out / name, text) for name, text in content.items()]
     return Published(tuple(files), book.whole.boards, book.whole.profiles)
 
 
