@@ -118,7 +118,12 @@ def test_an_interrupted_helper_says_nothing(tmp_path: Path) -> None:
     idle = SCRIPT.replace(', "another"', "")  # one thing, which the parent does itself
     script.write_text(idle.replace("def work(thing, tell):", WAITING))
     started = subprocess.Popen(
-        [sys.executable, script], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, script],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # What a shell starts in the background ignores Ctrl-C, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     time.sleep(3)
     os.killpg(started.pid, signal.SIGINT)
