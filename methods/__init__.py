@@ -14,14 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
-from steelyard.harness.backbone import Kind
-from steelyard.harness.errors import UserError, unknown
-from steelyard.harness.search import Range, Space
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.examples import Kind
+from steelyard.harness.training.search import Range, Space
 
 if typing.TYPE_CHECKING:
-    from steelyard.harness.backbone import Backbone
-    from steelyard.harness.batches import TrainData
-    from steelyard.harness.budget import Meter
+    from steelyard.harness.budget.meter import Meter
+    from steelyard.harness.models.backbone import Backbone
+    from steelyard.harness.training.train_data import TrainData
 
 Option = str | int | float | bool
 
@@ -173,6 +173,6 @@ def _checked(module: Any, name: str) -> Method:
         if not isinstance(values, Range):
             raise UserError(
                 f"SEARCH of '{name}': {option} must be a Choice, Uniform or LogUniform of "
-                "steelyard.harness.search."
+                "steelyard.harness.training.search."
             )
     return typing.cast(Method, module)

@@ -55,15 +55,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from steelyard.harness.backbone import SIDES, Backbone, Batch, Latents, Side
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.fit import fit
-from steelyard.harness.search import LogUniform, Space
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import SIDES, Side
+from steelyard.harness.models.backbone import Backbone, Batch, Latents
+from steelyard.harness.training.fit import fit
+from steelyard.harness.training.search import LogUniform, Space
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._divergences import kullback_leibler
-from steelyard.methods._gradients import (
+from steelyard.methods._shared.divergences import kullback_leibler
+from steelyard.methods._shared.gradients import (
     block_gradients,
     carry,
     flat_gradient,

@@ -19,13 +19,13 @@ own settings are beta 0.1 and no NLL term.
 
 from dataclasses import dataclass
 
-from steelyard.harness.backbone import Backbone
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.search import Choice, LogUniform, Space
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.training.search import Choice, LogUniform, Space
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preferences import Negatives, Source
+from steelyard.methods._preference.negatives import Negatives, Source
 
 ABOUT = About(
     title="DPO",
@@ -75,7 +75,7 @@ SEARCH: Space = {
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Make pairs with the model as it is, then minimise the loss until the budget is used."""
-    from steelyard.methods._pairwise import train_on_pairs
+    from steelyard.methods._preference.pairwise import train_on_pairs
 
     train_on_pairs(
         backbone,

@@ -26,15 +26,15 @@ with ``skip_flat`` such a question sits out the next pass over the data.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from steelyard.harness.backbone import Backbone
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.search import Choice, Space, Uniform
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.training.search import Choice, Space, Uniform
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._online import Sampling, check_options, train_online
+from steelyard.methods._preference.online import Sampling, check_options, train_online
 
 if TYPE_CHECKING:
-    from steelyard.harness.vlm import Vlm
+    from steelyard.harness.models.vlm import Vlm
 
 ABOUT = About(
     title="GRPO",

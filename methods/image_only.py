@@ -6,12 +6,12 @@ budget; the text encoder is never run. Scored by the image head.
 
 from dataclasses import dataclass
 
-from steelyard.harness.backbone import TwoTower
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.search import Space
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.models.backbone import TwoTower
+from steelyard.harness.training.search import Space
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._pretrain import train_side
+from steelyard.methods._shared.pretrain import train_side
 
 ABOUT = About(
     title="Image only",

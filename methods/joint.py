@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steelyard.harness.backbone import Backbone, Batch
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.fit import fit
-from steelyard.harness.search import Space
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.models.backbone import Backbone, Batch
+from steelyard.harness.training.fit import fit
+from steelyard.harness.training.search import Space
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 
 ABOUT = About(

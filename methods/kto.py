@@ -18,13 +18,13 @@ A step costs more than DPO's on as many rows: KL rows go through both models too
 from dataclasses import dataclass
 from typing import cast
 
-from steelyard.harness.backbone import Backbone
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.search import LogUniform, Space, Uniform
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.training.search import LogUniform, Space, Uniform
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preferences import Negatives, Source
+from steelyard.methods._preference.negatives import Negatives, Source
 
 ABOUT = About(
     title="KTO",
@@ -78,16 +78,16 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     """Take wrong answers from the model as it is, then train until the budget is used."""
     from trl import KTOConfig, KTOTrainer
 
-    from steelyard.harness.vlm import Vlm
-    from steelyard.methods import _preflight, _trl, _trl_data
-    from steelyard.methods._preferences import make_pairs
+    from steelyard.harness.models.vlm import Vlm
+    from steelyard.methods._preference import preflight, trl, trl_data
+    from steelyard.methods._preference.negatives import make_pairs
 
     model = cast(Vlm, backbone)
     pairs = make_pairs(model, data, meter, config.source(), seed)
-    prompts = _trl_data.prompts_of(model, data)
-    _preflight.check(model, data, pairs, prompts)
-    size = _trl_data.batch_size(model, 2 * len(pairs), least=2)
-    with _trl.workspace(model) as folder:
+    prompts = trl_data.prompts_of(model, data)
+    preflight.check(model, data, pairs, prompts)
+    size = trl_data.batch_size(model, 2 * len(pairs), least=2)
+    with trl.workspace(model) as folder:
         own = {
             "per_device_train_batch_size": size,
             "beta": config.beta,
@@ -96,10 +96,10 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         }
         trainer = KTOTrainer(
             model=model.model,
-            ref_model=_trl.reference_copy(model),
-            args=_trl.arguments(KTOConfig, model, seed, folder, **own),
-            data_collator=_trl_data.unpaired(model, pairs, prompts),
-            train_dataset=_trl_data.ordered(2 * len(pairs), size, seed, "kto"),
+            ref_model=trl.reference_copy(model),
+            args=trl.arguments(KTOConfig, model, seed, folder, **own),
+            data_collator=trl_data.unpaired(model, pairs, prompts),
+            train_dataset=trl_data.ordered(2 * len(pairs), size, seed, "kto"),
             processing_class=model.processor,
         )
-        _trl.run(trainer, model, meter, items=size)
+        trl.run(trainer, model, meter, items=size)

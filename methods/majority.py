@@ -5,10 +5,10 @@ What a board's scores are worth is read against this row.
 
 from dataclasses import dataclass
 
-from steelyard.harness.backbone import TwoTower
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.search import Space
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.models.backbone import TwoTower
+from steelyard.harness.training.search import Space
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 
 ABOUT = About(

@@ -34,17 +34,24 @@ On a classifier the policy is the distribution over classes: see ``_policy``.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from steelyard.harness.backbone import Backbone
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.search import Choice, LogUniform, Space, Uniform
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.training.search import Choice, LogUniform, Space, Uniform
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._mining import FAULTS, Attack, Mining, Reference, Selection, parse_faults
-from steelyard.methods._online import Sampling, check_options
+from steelyard.methods._mbpo.mining import (
+    FAULTS,
+    Attack,
+    Mining,
+    Reference,
+    Selection,
+    parse_faults,
+)
+from steelyard.methods._preference.online import Sampling, check_options
 
 if TYPE_CHECKING:
-    from steelyard.harness.vlm import Vlm
+    from steelyard.harness.models.vlm import Vlm
 
 ABOUT = About(
     title="MBPO",
@@ -158,10 +165,10 @@ SEARCH: Space = {
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Mine pairs with the model as it is, then train on both streams until the budget is used."""
     if backbone.kind == "classifier":
-        from steelyard.methods import _policy
+        from steelyard.methods._mbpo import classifier
 
-        _policy.train(backbone, data, meter, config, seed)
+        classifier.train(backbone, data, meter, config, seed)
         return
-    from steelyard.methods import _pairs
+    from steelyard.methods._mbpo import vlm
 
-    _pairs.train(cast("Vlm", backbone), data, meter, config, seed)
+    vlm.train(cast("Vlm", backbone), data, meter, config, seed)

@@ -64,17 +64,18 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from steelyard.harness.backbone import SIDES, Backbone, Batch, Latents, TwoTower
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.fit import fit
-from steelyard.harness.search import Choice, LogUniform, Space
-from steelyard.harness.seeds import seed_for
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import SIDES
+from steelyard.harness.core.seeds import seed_for
+from steelyard.harness.models.backbone import Backbone, Batch, Latents, TwoTower
+from steelyard.harness.training.fit import fit
+from steelyard.harness.training.search import Choice, LogUniform, Space
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._games import Game, mipd, permutations
-from steelyard.methods._gradients import carry, gradient_at, parameters_held
-from steelyard.methods._pretrain import pretrain_sides
+from steelyard.methods._shared.gradients import carry, gradient_at, parameters_held
+from steelyard.methods._shared.permutation_game import Game, mipd, permutations
+from steelyard.methods._shared.pretrain import pretrain_sides
 
 ABOUT = About(
     title="MCR",

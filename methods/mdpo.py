@@ -30,14 +30,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from steelyard.harness.backbone import Backbone, Inputs
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.search import LogUniform, Space
-from steelyard.harness.seeds import seed_for
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Inputs
+from steelyard.harness.core.seeds import seed_for
+from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.training.search import LogUniform, Space
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preferences import Negatives, Source
+from steelyard.methods._preference.negatives import Negatives, Source
 
 ABOUT = About(
     title="mDPO",
@@ -98,32 +99,32 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     """Make pairs with the model as it is, then minimise the loss until the budget is used."""
     from trl import DPOConfig
 
-    from steelyard.harness.vlm import Vlm
-    from steelyard.methods import _preflight, _trl, _trl_data
-    from steelyard.methods._image_pairs import ImagePairTrainer
-    from steelyard.methods._preferences import make_pairs
+    from steelyard.harness.models.vlm import Vlm
+    from steelyard.methods._preference import preflight, trl, trl_data
+    from steelyard.methods._preference.image_pairs import ImagePairTrainer
+    from steelyard.methods._preference.negatives import make_pairs
 
     model = cast(Vlm, backbone)
     pairs = make_pairs(model, data, meter, config.source(), seed)
-    prompts = _trl_data.prompts_of(model, data)
-    damaged = _trl_data.prompts_of(model, data, damaged_inputs(data, config, seed))
-    _preflight.check(model, data, pairs, prompts)
-    size = _trl_data.batch_size(model, len(pairs))
-    with _trl.workspace(model) as folder:
+    prompts = trl_data.prompts_of(model, data)
+    damaged = trl_data.prompts_of(model, data, damaged_inputs(data, config, seed))
+    preflight.check(model, data, pairs, prompts)
+    size = trl_data.batch_size(model, len(pairs))
+    with trl.workspace(model) as folder:
         trainer = ImagePairTrainer(
             terms=lambda right, wrong, blurred, seen: loss_terms(
                 right, wrong, blurred, seen, config
             ),
             model=model.model,
-            ref_model=_trl.reference_copy(model),
-            args=_trl.arguments(
+            ref_model=trl.reference_copy(model),
+            args=trl.arguments(
                 DPOConfig, model, seed, folder, per_device_train_batch_size=size, beta=config.beta
             ),
-            data_collator=_trl_data.image_preference(model, pairs, prompts, damaged),
-            train_dataset=_trl_data.ordered(len(pairs), size, seed, "pairs"),
+            data_collator=trl_data.image_preference(model, pairs, prompts, damaged),
+            train_dataset=trl_data.ordered(len(pairs), size, seed, "pairs"),
             processing_class=model.processor,
         )
-        _trl.run(trainer, model, meter, items=size)
+        trl.run(trainer, model, meter, items=size)
 
 
 def loss_terms(

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelyard.harness.backbone import Backbone, Batch
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.fit import fit
-from steelyard.harness.search import Choice, Space, Uniform
-from steelyard.harness.seeds import seed_for
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.seeds import seed_for
+from steelyard.harness.models.backbone import Backbone, Batch
+from steelyard.harness.training.fit import fit
+from steelyard.harness.training.search import Choice, Space, Uniform
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 
 ABOUT = About(

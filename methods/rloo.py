@@ -17,15 +17,15 @@ are those of ``grpo``; beta 0.05 is TRL's default, the group of 8 is ours (TRL: 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from steelyard.harness.backbone import Backbone
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.search import Choice, Space, Uniform
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.training.search import Choice, Space, Uniform
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._online import Sampling, check_options, train_online
+from steelyard.methods._preference.online import Sampling, check_options, train_online
 
 if TYPE_CHECKING:
-    from steelyard.harness.vlm import Vlm
+    from steelyard.harness.models.vlm import Vlm
 
 ABOUT = About(
     title="RLOO",

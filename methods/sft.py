@@ -12,11 +12,11 @@ schedule then ends at that share. Where a control needs equal compute, leave it 
 from dataclasses import dataclass
 from typing import cast
 
-from steelyard.harness.backbone import Backbone
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.search import Space
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.training.search import Space
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 
 ABOUT = About(
@@ -46,19 +46,19 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     """Minimise the answers' negative log-likelihood until the share of the budget is used."""
     from trl import SFTConfig, SFTTrainer
 
-    from steelyard.harness.vlm import Vlm
-    from steelyard.methods import _preflight, _trl, _trl_data
+    from steelyard.harness.models.vlm import Vlm
+    from steelyard.methods._preference import preflight, trl, trl_data
 
     model = cast(Vlm, backbone)
-    prompts = _trl_data.prompts_of(model, data)
-    _preflight.check(model, data, prompt=prompts)
-    size = _trl_data.batch_size(model, len(data))
-    with _trl.workspace(model) as folder:
+    prompts = trl_data.prompts_of(model, data)
+    preflight.check(model, data, prompt=prompts)
+    size = trl_data.batch_size(model, len(data))
+    with trl.workspace(model) as folder:
         trainer = SFTTrainer(
             model=model.model,
-            args=_trl.arguments(SFTConfig, model, seed, folder, per_device_train_batch_size=size),
-            data_collator=_trl_data.supervised(model, data, prompts),
-            train_dataset=_trl_data.ordered(len(data), size, seed, "sft"),
+            args=trl.arguments(SFTConfig, model, seed, folder, per_device_train_batch_size=size),
+            data_collator=trl_data.supervised(model, data, prompts),
+            train_dataset=trl_data.ordered(len(data), size, seed, "sft"),
             processing_class=model.processor,
         )
-        _trl.run(trainer, model, meter, items=size, until=config.share)
+        trl.run(trainer, model, meter, items=size, until=config.share)

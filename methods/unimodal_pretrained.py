@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steelyard.harness.backbone import Batch, TwoTower
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.fit import fit
-from steelyard.harness.search import LogUniform, Space, Uniform
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.models.backbone import Batch, TwoTower
+from steelyard.harness.training.fit import fit
+from steelyard.harness.training.search import LogUniform, Space, Uniform
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._pretrain import pretrain_sides
+from steelyard.methods._shared.pretrain import pretrain_sides
 
 ABOUT = About(
     title="Unimodal pre-training",

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from steelyard.harness.backbone import Backbone
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Meter
-from steelyard.harness.search import Space
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.training.search import Space
+from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 
 ABOUT = About(

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import yaml
 
-from steelyard.harness import cache
-from steelyard.harness.backbone import Inputs, Turn
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.errors import UserError, unknown
-from steelyard.tasks import grammar, stock
-from steelyard.tasks.grammar import Variant as Variant
+from steelyard.harness.core import files as cache
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.examples import Corpus, Example, Inputs, Turn
+from steelyard.tasks._lmms import stock
+from steelyard.tasks.corruptions import variants as grammar
+from steelyard.tasks.corruptions.variants import Variant as Variant
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from steelyard.tasks._memory_task import MemoryTask
-    from steelyard.tasks._stock_task import StockTask
+    from steelyard.tasks._lmms.memory_task import MemoryTask
+    from steelyard.tasks._lmms.stock_task import StockTask
     from steelyard.tasks.metrics import Doc, Question
 
 PREFIX = "steelyard_"
@@ -192,9 +192,9 @@ def find_root(name: str, root: Path | None = None) -> Path:
 def world(name: str, **knobs: float) -> Path:
     """Folder of a task's generated data, written to the user's cache if absent.
 
-    ``knobs`` change its probabilities, see ``harness.world_sets``.
+    ``knobs`` change its probabilities, see ``tasks.world.build``.
     """
-    from steelyard.harness.world_sets import ensure
+    from steelyard.tasks.world.build import ensure
 
     changed: dict[str, Any] = dict(knobs)
     return ensure(
@@ -206,12 +206,12 @@ def load(name: str, root: Path, **options: Any) -> Corpus:
     """Read a task's data set with the options of its loader; one of lmms-eval's has none."""
     if is_stock(name):
         stock.check(name)
-        from steelyard.harness.compat import import_lmms_eval
+        from steelyard.harness.core.compat import import_lmms_eval
 
         import_lmms_eval()
-        from steelyard.tasks import _stock_task
+        from steelyard.tasks._lmms import stock_task
 
-        return _stock_task.load(name, root)
+        return stock_task.load(name, root)
     check_options(name, options)
     return module(name).load(root, **options)
 
@@ -302,19 +302,19 @@ def build(
     Raises:
         UserError: no such split, or ``limit`` is not positive.
     """
-    from steelyard.harness.compat import import_lmms_eval
+    from steelyard.harness.core.compat import import_lmms_eval
 
     import_lmms_eval()
-    from steelyard.tasks import _memory_task, _stock_task
+    from steelyard.tasks._lmms import memory_task, stock_task
 
     if is_stock(variant.task):
-        return _stock_task.build(variant, corpus, split, limit)
-    return _memory_task.build(variant, corpus, split, limit)
+        return stock_task.build(variant, corpus, split, limit)
+    return memory_task.build(variant, corpus, split, limit)
 
 
 def doc_to_visual(doc: "Doc | Question") -> "list[Image]":
     """The row's image in a list, as lmms-eval passes images; empty where there is none."""
-    from steelyard.tasks.images import open_image
+    from steelyard.tasks._shared.images import open_image
 
     return [open_image(Path(doc["image"]))] if doc["image"] else []
 

@@ -7,9 +7,10 @@ task of its own, ``amber_generative`` and ``amber_discriminative``: it needs onl
 from collections.abc import Sequence
 from pathlib import Path
 
-from steelyard.harness.data import Corpus
-from steelyard.tasks import _amber, metrics
-from steelyard.tasks._amber import doc_to_target, doc_to_text
+from steelyard.harness.core.examples import Corpus
+from steelyard.tasks import metrics
+from steelyard.tasks._shared import amber_files
+from steelyard.tasks._shared.amber_files import doc_to_target, doc_to_text
 
 __all__ = ["doc_to_target", "doc_to_text", "load", "process_results"]
 HALVES = ("generative", "discriminative")
@@ -19,9 +20,9 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     """Read AMBER's folder: all its queries, ``annotations.json``, ``relation.json``, safe words.
 
     Raises:
-        UserError: as ``_amber.load``.
+        UserError: as ``amber_files.load``.
     """
-    return _amber.load("amber", root, HALVES, max_bad)
+    return amber_files.load("amber", root, HALVES, max_bad)
 
 
 def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
@@ -29,7 +30,7 @@ def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Sh
 
     The score is half of F1 and of what CHAIR leaves: (100 - CHAIR + F1) / 2 in percent.
     """
-    parts = _amber.shares(doc, results[0])
+    parts = amber_files.shares(doc, results[0])
     good = "f1" in parts
     term = (good, *parts["f1" if good else "chair"])
     return {**parts, "score": term, "item": metrics.answered(doc, results[0])}

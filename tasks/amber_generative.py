@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus
-from steelyard.tasks import _amber, _official
-from steelyard.tasks._amber import doc_to_target, doc_to_text, process_results
+from steelyard.harness.core.examples import Corpus
+from steelyard.tasks._shared import amber_files, official
+from steelyard.tasks._shared.amber_files import doc_to_target, doc_to_text, process_results
 
 __all__ = ["doc_to_target", "doc_to_text", "load", "process_results", "write_official"]
 
@@ -15,9 +15,9 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     """Read the generative queries of AMBER's folder with its annotations.
 
     Raises:
-        UserError: as ``_amber.load``.
+        UserError: as ``amber_files.load``.
     """
-    return _amber.load("amber_generative", root, ("generative",), max_bad)
+    return amber_files.load("amber_generative", root, ("generative",), max_bad)
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
@@ -28,11 +28,11 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     """
     queries, annotations = [], []
     for row in rows:
-        id_ = _official.column(row, "question_id")
+        id_ = official.column(row, "question_id")
         name = f"AMBER_{id_}.jpg"
-        _official.write_image(_official.column(row, "image"), folder / "image", name)
-        queries.append({"id": id_, "image": name, "query": _amber.DESCRIBE})
-        objects = {key: list(_official.column(row, key)) for key in ("truth", "hallu")}
-        annotations.append({"id": id_, "type": _amber.CAPTIONS, **objects})
-    _official.write_json(folder / "data" / "query" / "query_generative.json", queries)
-    _official.write_json(folder / "data" / "annotations.json", annotations)
+        official.write_image(official.column(row, "image"), folder / "image", name)
+        queries.append({"id": id_, "image": name, "query": amber_files.DESCRIBE})
+        objects = {key: list(official.column(row, key)) for key in ("truth", "hallu")}
+        annotations.append({"id": id_, "type": amber_files.CAPTIONS, **objects})
+    official.write_json(folder / "data" / "query" / "query_generative.json", queries)
+    official.write_json(folder / "data" / "annotations.json", annotations)

@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
-from steelyard.harness.reading import read_json, read_json_lines, read_text
-from steelyard.tasks import _objects, _questions, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import read_json, read_json_lines, read_text
+from steelyard.tasks import metrics
+from steelyard.tasks._shared import objects as _objects
+from steelyard.tasks._shared import questions
 
 LIST = "images.jsonl"
 SYNONYMS = "synonyms.txt"
@@ -45,17 +47,17 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "") -> Corpus:
         lines = _vocabulary(root, labelled)
         return [_example(folder, row, lines, split) for row in labelled]
 
-    found = _questions.corpus("chair", root, read, notes={}, max_bad=max_bad)
+    found = questions.corpus("chair", root, read, notes={}, max_bad=max_bad)
     counts = ", ".join(f"{split} {count}" for split, count in unlabelled.items())
     return replace(found, notes={"not labelled": counts})
 
 
 def _listed(root: Path) -> Iterator[Mapping[str, Any]]:
     for where, row in read_json_lines(root / LIST):
-        objects = None if row.get("objects") is None else _questions.strings(where, row, "objects")
-        captions = _questions.strings(where, row, "captions")
+        objects = None if row.get("objects") is None else questions.strings(where, row, "objects")
+        captions = questions.strings(where, row, "captions")
         yield {
-            "image": _questions.field(where, row, "image"),
+            "image": questions.field(where, row, "image"),
             "objects": objects,
             "captions": captions,
         }
@@ -83,7 +85,7 @@ def _official(root: Path, part: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _coco(root: Path, kind: str, part: str) -> Any:
-    found = _questions.files(root, *(f"{folder}/{kind}_*{part}*.json" for folder in FOLDERS))
+    found = questions.files(root, *(f"{folder}/{kind}_*{part}*.json" for folder in FOLDERS))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise UserError(f"Several {kind} files in {root}: {names}. Choose by part=..., as val2014.")
@@ -107,8 +109,8 @@ def _example(root: Path, row: Mapping[str, Any], lines: tuple[str, ...], split: 
     said = [_objects.mentions(text, lines) for text in row["captions"]]
     present = tuple(dict.fromkeys(name for names in (*seen.values(), *said) for name in names))
     return Example(
-        f"{_questions.prefix(split)}{row['image']}",
-        _questions.image_path(root, row["image"]),
+        f"{questions.prefix(split)}{row['image']}",
+        questions.image_path(root, row["image"]),
         None,
         (),
         answers=row["captions"],
@@ -119,7 +121,7 @@ def _example(root: Path, row: Mapping[str, Any], lines: tuple[str, ...], split: 
 
 def doc_to_text(doc: metrics.Question) -> str:
     """Prompt of a row: the instruction alone, for there is no text beside the image."""
-    return _questions.CAPTION
+    return questions.CAPTION
 
 
 def doc_to_target(doc: metrics.Question) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError, unknown
-from steelyard.harness.reading import IMAGE_SUFFIXES, build_corpus, carve, find_file, read_csv
-from steelyard.tasks import _official, metrics
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus, carve, find_file, read_csv
+from steelyard.tasks import metrics
+from steelyard.tasks._shared import official
 
 VAL_SHARE = 0.1
 """Share of each class's training items carved as validation: there is no official one."""
@@ -153,15 +154,15 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     titles: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
     used: set[tuple[str, str, str]] = set()
     for row in rows:
-        split = "test" if row[_official.SPLIT] == "test" else "train"
-        label = _class_name(_official.column(row, *COLUMNS["label"]))
-        picture = _official.column(row, "image", "img")
+        split = "test" if row[official.SPLIT] == "test" else "train"
+        label = _class_name(official.column(row, *COLUMNS["label"]))
+        picture = official.column(row, "image", "img")
         file = _file_name(row, picture)
         if not file or (split, label, file) in used:
             file = f"{label}_{len(titles[split])}.jpg"
         used.add((split, label, file))
-        _official.write_image(picture, folder / "images" / split / label, file)
-        text = _official.column(row, *COLUMNS["text"])
+        official.write_image(picture, folder / "images" / split / label, file)
+        text = official.column(row, *COLUMNS["text"])
         titles[split].append((file, " ".join(str(text or "").split()), label))
     for split, listed in titles.items():
         path = folder / "texts" / f"{split}_titles.csv"

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
-from steelyard.harness.reading import read_json
-from steelyard.tasks import _official, _questions, answers, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import read_json
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import official
+from steelyard.tasks._shared import questions as _questions
 
 FOLDERS = (".", "questions", "questions1.2")
 SEMANTIC = {
@@ -86,20 +88,20 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     """
     asked: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for row in rows:
-        part, _, kind = str(row[_official.CONFIG]).rpartition("_")
+        part, _, kind = str(row[official.CONFIG]).rpartition("_")
         if kind == "images":
-            name = f"{_official.column(row, 'id')}.jpg"
-            _official.write_image(_official.column(row, "image"), folder / "images", name)
+            name = f"{official.column(row, 'id')}.jpg"
+            official.write_image(official.column(row, "image"), folder / "images", name)
         elif kind == "instructions":
-            content = {key: row[key] for key in row.keys() - {_official.CONFIG, _official.SPLIT}}
-            asked[part][str(_official.column(row, "id"))] = content
+            content = {key: row[key] for key in row.keys() - {official.CONFIG, official.SPLIT}}
+            asked[part][str(official.column(row, "id"))] = content
         else:
             raise UserError(
-                f"The copy has a configuration {row[_official.CONFIG]!r}: expected "
+                f"The copy has a configuration {row[official.CONFIG]!r}: expected "
                 "testdev_balanced_images and testdev_balanced_instructions."
             )
     for part, questions in asked.items():
-        _official.write_json(folder / f"{part}_questions.json", questions)
+        official.write_json(folder / f"{part}_questions.json", questions)
 
 
 def doc_to_text(doc: metrics.Question) -> str:

@@ -15,9 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _judged, _official, _questions, answers, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import judged as _judged
+from steelyard.tasks._shared import official, questions
 
 FILE = "HallusionBench.json"
 CATEGORIES = ("VD", "VS")
@@ -68,14 +70,14 @@ def load(root: Path, *, max_bad: float = 0.01, verdicts: str = "") -> Corpus:
         return [_example(folder, where, row, split, judged) for where, row in _rows(folder)]
 
     notes = {"scored by": "verdicts" if judged is not None else "words"}
-    return _questions.corpus("hallusionbench", root, read, notes=notes, max_bad=max_bad, whole=True)
+    return questions.corpus("hallusionbench", root, read, notes=notes, max_bad=max_bad, whole=True)
 
 
 def _rows(root: Path) -> Iterator[tuple[str, Row]]:
-    found = _questions.files(root, FILE)
+    found = questions.files(root, FILE)
     if not found:
         raise UserError(f"No {FILE} in {root}: check the data folder and its layout.")
-    yield from _questions.listed(found[0])
+    yield from questions.listed(found[0])
 
 
 def _example(
@@ -83,7 +85,7 @@ def _example(
 ) -> Example:
     keys = ("category", "subcategory", "set_id", "figure_id", "question_id")
     category, subcategory, group, figure, question = (
-        _questions.field(where, row, key) for key in keys
+        questions.field(where, row, key) for key in keys
     )
     if category not in CATEGORIES:
         raise UserError(f"{where}: category {category!r}, allowed are VD and VS.")
@@ -91,11 +93,11 @@ def _example(
     if label is None:
         raise UserError(f"{where}: gt_answer {row.get('gt_answer')!r}, allowed are '0' and '1'.")
     cluster = f"{category}/{subcategory}/{group}"
-    id_ = f"{_questions.prefix(split)}{cluster}/{figure}/{question}"
+    id_ = f"{questions.prefix(split)}{cluster}/{figure}/{question}"
     return Example(
         id_,
         _figure(where, root, row),
-        _questions.field(where, row, "question"),
+        questions.field(where, row, "question"),
         (),
         answers=(label,),
         choices=("yes", "no"),
@@ -111,19 +113,19 @@ def _figure(where: str, root: Path, row: Row) -> Path | None:
         if str(row.get("visual_input")) != "0":
             raise UserError(f"{where}: no 'filename' of the figure.")
         return None
-    name = _questions.field(where, row, "filename")
+    name = questions.field(where, row, "filename")
     paths = [root / folder / name for folder in IMAGE_FOLDERS]
     return next((path for path in paths if path.is_file()), paths[0])
 
 
 def doc_to_text(doc: metrics.Question) -> str:
     """Prompt of a row."""
-    return _questions.prompt(doc)
+    return questions.prompt(doc)
 
 
 def doc_to_target(doc: metrics.Question) -> str:
     """Right answer of a row."""
-    return _questions.first_answer(doc)
+    return questions.first_answer(doc)
 
 
 def said(answer: str) -> str | None:
@@ -171,8 +173,8 @@ def write_official(rows: Iterator[Row], folder: Path) -> None:
     """
     kept = []
     for row in rows:
-        kept.append({name: _official.column(row, name) for name in COLUMNS})
+        kept.append({name: official.column(row, name) for name in COLUMNS})
         if name := kept[-1]["filename"]:
-            picture = _official.column(row, "image")
-            _official.write_image(picture, folder / IMAGE_FOLDERS[0], str(Path(name)))
-    _official.write_json(folder / FILE, kept)
+            picture = official.column(row, "image")
+            official.write_image(picture, folder / IMAGE_FOLDERS[0], str(Path(name)))
+    official.write_json(folder / FILE, kept)

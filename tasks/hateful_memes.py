@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError, unknown
-from steelyard.harness.reading import build_corpus, carve, find_file, read_json_lines
-from steelyard.tasks import _official, metrics
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import build_corpus, carve, find_file, read_json_lines
+from steelyard.tasks import metrics
+from steelyard.tasks._shared import official
 
 CLASSES = ("not_hateful", "hateful")
 ANSWERS = ("no", "yes")
@@ -151,7 +152,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     """
     found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        split = str(row[_official.SPLIT])
+        split = str(row[official.SPLIT])
         split = {"validation": "dev", "val": "dev"}.get(split, split)
         if f"{split}.jsonl" not in (*FIRST_PHASE, *SECOND_PHASE, "train.jsonl"):
             raise UserError(f"The copy has a split {split!r}, which Hateful Memes does not have.")
@@ -159,13 +160,13 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         # Ids that are numbers have lost the leading zeros that file names have.
         stem = f"{id:05}" if isinstance(id, int) else str(id)
         name = row["img"] if isinstance(row.get("img"), str) else f"img/{stem}.png"
-        _official.write_image(row.get("image", row.get("img")), folder, name)
+        official.write_image(row.get("image", row.get("img")), folder, name)
         label = _label(row.get("label"))
         known = {} if label is None else {"label": label}
-        text = _official.column(row, "text")
+        text = official.column(row, "text")
         found[split].append({"id": id, "img": name, "text": text or "", **known})
     for split, listed in found.items():
-        _official.write_lines(folder / f"{split}.jsonl", listed)
+        official.write_lines(folder / f"{split}.jsonl", listed)
 
 
 def _label(given: Any) -> int | None:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.reading import build_corpus, find_file, read_json_lines
-from steelyard.tasks import _questions, answers, metrics
+from steelyard.harness.core.examples import Corpus, Example
+from steelyard.harness.data.reading import build_corpus, find_file, read_json_lines
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import questions
 
 CAPTION = "caption"
 """Kind of a row whose question is the whole instruction and whose answer is a sentence."""
@@ -38,17 +39,17 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
 def _examples(root: Path, path: Path) -> Iterator[Example]:
     for where, row in read_json_lines(path):
-        asked = _questions.field(where, row, "question")
-        kind = _questions.field(where, row, "kind") if row.get("kind") else PLAIN
+        asked = questions.field(where, row, "question")
+        kind = questions.field(where, row, "kind") if row.get("kind") else PLAIN
         caption = kind == CAPTION
-        image, name = _questions.pictures(where, root, row)
+        image, name = questions.pictures(where, root, row)
         yield Example(
-            _questions.field(where, row, "id"),
+            questions.field(where, row, "id"),
             image,
             None if caption else asked,
             (),
-            answers=(_questions.field(where, row, "answer"),),
-            choices=_questions.strings(where, row, "choices"),
+            answers=(questions.field(where, row, "answer"),),
+            choices=questions.strings(where, row, "choices"),
             subset=kind,
             cluster=name,
             # An instruction alone: there is no evidence in it that a corruption could take away.
@@ -58,12 +59,12 @@ def _examples(root: Path, path: Path) -> Iterator[Example]:
 
 def doc_to_text(doc: metrics.Question) -> str:
     """Prompt of a row: a caption's instruction as it is, any other question with the usual one."""
-    return doc["facts"].get("instruction", (_questions.prompt(doc),))[0]
+    return doc["facts"].get("instruction", (questions.prompt(doc),))[0]
 
 
 def doc_to_target(doc: metrics.Question) -> str:
     """Right answer of a row."""
-    return _questions.first_answer(doc)
+    return questions.first_answer(doc)
 
 
 def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:

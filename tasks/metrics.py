@@ -1,15 +1,21 @@
 """From a model's answer to per-item values, and from per-item values to one number."""
 
-import json
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from steelyard.harness.core.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+import json
+from collections import Counter
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-
-from steelyard.harness.errors import UserError
 
 SUM_TOLERANCE = 1e-3
 """How far class probabilities may be from 1 together: they arrive rounded."""
@@ -274,3 +280,32 @@ def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> NDArray[np.
     ratio: NDArray[np.float64] = np.zeros(np.shape(bottom))
     np.divide(top, bottom, out=ratio, where=bottom != 0)
     return ratio
+
+
+def ratio_stderr(parts: Sequence[tuple[float, float]], clusters: Sequence[str]) -> float | None:
+    """Standard error of sum(top) / sum(bottom) by the delta method when whole clusters are drawn.
+
+    None for fewer than two clusters, or where the bottoms sum to zero.
+    """
+    whole = sum(bottom for _, bottom in parts)
+    if not whole:
+        return None
+    centre = ratio(parts)
+    scale = len(parts) / whole
+    residuals = [scale * (top - centre * bottom) for top, bottom in parts]
+    return clustered_stderr(residuals, clusters)
+
+
+def clustered_stderr(values: Sequence[float], clusters: Sequence[str]) -> float | None:
+    """Standard error of the mean of ``values`` when whole clusters are drawn, or None for one.
+
+    With one item a cluster it is the usual s / sqrt(n).
+    """
+    centre = sum(values) / len(values)
+    sums: defaultdict[str, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - centre
+    if len(sums) < 2:
+        return None
+    spread = sum(total**2 for total in sums.values()) * len(sums) / (len(sums) - 1)
+    return math.sqrt(spread) / len(values)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError, unknown
-from steelyard.harness.reading import build_corpus, find_file, read_json
-from steelyard.tasks import _official, metrics
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import build_corpus, find_file, read_json
+from steelyard.tasks import metrics
+from steelyard.tasks._shared import official as _official
 
 # fmt: off
 GENRES = (

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
-from steelyard.harness.reading import IMAGE_SUFFIXES, read_text
-from steelyard.tasks import _official, _questions, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import IMAGE_SUFFIXES, read_text
+from steelyard.tasks import metrics
+from steelyard.tasks._shared import official
+from steelyard.tasks._shared import questions as _questions
 
 NESTED = ("posters", "celebrity", "scene", "landmark", "artwork")
 """Categories whose images and questions lie in folders of their own, as published."""
@@ -112,7 +114,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     The two questions about an image have one ``question_id``, ``<category>/<file>``.
     """
     for row in rows:
-        category, id = (str(_official.column(row, name)) for name in ("category", "question_id"))
+        category, id = (str(official.column(row, name)) for name in ("category", "question_id"))
         if category not in (*PERCEPTION, *COGNITION):
             raise UserError(f"The copy has a category {category!r}, which MME does not have.")
         image = Path(id).name
@@ -120,9 +122,9 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
             image = f"{image}.png"
         own = folder / category
         shown, told = (own / IMAGES, own / QUESTIONS) if category in NESTED else (own, own)
-        _official.write_image(_official.column(row, "image"), shown, image)
+        official.write_image(official.column(row, "image"), shown, image)
         told.mkdir(parents=True, exist_ok=True)
-        question, answer = (str(_official.column(row, name)) for name in ("question", "answer"))
+        question, answer = (str(official.column(row, name)) for name in ("question", "answer"))
         with (told / f"{Path(image).stem}.txt").open("a", encoding="utf-8", newline="\n") as file:
             file.write(f"{' '.join(question.split())}\t{answer.strip().capitalize()}\n")
 

@@ -12,9 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _judged, _official, _questions, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.tasks import metrics
+from steelyard.tasks._shared import judged as _judged
+from steelyard.tasks._shared import official, questions
 
 FILE = "response_template.json"
 TYPES = (
@@ -63,27 +65,27 @@ def load(root: Path, *, max_bad: float = 0.01, ratings: str = "") -> Corpus:
     judged = _judged.read(ratings, "rating", RATINGS)
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        found = _questions.files(folder, FILE)
+        found = questions.files(folder, FILE)
         if not found:
             raise UserError(f"No {FILE} in {folder}: check the data folder and its layout.")
-        rows = enumerate(_questions.listed(found[0]))
+        rows = enumerate(questions.listed(found[0]))
         return [_example(folder, place, *row, split, judged) for place, row in rows]
 
     notes = {"judge": "ratings" if judged is not None else "none, so no score"}
-    return _questions.corpus("mmhal", root, read, notes=notes, max_bad=max_bad)
+    return questions.corpus("mmhal", root, read, notes=notes, max_bad=max_bad)
 
 
 def _example(
     root: Path, place: int, where: str, row: Row, split: str, judged: _judged.Verdicts | None
 ) -> Example:
-    id_ = f"{_questions.prefix(split)}{place}"
+    id_ = f"{questions.prefix(split)}{place}"
     name = _picture(where, row)
     return Example(
         id_,
-        _questions.image_path(root, name),
-        _questions.field(where, row, "question"),
+        questions.image_path(root, name),
+        questions.field(where, row, "question"),
         (),
-        answers=(_questions.field(where, row, "gt_answer"),),
+        answers=(questions.field(where, row, "gt_answer"),),
         subset=str(row.get("question_type") or TYPES[place % len(TYPES)]),
         cluster=name,
         facts=_judged.facts(judged, id_),
@@ -92,7 +94,7 @@ def _example(
 
 def _picture(where: str, row: Row) -> str:
     key = next((key for key in NAMES if row.get(key)), NAMES[-1])
-    return PurePosixPath(urlparse(_questions.field(where, row, key)).path).name
+    return PurePosixPath(urlparse(questions.field(where, row, key)).path).name
 
 
 def doc_to_text(doc: metrics.Question) -> str:
@@ -102,7 +104,7 @@ def doc_to_text(doc: metrics.Question) -> str:
 
 def doc_to_target(doc: metrics.Question) -> str:
     """The human answer."""
-    return _questions.first_answer(doc)
+    return questions.first_answer(doc)
 
 
 def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
@@ -125,6 +127,6 @@ def write_official(rows: Iterator[Row], folder: Path) -> None:
     kept = []
     for place, row in enumerate(rows):
         name = _picture(f"row {place + 1} of the copy", row)
-        _official.write_image(_official.column(row, "image"), folder / "images", name)
+        official.write_image(official.column(row, "image"), folder / "images", name)
         kept.append({key: row[key] for key in row if key in COLUMNS})
-    _official.write_json(folder / FILE, kept)
+    official.write_json(folder / FILE, kept)

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
-from steelyard.harness.reading import find_file, read_json_lines
-from steelyard.tasks import _official, _questions, answers, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import find_file, read_json_lines
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import official, questions
 
 FILE = "naturalbench.jsonl"
 SUFFIXES = {
@@ -38,16 +39,16 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
         lines = read_json_lines(find_file(folder, FILE))
         return [item for where, row in lines for item in _group(folder, where, row, split)]
 
-    return _questions.corpus("naturalbench", root, read, notes={}, max_bad=max_bad, whole=True)
+    return questions.corpus("naturalbench", root, read, notes={}, max_bad=max_bad, whole=True)
 
 
 def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterator[Example]:
     kind = row.get("Question_Type", row.get("Question Type"))
     if kind not in LABELS:
         raise UserError(f"{where}: 'Question_Type' {kind!r}, allowed are {', '.join(LABELS)}.")
-    group = f"{_questions.prefix(split)}{_questions.field(where, row, 'Index')}"
+    group = f"{questions.prefix(split)}{questions.field(where, row, 'Index')}"
     for question, image in PLACES:
-        asked = _questions.field(where, row, f"Question_{question}")
+        asked = questions.field(where, row, f"Question_{question}")
         key = f"Image_{image}_Question_{question}"
         label = str(row.get(key)).strip().capitalize()
         if label not in LABELS[kind]:
@@ -56,7 +57,7 @@ def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterat
         text, options = _parted(asked) if kind == "multiple_choice" else (asked, "")
         yield Example(
             f"{group}/q{question}_i{image}",
-            _questions.image_path(root, _questions.field(where, row, f"Image_{image}")),
+            questions.image_path(root, questions.field(where, row, f"Image_{image}")),
             text,
             (),
             answers=(label,),
@@ -82,22 +83,22 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     """
     groups: dict[int, dict[str, Any]] = {}
     for row in rows:
-        index = int(_official.column(row, "Index"))
+        index = int(official.column(row, "Index"))
         whole = "Question_0" in row
         number = index if whole else index // len(PLACES)
         group = groups.setdefault(number, {"Index": number})
-        group["Question_Type"] = _official.column(row, "Question_Type", "Question Type")
+        group["Question_Type"] = official.column(row, "Question_Type", "Question Type")
         places = PLACES if whole else (PLACES[index % len(PLACES)],)
         for question, image in places:
             key = f"Image_{image}_Question_{question}"
-            group[f"Question_{question}"] = _official.column(
+            group[f"Question_{question}"] = official.column(
                 row, f"Question_{question}" if whole else "Question"
             )
-            group[key] = _official.column(row, key if whole else "Answer")
+            group[key] = official.column(row, key if whole else "Answer")
             group[f"Image_{image}"] = name = f"{number}_{image}.jpg"
-            picture = _official.column(row, f"Image_{image}" if whole else "Image")
-            _official.write_image(picture, folder / "images", name)
-    _official.write_lines(folder / FILE, groups.values())
+            picture = official.column(row, f"Image_{image}" if whole else "Image")
+            official.write_image(picture, folder / "images", name)
+    official.write_lines(folder / FILE, groups.values())
 
 
 def doc_to_text(doc: metrics.Question) -> str:
@@ -108,7 +109,7 @@ def doc_to_text(doc: metrics.Question) -> str:
 
 def doc_to_target(doc: metrics.Question) -> str:
     """Right answer of a row."""
-    return _questions.first_answer(doc)
+    return questions.first_answer(doc)
 
 
 def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:

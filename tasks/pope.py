@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError, unknown
-from steelyard.harness.reading import read_json_lines
-from steelyard.tasks import _official, _questions, answers, metrics
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import read_json_lines
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import official
+from steelyard.tasks._shared import questions as _questions
 
 KINDS = ("random", "popular", "adversarial")
 """How the absent objects were drawn: at random, by frequency, by what is often seen together."""
@@ -112,20 +114,20 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     asked: dict[str, dict[str, Mapping[str, Any]]] = {kind: {} for kind in KINDS}
     for row in rows:
         kind, number, image, text, label = (
-            _official.column(row, name)
+            official.column(row, name)
             for name in ("category", "question_id", "image_source", "question", "answer")
         )
         if kind not in KINDS:
             raise UserError(f"The copy has category {kind!r}, allowed are {', '.join(KINDS)}.")
         name = f"{image}.jpg"
-        _official.write_image(_official.column(row, "image"), folder / IMAGES, name)
+        official.write_image(official.column(row, "image"), folder / IMAGES, name)
         numbered = int(number) if str(number).isdecimal() else number
         content = {"question_id": numbered, "image": name, "text": text, "label": label.lower()}
         asked[kind][str(number)] = content
     for kind, found in asked.items():
         if found:
             path = folder / "coco" / NAMES[0].format(kind)
-            _official.write_lines(path, found.values())
+            official.write_lines(path, found.values())
 
 
 def doc_to_text(doc: metrics.Question) -> str:

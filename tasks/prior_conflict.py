@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
-from steelyard.harness.reading import find_file, read_json_lines
-from steelyard.tasks import _questions, answers, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import find_file, read_json_lines
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import questions
 
 FILE = "questions.jsonl"
 AGREEING = "in_prior"
@@ -25,13 +26,13 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
         return list(_examples(folder, split))
 
-    return _questions.corpus("prior_conflict", root, read, notes={}, max_bad=max_bad)
+    return questions.corpus("prior_conflict", root, read, notes={}, max_bad=max_bad)
 
 
 def _examples(root: Path, split: str) -> Iterator[Example]:
     for where, row in read_json_lines(find_file(root, FILE)):
-        words = {key: _questions.field(where, row, key) for key in ("question", "answer", "prior")}
-        choices = _questions.strings(where, row, "choices")
+        words = {key: questions.field(where, row, key) for key in ("question", "answer", "prior")}
+        choices = questions.strings(where, row, "choices")
         for key in ("answer", "prior"):
             if words[key] not in choices:
                 raise UserError(f"{where}: {key} '{words[key]}' is none of the choices.")
@@ -40,9 +41,9 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
             raise UserError(f"{where}: subset {row.get('subset')!r}, allowed are {allowed}.")
         if (words["answer"] == words["prior"]) != (row["subset"] == AGREEING):
             raise UserError(f"{where}: answer and prior do not fit subset '{row['subset']}'.")
-        image, name = _questions.pictures(where, root, row)
+        image, name = questions.pictures(where, root, row)
         yield Example(
-            f"{_questions.prefix(split)}{_questions.field(where, row, 'id')}",
+            f"{questions.prefix(split)}{questions.field(where, row, 'id')}",
             image,
             words["question"],
             (),
@@ -56,12 +57,12 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
 
 def doc_to_text(doc: metrics.Question) -> str:
     """Prompt of a row."""
-    return _questions.prompt(doc)
+    return questions.prompt(doc)
 
 
 def doc_to_target(doc: metrics.Question) -> str:
     """Right answer of a row."""
-    return _questions.first_answer(doc)
+    return questions.first_answer(doc)
 
 
 def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:

@@ -5,10 +5,11 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.errors import UserError
-from steelyard.harness.reading import build_corpus, find_file, read_json
-from steelyard.tasks import _official, _questions, answers, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example
+from steelyard.harness.data.reading import build_corpus, find_file, read_json
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import official, questions
 
 HOMES = (".", "data/scienceqa", "scienceqa")
 """Where the two JSON files lie below the folder given."""
@@ -70,7 +71,7 @@ def _example(root: Path, path: Path, split: str, id: str, row: Any) -> Example:
     where = f"{path}: problem {id}"
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an object, found {type(row).__name__}.")
-    options = _questions.strings(where, row, "choices")
+    options = questions.strings(where, row, "choices")
     letters = tuple(ascii_uppercase[: len(options)])
     answer = row.get("answer")
     if type(answer) is not int or not 0 <= answer < len(options):
@@ -78,7 +79,7 @@ def _example(root: Path, path: Path, split: str, id: str, row: Any) -> Example:
             f"{where}: 'answer' must be the place of one of its {len(options)} choices."
         )
     hint = str(row.get("hint") or "").strip()
-    question = _questions.field(where, row, "question")
+    question = questions.field(where, row, "question")
     image = _image(path.parent, split, id, row.get("image"))
     return Example(
         id,
@@ -109,36 +110,36 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     ids: dict[str, list[str]] = {split: [] for split in SPLITS}
     first = None
     for row in rows:
-        first = first or row[_official.CONFIG]
-        if row[_official.CONFIG] != first:
+        first = first or row[official.CONFIG]
+        if row[official.CONFIG] != first:
             continue
-        split = {"validation": "val"}.get(row[_official.SPLIT], row[_official.SPLIT])
-        image = _official.column(row, "image")
+        split = {"validation": "val"}.get(row[official.SPLIT], row[official.SPLIT])
+        image = official.column(row, "image")
         content = {
-            key: _official.column(row, key) for key in ("question", "choices", "answer", "hint")
+            key: official.column(row, key) for key in ("question", "choices", "answer", "hint")
         }
         content["choices"] = [str(option) for option in content["choices"]]
         about = {key: row[key] for key in ("subject", "topic", "grade") if key in row}
         id = str(len(problems) + 1)
         if image is not None:
-            _official.write_image(image, folder / "images" / split / id, "image.png")
+            official.write_image(image, folder / "images" / split / id, "image.png")
         named = {"image": None if image is None else "image.png", "split": split}
         problems[id] = {**content, **about, **named}
         ids[split].append(id)
-    _official.write_json(folder / "problems.json", problems)
-    _official.write_json(folder / "pid_splits.json", ids)
+    official.write_json(folder / "problems.json", problems)
+    official.write_json(folder / "pid_splits.json", ids)
 
 
 def doc_to_text(doc: metrics.Question) -> str:
     """Prompt of a row: context and question are evidence, the options belong to the instruction."""
     options = zip(doc["choices"], doc["facts"]["options"], strict=True)
     listed = "".join(f"\n{letter}. {option}" for letter, option in options)
-    return f"{doc['text'] or ''}{listed}{_questions.LETTER}".strip()
+    return f"{doc['text'] or ''}{listed}{questions.LETTER}".strip()
 
 
 def doc_to_target(doc: metrics.Question) -> str:
     """Right answer of a row: a letter."""
-    return _questions.first_answer(doc)
+    return questions.first_answer(doc)
 
 
 def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:

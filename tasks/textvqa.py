@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError, unknown
-from steelyard.harness.reading import find_file, read_json
-from steelyard.tasks import _official, _questions, answers, metrics
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import find_file, read_json
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import official
+from steelyard.tasks._shared import questions as _questions
 
 QUESTIONS = "TextVQA_0.5.1_{}.json"
 TOKENS = "TextVQA_Rosetta_OCR_v0.2_{}.json"
@@ -98,19 +100,19 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     asked: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     tokens: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for row in rows:
-        part = PARTS.get(row[_official.SPLIT], row[_official.SPLIT])
-        image = str(_official.column(row, "image_id"))
+        part = PARTS.get(row[official.SPLIT], row[official.SPLIT])
+        image = str(official.column(row, "image_id"))
         place = FOLDERS.get(part, "train_images")
-        _official.write_image(_official.column(row, "image"), folder / place, f"{image}.jpg")
-        content = {key: _official.column(row, key) for key in ("question_id", "question")}
+        official.write_image(official.column(row, "image"), folder / place, f"{image}.jpg")
+        content = {key: official.column(row, key) for key in ("question_id", "question")}
         given = [str(answer) for answer in row.get("answers") or ()]
         known = {"answers": given} if any(given) else {}
         asked[part].append({"image_id": image, **content, **known})
         tokens[part][image] = {"image_id": image, "ocr_tokens": list(row.get("ocr_tokens") or ())}
     for part, questions in asked.items():
-        _official.write_json(folder / QUESTIONS.format(part), {"data": questions})
+        official.write_json(folder / QUESTIONS.format(part), {"data": questions})
         found = list(tokens[part].values())
-        _official.write_json(folder / TOKENS.format(part), {"data": found})
+        official.write_json(folder / TOKENS.format(part), {"data": found})
 
 
 def doc_to_text(doc: metrics.Question) -> str:

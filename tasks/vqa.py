@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError, unknown
-from steelyard.harness.reading import read_json_lines
-from steelyard.tasks import _questions, _vqa_files, answers, metrics
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data.reading import read_json_lines
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import questions as _questions
+from steelyard.tasks._shared import vqa_files
 
 SCORERS = {"soft": answers.soft, "exact": answers.exact}
 
@@ -27,10 +29,10 @@ def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str 
         raise unknown("scoring of vqa", scoring, SCORERS)
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        questions = _vqa_files.find(folder, "questions", part)
+        questions = vqa_files.find(folder, "questions", part)
         if questions is None:
             return list(_listed(folder, split, scoring))
-        annotations = _vqa_files.find(folder, "annotations", part)
+        annotations = vqa_files.find(folder, "annotations", part)
         if annotations is None:
             raise UserError(f"No *annotations.json in {folder} to answer {questions.name}.")
         images = _questions.images_by_number(folder)
@@ -38,7 +40,7 @@ def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str 
         def image_of(number: int) -> Path:
             return images.get(number, folder / "images" / f"{number:012}.jpg")
 
-        found = _vqa_files.examples(questions, annotations, image_of, split, skipped)
+        found = vqa_files.examples(questions, annotations, image_of, split, skipped)
         return [replace(example, facts={"scoring": (scoring,)}) for example in found]
 
     return _questions.corpus("vqa", root, read, notes={"scoring": scoring}, max_bad=max_bad)

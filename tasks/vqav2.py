@@ -6,9 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _official, _questions, _vqa_files, answers, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.tasks import answers, metrics
+from steelyard.tasks._shared import official as _official
+from steelyard.tasks._shared import questions as _questions
+from steelyard.tasks._shared import vqa_files
 
 PARTS = {
     "train": "train2014",
@@ -47,7 +50,7 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val2014") -> Corpus:
             return official if official.is_file() else elsewhere().get(number, official)
 
         return list(
-            _vqa_files.examples(questions, annotations, image_of, split, skipped, "answer_type")
+            vqa_files.examples(questions, annotations, image_of, split, skipped, "answer_type")
         )
 
     return _questions.corpus("vqav2", root, read, notes={"part": part}, max_bad=max_bad)
@@ -60,7 +63,7 @@ def image_name(part: str, number: int) -> str:
 
 
 def _file(root: Path, kind: str, part: str) -> Path:
-    found = _vqa_files.find(root, kind, f"v2_*{part}")
+    found = vqa_files.find(root, kind, f"v2_*{part}")
     if found is not None:
         return found
     if part in HIDDEN:

@@ -9,7 +9,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from steelyard.harness.backbone import Inputs
+from steelyard.harness.core.examples import Inputs
 from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
 
 REPEATS = 20

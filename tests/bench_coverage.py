@@ -17,10 +17,11 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from simulated_boards import WEIGHTS, Setting, answers, samples_of, true_score
 
-from steelyard.harness.seeds import seed_for
-from steelyard.leaderboards import ranking, stats
-from steelyard.leaderboards.power import visible
-from steelyard.leaderboards.stats import DRAWS, Sample
+from steelyard.harness.core.seeds import seed_for
+from steelyard.leaderboards.stats import intervals as stats
+from steelyard.leaderboards.stats import ranking
+from steelyard.leaderboards.stats.intervals import DRAWS, Sample
+from steelyard.leaderboards.stats.power import visible
 
 Floats = NDArray[np.float64]
 SKILLS = (0.9, 0.5)

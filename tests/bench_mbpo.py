@@ -15,11 +15,11 @@ from typing import Any
 import preference_toy as toy
 import torch
 
-from steelyard.harness.compat import prepare_imports
-from steelyard.harness.vlm import Vlm
-from steelyard.methods import _online, _trl
-from steelyard.methods._mining import frozen, pgd
-from steelyard.methods._online import Row, Sampling
+from steelyard.harness.core.compat import prepare_imports
+from steelyard.harness.models.vlm import Vlm
+from steelyard.methods._mbpo.mining import frozen, pgd
+from steelyard.methods._preference import online, trl
+from steelyard.methods._preference.online import Row, Sampling
 
 ROUNDS = 7
 STEPS = 8  # optimiser steps of one timed run
@@ -58,23 +58,23 @@ def trainer_of(model: Vlm, folder: Path, rows: Sequence[Row], hybrid: bool) -> A
     """TRL's trainer as it is, or ours on these rows; both on the same data and settings."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from steelyard.methods._hybrid import HybridTrainer, Offline, stored
+    from steelyard.methods._preference.hybrid import HybridTrainer, Offline, stored
 
     settings = Sampling(GROUP, 1.0, 4, 0.0, format_reward=True).arguments(own_reference=True)
     shared = {
         "model": model.model,
-        "args": _trl.arguments(
+        "args": trl.arguments(
             GRPOConfig, model, 0, folder, loss_type="grpo", max_steps=STEPS, **settings
         ),
-        "train_dataset": _online.dataset(model, toy.data(model, len(rows), seed=4), rows),
+        "train_dataset": online.dataset(model, toy.data(model, len(rows), seed=4), rows),
         "processing_class": model.processor,
     }
-    rewards = _online.reward_functions(model, True)
+    rewards = online.reward_functions(model, True)
     if not hybrid:
         return GRPOTrainer(reward_funcs=[*rewards], **shared)
     trainer = HybridTrainer(reward_funcs=[*rewards, stored], offline=Offline(), **shared)
-    sampler = _online.sampler_of(rows, model, GROUP, 0.5, seed=0)
-    _online.set_up(trainer, toy.metered(model, 1e15), None, 0.0, sampler, False)
+    sampler = online.sampler_of(rows, model, GROUP, 0.5, seed=0)
+    online.set_up(trainer, toy.metered(model, 1e15), None, 0.0, sampler, False)
     return trainer
 
 
@@ -83,7 +83,7 @@ def trained(model: Vlm, rows: Sequence[Row], hybrid: bool) -> Callable[[], None]
 
     def work() -> None:
         torch.manual_seed(0)
-        with tempfile.TemporaryDirectory() as folder, _trl.workspace(model):
+        with tempfile.TemporaryDirectory() as folder, trl.workspace(model):
             trainer_of(model, Path(folder), rows, hybrid).train()
 
     return work

@@ -24,15 +24,14 @@ import tiny_vlms
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness import vlm_config, vlm_io
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.compat import import_lmms_eval
-from steelyard.harness.data import Corpus
-from steelyard.harness.evaluate import evaluate
-from steelyard.harness.pool import quiet_heavy_libraries
-from steelyard.harness.seeds import seed_for
+from steelyard.harness.core.compat import import_lmms_eval
+from steelyard.harness.core.examples import Corpus, Inputs
+from steelyard.harness.core.seeds import seed_for
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.runs.parallel import quiet_heavy_libraries
+from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.corruptions import CORRUPTIONS
-from steelyard.tasks.images import open_image
 
 SIZE = tiny_vlms.Size(hidden=768, layers=12, heads=12, vision_hidden=384, vision_layers=6)
 """Some 90 M parameters, fewer than any model that is used in earnest."""
@@ -81,7 +80,7 @@ def _photo(number: int) -> bytes:
 def _generating(root: Path, photos: list[bytes]) -> Callable[[], float]:
     """Measures a model's CPU milliseconds for one answer, image processing included."""
     path = str(tiny_vlms.make("llava", root / "model", SIZE))
-    model = vlm_io.build(path, vlm_config.configure(path, {"tune": "full"}), 0).eval()
+    model = vlm_build.build(path, vlm_config.configure(path, {"tune": "full"}), 0).eval()
     images = [Image.open(io.BytesIO(photo)).convert("RGB") for photo in photos]
     asked = [Inputs(image, None, PROMPT) for image in images]
     model.generate(asked, TOKENS)  # the first pass warms up

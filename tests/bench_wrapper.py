@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from steelyard import tasks
-from steelyard.harness import scenes_base, vlm_config, vlm_io
-from steelyard.harness.compat import import_lmms_eval
-from steelyard.harness.pool import quiet_heavy_libraries
+from steelyard.harness.core.compat import import_lmms_eval
+from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.models.tiny_vlm import train
+from steelyard.harness.runs.parallel import quiet_heavy_libraries
 
 ROUNDS = 3
 
@@ -24,13 +25,13 @@ def main(items: int) -> None:
     """Time both in turn and compare their answers."""
     quiet_heavy_libraries()
     import_lmms_eval()
-    from steelyard.harness.lmms_model import Scorer
+    from steelyard.harness.evaluation.lmms_model import Scorer
 
-    source = str(scenes_base.ensure())
+    source = str(train.ensure())
     corpus = tasks.load("pope", tasks.find_root("pope"))
     task = tasks.build(tasks.parse_variant("pope"), corpus, limit=items)
     task.build_all_requests()
-    ours = Scorer(vlm_io.build(source, vlm_config.configure(source, {"tune": "full"}), 0).eval())
+    ours = Scorer(vlm_build.build(source, vlm_config.configure(source, {"tune": "full"}), 0).eval())
     stock = _stock(source)
     for model in (ours, stock):
         model.task_dict[task.task_name] = task.dataset

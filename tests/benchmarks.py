@@ -19,17 +19,18 @@ import torch
 from torch import Tensor
 
 from steelyard import methods, tasks
-from steelyard.harness import backbones, world_sets
-from steelyard.harness.backbone import Backbone, Batch, Inputs
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.classifier import Classifier
-from steelyard.harness.data import Corpus
-from steelyard.harness.evaluate import evaluate
-from steelyard.harness.pool import quiet_heavy_libraries
-from steelyard.harness.spec import RunSpec
-from steelyard.harness.vlm import Vlm
-from steelyard.tasks.images import open_image
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.core.examples import Corpus, Inputs
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.models import registry
+from steelyard.harness.models.backbone import Backbone, Batch
+from steelyard.harness.models.classifier import Classifier
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs.parallel import quiet_heavy_libraries
+from steelyard.harness.training.train_data import TrainData, train_data
+from steelyard.tasks._shared.images import open_image
+from steelyard.tasks.world import build
 
 Work = Callable[[Batch], None]
 Cases = dict[str, tuple[str, dict[str, methods.Option]]]
@@ -64,8 +65,8 @@ def prepared(corpus: Corpus, name: str, options: dict[str, methods.Option],
              backbone: str) -> tuple[Classifier | Vlm, TrainData, Any]:  # fmt: skip
     """A new model, its training data and the method's configuration for it."""
     method = methods.load(name)
-    model = backbones.untrained(RunSpec(name, corpus.name, backbone, "XS", 0), corpus, "cpu")
-    data = backbones.train_data(model, corpus.name, corpus)
+    model = registry.untrained(RunSpec(name, corpus.name, backbone, "XS", 0), corpus, "cpu")
+    data = train_data(model, corpus.name, corpus)
     fits = model.kind in method.ABOUT.backbones
     config = methods.configure(method, options, model.kind) if fits else method.Config()
     return model, data, config
@@ -220,9 +221,9 @@ def main() -> None:
     quiet_heavy_libraries()
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "food101"
-        world_sets.write("food101", root, train=640, test=500)
+        build.write("food101", root, train=640, test=500)
         corpus = tasks.load("food101", root)
-        world_sets.write("instruct", Path(scratch) / "instruct", train=640, test=20)
+        build.write("instruct", Path(scratch) / "instruct", train=640, test=20)
         questions = tasks.load("instruct", Path(scratch) / "instruct")
         bench_steps(corpus, "tiny", CASES, rounds)
         bench_steps(corpus, "tiny-additive", CASES, rounds)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steelyard.harness.limits import Track
-from steelyard.harness.record import ITEMS, Ledger, Record, Score, items_file, write
-from steelyard.harness.run import write_items as save_items
-from steelyard.harness.spec import RunSpec
-from steelyard.leaderboards.board import Board, build
-from steelyard.leaderboards.collect import collect
+from steelyard.harness.core.files import write_items as save_items
+from steelyard.harness.records.budget import Track
+from steelyard.harness.records.record import ITEMS, Ledger, Record, Score, items_file, write
+from steelyard.harness.records.spec import RunSpec
+from steelyard.leaderboards.boards.board import Board, build
+from steelyard.leaderboards.loading.collect import collect
 
 Hits = Mapping[str, Sequence[float]]
 """Item scores by variant."""

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from steelyard.harness import world_sets
-from steelyard.harness.check import check
-from steelyard.harness.seeds import seed_for
+from steelyard.harness.core.seeds import seed_for
+from steelyard.harness.datacheck.report import check
+from steelyard.tasks.world import build
 
 
 def picture(path: Path, cells: int = 6) -> Path:
@@ -28,8 +28,8 @@ def look(root: Path, task: str, max_bad: float = 0.01, **options: str) -> dict[s
 
 def published(root: Path) -> Path:
     """A generated food101 of 240 and 80 items that does not say that it is generated."""
-    world_sets.write("food101", root, train=240, test=80, size=24)
-    for name in (world_sets.MARKER, "truth.jsonl"):
+    build.write("food101", root, train=240, test=80, size=24)
+    for name in (build.MARKER, "truth.jsonl"):
         (root / name).unlink()
     return root
 

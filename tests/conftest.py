@@ -15,7 +15,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 import pytest
 from command import Command, typed
 
-from steelyard.harness.compat import prepare_imports
+from steelyard.harness.core.compat import prepare_imports
 
 CLASSIFIED = ("food101", "hateful_memes", "mm_imdb")
 ASKED = ("instruct", "pope", "vqa", "prior_conflict", "chair")
@@ -51,10 +51,10 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def _fewer_to_validate() -> Iterator[None]:
-    from steelyard.harness import world_sets
+    from steelyard.tasks.world import build
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world_sets, "VALIDATION", 80)
+        patch.setattr(build, "VALIDATION", 80)
         yield
 
 
@@ -68,12 +68,12 @@ def short_validation() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a small world of each task that something is trained on or that suites score."""
-    from steelyard.harness import world_sets
+    from steelyard.tasks.world import build
 
     root = tmp_path_factory.mktemp("world")
     with _fewer_to_validate():
         for task in (*CLASSIFIED, *ASKED):
-            world_sets.write(task, root / task, train=240, test=80, seed=3)
+            build.write(task, root / task, train=240, test=80, seed=3)
     return root
 
 

@@ -17,17 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from steelyard import tasks
-from steelyard.harness import (
-    backbones,
-    board_commands,
-    commands,
-    scenes_base,
-    suite,
-    world_sets,
-)
-from steelyard.harness.record import Record
-from steelyard.harness.scenes_model import Training
-from steelyard.harness.suite import Entry, Suite
+from steelyard.harness.cli import console, leaderboard
+from steelyard.harness.models import registry
+from steelyard.harness.models.tiny_vlm import train as scenes_base
+from steelyard.harness.models.tiny_vlm.config import Training
+from steelyard.harness.records.record import Record
+from steelyard.harness.runs import suite
+from steelyard.harness.runs.suite import Entry, Suite
+from steelyard.tasks.world import build
 
 METHODS = ("sft", "grpo", "mbpo")
 PARTS = ("speed", "world")
@@ -64,7 +61,7 @@ def main() -> None:
     parser.add_argument("--flops", default="2e15", help="Budget of each run.")
     parser.add_argument("--part", choices=PARTS, action="append", help="Only this one.")
     given = parser.parse_args()
-    device = "cpu" if given.small else commands.pick_device("auto")
+    device = "cpu" if given.small else console.pick_device("auto")
     if device == "cpu" and not given.small:
         parser.error("no GPU here; --small tries the session on the CPU")
     for part in given.part or PARTS:
@@ -77,7 +74,7 @@ def board_world(given: argparse.Namespace, device: str) -> None:
     train, test = (120, 40) if given.small else (20_000, 1000)
     scene = {"size": training.size, "grid": training.grid, "objects": training.objects}
     for task in QUESTIONS:
-        world_sets.write(task, given.out / "world" / task, train=train, test=test, **scene)
+        build.write(task, given.out / "world" / task, train=train, test=test, **scene)
     base = scenes_base.ensure(given.out, training=training, device=device)
     (made,) = suite.load("world_vlm")
     made = replace(
@@ -90,8 +87,8 @@ def board_world(given: argparse.Namespace, device: str) -> None:
     )
     roots = [f"{task}={given.out / 'world' / task}" for task in QUESTIONS]
     options = {"device": device, "data_root": roots, "jobs": 1}
-    commands.run_suite(made, given.out / "world_runs", options)
-    board_commands.boards((given.out / "world_runs",), given.out / "world_board")
+    console.run_suite(made, given.out / "world_runs", options)
+    leaderboard.boards((given.out / "world_runs",), given.out / "world_board")
 
 
 def measure_speed(given: argparse.Namespace, device: str) -> None:
@@ -101,7 +98,7 @@ def measure_speed(given: argparse.Namespace, device: str) -> None:
         tiny_vlms.make("qwen2_vl", model, None if given.small else LARGE)
     data = given.out / "instruct"
     train, test, size = (120, 40, 64) if given.small else (2800, 500, 224)
-    world_sets.write("instruct", data, train=train, test=test, size=size)
+    build.write("instruct", data, train=train, test=test, size=size)
     made = Suite(
         "gpu",
         tuple(Entry(name, {"filters": "same"} if name == "mbpo" else {}) for name in METHODS),
@@ -116,9 +113,9 @@ def measure_speed(given: argparse.Namespace, device: str) -> None:
         budget="3e9" if given.small else given.flops,
         limit=20,
     )
-    backbones.configure(made.backbone, made.backbone_options)
+    registry.configure(made.backbone, made.backbone_options)
     options = {"device": device, "data_root": [str(data)], "jobs": 1}
-    records = commands.run_suite(made, given.out / "runs", options)
+    records = console.run_suite(made, given.out / "runs", options)
     report(records, len(tasks.load("instruct", data).splits["train"]))
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from steelyard.harness import scenes_base, world_sets
-from steelyard.harness.scenes import CAPTION, SHORT
-from steelyard.harness.world import KINDS
+from steelyard.harness.models.tiny_vlm import train
+from steelyard.tasks.world import build
+from steelyard.tasks.world.language import CAPTION, SHORT
+from steelyard.tasks.world.scenes import KINDS
 
 PER_FORWARD = 250
 
@@ -135,7 +136,7 @@ def measure(base: Path, data: Path, part: str) -> None:
     model = AutoModelForImageTextToText.from_pretrained(base).eval()
     processor = AutoProcessor.from_pretrained(base)
     for task in ("prior_conflict", "pope", "vqa", "chair"):
-        asked = list(read(world_sets.ensure(task, data, seed=1), task, part))
+        asked = list(read(build.ensure(task, data, seed=1), task, part))
         tokens = 16 if task == "chair" else 3
         for picture in (True, False):
             said = answers(model, processor, asked, picture=picture, tokens=tokens)
@@ -153,7 +154,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     with TemporaryDirectory() as temporary:
         measure(
-            given.base or scenes_base.ensure(seed=given.seed),
+            given.base or train.ensure(seed=given.seed),
             given.data or Path(temporary),
             given.part,
         )

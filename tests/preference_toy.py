@@ -16,13 +16,12 @@ import tiny_vlms
 import torch
 from PIL import Image
 
-from steelyard.harness import vlm_io
-from steelyard.harness.backbone import Inputs, Turn
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.data import Example
-from steelyard.harness.vlm import Vlm
-from steelyard.harness.vlm_config import VlmConfig
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.core.examples import Example, Inputs, Turn
+from steelyard.harness.models import vlm_build
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.models.vlm_config import VlmConfig
+from steelyard.harness.training.train_data import TrainData, prepare
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220)}
 COLOURS["yellow"] = (230, 220, 50)
@@ -72,14 +71,14 @@ def turn(example: Example) -> Turn:
 
 def data(backbone: Vlm, count: int, seed: int) -> TrainData:
     """Training data for the backbone."""
-    return vlm_io.prepare(backbone, examples(count, seed), turn)
+    return prepare(backbone, examples(count, seed), turn)
 
 
 def load(folder: Path, tune: str = "full", **options: Any) -> Vlm:
     """A backbone that starts from a checkpoint folder; small batches, quick learning."""
     settings = {"learning_rate": 1e-3, "batch_size": 16, "vision": "frozen", **options}
     config = VlmConfig(str(folder), tune=tune, **settings)  # type: ignore[arg-type]
-    return vlm_io.build("toy", config, seed=0)
+    return vlm_build.build("toy", config, seed=0)
 
 
 @cache

@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.data import Corpus
-from steelyard.tasks import _official, metrics, textvqa, vqav2
+from steelyard.harness.core.examples import Corpus
+from steelyard.tasks import metrics, textvqa, vqav2
+from steelyard.tasks._shared import official
 
 Row = dict[str, Any]
 Change = Callable[[Any], Any]
@@ -44,7 +45,7 @@ def value(module: Any, corpus: Corpus, answer: str, metric: str = "accuracy") ->
 
 
 def hub(rows: list[Row], split: str = "test", config: str = "default") -> list[Row]:
-    return [{_official.CONFIG: config, _official.SPLIT: split, **row} for row in rows]
+    return [{official.CONFIG: config, official.SPLIT: split, **row} for row in rows]
 
 
 def bytes_of(path: Path | None) -> Row:

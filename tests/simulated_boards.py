@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtri
 
-from steelyard.leaderboards.stats import DRAWS, Sample, resample_weights
+from steelyard.leaderboards.stats.intervals import DRAWS, Sample, resample_weights
 
 Floats = NDArray[np.float64]
 WEIGHTS = 20

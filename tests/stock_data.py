@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.seeds import seed_for
+from steelyard.harness.core.examples import Inputs
+from steelyard.harness.core.seeds import seed_for
 
 Rule = Callable[[Inputs], str]
 

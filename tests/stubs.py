@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.evaluate import evaluate
+from steelyard.harness.core.examples import Corpus, Example, Inputs
+from steelyard.harness.evaluation.evaluate import evaluate
 
 CLASSES = {
     "food101": ("apple_pie", "bibimbap", "churros", "donuts"),

@@ -25,20 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steelyard import methods
-from steelyard.harness.backbone import (
-    SIDES,
-    Batch,
-    Inputs,
-    Latents,
-    Readout,
-    Recipe,
-    Side,
-    Turn,
-)
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.data import Example
-from steelyard.harness.seeds import seed_for
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.core.examples import SIDES, Example, Inputs, Side, Turn
+from steelyard.harness.core.seeds import seed_for
+from steelyard.harness.models.backbone import Batch, Latents, Readout, Recipe
+from steelyard.harness.training.train_data import TrainData
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,9 @@ import yaml
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from steelyard import tasks
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _amber, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.tasks import metrics
+from steelyard.tasks._shared import amber_files
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "official_json" / "amber"
 official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
@@ -43,7 +44,7 @@ def scores(parts: list[dict[str, Any]]) -> dict[str, float]:
     ],
 )
 def test_words_of_the_vocabulary(caption: str, found: list[str]) -> None:
-    assert _amber.nouns(caption, LINES) == found
+    assert amber_files.nouns(caption, LINES) == found
 
 
 FACTS = {"truth": ("dog", "grass", "person"), "hallu": ("cat", "ball"), "relation": LINES,
@@ -56,7 +57,7 @@ def test_captions_by_hand() -> None:
         "A man on the floor beside a bin.",  # person; floor is safe; bin is invented, not dreamt
         "Nothing to see.",
     ]
-    parts = [_amber.caption_shares(FACTS, caption) for caption in given]
+    parts = [amber_files.caption_shares(FACTS, caption) for caption in given]
     assert scores(parts) == {
         "chair": pytest.approx(3 / 7),  # dog ground cat ball, man floor bin
         "cover": pytest.approx(3 / 9),
@@ -68,10 +69,13 @@ def test_captions_by_hand() -> None:
 
 def test_a_word_stands_for_the_first_object_it_is_related_to() -> None:
     facts = {**FACTS, "truth": ("grass", "ground", "ground")}
-    both = _amber.caption_shares(facts, "ground and more ground")
+    both = amber_files.caption_shares(facts, "ground and more ground")
     assert both["cover"] == (1, 3) and both["chair"] == (0, 2)  # officially grass, twice
-    assert _amber.caption_shares(facts, "a floor")["cover"] == (0, 3)  # a safe word covers nothing
-    assert _amber.caption_shares({**facts, "safe": ()}, "a floor")["cover"] == (1, 3)
+    assert amber_files.caption_shares(facts, "a floor")["cover"] == (
+        0,
+        3,
+    )  # a safe word covers nothing
+    assert amber_files.caption_shares({**facts, "safe": ()}, "a floor")["cover"] == (1, 3)
 
 
 def stock_scorer(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -102,7 +106,7 @@ def test_captions_count_as_lmms_eval_counts_them(monkeypatch: pytest.MonkeyPatch
         utils.process_generative_task(item, row, relation, set(words), safe, 0.8, theirs)
         facts = {"truth": tuple(row["truth"]), "hallu": tuple(row["hallu"]), "relation": lines,
                  "safe": tuple(safe)}  # fmt: skip
-        for name, (top, bottom) in _amber.weigh(named, facts, 8).items():
+        for name, (top, bottom) in amber_files.weigh(named, facts, 8).items():
             ours[f"{name} top"] += int(top)
             ours[f"{name} bottom"] += int(bottom)
     assert theirs["chair_score"] > 500 and theirs["hallu_cover_score"] > 500
@@ -139,7 +143,8 @@ def test_answers_by_hand() -> None:
     truths = ["no", "no", "no", "yes", "yes"]
     given = ["No.", "Yes", "hard to say", "no, it is not", "Yes, it is not grey"]
     parts = [
-        _amber.answer_shares(truth, answer) for truth, answer in zip(truths, given, strict=True)
+        amber_files.answer_shares(truth, answer)
+        for truth, answer in zip(truths, given, strict=True)
     ]
     assert scores(parts) == {  # positive is no: one hit, one false alarm, two missed
         "f1": pytest.approx(2 / 5),
@@ -154,7 +159,7 @@ def test_answers_by_hand() -> None:
 def test_answers_against_scikit_learn() -> None:
     draw = random.Random(1)
     truths, given = ([draw.choice(["yes", "no"]) for _ in range(200)] for _ in range(2))
-    ours = scores([_amber.answer_shares(t, g) for t, g in zip(truths, given, strict=True)])
+    ours = scores([amber_files.answer_shares(t, g) for t, g in zip(truths, given, strict=True)])
     precision, recall, f1, _ = precision_recall_fscore_support(
         truths, given, pos_label="no", average="binary"
     )
@@ -168,7 +173,7 @@ def test_official_counts_and_constant_answers() -> None:
     asked = [row for row in annotations if row["type"] != "generative"]
     assert len(annotations) == 15220 and len(asked) == 14216
     assert Counter(row["truth"] for row in asked) == {"no": 9427, "yes": 4789}
-    sizes = Counter(_amber.KINDS[row["type"]] for row in asked)
+    sizes = Counter(amber_files.KINDS[row["type"]] for row in asked)
     assert sizes == {
         "existence": 4924,
         "attribute: state": 4764,
@@ -176,8 +181,8 @@ def test_official_counts_and_constant_answers() -> None:
         "attribute: action": 792,
         "relation": 1664,
     }
-    never = scores([_amber.answer_shares(row["truth"], "No") for row in asked])
-    always = scores([_amber.answer_shares(row["truth"], "Yes") for row in asked])
+    never = scores([amber_files.answer_shares(row["truth"], "No") for row in asked])
+    always = scores([amber_files.answer_shares(row["truth"], "Yes") for row in asked])
     assert never["accuracy"] == never["precision"] == 9427 / 14216
     assert (never["recall"], never["f1"]) == (1, pytest.approx(2 * 9427 / (9427 + 14216)))
     assert always["accuracy"] == 4789 / 14216

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness import world_sets
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
 from steelyard.tasks import amber, amber_discriminative, amber_generative
+from steelyard.tasks.world import build
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "official_json" / "amber"
 official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
@@ -135,7 +135,7 @@ def test_one_file_of_all_queries_and_a_validation_part(folder: Path) -> None:
     ):
         write(folder, f"query/query_discriminative-{name}.json", rows)
     assert amber.load(folder).revision == before
-    world_sets.write("amber", folder.parent / "made", train=16, test=40)
+    build.write("amber", folder.parent / "made", train=16, test=40)
     made = amber.load(folder.parent / "made")
     assert set(made.splits) == {"test", "val"} and made.splits["val"][0].id == "val/1"
 

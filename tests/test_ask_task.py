@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.compat import import_lmms_eval
-from steelyard.harness.data import Corpus, Example
+from steelyard.harness.core.compat import import_lmms_eval
+from steelyard.harness.core.examples import Corpus, Example
 from steelyard.tasks.corruptions import CORRUPTIONS
 from steelyard.tasks.metrics import ratio
 

@@ -12,12 +12,14 @@ import tiny_vlms
 from stock_data import write
 
 from steelyard import tasks
-from steelyard.harness import asking, backbones, record, vlm
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.errors import UserError
-from steelyard.harness.record import Record
-from steelyard.harness.run import PARTS
-from steelyard.leaderboards import publish
+from steelyard.harness.cli import evaluate as asking
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Inputs
+from steelyard.harness.models import registry, vlm
+from steelyard.harness.records import record
+from steelyard.harness.records.record import Record
+from steelyard.harness.runs.run import PARTS
+from steelyard.leaderboards.publish import publish
 
 GENERATE = vlm.Vlm.generate
 GIVEN: dict[str, Any] = {
@@ -35,10 +37,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our POPE on generated scenes, and a hub copy as lmms-eval's has it."""
-    from steelyard.harness import world_sets
+    from steelyard.tasks.world import build
 
     root = tmp_path_factory.mktemp("data")
-    world_sets.write("pope", root / "ours", train=16, test=16, seed=0)
+    build.write("pope", root / "ours", train=16, test=16, seed=0)
     write(root / "theirs", stock_data.pope(12))
     return root
 
@@ -84,7 +86,7 @@ def test_a_model_gets_a_record_like_any_run(
     assert (found.label, found.status, found.spec.task) == ("tiny-llava", "done", tasks.NOTHING)
     assert (found.ledger.total_flops, found.ledger.steps) == (0, 0)
     made = found.provenance
-    assert made["weights"] == backbones.revision(str(model), {})
+    assert made["weights"] == registry.revision(str(model), {})
     assert set(made["scored"]) == {"pope", "stock/pope"}
     stock = made["scored"]["stock/pope"]
     corpus = tasks.load("stock/pope", data / "theirs")

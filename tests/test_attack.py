@@ -12,16 +12,15 @@ import vlm_toys
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness import classifier, classifier_config
-from steelyard.harness.attack import STEPS, WhiteBox, white_box
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.budget import Meter
-from steelyard.harness.classifier import Classifier
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.errors import UserError
-from steelyard.harness.evaluate import evaluate
-from steelyard.harness.flops import total_counter
-from steelyard.harness.limits import Budget
+from steelyard.harness.budget.flops import total_counter
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Inputs
+from steelyard.harness.evaluation.adversarial import STEPS, WhiteBox, white_box
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.models import classifier, classifier_config
+from steelyard.harness.models.classifier import Classifier
+from steelyard.harness.records.budget import Budget
 from steelyard.tasks.corruptions import ATTACK_LEVELS
 
 CLASSES = ("apple_pie", "bibimbap", "churros")
@@ -251,7 +250,7 @@ def test_nothing_to_see_is_nothing_to_attack(tmp_path: Path) -> None:
 
 
 def test_lmms_evals_own_tasks_are_refused() -> None:
-    from steelyard.tasks import stock
+    from steelyard.tasks._lmms import stock
 
     name = f"{stock.PREFIX}ai2d"
     with pytest.raises(UserError, match="an attack needs right answers, and lmms-eval tells none"):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from steelyard.harness.audit import STEPS, Audit, BehindMeter
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
+from steelyard.harness.budget.audit import STEPS, Audit, BehindMeter
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 
 ROWS, WIDTH = 8, 16
 PASS = 2 * ROWS * WIDTH * WIDTH  # forward FLOPs of one call of the layer

@@ -8,15 +8,11 @@ import torch
 from synthetic_study import MLPBackbone, batch_of, fit_method, train_data
 from torch import Tensor
 
-from steelyard.harness.backbone import SIDES, Batch, Latents, Recipe, Side
+from steelyard.harness.core.examples import SIDES, Side
+from steelyard.harness.models.backbone import Batch, Latents, Recipe
 from steelyard.methods import Option, balgrad
-from steelyard.methods._divergences import kullback_leibler
-from steelyard.methods._gradients import (
-    block_gradients,
-    carry,
-    projection_weight,
-    reweight,
-)
+from steelyard.methods._shared.divergences import kullback_leibler
+from steelyard.methods._shared.gradients import block_gradients, carry, projection_weight, reweight
 
 ROWS, INPUTS, WIDTH, CLASSES = 12, 6, 8, 4
 TRAINED = 3e6

@@ -8,11 +8,12 @@ import vlm_toys
 from torch import Tensor
 
 from steelyard import methods
-from steelyard.harness.backbone import SIDES, Batch
-from steelyard.harness.errors import UserError
-from steelyard.harness.vlm import Vlm
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import SIDES
+from steelyard.harness.models.backbone import Batch
+from steelyard.harness.models.vlm import Vlm
 from steelyard.methods import balgrad
-from steelyard.methods._gradients import flat_gradient
+from steelyard.methods._shared.gradients import flat_gradient
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from steelyard import methods, tasks
-from steelyard.harness import backbones, world_sets
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.spec import RunSpec
-from steelyard.tasks.images import open_image
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.core.examples import Inputs
+from steelyard.harness.models import registry
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.training.train_data import train_data
+from steelyard.tasks._shared.images import open_image
+from steelyard.tasks.world import build
 
 FLOPS = 1.2e11  # some three hundred steps
 
@@ -35,7 +37,7 @@ class Study:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("behaviour") / "food101"
-    world_sets.write("food101", root, train=2000, test=400, seed=1)
+    build.write("food101", root, train=2000, test=400, seed=1)
     return root
 
 
@@ -57,7 +59,7 @@ def outcome(
     """Accuracy clean, without text and without image, and what the method logged."""
     corpus = tasks.load("food101", study.root)
     spec = RunSpec(name, "food101", "tiny", "S", seed)
-    model = backbones.untrained(spec, corpus, "cpu")
+    model = registry.untrained(spec, corpus, "cpu")
     meter = Meter(Budget("test", FLOPS))
     for module in model.metered_modules:
         meter.watch(module)
@@ -67,7 +69,7 @@ def outcome(
     with meter, suppress(BudgetSpent):
         method.train(
             model,
-            backbones.train_data(model, corpus.name, corpus),
+            train_data(model, corpus.name, corpus),
             meter,
             config,
             spec.seed_for("method"),

@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from steelyard.leaderboards.metrics import METRICS, Items, resampled
-from steelyard.leaderboards.ranking import ranks, tie_letters, wins
-from steelyard.leaderboards.stats import (
+from steelyard.leaderboards.stats.intervals import (
     Sample,
     holm,
     holm_adjusted,
@@ -21,6 +19,8 @@ from steelyard.leaderboards.stats import (
     minus,
     resample_weights,
 )
+from steelyard.leaderboards.stats.metrics import METRICS, Items, resampled
+from steelyard.leaderboards.stats.ranking import ranks, tie_letters, wins
 
 Seeds = st.integers(0, 10_000)
 Chances = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12)

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from board_factory import board_of, entry, first, make_answered, make_run, said
 
-from steelyard.harness.backbone import Side
-from steelyard.harness.errors import UserError
-from steelyard.leaderboards import profile, publish
-from steelyard.leaderboards.collect import collect
-from steelyard.leaderboards.measure import corruption_of, side_of
-from steelyard.tasks import missing
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Side
+from steelyard.leaderboards.boards import profile
+from steelyard.leaderboards.loading.collect import collect
+from steelyard.leaderboards.publish import publish
+from steelyard.tasks.corruptions import missing
+from steelyard.tasks.corruptions.columns import corruption_of, side_of
 
 HITS = {
     "clean": first(9),
@@ -71,7 +72,7 @@ def test_a_profile_keeps_them_apart_too(tmp_path: Path) -> None:
 
 
 def test_severities_of_rates_are_drawn_and_other_draws_left_out(tmp_path: Path) -> None:
-    from steelyard.leaderboards.plots import _graded
+    from steelyard.leaderboards.boards.plots import _graded
 
     rates = {f"image-missing:{rate}": first(9 - rate // 20) for rate in (0, 50, 100)}
     make_run(tmp_path, "joint", HITS | rates | {"image-missing:50s1": first(5)})

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from steelyard import methods
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.flops import measure, total_counter
-from steelyard.harness.limits import BUDGETS, parse_budget
+from steelyard.harness.budget.flops import measure, total_counter
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.records.budget import BUDGETS, parse_budget
 
 
 def _watched(meter: Meter, *modules: nn.Module) -> None:
@@ -222,13 +222,14 @@ def test_a_whole_run_is_within_five_percent_of_the_flop_counter(
     world: Path, method: str, options: dict[str, float | str], frozen: bool
 ) -> None:
     from steelyard import tasks
-    from steelyard.harness import backbones
-    from steelyard.harness.spec import RunSpec
+    from steelyard.harness.models import registry
+    from steelyard.harness.records.spec import RunSpec
+    from steelyard.harness.training.train_data import train_data
 
     corpus = tasks.load("food101", world / "food101")
     spec = RunSpec(method, "food101", "tiny", "8e9", 0, backbone_options={"frozen": frozen})
-    backbone = backbones.untrained(spec, corpus, "cpu")
-    data = backbones.train_data(backbone, corpus.name, corpus)
+    backbone = registry.untrained(spec, corpus, "cpu")
+    data = train_data(backbone, corpus.name, corpus)
     meter = Meter(Budget("test", 8e9 if not frozen else 4e7))
     _watched(meter, *backbone.metered_modules)
     module = methods.load(method)

@@ -9,9 +9,9 @@ import vlm_toys
 from torch import Tensor, nn
 
 from steelyard import methods
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.flops import Prices, measure, total_counter
-from steelyard.harness.vlm import Vlm
+from steelyard.harness.budget.flops import Prices, measure, total_counter
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.models.vlm import Vlm
 
 
 @pytest.fixture(scope="module")

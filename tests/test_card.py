@@ -13,9 +13,12 @@ from PIL import Image
 from rich.console import Console
 
 from steelyard import tasks
-from steelyard.harness import alike, cache, card, card_page, check, findings, provenance, scan
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
+from steelyard.harness.core import files
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data import card, image_scan
+from steelyard.harness.datacheck import card_page, duplicates, report
+from steelyard.harness.runs import provenance
 
 
 @pytest.fixture
@@ -36,26 +39,26 @@ def test_near_pairs_by_hand() -> None:
     near = bytes([0b10101001] * 3 + [0b10101010] * 13)  # six bits apart
     far = bytes([0b10101001] * 4 + [0b10101010] * 12)  # eight
     flat = bytes(16)
-    pairs = alike.near_pairs([flat, base, far, flat, near])
+    pairs = duplicates.near_pairs([flat, base, far, flat, near])
     assert pairs.tolist() == [[1, 4], [2, 4]]
-    assert alike.near_pairs([flat, flat]).tolist() == []
+    assert duplicates.near_pairs([flat, flat]).tolist() == []
 
 
 def test_near_pairs_are_those_of_a_full_search() -> None:
     rng = np.random.default_rng(1)
-    bits = rng.integers(0, 2, (300, alike.BITS), np.uint8)
+    bits = rng.integers(0, 2, (300, duplicates.BITS), np.uint8)
     for place in range(0, 300, 3):  # a third are others with up to nine bits flipped
         bits[place] = bits[place + 1]
-        flipped = rng.choice(alike.BITS, rng.integers(0, 10), replace=False)
+        flipped = rng.choice(duplicates.BITS, rng.integers(0, 10), replace=False)
         bits[place, flipped] ^= 1
     hashes = [np.packbits(row).tobytes() for row in bits]
     full = [
         [one, other]
         for one in range(300)
         for other in range(one + 1, 300)
-        if (bits[one] != bits[other]).sum() <= alike.NEAR
+        if (bits[one] != bits[other]).sum() <= duplicates.NEAR
     ]
-    assert alike.near_pairs(hashes).tolist() == full and 40 < len(full) < 100
+    assert duplicates.near_pairs(hashes).tolist() == full and 40 < len(full) < 100
 
 
 def leaky(root: Path) -> Corpus:
@@ -83,10 +86,10 @@ def leaky(root: Path) -> Corpus:
 
 def test_leaks_and_repeats_by_hand(tmp_path: Path) -> None:
     corpus = leaky(tmp_path)
-    looks = scan.scan(findings.used_images(corpus))
-    near = findings.twins(looks)
+    looks = image_scan.scan(duplicates.used_images(corpus))
+    near = duplicates.twins(looks)
     assert [{path.name for path in pair} for pair in near] == [{"two.png", "near.jpg"}]
-    (row,) = findings.leaks(corpus, looks, near)
+    (row,) = duplicates.leaks(corpus, looks, near)
     assert row == {
         "from": "train",
         "to": "test",
@@ -98,8 +101,8 @@ def test_leaks_and_repeats_by_hand(tmp_path: Path) -> None:
         "image and text": 1,  # d
         "first": ["d", "f", "e"],
     }
-    assert findings.repeated(corpus, looks) == {"train": 1, "test": 0}
-    shown = findings.images(tmp_path, looks, near)
+    assert duplicates.repeated(corpus, looks) == {"train": 1, "test": 0}
+    shown = duplicates.images(tmp_path, looks, near)
     assert shown["copies"] == {"groups": 1, "images": 2, "first": [["one.png", "copy.png"]]}
     assert shown["alike"]["images"] == 2 and shown["faulty"] == []
     assert shown["pixels"] == dict.fromkeys(("smallest", "middle", "largest"), "64 x 64")
@@ -177,7 +180,7 @@ def test_a_card_is_made_again_only_after_a_change(
     picture(food / "images" / "test" / "apple" / "new.jpg")
     assert look(food, "food101")["unused"] != before["unused"]
     assert look(food, "food101", text="pages")["problems"]
-    for path in cache.folder().rglob(card.JSON):
+    for path in files.folder().rglob(card.JSON):
         path.write_text("{broken")
     made = look(food, "food101")
     assert made["card"] == card.identity(card.core(tasks.load("food101", food, max_bad=0.5)))
@@ -186,7 +189,7 @@ def test_a_card_is_made_again_only_after_a_change(
 def test_without_a_cache_the_card_is_made_and_not_kept(food: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     told: list[str] = []
-    made, _ = check.check("food101", food, {}, 0.01, told.append)
+    made, _ = report.check("food101", food, {}, 0.01, told.append)
     assert made["problems"] == [] and "not kept" in told[-1]
 
 

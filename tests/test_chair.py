@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _objects, chair, metrics
+from steelyard.harness.core.errors import UserError
+from steelyard.tasks import chair, metrics
+from steelyard.tasks._shared import objects as _objects
 
 SYNONYMS = "dog, puppy, pup\nhot dog, frank\ncup, mug\n"
 

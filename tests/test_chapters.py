@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from board_factory import entry, make_answered, make_run, profile
 
-from steelyard.harness.errors import UserError
-from steelyard.harness.record import ITEMS
-from steelyard.leaderboards import publish
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.records.record import ITEMS
+from steelyard.leaderboards.publish import publish
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from steelyard import tasks
-from steelyard.harness import run
-from steelyard.harness.data import Corpus
-from steelyard.harness.provenance import file_hash
-from steelyard.harness.record import Record
-from steelyard.harness.run import Job
-from steelyard.harness.spec import RunSpec
-from steelyard.leaderboards.validate import validate
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import file_hash
+from steelyard.harness.records.record import Record
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import run
+from steelyard.harness.runs.run import Job
+from steelyard.leaderboards.validate.record import validate
 
 METHOD = '''
 """A method of the tests."""

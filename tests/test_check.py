@@ -12,8 +12,9 @@ from checked import look, picture, published, questions
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness import annotations, card_page, tree
-from steelyard.harness.data import Corpus
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.datacheck import annotations, card_page
+from steelyard.harness.datacheck import layout as tree
 
 
 def states(made: Mapping[str, Any]) -> dict[str, str]:

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from steelyard.harness import classifier, classifier_config
-from steelyard.harness.backbone import Inputs, Latents
-from steelyard.harness.classifier import Classifier
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Inputs
+from steelyard.harness.models import classifier, classifier_config
+from steelyard.harness.models.backbone import Latents
+from steelyard.harness.models.classifier import Classifier
 
 TEXTS = ["grandma's apple pie", "blue bus on the road", "a cup of tea"]
 CLASSES = ("pie", "bus", "tea")

@@ -9,21 +9,21 @@ from board_factory import entry, first, make_answered, make_run, profile
 from click.testing import CliRunner
 from scipy.stats import binomtest
 
-from steelyard.harness.cli import cli
-from steelyard.harness.errors import UserError
-from steelyard.harness.record import ITEMS
-from steelyard.leaderboards import stats
-from steelyard.leaderboards.compare import Counts, compare, paired_runs, terminal
+from steelyard.harness.cli.main import cli
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.records.record import ITEMS
+from steelyard.leaderboards.boards.compare import Counts, compare, paired_runs, terminal
+from steelyard.leaderboards.stats import intervals
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
     # 1 against 5 of 6: 2 (C(6, 0) + C(6, 1)) / 2 ** 6 = 14 / 64.
-    assert stats.mcnemar(1, 5) == pytest.approx(14 / 64)
-    assert stats.mcnemar(5, 1) == stats.mcnemar(1, 5)
-    assert stats.mcnemar(0, 0) == stats.mcnemar(4, 4) == 1
+    assert intervals.mcnemar(1, 5) == pytest.approx(14 / 64)
+    assert intervals.mcnemar(5, 1) == intervals.mcnemar(1, 5)
+    assert intervals.mcnemar(0, 0) == intervals.mcnemar(4, 4) == 1
     for one, other in ((3, 9), (0, 12), (40, 61)):
         expected = binomtest(one, one + other, 0.5).pvalue
-        assert stats.mcnemar(one, other) == pytest.approx(expected)
+        assert intervals.mcnemar(one, other) == pytest.approx(expected)
 
 
 def test_two_run_folders_by_hand(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness import contact_sheet
-from steelyard.harness.cli import cli
-from steelyard.harness.contact_sheet import GAP, HEAD, MARGIN, SIZE
-from steelyard.harness.errors import UserError
+from steelyard.harness.cli import corruptions
+from steelyard.harness.cli.corruptions import GAP, HEAD, MARGIN, SIZE
+from steelyard.harness.cli.main import cli
+from steelyard.harness.core.errors import UserError
 from steelyard.tasks.corruptions import CORRUPTIONS
 
 COMMITTED = Path(tasks.__file__).parent / "contact_sheet.png"
@@ -30,12 +30,12 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def test_the_sheet_shows_what_the_corruptions_do() -> None:
-    clean = contact_sheet.scene(contact_sheet.SHOWN)
-    page = contact_sheet.sheet(clean)
+    clean = corruptions.scene(corruptions.SHOWN)
+    page = corruptions.sheet(clean)
     assert np.array_equal(pixels(cell(page, 0, 0)), pixels(clean))
     for row, name in enumerate(GRADED, 1):
         for column in (0, 4):
-            made = contact_sheet._damaged(name, column + 1, clean)
+            made = corruptions._damaged(name, column + 1, clean)
             assert made is not None
             assert np.array_equal(pixels(cell(page, row, column)), pixels(made)), (name, column)
 
@@ -57,12 +57,12 @@ def test_twice_the_same_bytes(tmp_path: Path) -> None:
         np.arange(300 * 200 * 3, dtype=np.uint32).reshape(200, 300, 3).astype(np.uint8)
     ).save(photo)
     for name in ("a.png", "b.png"):
-        contact_sheet.make(photo, tmp_path / name)
+        corruptions.make(photo, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_the_table_has_every_text_corruption_at_every_severity() -> None:
-    table = contact_sheet.texts()
+    table = corruptions.texts()
     names = [str(name) for name in table.columns[0].cells]
     wanted = {n: len(c.severities) or 1 for n, c in CORRUPTIONS.items() if c.side == "text"}
     assert {name: names.count(name) for name in wanted} == wanted
@@ -79,4 +79,4 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
         (None, "page.txt/a.png", "Could not write"),
     ):
         with pytest.raises(UserError, match=message):
-            contact_sheet.make(image, tmp_path / out)
+            corruptions.make(image, tmp_path / out)

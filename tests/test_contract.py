@@ -12,10 +12,11 @@ import torch
 import vlm_toys
 
 from steelyard import methods, tasks
-from steelyard.harness import backbones
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.errors import NonFiniteLoss, UserError
-from steelyard.harness.spec import RunSpec
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.core.errors import NonFiniteLoss, UserError
+from steelyard.harness.models import registry
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.training.train_data import train_data
 
 LIMIT = 6e9  # some fifteen joint steps of the tiny classifier
 VLM_LIMIT = 1.5e9
@@ -31,8 +32,8 @@ VLM = [n for n in methods.names() if "vlm" in methods.load(n).ABOUT.backbones]
 def trained(name: str, world: Path, task: str = "food101") -> SimpleNamespace:
     corpus = tasks.load(task, world / task)
     spec = RunSpec(name, task, "tiny", "XS", 0)
-    backbone = backbones.untrained(spec, corpus, "cpu")
-    data = backbones.train_data(backbone, corpus.name, corpus)
+    backbone = registry.untrained(spec, corpus, "cpu")
+    data = train_data(backbone, corpus.name, corpus)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     meter = Meter(Budget("test", LIMIT))
     for module in backbone.metered_modules:
@@ -94,8 +95,8 @@ def test_trains_within_the_budget_and_answers(name: str, task: str, world: Path)
 
 
 def run_inputs(example: "object") -> "object":
-    from steelyard.harness.backbone import Inputs
-    from steelyard.tasks.images import open_image
+    from steelyard.harness.core.examples import Inputs
+    from steelyard.tasks._shared.images import open_image
 
     return Inputs(open_image(example.image), example.text)  # type: ignore[attr-defined]
 
@@ -141,11 +142,11 @@ def test_the_harness_and_the_boards_name_no_method() -> None:
 
 
 def test_a_loss_that_is_not_finite_names_its_step(world: Path, tmp_path: Path) -> None:
-    from steelyard.harness.fit import fit
+    from steelyard.harness.training.fit import fit
 
     corpus = tasks.load("food101", world / "food101")
-    backbone = backbones.untrained(RunSpec("x", "food101", "tiny", "XS", 0), corpus, "cpu")
-    data = backbones.train_data(backbone, corpus.name, corpus)
+    backbone = registry.untrained(RunSpec("x", "food101", "tiny", "XS", 0), corpus, "cpu")
+    data = train_data(backbone, corpus.name, corpus)
     meter = Meter(Budget("test", LIMIT))
 
     def step(batch: "object") -> "tuple[torch.Tensor, dict[str, float]]":

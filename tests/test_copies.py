@@ -17,10 +17,14 @@ from PIL import Image
 from pyarrow import parquet
 
 from steelyard import tasks
-from steelyard.harness import annotations, cache, commands, copies, tree
-from steelyard.harness.copies import Source
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _official, pope
+from steelyard.harness.cli import console
+from steelyard.harness.core import files
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.datacheck import annotations, layout
+from steelyard.harness.datacheck import convert as copies
+from steelyard.harness.datacheck.convert import Source
+from steelyard.tasks import pope
+from steelyard.tasks._shared import official
 
 
 def jpeg(number: int) -> bytes:
@@ -72,7 +76,7 @@ def convert(place: Path, to: Path, task: str = "pope") -> int:
 def test_a_hub_copy_becomes_the_official_tree(hub: Path, tmp_path: Path) -> None:
     to = tmp_path / "made" / "pope"
     assert convert(hub, to) == 16 == copies.count(hub)
-    assert set(tree.walk(to)) == {
+    assert set(layout.walk(to)) == {
         "SHA256SUMS",
         "source.json",
         *(f"coco/coco_pope_{kind}.json" for kind in pope.KINDS),
@@ -90,7 +94,7 @@ def test_a_hub_copy_becomes_the_official_tree(hub: Path, tmp_path: Path) -> None
         "source": "hub",
         "revision": "",
     }
-    assert annotations.broken_sums(to, tree.walk(to)) == []
+    assert annotations.broken_sums(to, layout.walk(to)) == []
     assert list(to.parent.iterdir()) == [to]
 
 
@@ -109,7 +113,7 @@ def test_configurations_and_splits_are_read_from_paths(tmp_path: Path) -> None:
     for path in paths:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table, tmp_path / path)
-    found = [(row[_official.CONFIG], row[_official.SPLIT]) for row in copies.rows(tmp_path)]
+    found = [(row[official.CONFIG], row[official.SPLIT]) for row in copies.rows(tmp_path)]
     assert sorted(found) == sorted(paths.values())
 
 
@@ -121,8 +125,8 @@ def test_saved_data_sets_are_read(tmp_path: Path) -> None:
     for name in ("both", "one"):
         assert convert(tmp_path / name, tmp_path / f"{name}-made") == 12
         found = next(copies.rows(tmp_path / name))
-        assert (found[_official.CONFIG], found[_official.SPLIT]) == ("default", "test")
-    trees = [tree.walk(tmp_path / f"{name}-made") for name in ("both", "one")]
+        assert (found[official.CONFIG], found[official.SPLIT]) == ("default", "test")
+    trees = [layout.walk(tmp_path / f"{name}-made") for name in ("both", "one")]
     assert trees[0].keys() == trees[1].keys() and copies.count(tmp_path / "one") is None
 
 
@@ -155,7 +159,7 @@ def test_an_archive_is_unpacked_to_its_official_tree(
     food = published(tmp_path / "food")
     archive = packed(food, tmp_path / name, inside)
     convert(archive, tmp_path / "made", "food101")
-    there, here = tree.walk(food), tree.walk(tmp_path / "made")
+    there, here = layout.walk(food), layout.walk(tmp_path / "made")
     assert here.keys() - {"SHA256SUMS", "source.json"} == there.keys()
     first = tasks.load("food101", tmp_path / "made")
     assert first.revision == tasks.load("food101", food).revision
@@ -264,8 +268,8 @@ def downloaded(
 def test_a_hub_id_as_data_root_is_converted_once(
     downloaded: list[tuple[str, ...]], own_cache: Path, hub: Path
 ) -> None:
-    roots = [commands.parse_roots(["pope=org/POPE"], ["pope", "vqa"])["pope"] for _ in range(2)]
-    assert roots == [cache.folder() / "official" / "pope-org--POPE"] * 2
+    roots = [console.parse_roots(["pope=org/POPE"], ["pope", "vqa"])["pope"] for _ in range(2)]
+    assert roots == [files.folder() / "official" / "pope-org--POPE"] * 2
     assert downloaded == [("org/POPE", *copies.TABLES)]
     assert len(tasks.load("pope", roots[0]).splits["test"]) == 12
     assert json.loads((roots[0] / "source.json").read_text())["revision"] == hub.name
@@ -273,9 +277,9 @@ def test_a_hub_id_as_data_root_is_converted_once(
 
 def test_without_the_hub_one_line_says_so(own_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'org/POPE' is no folder here, and .* out of reach or HF"):
-        commands.parse_roots(["org/POPE"], ["pope"])
+        console.parse_roots(["org/POPE"], ["pope"])
     with pytest.raises(UserError, match="no folder at /nowhere/POPE"):
-        commands.parse_roots(["/nowhere/POPE"], ["pope"])
+        console.parse_roots(["/nowhere/POPE"], ["pope"])
     with pytest.raises(UserError, match="is no folder, no archive, and no hub id"):
         copies.find("pope", "./POPE")
     assert not own_cache.exists()
@@ -324,4 +328,4 @@ def test_a_home_folder_in_a_pair_is_understood(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "POPE").mkdir()
-    assert commands.parse_roots(["pope=~/POPE"], ["pope", "vqa"]) == {"pope": tmp_path / "POPE"}
+    assert console.parse_roots(["pope=~/POPE"], ["pope", "vqa"]) == {"pope": tmp_path / "POPE"}

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.errors import UserError
-from steelyard.harness.evaluate import evaluate
-from steelyard.tasks.corruptions import CORRUPTIONS, NOISE_SIGMA, WORD_SHARE, corrupt
-from steelyard.tasks.grammar import Damage
-from steelyard.tasks.images import ImageStore, open_image, store_of
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Inputs
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.tasks._shared.images import ImageStore, open_image, store_of
+from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
+from steelyard.tasks.corruptions.image import NOISE_SIGMA
+from steelyard.tasks.corruptions.text import WORD_SHARE
+from steelyard.tasks.corruptions.variants import Damage
 
 GREY = Image.new("RGB", (200, 100), (128, 128, 128))
 MADE = [name for name, corruption in CORRUPTIONS.items() if corruption.apply]

@@ -8,25 +8,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from steelyard.harness import world
-from steelyard.harness.backbone import Inputs
-from steelyard.tasks.corruptions import (
+from steelyard.harness.core.examples import Inputs
+from steelyard.tasks.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from steelyard.tasks.corruptions.image import (
     BLUR_SIGMA,
     BRIGHTNESS_ADDED,
     CONTRAST_LEFT,
-    CORRUPTIONS,
-    NEIGHBOURS,
     OCCLUDED_SHARE,
     PIXELS_LEFT,
     ROTATION_DEGREES,
-    SEVERITIES,
-    WORD_SHARE,
-    corrupt,
 )
+from steelyard.tasks.corruptions.text import NEIGHBOURS, WORD_SHARE
+from steelyard.tasks.world import scenes
 
 GRADED = [n for n, c in CORRUPTIONS.items() if c.side == "image" and c.apply and c.severities]
 TEXT = " ".join(f"word{number} and something{number}" for number in range(20))
-SCENE = world.Scene("garden", (world.Object("apple", "red", 0), world.Object("fish", "blue", 3)))
+SCENE = scenes.Scene("garden", (scenes.Object("apple", "red", 0), scenes.Object("fish", "blue", 3)))
 
 
 def damaged(name: str, severity: int | None, image: Image.Image, key: str = "item") -> Image.Image:
@@ -44,7 +41,7 @@ def misspelt(text: str, severity: int | None, key: str = "item", name: str = "te
 
 
 def scene(size: int, seed: int) -> Image.Image:
-    return Image.fromarray(world.draw(SCENE, np.random.default_rng(seed), size))
+    return Image.fromarray(scenes.draw(SCENE, np.random.default_rng(seed), size))
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:

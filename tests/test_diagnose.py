@@ -9,14 +9,15 @@ import pytest
 from click.testing import CliRunner
 from test_reliance import rows
 
-from steelyard.harness import bias_factors, commands
-from steelyard.harness.bias_factors import LEVELS, Level
-from steelyard.harness.cli import cli
-from steelyard.harness.errors import UserError
-from steelyard.harness.suite import Entry, Suite
-from steelyard.leaderboards import bias, bias_files
-from steelyard.leaderboards.bias import Group
-from steelyard.leaderboards.bias_plots import picture
+from steelyard.harness.cli import console, factors
+from steelyard.harness.cli.factors import LEVELS, Level
+from steelyard.harness.cli.main import cli
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.runs.suite import Entry, Suite
+from steelyard.leaderboards.factor_effects import numbers as bias
+from steelyard.leaderboards.factor_effects import tables as bias_files
+from steelyard.leaderboards.factor_effects.numbers import Group
+from steelyard.leaderboards.factor_effects.plots import picture
 
 
 def invoke(*words: str) -> str:
@@ -33,7 +34,7 @@ def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     made = Suite("run", (Entry("joint"),), ("hateful_memes",), (), budget="2e9")
     options = {"data_root": [f"hateful_memes={world / 'hateful_memes'}"], "jobs": 1}
-    (record,) = commands.run_suite(made, runs, options, evaluate=False)
+    (record,) = console.run_suite(made, runs, options, evaluate=False)
     return runs / record.id
 
 
@@ -140,13 +141,13 @@ def test_every_knob_has_one_usual_level_and_changes_one_thing() -> None:
             for level in own:
                 changed = {**level.data, **level.backbone}
                 assert set(changed) == (set() if level.reference else {knob})
-                assert knob in bias_factors.KNOBS
+                assert knob in factors.KNOBS
 
 
 def test_factors_trains_each_level_and_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(bias_factors.tasks, "WORLD_TRAIN", 96)
-    monkeypatch.setattr(bias_factors.tasks, "WORLD_TEST", 48)
+    monkeypatch.setattr(factors.tasks, "WORLD_TRAIN", 96)
+    monkeypatch.setattr(factors.tasks, "WORLD_TEST", 48)
     two = (Level("p_named", "0.75", reference=True), Level("p_named", "1", data={"p_named": 1.0}))
     monkeypatch.setitem(LEVELS, ("data", "classifier"), two)
     words = ("factors", "data", "--quick", "--budget", "2e9", "--limit", "30", "--out",

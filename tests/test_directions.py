@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from steelyard import tasks
-from steelyard.harness import world_sets
 from steelyard.tasks import metrics
+from steelyard.tasks.world import build
 
 UP, DOWN, NEITHER = True, False, None
 YES_NO = {"yes_rate": NEITHER, "unparsed": NEITHER}
@@ -151,7 +151,7 @@ def scores(task: str, root: Path, shift: int) -> dict[str, float]:
 def test_worse_answers_are_worse_by_every_metric(
     task: str, tmp_path: Path, short_validation: None
 ) -> None:
-    world_sets.write(task, tmp_path / task, train=32, test=96, seed=3)
+    build.write(task, tmp_path / task, train=32, test=96, seed=3)
     right, wrong = (scores(task, tmp_path / task, shift) for shift in (0, 1))
     assert tasks.info(task).main in right
     for name in right:  # the world has nothing to ask for some, such as social science

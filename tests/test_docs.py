@@ -6,7 +6,7 @@ import write_docs
 from click.testing import CliRunner
 
 from steelyard import tasks
-from steelyard.harness.cli import cli
+from steelyard.harness.cli.main import cli
 
 
 def test_the_page_of_the_tasks_is_current() -> None:

@@ -8,9 +8,9 @@ import vlm_toys
 from torch import Tensor
 
 from steelyard import methods
-from steelyard.harness.backbone import Latents
-from steelyard.harness.vlm import Vlm
-from steelyard.harness.vlm_layout import Layout
+from steelyard.harness.models.backbone import Latents
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.models.vlm_layout import Layout
 
 
 @pytest.fixture(scope="module")

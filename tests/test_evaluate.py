@@ -11,11 +11,11 @@ from PIL import Image
 from stubs import Stub, corpus_at, reader, run, viewer
 
 from steelyard import tasks
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
-from steelyard.harness.evaluate import clustered_stderr, evaluate
-from steelyard.tasks import images
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Inputs
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.tasks._shared import images
+from steelyard.tasks.metrics import clustered_stderr
 
 # Scores
 

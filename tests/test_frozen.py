@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from steelyard.harness import classifier, classifier_config, encoders, run
-from steelyard.harness.backbone import Inputs, Turn
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.classifier import Classifier
-from steelyard.harness.data import Example
-from steelyard.harness.errors import UserError
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Example, Inputs, Turn
+from steelyard.harness.models import classifier, classifier_config, encoders
+from steelyard.harness.models.classifier import Classifier
+from steelyard.harness.runs import run
+from steelyard.harness.training.train_data import TrainData
 
 TEXTS = ["grandma's apple pie with a crumb topping and cream", "bus", "tea"]
 CLASSES = ("pie", "bus", "tea")

@@ -6,10 +6,17 @@ import preference_toy as toy
 import pytest
 import torch
 
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
 from steelyard.methods import grpo, rloo
-from steelyard.methods._online import BlockSampler, Pool, Row, flat_groups, online_rows, pools
+from steelyard.methods._preference.online import (
+    BlockSampler,
+    Pool,
+    Row,
+    flat_groups,
+    online_rows,
+    pools,
+)
 
 FLOPS = 6e9
 

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from steelyard import tasks
-from steelyard.harness import world_sets
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
-from steelyard.harness.evaluate import evaluate
-from steelyard.harness.world import KINDS
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Inputs
+from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.tasks.metrics import ratio
+from steelyard.tasks.world import build
+from steelyard.tasks.world.scenes import KINDS
 
 SETS = ("amber", "amber_generative", "amber_discriminative", "hallusionbench", "mmhal")
 TEST = 96
@@ -25,7 +24,7 @@ TEST = 96
 def made(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> Path:
     root = tmp_path_factory.mktemp("hallucinations")
     for task in SETS:
-        world_sets.write(task, root / task, train=16, test=TEST, seed=5)
+        build.write(task, root / task, train=16, test=TEST, seed=5)
     return root
 
 
@@ -34,7 +33,7 @@ def read(path: Path) -> Any:
 
 
 def truth(root: Path, split: str = "test") -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (root / world_sets.TRUTH).read_text().splitlines()]
+    rows = [json.loads(line) for line in (root / build.TRUTH).read_text().splitlines()]
     return [row for row in rows if row["split"] == split]
 
 

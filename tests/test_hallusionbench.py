@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus
 from steelyard.tasks import hallusionbench, metrics
 
 OFFICIAL = (

@@ -7,10 +7,10 @@ import preference_toy as toy
 import pytest
 import torch
 
-from steelyard.harness.vlm import Vlm
-from steelyard.methods import _online, _trl
-from steelyard.methods._hybrid import HybridTrainer, Offline, as_sampled, stored
-from steelyard.methods._online import Row, Sampling, Stream
+from steelyard.harness.models.vlm import Vlm
+from steelyard.methods._preference import online, trl
+from steelyard.methods._preference.hybrid import HybridTrainer, Offline, as_sampled, stored
+from steelyard.methods._preference.online import Row, Sampling, Stream
 
 GROUP, BATCH = 4, 8
 COUNT = 12
@@ -39,17 +39,17 @@ def trainer_of(
     from trl import GRPOConfig
 
     how = Sampling(GROUP, 1.0, 4, beta, format_reward=True)
-    sampler = _online.sampler_of(rows, model, GROUP, 0.5, seed=0)
+    sampler = online.sampler_of(rows, model, GROUP, 0.5, seed=0)
     settings = how.arguments(own_reference=True)
     trainer = HybridTrainer(
         model=model.model,
-        reward_funcs=[*_online.reward_functions(model, True), stored],
-        args=_trl.arguments(GRPOConfig, model, 0, folder, loss_type="grpo", **settings),
-        train_dataset=_online.dataset(model, toy.data(model, COUNT, seed=4), rows),
+        reward_funcs=[*online.reward_functions(model, True), stored],
+        args=trl.arguments(GRPOConfig, model, 0, folder, loss_type="grpo", **settings),
+        train_dataset=online.dataset(model, toy.data(model, COUNT, seed=4), rows),
         processing_class=model.processor,
         offline=offline,
     )
-    _online.set_up(trainer, toy.metered(model, 1e12), None, beta, sampler, False)
+    online.set_up(trainer, toy.metered(model, 1e12), None, beta, sampler, False)
     trainer.current_gradient_accumulation_steps = 1  # set by train()
     return trainer
 
@@ -62,7 +62,7 @@ def batch_of(trainer: Any) -> list[dict[str, Any]]:
 
 def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path) -> None:
     rows = rows_of(model, "offline")
-    with _trl.workspace(model):
+    with trl.workspace(model):
         trainer = trainer_of(model, rows, tmp_path, Offline(weight=0.5))
         asked = batch_of(trainer)
         made = trainer._generate_and_score_completions(asked)
@@ -81,7 +81,7 @@ def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path)
 
 def test_each_stream_has_its_own_rewards(model: Vlm, tmp_path: Path) -> None:
     rows = rows_of(model, "online")
-    with _trl.workspace(model):
+    with trl.workspace(model):
         trainer = trainer_of(model, rows, tmp_path, Offline())
         torch.manual_seed(0)
         made = trainer._generate_and_score_completions(batch_of(trainer))
@@ -99,7 +99,7 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
     the negative log-likelihood of the right answers."""
     rows = rows_of(model, "offline")
     anchor = 0.3
-    with _trl.workspace(model):
+    with trl.workspace(model):
         trainer = trainer_of(model, rows, tmp_path, Offline(anchor=anchor))
         model.eval()
         trainer.model.train()
@@ -123,7 +123,7 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
     assert metrics["margin"][0] == pytest.approx(
         metrics["logps/chosen"][0] - metrics["logps/rejected"][0]
     )
-    with _trl.workspace(model):
+    with trl.workspace(model):
         trainer = trainer_of(model, rows, tmp_path, Offline(anchor=anchor))
         again = trainer._get_per_token_logps_and_entropies(
             trainer.model,
@@ -151,6 +151,6 @@ def test_as_sampled_keeps_the_row() -> None:
 def test_no_column_is_taken_for_a_conversation(model: Vlm) -> None:
     """TRL judges by one of these names, picked by hash order."""
     rows = rows_of(model, "offline")
-    columns = _online.dataset(model, toy.data(model, COUNT, seed=4), rows)[0]
+    columns = online.dataset(model, toy.data(model, COUNT, seed=4), rows)[0]
     assert {"prompt", "chosen", "rejected", "completion", "messages"} & set(columns) == {"prompt"}
     assert columns["row"] == 0 and columns["solution"] is None

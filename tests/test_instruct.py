@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness import scenes
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _questions, instruct
+from steelyard.harness.core.errors import UserError
+from steelyard.tasks import instruct
+from steelyard.tasks._shared import questions
+from steelyard.tasks.world import language
 
 ROWS: list[dict[str, Any]] = [
     {"image": "images/x.png", "question": "how many?", "answer": "2", "kind": "count"},
@@ -18,7 +19,7 @@ ROWS: list[dict[str, Any]] = [
     {"image": None, "question": "what is red and blue?", "answer": "purple", "kind": "colour"},
     {
         "image": "images/x.png",
-        "question": _questions.CAPTION,
+        "question": questions.CAPTION,
         "answer": "A cup.",
         "kind": "caption",
     },
@@ -47,7 +48,7 @@ def test_turns(tmp_path: Path) -> None:
     assert (count.answer, count.choices, count.inputs.image) == ("2", (), image)
     assert (closed.answer, closed.choices) == ("yes", ("yes", "no"))
     assert blind.inputs.prompt == f"what is red and blue?{suffix}"
-    assert (caption.inputs.prompt, caption.inputs.evidence) == (_questions.CAPTION, None)
+    assert (caption.inputs.prompt, caption.inputs.evidence) == (questions.CAPTION, None)
     assert (caption.answer, caption.choices) == ("A cup.", ())
 
 
@@ -70,7 +71,7 @@ def test_captions_have_no_share_of_the_accuracy(tmp_path: Path) -> None:
 
 
 def test_prompts_are_those_the_tiny_base_model_learnt() -> None:
-    assert (_questions.SHORT, _questions.CAPTION) == (scenes.SHORT, scenes.CAPTION)
+    assert (questions.SHORT, questions.CAPTION) == (language.SHORT, language.CAPTION)
 
 
 @pytest.mark.parametrize(

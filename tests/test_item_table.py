@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from steelyard.leaderboards import item_table
-from steelyard.leaderboards.item_table import Order
+from steelyard.leaderboards.loading import items as item_table
+from steelyard.leaderboards.loading.items import Order
 
 IDS = ("b", "a", "c")
 

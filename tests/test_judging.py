@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness import asking, judging, record
-from steelyard.harness.errors import UserError
-from steelyard.harness.record import Ledger, Record, Score
-from steelyard.harness.spec import RunSpec
+from steelyard.harness.cli import judging
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.records import record
+from steelyard.harness.records.record import Ledger, Record, Score
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs.corpora import _options
 
 
 @pytest.fixture
@@ -83,13 +85,13 @@ def test_mistakes(run: Path, data: Path) -> None:
 
 
 def test_options_of_several_tasks() -> None:
-    assert asking._options(["source=gqa"], ["pope"]) == {"pope": {"source": "gqa"}}
+    assert _options(["source=gqa"], ["pope"]) == {"pope": {"source": "gqa"}}
     given = ["pope.source=gqa", "mmhal.ratings=a.jsonl"]
-    assert asking._options(given, ["mmhal", "pope"]) == {
+    assert _options(given, ["mmhal", "pope"]) == {
         "pope": {"source": "gqa"},
         "mmhal": {"ratings": "a.jsonl"},
     }
     with pytest.raises(UserError, match=r"with several tasks write TASK\.source="):
-        asking._options(["source=gqa"], ["mmhal", "pope"])
+        _options(["source=gqa"], ["mmhal", "pope"])
     with pytest.raises(UserError, match="Unknown task of --data-set"):
-        asking._options(["popes.source=gqa"], ["mmhal", "pope"])
+        _options(["popes.source=gqa"], ["mmhal", "pope"])

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from board_factory import board_of, first, make_run, profile
 
-from steelyard.harness.errors import UserError
-from steelyard.harness.record import ITEMS, RECORD, sealed
-from steelyard.leaderboards import tables
-from steelyard.leaderboards.board import build
-from steelyard.leaderboards.collect import collect
-from steelyard.leaderboards.overall import absences, overall
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.records.record import ITEMS, RECORD, sealed
+from steelyard.leaderboards.boards import tables
+from steelyard.leaderboards.boards.board import build
+from steelyard.leaderboards.boards.overall import absences, overall
+from steelyard.leaderboards.loading.collect import collect
 
 
 def test_columns_of_a_board_by_hand(toy: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from stubs import CLASSES, corpus_at, reader
 
 from steelyard import tasks
-from steelyard.harness.compat import import_lmms_eval, needs_operators
+from steelyard.harness.core.compat import import_lmms_eval, needs_operators
 
 # What lmms-eval does to a process, and that none of it is left
 
@@ -62,7 +62,7 @@ def test_operators_are_declared_only_for_a_mismatched_torchvision() -> None:
 
 def test_contract_samples(tmp_path: Path) -> None:
     """A custom request type is dispatched by its name, and a sample keeps what scoring returned."""
-    from steelyard.harness.lmms_model import Scorer
+    from steelyard.harness.evaluation.lmms_model import Scorer
 
     evaluator = import_lmms_eval()
     corpus = corpus_at(tmp_path)
@@ -90,7 +90,7 @@ def test_contract_a_model_would_be_deleted_without_our_clean(tmp_path: Path) -> 
     import_lmms_eval()
     from lmms_eval.api.model import lmms
 
-    from steelyard.harness.lmms_model import Scorer
+    from steelyard.harness.evaluation.lmms_model import Scorer
 
     scorer = Scorer(reader(corpus_at(tmp_path)))
     scorer.clean()
@@ -100,7 +100,7 @@ def test_contract_a_model_would_be_deleted_without_our_clean(tmp_path: Path) -> 
 
 
 def test_contract_simple_evaluate_takes_our_tasks_and_models_too(tmp_path: Path) -> None:
-    from steelyard.harness.lmms_model import Scorer
+    from steelyard.harness.evaluation.lmms_model import Scorer
 
     evaluator = import_lmms_eval()
     corpus = corpus_at(tmp_path)
@@ -145,14 +145,14 @@ def test_contract_the_entry_point_names_our_model() -> None:
     import_lmms_eval()
     from lmms_eval.models import MODEL_REGISTRY_V2
 
-    from steelyard.harness.lmms_model import RunScorer
+    from steelyard.harness.evaluation.lmms_model import RunScorer
 
     assert MODEL_REGISTRY_V2.get_model_class("steelyard") is RunScorer
 
 
 def test_text_is_generated_from_the_prompt(tmp_path: Path) -> None:
     """A task of another package asks for text: the model names its likeliest class."""
-    from steelyard.harness.lmms_model import Scorer
+    from steelyard.harness.evaluation.lmms_model import Scorer
 
     corpus = corpus_at(tmp_path)
     task = tasks.build(tasks.parse_variant("food101"), corpus)

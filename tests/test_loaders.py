@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example
 from steelyard.tasks import food101, hateful_memes, mm_imdb
 
 REAL_FOOD = Path(__file__).parents[2] / "shared" / "data" / "food101_mini"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example
 from steelyard.tasks import hateful_memes
 
 

@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from steelyard import methods, tasks
-from steelyard.harness import backbones
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.spec import RunSpec
-from steelyard.harness.vlm import Vlm
-from steelyard.methods import _pairs, _policy, mbpo
-from steelyard.methods._mining import answers_of, retarget
-from steelyard.methods._online import Row
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.models import registry
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.training.train_data import train_data
+from steelyard.methods import mbpo
+from steelyard.methods._mbpo import classifier as _policy
+from steelyard.methods._mbpo import vlm
+from steelyard.methods._mbpo.mining import answers_of, retarget
+from steelyard.methods._preference.online import Row
 
 FLOPS = 6e9
 QUICK: dict[str, Any] = {"group": 4, "max_tokens": 4, "steps": 3, "step": 8 / 255}
@@ -48,7 +51,7 @@ def test_offline_training_widens_the_margin() -> None:
     pool = toy.data(start, 200, seed=2)
     meter = toy.metered(start, 1e12)
     with meter:
-        pairs = _pairs.mine(start, pool, meter, replace(config, mine_limit=48), 0)
+        pairs = vlm.mine(start, pool, meter, replace(config, mine_limit=48), 0)
     after, spent = trained(flops=2 * FLOPS, stream="offline", nll_anchor=0.5)
     assert set(spent.ledger("budget").flops) == {"forward", "backward", "reference", "mine"}
     assert margin(after, pool, pairs) > margin(start, pool, pairs) + 0.5
@@ -71,7 +74,7 @@ def test_mined_pairs_are_right_against_wrong() -> None:
     def mine(**options: Any) -> tuple[list[Row], dict[str, float]]:
         meter = toy.metered(start, 1e12)
         with meter:
-            rows = _pairs.mine(start, pool, meter, mbpo.Config(**{**QUICK, **options}), 0)
+            rows = vlm.mine(start, pool, meter, mbpo.Config(**{**QUICK, **options}), 0)
         return rows, meter.diagnostics
 
     rows, counted = mine()
@@ -114,8 +117,8 @@ def test_same_seed_same_weights() -> None:
 
 def classifier(world: Path, task: str = "food101") -> tuple[Any, Any]:
     corpus = tasks.load(task, world / task)
-    model = backbones.untrained(RunSpec("mbpo", task, "tiny", "XS", 0), corpus, "cpu")
-    return model, backbones.train_data(model, task, corpus)
+    model = registry.untrained(RunSpec("mbpo", task, "tiny", "XS", 0), corpus, "cpu")
+    return model, train_data(model, task, corpus)
 
 
 @pytest.mark.parametrize("stream", ["hybrid", "offline", "online"])

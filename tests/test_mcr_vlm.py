@@ -11,17 +11,18 @@ from PIL import Image
 from torch import Tensor
 
 from steelyard import methods
-from steelyard.harness import vlm_config, vlm_io
-from steelyard.harness.backbone import Inputs, Latents, Turn
-from steelyard.harness.errors import UserError
-from steelyard.harness.scene_source import BASE_HABITS
-from steelyard.harness.scenes import ASK, compose, prompt
-from steelyard.harness.vlm import Vlm
-from steelyard.harness.world import draw
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Inputs, Turn
+from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.models.backbone import Latents
+from steelyard.harness.models.vlm import Vlm
 from steelyard.methods import mcr
-from steelyard.methods._divergences import jensen_shannon
-from steelyard.methods._games import SIGN, Game, mipd
-from steelyard.methods._gradients import parameters_held
+from steelyard.methods._shared.divergences import jensen_shannon
+from steelyard.methods._shared.gradients import parameters_held
+from steelyard.methods._shared.permutation_game import SIGN, Game, mipd
+from steelyard.tasks.world.language import ASK, compose, prompt
+from steelyard.tasks.world.scenes import draw
+from steelyard.tasks.world.source import BASE_HABITS
 
 ROWS = 5
 ORDER = torch.tensor([1, 2, 3, 4, 0, 3, 1, 0, 2, 4])  # two draws, some rows fixed
@@ -86,7 +87,7 @@ def test_identity_permutation_loses_nothing(root: Path) -> None:
 
 
 def test_the_trained_base_loses_by_a_shuffled_picture_and_not_by_one_nobody_sees() -> None:
-    model = vlm_io.build("tiny-vlm", vlm_config.configure("tiny-vlm", {}), seed=0).eval()
+    model = vlm_build.build("tiny-vlm", vlm_config.configure("tiny-vlm", {}), seed=0).eval()
     rng, habits = np.random.default_rng(0), BASE_HABITS
     scenes = [compose(habits, rng) for _ in range(24)]
     asked = [ASK["count"](scene, habits, rng) for scene in scenes]

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steelyard.harness.backbone import Backbone, Batch, Latents, PixelRange, Side
-from steelyard.harness.errors import UserError
-from steelyard.harness.vlm import Vlm
-from steelyard.methods._mining import (
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Side
+from steelyard.harness.models.backbone import Backbone, Batch, Latents, PixelRange
+from steelyard.harness.models.vlm import Vlm
+from steelyard.methods._mbpo.mining import (
     Attack,
     affordable,
     answers_of,
@@ -286,7 +287,7 @@ def test_batched_attack_is_each_item_alone(model: Vlm) -> None:
 
 def test_candidates_need_their_image(model: Vlm) -> None:
     """Those kept have higher gain than those left out, within each subset."""
-    from steelyard.methods._mining import Selection
+    from steelyard.methods._mbpo.mining import Selection
 
     pool = toy.data(model, 64, seed=7)
     meter = toy.metered(model, 1e12)

@@ -6,8 +6,8 @@ import pytest
 from test_corruptions import corpus_at
 
 from steelyard import tasks
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example
 
 
 def givers(corpus: Corpus, task: str) -> dict[str, Example]:

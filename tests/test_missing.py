@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from steelyard import tasks
-from steelyard.harness import record, run
-from steelyard.harness.backbone import Side
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.errors import UserError
-from steelyard.harness.run import Job
-from steelyard.harness.spec import RunSpec
-from steelyard.tasks import missing
-from steelyard.tasks.grammar import Damage
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Side
+from steelyard.harness.records import record
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import run
+from steelyard.harness.runs.run import Job
+from steelyard.tasks.corruptions import missing
+from steelyard.tasks.corruptions.variants import Damage
 
 PICTURE = Path("a.png")
 HUNDRED = [Example(f"{n:03}", PICTURE, f"text {n}", (0,)) for n in range(100)]

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _official, metrics, mme
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus
+from steelyard.tasks import metrics, mme
+from steelyard.tasks._shared import official
 
 ASKED = "Is there a {} in this image? Please answer yes or no."
 
@@ -182,7 +183,7 @@ class Yes:
 
 
 def test_always_yes_gets_half_of_all_accuracy_and_no_pair(tmp_path: Path) -> None:
-    from steelyard.harness.evaluate import evaluate
+    from steelyard.harness.evaluation.evaluate import evaluate
 
     sizes = {name: 1 + place % 3 for place, name in enumerate((*mme.PERCEPTION, *mme.COGNITION))}
     corpus = mme.load(write(tmp_path, sizes, nested=mme.NESTED))
@@ -208,7 +209,7 @@ def test_always_yes_gets_half_of_all_accuracy_and_no_pair(tmp_path: Path) -> Non
 
 
 def test_points_are_of_the_categories_there(tmp_path: Path) -> None:
-    from steelyard.harness.evaluate import evaluate
+    from steelyard.harness.evaluation.evaluate import evaluate
 
     corpus = mme.load(write(tmp_path, {"count": 2, "color": 1}))
     made: Any = Yes()
@@ -225,8 +226,8 @@ def test_a_hub_copy_becomes_the_official_tree(tmp_path: Path) -> None:
     tree = mme.load(write(tmp_path / "tree", {"count": 2, "posters": 1}, nested=("posters",)))
     rows = [
         {
-            _official.CONFIG: "default",
-            _official.SPLIT: "test",
+            official.CONFIG: "default",
+            official.SPLIT: "test",
             "question_id": f"{example.subset}/{(example.image or Path()).name}",
             "image": {"bytes": (example.image or Path()).read_bytes(), "path": None},
             "question": f"{example.text} {mme.INSTRUCTION}",

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _official, metrics, naturalbench
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus
+from steelyard.tasks import metrics, naturalbench
+from steelyard.tasks._shared import official
 
 OPTIONS = "\nA. red\nB. blue"
 Row = dict[str, Any]
@@ -156,7 +157,7 @@ def test_hub_copies_become_the_tree(tmp_path: Path, whole: bool) -> None:
 
     rows: list[Row] = []
     for made in (group(0), group(1)):
-        about = {_official.CONFIG: "default", _official.SPLIT: "train"}
+        about = {official.CONFIG: "default", official.SPLIT: "train"}
         kind, number = made["Question_Type"], made["Index"]
         if whole:
             shown = {f"Image_{place}": image(number, place) for place in (0, 1)}

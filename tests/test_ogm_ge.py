@@ -6,7 +6,7 @@ import pytest
 import torch
 from synthetic_study import MLPBackbone, batch_of, fit_method, train_data
 
-from steelyard.harness.backbone import Latents, Recipe
+from steelyard.harness.models.backbone import Latents, Recipe
 from steelyard.methods import ogm_ge
 
 INPUTS, WIDTH, CLASSES = 6, 8, 3

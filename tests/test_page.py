@@ -17,14 +17,15 @@ import click
 import pytest
 from board_factory import make_answered, make_run, profile
 
-from steelyard.harness import commands
-from steelyard.harness.cli_options import run_options
-from steelyard.harness.spec import RunSpec
-from steelyard.leaderboards import page_markup, publish
-from steelyard.leaderboards.escape import inert
-from steelyard.leaderboards.page_details import from_nothing, reproduce
-from steelyard.leaderboards.page_tables import pictures
-from steelyard.leaderboards.stats import Interval
+from steelyard.harness.cli import console
+from steelyard.harness.cli.options import run_options
+from steelyard.harness.records.spec import RunSpec
+from steelyard.leaderboards.output.escape import inert
+from steelyard.leaderboards.page import markup
+from steelyard.leaderboards.page.details import from_nothing, reproduce
+from steelyard.leaderboards.page.tables import pictures
+from steelyard.leaderboards.publish import publish
+from steelyard.leaderboards.stats.intervals import Interval
 
 HOSTILE = (
     """=cmd|' /C calc'!A0</script><script>alert("x")</script>"""
@@ -243,7 +244,7 @@ def test_the_command_of_a_row_makes_the_same_runs(track: str, wall: float | None
                 "mm_imdb@text-blank", "mm_imdb@text-missing:70"]  # fmt: skip
     command = from_nothing(specs, variants)
     assert "--corruption image-noise:1-5" in command
-    (suite,) = commands.suites_from(*parsed(command))
+    (suite,) = console.suites_from(*parsed(command))
     assert suite.entries[0].method == "mcr" and suite.entries[0].options == options
     assert suite.tasks == ("mm_imdb",) and suite.seeds == (0, 3)
     assert (suite.backbone, suite.budget, suite.wall) == ("tiny", "S", wall)
@@ -270,7 +271,7 @@ def test_a_figure_s_letters_become_text_as_wide_as_they_were() -> None:
         '<g id="a"><use xlink:href="#m1" x="1.23456" y="2"/></g>'
         '<path id="m1" d="M 1.2345 2 \nL 3 4" style="fill: #ffffff"/></svg>'
     )
-    drawn = page_markup.figure(svg, 7, 'say "so"')
+    drawn = markup.figure(svg, 7, 'say "so"')
     assert '<text fill="var(--soft)" transform="translate(1.23 2)" font-size="10"' in drawn
     assert 'textLength="10.1" lengthAdjust="spacingAndGlyphs">a&lt;b</text>' in drawn
     assert 'id="f7-m1" d="M1.23 2L3 4" fill="var(--paper)"' in drawn
@@ -281,11 +282,11 @@ def test_a_figure_s_letters_become_text_as_wide_as_they_were() -> None:
 def test_a_circle_of_curves_becomes_two_arcs() -> None:
     curve = "C 1 0.5 1 1 1 1 \n"
     path = "M 0 1 \n" + "C 0 -1 1 0 1 0 \n" * 4 + "C -1 0 0 1 0 1 \n" * 4 + "z"
-    assert page_markup._round(path) == (
+    assert markup._round(path) == (
         "M 0.0000 -1.0000 A 1.0000 1.0000 0 1 0 0.0000 1.0000 "
         "A 1.0000 1.0000 0 1 0 0.0000 -1.0000 z"
     )
-    assert page_markup._round("M 0 1 \n" + curve * 8 + "z") == "M 0 1 \n" + curve * 8 + "z"
+    assert markup._round("M 0 1 \n" + curve * 8 + "z") == "M 0 1 \n" + curve * 8 + "z"
 
 
 def test_whiskers_share_a_scale_and_one_far_behind_is_an_arrow() -> None:
@@ -300,6 +301,6 @@ def test_whiskers_share_a_scale_and_one_far_behind_is_an_arrow() -> None:
 
 def test_markdown_keeps_to_its_subset() -> None:
     table = "| x | y |\n|---|---|\n| 1 | *2* |"
-    shown = page_markup.markdown(f"## A `b`\n\n{table}\n\n1. one\n   more\n2. two", 1)
+    shown = markup.markdown(f"## A `b`\n\n{table}\n\n1. one\n   more\n2. two", 1)
     assert "<h3>A <code>b</code></h3>" in shown and "<td><em>2</em></td>" in shown
     assert "<ol><li>one more</li><li>two</li></ol>" in shown

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from board_factory import make_answered, make_run, profile
 
-from steelyard.leaderboards import publish
+from steelyard.leaderboards.publish import publish
 
 selenium = pytest.importorskip("selenium", reason="needs the extra 'page'")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

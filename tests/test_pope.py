@@ -11,8 +11,8 @@ from object_prior import guesses
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.errors import UserError
-from steelyard.harness.reading import read_json_lines
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.data.reading import read_json_lines
 from steelyard.tasks import metrics, pope
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "official_json" / "pope"

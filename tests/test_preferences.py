@@ -8,12 +8,12 @@ import preference_toy as toy
 import pytest
 from PIL import Image
 
-from steelyard.harness.batches import TrainData
-from steelyard.harness.data import Example
-from steelyard.harness.errors import UserError
-from steelyard.harness.vlm import Vlm
-from steelyard.methods import _preferences as preferences
-from steelyard.methods._preferences import Source
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Example
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.training.train_data import TrainData
+from steelyard.methods._preference import negatives as preferences
+from steelyard.methods._preference.negatives import Source
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import preference_toy as toy
 import pytest
 import torch
 
-from steelyard.harness.backbone import Turn
-from steelyard.harness.batches import TrainData
-from steelyard.harness.errors import UserError
-from steelyard.harness.vlm import Vlm
-from steelyard.methods import _preflight
-from steelyard.methods._trl_data import Pair, render
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Turn
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.training.train_data import TrainData
+from steelyard.methods._preference import preflight
+from steelyard.methods._preference.trl_data import Pair, render
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def _with(data: TrainData, position: int, **changes: object) -> TrainData:
 
 
 def test_sound_data_pass(backbone: Vlm, data: TrainData) -> None:
-    _preflight.check(backbone, data)
-    _preflight.check(backbone, data, [Pair(0, "red", "a red cup")])
+    preflight.check(backbone, data)
+    preflight.check(backbone, data, [Pair(0, "red", "a red cup")])
 
 
 @pytest.mark.parametrize(
@@ -58,46 +58,46 @@ def test_each_mistake_names_its_row(
     backbone: Vlm, data: TrainData, changes: dict[str, object], said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        _preflight.check(backbone, _with(data, 3, **changes))
+        preflight.check(backbone, _with(data, 3, **changes))
 
 
 def test_the_wrong_answer_of_a_pair_is_checked_too(backbone: Vlm, data: TrainData) -> None:
     with pytest.raises(UserError, match="Row 0-2 has an empty answer"):
-        _preflight.check(backbone, data, [Pair(1, "red", "blue"), Pair(2, "red", "")])
+        preflight.check(backbone, data, [Pair(1, "red", "blue"), Pair(2, "red", "")])
 
 
 def test_an_image_without_its_tokens_is_refused(backbone: Vlm, data: TrainData) -> None:
     inputs = data.turn(0).inputs
     bare = render(backbone, replace(inputs, image=None))
     with pytest.raises(UserError, match="Row q has an image but its prompt has 0 image tokens"):
-        _preflight.check_image(backbone, bare, inputs, "q")
+        preflight.check_image(backbone, bare, inputs, "q")
     whole = render(backbone, inputs)
-    _preflight.check_image(backbone, whole, inputs, "q")
+    preflight.check_image(backbone, whole, inputs, "q")
     assert int((whole.tokens == backbone.prompts.image_token).sum()) == 16  # 32 / 8 squared
 
 
 def test_a_prompt_over_the_limit_is_refused(data: TrainData) -> None:
     short = toy.load(toy.random_base(), max_prompt_tokens=20)
     with pytest.raises(UserError, match=r"^Row 0-0: A prompt has .* max_prompt_tokens="):
-        _preflight.check(short, data)
+        preflight.check(short, data)
 
 
 def test_right_padding_is_refused(data: TrainData) -> None:
     other = toy.load(toy.random_base())
     other.processor.tokenizer.padding_side = "right"
     with pytest.raises(UserError, match="pads on the right"):
-        _preflight.check(other, data)
+        preflight.check(other, data)
 
 
 def test_no_data_is_refused(backbone: Vlm, data: TrainData) -> None:
     with pytest.raises(UserError, match="no training example"):
-        _preflight.check(backbone, replace(data, examples=()))
+        preflight.check(backbone, replace(data, examples=()))
 
 
 def test_many_rows_are_sampled_evenly() -> None:
-    assert _preflight.spaced(5, 8) == [0, 1, 2, 3, 4]
-    assert _preflight.spaced(10, 4) == [0, 2, 5, 7]
-    assert len(set(_preflight.spaced(5000, 512))) == 512
+    assert preflight.spaced(5, 8) == [0, 1, 2, 3, 4]
+    assert preflight.spaced(10, 4) == [0, 2, 5, 7]
+    assert len(set(preflight.spaced(5000, 512))) == 512
 
 
 def test_an_answer_is_what_generation_would_have_said(backbone: Vlm, data: TrainData) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
 from steelyard.tasks import metrics, prior_conflict
 
 COLOURS = ["yellow", "red", "blue"]

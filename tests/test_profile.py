@@ -10,11 +10,12 @@ import pytest
 from board_factory import TRUTH, entry, make_answered, said
 from sklearn.metrics import f1_score
 
-from steelyard.leaderboards import factors, publish
-from steelyard.leaderboards.collect import collect
-from steelyard.leaderboards.profile import COMPOSITE, Profile, build
-from steelyard.leaderboards.ratios import Column
-from steelyard.leaderboards.stats import Sample
+from steelyard.leaderboards.boards import factorial
+from steelyard.leaderboards.boards.profile import COMPOSITE, Profile, build
+from steelyard.leaderboards.boards.ratios import Column
+from steelyard.leaderboards.loading.collect import collect
+from steelyard.leaderboards.publish import publish
+from steelyard.leaderboards.stats.intervals import Sample
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_published_twice_it_is_the_same_and_lists_everything(pool: Path, tmp_pat
 
 
 def test_other_items_or_a_lost_file_are_refused(pool: Path) -> None:
-    from steelyard.harness.errors import UserError
+    from steelyard.harness.core.errors import UserError
 
     path = pool / "good-0" / "items-asked.parquet"
     table = pd.read_parquet(path)
@@ -138,13 +139,13 @@ def test_a_factorial_pairs_entries_equal_in_all_else(tmp_path: Path) -> None:
     runs = collect([tmp_path])
     for run in runs.runs:
         groups[run.record.label] = [run]
-    (found,) = factors.factorials(groups, samples, shown)
+    (found,) = factorial.factorials(groups, samples, shown)
     assert found.factors == ("iig", "mining") and len(found.cells) == 4
     effects = {(e.factor, e.level, e.other): e for e in found.effects}
     assert effects["iig", True, False].scores["asked f1"].mean == pytest.approx(0.1)
     assert effects["iig", True, False].pairs == 2
     assert effects["mining", "noise", "adversarial"].scores["asked f1"].mean == pytest.approx(-0.2)
-    assert not factors.factorials({"a": groups["noise True"]}, samples, shown)
+    assert not factorial.factorials({"a": groups["noise True"]}, samples, shown)
 
 
 def test_a_learning_rate_of_its_own_is_told(pool: Path) -> None:

@@ -15,13 +15,14 @@ from board_factory import profile as hits
 from scipy.stats import t as student
 from sklearn.metrics import f1_score
 
-from steelyard.harness.errors import UserError
-from steelyard.harness.record import Score, read, write
-from steelyard.leaderboards import factors, profile_tables, publish
-from steelyard.leaderboards.collect import collect
-from steelyard.leaderboards.profile import Profile, build, is_profile
-from steelyard.leaderboards.ratios import Column
-from steelyard.leaderboards.stats import Sample
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.records.record import Score, read, write
+from steelyard.leaderboards.boards import factorial, profile_tables
+from steelyard.leaderboards.boards.profile import Profile, build, is_profile
+from steelyard.leaderboards.boards.ratios import Column
+from steelyard.leaderboards.loading.collect import collect
+from steelyard.leaderboards.publish import publish
+from steelyard.leaderboards.stats.intervals import Sample
 
 
 def built(root: Path, control: str | None = None) -> Profile:
@@ -178,13 +179,13 @@ def test_entries_that_differ_in_learning_rate_too_are_no_pair(tmp_path: Path) ->
             groups[label] = [replace(run, record=replace(run.record, spec=spec))]
             value = 0.5 + beta + (0.3 if rate else 0.0)
             samples[label] = {"asked f1": Sample(np.full(1, value), np.full((1, 9), value), 20)}
-    (found,) = factors.factorials(groups, samples, shown)
+    (found,) = factorial.factorials(groups, samples, shown)
     effects = {(e.factor, e.level): e for e in found.effects}
     assert effects["beta", 0.2].pairs == 2
     assert effects["beta", 0.2].scores["asked f1"].mean == pytest.approx(0.1)
     (rate,) = (e for e in found.effects if e.factor == "learning_rate")
     assert abs(rate.scores["asked f1"].mean) == pytest.approx(0.3)
-    rows = list(csv.DictReader(io.StringIO(factors.as_csv([found]))))
+    rows = list(csv.DictReader(io.StringIO(factorial.as_csv([found]))))
     assert [r["mean"] for r in rows if r["name"] == "beta" and r["column"] == "asked f1"] == ["0.1"]
     assert {r["levels"] for r in rows if r["row"] == "entry"} == {
         f"beta={beta} learning_rate={rate}" for beta in (0.1, 0.2) for rate in ("default", "0.001")

@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from steelyard.leaderboards import export, publish, tables
-from steelyard.leaderboards.board import Board
-from steelyard.leaderboards.cost_plots import cost_axis, pareto
-from steelyard.leaderboards.escape import md
-from steelyard.leaderboards.plots import figures
-from steelyard.leaderboards.style import framed, headline, off_scale, panels, render, spread
+from steelyard.leaderboards.boards import export, tables
+from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.cost_plots import cost_axis, pareto
+from steelyard.leaderboards.boards.plots import figures
+from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.output.style import framed, headline, off_scale, panels, render, spread
+from steelyard.leaderboards.publish import publish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,17 +12,8 @@ import test_mme
 import test_naturalbench
 from question_files import docs, write_gqa, write_scienceqa, write_textvqa, write_vqa
 
-from steelyard.harness.compat import import_lmms_eval
-from steelyard.tasks import (
-    answers,
-    gqa,
-    metrics,
-    mme,
-    naturalbench,
-    scienceqa,
-    textvqa,
-    vqav2,
-)
+from steelyard.harness.core.compat import import_lmms_eval
+from steelyard.tasks import answers, gqa, metrics, mme, naturalbench, scienceqa, textvqa, vqav2
 
 SHORT = {"pre_prompt": "", "post_prompt": "\nAnswer the question using a single word or phrase."}
 # fmt: off

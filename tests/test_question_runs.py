@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from steelyard import tasks
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.data import Corpus
-from steelyard.harness.evaluate import Evaluation, evaluate
-from steelyard.harness.world_sets import ensure
-from steelyard.tasks.images import open_image
+from steelyard.harness.core.examples import Corpus, Inputs
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.evaluation.scores import Evaluation
+from steelyard.tasks._shared.images import open_image
+from steelyard.tasks.world.build import ensure
 
 QUESTIONS = ("vqav2", "gqa", "textvqa", "scienceqa", "mme", "naturalbench")
 SHARED = Path(__file__).parents[2] / "shared" / "data"

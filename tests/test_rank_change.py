@@ -9,12 +9,12 @@ import pytest
 from board_factory import entry, first, make_answered, make_run
 from click.testing import CliRunner
 
-from steelyard.harness.cli import cli
-from steelyard.harness.errors import UserError
-from steelyard.leaderboards.rank_change import publish_tracks, said, sheet
-from steelyard.leaderboards.rank_plots import alike, critical_figure, slope_figure
-from steelyard.leaderboards.ranking import Change, Critical, Place, changes
-from steelyard.leaderboards.style import marks, render
+from steelyard.harness.cli.main import cli
+from steelyard.harness.core.errors import UserError
+from steelyard.leaderboards.boards.rank_plots import alike, critical_figure, slope_figure
+from steelyard.leaderboards.output.style import marks, render
+from steelyard.leaderboards.stats.ranking import Change, Critical, Place, changes
+from steelyard.leaderboards.tracks.rank_change import publish_tracks, said, sheet
 
 
 def place(rank: float, first_place: float, last_place: float) -> Place:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import f, friedmanchisquare
 
-from steelyard.leaderboards.ranking import (
+from steelyard.leaderboards.stats.intervals import Sample
+from steelyard.leaderboards.stats.ranking import (
     Contest,
     block_ranks,
     bootstrap,
@@ -17,7 +18,6 @@ from steelyard.leaderboards.ranking import (
     ties,
     wins,
 )
-from steelyard.leaderboards.stats import Sample
 
 
 def test_ranks_share_ties_and_follow_the_direction() -> None:

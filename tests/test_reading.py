@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from steelyard.harness import reading
-from steelyard.harness.data import Corpus, Example, Skipped
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.data import reading
 
 Splits = dict[str, list[Example]]
 

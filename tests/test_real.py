@@ -10,12 +10,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from steelyard.harness import encoders, record, suite
-from steelyard.harness.data import Corpus
-from steelyard.harness.pool import execute, quiet_heavy_libraries
-from steelyard.harness.record import Record
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.models import encoders
+from steelyard.harness.records import record
+from steelyard.harness.records.record import Record
+from steelyard.harness.runs import suite
+from steelyard.harness.runs.parallel import execute, quiet_heavy_libraries
+from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.corruptions import CORRUPTIONS, STANDARD
-from steelyard.tasks.images import open_image
 
 pytestmark = pytest.mark.real
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from steelyard import tasks
-from steelyard.harness.data import Corpus
+from steelyard.harness.core.examples import Corpus
 from steelyard.tasks import chair, metrics, pope, vqa
 from steelyard.tasks.corruptions import CORRUPTIONS
 

@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness import reliance
-from steelyard.harness.answer_memory import Memory
-from steelyard.harness.backbone import Inputs, Recipe
-from steelyard.harness.data import Corpus, Example
-from steelyard.harness.diagnose import parts_of
-from steelyard.harness.emap import projection
-from steelyard.harness.errors import UserError
-from steelyard.harness.evaluate import evaluate
-from steelyard.leaderboards import reliance as profile
-from steelyard.leaderboards import reliance_tables
-from steelyard.leaderboards.reliance import Diagnosis, Part
-from steelyard.leaderboards.reliance_plots import picture
+from steelyard.harness.cli.diagnose import parts_of
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Inputs
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.models.backbone import Recipe
+from steelyard.harness.reliance import ask as reliance
+from steelyard.harness.reliance.additive import projection
+from steelyard.harness.reliance.answer_cache import Memory
+from steelyard.leaderboards.reliance import numbers as profile
+from steelyard.leaderboards.reliance import tables
+from steelyard.leaderboards.reliance.numbers import Diagnosis, Part
+from steelyard.leaderboards.reliance.plots import picture
 from steelyard.tasks import pope
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "official_json" / "pope"
@@ -183,14 +183,14 @@ def test_a_model_that_looks_is_told_from_one_that_does_not(tmp_path: Path) -> No
     assert means(looks)["score.full"] == 1 and means(looks)["gain.image.blank"] == 0.5
     # Of another item's image half are of the same colour.
     assert means(looks)["score.text.shuffled"] == pytest.approx(0.5, abs=0.05)
-    assert reliance_tables.state(looks, "image") == "used"
+    assert tables.state(looks, "image") == "used"
     assert means(guesses)["gain.image.blank"] == means(guesses)["gain.image.shuffled"] == 0
     assert means(guesses)["same.text.blank"] == 1
-    assert reliance_tables.state(guesses, "image") == "not used"
-    assert "does not use the image" in reliance_tables.verdict(guesses)
-    assert "answers 100.0 % the same without it" in reliance_tables.verdict(guesses)
+    assert tables.state(guesses, "image") == "not used"
+    assert "does not use the image" in tables.verdict(guesses)
+    assert "answers 100.0 % the same without it" in tables.verdict(guesses)
     (few,) = parts_of("pope", [asked(blind, pope_like(tmp_path / "few", 20), draws=3)])
-    assert reliance_tables.state(few, "image") == "unclear"  # 10 images can hide 30 points
+    assert tables.state(few, "image") == "unclear"  # 10 images can hide 30 points
 
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
@@ -228,7 +228,7 @@ def test_the_profile_exposes_an_object_prior_on_official_pope(
     assert found["gain.image.blank"] == found["gain.image.shuffled"] == 0
     assert found["same.text.blank"] == found["same.text.shuffled"] == 1
     assert found["conflict.text"] == 1
-    assert reliance_tables.verdict(part).startswith("does not use the image (+0.0 ± 0.0")
+    assert tables.verdict(part).startswith("does not use the image (+0.0 ± 0.0")
 
 
 def test_every_view_shows_what_it_says(tmp_path: Path) -> None:
@@ -328,13 +328,13 @@ def diagnosis(tmp_path: Path, model: Talker) -> Diagnosis:
 
 def test_page_tables_and_picture(tmp_path: Path) -> None:
     found = diagnosis(tmp_path, Talker(sees))
-    page = reliance_tables.markdown(found, "p.svg")
+    page = tables.markdown(found, "p.svg")
     assert page.startswith("# What a\\|model relies on\n\n- pope: uses the image (+")
     assert "![reliance profile](p.svg)" in page and "| 40 | pope | accuracy | 100.0 ± 0.0 |" in page
-    content = json.loads(reliance_tables.as_json(found))
+    content = json.loads(tables.as_json(found))
     assert content["parts"][0]["numbers"]["gain.image.blank"]["mean"] == 0.5
-    assert content["parts"][0]["verdict"] == reliance_tables.verdict(found.parts[0])
-    lines = reliance_tables.as_csv(found).splitlines()
+    assert content["parts"][0]["verdict"] == tables.verdict(found.parts[0])
+    lines = tables.as_csv(found).splitlines()
     assert lines[0] == "task,subset,score,number,mean,low,high,about"
     assert any(line.startswith("pope,,accuracy,score.full,1,1,1,") for line in lines)
     made = picture(found)
@@ -356,9 +356,9 @@ def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> N
     (nothing,) = profile.parts(
         "toy", "wrong", higher_is_better=False, runs=[table.assign(bottom=0.0, top=0.0)]
     )
-    assert reliance_tables.verdict(nothing) == "no answer on which wrong could be counted."
+    assert tables.verdict(nothing) == "no answer on which wrong could be counted."
     made = Diagnosis("model", {}, (nothing,))
-    assert picture(made) == {} and "| 6 | toy | wrong ↓ |  |" in reliance_tables.markdown(made)
+    assert picture(made) == {} and "| 6 | toy | wrong ↓ |  |" in tables.markdown(made)
 
 
 def test_every_number_is_described() -> None:

@@ -10,14 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from steelyard import tasks
-from steelyard.harness import record, run
-from steelyard.harness.cli import cli
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
-from steelyard.harness.provenance import file_hash
-from steelyard.harness.record import RECORD, sealed
-from steelyard.harness.run import Job
-from steelyard.harness.spec import RunSpec
+from steelyard.harness.cli.main import cli
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import file_hash
+from steelyard.harness.records import record
+from steelyard.harness.records.record import RECORD, sealed
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import run
+from steelyard.harness.runs.run import Job
 
 MINE = '''
 """Joint training from a user's file."""

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from steelyard.harness.data import Example
-from steelyard.methods._rewards import correctness, formatting, verifiable, well_formed
+from steelyard.harness.core.examples import Example
+from steelyard.methods._preference.rewards import correctness, formatting, verifiable, well_formed
 
 END = 2
 

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 from board_factory import entry, first, make_answered, make_run, profile
 
-from steelyard.leaderboards import publish, robustness, robustness_files
-from steelyard.leaderboards.board import build as build_board
-from steelyard.leaderboards.collect import collect
-from steelyard.leaderboards.profile import build as build_profile
-from steelyard.leaderboards.robustness import Measured, Robustness, damages_of
-from steelyard.leaderboards.robustness_items import consistency, of_board
-from steelyard.leaderboards.robustness_plots import best_of
-from steelyard.leaderboards.robustness_tables import as_csv, as_json, markdown, sheets
-from steelyard.leaderboards.stats import Sample
-from steelyard.leaderboards.style import MOST, first_of, render
+from steelyard.leaderboards.boards.board import build as build_board
+from steelyard.leaderboards.boards.profile import build as build_profile
+from steelyard.leaderboards.loading.collect import collect
+from steelyard.leaderboards.output.style import MOST, first_of, render
+from steelyard.leaderboards.publish import publish
+from steelyard.leaderboards.robustness import files as robustness_files
+from steelyard.leaderboards.robustness import numbers
+from steelyard.leaderboards.robustness.items import consistency, of_board
+from steelyard.leaderboards.robustness.numbers import Measured, Robustness, damages_of
+from steelyard.leaderboards.robustness.plots import best_of
+from steelyard.leaderboards.robustness.tables import as_csv, as_json, markdown, sheets
+from steelyard.leaderboards.stats.intervals import Sample
 
 VARIANTS = ("image-noise:1", "image-noise:3", "image-blank", "text-noise:2", "clean",
             "image-noise:3+text-noise:2", "both-missing:70", "image-missing:100",
@@ -52,7 +54,7 @@ def test_variants_are_grouped_by_corruption_and_ordered_by_strength() -> None:
 def test_averages_over_severities_then_corruptions_then_sides() -> None:
     scores = {"clean": 0.8, "image-noise:1": 0.7, "image-noise:2": 0.5, "image-blank": 0.2,
               "text-blank": 0.4, "image-blank+text-blank": 0.1}  # fmt: skip
-    found = only(robustness.build(measured(scores), "joint"))
+    found = only(numbers.build(measured(scores), "joint"))
     assert found["drop.image"] == pytest.approx(0.8 - (0.6 + 0.2) / 2)
     assert found["drop.text"] == pytest.approx(0.4)
     assert found["drop"] == pytest.approx(0.4)
@@ -67,25 +69,25 @@ def test_averages_over_severities_then_corruptions_then_sides() -> None:
 def test_uneven_strengths_weigh_by_their_distance() -> None:
     scores = {"clean": 1.0, "image-missing:50": 1.0, "image-missing:100": 0.0}
     (damage,) = damages_of(list(scores))
-    found = robustness.area(damage, {name: sample(value) for name, value in scores.items()})
+    found = numbers.area(damage, {name: sample(value) for name, value in scores.items()})
     assert found.values[0] == pytest.approx(0.75)
     scores = {"clean": 1.0, "image-missing:10": 0.0, "image-missing:100": 0.0}
     (damage,) = damages_of(list(scores))
-    found = robustness.area(damage, {name: sample(value) for name, value in scores.items()})
+    found = numbers.area(damage, {name: sample(value) for name, value in scores.items()})
     assert found.values[0] == pytest.approx(0.05)
 
 
 def test_errors_grow_where_lower_is_better() -> None:
     scores = {"clean": 0.1, "image-noise:1": 0.3, "image-noise:2": 0.2}
-    found = only(robustness.build(measured(scores, higher=False), "joint"))
+    found = only(numbers.build(measured(scores, higher=False), "joint"))
     assert found["drop"] == pytest.approx(0.15) and found["relative"] == pytest.approx(1.5)
     assert found["worst"] == pytest.approx(0.3)
 
 
 def test_nothing_clean_to_lose_has_no_relative_drop() -> None:
-    found = only(robustness.build(measured({"clean": 0.0, "image-blank": 0.0}), "joint"))
+    found = only(numbers.build(measured({"clean": 0.0, "image-blank": 0.0}), "joint"))
     assert "relative" not in found and found["drop"] == 0
-    assert robustness.build(measured({"clean": 0.5}), "joint") is None
+    assert numbers.build(measured({"clean": 0.5}), "joint") is None
 
 
 def test_unchanged_answers_are_counted_right_or_wrong(toy: Path) -> None:
@@ -109,7 +111,7 @@ def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
         make_run(tmp_path, "joint", weak, seed=seed)
     found = of_board(build_board(collect([tmp_path]), "toy"))
     assert found is not None
-    made = robustness.build(found, "joint")
+    made = numbers.build(found, "joint")
     assert made is not None and [row.label for row in made.rows] == ["firm", "joint"]
     better = made.rows[0].differences
     assert (
@@ -186,7 +188,7 @@ def test_a_figure_of_many_shows_the_first_and_the_control() -> None:
 def test_the_fan_of_many_entries_says_how_many_there_are() -> None:
     of_each = {name: sample(value) for name, value in (("clean", 0.9), ("image-noise:1", 0.5))}
     scores = {f"entry {number:02}": of_each for number in range(MOST + 2)}
-    made = robustness.build(Measured("toy", "accuracy", True, True, scores, {}), "entry 00")
+    made = numbers.build(Measured("toy", "accuracy", True, True, scores, {}), "entry 00")
     assert made is not None and len(made.rows) == MOST + 2
     shown = best_of(made)
     assert (shown.task, len(shown.rows)) == (f"toy, best {MOST} of {MOST + 2}", MOST)

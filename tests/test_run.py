@@ -16,13 +16,15 @@ import pytest
 from click.testing import CliRunner
 
 from steelyard import tasks
-from steelyard.harness import record, run, suite
-from steelyard.harness.cli import cli
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
-from steelyard.harness.pool import execute
-from steelyard.harness.run import Job
-from steelyard.harness.spec import RunSpec
+from steelyard.harness.cli.main import cli
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import write_json
+from steelyard.harness.records import record
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import run, suite
+from steelyard.harness.runs.parallel import execute
+from steelyard.harness.runs.run import Job
 
 MEASURED = ("seconds", "peak_bytes", "seal")  # of the machine, and the hash over that
 
@@ -99,7 +101,7 @@ def test_parts_of_fewer_items_are_not_used_for_all(
 def test_an_interrupted_evaluation_keeps_what_it_had(
     food: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from steelyard.harness import evaluate
+    from steelyard.harness.evaluation import evaluate
 
     real = evaluate.evaluate
     calls: list[str] = []
@@ -177,7 +179,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
-        record.write_json(tmp_path / record.RECORD, {"schema": 1})
+        write_json(tmp_path / record.RECORD, {"schema": 1})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,13 +12,13 @@ from PIL import Image
 from test_scene_sets import check_answer, lines, parse, truth
 
 from steelyard import tasks
-from steelyard.harness import world_sets
-from steelyard.harness.data import Example
-from steelyard.harness.scene_pairs import CATEGORIES
-from steelyard.harness.scene_questions import DOTS, GQA_KINDS
-from steelyard.harness.scenes import held_out
-from steelyard.harness.world import FOODS, KINDS, PLACES, Scene
-from steelyard.harness.world_sets import ensure
+from steelyard.harness.core.examples import Example
+from steelyard.tasks.world import build
+from steelyard.tasks.world.build import ensure
+from steelyard.tasks.world.language import held_out
+from steelyard.tasks.world.pairs import CATEGORIES
+from steelyard.tasks.world.scenes import FOODS, KINDS, PLACES, Scene
+from steelyard.tasks.world.vqa import DOTS, GQA_KINDS
 
 TASKS = ("vqav2", "gqa", "textvqa", "scienceqa", "mme", "naturalbench")
 TEST = 64
@@ -45,7 +45,7 @@ def items(root: Path, task: str) -> list[tuple[Example, dict[str, Any], Scene]]:
 def test_the_loader_reads_all_that_was_asked_for(task: str, sets: dict[str, Path]) -> None:
     corpus = tasks.load(task, sets[task])
     sizes = {split: len(rows) for split, rows in corpus.splits.items()}
-    wanted = {"val": world_sets.VALIDATION, "test": TEST} | (
+    wanted = {"val": build.VALIDATION, "test": TEST} | (
         {"train": 64} if task == "scienceqa" else {}
     )
     assert sizes == wanted and corpus.skipped == ()

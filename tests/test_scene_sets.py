@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steelyard.harness import scene_sets, scene_source, world_sets
-from steelyard.harness.scene_sets import SCENE_SETS
-from steelyard.harness.scenes import CAPTION, Habits, compose, held_out, part_of, residents
-from steelyard.harness.world import COLOURS, FOODS, KINDS, Object, Scene
-from steelyard.harness.world_sets import ensure, write
+from steelyard.tasks.world import build, source
+from steelyard.tasks.world import questions as scene_sets
+from steelyard.tasks.world.build import ensure, write
+from steelyard.tasks.world.language import CAPTION, Habits, compose, held_out, part_of, residents
+from steelyard.tasks.world.questions import SCENE_SETS
+from steelyard.tasks.world.scenes import COLOURS, FOODS, KINDS, Object, Scene
 
 TRAIN, TEST = 300, 64
 PARTS = {"train": "pool", "val": "val", "test": "test"}
@@ -36,7 +37,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def truth(root: Path) -> list[dict[str, Any]]:
-    return lines(root / world_sets.TRUTH)
+    return lines(root / build.TRUTH)
 
 
 def parse(symbol: str) -> Scene:
@@ -50,7 +51,7 @@ def parts_of(root: Path, name: str) -> list[tuple[str, int, list[dict[str, Any]]
     """Part, item count asked for, and rows of a JSON-lines file in the folder and below ``val``."""
     return [
         ("test", TEST, lines(root / name)),
-        ("val", world_sets.VALIDATION, lines(root / "val" / name)),
+        ("val", build.VALIDATION, lines(root / "val" / name)),
     ]
 
 
@@ -88,7 +89,7 @@ def test_evaluation_sets_have_test_in_place_and_validation_below(
 ) -> None:
     tops = {path.name for path in sets[task].iterdir()}
     below = {path.name.replace("_val_", "_test_") for path in (sets[task] / "val").iterdir()}
-    assert tops - {"val", world_sets.TRUTH, world_sets.MARKER} == below
+    assert tops - {"val", build.TRUTH, build.MARKER} == below
     assert Counter(row["split"] for row in truth(sets[task])).keys() == {"test", "val"}
 
 
@@ -98,7 +99,7 @@ def test_evaluation_sets_have_test_in_place_and_validation_below(
 def test_instruct_rows_have_the_right_answer_among_the_choices(sets: dict[str, Path]) -> None:
     root = sets["instruct"]
     facts = {row["id"]: row for row in truth(root)}
-    for split, count in (("train", TRAIN), ("val", world_sets.VALIDATION), ("test", TEST)):
+    for split, count in (("train", TRAIN), ("val", build.VALIDATION), ("test", TEST)):
         rows = lines(root / f"{split}.jsonl")
         assert len(rows) == count
         for row in rows:
@@ -175,7 +176,7 @@ def test_pope_files_are_official_balanced_and_right(name: str, sets: dict[str, P
 
 def test_pope_negatives_are_popular_or_occur_with_what_is_present(sets: dict[str, Path]) -> None:
     rng = np.random.default_rng(0)
-    world = Habits(**scene_source.BASE_KNOBS, yes=0.5, same_place=0.5)
+    world = Habits(**source.BASE_KNOBS, yes=0.5, same_place=0.5)
     drawn = [compose(world, rng) for _ in range(4000)]
     seen = Counter(thing.kind for scene in drawn for thing in scene.objects)
     pairs = Counter(
@@ -209,11 +210,7 @@ def test_vqa_has_the_two_official_files(sets: dict[str, Path]) -> None:
         questions = json.loads((folder / name).read_text())["questions"]
         name = f"v2_mscoco_{part}_annotations.json"
         annotations = json.loads((folder / name).read_text())["annotations"]
-        assert (
-            len(questions)
-            == len(annotations)
-            == (TEST if part == "test" else world_sets.VALIDATION)
-        )
+        assert len(questions) == len(annotations) == (TEST if part == "test" else build.VALIDATION)
         facts = {row["id"]: row for row in truth(sets["vqa"]) if row["split"] == part}
         for question, annotation in zip(questions, annotations, strict=True):
             for key in ("question_id", "image_id"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from steelyard.harness.scenes import (
+from steelyard.tasks.world.language import (
     ASK,
     CAPTION,
     SHORT,
@@ -25,7 +25,7 @@ from steelyard.harness.scenes import (
     rate,
     residents,
 )
-from steelyard.harness.world import (
+from steelyard.tasks.world.scenes import (
     COLOURS,
     FOODS,
     KINDS,

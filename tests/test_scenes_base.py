@@ -11,16 +11,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from steelyard.harness import scenes_base
-from steelyard.harness.errors import UserError
-from steelyard.harness.scene_source import BASE_HABITS
-from steelyard.harness.scenes import ASK, CAPTION, SHORT, compose, part_of, prompt
-from steelyard.harness.scenes_base import conversation, ensure
-from steelyard.harness.scenes_model import Training
-from steelyard.harness.scenes_tokenizer import IMAGE, build_processor, build_tokenizer, vocabulary
-from steelyard.harness.world import KINDS
-from steelyard.harness.world_sets import write
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.models.tiny_vlm import train
+from steelyard.harness.models.tiny_vlm.config import Training
+from steelyard.harness.models.tiny_vlm.tokenizer import (
+    IMAGE,
+    build_processor,
+    build_tokenizer,
+    vocabulary,
+)
+from steelyard.harness.models.tiny_vlm.train import conversation, ensure
 from steelyard.tasks import food101, hateful_memes, mm_imdb
+from steelyard.tasks.world.build import write
+from steelyard.tasks.world.language import ASK, CAPTION, SHORT, compose, part_of, prompt
+from steelyard.tasks.world.scenes import KINDS
+from steelyard.tasks.world.source import BASE_HABITS
 
 FEW = Training(vision_steps=2, vision_images=64, text_steps=2, steps=3, images=20, batch=16)
 
@@ -108,7 +113,7 @@ def test_training_tokens_and_pixels_are_those_of_the_processor(processor: Any) -
     ).input_ids
     assert ours[: made.input_ids.shape[1]] == made.input_ids[0].tolist()
     assert vocabulary()[ours[-1]] == "</s>"
-    pixels = scenes_base._pixels([picture])
+    pixels = train._pixels([picture])
     assert torch.allclose(pixels, made.pixel_values, atol=1e-6)
 
 
@@ -166,10 +171,10 @@ def test_a_changed_argument_has_its_own_folder_and_weights(
 
 
 def test_changed_habits_of_the_world_change_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = scenes_base._describe(0, FEW)
-    assert scenes_base._describe(0, FEW) == before
+    before = train._describe(0, FEW)
+    assert train._describe(0, FEW) == before
     monkeypatch.setitem(KINDS, "ball", KINDS["box"])  # type: ignore[misc]
-    assert scenes_base._describe(0, FEW) != before
+    assert train._describe(0, FEW) != before
 
 
 def test_an_interrupted_training_leaves_nothing(tmp_path: Path) -> None:
@@ -190,9 +195,9 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_the_base_never_sees_a_scene_of_another_part() -> None:
     rng = np.random.default_rng(3)
-    natural = [scenes_base._scene(BASE_HABITS, rng) for _ in range(300)]
+    natural = [train._scene(BASE_HABITS, rng) for _ in range(300)]
     assert {part_of(scene) for scene in natural} == {"base"}
-    crowded = [scenes_base._sight(2, rng) for _ in range(50)]
+    crowded = [train._sight(2, rng) for _ in range(50)]
     # Four objects, where every data set has at most three: no symbol can be shared.
     assert all(len(scene.objects) == 4 for scene in crowded)
 
@@ -214,6 +219,6 @@ def test_a_larger_world_makes_a_larger_model(tmp_path: Path) -> None:
 
 def test_features_of_a_cell_are_the_mean_of_its_patches() -> None:
     features = torch.arange(16.0)[None, :, None]  # 4 x 4 patches, numbered row by row
-    cells = scenes_base._by_cell(features, 2)
+    cells = train._by_cell(features, 2)
     assert cells.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert torch.equal(scenes_base._by_cell(features, 4), features)
+    assert torch.equal(train._by_cell(features, 4), features)

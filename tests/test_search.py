@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from steelyard import methods
-from steelyard.harness.errors import UserError
-from steelyard.harness.search import Choice, LogUniform, Uniform, draw, learning_rate
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.training.search import Choice, LogUniform, Uniform, draw, learning_rate
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.999999)
 

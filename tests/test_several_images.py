@@ -9,12 +9,14 @@ import pytest
 from stock_data import Talker, picture, write
 
 from steelyard import tasks
-from steelyard.harness import asking, classifier, record
-from steelyard.harness.classifier_config import ClassifierConfig
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
-from steelyard.harness.evaluate import evaluate
-from steelyard.tasks import stock
+from steelyard.harness.cli import evaluate as asking
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.models import classifier
+from steelyard.harness.models.classifier_config import ClassifierConfig
+from steelyard.harness.records import record
+from steelyard.tasks._lmms import stock
 
 YAML = """
 task: pairs

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from steelyard import methods
-from steelyard.harness.budget import Meter
-from steelyard.harness.errors import UserError
-from steelyard.harness.vlm import Vlm
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.models.vlm import Vlm
 from steelyard.methods import dpo, kto, mdpo, mpo, sft, zero_shot
 
 OFFLINE: dict[str, Any] = {"sft": sft, "dpo": dpo, "mpo": mpo, "mdpo": mdpo, "kto": kto}
@@ -58,7 +58,7 @@ def _first_loss(
     monkeypatch: pytest.MonkeyPatch, method: Any, config: Any, own: list[float], ref: list[float]
 ) -> tuple[float, int]:
     """The loss a trainer computes of its first batch, the models' log-probabilities made up."""
-    from steelyard.methods import _trl
+    from steelyard.methods._preference import trl
 
     found: list[tuple[float, int]] = []
 
@@ -69,7 +69,7 @@ def _first_loss(
         loss = trainer.compute_loss(_Said(trainer.model, own), batch)
         found.append((float(loss), tokens))
 
-    monkeypatch.setattr(_trl, "run", instead)
+    monkeypatch.setattr(trl, "run", instead)
     backbone = _model(batch_size=2)
     meter = toy.metered(backbone, 1e12)
     with meter:
@@ -122,12 +122,12 @@ def test_mdpo_leaves_rows_without_an_image_out_of_the_image_term() -> None:
 
 
 def test_kto_starts_at_one_half_and_takes_the_next_rows_answer_for_its_kl() -> None:
-    from steelyard.methods import _trl_data
+    from steelyard.methods._preference import trl_data
 
     backbone = _model()
     data = toy.data(backbone, 4, 3)
-    pairs = [_trl_data.Pair(i, data.turn(i).answer, "a cup") for i in range(4)]
-    made = _trl_data.unpaired(backbone, pairs, _trl_data.prompts_of(backbone, data))(
+    pairs = [trl_data.Pair(i, data.turn(i).answer, "a cup") for i in range(4)]
+    made = trl_data.unpaired(backbone, pairs, trl_data.prompts_of(backbone, data))(
         [{"row": 0}, {"row": 3}, {"row": 6}]
     )
     assert made["label"].tolist() == [True, False, True]

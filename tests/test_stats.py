@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 from simulated_boards import Setting, answers, samples_of, true_score
 from sklearn import metrics as sk
 
-from steelyard.leaderboards.metrics import METRICS, Items, resampled
-from steelyard.leaderboards.power import visible
-from steelyard.leaderboards.stats import (
+from steelyard.leaderboards.stats.intervals import (
     DRAWS,
     Sample,
     holm,
@@ -22,6 +20,8 @@ from steelyard.leaderboards.stats import (
     resample_weights,
     spread_of,
 )
+from steelyard.leaderboards.stats.metrics import METRICS, Items, resampled
+from steelyard.leaderboards.stats.power import visible
 
 
 def random_items(n: int = 60, classes: int = 5, seed: int = 0) -> Items:

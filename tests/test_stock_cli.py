@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness import world_sets
-from steelyard.harness.compat import import_lmms_eval
-from steelyard.harness.seeds import seed_for
+from steelyard.harness.core.compat import import_lmms_eval
+from steelyard.harness.core.seeds import seed_for
+from steelyard.tasks.world import build
 
 import_lmms_eval()
 
@@ -95,7 +95,7 @@ def test_every_task_is_built_asked_and_scored_by_stock_lmms_eval(
 ) -> None:
     from lmms_eval.evaluator import evaluate
 
-    world_sets.write(name, tmp_path / name, train=120, test=16, seed=0)
+    build.write(name, tmp_path / name, train=120, test=16, seed=0)
     monkeypatch.setenv(tasks.DATA_VARIABLE, str(tmp_path))
     made = manager.load_task_or_group([tasks.PREFIX + name])
     (task,) = made.values()
@@ -115,9 +115,9 @@ def test_every_task_is_built_asked_and_scored_by_stock_lmms_eval(
 
 @pytest.mark.slow
 def test_the_stock_command_scores_a_run_as_we_do(tmp_path: Path) -> None:
-    from steelyard.harness import classifier
-    from steelyard.harness.classifier_config import configure
-    from steelyard.harness.evaluate import evaluate
+    from steelyard.harness.evaluation.evaluate import evaluate
+    from steelyard.harness.models import classifier
+    from steelyard.harness.models.classifier_config import configure
 
     write_food101(tmp_path / "data" / "food101")
     corpus = tasks.load("food101", tmp_path / "data" / "food101")

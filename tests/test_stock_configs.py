@@ -9,8 +9,9 @@ import stock_data
 from stock_data import Talker, right, write
 
 from steelyard import tasks
-from steelyard.harness.errors import UserError
-from steelyard.harness.evaluate import Evaluation, evaluate
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.evaluation.scores import Evaluation
 
 Row = dict[str, Any]
 SHIPPED: dict[str, tuple[Callable[[], list[Row]], str, Callable[[Row], str], str]] = {

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from steelyard import tasks
-from steelyard.harness.compat import import_lmms_eval
-from steelyard.harness.errors import UserError
-from steelyard.tasks import stock
+from steelyard.harness.core.compat import import_lmms_eval
+from steelyard.harness.core.errors import UserError
+from steelyard.tasks._lmms import stock
 
 TASK = """
 task: {name}

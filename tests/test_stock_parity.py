@@ -12,8 +12,8 @@ import stock_data
 from stock_data import Talker, right, write
 
 from steelyard import tasks
-from steelyard.harness.evaluate import evaluate
-from steelyard.harness.reading import read_json_lines
+from steelyard.harness.data.reading import read_json_lines
+from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.tasks import mme, pope
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "official_json" / "pope"

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steelyard.harness.compat import import_lmms_eval
-from steelyard.harness.errors import UserError
-from steelyard.harness.stock_scores import MOST_CALLS, weights
+from steelyard.harness.core.compat import import_lmms_eval
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.evaluation.lmms_scores import MOST_CALLS, weights
 
 Rule = Callable[[Sequence[Any]], Any]
 CATEGORIES = ("a", "a", "a", "b")

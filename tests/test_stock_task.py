@@ -12,11 +12,12 @@ from PIL import Image
 from stock_data import Talker, picture, write
 
 from steelyard import tasks
-from steelyard.harness.compat import import_lmms_eval
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
-from steelyard.harness.evaluate import Evaluation, evaluate
-from steelyard.tasks import stock
+from steelyard.harness.core.compat import import_lmms_eval
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.evaluation.scores import Evaluation
+from steelyard.tasks._lmms import stock
 
 YAML = """
 task: colours

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
 from steelyard.tasks import food101, hateful_memes, metrics, mm_imdb
 from steelyard.tasks.metrics import Doc
 

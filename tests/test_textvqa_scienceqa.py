@@ -20,9 +20,10 @@ from question_files import (
     write_vqa,
 )
 
-from steelyard.harness.data import Corpus
-from steelyard.harness.errors import UserError
-from steelyard.tasks import _official, gqa, scienceqa, textvqa, vqav2
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus
+from steelyard.tasks import gqa, scienceqa, textvqa, vqav2
+from steelyard.tasks._shared import official
 
 # --- TextVQA ---------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ def test_scienceqa_hub_copy(tmp_path: Path) -> None:
             image = bytes_of(example.image) if example.image else None
             row = {**problems[example.id], "image": image}
             rows += hub([row], name, "ScienceQA-FULL")
-    part = [{**row, _official.CONFIG: "ScienceQA-IMG"} for row in rows if row["image"]]
+    part = [{**row, official.CONFIG: "ScienceQA-IMG"} for row in rows if row["image"]]
     scienceqa.write_official(iter([*rows, *part]), tmp_path / "made")
     made = scienceqa.load(tmp_path / "made")
 

@@ -9,15 +9,16 @@ from board_factory import make_run, profile
 from click.testing import CliRunner
 
 from steelyard import tasks
-from steelyard.harness import record, run, suite
-from steelyard.harness.cli import cli
-from steelyard.harness.errors import UserError
-from steelyard.harness.limits import BUDGETS, part
-from steelyard.harness.record import Ledger, Record
-from steelyard.harness.run import Job
-from steelyard.harness.spec import RunSpec
-from steelyard.leaderboards.anytime import area, publish_anytime
-from steelyard.leaderboards.collect import budget_name, collect
+from steelyard.harness.cli.main import cli
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.records import record
+from steelyard.harness.records.budget import BUDGETS, part
+from steelyard.harness.records.record import Ledger, Record
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import run, suite
+from steelyard.harness.runs.run import Job
+from steelyard.leaderboards.loading.collect import budget_name, collect
+from steelyard.leaderboards.tracks.anytime import area, publish_anytime
 
 SPEC = RunSpec("joint", "food101", "tiny", "S", 0, data={"revision": "f2970ff306dd1129"})
 

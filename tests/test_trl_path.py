@@ -12,15 +12,17 @@ import tiny_vlms
 import torch
 
 from steelyard import methods
-from steelyard.harness import vlm_io
-from steelyard.harness.budget import BudgetSpent, Meter
-from steelyard.harness.errors import NonFiniteLoss, UserError
-from steelyard.harness.fit import schedule
-from steelyard.harness.flops import total_counter
-from steelyard.harness.vlm import Vlm
-from steelyard.harness.vlm_config import configure
-from steelyard.methods import _trl, _trl_data, dpo, sft
-from steelyard.methods._trl_head import score_answers
+from steelyard.harness.budget.flops import total_counter
+from steelyard.harness.budget.meter import BudgetSpent, Meter
+from steelyard.harness.core.errors import NonFiniteLoss, UserError
+from steelyard.harness.models import vlm_build
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.models.vlm_config import configure
+from steelyard.harness.training.fit import schedule
+from steelyard.harness.training.train_data import prepare
+from steelyard.methods import dpo, sft
+from steelyard.methods._preference import trl, trl_data
+from steelyard.methods._preference.trl_head import score_answers
 
 FLOPS = 8e8
 
@@ -42,9 +44,9 @@ def _weights(backbone: Vlm) -> torch.Tensor:
 @pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
 def test_a_row_means_the_same_to_trl_and_to_the_backbone(family: str, tmp_path: Path) -> None:
     tiny_vlms.make(family, tmp_path)
-    backbone = vlm_io.build("x", configure(str(tmp_path), {"tune": "full"}), 0)
-    data = vlm_io.prepare(backbone, toy.examples(6, 0), toy.turn)
-    made = _trl_data.supervised(backbone, data, _trl_data.prompts_of(backbone, data))(
+    backbone = vlm_build.build("x", configure(str(tmp_path), {"tune": "full"}), 0)
+    data = prepare(backbone, toy.examples(6, 0), toy.turn)
+    made = trl_data.supervised(backbone, data, trl_data.prompts_of(backbone, data))(
         [{"row": row} for row in range(6)]
     )
     batch = data.gather(range(6))
@@ -62,7 +64,7 @@ def test_the_head_at_answer_tokens_gives_what_trls_gives(base: Path) -> None:
     backbone = toy.load(base)
     data = toy.data(backbone, 5, 0)
     rows = [{"row": row} for row in range(5)]
-    made = _trl_data.supervised(backbone, data, _trl_data.prompts_of(backbone, data))(rows)
+    made = trl_data.supervised(backbone, data, trl_data.prompts_of(backbone, data))(rows)
     add_fused_lm_head(
         backbone.base, temperature=1.3, outputs=("log_probs", "entropy", "mean_logits", "is_top1")
     )
@@ -154,7 +156,7 @@ def test_the_learning_rate_follows_the_budget(base: Path, monkeypatch: pytest.Mo
         asked.append((progress, meter.fraction))
         return schedule(progress, warmup)
 
-    monkeypatch.setattr(_trl, "schedule", noted)
+    monkeypatch.setattr(trl, "schedule", noted)
     with meter, suppress(BudgetSpent):
         sft.train(backbone, data, meter, sft.Config(share=0.5), 0)
     assert 0.5 <= meter.fraction < 0.75
@@ -177,17 +179,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(base: Path) -> None:
 
 def test_log_probabilities_of_exactly_zero_are_an_alarm() -> None:
     with pytest.raises(UserError, match="exactly 0"):
-        _trl._check({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": 0.0}, 3)
-    _trl._check({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": -1.0}, 3)
+        trl._check({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": 0.0}, 3)
+    trl._check({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": -1.0}, 3)
 
 
 def test_the_order_is_the_harness_order_and_lives_in_memory() -> None:
-    made = _trl_data.ordered(10, 4, 0, "x")
+    made = trl_data.ordered(10, 4, 0, "x")
     rows = made["row"][:16]
     assert sorted(set(rows[:8])) == sorted(rows[:8])  # one pass, whole batches only
     assert rows[:8] != rows[8:16]
-    assert list(rows) == list(_trl_data.ordered(10, 4, 0, "x")["row"][:16])
-    assert list(rows) != list(_trl_data.ordered(10, 4, 1, "x")["row"][:16])
+    assert list(rows) == list(trl_data.ordered(10, 4, 0, "x")["row"][:16])
+    assert list(rows) != list(trl_data.ordered(10, 4, 1, "x")["row"][:16])
     assert not made.cache_files
 
 
@@ -202,8 +204,8 @@ def test_rows_without_an_image_share_a_batch_with_rows_that_have_one(base: Path)
         own = data.turn(position).inputs
         return replace(own, image=None) if position in blind else own
 
-    prompts = _trl_data.prompts_of(backbone, data, inputs)
-    made = _trl_data.supervised(backbone, data, prompts)([{"row": row} for row in range(6)])
+    prompts = trl_data.prompts_of(backbone, data, inputs)
+    made = trl_data.supervised(backbone, data, prompts)([{"row": row} for row in range(6)])
     assert len(made["pixel_values"]) == 4
     score_answers(backbone.base)
     mixed = backbone.base(**made, fused_lm_head=True).log_probs.sum(1)

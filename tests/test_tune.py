@@ -11,14 +11,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from steelyard.harness import record, suite, tuning
-from steelyard.harness.cli import cli
-from steelyard.harness.errors import UserError
-from steelyard.harness.record import Ledger, Record, Score
-from steelyard.harness.spec import RunSpec
-from steelyard.harness.suite import Entry, Suite
-from steelyard.harness.tuning import Plan
-from steelyard.leaderboards.validate import validate
+from steelyard.harness.cli.main import cli
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.records import record
+from steelyard.harness.records.record import Ledger, Record, Score
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import suite, tuning
+from steelyard.harness.runs.suite import Entry, Suite
+from steelyard.harness.runs.tuning import Plan
+from steelyard.leaderboards.validate.record import validate
 
 BUDGET = 4e9
 SUITE = {
@@ -136,7 +137,7 @@ def test_the_file_says_what_was_tried_and_what_it_cost(tuned: Path) -> None:
 def test_tuning_again_runs_nothing_and_chooses_the_same(
     tuned: Path, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from steelyard.harness import run
+    from steelyard.harness.runs import run
 
     before = file_of(tuned).read_bytes()
     monkeypatch.setattr(run, "_train", None)

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from steelyard.harness import vlm_config, vlm_io
-from steelyard.harness.backbone import Batch, Inputs, Latents, Turn
-from steelyard.harness.budget import Budget, Meter
-from steelyard.harness.data import Example
-from steelyard.harness.errors import UserError
-from steelyard.harness.flops import total_counter
-from steelyard.harness.provenance import file_hash, weights_hash
-from steelyard.harness.vlm import Vlm
-from steelyard.harness.vlm_layout import differing_block
+from steelyard.harness.budget.flops import total_counter
+from steelyard.harness.budget.meter import Budget, Meter
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Example, Inputs, Turn
+from steelyard.harness.core.files import file_hash, weights_hash
+from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.models.backbone import Batch, Latents
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.models.vlm_layout import differing_block
+from steelyard.harness.training.train_data import prepare
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 Build = Callable[..., Vlm]
@@ -57,7 +58,7 @@ def build(checkpoints: Path) -> Build:
     def made(family: str, **options: Any) -> Vlm:
         source = str(checkpoints / family)
         config = vlm_config.configure(source, {"tune": "full", "batch_size": 4, **options})
-        return vlm_io.build(source, config, seed=0)
+        return vlm_build.build(source, config, seed=0)
 
     return made
 
@@ -248,9 +249,9 @@ def test_saved_and_loaded_it_answers_the_same(
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.05 * torch.randn(parameter.shape)
-    vlm_io.save(model, tmp_path)
+    vlm_build.save(model, tmp_path)
     assert not list(tmp_path.rglob("*.bin")) and weights_hash(tmp_path)
-    again = vlm_io.load(tmp_path)
+    again = vlm_build.load(tmp_path)
     choices = ["yes", "no", "red"]
     assert torch.equal(again.answer(ITEMS, choices), model.answer(ITEMS, choices))
     assert again.config == model.config and not again.training
@@ -313,7 +314,7 @@ def test_prepared_rows_are_the_collated_ones(build: Build) -> None:
     examples = tuple(
         Example(str(n), None, turn.inputs.evidence, ()) for n, turn in enumerate(turns)
     )
-    data = vlm_io.prepare(model, examples, lambda example: turns[int(example.id)])
+    data = prepare(model, examples, lambda example: turns[int(example.id)])
     for rows in ([2], [2, 5, 8], [4, 0, 2, 119, 66]):
         chosen = [turns[row] for row in rows]
         wanted = model.collate([t.inputs for t in chosen], [t.answer for t in chosen])
@@ -350,14 +351,17 @@ def test_mistakes_are_one_line(build: Build, checkpoints: Path, tmp_path: Path) 
     refused("no layer called q_prj", lambda: build("llava", tune="lora", lora_targets="q_prj"))
     refused("No PEFT adapter at", lambda: build("llava", adapter=str(tmp_path)))
     refused("Could not load 'nobody/nothing'",
-            lambda: vlm_io.build("x", vlm_config.configure("nobody/nothing", {}), 0))  # fmt: skip
-    refused("No vision-language model at", lambda: vlm_io.load(tmp_path))
+            lambda: vlm_build.build("x", vlm_config.configure("nobody/nothing", {}), 0)
+            )  # fmt: skip
+    refused("No vision-language model at", lambda: vlm_build.load(tmp_path))
     refused("Unknown backbone option 'lr'", lambda: build("llava", lr=1.0))
     refused("allowed are full, lora", lambda: build("llava", tune="some"))
     bare = tmp_path / "bare"
     shutil.copytree(checkpoints / "llava", bare)
     (bare / "chat_template.jinja").unlink()
-    refused("no chat template", lambda: vlm_io.build("x", vlm_config.configure(str(bare), {}), 0))
+    refused(
+        "no chat template", lambda: vlm_build.build("x", vlm_config.configure(str(bare), {}), 0)
+    )
     short = build("llava", max_prompt_tokens=20)
     refused("max_prompt_tokens=", lambda: short.collate(ITEMS))
     brief = build("llava", max_answer_tokens=4)
@@ -368,7 +372,7 @@ def test_mistakes_are_one_line(build: Build, checkpoints: Path, tmp_path: Path) 
                                          num_hidden_layers=1, num_attention_heads=1))  # fmt: skip
     blind.save_pretrained(tmp_path / "blind")
     text_only = vlm_config.configure(str(tmp_path / "blind"), {})
-    refused("as a vision-language model", lambda: vlm_io.build("x", text_only, 0))
+    refused("as a vision-language model", lambda: vlm_build.build("x", text_only, 0))
 
 
 def test_weights_are_hashed_wherever_a_kind_of_model_keeps_them(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import tiny_vlms
 import torch
 from PIL import Image
 
-from steelyard.harness import vlm_config, vlm_io
-from steelyard.harness.backbone import Inputs
-from steelyard.harness.vlm import Vlm
+from steelyard.harness.core.examples import Inputs
+from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.models.vlm import Vlm
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 QUESTIONS = ("Is there a banana in the image?", "What color is the fish?", "Which dish is this?")
@@ -93,7 +93,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
             tokenizer = tokenizer_of(family, subwords(family, special), special, begin="<s>")
             tiny_vlms.make(family, root / family, tokenizer=tokenizer, template=TURNS[family])
             config = vlm_config.configure(str(root / family), {"tune": "full"})
-            made[family] = vlm_io.build(family, config, seed=0).eval()
+            made[family] = vlm_build.build(family, config, seed=0).eval()
         return made[family]
 
     return built

@@ -12,11 +12,11 @@ import tiny_vlms
 import torch
 from PIL import Image
 
-from steelyard.harness import vlm_config, vlm_io
-from steelyard.harness.backbone import Inputs, Turn
-from steelyard.harness.data import Example
-from steelyard.harness.errors import UserError
-from steelyard.harness.vlm import Vlm
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Example, Inputs, Turn
+from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.training.train_data import prepare
 
 QUESTIONS = ("is there a banana in the image ?", "what color is the fish ?", "which dish ?")
 CHOICES = ("yes", "no", "red green")
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path, **options: Any) -> Vlm:
-    return vlm_io.build("x", vlm_config.configure(str(folder), options), seed=0)
+    return vlm_build.build("x", vlm_config.configure(str(folder), options), seed=0)
 
 
 def items(sizes: tuple[tuple[int, int], ...] = ((32, 32), (32, 32))) -> list[Inputs]:
@@ -53,47 +53,47 @@ def test_full_training_goes_on_from_an_adapter_and_is_saved_whole(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     adapted = shifted(build(checkpoint, tune="lora"))
-    vlm_io.save(adapted, tmp_path / "one")
-    adapter = str(tmp_path / "one" / vlm_io.ADAPTER)
+    vlm_build.save(adapted, tmp_path / "one")
+    adapter = str(tmp_path / "one" / vlm_build.ADAPTER)
     whole = build(checkpoint, tune="full", adapter=adapter)
     wanted = adapted.answer(items(), CHOICES)
     torch.testing.assert_close(whole.answer(items(), CHOICES), wanted, rtol=1e-3, atol=1e-4)
     assert (build(checkpoint).answer(items(), CHOICES) - wanted).abs().max() > 0.01
     assert not any("lora" in name for name, _ in whole.named_parameters())
-    vlm_io.save(shifted(whole), tmp_path / "two")
-    again = vlm_io.load(tmp_path / "two")
+    vlm_build.save(shifted(whole), tmp_path / "two")
+    again = vlm_build.load(tmp_path / "two")
     assert torch.equal(again.answer(items(), CHOICES), whole.answer(items(), CHOICES))
 
 
 def test_an_adapter_is_not_put_on_another_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(checkpoint, base)
-    vlm_io.save(build(base, tune="lora"), tmp_path / "run")
-    saved = json.loads((tmp_path / "run" / vlm_io.DESCRIPTION).read_text())
-    assert vlm_io.load(tmp_path / "run").config.tune == "lora"
+    vlm_build.save(build(base, tune="lora"), tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / vlm_build.DESCRIPTION).read_text())
+    assert vlm_build.load(tmp_path / "run").config.tune == "lora"
     other = build(base, tune="full")
     other.base.lm_head.weight.data.zero_()
     other.base.save_pretrained(base)
     with pytest.raises(UserError, match=f"another version of .* revision {saved['base']}"):
-        vlm_io.load(tmp_path / "run")
+        vlm_build.load(tmp_path / "run")
 
 
 def test_a_vision_tower_trained_beside_an_adapter_comes_back(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     model = shifted(build(checkpoint, tune="lora", vision="trained"))
-    vlm_io.save(model, tmp_path)
-    again = vlm_io.load(tmp_path)
+    vlm_build.save(model, tmp_path)
+    again = vlm_build.load(tmp_path)
     assert torch.equal(again.answer(items(), CHOICES), model.answer(items(), CHOICES))
-    (tmp_path / vlm_io.VISION).unlink()
-    vlm_io.save(shifted(build(checkpoint, tune="lora")), tmp_path)
-    assert not (tmp_path / vlm_io.VISION).exists(), "a frozen tower is not saved again"
+    (tmp_path / vlm_build.VISION).unlink()
+    vlm_build.save(shifted(build(checkpoint, tune="lora")), tmp_path)
+    assert not (tmp_path / vlm_build.VISION).exists(), "a frozen tower is not saved again"
 
 
 def test_a_family_never_tried_is_tried_before_it_is_trained(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vlm_io, "FAMILIES", ())
+    monkeypatch.setattr(vlm_build, "FAMILIES", ())
     assert build(checkpoint, tune="full").training
     fuse = Vlm.fuse
     monkeypatch.setattr(Vlm, "fuse", lambda self, parts: fuse(self, parts) + 0.1)
@@ -107,7 +107,7 @@ def test_halved_weights_are_for_frozen_ones_on_a_gpu(checkpoint: Path) -> None:
         for precision in ("fp32", "bf16"):
             config = vlm_config.configure("a/b", {"tune": tune, "precision": precision})
             for device in ("cpu", "cuda:0"):
-                dtypes[tune, precision, device] = vlm_io._dtype(config, device)
+                dtypes[tune, precision, device] = vlm_build._dtype(config, device)
     halved = [key for key, dtype in dtypes.items() if dtype == torch.bfloat16]
     assert halved == [("lora", "bf16", "cuda:0")]
     model = build(checkpoint, tune="lora", precision="bf16")
@@ -134,9 +134,9 @@ def test_without_a_hub_its_copies_are_used_and_nobody_waits(
         with pytest.raises(UserError, match="Could not load 'nobody/nothing'"):
             build(Path("nobody/nothing"))
         model = build(Path("some/model"), tune="lora")
-        vlm_io.save(model, tmp_path / "run")
+        vlm_build.save(model, tmp_path / "run")
         assert json.loads((tmp_path / "run" / "vlm.json").read_text())["base"] == commit
-        loaded = vlm_io.load(tmp_path / "run")
+        loaded = vlm_build.load(tmp_path / "run")
         assert torch.equal(loaded.answer(items(), CHOICES), model.answer(items(), CHOICES))
     assert not waited
 
@@ -165,7 +165,7 @@ def test_kept_items_make_the_same_batches_as_fresh_ones(family: str, tmp_path: P
         return turns[int(example.id) % 3]
 
     examples = tuple(Example(str(n), None, None, ()) for n in range(9))
-    data = vlm_io.prepare(model, examples, turn)
+    data = prepare(model, examples, turn)
     calls.clear()
     for rows in ([0], [2, 4], [1, 0, 5]):
         chosen = [turns[row % 3] for row in rows]
@@ -185,7 +185,7 @@ def test_what_does_not_fit_in_memory_is_made_on_demand(
     model = build(checkpoint, tune="full")
     turn: Callable[[Example], Turn] = lambda example: Turn(items()[0], "yes", ())  # noqa: E731
     examples = tuple(Example(str(n), None, None, ()) for n in range(5))
-    kept = vlm_io.prepare(model, examples, turn).gather([3, 1])
-    monkeypatch.setattr(vlm_io, "IN_MEMORY_BYTES", 10)
-    made = vlm_io.prepare(model, examples, turn).gather([3, 1])
+    kept = prepare(model, examples, turn).gather([3, 1])
+    monkeypatch.setattr(vlm_build, "IN_MEMORY_BYTES", 10)
+    made = prepare(model, examples, turn).gather([3, 1])
     assert torch.equal(made.pixels, kept.pixels) and torch.equal(made.tokens, kept.tokens)

@@ -19,7 +19,7 @@ from question_files import (
     write_vqa,
 )
 
-from steelyard.harness.errors import UserError
+from steelyard.harness.core.errors import UserError
 from steelyard.tasks import gqa, vqav2
 
 # --- VQAv2 -----------------------------------------------------------------------------------

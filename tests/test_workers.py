@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from steelyard.harness.errors import UserError
-from steelyard.harness.workers import helpers
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.processes import helpers
 
 MUCH = 300_000
 """Characters, more than a pipe holds unread."""

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from steelyard.harness.world import (
+from steelyard.tasks.world.scenes import (
     COLOURS,
     FOODS,
     KINDS,

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steelyard.harness import world_sets
-from steelyard.harness.errors import UserError
-from steelyard.harness.world import FOODS, KINDS
-from steelyard.harness.world_sets import SETS, ensure, write
+from steelyard.harness.core.errors import UserError
 from steelyard.tasks import food101, hateful_memes, mm_imdb
+from steelyard.tasks.world import build
+from steelyard.tasks.world.build import SETS, ensure, write
+from steelyard.tasks.world.classification import MEME_FILES, MEME_KINDS, MEME_PHRASES
+from steelyard.tasks.world.scenes import FOODS, KINDS
 
 TRAIN, TEST = 240, 120
 WORLD_SPLIT = {
@@ -53,7 +54,7 @@ def other_sets(tmp_path_factory: pytest.TempPathFactory, short_validation: None)
 
 
 def truth(root: Path) -> list[dict[str, Any]]:
-    lines = (root / world_sets.TRUTH).read_text(encoding="utf-8").splitlines()
+    lines = (root / build.TRUTH).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -104,7 +105,7 @@ def test_no_scene_comes_twice(task: str, sets: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("task", SETS)
 def test_marker_states_what_was_made(task: str, sets: dict[str, Path]) -> None:
-    marker = json.loads((sets[task] / world_sets.MARKER).read_text(encoding="utf-8"))
+    marker = json.loads((sets[task] / build.MARKER).read_text(encoding="utf-8"))
     assert marker["task"] == task and marker["seed"] == 0
     assert (marker["train"], marker["test"], marker["size"]) == (TRAIN, TEST, 48)
     assert marker["knobs"] == SETS[task].knobs
@@ -169,8 +170,8 @@ def test_memes_are_read_by_the_loader_of_the_real_data(sets: dict[str, Path]) ->
     sizes = {split: len(rows) for split, rows in corpus.splits.items()}
     assert sizes == {
         "train": TRAIN,
-        "val": world_sets.VALIDATION,
-        "dev_unseen": world_sets.VALIDATION,
+        "val": build.VALIDATION,
+        "dev_unseen": build.VALIDATION,
         "test": TEST,
         "test_unseen": TEST,
     }
@@ -178,7 +179,7 @@ def test_memes_are_read_by_the_loader_of_the_real_data(sets: dict[str, Path]) ->
     assert not corpus.skipped
 
 
-@pytest.mark.parametrize("name", world_sets.MEME_FILES)
+@pytest.mark.parametrize("name", MEME_FILES)
 def test_each_side_of_a_meme_alone_is_exactly_at_chance(name: str, sets: dict[str, Path]) -> None:
     root = sets["hateful_memes"]
     labels: defaultdict[tuple[str, object], list[int]] = defaultdict(list)
@@ -212,17 +213,17 @@ def test_a_linear_probe_of_both_sides_does_not_solve_the_memes(sets: dict[str, P
 
 def test_both_sides_of_a_meme_together_decide_the_label(sets: dict[str, Path]) -> None:
     facts = {row["id"]: row for row in truth(sets["hateful_memes"])}
-    for name in world_sets.MEME_FILES:
+    for name in MEME_FILES:
         for row in memes(sets["hateful_memes"], name):
             fact = facts[row["id"]]
             kinds = [
                 group
-                for group, names in enumerate(world_sets.MEME_KINDS)
+                for group, names in enumerate(MEME_KINDS)
                 if any(f" {kind}@" in fact["scene"] for kind in names)
             ]
             phrases = [
                 group
-                for group, names in enumerate(world_sets.MEME_PHRASES)
+                for group, names in enumerate(MEME_PHRASES)
                 if any(phrase in row["text"] for phrase in names)
             ]
             assert len(kinds) == len(phrases) == 1
@@ -252,9 +253,9 @@ def film(root: Path, id_: str) -> dict[str, Any]:
 
 def test_movies_are_read_by_the_loader_of_the_real_data(sets: dict[str, Path]) -> None:
     corpus = mm_imdb.load(sets["mm_imdb"])
-    assert set(corpus.classes) == set(world_sets.GENRES) <= set(mm_imdb.GENRES)
+    assert set(corpus.classes) == set(build.GENRES) <= set(mm_imdb.GENRES)
     sizes = {split: len(rows) for split, rows in corpus.splits.items()}
-    assert sizes == {"train": TRAIN, "val": world_sets.VALIDATION, "test": TEST}
+    assert sizes == {"train": TRAIN, "val": build.VALIDATION, "test": TEST}
     facts = {row["id"]: row for row in truth(sets["mm_imdb"])}
     for example in corpus.splits["test"]:
         genres = {corpus.classes[label] for label in example.labels}
@@ -269,12 +270,12 @@ def test_movie_genres_are_where_the_truth_says(sets: dict[str, Path]) -> None:
         longest = max(film(root, row["id"])["plot"], key=len)
         told = {
             genre
-            for genre, place in world_sets.GENRES.items()
+            for genre, place in build.GENRES.items()
             if any(sentence in longest for sentence in place.sentences)
         }
         shown = {
             genre
-            for genre, place in world_sets.GENRES.items()
+            for genre, place in build.GENRES.items()
             if any(f" {kind}@" in row["scene"] for kind in place.kinds)
         }
         assert told == set(row["told"]) and shown == set(row["shown"])
@@ -284,7 +285,7 @@ def test_movie_genres_are_where_the_truth_says(sets: dict[str, Path]) -> None:
 def test_movies_have_the_irregularities_of_real_files(sets: dict[str, Path]) -> None:
     root = sets["mm_imdb"]
     films = [film(root, row["id"]) for row in truth(root)]
-    assert any(world_sets.OUTSIDE_GENRE in content["genres"] for content in films)
+    assert any(build.OUTSIDE_GENRE in content["genres"] for content in films)
     assert {len(content["plot"]) for content in films} == {1, 2, 3}
     assert any(content["plot"][0] != max(content["plot"], key=len) for content in films)
 
@@ -300,7 +301,7 @@ def test_interrupted_generation_leaves_nothing_to_read(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(world_sets, "write_lines", interrupt)
+        patch.setattr(build, "write_lines", interrupt)
         with pytest.raises(KeyboardInterrupt):
             ensure("food101", tmp_path, train=32, test=32)
     assert not any(tmp_path.iterdir())
@@ -317,7 +318,7 @@ def test_finished_set_is_not_written_again(tmp_path: Path) -> None:
 
 def test_folder_without_the_marker_is_refused(tmp_path: Path) -> None:
     root = ensure("food101", tmp_path, train=32, test=32)
-    (root / world_sets.MARKER).unlink()
+    (root / build.MARKER).unlink()
     with pytest.raises(UserError, match="not this generated data set"):
         ensure("food101", tmp_path, train=32, test=32)
 
@@ -325,14 +326,14 @@ def test_folder_without_the_marker_is_refused(tmp_path: Path) -> None:
 def test_two_writers_of_one_folder_both_succeed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = world_sets._generate
+    generate = build._generate
 
     def overtaken(folder: Path, content: dict[str, Any]) -> None:
         generate(folder, content)
-        monkeypatch.setattr(world_sets, "_generate", generate)
+        monkeypatch.setattr(build, "_generate", generate)
         ensure("food101", tmp_path, train=32, test=32)
 
-    monkeypatch.setattr(world_sets, "_generate", overtaken)
+    monkeypatch.setattr(build, "_generate", overtaken)
     root = ensure("food101", tmp_path, train=32, test=32)
     assert list(tmp_path.iterdir()) == [root]
 
@@ -359,7 +360,7 @@ def test_wrong_arguments_are_explained(
 
 def test_more_scenes_than_the_world_has_are_refused() -> None:
     rng = np.random.default_rng(0)
-    source = world_sets.Source("val", 48, {"p_color": 1.0, "p_cooc": 1.0}, rng)
+    source = build.Source("val", 48, {"p_color": 1.0, "p_cooc": 1.0}, rng)
     with pytest.raises(UserError, match="ask for fewer"):
         # Three kinds and eight colours of the cup make 24 * 8 scenes, a tenth of them in val.
         for _ in range(100):

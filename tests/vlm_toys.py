@@ -8,12 +8,12 @@ import tiny_vlms
 from PIL import Image
 
 from steelyard import methods
-from steelyard.harness import vlm_config, vlm_io
-from steelyard.harness.backbone import Batch, Inputs, Turn
-from steelyard.harness.batches import TrainData
-from steelyard.harness.budget import Budget, BudgetSpent, Meter
-from steelyard.harness.data import Example
-from steelyard.harness.vlm import Vlm
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.core.examples import Example, Inputs, Turn
+from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.models.backbone import Batch
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.training.train_data import TrainData, prepare
 
 QUESTIONS = (
     ("is there a banana in the image ?", ("yes", "no")),
@@ -30,7 +30,7 @@ def build(family: str, root: Path, **options: methods.Option) -> Vlm:
     if not folder.exists():
         tiny_vlms.make(family, folder)
     chosen = {"tune": "full", "batch_size": 8, "learning_rate": 1e-3, **options}
-    return vlm_io.build(str(folder), vlm_config.configure(str(folder), chosen), seed=0)
+    return vlm_build.build(str(folder), vlm_config.configure(str(folder), chosen), seed=0)
 
 
 def turns(count: int, seed: int = 0) -> list[Turn]:
@@ -60,7 +60,7 @@ def train_data(model: Vlm, count: int = 48) -> TrainData:
         )
         for row, turn in enumerate(asked)
     )
-    return vlm_io.prepare(model, examples, lambda example: asked[int(example.id)])
+    return prepare(model, examples, lambda example: asked[int(example.id)])
 
 
 def watched(model: Vlm, flops: float) -> Meter:

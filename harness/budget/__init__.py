@@ -1,0 +1,1 @@
+"""Count and limit the compute of a run: meter, FLOP costs, audit and guard."""

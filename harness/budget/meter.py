@@ -1,0 +1,310 @@
+"""The shared budget: a meter that counts every pass of a model and stops before overshooting.
+
+Counting is by hooks on whole modules. The cost of a call is measured with torch's
+``FlopCounterMode`` on a side copy of the inputs for a few sizes of each kind of call and known from
+then on, because the counter itself is too slow to leave on.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from steelyard.harness.budget.audit import Audit, BehindMeter
+from steelyard.harness.budget.flops import Cost, Prices, tensors
+from steelyard.harness.core.environment import device_name, peak_bytes, reset_peak
+from steelyard.harness.records.budget import Budget
+from steelyard.harness.records.record import Ledger
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.autograd.graph import Node
+    from torch.utils.hooks import RemovableHandle
+
+
+HISTORY_EVERY = 10  # steps between two rows of a run's log
+
+
+class BudgetSpent(Exception):
+    """The next pass would overshoot the budget; the weights as they are get scored."""
+
+
+class Meter:
+    """Counts what a run executes, by phase, and raises BudgetSpent before it overshoots.
+
+    Use as a context manager around a method's training. Inside, ``with meter.phase("teacher")``
+    charges what happens to that phase; outside any, passes go to ``forward`` and ``backward``.
+    ``audit`` compares stretches of the run with torch's own counter.
+    """
+
+    def __init__(self, budget: Budget, device: str = "cpu", audit: Audit | None = None) -> None:
+        self.budget = budget
+        self.steps = 0
+        self.on_progress: Callable[[float], None] = lambda fraction: None
+        self._device = device
+        self._flops: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._items = 0
+        self._sums: dict[str, list[float]] = {}
+        self.history: list[dict[str, float]] = []
+        self._phase = "train"
+        self._since = 0.0
+        self._spent = 0.0
+        self._fixed = 0.0
+        self._spent_before = 0.0
+        self._dearest = 0.0
+        self._reserved = 0.0
+        self._depth = 0
+        self._pending = 0.0
+        self._parts: list[tuple[float, list[Node]]] = []
+        self._active = self._measuring = False
+        self._watched: list[nn.Module] = []
+        self._prices = Prices()
+        self.audit = audit or Audit()
+
+    def __enter__(self) -> "Meter":
+        reset_peak(self._device)
+        self._active, self._since = True, self._now()
+        self.audit.begin()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with suppress(BehindMeter):  # the run reads the finding; here it would hide an exception
+            self.audit.end("the end")
+        self._tick()
+        self._active = False
+
+    @property
+    def spent(self) -> float:
+        """FLOPs executed so far, all phases."""
+        return self._spent
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget used, by the cap that is nearest: schedules follow it.
+
+        Fixed costs come off both sides, or a method's first half could be over before it starts.
+        """
+        left = self.budget.flops - self._fixed
+        share = (self.spent - self._fixed) / left if left else 1.0
+        if self.budget.seconds is not None:
+            share = max(share, self._elapsed() / self.budget.seconds)
+        if self.budget.items is not None:
+            share = max(share, self._items / self.budget.items)
+        return share
+
+    @property
+    def calibration(self) -> float:
+        """FLOPs of the measuring passes: the harness's own overhead, charged to nobody."""
+        return self._prices.calibration
+
+    def watch(self, module: "nn.Module") -> "tuple[RemovableHandle, RemovableHandle]":
+        """Count this module's calls from now on; deep copies of it are counted too.
+
+        A module inside one that is watched already is part of the outer call's cost. Watching
+        it as well tells a backward pass that ends within the outer module from a whole one: what
+        comes before the part is charged only when the pass goes beyond it.
+
+        The handles end it; the harness keeps them from methods.
+        """
+        outer = [other for other in self._watched if other is not module]
+        part = any(module is inner for other in outer for inner in other.modules())
+        self._watched.append(module)
+
+        # Plain closures: deepcopy copies functions by reference, so a copied module keeps
+        # posting to this meter, whereas a bound method would be copied together with it.
+        def before(called: "nn.Module", args: Any, kwargs: Any) -> None:
+            (self._before_part if part else self._before)(called, args, kwargs)
+
+        def after(called: "nn.Module", args: Any, kwargs: Any, output: Any) -> None:
+            (self._after_part if part else self._after)(output)
+
+        return (
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after, with_kwargs=True, always_call=True),
+        )
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge FLOPs and seconds inside to this phase."""
+        self._tick()
+        outer, self._phase = self._phase, name
+        try:
+            yield
+        finally:
+            self._tick()
+            self._phase = outer
+
+    def charge(self, flops: float) -> None:
+        """Post a fixed cost that was measured elsewhere, such as a feature cache's."""
+        self._demand(flops)
+        self._post("forward", flops)
+        self.audit.prepay(flops)
+        self._fixed += flops
+        self._spent_before += flops  # no part of the next step
+
+    def start_stage(self) -> None:
+        """What was done so far, such as mining, is no part of the first step to come."""
+        self._spent_before = self._spent
+
+    def afford_step(self, items: int = 1) -> None:
+        """Raise BudgetSpent if a step over ``items`` examples, as dear as any, would overshoot.
+
+        Training loops call this before a step, so that a run ends between two steps.
+        """
+        self._demand(self._dearest, items)
+
+    def step(self, items: int) -> None:
+        """One optimiser step over ``items`` training examples is complete.
+
+        Raises:
+            BehindMeter: the audit saw work that no watched module posted.
+        """
+        self.steps += 1
+        self._dearest = max(self._dearest, self._spent - self._spent_before)
+        self._spent_before = self._spent
+        self._items += items
+        self._reserved = 0.0
+        self.on_progress(min(1.0, self.fraction))
+        self.audit.step(self.steps, self.fraction)
+
+    def log(self, values: "Mapping[str, Tensor | float]") -> None:
+        """Log one step: running means become the record's diagnostics, some rows a history."""
+        numbers = {name: float(value) for name, value in values.items()}
+        for name, value in numbers.items():
+            total = self._sums.setdefault(name, [0.0, 0.0])
+            total[0] += value
+            total[1] += 1
+        if self.steps % HISTORY_EVERY == 0:
+            self.history.append({"step": self.steps + 1, "flops": self.spent, **numbers})
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """Mean over training of everything logged."""
+        return {name: total / count for name, (total, count) in sorted(self._sums.items())}
+
+    def ledger(self, stopped: Literal["finished", "budget"]) -> Ledger:
+        """What was spent, for the record."""
+        return Ledger(
+            flops=dict(sorted(self._flops.items())),
+            seconds={name: round(value, 3) for name, value in sorted(self._seconds.items())},
+            steps=self.steps,
+            items=self._items,
+            peak_bytes=peak_bytes(self._device),
+            device=device_name(self._device),
+            limit_flops=self.budget.flops if self.budget.flops < math.inf else None,
+            limit_seconds=self.budget.seconds,
+            limit_items=self.budget.items,
+            stopped=stopped,
+            audited=self.audit.stretches,
+            unposted=round(self.audit.worst, 4),
+        )
+
+    def _before(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
+        # Torch calls the after-hook also when this one raises, so the depth always comes back to
+        # zero.
+        self._depth += 1
+        if not self._active or self._depth > 1:
+            return
+        self.audit.enter_call()
+        self._pending, self._parts = 0.0, []
+        cost = self._cost(module, args, kwargs)
+        self._demand(cost.forward + cost.backward)
+        self._post("forward", cost.forward)
+        self._reserved += cost.backward
+        self._pending = cost.backward
+
+    def _after(self, output: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.audit.leave_call()
+        if not self._active or self._depth > 0 or not self._pending:
+            return
+        # Where the pass comes out of the first part lies the rest of the module.
+        entrance = self._parts[0][1] if self._parts else []
+        rest = self._pending - sum(cost for cost, _ in self._parts)
+        self._on_backward(entrance or _nodes(output), rest)
+        self._parts = []  # they hold the graph
+
+    def _before_part(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
+        # Outside its outer module's call a part is a checkpoint being computed again, whose cost
+        # is in that of the outer module's backward pass.
+        if self._active and self._depth and not self._measuring and self._pending:
+            self._parts.append((self._cost(module, args, kwargs).backward, _nodes((args, kwargs))))
+
+    def _after_part(self, output: Any) -> None:
+        if self._active and self._depth and not self._measuring and self._parts:
+            self._on_backward(_nodes(output), self._parts[-1][0])
+
+    def _on_backward(self, at: "list[Node]", flops: float) -> None:
+        """Post this cost once for each backward pass that goes through any of these nodes.
+
+        Any, because the loss may hang on a hidden state and not on the last one. Nodes and not
+        tensors, because asking for a tensor's gradient does not go through what made it.
+        """
+        import torch
+
+        if not at or flops <= 0:
+            return
+        latest = -1
+
+        def executed(gradients: Any) -> None:
+            nonlocal latest
+            current = torch._C._current_graph_task_id()
+            if current != latest:
+                latest = current
+                self._reserved = max(0.0, self._reserved - flops)
+                self._post("backward", flops)
+
+        for node in at:
+            node.register_prehook(executed)
+
+    def _demand(self, flops: float, items: int = 1) -> None:
+        wanted, caps = self.spent + self._reserved + flops, self.budget
+        over = ""
+        if wanted > caps.flops:
+            over = f"{wanted:.3g} FLOPs needed"
+        elif caps.seconds is not None and self._elapsed() > caps.seconds:
+            over = f"{self._elapsed():.3g} s are over"
+        elif caps.items is not None and self._items + items > caps.items:
+            over = f"{self._items + items} items needed"
+        if over:
+            self.audit.begin()  # a method that goes on nevertheless is watched
+            raise BudgetSpent(f"{over}, the budget is {caps}")
+
+    def _post(self, kind: str, flops: float) -> None:
+        if self._active and flops:
+            self._flops[kind if self._phase == "train" else self._phase] += flops
+            self._spent += flops
+            self.audit.post(flops, backward=kind == "backward")
+
+    def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> Cost:
+        self._measuring = True
+        try:
+            with self.audit.unseen():
+                return self._prices.of(module, args, kwargs)
+        finally:
+            self._measuring = False
+
+    def _tick(self) -> None:
+        now = self._now()
+        if self._active:
+            self._seconds[self._phase] += now - self._since
+        self._since = now
+
+    def _elapsed(self) -> float:
+        return sum(self._seconds.values()) + time.perf_counter() - self._since
+
+    def _now(self) -> float:
+        if self._device.startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def _nodes(value: Any) -> "list[Node]":
+    """Where a backward pass goes on from these tensors."""
+    return [tensor.grad_fn for tensor in tensors(value) if tensor.grad_fn is not None]

@@ -1,0 +1,1 @@
+"""Read data sets in their official layouts and hash what was read."""

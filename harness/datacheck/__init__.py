@@ -1,0 +1,1 @@
+"""Check a data set folder and convert other copies into the official layout."""

@@ -1,0 +1,1 @@
+"""Score a backbone on the variants of a task with lmms-eval."""

@@ -1,0 +1,1 @@
+"""Backbones: classifiers from two encoders, and vision-language models."""

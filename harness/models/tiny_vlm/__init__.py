@@ -1,0 +1,1 @@
+"""The tiny vision-language model of the generated world."""

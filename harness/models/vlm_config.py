@@ -1,0 +1,72 @@
+"""What decides a vision-language backbone before training, and its presets; light to import."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.models.backbone import Recipe
+
+TINY = "tiny-vlm"
+"""The small LLaVA that is trained on generated scenes and cached; see ``scenes_base``."""
+
+
+@dataclass(frozen=True, slots=True)
+class VlmConfig:
+    """Where the checkpoint is and how it is trained; the defaults suit a real model."""
+
+    source: str
+    """``tiny-vlm``, or the hub id or path of any AutoModelForImageTextToText checkpoint."""
+    adapter: str = ""
+    """Folder of a PEFT adapter to start from."""
+    tune: Literal["full", "lora"] = "lora"
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_targets: str = "q_proj,k_proj,v_proj,o_proj"
+    """Names of the language model's linear layers, comma-separated."""
+    vision: Literal["frozen", "trained"] = "frozen"
+    """Whether the vision tower learns; the projector learns whenever ``tune`` is ``full``."""
+    max_prompt_tokens: int = 4096
+    """Longest prompt, image tokens included; a longer one is an error, nothing is cut."""
+    max_answer_tokens: int = 128
+    """Longest training answer; a longer one is an error."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.01
+    batch_size: int = 8
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The optimisation settings every method shares."""
+        return Recipe(
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            precision=self.precision,
+        )
+
+
+PRESETS: dict[str, VlmConfig] = {
+    TINY: VlmConfig(TINY, tune="full", learning_rate=4e-4, batch_size=32, max_prompt_tokens=256),
+}
+
+
+def configure(name: str, options: Mapping[str, Any]) -> VlmConfig:
+    """A preset's name, or a hub id or path, with options applied; refuses what it does not know."""
+    values = asdict(PRESETS.get(name) or VlmConfig(name))
+    types = get_type_hints(VlmConfig)
+    for key, value in options.items():
+        if key not in types or key == "source":
+            raise unknown("backbone option", key, [known for known in types if known != "source"])
+        allowed = get_args(types[key])
+        if allowed and value not in allowed:
+            raise UserError(f"{key}={value!r}: allowed are {', '.join(allowed)}.")
+        whole_for_float = types[key] is float and type(value) is int
+        if not allowed and type(value) is not types[key] and not whole_for_float:
+            raise UserError(f"{key}={value!r}: expected {types[key].__name__}.")
+        values[key] = value
+    return VlmConfig(**values)

@@ -1,0 +1,1 @@
+"""Measure how much a model relies on each modality."""

@@ -1,0 +1,1 @@
+"""Turn suites into runs, and runs into records."""

@@ -1,0 +1,40 @@
+"""Where a result comes from: code, packages, device, data and weights, each by hash or version."""
+
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from steelyard.harness.core.environment import code, packages
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import digest
+from steelyard.harness.data import card
+
+
+def describe(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str, Any]:
+    """Code, environment, data and task of a run; the run adds its weights."""
+    return {
+        "code": code(),
+        "packages": packages(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        **describe_task(corpus, task_files, split),
+    }
+
+
+def describe_task(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str, Any]:
+    """The data of one task and the hash of the files that define it."""
+    return {
+        "data": {
+            "name": corpus.name,
+            "revision": corpus.revision,
+            "card": card.identity(card.core(corpus)),
+            "classes": len(corpus.classes),
+            "notes": dict(corpus.notes),
+            "sizes": {name: len(examples) for name, examples in sorted(corpus.splits.items())},
+            "skipped": len(corpus.skipped),
+            "items": digest(example.id.encode() for example in corpus.splits[split]),
+            "split": split,
+        },
+        "task": digest(path.read_bytes() for path in task_files),
+    }

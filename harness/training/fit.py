@@ -1,0 +1,88 @@
+"""The one training loop: batches, schedule, clipping and stopping are the same for every method."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.errors import NonFiniteLoss
+from steelyard.harness.models.backbone import Backbone, Batch, Recipe
+from steelyard.harness.training.train_data import TrainData
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Step = Callable[[Batch], "tuple[Tensor, Mapping[str, Tensor | float]]"]
+
+
+def fit(
+    backbone: Backbone,
+    data: TrainData,
+    meter: Meter,
+    step: Step,
+    *,
+    seed: int,
+    stage: str = "train",
+    until: float = 1.0,
+    extra: "Sequence[nn.Module]" = (),
+    after_backward: Callable[[], None] | None = None,
+    learning_rate_scale: float = 1.0,
+) -> None:
+    """Train until the share ``until`` of the budget is used, or BudgetSpent is raised.
+
+    ``step`` maps a batch to a scalar loss and values to log. ``extra`` are modules the method
+    made beside the backbone. ``after_backward`` runs before clipping and the optimiser step.
+    The learning rate warms up and then falls along a cosine to zero over this stage's share.
+
+    Raises:
+        NonFiniteLoss: the loss is NaN or infinite; names the step.
+        BudgetSpent: the next pass would overshoot the budget.
+    """
+    import torch
+
+    backbone.train()
+    everything = [*backbone.parameters(), *(p for module in extra for p in module.parameters())]
+    parameters = [parameter for parameter in everything if parameter.requires_grad]
+    optimiser = new_optimiser(parameters, backbone.recipe)
+    half = backbone.recipe.precision == "bf16"
+    meter.start_stage()
+    start = meter.fraction
+    for batch in data.batches(backbone.recipe.batch_size, seed, stage):
+        progress = (meter.fraction - start) / (until - start) if until > start else 1.0
+        if progress >= 1.0:
+            return
+        meter.afford_step()
+        rate = backbone.recipe.learning_rate * learning_rate_scale
+        for group in optimiser.param_groups:
+            group["lr"] = rate * schedule(progress, backbone.recipe.warmup)
+        with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=half):
+            loss, values = step(batch)
+        if not math.isfinite(loss.item()):
+            raise NonFiniteLoss(meter.steps + 1, loss.item())
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if after_backward is not None:
+            after_backward()
+        torch.nn.utils.clip_grad_norm_(parameters, backbone.recipe.clip_norm)
+        optimiser.step()
+        meter.log({"loss": loss.detach(), **values})
+        meter.step(len(batch.targets))
+
+
+def schedule(progress: float, warmup: float) -> float:
+    """Learning-rate factor in [0, 1]: linear warm-up, then a cosine to zero at the stage's end."""
+    if progress < warmup:
+        return max(progress / warmup, 1e-3)
+    return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
+
+
+def new_optimiser(parameters: "list[nn.Parameter]", recipe: Recipe) -> "torch.optim.Optimizer":
+    """The recipe's optimiser; its learning rate is zero until a training loop sets it."""
+    import torch
+
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=0.0, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True
+        )
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=recipe.weight_decay, foreach=True)

@@ -1,0 +1,1 @@
+"""Boards over one task and over all of them."""

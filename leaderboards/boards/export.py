@@ -1,0 +1,72 @@
+"""A board as CSV and JSON: every number, none of it rounded to what a table shows."""
+
+import csv
+import io
+from collections.abc import Iterator
+
+from steelyard.leaderboards.boards.board import Board, Entry
+from steelyard.leaderboards.boards.overall import Overall
+from steelyard.leaderboards.output.json_text import exact, json_text, members
+from steelyard.leaderboards.stats.intervals import Interval
+
+SCHEMA = 2
+
+
+def as_csv(board: Board) -> str:
+    """One row an entry with every column, unrounded shares; blank where there is no value."""
+    rows = [dict(_flat(board, entry)) for entry in board.entries]
+    blanks = [
+        {"label": blank.label, "kind": blank.kind, "missing": blank.missing}
+        for blank in board.blanks
+    ]
+    names = list(dict.fromkeys(name for row in (*rows, *blanks) for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows + blanks)
+    return out.getvalue()
+
+
+def as_json(board: Board | Overall) -> str:
+    """Everything on the board, machine-readable."""
+    content = {k: v for k, v in members(board).items() if k not in ("samples", "measured")}
+    return json_text({"schema": SCHEMA, **content})
+
+
+def _flat(board: Board, entry: Entry) -> Iterator[tuple[str, str]]:
+    """One entry's columns for the CSV, in order."""
+    standing, cost = entry.standing, entry.cost
+    yield from (("rank", str(standing.rank)), ("tied_with_first", str(standing.tied).lower()))
+    yield from (("rank_low", f"{standing.low:g}"), ("rank_high", f"{standing.high:g}"))
+    yield "ties", " ".join(standing.ties)
+    if standing.wins is not None:
+        yield from _ends("win_rate", standing.wins)
+    yield from (("label", entry.label), ("kind", entry.kind), ("missing", ""))
+    for name in board.columns:
+        yield from _ends(name, entry.scores[name])
+    yield from (("worst", _exact(entry.worst)), ("gap", _exact(entry.gap)))
+    yield "better_impaired", " ".join(entry.better_impaired)
+    for name, difference in entry.differences.items():
+        yield from _ends(f"difference_{name}", difference.interval)
+        yield f"difference_{name}_p", _exact(difference.interval.p)
+        yield f"difference_{name}_p_holm", _exact(difference.adjusted)
+    if entry.trade is not None:
+        for name, found in entry.trade.by_name.items():
+            yield from _ends(f"difference_{name}", found.interval)
+            yield f"difference_{name}_p_holm", _exact(found.adjusted)
+        yield "balance_bought", str(entry.trade.bought).lower()
+    yield from (("flops", _exact(cost.flops)), ("flops_relative", _exact(cost.relative)))
+    yield from (("seconds", _exact(cost.seconds)), ("steps", _exact(cost.steps)))
+    yield from (("items", _exact(cost.items)), ("peak_bytes", _exact(cost.peak_bytes)))
+    for phase, flops in cost.phases.items():
+        yield f"flops_{phase}", _exact(flops)
+
+
+def _ends(name: str, interval: Interval) -> Iterator[tuple[str, str]]:
+    yield name, _exact(interval.mean)
+    yield f"{name}_low", _exact(interval.low)
+    yield f"{name}_high", _exact(interval.high)
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else exact(value)

@@ -1,0 +1,60 @@
+"""The board over tasks: Borda points and mean win rate of entries complete on every task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steelyard.leaderboards.boards.board import Blank, Board
+from steelyard.leaderboards.stats import ranking
+from steelyard.leaderboards.stats.ranking import Contest, Critical, Place
+
+
+@dataclass(frozen=True, slots=True)
+class OverallEntry:
+    """One ranked row."""
+
+    label: str
+    kind: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Overall:
+    """All entries of all tasks."""
+
+    tasks: tuple[str, ...]
+    entries: tuple[OverallEntry, ...]
+    """Entries complete on every task, by mean rank."""
+    blanks: tuple[Blank, ...]
+    """The others: a missing task is never a vote."""
+    critical: Critical | None
+    """None where there are too few blocks or entries to draw a critical difference."""
+
+
+def overall(boards: Sequence[Board]) -> Overall:
+    """Combine the boards of several tasks."""
+    ranked = {entry.label: entry.kind for board in boards for entry in board.entries}
+    kinds = ranked | {blank.label: blank.kind for board in boards for blank in board.blanks}
+    absent = {
+        label: [board.task for board in boards if label not in board.samples] for label in kinds
+    }
+    full = sorted(label for label in kinds if not absent[label])
+    blanks = tuple(
+        Blank(label, kinds[label], f"not ranked on {', '.join(absent[label])}")
+        for label in sorted(kinds)
+        if absent[label]
+    )
+    contests = [
+        Contest(board.task, board.seeds, board.higher_is_better, board.samples) for board in boards
+    ]
+    places = ranking.places(contests, full) if full else {}
+    entries = tuple(OverallEntry(label, kinds[label], place) for label, place in places.items())
+    critical = ranking.critical(ranking.block_ranks(contests, full)) if full else None
+    return Overall(tuple(board.task for board in boards), entries, blanks, critical)
+
+
+def absences(overall: Overall) -> list[str]:
+    """Which entries are not ranked, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for blank in overall.blanks:
+        by_reason.setdefault(blank.missing, []).append(blank.label)
+    return [f"{', '.join(labels)}: {reason}." for reason, labels in by_reason.items()]

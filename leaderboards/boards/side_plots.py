@@ -1,0 +1,136 @@
+"""What each entry keeps of either side, and how that differs from the control."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steelyard.leaderboards.boards.board import Board, Entry
+from steelyard.leaderboards.boards.measure import CLEAN
+from steelyard.leaderboards.output.style import (
+    BAD,
+    FAINT,
+    GOOD,
+    IMAGE,
+    INK,
+    LINE,
+    SOFT,
+    TEXT,
+    headline,
+    name_rows,
+    names_width,
+)
+from steelyard.leaderboards.stats.differences import Difference
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Inches: the panel of scores, those of differences, room between, below and above them.
+WIDE, NARROW, GAP, UNDER, OVER = 2.5, 1.2, 0.25, 0.4, 0.95
+LOOKS = {"better": (GOOD, "^"), "worse": (BAD, "v"), "": (SOFT, "o")}
+SHAPES = {"text": (TEXT, "s"), "image": (IMAGE, "D")}
+IMPAIRED = {"text": "image", "image": "text"}
+"""With which side impaired the other is left."""
+
+
+def sides_figure(board: Board) -> "Figure":
+    """A line an entry: its two sides and clean score, then differences to the control.
+
+    Entries whose gap closes at the cost of the strong side or of clean inputs are marked.
+    """
+    from matplotlib.figure import Figure
+
+    labels = [_name(entry) for entry in board.entries]
+    names, high = names_width(labels), LINE * len(labels) + 0.1
+    width, height = names + WIDE + 4 * (NARROW + GAP) + 0.1, OVER + high + UNDER
+    figure = Figure(figsize=(width, height))
+    box = UNDER / height, high / height
+    axes = figure.add_axes((names / width, box[0], WIDE / width, box[1]))
+    name_rows(axes, labels, named=True)
+    _scores(axes, board)
+    left = names + WIDE + GAP
+    for title, pick in _panels(board).items():
+        axes = figure.add_axes((left / width, box[0], NARROW / width, box[1]))
+        name_rows(axes, labels, named=False)
+        _differences(axes, board, title, pick)
+        left += NARROW + GAP
+    marked = " ‡ gap closed at the strong side's or clean inputs' cost." if _bought(board) else ""
+    headline(
+        figure,
+        f"{board.task}: which side pays for balance",
+        f"Left: with text alone (square), image alone (diamond), both (bar). Right: differences to "
+        f"{board.control}, 95 % intervals;\nblue ▲ better and orange ▼ worse after Holm's "
+        f"correction; numbers lie off scale.{marked}",
+    )
+    return figure
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.label} ‡" if entry.trade and entry.trade.bought else entry.label
+
+
+def _bought(board: Board) -> bool:
+    return any(entry.trade is not None and entry.trade.bought for entry in board.entries)
+
+
+def _panels(board: Board) -> dict[str, Callable[[Entry], Difference | None]]:
+    strong, weak = board.strong_side, IMPAIRED[board.strong_side]
+    return {
+        f"{strong} (strong)": lambda entry: entry.trade.strong if entry.trade else None,
+        f"{weak} (weak)": lambda entry: entry.trade.weak if entry.trade else None,
+        "gap of the two": lambda entry: entry.trade.gap if entry.trade else None,
+        CLEAN: lambda entry: entry.differences.get(CLEAN),
+    }
+
+
+def _scores(axes: "Axes", board: Board) -> None:
+    scale = 100 if board.percent else 1
+    rows = np.arange(len(board.entries))
+    means = {
+        name: np.array([scale * entry.scores[name].mean for entry in board.entries])
+        for name in (CLEAN, *IMPAIRED)
+    }
+    axes.hlines(rows, means["text"], means["image"], colors=FAINT, lw=3, zorder=0.9)
+    for side, (colour, shape) in SHAPES.items():
+        axes.plot(means[IMPAIRED[side]], rows, shape, color=colour, ms=5, mec="white", mew=0.5,
+                  zorder=3)  # fmt: skip
+    axes.vlines(means[CLEAN], rows - 0.32, rows + 0.32, colors=INK, lw=1.6, zorder=2)
+    for line, entry in enumerate(board.entries):
+        if entry.label == board.control:
+            axes.axhspan(line - 0.5, line + 0.5, color="#f2f2f2", lw=0, zorder=0)
+    unit = " (%)" if board.percent else ""
+    better = "" if board.higher_is_better else ", lower is better"
+    axes.set_title(f"{board.metric}{unit}{better}", fontsize=8, pad=3)
+
+
+def _differences(
+    axes: "Axes", board: Board, title: str, pick: Callable[[Entry], Difference | None]
+) -> None:
+    scale = 100 if board.percent else 1
+    found = {line: pick(entry) for line, entry in enumerate(board.entries)}
+    shown = {line: each for line, each in found.items() if each is not None}
+    reach = _reach([scale * each.interval.mean for each in shown.values()])
+    axes.axvline(0, color=INK, lw=0.8)
+    near = {line: e for line, e in shown.items() if scale * abs(e.interval.mean) <= reach}
+    for verdict, (colour, shape) in LOOKS.items():
+        rows = [line for line, each in near.items() if each.verdict == verdict]
+        spans = [near[line].interval for line in rows]
+        ends = scale * np.array([(i.low, i.mean, i.high) for i in spans]).reshape(-1, 3)
+        axes.hlines(rows, ends[:, 0], ends[:, 2], colors=colour, lw=1.3, alpha=0.7,
+                    capstyle="round")  # fmt: skip
+        axes.plot(ends[:, 1], rows, shape, color=colour, ms=5, mec="white", mew=0.5)
+    for line in (line for line in shown if line not in near):
+        mean, (colour, _) = scale * shown[line].interval.mean, LOOKS[shown[line].verdict]
+        axes.text(float(mean > 0), line, f"{mean:+.3g}", color=colour, fontsize=7,
+                  ha="right" if mean > 0 else "left", va="center_baseline",
+                  transform=axes.get_yaxis_transform())  # fmt: skip
+    for line in (line for line in found if line not in shown):
+        axes.axhspan(line - 0.5, line + 0.5, color="#f2f2f2", lw=0, zorder=0)
+    axes.set_title(f"Δ {title}", fontsize=8, pad=3)
+
+
+def _reach(means: Sequence[float]) -> float:
+    """How far a panel reaches: what lies beyond thrice the far end of four fifths is written."""
+    ends = sorted(map(abs, means))
+    return 3 * ends[4 * (len(ends) - 1) // 5]

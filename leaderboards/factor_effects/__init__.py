@@ -1,0 +1,1 @@
+"""Report how one factor of modality bias changes reliance."""

@@ -1,0 +1,1 @@
+"""Load records and their items into frames."""

@@ -1,0 +1,1 @@
+"""Tables in five formats, and the style of figures."""

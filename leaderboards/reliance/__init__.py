@@ -1,0 +1,1 @@
+"""Report how much a model relies on each modality."""

@@ -1,0 +1,1 @@
+"""Scores over corruption severities."""

@@ -1,0 +1,1 @@
+"""Statistics of boards: intervals, differences, ranks, power and resampled metrics."""

@@ -1,0 +1,1 @@
+"""Compare the tracks: equal compute, equal data, and scores over budgets."""

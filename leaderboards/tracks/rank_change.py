@@ -1,0 +1,186 @@
+"""How ranks change from one track to the other: who wins on equal data, who at equal compute."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import replace_file
+from steelyard.harness.core.progress import Report, part, silent
+from steelyard.harness.records.record import find, read
+from steelyard.leaderboards.boards.profile import composite
+from steelyard.leaderboards.boards.rank_plots import slope_figure
+from steelyard.leaderboards.boards.tables import Cell, Sheet, bullets, sheet_markdown
+from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.output.json_text import exact, json_text
+from steelyard.leaderboards.output.style import render
+from steelyard.leaderboards.publish import Published, publish
+from steelyard.leaderboards.stats import ranking
+from steelyard.leaderboards.stats.ranking import Change, Contest
+
+TRACKS = {"data": "equal data", "compute": "equal compute"}
+"""Before and after: what papers usually hold equal, and what counts every cost."""
+ALL_TASKS = "all tasks"
+RULE = (
+    "Places are among the entries ranked on both tracks; the range is the middle 95 % of places "
+    "when seeds and test items are resampled. A change is clear where the two ranges do not touch."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """The changes of rank on one task, or over all of them."""
+
+    about: str
+    changes: tuple[Change, ...]
+    """In the order at equal compute."""
+    lacking: tuple[str, ...]
+    """Entries that only one track ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """All changes and what was written."""
+
+    ladders: tuple[Ladder, ...]
+    sheets: tuple[Sheet, ...]
+    files: tuple[Path, ...]
+
+
+def publish_tracks(
+    folders: Sequence[Path], out: Path, *, report: Report = silent, **options: Any
+) -> Tracks:
+    """Write the boards of both tracks into folders of their own, and how ranks change.
+
+    Raises:
+        UserError: a track has no records, no task is on both tracks, or what ``publish`` raises.
+    """
+    tracks = {read(path).spec.track for folder in folders for path in find(folder)}
+    for track in TRACKS:
+        if tracks and track not in tracks:
+            raise UserError(
+                f"No record of the {track} track under {', '.join(map(str, folders))}: "
+                f"'steelyard run SUITE --track {track}' makes them."
+            )
+    made = {
+        track: publish(
+            folders,
+            out / f"track-{track}",
+            track=track,
+            report=part(report, name, place, len(TRACKS)),
+            **options,
+        )
+        for place, (track, name) in enumerate(TRACKS.items())
+    }
+    found = tuple(ladders(*made.values()))
+    if not found:
+        raise UserError("No two entries are ranked on both tracks of one task: run them on both.")
+    files = [path for published in made.values() for path in published.files]
+    sheets = tuple(map(sheet, found))
+    content = {
+        **_figures(found),
+        "rank-change.csv": _csv(found).encode(),
+        "rank-change.json": json_text({"tasks": found}).encode(),
+        "rank-change.md": _markdown(found, sheets).encode(),
+    }
+    files += [replace_file(out / name, data) for name, data in content.items()]
+    return Tracks(found, sheets, tuple(files))
+
+
+def ladders(before: Published, after: Published) -> Iterator[Ladder]:
+    """Changes of rank between two sets of boards: over all their tasks, then on each."""
+    one, other = dict(_contests(before)), dict(_contests(after))
+    common = [task for task in one if task in other]
+    shared = [board.task for board in after.boards if board.task in common]
+    if len(shared) > 1:
+        yield from _ladder(ALL_TASKS, [one[t] for t in shared], [other[t] for t in shared])
+    for task in common:
+        yield from _ladder(task, [one[task]], [other[task]])
+
+
+def _contests(published: Published) -> Iterator[tuple[str, Contest]]:
+    for board in published.boards:
+        up = board.higher_is_better
+        yield board.task, Contest(board.task, board.seeds, up, board.samples)
+    for made in published.profiles:
+        scores = {label: composite(made.shown, found) for label, found in made.samples.items()}
+        yield made.name, Contest(made.name, made.seeds, True, scores)
+
+
+def _ladder(about: str, before: Sequence[Contest], after: Sequence[Contest]) -> Iterator[Ladder]:
+    ranked = [set.intersection(*(set(c.samples) for c in side)) for side in (before, after)]
+    labels = sorted(ranked[0] & ranked[1])
+    if len(labels) > 1:
+        found = ranking.changes(ranking.places(before, labels), ranking.places(after, labels))
+        yield Ladder(about, tuple(found), tuple(sorted(ranked[0] ^ ranked[1])))
+
+
+def sheet(ladder: Ladder) -> Sheet:
+    """The changes of one task as a table, the order at equal compute."""
+    header = ("#", "entry", *(f"{name} (range)" for name in TRACKS.values()), "change")
+    rows = []
+    for change in ladder.changes:
+        moved = change.before - change.after
+        texts = (
+            str(change.after),
+            change.label,
+            _with_range(change.before, change.before_range),
+            _with_range(change.after, change.after_range),
+            {"up": f"▲ {moved:+d}", "down": f"▼ {moved:+d}", "": f"{moved:+d}"}[change.verdict],
+        )
+        rows.append(tuple(map(Cell, texts)))
+    return Sheet(ladder.about, header, tuple(rows))
+
+
+def _with_range(place: int, ends: tuple[float, float]) -> str:
+    return f"{place} ({ends[0]:.3g}-{ends[1]:.3g})"
+
+
+def said(ladder: Ladder) -> str:
+    """What the ladder shows, in a sentence."""
+    moved = [change for change in ladder.changes if change.verdict]
+    if not moved:
+        return f"On {ladder.about} no rank changes by more than the ranges allow."
+    names = ", ".join(f"{c.label} ({'rises' if c.verdict == 'up' else 'falls'})" for c in moved)
+    return (
+        f"On {ladder.about} {len(moved)} of {len(ladder.changes)} entries change rank by more than "
+        f"the ranges allow when compute is equal instead of data: {names}."
+    )
+
+
+def _name(place: int) -> str:
+    return f"rank-change-{place}"
+
+
+def _figures(found: Sequence[Ladder]) -> Mapping[str, bytes]:
+    makers = {
+        _name(place): partial(slope_figure, each.changes, each.about, *TRACKS.values())
+        for place, each in enumerate(found, start=1)
+    }
+    return render(makers)
+
+
+def _markdown(found: Sequence[Ladder], sheets: Sequence[Sheet]) -> str:
+    boards = [f"[{name}](track-{track}/board.md)" for track, name in TRACKS.items()]
+    parts = ["# How ranks change with what is equal", f"Boards: {' · '.join(boards)}."]
+    for place, (ladder, made) in enumerate(zip(found, sheets, strict=True), start=1):
+        parts += [f"## {md(ladder.about)}", md(said(ladder)), sheet_markdown(made)]
+        parts += bullets("", [f"{label}: ranked on one track only." for label in ladder.lacking])
+        parts.append(f"![rank change]({_name(place)}.svg)")
+    return "\n\n".join([*parts, md(RULE)]) + "\n"
+
+
+def _csv(found: Sequence[Ladder]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    ends = [f"{track}{end}" for track in TRACKS for end in ("", "_low", "_high")]
+    writer.writerow(["about", "label", *ends, "verdict"])
+    for ladder in found:
+        for c in ladder.changes:
+            spans = [c.before, *c.before_range, c.after, *c.after_range]
+            writer.writerow([ladder.about, c.label, *map(exact, spans), c.verdict])
+    return out.getvalue()

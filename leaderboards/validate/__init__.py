@@ -1,0 +1,1 @@
+"""Check records without data or models."""

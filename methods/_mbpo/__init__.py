@@ -1,0 +1,1 @@
+"""The parts of MBPO: mining, and training on both kinds of backbone."""

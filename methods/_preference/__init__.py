@@ -1,0 +1,1 @@
+"""Preference and online methods on TRL trainers."""

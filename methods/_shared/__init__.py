@@ -1,0 +1,1 @@
+"""Arithmetic and training steps shared by several methods."""

@@ -1,0 +1,35 @@
+"""Training of one side alone, shared by the unimodal controls and by methods that start from it."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core.examples import Side
+from steelyard.harness.models.backbone import Batch, TwoTower
+from steelyard.harness.training.fit import fit
+from steelyard.harness.training.train_data import TrainData
+
+
+def train_side(
+    backbone: TwoTower, data: TrainData, meter: Meter, side: Side, *, seed: int, until: float
+) -> None:
+    """Train one side's encoder, embedding and head by the task loss until this budget share."""
+
+    def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        logits = backbone.unimodal_side(backbone.encode_side(batch, side), side)
+        return backbone.loss(logits, batch).mean(), {}
+
+    fit(backbone, data, meter, step, seed=seed, stage=f"{side} alone", until=until)
+
+
+def pretrain_sides(
+    backbone: TwoTower, data: TrainData, meter: Meter, share: float, seed: int
+) -> None:
+    """Spend this share of the budget on the image alone, then the text alone: half each.
+
+    Charged to the phase ``teacher``.
+    """
+    with meter.phase("teacher"):
+        train_side(backbone, data, meter, "image", seed=seed, until=share / 2)
+        train_side(backbone, data, meter, "text", seed=seed, until=share)

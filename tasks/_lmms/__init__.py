@@ -1,0 +1,1 @@
+"""Bridge to lmms-eval: task objects in memory, and lmms-eval's own tasks."""
