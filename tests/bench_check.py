@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-COMMAND = [sys.executable, "-c", "from steelyard.harness.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from steelyard.harness.cli.main import main; main()"]
 CLASSES = [f"dish_{number:03}" for number in range(101)]
 TRAIN_SHARE = 0.75
 TITLES = ("how to make {}", "{} for dinner", "a simple recipe", "what to cook tonight")

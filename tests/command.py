@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from steelyard.harness.cli.console import console
 from steelyard.harness.cli.main import main
+from steelyard.harness.core.progress import console
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from steelyard import methods
 from steelyard.harness.records.record import find, read
-from steelyard.leaderboards.boards import front_page, profile_tables, tables
+from steelyard.leaderboards.boards import front_page, profile_tables
 from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.names import profile_stem
 from steelyard.leaderboards.boards.overall import overall
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.loading.collect import backbone_name, budget_name
+from steelyard.leaderboards.output.sheet import sheet_markdown
 from steelyard.leaderboards.publish import Published, publish
-from steelyard.leaderboards.publish.task_files import profile_stem
 from steelyard.leaderboards.tracks.rank_change import publish_tracks
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +104,7 @@ def _files(folder: Path) -> list[str]:
 
 def _board(boards: tuple[Board, ...]) -> list[str]:
     folder = f"leaderboards/published/{README_BOARD}"
-    parts = [tables.sheet_markdown(front_page.overall_sheet(overall(boards)))]
+    parts = [sheet_markdown(front_page.overall_sheet(overall(boards)))]
     names = ", ".join(f"[{board.task}]({folder}/board-{board.task}.md)" for board in boards)
     parts.append(
         f"Mean rank over {names}: {len(boards[0].seeds)} seeds, backbone {boards[0].backbone}, "

@@ -17,13 +17,14 @@ from command import Command, typed
 
 from steelyard.harness.core.compat import prepare_imports
 
+prepare_imports()  # test modules import trl and transformers while they are collected
+
 CLASSIFIED = ("food101", "hateful_memes", "mm_imdb")
 ASKED = ("instruct", "pope", "vqa", "prior_conflict", "chair")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _light_and_quiet() -> None:
-    prepare_imports()
     import torch
 
     torch.set_num_threads(1)

@@ -21,7 +21,7 @@ from steelyard.harness.core.examples import Example, Inputs, Turn
 from steelyard.harness.models import vlm_build
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.models.vlm_config import VlmConfig
-from steelyard.harness.training.train_data import TrainData, prepare
+from steelyard.harness.training.train_data import TrainData, vlm_data
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220)}
 COLOURS["yellow"] = (230, 220, 50)
@@ -71,7 +71,7 @@ def turn(example: Example) -> Turn:
 
 def data(backbone: Vlm, count: int, seed: int) -> TrainData:
     """Training data for the backbone."""
-    return prepare(backbone, examples(count, seed), turn)
+    return vlm_data(backbone, examples(count, seed), turn)
 
 
 def load(folder: Path, tune: str = "full", **options: Any) -> Vlm:

@@ -22,7 +22,7 @@ def test_help_has_an_example(words: tuple[str, ...], steelyard: Command) -> None
 
 def test_help_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from steelyard.harness.cli import cli; cli(['--help'], standalone_mode=False);"
+        "import sys; from steelyard.harness.cli.main import cli; cli(['--help'], standalone_mode=False);"
         "heavy = {'torch', 'transformers', 'lmms_eval', 'pandas', 'matplotlib', 'numpy'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
@@ -33,7 +33,7 @@ def test_boards_are_made_without_torch(tmp_path: Path) -> None:
     for label, right in (("joint", 5), ("other", 7)):
         make_run(tmp_path / "runs", label, profile(right, right, 5))
     script = (
-        "import sys; from steelyard.harness.cli import cli;"
+        "import sys; from steelyard.harness.cli.main import cli;"
         "cli(['leaderboard', *sys.argv[1:], '--jobs', '1'], standalone_mode=False);"
         "assert 'torch' not in sys.modules"
     )

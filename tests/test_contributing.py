@@ -24,7 +24,7 @@ def test_the_guides_method_appears_on_the_board(tmp_path: Path) -> None:
     for line in block("commands").splitlines():
         program, *words = shlex.split(line)
         assert program == "steelyard"
-        command = [sys.executable, "-c", "from steelyard.harness.cli import main; main()", *words]
+        command = [sys.executable, "-c", "from steelyard.harness.cli.main import main; main()", *words]
         subprocess.run(command, cwd=tmp_path, check=True)
     board = (tmp_path / "mine-board" / "board.md").read_text()
     assert re.search(r"\| mine\b", board)

@@ -17,12 +17,12 @@ from PIL import Image
 from pyarrow import parquet
 
 from steelyard import tasks
-from steelyard.harness.cli import console
 from steelyard.harness.core import files
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.datacheck import annotations, layout
 from steelyard.harness.datacheck import convert as copies
 from steelyard.harness.datacheck.convert import Source
+from steelyard.harness.runs.corpora import parse_roots
 from steelyard.tasks import pope
 from steelyard.tasks._shared import official
 
@@ -268,7 +268,7 @@ def downloaded(
 def test_a_hub_id_as_data_root_is_converted_once(
     downloaded: list[tuple[str, ...]], own_cache: Path, hub: Path
 ) -> None:
-    roots = [console.parse_roots(["pope=org/POPE"], ["pope", "vqa"])["pope"] for _ in range(2)]
+    roots = [parse_roots(["pope=org/POPE"], ["pope", "vqa"])["pope"] for _ in range(2)]
     assert roots == [files.folder() / "official" / "pope-org--POPE"] * 2
     assert downloaded == [("org/POPE", *copies.TABLES)]
     assert len(tasks.load("pope", roots[0]).splits["test"]) == 12
@@ -277,9 +277,9 @@ def test_a_hub_id_as_data_root_is_converted_once(
 
 def test_without_the_hub_one_line_says_so(own_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'org/POPE' is no folder here, and .* out of reach or HF"):
-        console.parse_roots(["org/POPE"], ["pope"])
+        parse_roots(["org/POPE"], ["pope"])
     with pytest.raises(UserError, match="no folder at /nowhere/POPE"):
-        console.parse_roots(["/nowhere/POPE"], ["pope"])
+        parse_roots(["/nowhere/POPE"], ["pope"])
     with pytest.raises(UserError, match="is no folder, no archive, and no hub id"):
         copies.find("pope", "./POPE")
     assert not own_cache.exists()
@@ -328,4 +328,4 @@ def test_a_home_folder_in_a_pair_is_understood(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "POPE").mkdir()
-    assert console.parse_roots(["pope=~/POPE"], ["pope", "vqa"]) == {"pope": tmp_path / "POPE"}
+    assert parse_roots(["pope=~/POPE"], ["pope", "vqa"]) == {"pope": tmp_path / "POPE"}

@@ -19,8 +19,8 @@ from board_factory import make_answered, make_run, profile
 
 from steelyard.harness.cli import console
 from steelyard.harness.cli.options import run_options
+from steelyard.harness.core.files import inert
 from steelyard.harness.records.spec import RunSpec
-from steelyard.leaderboards.output.escape import inert
 from steelyard.leaderboards.page import markup
 from steelyard.leaderboards.page.details import from_nothing, reproduce
 from steelyard.leaderboards.page.tables import pictures

@@ -248,7 +248,7 @@ def test_killed_in_the_middle_a_suite_resumes_to_the_same_records(
         "budget: 4e9\ncorruptions: [image-blank]\n"
     )
     words = ["run", str(made), "--data-root", str(world / "food101"), "--device", "cpu"]
-    command = [sys.executable, "-c", "from steelyard.harness.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from steelyard.harness.cli.main import main; main()", *words]
     first, second = ["--runs", str(tmp_path / "a")], ["--runs", str(tmp_path / "b")]
 
     killed = subprocess.Popen([*command, *first, "--jobs", "2"], start_new_session=True)

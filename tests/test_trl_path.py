@@ -19,7 +19,7 @@ from steelyard.harness.models import vlm_build
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.models.vlm_config import configure
 from steelyard.harness.training.fit import schedule
-from steelyard.harness.training.train_data import prepare
+from steelyard.harness.training.train_data import vlm_data
 from steelyard.methods import dpo, sft
 from steelyard.methods._preference import trl, trl_data
 from steelyard.methods._preference.trl_head import score_answers
@@ -45,7 +45,7 @@ def _weights(backbone: Vlm) -> torch.Tensor:
 def test_a_row_means_the_same_to_trl_and_to_the_backbone(family: str, tmp_path: Path) -> None:
     tiny_vlms.make(family, tmp_path)
     backbone = vlm_build.build("x", configure(str(tmp_path), {"tune": "full"}), 0)
-    data = prepare(backbone, toy.examples(6, 0), toy.turn)
+    data = vlm_data(backbone, toy.examples(6, 0), toy.turn)
     made = trl_data.supervised(backbone, data, trl_data.prompts_of(backbone, data))(
         [{"row": row} for row in range(6)]
     )

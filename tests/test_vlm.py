@@ -22,7 +22,7 @@ from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.backbone import Batch, Latents
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.models.vlm_layout import differing_block
-from steelyard.harness.training.train_data import prepare
+from steelyard.harness.training.train_data import vlm_data
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 Build = Callable[..., Vlm]
@@ -314,7 +314,7 @@ def test_prepared_rows_are_the_collated_ones(build: Build) -> None:
     examples = tuple(
         Example(str(n), None, turn.inputs.evidence, ()) for n, turn in enumerate(turns)
     )
-    data = prepare(model, examples, lambda example: turns[int(example.id)])
+    data = vlm_data(model, examples, lambda example: turns[int(example.id)])
     for rows in ([2], [2, 5, 8], [4, 0, 2, 119, 66]):
         chosen = [turns[row] for row in rows]
         wanted = model.collate([t.inputs for t in chosen], [t.answer for t in chosen])

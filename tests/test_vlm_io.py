@@ -16,7 +16,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example, Inputs, Turn
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.training.train_data import prepare
+from steelyard.harness.training.train_data import vlm_data
 
 QUESTIONS = ("is there a banana in the image ?", "what color is the fish ?", "which dish ?")
 CHOICES = ("yes", "no", "red green")
@@ -165,7 +165,7 @@ def test_kept_items_make_the_same_batches_as_fresh_ones(family: str, tmp_path: P
         return turns[int(example.id) % 3]
 
     examples = tuple(Example(str(n), None, None, ()) for n in range(9))
-    data = prepare(model, examples, turn)
+    data = vlm_data(model, examples, turn)
     calls.clear()
     for rows in ([0], [2, 4], [1, 0, 5]):
         chosen = [turns[row % 3] for row in rows]
@@ -185,7 +185,7 @@ def test_what_does_not_fit_in_memory_is_made_on_demand(
     model = build(checkpoint, tune="full")
     turn: Callable[[Example], Turn] = lambda example: Turn(items()[0], "yes", ())  # noqa: E731
     examples = tuple(Example(str(n), None, None, ()) for n in range(5))
-    kept = prepare(model, examples, turn).gather([3, 1])
+    kept = vlm_data(model, examples, turn).gather([3, 1])
     monkeypatch.setattr(vlm_build, "IN_MEMORY_BYTES", 10)
-    made = prepare(model, examples, turn).gather([3, 1])
+    made = vlm_data(model, examples, turn).gather([3, 1])
     assert torch.equal(made.pixels, kept.pixels) and torch.equal(made.tokens, kept.tokens)

@@ -13,7 +13,7 @@ from steelyard.harness.core.examples import Example, Inputs, Turn
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.training.train_data import TrainData, prepare
+from steelyard.harness.training.train_data import TrainData, vlm_data
 
 QUESTIONS = (
     ("is there a banana in the image ?", ("yes", "no")),
@@ -60,7 +60,7 @@ def train_data(model: Vlm, count: int = 48) -> TrainData:
         )
         for row, turn in enumerate(asked)
     )
-    return prepare(model, examples, lambda example: asked[int(example.id)])
+    return vlm_data(model, examples, lambda example: asked[int(example.id)])
 
 
 def watched(model: Vlm, flops: float) -> Meter:

@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from steelyard import methods, tasks
+from steelyard import methods
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import parse_pairs, parse_seeds
+from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.data import image_scan
 from steelyard.harness.models import registry
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite, tuning
+from steelyard.harness.runs.corpora import parse_roots
 from steelyard.harness.runs.run import Job, finished
 from steelyard.harness.runs.suite import Entry, Suite
 from steelyard.tasks._lmms import stock
@@ -29,7 +29,6 @@ from steelyard.tasks.corruptions import STANDARD
 TRAINING_SHARE = 0.6  # of a run's progress bar; the rest is evaluation
 ONE_PART = ("tasks", "evaluate", "backbone", "backbone_set", "budget", "extra", "data_set")
 """Options that make no sense for a target that stands for several suites."""
-console = Console()
 
 
 def suites_from(target: str, given: Mapping[str, Any]) -> list[Suite]:
@@ -178,19 +177,6 @@ def make_ready(backbone: str, options: Mapping[str, Any]) -> None:
         registry.make_ready(backbone, options, report)
 
 
-def progress_bar() -> Progress:
-    """A bar with the share done and the time left; nothing where nobody looks."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-
-
 @contextmanager
 def reading() -> Iterator[None]:
     """A bar while data is read, with the time left as soon as there are images to decode."""
@@ -291,32 +277,3 @@ def pick_device(name: str) -> str:
     if not name.startswith("cuda") or not torch.cuda.is_available():
         raise UserError(f"Device '{name}' is not available here; use cpu or auto.")
     return name
-
-
-def parse_roots(given: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
-    """``DIR`` for the only task, or ``TASK=DIR`` for one of several; ``stock/`` may be left out."""
-    found = {}
-    for text in given:
-        task, equals, folder = text.partition("=")
-        if not equals:
-            if len(names) != 1:
-                raise UserError(f"--data-root {text}: with several tasks write TASK=DIR.")
-            task, folder = names[0], text
-        if task not in names and stock.PREFIX + task in names:
-            task = stock.PREFIX + task
-        found[task] = _root(task, folder)
-    return found
-
-
-def _root(task: str, given: str) -> Path:
-    """A folder, or the official tree made of a data set of the hub that was named."""
-    from steelyard.harness.datacheck import convert
-
-    # A shell leaves the ~ in TASK=~/folder as it is.
-    if (folder := Path(given).expanduser()).is_dir():
-        return folder
-    if task not in tasks.names() or not convert.is_hub_id(given):
-        raise UserError(f"--data-root: no folder at {given}.")
-    with progress_bar() as bar:
-        line = bar.add_task(f"converting {given}", total=None)
-        return convert.ensure(task, given, lambda rows: bar.update(line, completed=rows))

@@ -8,12 +8,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from steelyard import tasks
-from steelyard.harness.cli.console import console, parse_roots, progress_bar
 from steelyard.harness.core.options import parse_pairs
+from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.data import card, image_scan
 from steelyard.harness.datacheck import annotations, card_page, layout
 from steelyard.harness.datacheck import convert as copies
 from steelyard.harness.datacheck.report import check
+from steelyard.harness.runs.corpora import parse_roots
 
 
 def check_data(

@@ -5,22 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard import tasks
-from steelyard.harness.cli.console import (
-    console,
-    make_ready,
-    parse_roots,
-    pick_device,
-    reading,
-    report_skipped,
-)
+from steelyard.harness.cli.console import make_ready, pick_device, reading, report_skipped
 from steelyard.harness.core.environment import packages
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import parse_pairs
+from steelyard.harness.core.progress import console
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.reliance import ask
 from steelyard.harness.reliance.session import How, answers, fingerprint
+from steelyard.harness.runs.corpora import parse_roots
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -5,14 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from steelyard import methods, tasks
-from steelyard.harness.cli.console import (
-    make_ready,
-    pick_device,
-    progress_bar,
-    reading,
-)
+from steelyard.harness.cli.console import make_ready, pick_device, reading
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import parse_pairs
+from steelyard.harness.core.progress import progress_bar
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record

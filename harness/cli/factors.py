@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard import tasks
-from steelyard.harness.cli.console import console, pick_device, progress_bar, run_suite
+from steelyard.harness.cli.console import pick_device, run_suite
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import parse_seeds
+from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.models import registry
 from steelyard.harness.reliance.session import How, answers
 from steelyard.harness.runs import suite

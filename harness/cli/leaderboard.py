@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from steelyard import methods
-from steelyard.harness.cli.console import console, progress_bar
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.progress import console, progress_bar
 
 if TYPE_CHECKING:
     from steelyard.harness.core.progress import Report
-    from steelyard.leaderboards.boards.tables import Sheet
+    from steelyard.leaderboards.output.sheet import Sheet
 
 
 def boards(

@@ -6,8 +6,8 @@ from typing import Any
 from rich.table import Table
 
 from steelyard import methods, tasks
-from steelyard.harness.cli.console import console
 from steelyard.harness.core.errors import unknown
+from steelyard.harness.core.progress import console
 from steelyard.harness.models import classifier_config, vlm_config
 from steelyard.harness.records import record
 from steelyard.harness.records.budget import BUDGETS

@@ -338,7 +338,7 @@ def corruptions(image: Path | None, out: Path) -> None:
       steelyard corruptions --image photo.jpg --out sheet.png
     """
     from steelyard.harness.cli import corruptions as contact_sheet
-    from steelyard.harness.cli.console import console
+    from steelyard.harness.core.progress import console
 
     console.print(contact_sheet.make(image, out), highlight=False)
     click.echo(f"Pictures in {out}; image-adversarial is made by the model that is scored.")

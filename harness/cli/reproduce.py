@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from steelyard.harness.cli.console import console, make_ready, pick_device, progress_bar, reading
+from steelyard.harness.cli.console import make_ready, pick_device, reading
 from steelyard.harness.core.environment import code, device_name, packages
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import file_hash
+from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record, Score
 from steelyard.harness.runs.corpora import corpora_of

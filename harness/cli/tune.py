@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
-from steelyard.harness.cli import console
+from steelyard.harness.cli import console as commands
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.progress import console
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite, tuning
@@ -32,7 +33,7 @@ def tune(target: str, runs: Path, plan: Plan, given: Mapping[str, Any]) -> list[
             )
     given = {**given, "oracle": False}
     files = []
-    for made in console.suites_from(target, given):
+    for made in commands.suites_from(target, given):
         if (path := _tune_suite(made, runs, plan, given)) is not None:
             files.append(path)
     return files
@@ -46,22 +47,22 @@ def folder_of(made: Suite, runs: Path) -> Path:
 
 
 def _tune_suite(made: Suite, runs: Path, plan: Plan, given: Mapping[str, Any]) -> Path | None:
-    corpora = console.open_corpora(made, given)
+    corpora = commands.open_corpora(made, given)
     made = _with_validation(made, corpora)
     folder = folder_of(made, runs)
     labels = [label_of(entry) for entry in made.entries]
     if given["dry_run"]:
         plans = tuning.trial_suite(made, plan, range(plan.trials), labels)
-        console.run_jobs(suite.jobs(plans, corpora), corpora, folder, given)
+        commands.run_jobs(suite.jobs(plans, corpora), corpora, folder, given)
         return None
     # First as they stand: a method that then trains nothing has nothing to tune.
     first = tuning.trial_suite(made, plan, [0], labels)
-    records = console.run_jobs(suite.jobs(first, corpora), corpora, folder, given)
+    records = commands.run_jobs(suite.jobs(first, corpora), corpora, folder, given)
     trained = {found.label for found in records if found.ledger.steps or found.failure}
     tried = [label for label in labels if tuning.trial_label(label, 0) in trained]
     rest = tuning.trial_suite(made, plan, range(1, plan.trials), tried)
     jobs = suite.jobs(rest, corpora)
-    records += console.run_jobs(jobs, corpora, folder, given)
+    records += commands.run_jobs(jobs, corpora, folder, given)
     tested: list[Record] = []
     if plan.oracle:
         done = [*suite.jobs(first, corpora), *jobs]
@@ -80,7 +81,7 @@ def _with_validation(made: Suite, corpora: Mapping[str, Corpus]) -> Suite:
     kept = tuple(task for task in made.evaluate if corpora[task].splits.get("val"))
     left = [task for task in made.evaluate if task not in kept]
     if left:
-        console.console.print(f"not used to choose, for want of a split val: {', '.join(left)}")
+        console.print(f"not used to choose, for want of a split val: {', '.join(left)}")
     return replace(made, evaluate=kept)
 
 
@@ -100,7 +101,7 @@ def _on_test(
         if not (target / TRAINING).is_file():
             shutil.copytree(source / WEIGHTS, target / WEIGHTS, dirs_exist_ok=True)
             shutil.copyfile(source / TRAINING, target / TRAINING)
-    return console.run_jobs(jobs, corpora, apart, given)
+    return commands.run_jobs(jobs, corpora, apart, given)
 
 
 def _print(content: Mapping[str, Any]) -> None:
@@ -118,7 +119,7 @@ def _print(content: Mapping[str, Any]) -> None:
             f"{ledger['flops'][tuning.PHASE]:.3g}",
             f"{ledger['seconds'][tuning.PHASE]:.0f}",
         )
-    console.console.print(table)
+    console.print(table)
 
 
 def _percent(score: float | None) -> str:

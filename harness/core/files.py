@@ -1,8 +1,11 @@
 """Where steelyard keeps what it can make again."""
 
+import csv
 import hashlib
+import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,8 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 from typing import TYPE_CHECKING
-
-from steelyard.leaderboards.output.escape import inert
 
 if TYPE_CHECKING:
     pass
@@ -98,3 +99,27 @@ def replace_file(path: Path, content: bytes) -> Path:
     except OSError as error:
         raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
     return path
+
+
+_FORMULA = re.compile(rb'(?m)(?:^|,)"?(?:[=+@\t\r]|-(?![\d.]))')
+"""A cell that may begin like a formula."""
+
+
+def inert(content: bytes) -> bytes:
+    """A CSV file no cell of which a spreadsheet runs: text that begins so gets an apostrophe."""
+    if not _FORMULA.search(content):
+        return content
+    out = io.StringIO()
+    rows = csv.reader(io.StringIO(content.decode(), newline=""))
+    csv.writer(out, lineterminator="\n").writerows([_cell(cell) for cell in row] for row in rows)
+    return out.getvalue().encode()
+
+
+def _cell(text: str) -> str:
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

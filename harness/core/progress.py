@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
 Report = Callable[[str, float], None]
 
 
@@ -16,3 +19,19 @@ def unheard(share: float) -> None:
 def part(report: Report, about: str, place: int, count: int) -> Report:
     """A report for one of ``count`` things of equal size, the ``place``-th from 0."""
     return lambda doing, share: report(f"{about}: {doing}", (place + share) / count)
+
+
+console = Console()
+
+
+def progress_bar() -> Progress:
+    """A bar with the share done and the time left; nothing where nobody looks."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

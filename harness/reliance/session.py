@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard import tasks
-from steelyard.harness.cli.console import (
-    console,
-    progress_bar,
-)
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import digest, file_hash, write_items
+from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.reliance import ask
 from steelyard.harness.reliance.answer_cache import Memory
 

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from steelyard import tasks
-from steelyard.harness.cli.console import (
-    parse_roots,
-)
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import parse_pairs
+from steelyard.harness.core.progress import progress_bar
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs.run import Job
+from steelyard.tasks._lmms import stock
 
 
 def corpora_of(job: Job, known: Record | None, given: Mapping[str, Any]) -> dict[str, Corpus]:
@@ -69,3 +68,32 @@ def _corpus(
             f"{corpus.revision}, not {before['data']['revision']}); give {where}."
         )
     return corpus
+
+
+def parse_roots(given: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
+    """``DIR`` for the only task, or ``TASK=DIR`` for one of several; ``stock/`` may be left out."""
+    found = {}
+    for text in given:
+        task, equals, folder = text.partition("=")
+        if not equals:
+            if len(names) != 1:
+                raise UserError(f"--data-root {text}: with several tasks write TASK=DIR.")
+            task, folder = names[0], text
+        if task not in names and stock.PREFIX + task in names:
+            task = stock.PREFIX + task
+        found[task] = _root(task, folder)
+    return found
+
+
+def _root(task: str, given: str) -> Path:
+    """A folder, or the official tree made of a data set of the hub that was named."""
+    from steelyard.harness.datacheck import convert
+
+    # A shell leaves the ~ in TASK=~/folder as it is.
+    if (folder := Path(given).expanduser()).is_dir():
+        return folder
+    if task not in tasks.names() or not convert.is_hub_id(given):
+        raise UserError(f"--data-root: no folder at {given}.")
+    with progress_bar() as bar:
+        line = bar.add_task(f"converting {given}", total=None)
+        return convert.ensure(task, given, lambda rows: bar.update(line, completed=rows))

@@ -25,7 +25,6 @@ from steelyard.harness.records.record import Kind, Ledger, Record, Score
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import provenance
 from steelyard.harness.runs import run as beside
-from steelyard.harness.training.train_data import train_data
 from steelyard.tasks.corruptions import missing
 
 if TYPE_CHECKING:
@@ -179,6 +178,8 @@ def _train(
 ) -> Trained:
     """Train with everything watched: the meter, its audit, and what files are opened."""
     import torch
+
+    from steelyard.harness.training.train_data import train_data
 
     progress("preparing", 0.0)
     corpus = corpora[spec.task]

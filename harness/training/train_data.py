@@ -118,7 +118,7 @@ def _rows(whole: Batch, rows: Sequence[int]) -> Batch:
     )
 
 
-def _vlm_data(
+def vlm_data(
     backbone: Vlm, examples: tuple[Example, ...], turn: Callable[[Example], Turn]
 ) -> TrainData:
     """Training data of a vlm: processed once where that fits in memory, else on demand."""
@@ -160,4 +160,4 @@ def train_data(backbone: Classifier | Vlm, task: str, corpus: Corpus) -> TrainDa
     examples = corpus.splits.get("train", ())
     if isinstance(backbone, Classifier):
         return _classifier_data(backbone, examples, turn)
-    return _vlm_data(backbone, examples, turn)
+    return vlm_data(backbone, examples, turn)

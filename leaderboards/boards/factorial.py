@@ -12,8 +12,8 @@ from steelyard import methods
 from steelyard.harness.models import registry
 from steelyard.leaderboards.boards.profile import COMPOSITE, composite
 from steelyard.leaderboards.boards.ratios import Column
-from steelyard.leaderboards.boards.tables import Cell, Sheet
 from steelyard.leaderboards.loading.collect import Run
+from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval, Sample
 

@@ -7,17 +7,14 @@ from steelyard.leaderboards.boards.overall import Overall, absences
 from steelyard.leaderboards.boards.tables import (
     FORMATS,
     RULES,
-    Cell,
-    Sheet,
     blank_row,
-    bullets,
     caption,
     name_of,
     ranking,
     remarks,
-    sheet_markdown,
 )
 from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.stats.intervals import Interval
 from steelyard.leaderboards.stats.ranking import FEWEST_BLOCKS, Place
 

@@ -11,17 +11,10 @@ from steelyard.leaderboards.boards.export import SCHEMA
 from steelyard.leaderboards.boards.front_page import NO_DIAGRAM, placed
 from steelyard.leaderboards.boards.profile import COMPOSITE, NO_IMAGE, Profile, Row
 from steelyard.leaderboards.boards.ratios import Column
-from steelyard.leaderboards.boards.tables import (
-    FORMATS,
-    VERDICTS,
-    Cell,
-    Sheet,
-    bullets,
-    sheet_latex,
-    sheet_markdown,
-)
+from steelyard.leaderboards.boards.tables import FORMATS, VERDICTS
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.json_text import json_text, members
+from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_latex, sheet_markdown
 from steelyard.leaderboards.output.style import shortened
 from steelyard.leaderboards.stats.intervals import Interval
 from steelyard.tasks import NOTHING

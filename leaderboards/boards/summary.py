@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from steelyard.leaderboards.boards import export, oracle, plots, profile_tables
 from steelyard.leaderboards.boards import front_page as front
 from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.names import board_stem, profile_stem
 from steelyard.leaderboards.boards.overall import Overall, overall
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.output.style import Figures
-from steelyard.leaderboards.publish.task_files import board_stem, profile_stem
 from steelyard.leaderboards.robustness.files import links
 
 

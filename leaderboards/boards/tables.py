@@ -1,12 +1,12 @@
 """A board as Markdown, LaTeX or a terminal table, each escaped for its format."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.boards.board import COMPARED, SIDES, Board, Entry
-from steelyard.leaderboards.output.escape import md, tex
+from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_latex, sheet_markdown
 from steelyard.leaderboards.stats.differences import Difference
 from steelyard.leaderboards.stats.intervals import Interval
 
@@ -33,23 +33,6 @@ FORMATS = (("all tables", "md"), ("CSV", "csv"), ("JSON", "json"), ("LaTeX", "te
 VERDICTS = {"better": " ▲", "worse": " ▼", "": ""}
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Plain text of one cell; every format escapes it in its own way."""
-
-    text: str
-    best: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table ready for printing; columns after the second are numbers."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
 def sheets(board: Board) -> tuple[Sheet, ...]:
     """The ranking, the single impairments and the cost; blank cells where incomplete."""
     made = (ranking(board), _impairments(board), *_sides(board), _cost(board))
@@ -64,18 +47,6 @@ def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
     parts += bullets("## How to read this\n\n", RULES)
     parts += [f"![{Path(name).stem}]({name})" for name in pictures]
     return "\n\n".join(parts) + "\n"
-
-
-def sheet_markdown(sheet: Sheet) -> str:
-    """One table in Markdown."""
-    lines = [[md(name) for name in sheet.header]]
-    lines.append(["---" if place == 1 else "--:" for place in range(len(sheet.header))])
-    for row in sheet.rows:
-        texts = [md(cell.text) for cell in row]
-        lines.append(
-            [f"**{text}**" if cell.best else text for cell, text in zip(row, texts, strict=True)]
-        )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def latex(board: Board) -> str:
@@ -142,11 +113,6 @@ def _power(board: Board) -> list[str]:
         f"A difference to {board.control} of {' and '.join(seen)} is found with 80 % chance on "
         "these seeds and items; smaller ones mostly stay unseen."
     ]
-
-
-def bullets(title: str, lines: Sequence[str]) -> list[str]:
-    """A list under its title; nothing for no lines."""
-    return [title + "\n".join(f"- {md(line)}" for line in lines)] if lines else []
 
 
 def ranking(board: Board) -> Sheet:
@@ -312,22 +278,3 @@ def _difference(board: Board, difference: Difference | None) -> str:
     if difference is None:
         return ""
     return _with_half(board, difference.interval, "+") + VERDICTS[difference.verdict]
-
-
-def sheet_latex(sheet: Sheet, about: str) -> str:
-    """A table environment; needs the packages booktabs and textcomp."""
-    columns = "rl" + "r" * (len(sheet.header) - 2)
-    rows = [
-        [rf"\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text) for cell in row]
-        for row in sheet.rows
-    ]
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{tex(sheet.title)}. {tex(about)}}}",
-    ]
-    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    lines += [" & ".join(map(tex, sheet.header)) + r" \\", r"\midrule"]
-    lines += [" & ".join(row) + r" \\" for row in rows]
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"

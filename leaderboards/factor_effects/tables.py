@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.harness.core.files import replace_file
-from steelyard.leaderboards.boards.tables import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.factor_effects.numbers import SHOWN, Curve, Factor, Point
 from steelyard.leaderboards.factor_effects.plots import picture
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.json_text import exact, json_text, members
+from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.reliance.numbers import NUMBERS, SHARES
 from steelyard.leaderboards.stats.intervals import Interval
 

@@ -10,19 +10,19 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from steelyard.harness.core.files import inert
 from steelyard.leaderboards.boards import factorial, front_page, profile_tables, tables
 from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.names import board_stem, profile_stem
 from steelyard.leaderboards.boards.overall import absences
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import Whole
-from steelyard.leaderboards.boards.tables import Cell, Sheet
 from steelyard.leaderboards.loading.collect import Runs
-from steelyard.leaderboards.output.escape import inert
+from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.page import cards
 from steelyard.leaderboards.page.details import command_html, detail
 from steelyard.leaderboards.page.markup import esc, figure, figure_texts, inline, markdown
 from steelyard.leaderboards.page.tables import Name, pictures, plain, table
-from steelyard.leaderboards.publish.task_files import board_stem, profile_stem
 from steelyard.tasks import NOTHING
 
 HERE = Path(__file__).parent

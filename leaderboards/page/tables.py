@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from steelyard.leaderboards.boards.tables import Sheet
+from steelyard.leaderboards.output.sheet import Sheet
 from steelyard.leaderboards.output.style import off_scale
 from steelyard.leaderboards.page.markup import esc
 from steelyard.leaderboards.stats.intervals import Interval

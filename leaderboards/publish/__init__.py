@@ -93,8 +93,6 @@ def load() -> None:
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg  # noqa: F401
 
-    from steelyard.leaderboards.publish import task_report  # noqa: F401
-
 
 def _check_control(runs: "Runs", control: str | None) -> None:
     labels = {run.record.label for run in runs.runs}

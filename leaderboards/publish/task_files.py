@@ -12,19 +12,9 @@ from steelyard.leaderboards.boards import (
 )
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.factorial import Factorial
+from steelyard.leaderboards.boards.names import board_stem, profile_stem
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.output.escape import file_name
 from steelyard.leaderboards.output.style import Figures
-
-
-def board_stem(task: str) -> str:
-    """File name of a task's board, without ending."""
-    return f"board-{file_name(task)}"
-
-
-def profile_stem(profile: Profile) -> str:
-    """File name of a profile, without ending."""
-    return f"profile-{file_name(profile.trained_on)}"
 
 
 def of_board(board: Board, labels: Sequence[str]) -> tuple[dict[str, bytes], Figures]:

@@ -5,9 +5,9 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.boards.tables import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.json_text import exact, json_text, members
+from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.reliance.numbers import (
     CONFLICTS,
     GROUPS,

@@ -5,9 +5,10 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from steelyard.leaderboards.boards.tables import VERDICTS, Cell, Sheet, bullets, sheet_markdown
+from steelyard.leaderboards.boards.tables import VERDICTS
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.json_text import exact, json_text, members
+from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.robustness.numbers import COMPARED, NUMBERS, Robustness, Row
 
 SCHEMA = 2

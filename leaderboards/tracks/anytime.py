@@ -13,9 +13,8 @@ from steelyard.harness.core.files import replace_file
 from steelyard.harness.core.progress import Report, part, silent
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import find, read
-from steelyard.leaderboards.boards import tables
-from steelyard.leaderboards.boards.tables import Cell, Sheet
 from steelyard.leaderboards.output.json_text import exact, json_text
+from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_markdown
 from steelyard.leaderboards.publish import Published, publish
 from steelyard.leaderboards.stats.intervals import Interval
 
@@ -145,7 +144,7 @@ def sheet(curves: Sequence[Curve], budgets: Sequence[str], task: str) -> Sheet:
 def _markdown(sheets: Sequence[Sheet], lacking: Sequence[str]) -> str:
     parts = ["# Scores over budgets"]
     for made in sheets:
-        parts += [f"## {made.title}", tables.sheet_markdown(made)]
+        parts += [f"## {made.title}", sheet_markdown(made)]
     parts.append(
         "Every number is of runs with that budget and a schedule that ends with it. Area is the "
         "mean height of the curve over the logarithm of the budget; it does not rank."

@@ -1,0 +1,63 @@
+"""Tables of cells, written as Markdown, LaTeX and bullet lists."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steelyard.leaderboards.output.escape import md, tex
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Plain text of one cell; every format escapes it in its own way."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table ready for printing; columns after the second are numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def sheet_markdown(sheet: Sheet) -> str:
+    """One table in Markdown."""
+    lines = [[md(name) for name in sheet.header]]
+    lines.append(["---" if place == 1 else "--:" for place in range(len(sheet.header))])
+    for row in sheet.rows:
+        texts = [md(cell.text) for cell in row]
+        lines.append(
+            [f"**{text}**" if cell.best else text for cell, text in zip(row, texts, strict=True)]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def bullets(title: str, lines: Sequence[str]) -> list[str]:
+    """A list under its title; nothing for no lines."""
+    return [title + "\n".join(f"- {md(line)}" for line in lines)] if lines else []
+
+
+def sheet_latex(sheet: Sheet, about: str) -> str:
+    """A table environment; needs the packages booktabs and textcomp."""
+    columns = "rl" + "r" * (len(sheet.header) - 2)
+    rows = [
+        [rf"\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text) for cell in row]
+        for row in sheet.rows
+    ]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{tex(sheet.title)}. {tex(about)}}}",
+    ]
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines += [" & ".join(map(tex, sheet.header)) + r" \\", r"\midrule"]
+    lines += [" & ".join(row) + r" \\" for row in rows]
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
