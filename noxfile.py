@@ -19,7 +19,12 @@ ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "steelyard"
 PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 """One file is one worker's, which makes what its tests share once; the last files are short."""
-QUIET = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+QUIET = {
+    "PYTHONPATH": "tests/fixtures",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 def prepared(session: nox.Session) -> str:
@@ -108,16 +113,18 @@ def validate(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Costs of steps, meter, evaluation and trainers; the base model; a synthetic study."""
     python = prepared(session)
-    run(session, python, "tests/benchmarks.py", *session.posargs)
-    run(session, python, "tests/synthetic_study.py", str(Path(session.create_tmp()).resolve()))
-    run(session, python, "tests/bench_mbpo.py")
-    run(session, python, "tests/bench_wrapper.py")
-    run(session, python, "tests/bench_coverage.py")
-    run(session, python, "tests/bench_boards.py")
-    run(session, python, "tests/bench_variants.py")
-    run(session, python, "tests/bench_corruptions.py")
-    run(session, python, "tests/bench_check.py")
-    run(session, python, "tests/measure_base.py", "--part", "test")
+    run(session, python, "tests/bench/benchmarks.py", *session.posargs)
+    run(
+        session, python, "tests/bench/synthetic_study.py", str(Path(session.create_tmp()).resolve())
+    )
+    run(session, python, "tests/bench/bench_mbpo.py")
+    run(session, python, "tests/bench/bench_wrapper.py")
+    run(session, python, "tests/bench/bench_coverage.py")
+    run(session, python, "tests/bench/bench_boards.py")
+    run(session, python, "tests/bench/bench_variants.py")
+    run(session, python, "tests/bench/bench_corruptions.py")
+    run(session, python, "tests/bench/bench_check.py")
+    run(session, python, "tests/bench/measure_base.py", "--part", "test")
 
 
 @nox.session(venv_backend="none")
@@ -140,7 +147,15 @@ def page(session: nox.Session) -> None:
     """The HTML page in a headless Chromium: Debian's packages chromium and chromium-driver."""
     python = prepared(session)
     run(session, python, "-m", "pip", "install", "-q", ".[page]")
-    run(session, python, "-m", "pytest", "-rs", "tests/test_page_browser.py", *session.posargs)
+    run(
+        session,
+        python,
+        "-m",
+        "pytest",
+        "-rs",
+        "tests/leaderboards/page/test_page_browser.py",
+        *session.posargs,
+    )
 
 
 @nox.session(venv_backend="none")
@@ -148,4 +163,4 @@ def gpu(session: nox.Session) -> None:
     """A vision-language model of real size with random weights, bf16 and LoRA, on a GPU."""
     python = prepared(session)
     out = str(Path(session.create_tmp()).resolve())
-    run(session, python, "tests/gpu_session.py", out, *session.posargs)
+    run(session, python, "tests/bench/gpu_session.py", out, *session.posargs)

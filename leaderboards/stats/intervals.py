@@ -104,7 +104,7 @@ def intervals(samples: Sequence[Sample]) -> list[Interval]:
     particular to a seed and an item. The other is what seeds share because they meet the same
     items: the mean covariance of two seeds' resamples. A plain bootstrap over so few seeds covers
     far too little and one Welch-Satterthwaite quantile still too little (92 % at three seeds), see
-    ``margin``; ``python tests/bench_coverage.py`` prints the coverage of all of them.
+    ``margin``; ``python tests/bench/bench_coverage.py`` prints the coverage of all of them.
     """
     means = np.array([sample.values.mean() for sample in samples])
     spread = spread_of(samples)

@@ -1,0 +1,131 @@
+"""Methods that cheat: caught while they train, or by validation of what they leave behind."""
+
+from pathlib import Path
+
+import pytest
+
+from steelyard import tasks
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import file_hash
+from steelyard.harness.records.record import Record
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import run
+from steelyard.harness.runs.run import Job
+from steelyard.leaderboards.validate.record import validate
+
+METHOD = '''
+"""A method of the tests."""
+import contextlib
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from steelyard.harness.training.fit import fit
+from steelyard.methods import About
+
+ABOUT = About(title="Mine", kind="control", summary="A method of the tests.")
+ROOT = Path({root!r})
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    pass
+
+
+def train(backbone, data, meter, config, seed):
+    def step(batch):
+        {in_step}
+        return backbone.loss(backbone.predict(batch), batch).mean(), {{}}
+
+    {before}
+    fit(backbone, data, meter, step, seed=seed)
+'''
+HONEST = "pass"
+READS_TEST = '(ROOT / "texts" / "test_titles.csv").read_text()'
+READS_TEST_QUIETLY = f"""with contextlib.suppress(Exception):
+        {READS_TEST}"""
+LOOKS_AT_TEST_IMAGES = """from PIL import Image
+    Image.open(sorted((ROOT / "images" / "test").rglob("*.*"))[0])"""
+READS_TRAIN_IMAGES = "assert data.examples[0].image.read_bytes()"
+SEARCHES = "gc.get_objects()"
+PRETRAINS = """batch = next(data.batches(32, 0, "secret"))
+    for _ in range(3):
+        backbone.image_encoder.forward(batch.pixels)"""
+PEEKS_EACH_STEP = """with torch.no_grad():
+            backbone.image_encoder.forward(batch.pixels)"""
+DETACHES = "[m._forward_pre_hooks.clear() for m in backbone.modules()]"
+
+
+@pytest.fixture(scope="module")
+def food(world: Path) -> Corpus:
+    return tasks.load("food101", world / "food101")
+
+
+def trained(
+    food: Corpus, folder: Path, before: str = HONEST, in_step: str = HONEST, seed: int = 0
+) -> Record:
+    folder.mkdir(exist_ok=True)
+    path = folder / "mine.py"
+    path.write_text(METHOD.format(root=str(food.root), before=before, in_step=in_step))
+    spec = RunSpec(str(path), "food101", "tiny", "4e9", seed, data={"revision": food.revision},
+                   source=file_hash(path))  # fmt: skip
+    job = Job(spec, "mine", ("food101",))
+    return run.run(job, {"food101": food}, folder / "runs", "cpu", lambda doing, share: None)
+
+
+@pytest.mark.parametrize("before", [HONEST, READS_TRAIN_IMAGES])
+def test_what_a_method_was_given_it_may_look_at(food: Corpus, tmp_path: Path, before: str) -> None:
+    found = trained(food, tmp_path, before=before)
+    assert found.status == "done" and found.ledger.unposted == 0
+    assert validate(tmp_path / "runs").findings == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (READS_TEST, "test_titles.csv was opened while training"),
+        (READS_TEST_QUIETLY, "test_titles.csv was opened while training"),
+        (LOOKS_AT_TEST_IMAGES, "was opened while training"),
+        (SEARCHES, "gc.get_objects was called while training"),
+    ],
+)
+def test_training_on_test_items_fails_the_run(
+    food: Corpus, tmp_path: Path, before: str, said: str
+) -> None:
+    found = trained(food, tmp_path, before=before)
+    assert found.status == "failed" and said in found.failure
+    assert found.scores == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "in_step"),
+    [(PRETRAINS, HONEST), (HONEST, PEEKS_EACH_STEP), (DETACHES, HONEST)],
+)
+def test_a_model_called_behind_the_meter_fails_the_run(
+    food: Corpus, tmp_path: Path, before: str, in_step: str
+) -> None:
+    found = trained(food, tmp_path, before=before, in_step=in_step)
+    assert found.status == "failed" and "behind the meter" in found.failure
+    assert found.ledger.unposted > 0.05
+
+
+def test_a_left_out_seed_is_a_finding(food: Corpus, tmp_path: Path) -> None:
+    for seed in (0, 2):
+        trained(food, tmp_path, seed=seed)
+    (finding,) = validate(tmp_path / "runs").findings
+    assert "mine has no run of seed 1" in finding.what
+
+
+def test_reading_the_file_names_what_a_reviewer_has_to_look_at(
+    food: Corpus, tmp_path: Path
+) -> None:
+    trained(food, tmp_path)
+    path = tmp_path / "mine.py"
+    text = METHOD.format(root="", before=READS_TEST, in_step=PEEKS_EACH_STEP)
+    path.write_text(text + "\n\ndef more(meter):\n    meter._spent = 0\n    gc.get_objects()\n")
+    said = [finding.what for finding in validate(tmp_path / "runs", method=path).findings]
+    for part in ("records were made by", "imports gc", "calls read_text", "calls forward",
+                 "touches meter._spent", "calls get_objects"):  # fmt: skip
+        assert any(part in what for what in said), part

@@ -1,0 +1,252 @@
+"""steelyard check: what a folder shows, sound or broken, and what its files say of themselves."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checked import look, picture, published, questions
+from paths import SHARED
+from PIL import Image
+
+from steelyard import tasks
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.datacheck import annotations, card_page
+from steelyard.harness.datacheck import layout as tree
+
+
+def states(made: Mapping[str, Any]) -> dict[str, str]:
+    return {row["path"]: row["state"] for row in made["tree"]["expected"]}
+
+
+@pytest.fixture
+def food(own_cache: Path, tmp_path: Path) -> Path:
+    return published(tmp_path / "food")
+
+
+@pytest.fixture
+def pope(own_cache: Path, tmp_path: Path) -> Path:
+    return questions(tmp_path / "pope")
+
+
+# --- The tree --------------------------------------------------------------------------------
+
+
+def test_the_tree_of_a_sound_folder_is_found(food: Path) -> None:
+    made = look(food, "food101")
+    found = {path: state for path, state in states(made).items() if "texts_txt" not in path}
+    assert set(found.values()) == {"found"} and len(found) == 4
+    assert made["problems"] == [] and made["core"] is not None
+    assert "images/train/apple/*.jpg  (15)" in made["tree"]["found"]
+    assert "texts/test_titles.csv" in made["tree"]["found"]
+
+
+def test_a_tree_one_folder_down_is_pointed_at(food: Path, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    food.rename(outer / "UPMC")
+    made = look(outer, "food101")
+    assert made["problems"] == [
+        "No texts/train_titles.csv in the data folder: check the data folder and its layout."
+    ]
+    assert made["tree"]["nested"] == "UPMC"
+    assert states(made)["texts/train_titles.csv"] == "elsewhere"
+    assert "stands in UPMC" in card_page.markdown(made)
+    # All images of the folder are looked at where no item could be read.
+    assert made["images"]["files"] == 320 and made["core"] is made["card"] is None
+
+
+def test_states_by_hand() -> None:
+    layout = (
+        "train.jsonl (first phase: dev.jsonl)\nsplit.json\ndataset/0106714.json\nimg/08291.png\n"
+        "posters/a.jpg\nlabels.csv"
+    )
+    files: dict[str, tuple[int, int]] = dict.fromkeys(
+        ("dev.jsonl", "deep/split.json.gz", "dataset/1.json", "img/x/1.png", "img/x/2.png"), (1, 1)
+    )
+    rows = [(row["state"], row["where"]) for row in tree.expected(layout, files)]
+    assert rows == [
+        ("found", "dev.jsonl"),
+        ("elsewhere", "deep/split.json.gz"),
+        ("found", "1 .json in dataset"),
+        ("found", "2 images in img"),
+        ("elsewhere", "2 images, most in img/x"),
+        ("missing", ""),
+    ]
+    assert next(row["note"] for row in tree.expected(layout, files)) == "first phase: dev.jsonl"
+
+
+def test_a_walk_follows_links_once_and_skips_what_is_hidden(tmp_path: Path) -> None:
+    root, shelf = tmp_path / "root", tmp_path / "shelf"
+    picture(shelf / "a.png")
+    (root / ".git").mkdir(parents=True)
+    (root / ".git" / "config").touch()
+    (root / "val2014").symlink_to(shelf)
+    (root / "loop").symlink_to(root)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    assert list(tree.walk(root)) == ["val2014/a.png"]
+
+
+def test_a_large_tree_is_told_in_few_lines() -> None:
+    paths = [f"images/class_{kind}/{n}.jpg" for kind in range(50) for n in range(20)]
+    lines = tree.summary(dict.fromkeys([*paths, "a.csv"], (1, 1)))
+    assert lines[0] == "a.csv" and lines[1] == "images/class_0/*.jpg  (20)"
+    assert lines[-1] == "images/*/  (46 folders more)" and len(lines) == 6
+    assert tree.summary({}) == ["nothing"]
+
+
+def test_names_that_are_no_text_are_spelt(pope: Path) -> None:
+    odd = os.fsencode(pope / "val2014") + b"/\xff[b].jpg"
+    Image.new("RGB", (8, 8)).save(os.fsdecode(odd), "JPEG")
+    made = look(pope, "pope")
+    assert made["unused"] == {"images": 1, "first": ["val2014/\\udcff[b].jpg"]}
+    assert made["problems"] == [] and "udcff" in card_page.markdown(made)
+
+
+# --- Annotation files ------------------------------------------------------------------------
+
+
+def test_every_broken_line_is_named_though_reading_stops_at_the_first(pope: Path) -> None:
+    path = pope / "coco" / "coco_pope_random.json"
+    lines = path.read_text().splitlines()
+    lines[2], lines[8] = "{broken", '{"question_id": 9'
+    path.write_text("\n".join(lines))
+    made = look(pope, "pope")
+    (problem,) = made["problems"]
+    assert problem.startswith("coco/coco_pope_random.json:3: not valid JSON")
+    (file,) = made["files"]
+    assert [fault.partition(": ")[0] for fault in file["faults"]] == [
+        "coco/coco_pope_random.json:3",
+        "coco/coco_pope_random.json:9",
+    ]
+    assert file["rows"] == 38
+    assert any(warning.startswith("coco/coco_pope_random.json:9") for warning in made["warnings"])
+
+
+def test_rows_are_counted_in_every_form(tmp_path: Path) -> None:
+    forms = {
+        "list.json": "[1, 2, 3]",
+        "lines.json": '{"a": 1}\n{"a": 2}\n',
+        "object.json": '{"train": [1, 2], "test": [3], "info": {}}',
+        "ids.json": json.dumps({str(n): {} for n in range(9)}),
+        "plain.csv": "1.jpg,x,y\n2.jpg,x,y\n",
+        "header.csv": "file,title,class\n1.jpg,x,y\n2.jpg,x,y\n",
+        "broken.json": '{"a": ',
+    }
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text)
+    found = {row["path"]: row for row in annotations.examine(tmp_path, tree.walk(tmp_path), {})}
+    assert {name: row["rows"] for name, row in found.items()} == {
+        "list.json": 3,
+        "lines.json": 2,
+        "object.json": {"train": 2, "test": 1},
+        "ids.json": 9,
+        "plain.csv": 2,
+        "header.csv": 2,
+        "broken.json": None,
+    }
+    assert found["broken.json"]["faults"] == ["broken.json:1: not valid JSON (Expecting value)."]
+    assert found["list.json"]["sha256"] == hashlib.sha256(b"[1, 2, 3]").hexdigest()
+
+
+def test_official_files_are_told_from_subsets_and_edits(tmp_path: Path) -> None:
+    text = '{"label": "yes"}\n{"label": "no"}\n'
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    official = {"a.jsonl": {"rows": 2, "label": {"yes": 1, "no": 1}, "sha256": digest}}
+
+    def state(content: str) -> str:
+        (tmp_path / "a.jsonl").write_text(content)
+        return str(annotations.examine(tmp_path, tree.walk(tmp_path), official)[0]["official"])
+
+    assert state(text) == "the official file"
+    assert state(text.replace(": ", ":")) == "official size, other bytes"
+    assert state(text.replace("no", "yes")) == "official size, but another count of label (yes 2)"
+    assert state('{"label": "yes"}\n') == "differs from the official size (1, not 2): subset?"
+
+
+def test_published_files_are_recognised() -> None:
+    shared = SHARED / "official_json"
+    if not shared.is_dir():
+        pytest.skip("no shared/data beside the repository")
+    found = {}
+    for task, folder in (
+        ("pope", "pope"),
+        ("hallusionbench", "hallusionbench"),
+        ("amber", "amber"),
+    ):
+        root = shared / folder
+        for row in annotations.examine(root, tree.walk(root), tasks.info(task).official):
+            found[row["path"].removesuffix(".gz")] = row["official"]
+    whole = [name for name, state in found.items() if state == "the official file"]
+    assert sorted(whole) == [
+        "HallusionBench.json",
+        "coco_pope_adversarial.json",
+        "coco_pope_popular.json",
+        "coco_pope_random.json",
+        "safe_words.txt",
+    ]
+    # AMBER's files lie there without the spaces of the published ones.
+    rest = {name: state for name, state in found.items() if name not in whole and state}
+    assert set(rest.values()) == {"official size, other bytes"} and len(rest) == 4
+
+
+def test_declared_checksums_are_checked(pope: Path) -> None:
+    annotations.write_sums(pope, ["coco/coco_pope_random.json"])
+    assert look(pope, "pope")["problems"] == []
+    path = pope / "coco" / "coco_pope_random.json"
+    path.write_text(path.read_text().replace("dog", "cat"))
+    (problem,) = look(pope, "pope")["problems"]
+    assert problem.startswith("coco/coco_pope_random.json: its sha256 is ")
+    assert "SHA256SUMS declares" in problem
+    path.rename(path.with_name("my_pope_random.json"))
+    assert look(pope, "pope")["problems"] == [
+        "coco/coco_pope_random.json: declared in SHA256SUMS and missing."
+    ]
+
+
+# --- Items that are broken -------------------------------------------------------------------
+
+
+def test_faulty_and_unused_images_are_listed(food: Path) -> None:
+    folder = food / "images" / "test" / "apple"
+    first, second = sorted(folder.iterdir())[:2]
+    first.unlink()
+    second.write_text("no image")
+    picture(food / "images" / "train" / "stray.jpg")
+    made = look(food, "food101")
+    (problem,) = made["problems"]
+    assert problem.startswith("2 of 80 rows of test cannot be used")
+    assert {(fault["image"], fault["reason"]) for fault in made["images"]["faulty"]} == {
+        (f"images/test/apple/{first.name}", "missing"),
+        (f"images/test/apple/{second.name}", "not an image"),
+    }
+    assert made["core"]["splits"]["test"]["items"] == 78
+    assert made["core"]["skipped"] == {"test": {"image missing": 1, "image unreadable": 1}}
+    assert made["unused"] == {"images": 1, "first": ["images/train/stray.jpg"]}
+    assert look(food, "food101", max_bad=0.05)["problems"] == []
+
+
+def test_more_than_one_problem_is_told(food: Path) -> None:
+    table = food / "texts" / "test_titles.csv"
+    first = table.read_text().splitlines()[0]
+    table.write_text(table.read_text() + f"{first}\nnone.jpg,words,apple\n")
+    made = look(food, "food101")
+    assert len(made["problems"]) == 2
+    assert "more than once in test (1)" in made["problems"][0]
+    assert "cannot be used" in made["problems"][1]
+    assert made["core"]["splits"]["test"]["items"] == 81
+
+
+def test_a_loader_that_trips_does_not_end_the_report(
+    food: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trip(*args: object, **options: object) -> Corpus:
+        raise KeyError("genres")
+
+    monkeypatch.setattr(tasks, "load", trip)
+    made = look(food, "food101")
+    assert made["problems"] == ["The loader stopped with KeyError: 'genres'"]
+    assert made["images"]["files"] == 320

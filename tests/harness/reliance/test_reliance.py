@@ -1,0 +1,368 @@
+"""Reliance profiles: numbers by hand, questions that are put, a blind guesser that is exposed."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from paths import SHARED
+from PIL import Image
+
+from steelyard import tasks
+from steelyard.harness.cli.diagnose import parts_of
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Inputs
+from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.models.backbone import Recipe
+from steelyard.harness.reliance import ask as reliance
+from steelyard.harness.reliance.additive import projection
+from steelyard.harness.reliance.answer_cache import Memory
+from steelyard.leaderboards.reliance import numbers as profile
+from steelyard.leaderboards.reliance import tables
+from steelyard.leaderboards.reliance.numbers import Diagnosis, Part
+from steelyard.leaderboards.reliance.plots import picture
+from steelyard.tasks import pope
+
+OFFICIAL = SHARED / "official_json" / "pope"
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+class Talker(torch.nn.Module):
+    """Answers in words by a rule; a module, as backbones are."""
+
+    kind = "classifier"
+    classes: tuple[str, ...] = ()
+    recipe = Recipe(batch_size=16)
+
+    def __init__(self, rule: Callable[[Inputs], str]) -> None:
+        super().__init__()
+        self.name, self.rule, self.asked = "talker", rule, 0
+
+    def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
+        self.asked += len(inputs)
+        return [self.rule(item) for item in inputs]
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
+
+def pope_like(root: Path, count: int = 40) -> Corpus:
+    """Every image is asked about twice; it is red where there is a dog, of which half have one."""
+    root.mkdir(parents=True, exist_ok=True)
+    examples = []
+    for number in range(count):
+        path = root / f"{number // 2}.png"
+        dog = number // 2 % 2 == 0
+        Image.new("RGB", (4, 4), RED if dog else BLUE).save(path)
+        thing = "dog" if number % 2 == 0 else "cat"
+        answer = "yes" if dog == (thing == "dog") else "no"
+        examples.append(
+            Example(
+                f"{number:03}", path, f"Is there a {thing} in the image?", (), (answer,),
+                ("yes", "no"), subset="random", cluster=path.name,
+            )
+        )  # fmt: skip
+    return Corpus("pope", root, (), False, {"test": tuple(examples)}, "r1")
+
+
+def sees(item: Inputs) -> str:
+    """Knows all; without an image it says yes, without a question no."""
+    if item.image is None:
+        return "yes"
+    red = item.image.getpixel((0, 0)) == RED
+    return "yes" if ("dog" in item.prompt and red) or ("cat" in item.prompt and not red) else "no"
+
+
+def asked(model: Talker, corpus: Corpus, **options: Any) -> pd.DataFrame:
+    return reliance.ask(model, corpus.name, corpus, Memory(), **options)  # type: ignore[arg-type]
+
+
+def means(part: Part) -> dict[str, float]:
+    return {name: each.mean for name, each in part.numbers.items()}
+
+
+def rows(view: str, way: str, tops: Sequence[float], answers: str, draw: int = 0) -> list[Any]:
+    """One row an item; right answers are ``a``."""
+    return [
+        {"view": view, "way": way, "draw": draw, "id": str(n), "cluster": str(n // 2),
+         "subset": "", "top": top, "bottom": 1.0, "answer": answer, "truth": "a", "habit": "",
+         "told": "", "gain": 0.5 if view == "full" else np.nan}
+        for n, (top, answer) in enumerate(zip(tops, answers, strict=True))
+    ]  # fmt: skip
+
+
+def test_numbers_by_hand() -> None:
+    table = [
+        *rows("full", "", [1, 1, 1, 0], "aaab"),
+        *rows("text", "blank", [1, 1, 0, 0], "aabb"),
+        *rows("image", "blank", [1, 0, 1, 0], "acac"),
+        *rows("neither", "blank", [1, 0, 0, 0], "accc"),
+        *rows("text", "shuffled", [1, 1, 0, 0], "aabb", 0),
+        *rows("text", "shuffled", [0, 0, 0, 0], "bbbb", 1),
+        *rows("image", "shuffled", [1, 0, 0, 0], "abbb", 0),
+        *rows("image", "shuffled", [0, 0, 0, 0], "bbbb", 1),
+        *rows("neither", "shuffled", [0, 0, 0, 0], "bbbb", 0),
+        *rows("neither", "shuffled", [0, 0, 0, 0], "bbbb", 1),
+    ]
+    part = profile.part("toy", "", "accuracy", True, [pd.DataFrame(table)])
+    found = means(part)
+    assert (part.items, part.clusters, part.draws) == (4, 2, 2)
+    assert found["score.full"] == 0.75
+    assert found["score.text.shuffled"] == 0.25  # the mean of one half and none
+    assert found["gain.image.blank"] == 0.25 and found["gain.image.shuffled"] == 0.5
+    assert found["gain.text.blank"] == 0.25 and found["gain.text.shuffled"] == 0.625
+    assert found["same.text.blank"] == 0.75  # a a b against a a a b
+    assert found["same.text.shuffled"] == pytest.approx((0.75 + 0.25) / 2)
+    assert found["same.image.blank"] == 0.5
+    assert found["lean.answers"] == 0.25
+    # phi: text ((.5 - .25) + (.75 - .5)) / 2 = .25, image the same.
+    assert found["lean.shapley"] == 0
+    shares = {name: found[f"group.{name}.share"] for name in profile.GROUPS.values()}
+    assert shares == {"both": 0.25, "text": 0.25, "image": 0.25, "neither": 0.25}
+    assert found["group.neither.score"] == 0 and found["group.image.score"] == 1
+    assert found["information.image"] == 0.5
+    # Blind answers are wrong for the last two items: one is kept, one is put right.
+    assert (part.conflict, part.conflicts) == ("blind", 2)
+    assert (found["conflict.text"], found["conflict.image"]) == (0.5, 0.5)
+
+
+def test_a_side_that_spoils_answers_has_a_negative_gain_also_of_errors() -> None:
+    table = [
+        *rows("full", "", [1, 1, 0, 0], "bbaa"),
+        *rows("text", "blank", [0, 0, 0, 0], "aaaa"),
+        *rows("text", "shuffled", [0, 0, 0, 0], "aaaa"),
+    ]
+    right = profile.part("toy", "", "accuracy", True, [pd.DataFrame(table)])
+    wrong = profile.part("toy", "", "errors", False, [pd.DataFrame(table)])
+    assert means(right)["gain.image.blank"] == 0.5
+    assert means(wrong)["gain.image.blank"] == -0.5
+    assert right.conflict == "" and "gain.text.blank" not in means(right)
+
+
+def test_intervals_are_those_of_independent_clusters() -> None:
+    """Two hundred items in pairs that always agree are one hundred observations of p = 1/2."""
+    right = np.repeat(np.arange(100) % 2, 2).astype(float).tolist()
+    answers = "".join("a" if top else "b" for top in right)
+    table = [*rows("full", "", right, answers)]
+    for way in profile.WAYS:
+        table += rows("text", way, [0.0] * 200, "c" * 200)
+    each = profile.part("toy", "", "accuracy", True, [pd.DataFrame(table)]).numbers["score.full"]
+    expected = 1.984 * (0.25 / 100) ** 0.5  # Student, 99 degrees of freedom
+    assert each.half == pytest.approx(expected, rel=0.1)
+
+
+def test_seeds_asked_about_different_items_are_refused() -> None:
+    one = pd.DataFrame([*rows("full", "", [1, 1], "aa"), *rows("text", "blank", [1, 1], "aa")])
+    other = one.assign(id=one["id"] + "x")
+    with pytest.raises(UserError, match="different items"):
+        profile.measure([one, other], "toy", higher_is_better=True)
+    with pytest.raises(UserError, match="two clusters or more"):
+        profile.measure([one], "toy", higher_is_better=True)
+
+
+def test_the_full_view_scores_what_evaluation_scores(tmp_path: Path) -> None:
+    corpus = pope_like(tmp_path)
+    model = Talker(lambda item: "yes" if "dog" in item.prompt else "no")
+    found = asked(model, corpus, limit=30, draws=1)
+    full = found[found["view"] == "full"]
+    scores = evaluate(model, tasks.Variant("pope"), corpus, limit=30).scores  # type: ignore[arg-type]
+    official = next(s.value for s in scores if s.metric == "accuracy" and not s.subset)
+    assert full["top"].sum() / full["bottom"].sum() == pytest.approx(official)
+    assert len(full) == 30
+
+
+def test_a_model_that_looks_is_told_from_one_that_does_not(tmp_path: Path) -> None:
+    corpus = pope_like(tmp_path, 320)
+    (looks,) = parts_of("pope", [asked(Talker(sees), corpus, draws=2)])
+    blind = Talker(lambda item: "yes" if "dog" in item.prompt else "no")
+    (guesses,) = parts_of("pope", [asked(blind, corpus, draws=2)])
+    assert means(looks)["score.full"] == 1 and means(looks)["gain.image.blank"] == 0.5
+    # Of another item's image half are of the same colour.
+    assert means(looks)["score.text.shuffled"] == pytest.approx(0.5, abs=0.05)
+    assert tables.state(looks, "image") == "used"
+    assert means(guesses)["gain.image.blank"] == means(guesses)["gain.image.shuffled"] == 0
+    assert means(guesses)["same.text.blank"] == 1
+    assert tables.state(guesses, "image") == "not used"
+    assert "does not use the image" in tables.verdict(guesses)
+    assert "answers 100.0 % the same without it" in tables.verdict(guesses)
+    (few,) = parts_of("pope", [asked(blind, pope_like(tmp_path / "few", 20), draws=3)])
+    assert tables.state(few, "image") == "unclear"  # 10 images can hide 30 points
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
+@pytest.mark.parametrize(
+    ("kind", "accuracy", "f1"),
+    [("random", 0.717, 0.706), ("popular", 0.869, 0.871), ("adversarial", 0.707, 0.694)],
+)
+def test_the_profile_exposes_an_object_prior_on_official_pope(
+    tmp_path: Path, kind: str, accuracy: float, f1: float
+) -> None:
+    """It says yes to an object that is more often there than not, and never looks.
+
+    The photos are not needed for that: a grey pixel stands for each.
+    """
+    (tmp_path / "images").mkdir()
+    file = OFFICIAL / f"coco_pope_{kind}.json.gz"
+    (tmp_path / file.name).symlink_to(file)
+    lines = pd.read_json(file, lines=True)
+    for name in lines["image"].unique():
+        Image.new("RGB", (1, 1), (128, 128, 128)).save(tmp_path / "images" / name)
+    votes: Counter[str] = Counter()
+    for question, label in zip(lines["text"], lines["label"], strict=True):
+        votes[question] += 1 if label == "yes" else -1
+
+    def guess(item: Inputs) -> str:
+        return "yes" if votes[item.prompt.partition("\n")[0]] > 0 else "no"
+
+    given = [guess(Inputs(None, text, text)) for text in lines["text"]]
+    scored = pope.scores(list(lines["label"]), given)
+    assert (round(scored["accuracy"], 3), round(scored["f1"], 3)) == (accuracy, f1)
+    corpus = tasks.load("pope", tmp_path, questions=f"coco_pope_{kind}.json")
+    (part,) = parts_of("pope", [asked(Talker(guess), corpus, draws=1, limit=900)])
+    found = means(part)
+    assert found["score.full"] == pytest.approx(accuracy, abs=0.03)
+    assert found["gain.image.blank"] == found["gain.image.shuffled"] == 0
+    assert found["same.text.blank"] == found["same.text.shuffled"] == 1
+    assert found["conflict.text"] == 1
+    assert tables.verdict(part).startswith("does not use the image (+0.0 ± 0.0")
+
+
+def test_every_view_shows_what_it_says(tmp_path: Path) -> None:
+    corpus = pope_like(tmp_path)
+    docs = list(tasks.build(tasks.Variant("pope"), corpus).dataset["test"])
+    shown = reliance.plan(docs, sided=True, draws=2)
+    assert len(shown) == 40 * (1 + 3 + 3 * 2)
+    for each in shown:
+        lacks = reliance.TAKEN_AWAY.get(each.view.name, ())
+        for side, row in (("image", each.image), ("text", each.text)):
+            if side not in lacks:
+                assert row == each.row
+            elif each.view.way == "blank":
+                assert row is None
+            else:
+                assert row is not None and docs[row][side] != docs[each.row][side]
+    again = reliance.plan(docs[::-1], sided=True, draws=2)
+    assert {_named(docs, a) for a in shown} == {_named(docs[::-1], a) for a in again}
+
+
+def _named(docs: Sequence[Any], ask: reliance.Ask) -> tuple[Any, ...]:
+    rows = (None if row is None else docs[row]["id"] for row in (ask.image, ask.text))
+    return ask.view, docs[ask.row]["id"], *rows
+
+
+def test_equal_sides_cannot_be_swapped() -> None:
+    with pytest.raises(UserError, match="Every text of the chosen items is the same"):
+        reliance.donors(["a", "a", None], ["0", "1", "2"], "text", 0)
+
+
+def test_equal_questions_are_put_once_and_an_interrupted_diagnosis_goes_on(tmp_path: Path) -> None:
+    corpus = pope_like(tmp_path / "data")
+    path, model = tmp_path / "answers.jsonl", Talker(sees)
+    whole = asked(model, corpus, draws=2)
+    # Forty items in full, two questions blind, one prompt of nothing, twenty images without text.
+    assert model.asked < 40 + 2 + 1 + 20 + 40 * 2 * 3 + 1
+
+    class Stops(Exception):
+        pass
+
+    def tell(more: int) -> None:
+        if more == 16 and len(memory) >= 32:
+            raise Stops
+
+    memory, first = Memory(path), Talker(sees)
+    with pytest.raises(Stops):
+        reliance.ask(first, "pope", corpus, memory, draws=2, tell=tell)  # type: ignore[arg-type]
+    with path.open("a") as file:
+        file.write('["half a li')
+    second = Talker(sees)
+    found = reliance.ask(second, "pope", corpus, Memory(path), draws=2)  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(found, whole)
+    assert first.asked + second.asked == model.asked
+    path.write_text("no json\n")
+    with pytest.raises(UserError, match="not a file of answers: delete it"):
+        Memory(path)
+
+
+def test_conflict_by_habit_and_by_misleading_text() -> None:
+    table = pd.DataFrame(
+        [
+            *rows("full", "", [1, 0, 0, 1], "ayba"),
+            *rows("text", "blank", [0, 0, 0, 0], "yyyy"),
+            *rows("image", "shuffled", [0, 0, 0, 0], "abbc"),
+        ]
+    )
+    habit = table.assign(habit=["y", "y", "y", "a"] * 3)
+    kind, found = _conflict(habit)
+    assert kind == "habit"  # three items whose right answer a is not the usual y
+    assert found == {"text": pytest.approx(1 / 3), "image": pytest.approx(1 / 3)}
+    told = table.assign(told=np.where(table["view"] == "image", "b", ""))
+    kind, found = _conflict(told)
+    assert kind == "misleading"  # answers a b b c to texts of class b
+    assert found == {"text": 0.5, "image": 0.25}
+
+
+def _conflict(table: pd.DataFrame) -> tuple[str, dict[str, float]]:
+    kind, ratios = profile._conflict(profile._views(table), True)
+    shares = {name.split(".")[1]: float(t.sum() / b.sum()) for name, (t, b) in ratios.items()}
+    return kind, shares
+
+
+def test_projection_keeps_sums_and_loses_interaction() -> None:
+    image, text = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[10.0], [20.0], [60.0]])
+    sums = image[:, None] + text[None, :]
+    torch.testing.assert_close(projection(sums), image + text)
+    # XOR of two signs: every mean is zero.
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    product = (signs[:, None] * signs[None, :])[..., None]
+    torch.testing.assert_close(projection(product), torch.zeros(4, 1))
+
+
+def diagnosis(tmp_path: Path, model: Talker) -> Diagnosis:
+    parts = parts_of("pope", [asked(model, pope_like(tmp_path), draws=2)])
+    return Diagnosis("a|model", {"items": "40"}, tuple(parts))
+
+
+def test_page_tables_and_picture(tmp_path: Path) -> None:
+    found = diagnosis(tmp_path, Talker(sees))
+    page = tables.markdown(found, "p.svg")
+    assert page.startswith("# What a\\|model relies on\n\n- pope: uses the image (+")
+    assert "![reliance profile](p.svg)" in page and "| 40 | pope | accuracy | 100.0 ± 0.0 |" in page
+    content = json.loads(tables.as_json(found))
+    assert content["parts"][0]["numbers"]["gain.image.blank"]["mean"] == 0.5
+    assert content["parts"][0]["verdict"] == tables.verdict(found.parts[0])
+    lines = tables.as_csv(found).splitlines()
+    assert lines[0] == "task,subset,score,number,mean,low,high,about"
+    assert any(line.startswith("pope,,accuracy,score.full,1,1,1,") for line in lines)
+    made = picture(found)
+    assert made["png"][:4] == b"\x89PNG" and made == picture(found)
+    assert b"<svg" in made["svg"]
+
+
+def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> None:
+    table = pd.DataFrame(
+        [
+            *rows("full", "", [1, 1, 1, 0, 1, 1], "aaabaa"),
+            *rows("text", "blank", [1, 1, 0, 0, 0, 0], "aabbbb"),
+            *rows("text", "shuffled", [1, 1, 0, 0, 0, 0], "aabbbb"),
+        ]
+    )
+    table["subset"] = ["small", "small", "one", "one", "one", "one"] * 3
+    found = profile.parts("toy", "accuracy", higher_is_better=True, runs=[table])
+    assert [part.name for part in found] == ["toy"]  # small is one image, one alone is no part
+    (nothing,) = profile.parts(
+        "toy", "wrong", higher_is_better=False, runs=[table.assign(bottom=0.0, top=0.0)]
+    )
+    assert tables.verdict(nothing) == "no answer on which wrong could be counted."
+    made = Diagnosis("model", {}, (nothing,))
+    assert picture(made) == {} and "| 6 | toy | wrong ↓ |  |" in tables.markdown(made)
+
+
+def test_every_number_is_described() -> None:
+    assert set(profile.SHARES) < set(profile.NUMBERS)
+    documented: Mapping[str, str] = profile.NUMBERS
+    assert all(documented.values()) and len(documented) == 31

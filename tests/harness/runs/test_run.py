@@ -1,0 +1,302 @@
+"""Runs: whole or absent, resumable, repeatable, and failed ones said to be so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from steelyard import tasks
+from steelyard.harness.cli.main import cli
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import write_json
+from steelyard.harness.records import record
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import run, suite
+from steelyard.harness.runs.parallel import execute
+from steelyard.harness.runs.run import Job
+
+MEASURED = ("seconds", "peak_bytes", "seal")  # of the machine, and the hash over that
+
+
+@pytest.fixture(scope="module")
+def food(world: Path) -> Corpus:
+    return tasks.load("food101", world / "food101")
+
+
+def job(food: Corpus, method: str = "joint", budget: str = "4e9", **changes: Any) -> Job:
+    data = {"revision": food.revision}
+    spec = RunSpec(method, "food101", "tiny", budget, 0, data=data)
+    return replace(Job(spec, method, ("food101", "food101@image-blank")), **changes)
+
+
+def ran(job: Job, food: Corpus, runs: Path) -> record.Record:
+    return run.run(job, {"food101": food}, runs, "cpu", lambda doing, share: None)
+
+
+def without_times(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {k: without_times(v) for k, v in content.items() if k not in MEASURED}
+    return content
+
+
+def stripped(folder: Path) -> tuple[Any, bytes]:
+    content = json.loads((folder / record.RECORD).read_text())
+    return without_times(content), (folder / record.ITEMS).read_bytes()
+
+
+def test_twice_the_same_run_gives_the_same_record(food: Corpus, tmp_path: Path) -> None:
+    one = ran(job(food), food, tmp_path / "a")
+    ran(job(food), food, tmp_path / "b")
+    assert stripped(tmp_path / "a" / one.id) == stripped(tmp_path / "b" / one.id)
+    assert {score.variant for score in one.scores} == {"clean", "image-blank"}
+    assert one.provenance["weights"] and one.provenance["data"]["revision"] == food.revision
+    items = pd.read_parquet(tmp_path / "a" / one.id / record.ITEMS)
+    assert len(items) == 2 * len(food.splits["test"])
+
+
+def test_what_has_a_record_is_not_run_again(
+    food: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ran(job(food), food, tmp_path)
+    monkeypatch.setattr(run, "_train", None)
+    assert ran(job(food), food, tmp_path) == first
+    more = job(food, variants=("food101", "food101@text-blank"))
+    wider = ran(more, food, tmp_path)  # evaluates without training again
+    assert {s.variant for s in wider.scores} == {"clean", "image-blank", "text-blank"}
+    assert set(first.scores) < set(wider.scores)
+    items = pd.read_parquet(tmp_path / first.id / record.ITEMS)
+    assert len(items) == 3 * len(food.splits["test"])
+
+
+def test_a_record_of_fewer_items_does_not_pass_for_one_of_all(food: Corpus, tmp_path: Path) -> None:
+    few = ran(job(food, limit=20), food, tmp_path)
+    everyone = ran(job(food), food, tmp_path)
+    assert {score.n for score in few.scores} == {20}
+    assert {score.n for score in everyone.scores} == {len(food.splits["test"])}
+    assert len(pd.read_parquet(tmp_path / few.id / record.ITEMS)) == 2 * len(food.splits["test"])
+
+
+def test_parts_of_fewer_items_are_not_used_for_all(
+    food: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "write", None)  # dies with its parts on disk
+        with pytest.raises(TypeError):
+            ran(job(food, limit=20), food, tmp_path)
+    everyone = ran(job(food), food, tmp_path)
+    assert {score.n for score in everyone.scores} == {len(food.splits["test"])}
+
+
+def test_an_interrupted_evaluation_keeps_what_it_had(
+    food: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steelyard.harness.evaluation import evaluate
+
+    real = evaluate.evaluate
+    calls: list[str] = []
+
+    def dies_at_the_second(*args: Any, **kwargs: Any) -> Any:
+        calls.append(str(args[1]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(evaluate, "evaluate", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        ran(job(food), food, tmp_path / "a")
+    assert not list((tmp_path / "a").rglob(record.RECORD))
+    result = ran(job(food), food, tmp_path / "a")
+    assert calls == ["food101", "food101@image-blank", "food101@image-blank"]
+    monkeypatch.undo()
+    ran(job(food), food, tmp_path / "b")
+    assert stripped(tmp_path / "a" / result.id) == stripped(tmp_path / "b" / result.id)
+
+
+NAN = '''
+"""Loss that breaks."""
+from dataclasses import dataclass
+from steelyard.harness.training.fit import fit
+from steelyard.methods import About
+
+ABOUT = About(title="Broken", kind="control", summary="Becomes NaN.")
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    pass
+
+def train(backbone, data, meter, config, seed):
+    def step(batch):
+        loss = backbone.loss(backbone.predict(batch), batch).mean()
+        return loss / (0.0 if meter.steps == 4 else 1.0) * 0.0 if meter.steps == 4 else loss, {}
+    fit(backbone, data, meter, step, seed=seed)
+'''
+
+
+def test_a_nan_loss_marks_the_run_failed_and_the_suite_goes_on(
+    food: Corpus, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(NAN)
+    jobs = [job(food, str(broken)), job(food)]
+    done = list(
+        execute(
+            jobs,
+            {"food101": food},
+            tmp_path / "runs",
+            device="cpu",
+            workers=1,
+            report=lambda *told: None,
+        )
+    )
+    assert [found.status for found in done] == ["failed", "done"]
+    assert done[0].failure == "loss became nan at step 5"
+    assert done[0].scores == ()
+    assert record.read(tmp_path / "runs" / done[0].id) == done[0]
+
+
+def test_a_budget_too_small_for_one_step_fails_the_run(food: Corpus, tmp_path: Path) -> None:
+    found = ran(job(food, budget="1e6"), food, tmp_path)
+    assert found.status == "failed"
+    assert found.failure.startswith("budget too small for one step")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_json(tmp_path / record.RECORD, {"schema": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / record.RECORD
+    with pytest.raises(UserError, match="No record"):
+        record.read(tmp_path)
+    path.write_text("{")
+    with pytest.raises(UserError, match="not a steelyard record"):
+        record.read(tmp_path)
+    path.write_text('{"schema": 99}')
+    with pytest.raises(UserError, match="schema 99"):
+        record.read(tmp_path)
+
+
+def test_specs_are_told_apart_by_content() -> None:
+    one = RunSpec("joint", "food101", "tiny", "S", 0)
+    assert one.id == RunSpec("joint", "food101", "tiny", "S", 0).id
+    others = [
+        replace(one, seed=1),
+        replace(one, budget="M"),
+        replace(one, options={"a": 1}),
+        replace(one, data={"revision": "x"}),
+        replace(one, source="y"),
+    ]
+    assert len({spec.id for spec in [one, *others]}) == 6
+    # Methods of one seed share initial weights and data order; seeds do not.
+    assert one.seed_for("weights") == replace(one, method="mcr").seed_for("weights")
+    assert one.seed_for("weights") != replace(one, seed=1).seed_for("weights")
+
+
+WAITING = '''
+"""Joint training that waits at its third step for a file."""
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from steelyard.harness.training.fit import fit
+from steelyard.methods import About
+
+ABOUT = About(title="Waiting", kind="control", summary="Waits in the middle.")
+HERE = Path(__file__)
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    pass
+
+def train(backbone, data, meter, config, seed):
+    def step(batch):
+        if meter.steps == 2:
+            HERE.with_name("waits").touch()
+            while not HERE.with_name("go").exists():
+                time.sleep(0.05)
+        return backbone.loss(backbone.predict(batch), batch).mean(), {}
+    fit(backbone, data, meter, step, seed=seed)
+'''
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_a_suite_resumes_to_the_same_records(
+    world: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING)
+    made = tmp_path / "two.yaml"
+    made.write_text(
+        f"methods: [joint, {tmp_path / 'waiting.py'}]\ntasks: [food101]\nseeds: [0]\n"
+        "budget: 4e9\ncorruptions: [image-blank]\n"
+    )
+    words = ["run", str(made), "--data-root", str(world / "food101"), "--device", "cpu"]
+    command = [sys.executable, "-c", "from steelyard.harness.cli.main import main; main()", *words]
+    first, second = ["--runs", str(tmp_path / "a")], ["--runs", str(tmp_path / "b")]
+
+    killed = subprocess.Popen([*command, *first, "--jobs", "2"], start_new_session=True)
+    try:
+        while not ((tmp_path / "waits").exists() and record.find(tmp_path / "a")):
+            assert killed.poll() is None, "ended before it could be killed"
+            time.sleep(0.05)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    (before,) = record.find(tmp_path / "a")
+    written = (before / record.RECORD).stat().st_mtime_ns
+    (tmp_path / "go").touch()
+    for runs in (first, second):
+        done = CliRunner().invoke(cli, [*words, *runs, "--jobs", "1"])
+        assert done.exit_code == 0, done.output
+    assert (before / record.RECORD).stat().st_mtime_ns == written
+    names = [folder.name for folder in record.find(tmp_path / "b")]
+    assert [folder.name for folder in record.find(tmp_path / "a")] == names and len(names) == 2
+    for name in names:
+        assert stripped(tmp_path / "a" / name) == stripped(tmp_path / "b" / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("methods: [joint]", "'tasks' must be a list"),
+        ("methods: [joint]\ntasks: [food101]\nbugdet: S", "Did you mean 'budget'"),
+        ("methods: [jiont]\ntasks: [food101]", "Did you mean 'joint'"),
+        ("methods: [joint]\ntasks: [food]", "Did you mean 'food101'"),
+        ("tasks: [food101]\nmethods: [joint]\ncorruptions: [image-nois]", "mean 'image-noise'"),
+        ("methods: [joint]\ntasks: [food101]\nbudget: huge", "Unknown budget"),
+        ("methods: [joint]\ntasks: [food101]\nseeds: [a]", "whole numbers"),
+        ("methods: [{method: joint, sett: {}}]\ntasks: [food101]", "Did you mean 'set'"),
+        ("methods: [joint, joint]\ntasks: [food101]", "Two entries are called 'joint'"),
+        ("methods: [joint\n", "not valid YAML"),
+        ("- joint", "a suite is a mapping"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_suite_are_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        suite.load(str(path))
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_shipped_suites_load() -> None:
+    assert {"demo", "world"} <= set(suite.shipped())
+    for name in suite.shipped():
+        assert all(part.entries for part in suite.load(name))
