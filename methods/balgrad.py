@@ -57,7 +57,7 @@ from torch import Tensor, nn
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import SIDES, Side
+from steelyard.harness.core.examples import MODALITIES, Modality
 from steelyard.harness.models.backbone import Backbone, Batch, Latents
 from steelyard.harness.training.fit import fit
 from steelyard.harness.training.search import LogUniform, Space
@@ -124,14 +124,14 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 
 
 def balanced_loss(
-    backbone: Backbone, batch: Batch, scope: dict[Side, Sequence[nn.Parameter]], config: Config
+    backbone: Backbone, batch: Batch, scope: dict[Modality, Sequence[nn.Parameter]], config: Config
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
     """The scalar whose plain gradient is BalGrad's update, and what to log."""
     latents = backbone.encode(batch)
     task = backbone.loss(backbone.fuse(backbone.contribute(latents)), batch).mean()
     own = own_logits(backbone, latents, config.heads)
-    sides = Latents(backbone.loss(own.image, batch), backbone.loss(own.text, batch))
-    image, text = sides.image.mean(), sides.text.mean()
+    modalities = Latents(backbone.loss(own.image, batch), backbone.loss(own.text, batch))
+    image, text = modalities.image.mean(), modalities.text.mean()
     loss = task + config.unimodal * (image + text)
     values: dict[str, Tensor | float] = {
         "loss_task": task.detach(),
@@ -141,7 +141,7 @@ def balanced_loss(
     if config.kl == 0:
         return loss, values
     shared = backbone.kind == "vlm"
-    kl, judged = weighted_kl(backbone.multi_label, task, own, sides, scope, shared, config)
+    kl, judged = weighted_kl(backbone.multi_label, task, own, modalities, scope, shared, config)
     if not config.kl_to_heads:
         kl = carry(kl, latents, gradient_at(kl, latents))
     return loss + kl, values | judged
@@ -163,8 +163,8 @@ def weighted_kl(
     multi_label: bool,
     task: Tensor,
     own: Latents,
-    sides: Latents,
-    scope: dict[Side, Sequence[nn.Parameter]],
+    modalities: Latents,
+    scope: dict[Modality, Sequence[nn.Parameter]],
     shared: bool,
     config: Config,
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
@@ -175,17 +175,21 @@ def weighted_kl(
     """
     image = kullback_leibler(own.text.detach(), own.image, multi_label).mean()
     text = kullback_leibler(own.image.detach(), own.text, multi_label).mean()
-    kl_blocks: dict[Side, Tensor] = {}
+    kl_blocks: dict[Modality, Tensor] = {}
     if needs_kl_probe(config):
         kl_blocks = kl_gradients(image, text, scope, shared)
-    weight = dict(zip(SIDES, side_weights(sides, kl_blocks, config.weighting), strict=True))
-    scale = dict.fromkeys(SIDES, torch.ones_like(task))
+    weight = dict(
+        zip(MODALITIES, modality_weights(modalities, kl_blocks, config.weighting), strict=True)
+    )
+    scale = dict.fromkeys(MODALITIES, torch.ones_like(task))
     values: dict[str, Tensor | float] = {"kl_image": image.detach(), "kl_text": text.detach()}
-    values |= {f"weight_{side}": weight[side] for side in SIDES}
+    values |= {f"weight_{modality}": weight[modality] for modality in MODALITIES}
     if config.projection != "none":
-        weighted = {side: config.kl * weight[side] * kl_blocks[side] for side in SIDES}
+        weighted = {
+            modality: config.kl * weight[modality] * kl_blocks[modality] for modality in MODALITIES
+        }
         scale = block_lambdas(task_gradients(task, scope, shared), weighted, shared, config)
-        values["conflict"] = sum(float(scale[side] > 1.0) for side in SIDES) / 2
+        values["conflict"] = sum(float(scale[modality] > 1.0) for modality in MODALITIES) / 2
     values["lambda"] = (scale["image"] + scale["text"]) / 2
     total = scale["image"] * weight["image"] * image + scale["text"] * weight["text"] * text
     return config.kl * total, values
@@ -197,30 +201,34 @@ def needs_kl_probe(config: Config) -> bool:
 
 
 def kl_gradients(
-    image: Tensor, text: Tensor, scope: dict[Side, Sequence[nn.Parameter]], shared: bool
-) -> dict[Side, Tensor]:
+    image: Tensor, text: Tensor, scope: dict[Modality, Sequence[nn.Parameter]], shared: bool
+) -> dict[Modality, Tensor]:
     """Gradient of each side's KL on the parameters in scope: one vector [P] a side."""
     if shared:
-        losses: dict[Side, Tensor] = {"image": image, "text": text}
-        return {side: flat_gradient(losses[side], scope[side]) for side in SIDES}
+        losses: dict[Modality, Tensor] = {"image": image, "text": text}
+        return {
+            modality: flat_gradient(losses[modality], scope[modality]) for modality in MODALITIES
+        }
     # The two blocks are disjoint, so one backward pass gives both sides' gradients.
     return block_gradients(image + text, scope)
 
 
 def task_gradients(
-    task: Tensor, scope: dict[Side, Sequence[nn.Parameter]], shared: bool
-) -> dict[Side, Tensor]:
+    task: Tensor, scope: dict[Modality, Sequence[nn.Parameter]], shared: bool
+) -> dict[Modality, Tensor]:
     """Gradient of the fused loss on the parameters in scope: one vector [P] a side."""
     if shared:
-        return dict.fromkeys(SIDES, flat_gradient(task, scope["image"]))
+        return dict.fromkeys(MODALITIES, flat_gradient(task, scope["image"]))
     return block_gradients(task, scope)
 
 
-def side_weights(
-    sides: Latents, kl_blocks: dict[Side, Tensor], weighting: Literal["R1", "R2", "R6", "equal"]
+def modality_weights(
+    modalities: Latents,
+    kl_blocks: dict[Modality, Tensor],
+    weighting: Literal["R1", "R2", "R6", "equal"],
 ) -> tuple[Tensor, Tensor]:
     """w_image and w_text, detached scalars that sum to two."""
-    image, text = sides.image.detach(), sides.text.detach()
+    image, text = modalities.image.detach(), modalities.text.detach()
     if weighting == "R1":
         return reweight(image.mean(), text.mean())
     if weighting == "R2":
@@ -231,37 +239,40 @@ def side_weights(
 
 
 def block_lambdas(
-    task: dict[Side, Tensor], kl: dict[Side, Tensor], shared: bool, config: Config
-) -> dict[Side, Tensor]:
+    task: dict[Modality, Tensor], kl: dict[Modality, Tensor], shared: bool, config: Config
+) -> dict[Modality, Tensor]:
     """λ of each side's KL: equal for P1 and P2, separate for P3."""
     if config.projection == "P3":
-        return {side: projection_weight(task[side], kl[side], config.lambda_cap) for side in SIDES}
+        return {
+            modality: projection_weight(task[modality], kl[modality], config.lambda_cap)
+            for modality in MODALITIES
+        }
     if shared:  # each side's gradient is on the same parameters, so they add up
         both = projection_weight(task["image"], kl["image"] + kl["text"], config.lambda_cap)
     else:
         both = projection_weight(
-            torch.cat([task[side] for side in SIDES]),
-            torch.cat([kl[side] for side in SIDES]),
+            torch.cat([task[modality] for modality in MODALITIES]),
+            torch.cat([kl[modality] for modality in MODALITIES]),
             config.lambda_cap,
         )
-    return dict.fromkeys(SIDES, both)
+    return dict.fromkeys(MODALITIES, both)
 
 
 def probe_scope(
     backbone: Backbone, projection: Literal["P1", "P2", "P3", "none"]
-) -> dict[Side, Sequence[nn.Parameter]]:
+) -> dict[Modality, Sequence[nn.Parameter]]:
     """Trainable parameters of each side over which inner products run; of a vlm, all for both.
 
     Raises:
         UserError: there is none to project over.
     """
-    scope: dict[Side, Sequence[nn.Parameter]] = {}
-    for side in SIDES:
+    scope: dict[Modality, Sequence[nn.Parameter]] = {}
+    for modality in MODALITIES:
         whole = projection in ("P1", "P3")
-        modules = backbone.side_modules(side) if whole else (backbone.embedding(side),)
-        scope[side] = [p for module in modules for p in module.parameters() if p.requires_grad]
+        modules = backbone.modality_modules(modality) if whole else (backbone.embedding(modality),)
+        scope[modality] = [p for module in modules for p in module.parameters() if p.requires_grad]
     if backbone.kind == "vlm":
-        union = tuple({id(p): p for side in SIDES for p in scope[side]}.values())
+        union = tuple({id(p): p for modality in MODALITIES for p in scope[modality]}.values())
         scope = {"image": union, "text": union}
     if projection != "none" and not any(scope.values()):
         raise UserError(

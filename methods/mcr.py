@@ -66,7 +66,7 @@ from torch import Tensor, nn
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import SIDES
+from steelyard.harness.core.examples import MODALITIES
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch, Latents, TwoTower
 from steelyard.harness.training.fit import fit
@@ -75,7 +75,7 @@ from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 from steelyard.methods._shared.gradients import carry, gradient_at, parameters_held
 from steelyard.methods._shared.permutation_game import Game, mipd, permutations
-from steelyard.methods._shared.pretrain import pretrain_sides
+from steelyard.methods._shared.pretrain import pretrain_modalities
 
 ABOUT = About(
     title="MCR",
@@ -137,7 +137,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         check_terms(config)
     elif config.pretrain > 0:
         towers = cast(TwoTower, backbone)
-        pretrain_sides(towers, data, meter, share=config.pretrain, seed=seed)
+        pretrain_modalities(towers, data, meter, share=config.pretrain, seed=seed)
     generator = torch.Generator().manual_seed(seed_for(seed, "mcr", "permutations"))
     extra: list[nn.Module] = []
     if config.ceb > 0:
@@ -196,19 +196,19 @@ def game_term(
         UserError: no player has a trainable parameter.
     """
     ends = parts if config.detach == "contribution" else latents
-    sides_only = config.players == "sides"
-    if sides_only and not any(ends.of(side).requires_grad for side in SIDES):
+    modalities_only = config.players == "sides"
+    if modalities_only and not any(ends.of(modality).requires_grad for modality in MODALITIES):
         raise UserError(
             "players='sides': nothing before the language model is trainable here; give "
             "players=whole, or train all weights (backbone option tune=full)."
         )
     # A classifier's head is cheap enough to leave the charge for its own gradient in.
-    held = sides_only and backbone.kind == "vlm"
+    held = modalities_only and backbone.kind == "vlm"
     with parameters_held(backbone) if held else nullcontext():
         image, text = mipd(backbone.fuse, parts, logits, order, config.game, backbone.multi_label)
         judged: dict[str, Tensor | float] = {"J_image": image.detach(), "J_text": text.detach()}
         value = -config.mipd * (image + text)
-        if not sides_only:
+        if not modalities_only:
             return value - value.detach(), judged
         gradient = gradient_at(value, ends)
     zero = torch.zeros((), dtype=logits.dtype, device=logits.device)
@@ -266,7 +266,7 @@ def latent_decoder(backbone: Backbone, classes: int, seed: int) -> nn.Sequential
 def contribution_norms(parts: Latents) -> dict[str, Tensor | float]:
     """Mean norm of each side's contributions about their batch mean, to log."""
     norms: dict[str, Tensor | float] = {}
-    for side in SIDES:
-        part = parts.of(side)
-        norms[f"norm_{side}"] = (part - part.mean(dim=0)).norm(dim=1).mean()
+    for modality in MODALITIES:
+        part = parts.of(modality)
+        norms[f"norm_{modality}"] = (part - part.mean(dim=0)).norm(dim=1).mean()
     return norms

@@ -58,7 +58,7 @@ class Config:
 
     negatives: Negatives = "no_image"
     beta: float = 0.1
-    damage: Literal["crop", "noise"] = "crop"
+    corruption: Literal["crop", "noise"] = "crop"
     """What is done to the image that is not preferred."""
     image: float = 1.0
     """Weight of the term on images."""
@@ -107,7 +107,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     model = cast(Vlm, backbone)
     pairs = make_pairs(model, data, meter, config.source(), seed)
     prompts = trl_data.prompts_of(model, data)
-    damaged = trl_data.prompts_of(model, data, damaged_inputs(data, config, seed))
+    corrupted = trl_data.prompts_of(model, data, corrupted_inputs(data, config, seed))
     preflight.check(model, data, pairs, prompts)
     size = trl_data.batch_size(model, len(pairs))
     with trl.workspace(model) as folder:
@@ -120,7 +120,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
             args=trl.arguments(
                 DPOConfig, model, seed, folder, per_device_train_batch_size=size, beta=config.beta
             ),
-            data_collator=trl_data.image_preference(model, pairs, prompts, damaged),
+            data_collator=trl_data.image_preference(model, pairs, prompts, corrupted),
             train_dataset=trl_data.ordered(len(pairs), size, seed, "pairs"),
             processing_class=model.processor,
         )
@@ -128,7 +128,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 
 
 def loss_terms(
-    right: Tensor, wrong: Tensor, damaged: Tensor, seen: Tensor, config: Config
+    right: Tensor, wrong: Tensor, corrupted: Tensor, seen: Tensor, config: Config
 ) -> dict[str, Tensor]:
     """The three weighted terms, scalars, from log-ratios [B] of the policy to its start.
 
@@ -138,7 +138,7 @@ def loss_terms(
         damaged: of the right answer with the damaged image.
         seen: [B] bool, whether the example has an image.
     """
-    images = -logsigmoid(config.beta * (right - damaged)) * seen
+    images = -logsigmoid(config.beta * (right - corrupted)) * seen
     return {
         "loss_answer": -logsigmoid(config.beta * (right - wrong)).mean(),
         "loss_image": config.image * images.sum() / seen.sum().clamp(min=1),
@@ -146,7 +146,7 @@ def loss_terms(
     }
 
 
-def damaged_inputs(data: TrainData, config: Config, seed: int) -> Callable[[int], Inputs]:
+def corrupted_inputs(data: TrainData, config: Config, seed: int) -> Callable[[int], Inputs]:
     """Inputs at a position with a damaged image; as they are where there is none."""
     from steelyard.tasks.corruptions import corrupt
 
@@ -154,7 +154,7 @@ def damaged_inputs(data: TrainData, config: Config, seed: int) -> Callable[[int]
         inputs, name = data.turn(position).inputs, data.examples[position].id
         if inputs.image is None:
             return inputs
-        if config.damage == "crop":
+        if config.corruption == "crop":
             generator = np.random.default_rng(seed_for(seed, "mdpo", "crop", name))
             return replace(inputs, image=random_crop(inputs.image, generator))
         key = f"mdpo {seed} {name}"

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.examples import SIDES, Side
+from steelyard.harness.core.examples import MODALITIES, Modality
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch, Latents
 from steelyard.harness.training.fit import fit
@@ -71,7 +71,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     """Joint training with modulated encoder gradients until the budget is used."""
     device = next(backbone.parameters()).device
     generator = torch.Generator(device).manual_seed(seed_for(seed, "ogm_ge", "noise"))
-    current: dict[Side, float] = {}
+    current: dict[Modality, float] = {}
 
     def step(batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
         parts = backbone.contribute(backbone.encode(batch))
@@ -85,10 +85,10 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         }
 
     def after_backward() -> None:
-        for side in SIDES:
-            for module in backbone.side_modules(side):
+        for modality in MODALITIES:
+            for module in backbone.modality_modules(modality):
                 for parameter in module.parameters():
-                    modulate(parameter, current[side], generator if config.noise else None)
+                    modulate(parameter, current[modality], generator if config.noise else None)
 
     fit(backbone, data, meter, step, seed=seed, after_backward=after_backward)
 
@@ -109,7 +109,7 @@ def scores(backbone: Backbone, parts: Latents, batch: Batch) -> tuple[float, flo
     )
 
 
-def coefficients(image: float, text: float, alpha: float) -> dict[Side, float]:
+def coefficients(image: float, text: float, alpha: float) -> dict[Modality, float]:
     """k of each side from positive scores: below one for the better side, one for the other."""
     if image > text:
         return {"image": 1.0 - math.tanh(alpha * image / text), "text": 1.0}

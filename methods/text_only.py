@@ -11,7 +11,7 @@ from steelyard.harness.models.backbone import TwoTower
 from steelyard.harness.training.search import Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._shared.pretrain import train_side
+from steelyard.methods._shared.pretrain import train_modality
 
 ABOUT = About(
     title="Text only",
@@ -31,4 +31,4 @@ SEARCH: Space = {}  # nothing but the learning rate, which is searched for all
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Train the text side with the whole budget."""
     backbone.readout = "text"
-    train_side(backbone, data, meter, "text", seed=seed, until=1.0)
+    train_modality(backbone, data, meter, "text", seed=seed, until=1.0)

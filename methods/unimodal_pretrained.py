@@ -18,7 +18,7 @@ from steelyard.harness.training.fit import fit
 from steelyard.harness.training.search import LogUniform, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._shared.pretrain import pretrain_sides
+from steelyard.methods._shared.pretrain import pretrain_modalities
 
 ABOUT = About(
     title="Unimodal pre-training",
@@ -50,6 +50,6 @@ def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, see
     def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         return backbone.loss(backbone.predict(batch), batch).mean(), {}
 
-    pretrain_sides(backbone, data, meter, config.share, seed)
+    pretrain_modalities(backbone, data, meter, config.share, seed)
     scale = config.learning_rate_scale
     fit(backbone, data, meter, step, seed=seed, learning_rate_scale=scale)

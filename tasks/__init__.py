@@ -75,7 +75,7 @@ class TaskInfo:
     """Longest answer, in the model's tokens; 0 where probabilities are asked for."""
     cluster: str
     """What makes items dependent; ``id`` where they are independent."""
-    evidence: str
+    text: str
     """What the text beside the image is, in words; empty where there is none to corrupt."""
     licence: str
     citation: str
@@ -153,7 +153,7 @@ def info(name: str) -> TaskInfo:
         generative="generation_kwargs" in declared,
         max_tokens=declared.get("generation_kwargs", {}).get("max_new_tokens", 0),
         cluster=about["cluster"],
-        evidence=about["evidence"],
+        text=about["text"],
         licence=about["licence"],
         citation=about["citation"],
         multi_label=about["multi_label"],
@@ -167,9 +167,9 @@ def info(name: str) -> TaskInfo:
     )
 
 
-def has_evidence(name: str) -> bool:
+def has_text(name: str) -> bool:
     """Whether a task has text beside the image to damage; of lmms-eval's that is not known."""
-    return not is_stock(name) and bool(info(name).evidence)
+    return not is_stock(name) and bool(info(name).text)
 
 
 def find_root(name: str, root: Path | None = None) -> Path:
@@ -274,21 +274,21 @@ def parse_variant(text: str) -> Variant:
     task, at, rest = text.partition("@")
     if task not in names() and not is_stock(task):
         raise unknown("task", task, names())
-    return _damaged(task, rest, grammar.parse(rest)) if at else Variant(task)
+    return _corrupted(task, rest, grammar.parse(rest)) if at else Variant(task)
 
 
 def variants(task: str, corruptions: Iterable[str]) -> list[Variant]:
     """The clean task, then the corruptions asked for, as ``image-noise:1-5`` or ``text-blank``."""
-    damaged = [
-        _damaged(task, text, damages) for text in corruptions for damages in grammar.expand(text)
+    corrupted = [
+        _corrupted(task, text, choice) for text in corruptions for choice in grammar.expand(text)
     ]
-    return list(dict.fromkeys([parse_variant(task), *damaged]))
+    return list(dict.fromkeys([parse_variant(task), *corrupted]))
 
 
 def touches_text(corruption: str) -> bool:
     """Whether a corruption, as ``variants`` reads it, changes evidence."""
-    damages = (damage for choice in grammar.expand(corruption) for damage in choice)
-    return any(damage.side != "image" for damage in damages)
+    corruptions = (corruption for choice in grammar.expand(corruption) for corruption in choice)
+    return any(corruption.modality != "image" for corruption in corruptions)
 
 
 def build(
@@ -337,12 +337,12 @@ def _outside() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group="steelyard.tasks")}
 
 
-def _damaged(task: str, text: str, damages: tuple[grammar.Damage, ...]) -> Variant:
+def _corrupted(task: str, text: str, corruptions: tuple[grammar.Corruption, ...]) -> Variant:
     """A task's variant; evidence that the task does not have is not damaged."""
-    if any(damage.side != "image" for damage in damages) and not has_evidence(task):
+    if any(corruption.modality != "image" for corruption in corruptions) and not has_text(task):
         why = " (lmms-eval does not say what of its prompts is evidence)" if is_stock(task) else ""
         raise UserError(f"'{task}@{text}': {task} has no text beside the image to corrupt{why}.")
-    made = Variant(task, damages)
+    made = Variant(task, corruptions)
     if made.attack is not None and is_stock(task):
         raise UserError(
             f"'{task}@{text}': an attack needs right answers, and lmms-eval tells none."

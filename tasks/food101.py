@@ -192,9 +192,9 @@ def choices(classes: Sequence[str]) -> list[str]:
     return [name.replace("_", " ") for name in classes]
 
 
-def prompt(evidence: str | None, classes: Sequence[str]) -> str:
+def prompt(text: str | None, classes: Sequence[str]) -> str:
     """Question with the page's words before it, or alone where there are none."""
-    shown = f'The recipe page says: "{evidence}"\n' if evidence else ""
+    shown = f'The recipe page says: "{text}"\n' if text else ""
     return (
         f"{shown}Which dish is this? Answer with one name from this list: "
         f"{', '.join(choices(classes))}."

@@ -185,9 +185,9 @@ def choices(classes: Sequence[str]) -> list[str]:
     return [ANSWERS[CLASSES.index(name)] for name in classes]
 
 
-def prompt(evidence: str | None, classes: Sequence[str]) -> str:
+def prompt(text: str | None, classes: Sequence[str]) -> str:
     """Question with the meme's words before it, or alone where there are none."""
-    shown = f'A meme with "{evidence}" written on it.\n' if evidence else ""
+    shown = f'A meme with "{text}" written on it.\n' if text else ""
     return f"{shown}Is this meme hateful? Answer {' or '.join(reversed(choices(classes)))}."
 
 

@@ -179,9 +179,9 @@ def choices(classes: Sequence[str]) -> list[str]:
     return list(classes)
 
 
-def prompt(evidence: str | None, classes: Sequence[str]) -> str:
+def prompt(text: str | None, classes: Sequence[str]) -> str:
     """Question with the plot before it, or alone where there is none."""
-    shown = f"Plot: {evidence}\n" if evidence else ""
+    shown = f"Plot: {text}\n" if text else ""
     return (
         f"{shown}Which genres does this film belong to? It may have several. "
         f"Answer with names from this list, separated by commas: {', '.join(choices(classes))}."

@@ -25,7 +25,7 @@ def generated() -> str:
             f"`{one.name}`",
             _metrics(one),
             one.cluster,
-            one.evidence or "none",
+            one.text or "none",
             _answer(one),
             one.judge,
         )
@@ -35,7 +35,7 @@ def generated() -> str:
         (f"`{one.name}`", _hub(one.hub), _layout(one), _official(one), one.licence) for one in about
     ]
     lines = [
-        *_table(("task", "metrics", "cluster", "evidence", "answered by", "judge"), scored),
+        *_table(("task", "metrics", "cluster", "text", "answered by", "judge"), scored),
         "",
         "Evidence is the text beside the image, which text corruptions may damage. The cluster is",
         "what makes items dependent: intervals draw whole clusters. The metric that ranks is bold.",

@@ -55,10 +55,10 @@ def sheet(image: Image.Image) -> Image.Image:
     """Above what has no severities, below the other corruptions by rows, severities by columns."""
     own = {
         name.removeprefix("image-"): [
-            _damaged(name, severity, image) for severity in corruption.severities or (None,)
+            _corrupted(name, severity, image) for severity in corruption.severities or (None,)
         ]
         for name, corruption in CORRUPTIONS.items()
-        if corruption.side == "image" and corruption.apply is not None
+        if corruption.modality == "image" and corruption.apply is not None
     }
     plain = {"clean": image, **{name: cells[0] for name, cells in own.items() if len(cells) == 1}}
     graded = {name: cells for name, cells in own.items() if len(cells) > 1}
@@ -99,7 +99,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(LETTER)
 
 
-def _damaged(name: str, severity: int | None, image: Image.Image) -> Image.Image | None:
+def _corrupted(name: str, severity: int | None, image: Image.Image) -> Image.Image | None:
     other = scene(OTHER).resize(image.size, Image.Resampling.BOX)
     inputs = Inputs(image, TEXT)
     return corrupt(name, severity, "contact sheet", inputs, lambda rng: Inputs(other, None)).image
@@ -110,7 +110,7 @@ def texts() -> Table:
     table = Table("corruption", "severity", "text")
     table.add_row("clean", "", TEXT)
     for name, corruption in CORRUPTIONS.items():
-        if corruption.side == "text":
+        if corruption.modality == "text":
             for severity in corruption.severities or (None,):
                 found = corrupt(
                     name,
@@ -119,7 +119,7 @@ def texts() -> Table:
                     Inputs(None, TEXT),
                     lambda rng: Inputs(None, OTHER_TEXT),
                 )
-                table.add_row(name, str(severity or ""), found.evidence or "(none)")
+                table.add_row(name, str(severity or ""), found.text or "(none)")
     return table
 
 

@@ -55,7 +55,7 @@ def _tasks_table() -> Table:
     table = Table("task", "main metric", "metrics", "evidence text", "licence")
     for name in tasks.names():
         about = tasks.info(name)
-        table.add_row(name, about.main, ", ".join(about.metrics), about.evidence, about.licence)
+        table.add_row(name, about.main, ", ".join(about.metrics), about.text, about.licence)
     return table
 
 
@@ -63,9 +63,9 @@ def _corruptions_table() -> Table:
     table = Table("corruption", "side", "severities or rates", "what it does")
     for name, corruption in CORRUPTIONS.items():
         severities = ", ".join(map(str, corruption.severities)) or "none"
-        table.add_row(name, corruption.side, severities, corruption.summary)
+        table.add_row(name, corruption.modality, severities, corruption.summary)
     for name, missing in MISSING.items():
-        table.add_row(f"{name}:RATE", missing.side, "0 to 100 %", missing.summary)
+        table.add_row(f"{name}:RATE", missing.modality, "0 to 100 %", missing.summary)
     table.add_row("IMAGE+TEXT", "both", "as theirs", "one corruption of each side at once")
     return table
 

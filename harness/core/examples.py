@@ -72,10 +72,10 @@ class Corpus:
     """Most images that an item shows."""
 
 
-Side = Literal["image", "text"]
+Modality = Literal["image", "text"]
 
 
-SIDES: tuple[Side, Side] = ("image", "text")
+MODALITIES: tuple[Modality, Modality] = ("image", "text")
 
 
 Kind = Literal["classifier", "vlm"]
@@ -86,7 +86,7 @@ class Inputs:
     """One item as a person sees it; a corruption edits this and nothing else."""
 
     image: "Image | None"
-    evidence: str | None
+    text: str | None
     """Title, caption, plot or question. The instruction is not here, so no corruption can touch
     it."""
     prompt: str = ""

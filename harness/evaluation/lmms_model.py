@@ -48,8 +48,8 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         """
         answers: list[str] = []
         for batch in self._batches(requests):
-            evidence = [request.args[1]["evidence"] for request in batch]
-            inputs, choices = self._inputs(batch, evidence), self._choices(batch)
+            text = [request.args[1]["text"] for request in batch]
+            inputs, choices = self._inputs(batch, text), self._choices(batch)
             seen = self._attacked(batch, inputs)
             if batch[0].args[1]["multi_label"] and not self.backbone.classes:
                 answers += self._named(inputs, choices, **seen)
@@ -108,10 +108,10 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         _, _, _, doc_id, task, split = request.args
         return self.task_dict[task][split][doc_id]
 
-    def _inputs(self, batch: Sequence[Instance], evidence: Sequence[str | None]) -> list[Inputs]:
+    def _inputs(self, batch: Sequence[Instance], texts: Sequence[str | None]) -> list[Inputs]:
         """What each request asks; images are fetched by its own function."""
         inputs = []
-        for request, text in zip(batch, evidence, strict=True):
+        for request, text in zip(batch, texts, strict=True):
             first, *more = request.args[2](self._doc(request)) or (None,)
             inputs.append(Inputs(first, text, request.args[0], tuple(more)))
         check_images(self.backbone, batch[0].args[4], max(len(each.images) for each in inputs))

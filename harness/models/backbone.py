@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from steelyard.harness.core.examples import Inputs, Kind, Side
+from steelyard.harness.core.examples import Inputs, Kind, Modality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,13 +57,13 @@ class Latents:
     context: Context | None = None
     """None for a classifier."""
 
-    def of(self, side: Side) -> "Tensor":
+    def of(self, modality: Modality) -> "Tensor":
         """The tensor of one side."""
-        return self.image if side == "image" else self.text
+        return self.image if modality == "image" else self.text
 
-    def replace(self, side: Side, value: "Tensor") -> "Latents":
+    def replace(self, modality: Modality, value: "Tensor") -> "Latents":
         """The same pair with one side exchanged."""
-        image, text = (value, self.text) if side == "image" else (self.image, value)
+        image, text = (value, self.text) if modality == "image" else (self.image, value)
         return Latents(image, text, self.context)
 
 
@@ -123,7 +123,7 @@ class Backbone(Protocol):
     def unimodal(self, latents: Latents) -> Latents:
         """Logits of each side alone: by its own linear head, or of a vlm with the other blanked."""
 
-    def blank(self, latents: Latents, side: Side, rows: "Tensor | None" = None) -> Latents:
+    def blank(self, latents: Latents, modality: Modality, rows: "Tensor | None" = None) -> Latents:
         """Replace one side by what "missing" means here, in all rows or where ``rows`` is true."""
 
     def loss(self, logits: "Tensor", batch: Batch) -> "Tensor":
@@ -140,10 +140,10 @@ class Backbone(Protocol):
     def train(self, mode: bool = True) -> object:
         """Switch dropout and the like on or off; frozen encoders stay in evaluation mode."""
 
-    def side_modules(self, side: Side) -> "tuple[nn.Module, ...]":
+    def modality_modules(self, modality: Modality) -> "tuple[nn.Module, ...]":
         """The modules that only serve one side; of a vlm's text, the shared language model."""
 
-    def embedding(self, side: Side) -> "nn.Module":
+    def embedding(self, modality: Modality) -> "nn.Module":
         """Where a gradient of one side is probed cheaply: the last layer before latents meet; of
         a vlm the last block of the language model, for either side."""
 
@@ -178,10 +178,10 @@ class TwoTower(Backbone, Protocol):
     readout: Readout
     """Which prediction is scored after training; a method that trains one side sets it."""
 
-    def encode_side(self, batch: Batch, side: Side) -> "Tensor":
+    def encode_modality(self, batch: Batch, modality: Modality) -> "Tensor":
         """Latents [B, D] of one side alone; the other side's encoder is not run."""
 
-    def unimodal_side(self, latent: "Tensor", side: Side) -> "Tensor":
+    def unimodal_logits(self, latent: "Tensor", modality: Modality) -> "Tensor":
         """Logits [B, C] of one side's own head from its latent [B, D]."""
 
     def probabilities(self, logits: "Tensor") -> "Tensor":

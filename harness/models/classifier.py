@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import SIDES, Inputs, Side
+from steelyard.harness.core.examples import MODALITIES, Inputs, Modality
 from steelyard.harness.models.backbone import Batch, Latents, PixelRange, Readout
 from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.models.encoders import (
@@ -80,7 +80,10 @@ class Classifier(nn.Module):
         self.text_head = nn.Linear(config.width, len(classes))
         learnt = config.missing == "learnt"
         self.missing = nn.ParameterDict(
-            {side: nn.Parameter(torch.zeros(config.width), requires_grad=learnt) for side in SIDES}
+            {
+                modality: nn.Parameter(torch.zeros(config.width), requires_grad=learnt)
+                for modality in MODALITIES
+            }
         )
         self.register_buffer("prior", torch.full((len(classes),), 1.0 / len(classes)))
         self.prior: Tensor
@@ -108,21 +111,21 @@ class Classifier(nn.Module):
 
     def encode(self, batch: Batch) -> Latents:
         """Latents [B, D] of both sides, missing ones blanked."""
-        return Latents(self.encode_side(batch, "image"), self.encode_side(batch, "text"))
+        return Latents(self.encode_modality(batch, "image"), self.encode_modality(batch, "text"))
 
-    def encode_side(self, batch: Batch, side: Side) -> Tensor:
+    def encode_modality(self, batch: Batch, modality: Modality) -> Tensor:
         """Latents [B, D] of one side; rows without it are blanked and cost no encoder pass."""
         inputs: tuple[Tensor, ...]
-        if side == "image":
+        if modality == "image":
             present, inputs = batch.has_image, (batch.pixels,)
         else:
             present, inputs = batch.has_text, (batch.tokens, batch.mask)
         if bool(present.all()):
-            return self._latents(side, *inputs)
-        latents: Tensor = self.missing[side].expand(len(present), -1)
+            return self._latents(modality, *inputs)
+        latents: Tensor = self.missing[modality].expand(len(present), -1)
         if not bool(present.any()):
             return latents
-        found = self._latents(side, *(tensor[present] for tensor in inputs))
+        found = self._latents(modality, *(tensor[present] for tensor in inputs))
         return latents.to(found.dtype).masked_scatter(present[:, None], found)
 
     def contribute(self, latents: Latents) -> Latents:
@@ -144,22 +147,24 @@ class Classifier(nn.Module):
 
     def unimodal(self, latents: Latents) -> Latents:
         """Logits [B, C] of each side's own head."""
-        image = self.unimodal_side(latents.image, "image")
-        return Latents(image, self.unimodal_side(latents.text, "text"))
+        image = self.unimodal_logits(latents.image, "image")
+        return Latents(image, self.unimodal_logits(latents.text, "text"))
 
-    def unimodal_side(self, latent: Tensor, side: Side) -> Tensor:
+    def unimodal_logits(self, latent: Tensor, modality: Modality) -> Tensor:
         """Logits [B, C] of one side's own head."""
-        logits: Tensor = (self.image_head if side == "image" else self.text_head)(latent)
+        logits: Tensor = (self.image_head if modality == "image" else self.text_head)(latent)
         return logits
 
-    def blank(self, latents: Latents, side: Side, rows: Tensor | None = None) -> Latents:
+    def blank(self, latents: Latents, modality: Modality, rows: Tensor | None = None) -> Latents:
         """The one place that says what a missing side is: its latent becomes zeros or learnt."""
-        present = latents.of(side)
+        present = latents.of(modality)
         if rows is None:
-            return latents.replace(side, self.missing[side].expand_as(present))
+            return latents.replace(modality, self.missing[modality].expand_as(present))
         if not bool(rows.any()):
             return latents
-        return latents.replace(side, torch.where(rows[:, None], self.missing[side], present))
+        return latents.replace(
+            modality, torch.where(rows[:, None], self.missing[modality], present)
+        )
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross entropy, or binary cross entropy averaged over classes: [B]."""
@@ -178,14 +183,14 @@ class Classifier(nn.Module):
         """What the ``prior`` readout answers: [C]."""
         self.prior.copy_(torch.from_numpy(frequencies))
 
-    def side_modules(self, side: Side) -> tuple[nn.Module, ...]:
+    def modality_modules(self, modality: Modality) -> tuple[nn.Module, ...]:
         """Encoder and embedding of one side."""
-        encoder = self.image_encoder if side == "image" else self.text_encoder
-        return (encoder, self.embedding(side))
+        encoder = self.image_encoder if modality == "image" else self.text_encoder
+        return (encoder, self.embedding(modality))
 
-    def embedding(self, side: Side) -> nn.Linear:
+    def embedding(self, modality: Modality) -> nn.Linear:
         """Last layer of one side before the latents meet."""
-        return self.image_embedding if side == "image" else self.text_embedding
+        return self.image_embedding if modality == "image" else self.text_embedding
 
     def collate(
         self,
@@ -199,7 +204,7 @@ class Classifier(nn.Module):
         ``raw`` leaves the pixels to a frozen image encoder for later, when gradients are wanted.
         """
         images = [item.image for item in inputs]
-        texts = [item.evidence or None for item in inputs]
+        texts = [item.text or None for item in inputs]
         if self.config.frozen and not raw:
             pixels, has_image = self.image_encoder.features(images)
         else:
@@ -244,10 +249,12 @@ class Classifier(nn.Module):
         if self.readout == "fused":
             return self.loss(self.predict(batch), batch)
         if self.readout != "ensemble":
-            latent = self.encode_side(batch, self.readout)
-            return self.loss(self.unimodal_side(latent, self.readout), batch)
-        sides = self.unimodal(self.encode(batch))
-        each = torch.stack([self.loss(side, batch) for side in (sides.image, sides.text)], 1)
+            latent = self.encode_modality(batch, self.readout)
+            return self.loss(self.unimodal_logits(latent, self.readout), batch)
+        modalities = self.unimodal(self.encode(batch))
+        each = torch.stack(
+            [self.loss(modality, batch) for modality in (modalities.image, modalities.text)], 1
+        )
         return -torch.logsumexp(self._shares(batch).log() - each, dim=1)
 
     @torch.no_grad()
@@ -286,8 +293,8 @@ class Classifier(nn.Module):
         if self.readout == "fused":
             return self.probabilities(self.predict(batch))
         if self.readout != "ensemble":
-            latent = self.encode_side(batch, self.readout)
-            return self.probabilities(self.unimodal_side(latent, self.readout))
+            latent = self.encode_modality(batch, self.readout)
+            return self.probabilities(self.unimodal_logits(latent, self.readout))
         logits = self.unimodal(self.encode(batch))
         image, text = self.probabilities(logits.image), self.probabilities(logits.text)
         shares = self._shares(batch)
@@ -302,8 +309,8 @@ class Classifier(nn.Module):
         counted = (here | ~here.any(dim=1, keepdim=True)).float()
         return counted / counted.sum(dim=1, keepdim=True)
 
-    def _latents(self, side: Side, *inputs: Tensor) -> Tensor:
-        encoder, embedding = self.side_modules(side)
+    def _latents(self, modality: Modality, *inputs: Tensor) -> Tensor:
+        encoder, embedding = self.modality_modules(modality)
         ready = self.config.frozen and inputs[0].dim() == 2  # pixels that an attack moved are not
         latents: Tensor = embedding(inputs[0] if ready else encoder(*inputs))
         return latents

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Inputs, Side
+from steelyard.harness.core.examples import Inputs, Modality
 from steelyard.harness.models.backbone import Batch, Latents, PixelRange
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.models.vlm_layout import IGNORED, Layout, of_batch
@@ -112,14 +112,14 @@ class Vlm(nn.Module):
         image = self.fuse(self.blank(latents, "text"))
         return Latents(image, self.fuse(self.blank(latents, "image")))
 
-    def blank(self, latents: Latents, side: Side, rows: Tensor | None = None) -> Latents:
+    def blank(self, latents: Latents, modality: Modality, rows: Tensor | None = None) -> Latents:
         """The one place that says what a missing side is: its tokens are attended to by nothing.
 
         Equal to a prompt that was rendered without them; the image's wrapper tokens go with it.
         """
         layout = _layout(latents)
         chosen = torch.ones_like(layout.image_here) if rows is None else rows
-        return replace(latents, context=layout.blank(side, chosen))
+        return replace(latents, context=layout.blank(modality, chosen))
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean negative log-likelihood of each row's answer tokens: [B]."""
@@ -133,11 +133,11 @@ class Vlm(nn.Module):
         """Mean negative log-likelihood of each row's answer tokens: [B]."""
         return self.loss(self.predict(batch), batch)
 
-    def side_modules(self, side: Side) -> tuple[nn.Module, ...]:
+    def modality_modules(self, modality: Modality) -> tuple[nn.Module, ...]:
         """Vision tower and projector, or the language model that both sides share."""
-        return vision_modules(self.base) if side == "image" else (self.language_model,)
+        return vision_modules(self.base) if modality == "image" else (self.language_model,)
 
-    def embedding(self, side: Side) -> nn.Module:
+    def embedding(self, modality: Modality) -> nn.Module:
         """The last block of the language model, for either side."""
         last: nn.Module = self.base.get_decoder().layers[-1]
         return last

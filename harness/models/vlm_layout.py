@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Side
+from steelyard.harness.core.examples import Modality
 from steelyard.harness.models.backbone import Batch
 
 MULTI_AXIS = ("qwen2_vl", "qwen2_5_vl")
@@ -20,17 +20,17 @@ class Row:
     """One prompt's tokens, with the image and without it at once."""
 
     tokens: tuple[int, ...]
-    text_side: tuple[bool, ...]
+    text_tokens: tuple[bool, ...]
     block: tuple[bool, ...]
     """Only there with the image."""
     bridge: tuple[bool, ...]
     """Only there without it: tokenisers split what lies beside an image otherwise."""
 
     @classmethod
-    def of(cls, tokens: Sequence[int], text_side: Sequence[bool]) -> Self:
+    def of(cls, tokens: Sequence[int], text_tokens: Sequence[bool]) -> Self:
         """A row that is the same either way."""
         never = (False,) * len(tokens)
-        return cls(tuple(tokens), tuple(text_side), never, never)
+        return cls(tuple(tokens), tuple(text_tokens), never, never)
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -47,7 +47,9 @@ def with_image(seeing: Row, blind: Row) -> Row:
     inside, bridge = end - start, stop - start
     return Row(
         tokens=seeing.tokens[:end] + blind.tokens[start:stop] + seeing.tokens[end:],
-        text_side=seeing.text_side[:end] + blind.text_side[start:stop] + seeing.text_side[end:],
+        text_tokens=seeing.text_tokens[:end]
+        + blind.text_tokens[start:stop]
+        + seeing.text_tokens[end:],
         block=(False,) * start + (True,) * inside + (False,) * (bridge + tail),
         bridge=(False,) * end + (True,) * bridge + (False,) * tail,
     )
@@ -73,7 +75,7 @@ class Layout:
     """[B, P] bool, tokens that are only there because of the image: slots and what wraps them."""
     bridge: Tensor
     """[B, P] bool, tokens that are only there because the image is not."""
-    text_side: Tensor
+    text_tokens: Tensor
     """[B, P] bool, tokens of the evidence, or of the whole user text where there is none."""
     text_here: Tensor
     """[B] bool, text side not blanked."""
@@ -99,7 +101,7 @@ class Layout:
             slots=self.slots[text],
             block=self.block[text],
             bridge=self.bridge[text],
-            text_side=self.text_side[text],
+            text_tokens=self.text_tokens[text],
             text_here=self.text_here[text],
             image_here=self.image_here[image],
             image_count=self.image_count[image],
@@ -119,9 +121,9 @@ class Layout:
             )
         return replace(self, image_here=here)
 
-    def blank(self, side: Side, rows: Tensor) -> Self:
+    def blank(self, modality: Modality, rows: Tensor) -> Self:
         """With one side missing where ``rows`` [B] is true."""
-        if side == "image":
+        if modality == "image":
             return replace(self, image_here=self.image_here & ~rows)
         return replace(self, text_here=self.text_here & ~rows)
 
@@ -129,7 +131,7 @@ class Layout:
     def visible(self) -> Tensor:
         """[B, P] bool: prompt tokens that are attended to."""
         no_image = self.block & ~self.image_here[:, None]
-        no_text = self.text_side & ~self.text_here[:, None]
+        no_text = self.text_tokens & ~self.text_here[:, None]
         with_image = self.bridge & self.image_here[:, None]
         return self.mask & ~no_image & ~with_image & ~no_text
 
@@ -176,7 +178,7 @@ def of_batch(batch: Batch) -> Layout:
         slots=extra["slots"],
         block=extra["block"],
         bridge=extra["bridge"],
-        text_side=extra["text_side"],
+        text_tokens=extra["text_tokens"],
         text_here=torch.ones_like(batch.has_image),
         image_here=batch.has_image,
         image_count=extra["slots"].sum(1),

@@ -111,7 +111,7 @@ class Prompts:
         Raises:
             UserError: a prompt or an answer is too long.
         """
-        rows = self._marked([Inputs(None, item.evidence, item.prompt) for item in inputs])
+        rows = self._marked([Inputs(None, item.text, item.prompt) for item in inputs])
         seeing = [position for position, item in enumerate(inputs) if item.image is not None]
         pictured = [inputs[position] for position in seeing]
         expanded, pictures = self._with_images(pictured)
@@ -126,7 +126,7 @@ class Prompts:
         return [
             Piece(
                 row,
-                bool(inputs[position].evidence),
+                bool(inputs[position].text),
                 ends[position] if ends else (),
                 found.get(position),
             )
@@ -142,7 +142,7 @@ class Prompts:
             texts, add_special_tokens=self.adds_special, return_offsets_mapping=True
         )
         return [
-            Row.of(ids, _text_side(text, item, offsets))
+            Row.of(ids, _text_tokens(text, item, offsets))
             for ids, text, item, offsets in zip(
                 coded["input_ids"], texts, items, coded["offset_mapping"], strict=True
             )
@@ -154,7 +154,7 @@ class Prompts:
         tail = short.tokens[::-1].index(self.image_token)
         inside = (False,) * (len(ids) - start - tail)
         return Row.of(
-            ids, short.text_side[:start] + inside + short.text_side[len(short.tokens) - tail :]
+            ids, short.text_tokens[:start] + inside + short.text_tokens[len(short.tokens) - tail :]
         )
 
     def _with_images(self, items: Sequence[Inputs]) -> tuple[list[list[int]], list[Picture]]:
@@ -189,7 +189,7 @@ class Prompts:
             "slots": (whole == self.image_token) & real,
             "block": _left([row.block for row in rows], False),
             "bridge": _left([row.bridge for row in rows], False),
-            "text_side": _left([row.text_side for row in rows], False),
+            "text_tokens": _left([row.text_tokens for row in rows], False),
             "grid": pad_sequence(grids, batch_first=True),
         }
         shown = [row.shown for row in rows]
@@ -297,14 +297,14 @@ def _continuation(before: Sequence[int], whole: Sequence[int]) -> list[int] | No
     return list(whole[len(before) :]) if list(whole[: len(before)]) == list(before) else None
 
 
-def _text_side(text: str, item: Inputs, offsets: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
+def _text_tokens(text: str, item: Inputs, offsets: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
     """Which tokens of a rendered prompt belong to its evidence, else to the user's text."""
-    side = item.evidence if item.evidence and item.evidence in item.prompt else item.prompt
+    modality = item.text if item.text and item.text in item.prompt else item.prompt
     turn = text.rfind(item.prompt)
-    if not side or turn < 0:
+    if not modality or turn < 0:
         return (False,) * len(offsets)
-    begin = turn + item.prompt.find(side)
-    end = begin + len(side)
+    begin = turn + item.prompt.find(modality)
+    end = begin + len(modality)
     return tuple(right > begin and left < end and right > left for left, right in offsets)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import SIDES, Corpus, Inputs, Kind, Side
+from steelyard.harness.core.examples import MODALITIES, Corpus, Inputs, Kind, Modality
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.reliance.answer_cache import Memory
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from steelyard.harness.evaluation.lmms_model import Scorer
     from steelyard.tasks._lmms.memory_task import MemoryTask
 
-TAKEN_AWAY: Mapping[str, tuple[Side, ...]] = {
+TAKEN_AWAY: Mapping[str, tuple[Modality, ...]] = {
     "text": ("image",),
     "image": ("text",),
-    "neither": SIDES,
+    "neither": MODALITIES,
 }
 """Sides that each view lacks, by what is left."""
 DRAWS = 5
@@ -77,7 +77,9 @@ def views(*, sided: bool, draws: int) -> list[View]:
     return [View("full"), *blank, *shuffled]
 
 
-def donors(contents: Sequence[str | None], ids: Sequence[str], side: Side, draw: int) -> list[int]:
+def donors(
+    contents: Sequence[str | None], ids: Sequence[str], modality: Modality, draw: int
+) -> list[int]:
     """For each item another one, of other content, that lends this side; by id, not by order.
 
     Raises:
@@ -85,10 +87,12 @@ def donors(contents: Sequence[str | None], ids: Sequence[str], side: Side, draw:
     """
     present = sorted((row for row, given in enumerate(contents) if given), key=lambda r: ids[r])
     if len({contents[row] for row in present}) < 2:
-        raise UserError(f"Every {side} of the chosen items is the same, none to swap in: ask more.")
+        raise UserError(
+            f"Every {modality} of the chosen items is the same, none to swap in: ask more."
+        )
     found = []
     for row, own in enumerate(contents):
-        rng = np.random.default_rng(seed_for("reliance", side, draw, ids[row]))
+        rng = np.random.default_rng(seed_for("reliance", modality, draw, ids[row]))
         other = present[rng.integers(len(present))]
         while contents[other] == own:
             other = present[rng.integers(len(present))]
@@ -99,22 +103,22 @@ def donors(contents: Sequence[str | None], ids: Sequence[str], side: Side, draw:
 def plan(docs: Sequence[Mapping[str, Any]], *, sided: bool, draws: int) -> list[Ask]:
     """All questions about these rows, view by view."""
     ids = [doc["id"] for doc in docs]
-    contents: dict[Side, list[str | None]] = {
-        side: [(doc[side] or "").strip() or None for doc in docs] for side in SIDES
+    contents: dict[Modality, list[str | None]] = {
+        modality: [(doc[modality] or "").strip() or None for doc in docs] for modality in MODALITIES
     }
     asks = []
     for view in views(sided=sided, draws=draws):
-        shown: dict[Side, list[int | None]] = {}
-        for side in SIDES:
+        shown: dict[Modality, list[int | None]] = {}
+        for modality in MODALITIES:
             given: Sequence[int] = range(len(docs))
-            if side in TAKEN_AWAY.get(view.name, ()):
+            if modality in TAKEN_AWAY.get(view.name, ()):
                 if view.way == "blank":
-                    shown[side] = [None] * len(docs)
+                    shown[modality] = [None] * len(docs)
                     continue
-                given = donors(contents[side], ids, side, view.draw)
+                given = donors(contents[modality], ids, modality, view.draw)
             # A side that an item never had stays absent.
-            pairs = zip(contents[side], given, strict=True)
-            shown[side] = [row if content else None for content, row in pairs]
+            pairs = zip(contents[modality], given, strict=True)
+            shown[modality] = [row if content else None for content, row in pairs]
         columns = zip(range(len(docs)), shown["image"], shown["text"], strict=True)
         asks += [Ask(view, row, image, text) for row, image, text in columns]
     return asks
@@ -152,7 +156,7 @@ def ask(
     scorer.task_dict[task.task_name] = task.dataset
     talk = _Talk(task, scorer, memory, info.generative, tell)
     docs = task.dataset[split]
-    asks = plan(docs, sided=bool(info.evidence), draws=draws)
+    asks = plan(docs, sided=bool(info.text), draws=draws)
     answers = talk.answers(asks)
     gains = _gains(talk, asks, answers)
     number = number_of(info)
@@ -181,7 +185,7 @@ def questions(
 ) -> int:
     """How many answers and likelihoods ``ask`` needs, equal ones counted as often as they occur."""
     items = min(limit or sys.maxsize, len(corpus.splits.get(split, ())))
-    shown = len(views(sided=bool(tasks.info(task).evidence), draws=draws))
+    shown = len(views(sided=bool(tasks.info(task).text), draws=draws))
     return items * (shown + (2 if kind == "vlm" else 0))
 
 
@@ -232,8 +236,8 @@ class _Talk:
     def inputs(self, each: Ask) -> Inputs:
         """What the model is shown."""
         images = self._images(each)
-        evidence, prompt = self._text(each)
-        return Inputs(images[0] if images else None, evidence, prompt)
+        text, prompt = self._text(each)
+        return Inputs(images[0] if images else None, text, prompt)
 
     def _remembered(
         self, keys: Sequence[str], what: Sequence[Any], put: Callable[[Sequence[Any]], list[Any]]
@@ -249,8 +253,8 @@ class _Talk:
     def _text(self, each: Ask) -> tuple[str | None, str]:
         """Evidence and the whole prompt."""
         docs = self.task.content.docs
-        evidence = None if each.text is None else docs[each.text]["text"]
-        return evidence, self.task.doc_to_text({**docs[each.row], "text": evidence})
+        text = None if each.text is None else docs[each.text]["text"]
+        return text, self.task.doc_to_text({**docs[each.row], "text": text})
 
     def _images(self, each: Ask) -> list[Any]:
         if each.image is None:
@@ -263,14 +267,14 @@ class _Talk:
         return Memory.key(kind, image, *self._text(each), target)
 
     def _request(self, each: Ask) -> "Instance":
-        evidence, prompt = self._text(each)
+        text, prompt = self._text(each)
         name = self.task.task_name
         made = self.task.construct_requests(
             each.row, prompt, metadata={"task": name, "doc_id": each.row, "repeats": 1}
         )
         _, asked, _, *place = made.arguments
         if not self.in_words:
-            asked = {**asked, "evidence": evidence}
+            asked = {**asked, "text": text}
         images = self._images(each)
         return replace(made, arguments=(prompt, asked, lambda doc: images, *place))
 

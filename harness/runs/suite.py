@@ -173,9 +173,9 @@ def scored_tasks(names: Sequence[str]) -> tuple[str, ...]:
 
 def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant]:
     """The clean task and those of the corruptions that it has a side for."""
-    blind = not tasks.has_evidence(task)
-    sides = [c for c in corruptions if not (blind and tasks.touches_text(c))]
-    return tasks.variants(task, sides)
+    blind = not tasks.has_text(task)
+    modalities = [c for c in corruptions if not (blind and tasks.touches_text(c))]
+    return tasks.variants(task, modalities)
 
 
 def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:

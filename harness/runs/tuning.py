@@ -99,7 +99,7 @@ RULES: dict[str, Callable[[Record], float]] = {
     "best-balanced": balanced,
 }
 """By validation items, the mean over the data sets trained on; the earlier of equal trials."""
-IMPAIRED = ("best-balanced",)
+CORRUPTED = ("best-balanced",)
 """Rules that look at damaged items too."""
 
 
@@ -132,7 +132,7 @@ def trial_suite(made: Suite, plan: Plan, trials: Sequence[int], labels: Sequence
         for trial, setting in enumerate(settings(entry, made, plan))
         if trial in trials
     )
-    corruptions = made.corruptions if plan.rule in IMPAIRED else ()
+    corruptions = made.corruptions if plan.rule in CORRUPTED else ()
     seeds = (TRAINING_SEED + plan.seed,)
     return replace(made, entries=entries, seeds=seeds, split="val", corruptions=corruptions)
 

@@ -24,8 +24,8 @@ from steelyard.leaderboards.stats.intervals import Interval, Sample
 from steelyard.leaderboards.stats.metrics import METRICS
 from steelyard.tasks.corruptions.columns import columns_of
 
-SIDES = ("image", "text")
-COMPARED = ("clean", "impaired")
+MODALITIES = ("image", "text")
+COMPARED = ("clean", "corrupted")
 """Columns in which every entry is compared with the control."""
 ROUNDING = 1e-9
 """Means nearer than this are equal: averages over severities carry rounding errors."""
@@ -68,7 +68,7 @@ class Entry:
     """The worse of the two side averages; None, as ``gap``, where only one side is impaired."""
     gap: float | None
     """Distance of the two side averages."""
-    better_impaired: tuple[str, ...]
+    better_corrupted: tuple[str, ...]
     """Corruptions under which the entry scores better than clean: negative transfer."""
     differences: Mapping[str, Difference]
     """By column of ``COMPARED``; empty for the control and where it is not ranked."""
@@ -106,7 +106,7 @@ class Board:
     """Complete entries, best first."""
     blanks: tuple[Blank, ...]
     """Incomplete entries by label."""
-    strong_side: str
+    strong_modality: str
     """The control's stronger side, ``image`` or ``text``; empty without a control or two sides."""
     visible: Mapping[str, Visible]
     """By column of ``COMPARED``, the smallest difference to the control that this board can see."""
@@ -174,7 +174,7 @@ def build(
         corruptions=corruptions_of(columns),
         entries=tuple(entries),
         blanks=tuple(Blank(label, kind[label], why) for label, why in lacks.items() if why),
-        strong_side=strong,
+        strong_modality=strong,
         visible=_visible(columns, measured, control),
         notes=(*_notes(grid, control, complete), *disagreements),
         samples=samples,
@@ -248,8 +248,8 @@ def _entry(
     cost: Cost,
 ) -> Entry:
     scores, variants = found
-    sides = [scores[side].mean for side in SIDES if side in scores]
-    both = len(sides) == len(SIDES)
+    modalities = [scores[modality].mean for modality in MODALITIES if modality in scores]
+    both = len(modalities) == len(MODALITIES)
     worse, sign = (min, 1) if grid.higher_is_better else (max, -1)
     gains = [
         name
@@ -262,9 +262,9 @@ def _entry(
         standing=standing,
         scores=scores,
         variants=variants,
-        worst=worse(sides) if both else None,
-        gap=abs(sides[0] - sides[1]) if both else None,
-        better_impaired=tuple(gains),
+        worst=worse(modalities) if both else None,
+        gap=abs(modalities[0] - modalities[1]) if both else None,
+        better_corrupted=tuple(gains),
         differences=compared,
         trade=trade,
         cost=cost,
@@ -291,15 +291,15 @@ def _trades(
     compared: Mapping[str, Mapping[str, Difference]],
 ) -> tuple[str, dict[str, Trade]]:
     """The control's strong side and what each entry does to it; nothing where a side is missing."""
-    if not measured or not all(side in columns for side in SIDES):
+    if not measured or not all(modality in columns for modality in MODALITIES):
         return "", {}
-    sides = {
-        label: {side: entry.column(columns[side]) for side in SIDES}
+    modalities = {
+        label: {modality: entry.column(columns[modality]) for modality in MODALITIES}
         for label, entry in measured.items()
     }
     clean = {label: found[CLEAN] for label, found in compared.items() if CLEAN in found}
     up = next(iter(measured.values())).grid.higher_is_better
-    return trades(sides, clean, control, higher_is_better=up)
+    return trades(modalities, clean, control, higher_is_better=up)
 
 
 def _visible(

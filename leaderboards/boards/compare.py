@@ -187,10 +187,14 @@ def _place(score: Score) -> tuple[str, str, str]:
 
 def _counts(column: Column, one: Run, other: Run) -> Counts | None:
     """Right and wrong items side by side; None where items of the metric are not that."""
-    sides = [_right(column, run) for run in (one, other)]
-    if sides[0] is None or sides[1] is None or not np.array_equal(sides[0][0], sides[1][0]):
+    modalities = [_right(column, run) for run in (one, other)]
+    if (
+        modalities[0] is None
+        or modalities[1] is None
+        or not np.array_equal(modalities[0][0], modalities[1][0])
+    ):
         return None
-    first, second = sides[0][1], sides[1][1]
+    first, second = modalities[0][1], modalities[1][1]
     seeds = dict.fromkeys(str(run.record.spec.seed) for run in (one, other))
     return Counts(
         " and ".join(seeds),

@@ -45,7 +45,7 @@ def _flat(board: Board, entry: Entry) -> Iterator[tuple[str, str]]:
     for name in board.columns:
         yield from _ends(name, entry.scores[name])
     yield from (("worst", _exact(entry.worst)), ("gap", _exact(entry.gap)))
-    yield "better_impaired", " ".join(entry.better_impaired)
+    yield "better_impaired", " ".join(entry.better_corrupted)
     for name, difference in entry.differences.items():
         yield from _ends(f"difference_{name}", difference.interval)
         yield f"difference_{name}_p", _exact(difference.interval.p)

@@ -33,7 +33,7 @@ class Grid:
     variants: tuple[str, ...]
 
     @property
-    def damaged(self) -> tuple[str, ...]:
+    def corrupted(self) -> tuple[str, ...]:
         """The variants other than the clean one."""
         return tuple(variant for variant in self.variants if variant != CLEAN)
 
@@ -180,21 +180,21 @@ class Test:
 
         The latter are [K, D, n].
         """
-        damaged = self.grid.damaged
+        corrupted = self.grid.corrupted
         scored = item_table.columns_for(self.grid.metric)
-        wanted = dict.fromkeys([*scored, *([self.answer] if damaged else [])])
+        wanted = dict.fromkeys([*scored, *([self.answer] if corrupted else [])])
         read = [item_table.read(run.items_path(), list(wanted), self.order) for run in runs]
         for run, (_, order) in zip(runs, read, strict=True):
             if order is not self.order:
                 _check_items(run, order, self)
         items: list[Items] = []
-        same = np.zeros((len(runs), len(damaged), len(self.clusters)), np.bool_)
+        same = np.zeros((len(runs), len(corrupted), len(self.clusters)), np.bool_)
         start = 0
         for tables, order in item_table.alike(read):
             for found in item_table.items_of(tables, order, self.classes, scored):
                 items += [found[variant] for variant in self.grid.variants]
-            if damaged:
-                unchanged = item_table.unchanged(tables, order, self.answer, damaged, CLEAN)
+            if corrupted:
+                unchanged = item_table.unchanged(tables, order, self.answer, corrupted, CLEAN)
                 same[start : start + len(tables)] = unchanged
             start += len(tables)
         return items, same

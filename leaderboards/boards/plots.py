@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from steelyard.leaderboards.boards.board import Board, Entry
 from steelyard.leaderboards.boards.cost_plots import cost_axis, cost_scale, draw_front
 from steelyard.leaderboards.boards.measure import CLEAN
+from steelyard.leaderboards.boards.modality_plots import modalities_figure
 from steelyard.leaderboards.boards.overall import Overall
 from steelyard.leaderboards.boards.rank_plots import critical_figure
-from steelyard.leaderboards.boards.side_plots import sides_figure
 from steelyard.leaderboards.output.style import (
     BAD,
     COLOURS,
@@ -72,10 +72,10 @@ def figures(board: Board, labels: Sequence[str]) -> Figures:
         "cost": partial(_cost, board, look),
         "phases": partial(_phases, board),
     }
-    if "impaired" in board.columns:
+    if "corrupted" in board.columns:
         made["balance"] = partial(_balance, board, look)
     if any(entry.trade for entry in board.entries):
-        made["sides"] = partial(sides_figure, board)
+        made["sides"] = partial(modalities_figure, board)
     if _graded(board):
         made["severity"] = partial(_severity, board, look)
     return made
@@ -154,7 +154,7 @@ def _note(axes: "Axes", left_out: Sequence[str], raised: float = 0.0) -> float:
 
 def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Score against training cost, clean and impaired, with the Pareto front."""
-    names = [name for name in (CLEAN, "impaired") if name in board.columns]
+    names = [name for name in (CLEAN, "corrupted") if name in board.columns]
     figure, row = panels(len(names), 3.2, len(board.entries))
     label, why, spent = cost_axis({entry.label: entry.cost for entry in board.entries})
     for axes, name in zip(row, names, strict=True):
@@ -187,7 +187,7 @@ def _cost_panel(
 def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Clean against impaired: right of the control but below it hurts to gain balance."""
     figure, (axes,) = panels(1, 4.6, len(board.entries))
-    up, right = _bars(board, CLEAN), _bars(board, "impaired")
+    up, right = _bars(board, CLEAN), _bars(board, "corrupted")
     off = _lagging(board, up)
     off |= _lagging(board, {label: bar for label, bar in right.items() if label not in off})
     shown = [label for label in up if label not in off]
@@ -208,7 +208,7 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     if board.control in shown:
         _cross_hair(axes, board.control, right[board.control].mean, up[board.control].mean, below)
     axes.set(title="clean against impaired")
-    axes.set(xlabel=_axis(board, "impaired"), ylabel=_axis(board, CLEAN))
+    axes.set(xlabel=_axis(board, "corrupted"), ylabel=_axis(board, CLEAN))
     name_points(axes, [Anchor(x, right[x].mean, up[x].mean) for x in up], look)
     reading = "Up: better on clean inputs. Right: better on impaired inputs. Bars: 95 % intervals."
     if bought.intersection(shown):

@@ -14,7 +14,7 @@ from steelyard.leaderboards.stats import intervals, ranking
 from steelyard.leaderboards.stats.differences import Difference, Visible, differences, visible
 from steelyard.leaderboards.stats.intervals import Interval, Sample
 from steelyard.leaderboards.stats.ranking import Contest, Critical, Place
-from steelyard.tasks.corruptions.columns import corruption_of, side_of
+from steelyard.tasks.corruptions.columns import corruption_of, modality_of
 
 BLIND = "image-blank"
 CONTROLS = ("joint", "sft")
@@ -55,7 +55,7 @@ class Profile:
     seeds: tuple[int, ...]
     shown: tuple[Column, ...]
     """Clean numbers, in the order of tasks."""
-    impaired: tuple[Column, ...]
+    corrupted: tuple[Column, ...]
     """Each task's main metric without the image, and averaged over corruptions of a side."""
     main: Mapping[str, str]
     """Column of each task's clean main metric."""
@@ -103,14 +103,14 @@ def build(
     own, groups = runs.of(trained_on), runs.groups(trained_on)
     control = control or default_control(groups)
     scores, apart = _with_intervals(_all_scores(own))
-    shown, impaired, main = columns_of(scores)
+    shown, corrupted, main = columns_of(scores)
     if not any(column.higher_is_better is not None for column in shown):
         raise UserError(f"No number of the runs on {trained_on} has a direction: nothing to rank.")
     seeds = tuple(sorted({run.record.spec.seed for run in own}))
     wanted = {(score.task, score.variant) for score in scores if score.main}
     lacks = {label: _missing(group, seeds, wanted) for label, group in groups.items()}
     complete = {label: group for label, group in groups.items() if not lacks[label]}
-    samples, notes = measure((*shown, *impaired), complete)
+    samples, notes = measure((*shown, *corrupted), complete)
     composites = {label: composite(shown, found) for label, found in samples.items()}
     order = _order(composites)
     contests = contests_of(shown, samples, seeds)
@@ -130,7 +130,7 @@ def build(
             place=places[label],
             scores=_intervals(samples[label]),
             differences=compared.get(label, {}),
-            reliance=_reliance(main, impaired, samples[label]),
+            reliance=_reliance(main, corrupted, samples[label]),
             cost=costs[label],
         )
         for label in order
@@ -142,7 +142,7 @@ def build(
         control=control,
         seeds=seeds,
         shown=shown,
-        impaired=impaired,
+        corrupted=corrupted,
         main=main,
         rows=tuple(rows),
         groups=complete,
@@ -189,7 +189,7 @@ def columns_of(
 ) -> tuple[tuple[Column, ...], tuple[Column, ...], dict[str, str]]:
     """The clean columns, the impaired ones, and the column of each task's main metric."""
     shown: list[Column] = []
-    impaired: list[Column] = []
+    corrupted: list[Column] = []
     main: dict[str, str] = {}
     for task in dict.fromkeys(score.task for score in scores):
         own = [score for score in scores if score.task == task]
@@ -205,12 +205,12 @@ def columns_of(
                 shown.append(column)
         variants = sorted({score.variant for score in own if score.main} - {CLEAN})
         groups = {NO_IMAGE: [v for v in variants if v == BLIND]}
-        for side in ("image", "text"):
-            groups[f", {side} impaired"] = [v for v in variants if side_of(v) == side]
-        for name in dict.fromkeys(corruption_of(v) for v in variants if side_of(v) == "both"):
+        for modality in ("image", "text"):
+            groups[f", {modality} impaired"] = [v for v in variants if modality_of(v) == modality]
+        for name in dict.fromkeys(corruption_of(v) for v in variants if modality_of(v) == "both"):
             groups[f", {name}"] = [v for v in variants if corruption_of(v) == name]
-        impaired += [_column(head, tuple(v), end) for end, v in groups.items() if v]
-    return tuple(shown), tuple(impaired), main
+        corrupted += [_column(head, tuple(v), end) for end, v in groups.items() if v]
+    return tuple(shown), tuple(corrupted), main
 
 
 def _column(score: Score, variants: tuple[str, ...], ending: str) -> Column:
@@ -257,14 +257,14 @@ def _turned(sample: Sample, column: Column) -> Sample:
 
 
 def _reliance(
-    main: Mapping[str, str], impaired: Sequence[Column], samples: Mapping[str, Sample]
+    main: Mapping[str, str], corrupted: Sequence[Column], samples: Mapping[str, Sample]
 ) -> dict[str, Interval]:
     """By task: how far its main metric falls, whichever way, when every image is removed."""
     found = {}
-    for column in impaired:
+    for column in corrupted:
         if column.variants == (BLIND,) and column.name.endswith(NO_IMAGE):
-            sides = samples[main[column.task]], samples[column.name]
-            seen, blind = sides if column.higher_is_better is not False else sides[::-1]
+            modalities = samples[main[column.task]], samples[column.name]
+            seen, blind = modalities if column.higher_is_better is not False else modalities[::-1]
             found[column.task] = intervals.paired_difference(seen, blind)
     return found
 

@@ -158,7 +158,7 @@ def _differences(profile: Profile) -> "Figure":
 
 
 def _reliance(profile: Profile) -> "Figure":
-    blind = [column for column in profile.impaired if column.name.endswith(NO_IMAGE)]
+    blind = [column for column in profile.corrupted if column.name.endswith(NO_IMAGE)]
     figure, grid = _grid(len(blind), profile.rows)
     for axes, column in zip(grid, blind, strict=True):
         for line, row in enumerate(profile.rows):

@@ -63,8 +63,8 @@ def sheets(profile: Profile) -> tuple[Sheet, ...]:
         made.append(_scores(profile, task, own))
         if compared and any(column.higher_is_better is not None for column in own):
             made.append(_differences(profile, task, own))
-    if profile.impaired:
-        made.append(_impaired(profile))
+    if profile.corrupted:
+        made.append(_corrupted(profile))
     return (*made, _cost(profile))
 
 
@@ -126,16 +126,16 @@ def _differences(profile: Profile, task: str, columns: Sequence[Column]) -> Shee
     return _sheet(profile, title, [_short(column) for column in directed], cells)
 
 
-def _impaired(profile: Profile) -> Sheet:
+def _corrupted(profile: Profile) -> Sheet:
     def cells(row: Row) -> Iterator[str]:
-        for column in profile.impaired:
+        for column in profile.corrupted:
             yield _with_half(row.scores[column.name])
             if column.name.endswith(NO_IMAGE):
                 yield _with_half(row.reliance[column.task], "+")
 
     header = [
         text
-        for column in profile.impaired
+        for column in profile.corrupted
         for text in (
             heading(column),
             *([f"{words(column.task)}, reliance"] if column.name.endswith(NO_IMAGE) else []),
@@ -320,7 +320,7 @@ def terminal(profile: Profile, width: int) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    made = [_clean(profile), *([_impaired(profile)] if profile.impaired else []), _cost(profile)]
+    made = [_clean(profile), *([_corrupted(profile)] if profile.corrupted else []), _cost(profile)]
     tables: list[RenderableType] = []
     for sheet in (_cut(sheet) for sheet in made):
         for columns in _fitting(sheet, width):
@@ -330,8 +330,8 @@ def terminal(profile: Profile, width: int) -> "RenderableType":
             )  # fmt: skip
             for place in columns:
                 name = "\n".join(_words_of(sheet, place))
-                side: Literal["left", "right"] = "left" if place == 1 else "right"
-                table.add_column(Text(name), justify=side, vertical="bottom", no_wrap=True)
+                modality: Literal["left", "right"] = "left" if place == 1 else "right"
+                table.add_column(Text(name), justify=modality, vertical="bottom", no_wrap=True)
             for cells in sheet.rows:
                 table.add_row(*(Text(cells[place].text) for place in columns))
             tables += [table, Text("")]

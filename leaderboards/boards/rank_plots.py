@@ -102,8 +102,8 @@ def slope_figure(changes: Sequence[Change], about: str, left: str, right: str) -
     axes = figure.add_axes((names / width, 0.15 / height, SLOPE / width, high / height))
     axes.set(xlim=(0, 1), ylim=(len(changes) + 0.5, 0.5), xticks=[], yticks=[])
     axes.grid(visible=False)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    for modality in axes.spines.values():
+        modality.set_visible(False)
     for change in changes:
         _slope(axes, change)
     for x, name in ((0, left), (1, right)):
@@ -130,7 +130,7 @@ def _slope(axes: "Axes", change: Change) -> None:
         (f"{name}  {change.before}  ({first[0]:.3g}-{first[1]:.3g})", "right", -7),
         (f"{change.after}  ({last[0]:.3g}-{last[1]:.3g})  {name}", "left", 7),
     )
-    for x, (text, side, away) in enumerate(texts):
-        axes.annotate(text, (x, ends[x]), fontsize=8, ha=side, va="center_baseline",
+    for x, (text, modality, away) in enumerate(texts):
+        axes.annotate(text, (x, ends[x]), fontsize=8, ha=modality, va="center_baseline",
                       color=colour if change.verdict else INK, xytext=(away, 0),
                       textcoords="offset points", annotation_clip=False)  # fmt: skip

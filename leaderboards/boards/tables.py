@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.boards.board import COMPARED, SIDES, Board, Entry
+from steelyard.leaderboards.boards.board import COMPARED, MODALITIES, Board, Entry
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_latex, sheet_markdown
 from steelyard.leaderboards.stats.differences import Difference
@@ -35,7 +35,7 @@ VERDICTS = {"better": " ▲", "worse": " ▼", "": ""}
 
 def sheets(board: Board) -> tuple[Sheet, ...]:
     """The ranking, the single impairments and the cost; blank cells where incomplete."""
-    made = (ranking(board), _impairments(board), *_sides(board), _cost(board))
+    made = (ranking(board), _corrupted_table(board), *_modalities(board), _cost(board))
     return tuple(sheet for sheet in made if len(sheet.header) > 2)
 
 
@@ -117,8 +117,12 @@ def _power(board: Board) -> list[str]:
 
 def ranking(board: Board) -> Sheet:
     """The entries by rank: scores with intervals and differences to the control."""
-    columns = [name for name in ("balanced", "clean", "impaired") if name in board.columns]
-    sided = [name for name in ("worst", "gap") if all(side in board.columns for side in SIDES)]
+    columns = [name for name in ("balanced", "clean", "corrupted") if name in board.columns]
+    sided = [
+        name
+        for name in ("worst", "gap")
+        if all(modality in board.columns for modality in MODALITIES)
+    ]
     compared = [name for name in COMPARED if name in board.columns]
     header = ("#", "entry", "ties", "range", *columns, *sided, *(f"Δ {name}" for name in compared))
     best = _best(board, columns)
@@ -142,8 +146,8 @@ def _gap(board: Board, entry: Entry) -> str:
 
 def _brief(board: Board) -> Sheet:
     """The ranking for 80 characters: intervals only where entries are ordered or compared."""
-    means = [name for name in ("clean", "impaired") if name in board.columns]
-    worst = ["worst"] if all(side in board.columns for side in SIDES) else []
+    means = [name for name in ("clean", "corrupted") if name in board.columns]
+    worst = ["worst"] if all(modality in board.columns for modality in MODALITIES) else []
     best = _best(board, ["balanced", *means])
     rows = []
     for entry in board.entries:
@@ -171,35 +175,41 @@ def _widths(sheet: Sheet) -> list[int]:
     return [max(map(cell_len, column)) + 2 for column in zip(*lines, strict=True)]
 
 
-def _impairments(board: Board) -> Sheet:
-    sides = [side for side in SIDES if side in board.columns]
-    names = [*board.corruptions, *sides]
+def _corrupted_table(board: Board) -> Sheet:
+    modalities = [modality for modality in MODALITIES if modality in board.columns]
+    names = [*board.corruptions, *modalities]
     best = _best(board, names)
     rows = []
     for entry in board.entries:
         cells = [Cell(str(entry.standing.rank)), Cell(name_of(entry.label, entry.kind))]
         for name in names:
-            mark = " †" if name in entry.better_impaired else ""
+            mark = " †" if name in entry.better_corrupted else ""
             text = _number(board, entry.scores[name].mean) + mark
             cells.append(Cell(text, entry.label in best[name]))
         rows.append(tuple(cells))
-    header = ("#", "entry", *board.corruptions, *(f"{side} impaired" for side in sides))
+    header = (
+        "#",
+        "entry",
+        *board.corruptions,
+        *(f"{modality} corrupted" for modality in modalities),
+    )
     return Sheet("Impairments", header, (*rows, *_blank_rows(board, len(header))))
 
 
-def _sides(board: Board) -> list[Sheet]:
+def _modalities(board: Board) -> list[Sheet]:
     """What is left of each side when the other is impaired, and how that differs from the control;
     none where a side is missing or nothing is compared."""
     if not any(entry.trade for entry in board.entries):
         return []
     left = {"text": "image", "image": "text"}
-    sides = board.strong_side, left[board.strong_side]
-    header = ("#", "entry", f"{sides[0]} (strong)", f"{sides[1]} (weak)", "gap", "Δ strong",
-              "Δ weak", "Δ gap")  # fmt: skip
+    strong, weak = board.strong_modality, left[board.strong_modality]
+    modalities = strong, weak
+    deltas = ("Δ strong", "Δ weak", "Δ gap")
+    header = ("#", "entry", f"{strong} (strong)", f"{weak} (weak)", "gap", *deltas)
     rows = []
     for entry in board.entries:
         texts = [str(entry.standing.rank), name_of(entry.label, entry.kind)]
-        texts += [_with_half(board, entry.scores[left[side]]) for side in sides]
+        texts += [_with_half(board, entry.scores[left[modality]]) for modality in modalities]
         texts.append(_gap(board, entry))
         made = entry.trade.by_name.values() if entry.trade else (None, None, None)
         texts += [_difference(board, each) for each in made]

@@ -29,14 +29,14 @@ class Trade:
         return {"strong": self.strong, "weak": self.weak, "gap": self.gap}
 
 
-def strong_side(image: Sample, text: Sample, *, higher_is_better: bool) -> str:
+def strong_modality(image: Sample, text: Sample, *, higher_is_better: bool) -> str:
     """The stronger side of an entry, from its scores with ``image`` and with ``text`` impaired."""
     text_left, image_left = image.values.mean(), text.values.mean()
     return "text" if (text_left > image_left) == higher_is_better else "image"
 
 
 def trades(
-    sides: Mapping[str, Mapping[str, Sample]],
+    modalities: Mapping[str, Mapping[str, Sample]],
     clean: Mapping[str, Difference],
     control: str,
     *,
@@ -50,12 +50,12 @@ def trades(
         control: label of the control; without it there is nothing to tell.
         higher_is_better: direction of the metric.
     """
-    if control not in sides:
+    if control not in modalities:
         return "", {}
-    strong = strong_side(**sides[control], higher_is_better=higher_is_better)
+    strong = strong_modality(**modalities[control], higher_is_better=higher_is_better)
     other = "image" if strong == "text" else "text"
     # With one side impaired the other is what is left.
-    left = {label: (found[other], found[strong]) for label, found in sides.items()}
+    left = {label: (found[other], found[strong]) for label, found in modalities.items()}
     sign = 1 if higher_is_better else -1
     gaps = {label: scaled(minus(one, two), sign) for label, (one, two) in left.items()}
     up, down = (

@@ -45,7 +45,7 @@ def task_card(name: str) -> str:
     about = tasks.info(name)
     told = {
         "main metric": esc(about.main),
-        "evidence text": esc(about.evidence or "none"),
+        "evidence text": esc(about.text or "none"),
         "answered": "in words" if about.generative else "by class probabilities",
         "dependent items": "none" if about.cluster == "id" else f"same {esc(about.cluster)}",
         "judge": esc(about.judge),
@@ -61,7 +61,7 @@ def task_card(name: str) -> str:
     body = facts(told) + plain("Metrics", ("metric", "direction"), rows)
     if about.layout:
         body += f"<h4>Files that are read</h4><pre>{html.escape(about.layout.strip())}</pre>"
-    return _card("task", name, name, "", f"{about.main}, {about.evidence or 'no text'}", body)
+    return _card("task", name, name, "", f"{about.main}, {about.text or 'no text'}", body)
 
 
 def _card(what: str, name: str, title: str, kind: str, summary: str, body: str) -> str:

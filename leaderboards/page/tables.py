@@ -87,9 +87,9 @@ def _row(name: Name, cells: str, key: str, width: int) -> str:
 
 
 def _heading(title: str, place: int) -> str:
-    side = ' class="l"' if place == 1 else ""
+    left = ' class="l"' if place == 1 else ""
     return (
-        f'<th scope="col" aria-sort="none"{side}><button type="button">{esc(title)}</button></th>'
+        f'<th scope="col" aria-sort="none"{left}><button type="button">{esc(title)}</button></th>'
     )
 
 

@@ -274,11 +274,11 @@ def _conflict(
     by_text = [own["answer"].to_numpy() == words for own, words in zip(rows, text, strict=True)]
     by_image = [_by_image(own, kind, higher_is_better) for own in rows]
     return kind, {
-        f"conflict.{side}": (
+        f"conflict.{modality}": (
             np.mean([a & b for a, b in zip(counted, follows, strict=True)], axis=0),
             np.mean(counted, axis=0),
         )
-        for side, follows in (("text", by_text), ("image", by_image))
+        for modality, follows in (("text", by_text), ("image", by_image))
     }
 
 
@@ -315,11 +315,11 @@ def _values(ratios: Mapping[str, Ratio], weights: Floats) -> dict[str, Floats]:
 def _derived(values: Mapping[str, Floats], higher_is_better: bool) -> dict[str, Floats]:
     """The ratios, and what is made of them."""
     found, sign = dict(values), 1 if higher_is_better else -1
-    for side, left in TAKEN.items():
+    for modality, left in TAKEN.items():
         for way in WAYS:
             if f"score.{left}.{way}" in values:
                 gain = values["score.full"] - values[f"score.{left}.{way}"]
-                found[f"gain.{side}.{way}"] = sign * gain
+                found[f"gain.{modality}.{way}"] = sign * gain
     if "same.image.blank" in values:
         found["lean.answers"] = values["same.text.blank"] - values["same.image.blank"]
         found["lean.shapley"] = _shapley(values)

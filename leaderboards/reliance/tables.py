@@ -61,9 +61,9 @@ def verdict(part: Part) -> str:
     return "; ".join(text for text in said if text) + "."
 
 
-def state(part: Part, side: str) -> str:
+def state(part: Part, modality: str) -> str:
     """``used``, ``not used``, or ``unclear`` where the items do not decide."""
-    blank, shuffled = (part.numbers[f"gain.{side}.{way}"] for way in ("blank", "shuffled"))
+    blank, shuffled = (part.numbers[f"gain.{modality}.{way}"] for way in ("blank", "shuffled"))
     if shuffled.low > 0:
         return "used"
     hidden = RULE_OF_THREE / part.clusters
@@ -71,21 +71,21 @@ def state(part: Part, side: str) -> str:
     return "not used" if highest < UNUSED else "unclear"
 
 
-def _use(part: Part, side: str) -> str:
-    if not {f"gain.{side}.blank", f"gain.{side}.shuffled"} <= part.numbers.keys():
-        return f"nothing to count without the {side}"
-    shuffled = part.numbers[f"gain.{side}.shuffled"]
+def _use(part: Part, modality: str) -> str:
+    if not {f"gain.{modality}.blank", f"gain.{modality}.shuffled"} <= part.numbers.keys():
+        return f"nothing to count without the {modality}"
+    shuffled = part.numbers[f"gain.{modality}.shuffled"]
     cost = f"{100 * shuffled.mean:+.1f} ± {100 * shuffled.half:.1f} points over another item's"
-    found = state(part, side)
+    found = state(part, modality)
     if found == "unclear":
-        return f"{part.items} items do not show whether it uses the {side} ({cost})"
-    return f"{'uses' if found == 'used' else 'does not use'} the {side} ({cost})"
+        return f"{part.items} items do not show whether it uses the {modality} ({cost})"
+    return f"{'uses' if found == 'used' else 'does not use'} the {modality} ({cost})"
 
 
-def _unmoved(part: Part, side: str) -> str:
+def _unmoved(part: Part, modality: str) -> str:
     if "same.image.blank" not in part.numbers:
         return ""  # free answers: hardly two are the same
-    left = "text" if side == "image" else "image"
+    left = "text" if modality == "image" else "image"
     return f"answers {_percent(part, f'same.{left}.blank')} the same without it"
 
 
@@ -97,7 +97,7 @@ def _conflict(part: Part) -> str:
         "misleading": "with the text of another class it follows the text",
         "blind": "where its answer without the image is wrong it keeps that answer",
     }[part.conflict]
-    by_text, by_image = (_percent(part, f"conflict.{side}") for side in ("text", "image"))
+    by_text, by_image = (_percent(part, f"conflict.{modality}") for modality in ("text", "image"))
     return f"{where} in {by_text} and the image in {by_image}"
 
 

@@ -23,7 +23,7 @@ def of_board(board: Board) -> Measured | None:
     """What was measured of a board's entries; None where no variant is damaged."""
     found = board.measured
     grid = next((each.grid for each in found.values()), None)
-    if grid is None or not grid.damaged:
+    if grid is None or not grid.corrupted:
         return None
     return Measured(
         task=board.task,
@@ -37,7 +37,7 @@ def of_board(board: Board) -> Measured | None:
         same={
             label: {
                 variant: Sample(each.same[:, place, 0], each.same[:, place, 1:], each.clusters)
-                for place, variant in enumerate(grid.damaged)
+                for place, variant in enumerate(grid.corrupted)
             }
             for label, each in found.items()
         },
@@ -47,7 +47,7 @@ def of_board(board: Board) -> Measured | None:
 def of_profile(groups: Groups, main: Mapping[str, Column]) -> list[Measured]:
     """Each task of a profile that has damaged variants; ``main`` is its clean main metric."""
     runs = [run for own in groups.values() for run in own]
-    wanted = {task: column for task, column in main.items() if _damaged(runs, task)}
+    wanted = {task: column for task, column in main.items() if _corrupted(runs, task)}
     columns = [
         Column(f"{task} {variant}", task, column.metric, column.subset, True, (variant,))
         for task, column in wanted.items()
@@ -80,19 +80,21 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
     clusters = order.clusters[CLEAN]
     drawn = resample_weights(clusters, DRAWS, task)
     weights = np.vstack([np.ones(len(clusters)), drawn])
-    damaged = [variant for variant in variants if variant != CLEAN]
+    corrupted = [variant for variant in variants if variant != CLEAN]
     count = len(np.unique(clusters))
 
     def unchanged(runs: Sequence[Run]) -> NDArray[np.bool_]:
         read = [items.read(run.items_path(task), [answer], order) for run in runs]
         groups = items.alike(read)
-        return np.concatenate([items.unchanged(*group, answer, damaged, CLEAN) for group in groups])
+        return np.concatenate(
+            [items.unchanged(*group, answer, corrupted, CLEAN) for group in groups]
+        )
 
     def of_entry(runs: Sequence[Run]) -> Variants:
         kept = shares(unchanged(runs), weights)
         return {
             variant: Sample(kept[:, place, 0], kept[:, place, 1:], count)
-            for place, variant in enumerate(damaged)
+            for place, variant in enumerate(corrupted)
         }
 
     return {label: of_entry(runs) for label, runs in groups.items()}
@@ -104,5 +106,5 @@ def _variants(runs: Sequence[Run], task: str) -> list[str]:
     )
 
 
-def _damaged(runs: Sequence[Run], task: str) -> bool:
+def _corrupted(runs: Sequence[Run], task: str) -> bool:
     return any(variant != CLEAN for variant in _variants(runs, task))

@@ -19,10 +19,10 @@ from steelyard.leaderboards.boards.measure import CLEAN
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.differences import Difference, differences
 from steelyard.leaderboards.stats.intervals import Interval, Sample
-from steelyard.tasks.corruptions.columns import corruption_of, side_of
+from steelyard.tasks.corruptions.columns import corruption_of, modality_of
 
-SIDES = ("image", "text")
-GROUPS = (*SIDES, "both")
+MODALITIES = ("image", "text")
+GROUPS = (*MODALITIES, "both")
 NUMBERS = {
     "clean": "score of undamaged items",
     "drop": "clean minus damaged, mean over the two sides",
@@ -46,11 +46,11 @@ Variants = Mapping[str, Sample]
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class Corruption:
     """One corruption, or one combination of two."""
 
     name: str
-    side: str
+    modality: str
     """A member of ``GROUPS``."""
     variants: tuple[str, ...]
     """In order of strength, where it has any."""
@@ -99,12 +99,12 @@ class Robustness:
     control: str
     seeds: int
     clusters: int
-    damages: tuple[Damage, ...]
+    corruptions: tuple[Corruption, ...]
     rows: tuple[Row, ...]
     """Least mean drop first; those without one last, by label."""
 
 
-def damages_of(variants: Sequence[str]) -> tuple[Damage, ...]:
+def corruptions_of(variants: Sequence[str]) -> tuple[Corruption, ...]:
     """The corruptions among these variants, in order of side and name."""
     named: dict[str, list[str]] = {}
     for variant in variants:
@@ -116,8 +116,8 @@ def damages_of(variants: Sequence[str]) -> tuple[Damage, ...]:
         graded = "+" not in name and all(end.isdecimal() for end in ends)
         ordered = sorted(own, key=lambda v: int(v.partition(":")[2])) if graded else sorted(own)
         levels = tuple(sorted(map(int, ends))) if graded else ()
-        found.append(Damage(name, side_of(ordered[0]), tuple(ordered), levels))
-    return tuple(sorted(found, key=lambda each: (GROUPS.index(each.side), each.name)))
+        found.append(Corruption(name, modality_of(ordered[0]), tuple(ordered), levels))
+    return tuple(sorted(found, key=lambda each: (GROUPS.index(each.modality), each.name)))
 
 
 def build(measured: Measured, control: str) -> Robustness | None:
@@ -125,12 +125,12 @@ def build(measured: Measured, control: str) -> Robustness | None:
     if not measured.scores:
         return None
     first = next(iter(measured.scores.values()))
-    damages = damages_of(list(first))
-    if not damages:
+    corruptions = corruptions_of(list(first))
+    if not corruptions:
         return None
     sign = 1 if measured.higher_is_better else -1
     found = {
-        label: _summary(damages, scores, measured.same.get(label, {}), sign)
+        label: _summary(corruptions, scores, measured.same.get(label, {}), sign)
         for label, scores in measured.scores.items()
     }
     compared = {
@@ -142,14 +142,14 @@ def build(measured: Measured, control: str) -> Robustness | None:
         for name in COMPARED
     }
     numbers = {name: _intervals(found, name) for name in NUMBERS}
-    changes = _changes(damages, measured.scores)
+    changes = _changes(corruptions, measured.scores)
     rows = [
         Row(
             label=label,
-            worst=_worst(damages, measured.scores[label], sign),
+            worst=_worst(corruptions, measured.scores[label], sign),
             numbers={name: by[label] for name, by in numbers.items() if label in by},
             differences={n: by[label] for n, by in compared.items() if label in by},
-            curves={d.name: tuple(changes[v][label] for v in d.variants) for d in damages},
+            curves={d.name: tuple(changes[v][label] for v in d.variants) for d in corruptions},
         )
         for label in found
     ]
@@ -162,7 +162,7 @@ def build(measured: Measured, control: str) -> Robustness | None:
         control=control,
         seeds=len(clean.values),
         clusters=clean.clusters,
-        damages=damages,
+        corruptions=corruptions,
         rows=tuple(sorted(rows, key=_standing)),
     )
 
@@ -180,54 +180,54 @@ def _standing(row: Row) -> tuple[float, str]:
 
 
 def _summary(
-    damages: Sequence[Damage], scores: Variants, same: Variants, sign: int
+    corruptions: Sequence[Corruption], scores: Variants, same: Variants, sign: int
 ) -> dict[str, Sample]:
     """Every number of ``NUMBERS`` that there are variants for."""
     clean = scores[CLEAN]
-    found = {"clean": clean, "worst": scores[_worst(damages, scores, sign)]}
+    found = {"clean": clean, "worst": scores[_worst(corruptions, scores, sign)]}
     drops = {}
-    for side, damaged in _by_side(damages, scores).items():
-        drops[side] = _scaled(intervals.minus(clean, damaged), sign)
-    found |= {f"drop.{side}": drop for side, drop in drops.items()}
-    if both := [drops[side] for side in SIDES if side in drops]:
+    for modality, corrupted in _by_side(corruptions, scores).items():
+        drops[modality] = _scaled(intervals.minus(clean, corrupted), sign)
+    found |= {f"drop.{modality}": drop for modality, drop in drops.items()}
+    if both := [drops[modality] for modality in MODALITIES if modality in drops]:
         found["drop"] = mean(both)
         relative = _over(found["drop"], clean)
         found |= {"relative": relative} if np.isfinite(relative.values).all() else {}
-    kept = _by_side(damages, same) if same else {}
-    found |= {f"same.{side}": share for side, share in kept.items()}
-    if both := [kept[side] for side in SIDES if side in kept]:
+    kept = _by_side(corruptions, same) if same else {}
+    found |= {f"same.{modality}": share for modality, share in kept.items()}
+    if both := [kept[modality] for modality in MODALITIES if modality in kept]:
         found["same"] = mean(both)
     areas = [
         mean([area(each, scores) for each in graded])
-        for side in SIDES
-        if (graded := [d for d in damages if d.side == side and len(d.levels) > 1])
+        for modality in MODALITIES
+        if (graded := [d for d in corruptions if d.modality == modality and len(d.levels) > 1])
     ]
     return found | ({"area": mean(areas)} if areas else {})
 
 
-def _by_side(damages: Sequence[Damage], numbers: Variants) -> dict[str, Sample]:
+def _by_side(corruptions: Sequence[Corruption], numbers: Variants) -> dict[str, Sample]:
     """Averages over variants, then over corruptions, of each side and of both together."""
     return {
-        side: mean([mean([numbers[v] for v in each.variants]) for each in own])
-        for side in GROUPS
-        if (own := [damage for damage in damages if damage.side == side])
+        modality: mean([mean([numbers[v] for v in each.variants]) for each in own])
+        for modality in GROUPS
+        if (own := [corruption for corruption in corruptions if corruption.modality == modality])
     }
 
 
-def _worst(damages: Sequence[Damage], scores: Variants, sign: int) -> str:
-    variants = [variant for damage in damages for variant in damage.variants]
+def _worst(corruptions: Sequence[Corruption], scores: Variants, sign: int) -> str:
+    variants = [variant for corruption in corruptions for variant in corruption.variants]
     return min(variants, key=lambda v: (sign * float(scores[v].values.mean()), v))
 
 
-def area(damage: Damage, scores: Variants) -> Sample:
+def area(corruption: Corruption, scores: Variants) -> Sample:
     """Area under the score against strength from clean to the strongest, divided by its width.
 
     By the trapezoidal rule; a score that does not fall has an area equal to itself.
     """
-    places = np.array([0, *damage.levels], dtype=np.float64) / damage.levels[-1]
+    places = np.array([0, *corruption.levels], dtype=np.float64) / corruption.levels[-1]
     steps = np.diff(places)
     weights = np.concatenate([steps, [0]]) / 2 + np.concatenate([[0], steps]) / 2
-    samples = [scores[CLEAN], *(scores[variant] for variant in damage.variants)]
+    samples = [scores[CLEAN], *(scores[variant] for variant in corruption.variants)]
     values = sum(w * each.values for w, each in zip(weights, samples, strict=True))
     draws = sum(w * each.draws for w, each in zip(weights, samples, strict=True))
     return Sample(np.asarray(values), np.asarray(draws), samples[0].clusters)
@@ -260,7 +260,7 @@ def _intervals(samples: Mapping[str, Variants], name: str) -> dict[str, Interval
 
 
 def _changes(
-    damages: Sequence[Damage], scores: Mapping[str, Variants]
+    corruptions: Sequence[Corruption], scores: Mapping[str, Variants]
 ) -> dict[str, dict[str, Interval]]:
     """Every variant's score minus the entry's clean one, by variant and label."""
     return {
@@ -268,6 +268,6 @@ def _changes(
             {k: {variant: intervals.minus(own[variant], own[CLEAN])} for k, own in scores.items()},
             variant,
         )
-        for damage in damages
-        for variant in damage.variants
+        for corruption in corruptions
+        for variant in corruption.variants
     }

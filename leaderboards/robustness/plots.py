@@ -20,7 +20,7 @@ from steelyard.leaderboards.output.style import (
     lines,
     name_points,
 )
-from steelyard.leaderboards.robustness.numbers import Damage, Robustness, Row
+from steelyard.leaderboards.robustness.numbers import Corruption, Robustness, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,16 +44,18 @@ def best_of(found: Robustness) -> Robustness:
 
 def fan(found: Robustness, look: Mapping[str, Mark]) -> "Figure":
     """A panel for each corruption of more than one severity, and one for all the others."""
-    graded = [damage for damage in found.damages if len(damage.levels) > 1]
-    others = [damage for damage in found.damages if len(damage.levels) <= 1]
+    graded = [corruption for corruption in found.corruptions if len(corruption.levels) > 1]
+    others = [corruption for corruption in found.corruptions if len(corruption.levels) <= 1]
     figure, panels = _grid(len(graded) + bool(others), len(found.rows))
     scale = 100.0 if found.percent else 1.0
     limits = _limits(found, scale)
     anchors: list[Anchor] = []
-    for axes, damage in zip(panels, graded, strict=False):  # the last panel may be for the others
-        _level(axes, damage)
-        anchors = _curves(axes, found.rows, damage, look, scale)
-        _band(axes, found, damage, scale)
+    for axes, corruption in zip(
+        panels, graded, strict=False
+    ):  # the last panel may be for the others
+        _level(axes, corruption)
+        anchors = _curves(axes, found.rows, corruption, look, scale)
+        _band(axes, found, corruption, scale)
         axes.set_ylim(limits)
     if others:
         anchors = _dots(panels[-1], found, others, look, scale)
@@ -104,55 +106,60 @@ def _limits(found: Robustness, scale: float) -> tuple[float, float]:
     return ends if found.higher_is_better else ends[::-1]
 
 
-def _level(axes: "Axes", damage: Damage) -> None:
-    axes.set_title(damage.name)
+def _level(axes: "Axes", corruption: Corruption) -> None:
+    axes.set_title(corruption.name)
     axes.set_xlabel("severity or rate (0: clean)")
-    axes.set_xticks([0, *damage.levels])
-    axes.set_xlim(0, 1.04 * damage.levels[-1])
+    axes.set_xticks([0, *corruption.levels])
+    axes.set_xlim(0, 1.04 * corruption.levels[-1])
 
 
 def _curves(
-    axes: "Axes", rows: Sequence[Row], damage: Damage, look: Mapping[str, Mark], scale: float
+    axes: "Axes",
+    rows: Sequence[Row],
+    corruption: Corruption,
+    look: Mapping[str, Mark],
+    scale: float,
 ) -> list[Anchor]:
     """A line an entry from the common origin; the names go to their ends."""
     changes = {
-        row.label: [0.0, *(scale * step.mean for step in row.curves[damage.name])] for row in rows
+        row.label: [0.0, *(scale * step.mean for step in row.curves[corruption.name])]
+        for row in rows
     }
-    draw_curves(axes, [0, *damage.levels], changes, look, first=1)
-    return [Anchor(label, damage.levels[-1], own[-1]) for label, own in changes.items()]
+    draw_curves(axes, [0, *corruption.levels], changes, look, first=1)
+    return [Anchor(label, corruption.levels[-1], own[-1]) for label, own in changes.items()]
 
 
-def _band(axes: "Axes", found: Robustness, damage: Damage, scale: float) -> None:
+def _band(axes: "Axes", found: Robustness, corruption: Corruption, scale: float) -> None:
     for row in found.rows:
         if row.label == found.control:
-            steps = row.curves[damage.name]
+            steps = row.curves[corruption.name]
             low = [0.0, *(scale * step.low for step in steps)]
             high = [0.0, *(scale * step.high for step in steps)]
-            axes.fill_between([0, *damage.levels], low, high, color=SOFT, alpha=0.15, lw=0)
+            axes.fill_between([0, *corruption.levels], low, high, color=SOFT, alpha=0.15, lw=0)
 
 
 def _dots(
     axes: "Axes",
     found: Robustness,
-    damages: Sequence[Damage],
+    corruptions: Sequence[Corruption],
     look: Mapping[str, Mark],
     scale: float,
 ) -> list[Anchor]:
     """Damage without strengths side by side, entries apart from left to right in a column."""
     axes.set_title("without severities")
-    axes.set_xticks(range(len(damages)), [damage.name for damage in damages], rotation=30,
-                    ha="right", fontsize=7.5)  # fmt: skip
-    axes.set_xlim(-0.6, len(damages) - 0.4)
+    names = [corruption.name for corruption in corruptions]
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=7.5)
+    axes.set_xlim(-0.6, len(corruptions) - 0.4)
     axes.grid(visible=False, axis="x")
     anchors, bounds, points = [], [], []
     for place, row in enumerate(found.rows):
         shift = 0.7 * ((place + 0.5) / len(found.rows) - 0.5)
-        for column, damage in enumerate(damages):
-            step, x = row.curves[damage.name][-1], column + shift
+        for column, corruption in enumerate(corruptions):
+            step, x = row.curves[corruption.name][-1], column + shift
             bounds.append((look[row.label].colour, [x, x], [scale * step.low, scale * step.high]))
             points.append((look[row.label], x, scale * step.mean))
-        last = row.curves[damages[-1].name][-1]
-        anchors.append(Anchor(row.label, len(damages) - 1 + shift, scale * last.mean))
+        last = row.curves[corruptions[-1].name][-1]
+        anchors.append(Anchor(row.label, len(corruptions) - 1 + shift, scale * last.mean))
     lines(axes, bounds, lw=0.8, alpha=0.4)
     dots(axes, points, zorder=3)
     return anchors

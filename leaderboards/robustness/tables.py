@@ -34,7 +34,7 @@ RULES = (
     "the entries of the column.",
     "Drop is clean minus damaged, turned so that more is worse: severities are averaged first, "
     "then corruptions, then the image and the text side. Relative drop divides it by the entry's "
-    "own clean score. Damage of both sides at once stands apart and is in no average.",
+    "own clean score. Corruption of both sides at once stands apart and is in no average.",
     "Area is that under the score against severity, from clean to the strongest, over its width: a "
     "score that nothing moves has its own clean score as area. Worst is the score under the one "
     "variant that hurts the entry most by the mean over seeds.",
@@ -91,11 +91,11 @@ def _shown(found: Robustness, name: str, value: float, sign: str = "") -> str:
 def caption(found: Robustness) -> str:
     """One line: what was measured."""
     direction = "higher" if found.higher_is_better else "lower"
-    damages = ", ".join(each.name for each in found.damages)
+    corruptions = ", ".join(each.name for each in found.corruptions)
     unit = " in %" if found.percent else ""
     return (
         f"{found.task}: {found.metric}{unit}, {direction} is better. {found.seeds} seeds, "
-        f"{found.clusters} independent test items. Damage: {damages}. Control: {found.control}."
+        f"{found.clusters} independent test items. Damage: {corruptions}. Control: {found.control}."
     )
 
 
@@ -128,8 +128,10 @@ def as_csv(found: Sequence[Robustness]) -> str:
                 ends = (difference.interval.mean, difference.interval.low, difference.interval.high)
                 about = f"minus {each.control}, p (Holm) {difference.adjusted:.3g}"
                 table.writerow([*start, f"{name} difference", "", *map(exact, ends), about])
-            for damage in each.damages:
-                for variant, step in zip(damage.variants, row.curves[damage.name], strict=True):
+            for corruption in each.corruptions:
+                for variant, step in zip(
+                    corruption.variants, row.curves[corruption.name], strict=True
+                ):
                     ends = (step.mean, step.low, step.high)
                     about = "score minus clean"
                     table.writerow([*start, "change", variant, *map(exact, ends), about])

@@ -181,7 +181,7 @@ def spread_of(samples: Sequence[Sample]) -> Spread:
         for start in range(0, len(samples), AT_ONCE)
         for draws in _known([sample.draws for sample in samples[start : start + AT_ONCE]])
     ]
-    over, own = (np.concatenate(side) for side in zip(*parts, strict=True))
+    over, own = (np.concatenate(modality) for modality in zip(*parts, strict=True))
     freedom = np.array([sample.clusters - 1 for sample in samples])
     if seeds == 1:
         return Spread(np.zeros_like(over), over, over, 0, freedom)

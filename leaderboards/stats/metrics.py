@@ -78,15 +78,15 @@ class _Sides:
 
 def _aurocs(variants: Sequence[Items], weights: Floats) -> Floats:
     """Class 1 against the rest, ties counting half; NaN where a resample lacks one of the two."""
-    found, sides = [], _sides(variants[0].target[:, 1], weights)
+    found, modalities = [], _modalities(variants[0].target[:, 1], weights)
     for items in variants:
-        if not np.array_equal(items.target[:, 1], sides.positive):
-            sides = _sides(items.target[:, 1], weights)
-        found.append(_auroc(items.confidence, sides))
+        if not np.array_equal(items.target[:, 1], modalities.positive):
+            modalities = _modalities(items.target[:, 1], weights)
+        found.append(_auroc(items.confidence, modalities))
     return np.stack(found)
 
 
-def _sides(positive: NDArray[np.bool_], weights: Floats) -> _Sides:
+def _modalities(positive: NDArray[np.bool_], weights: Floats) -> _Sides:
     # Whole numbers of the smallest kind that holds twice the pairs of a resample.
     kind = np.int32 if weights.sum(axis=1).max() < 2**16 else np.int64
     by_item: Counts = weights.T.astype(kind, order="C")
@@ -97,20 +97,20 @@ def _sides(positive: NDArray[np.bool_], weights: Floats) -> _Sides:
     return _Sides(positive, drawn, [*others], pairs, below, [*below], beaten)
 
 
-def _auroc(confidence: Floats, sides: _Sides) -> Floats:
-    own, rest = confidence[sides.positive], confidence[~sides.positive]
+def _auroc(confidence: Floats, modalities: _Sides) -> Floats:
+    own, rest = confidence[modalities.positive], confidence[~modalities.positive]
     order = np.argsort(rest, kind="stable")
-    ordered, rows, others = rest[order], sides.rows, sides.others
+    ordered, rows, others = rest[order], modalities.rows, modalities.others
     # A row at a time: numpy's cumsum down the columns takes longer.
     for row, other in enumerate(order.tolist()):
         np.add(rows[row], others[other], rows[row + 1])
-    strictly, with_ties = sides.beaten
-    np.take(sides.below, np.searchsorted(ordered, own, "left"), 0, strictly, mode="clip")
-    np.take(sides.below, np.searchsorted(ordered, own, "right"), 0, with_ties, mode="clip")
+    strictly, with_ties = modalities.beaten
+    np.take(modalities.below, np.searchsorted(ordered, own, "left"), 0, strictly, mode="clip")
+    np.take(modalities.below, np.searchsorted(ordered, own, "right"), 0, with_ties, mode="clip")
     strictly += with_ties
-    wins = np.einsum("pr,pr->r", strictly, sides.drawn) / 2
-    undefined = np.full(len(sides.pairs), np.nan)
-    return np.asarray(np.divide(wins, sides.pairs, out=undefined, where=sides.pairs > 0))
+    wins = np.einsum("pr,pr->r", strictly, modalities.drawn) / 2
+    undefined = np.full(len(modalities.pairs), np.nan)
+    return np.asarray(np.divide(wins, modalities.pairs, out=undefined, where=modalities.pairs > 0))
 
 
 def _class_counts(variants: Sequence[Items], weights: Floats) -> tuple[Floats, Floats, Floats]:

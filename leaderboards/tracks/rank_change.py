@@ -112,7 +112,7 @@ def _contests(published: Published) -> Iterator[tuple[str, Contest]]:
 
 
 def _ladder(about: str, before: Sequence[Contest], after: Sequence[Contest]) -> Iterator[Ladder]:
-    ranked = [set.intersection(*(set(c.samples) for c in side)) for side in (before, after)]
+    ranked = [set.intersection(*(set(c.samples) for c in modality)) for modality in (before, after)]
     labels = sorted(ranked[0] & ranked[1])
     if len(labels) > 1:
         found = ranking.changes(ranking.places(before, labels), ranking.places(after, labels))

@@ -28,8 +28,8 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
         found = model(**passed, labels=labels, fused_lm_head=True, use_cache=False)
         own = found.log_probs.sum(1)
         start = torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, inputs))
-        right, wrong, damaged = (own - start).chunk(3)
-        terms = self.terms(right, wrong, damaged, seen)
+        right, wrong, corrupted = (own - start).chunk(3)
+        terms = self.terms(right, wrong, corrupted, seen)
         metrics = self._metrics["train"]
         for name, value in terms.items():
             metrics[name].append(value.item())
@@ -37,5 +37,5 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
         metrics["logps/chosen"].append(chosen.mean().item())
         metrics["logps/rejected"].append(rejected.mean().item())
         metrics["rewards/margins"].append(self.beta * (right - wrong).mean().item())
-        metrics["rewards/image_margins"].append(self.beta * (right - damaged).mean().item())
+        metrics["rewards/image_margins"].append(self.beta * (right - corrupted).mean().item())
         return torch.stack(list(terms.values())).sum()

@@ -129,16 +129,16 @@ def mined_answers(
     size, longest = backbone.recipe.batch_size, backbone.config.max_answer_tokens
     said: list[str | None] = []
     for start in range(0, len(positions), size):
-        damaged = [
-            damage(data.turn(i).inputs, source, data.examples[i].id)
+        corrupted = [
+            corruption(data.turn(i).inputs, source, data.examples[i].id)
             for i in positions[start : start + size]
         ]
-        for ids in backbone.continuations(backbone.collate(damaged), longest):
+        for ids in backbone.continuations(backbone.collate(corrupted), longest):
             said.append(backbone.decode(ids) if ids[-1:] == [backbone.eos_id] else None)
     return said
 
 
-def damage(inputs: Inputs, source: Source, key: str) -> Inputs:
+def corruption(inputs: Inputs, source: Source, key: str) -> Inputs:
     """The inputs with their image blanked, removed or noisy."""
     assert inputs.image is not None
     if source.negatives == "no_image":

@@ -57,10 +57,10 @@ def spaced(count: int, most: int) -> list[int]:
 
 def check_padding(backbone: Vlm) -> None:
     """The tokeniser pads on the left, or token types of shorter rows would be misplaced."""
-    side = backbone.processor.tokenizer.padding_side
-    if side != "left":
+    modality = backbone.processor.tokenizer.padding_side
+    if modality != "left":
         raise UserError(
-            f"The processor pads on the {side}; training needs the left: set padding_side to "
+            f"The processor pads on the {modality}; training needs the left: set padding_side to "
             "'left' in the checkpoint's tokenizer_config.json."
         )
 

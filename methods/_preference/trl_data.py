@@ -223,7 +223,7 @@ def unpaired(backbone: Vlm, pairs: Sequence[Pair], prompts: Prompts) -> Collator
 
 
 def image_preference(
-    backbone: Vlm, pairs: Sequence[Pair], prompts: Prompts, damaged: Prompts
+    backbone: Vlm, pairs: Sequence[Pair], prompts: Prompts, corrupted: Prompts
 ) -> Collator:
     """Chosen rows, rejected rows, then chosen answers with damaged images, and ``seen`` [B] bool.
 
@@ -234,7 +234,7 @@ def image_preference(
     def collate(rows: list[dict[str, int]]) -> dict[str, Tensor]:
         drawn = [pairs[row["row"]] for row in rows]
         asked = [prompts(pair.position) for pair in drawn]
-        blurred = [damaged(pair.position) for pair in drawn]
+        blurred = [corrupted(pair.position) for pair in drawn]
         chosen, rejected = [p.chosen for p in drawn], [p.rejected for p in drawn]
         answers = [tokens(answer) for answer in (*chosen, *rejected, *chosen)]
         made = join([*asked, *asked, *blurred], answers, padding)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from steelyard.harness.core.examples import SIDES, Side
+from steelyard.harness.core.examples import MODALITIES, Modality
 from steelyard.harness.models.backbone import Backbone, Latents
 
 NO_DIRECTION = 1e-16  # squared norm below which a gradient is rounding error
@@ -53,10 +53,10 @@ def carry(value: Tensor, at: Latents, gradient: Latents) -> Tensor:
 
 
 def block_gradients(
-    loss: Tensor, scope: Mapping[Side, Sequence[nn.Parameter]]
-) -> dict[Side, Tensor]:
+    loss: Tensor, scope: Mapping[Modality, Sequence[nn.Parameter]]
+) -> dict[Modality, Tensor]:
     """Gradient of a scalar on each side's parameters, flattened: one vector [P] a side."""
-    parameters = [parameter for side in SIDES for parameter in scope[side]]
+    parameters = [parameter for modality in MODALITIES for parameter in scope[modality]]
     whole = flat_gradient(loss, parameters)
     border = sum(parameter.numel() for parameter in scope["image"])
     return {"image": whole[:border], "text": whole[border:]}

@@ -5,25 +5,31 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.examples import Side
+from steelyard.harness.core.examples import Modality
 from steelyard.harness.models.backbone import Batch, TwoTower
 from steelyard.harness.training.fit import fit
 from steelyard.harness.training.train_data import TrainData
 
 
-def train_side(
-    backbone: TwoTower, data: TrainData, meter: Meter, side: Side, *, seed: int, until: float
+def train_modality(
+    backbone: TwoTower,
+    data: TrainData,
+    meter: Meter,
+    modality: Modality,
+    *,
+    seed: int,
+    until: float,
 ) -> None:
     """Train one side's encoder, embedding and head by the task loss until this budget share."""
 
     def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        logits = backbone.unimodal_side(backbone.encode_side(batch, side), side)
+        logits = backbone.unimodal_logits(backbone.encode_modality(batch, modality), modality)
         return backbone.loss(logits, batch).mean(), {}
 
-    fit(backbone, data, meter, step, seed=seed, stage=f"{side} alone", until=until)
+    fit(backbone, data, meter, step, seed=seed, stage=f"{modality} alone", until=until)
 
 
-def pretrain_sides(
+def pretrain_modalities(
     backbone: TwoTower, data: TrainData, meter: Meter, share: float, seed: int
 ) -> None:
     """Spend this share of the budget on the image alone, then the text alone: half each.
@@ -31,5 +37,5 @@ def pretrain_sides(
     Charged to the phase ``teacher``.
     """
     with meter.phase("teacher"):
-        train_side(backbone, data, meter, "image", seed=seed, until=share / 2)
-        train_side(backbone, data, meter, "text", seed=seed, until=share)
+        train_modality(backbone, data, meter, "image", seed=seed, until=share / 2)
+        train_modality(backbone, data, meter, "text", seed=seed, until=share)

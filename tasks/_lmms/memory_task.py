@@ -101,7 +101,7 @@ def _has_groups(config: Mapping[str, Any]) -> bool:
 def _content(
     task: str, corpus: Corpus, split: str, examples: Sequence[Example], tell: apply.Read
 ) -> Content:
-    docs = Docs(tasks.row(corpus, split, example, tell(example).evidence) for example in examples)
+    docs = Docs(tasks.row(corpus, split, example, tell(example).text) for example in examples)
     choices = tasks.module(task).choices(corpus.classes) if corpus.classes else []
     return Content(docs, choices, corpus.multi_label)
 

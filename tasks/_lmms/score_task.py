@@ -15,7 +15,7 @@ class ScoreTask(MemoryTask):
         doc = self.content.docs[doc_id]
         question = {
             "id": doc["id"],
-            "evidence": doc["text"],
+            "text": doc["text"],
             "choices": self.content.choices,
             "multi_label": self.content.multi_label,
         }

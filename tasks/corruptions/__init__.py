@@ -51,12 +51,12 @@ ATTACK_LEVELS = (2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, slots=True)
-class Corruption:
+class CorruptionKind:
     """One kind of damage."""
 
     apply: Apply | None
     """None where the model that is scored makes the damage itself (``evaluation.adversarial``)."""
-    side: Literal["image", "text"]
+    modality: Literal["image", "text"]
     severities: tuple[int, ...]
     """Empty where severity has no meaning."""
     summary: str
@@ -69,26 +69,28 @@ class Corruption:
 # --- the text ----------------------------------------------------------------------------------
 
 
-CORRUPTIONS: dict[str, Corruption] = {
-    "image-blank": Corruption(image_blank, "image", (), "image removed"),
-    "image-noise": Corruption(image_noise, "image", SEVERITIES, "Gaussian noise on the pixels"),
-    "image-blur": Corruption(image_blur, "image", SEVERITIES, "Gaussian blur"),
-    "image-jpeg": Corruption(image_jpeg, "image", SEVERITIES, "JPEG artefacts"),
-    "image-pixelate": Corruption(image_pixelate, "image", SEVERITIES, "fewer, larger pixels"),
-    "image-contrast": Corruption(image_contrast, "image", SEVERITIES, "less contrast"),
-    "image-brightness": Corruption(image_brightness, "image", SEVERITIES, "overexposed"),
-    "image-occlusion": Corruption(image_occlusion, "image", SEVERITIES, "covered by rectangles"),
-    "image-rotation": Corruption(image_rotation, "image", SEVERITIES, "turned left or right"),
-    "image-shuffle": Corruption(image_shuffle, "image", (), "image of another item"),
-    "image-adversarial": Corruption(
+CORRUPTIONS: dict[str, CorruptionKind] = {
+    "image-blank": CorruptionKind(image_blank, "image", (), "image removed"),
+    "image-noise": CorruptionKind(image_noise, "image", SEVERITIES, "Gaussian noise on the pixels"),
+    "image-blur": CorruptionKind(image_blur, "image", SEVERITIES, "Gaussian blur"),
+    "image-jpeg": CorruptionKind(image_jpeg, "image", SEVERITIES, "JPEG artefacts"),
+    "image-pixelate": CorruptionKind(image_pixelate, "image", SEVERITIES, "fewer, larger pixels"),
+    "image-contrast": CorruptionKind(image_contrast, "image", SEVERITIES, "less contrast"),
+    "image-brightness": CorruptionKind(image_brightness, "image", SEVERITIES, "overexposed"),
+    "image-occlusion": CorruptionKind(
+        image_occlusion, "image", SEVERITIES, "covered by rectangles"
+    ),
+    "image-rotation": CorruptionKind(image_rotation, "image", SEVERITIES, "turned left or right"),
+    "image-shuffle": CorruptionKind(image_shuffle, "image", (), "image of another item"),
+    "image-adversarial": CorruptionKind(
         None, "image", SEVERITIES, "attacked by the model that is scored, white-box PGD"
     ),
-    "text-blank": Corruption(text_blank, "text", (), "evidence removed"),
-    "text-noise": Corruption(text_noise, "text", SEVERITIES, "words replaced by random ones"),
-    "text-typo": Corruption(text_typo, "text", SEVERITIES, "typing errors"),
-    "text-wordshuffle": Corruption(text_wordshuffle, "text", (), "words in random order"),
-    "text-shuffle": Corruption(text_shuffle, "text", (), "evidence of another item"),
-    "text-misleading": Corruption(
+    "text-blank": CorruptionKind(text_blank, "text", (), "evidence removed"),
+    "text-noise": CorruptionKind(text_noise, "text", SEVERITIES, "words replaced by random ones"),
+    "text-typo": CorruptionKind(text_typo, "text", SEVERITIES, "typing errors"),
+    "text-wordshuffle": CorruptionKind(text_wordshuffle, "text", (), "words in random order"),
+    "text-shuffle": CorruptionKind(text_shuffle, "text", (), "evidence of another item"),
+    "text-misleading": CorruptionKind(
         text_misleading, "text", (), "evidence of an item with another answer", giver="rival"
     ),
 }
@@ -126,11 +128,11 @@ def corrupt(
         )
     parts = ("corruption", name, severity, key)
 
-    def damaged(place: int) -> Inputs:
+    def corrupted(place: int) -> Inputs:
         rng = np.random.default_rng(seed_for(*parts, *([place] if place else [])))
         # Every image of an item draws alike, so that what is swapped in is one other item.
         drawing = np.random.default_rng(seed_for(*parts)) if place else rng
         return apply(inputs.only(place), severity or 0, rng, lambda: others(drawing).only(place))
 
-    first, *rest = (damaged(place) for place in range(max(1, len(inputs.images))))
+    first, *rest = (corrupted(place) for place in range(max(1, len(inputs.images))))
     return replace(first, more=tuple(each.image for each in rest if each.image is not None))

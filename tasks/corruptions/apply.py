@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Example, Inputs, Side
+from steelyard.harness.core.examples import Example, Inputs, Modality
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks.answers import normalise
 from steelyard.tasks.corruptions import CORRUPTIONS, Giver, corrupt
@@ -50,7 +50,11 @@ def _whole_clusters(examples: Sequence[Example], limit: int) -> set[str]:
 
 
 def shown(
-    variant: Variant, side: Side, examples: Sequence[Example], lost: Mapping[str, Side], read: Read
+    variant: Variant,
+    modality: Modality,
+    examples: Sequence[Example],
+    lost: Mapping[str, Modality],
+    read: Read,
 ) -> Read:
     """``read`` with the variant's damage to this side, and nothing where ``lost`` takes the side.
 
@@ -61,46 +65,48 @@ def shown(
         lost: the side that an item loses, by its id.
         read: reads this side alone.
     """
-    damaged = _damaged(variant, side, examples, read)
+    corrupted = _corrupted(variant, modality, examples, read)
 
     def kept(example: Example) -> Inputs:
-        return Inputs(None, None) if lost.get(example.id) == side else damaged(example)
+        return Inputs(None, None) if lost.get(example.id) == modality else corrupted(example)
 
     return kept
 
 
-def _damaged(variant: Variant, side: Side, examples: Sequence[Example], read: Read) -> Read:
-    damage = variant.on(side)
-    if damage is None or (side == "image" and variant.attack is not None):
+def _corrupted(
+    variant: Variant, modality: Modality, examples: Sequence[Example], read: Read
+) -> Read:
+    corruption = variant.on(modality)
+    if corruption is None or (modality == "image" and variant.attack is not None):
         return read
-    donors = Donors(variant, side, examples, CORRUPTIONS[damage.name].giver)
+    donors = Donors(variant, modality, examples, CORRUPTIONS[corruption.name].giver)
 
-    def damaged(example: Example) -> Inputs:
+    def corrupted(example: Example) -> Inputs:
         inputs = read(example)
-        if not _held(example, side):
+        if not _held(example, modality):
             return inputs
 
         def other(rng: np.random.Generator) -> Inputs:
             return read(donors.draw(example, rng))
 
-        return corrupt(damage.name, damage.level, example.id, inputs, other)
+        return corrupt(corruption.name, corruption.level, example.id, inputs, other)
 
-    return damaged
+    return corrupted
 
 
-def _held(example: Example, side: Side) -> Path | str | None:
-    return example.image if side == "image" else (example.text or "").strip()
+def _held(example: Example, modality: Modality) -> Path | str | None:
+    return example.image if modality == "image" else (example.text or "").strip()
 
 
 class Donors:
     """The items that may give their image or evidence to another one."""
 
     def __init__(
-        self, variant: Variant, side: Side, examples: Sequence[Example], giver: Giver
+        self, variant: Variant, modality: Modality, examples: Sequence[Example], giver: Giver
     ) -> None:
-        self.variant, self.side, self.giver = variant, side, giver
+        self.variant, self.modality, self.giver = variant, modality, giver
         # By id, so that the order of the files does not decide who gives to whom.
-        able = (example for example in examples if _held(example, side))
+        able = (example for example in examples if _held(example, modality))
         self.present = sorted(able, key=lambda example: example.id)
 
     def draw(self, example: Example, rng: np.random.Generator) -> Example:
@@ -118,14 +124,14 @@ class Donors:
             if tries == PATIENCE and not any(self._fits(example, o) for o in self.present):
                 break
         raise UserError(
-            f"{self.variant}: every {self.side} of the split is the same, none to swap in."
+            f"{self.variant}: every {self.modality} of the split is the same, none to swap in."
             if self.giver == "other"
             else f"{self.variant}: no item of the split has another right answer than "
             f"'{example.id}', none to mislead with."
         )
 
     def _fits(self, example: Example, drawn: Example) -> bool:
-        if _held(drawn, self.side) == _held(example, self.side):
+        if _held(drawn, self.modality) == _held(example, self.modality):
             return False
         given = _right(drawn)
         return self.giver == "other" or (bool(given) and given.isdisjoint(_right(example)))

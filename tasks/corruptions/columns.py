@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import SIDES
+from steelyard.harness.core.examples import MODALITIES
 from steelyard.tasks.corruptions.variants import CLEAN
 
 Columns = Mapping[str, Mapping[str, float]]
@@ -22,18 +22,21 @@ def columns_of(task: str, variants: Sequence[str]) -> Columns:
     for variant in variants:
         if variant != CLEAN:
             severities.setdefault(corruption_of(variant), []).append(variant)
-    stray = [name for name in severities if side_of(name) not in (*SIDES, "both")]
+    stray = [name for name in severities if modality_of(name) not in (*MODALITIES, "both")]
     if stray:
         raise UserError(f"Corruption '{stray[0]}' names no side: call it image-... or text-...")
     single = {name: _average([{variant: 1.0} for variant in v]) for name, v in severities.items()}
-    sides = {side: [single[name] for name in single if side_of(name) == side] for side in SIDES}
-    averages = {side: _average(parts) for side, parts in sides.items() if parts}
+    modalities = {
+        modality: [single[name] for name in single if modality_of(name) == modality]
+        for modality in MODALITIES
+    }
+    averages = {modality: _average(parts) for modality, parts in modalities.items() if parts}
     clean = {CLEAN: 1.0}
     if not averages:
         return {"balanced": clean, "clean": clean, **single}
-    impaired = _average(list(averages.values()))
-    balanced = _average([clean, impaired])
-    return {"balanced": balanced, "clean": clean, "impaired": impaired, **averages, **single}
+    corrupted = _average(list(averages.values()))
+    balanced = _average([clean, corrupted])
+    return {"balanced": balanced, "clean": clean, "corrupted": corrupted, **averages, **single}
 
 
 def _average(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -49,6 +52,6 @@ def corruption_of(variant: str) -> str:
     return "+".join(part.partition(":")[0] for part in variant.split("+"))
 
 
-def side_of(variant: str) -> str:
+def modality_of(variant: str) -> str:
     """``image`` or ``text``, or ``both`` where one variant damages both sides."""
     return "both" if "+" in variant else variant.partition("-")[0]

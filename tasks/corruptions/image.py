@@ -60,7 +60,7 @@ ROTATION_DEGREES = (5, 10, 20, 30, 45)
 
 def image_blank(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
     """No image at all; each backbone says what a missing image means to it."""
-    return Inputs(None, inputs.evidence)
+    return Inputs(None, inputs.text)
 
 
 def image_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
@@ -73,7 +73,7 @@ def image_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: 
     field = rng.standard_normal((rows[-1] + 1, columns[-1] + 1, 3), dtype=np.float32)
     # 16-bit integers halve the time on photos; the rounding is that of any image file.
     noise = np.rint(255 * NOISE_SIGMA[severity - 1] * field).astype(np.int16)
-    return Inputs(_added(pixels, noise, rows, columns), inputs.evidence)
+    return Inputs(_added(pixels, noise, rows, columns), inputs.text)
 
 
 def image_blur(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
@@ -87,7 +87,7 @@ def image_blur(inputs: Inputs, severity: int, rng: np.random.Generator, donor: D
     small = image.reduce(factor).filter(ImageFilter.GaussianBlur(narrow))
     size = (small.width * factor, small.height * factor)
     blurred = small.resize(size, Image.Resampling.BICUBIC).crop((0, 0, *image.size))
-    return Inputs(blurred, inputs.evidence)
+    return Inputs(blurred, inputs.text)
 
 
 def image_jpeg(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
@@ -98,11 +98,11 @@ def image_jpeg(inputs: Inputs, severity: int, rng: np.random.Generator, donor: D
     small.save(file, "JPEG", quality=JPEG_QUALITY[severity - 1])
     packed = Image.open(file).convert("RGB")
     if small is image:
-        return Inputs(packed, inputs.evidence)
+        return Inputs(packed, inputs.text)
     error = np.asarray(packed, np.int16) - np.asarray(small, np.int16)
     rows = np.arange(image.height) * small.height // image.height
     columns = np.arange(image.width) * small.width // image.width
-    return Inputs(_added(np.asarray(image), error, rows, columns), inputs.evidence)
+    return Inputs(_added(np.asarray(image), error, rows, columns), inputs.text)
 
 
 def image_pixelate(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
@@ -110,7 +110,7 @@ def image_pixelate(inputs: Inputs, severity: int, rng: np.random.Generator, dono
     image = _rgb(inputs)
     left = PIXELS_LEFT[severity - 1] * min(1.0, GRID / max(image.size))
     coarse = image.resize(_scaled(image, left), Image.Resampling.BOX)
-    return Inputs(coarse.resize(image.size, Image.Resampling.NEAREST), inputs.evidence)
+    return Inputs(coarse.resize(image.size, Image.Resampling.NEAREST), inputs.text)
 
 
 def image_contrast(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
@@ -120,7 +120,7 @@ def image_contrast(inputs: Inputs, severity: int, rng: np.random.Generator, dono
     counts = np.reshape(image.histogram(), (3, 256))
     means = counts @ levels / counts.sum(axis=1)
     table = np.rint((levels - means[:, None]) * left + means[:, None]).clip(0, 255)
-    return Inputs(image.point(table.astype(int).ravel().tolist()), inputs.evidence)
+    return Inputs(image.point(table.astype(int).ravel().tolist()), inputs.text)
 
 
 def image_brightness(
@@ -138,7 +138,7 @@ def image_brightness(
     table[0, 0] = round(brighter[0])
     # One flat look-up takes a third of the time of one by two indices.
     brightened = table.ravel().take((value << 8)[..., None] | np.asarray(image))
-    return Inputs(Image.fromarray(brightened), inputs.evidence)
+    return Inputs(Image.fromarray(brightened), inputs.text)
 
 
 def image_occlusion(
@@ -155,7 +155,7 @@ def image_occlusion(
         left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
         covered[top : top + height, left : left + width] = True
     image.paste((128, 128, 128), (0, 0), Image.fromarray(covered))
-    return Inputs(image, inputs.evidence)
+    return Inputs(image, inputs.text)
 
 
 def image_rotation(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
@@ -164,12 +164,12 @@ def image_rotation(inputs: Inputs, severity: int, rng: np.random.Generator, dono
     angle = ROTATION_DEGREES[severity - 1] * (1 if rng.random() < 0.5 else -1)
     red, green, blue = image.resize((1, 1), Image.Resampling.BOX).tobytes()
     turned = image.rotate(angle, Image.Resampling.BILINEAR, fillcolor=(red, green, blue))
-    return Inputs(turned, inputs.evidence)
+    return Inputs(turned, inputs.text)
 
 
 def image_shuffle(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
     """The image of another item."""
-    return Inputs(donor().image, inputs.evidence)
+    return Inputs(donor().image, inputs.text)
 
 
 def _rgb(inputs: Inputs) -> Image.Image:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Example, Side
+from steelyard.harness.core.examples import Example, Modality
 from steelyard.harness.core.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ RATE_STEP = 10
 class Missing:
     """What may be lost."""
 
-    side: Literal["image", "text", "both"]
-    order: tuple[Side, ...]
+    modality: Literal["image", "text", "both"]
+    order: tuple[Modality, ...]
     """What the chosen items lose, one after another and round again."""
     summary: str
 
@@ -57,7 +57,7 @@ MISSING: dict[str, Missing] = {
 
 def lost(
     kind: str, rate: int, seed: int, task: str, split: str, examples: Sequence[Example]
-) -> dict[str, Side]:
+) -> dict[str, Modality]:
     """The side that each chosen item loses, by its id, in the order in which they are drawn.
 
     Args:
@@ -66,22 +66,24 @@ def lost(
         examples: the whole split.
     """
     order = MISSING[kind].order
-    able = [example.id for example in examples if all(_has(example, side) for side in order)]
+    able = [
+        example.id for example in examples if all(_has(example, modality) for modality in order)
+    ]
     able.sort(key=lambda id_: seed_for("missing", task, split, seed, id_))
     count = rate * len(able) // 100
     return {id_: order[place % len(order)] for place, id_ in enumerate(able[:count])}
 
 
-def of(variant: "Variant", split: str, examples: Sequence[Example]) -> dict[str, Side]:
+def of(variant: "Variant", split: str, examples: Sequence[Example]) -> dict[str, Modality]:
     """``lost`` of a task's variant; nothing under damage of another kind."""
-    damage = variant.missing
-    if damage is None or damage.level is None:
+    corruption = variant.missing
+    if corruption is None or corruption.level is None:
         return {}
-    return lost(damage.name, damage.level, damage.seed, variant.task, split, examples)
+    return lost(corruption.name, corruption.level, corruption.seed, variant.task, split, examples)
 
 
-def _has(example: Example, side: Side) -> bool:
-    return bool(example.image if side == "image" else (example.text or "").strip())
+def _has(example: Example, modality: Modality) -> bool:
+    return bool(example.image if modality == "image" else (example.text or "").strip())
 
 
 def file_name(task: str, split: str, variant: str) -> str:
@@ -89,7 +91,7 @@ def file_name(task: str, split: str, variant: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]", "-", f"{task}-{split}-{variant}") + ".csv"
 
 
-def table(items: Mapping[str, Side]) -> bytes:
+def table(items: Mapping[str, Modality]) -> bytes:
     """A CSV with columns ``id`` and ``lost``, one row an item that loses something, by id."""
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
@@ -98,7 +100,7 @@ def table(items: Mapping[str, Side]) -> bytes:
     return file.getvalue().encode()
 
 
-def read_table(path: Path) -> dict[str, Side]:
+def read_table(path: Path) -> dict[str, Modality]:
     """Which items lose which side, as ``table`` wrote it.
 
     Raises:
@@ -109,7 +111,7 @@ def read_table(path: Path) -> dict[str, Side]:
             header, *rows = list(csv.reader(file)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"Could not read {path}: {error}.") from error
-    found: dict[str, Side] = {}
+    found: dict[str, Modality] = {}
     for line, row in enumerate([header, *rows], 1):
         if line == 1 and tuple(row) == HEADER:
             continue

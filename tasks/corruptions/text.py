@@ -20,17 +20,17 @@ def text_blank(inputs: Inputs, severity: int, rng: np.random.Generator, donor: D
 
 def text_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
     """Each word gives way, by chance, to a random word from the evidence of another item."""
-    words = (inputs.evidence or "").split()
+    words = (inputs.text or "").split()
     replaced = rng.random(len(words)) < WORD_SHARE[severity - 1]
     for place in np.flatnonzero(replaced):
-        offered = (donor().evidence or "").split()
+        offered = (donor().text or "").split()
         words[place] = offered[rng.integers(len(offered))]
     return Inputs(inputs.image, " ".join(words))
 
 
 def text_typo(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
     """A typing error in a share of the words, rounded up so that no text is spared."""
-    words = (inputs.evidence or "").split()
+    words = (inputs.text or "").split()
     wrong = math.ceil(WORD_SHARE[severity - 1] * len(words))
     for place in rng.permutation(len(words))[:wrong]:
         words[place] = _mistyped(words[place], rng)
@@ -41,20 +41,20 @@ def text_wordshuffle(
     inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor
 ) -> Inputs:
     """The same words in random order."""
-    words = (inputs.evidence or "").split()
+    words = (inputs.text or "").split()
     return Inputs(inputs.image, " ".join(words[i] for i in rng.permutation(len(words))))
 
 
 def text_shuffle(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
     """The evidence of another item."""
-    return Inputs(inputs.image, donor().evidence)
+    return Inputs(inputs.image, donor().text)
 
 
 def text_misleading(
     inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor
 ) -> Inputs:
     """The evidence of an item with another right answer, which it speaks for."""
-    return Inputs(inputs.image, donor().evidence)
+    return Inputs(inputs.image, donor().text)
 
 
 def _mistyped(word: str, rng: np.random.Generator) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steelyard.harness.core.errors import UserError, unknown
-from steelyard.harness.core.examples import Side
+from steelyard.harness.core.examples import Modality
 from steelyard.tasks.corruptions import CORRUPTIONS, DEFAULT_SEVERITY
 from steelyard.tasks.corruptions.missing import MISSING, RATE_STEP
 
@@ -19,7 +19,7 @@ JOINT = "+"
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class Corruption:
     """One kind of damage at one strength."""
 
     name: str
@@ -30,9 +30,9 @@ class Damage:
     """Of the draw of items that lose something; 0 for corruptions."""
 
     @property
-    def side(self) -> Literal["image", "text", "both"]:
+    def modality(self) -> Literal["image", "text", "both"]:
         """What it is done to."""
-        return (MISSING if self.name in MISSING else CORRUPTIONS)[self.name].side
+        return (MISSING if self.name in MISSING else CORRUPTIONS)[self.name].modality
 
     def __str__(self) -> str:
         strength = "" if self.level is None else f":{self.level}"
@@ -44,54 +44,60 @@ class Variant:
     """A task, clean or damaged."""
 
     task: str
-    damages: tuple[Damage, ...] = ()
+    corruptions: tuple[Corruption, ...] = ()
     """At most one a side, the image's first."""
 
     @property
     def name(self) -> str:
         """``clean``, ``image-blank``, ``image-noise:3`` or ``image-noise:3+text-typo:2``."""
-        return JOINT.join(map(str, self.damages)) or CLEAN
+        return JOINT.join(map(str, self.corruptions)) or CLEAN
 
     def __str__(self) -> str:
-        return f"{self.task}@{self.name}" if self.damages else self.task
+        return f"{self.task}@{self.name}" if self.corruptions else self.task
 
-    def on(self, side: Side) -> Damage | None:
+    def on(self, modality: Modality) -> Corruption | None:
         """The corruption of one side; a side that goes missing in some items has none."""
-        return next((d for d in self.damages if d.side == side and d.name in CORRUPTIONS), None)
+        return next(
+            (d for d in self.corruptions if d.modality == modality and d.name in CORRUPTIONS), None
+        )
 
     @property
-    def missing(self) -> Damage | None:
+    def missing(self) -> Corruption | None:
         """What goes missing in some items."""
-        return next((damage for damage in self.damages if damage.name in MISSING), None)
+        return next(
+            (corruption for corruption in self.corruptions if corruption.name in MISSING), None
+        )
 
     @property
     def attack(self) -> int | None:
         """Severity of the attack that the model itself makes, or None."""
-        damage = self.on("image")
-        return damage.level if damage and CORRUPTIONS[damage.name].apply is None else None
+        corruption = self.on("image")
+        return (
+            corruption.level if corruption and CORRUPTIONS[corruption.name].apply is None else None
+        )
 
 
-def parse(text: str) -> tuple[Damage, ...]:
+def parse(text: str) -> tuple[Corruption, ...]:
     """The damage that a text names, the image's first."""
-    found = sorted(map(_damage, text.split(JOINT)), key=lambda damage: damage.side)
-    sides = [damage.side for damage in found]
-    if len(found) > 1 and sides != ["image", "text"]:
+    found = sorted(map(_corruption, text.split(JOINT)), key=lambda corruption: corruption.modality)
+    modalities = [corruption.modality for corruption in found]
+    if len(found) > 1 and modalities != ["image", "text"]:
         raise UserError(
             f"'{text}': give one corruption of the image and one of the text, not "
-            f"{' and '.join(sides)}."
+            f"{' and '.join(modalities)}."
         )
-    if all(damage.name in MISSING for damage in found) and len(found) > 1:
+    if all(corruption.name in MISSING for corruption in found) and len(found) > 1:
         raise UserError(f"'{text}': for items that lose one or the other write 'both-missing:70'.")
     return tuple(found)
 
 
-def expand(text: str) -> list[tuple[Damage, ...]]:
+def expand(text: str) -> list[tuple[Corruption, ...]]:
     """What a text with ranges stands for: ``image-noise:1-3+text-typo:2`` for three damages."""
     parts = [_each(part) for part in text.split(JOINT)]
     return [parse(JOINT.join(choice)) for choice in itertools.product(*parts)]
 
 
-def _damage(text: str) -> Damage:
+def _corruption(text: str) -> Corruption:
     name, colon, given = text.partition(":")
     if name in MISSING:
         return _missing(text, name, given)
@@ -99,16 +105,16 @@ def _damage(text: str) -> Damage:
         raise unknown("corruption", name, [*CORRUPTIONS, *MISSING])
     allowed = CORRUPTIONS[name].severities
     if not colon:
-        return Damage(name, DEFAULT_SEVERITY if allowed else None)
+        return Corruption(name, DEFAULT_SEVERITY if allowed else None)
     if not allowed:
         raise UserError(f"'{text}': {name} has no severities; write '{name}'.")
     if given not in map(str, allowed):
         known = ", ".join(map(str, allowed))
         raise UserError(f"'{text}': severity '{given}' is unknown. Allowed: {known}.")
-    return Damage(name, int(given))
+    return Corruption(name, int(given))
 
 
-def _missing(text: str, name: str, given: str) -> Damage:
+def _missing(text: str, name: str, given: str) -> Corruption:
     rate, _, seed = given.partition("s")
     wanted = rate.isdecimal() and int(rate) <= 100 and (seed.isdecimal() or given == rate)
     if not wanted:
@@ -116,7 +122,7 @@ def _missing(text: str, name: str, given: str) -> Damage:
             f"'{text}': give a rate from 0 to 100 %, such as '{name}:70', and a seed only "
             f"for another draw, '{name}:70s1'."
         )
-    return Damage(name, int(rate), int(seed or 0))
+    return Corruption(name, int(rate), int(seed or 0))
 
 
 def _each(given: str) -> list[str]:

@@ -38,7 +38,7 @@ def ratio(work: Callable[[], object], other: Callable[[], object]) -> tuple[floa
     work()
     other()
     pairs = [(seconds(work), seconds(other)) for _ in range(ROUNDS)]
-    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+    ours, theirs = ([pair[modality] for pair in pairs] for modality in (0, 1))
     ratios = [first / second for first, second in pairs]
     return statistics.median(ours), statistics.median(theirs), statistics.median(ratios)
 

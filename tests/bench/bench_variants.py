@@ -112,10 +112,10 @@ def _measure(corpus: Corpus, generating: Callable[[], float], root: Path) -> boo
     items = len(corpus.splits["test"])
     read = _reader(corpus)
     reading = _milliseconds(lambda: [read(place) for place in range(items)]) / items
-    damage = ["", *(name for name, kind in CORRUPTIONS.items() if kind.side == "image")]
+    corruption = ["", *(name for name, kind in CORRUPTIONS.items() if kind.modality == "image")]
     before, added, peaks = _files(root), {}, []
     answer = generating()
-    for name in damage:
+    for name in corruption:
         if name and CORRUPTIONS[name].apply is None:
             continue  # the model's own attack, whose cost is that of its passes
         variant = tasks.parse_variant(f"{corpus.name}@{name}" if name else corpus.name)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from steelyard import methods
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
-from steelyard.harness.core.examples import SIDES, Example, Inputs, Side, Turn
+from steelyard.harness.core.examples import MODALITIES, Example, Inputs, Modality, Turn
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Batch, Latents, Readout, Recipe
 from steelyard.harness.training.train_data import TrainData
@@ -92,10 +92,10 @@ def draw(shares: Shares, items: int, generator: np.random.Generator) -> Sample:
 def bayes_accuracy(sample: Sample, shares: Shares) -> float:
     """Accuracy of the exact posterior on these items; the fixed matrices lose nothing."""
 
-    def likelihood(side: NDArray[np.float64]) -> NDArray[np.float64]:
+    def likelihood(modality: NDArray[np.float64]) -> NDArray[np.float64]:
         """Density ratio to label-free noise of a side carrying each class: [N, C], logarithm."""
         classes = np.arange(CLASSES, dtype=np.float64)
-        ratio: NDArray[np.float64] = classes * side.sum(1, keepdims=True)
+        ratio: NDArray[np.float64] = classes * modality.sum(1, keepdims=True)
         return ratio - NOISE_DIMENSIONS * classes**2 / 2
 
     image, text = likelihood(sample.image), likelihood(sample.text)
@@ -132,11 +132,17 @@ class MLPBackbone(nn.Module):
         hidden = classes if head == "additive" else width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.encoders = nn.ModuleDict({side: _encoder(inputs, width) for side in SIDES})
-            self.embeddings = nn.ModuleDict({side: nn.Linear(width, width) for side in SIDES})
-            self.heads = nn.ModuleDict({side: nn.Linear(width, classes) for side in SIDES})
+            self.encoders = nn.ModuleDict(
+                {modality: _encoder(inputs, width) for modality in MODALITIES}
+            )
+            self.embeddings = nn.ModuleDict(
+                {modality: nn.Linear(width, width) for modality in MODALITIES}
+            )
+            self.heads = nn.ModuleDict(
+                {modality: nn.Linear(width, classes) for modality in MODALITIES}
+            )
             self.halves = nn.ModuleDict(
-                {side: nn.Linear(width, hidden, bias=False) for side in SIDES}
+                {modality: nn.Linear(width, hidden, bias=False) for modality in MODALITIES}
             )
             self.bias = nn.Parameter(torch.randn(hidden) / 10)
             self.output = nn.Linear(width, classes) if head == "concat" else None
@@ -149,11 +155,11 @@ class MLPBackbone(nn.Module):
         return modules if self.output is None else [*modules, self.output]
 
     def encode(self, batch: Batch) -> Latents:
-        return Latents(self.encode_side(batch, "image"), self.encode_side(batch, "text"))
+        return Latents(self.encode_modality(batch, "image"), self.encode_modality(batch, "text"))
 
-    def encode_side(self, batch: Batch, side: Side) -> Tensor:
-        values = batch.pixels[:, SIDES.index(side)]
-        latent: Tensor = self.embeddings[side](self.encoders[side](values))
+    def encode_modality(self, batch: Batch, modality: Modality) -> Tensor:
+        values = batch.pixels[:, MODALITIES.index(modality)]
+        latent: Tensor = self.embeddings[modality](self.encoders[modality](values))
         return latent
 
     def contribute(self, latents: Latents) -> Latents:
@@ -168,18 +174,18 @@ class MLPBackbone(nn.Module):
 
     def unimodal(self, latents: Latents) -> Latents:
         return Latents(
-            self.unimodal_side(latents.image, "image"), self.unimodal_side(latents.text, "text")
+            self.unimodal_logits(latents.image, "image"), self.unimodal_logits(latents.text, "text")
         )
 
-    def unimodal_side(self, latent: Tensor, side: Side) -> Tensor:
-        logits: Tensor = self.heads[side](latent)
+    def unimodal_logits(self, latent: Tensor, modality: Modality) -> Tensor:
+        logits: Tensor = self.heads[modality](latent)
         return logits
 
-    def blank(self, latents: Latents, side: Side, rows: Tensor | None = None) -> Latents:
-        present = latents.of(side)
+    def blank(self, latents: Latents, modality: Modality, rows: Tensor | None = None) -> Latents:
+        present = latents.of(modality)
         if rows is None:
-            return latents.replace(side, torch.zeros_like(present))
-        return latents.replace(side, present.masked_fill(rows[:, None], 0.0))
+            return latents.replace(modality, torch.zeros_like(present))
+        return latents.replace(modality, present.masked_fill(rows[:, None], 0.0))
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         if self.multi_label:
@@ -191,11 +197,11 @@ class MLPBackbone(nn.Module):
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
 
-    def side_modules(self, side: Side) -> tuple[nn.Module, ...]:
-        return self.encoders[side], self.embeddings[side]
+    def modality_modules(self, modality: Modality) -> tuple[nn.Module, ...]:
+        return self.encoders[modality], self.embeddings[modality]
 
-    def embedding(self, side: Side) -> nn.Linear:
-        layer = self.embeddings[side]
+    def embedding(self, modality: Modality) -> nn.Linear:
+        layer = self.embeddings[modality]
         assert isinstance(layer, nn.Linear)
         return layer
 

@@ -8,7 +8,7 @@ import torch
 from synthetic_study import MLPBackbone, batch_of, fit_method, train_data
 from torch import Tensor
 
-from steelyard.harness.core.examples import SIDES, Side
+from steelyard.harness.core.examples import MODALITIES, Modality
 from steelyard.harness.models.backbone import Batch, Latents, Recipe
 from steelyard.methods import Option, balgrad
 from steelyard.methods._shared.divergences import kullback_leibler
@@ -68,7 +68,7 @@ def loss_of(
 
 def five_gradients(
     backbone: MLPBackbone, data: Batch, config: balgrad.Config
-) -> tuple[dict[Side, Tensor], dict[Side, Tensor], dict[Side, Tensor]]:
+) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor], dict[Modality, Tensor]]:
     """Task, unimodal and R1-weighted KL gradient of each side, each loss on its own."""
     scope = balgrad.probe_scope(backbone, config.projection)
     latents = backbone.encode(data)
@@ -82,16 +82,20 @@ def five_gradients(
     weight_text = 2 * text.item() / (image.item() + text.item())
     g_image, g_text = block_gradients(image, scope), block_gradients(text, scope)
     g_kl_image, g_kl_text = block_gradients(kl_image, scope), block_gradients(kl_text, scope)
-    unimodal = {side: config.unimodal * (g_image[side] + g_text[side]) for side in SIDES}
+    unimodal = {
+        modality: config.unimodal * (g_image[modality] + g_text[modality])
+        for modality in MODALITIES
+    }
     kl = {
-        side: config.kl * (weight_image * g_kl_image[side] + weight_text * g_kl_text[side])
-        for side in SIDES
+        modality: config.kl
+        * (weight_image * g_kl_image[modality] + weight_text * g_kl_text[modality])
+        for modality in MODALITIES
     }
     return block_gradients(task, scope), unimodal, kl
 
 
-def joined(blocks: dict[Side, Tensor]) -> Tensor:
-    return torch.cat([blocks[side] for side in SIDES])
+def joined(blocks: dict[Modality, Tensor]) -> Tensor:
+    return torch.cat([blocks[modality] for modality in MODALITIES])
 
 
 def off(one: Tensor, two: Tensor) -> float:
@@ -119,8 +123,11 @@ def test_one_backward_is_the_projected_update_side_by_side(seed: int) -> None:
     loss, _ = loss_of(backbone, data, config)
     got = block_gradients(loss, balgrad.probe_scope(backbone, "P3"))
     task, unimodal, kl = five_gradients(backbone, data, config)
-    for side in SIDES:
-        assert off(got[side], explicit_update(task[side], unimodal[side], kl[side])) < 1e-9
+    for modality in MODALITIES:
+        assert (
+            off(got[modality], explicit_update(task[modality], unimodal[modality], kl[modality]))
+            < 1e-9
+        )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -190,8 +197,11 @@ def test_weights_by_hand() -> None:
 
 
 def test_weighting_rules_by_hand() -> None:
-    sides = Latents(torch.tensor([0.5, 1.5]), torch.tensor([3.0, 3.0]))  # losses of two items
-    blocks: dict[Side, Tensor] = {"image": torch.tensor([3.0, 4.0]), "text": torch.tensor([0.0, 1])}
+    modalities = Latents(torch.tensor([0.5, 1.5]), torch.tensor([3.0, 3.0]))  # losses of two items
+    blocks: dict[Modality, Tensor] = {
+        "image": torch.tensor([3.0, 4.0]),
+        "text": torch.tensor([0.0, 1]),
+    }
     image, text = (math.exp(-0.5) + math.exp(-1.5)) / 2, math.exp(-3.0)
     expected = {
         "R1": 2 * 1.0 / 4.0,
@@ -200,7 +210,7 @@ def test_weighting_rules_by_hand() -> None:
         "equal": 1.0,
     }
     for weighting, weight in expected.items():
-        got = balgrad.side_weights(sides, blocks, weighting)  # type: ignore[arg-type]
+        got = balgrad.modality_weights(modalities, blocks, weighting)  # type: ignore[arg-type]
         assert [float(g) for g in got] == pytest.approx([weight, 2 - weight])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steelyard import methods
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import SIDES
+from steelyard.harness.core.examples import MODALITIES
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods import balgrad
@@ -95,8 +95,8 @@ def test_each_side_has_its_own_lambda_on_the_shared_parameters(root: Path) -> No
     _, values = balgrad.balanced_loss(model, batch, scope, chosen)
     losses, scales = parts(model, batch), []
     task = flat_gradient(losses["task"], list(scope["text"]))
-    for side in SIDES:
-        kl = flat_gradient(losses[f"K_{side}"], list(scope["text"]))
+    for modality in MODALITIES:
+        kl = flat_gradient(losses[f"K_{modality}"], list(scope["text"]))
         scales.append(max(1.0, (1 - (task @ kl) / (kl @ kl)).item()))
     assert float(values["lambda"]) == pytest.approx(sum(scales) / 2, rel=1e-3)
 
@@ -107,8 +107,11 @@ def test_the_rule_by_gradient_norms_evens_them_out(root: Path) -> None:
     scope = balgrad.probe_scope(model, "P2")
     _, values = balgrad.balanced_loss(model, batch, scope, config(weighting="R6"))
     losses = parts(model, batch)
-    norms = [flat_gradient(losses[f"K_{side}"], list(scope[side])).norm().item() for side in SIDES]
-    weighted = [float(values[f"weight_{side}"]) for side in SIDES]
+    norms = [
+        flat_gradient(losses[f"K_{modality}"], list(scope[modality])).norm().item()
+        for modality in MODALITIES
+    ]
+    weighted = [float(values[f"weight_{modality}"]) for modality in MODALITIES]
     assert weighted[0] * norms[0] == pytest.approx(weighted[1] * norms[1], rel=1e-3)
     assert sum(weighted) == pytest.approx(2.0)
 

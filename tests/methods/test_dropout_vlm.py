@@ -81,7 +81,7 @@ def test_what_is_logged_is_the_loss_with_the_other_side_rendered_away(root: Path
     answers = [data.turn(row).answer for row in range(48)]
     inputs = [data.turn(row).inputs for row in range(48)]
     with torch.no_grad():
-        unseen = [type(one)(None, one.evidence, one.prompt) for one in inputs]
+        unseen = [type(one)(None, one.text, one.prompt) for one in inputs]
         expected = model.loss(model.predict(model.collate(unseen, answers)), batch).mean().item()
     meter = vlm_toys.train(model, "joint_unimodal", 1.4e9)
     assert meter.steps == 1

@@ -73,8 +73,8 @@ def test_j_is_the_divergence_from_prompts_rendered_with_exchanged_sides(
             [collated(model, turns, plain, draw) for draw in ORDER.view(2, ROWS)],
         ]
         expected = [
-            torch.stack([jensen_shannon(one, reference, False).mean() for one in side]).mean()
-            for side in exchanged
+            torch.stack([jensen_shannon(one, reference, False).mean() for one in modality]).mean()
+            for modality in exchanged
         ]
         image, text, _ = judged(model)
     assert min(expected) > 1e-3
@@ -143,14 +143,14 @@ def test_who_takes_part(root: Path) -> None:
         )
         for players in ("sides", "whole")
     }
-    sides = set(found["sides"])
-    assert all("projector" in name or "embed_tokens" in name for name in sides)
-    assert len(sides) == 5
+    modalities = set(found["sides"])
+    assert all("projector" in name or "embed_tokens" in name for name in modalities)
+    assert len(modalities) == 5
     language = next(name for name in found["whole"] if "layers.0.mlp.up_proj" in name)
     wanted = reached(model, -config().mipd * (image + text))[language]
     assert wanted.abs().max() > 1e-7
     torch.testing.assert_close(found["whole"][language], wanted, rtol=1e-4, atol=1e-8)
-    projector = next(name for name in sides if "projector" in name)
+    projector = next(name for name in modalities if "projector" in name)
     torch.testing.assert_close(found["whole"][projector], found["sides"][projector])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Side
+from steelyard.harness.core.examples import Modality
 from steelyard.harness.models.backbone import Backbone, Batch, Latents, PixelRange
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._mbpo.mining import (
@@ -55,8 +55,8 @@ class Linear(nn.Module):
     def contribute(self, latents: Latents) -> Latents:
         return latents
 
-    def blank(self, latents: Latents, side: Side) -> Latents:
-        return latents.replace(side, torch.zeros_like(latents.of(side)))
+    def blank(self, latents: Latents, modality: Modality) -> Latents:
+        return latents.replace(modality, torch.zeros_like(latents.of(modality)))
 
     def fuse(self, parts: Latents) -> Tensor:
         score = parts.image + parts.text

@@ -56,19 +56,19 @@ def test_open_questions_take_answers_of_their_own_part(data: TrainData) -> None:
 def test_damage_does_what_it_says(data: TrainData) -> None:
     inputs = data.turn(0).inputs
     assert inputs.image is not None
-    assert preferences.damage(inputs, Source("no_image"), "k").image is None
-    blank = preferences.damage(inputs, Source("blank_image"), "k").image
+    assert preferences.corruption(inputs, Source("no_image"), "k").image is None
+    blank = preferences.corruption(inputs, Source("blank_image"), "k").image
     assert isinstance(blank, Image.Image)
     assert blank.size == inputs.image.size and blank.getcolors() == [(32 * 32, (127, 127, 127))]
 
     def away(severity: int, key: str = "k") -> Any:
-        image = preferences.damage(inputs, Source("noise_image", severity), key).image
+        image = preferences.corruption(inputs, Source("noise_image", severity), key).image
         assert image is not None and inputs.image is not None
         return np.asarray(image, float) - np.asarray(inputs.image, float)
 
     assert away(1).std() < away(5).std()
     assert not np.array_equal(away(3), away(3, "other"))
-    assert preferences.damage(inputs, Source("no_image"), "k").prompt == inputs.prompt
+    assert preferences.corruption(inputs, Source("no_image"), "k").prompt == inputs.prompt
 
 
 def test_mined_answers_are_those_of_the_start_model_without_the_image(

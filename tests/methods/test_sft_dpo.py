@@ -105,19 +105,19 @@ def test_mdpo_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     loss, _ = _first_loss(monkeypatch, mdpo, config, own, ref)
     right, wrong, cropped = [0.5, -1.0], [-1.0, 0.0], [-1.0, 0.5]
     total = 0.0
-    for w, lost, damaged in zip(right, wrong, cropped, strict=True):
+    for w, lost, corrupted in zip(right, wrong, cropped, strict=True):
         total += -math.log(_sigmoid(0.1 * (w - lost))) / 2
-        total += 2.0 * -math.log(_sigmoid(0.1 * (w - damaged))) / 2
+        total += 2.0 * -math.log(_sigmoid(0.1 * (w - corrupted))) / 2
         total += 0.5 * -math.log(_sigmoid(0.1 * w - 0.3)) / 2
     assert loss == pytest.approx(total, rel=1e-5)
 
 
 def test_mdpo_leaves_rows_without_an_image_out_of_the_image_term() -> None:
-    right, wrong, damaged = torch.tensor([1.0, 2.0]), torch.zeros(2), torch.zeros(2)
+    right, wrong, corrupted = torch.tensor([1.0, 2.0]), torch.zeros(2), torch.zeros(2)
     seen = torch.tensor([True, False])
-    terms = mdpo.loss_terms(right, wrong, damaged, seen, mdpo.Config(beta=1.0))
+    terms = mdpo.loss_terms(right, wrong, corrupted, seen, mdpo.Config(beta=1.0))
     assert terms["loss_image"].item() == pytest.approx(-math.log(_sigmoid(1.0)))
-    none = mdpo.loss_terms(right, wrong, damaged, torch.zeros(2).bool(), mdpo.Config())
+    none = mdpo.loss_terms(right, wrong, corrupted, torch.zeros(2).bool(), mdpo.Config())
     assert none["loss_image"].item() == 0
 
 

@@ -107,23 +107,27 @@ def test_corruptions_reach_their_side_and_never_the_instruction(
 ) -> None:
     corpus = corpus_at(tmp_path, task)
     clean = tasks.build(tasks.parse_variant(task), corpus)
-    damaged = tasks.build(tasks.parse_variant(f"{task}@{corruption}"), corpus)
+    corrupted = tasks.build(tasks.parse_variant(f"{task}@{corruption}"), corpus)
     changed = {"image": 0, "text": 0}
-    for before, after in zip(clean.dataset["test"], damaged.dataset["test"], strict=True):
-        prompt = damaged.doc_to_text(after)
+    for before, after in zip(clean.dataset["test"], corrupted.dataset["test"], strict=True):
+        prompt = corrupted.doc_to_text(after)
         assert prompt.endswith(SHORT)
         assert before["answers"] == after["answers"]
         changed["text"] += prompt != clean.doc_to_text(before)
         pixels = [image.tobytes() for image in clean.doc_to_visual(before)]
-        changed["image"] += [image.tobytes() for image in damaged.doc_to_visual(after)] != pixels
+        changed["image"] += [image.tobytes() for image in corrupted.doc_to_visual(after)] != pixels
         if corruption == "text-blank":
             assert prompt == SHORT
         if corruption == "image-blank":
-            assert damaged.doc_to_visual(after) == []
-    side = CORRUPTIONS[corruption].side
-    other = {"image": "text", "text": "image"}[side]
+            assert corrupted.doc_to_visual(after) == []
+    modality = CORRUPTIONS[corruption].modality
+    other = {"image": "text", "text": "image"}[modality]
     assert changed[other] == 0
-    assert changed[side] == 12 if corruption.endswith(("blank", "-shuffle")) else changed[side] > 6
+    assert (
+        changed[modality] == 12
+        if corruption.endswith(("blank", "-shuffle"))
+        else changed[modality] > 6
+    )
 
 
 @pytest.mark.parametrize("task", ["pope", "prior_conflict", "vqa", "chair", "instruct"])
@@ -193,7 +197,7 @@ def test_turns_of_classification(
     image = Image.new("RGB", (4, 4))
     turn = tasks.turn(task, corpus, example, image)
     assert (turn.answer, turn.choices) == (answer, choices)
-    assert (turn.inputs.image, turn.inputs.evidence) == (image, "some words")
+    assert (turn.inputs.image, turn.inputs.text) == (image, "some words")
     assert "some words" in turn.inputs.prompt and turn.inputs.prompt.endswith(".")
     bare = tasks.turn(task, corpus, Example("a", None, None, labels), None)
     assert bare.inputs.prompt == turn.inputs.prompt.partition("\n")[2]

@@ -44,11 +44,11 @@ def test_turns(tmp_path: Path) -> None:
         tasks.turn("instruct", corpus, example, image) for example in corpus.splits["train"]
     )
     suffix = "\nAnswer the question using a single word or phrase."
-    assert (count.inputs.prompt, count.inputs.evidence) == (f"how many?{suffix}", "how many?")
+    assert (count.inputs.prompt, count.inputs.text) == (f"how many?{suffix}", "how many?")
     assert (count.answer, count.choices, count.inputs.image) == ("2", (), image)
     assert (closed.answer, closed.choices) == ("yes", ("yes", "no"))
     assert blind.inputs.prompt == f"what is red and blue?{suffix}"
-    assert (caption.inputs.prompt, caption.inputs.evidence) == (questions.CAPTION, None)
+    assert (caption.inputs.prompt, caption.inputs.text) == (questions.CAPTION, None)
     assert (caption.answer, caption.choices) == ("A cup.", ())
 
 

@@ -110,9 +110,11 @@ def _half_an_image(root: Path) -> None:
         (_half_an_image, "image unreadable: count/0001.jpg"),
     ],
 )
-def test_half_a_pair_is_refused_or_left_out_whole(tmp_path: Path, damage: Any, reason: str) -> None:
+def test_half_a_pair_is_refused_or_left_out_whole(
+    tmp_path: Path, corruption: Any, reason: str
+) -> None:
     write(tmp_path, {"count": 4})
-    damage(tmp_path)
+    corruption(tmp_path)
     with pytest.raises(UserError, match=rf"2 of 8 rows of test cannot be used: .*{reason}"):
         mme.load(tmp_path)
     corpus = mme.load(tmp_path, max_bad=0.25)

@@ -84,7 +84,7 @@ def test_reading(tmp_path: Path) -> None:
     assert (example.answers, example.facts) == (("red",), {"prior": ("yellow",)})
     turn = tasks.turn("prior_conflict", corpus, example, None)
     assert (turn.answer, turn.choices) == ("red", tuple(COLOURS))
-    assert turn.inputs.evidence == "what color is the banana?"
+    assert turn.inputs.text == "what color is the banana?"
     assert turn.inputs.prompt == (
         "what color is the banana?\nAnswer the question using a single word or phrase."
     )

@@ -184,7 +184,7 @@ ROWS = st.integers(1, 5).flatmap(
 
 
 def samples_f1(values: metrics.LabelSets) -> float:
-    indices = [[np.flatnonzero(side).tolist() for side in pair] for pair in values]
+    indices = [[np.flatnonzero(modality).tolist() for modality in pair] for pair in values]
     return metrics.mean([metrics.item_f1(target, predicted) for target, predicted in indices])
 
 
@@ -193,7 +193,7 @@ def samples_f1(values: metrics.LabelSets) -> float:
 def test_f1_equals_scikit_learn(values: list[tuple[list[int], list[int]]]) -> None:
     # One column more, always empty: with a single column scikit-learn assumes a binary task.
     padded = [([*target, 0], [*predicted, 0]) for target, predicted in values]
-    target, predicted = (np.array(side) for side in zip(*padded, strict=True))
+    target, predicted = (np.array(modality) for modality in zip(*padded, strict=True))
     for average, f1 in (
         ("macro", metrics.macro_f1),
         ("micro", metrics.micro_f1),

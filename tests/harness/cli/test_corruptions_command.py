@@ -15,7 +15,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.tasks.corruptions import CORRUPTIONS
 
 COMMITTED = Path(tasks.__file__).parent / "contact_sheet.png"
-GRADED = [n for n, c in CORRUPTIONS.items() if c.side == "image" and c.apply and c.severities]
+GRADED = [n for n, c in CORRUPTIONS.items() if c.modality == "image" and c.apply and c.severities]
 
 
 def cell(page: Image.Image, row: int, column: int) -> Image.Image:
@@ -35,7 +35,7 @@ def test_the_sheet_shows_what_the_corruptions_do() -> None:
     assert np.array_equal(pixels(cell(page, 0, 0)), pixels(clean))
     for row, name in enumerate(GRADED, 1):
         for column in (0, 4):
-            made = corruptions._damaged(name, column + 1, clean)
+            made = corruptions._corrupted(name, column + 1, clean)
             assert made is not None
             assert np.array_equal(pixels(cell(page, row, column)), pixels(made)), (name, column)
 
@@ -64,7 +64,7 @@ def test_twice_the_same_bytes(tmp_path: Path) -> None:
 def test_the_table_has_every_text_corruption_at_every_severity() -> None:
     table = corruptions.texts()
     names = [str(name) for name in table.columns[0].cells]
-    wanted = {n: len(c.severities) or 1 for n, c in CORRUPTIONS.items() if c.side == "text"}
+    wanted = {n: len(c.severities) or 1 for n, c in CORRUPTIONS.items() if c.modality == "text"}
     assert {name: names.count(name) for name in wanted} == wanted
     assert names[0] == "clean" and len(names) == 1 + sum(wanted.values())
 

@@ -174,11 +174,11 @@ def spoil_inside(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [spoil, spoil_inside, Path.unlink])
 def test_a_broken_cache_is_begun_anew(
-    tmp_path: Path, cached: Path, decoded: list[Path], damage: Callable[[Path], None]
+    tmp_path: Path, cached: Path, decoded: list[Path], corruption: Callable[[Path], None]
 ) -> None:
     paths = [noise(tmp_path / f"{number}.png") for number in range(3)]
     before = image_scan.scan(paths)
-    damage(cached)
+    corruption(cached)
     assert image_scan.scan(paths) == before
     decoded.clear()
     assert image_scan.scan(paths) == before

@@ -217,7 +217,7 @@ def test_every_family_of_models_is_attacked(family: str, tmp_path: Path) -> None
     model = vlm_toys.build(family, tmp_path).eval()
     turns = vlm_toys.turns(3)
     inputs = [turn.inputs for turn in turns]
-    inputs[1] = Inputs(None, inputs[1].evidence, inputs[1].prompt)  # rows are not items
+    inputs[1] = Inputs(None, inputs[1].text, inputs[1].prompt)  # rows are not items
     docs = [{"id": str(n), "answers": [turn.answer]} for n, turn in enumerate(turns)]
     batch = model.collate(inputs, [turn.answer for turn in turns])
     attack = box(model, 5, "vqa")

@@ -65,7 +65,7 @@ def test_multi_label_scores(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path, "mm_imdb")
 
     def rule(item: Inputs) -> list[float]:
-        label = int((item.evidence or "").split()[0])
+        label = int((item.text or "").split()[0])
         return [[0.9, 0.1, 0.8], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9]][label]
 
     scores = {score.metric: score for score in run(Stub(corpus, rule), corpus).scores}

@@ -47,8 +47,8 @@ GIVEN: dict[str, Any] = {
 
 
 def names(number: int) -> list[str]:
-    sides = {LONE: ["left"], TWIN: ["left", "left"]}.get(number, ["left", "right"])
-    return [f"{number} {side}" for side in sides]
+    modalities = {LONE: ["left"], TWIN: ["left", "left"]}.get(number, ["left", "right"])
+    return [f"{number} {modality}" for modality in modalities]
 
 
 @pytest.fixture
@@ -74,10 +74,10 @@ def corpus_of(folder: Path) -> Corpus:
     return tasks.load("stock/pairs", folder / "data")
 
 
-def shown(corpus: Corpus, damage: str = "", **options: Any) -> list[list[bytes]]:
+def shown(corpus: Corpus, corruption: str = "", **options: Any) -> list[list[bytes]]:
     """The pixels of what each document shows, by its number."""
     talker = Talker(lambda item: "yes")
-    evaluate(talker, tasks.parse_variant("stock/pairs" + damage), corpus, **options)
+    evaluate(talker, tasks.parse_variant("stock/pairs" + corruption), corpus, **options)
     ordered = sorted(talker.seen, key=lambda item: item.prompt)
     return [[image.tobytes() for image in item.images] for item in ordered]
 

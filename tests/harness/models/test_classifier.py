@@ -55,13 +55,13 @@ def test_an_additive_head_is_linear_in_each_side() -> None:
 
 
 @pytest.mark.parametrize("side", ["image", "text"])
-def test_missing_in_the_input_is_the_same_as_blanking_the_latent(side: str) -> None:
+def test_missing_in_the_input_is_the_same_as_blanking_the_latent(modality: str) -> None:
     model = make(missing="learnt").eval()
     with torch.no_grad():
-        model.missing[side].normal_()
+        model.missing[modality].normal_()
     whole = items()
-    gone = [Inputs(None, i.evidence) if side == "image" else Inputs(i.image, None) for i in whole]
-    blanked = model.blank(model.encode(model.collate(whole)), side)  # type: ignore[arg-type]
+    gone = [Inputs(None, i.text) if modality == "image" else Inputs(i.image, None) for i in whole]
+    blanked = model.blank(model.encode(model.collate(whole)), modality)  # type: ignore[arg-type]
     assert torch.allclose(model.fuse(model.contribute(blanked)), model.predict(model.collate(gone)))
     mixed = [gone[0], whole[1], gone[2]]
     alone = [model.predict(model.collate([item])) for item in mixed]
@@ -104,7 +104,7 @@ def test_the_ensemble_lets_only_present_sides_vote() -> None:
     model.readout = "ensemble"
     both = model.answer(items(), CLASSES)
     no_image = model.answer([replace(item, image=None) for item in items()], CLASSES)
-    no_text = model.answer([replace(item, evidence=None) for item in items()], CLASSES)
+    no_text = model.answer([replace(item, text=None) for item in items()], CLASSES)
     assert torch.allclose(both, (no_image + no_text) / 2, atol=1e-6)
 
 

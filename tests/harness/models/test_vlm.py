@@ -123,12 +123,12 @@ def test_a_blanked_question_is_a_prompt_without_its_tokens(family: str, build: B
     model = build(family).eval()
     batch = model.collate(ITEMS, ANSWERS)
     shown = [
-        model.decode(row[side].tolist())
-        for row, side in zip(batch.tokens, batch.extra["text_side"], strict=True)
+        model.decode(row[modality].tolist())
+        for row, modality in zip(batch.tokens, batch.extra["text_tokens"], strict=True)
     ]
     assert shown[0] == "is there a banana in the image ?" and shown[2].startswith("is there a cup")
     blanked = model.fuse(model.blank(model.encode(batch), "text"))
-    bare = [replace(item, prompt=SUFFIX, evidence=None) for item in ITEMS]
+    bare = [replace(item, prompt=SUFFIX, text=None) for item in ITEMS]
     reference = model.predict(model.collate(bare, ANSWERS))
     torch.testing.assert_close(blanked, reference, rtol=0, atol=1e-4)
     torch.testing.assert_close(
@@ -311,9 +311,7 @@ def test_the_processor_is_made_to_pad_left(build: Build, checkpoints: Path) -> N
 def test_prepared_rows_are_the_collated_ones(build: Build) -> None:
     model = build("llava")
     turns = [Turn(item, answer, ()) for item, answer in zip(ITEMS, ANSWERS, strict=True)] * 40
-    examples = tuple(
-        Example(str(n), None, turn.inputs.evidence, ()) for n, turn in enumerate(turns)
-    )
+    examples = tuple(Example(str(n), None, turn.inputs.text, ()) for n, turn in enumerate(turns))
     data = vlm_data(model, examples, lambda example: turns[int(example.id)])
     for rows in ([2], [2, 5, 8], [4, 0, 2, 119, 66]):
         chosen = [turns[row] for row in rows]

@@ -171,9 +171,9 @@ def test_a_blanked_question_takes_its_tokens_out(family: str, build: Build) -> N
     model = build(family)
     for item, answer in zip(items(), ANSWERS, strict=True):
         batch = model.collate([item], [answer])
-        keep = ~batch.extra["text_side"][0][~batch.extra["bridge"][0]]
+        keep = ~batch.extra["text_tokens"][0][~batch.extra["bridge"][0]]
         gone = model.processor.tokenizer.decode(batch.tokens[0, ~keep]).strip()
-        assert gone.lower().lstrip("▁") == (item.evidence or "").lower()
+        assert gone.lower().lstrip("▁") == (item.text or "").lower()
         assert keep.sum() > (batch.tokens == model.prompts.image_token).sum() + len(SUFFIX.split())
         kept = replace(batch, tokens=batch.tokens[:, keep], mask=batch.mask[:, keep])
         ids = torch.cat([kept.tokens, batch.targets], 1)

@@ -239,13 +239,13 @@ def test_every_view_shows_what_it_says(tmp_path: Path) -> None:
     assert len(shown) == 40 * (1 + 3 + 3 * 2)
     for each in shown:
         lacks = reliance.TAKEN_AWAY.get(each.view.name, ())
-        for side, row in (("image", each.image), ("text", each.text)):
-            if side not in lacks:
+        for modality, row in (("image", each.image), ("text", each.text)):
+            if modality not in lacks:
                 assert row == each.row
             elif each.view.way == "blank":
                 assert row is None
             else:
-                assert row is not None and docs[row][side] != docs[each.row][side]
+                assert row is not None and docs[row][modality] != docs[each.row][modality]
     again = reliance.plan(docs[::-1], sided=True, draws=2)
     assert {_named(docs, a) for a in shown} == {_named(docs[::-1], a) for a in again}
 

@@ -61,8 +61,8 @@ def generated(task: str, made: Path) -> Corpus:
     return tasks.load(task, root_of(task, made))
 
 
-def run(model: Any, corpus: Corpus, damage: str = "", **options: Any) -> Evaluation:
-    return evaluate(model, tasks.parse_variant(corpus.name + damage), corpus, **options)
+def run(model: Any, corpus: Corpus, corruption: str = "", **options: Any) -> Evaluation:
+    return evaluate(model, tasks.parse_variant(corpus.name + corruption), corpus, **options)
 
 
 def values(found: Evaluation) -> dict[str, float]:
@@ -90,8 +90,8 @@ def test_the_oracle_is_right_until_a_side_is_damaged(task: str, made: Path) -> N
     assert len(clean.items) == TEST == clean.scores[0].n
     assert [score.metric for score in clean.scores if score.main] == [main]
     half = 0.5 if task == "scienceqa" else 0  # a question without an image has none to lose
-    for damage in ("@image-noise:3", "@image-blank"):
-        assert values(run(oracle, corpus, damage))[main] == half
+    for corruption in ("@image-noise:3", "@image-blank"):
+        assert values(run(oracle, corpus, corruption))[main] == half
     blind = values(run(oracle, corpus, "@text-blank"))
     assert blind[main] == 0
     noisy = values(run(oracle, corpus, "@text-noise:5"))
@@ -132,7 +132,7 @@ class Reader:
         self.words = words
 
     def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> torch.Tensor:
-        found = [[float(w in (item.evidence or "").lower()) for w in self.words] for item in inputs]
+        found = [[float(w in (item.text or "").lower()) for w in self.words] for item in inputs]
         scores = torch.tensor(found) + 1e-3
         return scores / scores.sum(1, keepdim=True)
 
@@ -162,8 +162,8 @@ def test_memes_of_each_test_split(made: Path, options: dict[str, str]) -> None:
         options.get("test", ""), "test_seen.jsonl"
     )
     assert corpus.notes["test"] == file and corpus.notes["phase"] == "2"
-    for damage in ("", "@image-noise:3", "@text-noise:3"):
-        found = run(Reader(corpus, ("pure", "dread")), corpus, damage)
+    for corruption in ("", "@image-noise:3", "@text-noise:3"):
+        found = run(Reader(corpus, ("pure", "dread")), corpus, corruption)
         assert len(found.items) == len(corpus.splits["test"])
         # The label is picture group XOR phrase group, so words alone are at chance.
         assert values(found)["auroc"] == pytest.approx(0.5, abs=0.15)
@@ -174,8 +174,8 @@ def test_films_by_each_choice_of_plot(made: Path) -> None:
     for plot in ("longest", "first", "all"):
         corpus = tasks.load("mm_imdb", root_of("mm_imdb", made), plot=plot)
         words = [genre.lower() for genre in corpus.classes]
-        for damage in ("", "@image-noise:3", "@text-noise:3"):
-            found = run(Reader(corpus, words), corpus, damage)
+        for corruption in ("", "@image-noise:3", "@text-noise:3"):
+            found = run(Reader(corpus, words), corpus, corruption)
             assert set(values(found)) == {"macro_f1", "micro_f1", "weighted_f1", "samples_f1"}
         rows[plot] = len(found.items), found.items["cluster"].nunique()
     assert rows["longest"] == rows["first"] == (TEST, TEST)  # one row a film
@@ -207,8 +207,8 @@ def test_food_photos_and_titles() -> None:
     corpus = tasks.load("food101", root)
     words = [name.replace("_", " ") for name in corpus.classes]
     found = {
-        damage: values(run(Reader(corpus, words), corpus, damage, limit=100))["accuracy"]
-        for damage in ("", "@image-noise:3", "@text-noise:3", "@text-blank")
+        corruption: values(run(Reader(corpus, words), corpus, corruption, limit=100))["accuracy"]
+        for corruption in ("", "@image-noise:3", "@text-noise:3", "@text-blank")
     }
     # About two thirds of the titles name their class.
     assert found[""] == found["@image-noise:3"] > 0.5

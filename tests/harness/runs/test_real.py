@@ -137,9 +137,9 @@ def test_every_corruption_reaches_the_side_it_is_for(records: Mapping[str, Recor
     assert len(joint) == len(STANDARD) + 1
     for variant in joint:
         corruption = CORRUPTIONS.get(variant.partition(":")[0])
-        if corruption is None or corruption.side == "text":
+        if corruption is None or corruption.modality == "text":
             assert image[variant] == image["clean"]
-        if corruption is None or corruption.side == "image":
+        if corruption is None or corruption.modality == "image":
             assert text[variant] == text["clean"]
     assert image["image-blank"] == text["text-blank"] == 0.1  # one class for all
     for variant in set(joint) - {"clean", "text-wordshuffle"}:

@@ -82,17 +82,17 @@ def test_visual_genome() -> None:
 @pytest.mark.parametrize("corruption", [n for n, c in CORRUPTIONS.items() if c.apply])
 @pytest.mark.parametrize(("task", "root"), [("pope", COCO), ("chair", COCO), ("vqa", GENOME)])
 def test_every_corruption_builds(task: str, root: Path, corruption: str) -> None:
-    if CORRUPTIONS[corruption].side == "text" and not tasks.info(task).evidence:
+    if CORRUPTIONS[corruption].modality == "text" and not tasks.info(task).text:
         pytest.skip("no text beside the image")
     corpus = tasks.load(task, root)
     clean = tasks.build(tasks.parse_variant(task), corpus, limit=LIMIT)
-    damaged = tasks.build(tasks.parse_variant(f"{task}@{corruption}"), corpus, limit=LIMIT)
-    pairs = list(zip(clean.dataset["test"], damaged.dataset["test"], strict=True))
+    corrupted = tasks.build(tasks.parse_variant(f"{task}@{corruption}"), corpus, limit=LIMIT)
+    pairs = list(zip(clean.dataset["test"], corrupted.dataset["test"], strict=True))
     assert len(pairs) == LIMIT
-    prompts = [(clean.doc_to_text(a), damaged.doc_to_text(b)) for a, b in pairs]
-    images = [(clean.doc_to_visual(a), damaged.doc_to_visual(b)) for a, b in pairs]
+    prompts = [(clean.doc_to_text(a), corrupted.doc_to_text(b)) for a, b in pairs]
+    images = [(clean.doc_to_visual(a), corrupted.doc_to_visual(b)) for a, b in pairs]
     assert all(prompt for _, prompt in prompts)
-    if CORRUPTIONS[corruption].side == "text":
+    if CORRUPTIONS[corruption].modality == "text":
         assert sum(one != other for one, other in prompts) > LIMIT / 2
         assert all(one[0].tobytes() == other[0].tobytes() for one, other in images)
     else:

@@ -56,8 +56,8 @@ def test_trials_see_validation_items_and_a_seed_of_their_own() -> None:
     assert trials.split == "val" and trials.seeds == (100,) and trials.corruptions == ()
     assert [entry.label for entry in trials.entries] == ["joint trial 1", "joint trial 2"]
     assert {entry.kind for entry in trials.entries} == {"trial"}
-    damaged = tuning.trial_suite(made(), Plan(trials=3, rule="best-balanced"), [1], ["joint"])
-    assert damaged.corruptions == ("image-blank", "text-blank")
+    corrupted = tuning.trial_suite(made(), Plan(trials=3, rule="best-balanced"), [1], ["joint"])
+    assert corrupted.corruptions == ("image-blank", "text-blank")
 
 
 def scored(*rows: tuple[str, str, str, float, bool | None, bool]) -> Record:

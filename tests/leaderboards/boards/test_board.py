@@ -29,7 +29,7 @@ def test_columns_of_a_board_by_hand(toy: Path) -> None:
         {
             "balanced": 0.6125,
             "clean": 0.8,
-            "impaired": 0.425,
+            "corrupted": 0.425,
             "image": 0.2,
             "text": 0.65,
             "image-blank": 0.2,
@@ -39,7 +39,7 @@ def test_columns_of_a_board_by_hand(toy: Path) -> None:
     assert joint.scores["text"].values == pytest.approx((0.6, 0.7))
     assert joint.worst == pytest.approx(0.2)
     assert joint.gap == pytest.approx(0.45)
-    difference = board.entries[0].differences["impaired"].interval
+    difference = board.entries[0].differences["corrupted"].interval
     assert difference.values == pytest.approx((0.2, 0.15))
     assert difference.mean == pytest.approx(0.175)
     assert joint.differences == {}
@@ -60,7 +60,7 @@ def test_severities_then_corruptions_then_sides_are_averaged(tmp_path: Path) -> 
     scores = board_of(tmp_path).entries[0].scores
     assert scores["image-noise"].mean == pytest.approx(0.6)
     assert scores["image"].mean == pytest.approx(0.3)
-    assert scores["impaired"].mean == pytest.approx(0.6)
+    assert scores["corrupted"].mean == pytest.approx(0.6)
     assert scores["balanced"].mean == pytest.approx(0.8)
 
 
@@ -121,7 +121,7 @@ def test_ties_are_those_whose_difference_to_the_first_contains_zero(tmp_path: Pa
 def test_better_impaired_than_clean_is_marked(tmp_path: Path) -> None:
     make_run(tmp_path, "joint", profile(5, 7, 5))
     board = board_of(tmp_path)
-    assert board.entries[0].better_impaired == ("image-blank",)
+    assert board.entries[0].better_corrupted == ("image-blank",)
     assert "70.0 †" in tables.markdown(board)
 
 
@@ -252,7 +252,7 @@ def test_balance_bought_by_hurting_the_strong_side_is_marked(tmp_path: Path) -> 
             make_run(tmp_path, label, hits, seed=seed)
     board = board_of(tmp_path)
     found = {entry.label: entry.trade for entry in board.entries}
-    assert board.strong_side == "text" and found["joint"] is None
+    assert board.strong_modality == "text" and found["joint"] is None
     assert {label: trade.bought for label, trade in found.items() if trade} == {
         "lifts": False,  # the gap closes from below
         "hurts": True,
@@ -276,7 +276,7 @@ def test_losses_turn_the_sides_and_the_gap(tmp_path: Path) -> None:
             make_run(tmp_path, label, hits, seed=seed, metric="surprise", higher_is_better=False)
     board = board_of(tmp_path)
     trade = next(entry.trade for entry in board.entries if entry.label == "hurts")
-    assert board.strong_side == "text" and trade is not None and trade.bought
+    assert board.strong_modality == "text" and trade is not None and trade.bought
     assert trade.gap.interval.mean == pytest.approx(-1.5, abs=0.1)
     assert trade.strong.verdict == "worse"
 

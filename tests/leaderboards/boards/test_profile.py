@@ -99,7 +99,15 @@ def test_published_twice_it_is_the_same_and_lists_everything(pool: Path, tmp_pat
     assert names == sorted(path.name for path in two.iterdir())
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
     page = (one / "profile-pool.md").read_text()
-    for words in ("Side by side", "asked, difference to sft", "no image", "Cost", "mine", "▲", "▼"):
+    for words in (
+        "Side by side",
+        "asked, difference to sft",
+        "no image",
+        "Cost",
+        "mine",
+        "▲",
+        "▼",
+    ):
         assert words in page, words
     assert "pool (tiny-vlm)" in (one / "board.md").read_text()
     content = json.loads((one / "profile-pool.json").read_text())

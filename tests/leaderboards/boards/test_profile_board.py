@@ -53,7 +53,9 @@ def test_tasks_about_the_same_images_are_resampled_together(tmp_path: Path) -> N
 def test_one_seeds_interval_is_that_of_a_bootstrap_over_clusters(tmp_path: Path) -> None:
     make_answered(tmp_path, "sft", {"pool": {"clean": said(28)}})
     found = built(tmp_path).rows[0].scores["pool f1"]
-    truth, predicted = (np.array(side).reshape(20, 2) for side in zip(*said(28), strict=True))
+    truth, predicted = (
+        np.array(modality).reshape(20, 2) for modality in zip(*said(28), strict=True)
+    )
     generator = np.random.default_rng(1)
     drawn = [generator.integers(0, 20, 20) for _ in range(2000)]
     spread = np.std([f1_score(truth[d].ravel(), predicted[d].ravel()) for d in drawn])
@@ -229,7 +231,7 @@ def test_tables_fit_a_terminal_and_cut_no_number(tmp_path: Path) -> None:
     text = console.export_text()
     row = next(line for line in text.splitlines() if line.startswith("1  a method"))
     assert row.count("…") == 1, "only the name is cut"
-    for column in (*made.shown, *made.impaired):
+    for column in (*made.shown, *made.corrupted):
         each = made.rows[0].scores[column.name]
         assert f"{100 * each.mean:.1f} ± {100 * each.half:.1f}" in text
     tables = text.partition("Trained on")[0]

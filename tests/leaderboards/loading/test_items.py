@@ -54,13 +54,13 @@ def test_a_file_in_another_order_is_read_in_its_own(
 
 
 def test_answers_are_unchanged_where_their_classes_are(tmp_path: Path) -> None:
-    def equal(clean: list[list[int]], damaged: list[list[int]]) -> list[bool]:
+    def equal(clean: list[list[int]], corrupted: list[list[int]]) -> list[bool]:
         names = [str(number) for number in range(len(clean))]
         columns = {
             "variant": ["clean"] * len(clean) + ["image-blank"] * len(clean),
             "id": names * 2,
             "cluster": names * 2,
-            "predicted": pa.array(clean + damaged, pa.list_(pa.int64())),
+            "predicted": pa.array(clean + corrupted, pa.list_(pa.int64())),
         }
         path = tmp_path / "items"
         parquet.write_table(pa.table(columns), path)

@@ -122,7 +122,7 @@ def test_kinds_given_by_method_hold_for_its_entries_with_options(tmp_path: Path)
 
 
 def test_rebuilding_gives_the_same_bytes(toy: Path, tmp_path: Path) -> None:
-    graded = {f"{side}-noise:{level}": first(7 - level) for side in ("image", "text")
+    graded = {f"{modality}-noise:{level}": first(7 - level) for modality in ("image", "text")
               for level in (1, 3)}  # fmt: skip
     for label in ("joint", HOSTILE):
         make_run(toy, label, {"clean": first(8), **graded}, task="graded")
@@ -218,8 +218,8 @@ def test_figures_name_what_lies_off_scale(tmp_path: Path) -> None:
 
 
 def test_balance_is_drawn_where_each_half_lags_on_the_other_side(tmp_path: Path) -> None:
-    for label, clean, impaired in (("a", 9, 0), ("b", 9, 0), ("c", 1, 9), ("d", 1, 9)):
-        make_run(tmp_path, label, profile(clean, impaired, impaired))
+    for label, clean, corrupted in (("a", 9, 0), ("b", 9, 0), ("c", 1, 9), ("d", 1, 9)):
+        make_run(tmp_path, label, profile(clean, corrupted, corrupted))
     svg = render(figures(board_of(tmp_path), ["a", "b", "c", "d"]))["balance.svg"]
     assert b"off scale: c (clean 10.0, impaired 90.0), d (clean 10.0, impaired" in svg
 

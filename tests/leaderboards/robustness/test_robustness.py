@@ -15,7 +15,7 @@ from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.robustness import files as robustness_files
 from steelyard.leaderboards.robustness import numbers
 from steelyard.leaderboards.robustness.items import consistency, of_board
-from steelyard.leaderboards.robustness.numbers import Measured, Robustness, damages_of
+from steelyard.leaderboards.robustness.numbers import Measured, Robustness, corruptions_of
 from steelyard.leaderboards.robustness.plots import best_of
 from steelyard.leaderboards.robustness.tables import as_csv, as_json, markdown, sheets
 from steelyard.leaderboards.stats.intervals import Sample
@@ -41,14 +41,16 @@ def only(found: Robustness | None) -> dict[str, float]:
 
 
 def test_variants_are_grouped_by_corruption_and_ordered_by_strength() -> None:
-    found = {each.name: each for each in damages_of(VARIANTS)}
+    found = {each.name: each for each in corruptions_of(VARIANTS)}
     assert found["image-noise"].variants == ("image-noise:1", "image-noise:3")
     assert found["image-noise"].levels == (1, 3)
     assert found["image-missing"].levels == (50, 100)
     assert found["image-blank"].levels == ()
-    assert found["image-noise+text-noise"].side == found["both-missing"].side == "both"
+    assert found["image-noise+text-noise"].modality == found["both-missing"].modality == "both"
     assert found["image-noise+text-noise"].levels == ()  # two strengths are no number
-    assert [each.side for each in damages_of(VARIANTS)] == ["image"] * 3 + ["text"] + ["both"] * 2
+    assert [each.modality for each in corruptions_of(VARIANTS)] == ["image"] * 3 + ["text"] + [
+        "both"
+    ] * 2
 
 
 def test_averages_over_severities_then_corruptions_then_sides() -> None:
@@ -68,12 +70,12 @@ def test_averages_over_severities_then_corruptions_then_sides() -> None:
 
 def test_uneven_strengths_weigh_by_their_distance() -> None:
     scores = {"clean": 1.0, "image-missing:50": 1.0, "image-missing:100": 0.0}
-    (damage,) = damages_of(list(scores))
-    found = numbers.area(damage, {name: sample(value) for name, value in scores.items()})
+    (corruption,) = corruptions_of(list(scores))
+    found = numbers.area(corruption, {name: sample(value) for name, value in scores.items()})
     assert found.values[0] == pytest.approx(0.75)
     scores = {"clean": 1.0, "image-missing:10": 0.0, "image-missing:100": 0.0}
-    (damage,) = damages_of(list(scores))
-    found = numbers.area(damage, {name: sample(value) for name, value in scores.items()})
+    (corruption,) = corruptions_of(list(scores))
+    found = numbers.area(corruption, {name: sample(value) for name, value in scores.items()})
     assert found.values[0] == pytest.approx(0.05)
 
 

@@ -6,12 +6,12 @@ import pytest
 from board_factory import board_of, entry, first, make_answered, make_run, said
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Side
+from steelyard.harness.core.examples import Modality
 from steelyard.leaderboards.boards import profile
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.publish import publish
 from steelyard.tasks.corruptions import missing
-from steelyard.tasks.corruptions.columns import corruption_of, side_of
+from steelyard.tasks.corruptions.columns import corruption_of, modality_of
 
 HITS = {
     "clean": first(9),
@@ -26,10 +26,10 @@ HITS = {
 def test_what_a_variant_is() -> None:
     assert corruption_of("image-noise:3+text-typo:2") == "image-noise+text-typo"
     assert corruption_of("image-missing:70s1") == "image-missing"
-    sides = map(
-        side_of, ("image-noise:3", "text-blank", "image-blank+text-blank", "both-missing:7")
+    modalities = map(
+        modality_of, ("image-noise:3", "text-blank", "image-blank+text-blank", "both-missing:7")
     )
-    assert list(sides) == ["image", "text", "both", "both"]
+    assert list(modalities) == ["image", "text", "both", "both"]
 
 
 def test_both_sides_have_columns_of_their_own_and_count_for_neither(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_both_sides_have_columns_of_their_own_and_count_for_neither(tmp_path: Pa
     assert means == {
         "balanced": 0.7,
         "clean": 0.9,
-        "impaired": 0.5,
+        "corrupted": 0.5,
         "image": 0.4,
         "text": 0.6,
         "image-blank": 0.4,
@@ -47,7 +47,7 @@ def test_both_sides_have_columns_of_their_own_and_count_for_neither(tmp_path: Pa
         "image-noise+text-typo": 0.2,
         "both-missing": 0.5,
     }
-    assert set(made.corruptions) == set(means) - {"balanced", "clean", "impaired", "image", "text"}
+    assert set(made.corruptions) == set(means) - {"balanced", "clean", "corrupted", "image", "text"}
 
 
 def test_a_board_of_nothing_but_both_sides(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_profile_keeps_them_apart_too(tmp_path: Path) -> None:
     answers["asked"] |= {"image-noise:3+text-typo:2": said(10), "text-blank": said(24)}
     make_answered(tmp_path, "sft", answers)
     made = profile.build(collect([tmp_path]), "pool", control=None)
-    found = {column.name: column.variants for column in made.impaired}
+    found = {column.name: column.variants for column in made.corrupted}
     assert found == {
         "asked f1, no image": ("image-blank",),
         "asked f1, image impaired": ("image-blank", "image-noise:3"),
@@ -81,7 +81,7 @@ def test_severities_of_rates_are_drawn_and_other_draws_left_out(tmp_path: Path) 
     assert graded == {"image-missing": steps}
 
 
-def with_table(root: Path, label: str, items: dict[str, Side]) -> Path:
+def with_table(root: Path, label: str, items: dict[str, Modality]) -> Path:
     folder = make_run(root, label, {"clean": first(9), "image-missing:20": first(7)})
     path = folder / "missing" / missing.file_name("toy", "", "image-missing:20")
     path.parent.mkdir()
@@ -90,7 +90,7 @@ def with_table(root: Path, label: str, items: dict[str, Side]) -> Path:
 
 
 def test_tables_are_published_once_and_read_back(tmp_path: Path) -> None:
-    lost: dict[str, Side] = {"00003": "image", "00001": "image"}
+    lost: dict[str, Modality] = {"00003": "image", "00001": "image"}
     for label in ("joint", "fair"):
         with_table(tmp_path / "runs", label, lost)
     published = publish([tmp_path / "runs"], tmp_path / "out")

@@ -20,7 +20,7 @@ from steelyard.tasks._shared.images import ImageStore, open_image, store_of
 from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
 from steelyard.tasks.corruptions.image import NOISE_SIGMA
 from steelyard.tasks.corruptions.text import WORD_SHARE
-from steelyard.tasks.corruptions.variants import Damage
+from steelyard.tasks.corruptions.variants import Corruption
 
 GREY = Image.new("RGB", (200, 100), (128, 128, 128))
 MADE = [name for name, corruption in CORRUPTIONS.items() if corruption.apply]
@@ -37,7 +37,9 @@ def other(rng: np.random.Generator) -> Inputs:
     return Inputs(Image.new("RGB", (4, 4), (9, 9, 9)), "there")
 
 
-def damaged(name: str, severity: int | None = None, text: str = "here it is", image=GREY) -> Inputs:
+def corrupted(
+    name: str, severity: int | None = None, text: str = "here it is", image=GREY
+) -> Inputs:
     return corrupt(name, severity, "item", Inputs(image, text), other)
 
 
@@ -76,7 +78,7 @@ def fingerprints(corpus: Corpus, order: int = 1) -> dict[str, str]:
 
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
 def test_noise_has_the_stated_spread(severity: int) -> None:
-    image = damaged("image-noise", severity).image
+    image = corrupted("image-noise", severity).image
     sigma = 255 * NOISE_SIGMA[severity - 1]
     field = pixels(image) - 128
     # Values are cut 128 below and 127 above grey: compare the part that no cut reaches.
@@ -88,40 +90,40 @@ def test_noise_has_the_stated_spread(severity: int) -> None:
 
 def test_noise_on_a_large_photo_survives_shrinking() -> None:
     photo = Image.new("RGB", (896, 448), (128, 128, 128))
-    field = pixels(damaged("image-noise", 3, image=photo).image) - 128
+    field = pixels(corrupted("image-noise", 3, image=photo).image) - 128
     blocks = field.reshape(112, 4, 224, 4, 3)
     assert (blocks == blocks[:, :1, :, :1]).all()
 
 
 def test_word_noise_replaces_the_stated_share() -> None:
     for severity, share in enumerate(WORD_SHARE, 1):
-        words = (damaged("text-noise", severity, "here " * 4000).evidence or "").split()
+        words = (corrupted("text-noise", severity, "here " * 4000).text or "").split()
         assert len(words) == 4000
         assert words.count("there") / 4000 == pytest.approx(share, abs=0.03)
 
 
 def test_wordshuffle_keeps_the_words() -> None:
     text = " ".join(map(str, range(30)))
-    shuffled = damaged("text-wordshuffle", text=text).evidence
+    shuffled = corrupted("text-wordshuffle", text=text).text
     assert shuffled != text
     assert sorted((shuffled or "").split()) == sorted(text.split())
 
 
 def test_blank_and_shuffle() -> None:
-    assert damaged("image-blank") == Inputs(None, "here it is")
-    assert damaged("text-blank") == Inputs(GREY, None)
-    assert damaged("text-shuffle") == Inputs(GREY, "there")
-    swapped = damaged("image-shuffle")
+    assert corrupted("image-blank") == Inputs(None, "here it is")
+    assert corrupted("text-blank") == Inputs(GREY, None)
+    assert corrupted("text-shuffle") == Inputs(GREY, "there")
+    swapped = corrupted("image-shuffle")
     assert swapped.image is not GREY
-    assert swapped.evidence == "here it is"
+    assert swapped.text == "here it is"
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_one_side_is_left_alone(name: str) -> None:
     corruption = CORRUPTIONS[name]
-    result = damaged(name, corruption.severities[-1] if corruption.severities else None)
-    if corruption.side == "image":
-        assert result.evidence == "here it is"
+    result = corrupted(name, corruption.severities[-1] if corruption.severities else None)
+    if corruption.modality == "image":
+        assert result.text == "here it is"
     else:
         assert result.image is GREY
 
@@ -166,7 +168,7 @@ class Watcher(torch.nn.Module):
 
     def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> torch.Tensor:
         for item in inputs:
-            content = (item.image.tobytes() if item.image else b"") + (item.evidence or "").encode()
+            content = (item.image.tobytes() if item.image else b"") + (item.text or "").encode()
             self.shown[str(len(self.shown))] = hashlib.sha256(content).hexdigest()
         return torch.eye(len(choices))[[self.answers] * len(inputs)]
 
@@ -257,7 +259,7 @@ def test_a_limit_does_not_change_the_damage_and_is_nested(tmp_path: Path) -> Non
     assert list(five) != list(every)[:5]
 
 
-@pytest.mark.parametrize("name", [n for n, c in CORRUPTIONS.items() if c.side == "text"])
+@pytest.mark.parametrize("name", [n for n, c in CORRUPTIONS.items() if c.modality == "text"])
 def test_the_instruction_is_never_touched(tmp_path: Path, name: str) -> None:
     corpus = corpus_at(tmp_path)
     from steelyard.tasks.food101 import prompt
@@ -303,12 +305,12 @@ def test_the_store_keeps_its_bound(tmp_path: Path) -> None:
     ("text", "variant"),
     [
         ("food101", tasks.Variant("food101")),
-        ("food101@image-blank", tasks.Variant("food101", (Damage("image-blank"),))),
-        ("food101@image-noise:5", tasks.Variant("food101", (Damage("image-noise", 5),))),
-        ("mm_imdb@text-wordshuffle", tasks.Variant("mm_imdb", (Damage("text-wordshuffle"),))),
+        ("food101@image-blank", tasks.Variant("food101", (Corruption("image-blank"),))),
+        ("food101@image-noise:5", tasks.Variant("food101", (Corruption("image-noise", 5),))),
+        ("mm_imdb@text-wordshuffle", tasks.Variant("mm_imdb", (Corruption("text-wordshuffle"),))),
         (
             "pope@image-noise:3+text-typo:2",
-            tasks.Variant("pope", (Damage("image-noise", 3), Damage("text-typo", 2))),
+            tasks.Variant("pope", (Corruption("image-noise", 3), Corruption("text-typo", 2))),
         ),
     ],
 )

@@ -9,19 +9,19 @@ import pytest
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Corpus, Example, Side
+from steelyard.harness.core.examples import Corpus, Example, Modality
 from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
 from steelyard.harness.runs.run import Job
 from steelyard.tasks.corruptions import missing
-from steelyard.tasks.corruptions.variants import Damage
+from steelyard.tasks.corruptions.variants import Corruption
 
 PICTURE = Path("a.png")
 HUNDRED = [Example(f"{n:03}", PICTURE, f"text {n}", (0,)) for n in range(100)]
 
 
-def lost(kind: str, rate: int, seed: int = 0, **where: str) -> dict[str, Side]:
+def lost(kind: str, rate: int, seed: int = 0, **where: str) -> dict[str, Modality]:
     place = {"task": "food101", "split": "test", **where}
     return missing.lost(kind, rate, seed, place["task"], place["split"], HUNDRED)
 
@@ -31,7 +31,7 @@ def lost(kind: str, rate: int, seed: int = 0, **where: str) -> dict[str, Side]:
 def test_counts_are_exact(kind: str, rate: int) -> None:
     found = lost(kind, rate)
     assert len(found) == rate
-    halves = {side: list(found.values()).count(side) for side in ("image", "text")}
+    halves = {modality: list(found.values()).count(modality) for modality in ("image", "text")}
     expected = {
         "image-missing": {"image": rate, "text": 0},
         "text-missing": {"image": 0, "text": rate},
@@ -102,8 +102,8 @@ def test_the_items_of_the_table_lose_that_side_and_no_other(food: Corpus, varian
     found = seen(food, f"food101@{variant}")
     assert table
     for id_, (image, text) in full.items():
-        side = table.get(id_)
-        assert found[id_] == (image and side != "image", text and side != "text")
+        modality = table.get(id_)
+        assert found[id_] == (image and modality != "image", text and modality != "text")
     some = seen(food, f"food101@{variant}", limit=20)
     assert len(some) == 20 and some.items() <= found.items()
 
@@ -130,7 +130,7 @@ def test_the_other_side_can_be_damaged_as_well(food: Corpus) -> None:
 
 
 def test_a_table_is_read_back(tmp_path: Path) -> None:
-    items: dict[str, Side] = {'with, a "comma"': "image", "02": "text", "line\nbreak": "text"}
+    items: dict[str, Modality] = {'with, a "comma"': "image", "02": "text", "line\nbreak": "text"}
     path = tmp_path / "table.csv"
     path.write_bytes(missing.table(items))
     assert missing.read_table(path) == items
@@ -197,13 +197,13 @@ def test_a_run_keeps_its_tables_and_what_attacks_cost(food: Corpus, tmp_path: Pa
 
 
 def test_rates_and_seeds_are_read_and_written() -> None:
-    for text, damage in {
-        "image-missing:70": Damage("image-missing", 70),
-        "both-missing:0": Damage("both-missing", 0),
-        "text-missing:100s12": Damage("text-missing", 100, 12),
+    for text, corruption in {
+        "image-missing:70": Corruption("image-missing", 70),
+        "both-missing:0": Corruption("both-missing", 0),
+        "text-missing:100s12": Corruption("text-missing", 100, 12),
     }.items():
-        assert tasks.parse_variant(f"food101@{text}").damages == (damage,)
-        assert str(damage) == text
+        assert tasks.parse_variant(f"food101@{text}").corruptions == (corruption,)
+        assert str(corruption) == text
     assert str(tasks.parse_variant("food101@image-missing:07s0")) == "food101@image-missing:7"
     found = tasks.variants("food101", ["image-missing:0-30s2"])
     names = ["clean", *(f"image-missing:{rate}s2" for rate in (0, 10, 20, 30))]

@@ -21,12 +21,14 @@ from steelyard.tasks.corruptions.image import (
 from steelyard.tasks.corruptions.text import NEIGHBOURS, WORD_SHARE
 from steelyard.tasks.world import scenes
 
-GRADED = [n for n, c in CORRUPTIONS.items() if c.side == "image" and c.apply and c.severities]
+GRADED = [n for n, c in CORRUPTIONS.items() if c.modality == "image" and c.apply and c.severities]
 TEXT = " ".join(f"word{number} and something{number}" for number in range(20))
 SCENE = scenes.Scene("garden", (scenes.Object("apple", "red", 0), scenes.Object("fish", "blue", 3)))
 
 
-def damaged(name: str, severity: int | None, image: Image.Image, key: str = "item") -> Image.Image:
+def corrupted(
+    name: str, severity: int | None, image: Image.Image, key: str = "item"
+) -> Image.Image:
     def other(rng: np.random.Generator) -> Inputs:
         return Inputs(Image.new("RGB", (4, 4)), None)
 
@@ -37,7 +39,7 @@ def damaged(name: str, severity: int | None, image: Image.Image, key: str = "ite
 
 def misspelt(text: str, severity: int | None, key: str = "item", name: str = "text-typo") -> str:
     found = corrupt(name, severity, key, Inputs(None, text), lambda rng: Inputs(None, "else"))
-    return found.evidence or ""
+    return found.text or ""
 
 
 def scene(size: int, seed: int) -> Image.Image:
@@ -67,7 +69,7 @@ def test_each_severity_is_further_from_the_clean_image(name: str, size: tuple[in
     clean = [photo(*size, seed) for seed in range(4)]
     distances = [
         np.mean(
-            [psnr(damaged(name, severity, image, str(i)), image) for i, image in enumerate(clean)]
+            [psnr(corrupted(name, severity, image, str(i)), image) for i, image in enumerate(clean)]
         )
         for severity in SEVERITIES
     ]
@@ -81,7 +83,7 @@ def test_also_on_the_generated_world(name: str) -> None:
     clean = [scene(48, seed) for seed in range(6)]
     distances = [
         np.mean(
-            [psnr(damaged(name, severity, image, str(i)), image) for i, image in enumerate(clean)]
+            [psnr(corrupted(name, severity, image, str(i)), image) for i, image in enumerate(clean)]
         )
         for severity in SEVERITIES
     ]
@@ -98,30 +100,30 @@ def test_damage_of_a_large_photo_survives_an_encoders_shrinking(name: str) -> No
     """
     large = photo(1344, 1008, 0)
     small = large.resize((224, 168), Image.Resampling.BOX)
-    shrunk = damaged(name, 3, large).resize(small.size, Image.Resampling.BOX)
-    assert psnr(shrunk, small) == pytest.approx(psnr(damaged(name, 3, small), small), abs=3)
+    shrunk = corrupted(name, 3, large).resize(small.size, Image.Resampling.BOX)
+    assert psnr(shrunk, small) == pytest.approx(psnr(corrupted(name, 3, small), small), abs=3)
 
 
 @pytest.mark.parametrize("name", GRADED)
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "CMYK"])
 def test_every_kind_of_image_is_damaged_as_its_rgb(name: str, mode: str) -> None:
     image = photo(30, 20, 1).convert(mode)
-    found = damaged(name, 3, image)
+    found = corrupted(name, 3, image)
     assert found.mode == "RGB" and found.size == (30, 20)
-    assert found.tobytes() == damaged(name, 3, image.convert("RGB")).tobytes()
+    assert found.tobytes() == corrupted(name, 3, image.convert("RGB")).tobytes()
 
 
 @pytest.mark.parametrize("name", GRADED)
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (700, 3), (2, 2)])
 def test_odd_shapes_keep_their_size(name: str, size: tuple[int, int]) -> None:
-    assert damaged(name, 5, Image.new("RGB", size, (90, 30, 10))).size == size
+    assert corrupted(name, 5, Image.new("RGB", size, (90, 30, 10))).size == size
 
 
 @pytest.mark.parametrize("name", GRADED)
 def test_the_image_given_stays_as_it_was(name: str) -> None:
     image = photo(40, 30, 2)
     before = image.tobytes()
-    assert damaged(name, 5, image).tobytes() != before
+    assert corrupted(name, 5, image).tobytes() != before
     assert image.tobytes() == before
 
 
@@ -129,7 +131,7 @@ def test_contrast_by_hand() -> None:
     """Red 0 and 200 have the mean 100; at 0.2 they come to 80 and 120."""
     image = Image.fromarray(np.array([[[0, 7, 50], [200, 7, 150]]], np.uint8))
     assert CONTRAST_LEFT[2] == 0.2
-    assert np.asarray(damaged("image-contrast", 3, image)).tolist() == [
+    assert np.asarray(corrupted("image-contrast", 3, image)).tolist() == [
         [[80, 7, 90], [120, 7, 110]]
     ]
 
@@ -137,13 +139,13 @@ def test_contrast_by_hand() -> None:
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_brightness_is_that_of_hsv(severity: int) -> None:
     image = photo(12, 10, 3)
-    found = np.asarray(damaged("image-brightness", severity, image), float)
+    found = np.asarray(corrupted("image-brightness", severity, image), float)
     for clean, bright in zip(np.asarray(image).reshape(-1, 3), found.reshape(-1, 3), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*clean / 255)
         value = min(1.0, value + BRIGHTNESS_ADDED[severity - 1])
         expected = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
         assert np.abs(expected - bright).max() <= 0.5 + 1e-6
-    black = damaged("image-brightness", severity, Image.new("RGB", (1, 1)))
+    black = corrupted("image-brightness", severity, Image.new("RGB", (1, 1)))
     assert black.getpixel((0, 0)) == (round(255 * BRIGHTNESS_ADDED[severity - 1]),) * 3
 
 
@@ -151,7 +153,7 @@ def test_brightness_is_that_of_hsv(severity: int) -> None:
 def test_occlusion_covers_the_stated_share(severity: int) -> None:
     share = OCCLUDED_SHARE[severity - 1]
     for key in range(5):
-        found = damaged("image-occlusion", severity, Image.new("RGB", (200, 150)), str(key))
+        found = corrupted("image-occlusion", severity, Image.new("RGB", (200, 150)), str(key))
         covered = (np.asarray(found) == 128).all(axis=2).mean()
         assert share <= covered < share + 0.045
 
@@ -159,7 +161,9 @@ def test_occlusion_covers_the_stated_share(severity: int) -> None:
 def test_pixelate_leaves_the_stated_number_of_values() -> None:
     ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (200, 200, 3))
     for severity, left in enumerate(PIXELS_LEFT, 1):
-        row = np.asarray(damaged("image-pixelate", severity, Image.fromarray(ramp.copy())))[0, :, 0]
+        row = np.asarray(corrupted("image-pixelate", severity, Image.fromarray(ramp.copy())))[
+            0, :, 0
+        ]
         assert len(set(row.tolist())) == int(200 * left)
 
 
@@ -171,7 +175,7 @@ def test_rotation_turns_by_the_stated_angle_to_either_side() -> None:
         angles = []
         for key in range(8):
             turned = np.asarray(
-                damaged("image-rotation", severity, Image.fromarray(pixels), str(key))
+                corrupted("image-rotation", severity, Image.fromarray(pixels), str(key))
             )
             rows, columns = np.nonzero(turned[..., 0] > 128)
             angles.append(np.degrees(np.arctan2(50 - rows.mean(), columns.mean() - 50)))
@@ -186,7 +190,7 @@ def test_a_blur_done_on_a_smaller_image_is_the_blur(size: tuple[int, int], sever
     image = photo(*size, 4)
     sigma = np.hypot(BLUR_SIGMA[severity - 1] * max(size) / 224, 0.4)
     exact = image.filter(ImageFilter.GaussianBlur(float(sigma)))
-    found = damaged("image-blur", severity, image)
+    found = corrupted("image-blur", severity, image)
     assert found.tobytes() == exact.tobytes() or psnr(found, exact) > 45
 
 
@@ -194,7 +198,7 @@ def test_blur_keeps_the_mean_and_spreads_a_point_by_the_stated_width() -> None:
     """Sigma at severity 5: 6 pixels of 224, with the least blur in quadrature sqrt(36.16)."""
     pixels = np.zeros((224, 224, 3), np.uint8)
     pixels[92:132, 92:132] = 250
-    found = np.asarray(damaged("image-blur", 5, Image.fromarray(pixels)), float)[..., 0]
+    found = np.asarray(corrupted("image-blur", 5, Image.fromarray(pixels)), float)[..., 0]
     assert found.mean() == pytest.approx(pixels[..., 0].mean(), rel=0.01)
     columns = np.arange(224)
     profile = found.sum(axis=0)
@@ -279,8 +283,8 @@ def test_damage_of_published_records_is_still_the_same() -> None:
     )
     large = image.resize((400, 320), Image.Resampling.NEAREST)
     found = {
-        "noise": damaged("image-noise", 3, image).tobytes(),
-        "large": damaged("image-noise", 5, large).tobytes(),
+        "noise": corrupted("image-noise", 3, image).tobytes(),
+        "large": corrupted("image-noise", 5, large).tobytes(),
         "words": misspelt(TEXT, 3, name="text-noise").encode(),
         "order": misspelt(TEXT, None, name="text-wordshuffle").encode(),
     }

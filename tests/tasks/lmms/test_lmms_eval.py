@@ -87,7 +87,7 @@ def test_contract_samples(tmp_path: Path) -> None:
     sample = results["samples"]["food101@text-blank"][0]
     assert {"doc_id", "doc", "target", "arguments", "resps", "item", "accuracy"} <= sample.keys()
     assert sample["arguments"][1]["choices"] == ["apple pie", "bibimbap", "churros", "donuts"]
-    assert sample["arguments"][1]["evidence"] is None
+    assert sample["arguments"][1]["text"] is None
     assert json.loads(sample["filtered_resps"][0])[3] == pytest.approx(0.97)
     assert results["results"]["food101@text-blank"]["accuracy,none"] == 0.25
     assert results["versions"]["food101@text-blank"] == tasks.info("food101").version
@@ -143,8 +143,8 @@ def test_contract_our_yaml_builds_by_name(tmp_path: Path, monkeypatch: pytest.Mo
     task.build_all_requests(limit=2)
     ctx, question, visual, doc_id, name, split = task.instances[1].args
     assert (doc_id, name, split) == (1, "steelyard_food101", "test")
-    assert question["evidence"] == "apple_pie 1"
-    assert question["evidence"] in ctx
+    assert question["text"] == "apple_pie 1"
+    assert question["text"] in ctx
     assert visual(task.dataset["test"][1])[0].size == (5, 5)
 
 

@@ -24,9 +24,9 @@ SHIPPED: dict[str, tuple[Callable[[], list[Row]], str, Callable[[Row], str], str
 """Rows, split, the right answer and the main metric, by name."""
 
 
-def ask(name: str, root: Path, talker: Talker, damage: str = "", **options: Any) -> Evaluation:
+def ask(name: str, root: Path, talker: Talker, corruption: str = "", **options: Any) -> Evaluation:
     corpus = tasks.load(f"stock/{name}", root)
-    variant = tasks.parse_variant(f"stock/{name}" + (f"@{damage}" if damage else ""))
+    variant = tasks.parse_variant(f"stock/{name}" + (f"@{corruption}" if corruption else ""))
     return evaluate(talker, variant, corpus, **options)
 
 
@@ -60,17 +60,19 @@ def test_an_oracle_is_right_and_a_mute_is_wrong(shipped: Any) -> None:
 def test_every_image_corruption_reaches_the_model_and_no_other(shipped: Any) -> None:
     name, root, rows, answer, _ = shipped
     shown = {}
-    for damage in ("", "image-blank", "image-shuffle", "image-noise:5", "image-missing:50"):
+    for corruption in ("", "image-blank", "image-shuffle", "image-noise:5", "image-missing:50"):
         talker = Talker(right(rows, answer))
-        found = ask(name, root, talker, damage)
-        assert {score.variant for score in found.scores} == {damage or "clean"}
-        shown[damage] = {item.prompt: item.image and item.image.tobytes() for item in talker.seen}
-        assert shown[damage].keys() == shown[""].keys()  # the prompt is never touched
+        found = ask(name, root, talker, corruption)
+        assert {score.variant for score in found.scores} == {corruption or "clean"}
+        shown[corruption] = {
+            item.prompt: item.image and item.image.tobytes() for item in talker.seen
+        }
+        assert shown[corruption].keys() == shown[""].keys()  # the prompt is never touched
     clean = shown[""]
     assert all(clean.values())
     assert not any(shown["image-blank"].values())
-    for damage in ("image-shuffle", "image-noise:5"):
-        assert all(image and image != clean[p] for p, image in shown[damage].items())
+    for corruption in ("image-shuffle", "image-noise:5"):
+        assert all(image and image != clean[p] for p, image in shown[corruption].items())
     lost = [prompt for prompt, image in shown["image-missing:50"].items() if image is None]
     assert len(lost) == len(rows) // 2
 

@@ -138,9 +138,14 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_read(
 
 
 def test_no_text_is_damaged_where_nobody_says_what_of_it_is_evidence() -> None:
-    for damage in ("text-blank", "text-noise:3", "image-noise:2+text-shuffle", "both-missing:30"):
+    for corruption in (
+        "text-blank",
+        "text-noise:3",
+        "image-noise:2+text-shuffle",
+        "both-missing:30",
+    ):
         with pytest.raises(UserError, match="does not say what of its prompts is evidence"):
-            tasks.parse_variant(f"stock/mmstar@{damage}")
+            tasks.parse_variant(f"stock/mmstar@{corruption}")
     assert str(tasks.parse_variant("stock/mmstar@image-noise")) == "stock/mmstar@image-noise:3"
     with pytest.raises(UserError, match="Did you mean 'image-noise'"):
         tasks.parse_variant("stock/mmstar@image-noize")

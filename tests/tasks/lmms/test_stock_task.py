@@ -101,8 +101,8 @@ def corpus_of(folder: Path, data: str = "data") -> Corpus:
     return tasks.load("stock/colours", folder / data)
 
 
-def run(corpus: Corpus, talker: Talker, damage: str = "", **options: Any) -> Evaluation:
-    variant = tasks.parse_variant("stock/colours" + (f"@{damage}" if damage else ""))
+def run(corpus: Corpus, talker: Talker, corruption: str = "", **options: Any) -> Evaluation:
+    variant = tasks.parse_variant("stock/colours" + (f"@{corruption}" if corruption else ""))
     return evaluate(talker, variant, corpus, **options)
 
 
@@ -232,12 +232,12 @@ def test_a_limit_takes_the_documents_of_an_image_uncut(folder: Path) -> None:
 
 def test_a_blank_a_shuffle_and_the_clean_image(folder: Path) -> None:
     corpus, shown = corpus_of(folder), {}
-    for damage in ("", "image-blank", "image-shuffle"):
+    for corruption in ("", "image-blank", "image-shuffle"):
         talker = reds()
-        run(corpus, talker, damage)
-        shown[damage] = {item.prompt: pixels(item.image) for item in talker.seen}
-        assert len(shown[damage]) == 15
-        assert not any("<image>" in prompt for prompt in shown[damage])
+        run(corpus, talker, corruption)
+        shown[corruption] = {item.prompt: pixels(item.image) for item in talker.seen}
+        assert len(shown[corruption]) == 15
+        assert not any("<image>" in prompt for prompt in shown[corruption])
     clean, swapped = shown[""], shown["image-shuffle"]
     assert len(set(clean.values())) == 5
     assert set(shown["image-blank"].values()) == {"none"}
@@ -275,9 +275,9 @@ def test_a_document_without_an_image_stays_without(folder: Path) -> None:
     write(folder / "some", given)
     corpus = corpus_of(folder, "some")
     assert [item.image for item in corpus.splits["test"][:3]] == [None] * 3
-    for damage in ("", "image-noise:1", "image-shuffle"):
+    for corruption in ("", "image-noise:1", "image-shuffle"):
         talker = reds()
-        run(corpus, talker, damage)
+        run(corpus, talker, corruption)
         assert sum(item.image is None for item in talker.seen) == 3
 
 
@@ -306,8 +306,8 @@ def test_no_variant_writes_a_file(folder: Path) -> None:
 
     corpus = corpus_of(folder)
     before = files()
-    for damage in ("", "image-noise:1", "image-shuffle", "image-blank", "image-jpeg:5"):
-        run(corpus, reds(), damage)
+    for corruption in ("", "image-noise:1", "image-shuffle", "image-blank", "image-jpeg:5"):
+        run(corpus, reds(), corruption)
     assert files() == before
 
 

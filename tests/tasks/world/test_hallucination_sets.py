@@ -166,8 +166,8 @@ def test_right_answers_are_right_and_need_picture_and_question(made: Path, task:
     clean, _ = scored(made, task, task)
     assert clean[main] == 1.0
     for corruption in ("image-blank", "text-noise:5"):
-        damaged, _ = scored(made, task, f"{task}@{corruption}")
-        assert damaged[main] < 0.95, corruption
+        corrupted, _ = scored(made, task, f"{task}@{corruption}")
+        assert corrupted[main] < 0.95, corruption
 
 
 def test_amber_in_parts(made: Path) -> None:

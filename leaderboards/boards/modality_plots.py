@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 WIDE, NARROW, GAP, UNDER, OVER = 2.5, 1.2, 0.25, 0.4, 0.95
 LOOKS = {"better": (GOOD, "^"), "worse": (BAD, "v"), "": (SOFT, "o")}
 SHAPES = {"text": (TEXT, "s"), "image": (IMAGE, "D")}
-IMPAIRED = {"text": "image", "image": "text"}
+CORRUPTED = {"text": "image", "image": "text"}
 """With which side impaired the other is left."""
 
 
-def sides_figure(board: Board) -> "Figure":
+def modalities_figure(board: Board) -> "Figure":
     """A line an entry: its two sides and clean score, then differences to the control.
 
     Entries whose gap closes at the cost of the strong side or of clean inputs are marked.
@@ -75,7 +75,7 @@ def _bought(board: Board) -> bool:
 
 
 def _panels(board: Board) -> dict[str, Callable[[Entry], Difference | None]]:
-    strong, weak = board.strong_side, IMPAIRED[board.strong_side]
+    strong, weak = board.strong_modality, CORRUPTED[board.strong_modality]
     return {
         f"{strong} (strong)": lambda entry: entry.trade.strong if entry.trade else None,
         f"{weak} (weak)": lambda entry: entry.trade.weak if entry.trade else None,
@@ -89,11 +89,11 @@ def _scores(axes: "Axes", board: Board) -> None:
     rows = np.arange(len(board.entries))
     means = {
         name: np.array([scale * entry.scores[name].mean for entry in board.entries])
-        for name in (CLEAN, *IMPAIRED)
+        for name in (CLEAN, *CORRUPTED)
     }
     axes.hlines(rows, means["text"], means["image"], colors=FAINT, lw=3, zorder=0.9)
-    for side, (colour, shape) in SHAPES.items():
-        axes.plot(means[IMPAIRED[side]], rows, shape, color=colour, ms=5, mec="white", mew=0.5,
+    for modality, (colour, shape) in SHAPES.items():
+        axes.plot(means[CORRUPTED[modality]], rows, shape, color=colour, ms=5, mec="white", mew=0.5,
                   zorder=3)  # fmt: skip
     axes.vlines(means[CLEAN], rows - 0.32, rows + 0.32, colors=INK, lw=1.6, zorder=2)
     for line, entry in enumerate(board.entries):
