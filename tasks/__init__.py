@@ -186,10 +186,10 @@ def find_root(name: str, root: Path | None = None) -> Path:
         return own if shelf and own.is_dir() else Path()
     if shelf:
         return Path(shelf) / name
-    return world(name)
+    return world_folder(name)
 
 
-def world(name: str, **knobs: float) -> Path:
+def world_folder(name: str, **knobs: float) -> Path:
     """Folder of a task's generated data, written to the user's cache if absent.
 
     ``knobs`` change its probabilities, see ``tasks.world.build``.

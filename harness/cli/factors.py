@@ -191,7 +191,7 @@ def _runs(
 ) -> Iterator[Trained]:
     """Runs of a suite; without a level each entry is one, the first being the reference."""
     knobs = level.data if level else {}
-    roots = [f"{task}={tasks.world(task, **knobs)}" for task in made.tasks if knobs]
+    roots = [f"{task}={tasks.world_folder(task, **knobs)}" for task in made.tasks if knobs]
     options = {"data_root": roots, "device": given["device"], "jobs": given["jobs"]}
     for found in run_suite(made, out / "runs", options, evaluate=False):
         if found.status == "failed":

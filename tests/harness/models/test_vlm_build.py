@@ -16,6 +16,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example, Inputs, Turn
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.training import train_data
 from steelyard.harness.training.train_data import vlm_data
 
 QUESTIONS = ("is there a banana in the image ?", "what color is the fish ?", "which dish ?")
@@ -186,6 +187,6 @@ def test_what_does_not_fit_in_memory_is_made_on_demand(
     turn: Callable[[Example], Turn] = lambda example: Turn(items()[0], "yes", ())  # noqa: E731
     examples = tuple(Example(str(n), None, None, ()) for n in range(5))
     kept = vlm_data(model, examples, turn).gather([3, 1])
-    monkeypatch.setattr(vlm_build, "IN_MEMORY_BYTES", 10)
+    monkeypatch.setattr(train_data, "IN_MEMORY_BYTES", 10)
     made = vlm_data(model, examples, turn).gather([3, 1])
     assert torch.equal(made.pixels, kept.pixels) and torch.equal(made.tokens, kept.tokens)
