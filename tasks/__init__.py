@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import yaml
 
-from steelyard.harness.core import files as cache
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Inputs, Turn
+from steelyard.harness.core.files import cache_folder
 from steelyard.tasks._lmms import stock
 from steelyard.tasks.corruptions import variants as grammar
 from steelyard.tasks.corruptions.variants import Variant as Variant
@@ -198,7 +198,7 @@ def world_folder(name: str, **knobs: float) -> Path:
 
     changed: dict[str, Any] = dict(knobs)
     return ensure(
-        name, cache.folder(), train=WORLD_TRAIN, test=WORLD_TEST, seed=WORLD_SEED, **changed
+        name, cache_folder(), train=WORLD_TRAIN, test=WORLD_TEST, seed=WORLD_SEED, **changed
     )
 
 

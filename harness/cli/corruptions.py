@@ -3,6 +3,7 @@
 Damage is done at the size shown, so no resampling afterwards hides any of it.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
+from steelyard.harness.core.files import write_atomic
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -132,9 +134,7 @@ def make(image: Path | None, out: Path) -> Table:
     if out.suffix != ".png":
         raise UserError(f"--out {out}: the sheet is a picture, name it with .png at the end.")
     page = sheet(read(image) if image else scene(SHOWN))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        page.save(out, optimize=True)
-    except OSError as error:
-        raise UserError(f"Could not write {out}: {error.strerror or error}.") from error
+    content = io.BytesIO()
+    page.save(content, "png", optimize=True)
+    write_atomic(out, content.getvalue())
     return texts()

@@ -11,6 +11,7 @@ import click
 from steelyard.harness.cli import cli_data, cli_results
 from steelyard.harness.cli.options import RUNS, run_options
 from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.files import write_atomic
 from steelyard.harness.records.budget import TRACKS
 
 BOARD = Path("board")
@@ -162,7 +163,7 @@ def answers(folder: Path, variant: str, out: Path | None, **given: Any) -> None:
     if out is None:
         click.echo(text, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_atomic(out, text)
 
 
 @cli.command()

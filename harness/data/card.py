@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example
+from steelyard.harness.core.files import write_atomic
 
 FORMAT = 1
 COMMON = 20
@@ -93,12 +93,5 @@ def write(folder: Path, card: Mapping[str, Any], page: str) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in ((JSON, text), (MARKDOWN, page)):
-            part = folder / f"{name}.part"
-            part.write_text(content, encoding="utf-8", newline="\n")
-            part.replace(folder / name)
-    except OSError as error:
-        raise UserError(f"Could not write {folder}: {error.strerror or error}.") from error
+    write_atomic(folder / JSON, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(folder / MARKDOWN, page)

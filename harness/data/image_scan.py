@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from steelyard.harness.core import files as cache
+from steelyard.harness.core.files import cache_folder
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on a file that is not an image, is damaged or is absurdly large."""
@@ -168,7 +168,7 @@ def _recall(files: Sequence[_File]) -> dict[Path, Look]:
         return {}  # in use for long, on a full disk, or not ours to open
     except sqlite3.DatabaseError:
         with suppress(OSError):  # broken: begin anew
-            (cache.folder() / DATABASE).unlink()
+            (cache_folder() / DATABASE).unlink()
         return {}
 
 
@@ -186,7 +186,7 @@ def _keep(looks: Iterable[tuple[_File, Look]]) -> None:
 
 
 def _connect() -> sqlite3.Connection:
-    folder = cache.folder()
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(folder / DATABASE, timeout=5)
     try:

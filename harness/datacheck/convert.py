@@ -12,12 +12,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from steelyard import tasks
-from steelyard.harness.core import files
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import cache_folder, publish_folder
 from steelyard.harness.datacheck import annotations
 from steelyard.harness.datacheck import layout as tree
 from steelyard.tasks._shared.official import CONFIG, SPLIT
@@ -92,7 +91,7 @@ def ensure(task: str, name: str, seen: Seen) -> Path:
 
     To have a newer revision of it, delete the folder.
     """
-    to = files.folder() / "official" / f"{task}-{name.replace('/', '--')}"
+    to = cache_folder() / "official" / f"{task}-{name.replace('/', '--')}"
     if not (to / annotations.SOURCE).is_file():
         convert(task, fetch(task, name), to, seen)
     return to
@@ -107,38 +106,31 @@ def convert(task: str, source: Source, to: Path, seen: Seen) -> None:
     """
     if to.exists() and any(to.iterdir() if to.is_dir() else [to]):
         raise UserError(f"{to} is there already: give a folder that is new or empty.")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=to.parent, prefix=f".{to.name}-") as scratch:
-            made = _make(task, source, Path(scratch), seen)
-            _sign(task, source, made)
-            if to.exists():
-                to.rmdir()
-            made.rename(to)
-    except OSError as error:
-        raise UserError(f"Could not write {to}: {error.strerror or error}.") from error
+    with publish_folder(to) as folder:
+        _write(task, source, folder, seen)
+        _sign(task, source, folder)
 
 
-def _make(task: str, source: Source, scratch: Path, seen: Seen) -> Path:
-    """The official tree in a new folder of ``scratch``."""
-    place, made = source.place, scratch / "official"
+def _write(task: str, source: Source, folder: Path, seen: Seen) -> None:
+    """Write the official tree at ``folder``, which does not exist yet."""
+    place = source.place
     if place.name.endswith(ARCHIVES):
-        return _unpacked(task, place, made)
+        _unpacked(task, place, folder.with_name(f"{folder.name}-unpacked")).rename(folder)
+        return
     if _tables(place):
         if not converts(task):
             where = tasks.info(task).source
             raise UserError(f"Tables of {task} cannot be converted; its official files: {where}.")
-        made.mkdir()
-        vars(tasks.module(task))["write_official"](_counted(rows(place), seen), made)
-        return made
+        folder.mkdir()
+        vars(tasks.module(task))["write_official"](_counted(rows(place), seen), folder)
+        return
     official = _official(task, place)
     if official is None:
         kinds = " or ".join((*TABLES, *(f"*{ending}" for ending in ARCHIVES)))
         raise UserError(f"No {kinds} and no official layout of {task} at {place}.")
     if not source.revision:
         raise UserError(f"{official} is in the official layout already: give it as --data-root.")
-    shutil.copytree(official, made)
-    return made
+    shutil.copytree(official, folder)
 
 
 def _official(task: str, place: Path) -> Path | None:

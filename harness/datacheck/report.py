@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from steelyard import tasks
-from steelyard.harness.core import files as cache
 from steelyard.harness.core.environment import code, packages
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.files import digest
+from steelyard.harness.core.files import cache_folder, digest
 from steelyard.harness.data import card, image_scan
 from steelyard.harness.data.reading import Refused, check_max_bad
 from steelyard.harness.datacheck import annotations, card_page, duplicates, layout, text_only
@@ -38,7 +37,7 @@ def check(
         raise UserError(f"No data folder at {root}: '{task}' expects one; see 'steelyard data'.")
     tell("listing files")
     files = layout.walk(root)
-    kept = cache.folder() / "cards" / f"{task}-{_key(task, files, options, max_bad)}"
+    kept = cache_folder() / "cards" / f"{task}-{_key(task, files, options, max_bad)}"
     if (found := _kept(kept)) is not None:
         return found, kept
     made = _make(about, root, files, options, max_bad, tell)

@@ -362,16 +362,14 @@ def save(model: Classifier, folder: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from steelyard.harness.core.files import write_json
+    from steelyard.harness.core.files import explain_write_errors, write_json
 
-    try:
+    with explain_write_errors(folder, SafetensorError):
         folder.mkdir(parents=True, exist_ok=True)
         model.image_encoder.save(folder / "image_encoder")
         model.text_encoder.save(folder / "text_encoder")
         state = {key: value.contiguous().cpu() for key, value in trained_state(model).items()}
         save_file(state, folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"Could not write {folder}: {error}.") from error
     meta: dict[str, Any] = {"name": model.name, "config": asdict(model.config)}
     meta |= {"classes": model.classes, "multi_label": model.multi_label, "readout": model.readout}
     write_json(folder / "classifier.json", meta)

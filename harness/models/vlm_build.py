@@ -64,17 +64,15 @@ def save(backbone: Vlm, folder: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from steelyard.harness.core.files import write_json
+    from steelyard.harness.core.files import explain_write_errors, write_json
 
     part = ADAPTER if backbone.config.tune == "lora" else MODEL
-    try:
+    with explain_write_errors(folder, SafetensorError):
         folder.mkdir(parents=True, exist_ok=True)
         backbone.model.save_pretrained(folder / part, safe_serialization=True)
         backbone.processor.save_pretrained(folder / MODEL)
         if part == ADAPTER and backbone.config.vision == "trained":  # no part of a PEFT adapter
             save_file(_vision_weights(backbone), folder / VISION)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"Could not write {folder}: {error}.") from error
     made = {"name": backbone.name, "config": asdict(backbone.config)}
     made["base"] = revision(checkpoint(backbone.config.source))
     write_json(folder / DESCRIPTION, made)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import explain_write_errors
 
 Answer = str | float
 
@@ -43,12 +44,10 @@ class Memory:
         if self.path is None:
             return
         lines = "".join(json.dumps([key, answer]) + "\n" for key, answer in found.items())
-        try:
+        with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(lines)
-        except OSError as error:
-            raise UserError(f"Could not write {self.path}: {error.strerror or error}.") from error
 
     def _read(self, path: Path) -> None:
         """Whole lines only: a process that was killed may have left half of one at the end."""

@@ -14,9 +14,15 @@ from steelyard.harness.budget.audit import Audit, BehindMeter
 from steelyard.harness.budget.flops import measure
 from steelyard.harness.budget.guard import ForeignData, only_training_images
 from steelyard.harness.budget.meter import BudgetSpent, Meter
-from steelyard.harness.core.errors import NonFiniteLoss, UserError
+from steelyard.harness.core.errors import NonFiniteLoss
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.files import file_hash, weights_hash, write_items, write_json
+from steelyard.harness.core.files import (
+    file_hash,
+    weights_hash,
+    write_atomic,
+    write_items,
+    write_json,
+)
 from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records import record
@@ -368,11 +374,7 @@ def _variant(
 
 
 def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
+    write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 
 ATTACKS = "attacks.json"
@@ -388,14 +390,7 @@ def write_missing(folder: Path, variant: tasks.Variant, split: str, corpus: Corp
     if variant.missing is None or corpus is None or split not in corpus.splits:
         return
     path = folder / missing_table(variant, split)
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(missing.table(missing.of(variant, split, corpus.splits[split])))
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"Could not write {path}: {error.strerror or error}.") from error
+    write_atomic(path, missing.table(missing.of(variant, split, corpus.splits[split])))
 
 
 def missing_table(variant: tasks.Variant, split: str) -> str:

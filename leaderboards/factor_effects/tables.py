@@ -5,10 +5,10 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steelyard.harness.core.files import replace_file
 from steelyard.leaderboards.factor_effects.numbers import SHOWN, Curve, Factor, Point
 from steelyard.leaderboards.factor_effects.plots import picture
 from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.output.files import write_files
 from steelyard.leaderboards.output.json_text import exact, json_text, members
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.reliance.numbers import NUMBERS, SHARES
@@ -49,7 +49,7 @@ def write(found: Factor, out: Path) -> list[Path]:
         f"{found.name}.json": as_json(found).encode(),
         **pictures,
     }
-    return [replace_file(out / name, text) for name, text in content.items()]
+    return write_files(out, content)
 
 
 def markdown(found: Factor, image: str) -> str:

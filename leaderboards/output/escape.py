@@ -1,5 +1,7 @@
 """Text made safe for Markdown, LaTeX, spreadsheets and names of files."""
 
+import csv
+import io
 import re
 
 # Underscores within a word and number signs within a line mean nothing to Markdown.
@@ -42,3 +44,27 @@ _MINUS = re.compile(r"(?<!\w)-(?=\d)")
 def tex(text: str) -> str:
     """Text that LaTeX prints as it is; needs the package textcomp."""
     return _MINUS.sub("$-$", " ".join(text.split()).translate(_LATEX))
+
+
+_FORMULA = re.compile(rb'(?m)(?:^|,)"?(?:[=+@\t\r]|-(?![\d.]))')
+"""A cell that may begin like a formula."""
+
+
+def escape_formulas(content: bytes) -> bytes:
+    """Put an apostrophe before text in a CSV file that a spreadsheet would run as a formula."""
+    if not _FORMULA.search(content):
+        return content
+    out = io.StringIO()
+    rows = csv.reader(io.StringIO(content.decode(), newline=""))
+    csv.writer(out, lineterminator="\n").writerows([_cell(cell) for cell in row] for row in rows)
+    return out.getvalue().encode()
+
+
+def _cell(text: str) -> str:
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

@@ -10,7 +10,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from steelyard.harness.core.files import inert
 from steelyard.leaderboards.boards import factorial, front_page, profile_tables, tables
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.names import board_stem, profile_stem
@@ -18,6 +17,7 @@ from steelyard.leaderboards.boards.overall import absences
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import Whole
 from steelyard.leaderboards.loading.collect import Runs
+from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.page import cards
 from steelyard.leaderboards.page.details import command_html, detail
@@ -147,7 +147,7 @@ def _downloads(files: Mapping[str, bytes], names: Sequence[str]) -> str:
     for name in names:
         for kind in KINDS:
             if (made := files.get(f"{name}.{kind}")) is not None:
-                text = (inert(made) if kind == "csv" else made).decode()
+                text = (escape_formulas(made) if kind == "csv" else made).decode()
                 content.setdefault(name, {})[kind] = json.loads(text) if kind == "json" else text
     text = json.dumps(content, separators=(",", ":"))
     for sign in "<>&":

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.harness.core.errors import unknown
-from steelyard.harness.core.files import replace_file
 from steelyard.harness.core.processes import helpers
 from steelyard.harness.core.progress import Report, silent
 from steelyard.leaderboards.loading.garbage import unsearched
+from steelyard.leaderboards.output.files import write_files
 
 if TYPE_CHECKING:
     from steelyard.leaderboards.boards.board import Board
@@ -83,7 +83,7 @@ def publish(
 
             designs = {chapter.task: chapter.designs for chapter in book.chapters}
             content = {"index.html": page(folders, runs, book.whole, designs, content), **content}
-        files = [replace_file(out / name, text) for name, text in content.items()]
+        files = write_files(out, content)
     return Published(tuple(files), book.whole.boards, book.whole.profiles)
 
 

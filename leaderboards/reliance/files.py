@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from steelyard.harness.core.files import replace_file
+from steelyard.leaderboards.output.files import write_files
 from steelyard.leaderboards.reliance.numbers import Diagnosis
 from steelyard.leaderboards.reliance.plots import picture
 from steelyard.leaderboards.reliance.tables import as_csv, as_json, markdown
@@ -19,4 +19,4 @@ def write(found: Diagnosis, out: Path) -> list[Path]:
         f"{NAME}.json": as_json(found).encode(),
         **pictures,
     }
-    return [replace_file(out / name, text) for name, text in content.items()]
+    return write_files(out, content)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.files import replace_file
 from steelyard.harness.core.progress import Report, part, silent
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import find, read
+from steelyard.leaderboards.output.files import write_files
 from steelyard.leaderboards.output.json_text import exact, json_text
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_markdown
 from steelyard.leaderboards.publish import Published, publish
@@ -74,7 +74,7 @@ def publish_anytime(
         "anytime.csv": _csv(curves, list(made)),
         "anytime.json": json_text({"curves": curves}),
     }
-    files += [replace_file(out / name, text.encode()) for name, text in content.items()]
+    files += write_files(out, {name: text.encode() for name, text in content.items()})
     return Anytime(tuple(curves), sheets, tuple(lacking), tuple(files))
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.files import replace_file
 from steelyard.harness.core.progress import Report, part, silent
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards.profile import composite
 from steelyard.leaderboards.boards.rank_plots import slope_figure
 from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.output.files import write_files
 from steelyard.leaderboards.output.json_text import exact, json_text
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.output.style import render
@@ -87,7 +87,7 @@ def publish_tracks(
         "rank-change.json": json_text({"tasks": found}).encode(),
         "rank-change.md": _markdown(found, sheets).encode(),
     }
-    files += [replace_file(out / name, data) for name, data in content.items()]
+    files += write_files(out, content)
     return Tracks(found, sheets, tuple(files))
 
 

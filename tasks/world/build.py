@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.files import publish_folder
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks.world.classification import _food, _memes
 from steelyard.tasks.world.language import MOST
@@ -217,17 +217,9 @@ def _publish(root: Path, content: Row) -> None:
         raise UserError(
             f"{root} exists and is not this generated data set; delete it or choose another folder."
         )
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
-            folder = Path(temporary) / root.name
-            folder.mkdir()
-            _generate(folder, content)
-            folder.rename(root)
-    except OSError as error:
-        # Another process may have finished the same folder meanwhile.
-        if not _is_finished(root, content):
-            raise UserError(f"Could not write {root}: {error.strerror or error}.") from error
+    with publish_folder(root, lambda: _is_finished(root, content)) as folder:
+        folder.mkdir()
+        _generate(folder, content)
 
 
 def _is_finished(root: Path, content: Row) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
-from steelyard.harness.core import files as kept
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import cache_folder, publish_folder
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.tiny_vlm.config import Training, build
 from steelyard.harness.models.tiny_vlm.tokenizer import IMAGE, SPECIALS, build_processor, vocabulary
@@ -54,20 +52,12 @@ def ensure(
     training = training or Training()
     content = _describe(seed, training)
     digest = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
-    root = (cache or kept.folder()) / f"tiny-vlm-{digest}"
+    root = (cache or cache_folder()) / f"tiny-vlm-{digest}"
     if (root / MARKER).is_file():
         return root
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
-            folder = Path(temporary) / root.name
-            _train(folder, seed, training, progress or _silent, device)
-            (folder / MARKER).write_text(content, encoding="utf-8")
-            folder.rename(root)
-    except OSError as error:
-        # Another process may have finished the same folder meanwhile.
-        if not (root / MARKER).is_file():
-            raise UserError(f"Could not write {root}: {error.strerror or error}.") from error
+    with publish_folder(root, (root / MARKER).is_file) as folder:
+        _train(folder, seed, training, progress or _silent, device)
+        (folder / MARKER).write_text(content, encoding="utf-8")
     return root
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from rich.console import Console
 
 from steelyard import tasks
-from steelyard.harness.core import files
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.core.files import cache_folder
 from steelyard.harness.data import card, image_scan
 from steelyard.harness.datacheck import card_page, duplicates, report
 from steelyard.harness.runs import provenance
@@ -180,7 +180,7 @@ def test_a_card_is_made_again_only_after_a_change(
     picture(food / "images" / "test" / "apple" / "new.jpg")
     assert look(food, "food101")["unused"] != before["unused"]
     assert look(food, "food101", text="pages")["problems"]
-    for path in files.folder().rglob(card.JSON):
+    for path in cache_folder().rglob(card.JSON):
         path.write_text("{broken")
     made = look(food, "food101")
     assert made["card"] == card.identity(card.core(tasks.load("food101", food, max_bad=0.5)))

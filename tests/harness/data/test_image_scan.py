@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from steelyard.harness.core import files
+from steelyard.harness.core.files import cache_folder
 from steelyard.harness.data import image_scan
 from steelyard.harness.datacheck import duplicates
 
@@ -33,7 +33,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache's file; every scan uses it, however few the images."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(image_scan, "CACHED_FROM", 1)
-    return files.folder() / image_scan.DATABASE
+    return cache_folder() / image_scan.DATABASE
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def spoil_inside(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [spoil, spoil_inside, Path.unlink])
+@pytest.mark.parametrize("corruption", [spoil, spoil_inside, Path.unlink])
 def test_a_broken_cache_is_begun_anew(
     tmp_path: Path, cached: Path, decoded: list[Path], corruption: Callable[[Path], None]
 ) -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from steelyard import tasks
-from steelyard.harness.core import files
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import cache_folder
 from steelyard.harness.datacheck import annotations, layout
 from steelyard.harness.datacheck import convert as copies
 from steelyard.harness.datacheck.convert import Source
@@ -269,7 +269,7 @@ def test_a_hub_id_as_data_root_is_converted_once(
     downloaded: list[tuple[str, ...]], own_cache: Path, hub: Path
 ) -> None:
     roots = [parse_roots(["pope=org/POPE"], ["pope", "vqa"])["pope"] for _ in range(2)]
-    assert roots == [files.folder() / "official" / "pope-org--POPE"] * 2
+    assert roots == [cache_folder() / "official" / "pope-org--POPE"] * 2
     assert downloaded == [("org/POPE", *copies.TABLES)]
     assert len(tasks.load("pope", roots[0]).splits["test"]) == 12
     assert json.loads((roots[0] / "source.json").read_text())["revision"] == hub.name

@@ -19,7 +19,6 @@ from steelyard import tasks
 from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.files import write_json
 from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run, suite
@@ -169,18 +168,6 @@ def test_a_budget_too_small_for_one_step_fails_the_run(food: Corpus, tmp_path: P
     found = ran(job(food, budget="1e6"), food, tmp_path)
     assert found.status == "failed"
     assert found.failure.startswith("budget too small for one step")
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        write_json(tmp_path / record.RECORD, {"schema": 1})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_record_of_another_kind_is_refused(tmp_path: Path) -> None:

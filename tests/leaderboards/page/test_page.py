@@ -20,8 +20,8 @@ from paths import ROOT
 
 from steelyard.harness.cli import console
 from steelyard.harness.cli.options import run_options
-from steelyard.harness.core.files import inert
 from steelyard.harness.records.spec import RunSpec
+from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.page import markup
 from steelyard.leaderboards.page.details import from_nothing, reproduce
 from steelyard.leaderboards.page.tables import pictures
@@ -151,10 +151,10 @@ def test_formulas_in_csv_files_are_inert(made: Path, read: Reader) -> None:
         assert f"'{HOSTILE}" in cells and HOSTILE not in cells
 
 
-def test_inert_leaves_numbers_and_plain_files_alone() -> None:
-    assert inert(b"a,-1.5\n") == b"a,-1.5\n"
-    assert inert(b"=1,-1.5,-x,+2e3\n@a,b-c,,\n") == b"'=1,-1.5,'-x,+2e3\n'@a,b-c,,\n"
-    assert inert(b'"=a,b",1\n') == b'"\'=a,b",1\n'
+def test_escaping_leaves_numbers_and_plain_files_alone() -> None:
+    assert escape_formulas(b"a,-1.5\n") == b"a,-1.5\n"
+    assert escape_formulas(b"=1,-1.5,-x,+2e3\n@a,b-c,,\n") == b"'=1,-1.5,'-x,+2e3\n'@a,b-c,,\n"
+    assert escape_formulas(b'"=a,b",1\n') == b'"\'=a,b",1\n'
 
 
 def test_findings_beside_the_runs_are_shown_escaped(text: str) -> None:
