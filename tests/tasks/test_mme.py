@@ -102,7 +102,7 @@ def _half_an_image(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"),
+    ("break_it", "reason"),
     [
         (_one_question, "1 of the two questions about an image"),
         (_no_questions, "0 of the two questions about an image"),
@@ -111,10 +111,10 @@ def _half_an_image(root: Path) -> None:
     ],
 )
 def test_half_a_pair_is_refused_or_left_out_whole(
-    tmp_path: Path, corruption: Any, reason: str
+    tmp_path: Path, break_it: Any, reason: str
 ) -> None:
     write(tmp_path, {"count": 4})
-    corruption(tmp_path)
+    break_it(tmp_path)
     with pytest.raises(UserError, match=rf"2 of 8 rows of test cannot be used: .*{reason}"):
         mme.load(tmp_path)
     corpus = mme.load(tmp_path, max_bad=0.25)

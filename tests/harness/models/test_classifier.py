@@ -54,7 +54,7 @@ def test_an_additive_head_is_linear_in_each_side() -> None:
     )
 
 
-@pytest.mark.parametrize("side", ["image", "text"])
+@pytest.mark.parametrize("modality", ["image", "text"])
 def test_missing_in_the_input_is_the_same_as_blanking_the_latent(modality: str) -> None:
     model = make(missing="learnt").eval()
     with torch.no_grad():
