@@ -89,8 +89,8 @@ def _boards_of_both(folders: Sequence[Path], out: Path, **options: Any) -> None:
     with progress() as report:
         made = rank_change.publish_tracks(folders, out, report=report, **options)
     _print_sheets(made.sheets)
-    for ladder in made.ladders:
-        console.print(rank_change.said(ladder), markup=False, highlight=False)
+    for task in made.rank_changes:
+        console.print(rank_change.sentence(task), markup=False, highlight=False)
     console.print(f"{len(made.files)} files in {out}, begin with {out / 'rank-change.md'}")
 
 

@@ -9,17 +9,22 @@ from steelyard.harness.core.progress import unheard
 from steelyard.leaderboards.boards.measure import (
     AT_ONCE,
     CLEAN,
+    EntryScores,
     Grid,
-    Measured,
     grid_of,
     measure,
     missing,
 )
-from steelyard.leaderboards.boards.tradeoff import Trade, trades
+from steelyard.leaderboards.boards.tradeoff import Tradeoff, tradeoffs
 from steelyard.leaderboards.loading.collect import Run, Runs, backbone_name, budget_name
 from steelyard.leaderboards.loading.costs import Cost, costs_of
 from steelyard.leaderboards.stats import intervals, ranking
-from steelyard.leaderboards.stats.differences import Difference, Visible, differences, visible
+from steelyard.leaderboards.stats.differences import (
+    ControlDifference,
+    DetectableDifference,
+    detectable,
+    differences,
+)
 from steelyard.leaderboards.stats.intervals import Interval, Sample
 from steelyard.leaderboards.stats.metrics import METRICS
 from steelyard.tasks.corruptions.columns import columns_of
@@ -37,10 +42,10 @@ Scores = tuple[Mapping[str, Interval], Mapping[str, Interval]]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BoardRank:
     """An entry's place by balanced score."""
 
-    rank: int
+    position: int
     ties: tuple[str, ...]
     """Letters; entries that share one are not told apart, after Holm's correction over all pairs
     of the board."""
@@ -54,12 +59,12 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class BoardEntry:
     """One ranked row of a board."""
 
     label: str
     kind: str
-    standing: Standing
+    rank: BoardRank
     scores: Mapping[str, Interval]
     """By column of the board."""
     variants: Mapping[str, Interval]
@@ -70,9 +75,9 @@ class Entry:
     """Distance of the two side averages."""
     better_corrupted: tuple[str, ...]
     """Corruptions under which the entry scores better than clean: negative transfer."""
-    differences: Mapping[str, Difference]
+    differences: Mapping[str, ControlDifference]
     """By column of ``COMPARED``; empty for the control and where it is not ranked."""
-    trade: Trade | None
+    tradeoff: Tradeoff | None
     """Its two sides against the control's; None where there is no control or only one side."""
     cost: Cost
 
@@ -102,18 +107,18 @@ class Board:
     columns: tuple[str, ...]
     """balanced, clean, impaired, each side, each corruption; without corruptions the first two."""
     corruptions: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[BoardEntry, ...]
     """Complete entries, best first."""
     blanks: tuple[Blank, ...]
     """Incomplete entries by label."""
     strong_modality: str
     """The control's stronger side, ``image`` or ``text``; empty without a control or two sides."""
-    visible: Mapping[str, Visible]
+    detectable: Mapping[str, DetectableDifference]
     """By column of ``COMPARED``, the smallest difference to the control that this board can see."""
     notes: tuple[str, ...]
     samples: Mapping[str, Sample]
     """The balanced score of each complete entry, for the board over tasks; not exported."""
-    measured: Mapping[str, Measured]
+    entry_scores: Mapping[str, EntryScores]
     """Each complete entry over all variants, for what else is made of them; not exported."""
 
     @property
@@ -158,7 +163,7 @@ def build(
     scores = _scores(grid, columns, measured)
     entries = [
         _entry(x, kind[x], at, grid, scores[x], compared.get(x, {}), traded.get(x), costs[x])
-        for x, at in _standings(grid, samples).items()
+        for x, at in _ranks(grid, samples).items()
     ]
     return Board(
         task=task,
@@ -175,10 +180,10 @@ def build(
         entries=tuple(entries),
         blanks=tuple(Blank(label, kind[label], why) for label, why in lacks.items() if why),
         strong_modality=strong,
-        visible=_visible(columns, measured, control),
+        detectable=_detectable(columns, measured, control),
         notes=(*_notes(grid, control, complete), *disagreements),
         samples=samples,
-        measured=measured,
+        entry_scores=measured,
     )
 
 
@@ -192,7 +197,7 @@ def corruptions_of(columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(column for column in columns if "-" in column)
 
 
-def _standings(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, Standing]:
+def _ranks(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, BoardRank]:
     """Places by label, best first; equal means stand in the order of their labels."""
     if not samples:
         return {}
@@ -208,8 +213,8 @@ def _standings(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, Standing]
     if len(order) > 1:
         won = [*intervals.intervals(ranking.wins(ordered, higher_is_better=up))]
     return {
-        label: Standing(
-            rank=place + 1,
+        label: BoardRank(
+            position=place + 1,
             ties=letters[place],
             tied=place > 0 and not set(letters[place]).isdisjoint(letters[0]),
             low=ranges[place][0],
@@ -220,7 +225,7 @@ def _standings(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, Standing]
     }
 
 
-def _scores(grid: Grid, columns: Columns, measured: Mapping[str, Measured]) -> dict[str, Scores]:
+def _scores(grid: Grid, columns: Columns, measured: Mapping[str, EntryScores]) -> dict[str, Scores]:
     """Columns and variants of each entry, of some at once: faster than one by one."""
     found: dict[str, Scores] = {}
     labels = list(measured)
@@ -240,13 +245,13 @@ def _scores(grid: Grid, columns: Columns, measured: Mapping[str, Measured]) -> d
 def _entry(
     label: str,
     kind: str,
-    standing: Standing,
+    rank: BoardRank,
     grid: Grid,
     found: Scores,
-    compared: Mapping[str, Difference],
-    trade: Trade | None,
+    compared: Mapping[str, ControlDifference],
+    tradeoff: Tradeoff | None,
     cost: Cost,
-) -> Entry:
+) -> BoardEntry:
     scores, variants = found
     modalities = [scores[modality].mean for modality in MODALITIES if modality in scores]
     both = len(modalities) == len(MODALITIES)
@@ -256,26 +261,26 @@ def _entry(
         for name in corruptions_of(scores)
         if sign * (scores[name].mean - scores[CLEAN].mean) > ROUNDING
     ]
-    return Entry(
+    return BoardEntry(
         label=label,
         kind=kind,
-        standing=standing,
+        rank=rank,
         scores=scores,
         variants=variants,
         worst=worse(modalities) if both else None,
         gap=abs(modalities[0] - modalities[1]) if both else None,
         better_corrupted=tuple(gains),
         differences=compared,
-        trade=trade,
+        tradeoff=tradeoff,
         cost=cost,
     )
 
 
 def _differences(
-    columns: Columns, measured: Mapping[str, Measured], control: str
-) -> dict[str, dict[str, Difference]]:
+    columns: Columns, measured: Mapping[str, EntryScores], control: str
+) -> dict[str, dict[str, ControlDifference]]:
     """Differences to the control by label and column, Holm-adjusted within each column."""
-    found: dict[str, dict[str, Difference]] = {label: {} for label in measured}
+    found: dict[str, dict[str, ControlDifference]] = {label: {} for label in measured}
     for name in (name for name in COMPARED if name in columns):
         samples = {label: entry.column(columns[name]) for label, entry in measured.items()}
         up = next(iter(measured.values())).grid.higher_is_better
@@ -286,10 +291,10 @@ def _differences(
 
 def _trades(
     columns: Columns,
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, EntryScores],
     control: str,
-    compared: Mapping[str, Mapping[str, Difference]],
-) -> tuple[str, dict[str, Trade]]:
+    compared: Mapping[str, Mapping[str, ControlDifference]],
+) -> tuple[str, dict[str, Tradeoff]]:
     """The control's strong side and what each entry does to it; nothing where a side is missing."""
     if not measured or not all(modality in columns for modality in MODALITIES):
         return "", {}
@@ -299,16 +304,16 @@ def _trades(
     }
     clean = {label: found[CLEAN] for label, found in compared.items() if CLEAN in found}
     up = next(iter(measured.values())).grid.higher_is_better
-    return trades(modalities, clean, control, higher_is_better=up)
+    return tradeoffs(modalities, clean, control, higher_is_better=up)
 
 
-def _visible(
-    columns: Columns, measured: Mapping[str, Measured], control: str
-) -> dict[str, Visible]:
+def _detectable(
+    columns: Columns, measured: Mapping[str, EntryScores], control: str
+) -> dict[str, DetectableDifference]:
     found = {}
     for name in (name for name in COMPARED if name in columns):
         samples = {label: entry.column(columns[name]) for label, entry in measured.items()}
-        seen = visible(samples, control)
+        seen = detectable(samples, control)
         if seen is not None:
             found[name] = seen
     return found

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.records.record import RECORD, Score, read
-from steelyard.leaderboards.boards import ratios
-from steelyard.leaderboards.boards.ratios import CLEAN, Column
+from steelyard.leaderboards.boards import profile_measure
+from steelyard.leaderboards.boards.profile_measure import CLEAN, ProfileColumn
 from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run, collect
 from steelyard.leaderboards.stats import intervals
@@ -25,7 +25,7 @@ EVERY = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class McNemarCounts:
     """Items that two runs of one seed got right or wrong, on one variant of a task."""
 
     seed: str
@@ -42,7 +42,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class RunComparison:
     """Two entries on one variant of a task, by its main metric."""
 
     task: str
@@ -55,7 +55,7 @@ class Pair:
     other: Interval
     difference: Interval
     """One minus the other, paired by seed and item."""
-    counts: tuple[Counts, ...]
+    counts: tuple[McNemarCounts, ...]
     """By seed; empty where the metric's items are not right or wrong."""
 
 
@@ -113,7 +113,9 @@ def paired_runs(
     return [by_label[one][place] for place in common], [by_label[other][place] for place in common]
 
 
-def compare(ones: Sequence[Run], others: Sequence[Run], variants: Sequence[str]) -> list[Pair]:
+def compare(
+    ones: Sequence[Run], others: Sequence[Run], variants: Sequence[str]
+) -> list[RunComparison]:
     """Compare runs pair by pair on every task and on the named variants, or ``all``.
 
     Each group of pairs that was trained on the same data is compared by itself.
@@ -121,7 +123,7 @@ def compare(ones: Sequence[Run], others: Sequence[Run], variants: Sequence[str])
     Raises:
         UserError: a run failed, nothing was scored in common, or the items are not the same.
     """
-    found: list[Pair] = []
+    found: list[RunComparison] = []
     for trained_on in dict.fromkeys(run.record.spec.task for run in ones):
         places = [n for n, run in enumerate(ones) if run.record.spec.task == trained_on]
         pair = [ones[n] for n in places], [others[n] for n in places]
@@ -129,15 +131,17 @@ def compare(ones: Sequence[Run], others: Sequence[Run], variants: Sequence[str])
     return found
 
 
-def _compared(ones: Sequence[Run], others: Sequence[Run], variants: Sequence[str]) -> list[Pair]:
+def _compared(
+    ones: Sequence[Run], others: Sequence[Run], variants: Sequence[str]
+) -> list[RunComparison]:
     columns = _columns([*ones, *others], variants)
-    samples, _ = ratios.measure(columns, {"one": ones, "other": others})
+    samples, _ = profile_measure.measure(columns, {"one": ones, "other": others})
     pairs = []
     for column in columns:
         one, other = samples["one"][column.name], samples["other"][column.name]
         counts = [_counts(column, *pair) for pair in zip(ones, others, strict=True)]
         pairs.append(
-            Pair(
+            RunComparison(
                 column.task,
                 column.variants[0],
                 column.metric,
@@ -152,7 +156,7 @@ def _compared(ones: Sequence[Run], others: Sequence[Run], variants: Sequence[str
     return pairs
 
 
-def _columns(runs: Sequence[Run], variants: Sequence[str]) -> list[Column]:
+def _columns(runs: Sequence[Run], variants: Sequence[str]) -> list[ProfileColumn]:
     """Main metrics that every run was scored on, by task and variant, in the first run's order."""
     for run in runs:
         if run.record.status == "failed":
@@ -165,7 +169,7 @@ def _columns(runs: Sequence[Run], variants: Sequence[str]) -> list[Column]:
             raise unknown("variant that both were scored on", name, [*known, EVERY])
     chosen = [place for place in common if EVERY in variants or place[1] in variants]
     return [
-        Column(
+        ProfileColumn(
             f"{task} {variant} {metric}",
             task,
             metric,
@@ -185,7 +189,7 @@ def _place(score: Score) -> tuple[str, str, str]:
     return score.task, score.variant, score.metric
 
 
-def _counts(column: Column, one: Run, other: Run) -> Counts | None:
+def _counts(column: ProfileColumn, one: Run, other: Run) -> McNemarCounts | None:
     """Right and wrong items side by side; None where items of the metric are not that."""
     modalities = [_right(column, run) for run in (one, other)]
     if (
@@ -196,7 +200,7 @@ def _counts(column: Column, one: Run, other: Run) -> Counts | None:
         return None
     first, second = modalities[0][1], modalities[1][1]
     seeds = dict.fromkeys(str(run.record.spec.seed) for run in (one, other))
-    return Counts(
+    return McNemarCounts(
         " and ".join(seeds),
         int((first & second).sum()),
         int((first & ~second).sum()),
@@ -205,12 +209,12 @@ def _counts(column: Column, one: Run, other: Run) -> Counts | None:
     )
 
 
-def _labelled(column: Column, run: Run) -> bool:
+def _labelled(column: ProfileColumn, run: Run) -> bool:
     """Whether the items hold class labels and a score of their own, not parts of ratios."""
     return "score" in items.names(run.items_path(column.task))
 
 
-def _right(column: Column, run: Run) -> tuple[NDArray[np.str_], NDArray[np.bool_]] | None:
+def _right(column: ProfileColumn, run: Run) -> tuple[NDArray[np.str_], NDArray[np.bool_]] | None:
     """Ids of the items that the metric counts, and which are right; None for other items."""
     ends = [f"{column.metric}.{end}" for end in ("top", "bottom")]
     wanted = ["score"] if _labelled(column, run) else ends
@@ -222,7 +226,7 @@ def _right(column: Column, run: Run) -> tuple[NDArray[np.str_], NDArray[np.bool_
     return (ids[counted], top[counted] == 1) if plain else None
 
 
-def terminal(one: str, other: str, pairs: Sequence[Pair]) -> "RenderableType":
+def terminal(one: str, other: str, pairs: Sequence[RunComparison]) -> "RenderableType":
     """The differences in one table, and the counts in another where there are any."""
     from rich import box
     from rich.console import Group
@@ -250,7 +254,7 @@ def terminal(one: str, other: str, pairs: Sequence[Pair]) -> "RenderableType":
     return Group(*parts, *(Text(line, style="dim") for line in remarks(pairs)))
 
 
-def _difference_row(pair: Pair) -> list[str]:
+def _difference_row(pair: RunComparison) -> list[str]:
     arrow = {True: " ↑", False: " ↓", None: ""}[pair.higher_is_better]
     scale, digits = (100, ".1f") if pair.percent else (1, ".4g")
     one, other, moved, half = (
@@ -261,7 +265,7 @@ def _difference_row(pair: Pair) -> list[str]:
     return [pair.task, pair.variant, pair.metric + arrow, *texts, f"{pair.difference.p:.3g}"]
 
 
-def remarks(pairs: Sequence[Pair]) -> list[str]:
+def remarks(pairs: Sequence[RunComparison]) -> list[str]:
     """What the intervals hold, and which metrics have no right or wrong items."""
     seeds = len(pairs[0].difference.values)
     lines = [

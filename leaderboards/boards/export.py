@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from steelyard.leaderboards.boards.board import Board, Entry
+from steelyard.leaderboards.boards.board import Board, BoardEntry
 from steelyard.leaderboards.boards.overall import Overall
 from steelyard.leaderboards.output.json_text import exact, json_text, members
 from steelyard.leaderboards.stats.intervals import Interval
@@ -29,32 +29,32 @@ def as_csv(board: Board) -> str:
 
 def as_json(board: Board | Overall) -> str:
     """Everything on the board, machine-readable."""
-    content = {k: v for k, v in members(board).items() if k not in ("samples", "measured")}
+    content = {k: v for k, v in members(board).items() if k not in ("samples", "entry_scores")}
     return json_text({"schema": SCHEMA, **content})
 
 
-def _flat(board: Board, entry: Entry) -> Iterator[tuple[str, str]]:
+def _flat(board: Board, entry: BoardEntry) -> Iterator[tuple[str, str]]:
     """One entry's columns for the CSV, in order."""
-    standing, cost = entry.standing, entry.cost
-    yield from (("rank", str(standing.rank)), ("tied_with_first", str(standing.tied).lower()))
-    yield from (("rank_low", f"{standing.low:g}"), ("rank_high", f"{standing.high:g}"))
-    yield "ties", " ".join(standing.ties)
-    if standing.wins is not None:
-        yield from _ends("win_rate", standing.wins)
+    rank, cost = entry.rank, entry.cost
+    yield from (("rank", str(rank.position)), ("tied_with_first", str(rank.tied).lower()))
+    yield from (("rank_low", f"{rank.low:g}"), ("rank_high", f"{rank.high:g}"))
+    yield "ties", " ".join(rank.ties)
+    if rank.wins is not None:
+        yield from _ends("win_rate", rank.wins)
     yield from (("label", entry.label), ("kind", entry.kind), ("missing", ""))
     for name in board.columns:
         yield from _ends(name, entry.scores[name])
     yield from (("worst", _exact(entry.worst)), ("gap", _exact(entry.gap)))
-    yield "better_impaired", " ".join(entry.better_corrupted)
+    yield "better_corrupted", " ".join(entry.better_corrupted)
     for name, difference in entry.differences.items():
         yield from _ends(f"difference_{name}", difference.interval)
         yield f"difference_{name}_p", _exact(difference.interval.p)
         yield f"difference_{name}_p_holm", _exact(difference.adjusted)
-    if entry.trade is not None:
-        for name, found in entry.trade.by_name.items():
+    if entry.tradeoff is not None:
+        for name, found in entry.tradeoff.by_name.items():
             yield from _ends(f"difference_{name}", found.interval)
             yield f"difference_{name}_p_holm", _exact(found.adjusted)
-        yield "balance_bought", str(entry.trade.bought).lower()
+        yield "balance_traded", str(entry.tradeoff.traded).lower()
     yield from (("flops", _exact(cost.flops)), ("flops_relative", _exact(cost.relative)))
     yield from (("seconds", _exact(cost.seconds)), ("steps", _exact(cost.steps)))
     yield from (("items", _exact(cost.items)), ("peak_bytes", _exact(cost.peak_bytes)))

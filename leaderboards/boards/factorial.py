@@ -11,7 +11,7 @@ import numpy as np
 from steelyard import methods
 from steelyard.harness.models import registry
 from steelyard.leaderboards.boards.profile import COMPOSITE, composite
-from steelyard.leaderboards.boards.ratios import Column
+from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.stats import intervals
@@ -20,26 +20,26 @@ from steelyard.leaderboards.stats.intervals import Interval, Sample
 FEWEST = 4
 """Entries of one method below which its options are no design."""
 RATE = "learning_rate"
-Level = str | int | float | bool
+OptionLevel = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
-class Cellwise:
+class FactorialCell:
     """One entry of the factorial."""
 
     label: str
-    levels: Mapping[str, Level]
+    levels: Mapping[str, OptionLevel]
     scores: Mapping[str, Interval]
     """By column name, the composite included."""
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
+class LevelEffect:
     """One level of a factor against another, over pairs of entries equal in all else."""
 
     factor: str
-    level: Level
-    other: Level
+    level: OptionLevel
+    other: OptionLevel
     pairs: int
     scores: Mapping[str, Interval]
 
@@ -51,14 +51,14 @@ class Factorial:
     method: str
     factors: tuple[str, ...]
     columns: tuple[str, ...]
-    cells: tuple[Cellwise, ...]
-    effects: tuple[Effect, ...]
+    cells: tuple[FactorialCell, ...]
+    effects: tuple[LevelEffect, ...]
 
 
 def factorials(
     groups: Mapping[str, Sequence[Run]],
     samples: Mapping[str, Mapping[str, Sample]],
-    shown: Sequence[Column],
+    shown: Sequence[ProfileColumn],
 ) -> list[Factorial]:
     """The factorials among complete entries; a method without one gives none."""
     by_method: dict[str, list[str]] = {}
@@ -77,7 +77,7 @@ def factorials(
     return found
 
 
-def options(run: Run) -> dict[str, Level]:
+def options(run: Run) -> dict[str, OptionLevel]:
     """All options of a run's method, defaults included, and its learning rate.
 
     A rate of its own is a factor as any other: entries that differ in it are equal in less.
@@ -92,9 +92,9 @@ def options(run: Run) -> dict[str, Level]:
 def _factorial(
     method: str,
     factors: Sequence[str],
-    levels: Mapping[str, Mapping[str, Level]],
+    levels: Mapping[str, Mapping[str, OptionLevel]],
     samples: Mapping[str, Mapping[str, Sample]],
-    shown: Sequence[Column],
+    shown: Sequence[ProfileColumn],
 ) -> Factorial:
     columns = [column.name for column in shown if column.higher_is_better is not None]
     full = {
@@ -104,7 +104,7 @@ def _factorial(
     }  # fmt: skip
     names = (COMPOSITE, *columns)
     cells = [
-        Cellwise(label, levels[label], {n: intervals.interval(full[label][n]) for n in names})
+        FactorialCell(label, levels[label], {n: intervals.interval(full[label][n]) for n in names})
         for label in sorted(levels, key=lambda label: [str(levels[label][f]) for f in factors])
     ]
     effects = [
@@ -118,15 +118,15 @@ def _factorial(
 
 def _effect(
     factor: str,
-    level: Level,
-    other: Level,
-    levels: Mapping[str, Mapping[str, Level]],
+    level: OptionLevel,
+    other: OptionLevel,
+    levels: Mapping[str, Mapping[str, OptionLevel]],
     full: Mapping[str, Mapping[str, Sample]],
     names: Sequence[str],
-) -> Effect | None:
+) -> LevelEffect | None:
     """Mean paired difference over entries that differ in this factor alone; None without any."""
 
-    def rest(label: str) -> list[tuple[str, Level]]:
+    def rest(label: str) -> list[tuple[str, OptionLevel]]:
         return sorted((k, v) for k, v in levels[label].items() if k != factor)
 
     pairs = [
@@ -142,7 +142,7 @@ def _effect(
         values = np.mean([full[a][name].values - full[b][name].values for a, b in pairs], axis=0)
         draws = np.mean([full[a][name].draws - full[b][name].draws for a, b in pairs], axis=0)
         scores[name] = intervals.interval(Sample(values, draws, full[pairs[0][0]][name].clusters))
-    return Effect(factor, level, other, len(pairs), scores)
+    return LevelEffect(factor, level, other, len(pairs), scores)
 
 
 def sheets(found: Factorial) -> tuple[Sheet, Sheet]:
@@ -174,11 +174,11 @@ def sheets(found: Factorial) -> tuple[Sheet, Sheet]:
     )
 
 
-def _against(effect: Effect) -> str:
+def _against(effect: LevelEffect) -> str:
     return f"{_level(effect.level)} against {_level(effect.other)}"
 
 
-def _level(level: Level) -> str:
+def _level(level: OptionLevel) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)
 
 

@@ -16,7 +16,7 @@ from steelyard.leaderboards.boards.tables import (
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.stats.intervals import Interval
-from steelyard.leaderboards.stats.ranking import FEWEST_BLOCKS, Place
+from steelyard.leaderboards.stats.ranking import FEWEST_BLOCKS, OverallRank
 
 OVERALL_RULE = (
     "Ranks are among the entries complete on every task, by balanced score. Borda counts the "
@@ -38,14 +38,14 @@ def overall_sheet(overall: Overall) -> Sheet:
     header = ("#", "entry", "ties", "Borda", "mean rank", "range", "win rate", *overall.tasks)
     rows = []
     for number, entry in enumerate(overall.entries, start=1):
-        texts = [str(number), name_of(entry.label, entry.kind), *placed(entry.place)]
-        texts += [f"{entry.place.ranks[task]:g}" for task in overall.tasks]
+        texts = [str(number), name_of(entry.label, entry.kind), *placed(entry.rank)]
+        texts += [f"{entry.rank.ranks[task]:g}" for task in overall.tasks]
         rows.append(tuple(map(Cell, texts)))
     blanks = [blank_row(blank.label, blank.kind, len(header)) for blank in overall.blanks]
     return Sheet("All tasks", header, (*rows, *blanks))
 
 
-def placed(place: Place) -> tuple[str, ...]:
+def placed(place: OverallRank) -> tuple[str, ...]:
     """Letters, Borda points, mean rank with its range, and win rate, as text."""
     span = f"{place.low:.3g}-{place.high:.3g}"
     return "".join(place.ties), f"{place.borda:g}", f"{place.mean_rank:.2f}", span, won(place.wins)

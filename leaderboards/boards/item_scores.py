@@ -20,7 +20,7 @@ MEANS = ("accuracy",)
 
 
 @dataclass(slots=True)
-class Checked:
+class ItemCheck:
     """What the items of one run say."""
 
     wrong: list[str]
@@ -30,9 +30,9 @@ class Checked:
     """Hash of the item ids by task and variant."""
 
 
-def check(folder: Path, found: Record, orders: dict[str, item_table.Order]) -> Checked:
+def check(folder: Path, found: Record, orders: dict[str, item_table.Order]) -> ItemCheck:
     """Compare every score with the run's items; ``orders`` by task is shared between runs."""
-    done = Checked([], set(), {})
+    done = ItemCheck([], set(), {})
     for task in dict.fromkeys(score.task for score in found.scores):
         path = folder / items_file(task, found.spec.task)
         if not path.is_file():
@@ -53,7 +53,7 @@ def _check_task(
     path: Path,
     scores: Sequence[Score],
     classes: int,
-    done: Checked,
+    done: ItemCheck,
     orders: dict[str, item_table.Order],
 ) -> None:
     import pyarrow.parquet as parquet
@@ -92,7 +92,7 @@ def _columns(present: Sequence[str]) -> list[str]:
     return [name for name in present if name == "subset" or name.endswith((".top", ".bottom"))]
 
 
-def _compare(score: Score, items: int, value: float | None, done: Checked) -> None:
+def _compare(score: Score, items: int, value: float | None, done: ItemCheck) -> None:
     where = " ".join(part for part in (score.task, score.variant, score.subset) if part)
     if items != score.n:
         done.wrong.append(f"{where}: {score.n} items recorded, {items} kept")

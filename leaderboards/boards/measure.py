@@ -39,7 +39,7 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class EntryScores:
     """One entry's main metric over the grid."""
 
     grid: Grid
@@ -107,7 +107,7 @@ def missing(runs: Sequence[Run], grid: Grid) -> str:
 
 def measure(
     grid: Grid, entries: Mapping[str, Sequence[Run]], done: Callable[[float], None] = unheard
-) -> tuple[dict[str, Measured], list[str]]:
+) -> tuple[dict[str, EntryScores], list[str]]:
     """Measure complete entries, whose runs are in seed order; ``done`` is told their share.
 
     Returns:
@@ -132,7 +132,7 @@ def measure(
             recorded = {score.variant: score.value for score in main_scores(run)}
             values.append([recorded[variant] for variant in grid.variants])
             notes += _disagreement(run, grid, values[-1], drawn[:, 0])
-        measured[label] = Measured(
+        measured[label] = EntryScores(
             grid=grid,
             values=np.array(values),
             draws=np.stack(drawn_of)[:, :, 1:],
@@ -146,7 +146,7 @@ def measure(
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class TestItems:
     """What every run of a board is scored on: the first run's items, and resamples of them."""
 
     grid: Grid
@@ -200,12 +200,12 @@ class Test:
         return items, same
 
 
-def _test(grid: Grid, first: Run) -> Test:
+def _test(grid: Grid, first: Run) -> TestItems:
     columns = item_table.columns_for(grid.metric)
     _, order = item_table.read(first.items_path(), columns)
     classes = int(first.record.provenance["data"]["classes"])
     answer = item_table.answer_column(first.items_path())
-    test = Test(grid, first, order, classes, answer, np.empty((0, 0)))
+    test = TestItems(grid, first, order, classes, answer, np.empty((0, 0)))
     _check_items(first, order, test)
     drawn = resample_weights(test.clusters, DRAWS, grid.task)
     weights = np.vstack([np.ones(drawn.shape[1]), drawn])
@@ -213,7 +213,7 @@ def _test(grid: Grid, first: Run) -> Test:
     return replace(test, weights=np.asfortranarray(weights))
 
 
-def _check_items(run: Run, order: item_table.Order, test: Test) -> None:
+def _check_items(run: Run, order: item_table.Order, test: TestItems) -> None:
     """Refuse items that lack a variant or are not those of the first run's first variant."""
     absent = [variant for variant in test.grid.variants if variant not in order.rows]
     if absent:

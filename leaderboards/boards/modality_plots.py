@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steelyard.leaderboards.boards.board import Board, Entry
+from steelyard.leaderboards.boards.board import Board, BoardEntry
 from steelyard.leaderboards.boards.measure import CLEAN
 from steelyard.leaderboards.output.style import (
     BAD,
@@ -20,7 +20,7 @@ from steelyard.leaderboards.output.style import (
     name_rows,
     names_width,
 )
-from steelyard.leaderboards.stats.differences import Difference
+from steelyard.leaderboards.stats.differences import ControlDifference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,20 +66,20 @@ def modalities_figure(board: Board) -> "Figure":
     return figure
 
 
-def _name(entry: Entry) -> str:
-    return f"{entry.label} ‡" if entry.trade and entry.trade.bought else entry.label
+def _name(entry: BoardEntry) -> str:
+    return f"{entry.label} ‡" if entry.tradeoff and entry.tradeoff.traded else entry.label
 
 
 def _bought(board: Board) -> bool:
-    return any(entry.trade is not None and entry.trade.bought for entry in board.entries)
+    return any(entry.tradeoff is not None and entry.tradeoff.traded for entry in board.entries)
 
 
-def _panels(board: Board) -> dict[str, Callable[[Entry], Difference | None]]:
+def _panels(board: Board) -> dict[str, Callable[[BoardEntry], ControlDifference | None]]:
     strong, weak = board.strong_modality, CORRUPTED[board.strong_modality]
     return {
-        f"{strong} (strong)": lambda entry: entry.trade.strong if entry.trade else None,
-        f"{weak} (weak)": lambda entry: entry.trade.weak if entry.trade else None,
-        "gap of the two": lambda entry: entry.trade.gap if entry.trade else None,
+        f"{strong} (strong)": lambda entry: entry.tradeoff.strong if entry.tradeoff else None,
+        f"{weak} (weak)": lambda entry: entry.tradeoff.weak if entry.tradeoff else None,
+        "gap of the two": lambda entry: entry.tradeoff.gap if entry.tradeoff else None,
         CLEAN: lambda entry: entry.differences.get(CLEAN),
     }
 
@@ -105,7 +105,7 @@ def _scores(axes: "Axes", board: Board) -> None:
 
 
 def _differences(
-    axes: "Axes", board: Board, title: str, pick: Callable[[Entry], Difference | None]
+    axes: "Axes", board: Board, title: str, pick: Callable[[BoardEntry], ControlDifference | None]
 ) -> None:
     scale = 100 if board.percent else 1
     found = {line: pick(entry) for line, entry in enumerate(board.entries)}

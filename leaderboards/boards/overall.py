@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from steelyard.leaderboards.boards.board import Blank, Board
 from steelyard.leaderboards.stats import ranking
-from steelyard.leaderboards.stats.ranking import Contest, Critical, Place
+from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank, TaskScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class OverallEntry:
 
     label: str
     kind: str
-    place: Place
+    rank: OverallRank
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Overall:
     """Entries complete on every task, by mean rank."""
     blanks: tuple[Blank, ...]
     """The others: a missing task is never a vote."""
-    critical: Critical | None
+    critical: CriticalDifference | None
     """None where there are too few blocks or entries to draw a critical difference."""
 
 
@@ -43,12 +43,13 @@ def overall(boards: Sequence[Board]) -> Overall:
         for label in sorted(kinds)
         if absent[label]
     )
-    contests = [
-        Contest(board.task, board.seeds, board.higher_is_better, board.samples) for board in boards
+    task_scores = [
+        TaskScores(board.task, board.seeds, board.higher_is_better, board.samples)
+        for board in boards
     ]
-    places = ranking.places(contests, full) if full else {}
-    entries = tuple(OverallEntry(label, kinds[label], place) for label, place in places.items())
-    critical = ranking.critical(ranking.block_ranks(contests, full)) if full else None
+    ranks = ranking.overall_ranks(task_scores, full) if full else {}
+    entries = tuple(OverallEntry(label, kinds[label], rank) for label, rank in ranks.items())
+    critical = ranking.critical(ranking.block_ranks(task_scores, full)) if full else None
     return Overall(tuple(board.task for board in boards), entries, blanks, critical)
 
 

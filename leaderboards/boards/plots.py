@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from steelyard.leaderboards.boards.board import Board, Entry
+from steelyard.leaderboards.boards.board import Board, BoardEntry
 from steelyard.leaderboards.boards.cost_plots import cost_axis, cost_scale, draw_front
 from steelyard.leaderboards.boards.measure import CLEAN
 from steelyard.leaderboards.boards.modality_plots import modalities_figure
@@ -74,7 +74,7 @@ def figures(board: Board, labels: Sequence[str]) -> Figures:
     }
     if "corrupted" in board.columns:
         made["balance"] = partial(_balance, board, look)
-    if any(entry.trade for entry in board.entries):
+    if any(entry.tradeoff for entry in board.entries):
         made["sides"] = partial(modalities_figure, board)
     if _graded(board):
         made["severity"] = partial(_severity, board, look)
@@ -92,7 +92,7 @@ def critical(overall: Overall, labels: Sequence[str], control: str) -> Figures:
 def best_of(board: Board) -> Board:
     """The board with as many entries as a figure shows, named so, and nothing it does not show."""
     title, kept = first_of(board.task, board.entries, board.control, lambda entry: entry.label)
-    return replace(board, task=title, entries=kept, samples={}, measured={})
+    return replace(board, task=title, entries=kept, samples={}, entry_scores={})
 
 
 def _scale(board: Board) -> float:
@@ -196,7 +196,7 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
         for x in up
         if x in off
     ]
-    bought = {entry.label for entry in board.entries if entry.trade and entry.trade.bought}
+    bought = {entry.label for entry in board.entries if entry.tradeoff and entry.tradeoff.traded}
     below = _note(axes, left_out, raised=PRINT) + PAD
     above = PRINT / inches(axes)[1] + PAD
     axes.set_xlim(_bar_limits(board, [right[label] for label in shown], PAD, PAD))
@@ -291,12 +291,12 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     return figure
 
 
-def _reach(entry: Entry, variants: set[str], scale: float) -> Span:
+def _reach(entry: BoardEntry, variants: set[str], scale: float) -> Span:
     means = [scale * entry.variants[variant].mean for variant in variants]
     return min(means), max(means)
 
 
-def _curve(entry: Entry, steps: Mapping[int, str], scale: float) -> list[float]:
+def _curve(entry: BoardEntry, steps: Mapping[int, str], scale: float) -> list[float]:
     return [scale * entry.variants[variant].mean for variant in steps.values()]
 
 

@@ -7,13 +7,18 @@ from statistics import fmean
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Score
 from steelyard.leaderboards.boards.board import Blank, kind_of
-from steelyard.leaderboards.boards.ratios import CLEAN, Column, measure
+from steelyard.leaderboards.boards.profile_measure import CLEAN, ProfileColumn, measure
 from steelyard.leaderboards.loading.collect import Run, Runs, backbone_name, budget_name
 from steelyard.leaderboards.loading.costs import Cost, costs_of
 from steelyard.leaderboards.stats import intervals, ranking
-from steelyard.leaderboards.stats.differences import Difference, Visible, differences, visible
+from steelyard.leaderboards.stats.differences import (
+    ControlDifference,
+    DetectableDifference,
+    detectable,
+    differences,
+)
 from steelyard.leaderboards.stats.intervals import Interval, Sample
-from steelyard.leaderboards.stats.ranking import Contest, Critical, Place
+from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank, TaskScores
 from steelyard.tasks.corruptions.columns import corruption_of, modality_of
 
 BLIND = "image-blank"
@@ -22,7 +27,7 @@ CONTROLS = ("joint", "sft")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProfileRow:
     """One complete entry."""
 
     label: str
@@ -33,11 +38,11 @@ class Row:
     over all pairs."""
     tied: bool
     """Not first, but not told apart from the first entry either: they share a letter."""
-    place: Place
+    rank: OverallRank
     """Among all rows by the tasks' parts of the composite."""
     scores: Mapping[str, Interval]
     """By column."""
-    differences: Mapping[str, Difference]
+    differences: Mapping[str, ControlDifference]
     """By column with a direction, and by ``COMPOSITE``; empty for the control."""
     reliance: Mapping[str, Interval]
     """By task, what the image adds to its main metric: clean minus without images, paired."""
@@ -53,22 +58,22 @@ class Profile:
     budget: str
     control: str
     seeds: tuple[int, ...]
-    shown: tuple[Column, ...]
+    shown: tuple[ProfileColumn, ...]
     """Clean numbers, in the order of tasks."""
-    corrupted: tuple[Column, ...]
+    corrupted: tuple[ProfileColumn, ...]
     """Each task's main metric without the image, and averaged over corruptions of a side."""
     main: Mapping[str, str]
     """Column of each task's clean main metric."""
-    rows: tuple[Row, ...]
+    rows: tuple[ProfileRow, ...]
     """Best composite first."""
     groups: Mapping[str, Sequence[Run]]
     """Runs of complete entries by label; not exported."""
     samples: Mapping[str, Mapping[str, Sample]]
     """Of complete entries, by label and column; not exported."""
     blanks: tuple[Blank, ...]
-    critical: Critical | None
+    critical: CriticalDifference | None
     """Over seeds and tasks; None where there are too few of them or of entries."""
-    visible: Mapping[str, Visible]
+    detectable: Mapping[str, DetectableDifference]
     """By column with a direction, and by ``COMPOSITE``: the smallest difference to be seen."""
     notes: tuple[str, ...]
 
@@ -113,21 +118,21 @@ def build(
     samples, notes = measure((*shown, *corrupted), complete)
     composites = {label: composite(shown, found) for label, found in samples.items()}
     order = _order(composites)
-    contests = contests_of(shown, samples, seeds)
-    places = ranking.places(contests, order) if order else {}
+    task_scores = task_scores_of(shown, samples, seeds)
+    ranks = ranking.overall_ranks(task_scores, order) if order else {}
     letters = dict(zip(order, ranking.ties([composites[label] for label in order]), strict=True))
     costs = costs_of(complete, control)
     kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
     picks = _picks(shown, samples, composites)
     compared = _differences(picks, control)
     rows = [
-        Row(
+        ProfileRow(
             label=label,
             kind=kind[label],
             composite=intervals.interval(composites[label]),
             ties=letters[label],
             tied=label != order[0] and not set(letters[label]).isdisjoint(letters[order[0]]),
-            place=places[label],
+            rank=ranks[label],
             scores=_intervals(samples[label]),
             differences=compared.get(label, {}),
             reliance=_reliance(main, corrupted, samples[label]),
@@ -148,8 +153,8 @@ def build(
         groups=complete,
         samples=samples,
         blanks=tuple(Blank(label, kind[label], why) for label, why in lacks.items() if why),
-        critical=ranking.critical(ranking.block_ranks(contests, order)) if order else None,
-        visible=_visible(picks, control),
+        critical=ranking.critical(ranking.block_ranks(task_scores, order)) if order else None,
+        detectable=_detectable(picks, control),
         notes=(*_notes(seeds, control, complete), *apart, *notes),
     )
 
@@ -186,10 +191,10 @@ def _with_intervals(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
 
 def columns_of(
     scores: Sequence[Score],
-) -> tuple[tuple[Column, ...], tuple[Column, ...], dict[str, str]]:
+) -> tuple[tuple[ProfileColumn, ...], tuple[ProfileColumn, ...], dict[str, str]]:
     """The clean columns, the impaired ones, and the column of each task's main metric."""
-    shown: list[Column] = []
-    corrupted: list[Column] = []
+    shown: list[ProfileColumn] = []
+    corrupted: list[ProfileColumn] = []
     main: dict[str, str] = {}
     for task in dict.fromkeys(score.task for score in scores):
         own = [score for score in scores if score.task == task]
@@ -213,14 +218,14 @@ def columns_of(
     return tuple(shown), tuple(corrupted), main
 
 
-def _column(score: Score, variants: tuple[str, ...], ending: str) -> Column:
+def _column(score: Score, variants: tuple[str, ...], ending: str) -> ProfileColumn:
     words = " ".join(part for part in (score.task, score.subset, score.metric) if part)
-    return Column(
+    return ProfileColumn(
         words + ending, score.task, score.metric, score.subset, score.higher_is_better, variants
     )
 
 
-def composite(shown: Sequence[Column], samples: Mapping[str, Sample]) -> Sample:
+def composite(shown: Sequence[ProfileColumn], samples: Mapping[str, Sample]) -> Sample:
     """Mean over tasks of the mean of a task's clean numbers, each turned so that more is better.
 
     All of them are shares, so 1 - x turns one around. Numbers without a direction stay out.
@@ -230,7 +235,7 @@ def composite(shown: Sequence[Column], samples: Mapping[str, Sample]) -> Sample:
     return replace(ranking.averaged(parts), clusters=clusters)
 
 
-def _by_task(shown: Sequence[Column], samples: Mapping[str, Sample]) -> dict[str, Sample]:
+def _by_task(shown: Sequence[ProfileColumn], samples: Mapping[str, Sample]) -> dict[str, Sample]:
     """Mean of each task's directed clean numbers; a task without any has none."""
     directed = [column for column in shown if column.higher_is_better is not None]
     return {
@@ -239,25 +244,27 @@ def _by_task(shown: Sequence[Column], samples: Mapping[str, Sample]) -> dict[str
     }
 
 
-def contests_of(
-    shown: Sequence[Column], samples: Mapping[str, Mapping[str, Sample]], seeds: tuple[int, ...]
-) -> list[Contest]:
-    """Each task as a contest of the entries by its part of the composite."""
+def task_scores_of(
+    shown: Sequence[ProfileColumn],
+    samples: Mapping[str, Mapping[str, Sample]],
+    seeds: tuple[int, ...],
+) -> list[TaskScores]:
+    """Each task as a task of the entries by its part of the composite."""
     by_task: dict[str, dict[str, Sample]] = {}
     for label, found in samples.items():
         for task, sample in _by_task(shown, found).items():
             by_task.setdefault(task, {})[label] = sample
-    return [Contest(task, seeds, True, scores) for task, scores in by_task.items()]
+    return [TaskScores(task, seeds, True, scores) for task, scores in by_task.items()]
 
 
-def _turned(sample: Sample, column: Column) -> Sample:
+def _turned(sample: Sample, column: ProfileColumn) -> Sample:
     if column.higher_is_better:
         return sample
     return Sample(1 - sample.values, 1 - sample.draws, sample.clusters)
 
 
 def _reliance(
-    main: Mapping[str, str], corrupted: Sequence[Column], samples: Mapping[str, Sample]
+    main: Mapping[str, str], corrupted: Sequence[ProfileColumn], samples: Mapping[str, Sample]
 ) -> dict[str, Interval]:
     """By task: how far its main metric falls, whichever way, when every image is removed."""
     found = {}
@@ -282,7 +289,7 @@ Picks = Mapping[str, tuple[bool, Mapping[str, Sample]]]
 
 
 def _picks(
-    shown: Sequence[Column],
+    shown: Sequence[ProfileColumn],
     samples: Mapping[str, Mapping[str, Sample]],
     composites: Mapping[str, Sample],
 ) -> Picks:
@@ -294,17 +301,17 @@ def _picks(
     return {**columns, COMPOSITE: (True, composites)}
 
 
-def _differences(picks: Picks, control: str) -> dict[str, dict[str, Difference]]:
+def _differences(picks: Picks, control: str) -> dict[str, dict[str, ControlDifference]]:
     """Differences to the control by label and column, Holm-adjusted within each column."""
-    found: dict[str, dict[str, Difference]] = {}
+    found: dict[str, dict[str, ControlDifference]] = {}
     for name, (higher, samples) in picks.items():
         for label, each in differences(samples, control, higher_is_better=higher).items():
             found.setdefault(label, {})[name] = each
     return found
 
 
-def _visible(picks: Picks, control: str) -> dict[str, Visible]:
-    seen = {name: visible(samples, control) for name, (_, samples) in picks.items()}
+def _detectable(picks: Picks, control: str) -> dict[str, DetectableDifference]:
+    seen = {name: detectable(samples, control) for name, (_, samples) in picks.items()}
     return {name: each for name, each in seen.items() if each is not None}
 
 

@@ -6,10 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.boards.cost_plots import cost_axis, cost_scale, draw_front
-from steelyard.leaderboards.boards.profile import NO_IMAGE, Profile, Row
+from steelyard.leaderboards.boards.profile import NO_IMAGE, Profile, ProfileRow
+from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.boards.profile_tables import DIRECTIONS, phases_of, words
 from steelyard.leaderboards.boards.rank_plots import critical_figure
-from steelyard.leaderboards.boards.ratios import Column
 from steelyard.leaderboards.output.style import (
     BAD,
     COLOURS,
@@ -61,11 +61,11 @@ def figures(profile: Profile) -> Figures:
     return made
 
 
-def _labels(rows: Sequence[Row]) -> list[str]:
+def _labels(rows: Sequence[ProfileRow]) -> list[str]:
     return [row.label for row in rows]
 
 
-def _grid(count: int, rows: Sequence[Row]) -> tuple["Figure", list["Axes"]]:
+def _grid(count: int, rows: Sequence[ProfileRow]) -> tuple["Figure", list["Axes"]]:
     """Panels in lines of ``ACROSS``, each with a line for every entry, the best on top."""
     from matplotlib.figure import Figure
 
@@ -87,7 +87,7 @@ def _grid(count: int, rows: Sequence[Row]) -> tuple["Figure", list["Axes"]]:
     return figure, grid
 
 
-def _title(axes: "Axes", column: Column, direction: str) -> None:
+def _title(axes: "Axes", column: ProfileColumn, direction: str) -> None:
     """The task in small print above the metric: together they do not fit a panel's width."""
     metric = words(f"{column.subset} {column.metric}".strip()) + direction
     axes.set_title(metric, fontsize=8, pad=3)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from steelyard.leaderboards.boards.export import SCHEMA
 from steelyard.leaderboards.boards.front_page import NO_DIAGRAM, placed
-from steelyard.leaderboards.boards.profile import COMPOSITE, NO_IMAGE, Profile, Row
-from steelyard.leaderboards.boards.ratios import Column
+from steelyard.leaderboards.boards.profile import COMPOSITE, NO_IMAGE, Profile, ProfileRow
+from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.boards.tables import FORMATS, VERDICTS
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.json_text import json_text, members
@@ -49,7 +49,7 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def heading(column: Column) -> str:
+def heading(column: ProfileColumn) -> str:
     """A column's name with the direction in which it is better."""
     return words(column.name) + DIRECTIONS[column.higher_is_better]
 
@@ -83,7 +83,7 @@ def overview(profile: Profile) -> Sheet:
     return Sheet("Side by side", header, (*rows, *_blanks(profile, len(header))))
 
 
-def _best(profile: Profile, column: Column) -> float | None:
+def _best(profile: Profile, column: ProfileColumn) -> float | None:
     means = [row.scores[column.name].mean for row in profile.rows]
     if column.higher_is_better is None or not means:
         return None
@@ -101,13 +101,13 @@ def _composites(profile: Profile) -> Sheet:
         if COMPOSITE in row.differences:
             texts += [_signed(row, COMPOSITE), f"{row.differences[COMPOSITE].adjusted:.3f}"]
         texts += [""] * (4 + len(more) - len(texts))
-        letters, *numbers = placed(row.place)
+        letters, *numbers = placed(row.rank)
         rows.append(tuple(map(Cell, (*texts, *numbers, letters))))
     return Sheet("Composite", header, (*rows, *_blanks(profile, len(header))))
 
 
-def _scores(profile: Profile, task: str, columns: Sequence[Column]) -> Sheet:
-    def cells(row: Row) -> Iterator[str]:
+def _scores(profile: Profile, task: str, columns: Sequence[ProfileColumn]) -> Sheet:
+    def cells(row: ProfileRow) -> Iterator[str]:
         for column in columns:
             yield _with_half(row.scores[column.name])
 
@@ -115,10 +115,10 @@ def _scores(profile: Profile, task: str, columns: Sequence[Column]) -> Sheet:
     return _sheet(profile, words(task), header, cells)
 
 
-def _differences(profile: Profile, task: str, columns: Sequence[Column]) -> Sheet:
+def _differences(profile: Profile, task: str, columns: Sequence[ProfileColumn]) -> Sheet:
     directed = [column for column in columns if column.higher_is_better is not None]
 
-    def cells(row: Row) -> Iterator[str]:
+    def cells(row: ProfileRow) -> Iterator[str]:
         for column in directed:
             yield _signed(row, column.name) if column.name in row.differences else ""
 
@@ -127,7 +127,7 @@ def _differences(profile: Profile, task: str, columns: Sequence[Column]) -> Shee
 
 
 def _corrupted(profile: Profile) -> Sheet:
-    def cells(row: Row) -> Iterator[str]:
+    def cells(row: ProfileRow) -> Iterator[str]:
         for column in profile.corrupted:
             yield _with_half(row.scores[column.name])
             if column.name.endswith(NO_IMAGE):
@@ -148,7 +148,7 @@ def _sheet(
     profile: Profile,
     title: str,
     columns: Sequence[str],
-    cells: Callable[[Row], Iterator[str]],
+    cells: Callable[[ProfileRow], Iterator[str]],
 ) -> Sheet:
     header = ("#", "entry", *columns)
     rows = [
@@ -158,7 +158,7 @@ def _sheet(
     return Sheet(title, header, (*rows, *_blanks(profile, len(header))))
 
 
-def _short(column: Column) -> str:
+def _short(column: ProfileColumn) -> str:
     """A column's heading without its task, for a sheet about that task."""
     return heading(column).removeprefix(words(column.task) + " ")
 
@@ -192,7 +192,7 @@ def _blanks(profile: Profile, width: int) -> list[tuple[Cell, ...]]:
     ]
 
 
-def _name(row: Row) -> str:
+def _name(row: ProfileRow) -> str:
     return _with_kind(row.label, row.kind) + (" ≈" if row.tied else "")
 
 
@@ -208,11 +208,11 @@ def _with_half(each: Interval, sign: str = "") -> str:
     return f"{100 * each.mean:{sign}.1f} ± {_percent(each.half)}"
 
 
-def _verdict(row: Row, column: str) -> str:
+def _verdict(row: ProfileRow, column: str) -> str:
     return row.differences[column].verdict if column in row.differences else ""
 
 
-def _signed(row: Row, column: str) -> str:
+def _signed(row: ProfileRow, column: str) -> str:
     found = row.differences[column]
     return _with_half(found.interval, "+") + VERDICTS[found.verdict]
 
@@ -231,7 +231,7 @@ def caption(profile: Profile) -> str:
 def remarks(profile: Profile) -> list[str]:
     """Why entries are blank, notes, and what the profile can and cannot show."""
     blanks = [f"{blank.label}: {blank.missing}." for blank in profile.blanks]
-    seen = profile.visible.get(COMPOSITE)
+    seen = profile.detectable.get(COMPOSITE)
     power = [] if seen is None else [
         f"A difference to {profile.control} of {_percent(seen.alone)} points of composite "
         f"({_percent(seen.corrected)} after Holm's correction) is found with 80 % chance."
@@ -342,7 +342,7 @@ def terminal(profile: Profile, width: int) -> "RenderableType":
 def _clean(profile: Profile) -> Sheet:
     """Every clean number with half its interval and its mark, the composite first."""
 
-    def cells(row: Row) -> Iterator[str]:
+    def cells(row: ProfileRow) -> Iterator[str]:
         for name, each in [(COMPOSITE, row.composite), *((n, row.scores[n]) for n in names)]:
             yield _with_half(each) + (VERDICTS[_verdict(row, name)] or unmarked)
 

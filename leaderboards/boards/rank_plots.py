@@ -17,7 +17,7 @@ from steelyard.leaderboards.output.style import (
     names_width,
     shortened,
 )
-from steelyard.leaderboards.stats.ranking import Change, Critical
+from steelyard.leaderboards.stats.ranking import CriticalDifference, RankChange
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ STEP = 0.22
 """Inches from one place of a slope chart to the next."""
 
 
-def critical_figure(critical: Critical, about: str, look: Mapping[str, Mark]) -> "Figure":
+def critical_figure(critical: CriticalDifference, about: str, look: Mapping[str, Mark]) -> "Figure":
     """Mean ranks, the best on top, with a bracket around entries that are not told apart."""
     from matplotlib.figure import Figure
 
@@ -88,7 +88,7 @@ def _chance(p: float) -> str:
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def slope_figure(changes: Sequence[Change], about: str, left: str, right: str) -> "Figure":
+def slope_figure(changes: Sequence[RankChange], about: str, left: str, right: str) -> "Figure":
     """One line an entry from its place on one board to that on the other, names at both ends.
 
     Coloured and thick where the two ranges of ranks do not touch.
@@ -118,7 +118,7 @@ def slope_figure(changes: Sequence[Change], about: str, left: str, right: str) -
     return figure
 
 
-def _slope(axes: "Axes", change: Change) -> None:
+def _slope(axes: "Axes", change: RankChange) -> None:
     """One entry's line, and its name, place and range at both ends."""
     colour = {"up": GOOD, "down": BAD, "": SOFT}[change.verdict]
     ends = [change.before, change.after]

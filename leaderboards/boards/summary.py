@@ -15,7 +15,7 @@ from steelyard.leaderboards.robustness.files import links
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Summary:
     """All boards and profiles, and what is made of all of them."""
 
     boards: tuple[Board, ...]
@@ -27,7 +27,7 @@ class Whole:
     """By stem."""
 
 
-def build(runs: Runs, made: Sequence[Board | Profile]) -> Whole:
+def build(runs: Runs, made: Sequence[Board | Profile]) -> Summary:
     """The whole of what was made of each task."""
     boards = tuple(each for each in made if isinstance(each, Board))
     profiles = tuple(each for each in made if isinstance(each, Profile))
@@ -41,10 +41,10 @@ def build(runs: Runs, made: Sequence[Board | Profile]) -> Whole:
         labels = sorted({run.record.label for run in runs.runs})
         files["overall.json"] = export.as_json(combined).encode()
         figures = plots.critical(combined, labels, boards[0].control)
-    return Whole(boards, profiles, combined, files, figures)
+    return Summary(boards, profiles, combined, files, figures)
 
 
-def front_page(runs: Runs, whole: Whole, others: Sequence[str]) -> bytes:
+def front_page(runs: Runs, whole: Summary, others: Sequence[str]) -> bytes:
     """The front page; ``others`` are the names of the files of single tasks."""
     stems = {board.task: board_stem(board.task) for board in whole.boards}
     drawn = [f"{stem}.svg" for stem in whole.figures]

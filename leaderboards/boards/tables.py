@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.boards.board import COMPARED, MODALITIES, Board, Entry
+from steelyard.leaderboards.boards.board import COMPARED, MODALITIES, Board, BoardEntry
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_latex, sheet_markdown
-from steelyard.leaderboards.stats.differences import Difference
+from steelyard.leaderboards.stats.differences import ControlDifference
 from steelyard.leaderboards.stats.intervals import Interval
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _power(board: Board) -> list[str]:
     seen = [
         f"{_number(board, each.alone)} in {name} ({_number(board, each.corrected)} after Holm's "
         "correction)"
-        for name, each in board.visible.items()
+        for name, each in board.detectable.items()
     ]
     if not seen:
         return []
@@ -128,8 +128,8 @@ def ranking(board: Board) -> Sheet:
     best = _best(board, columns)
     rows = []
     for entry in board.entries:
-        span = f"{entry.standing.low:.0f}-{entry.standing.high:.0f}"
-        ties = "".join(entry.standing.ties)
+        span = f"{entry.rank.low:.0f}-{entry.rank.high:.0f}"
+        ties = "".join(entry.rank.ties)
         cells = [_rank(entry), Cell(name_of(entry.label, entry.kind)), Cell(ties), Cell(span)]
         cells += [_score(board, entry, name, best) for name in columns]
         if sided:
@@ -139,8 +139,8 @@ def ranking(board: Board) -> Sheet:
     return Sheet("Ranking", header, (*rows, *_blank_rows(board, len(header))))
 
 
-def _gap(board: Board, entry: Entry) -> str:
-    bought = entry.trade is not None and entry.trade.bought
+def _gap(board: Board, entry: BoardEntry) -> str:
+    bought = entry.tradeoff is not None and entry.tradeoff.traded
     return _number(board, entry.gap) + (" ‡" if bought else "")
 
 
@@ -163,8 +163,8 @@ def _brief(board: Board) -> Sheet:
     return Sheet("Ranking", header, (*rows, *blanks))
 
 
-def _rank(entry: Entry) -> Cell:
-    return Cell(f"{'≈' if entry.standing.tied else ''}{entry.standing.rank}")
+def _rank(entry: BoardEntry) -> Cell:
+    return Cell(f"{'≈' if entry.rank.tied else ''}{entry.rank.position}")
 
 
 def _widths(sheet: Sheet) -> list[int]:
@@ -181,7 +181,7 @@ def _corrupted_table(board: Board) -> Sheet:
     best = _best(board, names)
     rows = []
     for entry in board.entries:
-        cells = [Cell(str(entry.standing.rank)), Cell(name_of(entry.label, entry.kind))]
+        cells = [Cell(str(entry.rank.position)), Cell(name_of(entry.label, entry.kind))]
         for name in names:
             mark = " †" if name in entry.better_corrupted else ""
             text = _number(board, entry.scores[name].mean) + mark
@@ -199,7 +199,7 @@ def _corrupted_table(board: Board) -> Sheet:
 def _modalities(board: Board) -> list[Sheet]:
     """What is left of each side when the other is impaired, and how that differs from the control;
     none where a side is missing or nothing is compared."""
-    if not any(entry.trade for entry in board.entries):
+    if not any(entry.tradeoff for entry in board.entries):
         return []
     left = {"text": "image", "image": "text"}
     strong, weak = board.strong_modality, left[board.strong_modality]
@@ -208,10 +208,10 @@ def _modalities(board: Board) -> list[Sheet]:
     header = ("#", "entry", f"{strong} (strong)", f"{weak} (weak)", "gap", *deltas)
     rows = []
     for entry in board.entries:
-        texts = [str(entry.standing.rank), name_of(entry.label, entry.kind)]
+        texts = [str(entry.rank.position), name_of(entry.label, entry.kind)]
         texts += [_with_half(board, entry.scores[left[modality]]) for modality in modalities]
         texts.append(_gap(board, entry))
-        made = entry.trade.by_name.values() if entry.trade else (None, None, None)
+        made = entry.tradeoff.by_name.values() if entry.tradeoff else (None, None, None)
         texts += [_difference(board, each) for each in made]
         rows.append(tuple(map(Cell, texts)))
     return [Sheet("Strong and weak side", header, (*rows, *_blank_rows(board, len(header))))]
@@ -232,7 +232,7 @@ def _cost(board: Board) -> Sheet:
     for entry in board.entries:
         cost = entry.cost
         texts = (
-            str(entry.standing.rank),
+            str(entry.rank.position),
             name_of(entry.label, entry.kind),
             f"{cost.flops:.2e}",
             "" if cost.relative is None else f"{cost.relative:.2f}",
@@ -270,7 +270,7 @@ def _best(board: Board, names: Sequence[str]) -> dict[str, set[str]]:
     return found
 
 
-def _score(board: Board, entry: Entry, name: str, best: Mapping[str, set[str]]) -> Cell:
+def _score(board: Board, entry: BoardEntry, name: str, best: Mapping[str, set[str]]) -> Cell:
     return Cell(_with_half(board, entry.scores[name]), entry.label in best[name])
 
 
@@ -284,7 +284,7 @@ def _with_half(board: Board, interval: Interval, sign: str = "") -> str:
     return f"{_number(board, interval.mean, sign)} ± {_number(board, interval.half)}"
 
 
-def _difference(board: Board, difference: Difference | None) -> str:
+def _difference(board: Board, difference: ControlDifference | None) -> str:
     if difference is None:
         return ""
     return _with_half(board, difference.interval, "+") + VERDICTS[difference.verdict]

@@ -3,28 +3,28 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steelyard.leaderboards.stats.differences import Difference, differences
+from steelyard.leaderboards.stats.differences import ControlDifference, differences
 from steelyard.leaderboards.stats.intervals import Sample, minus
 
 
 @dataclass(frozen=True, slots=True)
-class Trade:
+class Tradeoff:
     """One entry's two sides against the control's.
 
     A side is measured by what is left to it: its score is that with the other side impaired.
     """
 
-    strong: Difference
+    strong: ControlDifference
     """Of the side that is the stronger one in the control."""
-    weak: Difference
-    gap: Difference
+    weak: ControlDifference
+    gap: ControlDifference
     """Of strong minus weak; its verdict says ``better`` where the gap closes."""
-    bought: bool
+    traded: bool
     """The gap closes while the strong side or the clean score falls, each after Holm's correction:
     balance bought by hurting the strong modality."""
 
     @property
-    def by_name(self) -> dict[str, Difference]:
+    def by_name(self) -> dict[str, ControlDifference]:
         """The three differences."""
         return {"strong": self.strong, "weak": self.weak, "gap": self.gap}
 
@@ -35,13 +35,13 @@ def strong_modality(image: Sample, text: Sample, *, higher_is_better: bool) -> s
     return "text" if (text_left > image_left) == higher_is_better else "image"
 
 
-def trades(
+def tradeoffs(
     modalities: Mapping[str, Mapping[str, Sample]],
-    clean: Mapping[str, Difference],
+    clean: Mapping[str, ControlDifference],
     control: str,
     *,
     higher_is_better: bool,
-) -> tuple[str, dict[str, Trade]]:
+) -> tuple[str, dict[str, Tradeoff]]:
     """The control's strong side, and the trade of every other entry by label.
 
     Args:
@@ -73,7 +73,7 @@ def trades(
         narrower = abs(float(gaps[label].values.mean())) < before
         hurt = "worse" in (up[label].verdict, clean[label].verdict)
         bought = gap.verdict == "better" and narrower and hurt
-        found[label] = Trade(up[label], down[label], gap, bought)
+        found[label] = Tradeoff(up[label], down[label], gap, bought)
     return strong, found
 
 

@@ -12,7 +12,7 @@ from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.loading.costs import Cost
 from steelyard.leaderboards.page.markup import esc
 from steelyard.leaderboards.page.tables import bar, facts, number_html, plain
-from steelyard.leaderboards.stats.differences import Difference
+from steelyard.leaderboards.stats.differences import ControlDifference
 from steelyard.leaderboards.stats.intervals import Interval
 
 NAMES = {
@@ -34,7 +34,7 @@ APART = ("packages", "tables", "data.sizes", "data.notes")
 
 def detail(
     runs: Sequence[Run],
-    differences: Mapping[str, Difference],
+    differences: Mapping[str, ControlDifference],
     variants: Mapping[str, Interval],
     cost: Cost | None,
     percent: bool,
@@ -61,7 +61,7 @@ def _shown(value: float, percent: bool, sign: str = "") -> str:
     return f"{100 * value:{sign}.1f}" if percent else f"{value:{sign}.4g}"
 
 
-def _differences(differences: Mapping[str, Difference], percent: bool) -> str:
+def _differences(differences: Mapping[str, ControlDifference], percent: bool) -> str:
     rows = []
     for name, found in differences.items():
         each = found.interval

@@ -15,7 +15,7 @@ from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.names import board_stem, profile_stem
 from steelyard.leaderboards.boards.overall import absences
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.boards.summary import Whole
+from steelyard.leaderboards.boards.summary import Summary
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.output.sheet import Cell, Sheet
@@ -45,7 +45,7 @@ class Section:
 def page(
     folders: Sequence[Path],
     runs: Runs,
-    whole: Whole,
+    whole: Summary,
     designs: Mapping[str, Sequence[factorial.Factorial]],
     files: Mapping[str, bytes],
 ) -> bytes:
@@ -166,7 +166,7 @@ def _tools(file: str) -> str:
     return f'<div class="tools" data-file="{file}"></div>'
 
 
-def _together(whole: Whole, figures: str) -> Section:
+def _together(whole: Summary, figures: str) -> Section:
     if len(whole.boards) < 2:
         return Section("all", "All tasks", figures)
     made = whole.overall
@@ -188,7 +188,7 @@ def _board(runs: Runs, board: Board, places: Mapping[str, str], figures: str) ->
     names = []
     for entry in board.entries:
         compared = dict(entry.differences)
-        compared |= entry.trade.by_name if entry.trade else {}
+        compared |= entry.tradeoff.by_name if entry.tradeoff else {}
         below = detail(groups[entry.label], compared, entry.variants, entry.cost, percent, places)
         names.append(Name(entry.label, entry.kind, below))
     for blank in board.blanks:

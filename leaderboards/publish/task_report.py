@@ -14,7 +14,7 @@ from steelyard.leaderboards.boards import board, profile, summary
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.factorial import Factorial, factorials
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.boards.summary import Whole
+from steelyard.leaderboards.boards.summary import Summary
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.loading.garbage import set_aside
 from steelyard.leaderboards.output.style import KINDS, Figures, render
@@ -76,7 +76,7 @@ class Book:
     """The chapters in the order asked for, the whole of them, and the files of all."""
 
     chapters: tuple[Chapter, ...]
-    whole: Whole
+    whole: Summary
     drawn: Mapping[str, bytes]
     """Figures by file name."""
 
@@ -84,7 +84,7 @@ class Book:
     def files(self) -> dict[str, bytes]:
         """By name: those of each chapter, then those of the whole; without the front page."""
         found: dict[str, bytes] = {}
-        parts: tuple[Chapter | Whole, ...] = (*self.chapters, self.whole)
+        parts: tuple[Chapter | Summary, ...] = (*self.chapters, self.whole)
         for part in parts:
             names = [f"{stem}.{kind}" for stem in part.figures for kind in KINDS]
             found |= {name: self.drawn[name] for name in names} | dict(part.files)
@@ -177,7 +177,7 @@ def _of_board(ask: Ask, tell: Tell) -> Chapter:
     tell(ask.task, TABLES, MEASURED)
     files, figures = task_files.of_board(made, ask.labels)
     more, fans = robustness_files.of_board(made, ask.labels)
-    light = replace(made, measured={})
+    light = replace(made, entry_scores={})
     return Chapter(ask.task, light, (), files | more, {**figures, **fans})
 
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.leaderboards.boards import ratios
+from steelyard.leaderboards.boards import profile_measure
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.measure import CLEAN, main_scores
-from steelyard.leaderboards.boards.ratios import Column
+from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run
-from steelyard.leaderboards.robustness.numbers import Measured, Variants
+from steelyard.leaderboards.robustness.numbers import Variants, VariantScores
 from steelyard.leaderboards.stats.intervals import DRAWS, Sample, resample_weights
 from steelyard.leaderboards.stats.metrics import shares
 
@@ -19,13 +19,13 @@ Groups = Mapping[str, Sequence[Run]]
 """Runs of complete entries by label, in seed order."""
 
 
-def of_board(board: Board) -> Measured | None:
+def of_board(board: Board) -> VariantScores | None:
     """What was measured of a board's entries; None where no variant is damaged."""
-    found = board.measured
+    found = board.entry_scores
     grid = next((each.grid for each in found.values()), None)
     if grid is None or not grid.corrupted:
         return None
-    return Measured(
+    return VariantScores(
         task=board.task,
         metric=grid.metric,
         higher_is_better=grid.higher_is_better,
@@ -44,20 +44,20 @@ def of_board(board: Board) -> Measured | None:
     )
 
 
-def of_profile(groups: Groups, main: Mapping[str, Column]) -> list[Measured]:
+def of_profile(groups: Groups, main: Mapping[str, ProfileColumn]) -> list[VariantScores]:
     """Each task of a profile that has damaged variants; ``main`` is its clean main metric."""
     runs = [run for own in groups.values() for run in own]
     wanted = {task: column for task, column in main.items() if _corrupted(runs, task)}
     columns = [
-        Column(f"{task} {variant}", task, column.metric, column.subset, True, (variant,))
+        ProfileColumn(f"{task} {variant}", task, column.metric, column.subset, True, (variant,))
         for task, column in wanted.items()
         for variant in _variants(runs, task)
     ]
     if not columns:
         return []
-    found, _ = ratios.measure(columns, groups)
+    found, _ = profile_measure.measure(columns, groups)
     return [
-        Measured(
+        VariantScores(
             task=task,
             metric=column.metric,
             higher_is_better=column.higher_is_better is not False,

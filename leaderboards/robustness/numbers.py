@@ -17,7 +17,7 @@ import numpy as np
 
 from steelyard.leaderboards.boards.measure import CLEAN
 from steelyard.leaderboards.stats import intervals
-from steelyard.leaderboards.stats.differences import Difference, differences
+from steelyard.leaderboards.stats.differences import ControlDifference, differences
 from steelyard.leaderboards.stats.intervals import Interval, Sample
 from steelyard.tasks.corruptions.columns import corruption_of, modality_of
 
@@ -46,7 +46,7 @@ Variants = Mapping[str, Sample]
 
 
 @dataclass(frozen=True, slots=True)
-class Corruption:
+class CorruptionVariants:
     """One corruption, or one combination of two."""
 
     name: str
@@ -59,7 +59,7 @@ class Corruption:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class VariantScores:
     """What is known of the entries of one task."""
 
     task: str
@@ -74,7 +74,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RobustnessRow:
     """One complete entry."""
 
     label: str
@@ -82,7 +82,7 @@ class Row:
     """The variant that hurts it most, by the mean over seeds."""
     numbers: Mapping[str, Interval]
     """By the names of ``NUMBERS``, those that its variants give."""
-    differences: Mapping[str, Difference]
+    differences: Mapping[str, ControlDifference]
     """By the names of ``COMPARED``; empty for the control and where it is absent."""
     curves: Mapping[str, tuple[Interval, ...]]
     """By corruption, the score minus the clean one at each of its variants."""
@@ -99,12 +99,12 @@ class Robustness:
     control: str
     seeds: int
     clusters: int
-    corruptions: tuple[Corruption, ...]
-    rows: tuple[Row, ...]
+    corruptions: tuple[CorruptionVariants, ...]
+    rows: tuple[RobustnessRow, ...]
     """Least mean drop first; those without one last, by label."""
 
 
-def corruptions_of(variants: Sequence[str]) -> tuple[Corruption, ...]:
+def corruptions_of(variants: Sequence[str]) -> tuple[CorruptionVariants, ...]:
     """The corruptions among these variants, in order of side and name."""
     named: dict[str, list[str]] = {}
     for variant in variants:
@@ -116,11 +116,11 @@ def corruptions_of(variants: Sequence[str]) -> tuple[Corruption, ...]:
         graded = "+" not in name and all(end.isdecimal() for end in ends)
         ordered = sorted(own, key=lambda v: int(v.partition(":")[2])) if graded else sorted(own)
         levels = tuple(sorted(map(int, ends))) if graded else ()
-        found.append(Corruption(name, modality_of(ordered[0]), tuple(ordered), levels))
+        found.append(CorruptionVariants(name, modality_of(ordered[0]), tuple(ordered), levels))
     return tuple(sorted(found, key=lambda each: (GROUPS.index(each.modality), each.name)))
 
 
-def build(measured: Measured, control: str) -> Robustness | None:
+def build(measured: VariantScores, control: str) -> Robustness | None:
     """The summary of one task; None where nothing was damaged or no entry is complete."""
     if not measured.scores:
         return None
@@ -144,7 +144,7 @@ def build(measured: Measured, control: str) -> Robustness | None:
     numbers = {name: _intervals(found, name) for name in NUMBERS}
     changes = _changes(corruptions, measured.scores)
     rows = [
-        Row(
+        RobustnessRow(
             label=label,
             worst=_worst(corruptions, measured.scores[label], sign),
             numbers={name: by[label] for name, by in numbers.items() if label in by},
@@ -174,13 +174,13 @@ def _better(name: str, higher_is_better: bool) -> bool:
     return True if name == "same" else higher_is_better
 
 
-def _standing(row: Row) -> tuple[float, str]:
+def _standing(row: RobustnessRow) -> tuple[float, str]:
     drop = row.numbers.get("drop")
     return (np.inf if drop is None else drop.mean, row.label)
 
 
 def _summary(
-    corruptions: Sequence[Corruption], scores: Variants, same: Variants, sign: int
+    corruptions: Sequence[CorruptionVariants], scores: Variants, same: Variants, sign: int
 ) -> dict[str, Sample]:
     """Every number of ``NUMBERS`` that there are variants for."""
     clean = scores[CLEAN]
@@ -205,7 +205,7 @@ def _summary(
     return found | ({"area": mean(areas)} if areas else {})
 
 
-def _by_side(corruptions: Sequence[Corruption], numbers: Variants) -> dict[str, Sample]:
+def _by_side(corruptions: Sequence[CorruptionVariants], numbers: Variants) -> dict[str, Sample]:
     """Averages over variants, then over corruptions, of each side and of both together."""
     return {
         modality: mean([mean([numbers[v] for v in each.variants]) for each in own])
@@ -214,12 +214,12 @@ def _by_side(corruptions: Sequence[Corruption], numbers: Variants) -> dict[str, 
     }
 
 
-def _worst(corruptions: Sequence[Corruption], scores: Variants, sign: int) -> str:
+def _worst(corruptions: Sequence[CorruptionVariants], scores: Variants, sign: int) -> str:
     variants = [variant for corruption in corruptions for variant in corruption.variants]
     return min(variants, key=lambda v: (sign * float(scores[v].values.mean()), v))
 
 
-def area(corruption: Corruption, scores: Variants) -> Sample:
+def area(corruption: CorruptionVariants, scores: Variants) -> Sample:
     """Area under the score against strength from clean to the strongest, divided by its width.
 
     By the trapezoidal rule; a score that does not fall has an area equal to itself.
@@ -260,7 +260,7 @@ def _intervals(samples: Mapping[str, Variants], name: str) -> dict[str, Interval
 
 
 def _changes(
-    corruptions: Sequence[Corruption], scores: Mapping[str, Variants]
+    corruptions: Sequence[CorruptionVariants], scores: Mapping[str, Variants]
 ) -> dict[str, dict[str, Interval]]:
     """Every variant's score minus the entry's clean one, by variant and label."""
     return {

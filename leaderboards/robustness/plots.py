@@ -20,7 +20,7 @@ from steelyard.leaderboards.output.style import (
     lines,
     name_points,
 )
-from steelyard.leaderboards.robustness.numbers import Corruption, Robustness, Row
+from steelyard.leaderboards.robustness.numbers import CorruptionVariants, Robustness, RobustnessRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def _limits(found: Robustness, scale: float) -> tuple[float, float]:
     return ends if found.higher_is_better else ends[::-1]
 
 
-def _level(axes: "Axes", corruption: Corruption) -> None:
+def _level(axes: "Axes", corruption: CorruptionVariants) -> None:
     axes.set_title(corruption.name)
     axes.set_xlabel("severity or rate (0: clean)")
     axes.set_xticks([0, *corruption.levels])
@@ -115,8 +115,8 @@ def _level(axes: "Axes", corruption: Corruption) -> None:
 
 def _curves(
     axes: "Axes",
-    rows: Sequence[Row],
-    corruption: Corruption,
+    rows: Sequence[RobustnessRow],
+    corruption: CorruptionVariants,
     look: Mapping[str, Mark],
     scale: float,
 ) -> list[Anchor]:
@@ -129,7 +129,7 @@ def _curves(
     return [Anchor(label, corruption.levels[-1], own[-1]) for label, own in changes.items()]
 
 
-def _band(axes: "Axes", found: Robustness, corruption: Corruption, scale: float) -> None:
+def _band(axes: "Axes", found: Robustness, corruption: CorruptionVariants, scale: float) -> None:
     for row in found.rows:
         if row.label == found.control:
             steps = row.curves[corruption.name]
@@ -141,7 +141,7 @@ def _band(axes: "Axes", found: Robustness, corruption: Corruption, scale: float)
 def _dots(
     axes: "Axes",
     found: Robustness,
-    corruptions: Sequence[Corruption],
+    corruptions: Sequence[CorruptionVariants],
     look: Mapping[str, Mark],
     scale: float,
 ) -> list[Anchor]:

@@ -9,7 +9,7 @@ from steelyard.leaderboards.boards.tables import VERDICTS
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.json_text import exact, json_text, members
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
-from steelyard.leaderboards.robustness.numbers import COMPARED, NUMBERS, Robustness, Row
+from steelyard.leaderboards.robustness.numbers import COMPARED, NUMBERS, Robustness, RobustnessRow
 
 SCHEMA = 2
 SHARES = ("relative", "same")
@@ -66,14 +66,14 @@ def _sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return Sheet(title, tuple(header), tuple(tuple(map(Cell, row)) for row in rows))
 
 
-def _number(found: Robustness, row: Row, name: str) -> str:
+def _number(found: Robustness, row: RobustnessRow, name: str) -> str:
     each = row.numbers.get(name)
     if each is None:
         return ""
     return f"{_shown(found, name, each.mean)} ± {_shown(found, name, each.half)}"
 
 
-def _difference(found: Robustness, row: Row, name: str) -> str:
+def _difference(found: Robustness, row: RobustnessRow, name: str) -> str:
     each = row.differences.get(name)
     if each is None:
         return ""

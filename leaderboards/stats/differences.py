@@ -9,7 +9,7 @@ from steelyard.leaderboards.stats.intervals import Interval, Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ControlDifference:
     """An entry minus the control, paired by seed and item."""
 
     interval: Interval
@@ -20,7 +20,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Visible:
+class DetectableDifference:
     """The smallest difference to the control that is found with 80 % chance.
 
     From the median spread of the board's own paired differences, so for its seeds and its items.
@@ -34,7 +34,7 @@ class Visible:
 
 def differences(
     samples: Mapping[str, Sample], control: str, *, higher_is_better: bool
-) -> dict[str, Difference]:
+) -> dict[str, ControlDifference]:
     """Each other entry minus the control, by label; none where the control is not there."""
     others = [label for label in samples if label != control]
     if control not in samples or not others:
@@ -46,14 +46,14 @@ def differences(
     for label, interval in intervals.items():
         good = (interval.mean > 0) == higher_is_better
         verdict = ("better" if good else "worse") if adjusted[label] < stats.SIGNIFICANT else ""
-        found[label] = Difference(interval, adjusted[label], verdict)
+        found[label] = ControlDifference(interval, adjusted[label], verdict)
     return found
 
 
-def visible(samples: Mapping[str, Sample], control: str) -> Visible | None:
+def detectable(samples: Mapping[str, Sample], control: str) -> DetectableDifference | None:
     """What differences to the control these samples can show; None where nothing is compared."""
     if control not in samples or len(samples) == 1:
         return None
     base = samples[control]
     pairs = [stats.minus(sample, base) for label, sample in samples.items() if label != control]
-    return Visible(power.visible(pairs), power.visible(pairs, tests=len(pairs)))
+    return DetectableDifference(power.detectable(pairs), power.detectable(pairs, tests=len(pairs)))

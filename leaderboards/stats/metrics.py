@@ -28,7 +28,7 @@ class Items:
     """[n] for AUROC, the probability of class 1."""
 
 
-Counts = NDArray[np.signedinteger[Any]]
+ItemCounts = NDArray[np.signedinteger[Any]]
 
 
 def resampled(metric: str, items: Items, weights: Floats) -> Floats:
@@ -57,22 +57,22 @@ def _mean_scores(variants: Sequence[Items], weights: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sides:
+class _BinaryItems:
     """The items of class 1 and the rest, P and N of them, drawn in R resamples."""
 
     positive: NDArray[np.bool_]
     """[n]"""
-    drawn: Counts
+    drawn: ItemCounts
     """[P, R]"""
-    others: Sequence[Counts]
+    others: Sequence[ItemCounts]
     """N rows [R]"""
-    pairs: Counts
+    pairs: ItemCounts
     """[R] pairs of one of each."""
-    below: Counts
+    below: ItemCounts
     """[N + 1, R] room for sums over others; the first row is zero."""
-    rows: Sequence[Counts]
+    rows: Sequence[ItemCounts]
     """Those of ``below``."""
-    beaten: Counts
+    beaten: ItemCounts
     """[2, P, R] more room: a new array for each variant takes longer than what is done in it."""
 
 
@@ -86,18 +86,18 @@ def _aurocs(variants: Sequence[Items], weights: Floats) -> Floats:
     return np.stack(found)
 
 
-def _modalities(positive: NDArray[np.bool_], weights: Floats) -> _Sides:
+def _modalities(positive: NDArray[np.bool_], weights: Floats) -> _BinaryItems:
     # Whole numbers of the smallest kind that holds twice the pairs of a resample.
     kind = np.int32 if weights.sum(axis=1).max() < 2**16 else np.int64
-    by_item: Counts = weights.T.astype(kind, order="C")
+    by_item: ItemCounts = weights.T.astype(kind, order="C")
     drawn, others = by_item[positive], by_item[~positive]
     pairs = drawn.sum(axis=0) * others.sum(axis=0)
     below = np.zeros((len(others) + 1, len(weights)), dtype=kind)
     beaten = np.empty((2, *drawn.shape), dtype=kind)
-    return _Sides(positive, drawn, [*others], pairs, below, [*below], beaten)
+    return _BinaryItems(positive, drawn, [*others], pairs, below, [*below], beaten)
 
 
-def _auroc(confidence: Floats, modalities: _Sides) -> Floats:
+def _auroc(confidence: Floats, modalities: _BinaryItems) -> Floats:
     own, rest = confidence[modalities.positive], confidence[~modalities.positive]
     order = np.argsort(rest, kind="stable")
     ordered, rows, others = rest[order], modalities.rows, modalities.others

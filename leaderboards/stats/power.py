@@ -11,7 +11,7 @@ from steelyard.leaderboards.stats.intervals import SIGNIFICANT, Sample, Spread, 
 POWER = 0.80
 
 
-def visible(samples: Sequence[Sample], *, tests: int = 1) -> float:
+def detectable(samples: Sequence[Sample], *, tests: int = 1) -> float:
     """The true difference whose interval leaves out zero with 80 % chance.
 
     For paired differences with the median spread of the given ones, of which only that counts.

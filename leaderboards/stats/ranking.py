@@ -84,7 +84,7 @@ def averaged(samples: Sequence[Sample]) -> Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class TaskScores:
     """One task in which entries meet: their scores by label, over its seeds."""
 
     task: str
@@ -94,7 +94,7 @@ class Contest:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OverallRank:
     """An entry among others over several tasks, each of which has one vote."""
 
     ranks: Mapping[str, float]
@@ -115,26 +115,28 @@ class Place:
     """Letters; entries that share one are not told apart by ``wins``, after Holm's correction."""
 
 
-def places(contests: Sequence[Contest], labels: Sequence[str]) -> dict[str, Place]:
-    """Places by label, best mean rank first, of entries that are in every contest."""
-    met = [[contest.samples[label] for label in labels] for contest in contests]
+def overall_ranks(
+    task_scores: Sequence[TaskScores], labels: Sequence[str]
+) -> dict[str, OverallRank]:
+    """Places by label, best mean rank first, of entries that are in every task."""
+    met = [[task.samples[label] for label in labels] for task in task_scores]
     points, draws = [], []
-    for contest, samples in zip(contests, met, strict=True):
-        up, means = contest.higher_is_better, np.array([each.values.mean() for each in samples])
+    for task, samples in zip(task_scores, met, strict=True):
+        up, means = task.higher_is_better, np.array([each.values.mean() for each in samples])
         points.append(ranks(means, higher_is_better=up))
-        draws.append(rank_draws(samples, contest.task, higher_is_better=up))
+        draws.append(rank_draws(samples, task.task, higher_is_better=up))
     by_entry = np.stack(points, axis=1)
     mean = np.asarray(by_entry.mean(axis=1), dtype=np.float64)
     ranges = central(np.asarray(np.mean(draws, axis=0), dtype=np.float64), mean)
     order = sorted(range(len(labels)), key=lambda place: (mean[place], labels[place]))
     standing = np.asarray(1.0 + np.argsort(order), dtype=np.float64)
     spans = central(ranks(np.mean(draws, axis=0), higher_is_better=False), standing)
-    won = _wins_of(contests, [labels[place] for place in order])
+    won = _wins_of(task_scores, [labels[place] for place in order])
     rates: list[Interval | None] = [*intervals.intervals(won)] if won else [None] * len(order)
     letters = ties(won) if won else [()] * len(order)
-    tasks = [contest.task for contest in contests]
+    tasks = [task.task for task in task_scores]
     return {
-        labels[place]: Place(
+        labels[place]: OverallRank(
             ranks=dict(zip(tasks, by_entry[place].tolist(), strict=True)),
             mean_rank=float(mean[place]),
             low=float(ranges[place, 0]),
@@ -149,26 +151,26 @@ def places(contests: Sequence[Contest], labels: Sequence[str]) -> dict[str, Plac
     }
 
 
-def _wins_of(contests: Sequence[Contest], labels: Sequence[str]) -> list[Sample]:
+def _wins_of(task_scores: Sequence[TaskScores], labels: Sequence[str]) -> list[Sample]:
     """Mean win rates over tasks on the seeds that all of them have; none without opponents."""
-    common = set.intersection(*(set(contest.seeds) for contest in contests))
+    common = set.intersection(*(set(task.seeds) for task in task_scores))
     if len(labels) < 2 or not common:
         return []
     by_task = []
-    for contest in contests:
-        kept = [place for place, seed in enumerate(contest.seeds) if seed in common]
-        met = [contest.samples[label] for label in labels]
+    for task in task_scores:
+        kept = [place for place, seed in enumerate(task.seeds) if seed in common]
+        met = [task.samples[label] for label in labels]
         some = [Sample(each.values[kept], each.draws[kept], each.clusters) for each in met]
-        by_task.append(wins(some, higher_is_better=contest.higher_is_better))
+        by_task.append(wins(some, higher_is_better=task.higher_is_better))
     return [averaged(parts) for parts in zip(*by_task, strict=True)]
 
 
-def block_ranks(contests: Sequence[Contest], labels: Sequence[str]) -> dict[str, Floats]:
+def block_ranks(task_scores: Sequence[TaskScores], labels: Sequence[str]) -> dict[str, Floats]:
     """Ranks by label in every block [N]; a block is one seed on one task."""
     parts = []
-    for contest in contests:
-        scores = np.stack([contest.samples[label].values for label in labels])
-        parts.append(ranks(scores, higher_is_better=contest.higher_is_better))
+    for task in task_scores:
+        scores = np.stack([task.samples[label].values for label in labels])
+        parts.append(ranks(scores, higher_is_better=task.higher_is_better))
     return dict(zip(labels, np.concatenate(parts, axis=1), strict=True))
 
 
@@ -217,7 +219,7 @@ def _letter(place: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RankChange:
     """One entry's place before and after."""
 
     label: str
@@ -229,7 +231,9 @@ class Change:
     """``up`` or ``down`` where the two ranges do not touch, else empty."""
 
 
-def changes(before: Mapping[str, Place], after: Mapping[str, Place]) -> list[Change]:
+def changes(
+    before: Mapping[str, OverallRank], after: Mapping[str, OverallRank]
+) -> list[RankChange]:
     """Changes of place between two standings of the same entries, in the order of the second."""
     first = {label: place for place, label in enumerate(before, start=1)}
     found = []
@@ -237,12 +241,12 @@ def changes(before: Mapping[str, Place], after: Mapping[str, Place]) -> list[Cha
         then = before[label]
         verdict = "up" if now.last < then.first else "down" if now.first > then.last else ""
         ranges = (then.first, then.last), (now.first, now.last)
-        found.append(Change(label, first[label], ranges[0], place, ranges[1], verdict))
+        found.append(RankChange(label, first[label], ranges[0], place, ranges[1], verdict))
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class Critical:
+class CriticalDifference:
     """Friedman's test over blocks and Nemenyi's critical difference of mean ranks."""
 
     blocks: int
@@ -254,7 +258,7 @@ class Critical:
     """By entry, best first."""
 
 
-def critical(block_ranks: Mapping[str, Floats]) -> Critical | None:
+def critical(block_ranks: Mapping[str, Floats]) -> CriticalDifference | None:
     """The critical difference of entries by their ranks [N] in N blocks.
 
     None with fewer than ``FEWEST_BLOCKS`` blocks or three entries: nothing could be said.
@@ -275,4 +279,4 @@ def critical(block_ranks: Mapping[str, Floats]) -> Critical | None:
     quantile = float(studentized_range.ppf(CONFIDENCE, entries, math.inf)) / math.sqrt(2)
     difference = quantile * math.sqrt(entries * (entries + 1) / (6 * blocks))
     ordered = sorted(zip(block_ranks, means.tolist(), strict=True), key=lambda pair: pair[::-1])
-    return Critical(blocks, p, difference, dict(ordered))
+    return CriticalDifference(blocks, p, difference, dict(ordered))

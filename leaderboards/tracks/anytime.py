@@ -20,7 +20,7 @@ from steelyard.leaderboards.stats.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class AnytimeCurve:
     """One entry on one data set, by budget."""
 
     trained_on: str
@@ -37,7 +37,7 @@ class Curve:
 class Anytime:
     """All curves, best area first within a data set, and what was written."""
 
-    curves: tuple[Curve, ...]
+    curves: tuple[AnytimeCurve, ...]
     sheets: tuple[Sheet, ...]
     """The same as a table for each data set."""
     lacking: tuple[str, ...]
@@ -109,7 +109,7 @@ def _scores(published: Published) -> Iterator[tuple[tuple[str, str], Interval]]:
             yield (profile.trained_on, row.label), row.composite
 
 
-def _curves(made: Mapping[str, Published]) -> tuple[list[Curve], list[str]]:
+def _curves(made: Mapping[str, Published]) -> tuple[list[AnytimeCurve], list[str]]:
     by_budget = {name: dict(_scores(published)) for name, published in made.items()}
     keys = dict.fromkeys(key for found in by_budget.values() for key in found)
     flops = tuple(parse_budget(name).flops for name in made)
@@ -121,11 +121,11 @@ def _curves(made: Mapping[str, Published]) -> tuple[list[Curve], list[str]]:
             lacking.append(f"{label} on {task}")
             continue
         height = area(flops, [score.mean for score in known])
-        curves.append(Curve(task, label, flops, known, height))
+        curves.append(AnytimeCurve(task, label, flops, known, height))
     return sorted(curves, key=lambda curve: (curve.trained_on, -curve.area, curve.label)), lacking
 
 
-def sheet(curves: Sequence[Curve], budgets: Sequence[str], task: str) -> Sheet:
+def sheet(curves: Sequence[AnytimeCurve], budgets: Sequence[str], task: str) -> Sheet:
     """The curves of one data set as a table."""
     own = [curve for curve in curves if curve.trained_on == task]
     best = max(curve.area for curve in own)
@@ -154,7 +154,7 @@ def _markdown(sheets: Sequence[Sheet], lacking: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _csv(curves: Sequence[Curve], budgets: Sequence[str]) -> str:
+def _csv(curves: Sequence[AnytimeCurve], budgets: Sequence[str]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = [f"{name}{end}" for name in budgets for end in ("", "_low", "_high")]

@@ -20,7 +20,7 @@ from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_mark
 from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.publish import Published, publish
 from steelyard.leaderboards.stats import ranking
-from steelyard.leaderboards.stats.ranking import Change, Contest
+from steelyard.leaderboards.stats.ranking import RankChange, TaskScores
 
 TRACKS = {"data": "equal data", "compute": "equal compute"}
 """Before and after: what papers usually hold equal, and what counts every cost."""
@@ -32,28 +32,28 @@ RULE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class TaskRankChanges:
     """The changes of rank on one task, or over all of them."""
 
     about: str
-    changes: tuple[Change, ...]
+    changes: tuple[RankChange, ...]
     """In the order at equal compute."""
     lacking: tuple[str, ...]
     """Entries that only one track ranks."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tracks:
+class TrackComparison:
     """All changes and what was written."""
 
-    ladders: tuple[Ladder, ...]
+    rank_changes: tuple[TaskRankChanges, ...]
     sheets: tuple[Sheet, ...]
     files: tuple[Path, ...]
 
 
 def publish_tracks(
     folders: Sequence[Path], out: Path, *, report: Report = silent, **options: Any
-) -> Tracks:
+) -> TrackComparison:
     """Write the boards of both tracks into folders of their own, and how ranks change.
 
     Raises:
@@ -76,7 +76,7 @@ def publish_tracks(
         )
         for place, (track, name) in enumerate(TRACKS.items())
     }
-    found = tuple(ladders(*made.values()))
+    found = tuple(rank_changes(*made.values()))
     if not found:
         raise UserError("No two entries are ranked on both tracks of one task: run them on both.")
     files = [path for published in made.values() for path in published.files]
@@ -88,10 +88,10 @@ def publish_tracks(
         "rank-change.md": _markdown(found, sheets).encode(),
     }
     files += write_files(out, content)
-    return Tracks(found, sheets, tuple(files))
+    return TrackComparison(found, sheets, tuple(files))
 
 
-def ladders(before: Published, after: Published) -> Iterator[Ladder]:
+def rank_changes(before: Published, after: Published) -> Iterator[TaskRankChanges]:
     """Changes of rank between two sets of boards: over all their tasks, then on each."""
     one, other = dict(_contests(before)), dict(_contests(after))
     common = [task for task in one if task in other]
@@ -102,28 +102,32 @@ def ladders(before: Published, after: Published) -> Iterator[Ladder]:
         yield from _ladder(task, [one[task]], [other[task]])
 
 
-def _contests(published: Published) -> Iterator[tuple[str, Contest]]:
+def _contests(published: Published) -> Iterator[tuple[str, TaskScores]]:
     for board in published.boards:
         up = board.higher_is_better
-        yield board.task, Contest(board.task, board.seeds, up, board.samples)
+        yield board.task, TaskScores(board.task, board.seeds, up, board.samples)
     for made in published.profiles:
         scores = {label: composite(made.shown, found) for label, found in made.samples.items()}
-        yield made.name, Contest(made.name, made.seeds, True, scores)
+        yield made.name, TaskScores(made.name, made.seeds, True, scores)
 
 
-def _ladder(about: str, before: Sequence[Contest], after: Sequence[Contest]) -> Iterator[Ladder]:
+def _ladder(
+    about: str, before: Sequence[TaskScores], after: Sequence[TaskScores]
+) -> Iterator[TaskRankChanges]:
     ranked = [set.intersection(*(set(c.samples) for c in modality)) for modality in (before, after)]
     labels = sorted(ranked[0] & ranked[1])
     if len(labels) > 1:
-        found = ranking.changes(ranking.places(before, labels), ranking.places(after, labels))
-        yield Ladder(about, tuple(found), tuple(sorted(ranked[0] ^ ranked[1])))
+        found = ranking.changes(
+            ranking.overall_ranks(before, labels), ranking.overall_ranks(after, labels)
+        )
+        yield TaskRankChanges(about, tuple(found), tuple(sorted(ranked[0] ^ ranked[1])))
 
 
-def sheet(ladder: Ladder) -> Sheet:
+def sheet(task: TaskRankChanges) -> Sheet:
     """The changes of one task as a table, the order at equal compute."""
     header = ("#", "entry", *(f"{name} (range)" for name in TRACKS.values()), "change")
     rows = []
-    for change in ladder.changes:
+    for change in task.changes:
         moved = change.before - change.after
         texts = (
             str(change.after),
@@ -133,21 +137,21 @@ def sheet(ladder: Ladder) -> Sheet:
             {"up": f"▲ {moved:+d}", "down": f"▼ {moved:+d}", "": f"{moved:+d}"}[change.verdict],
         )
         rows.append(tuple(map(Cell, texts)))
-    return Sheet(ladder.about, header, tuple(rows))
+    return Sheet(task.about, header, tuple(rows))
 
 
 def _with_range(place: int, ends: tuple[float, float]) -> str:
     return f"{place} ({ends[0]:.3g}-{ends[1]:.3g})"
 
 
-def said(ladder: Ladder) -> str:
-    """What the ladder shows, in a sentence."""
-    moved = [change for change in ladder.changes if change.verdict]
+def sentence(task: TaskRankChanges) -> str:
+    """What the task shows, in a sentence."""
+    moved = [change for change in task.changes if change.verdict]
     if not moved:
-        return f"On {ladder.about} no rank changes by more than the ranges allow."
+        return f"On {task.about} no rank changes by more than the ranges allow."
     names = ", ".join(f"{c.label} ({'rises' if c.verdict == 'up' else 'falls'})" for c in moved)
     return (
-        f"On {ladder.about} {len(moved)} of {len(ladder.changes)} entries change rank by more than "
+        f"On {task.about} {len(moved)} of {len(task.changes)} entries change rank by more than "
         f"the ranges allow when compute is equal instead of data: {names}."
     )
 
@@ -156,7 +160,7 @@ def _name(place: int) -> str:
     return f"rank-change-{place}"
 
 
-def _figures(found: Sequence[Ladder]) -> Mapping[str, bytes]:
+def _figures(found: Sequence[TaskRankChanges]) -> Mapping[str, bytes]:
     makers = {
         _name(place): partial(slope_figure, each.changes, each.about, *TRACKS.values())
         for place, each in enumerate(found, start=1)
@@ -164,23 +168,23 @@ def _figures(found: Sequence[Ladder]) -> Mapping[str, bytes]:
     return render(makers)
 
 
-def _markdown(found: Sequence[Ladder], sheets: Sequence[Sheet]) -> str:
+def _markdown(found: Sequence[TaskRankChanges], sheets: Sequence[Sheet]) -> str:
     boards = [f"[{name}](track-{track}/board.md)" for track, name in TRACKS.items()]
     parts = ["# How ranks change with what is equal", f"Boards: {' · '.join(boards)}."]
-    for place, (ladder, made) in enumerate(zip(found, sheets, strict=True), start=1):
-        parts += [f"## {md(ladder.about)}", md(said(ladder)), sheet_markdown(made)]
-        parts += bullets("", [f"{label}: ranked on one track only." for label in ladder.lacking])
+    for place, (task, made) in enumerate(zip(found, sheets, strict=True), start=1):
+        parts += [f"## {md(task.about)}", md(sentence(task)), sheet_markdown(made)]
+        parts += bullets("", [f"{label}: ranked on one track only." for label in task.lacking])
         parts.append(f"![rank change]({_name(place)}.svg)")
     return "\n\n".join([*parts, md(RULE)]) + "\n"
 
 
-def _csv(found: Sequence[Ladder]) -> str:
+def _csv(found: Sequence[TaskRankChanges]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = [f"{track}{end}" for track in TRACKS for end in ("", "_low", "_high")]
     writer.writerow(["about", "label", *ends, "verdict"])
-    for ladder in found:
-        for c in ladder.changes:
+    for task in found:
+        for c in task.changes:
             spans = [c.before, *c.before_range, c.after, *c.after_range]
-            writer.writerow([ladder.about, c.label, *map(exact, spans), c.verdict])
+            writer.writerow([task.about, c.label, *map(exact, spans), c.verdict])
     return out.getvalue()

@@ -81,7 +81,7 @@ def validate(
         raise UserError(f"No record under {path}: give a folder of finished runs.")
     findings: list[Finding] = []
     runs: list[Run] = []
-    items: dict[Path, item_scores.Checked] = {}
+    items: dict[Path, item_scores.ItemCheck] = {}
     orders: dict[str, item_table.Order] = {}
     for place, folder in enumerate(folders):
         report(f"checking {folder.name}", place / len(folders))

@@ -110,11 +110,11 @@ def test_ties_are_those_whose_difference_to_the_first_contains_zero(tmp_path: Pa
             hits = {"clean": right, "image-blank": right, "text-blank": right}
             make_run(tmp_path, label, {k: v.tolist() for k, v in hits.items()}, seed=seed)
     board = board_of(tmp_path)
-    tied = {entry.label: entry.standing.tied for entry in board.entries}
+    tied = {entry.label: entry.rank.tied for entry in board.entries}
     leader = board.entries[0].label
     assert leader in ("best", "near")
     assert tied == {leader: False, ({"best", "near"} - {leader}).pop(): True, "joint": False}
-    assert board.entries[2].standing.low == board.entries[2].standing.high == 3
+    assert board.entries[2].rank.low == board.entries[2].rank.high == 3
     assert "| ≈2 |" in tables.markdown(board)
 
 
@@ -251,9 +251,9 @@ def test_balance_bought_by_hurting_the_strong_side_is_marked(tmp_path: Path) -> 
             }
             make_run(tmp_path, label, hits, seed=seed)
     board = board_of(tmp_path)
-    found = {entry.label: entry.trade for entry in board.entries}
+    found = {entry.label: entry.tradeoff for entry in board.entries}
     assert board.strong_modality == "text" and found["joint"] is None
-    assert {label: trade.bought for label, trade in found.items() if trade} == {
+    assert {label: trade.traded for label, trade in found.items() if trade} == {
         "lifts": False,  # the gap closes from below
         "hurts": True,
         "both": True,  # clean falls
@@ -275,8 +275,8 @@ def test_losses_turn_the_sides_and_the_gap(tmp_path: Path) -> None:
             hits = {v: level + 0.05 * rng.random(60) for v, level in levels.items()}
             make_run(tmp_path, label, hits, seed=seed, metric="surprise", higher_is_better=False)
     board = board_of(tmp_path)
-    trade = next(entry.trade for entry in board.entries if entry.label == "hurts")
-    assert board.strong_modality == "text" and trade is not None and trade.bought
+    trade = next(entry.tradeoff for entry in board.entries if entry.label == "hurts")
+    assert board.strong_modality == "text" and trade is not None and trade.traded
     assert trade.gap.interval.mean == pytest.approx(-1.5, abs=0.1)
     assert trade.strong.verdict == "worse"
 
@@ -288,7 +288,7 @@ def test_the_power_note_grows_with_fewer_items(tmp_path: Path) -> None:
             for count in (40, 640):
                 hits = {"clean": (rng.random(count) < 0.6).astype(float).tolist()}
                 make_run(tmp_path / str(count), label, hits, seed=seed)
-    seen = {count: board_of(tmp_path / str(count)).visible["clean"] for count in (40, 640)}
+    seen = {count: board_of(tmp_path / str(count)).detectable["clean"] for count in (40, 640)}
     assert seen[640].alone < seen[40].alone
     assert seen[640].corrected == seen[640].alone, "one entry is compared, nothing to correct"
     (note,) = [line for line in tables.remarks(board_of(tmp_path / "640")) if "80 %" in line]
@@ -310,11 +310,11 @@ def test_overall_ranks_only_entries_complete_on_every_task(toy: Path) -> None:
         make_run(toy, "fair", profile(5, 5, 5), seed=seed, task="two")
     runs = collect([toy])
     table = overall([build(runs, task) for task in ("toy", "two")])
-    assert {entry.label: entry.place.ranks for entry in table.entries} == {
+    assert {entry.label: entry.rank.ranks for entry in table.entries} == {
         "fair": {"toy": 1.0, "two": 2.0},
         "joint": {"toy": 2.0, "two": 1.0},
     }
-    assert [entry.place.wins.mean for entry in table.entries] == [0.5, 0.5]
+    assert [entry.rank.wins.mean for entry in table.entries] == [0.5, 0.5]
     assert [(blank.label, blank.missing) for blank in table.blanks] == [
         ("poor", "not ranked on two")
     ]

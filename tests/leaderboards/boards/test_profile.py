@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 
 from steelyard.leaderboards.boards import factorial
 from steelyard.leaderboards.boards.profile import COMPOSITE, Profile, build
-from steelyard.leaderboards.boards.ratios import Column
+from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.stats.intervals import Sample
@@ -133,7 +133,7 @@ def test_other_items_or_a_lost_file_are_refused(pool: Path) -> None:
 
 def test_a_factorial_pairs_entries_equal_in_all_else(tmp_path: Path) -> None:
     """Each option adds its own effect; the table finds both, and the pairs behind them."""
-    shown = (Column("asked f1", "asked", "f1", "", True, ("clean",)),)
+    shown = (ProfileColumn("asked f1", "asked", "f1", "", True, ("clean",)),)
     samples, groups = {}, {}
     for iig in (False, True):
         for mining in ("adversarial", "noise"):

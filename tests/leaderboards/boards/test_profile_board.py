@@ -19,7 +19,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Score, read, write
 from steelyard.leaderboards.boards import factorial, profile_tables
 from steelyard.leaderboards.boards.profile import Profile, build, is_profile
-from steelyard.leaderboards.boards.ratios import Column
+from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.stats.intervals import Sample
@@ -31,7 +31,7 @@ def built(root: Path, control: str | None = None) -> Profile:
 
 def test_a_corruption_with_many_severities_weighs_no_more() -> None:
     variants = ("image-blank", "image-noise:1", "image-noise:3", "image-noise:5")
-    shares = Column("x", "t", "f1", "", True, variants).shares()
+    shares = ProfileColumn("x", "t", "f1", "", True, variants).shares()
     assert shares == pytest.approx({"image-blank": 1 / 2, **dict.fromkeys(variants[1:], 1 / 6)})
 
 
@@ -169,7 +169,7 @@ def test_reliance_is_positive_where_images_help(higher: bool, sign: int, tmp_pat
 
 def test_entries_that_differ_in_learning_rate_too_are_no_pair(tmp_path: Path) -> None:
     """Only pairs equal in all else show what an option does, and the rate is one of all else."""
-    shown = (Column("asked f1", "asked", "f1", "", True, ("clean",)),)
+    shown = (ProfileColumn("asked f1", "asked", "f1", "", True, ("clean",)),)
     groups, samples = {}, {}
     for beta in (0.1, 0.2):
         for rate in (None, 1e-3):

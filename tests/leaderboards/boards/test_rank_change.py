@@ -13,12 +13,19 @@ from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
 from steelyard.leaderboards.boards.rank_plots import alike, critical_figure, slope_figure
 from steelyard.leaderboards.output.style import marks, render
-from steelyard.leaderboards.stats.ranking import Change, Critical, Place, changes
-from steelyard.leaderboards.tracks.rank_change import publish_tracks, said, sheet
+from steelyard.leaderboards.stats.ranking import (
+    CriticalDifference,
+    OverallRank,
+    RankChange,
+    changes,
+)
+from steelyard.leaderboards.tracks.rank_change import publish_tracks, sentence, sheet
 
 
-def place(rank: float, first_place: float, last_place: float) -> Place:
-    return Place({"toy": rank}, rank, first_place, last_place, first_place, last_place, 0, None, ())
+def place(rank: float, first_place: float, last_place: float) -> OverallRank:
+    return OverallRank(
+        {"toy": rank}, rank, first_place, last_place, first_place, last_place, 0, None, ()
+    )
 
 
 def test_changes_are_clear_where_ranges_do_not_touch() -> None:
@@ -62,10 +69,10 @@ def test_both_tracks_are_published_with_the_changes(tracks: Path, tmp_path: Path
         for doing in ("reading records", *by_task)
     ]
     assert ("equal compute: reading records", 0.5) in told
-    assert [ladder.about for ladder in made.ladders] == ["all tasks", "one", "two"]
-    moves = {change.label: change.verdict for change in made.ladders[1].changes}
+    assert [task.about for task in made.rank_changes] == ["all tasks", "one", "two"]
+    moves = {change.label: change.verdict for change in made.rank_changes[1].changes}
     assert moves == {"joint": "up", "quick": "down", "poor": ""}
-    assert made.ladders[1].lacking == ("late",)
+    assert made.rank_changes[1].lacking == ("late",)
     rows = list(csv.DictReader(io.StringIO((out / "rank-change.csv").read_text())))
     assert rows[0]["label"] == "joint" and (rows[0]["data"], rows[0]["compute"]) == ("2", "1")
     assert json.loads((out / "rank-change.json").read_text())["tasks"][2]["about"] == "two"
@@ -103,17 +110,20 @@ def test_the_command_prints_what_changes(tracks: Path, tmp_path: Path) -> None:
 
 
 def test_what_does_not_change_is_said(tracks: Path, tmp_path: Path) -> None:
-    made = publish_tracks([tracks], tmp_path / "out").ladders[0]
-    still = [Change("a", 1, (1, 2), 2, (1, 2), "")]
+    made = publish_tracks([tracks], tmp_path / "out").rank_changes[0]
+    still = [RankChange("a", 1, (1, 2), 2, (1, 2), "")]
     from dataclasses import replace
 
     calm = replace(made, changes=tuple(still))
-    assert "no rank changes by more" in said(calm)
+    assert "no rank changes by more" in sentence(calm)
     assert sheet(calm).rows[0][-1].text == "-1"
 
 
 def test_a_slope_chart_names_entries_with_their_ranges() -> None:
-    found = [Change("a $x$", 2, (1, 3), 1, (1, 1), ""), Change("b", 1, (1, 1), 2, (2, 3), "down")]
+    found = [
+        RankChange("a $x$", 2, (1, 3), 1, (1, 1), ""),
+        RankChange("b", 1, (1, 1), 2, (2, 3), "down"),
+    ]
     drawn = dict(render({"x": lambda: slope_figure(found, "toy", "left", "right")}))
     for text in (b"a $x$  2  (1-3)", b"1  (1-1)  a $x$", b"toy: how ranks change", b"left"):
         assert text in drawn["x.svg"]
@@ -123,7 +133,7 @@ def test_bars_join_ranks_within_the_critical_difference() -> None:
     assert alike([1.0, 1.5, 2.2, 4.0], 1.0) == [(0, 1), (1, 2)]
     assert alike([1.0, 1.5, 1.9, 4.0], 1.0) == [(0, 2)]
     assert alike([1.0, 3.0], 1.0) == []
-    critical = Critical(12, 0.0004, 1.0, {"a": 1.0, "b": 1.5, "c": 4.0})
+    critical = CriticalDifference(12, 0.0004, 1.0, {"a": 1.0, "b": 1.5, "c": 4.0})
     look = marks(["a", "b", "c"], "a")
     drawn = dict(render({"x": lambda: critical_figure(critical, "toy", look)}))["x.svg"]
     assert b"p below 0.001" in drawn and b"12 blocks" in drawn
@@ -134,5 +144,5 @@ def test_profiles_change_ranks_too(tmp_path: Path) -> None:
         for label, right in zip(("sft", "other"), rights, strict=True):
             make_answered(tmp_path / track, label, entry(right), track=track)
     made = publish_tracks([tmp_path], tmp_path / "out")
-    assert [c.label for c in made.ladders[0].changes] == ["other", "sft"]
-    assert made.ladders[0].about == "pool (tiny-vlm)"
+    assert [c.label for c in made.rank_changes[0].changes] == ["other", "sft"]
+    assert made.rank_changes[0].about == "pool (tiny-vlm)"

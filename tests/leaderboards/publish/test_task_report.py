@@ -42,7 +42,7 @@ def test_boards_made_at_a_time_are_those_made_in_turn(several: Path, tmp_path: P
     assert [path.name for path in one.files] == [path.name for path in two.files]
     assert [board.task for board in two.boards] == ["toy", "toys"] and len(two.profiles) == 1
     # What only a chapter's own files are made of would fill the memory were it kept.
-    assert not any(board.measured for board in one.boards) and not one.profiles[0].groups
+    assert not any(board.entry_scores for board in one.boards) and not one.profiles[0].groups
     doings, shares = zip(*heard, strict=True)
     assert list(shares) == sorted(shares) and shares[-1] == 1.0
     assert {"toy: resampling items", "pool: figures", "toys: done"} <= set(doings)

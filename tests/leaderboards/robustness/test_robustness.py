@@ -15,7 +15,7 @@ from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.robustness import files as robustness_files
 from steelyard.leaderboards.robustness import numbers
 from steelyard.leaderboards.robustness.items import consistency, of_board
-from steelyard.leaderboards.robustness.numbers import Measured, Robustness, corruptions_of
+from steelyard.leaderboards.robustness.numbers import Robustness, VariantScores, corruptions_of
 from steelyard.leaderboards.robustness.plots import best_of
 from steelyard.leaderboards.robustness.tables import as_csv, as_json, markdown, sheets
 from steelyard.leaderboards.stats.intervals import Sample
@@ -30,9 +30,9 @@ def sample(value: float, count: int = 8) -> Sample:
     return Sample(np.array([value]), value + np.linspace(-0.01, 0.01, count)[None], 100)
 
 
-def measured(scores: dict[str, float], *, higher: bool = True) -> Measured:
+def measured(scores: dict[str, float], *, higher: bool = True) -> VariantScores:
     by_variant = {name: sample(value) for name, value in scores.items()}
-    return Measured("toy", "accuracy", higher, True, {"joint": by_variant}, {})
+    return VariantScores("toy", "accuracy", higher, True, {"joint": by_variant}, {})
 
 
 def only(found: Robustness | None) -> dict[str, float]:
@@ -190,7 +190,7 @@ def test_a_figure_of_many_shows_the_first_and_the_control() -> None:
 def test_the_fan_of_many_entries_says_how_many_there_are() -> None:
     of_each = {name: sample(value) for name, value in (("clean", 0.9), ("image-noise:1", 0.5))}
     scores = {f"entry {number:02}": of_each for number in range(MOST + 2)}
-    made = numbers.build(Measured("toy", "accuracy", True, True, scores, {}), "entry 00")
+    made = numbers.build(VariantScores("toy", "accuracy", True, True, scores, {}), "entry 00")
     assert made is not None and len(made.rows) == MOST + 2
     shown = best_of(made)
     assert (shown.task, len(shown.rows)) == (f"toy, best {MOST} of {MOST + 2}", MOST)

@@ -137,7 +137,7 @@ def test_an_incomplete_entry_changes_nothing_for_the_others(seed: int, lack: str
             status = "failed" if lack == "failed" else "done"
             make_run(root, "lacking", short, seed=1, status=status)
         after = board_of(root)
-    assert after.entries == before.entries and after.visible == before.visible
+    assert after.entries == before.entries and after.detectable == before.detectable
     assert [blank.label for blank in after.blanks] == ["lacking"]
 
 

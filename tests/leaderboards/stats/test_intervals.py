@@ -21,7 +21,7 @@ from steelyard.leaderboards.stats.intervals import (
     spread_of,
 )
 from steelyard.leaderboards.stats.metrics import METRICS, Items, resampled
-from steelyard.leaderboards.stats.power import visible
+from steelyard.leaderboards.stats.power import detectable
 
 
 def random_items(n: int = 60, classes: int = 5, seed: int = 0) -> Items:
@@ -205,16 +205,16 @@ def test_what_a_board_can_see_is_found_as_often_as_it_says() -> None:
     # Nothing between seeds and a known variance of items 0.04: z(0.975) + z(0.8) deviations.
     draws = np.random.default_rng(0).standard_normal(50_000) * 0.2
     shared = Sample(np.full(3, 0.1), np.stack([draws] * 3), clusters=10**6)
-    assert visible([shared]) == pytest.approx((1.95996 + 0.84162) * 0.2, rel=0.01)
-    assert visible([shared], tests=10) == pytest.approx((2.80703 + 0.84162) * 0.2, rel=0.01)
-    assert visible([Sample(np.ones(3), np.ones((3, 9)), 5)]) == 0
+    assert detectable([shared]) == pytest.approx((1.95996 + 0.84162) * 0.2, rel=0.01)
+    assert detectable([shared], tests=10) == pytest.approx((2.80703 + 0.84162) * 0.2, rel=0.01)
+    assert detectable([Sample(np.ones(3), np.ones((3, 9)), 5)]) == 0
 
 
 def test_what_a_board_can_see_counts_the_seeds() -> None:
     # Seeds alone, variance of their mean 0.04: of 2,000 boards with that difference 80 % find it.
     rng = np.random.default_rng(1)
     some = [Sample(0.4 * rng.standard_normal(4), np.zeros((4, 9)), 50) for _ in range(300)]
-    wanted = visible(some)
+    wanted = detectable(some)
     boards = [Sample(wanted + each.values, each.draws, 50) for each in some]
     boards += [
         Sample(wanted + 0.4 * rng.standard_normal(4), np.zeros((4, 9)), 50) for _ in range(1_700)

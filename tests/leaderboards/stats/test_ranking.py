@@ -6,12 +6,12 @@ from scipy.stats import f, friedmanchisquare
 
 from steelyard.leaderboards.stats.intervals import Sample
 from steelyard.leaderboards.stats.ranking import (
-    Contest,
+    TaskScores,
     block_ranks,
     bootstrap,
     central,
     critical,
-    places,
+    overall_ranks,
     rank_draws,
     ranks,
     tie_letters,
@@ -69,9 +69,11 @@ def test_wins_are_counted_seed_by_seed() -> None:
 
 
 def test_places_over_tasks_by_hand() -> None:
-    up = Contest("up", (0, 1), True, {"a": sample(3, 3), "b": sample(2, 2), "c": sample(1, 1)})
-    down = Contest("down", (1, 2), False, {"a": sample(3, 3), "b": sample(2, 2), "c": sample(9, 9)})
-    found = places([up, down], ["a", "b", "c"])
+    up = TaskScores("up", (0, 1), True, {"a": sample(3, 3), "b": sample(2, 2), "c": sample(1, 1)})
+    down = TaskScores(
+        "down", (1, 2), False, {"a": sample(3, 3), "b": sample(2, 2), "c": sample(9, 9)}
+    )
+    found = overall_ranks([up, down], ["a", "b", "c"])
     assert list(found) == ["a", "b", "c"], "equal mean ranks stand in the order of labels"
     assert found["a"].ranks == {"up": 1, "down": 2} and found["c"].ranks == {"up": 3, "down": 3}
     assert [each.mean_rank for each in found.values()] == [1.5, 1.5, 3]
@@ -85,9 +87,9 @@ def test_places_over_tasks_by_hand() -> None:
 
 
 def test_tasks_without_a_common_seed_have_no_win_rate() -> None:
-    one = Contest("one", (0,), True, {"a": sample(3), "b": sample(2)})
-    two = Contest("two", (1,), True, {"a": sample(3), "b": sample(2)})
-    found = places([one, two], ["a", "b"])
+    one = TaskScores("one", (0,), True, {"a": sample(3), "b": sample(2)})
+    two = TaskScores("two", (1,), True, {"a": sample(3), "b": sample(2)})
+    found = overall_ranks([one, two], ["a", "b"])
     assert found["a"].wins is None and found["a"].borda == 2
 
 
@@ -138,8 +140,8 @@ def test_entries_alike_in_every_block_do_not_differ() -> None:
 
 
 def test_blocks_are_seeds_of_tasks() -> None:
-    up = Contest("up", (0, 1), True, {"a": sample(3, 1), "b": sample(2, 2)})
-    down = Contest("down", (0,), False, {"a": sample(3), "b": sample(2)})
+    up = TaskScores("up", (0, 1), True, {"a": sample(3, 1), "b": sample(2, 2)})
+    down = TaskScores("down", (0,), False, {"a": sample(3), "b": sample(2)})
     found = block_ranks([up, down], ["a", "b"])
     assert {label: row.tolist() for label, row in found.items()} == {
         "a": [1, 2, 2], "b": [2, 1, 1],

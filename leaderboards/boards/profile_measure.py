@@ -23,7 +23,7 @@ PLACE = ("variant", "id", "cluster")
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ProfileColumn:
     """One number of a profile: a metric of one task, averaged over variants."""
 
     name: str
@@ -44,7 +44,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class TaskItems:
     """The items of one run and one task."""
 
     run: Run
@@ -61,12 +61,12 @@ class Answers:
         return self.variants[variant]
 
 
-Part = tuple[str, str, str]
+ScoreKey = tuple[str, str, str]
 """Variant, metric and subset: one number of one task."""
 
 
 def measure(
-    columns: Sequence[Column], entries: Mapping[str, Sequence[Run]]
+    columns: Sequence[ProfileColumn], entries: Mapping[str, Sequence[Run]]
 ) -> tuple[dict[str, dict[str, Sample]], list[str]]:
     """Samples by label and column name of complete entries, whose runs are in seed order.
 
@@ -103,7 +103,7 @@ def measure(
     return found, notes
 
 
-def _read(run: Run, task: str, columns: Sequence[Column]) -> Answers:
+def _read(run: Run, task: str, columns: Sequence[ProfileColumn]) -> TaskItems:
     import pyarrow.parquet as parquet
 
     path = run.folder / items_file(task, run.record.spec.task)
@@ -112,10 +112,10 @@ def _read(run: Run, task: str, columns: Sequence[Column]) -> Answers:
     present = parquet.read_schema(path).names
     table = pd.read_parquet(path, columns=_wanted(path, present, columns))
     parts = {str(name): part for name, part in table.groupby("variant", sort=True)}
-    return Answers(run, task, {name: _by_id(part) for name, part in parts.items()})
+    return TaskItems(run, task, {name: _by_id(part) for name, part in parts.items()})
 
 
-def _wanted(path: Path, present: Sequence[str], columns: Sequence[Column]) -> list[str]:
+def _wanted(path: Path, present: Sequence[str], columns: Sequence[ProfileColumn]) -> list[str]:
     """What is read of a file: of label-scored items only which they are, for ``Run`` reads them."""
     if "target" in present:
         return list(PLACE)
@@ -131,7 +131,7 @@ def _by_id(rows: pd.DataFrame) -> pd.DataFrame:
     return rows if rows["id"].is_monotonic_increasing else rows.sort_values("id", kind="stable")
 
 
-def _reference(run: Run, task: str, columns: Sequence[Column]) -> pd.DataFrame:
+def _reference(run: Run, task: str, columns: Sequence[ProfileColumn]) -> pd.DataFrame:
     """The items that every run must have been scored on."""
     return _read(run, task, columns).items(columns[0].variants[0])
 
@@ -152,7 +152,9 @@ def _weights(clusters: Mapping[str, NDArray[np.str_]]) -> dict[str, Floats]:
     }
 
 
-def _values(answers: Answers, columns: Sequence[Column], weights: Floats) -> dict[Part, Floats]:
+def _values(
+    answers: TaskItems, columns: Sequence[ProfileColumn], weights: Floats
+) -> dict[ScoreKey, Floats]:
     """Each number of a task under every row of item weights [R, n]: [R] each."""
     parts = list(dict.fromkeys((v, c.metric, c.subset) for c in columns for v in c.variants))
     if "subset" not in next(iter(answers.variants.values())):
@@ -171,14 +173,14 @@ def _values(answers: Answers, columns: Sequence[Column], weights: Floats) -> dic
     return dict(zip(parts, values.T, strict=True))
 
 
-def _classes(answers: Answers) -> int:
+def _classes(answers: TaskItems) -> int:
     made = answers.run.record.provenance
     if answers.task != answers.run.record.spec.task:
         made = made["scored"][answers.task]
     return int(made["data"]["classes"])
 
 
-def _column(answers: Answers, part: Part, end: str) -> Floats:
+def _column(answers: TaskItems, part: ScoreKey, end: str) -> Floats:
     variant, metric, subset = part
     rows = answers.items(variant)
     numbers = rows[f"{metric}.{end}"].to_numpy(np.float64)
@@ -188,7 +190,7 @@ def _column(answers: Answers, part: Part, end: str) -> Floats:
     return numbers * rows["subset"].isin(within).to_numpy()
 
 
-def _averaged(column: Column, values: Mapping[Part, Floats]) -> Floats:
+def _averaged(column: ProfileColumn, values: Mapping[ScoreKey, Floats]) -> Floats:
     parts = [
         share * values[variant, column.metric, column.subset]
         for variant, share in column.shares().items()
@@ -196,7 +198,9 @@ def _averaged(column: Column, values: Mapping[Part, Floats]) -> Floats:
     return np.asarray(np.sum(parts, axis=0), dtype=np.float64)
 
 
-def _check_same(reference: pd.DataFrame, answers: Answers, columns: Sequence[Column]) -> None:
+def _check_same(
+    reference: pd.DataFrame, answers: TaskItems, columns: Sequence[ProfileColumn]
+) -> None:
     ids = reference["id"].to_numpy()
     for variant in dict.fromkeys(v for column in columns for v in column.variants):
         if not np.array_equal(ids, answers.items(variant)["id"].to_numpy()):
@@ -207,7 +211,7 @@ def _check_same(reference: pd.DataFrame, answers: Answers, columns: Sequence[Col
 
 
 def _remarks(
-    answers: Answers, columns: Sequence[Column], values: Mapping[Part, Floats]
+    answers: TaskItems, columns: Sequence[ProfileColumn], values: Mapping[ScoreKey, Floats]
 ) -> list[str]:
     """The first number that is not as recorded, and clean numbers that count nothing."""
     recorded = {
@@ -231,7 +235,7 @@ def _remarks(
     return [*off[:1], *empty]
 
 
-def _counts_nothing(answers: Answers, column: Column) -> bool:
+def _counts_nothing(answers: TaskItems, column: ProfileColumn) -> bool:
     rows = answers.items(CLEAN)
     if "subset" not in rows:
         return False
