@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import ITEMS
-from steelyard.leaderboards.boards.compare import Counts, compare, paired_runs, terminal
+from steelyard.leaderboards.boards.compare import McNemarCounts, compare, paired_runs, terminal
 from steelyard.leaderboards.stats import intervals
 
 
@@ -33,7 +33,7 @@ def test_two_run_folders_by_hand(tmp_path: Path) -> None:
     assert (pair.task, pair.variant, pair.metric) == ("toy", "clean", "accuracy")
     assert (pair.one.mean, pair.other.mean) == (pytest.approx(0.8), pytest.approx(0.6))
     assert pair.difference.mean == pytest.approx(0.2)
-    assert pair.counts == (Counts("0", both=5, only_one=3, only_other=1, neither=1),)
+    assert pair.counts == (McNemarCounts("0", both=5, only_one=3, only_other=1, neither=1),)
     assert pair.counts[0].p == pytest.approx(10 / 16)  # 1 against 3 of 4
     back = compare(*paired_runs(str(other), str(one), []), ["clean"])[0]
     assert back.difference.low == pytest.approx(-pair.difference.high)
