@@ -16,14 +16,13 @@ from typing import Any, Literal, Protocol
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Kind
+from steelyard.harness.core.options import Option, apply
 from steelyard.harness.training.search import Range, Space
 
 if typing.TYPE_CHECKING:
     from steelyard.harness.budget.meter import Meter
     from steelyard.harness.models.backbone import Backbone
     from steelyard.harness.training.train_data import TrainData
-
-Option = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +129,8 @@ def configure(method: Method, options: Mapping[str, Option], kind: Kind = "class
             f"{about.title} trains a {' or '.join(about.backbones)}, and the backbone is a {kind}: "
             "choose another with --backbone; 'steelyard list backbones' names them."
         )
-    fields = {field.name: field for field in dataclasses.fields(method.Config)}
-    types = typing.get_type_hints(method.Config)
-    for key, value in options.items():
-        if key not in fields:
-            raise unknown(f"option of {method.ABOUT.title}", key, fields)
-        _check_option(key, value, types[key])
-    return method.Config(**{**(about.on_vlm if kind == "vlm" else {}), **options})
-
-
-def _check_option(key: str, value: Option, wanted: Any) -> None:
-    if typing.get_origin(wanted) is Literal:
-        allowed = typing.get_args(wanted)
-        if value not in allowed:
-            raise UserError(f"{key}={value!r}: allowed are {', '.join(map(str, allowed))}.")
-        return
-    number_for_float = wanted is float and type(value) is int
-    if type(value) is not wanted and not number_for_float:
-        raise UserError(f"{key}={value!r}: expected {wanted.__name__}.")
+    config = method.Config(**(about.on_vlm if kind == "vlm" else {}))
+    return apply(config, options, f"option of {about.title}")
 
 
 def _module_from_file(path: Path) -> ModuleType:

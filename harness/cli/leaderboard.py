@@ -15,7 +15,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import console, progress_bar
 
 if TYPE_CHECKING:
-    from steelyard.harness.core.progress import Report
+    from steelyard.harness.core.progress import Progress
     from steelyard.leaderboards.output.sheet import Sheet
 
 
@@ -67,7 +67,7 @@ def boards(
 
 
 @contextmanager
-def progress() -> "Iterator[Report]":
+def progress() -> "Iterator[Progress]":
     """A bar while boards are made or records checked."""
     with progress_bar() as bar:
         line = bar.add_task("starting", total=1.0)

@@ -1,24 +1,80 @@
-"""options."""
+"""Parse option values typed by a user and apply them to a configuration dataclass."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import UserError, unknown
+
+Option = str | int | float | bool
+Options = Mapping[str, Option]
+ConfigT = TypeVar("ConfigT")
+
+_TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
 
-def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` texts with values read as numbers, booleans or text."""
-    found = {}
+def apply(
+    config: ConfigT, values: Mapping[str, Any], kind: str, names: Collection[str] = ()
+) -> ConfigT:
+    """Return a copy of a dataclass instance with some fields replaced; lists become tuples.
+
+    ``kind`` says in errors what the names are, such as "backbone option". ``names`` are the fields
+    that may be set, by default all.
+
+    Raises:
+        UserError: a field is unknown or a value does not have the field's declared type.
+    """
+    names = names or [field.name for field in fields(config)]  # type: ignore[arg-type]
+    types = get_type_hints(type(config))
+    for name, value in values.items():
+        if name not in names:
+            raise unknown(kind, str(name), names)
+        if get_origin(types[name]) is Literal and value not in get_args(types[name]):
+            allowed = ", ".join(map(str, get_args(types[name])))
+            raise UserError(f"{name}={value!r}: allowed are {allowed}.")
+        if not _fits(value, types[name]):
+            raise UserError(f"{name}={value!r}: expected {_name_of(types[name])}.")
+    changes = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Return whether a value has a declared type; a whole number is also a float."""
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin is Literal:
+        return value in parts
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_fits(v, parts[1]) for v in value.values())
+    return type(value) is wanted or (wanted is float and type(value) is int)
+
+
+def _name_of(wanted: Any) -> str:
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin in (Union, UnionType):
+        return " or ".join(_name_of(part) for part in parts if part is not NoneType)
+    if origin is tuple:
+        return f"a list, each item a {_name_of(parts[0])}"
+    return "a mapping" if origin is Mapping else _TYPE_NAMES.get(wanted, str(wanted))
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, Option]:
+    """Read ``KEY=VALUE`` texts; values become numbers, booleans or text."""
+    values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise UserError(f"'{pair}': write KEY=VALUE.")
-        found[key] = parse_value(value)
-    return found
+        values[key] = parse_value(value)
+    return values
 
 
-def parse_value(text: str) -> str | int | float | bool:
-    """A number, ``true`` / ``false``, or the text itself."""
+def parse_value(text: str) -> Option:
+    """Read a number, ``true`` or ``false``; anything else stays text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):
@@ -30,7 +86,7 @@ def parse_value(text: str) -> str | int | float | bool:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """``0,1,2`` or ``0-4``."""
+    """Read ``0,1,2`` or ``0-4``."""
     try:
         if "-" in text:
             low, high = map(int, text.split("-"))

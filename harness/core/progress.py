@@ -1,32 +1,31 @@
-"""How far the making of boards has come: what is done now and the share that is done."""
+"""Report progress, and show it on the terminal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
-Report = Callable[[str, float], None]
-
-
-def silent(doing: str, share: float) -> None:
-    """Tell nobody."""
-
-
-def unheard(share: float) -> None:
-    """Tell nobody a share that is done."""
-
-
-def part(report: Report, about: str, place: int, count: int) -> Report:
-    """A report for one of ``count`` things of equal size, the ``place``-th from 0."""
-    return lambda doing, share: report(f"{about}: {doing}", (place + share) / count)
-
+Progress = Callable[[str, float], None]
+"""Called with the current stage and the completed fraction in [0, 1]."""
 
 console = Console()
 
 
-def progress_bar() -> Progress:
-    """A bar with the share done and the time left; nothing where nobody looks."""
-    return Progress(
+def no_progress(*message: object) -> None:
+    """Do nothing."""
+
+
+def subtask(progress: Progress, name: str, index: int, count: int) -> Progress:
+    """Return the progress callback of one of ``count`` equally long tasks; ``index`` from 0."""
+    return lambda stage, fraction: progress(f"{name}: {stage}", (index + fraction) / count)
+
+
+def progress_bar() -> ProgressBar:
+    """Return a bar with the completed fraction and the time left, hidden if not on a terminal."""
+    return ProgressBar(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
@@ -35,3 +34,13 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def show_progress(name: str = "starting") -> Iterator[Progress]:
+    """Show a bar while the block runs; yield the callback that moves it."""
+    with progress_bar() as bar:
+        line = bar.add_task(name, total=1.0)
+        yield lambda stage, fraction: bar.update(
+            line, description=escape(stage), completed=fraction
+        )

@@ -1,10 +1,10 @@
 """What decides an untrained classifier, and its presets; light to import."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Literal, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Literal
 
 from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.options import Options, apply
 from steelyard.harness.models.backbone import Recipe
 
 HEADS = 4
@@ -60,27 +60,19 @@ PRESETS: dict[str, ClassifierConfig] = {
 }
 
 
-def configure(name: str, options: Mapping[str, str | int | float | bool]) -> ClassifierConfig:
-    """Config from a preset's name or ``IMAGE+TEXT`` encoders, with single options changed."""
+def configure(name: str, options: Options) -> ClassifierConfig:
+    """Build the config of a preset or of ``IMAGE+TEXT`` encoders, with some options changed."""
     if name in PRESETS:
-        values = asdict(PRESETS[name])
+        config = PRESETS[name]
     elif "+" in name:
         image, text = name.split("+", 1)
-        values = asdict(ClassifierConfig(image=image, text=text))
+        config = ClassifierConfig(image=image, text=text)
     else:
         hint = "Or give two encoders as IMAGE+TEXT, each a hub id or a path."
         raise UserError(f"{unknown('backbone', name, PRESETS)} {hint}")
-    types = get_type_hints(ClassifierConfig)
-    for key, value in options.items():
-        if key not in types:
-            raise unknown("backbone option", key, types)
-        allowed = get_args(types[key])
-        if allowed and value not in allowed:
-            raise UserError(f"{key}={value!r}: allowed are {', '.join(allowed)}.")
-        if not allowed and not isinstance(value, (types[key], int)):
-            raise UserError(f"{key}={value!r}: expected {types[key].__name__}.")
-        values[key] = value
+    config = apply(config, options, "backbone option")
     for key in ("image_width", "text_width"):
-        if values[key] < HEADS or values[key] % HEADS:
-            raise UserError(f"{key}={values[key]}: a multiple of {HEADS} is needed.")
-    return ClassifierConfig(**values)
+        width = getattr(config, key)
+        if width < HEADS or width % HEADS:
+            raise UserError(f"{key}={width}: a multiple of {HEADS} is needed.")
+    return config

@@ -1,10 +1,10 @@
 """What decides a vision-language backbone before training, and its presets; light to import."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.options import apply
 from steelyard.harness.models.backbone import Recipe
 
 TINY = "tiny-vlm"
@@ -56,17 +56,6 @@ PRESETS: dict[str, VlmConfig] = {
 
 
 def configure(name: str, options: Mapping[str, Any]) -> VlmConfig:
-    """A preset's name, or a hub id or path, with options applied; refuses what it does not know."""
-    values = asdict(PRESETS.get(name) or VlmConfig(name))
-    types = get_type_hints(VlmConfig)
-    for key, value in options.items():
-        if key not in types or key == "source":
-            raise unknown("backbone option", key, [known for known in types if known != "source"])
-        allowed = get_args(types[key])
-        if allowed and value not in allowed:
-            raise UserError(f"{key}={value!r}: allowed are {', '.join(allowed)}.")
-        whole_for_float = types[key] is float and type(value) is int
-        if not allowed and type(value) is not types[key] and not whole_for_float:
-            raise UserError(f"{key}={value!r}: expected {types[key].__name__}.")
-        values[key] = value
-    return VlmConfig(**values)
+    """Build the config of a preset, a hub id or a path, with some options changed."""
+    names = [field.name for field in fields(VlmConfig) if field.name != "source"]
+    return apply(PRESETS.get(name) or VlmConfig(name), options, "backbone option", names)

@@ -19,6 +19,7 @@ from steelyard.harness.models import registry
 from steelyard.harness.records.record import Ledger, Record, Score, sealed
 from steelyard.harness.runs.suite import Entry, Suite, label_of
 from steelyard.harness.training import search
+from steelyard.tasks.corruptions.columns import columns_of
 
 FILE = "tuning.json"
 SCHEMA = 1
@@ -70,23 +71,19 @@ def main_metric(found: Record) -> float:
 
 
 def balanced(found: Record) -> float:
-    """What boards of one task rank by: the mean of clean and of impaired, both sides alike."""
-    from steelyard.leaderboards.boards.measure import grid_of
-    from steelyard.leaderboards.loading.collect import Run
-    from steelyard.tasks.corruptions.columns import columns_of
-
-    own = tuple(score for score in found.scores if score.task == found.spec.task)
-    grid = grid_of(found.spec.task, [Run(Path(), replace(found, scores=own))])
+    """Return the rank score of a board of one task: clean and corrupted weigh the same."""
     values = _main(found)
-    return sum(
-        share * values[name]
-        for name, share in columns_of(grid.task, grid.variants)["balanced"].items()
-    )
+    columns = columns_of(found.spec.task, sorted(values))
+    return sum(weight * values[variant] for variant, weight in columns["balanced"].items())
 
 
 def _main(found: Record) -> dict[str, float]:
-    own = [score for score in found.scores if score.main and score.task == found.spec.task]
-    return {score.variant: _turned(score) for score in own}
+    """Return the main metric of the task trained on, by variant."""
+    scores = [score for score in found.scores if score.main and score.task == found.spec.task]
+    for score in scores:
+        if score.higher_is_better is None:
+            raise UserError(f"{score.task}: its main metric {score.metric} has no direction.")
+    return {score.variant: _turned(score) for score in scores}
 
 
 def _turned(score: Score) -> float:

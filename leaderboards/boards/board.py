@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.harness.core.progress import unheard
+from steelyard.harness.core.progress import no_progress
 from steelyard.leaderboards.boards.measure import (
     AT_ONCE,
     CLEAN,
@@ -133,7 +133,7 @@ def build(
     *,
     control: str = "joint",
     kinds: Mapping[str, str] | None = None,
-    done: Callable[[float], None] = unheard,
+    done: Callable[[float], None] = no_progress,
 ) -> Board:
     """The board of one task.
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.progress import unheard
+from steelyard.harness.core.progress import no_progress
 from steelyard.harness.records.record import Score
 from steelyard.leaderboards.loading import items as item_table
 from steelyard.leaderboards.loading.collect import Run
@@ -106,7 +106,7 @@ def missing(runs: Sequence[Run], grid: Grid) -> str:
 
 
 def measure(
-    grid: Grid, entries: Mapping[str, Sequence[Run]], done: Callable[[float], None] = unheard
+    grid: Grid, entries: Mapping[str, Sequence[Run]], done: Callable[[float], None] = no_progress
 ) -> tuple[dict[str, EntryScores], list[str]]:
     """Measure complete entries, whose runs are in seed order; ``done`` is told their share.
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.processes import ALONE, Helpers
-from steelyard.harness.core.progress import unheard
+from steelyard.harness.core.progress import no_progress
 from steelyard.harness.records.record import Record, find, items_file, read
 from steelyard.harness.records.spec import RunSpec
 from steelyard.leaderboards.loading import items as item_table
@@ -141,7 +141,7 @@ def _read_all(places: Sequence[Path], helpers: Helpers) -> Iterator[Record]:
         found[job[0]] = records
 
     jobs = deque((at, places[at : at + AT_ONCE]) for at in starts)
-    helpers.share(_read, jobs, unheard, done, most=1)  # the one that starts anyhow
+    helpers.share(_read, jobs, no_progress, done, most=1)  # the one that starts anyhow
     return chain.from_iterable(found[at] for at in starts)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from steelyard.harness.core.errors import unknown
 from steelyard.harness.core.processes import helpers
-from steelyard.harness.core.progress import Report, silent
+from steelyard.harness.core.progress import Progress, no_progress
 from steelyard.leaderboards.loading.garbage import unsearched
 from steelyard.leaderboards.output.files import write_files
 
@@ -40,7 +40,7 @@ def publish(
     track: str | None = None,
     html: bool = False,
     jobs: int = 1,
-    report: Report = silent,
+    report: Progress = no_progress,
 ) -> Published:
     """Write every board, its figures, the front page ``board.md`` and ``scores.csv`` into ``out``.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from threadpoolctl import threadpool_limits
 
 from steelyard.harness.core.processes import Helpers
-from steelyard.harness.core.progress import Report
+from steelyard.harness.core.progress import Progress
 from steelyard.leaderboards.boards import board, profile, summary
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.factorial import Factorial, factorials
@@ -91,7 +91,7 @@ class Book:
         return found
 
 
-def make_all(asks: Sequence[Ask], runs: Runs, helpers: Helpers, report: Report) -> Book:
+def make_all(asks: Sequence[Ask], runs: Runs, helpers: Helpers, report: Progress) -> Book:
     """All chapters and their figures, equal ones whoever makes them.
 
     The whole is built as soon as every chapter is there, while helpers draw.

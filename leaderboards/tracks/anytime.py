@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.progress import Report, part, silent
+from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.output.files import write_files
@@ -46,7 +46,7 @@ class Anytime:
 
 
 def publish_anytime(
-    folders: Sequence[Path], out: Path, *, report: Report = silent, **options: Any
+    folders: Sequence[Path], out: Path, *, report: Progress = no_progress, **options: Any
 ) -> Anytime:
     """Write the boards of each budget into a folder of its own and the curves over them.
 
@@ -60,7 +60,7 @@ def publish_anytime(
             out / f"budget-{name}",
             budget=name,
             track="compute",
-            report=part(report, name, place, len(budgets)),
+            report=subtask(report, name, place, len(budgets)),
             **options,
         )
         for place, name in enumerate(budgets)

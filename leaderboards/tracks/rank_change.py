@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.progress import Report, part, silent
+from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards.profile import composite
 from steelyard.leaderboards.boards.rank_plots import slope_figure
@@ -52,7 +52,7 @@ class TrackComparison:
 
 
 def publish_tracks(
-    folders: Sequence[Path], out: Path, *, report: Report = silent, **options: Any
+    folders: Sequence[Path], out: Path, *, report: Progress = no_progress, **options: Any
 ) -> TrackComparison:
     """Write the boards of both tracks into folders of their own, and how ranks change.
 
@@ -71,7 +71,7 @@ def publish_tracks(
             folders,
             out / f"track-{track}",
             track=track,
-            report=part(report, name, place, len(TRACKS)),
+            report=subtask(report, name, place, len(TRACKS)),
             **options,
         )
         for place, (track, name) in enumerate(TRACKS.items())

@@ -61,7 +61,7 @@ def validate(
     *,
     against: Path | None = None,
     method: Path | None = None,
-    report: progress.Report = progress.silent,
+    report: progress.Progress = progress.no_progress,
 ) -> Report:
     """Check every record and tuning file under ``path``.
 

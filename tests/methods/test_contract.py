@@ -164,7 +164,7 @@ def test_unknown_methods_options_and_files(tmp_path: Path) -> None:
     method = methods.load("modality_dropout")
     with pytest.raises(UserError, match="Did you mean 'rate'"):
         methods.configure(method, {"rat": 0.1})
-    with pytest.raises(UserError, match="expected float"):
+    with pytest.raises(UserError, match="expected number"):
         methods.configure(method, {"rate": "often"})
     with pytest.raises(UserError, match="No method file"):
         methods.load(str(tmp_path / "none.py"))

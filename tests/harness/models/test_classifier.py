@@ -179,7 +179,7 @@ def test_wrong_options_are_refused_by_name() -> None:
         classifier_config.configure("tiny", {"fusion": "sum"})
     with pytest.raises(UserError, match="Unknown backbone 'tinny'"):
         classifier_config.configure("tinny", {})
-    with pytest.raises(UserError, match="expected int"):
+    with pytest.raises(UserError, match="expected whole number"):
         classifier_config.configure("tiny", {"width": "wide"})
 
 
