@@ -35,7 +35,7 @@ class Audit:
         self._open = self._whole = False
         self._resting = 0
         self._seen = self._expected = self._posted = self._prepaid = 0.0
-        self.stretches = 0
+        self.windows = 0
         self.worst = 0.0
         """Largest share of a stretch's FLOPs that went unposted."""
         self.finding = ""
@@ -69,7 +69,7 @@ class Audit:
         excess = max(0.0, self._seen - self._expected)
         paid = min(excess, self._prepaid)
         excess, self._prepaid = excess - paid, self._prepaid - paid
-        self.stretches += 1
+        self.windows += 1
         share = excess / (self._posted + excess) if excess else 0.0
         self.worst = max(self.worst, share)
         if share > TOLERANCE:

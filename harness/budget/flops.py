@@ -19,7 +19,7 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class CallCost:
     """Floating-point operations of one call."""
 
     forward: float
@@ -28,7 +28,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class CallSize:
     """How large a call is."""
 
     positions: int
@@ -43,7 +43,7 @@ class Extent:
     """Sizes of tensors that follow from the call's and so do not tell two kinds apart."""
 
 
-class Prices:
+class FlopCache:
     """Costs of the calls of any number of modules; each kind of call is measured a few times.
 
     Layers that work on every position alike cost a multiple of the positions, and attention a
@@ -58,12 +58,12 @@ class Prices:
     def __init__(self) -> None:
         self.calibration = 0.0
         """FLOPs of the measuring passes."""
-        self._known: dict[tuple[Any, ...], Cost] = {}
+        self._known: dict[tuple[Any, ...], CallCost] = {}
         self._lines: dict[tuple[Any, ...], _Line] = {}
         self._parts: dict[int, _Parts] = {}
 
-    def of(self, module: "nn.Module", args: Any, kwargs: Any) -> Cost:
-        """Cost of this call in the module's present state, gradient mode and precision."""
+    def of(self, module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
+        """CallCost of this call in the module's present state, gradient mode and precision."""
         found = tensors((args, kwargs))
         extent = _extent(found, kwargs)
         kind = (*self._state(module), *_pattern(found, extent))
@@ -106,17 +106,17 @@ class _Parts:
 
 
 class _Line:
-    """Cost a position as a straight line over attended positions, by least squares."""
+    """CallCost a position as a straight line over attended positions, by least squares."""
 
     def __init__(self) -> None:
-        self._points: list[tuple[float, Cost]] = []
+        self._points: list[tuple[float, CallCost]] = []
         self._straight = True
         self._mean = self._spread = 0.0
         self._forward = self._backward = (0.0, 0.0)
 
-    def add(self, extent: Extent, cost: Cost) -> None:
+    def add(self, extent: CallSize, cost: CallCost) -> None:
         """Take in a measured call."""
-        each = Cost(cost.forward / extent.positions, cost.backward / extent.positions)
+        each = CallCost(cost.forward / extent.positions, cost.backward / extent.positions)
         self._points.append((extent.attended, each))
         xs = [x for x, _ in self._points]
         self._mean = sum(xs) / len(xs)
@@ -129,8 +129,8 @@ class _Line:
             for line, value in ((self._forward, point.forward), (self._backward, point.backward))
         )
 
-    def predict(self, extent: Extent) -> Cost | None:
-        """Cost of a call of this size, or None where it has to be measured."""
+    def predict(self, extent: CallSize) -> CallCost | None:
+        """CallCost of a call of this size, or None where it has to be measured."""
         needed = 3 if self._spread else 2
         away = (extent.attended - self._mean) ** 2
         if len(self._points) < needed or not self._straight or away > REACH * self._spread:
@@ -140,7 +140,7 @@ class _Line:
             float(round(extent.positions * self._at(line, extent.attended)))
             for line in (self._forward, self._backward)
         )
-        return Cost(forward, backward)
+        return CallCost(forward, backward)
 
     def _fit(self, ys: list[float]) -> tuple[float, float]:
         """Height at the mean, and slope."""
@@ -153,7 +153,7 @@ class _Line:
         return line[0] + line[1] * (attended - self._mean)
 
 
-def measure(module: "nn.Module", args: Any, kwargs: Any) -> Cost:
+def measure(module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
     """FLOPs of one forward and one backward of this call, leaving no trace on the module.
 
     The pass is run on detached copies of the inputs (a key-value cache is copied too) with the
@@ -178,7 +178,7 @@ def measure(module: "nn.Module", args: Any, kwargs: Any) -> Cost:
             backward = counter.get_total_flops()
     for name, buffer in module.named_buffers():
         buffer.copy_(buffers[name])
-    return Cost(float(forward), float(backward))
+    return CallCost(float(forward), float(backward))
 
 
 class _WholeCall:
@@ -273,7 +273,7 @@ def _leaves(ends: "list[Tensor]") -> "list[Tensor]":
     return found
 
 
-def _extent(found: "list[Tensor]", kwargs: Mapping[str, Any]) -> Extent:
+def _extent(found: "list[Tensor]", kwargs: Mapping[str, Any]) -> CallSize:
     """Size of a call: of a language model, of a vision tower, or of any layer on rows."""
     import torch
 
@@ -283,7 +283,7 @@ def _extent(found: "list[Tensor]", kwargs: Mapping[str, Any]) -> Extent:
         patches = sum(t * area for t, area in frames)
         attended = sum(t * area**2 for t, area in frames) / patches
         names = {patches: "patches", len(grid): "images"}
-        return Extent(patches, attended, found[0], 1, names)
+        return CallSize(patches, attended, found[0], 1, names)
     first = found[0]
     for name in ("input_ids", "inputs_embeds"):
         if kwargs.get(name) is not None:
@@ -293,10 +293,12 @@ def _extent(found: "list[Tensor]", kwargs: Mapping[str, Any]) -> Extent:
         new, free = first.shape[1], 2
     cache = kwargs.get("past_key_values")
     total = new if cache is None else new + int(cache.get_seq_length())
-    return Extent(rows * new, float(total), first, free, {total: "total", new: "new", rows: "rows"})
+    return CallSize(
+        rows * new, float(total), first, free, {total: "total", new: "new", rows: "rows"}
+    )
 
 
-def _pattern(found: "list[Tensor]", extent: Extent) -> tuple[Any, ...]:
+def _pattern(found: "list[Tensor]", extent: CallSize) -> tuple[Any, ...]:
     """Type and shape of every tensor of a call, but for the sizes that say how large it is.
 
     In the leading tensor those are known by their place; elsewhere they are known by their value,

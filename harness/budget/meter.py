@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard.harness.budget.audit import Audit, BehindMeter
-from steelyard.harness.budget.flops import Cost, Prices, tensors
+from steelyard.harness.budget.flops import CallCost, FlopCache, tensors
 from steelyard.harness.core.environment import device_name, peak_bytes, reset_peak
 from steelyard.harness.records.budget import Budget
 from steelyard.harness.records.record import Ledger
@@ -61,7 +61,7 @@ class Meter:
         self._parts: list[tuple[float, list[Node]]] = []
         self._active = self._measuring = False
         self._watched: list[nn.Module] = []
-        self._prices = Prices()
+        self._flop_cache = FlopCache()
         self.audit = audit or Audit()
 
     def __enter__(self) -> "Meter":
@@ -98,7 +98,7 @@ class Meter:
     @property
     def calibration(self) -> float:
         """FLOPs of the measuring passes: the harness's own overhead, charged to nobody."""
-        return self._prices.calibration
+        return self._flop_cache.calibration
 
     def watch(self, module: "nn.Module") -> "tuple[RemovableHandle, RemovableHandle]":
         """Count this module's calls from now on; deep copies of it are counted too.
@@ -198,7 +198,7 @@ class Meter:
             limit_seconds=self.budget.seconds,
             limit_items=self.budget.items,
             stopped=stopped,
-            audited=self.audit.stretches,
+            audited=self.audit.windows,
             unposted=round(self.audit.worst, 4),
         )
 
@@ -280,11 +280,11 @@ class Meter:
             self._spent += flops
             self.audit.post(flops, backward=kind == "backward")
 
-    def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> Cost:
+    def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
         self._measuring = True
         try:
             with self.audit.unseen():
-                return self._prices.of(module, args, kwargs)
+                return self._flop_cache.of(module, args, kwargs)
         finally:
             self._measuring = False
 

@@ -174,7 +174,7 @@ def make_ready(backbone: str, options: Mapping[str, Any]) -> None:
         def report(stage: str, share: float) -> None:
             bar.update(line, description=f"base model, once: {stage}", completed=share)
 
-        registry.make_ready(backbone, options, report)
+        registry.ensure_base(backbone, options, report)
 
 
 @contextmanager

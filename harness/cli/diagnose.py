@@ -14,7 +14,7 @@ from steelyard.harness.core.progress import console
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.reliance import ask
-from steelyard.harness.reliance.session import How, answers, fingerprint
+from steelyard.harness.reliance.session import ProfileSettings, collect_answers, fingerprint
 from steelyard.harness.runs.corpora import parse_roots
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def diagnose(model: str, out: Path, given: Mapping[str, Any]) -> None:
     from steelyard.leaderboards.reliance import tables as reliance_tables
     from steelyard.leaderboards.reliance.numbers import Diagnosis
 
-    how = _checked(How(given["split"], given["limit"], given["draws"]))
+    how = _checked(ProfileSettings(given["split"], given["limit"], given["draws"]))
     found = _run_of(model)
     options = parse_pairs(given["backbone_set"])
     named = _task_names(given["tasks"], found)
@@ -48,7 +48,9 @@ def diagnose(model: str, out: Path, given: Mapping[str, Any]) -> None:
     with console.status("loading the model"):
         backbone = registry.open_model(model, options, device)
     tables = {
-        task: answers(backbone, task, corpus, out, how, where=f"{place}/{len(corpora)} {task}")
+        task: collect_answers(
+            backbone, task, corpus, out, how, label=f"{place}/{len(corpora)} {task}"
+        )
         for place, (task, corpus) in enumerate(corpora.items(), start=1)
     }
     with console.status("measuring"):
@@ -69,12 +71,12 @@ def parts_of(task: str, runs: "Sequence[DataFrame]") -> "list[Part]":
     from steelyard.leaderboards.reliance.numbers import parts
 
     info = tasks.info(task)
-    metric = ask.number_of(info)
+    metric = ask.profile_metric(info)
     higher = info.metrics.get(metric, True)
     return parts(task, metric, higher_is_better=higher is not False, runs=runs)
 
 
-def _checked(how: How) -> How:
+def _checked(how: ProfileSettings) -> ProfileSettings:
     if how.draws < 1:
         raise UserError(f"--draws {how.draws}: replace a side by another item's once or more.")
     return how
@@ -134,7 +136,7 @@ def _corpora(
 
 
 def _settings(
-    backbone: "Classifier | Vlm", corpora: Mapping[str, Corpus], how: How, device: str
+    backbone: "Classifier | Vlm", corpora: Mapping[str, Corpus], how: ProfileSettings, device: str
 ) -> dict[str, str]:
     data = ", ".join(f"{task} {corpus.revision}" for task, corpus in corpora.items())
     versions = packages()

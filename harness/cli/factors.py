@@ -17,7 +17,7 @@ from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import parse_seeds
 from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.models import registry
-from steelyard.harness.reliance.session import How, answers
+from steelyard.harness.reliance.session import ProfileSettings, collect_answers
 from steelyard.harness.runs import suite
 from steelyard.harness.runs.suite import Options, Suite
 
@@ -121,7 +121,7 @@ class Plan:
     levels: tuple[Level, ...]
     """None for the objective, whose levels are the suite's entries."""
     asked: tuple[str, ...]
-    how: How
+    how: ProfileSettings
     device: str
 
 
@@ -159,7 +159,7 @@ def _plan(factor: str, given: Mapping[str, Any]) -> Plan:
     suite.check(base)
     if given["limit"] < 1:
         raise UserError(f"--limit {given['limit']}: ask about one or more items.")
-    how = How(limit=given["limit"], draws=DRAWS)
+    how = ProfileSettings(limit=given["limit"], draws=DRAWS)
     asked = ASKED if vlm else base.tasks
     return Plan(factor, vlm, base, levels, asked, how, pick_device(given["device"]))
 
@@ -230,7 +230,7 @@ def _asked(
         for task, corpus in corpora.items():
             where = f"{place}/{len(trained)} {one.level.knob}={one.level.value} {task}"
             folder = out / "models" / Path(one.source).name
-            rows = answers(backbone, task, corpus, folder, plan.how, where=where)
+            rows = collect_answers(backbone, task, corpus, folder, plan.how, label=where)
             tables.setdefault((task, one.level), {})[one.seed] = rows
     return [
         Group(task, level.knob, KNOBS[level.knob], level.value, level.reference, by_seed)

@@ -20,7 +20,7 @@ from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
-from steelyard.harness.models.pgd import ascend, frozen, scattered
+from steelyard.harness.models.pgd import ascend, frozen_weights, noisy_start
 from steelyard.harness.records.budget import Budget
 from steelyard.tasks.corruptions import ATTACK_LEVELS
 
@@ -57,9 +57,9 @@ class WhiteBox:
             return batch.pixels
         epsilon = ATTACK_LEVELS[self.severity - 1] / 255
         noise = self._noise(batch, [str(doc["id"]) for doc in docs])
-        start = scattered(self.backbone, batch, epsilon, noise)
+        start = noisy_start(self.backbone, batch, epsilon, noise)
         step, loss = REACH * epsilon / STEPS, self.backbone.scored_loss
-        with frozen(self.backbone, training=False), self.meter:
+        with frozen_weights(self.backbone, training=False), self.meter:
             return ascend(self.backbone, batch, start, epsilon, step, STEPS, loss)
 
     @property

@@ -19,7 +19,7 @@ Loss = Callable[[Batch], Tensor]
 
 
 @contextmanager
-def frozen(backbone: Backbone, *, training: bool = True) -> Iterator[None]:
+def frozen_weights(backbone: Backbone, *, training: bool = True) -> Iterator[None]:
     """Parameters without gradient and evaluation mode inside; ``training`` mode afterwards."""
     trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     backbone.train(False)
@@ -46,7 +46,7 @@ def moved(backbone: Backbone, batch: Batch, epsilon: float) -> Callable[[Tensor,
     return move
 
 
-def scattered(backbone: Backbone, batch: Batch, epsilon: float, noise: Tensor) -> Tensor:
+def noisy_start(backbone: Backbone, batch: Batch, epsilon: float, noise: Tensor) -> Tensor:
     """Pixels moved by ``epsilon`` times noise in [-1, 1] of their shape: a start for ``ascend``."""
     change = epsilon * backbone.pixel_gradient(noise)
     return moved(backbone, batch, epsilon)(batch.pixels, change)
@@ -68,7 +68,7 @@ def ascend(
         v <- clip( v + step sign grad_v loss(v) ),  from ``start``
 
     ``epsilon`` and ``step`` are shares of the full range of an image (16/255 is sixteen grey
-    levels), whatever the processor's scaling. Call it with the backbone ``frozen``. Where the loss
+    levels), whatever the processor's scaling. Call it with the weights frozen (``frozen_weights``). Where the loss
     does not depend on the pixels they stay where they are.
     """
     move, pixels = moved(backbone, batch, epsilon), start

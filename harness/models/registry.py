@@ -48,7 +48,7 @@ def configure(name: str, options: Mapping[str, Any]) -> Config:
     return vlm_config.configure(name, options)
 
 
-def make_ready(
+def ensure_base(
     name: str, options: Mapping[str, Any], progress: Callable[[str, float], None]
 ) -> None:
     """Train the small base model that a preset starts from, if it is not in the cache yet."""
@@ -59,7 +59,7 @@ def make_ready(
         train.ensure(progress=progress)
 
 
-def untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier | Vlm":
+def build_untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier | Vlm":
     """The backbone before the method's training: equal for every method of one seed."""
     config = configure(spec.backbone, spec.backbone_options)
     seed = spec.seed_for("weights")
@@ -140,7 +140,7 @@ def check_images(backbone: Backbone, task: str, count: int) -> None:
     """
     if count <= 1:
         return
-    places = cast("Vlm", backbone).places(count) if backbone.kind == "vlm" else 1
+    places = cast("Vlm", backbone).image_capacity(count) if backbone.kind == "vlm" else 1
     if places < count:
         raise UserError(
             f"{task} shows {count} images at once, and {backbone.name} takes {places}: leave the "

@@ -14,7 +14,7 @@ from steelyard.harness.models.backbone import Batch, Latents, PixelRange
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.models.vlm_layout import IGNORED, Layout, of_batch
 from steelyard.harness.models.vlm_pixels import pixel_gradient, pixel_range
-from steelyard.harness.models.vlm_prompts import Prompts
+from steelyard.harness.models.vlm_prompts import PromptEncoder
 
 
 class Vlm(nn.Module):
@@ -28,7 +28,7 @@ class Vlm(nn.Module):
         super().__init__()
         self.name, self.config, self.recipe = name, config, config.recipe
         self.model, self.processor = model, processor
-        self.prompts = Prompts(processor, self.base.config, config)
+        self.prompts = PromptEncoder(processor, self.base.config, config)
         self.width = self.base.config.get_text_config().hidden_size
 
     @property
@@ -118,7 +118,7 @@ class Vlm(nn.Module):
         Equal to a prompt that was rendered without them; the image's wrapper tokens go with it.
         """
         layout = _layout(latents)
-        chosen = torch.ones_like(layout.image_here) if rows is None else rows
+        chosen = torch.ones_like(layout.image_visible) if rows is None else rows
         return replace(latents, context=layout.blank(modality, chosen))
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -151,9 +151,9 @@ class Vlm(nn.Module):
         """Averaged over the equal frames that Qwen-VL makes of a still image."""
         return pixel_gradient(self.processor.image_processor, gradient)
 
-    def places(self, images: int) -> int:
+    def image_capacity(self, images: int) -> int:
         """For how many of so many images at once the prompt has a place."""
-        return self.prompts.places(images)
+        return self.prompts.image_capacity(images)
 
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
         """One user turn as chat messages, the images first."""

@@ -16,14 +16,14 @@ IGNORED = -100  # marks padding among answer tokens, as torch's losses do
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PromptRow:
     """One prompt's tokens, with the image and without it at once."""
 
     tokens: tuple[int, ...]
     text_tokens: tuple[bool, ...]
-    block: tuple[bool, ...]
+    only_with_image: tuple[bool, ...]
     """Only there with the image."""
-    bridge: tuple[bool, ...]
+    only_without_image: tuple[bool, ...]
     """Only there without it: tokenisers split what lies beside an image otherwise."""
 
     @classmethod
@@ -35,23 +35,23 @@ class Row:
     @property
     def shown(self) -> tuple[int, ...]:
         """The prompt itself."""
-        pairs = zip(self.tokens, self.bridge, strict=True)
+        pairs = zip(self.tokens, self.only_without_image, strict=True)
         return tuple(token for token, bridge in pairs if not bridge)
 
 
-def with_image(seeing: Row, blind: Row) -> Row:
+def with_image(seeing: PromptRow, blind: PromptRow) -> PromptRow:
     """Both renderings of one prompt as one row: shared beginning, image, bridge, shared end."""
     start, end = differing_block(seeing.tokens, blind.tokens)
     tail = len(seeing.tokens) - end
     stop = len(blind.tokens) - tail
     inside, bridge = end - start, stop - start
-    return Row(
+    return PromptRow(
         tokens=seeing.tokens[:end] + blind.tokens[start:stop] + seeing.tokens[end:],
         text_tokens=seeing.text_tokens[:end]
         + blind.text_tokens[start:stop]
         + seeing.text_tokens[end:],
-        block=(False,) * start + (True,) * inside + (False,) * (bridge + tail),
-        bridge=(False,) * end + (True,) * bridge + (False,) * tail,
+        only_with_image=(False,) * start + (True,) * inside + (False,) * (bridge + tail),
+        only_without_image=(False,) * end + (True,) * bridge + (False,) * tail,
     )
 
 
@@ -71,15 +71,15 @@ class Layout:
     """[B, P] bool, real tokens."""
     slots: Tensor
     """[B, P] bool, places that image tokens take."""
-    block: Tensor
+    only_with_image: Tensor
     """[B, P] bool, tokens that are only there because of the image: slots and what wraps them."""
-    bridge: Tensor
+    only_without_image: Tensor
     """[B, P] bool, tokens that are only there because the image is not."""
     text_tokens: Tensor
     """[B, P] bool, tokens of the evidence, or of the whole user text where there is none."""
-    text_here: Tensor
+    text_visible: Tensor
     """[B] bool, text side not blanked."""
-    image_here: Tensor
+    image_visible: Tensor
     """[B] bool, image present and not blanked."""
     image_count: Tensor
     """[B] int64, image tokens of the row's images."""
@@ -99,11 +99,11 @@ class Layout:
             tokens=self.tokens[text],
             mask=self.mask[text],
             slots=self.slots[text],
-            block=self.block[text],
-            bridge=self.bridge[text],
+            only_with_image=self.only_with_image[text],
+            only_without_image=self.only_without_image[text],
             text_tokens=self.text_tokens[text],
-            text_here=self.text_here[text],
-            image_here=self.image_here[image],
+            text_visible=self.text_visible[text],
+            image_visible=self.image_visible[image],
             image_count=self.image_count[image],
             grid=self.grid[image],
             answers=self.answers[rows],
@@ -113,26 +113,26 @@ class Layout:
     def checked(self) -> Self:
         """This layout, with images only where the prompt has places for them."""
         places = self.slots.sum(1)
-        here = self.image_here & (places > 0)
+        here = self.image_visible & (places > 0)
         if bool((here & (places != self.image_count)).any()):
             raise UserError(
                 "Images of one batch take different numbers of tokens, so they cannot be exchanged "
                 "between prompts: resize the images to one size first."
             )
-        return replace(self, image_here=here)
+        return replace(self, image_visible=here)
 
     def blank(self, modality: Modality, rows: Tensor) -> Self:
         """With one side missing where ``rows`` [B] is true."""
         if modality == "image":
-            return replace(self, image_here=self.image_here & ~rows)
-        return replace(self, text_here=self.text_here & ~rows)
+            return replace(self, image_visible=self.image_visible & ~rows)
+        return replace(self, text_visible=self.text_visible & ~rows)
 
     @property
     def visible(self) -> Tensor:
         """[B, P] bool: prompt tokens that are attended to."""
-        no_image = self.block & ~self.image_here[:, None]
-        no_text = self.text_tokens & ~self.text_here[:, None]
-        with_image = self.bridge & self.image_here[:, None]
+        no_image = self.only_with_image & ~self.image_visible[:, None]
+        no_text = self.text_tokens & ~self.text_visible[:, None]
+        with_image = self.only_without_image & self.image_visible[:, None]
         return self.mask & ~no_image & ~with_image & ~no_text
 
     @property
@@ -146,7 +146,7 @@ class Layout:
             return text
         order = (self.slots.cumsum(1) - 1).clamp(0, image.shape[1] - 1)
         placed = image.gather(1, order[..., None].expand(-1, -1, image.shape[2]))
-        shown = self.slots & self.image_here[:, None]
+        shown = self.slots & self.image_visible[:, None]
         return torch.where(shown[..., None], placed.to(text.dtype), text)
 
     def positions(self, model: Any, attended: Tensor) -> Tensor:
@@ -157,9 +157,9 @@ class Layout:
         if not multi_axis(model):
             return (attended.cumsum(1) - 1).clamp(min=0)
         length = attended.shape[1]
-        shown = self.slots & self.image_here[:, None]
+        shown = self.slots & self.image_visible[:, None]
         types = torch.nn.functional.pad(shown.long(), (0, length - shown.shape[1]))
-        grids = self.grid[self.image_here].flatten(0, 1)
+        grids = self.grid[self.image_visible].flatten(0, 1)
         positions: Tensor = model.get_rope_index(
             types,
             mm_token_type_ids=types,
@@ -176,11 +176,11 @@ def of_batch(batch: Batch) -> Layout:
         tokens=extra["row"],
         mask=extra["real"],
         slots=extra["slots"],
-        block=extra["block"],
-        bridge=extra["bridge"],
+        only_with_image=extra["only_with_image"],
+        only_without_image=extra["only_without_image"],
         text_tokens=extra["text_tokens"],
-        text_here=torch.ones_like(batch.has_image),
-        image_here=batch.has_image,
+        text_visible=torch.ones_like(batch.has_image),
+        image_visible=batch.has_image,
         image_count=extra["slots"].sum(1),
         grid=extra["grid"],
         answers=batch.targets,

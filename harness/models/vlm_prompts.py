@@ -1,4 +1,4 @@
-"""Prompts as a processor makes them: rendered, tokenised, left-padded, with their sides marked."""
+"""PromptEncoder as a processor makes them: rendered, tokenised, left-padded, with their sides marked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,24 +14,24 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm_config import VlmConfig
-from steelyard.harness.models.vlm_layout import IGNORED, MULTI_AXIS, Row, with_image
+from steelyard.harness.models.vlm_layout import IGNORED, MULTI_AXIS, PromptRow, with_image
 from steelyard.harness.models.vlm_pixels import PASSED_ON, PIXELS, Picture, join, split
 
 RENDERED = 1 << 14
-"""Prompts whose rendering is remembered."""
+"""PromptEncoder whose rendering is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class EncodedItem:
     """One processed item."""
 
-    row: Row
+    row: PromptRow
     has_text: bool
     answer: tuple[int, ...]
     picture: Picture | None
 
 
-class Prompts:
+class PromptEncoder:
     """A processor with what it takes to turn items into batches and back."""
 
     def __init__(self, processor: Any, model_config: Any, config: VlmConfig) -> None:
@@ -65,7 +65,7 @@ class Prompts:
         )
         return rendered
 
-    def places(self, images: int) -> int:
+    def image_capacity(self, images: int) -> int:
         """For how many of so many images at once the chat template has a place."""
         try:
             text = self._render_now("?", images)
@@ -101,11 +101,11 @@ class Prompts:
         self, inputs: Sequence[Inputs], answers: Sequence[str] | None, device: torch.device
     ) -> Batch:
         """A batch on the device; targets have no column without answers."""
-        return self.assemble(self.pieces(inputs, answers), device)
+        return self.assemble(self.encode_items(inputs, answers), device)
 
-    def pieces(
+    def encode_items(
         self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None
-    ) -> "list[Piece]":
+    ) -> "list[EncodedItem]":
         """Each item processed, to be put into batches: it does not depend on its company.
 
         Raises:
@@ -124,7 +124,7 @@ class Prompts:
         self._check_length(rows)
         ends = [tuple(self.answer_ids(answer)) for answer in answers] if answers else None
         return [
-            Piece(
+            EncodedItem(
                 row,
                 bool(inputs[position].text),
                 ends[position] if ends else (),
@@ -133,8 +133,8 @@ class Prompts:
             for position, row in enumerate(rows)
         ]
 
-    def _marked(self, items: Sequence[Inputs]) -> list[Row]:
-        """Prompts as token rows with their text side marked, each image still one placeholder."""
+    def _marked(self, items: Sequence[Inputs]) -> list[PromptRow]:
+        """PromptEncoder as token rows with their text side marked, each image still one placeholder."""
         if not items:
             return []
         texts = [self.render(item) for item in items]
@@ -142,18 +142,18 @@ class Prompts:
             texts, add_special_tokens=self.adds_special, return_offsets_mapping=True
         )
         return [
-            Row.of(ids, _text_tokens(text, item, offsets))
+            PromptRow.of(ids, _text_tokens(text, item, offsets))
             for ids, text, item, offsets in zip(
                 coded["input_ids"], texts, items, coded["offset_mapping"], strict=True
             )
         ]
 
-    def _expanded(self, ids: Sequence[int], short: Row) -> Row:
+    def _expanded(self, ids: Sequence[int], short: PromptRow) -> PromptRow:
         """The row the model reads, marked like the one in which an image is one placeholder."""
         start = short.tokens.index(self.image_token)
         tail = short.tokens[::-1].index(self.image_token)
         inside = (False,) * (len(ids) - start - tail)
-        return Row.of(
+        return PromptRow.of(
             ids, short.text_tokens[:start] + inside + short.text_tokens[len(short.tokens) - tail :]
         )
 
@@ -174,7 +174,7 @@ class Prompts:
         ]
         return rows, split(found, [len(item.images) for item in items])
 
-    def assemble(self, pieces: "Sequence[Piece]", device: torch.device) -> Batch:
+    def assemble(self, pieces: "Sequence[EncodedItem]", device: torch.device) -> Batch:
         """Processed items as a batch on the device."""
         rows = [piece.row for piece in pieces]
         made = join([piece.picture for piece in pieces if piece.picture is not None])
@@ -187,8 +187,8 @@ class Prompts:
             "row": whole,
             "real": real,
             "slots": (whole == self.image_token) & real,
-            "block": _left([row.block for row in rows], False),
-            "bridge": _left([row.bridge for row in rows], False),
+            "only_with_image": _left([row.only_with_image for row in rows], False),
+            "only_without_image": _left([row.only_without_image for row in rows], False),
             "text_tokens": _left([row.text_tokens for row in rows], False),
             "grid": pad_sequence(grids, batch_first=True),
         }
@@ -204,7 +204,7 @@ class Prompts:
         )
         return _moved(batch, device)
 
-    def _check_length(self, rows: Sequence[Row]) -> None:
+    def _check_length(self, rows: Sequence[PromptRow]) -> None:
         longest = max(len(row.shown) for row in rows)
         if longest > self.config.max_prompt_tokens:
             raise UserError(

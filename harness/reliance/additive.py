@@ -1,9 +1,9 @@
-"""The additive part of a classifier: what is left when its two sides cannot interact.
+"""Additive part of a classifier: its logits without interaction of image and text.
 
-Empirical multimodally-additive projection (Hessel and Lee, EMNLP 2020): of the logits f(t, v) of N
-items, e(t_i, v_i) = mean_j f(t_i, v_j) + mean_j f(t_j, v_i) - mean_jk f(t_j, v_k). Where e is right
-as often as f, the sides' evidence is merely added up; the gap is what only their interaction
-explains. The encoders see each item once; the N x N pairs cost fusions only.
+Empirical multimodally-additive projection (Hessel and Lee, EMNLP 2020). Of the logits f(t, v) of N
+items, e(t_i, v_i) = mean_j f(t_i, v_j) + mean_j f(t_j, v_i) - mean_jk f(t_j, v_k). If e is correct
+as often as f, the model only adds up what both modalities say; the gap is what needs their
+interaction. The encoders see each item once; the N x N pairs cost fusions only.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from steelyard.harness.models.classifier import Classifier
 
 CHUNK = 64
-"""Items encoded, or rows of pairs fused, at a time."""
+"""Number of items encoded, or rows of pairs fused, at a time."""
 
 
 def additive_probabilities(backbone: "Classifier", inputs: Sequence[Inputs]) -> "Tensor":
-    """Class probabilities [N, C] of the projection of these N items."""
+    """Return class probabilities [N, C] of the projection of these N items."""
     import torch
 
     training = backbone.training
@@ -37,28 +37,26 @@ def additive_probabilities(backbone: "Classifier", inputs: Sequence[Inputs]) -> 
             ]
             image = torch.cat([part.image for part in parts])
             text = torch.cat([part.text for part in parts])
-            logits = projection(_pairs(backbone, image, text))
+            logits = projection(_pair_logits(backbone, image, text))
             return backbone.probabilities(logits).float().cpu()
     finally:
         backbone.train(training)
 
 
 def projection(logits: "Tensor") -> "Tensor":
-    """The additive approximation [N, C] at the pairs (i, i), from logits of all pairs [N, N, C]."""
+    """Return the approximation [N, C] at the pairs (i, i), from logits of all pairs [N, N, C]."""
     by_row, by_column = logits.mean(dim=1), logits.mean(dim=0)
     return by_row + by_column - logits.mean(dim=(0, 1))
 
 
-def _pairs(backbone: "Classifier", image: "Tensor", text: "Tensor") -> "Tensor":
-    """Logits [N, N, C] of every image (rows) with every text (columns)."""
+def _pair_logits(backbone: "Classifier", image: "Tensor", text: "Tensor") -> "Tensor":
+    """Return logits [N, N, C] of every image (rows) with every text (columns)."""
     import torch
 
     count = len(image)
     rows = []
     for start in range(0, count, CHUNK):
-        some = image[start : start + CHUNK]
-        left = some.repeat_interleave(count, dim=0)
-        right = text.repeat(len(some), 1)
-        fused = backbone.fuse(Latents(left, right))
-        rows.append(fused.reshape(len(some), count, -1))
+        chunk = image[start : start + CHUNK]
+        latents = Latents(chunk.repeat_interleave(count, dim=0), text.repeat(len(chunk), 1))
+        rows.append(backbone.fuse(latents).reshape(len(chunk), count, -1))
     return torch.cat(rows)

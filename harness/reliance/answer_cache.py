@@ -1,4 +1,4 @@
-"""Answers that were given already, on disk as they come: what is interrupted goes on from there."""
+"""Cache of model answers on disk, so that an interrupted profile continues where it stopped."""
 
 import hashlib
 import json
@@ -11,21 +11,31 @@ from steelyard.harness.core.files import explain_write_errors
 Answer = str | float
 
 
-class Memory:
-    """Answers by a hash of the question, one JSON line each; kept in memory alone without a path.
+class AnswerCache:
+    """Append-only JSONL cache of model answers, keyed by a hash of the query.
 
-    The path has to tell models apart, for the hash does not.
+    Without a path, answers are kept in memory only. The hash does not cover the model, so each
+    model needs a path of its own.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._answers: dict[str, Answer] = {}
-        if path is not None and path.is_file():
-            self._read(path)
+        if path is None or not path.is_file():
+            return
+        # A killed process may have left half a line at the end.
+        text = path.read_text(encoding="utf-8")
+        complete = text[: text.rfind("\n") + 1]
+        if complete != text:
+            path.write_text(complete, encoding="utf-8")
+        try:
+            self._answers = dict(map(json.loads, complete.splitlines()))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a file of answers: delete it.") from error
 
     @staticmethod
     def key(*parts: str | None) -> str:
-        """Hash of what is asked."""
+        """Hash the parts of a query."""
         text = json.dumps(parts)
         return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
@@ -38,24 +48,13 @@ class Memory:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def add(self, found: Mapping[str, Answer]) -> None:
-        """Remember answers, on disk before this returns."""
-        self._answers.update(found)
+    def add(self, answers: Mapping[str, Answer]) -> None:
+        """Store answers; they are on disk when this returns."""
+        self._answers.update(answers)
         if self.path is None:
             return
-        lines = "".join(json.dumps([key, answer]) + "\n" for key, answer in found.items())
+        lines = "".join(json.dumps([key, answer]) + "\n" for key, answer in answers.items())
         with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(lines)
-
-    def _read(self, path: Path) -> None:
-        """Whole lines only: a process that was killed may have left half of one at the end."""
-        text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            path.write_text(whole, encoding="utf-8")
-        try:
-            self._answers = dict(map(json.loads, whole.splitlines()))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path} is not a file of answers: delete it.") from error

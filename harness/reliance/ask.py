@@ -1,14 +1,14 @@
-"""Asking a model about items as they are, and with a side taken away: the answers of a profile.
+"""Ask a model about items as they are and with a modality removed: the answers of a profile.
 
-Views are named by what is left: ``full``, ``text`` (the image is taken away), ``image`` (the text
-is) and ``neither``. A side is taken away by blanking it, or by putting another item's in its place;
-the second is done several times over with other items each time. What an answer is worth is the
-task's own scoring. ``leaderboards.reliance`` turns the rows into a profile.
+A view is named by what the model still gets: ``full``, ``text`` (image removed), ``image`` (text
+removed) and ``neither``. A modality is removed by blanking it, or by replacing it with that of
+another item; replacement is repeated with other items. An answer is worth what the task's own
+scoring gives. ``leaderboards.reliance`` turns the rows into a profile.
 """
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES, Corpus, Inputs, Kind, Modality
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone
-from steelyard.harness.reliance.answer_cache import Memory
+from steelyard.harness.reliance.answer_cache import AnswerCache
 from steelyard.tasks import answers as wording
 
 if TYPE_CHECKING:
@@ -29,49 +29,47 @@ if TYPE_CHECKING:
     from steelyard.harness.evaluation.lmms_model import Scorer
     from steelyard.tasks._lmms.memory_task import MemoryTask
 
-TAKEN_AWAY: Mapping[str, tuple[Modality, ...]] = {
+REMOVED: Mapping[str, tuple[Modality, ...]] = {
     "text": ("image",),
     "image": ("text",),
     "neither": MODALITIES,
 }
-"""Sides that each view lacks, by what is left."""
+"""Modalities that are removed in each view; views are named by what remains."""
 DRAWS = 5
-"""How often a side is replaced by another item's."""
+"""Number of times a modality is replaced by another item's."""
 EMAP_ITEMS = 150
-"""Items whose sides are all combined with each other, N x N fusions."""
+"""Number N of items for the additive projection, which costs N x N fusions."""
 ACCURACIES = ("accuracy", "aAcc")
-"""Names of the share of items that are right."""
+"""Names of metrics that are the fraction of correct items."""
 SMALLEST_PROBABILITY = 1e-9
-"""In place of a probability that single precision rounds to 0."""
-
-Tell = Callable[[int], None]
-"""Told how many more questions have their answers."""
+"""Replaces a probability that single precision rounds to 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a model is shown of every item."""
+    """Part of every item that the model gets."""
 
     name: str
     way: str = ""
-    """``blank`` or ``shuffled``; empty for ``full``."""
+    """How the rest is removed, ``blank`` or ``shuffled``; empty for ``full``."""
     draw: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One question to the model: an item with the image and the text of these items."""
+class ModelQuery:
+    """One question to the model about the item in ``row``."""
 
     view: View
     row: int
     image: int | None
-    """Row whose image is shown; None for no image."""
+    """Row of the item whose image is shown; None for no image."""
     text: int | None
+    """Row of the item whose text is shown; None for no text."""
 
 
-def views(*, sided: bool, draws: int) -> list[View]:
-    """Every view; where a task has no text beside the image, only the image can be taken away."""
-    names = list(TAKEN_AWAY) if sided else ["text"]
+def views(*, has_text: bool, draws: int) -> list[View]:
+    """List all views; without text beside the image, only the image can be removed."""
+    names = list(REMOVED) if has_text else ["text"]
     blank = [View(name, "blank") for name in names]
     shuffled = [View(name, "shuffled", draw) for draw in range(draws) for name in names]
     return [View("full"), *blank, *shuffled]
@@ -80,71 +78,76 @@ def views(*, sided: bool, draws: int) -> list[View]:
 def donors(
     contents: Sequence[str | None], ids: Sequence[str], modality: Modality, draw: int
 ) -> list[int]:
-    """For each item another one, of other content, that lends this side; by id, not by order.
+    """Choose for each item another item, of different content, that lends this modality.
+
+    Donors depend on the ids and not on the order of the items.
 
     Raises:
-        UserError: no two items differ.
+        UserError: all items have the same content.
     """
-    present = sorted((row for row, given in enumerate(contents) if given), key=lambda r: ids[r])
+    present = sorted((row for row, content in enumerate(contents) if content), key=lambda r: ids[r])
     if len({contents[row] for row in present}) < 2:
         raise UserError(
-            f"Every {modality} of the chosen items is the same, none to swap in: ask more."
+            f"Every {modality} of the chosen items is the same, so none can be swapped in: "
+            "raise --limit."
         )
-    found = []
-    for row, own in enumerate(contents):
+    chosen_rows = []
+    for row, content in enumerate(contents):
         rng = np.random.default_rng(seed_for("reliance", modality, draw, ids[row]))
-        other = present[rng.integers(len(present))]
-        while contents[other] == own:
-            other = present[rng.integers(len(present))]
-        found.append(other)
-    return found
+        donor = present[rng.integers(len(present))]
+        while contents[donor] == content:
+            donor = present[rng.integers(len(present))]
+        chosen_rows.append(donor)
+    return chosen_rows
 
 
-def plan(docs: Sequence[Mapping[str, Any]], *, sided: bool, draws: int) -> list[Ask]:
-    """All questions about these rows, view by view."""
+def plan(docs: Sequence[Mapping[str, Any]], *, has_text: bool, draws: int) -> list[ModelQuery]:
+    """List all queries about these rows, view by view."""
     ids = [doc["id"] for doc in docs]
     contents: dict[Modality, list[str | None]] = {
         modality: [(doc[modality] or "").strip() or None for doc in docs] for modality in MODALITIES
     }
-    asks = []
-    for view in views(sided=sided, draws=draws):
-        shown: dict[Modality, list[int | None]] = {}
+    queries = []
+    for view in views(has_text=has_text, draws=draws):
+        sources: dict[Modality, list[int | None]] = {}
         for modality in MODALITIES:
-            given: Sequence[int] = range(len(docs))
-            if modality in TAKEN_AWAY.get(view.name, ()):
+            rows: Sequence[int] = range(len(docs))
+            if modality in REMOVED.get(view.name, ()):
                 if view.way == "blank":
-                    shown[modality] = [None] * len(docs)
+                    sources[modality] = [None] * len(docs)
                     continue
-                given = donors(contents[modality], ids, modality, view.draw)
-            # A side that an item never had stays absent.
-            pairs = zip(contents[modality], given, strict=True)
-            shown[modality] = [row if content else None for content, row in pairs]
-        columns = zip(range(len(docs)), shown["image"], shown["text"], strict=True)
-        asks += [Ask(view, row, image, text) for row, image, text in columns]
-    return asks
+                rows = donors(contents[modality], ids, modality, view.draw)
+            # A modality that an item never had stays absent.
+            pairs = zip(contents[modality], rows, strict=True)
+            sources[modality] = [row if content else None for content, row in pairs]
+        columns = zip(range(len(docs)), sources["image"], sources["text"], strict=True)
+        queries += [ModelQuery(view, row, image, text) for row, image, text in columns]
+    return queries
 
 
 def ask(
     backbone: Backbone,
     task_name: str,
     corpus: Corpus,
-    memory: Memory,
+    cache: AnswerCache,
     *,
     split: str = "test",
     limit: int | None = None,
     draws: int = DRAWS,
-    tell: Tell = lambda more: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> "DataFrame":
-    """One row an item and view, sorted by item within a view.
+    """Answer all queries about a task: one row per item and view, sorted by item within a view.
 
-    Columns: view, way, draw, id, cluster, subset; ``top`` and ``bottom``, the item's share of the
-    score; ``answer`` as read; ``truth``, the right one; ``habit``, the usual one where the task
-    knows it; ``told``, the truth of the item that lent its text, of a single-label task;
-    ``gain``, in the full view the log-likelihood a token of the right answer, in nats, minus that
-    without the image.
+    Columns: view, way, draw, id, cluster, subset; ``top`` and ``bottom``, the item's part of the
+    score as a ratio; ``answer`` as parsed; ``truth``, the correct one; ``habit``, the answer of the
+    language prior where the task knows it; ``told``, on a single-label task the truth of the item
+    that lent its text; ``gain``, in the full view the log-likelihood per token of the correct
+    answer, in nats, minus that without the image.
+
+    ``on_progress`` gets the number of queries that were just answered.
 
     Raises:
-        UserError: no such split, or too few items to swap their sides.
+        UserError: no such split, or too few items to swap their modalities.
     """
     import pandas as pd
 
@@ -154,133 +157,137 @@ def ask(
     info = tasks.info(task_name)
     scorer = Scorer(backbone, backbone.recipe.batch_size)
     scorer.task_dict[task.task_name] = task.dataset
-    talk = _Talk(task, scorer, memory, info.generative, tell)
+    model = _CachedModel(task, scorer, cache, info.generative, on_progress)
     docs = task.dataset[split]
-    asks = plan(docs, sided=bool(info.text), draws=draws)
-    answers = talk.answers(asks)
-    gains = _gains(talk, asks, answers)
-    number = number_of(info)
+    queries = plan(docs, has_text=bool(info.text), draws=draws)
+    answers = model.answers(queries)
+    gains = _gains(model, queries, answers)
+    metric = profile_metric(info)
     rows = []
-    for each, answer in zip(asks, answers, strict=True):
-        doc = docs[each.row]
+    for query, answer in zip(queries, answers, strict=True):
+        doc, view = docs[query.row], query.view
         values = task.process_results(doc, [answer])
-        top, bottom = _share(values, number)
+        top, bottom = _score_parts(values, metric)
         rows.append(
             {
-                "view": each.view.name, "way": each.view.way, "draw": each.view.draw,
+                "view": view.name, "way": view.way, "draw": view.draw,
                 "id": doc["id"], "cluster": values["item"]["cluster"],
                 "subset": doc.get("subset", ""), "top": top, "bottom": bottom,
-                "answer": _read(doc, answer, values), "truth": _truth(task_name, doc),
-                "habit": _habit(doc), "told": _told(docs, each, corpus),
-                "gain": gains[each.row] if each.view.name == "full" else np.nan,
+                "answer": _parsed(doc, answer, values), "truth": _truth(task_name, doc),
+                "habit": _language_prior(doc), "told": _donor_label(docs, query, corpus),
+                "gain": gains[query.row] if view.name == "full" else np.nan,
             }
         )  # fmt: skip
-    rows += _projected(talk, docs, rows)
-    found = pd.DataFrame(rows)
-    return found.sort_values(["view", "way", "draw", "id"], ignore_index=True)
+    rows += _additive_rows(model, docs, rows)
+    return pd.DataFrame(rows).sort_values(["view", "way", "draw", "id"], ignore_index=True)
 
 
-def questions(
+def count_queries(
     task: str, corpus: Corpus, split: str, limit: int | None, draws: int, kind: Kind
 ) -> int:
-    """How many answers and likelihoods ``ask`` needs, equal ones counted as often as they occur."""
+    """Count the answers and likelihoods that ``ask`` needs, before equal ones are merged."""
     items = min(limit or sys.maxsize, len(corpus.splits.get(split, ())))
-    shown = len(views(sided=bool(tasks.info(task).text), draws=draws))
-    return items * (shown + (2 if kind == "vlm" else 0))
+    count = len(views(has_text=bool(tasks.info(task).text), draws=draws))
+    return items * (count + (2 if kind == "vlm" else 0))
 
 
-def number_of(info: "tasks.TaskInfo") -> str:
-    """The metric that a profile follows: accuracy where the task has it, for it is a share of
-    items and its chance level is known, else the main one."""
+def profile_metric(info: "tasks.TaskInfo") -> str:
+    """Return the metric that a profile follows: accuracy if the task has it, else the main one.
+
+    Accuracy is a fraction of items, and its chance level is known.
+    """
     if not info.generative:
         return "samples F1" if info.multi_label else "accuracy"
     return next((name for name in ACCURACIES if name in info.metrics), info.main)
 
 
 @dataclass(frozen=True, slots=True)
-class _Talk:
-    """Asks what has not been asked before; equal questions are put once."""
+class _CachedModel:
+    """A model behind an answer cache: equal queries are sent once, known ones never."""
 
     task: "MemoryTask"
     scorer: "Scorer"
-    memory: Memory
+    cache: AnswerCache
     in_words: bool
-    tell: Tell
+    on_progress: Callable[[int], None]
 
-    def answers(self, asks: Sequence[Ask]) -> list[str]:
-        """As the model gives them: words, or a JSON list of class probabilities."""
-        keys = [self._key("answer", each) for each in asks]
-        reply = self.scorer.generate_until if self.in_words else self.scorer.score_choices
+    def answers(self, queries: Sequence[ModelQuery]) -> list[str]:
+        """Return the model's answers: words, or a JSON list of class probabilities."""
+        keys = [self._key("answer", query) for query in queries]
+        respond = self.scorer.generate_until if self.in_words else self.scorer.score_choices
 
-        def put(chunk: Sequence[Ask]) -> list[Any]:
-            given = reply([self._request(each) for each in chunk])
-            return [one if isinstance(one, str) else one.text for one in given]
+        def answer(chunk: Sequence[ModelQuery]) -> list[Any]:
+            responses = respond([self._request(query) for query in chunk])
+            return [r if isinstance(r, str) else r.text for r in responses]
 
-        return self._remembered(keys, asks, put)
+        return self._through_cache(keys, queries, answer)
 
-    def likelihoods(self, asks: Sequence[Ask], targets: Sequence[str]) -> list[float]:
-        """Log-likelihood of each target as the answer, averaged over its tokens, in nats."""
-        keys = [
-            self._key("likelihood", each, target)
-            for each, target in zip(asks, targets, strict=True)
-        ]
+    def likelihoods(self, queries: Sequence[ModelQuery], targets: Sequence[str]) -> list[float]:
+        """Return the log-likelihood of each target, averaged over its tokens, in nats."""
+        pairs = list(zip(queries, targets, strict=True))
+        keys = [self._key("likelihood", query, target) for query, target in pairs]
 
-        def put(chunk: Sequence[tuple[Ask, str]]) -> list[float]:
-            wanted = [target for _, target in chunk]
-            return log_likelihoods(
-                self.scorer.backbone, [self.inputs(each) for each, _ in chunk], wanted
-            )
+        def score(chunk: Sequence[tuple[ModelQuery, str]]) -> list[float]:
+            inputs = [self.inputs(query) for query, _ in chunk]
+            return log_likelihoods(self.scorer.backbone, inputs, [target for _, target in chunk])
 
-        return self._remembered(keys, list(zip(asks, targets, strict=True)), put)
+        return self._through_cache(keys, pairs, score)
 
-    def inputs(self, each: Ask) -> Inputs:
-        """What the model is shown."""
-        images = self._images(each)
-        text, prompt = self._text(each)
+    def inputs(self, query: ModelQuery) -> Inputs:
+        """Return what the model gets for a query."""
+        images = self._images(query)
+        text, prompt = self._text(query)
         return Inputs(images[0] if images else None, text, prompt)
 
-    def _remembered(
-        self, keys: Sequence[str], what: Sequence[Any], put: Callable[[Sequence[Any]], list[Any]]
+    def _through_cache(
+        self,
+        keys: Sequence[str],
+        queries: Sequence[Any],
+        respond: Callable[[Sequence[Any]], list[Any]],
     ) -> list[Any]:
-        waiting = {key: one for key, one in zip(keys, what, strict=True) if key not in self.memory}
-        self.tell(len(keys) - len(waiting))
-        for chunk in _chunks(list(waiting), self.scorer.batch_size):
-            given = put([waiting[key] for key in chunk])
-            self.memory.add(dict(zip(chunk, given, strict=True)))
-            self.tell(len(chunk))
-        return [self.memory[key] for key in keys]
+        pairs = zip(keys, queries, strict=True)
+        waiting = {key: query for key, query in pairs if key not in self.cache}
+        self.on_progress(len(keys) - len(waiting))
+        for start in range(0, len(waiting), self.scorer.batch_size):
+            chunk = list(waiting)[start : start + self.scorer.batch_size]
+            responses = respond([waiting[key] for key in chunk])
+            self.cache.add(dict(zip(chunk, responses, strict=True)))
+            self.on_progress(len(chunk))
+        return [self.cache[key] for key in keys]
 
-    def _text(self, each: Ask) -> tuple[str | None, str]:
-        """Evidence and the whole prompt."""
+    def _text(self, query: ModelQuery) -> tuple[str | None, str]:
+        """Return the text and the full prompt."""
         docs = self.task.content.docs
-        text = None if each.text is None else docs[each.text]["text"]
-        return text, self.task.doc_to_text({**docs[each.row], "text": text})
+        text = None if query.text is None else docs[query.text]["text"]
+        return text, self.task.doc_to_text({**docs[query.row], "text": text})
 
-    def _images(self, each: Ask) -> list[Any]:
-        if each.image is None:
+    def _images(self, query: ModelQuery) -> list[Any]:
+        if query.image is None:
             return []
-        images: list[Any] = self.task.doc_to_visual(self.task.content.docs[each.image])
+        images: list[Any] = self.task.doc_to_visual(self.task.content.docs[query.image])
         return images
 
-    def _key(self, kind: str, each: Ask, target: str = "") -> str:
-        image = None if each.image is None else self.task.content.docs[each.image]["image"]
-        return Memory.key(kind, image, *self._text(each), target)
+    def _key(self, kind: str, query: ModelQuery, target: str = "") -> str:
+        image = None if query.image is None else self.task.content.docs[query.image]["image"]
+        return AnswerCache.key(kind, image, *self._text(query), target)
 
-    def _request(self, each: Ask) -> "Instance":
-        text, prompt = self._text(each)
-        name = self.task.task_name
-        made = self.task.construct_requests(
-            each.row, prompt, metadata={"task": name, "doc_id": each.row, "repeats": 1}
+    def _request(self, query: ModelQuery) -> "Instance":
+        """Build lmms-eval's request for the item, with text and image of the query's rows."""
+        text, prompt = self._text(query)
+        request = self.task.construct_requests(
+            query.row,
+            prompt,
+            metadata={"task": self.task.task_name, "doc_id": query.row, "repeats": 1},
         )
-        _, asked, _, *place = made.arguments
+        _, settings, _, *position = request.arguments
         if not self.in_words:
-            asked = {**asked, "text": text}
-        images = self._images(each)
-        return replace(made, arguments=(prompt, asked, lambda doc: images, *place))
+            settings = {**settings, "text": text}
+        images = self._images(query)
+        return replace(request, arguments=(prompt, settings, lambda doc: images, *position))
 
 
 def log_likelihoods(backbone: Any, inputs: Sequence[Inputs], answers: Sequence[str]) -> list[float]:
-    """Mean log-likelihood of each answer's tokens, the end token included, in nats: [B]."""
+    """Return the mean log-likelihood of each answer's tokens, end token included, in nats: [B]."""
     import torch
 
     training = backbone.training
@@ -288,74 +295,77 @@ def log_likelihoods(backbone: Any, inputs: Sequence[Inputs], answers: Sequence[s
     try:
         with torch.no_grad():
             batch = backbone.collate(inputs, answers)
-            found: list[float] = (-backbone.loss(backbone.predict(batch), batch)).tolist()
-            return found
+            values: list[float] = (-backbone.loss(backbone.predict(batch), batch)).tolist()
+            return values
     finally:
         backbone.train(training)
 
 
-def _gains(talk: _Talk, asks: Sequence[Ask], answers: Sequence[str]) -> list[float]:
-    """Image information gain of each item's right answer; NaN where the model gives no odds."""
-    docs = talk.task.content.docs
-    full = [each for each in asks if each.view.name == "full"]
-    blind = [each for each in asks if each.view == View("text", "blank")]
-    if talk.scorer.backbone.kind == "vlm":
-        targets = [talk.task.doc_to_target(docs[each.row]) for each in full]
-        seen, unseen = (talk.likelihoods(those, targets) for those in (full, blind))
-    elif not talk.in_words:
-        given = {(each.view, each.row): answer for each, answer in zip(asks, answers, strict=True)}
-        seen, unseen = (
-            [_log_probability(docs[each.row], given[each.view, each.row]) for each in those]
-            for those in (full, blind)
+def _gains(
+    model: _CachedModel, queries: Sequence[ModelQuery], answers: Sequence[str]
+) -> list[float]:
+    """Return the image's information gain per item; NaN if the model gives no probabilities."""
+    docs = model.task.content.docs
+    full = [query for query in queries if query.view.name == "full"]
+    text_only = [query for query in queries if query.view == View("text", "blank")]
+    if model.scorer.backbone.kind == "vlm":
+        targets = [model.task.doc_to_target(docs[query.row]) for query in full]
+        with_image, without_image = (model.likelihoods(qs, targets) for qs in (full, text_only))
+    elif not model.in_words:
+        answer_to = {(q.view, q.row): answer for q, answer in zip(queries, answers, strict=True)}
+        with_image, without_image = (
+            [_log_probability(docs[q.row], answer_to[q.view, q.row]) for q in qs]
+            for qs in (full, text_only)
         )
     else:
         return [np.nan] * len(docs)
-    return [a - b for a, b in zip(seen, unseen, strict=True)]
+    return [a - b for a, b in zip(with_image, without_image, strict=True)]
 
 
 def _log_probability(doc: Mapping[str, Any], answer: str) -> float:
-    """Of the right class, or of all right decisions about classes, averaged over them."""
-    found = np.clip(json.loads(answer), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    if len(doc["labels"]) == 1 and abs(sum(found) - 1) < 1e-3:
-        return float(np.log(found[doc["labels"][0]]))
-    right = np.isin(np.arange(len(found)), doc["labels"])
-    return float(np.log(np.where(right, found, 1 - found)).mean())
+    """Return that of the correct class; if multi-label, the mean over all classes' decisions."""
+    probabilities = np.clip(json.loads(answer), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+    if len(doc["labels"]) == 1 and abs(sum(probabilities) - 1) < 1e-3:
+        return float(np.log(probabilities[doc["labels"][0]]))
+    positive = np.isin(np.arange(len(probabilities)), doc["labels"])
+    return float(np.log(np.where(positive, probabilities, 1 - probabilities)).mean())
 
 
-def _projected(
-    talk: _Talk, docs: Sequence[Any], rows: Sequence[Mapping[str, Any]]
+def _additive_rows(
+    model: _CachedModel, docs: Sequence[Any], rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Rows of the view ``additive``: a classifier without what its two sides do together."""
+    """Return rows of the view ``additive``: a classifier without interaction of its modalities."""
     from steelyard.harness.models.classifier import Classifier
     from steelyard.harness.reliance.additive import additive_probabilities
 
-    backbone = talk.scorer.backbone
+    backbone = model.scorer.backbone
     if not isinstance(backbone, Classifier) or backbone.readout != "fused":
         return []
-    chosen = sorted(range(len(docs)), key=lambda r: seed_for("emap", docs[r]["id"]))[:EMAP_ITEMS]
-    shown = [talk.inputs(Ask(View("full"), r, r, r if docs[r]["text"] else None)) for r in chosen]
+    sample = sorted(range(len(docs)), key=lambda r: seed_for("emap", docs[r]["id"]))[:EMAP_ITEMS]
+    queries = [ModelQuery(View("full"), r, r, r if docs[r]["text"] else None) for r in sample]
+    probabilities = additive_probabilities(backbone, [model.inputs(query) for query in queries])
     full = {row["id"]: row for row in rows if row["view"] == "full"}
-    found = []
-    for r, given in zip(chosen, additive_probabilities(backbone, shown).tolist(), strict=True):
-        values = talk.task.process_results(docs[r], [json.dumps(given)])
-        top, bottom = _share(values, "")
-        answer = _read(docs[r], "", values)
-        more = {"top": top, "bottom": bottom, "answer": answer, "gain": np.nan}
-        found.append({**full[docs[r]["id"]], "view": "additive", **more})
-    return found
+    additive = []
+    for r, values in zip(sample, probabilities.tolist(), strict=True):
+        results = model.task.process_results(docs[r], [json.dumps(values)])
+        top, bottom = _score_parts(results, "")
+        answer = _parsed(docs[r], "", results)
+        changed = {"top": top, "bottom": bottom, "answer": answer, "gain": np.nan}
+        additive.append({**full[docs[r]["id"]], "view": "additive", **changed})
+    return additive
 
 
-def _share(values: Mapping[str, Any], number: str) -> tuple[float, float]:
-    """An item's share of the number: of classes its own score, of a group metric being right."""
+def _score_parts(values: Mapping[str, Any], metric: str) -> tuple[float, float]:
+    """Return an item's part of the metric as a ratio; for a group metric, being correct."""
     if "score" in values["item"]:
         return float(values["item"]["score"]), 1.0
-    first, second = values.get(number, (0.0, 0.0))  # an item may have no part in it
+    first, second = values.get(metric, (0.0, 0.0))  # an item may have no part in the metric
     if isinstance(first, str):
         return float(second), 1.0
     return float(first), float(second)
 
 
-def _read(doc: Mapping[str, Any], answer: str, values: Mapping[str, Any]) -> str:
+def _parsed(doc: Mapping[str, Any], answer: str, values: Mapping[str, Any]) -> str:
     if "predicted" in values["item"]:
         return " ".join(map(str, values["item"]["predicted"]))
     return _in_words(doc, answer)
@@ -371,17 +381,12 @@ def _truth(task: str, doc: Mapping[str, Any]) -> str:
     return _in_words(doc, tasks.module(task).doc_to_target(doc))
 
 
-def _habit(doc: Mapping[str, Any]) -> str:
-    usual = doc.get("facts", {}).get("prior", ())
-    return _in_words(doc, usual[0]) if usual else ""
+def _language_prior(doc: Mapping[str, Any]) -> str:
+    prior = doc.get("facts", {}).get("prior", ())
+    return _in_words(doc, prior[0]) if prior else ""
 
 
-def _told(docs: Sequence[Mapping[str, Any]], each: Ask, corpus: Corpus) -> str:
-    if not corpus.classes or corpus.multi_label or each.text in (None, each.row):
+def _donor_label(docs: Sequence[Mapping[str, Any]], query: ModelQuery, corpus: Corpus) -> str:
+    if not corpus.classes or corpus.multi_label or query.text in (None, query.row):
         return ""
-    return str(docs[each.text]["labels"][0])
-
-
-def _chunks(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(keys), size):
-        yield keys[start : start + size]
+    return str(docs[query.text]["labels"][0])

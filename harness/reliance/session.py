@@ -1,4 +1,4 @@
-"""session."""
+"""Profile one model on one task: cached answers, a progress bar and the stored table."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,8 @@ from steelyard import tasks
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import digest, file_hash, write_items
 from steelyard.harness.core.progress import console, progress_bar
-from steelyard.harness.reliance import ask
-from steelyard.harness.reliance.answer_cache import Memory
+from steelyard.harness.reliance.answer_cache import AnswerCache
+from steelyard.harness.reliance.ask import DRAWS, ask, count_queries
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -17,57 +17,61 @@ if TYPE_CHECKING:
     from steelyard.harness.models.classifier import Classifier
     from steelyard.harness.models.vlm import Vlm
 
-
-ASKED = "asked"
-"""Folder beside a profile that holds all answers and the rows made of them."""
-
-
+ANSWERS_FOLDER = "asked"
+"""Folder beside a profile with all answers and the tables made of them."""
 SAMPLE = 64
-"""Values of each tensor that tell weights apart: training moves nearly all of them."""
+"""Number of values per tensor that identify weights: training changes nearly all values."""
 
 
 @dataclass(frozen=True, slots=True)
-class How:
-    """How a model is asked."""
+class ProfileSettings:
+    """Items of a profile and number of times that a modality is replaced by another item's."""
 
     split: str = "test"
     limit: int | None = 500
-    draws: int = ask.DRAWS
+    draws: int = DRAWS
 
 
-def answers(
-    backbone: "Classifier | Vlm", task: str, corpus: Corpus, out: Path, how: How, *, where: str
+def collect_answers(
+    backbone: "Classifier | Vlm",
+    task: str,
+    corpus: Corpus,
+    out: Path,
+    settings: ProfileSettings,
+    *,
+    label: str,
 ) -> "DataFrame":
-    """A task's answers, with progress; those given before are taken from ``out``."""
-    memory = Memory(memory_path(backbone, task, corpus, out))
-    total = ask.questions(task, corpus, how.split, how.limit, how.draws, backbone.kind)
+    """Return the table of ``ask`` for a task, written below ``out``; cached answers are reused.
+
+    ``label`` stands at the progress bar.
+    """
+    # The cache belongs to these weights, this data and these scoring rules.
+    rules = (file_hash(path) for path in tasks.files(task))
+    parts = (fingerprint(backbone), corpus.revision, *rules)
+    name = f"{task}-{digest(part.encode() for part in parts)}.jsonl"
+    cache = AnswerCache(out / ANSWERS_FOLDER / name)
+    split, limit, draws = settings.split, settings.limit, settings.draws
+    total = count_queries(task, corpus, split, limit, draws, backbone.kind)
     with progress_bar() as bar:
-        line = bar.add_task(where, total=total)
-        rows = ask.ask(
+        line = bar.add_task(label, total=total)
+        rows = ask(
             backbone,
             task,
             corpus,
-            memory,
-            split=how.split,
-            limit=how.limit,
-            draws=how.draws,
-            tell=lambda more: bar.advance(line, more),
+            cache,
+            split=split,
+            limit=limit,
+            draws=draws,
+            on_progress=lambda count: bar.advance(line, count),
         )
-    write_items(rows, out / ASKED / f"items-{task}.parquet")
+    write_items(rows, out / ANSWERS_FOLDER / f"items-{task}.parquet")
     if not console.is_terminal:
-        console.print(f"{where}: {total} questions")
+        console.print(f"{label}: {total} questions")
     return rows
 
 
-def memory_path(backbone: "Classifier | Vlm", task: str, corpus: Corpus, out: Path) -> Path:
-    """File of the answers of these weights about this data."""
-    rules = (file_hash(path) for path in tasks.files(task))
-    parts = (fingerprint(backbone), corpus.revision, *rules)
-    return out / ASKED / f"{task}-{digest(part.encode() for part in parts)}.jsonl"
-
-
 def fingerprint(backbone: "Classifier | Vlm") -> str:
-    """Hash of the names, shapes and a sample of the values of all weights, and of the readout."""
+    """Hash names, shapes and a sample of the values of all weights, and the readout."""
     from steelyard.harness.models.classifier import Classifier
 
     parts = [backbone.readout.encode()] if isinstance(backbone, Classifier) else []

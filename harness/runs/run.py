@@ -191,7 +191,7 @@ def _train(
     corpus = corpora[spec.task]
     method = methods.load(spec.method)
     config = methods.configure(method, spec.options, registry.kind_of(spec.backbone))
-    backbone = registry.untrained(spec, corpus, device)
+    backbone = registry.build_untrained(spec, corpus, device)
     _check_images(backbone, corpora)
     if spec.learning_rate is not None:
         backbone.recipe = replace(backbone.recipe, learning_rate=spec.learning_rate)

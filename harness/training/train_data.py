@@ -13,7 +13,7 @@ from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.classifier import Classifier
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.models.vlm_prompts import Piece
+from steelyard.harness.models.vlm_prompts import EncodedItem
 from steelyard.tasks._shared.images import store_of
 
 IN_MEMORY_BYTES = 1 << 30  # training tensors larger than this are prepared batch by batch
@@ -126,9 +126,9 @@ def vlm_data(
     def at(position: int) -> Turn:
         return turn(examples[position])
 
-    def pieces(positions: Sequence[int]) -> list[Piece]:
+    def encode_items(positions: Sequence[int]) -> list[EncodedItem]:
         turns = [at(position) for position in positions]
-        return backbone.prompts.pieces([t.inputs for t in turns], [t.answer for t in turns])
+        return backbone.prompts.encode_items([t.inputs for t in turns], [t.answer for t in turns])
 
     kept = pieces(range(min(CHUNK, len(examples)))) if examples else []  # a set for scoring alone
     if kept and sum(map(_bytes, kept)) / len(kept) * len(examples) > IN_MEMORY_BYTES:
@@ -145,7 +145,7 @@ def vlm_data(
     return TrainData(examples, gather, at, 0, False)
 
 
-def _bytes(piece: Piece) -> int:
+def _bytes(piece: EncodedItem) -> int:
     return sum(tensor.nbytes for tensor in (piece.picture or {}).values())
 
 

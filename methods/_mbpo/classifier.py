@@ -25,7 +25,7 @@ from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
-from steelyard.harness.models.pgd import frozen
+from steelyard.harness.models.pgd import frozen_weights
 from steelyard.harness.training.fit import fit
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._mbpo.mining import (
@@ -192,7 +192,7 @@ def predicted(
     if config.mining != "no_image":
         pixels = attacked(backbone, batch, config.attack, generator)
         batch = replace(batch, pixels=pixels)
-    with frozen(backbone), torch.no_grad():
+    with frozen_weights(backbone), torch.no_grad():
         latents = backbone.encode(batch)
         if config.mining == "no_image":
             latents = backbone.blank(latents, "image")

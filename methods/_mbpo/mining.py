@@ -17,7 +17,7 @@ from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
-from steelyard.harness.models.pgd import ascend, frozen, scattered
+from steelyard.harness.models.pgd import ascend, frozen_weights, noisy_start
 from steelyard.harness.training.train_data import TrainData
 
 Reference = Literal["removed", "black", "noise"]
@@ -81,7 +81,7 @@ def information_gain(
     ``v'`` is no image at all (``removed``, the language prior), a black image, or uniform
     ``noise`` over the whole range, drawn from ``generator``. Zero where an item has no image.
     """
-    with frozen(backbone), torch.no_grad():
+    with frozen_weights(backbone), torch.no_grad():
         latents = backbone.encode(batch)
         seen = backbone.loss(backbone.fuse(backbone.contribute(latents)), batch)
         if reference == "removed":
@@ -113,7 +113,7 @@ def perturb(
     backbone: Backbone, batch: Batch, epsilon: float, generator: torch.Generator | None = None
 ) -> Tensor:
     """Pixels with uniform noise of at most ``epsilon``: the start of an attack, and its control."""
-    return scattered(backbone, batch, epsilon, _uniform(batch.pixels, generator))
+    return noisy_start(backbone, batch, epsilon, _uniform(batch.pixels, generator))
 
 
 def pgd(
@@ -136,7 +136,7 @@ def pgd(
     def loss(seen: Batch) -> Tensor:
         return backbone.loss(backbone.predict(seen), seen)
 
-    with frozen(backbone):
+    with frozen_weights(backbone):
         return ascend(backbone, batch, start, epsilon, step, steps, loss)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from steelyard.harness.core.compat import prepare_imports
 from steelyard.harness.models.vlm import Vlm
-from steelyard.methods._mbpo.mining import frozen, pgd
+from steelyard.methods._mbpo.mining import frozen_weights, pgd
 from steelyard.methods._preference import online, trl
 from steelyard.methods._preference.online import Row, Sampling
 
@@ -113,7 +113,7 @@ def attack_cost(model: Vlm) -> None:
     batch = toy.data(model, 64, seed=5).gather(range(64))
 
     def passes() -> None:
-        with frozen(model):
+        with frozen_weights(model):
             for _ in range(steps):
                 pixels = batch.pixels.detach().requires_grad_()
                 changed = type(batch)(

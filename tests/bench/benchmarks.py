@@ -65,7 +65,7 @@ def prepared(corpus: Corpus, name: str, options: dict[str, methods.Option],
              backbone: str) -> tuple[Classifier | Vlm, TrainData, Any]:  # fmt: skip
     """A new model, its training data and the method's configuration for it."""
     method = methods.load(name)
-    model = registry.untrained(RunSpec(name, corpus.name, backbone, "XS", 0), corpus, "cpu")
+    model = registry.build_untrained(RunSpec(name, corpus.name, backbone, "XS", 0), corpus, "cpu")
     data = train_data(model, corpus.name, corpus)
     fits = model.kind in method.ABOUT.backbones
     config = methods.configure(method, options, model.kind) if fits else method.Config()

@@ -59,7 +59,7 @@ def outcome(
     """Accuracy clean, without text and without image, and what the method logged."""
     corpus = tasks.load("food101", study.root)
     spec = RunSpec(name, "food101", "tiny", "S", seed)
-    model = registry.untrained(spec, corpus, "cpu")
+    model = registry.build_untrained(spec, corpus, "cpu")
     meter = Meter(Budget("test", FLOPS))
     for module in model.metered_modules:
         meter.watch(module)

@@ -33,7 +33,7 @@ VLM = [n for n in methods.names() if "vlm" in methods.load(n).ABOUT.backbones]
 def trained(name: str, world: Path, task: str = "food101") -> SimpleNamespace:
     corpus = tasks.load(task, world / task)
     spec = RunSpec(name, task, "tiny", "XS", 0)
-    backbone = registry.untrained(spec, corpus, "cpu")
+    backbone = registry.build_untrained(spec, corpus, "cpu")
     data = train_data(backbone, corpus.name, corpus)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     meter = Meter(Budget("test", LIMIT))
@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_names_its_step(world: Path, tmp_path: Path) -
     from steelyard.harness.training.fit import fit
 
     corpus = tasks.load("food101", world / "food101")
-    backbone = registry.untrained(RunSpec("x", "food101", "tiny", "XS", 0), corpus, "cpu")
+    backbone = registry.build_untrained(RunSpec("x", "food101", "tiny", "XS", 0), corpus, "cpu")
     data = train_data(backbone, corpus.name, corpus)
     meter = Meter(Budget("test", LIMIT))
 

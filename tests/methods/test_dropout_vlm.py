@@ -26,8 +26,8 @@ def sides_seen(
 
     def spy(parts: Latents) -> Tensor:
         assert isinstance(parts.context, Layout)
-        image.append(parts.context.image_here)
-        text.append(parts.context.text_here)
+        image.append(parts.context.image_visible)
+        text.append(parts.context.text_visible)
         return fuse(parts)
 
     monkeypatch.setattr(model, "fuse", spy)

@@ -117,7 +117,7 @@ def test_same_seed_same_weights() -> None:
 
 def classifier(world: Path, task: str = "food101") -> tuple[Any, Any]:
     corpus = tasks.load(task, world / task)
-    model = registry.untrained(RunSpec("mbpo", task, "tiny", "XS", 0), corpus, "cpu")
+    model = registry.build_untrained(RunSpec("mbpo", task, "tiny", "XS", 0), corpus, "cpu")
     return model, train_data(model, task, corpus)
 
 

@@ -21,7 +21,7 @@ from steelyard.methods._mbpo.mining import (
     best,
     candidates,
     find_faults,
-    frozen,
+    frozen_weights,
     information_gain,
     parse_faults,
     perturb,
@@ -154,7 +154,7 @@ def test_mining_leaves_the_model_as_it_was(batch: Batch) -> None:
     assert model.weight.grad is None
     assert model.weight.requires_grad and not model.fixed.requires_grad
     assert model.modes == [False, True]
-    with pytest.raises(RuntimeError), frozen(model):
+    with pytest.raises(RuntimeError), frozen_weights(model):
         assert not model.weight.requires_grad
         raise RuntimeError
     assert model.weight.requires_grad and model.training

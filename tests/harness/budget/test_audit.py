@@ -136,4 +136,4 @@ def test_without_a_seed_nothing_is_looked_at() -> None:
     with meter:
         layer.forward(x)
         meter.step(ROWS)
-    assert meter.audit.stretches == 0 and meter.audit.finding == ""
+    assert meter.audit.windows == 0 and meter.audit.finding == ""

@@ -228,7 +228,7 @@ def test_a_whole_run_is_within_five_percent_of_the_flop_counter(
 
     corpus = tasks.load("food101", world / "food101")
     spec = RunSpec(method, "food101", "tiny", "8e9", 0, backbone_options={"frozen": frozen})
-    backbone = registry.untrained(spec, corpus, "cpu")
+    backbone = registry.build_untrained(spec, corpus, "cpu")
     data = train_data(backbone, corpus.name, corpus)
     meter = Meter(Budget("test", 8e9 if not frozen else 4e7))
     _watched(meter, *backbone.metered_modules)

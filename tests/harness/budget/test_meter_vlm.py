@@ -9,7 +9,7 @@ import vlm_toys
 from torch import Tensor, nn
 
 from steelyard import methods
-from steelyard.harness.budget.flops import Prices, measure, total_counter
+from steelyard.harness.budget.flops import FlopCache, measure, total_counter
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.models.vlm import Vlm
 
@@ -157,11 +157,11 @@ def test_a_loss_on_an_earlier_output_is_charged_too() -> None:
 
 def test_lengths_between_and_beyond_measured_ones_are_predicted_exactly() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    prices = Prices()
+    cache = FlopCache()
     sizes = [(2, 3), (3, 5), (2, 6), (7, 4), (5, 9), (1, 8), (3, 40), (2, 30)]
     inputs = [torch.randn(rows, length, 8) for rows, length in sizes]
-    costs = [prices.of(layer, (x,), {}) for x in inputs]
-    spent = prices.calibration
+    costs = [cache.of(layer, (x,), {}) for x in inputs]
+    spent = cache.calibration
     assert costs == [measure(layer, (x,), {}) for x in inputs]
     measured = [costs[i].forward + costs[i].backward for i in (0, 1, 2, 6)]
     assert spent == sum(measured), "three sizes and the one far beyond them"
@@ -173,10 +173,10 @@ def test_what_is_no_line_is_measured_at_every_size() -> None:
             square = x @ x.mT
             return square @ square
 
-    prices = Prices()
+    cache = FlopCache()
     inputs = [torch.randn(2, length, 4) for length in (3, 5, 9, 12, 17, 23, 40)]
     module = Cubic()
-    costs = [prices.of(module, (x,), {}).forward for x in inputs]
+    costs = [cache.of(module, (x,), {}).forward for x in inputs]
     assert costs == [2 * 2 * (n * n * 4 + n**3) for n in (3, 5, 9, 12, 17, 23, 40)]
 
 

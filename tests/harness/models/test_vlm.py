@@ -175,13 +175,13 @@ def test_several_images_are_shown_at_once(family: str, build: Build) -> None:
 
 def test_a_template_may_have_one_place(build: Build) -> None:
     model = build("llava")
-    assert [model.places(count) for count in (1, 2, 3)] == [1, 2, 3]
+    assert [model.image_capacity(count) for count in (1, 2, 3)] == [1, 2, 3]
     whole = model.processor.chat_template
     once = "{% if part['type'] == 'image' and loop.first %}"
     model.processor.chat_template = whole.replace("{% if part['type'] == 'image' %}", once)
-    assert [model.places(count) for count in (1, 2, 3)] == [1, 1, 1]
+    assert [model.image_capacity(count) for count in (1, 2, 3)] == [1, 1, 1]
     model.processor.chat_template = "{{ raise_exception('one image') }}"
-    assert model.places(3) == 1
+    assert model.image_capacity(3) == 1
 
 
 def test_images_of_unequal_size_cannot_be_exchanged(build: Build) -> None:

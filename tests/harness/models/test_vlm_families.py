@@ -1,4 +1,4 @@
-"""Prompts and answers are tokenised as each family's published processor would: subwords, begin
+"""PromptEncoder and answers are tokenised as each family's published processor would: subwords, begin
 tokens, and templates that put spaces around images and answers."""
 
 from collections.abc import Callable
@@ -171,7 +171,7 @@ def test_a_blanked_question_takes_its_tokens_out(family: str, build: Build) -> N
     model = build(family)
     for item, answer in zip(items(), ANSWERS, strict=True):
         batch = model.collate([item], [answer])
-        keep = ~batch.extra["text_tokens"][0][~batch.extra["bridge"][0]]
+        keep = ~batch.extra["text_tokens"][0][~batch.extra["only_without_image"][0]]
         gone = model.processor.tokenizer.decode(batch.tokens[0, ~keep]).strip()
         assert gone.lower().lstrip("▁") == (item.text or "").lower()
         assert keep.sum() > (batch.tokens == model.prompts.image_token).sum() + len(SUFFIX.split())

@@ -21,7 +21,7 @@ from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models.backbone import Recipe
 from steelyard.harness.reliance import ask as reliance
 from steelyard.harness.reliance.additive import projection
-from steelyard.harness.reliance.answer_cache import Memory
+from steelyard.harness.reliance.answer_cache import AnswerCache
 from steelyard.leaderboards.reliance import numbers as profile
 from steelyard.leaderboards.reliance import tables
 from steelyard.leaderboards.reliance.numbers import Diagnosis, Part
@@ -79,7 +79,7 @@ def sees(item: Inputs) -> str:
 
 
 def asked(model: Talker, corpus: Corpus, **options: Any) -> pd.DataFrame:
-    return reliance.ask(model, corpus.name, corpus, Memory(), **options)  # type: ignore[arg-type]
+    return reliance.ask(model, corpus.name, corpus, AnswerCache(), **options)  # type: ignore[arg-type]
 
 
 def means(part: Part) -> dict[str, float]:
@@ -235,10 +235,10 @@ def test_the_profile_exposes_an_object_prior_on_official_pope(
 def test_every_view_shows_what_it_says(tmp_path: Path) -> None:
     corpus = pope_like(tmp_path)
     docs = list(tasks.build(tasks.Variant("pope"), corpus).dataset["test"])
-    shown = reliance.plan(docs, sided=True, draws=2)
+    shown = reliance.plan(docs, has_text=True, draws=2)
     assert len(shown) == 40 * (1 + 3 + 3 * 2)
     for each in shown:
-        lacks = reliance.TAKEN_AWAY.get(each.view.name, ())
+        lacks = reliance.REMOVED.get(each.view.name, ())
         for modality, row in (("image", each.image), ("text", each.text)):
             if modality not in lacks:
                 assert row == each.row
@@ -246,11 +246,11 @@ def test_every_view_shows_what_it_says(tmp_path: Path) -> None:
                 assert row is None
             else:
                 assert row is not None and docs[row][modality] != docs[each.row][modality]
-    again = reliance.plan(docs[::-1], sided=True, draws=2)
+    again = reliance.plan(docs[::-1], has_text=True, draws=2)
     assert {_named(docs, a) for a in shown} == {_named(docs[::-1], a) for a in again}
 
 
-def _named(docs: Sequence[Any], ask: reliance.Ask) -> tuple[Any, ...]:
+def _named(docs: Sequence[Any], ask: reliance.ModelQuery) -> tuple[Any, ...]:
     rows = (None if row is None else docs[row]["id"] for row in (ask.image, ask.text))
     return ask.view, docs[ask.row]["id"], *rows
 
@@ -270,22 +270,22 @@ def test_equal_questions_are_put_once_and_an_interrupted_diagnosis_goes_on(tmp_p
     class Stops(Exception):
         pass
 
-    def tell(more: int) -> None:
-        if more == 16 and len(memory) >= 32:
+    def stop(count: int) -> None:
+        if count == 16 and len(cache) >= 32:
             raise Stops
 
-    memory, first = Memory(path), Talker(sees)
+    cache, first = AnswerCache(path), Talker(sees)
     with pytest.raises(Stops):
-        reliance.ask(first, "pope", corpus, memory, draws=2, tell=tell)  # type: ignore[arg-type]
+        reliance.ask(first, "pope", corpus, cache, draws=2, on_progress=stop)  # type: ignore[arg-type]
     with path.open("a") as file:
         file.write('["half a li')
     second = Talker(sees)
-    found = reliance.ask(second, "pope", corpus, Memory(path), draws=2)  # type: ignore[arg-type]
+    found = reliance.ask(second, "pope", corpus, AnswerCache(path), draws=2)  # type: ignore[arg-type]
     pd.testing.assert_frame_equal(found, whole)
     assert first.asked + second.asked == model.asked
     path.write_text("no json\n")
     with pytest.raises(UserError, match="not a file of answers: delete it"):
-        Memory(path)
+        AnswerCache(path)
 
 
 def test_conflict_by_habit_and_by_misleading_text() -> None:
