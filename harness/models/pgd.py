@@ -1,55 +1,31 @@
-"""pgd."""
+"""Projected gradient descent on pixels: the one attack for mining pairs and for scoring."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from steelyard.harness.models.backbone import Backbone, Batch
 
-if TYPE_CHECKING:
-    pass
-
-
-Loss = Callable[[Batch], Tensor]
-"""What the attack raises: [B]."""
+AttackLoss = Callable[[Batch], Tensor]
+"""Loss [B] that the attack maximises."""
 
 
 @contextmanager
 def frozen_weights(backbone: Backbone, *, training: bool = True) -> Iterator[None]:
-    """Parameters without gradient and evaluation mode inside; ``training`` mode afterwards."""
-    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    """Switch off parameter gradients and training mode; set ``training`` mode afterwards."""
+    parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     backbone.train(False)
-    for parameter in trained:
+    for parameter in parameters:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in trained:
+        for parameter in parameters:
             parameter.requires_grad_(True)
         backbone.train(training)
-
-
-def moved(backbone: Backbone, batch: Batch, epsilon: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Adds a change in shares of the range and projects on the ball about the batch's image."""
-    bounds = backbone.pixel_range(batch)
-    extent = bounds.high - bounds.low
-    low = torch.maximum(batch.pixels - epsilon * extent, bounds.low)
-    high = torch.minimum(batch.pixels + epsilon * extent, bounds.high)
-
-    def move(pixels: Tensor, change: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(pixels + change * extent, low), high)
-
-    return move
-
-
-def noisy_start(backbone: Backbone, batch: Batch, epsilon: float, noise: Tensor) -> Tensor:
-    """Pixels moved by ``epsilon`` times noise in [-1, 1] of their shape: a start for ``ascend``."""
-    change = epsilon * backbone.pixel_gradient(noise)
-    return moved(backbone, batch, epsilon)(batch.pixels, change)
 
 
 def ascend(
@@ -59,19 +35,19 @@ def ascend(
     epsilon: float,
     step: float,
     steps: int,
-    loss: Loss,
+    loss: AttackLoss,
 ) -> Tensor:
-    """Pixels within ``epsilon`` of ``batch.pixels`` under which the loss is largest.
+    """Return pixels within ``epsilon`` of ``batch.pixels`` that maximise the loss.
 
     PGD, projected gradient steps in the maximum norm (Madry et al., ICLR 2018):
 
         v <- clip( v + step sign grad_v loss(v) ),  from ``start``
 
-    ``epsilon`` and ``step`` are shares of the full range of an image (16/255 is sixteen grey
-    levels), whatever the processor's scaling. Call it with the weights frozen (``frozen_weights``). Where the loss
-    does not depend on the pixels they stay where they are.
+    ``epsilon`` and ``step`` are fractions of the full range of an image (16/255 is sixteen grey
+    levels), whatever the processor's scaling. Call it inside ``frozen_weights``. If the loss does
+    not depend on the pixels, ``start`` is returned.
     """
-    move, pixels = moved(backbone, batch, epsilon), start
+    move, pixels = _bounded_move(backbone, batch, epsilon), start
     with torch.enable_grad():
         for _ in range(steps):
             pixels = pixels.detach().requires_grad_()
@@ -81,3 +57,24 @@ def ascend(
             (gradient,) = torch.autograd.grad(total, pixels, materialize_grads=True)
             pixels = move(pixels.detach(), step * backbone.pixel_gradient(gradient).sign())
     return pixels.detach()
+
+
+def noisy_start(backbone: Backbone, batch: Batch, epsilon: float, noise: Tensor) -> Tensor:
+    """Return pixels moved by ``epsilon`` times noise in [-1, 1] of their shape, for ``ascend``."""
+    change = epsilon * backbone.pixel_gradient(noise)
+    return _bounded_move(backbone, batch, epsilon)(batch.pixels, change)
+
+
+def _bounded_move(
+    backbone: Backbone, batch: Batch, epsilon: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function that adds a change in units of the range and projects on the ball."""
+    bounds = backbone.pixel_range(batch)
+    span = bounds.high - bounds.low
+    low = torch.maximum(batch.pixels - epsilon * span, bounds.low)
+    high = torch.minimum(batch.pixels + epsilon * span, bounds.high)
+
+    def move(pixels: Tensor, change: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(pixels + change * span, low), high)
+
+    return move

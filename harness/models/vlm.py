@@ -12,7 +12,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs, Modality
 from steelyard.harness.models.backbone import Batch, Latents, PixelRange
 from steelyard.harness.models.vlm_config import VlmConfig
-from steelyard.harness.models.vlm_layout import IGNORED, Layout, of_batch
+from steelyard.harness.models.vlm_layout import IGNORED, Layout, layout_of
 from steelyard.harness.models.vlm_pixels import pixel_gradient, pixel_range
 from steelyard.harness.models.vlm_prompts import PromptEncoder
 
@@ -75,7 +75,7 @@ class Vlm(nn.Module):
         image = text.new_zeros(len(text), 0, text.shape[2])
         if bool(batch.has_image.any()):
             image = self._image_tokens(batch).to(text.dtype)
-        return Latents(image, text, of_batch(batch))
+        return Latents(image, text, layout_of(batch))
 
     def contribute(self, latents: Latents) -> Latents:
         """The identity: a decoder mixes both sides from its first layer."""

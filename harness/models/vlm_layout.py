@@ -1,4 +1,14 @@
-"""How prompt, image and answer lie in one sequence, and what is blanked or exchanged in it."""
+"""Layout of prompt, image and answer in one sequence, and how parts are blanked or exchanged.
+
+A prompt is stored once, with its image and without it:
+
+    tokens              <user> <img> <slot> <slot> </img> ▁what  what  colour  ?
+    only_with_image            x     x      x      x
+    only_without_image                                    x
+    (shared)            x                                        ...
+
+The model attends to the shared tokens and to one of the two other groups.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,90 +22,99 @@ from steelyard.harness.core.examples import Modality
 from steelyard.harness.models.backbone import Batch
 
 MULTI_AXIS = ("qwen2_vl", "qwen2_5_vl")
+"""Families that count positions along time, height and width (Qwen-VL's M-RoPE)."""
 IGNORED = -100  # marks padding among answer tokens, as torch's losses do
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """One prompt's tokens, with the image and without it at once."""
+    """Tokens of one prompt, with its image and without it."""
 
     tokens: tuple[int, ...]
     text_tokens: tuple[bool, ...]
     only_with_image: tuple[bool, ...]
-    """Only there with the image."""
     only_without_image: tuple[bool, ...]
-    """Only there without it: tokenisers split what lies beside an image otherwise."""
+    """Tokenisers split the text beside an image differently without the image."""
 
     @classmethod
     def of(cls, tokens: Sequence[int], text_tokens: Sequence[bool]) -> Self:
-        """A row that is the same either way."""
+        """Build the row of one rendering, in which no token depends on the image."""
         never = (False,) * len(tokens)
         return cls(tuple(tokens), tuple(text_tokens), never, never)
 
     @property
-    def shown(self) -> tuple[int, ...]:
-        """The prompt itself."""
+    def prompt(self) -> tuple[int, ...]:
+        """Tokens of the prompt with its image."""
         pairs = zip(self.tokens, self.only_without_image, strict=True)
-        return tuple(token for token, bridge in pairs if not bridge)
+        return tuple(token for token, absent in pairs if not absent)
 
 
-def with_image(seeing: PromptRow, blind: PromptRow) -> PromptRow:
-    """Both renderings of one prompt as one row: shared beginning, image, bridge, shared end."""
-    start, end = differing_block(seeing.tokens, blind.tokens)
-    tail = len(seeing.tokens) - end
-    stop = len(blind.tokens) - tail
-    inside, bridge = end - start, stop - start
+def merge_renderings(with_image: PromptRow, without_image: PromptRow) -> PromptRow:
+    """Merge both renderings of one prompt: shared start, image part, text part, shared end."""
+    start, end = differing_block(with_image.tokens, without_image.tokens)
+    tail = len(with_image.tokens) - end
+    stop = len(without_image.tokens) - tail
+    inside, replaced = end - start, stop - start
     return PromptRow(
-        tokens=seeing.tokens[:end] + blind.tokens[start:stop] + seeing.tokens[end:],
-        text_tokens=seeing.text_tokens[:end]
-        + blind.text_tokens[start:stop]
-        + seeing.text_tokens[end:],
-        only_with_image=(False,) * start + (True,) * inside + (False,) * (bridge + tail),
-        only_without_image=(False,) * end + (True,) * bridge + (False,) * tail,
+        tokens=with_image.tokens[:end] + without_image.tokens[start:stop] + with_image.tokens[end:],
+        text_tokens=with_image.text_tokens[:end]
+        + without_image.text_tokens[start:stop]
+        + with_image.text_tokens[end:],
+        only_with_image=(False,) * start + (True,) * inside + (False,) * (replaced + tail),
+        only_without_image=(False,) * end + (True,) * replaced + (False,) * tail,
     )
+
+
+def differing_block(long: Sequence[int], short: Sequence[int]) -> tuple[int, int]:
+    """Return start and end, in ``long``, of the part between the shared start and shared end."""
+    start = 0
+    while start < len(short) and long[start] == short[start]:
+        start += 1
+    tail = 0
+    while tail < len(short) - start and long[-1 - tail] == short[-1 - tail]:
+        tail += 1
+    return start, len(long) - tail
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The context of one batch's latents: [prompt, left-padded to P | answer, right-padded to A].
+    """Context of one batch's latents: [prompt, left-padded to P | answer, right-padded to A].
 
-    A prompt here is what it is with its image and without it, at once; ``visible`` says which.
-
-    Rows of prompts, of images and of answers can be chosen apart, which is what permuting a side
-    means.
+    Rows of prompts, images and answers can be chosen separately, to permute one modality.
     """
 
     tokens: Tensor
-    """[B, P] prompt tokens."""
+    """[B, P] prompt tokens, with image and without."""
     mask: Tensor
     """[B, P] bool, real tokens."""
     slots: Tensor
-    """[B, P] bool, places that image tokens take."""
+    """[B, P] bool, positions that image tokens take."""
     only_with_image: Tensor
-    """[B, P] bool, tokens that are only there because of the image: slots and what wraps them."""
+    """[B, P] bool, slots and the tokens that wrap them."""
     only_without_image: Tensor
-    """[B, P] bool, tokens that are only there because the image is not."""
+    """[B, P] bool."""
     text_tokens: Tensor
-    """[B, P] bool, tokens of the evidence, or of the whole user text where there is none."""
+    """[B, P] bool, tokens of the item's text, or of the full user text if it has none."""
     text_visible: Tensor
-    """[B] bool, text side not blanked."""
+    """[B] bool, text not blanked."""
     image_visible: Tensor
     """[B] bool, image present and not blanked."""
     image_count: Tensor
     """[B] int64, image tokens of the row's images."""
     grid: Tensor
-    """[B, N, 3] int64 patch grids of a row's images, zeros after the last; N is 0 where the family
-    has none."""
+    """[B, N, 3] int64 patch grids of a row's images, padded with zeros; N is 0 if the family has
+    none."""
     answers: Tensor
-    """[B, A] answer tokens, ``IGNORED`` where there is none."""
+    """[B, A] answer tokens, padded with ``IGNORED``."""
 
     def select(self, rows: Tensor, image: Tensor, text: Tensor) -> Self:
-        """See ``backbone.Context``.
+        """Select rows by part; see ``backbone.Context``.
 
         Raises:
-            UserError: a row's image does not have the number of tokens its prompt has places for.
+            UserError: a row's image does not have as many tokens as its prompt has slots.
         """
-        made = type(self)(
+        layout = replace(
+            self,
             tokens=self.tokens[text],
             mask=self.mask[text],
             slots=self.slots[text],
@@ -108,57 +127,56 @@ class Layout:
             grid=self.grid[image],
             answers=self.answers[rows],
         )
-        return made.checked()
-
-    def checked(self) -> Self:
-        """This layout, with images only where the prompt has places for them."""
-        places = self.slots.sum(1)
-        here = self.image_visible & (places > 0)
-        if bool((here & (places != self.image_count)).any()):
+        # A prompt that was rendered without image has no slot for one.
+        slots = layout.slots.sum(1)
+        visible = layout.image_visible & (slots > 0)
+        if bool((visible & (slots != layout.image_count)).any()):
             raise UserError(
                 "Images of one batch take different numbers of tokens, so they cannot be exchanged "
                 "between prompts: resize the images to one size first."
             )
-        return replace(self, image_visible=here)
+        return replace(layout, image_visible=visible)
 
     def blank(self, modality: Modality, rows: Tensor) -> Self:
-        """With one side missing where ``rows`` [B] is true."""
+        """Remove one modality where ``rows`` [B] is true."""
         if modality == "image":
             return replace(self, image_visible=self.image_visible & ~rows)
         return replace(self, text_visible=self.text_visible & ~rows)
 
     @property
     def visible(self) -> Tensor:
-        """[B, P] bool: prompt tokens that are attended to."""
-        no_image = self.only_with_image & ~self.image_visible[:, None]
-        no_text = self.text_tokens & ~self.text_visible[:, None]
-        with_image = self.only_without_image & self.image_visible[:, None]
-        return self.mask & ~no_image & ~with_image & ~no_text
+        """[B, P] bool, prompt tokens that are attended to."""
+        image = self.image_visible[:, None]
+        hidden = (
+            (self.only_with_image & ~image)
+            | (self.only_without_image & image)
+            | (self.text_tokens & ~self.text_visible[:, None])
+        )
+        return self.mask & ~hidden
 
     @property
     def answered(self) -> Tensor:
-        """[B, A] bool: real answer tokens."""
+        """[B, A] bool, real answer tokens."""
         return self.answers != IGNORED
 
     def filled(self, text: Tensor, image: Tensor) -> Tensor:
-        """Prompt embeddings [B, P, D] with the image tokens [B, I, D] in their places."""
+        """Return prompt embeddings [B, P, D] with image tokens [B, I, D] in their slots."""
         if not image.shape[1]:
             return text
         order = (self.slots.cumsum(1) - 1).clamp(0, image.shape[1] - 1)
-        placed = image.gather(1, order[..., None].expand(-1, -1, image.shape[2]))
-        shown = self.slots & self.image_visible[:, None]
-        return torch.where(shown[..., None], placed.to(text.dtype), text)
+        in_slots = image.gather(1, order[..., None].expand(-1, -1, image.shape[2]))
+        filled = self.slots & self.image_visible[:, None]
+        return torch.where(filled[..., None], in_slots.to(text.dtype), text)
 
     def positions(self, model: Any, attended: Tensor) -> Tensor:
-        """Position of each token for ``attended`` [B, L]: [B, L], or [3, B, L] under M-RoPE.
+        """Return the position of each token for ``attended`` [B, L]: [B, L], M-RoPE [3, B, L].
 
-        Counted over attended tokens only, so that what is blanked leaves no gap.
+        Only attended tokens count, so that blanked ones leave no gap.
         """
-        if not multi_axis(model):
+        if model.config.model_type not in MULTI_AXIS:
             return (attended.cumsum(1) - 1).clamp(min=0)
-        length = attended.shape[1]
-        shown = self.slots & self.image_visible[:, None]
-        types = torch.nn.functional.pad(shown.long(), (0, length - shown.shape[1]))
+        filled = self.slots & self.image_visible[:, None]
+        types = torch.nn.functional.pad(filled.long(), (0, attended.shape[1] - filled.shape[1]))
         grids = self.grid[self.image_visible].flatten(0, 1)
         positions: Tensor = model.get_rope_index(
             types,
@@ -169,8 +187,8 @@ class Layout:
         return positions
 
 
-def of_batch(batch: Batch) -> Layout:
-    """The layout of a collated batch, nothing blanked but absent images."""
+def layout_of(batch: Batch) -> Layout:
+    """Return the layout of a collated batch; only absent images are blanked."""
     extra = batch.extra
     return Layout(
         tokens=extra["row"],
@@ -185,19 +203,3 @@ def of_batch(batch: Batch) -> Layout:
         grid=extra["grid"],
         answers=batch.targets,
     )
-
-
-def multi_axis(model: Any) -> bool:
-    """Whether the family counts positions along time, height and width (Qwen-VL's M-RoPE)."""
-    return model.config.model_type in MULTI_AXIS
-
-
-def differing_block(long: Sequence[int], short: Sequence[int]) -> tuple[int, int]:
-    """Start and end of what ``long`` has between the parts that it shares with ``short``."""
-    start = 0
-    while start < len(short) and long[start] == short[start]:
-        start += 1
-    tail = 0
-    while tail < len(short) - start and long[-1 - tail] == short[-1 - tail]:
-        tail += 1
-    return start, len(long) - tail

@@ -1,4 +1,4 @@
-"""PromptEncoder and answers are tokenised as each family's published processor would: subwords, begin
+"""Prompts and answers are tokenised as each family's published processor would: subwords, begin
 tokens, and templates that put spaces around images and answers."""
 
 from collections.abc import Callable
