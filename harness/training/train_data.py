@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,8 @@ def _join(chunks: Sequence[Batch]) -> Batch:
         tokens = pad(chunk.tokens, widen) if length else chunk.tokens
         padded.append(replace(chunk, tokens=tokens, mask=pad(chunk.mask, widen)))
     names = [field.name for field in fields(Batch) if field.name != "extra"]
-    return Batch(**{n: torch.cat([getattr(chunk, n) for chunk in padded]) for n in names})
+    columns: dict[str, Any] = {n: torch.cat([getattr(b, n) for b in padded]) for n in names}
+    return Batch(**columns)
 
 
 def _select(batch: Batch, rows: Sequence[int]) -> Batch:
