@@ -1,8 +1,16 @@
-"""The interface that one method file uses on every kind of model: encode, contribute, fuse."""
+"""Interface that one method file uses on every kind of model: encode, contribute, fuse.
+
+    latents = backbone.encode(batch)                          # image and text, still separate
+    logits = backbone.fuse(backbone.contribute(latents))      # equal to backbone.predict(batch)
+    loss = backbone.loss(logits, batch).mean()
+
+``registry`` builds, saves and loads the two implementations, ``Classifier`` and ``Vlm``.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from steelyard.harness.core.examples import Inputs, Kind, Modality
 
@@ -19,8 +27,8 @@ class Batch:
     """Model-ready inputs of B items."""
 
     pixels: "Tensor"
-    """[B, 3, H, W] float, zeros where the image is missing; a vlm's rows are whatever its
-    processor makes of the images that are there."""
+    """[B, 3, H, W] float, zeros where the image is missing; of a vlm the processor's output, with
+    rows for present images only."""
     has_image: "Tensor"
     """[B] bool."""
     tokens: "Tensor"
@@ -30,26 +38,29 @@ class Batch:
     has_text: "Tensor"
     """[B] bool."""
     targets: "Tensor"
-    """[B] int64 class index, [B, C] float 0/1 when multi-label; for a vlm [B, A] int64 answer
-    tokens, right-padded with -100."""
+    """[B] int64 class index, [B, C] float 0/1 if multi-label; of a vlm [B, A] int64 answer tokens,
+    right-padded with -100."""
     extra: "Mapping[str, Tensor]" = field(default_factory=dict)
-    """A vlm's other tensors by name: where the image and the text side lie, grids, masks."""
+    """Further tensors of a vlm by name: positions of image and text, grids, masks."""
 
 
 class Context(Protocol):
-    """What fusing needs beside the two sides' tensors; methods only pass it on."""
+    """State that fusing needs beside the latents; methods only pass it on."""
 
     def select(self, rows: "Tensor", image: "Tensor", text: "Tensor") -> "Context":
-        """The context of a batch whose row i takes its image side from row ``image[i]``, its text
-        side from row ``text[i]`` and its answer from row ``rows[i]``; all [N] int64."""
+        """Return the context of a batch that mixes items; arguments are [N] int64 row indices.
+
+        Row i takes its image from ``image[i]``, its text from ``text[i]`` and its answer from
+        ``rows[i]``.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """One tensor a side, rows aligned: [B, D] latents, [B, H] contributions or [B, C] logits.
+    """One tensor per modality, rows aligned: [B, D] latents, [B, H] contributions or [B, C] logits.
 
     Of a vlm: [B, I, D] image tokens after the projector and [B, T, D] embeddings of the prompt's
-    tokens; logits are [A, V], one row an answer token of the batch.
+    tokens; logits are [A, V], one row per answer token of the batch.
     """
 
     image: "Tensor"
@@ -58,28 +69,34 @@ class Latents:
     """None for a classifier."""
 
     def of(self, modality: Modality) -> "Tensor":
-        """The tensor of one side."""
+        """Return the tensor of one modality."""
         return self.image if modality == "image" else self.text
 
     def replace(self, modality: Modality, value: "Tensor") -> "Latents":
-        """The same pair with one side exchanged."""
+        """Return a copy with one modality's tensor exchanged."""
         image, text = (value, self.text) if modality == "image" else (self.image, value)
         return Latents(image, text, self.context)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Optimisation settings that belong to the backbone, so that every method shares them."""
+    """Optimisation settings that belong to the backbone, so that all methods share them."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     batch_size: int = 32
     warmup: float = 0.05
-    """Share of a training stage over which the learning rate rises linearly."""
+    """Fraction of a training stage over which the learning rate rises linearly."""
     clip_norm: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16`` trains under autocast with full-precision weights."""
+
+    @classmethod
+    def of(cls, config: object) -> Self:
+        """Take the settings that a backbone's configuration has, by name."""
+        names = [setting.name for setting in fields(cls) if hasattr(config, setting.name)]
+        return cls(**{name: getattr(config, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +109,9 @@ class PixelRange:
 
 
 class Backbone(Protocol):
-    """What a method may use. ``fuse(contribute(encode(batch)))`` is the ordinary prediction.
+    """Everything a method may use. ``fuse(contribute(encode(batch)))`` is the usual prediction.
 
-    Logits have one row a decision: [B, C] over classes, or for a vlm [A, V] over the vocabulary at
+    Logits have one row per decision: [B, C] over classes, or of a vlm [A, V] over the vocabulary at
     the A answer tokens of the batch in row order, teacher-forced.
     """
 
@@ -106,86 +123,109 @@ class Backbone(Protocol):
     """Always false for a vlm: its training target is one answer text."""
     recipe: Recipe
     width: int
-    """Size D of both sides' latents."""
+    """Size D of both modalities' latents."""
 
     def encode(self, batch: Batch) -> Latents:
-        """Latents of both sides before they meet, missing sides already blanked."""
+        """Return latents of both modalities before fusion, missing ones already blanked."""
 
     def contribute(self, latents: Latents) -> Latents:
-        """Each side's own linear contribution to the fusion, row by row; the identity of a vlm."""
+        """Return each modality's linear contribution to the fusion; the latents of a vlm."""
 
     def fuse(self, parts: Latents) -> "Tensor":
-        """Logits from contributions."""
+        """Return logits from contributions."""
 
     def predict(self, batch: Batch) -> "Tensor":
-        """``fuse(contribute(encode(batch)))``."""
+        """Return ``fuse(contribute(encode(batch)))``."""
 
     def unimodal(self, latents: Latents) -> Latents:
-        """Logits of each side alone: by its own linear head, or of a vlm with the other blanked."""
+        """Return logits of each modality alone: by its own linear head, or of a vlm by blanking."""
 
     def blank(self, latents: Latents, modality: Modality, rows: "Tensor | None" = None) -> Latents:
-        """Replace one side by what "missing" means here, in all rows or where ``rows`` is true."""
+        """Make one modality missing, in all rows or where ``rows`` is true.
+
+        This is the only place that defines "missing" for a backbone.
+        """
 
     def loss(self, logits: "Tensor", batch: Batch) -> "Tensor":
-        """Task loss of each item: [B]. Cross entropy, mean binary cross entropy, or the mean
-        negative log-likelihood of a vlm's answer tokens."""
+        """Return the task loss of each item: [B].
+
+        Cross entropy, mean binary cross entropy if multi-label, or the mean negative
+        log-likelihood of a vlm's answer tokens.
+        """
 
     def scored_loss(self, batch: Batch) -> "Tensor":
-        """Negative log-likelihood of each right answer as it is scored: [B]. That of the readout,
-        or of a vlm's answer tokens; independent of pixels that are not looked at."""
+        """Return the negative log-likelihood of each correct answer as it is scored: [B].
+
+        Of a classifier that of the readout, which may not depend on the pixels.
+        """
 
     def parameters(self) -> "Iterator[nn.Parameter]":
-        """All parameters."""
+        """Yield all parameters."""
 
     def train(self, mode: bool = True) -> object:
         """Switch dropout and the like on or off; frozen encoders stay in evaluation mode."""
 
     def modality_modules(self, modality: Modality) -> "tuple[nn.Module, ...]":
-        """The modules that only serve one side; of a vlm's text, the shared language model."""
+        """Return the modules of one modality only; of a vlm's text, the shared language model."""
 
     def embedding(self, modality: Modality) -> "nn.Module":
-        """Where a gradient of one side is probed cheaply: the last layer before latents meet; of
-        a vlm the last block of the language model, for either side."""
+        """Return the layer at which the gradient of one modality is cheap to read.
+
+        The last layer before fusion; of a vlm the last block of the language model for both.
+        """
 
     def pixel_range(self, batch: Batch) -> PixelRange:
-        """Bounds within which ``batch.pixels`` are an image."""
+        """Return the bounds within which ``batch.pixels`` are an image."""
 
     def pixel_gradient(self, gradient: "Tensor") -> "Tensor":
-        """A gradient on ``batch.pixels`` made one that an image can follow, where the processor
-        copies pixels (two equal frames of a still image); otherwise as it is."""
+        """Return the gradient on ``batch.pixels`` that an image can follow.
+
+        Differs from ``gradient`` if the processor copies pixels (two equal frames of an image).
+        """
 
     def answer(
         self, inputs: Sequence[Inputs], choices: Sequence[str], pixels: "Tensor | None" = None
     ) -> "Tensor":
-        """Probabilities [B, C] of these answers, in evaluation mode and without gradient.
+        """Return probabilities [B, C] of these answers, in evaluation mode and without gradient.
 
-        A classifier answers by its current readout; its classes are the choices. ``pixels`` are
-        seen in place of what the processor makes of the images.
+        A classifier answers by its current readout; its classes are the choices. ``pixels``
+        replace the processor's output for the images.
         """
 
     def generate(
         self, inputs: Sequence[Inputs], max_tokens: int, pixels: "Tensor | None" = None
     ) -> list[str]:
-        """Greedy answers in words, in evaluation mode and without gradient; ``pixels`` as above."""
+        """Return greedy answers as text, in evaluation mode and without gradient."""
 
     def count_tokens(self, text: str) -> int:
-        """Length of an answer; a classifier's class name counts as one."""
+        """Return the length of an answer; a classifier's class name counts as one."""
 
 
 class TwoTower(Backbone, Protocol):
-    """What only the classifier offers: sides that can be run and read apart."""
+    """Further operations of the classifier, whose modalities can be run separately."""
 
     readout: Readout
-    """Which prediction is scored after training; a method that trains one side sets it."""
+    """Prediction that is scored after training; set by methods that train one modality."""
 
     def encode_modality(self, batch: Batch, modality: Modality) -> "Tensor":
-        """Latents [B, D] of one side alone; the other side's encoder is not run."""
+        """Return latents [B, D] of one modality; the other encoder is not run."""
 
     def unimodal_logits(self, latent: "Tensor", modality: Modality) -> "Tensor":
-        """Logits [B, C] of one side's own head from its latent [B, D]."""
+        """Return logits [B, C] of one modality's own head from its latent [B, D]."""
 
     def probabilities(self, logits: "Tensor") -> "Tensor":
-        """Softmax, or element-wise sigmoid when multi-label: [B, C]."""
+        """Return softmax, or element-wise sigmoid if multi-label: [B, C]."""
 
     def set_prior(self, frequencies: "NDArray[np.float64]") -> None:
-        """Share of training items that carry each class [C], what the ``prior`` readout answers."""
+        """Set the answer of the ``prior`` readout: the fraction of items of each class [C]."""
+
+
+@contextmanager
+def evaluation_mode(module: "nn.Module") -> Iterator[None]:
+    """Switch a module to evaluation mode inside, and back to its mode afterwards."""
+    training = module.training
+    module.train(False)
+    try:
+        yield
+    finally:
+        module.train(training)

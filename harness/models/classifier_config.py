@@ -1,4 +1,4 @@
-"""What decides an untrained classifier, and its presets; light to import."""
+"""Options of a classifier and its presets; importing this loads no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ HEADS = 4
 
 @dataclass(frozen=True, slots=True)
 class ClassifierConfig:
-    """Everything that decides the untrained classifier, besides the classes and the seed."""
+    """Options that decide an untrained classifier, together with the classes and the seed."""
 
     image: str = "tiny"
     """``tiny``, or the hub id or path of any AutoModel image encoder."""
@@ -22,9 +22,9 @@ class ClassifierConfig:
     fusion: Literal["additive", "concat"] = "concat"
     """Sum of linear contributions, or a two-layer perceptron on the concatenated latents."""
     missing: Literal["zeros", "learnt"] = "zeros"
-    """What replaces the latent of a missing side."""
+    """Replacement for the latent of a missing modality."""
     frozen: bool = False
-    """Keep both encoders as they are: their outputs are computed once an item."""
+    """Keep both encoders as they are: their outputs are computed once per item."""
     width: int = 64
     """Size of both latents and of the perceptron's hidden layer."""
     image_width: int = 64
@@ -34,7 +34,7 @@ class ClassifierConfig:
     """Hidden size of the tiny text encoder, a multiple of its ``HEADS``."""
     text_layers: int = 1
     image_size: int = 48
-    """Side of the square image of the tiny encoder; pretrained ones bring their own."""
+    """Width and height of the tiny encoder's images; pretrained encoders have their own size."""
     max_tokens: int = 48
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
@@ -44,14 +44,7 @@ class ClassifierConfig:
 
     @property
     def recipe(self) -> Recipe:
-        """The optimisation settings every method shares."""
-        return Recipe(
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            precision=self.precision,
-        )
+        return Recipe.of(self)
 
 
 PRESETS: dict[str, ClassifierConfig] = {

@@ -1,21 +1,21 @@
-"""One side of a classifier: an AutoModel with its processor or tokenizer, pooled to one vector."""
+"""Encoder of one modality: an AutoModel with its processor or tokenizer, pooled to one vector."""
 
 import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Modality
 from steelyard.harness.models.classifier_config import HEADS
 
-Kind = Literal["image", "text"]
 TINY = "tiny"
-"""Source of the encoders made here, which have no weights to be fetched from anywhere."""
+"""Source of the encoders built here, which have no pretrained weights."""
 TEXT_BUCKET = 8  # lengths are rounded up to this, so that few distinct shapes occur
 
 
@@ -27,17 +27,17 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, model: Any, processor: Any, kind: Kind, max_tokens: int, source: str
+        self, model: Any, processor: Any, modality: Modality, max_tokens: int, source: str
     ) -> None:
         super().__init__()
-        self.model, self.processor, self.kind = model, processor, kind
+        self.model, self.processor, self.modality = model, processor, modality
         self.max_tokens, self.source = max_tokens, source
         self.width = hidden_size(model.config)
-        self._memory: dict[bytes, Tensor] = {}
+        self._features: dict[bytes, Tensor] = {}
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Pixels [B, 3, H, W], or token ids [B, T] with their mask [B, T] -> [B, width]."""
-        if self.kind == "text":
+        """Map pixels [B, 3, H, W], or token ids [B, T] with their mask [B, T], to [B, width]."""
+        if self.modality == "text":
             assert mask is not None
             states = self.model(input_ids=inputs, attention_mask=mask).last_hidden_state
             weights = mask.to(states.dtype)[:, :, None]
@@ -50,11 +50,11 @@ class Encoder(nn.Module):
     def prepare(
         self, items: Sequence[Image.Image | str | None]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Model inputs with zeros for absent items, and which items are present [B]."""
+        """Return model inputs, with zeros for absent items, and a mask of present items [B]."""
         present = torch.tensor([item is not None for item in items], dtype=torch.bool)
-        found = [item for item in items if item is not None]
-        if self.kind == "image":
-            return (self._pixels(found, present),), present
+        if self.modality == "image":
+            images = [item for item in items if item is not None]
+            return (self._pixels(images, present),), present
         texts = [str(item) if item is not None else "" for item in items]
         coded = self.processor(
             texts,
@@ -67,57 +67,57 @@ class Encoder(nn.Module):
         return (coded["input_ids"], coded["attention_mask"]), present
 
     def extremes(self) -> tuple[Tensor, Tensor]:
-        """What the processor makes of black and of white: [1, 3, 1, 1] each, by channel.
+        """Return the processor's values of black and white per channel: [1, 3, 1, 1] each.
 
-        Read off two pictures, because processors name their scaling steps in too many ways.
+        Read off two images, because processors name their scaling steps in too many ways.
         """
-        sheets = [Image.new("RGB", (8, 8), (grey, grey, grey)) for grey in (0, 255)]
-        pixels: Tensor = self.prepare(sheets)[0][0]
+        images = [Image.new("RGB", (8, 8), (grey, grey, grey)) for grey in (0, 255)]
+        pixels: Tensor = self.prepare(images)[0][0]
         return pixels[:1, :, :1, :1], pixels[1:, :, :1, :1]
 
     def features(self, items: Sequence[Image.Image | str | None]) -> tuple[Tensor, Tensor]:
-        """Outputs [B, width], zeros for absent items, and which items are present [B].
+        """Return outputs [B, width], zeros for absent items, and a mask of present items [B].
 
-        For encoders that no longer change: equal items are encoded once.
+        Equal items are encoded once, so the encoder must be frozen.
         """
         absent = torch.zeros(self.width)
-        rows = [absent if item is None else self._remembered(item) for item in items]
+        rows = [absent if item is None else self._cached(item) for item in items]
         return torch.stack(rows), torch.tensor([item is not None for item in items])
 
     @torch.no_grad()
-    def _remembered(self, item: Image.Image | str) -> Tensor:
-        # One item at a time: in a batch the last bits of its output would depend on its company,
-        # and so on what was in memory. On a CPU that is no slower, for nothing is padded.
+    def _cached(self, item: Image.Image | str) -> Tensor:
+        # One item at a time: in a batch the last bits would depend on the other items, and so on
+        # the content of the cache. On a CPU that is no slower, because nothing is padded.
         key = _content_hash(item)
-        if key not in self._memory:
+        if key not in self._features:
             inputs, _ = self.prepare([item])
             device = next(self.model.parameters()).device
-            self._memory[key] = self(*(tensor.to(device) for tensor in inputs))[0].float().cpu()
-        return self._memory[key]
+            self._features[key] = self(*(tensor.to(device) for tensor in inputs))[0].float().cpu()
+        return self._features[key]
 
     def save(self, folder: Path) -> None:
-        """Write the configuration and the processor; weights live in the classifier's file."""
+        """Write configuration and processor; the classifier's file has the weights."""
         self.model.config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         (folder / "source.txt").write_text(self.source + "\n", encoding="utf-8")
 
     @classmethod
-    def restore(cls, folder: Path, kind: Kind, max_tokens: int, frozen: bool) -> "Encoder":
+    def restore(cls, folder: Path, modality: Modality, max_tokens: int, frozen: bool) -> "Encoder":
         """Rebuild from ``save``: from the configuration, or from the source when pretrained."""
         from transformers import AutoConfig, AutoModel
 
         source = (folder / "source.txt").read_text(encoding="utf-8").strip()
         if source != TINY:
-            return pretrained_encoder(source, kind, max_tokens, frozen)
+            return pretrained_encoder(source, modality, max_tokens, frozen)
         model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
-        return cls(model, _processor(folder, kind), kind, max_tokens, TINY)
+        return cls(model, _processor(folder, modality), modality, max_tokens, TINY)
 
-    def _pixels(self, found: Sequence[Any], present: Tensor) -> Tensor:
-        if not found:
-            # Only the shape is wanted, and processors state it in too many ways to read it off.
+    def _pixels(self, images: Sequence[Any], present: Tensor) -> Tensor:
+        if not images:
+            # Processors state their output's shape in too many ways to read it off.
             blank = self._pixels([Image.new("RGB", (8, 8))], torch.ones(1, dtype=torch.bool))
             return torch.zeros(len(present), *blank.shape[1:])
-        pixels: Tensor = self.processor(list(found), return_tensors="pt")["pixel_values"]
+        pixels: Tensor = self.processor(list(images), return_tensors="pt")["pixel_values"]
         if bool(present.all()):
             return pixels
         full = torch.zeros(len(present), *pixels.shape[1:])
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
 
 
 def hidden_size(config: Any) -> int:
-    """Width of the last hidden state, which families of models name differently."""
+    """Return the width of the last hidden state, which families of models name differently."""
     values = config.to_dict()
     for name in ("hidden_dim", "hidden_size", "num_features", "d_model"):
         if isinstance(values.get(name), int):
@@ -135,7 +135,7 @@ def hidden_size(config: Any) -> int:
 
 
 def tiny_image_encoder(size: int, width: int = 64, layers: int = 2) -> Encoder:
-    """A small CLIP vision transformer for images of this size, random weights."""
+    """Build a small CLIP vision transformer with random weights for images of this size."""
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
@@ -146,15 +146,15 @@ def tiny_image_encoder(size: int, width: int = 64, layers: int = 2) -> Encoder:
         image_size=size,
         patch_size=size // 4,
     )
-    side = {"height": size, "width": size}
-    processor = CLIPImageProcessor(size=side, crop_size=side, do_center_crop=False)
+    shape = {"height": size, "width": size}
+    processor = CLIPImageProcessor(size=shape, crop_size=shape, do_center_crop=False)
     return Encoder(CLIPVisionModel(config), processor, "image", 0, TINY)
 
 
 def tiny_text_encoder(
     texts: Sequence[str], max_tokens: int, width: int = 64, layers: int = 1
 ) -> Encoder:
-    """A small BERT over a word-level vocabulary of the training texts, random weights."""
+    """Build a small BERT with random weights over the words of the training texts."""
     from transformers import BertConfig, BertModel
 
     tokenizer = word_tokenizer(texts, max_tokens)
@@ -172,8 +172,8 @@ def tiny_text_encoder(
 
 
 def word_tokenizer(texts: Sequence[str], max_tokens: int, limit: int = 8000) -> Any:
-    """Lower-cased words and punctuation, most frequent first; unseen words become [UNK]."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    """Build a tokenizer of lower-case words and punctuation; unseen words become [UNK]."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]"]
@@ -184,9 +184,7 @@ def word_tokenizer(texts: Sequence[str], max_tokens: int, limit: int = 8000) -> 
     )
     trainer = trainers.WordLevelTrainer(vocab_size=limit, special_tokens=special)
     tokenizer.train_from_iterator(texts, trainer)
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer.post_processor = TemplateProcessing(
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A", special_tokens=[("[CLS]", special.index("[CLS]"))]
     )
     return PreTrainedTokenizerFast(
@@ -198,46 +196,47 @@ def word_tokenizer(texts: Sequence[str], max_tokens: int, limit: int = 8000) -> 
     )
 
 
-def pretrained_encoder(source: str, kind: Kind, max_tokens: int, frozen: bool) -> Encoder:
-    """A pretrained encoder; a frozen one is shared, with its features, by all runs of a process."""
+def pretrained_encoder(source: str, modality: Modality, max_tokens: int, frozen: bool) -> Encoder:
+    """Load a pretrained encoder; all runs of a process share a frozen one and its features."""
     load = _shared_encoder if frozen else load_encoder
-    return load(source, kind, max_tokens)
+    return load(source, modality, max_tokens)
 
 
 @functools.cache
-def _shared_encoder(source: str, kind: Kind, max_tokens: int) -> Encoder:
-    # Loading may draw random numbers, which a run that finds the encoder here would not draw.
+def _shared_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
+    # Loading may draw random numbers, which a run with the encoder in the cache would not draw.
     with torch.random.fork_rng():
-        return load_encoder(source, kind, max_tokens)
+        return load_encoder(source, modality, max_tokens)
 
 
-def load_encoder(source: str, kind: Kind, max_tokens: int) -> Encoder:
-    """A pretrained encoder by hub id or local path; what cannot be had is a UserError."""
+def load_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
+    """Load a pretrained encoder by hub id or local path.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     from transformers import AutoModel
 
     try:
         model = AutoModel.from_pretrained(source, dtype=torch.float32)
-        processor = _processor(Path(source), kind)
+        processor = _processor(Path(source), modality)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"Could not load the {kind} encoder '{source}': {first} "
+            f"Could not load the {modality} encoder '{source}': {first} "
             "Give a local folder with config.json and weights, or a hub id while online."
         ) from error
-    return Encoder(_one_tower(model, kind), processor, kind, max_tokens, source)
-
-
-def _one_tower(model: Any, kind: Kind) -> Any:
-    """CLIP-like checkpoints hold both towers: keep the one asked for."""
+    # CLIP-like checkpoints have a tower for each modality.
     towers = dict(model.named_children())
-    return towers.get("vision_model" if kind == "image" else "text_model", model)
+    tower = towers.get("vision_model" if modality == "image" else "text_model", model)
+    return Encoder(tower, processor, modality, max_tokens, source)
 
 
-def _processor(source: Path, kind: Kind) -> Any:
+def _processor(source: Path, modality: Modality) -> Any:
     from transformers import AutoImageProcessor, AutoTokenizer
 
     name = source.as_posix()
-    if kind == "image":
+    if modality == "image":
         return AutoImageProcessor.from_pretrained(name)
     return AutoTokenizer.from_pretrained(name)
 

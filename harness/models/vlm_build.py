@@ -1,7 +1,6 @@
-"""Vision-language backbones made, saved and loaded, and their training data prepared."""
+"""Build, save and load vision-language backbones."""
 
 import hashlib
-import json
 import os
 import socket
 from dataclasses import asdict, replace
@@ -11,27 +10,28 @@ from urllib.parse import urlsplit
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
+from steelyard.harness.models.storage import describe_last, read_description
 from steelyard.harness.models.vlm import Vlm, vision_modules
 from steelyard.harness.models.vlm_config import TINY, VlmConfig
 
 DESCRIPTION = "vlm.json"
 ADAPTER, MODEL, VISION = "adapter", "model", "vision.safetensors"
 FAMILIES = ("idefics3", "llava", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "smolvlm")
-"""Model types known to be the sum of their parts; others are compared once when built."""
+"""Model types known to equal encode and fuse; others are compared once when built."""
 
 
 def build(name: str, config: VlmConfig, seed: int, device: str = "cpu") -> Vlm:
-    """The backbone before training: a checkpoint, with a new or given adapter under LoRA.
+    """Build the backbone before training: a checkpoint, under LoRA with a new or given adapter.
 
-    Under ``bf16`` on a GPU the frozen weights of a LoRA run are held in bf16.
+    Under ``bf16`` on a GPU the frozen weights of a LoRA run are in bf16.
 
     Raises:
-        UserError: there is no such checkpoint here, it is no vision-language model, it lacks a
-            chat template, or a target module does not exist.
+        UserError: no such checkpoint, not a vision-language model, no chat template, or a LoRA
+            target module does not exist.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -39,15 +39,15 @@ def build(name: str, config: VlmConfig, seed: int, device: str = "cpu") -> Vlm:
         model, processor = _load_pair(source, _dtype(config, device))
         if config.adapter or config.tune == "lora":
             model = _with_adapter(model, config)
-    made = Vlm(name, config, model, processor)
-    _set_trainable(made)
-    if made.base.config.model_type not in FAMILIES:
-        _check_parts(made)
-    return made.to(device).train()
+    backbone = Vlm(name, config, model, processor)
+    _set_trainable(backbone)
+    if backbone.base.config.model_type not in FAMILIES:
+        _check_parts(backbone)
+    return backbone.to(device).train()
 
 
 def checkpoint(source: str) -> str:
-    """Where a source's files are: a folder, or a hub id as it is."""
+    """Return the folder or hub id with a source's files; the tiny base is trained if absent."""
     if source != TINY:
         return source
     from steelyard.harness.models.tiny_vlm import train
@@ -56,68 +56,55 @@ def checkpoint(source: str) -> str:
 
 
 def save(backbone: Vlm, folder: Path) -> None:
-    """Write the weights that were trained, and what is needed to put them back; JSON last.
-
-    Raises:
-        UserError: the disk is full or the folder not writable.
-    """
-    from safetensors import SafetensorError
+    """Write the trained weights, the processor and the revision of an adapter's checkpoint."""
     from safetensors.torch import save_file
 
-    from steelyard.harness.core.files import explain_write_errors, write_json
-
     part = ADAPTER if backbone.config.tune == "lora" else MODEL
-    with explain_write_errors(folder, SafetensorError):
-        folder.mkdir(parents=True, exist_ok=True)
+    base = revision(checkpoint(backbone.config.source))
+    description = {"name": backbone.name, "config": asdict(backbone.config), "base": base}
+    with describe_last(folder / DESCRIPTION, description):
         backbone.model.save_pretrained(folder / part, safe_serialization=True)
         backbone.processor.save_pretrained(folder / MODEL)
-        if part == ADAPTER and backbone.config.vision == "trained":  # no part of a PEFT adapter
-            save_file(_vision_weights(backbone), folder / VISION)
-    made = {"name": backbone.name, "config": asdict(backbone.config)}
-    made["base"] = revision(checkpoint(backbone.config.source))
-    write_json(folder / DESCRIPTION, made)
+        if (
+            part == ADAPTER and backbone.config.vision == "trained"
+        ):  # PEFT adapters do not contain it
+            modules = vision_modules(backbone.base)
+            vision = {id(p) for module in modules for p in module.parameters()}
+            weights = {n: p for n, p in backbone.base.named_parameters() if id(p) in vision}
+            state = {name: p.detach().contiguous().cpu() for name, p in weights.items()}
+            save_file(state, folder / VISION)
 
 
 def load(folder: Path, device: str = "cpu") -> Vlm:
-    """A saved backbone, in evaluation mode.
+    """Load a saved backbone, in evaluation mode.
 
     Raises:
-        UserError: the folder is missing or foreign, or the checkpoint that a saved adapter
-            belongs to is no longer there or no longer the same.
+        UserError: the folder holds none, or the checkpoint of its adapter is missing or changed.
     """
     from safetensors.torch import load_file
 
-    description = folder / DESCRIPTION
-    if not description.is_file():
-        raise UserError(f"No vision-language model at {folder}: {DESCRIPTION} is missing.")
-    meta = json.loads(description.read_text(encoding="utf-8"))
+    meta = read_description(folder / DESCRIPTION, "vision-language model")
     config = VlmConfig(**meta["config"])
     if config.tune == "lora":
         source = checkpoint(config.source)
         model, processor = _load_pair(source, _dtype(config, device))
         if revision(source) != meta["base"]:
             raise UserError(
-                f"The adapter at {folder} belongs to another version of {config.source}: put back "
+                f"The adapter at {folder} belongs to another version of {config.source}: restore "
                 f"the checkpoint with revision {meta['base']}."
             )
         model = _with_adapter(model, replace(config, adapter=str(folder / ADAPTER)))
     else:
         model, processor = _load_pair(str(folder / MODEL), _dtype(config, device))
-    made = Vlm(meta["name"], config, model, processor)
+    backbone = Vlm(meta["name"], config, model, processor)
     if config.tune == "lora" and config.vision == "trained":
-        made.base.load_state_dict(load_file(folder / VISION), strict=False)
-    _set_trainable(made)
-    return made.to(device).eval()
-
-
-def _vision_weights(backbone: Vlm) -> dict[str, Tensor]:
-    inside = {id(p) for module in vision_modules(backbone.base) for p in module.parameters()}
-    named = backbone.base.named_parameters()
-    return {name: p.detach().contiguous().cpu() for name, p in named if id(p) in inside}
+        backbone.base.load_state_dict(load_file(folder / VISION), strict=False)
+    _set_trainable(backbone)
+    return backbone.to(device).eval()
 
 
 def revision(source: str) -> str:
-    """Which version of a checkpoint this is: the hub's commit, or a hash of a folder's files."""
+    """Return the hub's commit of a checkpoint, or a hash of a folder's files."""
     from huggingface_hub import snapshot_download
 
     if not Path(source).is_dir():
@@ -133,28 +120,28 @@ def revision(source: str) -> str:
 
 
 def _dtype(config: VlmConfig, device: str) -> torch.dtype:
-    """Weights that learn stay in full precision, and so does everything on a CPU."""
+    # Trained weights keep full precision, and so does everything on a CPU.
     half = config.precision == "bf16" and config.tune == "lora" and device.startswith("cuda")
     return torch.bfloat16 if half else torch.float32
 
 
-def _found(source: str) -> str:
-    """A folder, or a hub id where the hub can be asked; else the hub's copy on this machine.
+def _resolve(source: str) -> str:
+    """Return a folder, a hub id if the hub is reachable, or the hub's copy on this machine.
 
-    Transformers asks an absent hub for most of a minute, whatever ``local_files_only`` says.
+    Transformers waits most of a minute for an absent hub, whatever ``local_files_only`` says.
     """
     from huggingface_hub import constants, snapshot_download
 
     if Path(source).exists():
         return source
-    if not constants.HF_HUB_OFFLINE and _reached(constants.ENDPOINT):
+    if not constants.HF_HUB_OFFLINE and _is_reachable(constants.ENDPOINT):
         return source
     return str(snapshot_download(source, local_files_only=True))
 
 
-def _reached(endpoint: str) -> bool:
+def _is_reachable(endpoint: str) -> bool:
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return True  # not for us to know
+        return True  # only the proxy knows
     address = urlsplit(endpoint)
     try:
         socket.create_connection((str(address.hostname), address.port or 443), timeout=3).close()
@@ -167,14 +154,14 @@ def _load_pair(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     try:
-        found = _found(source)
-        model = AutoModelForImageTextToText.from_pretrained(found, dtype=dtype)
-        processor = AutoProcessor.from_pretrained(found)
+        location = _resolve(source)
+        model = AutoModelForImageTextToText.from_pretrained(location, dtype=dtype)
+        processor = AutoProcessor.from_pretrained(location)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"Could not load '{source}' as a vision-language model: {first} Give the folder of a "
-            "checkpoint, or its hub id with the hub within reach."
+            "checkpoint, or its hub id while online."
         ) from error
     if not processor.chat_template:
         raise UserError(
@@ -198,7 +185,7 @@ def _with_adapter(model: Any, config: VlmConfig) -> Any:
 
 
 def _targets(model: Any, config: VlmConfig) -> list[str]:
-    """Full names of the language model's linear layers that the configuration names."""
+    """Return full names of the language model's linear layers that ``lora_targets`` lists."""
     decoder = model.get_decoder()
     inside = {id(module) for module in decoder.modules()}
     linear = {
@@ -206,42 +193,46 @@ def _targets(model: Any, config: VlmConfig) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and id(module) in inside
     }
-    wanted = [name.strip() for name in config.lora_targets.split(",")]
-    absent = sorted(set(wanted) - set(linear.values()))
+    targets = [name.strip() for name in config.lora_targets.split(",")]
+    absent = sorted(set(targets) - set(linear.values()))
     if absent:
         raise UserError(
             f"lora_targets: the language model has no layer called {', '.join(absent)}; it has "
             f"{', '.join(sorted(set(linear.values())))}."
         )
-    return [name for name, last in linear.items() if last in wanted]
+    return [name for name, last in linear.items() if last in targets]
 
 
 @torch.no_grad()
 def _check_parts(backbone: Vlm) -> None:
-    """Encode and fuse must be the model's own forward pass, which a new family might not be."""
+    """Compare encode and fuse with the model's own forward pass, for an unknown family.
+
+    Raises:
+        UserError: they differ.
+    """
     kind = backbone.base.config.model_type
     image = Image.effect_noise((64, 64), 60).convert("RGB")
     backbone.eval()
     try:
         batch = backbone.collate([Inputs(image, "What is this?", "What is this?")], ["yes"])
-        own = backbone.prompts.plain(batch)
+        arguments = backbone.prompts.plain(batch)
         types = {"mm_token_type_ids": torch.zeros_like(batch.targets)}
         more = {"input_ids": batch.targets, "attention_mask": torch.ones_like(batch.targets)}
-        for name in own.keys() & (more | types).keys():
-            own[name] = torch.cat([own[name], (more | types)[name]], 1)
-        logits = backbone.base(**own).logits[0, batch.tokens.shape[1] - 1 : -1]
+        for name in arguments.keys() & (more | types).keys():
+            arguments[name] = torch.cat([arguments[name], (more | types)[name]], 1)
+        logits = backbone.base(**arguments).logits[0, batch.tokens.shape[1] - 1 : -1]
         equal = torch.allclose(backbone.predict(batch), logits, atol=1e-3, rtol=1e-3)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         equal = False
     if not equal:
         raise UserError(
-            f"{kind} models do not fit: their image tokens do not simply take the place of prompt "
-            f"tokens; the families that do: {', '.join(FAMILIES)}."
+            f"{kind} models do not fit: their image tokens do not simply replace prompt tokens; "
+            f"the families that do: {', '.join(FAMILIES)}."
         )
 
 
 def _set_trainable(backbone: Vlm) -> None:
-    """Freeze what the configuration says, and switch checkpointing on where it asks."""
+    """Apply the options ``tune``, ``vision`` and ``checkpointing`` to the modules."""
     if backbone.config.tune == "full":
         backbone.model.requires_grad_(True)
         if backbone.config.vision == "frozen":

@@ -1,4 +1,4 @@
-"""What decides a vision-language backbone before training, and its presets; light to import."""
+"""Options of a vision-language model and its presets; importing this loads no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -8,12 +8,12 @@ from steelyard.harness.core.options import apply
 from steelyard.harness.models.backbone import Recipe
 
 TINY = "tiny-vlm"
-"""The small LLaVA that is trained on generated scenes and cached; see ``scenes_base``."""
+"""Small LLaVA that is trained on generated scenes and cached; see ``tiny_vlm``."""
 
 
 @dataclass(frozen=True, slots=True)
 class VlmConfig:
-    """Where the checkpoint is and how it is trained; the defaults suit a real model."""
+    """Checkpoint and training options; the defaults suit a pretrained model."""
 
     source: str
     """``tiny-vlm``, or the hub id or path of any AutoModelForImageTextToText checkpoint."""
@@ -40,14 +40,7 @@ class VlmConfig:
 
     @property
     def recipe(self) -> Recipe:
-        """The optimisation settings every method shares."""
-        return Recipe(
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            precision=self.precision,
-        )
+        return Recipe.of(self)
 
 
 PRESETS: dict[str, VlmConfig] = {

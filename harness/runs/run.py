@@ -262,7 +262,7 @@ def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
 
     def cost(encoder: "Encoder", item: "Image.Image | str") -> float:
         inputs, _ = encoder.prepare([item])
-        key = (encoder.kind, inputs[0].numel())
+        key = (encoder.modality, inputs[0].numel())
         if key not in costs:
             costs[key] = measure(encoder, [t.to(backbone.device) for t in inputs], {}).forward
         return costs[key]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Example, Inputs, Turn
+from steelyard.harness.core.examples import Example, Inputs, Modality, Turn
 from steelyard.harness.models import classifier, classifier_config, encoders
 from steelyard.harness.models.classifier import Classifier
 from steelyard.harness.runs import run
@@ -70,7 +70,7 @@ def test_initial_weights_are_equal_whether_an_encoder_is_loaded_or_found(
 ) -> None:
     loads: list[str] = []
 
-    def load(source: str, kind: encoders.Kind, max_tokens: int) -> encoders.Encoder:
+    def load(source: str, modality: Modality, max_tokens: int) -> encoders.Encoder:
         loads.append(source)
         return encoders.tiny_image_encoder(48)  # its weights are drawn at random
 

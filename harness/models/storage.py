@@ -1,0 +1,39 @@
+"""Folder of a saved backbone: weights and processors, and a JSON description written last."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import explain_write_errors, write_json
+
+
+@contextmanager
+def describe_last(path: Path, description: Mapping[str, Any]) -> Iterator[Path]:
+    """Yield the folder of ``path`` for the weights, then write the description to ``path``.
+
+    A folder without description does not load, so an interrupted save is never read.
+
+    Raises:
+        UserError: the disk is full or the folder is not writable.
+    """
+    from safetensors import SafetensorError
+
+    with explain_write_errors(path.parent, SafetensorError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path.parent
+    write_json(path, description)
+
+
+def read_description(path: Path, kind: str) -> dict[str, Any]:
+    """Read the description of a saved backbone.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.is_file():
+        raise UserError(f"No {kind} at {path.parent}: {path.name} is missing.")
+    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return description
