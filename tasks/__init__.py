@@ -189,17 +189,15 @@ def find_root(name: str, root: Path | None = None) -> Path:
     return world_folder(name)
 
 
-def world_folder(name: str, **knobs: float) -> Path:
+def world_folder(name: str, **parameters: float) -> Path:
     """Folder of a task's generated data, written to the user's cache if absent.
 
-    ``knobs`` change its probabilities, see ``tasks.world.build``.
+    ``parameters`` change its probabilities, see ``tasks.world.build``.
     """
-    from steelyard.tasks.world.build import ensure
+    from steelyard.tasks.world.build import WorldSpec, ensure
 
-    changed: dict[str, Any] = dict(knobs)
-    return ensure(
-        name, cache_folder(), train=WORLD_TRAIN, test=WORLD_TEST, seed=WORLD_SEED, **changed
-    )
+    spec = WorldSpec(name, WORLD_TRAIN, WORLD_TEST, WORLD_SEED, parameters=parameters)
+    return ensure(spec, cache_folder())
 
 
 def load(name: str, root: Path, **options: Any) -> Corpus:

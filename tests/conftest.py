@@ -74,7 +74,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     with _fewer_to_validate():
         for task in (*CLASSIFIED, *ASKED):
-            build.write(task, root / task, train=240, test=80, seed=3)
+            build.write(build.WorldSpec(task, train=240, test=80, seed=3), root / task)
     return root
 
 

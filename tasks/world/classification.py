@@ -1,14 +1,18 @@
-"""classification."""
+"""Writers of generated Food-101, Hateful Memes and MM-IMDb, in the official layouts."""
 
 import csv
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 from PIL import Image
 
-from steelyard.tasks.world.scenes import FOODS, KINDS
-from steelyard.tasks.world.source import Row, Source, write_lines
+from steelyard.tasks.world.scenes import FOODS, KINDS, NEUTRAL, Scene
+from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet, write_lines, write_text
+
+# --- food101: a title that often names the class, a picture that always shows it ---------------
 
 NAMING_TITLES = (
     "{manner} {food} recipe | {site}",
@@ -16,8 +20,6 @@ NAMING_TITLES = (
     "{site}: {food} for {meal}",
     "{food} - a {manner} {meal}",
 )
-
-
 SILENT_TITLES = (
     "{manner} recipe | {site}",
     "How to make a {manner} {meal}, step by step - {site}",
@@ -26,40 +28,42 @@ SILENT_TITLES = (
 )
 
 
-def _food(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source]) -> list[Row]:
+def _write_food(
+    folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
+) -> list[JsonRow]:
     truth = []
     (folder / "texts").mkdir()
     for split in ("train", "test"):
         source, titles = sources[split], []
         for number in range(counts[split]):
             food = FOODS[number % len(FOODS)]
-            named = source.chance("p_named")
-            title = source.fill(source.pick(NAMING_TITLES if named else SILENT_TITLES), food=food)
-            scene = source.scene([food])
+            is_named = source.chance("p_named")
+            title = source.fill(
+                source.pick(NAMING_TITLES if is_named else SILENT_TITLES), food=food
+            )
+            scene = source.classified_scene([food])
             name = f"{food}_{number // len(FOODS)}"
-            path = folder / "images" / split / food / f"{name}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            source.picture(scene).save(path, quality=95, subsampling=0)
-            titles.append((path.name, title, food))
+            source.save(scene, folder / "images" / split / food / f"{name}.jpg")
+            titles.append((f"{name}.jpg", title, food))
             item = {"id": f"{split}/{food}/{name}", "split": split, "scene": scene.symbol}
-            truth.append({**item, "class": food, "named": named})
+            truth.append({**item, "class": food, "named": is_named})
         table = folder / "texts" / f"{split}_titles.csv"
         with table.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(titles)
     return truth
 
 
+# --- hateful_memes: the label is picture group XOR phrase group --------------------------------
+# A kind and a phrase at the same position of their groups occur together only in the "unseen"
+# files. Each modality alone is exactly at chance in a file whose count is a multiple of four.
+
 MEME_KINDS = tuple(
     tuple(name for name in FOODS if KINDS[name].place == place) for place in ("bakery", "sea")
 )
-
-
 MEME_PHRASES = (
     ("pure joy", "best day", "sweet dreams", "good vibes"),
     ("pure dread", "worst day", "bad dreams", "grim vibes"),
 )
-
-
 MEME_FILES = {
     "train": ("train", False),
     "dev_seen": ("val", False),
@@ -70,18 +74,20 @@ MEME_FILES = {
 """Split of the scenes, and whether the combinations of kind and phrase are the held-out ones."""
 
 
-def _memes(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source]) -> list[Row]:
+def _write_memes(
+    folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
+) -> list[JsonRow]:
     truth = []
     (folder / "img").mkdir()
     first = 1
     for name, (split, unseen) in MEME_FILES.items():
         source, count = sources[split], counts[split]
-        # Random ids keep the four memes of a quad from being neighbours in the file.
+        # Random ids, so that the four memes of a quad are not neighbours in the file.
         ids = (first + source.rng.permutation(count)).tolist()
         quads = chain.from_iterable(_quad(source, unseen) for _ in range(0, count, 4))
         rows = []
-        for id_number, (picture, fact) in zip(ids, islice(quads, count), strict=True):
-            id_ = f"{id_number:05d}"
+        for number, (picture, fact) in zip(ids, islice(quads, count), strict=True):
+            id_ = f"{number:05d}"
             picture.save(folder / "img" / f"{id_}.png")
             official = {"label": fact["label"], "text": fact["text"]}
             rows.append({"id": id_, "img": f"img/{id_}.png", **official})
@@ -91,17 +97,108 @@ def _memes(folder: Path, counts: Mapping[str, int], sources: Mapping[str, Source
     return truth
 
 
-def _quad(source: Source, unseen: bool) -> Iterator[tuple[Image.Image, Row]]:
-    """Two pictures times two texts: each picture and each text has one meme of either label."""
+def _quad(source: SceneSource, unseen: bool) -> Iterator[tuple[Image.Image, JsonRow]]:
+    """Make two pictures times two texts: each picture and each text has one meme of each label."""
     position = int(source.rng.integers(len(MEME_PHRASES[0])))
     phrases = [group[position] for group in MEME_PHRASES]
     texts = [source.fill("{opener} {phrase}", phrase=phrase) for phrase in phrases]
     for kind_group, kinds in enumerate(MEME_KINDS):
         step = 0 if unseen else int(source.rng.integers(1, len(kinds)))
-        scene = source.scene([kinds[(position + step) % len(kinds)]])
+        scene = source.classified_scene([kinds[(position + step) % len(kinds)]])
         picture = source.picture(scene)
         for phrase_group, (phrase, text) in enumerate(zip(phrases, texts, strict=True)):
             groups = {"kind_group": kind_group, "phrase_group": phrase_group}
             label = kind_group ^ phrase_group
             fact = {"scene": scene.symbol, "phrase": phrase, "text": text, "label": label}
             yield picture, fact | groups
+
+
+# --- mm_imdb: some genres are in the poster, some in the plot, some in both --------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Genre:
+    """Evidence of a genre: kinds of objects on the poster, sentences of the plot, or both."""
+
+    kinds: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+
+GENRES: Mapping[str, Genre] = {
+    "Western": Genre(kinds=("bread", "mushroom")),
+    "Animation": Genre(kinds=("doughnut", "muffin")),
+    "Horror": Genre(kinds=("grapes", "mussel")),
+    "Comedy": Genre(
+        kinds=("banana", "pear"),
+        sentences=("One silly prank leads to another.", "Everybody laughs at the wrong moment."),
+    ),
+    "Sci-Fi": Genre(
+        kinds=("fish", "crab"),
+        sentences=("A robot has arrived from the future.", "A spaceship waits behind the moon."),
+    ),
+    "Drama": Genre(
+        sentences=("A family secret breaks an old trust.", "The illness of a father changes all."),
+    ),
+    "Romance": Genre(
+        sentences=("Two strangers fall in love.", "A kiss comes just before the wedding."),
+    ),
+    "Crime": Genre(
+        sentences=("A detective looks for the stolen money.", "The bank robbery goes wrong."),
+    ),
+}
+OUTSIDE_GENRE = "News"
+"""A genre that is not among the 23 official ones, as some real films have."""
+OPENINGS = ("The film follows {who} {where}.", "It begins with {who} {where}.")
+ENDINGS = ("Nothing will be the same.", "Then morning comes.", "There is little time left.")
+
+
+def _write_movies(
+    folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
+) -> list[JsonRow]:
+    truth = []
+    split_ids: dict[str, list[str]] = {}
+    number = 1000
+    for name, split in (("train", "train"), ("dev", "val"), ("test", "test")):
+        source = sources[split]
+        split_ids[name] = []
+        for _ in range(counts[split]):
+            number += 1
+            id_ = f"{number:07d}"
+            genres, scene = _film(source)
+            outside = [OUTSIDE_GENRE] if source.chance("p_outside") else []
+            content = {"title": source.fill("The {noun}"), "genres": [*genres, *outside]}
+            content["plot"] = _outlines(source, genres)
+            source.save(scene, folder / "dataset" / f"{id_}.jpeg")
+            write_text(folder / "dataset" / f"{id_}.json", json.dumps(content))
+            split_ids[name].append(id_)
+            item = {"id": id_, "split": name, "scene": scene.symbol, "genres": genres}
+            evidence = {
+                "shown": [genre for genre in genres if GENRES[genre].kinds],
+                "told": [genre for genre in genres if GENRES[genre].sentences],
+            }
+            truth.append(item | evidence)
+    write_text(folder / "split.json", json.dumps(split_ids))
+    return truth
+
+
+def _film(source: SceneSource) -> tuple[list[str], Scene]:
+    """Sample one to three genres and a poster with an object for each genre that has kinds."""
+    genres = source.shuffled(tuple(GENRES))[: source.rng.integers(1, 4)]
+    kinds = [source.pick(GENRES[genre].kinds) for genre in genres if GENRES[genre].kinds]
+    return genres, source.classified_scene(kinds or [source.pick(NEUTRAL)])
+
+
+def _outlines(source: SceneSource, genres: Sequence[str]) -> list[str]:
+    """Sample one to three outlines in any order; only the longest has all sentences."""
+    sentences = [source.pick(GENRES[name].sentences) for name in genres if GENRES[name].sentences]
+    parts = [source.fill(source.pick(OPENINGS)), *sentences]
+    longest = " ".join([*parts, source.pick(ENDINGS)])
+    short = source.shuffled(parts)[: source.rng.integers(3)]
+    return source.shuffled([longest, *short])
+
+
+CLASSIFICATION_SETS: Mapping[str, WorldSet] = {
+    "food101": WorldSet({"p_color": 0.95, "p_cooc": 0.95, "p_named": 0.75}, _write_food),
+    "hateful_memes": WorldSet({"p_color": 0.95, "p_cooc": 0.85}, _write_memes),
+    "mm_imdb": WorldSet({"p_color": 0.95, "p_cooc": 0.9, "p_outside": 0.03}, _write_movies),
+}

@@ -1,6 +1,6 @@
 """Writers of the generated hallucination benchmarks, in the layouts of the real ones.
 
-What a picture does not show but usually would, the world's prior, is what they ask for.
+They ask for objects that the picture does not show but that the language prior expects.
 """
 
 import json
@@ -14,41 +14,29 @@ from steelyard.tasks.world.language import (
     attribute_question,
     caption,
     colour_question,
-    compose,
     count_question,
     existence_question,
+    number_question,
     other_colour,
 )
+from steelyard.tasks.world.prior import BASE_PARAMETERS
 from steelyard.tasks.world.scenes import COLOURS, FOODS, KINDS, NEUTRAL, Object, Scene
 from steelyard.tasks.world.source import (
-    BASE_KNOBS,
     SYNONYMS,
-    DataSet,
-    Row,
-    Source,
+    JsonRow,
+    SceneSource,
+    WorldSet,
     evaluation,
-    habits_of,
-    new_scene,
     write_text,
 )
 
 
-def _scene(source: Source, first: str | None = None, colour: str | None = None) -> Scene:
-    """A scene of the source's part; of one wanted kind and colour there are few, used again."""
-    habits = habits_of(source)
-    return new_scene(
-        source,
-        lambda: compose(habits, source.rng, first=first, first_colour=colour),
-        again=first is not None,
-    )
-
-
 def _kinds(scene: Scene) -> list[str]:
-    return [thing.kind for thing in scene.objects]
+    return [obj.kind for obj in scene.objects]
 
 
-def _missing(scene: Scene) -> list[str]:
-    """What one would expect in the place shown, or anything where all of that is there."""
+def _expected_absent(scene: Scene) -> list[str]:
+    """Return absent kinds that are usual in the place, or any if all usual ones are present."""
     expected = absent_kinds(scene, same_place=True)
     return expected or absent_kinds(scene, same_place=False)
 
@@ -56,38 +44,40 @@ def _missing(scene: Scene) -> list[str]:
 # --- amber: a caption, and questions of existence, attribute and relation ----------------------
 
 CAPTIONS, QUESTIONS = "query_generative", "query_discriminative"
-SHARES = {CAPTIONS: 1, QUESTIONS: 7}
-"""About how many items of a half an image has."""
+ITEMS_PER_IMAGE = {CAPTIONS: 1, QUESTIONS: 7}
+"""Approximate number of items about an image, by half of the benchmark."""
 
 
-def _amber(*halves: str) -> Callable[[Path, int, Source], list[Row]]:
-    """Writer of AMBER's files for about ``count`` items of these halves together."""
+def _amber(*halves: str) -> Callable[[Path, int, SceneSource], list[JsonRow]]:
+    """Make a writer of AMBER's files for about ``count`` items of these halves together."""
 
-    def build(folder: Path, count: int, source: Source) -> list[Row]:
-        scenes = [_scene(source) for _ in range(-(-count // sum(SHARES[half] for half in halves)))]
-        queries: dict[str, list[Row]] = {}
-        annotations: list[Row] = []
-        truth: list[Row] = []
-        # Captions have the first ids, as published.
+    def write(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
+        per_image = sum(ITEMS_PER_IMAGE[half] for half in halves)
+        scenes = [source.scene() for _ in range(-(-count // per_image))]
+        queries: dict[str, list[JsonRow]] = {}
+        annotations: list[JsonRow] = []
+        truth: list[JsonRow] = []
+        # Captions have the first ids, as in the published files.
         for half in halves:
             queries[half] = []
             for number, scene in enumerate(scenes, start=1):
-                for asked, noted in ASKED[half](scene, source):
+                for text, annotation in AMBER_QUERIES[half](scene, source):
                     id_ = len(annotations) + 1
-                    annotations.append({"id": id_, **noted})
-                    query = {"id": id_, "image": f"AMBER_{number}.jpg", "query": asked}
+                    annotations.append({"id": id_, **annotation})
+                    query = {"id": id_, "image": f"AMBER_{number}.jpg", "query": text}
                     queries[half].append(query)
-                    truth.append({"id": str(id_), "scene": scene.symbol, **noted})
+                    truth.append({"id": str(id_), "scene": scene.symbol, **annotation})
         for number, scene in enumerate(scenes, start=1):
-            path = folder / "image" / f"AMBER_{number}.jpg"
-            source.picture(scene).save(path, quality=95, subsampling=0)
+            source.save(scene, folder / "image" / f"AMBER_{number}.jpg")
         _write_amber(folder / "data", annotations, queries)
         return truth
 
-    return build
+    return write
 
 
-def _write_amber(folder: Path, annotations: list[Row], queries: Mapping[str, list[Row]]) -> None:
+def _write_amber(
+    folder: Path, annotations: list[JsonRow], queries: Mapping[str, list[JsonRow]]
+) -> None:
     (folder / "query").mkdir(parents=True)
     for name, rows in queries.items():
         write_text(folder / "query" / f"{name}.json", json.dumps(rows))
@@ -97,170 +87,158 @@ def _write_amber(folder: Path, annotations: list[Row], queries: Mapping[str, lis
     write_text(folder / "safe_words.txt", "object\n")
 
 
-Asked = tuple[str, Row]
-"""What is asked of an image, and its annotation."""
+AmberQuery = tuple[str, JsonRow]
+"""Question about an image, and its annotation."""
 
 
-def _amber_caption(scene: Scene, source: Source) -> list[Asked]:
-    """What is there, and what is not but might well be."""
-    objects = {"truth": _kinds(scene), "hallu": _missing(scene)}
+def _amber_caption(scene: Scene, source: SceneSource) -> list[AmberQuery]:
+    objects = {"truth": _kinds(scene), "hallu": _expected_absent(scene)}
     return [("Describe this image.", {"type": "generative", **objects})]
 
 
-def _amber_questions(scene: Scene, source: Source) -> list[Asked]:
-    """Existence of what is not there, and of the rest what holds and what does not."""
-    asked = []
-    for absent in (_missing(scene), absent_kinds(scene, same_place=False)):
+def _amber_questions(scene: Scene, source: SceneSource) -> list[AmberQuery]:
+    """Sample questions of absent objects, and right and wrong ones of attribute and relation."""
+    queries: list[AmberQuery] = []
+
+    def add(text: str, kind: str, answer: str) -> None:
+        queries.append((text, {"type": kind, "truth": answer}))
+
+    for absent in (_expected_absent(scene), absent_kinds(scene, same_place=False)):
         text = existence_question(scene, source.pick(absent)).text
-        asked.append((text, {"type": "discriminative-hallucination", "truth": "no"}))
-    thing = source.pick(scene.objects)
-    for colour in (thing.colour, other_colour(thing, source.rng)):
-        found = attribute_question(thing, colour)
-        noted = {"type": "discriminative-attribute-state", "truth": found.answer}
-        asked.append((found.text, noted))
+        add(text, "discriminative-hallucination", "no")
+    obj = source.pick(scene.objects)
+    for colour in (obj.colour, other_colour(obj, source.rng)):
+        question = attribute_question(obj, colour)
+        add(question.text, "discriminative-attribute-state", question.answer)
     right = len(scene.objects)
-    wrong = source.pick([number for number in range(1, source.most + 2) if number != right])
-    for number, answer in ((right, "yes"), (wrong, "no")):
-        noted = {"type": "discriminative-attribute-number", "truth": answer}
-        asked.append((_how_many(number), noted))
-    return [*asked, *_relation(scene, source)]
+    wrong = source.pick([n for n in range(1, source.max_objects + 2) if n != right])
+    add(number_question(right), "discriminative-attribute-number", "yes")
+    add(number_question(wrong), "discriminative-attribute-number", "no")
+    rows = {obj.cell // scene.grid: obj.kind for obj in scene.objects}
+    if len(rows) > 1:
+        upper, lower = rows[min(rows)], rows[max(rows)]
+        # The type of a relation tells the answer, as in the published files.
+        if source.rng.random() < 0.5:
+            add(f"Is the {upper} above the {lower}?", "discriminative-relation", "yes")
+        else:
+            add(f"Is the {lower} above the {upper}?", "relation", "no")
+    return queries
 
 
-def _how_many(number: int) -> str:
-    return f"{'Is' if number == 1 else 'Are'} there {number} object{'s' * (number > 1)}?"
-
-
-def _relation(scene: Scene, source: Source) -> list[Asked]:
-    """Which of two objects in different rows is above; the type tells the answer, as published."""
-    rows = {thing.cell // scene.grid: thing.kind for thing in scene.objects}
-    if len(rows) < 2:
-        return []
-    upper, lower = rows[min(rows)], rows[max(rows)]
-    if source.rng.random() < 0.5:
-        noted = {"type": "discriminative-relation", "truth": "yes"}
-        return [(f"Is the {upper} above the {lower}?", noted)]
-    return [(f"Is the {lower} above the {upper}?", {"type": "relation", "truth": "no"})]
-
-
-ASKED: Mapping[str, Callable[[Scene, Source], list[Asked]]] = {
+AMBER_QUERIES: Mapping[str, Callable[[Scene, SceneSource], list[AmberQuery]]] = {
     CAPTIONS: _amber_caption,
     QUESTIONS: _amber_questions,
 }
 
 
-# --- hallusionbench: one question of a picture, of another one and of none ---------------------
+# --- hallusionbench: one question about a picture, an edited picture and no picture ------------
 
 SET_ROWS = 5
-"""How many rows a set has on average: four of two pictures, or six with those of no picture."""
+"""Mean rows of a set: four of two pictures, or six with those of no picture."""
 
 
-def _hallusion(folder: Path, count: int, source: Source) -> list[Row]:
-    rows: list[Row] = []
-    truth: list[Row] = []
+def _write_hallusion(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
+    rows: list[JsonRow] = []
+    truth: list[JsonRow] = []
     for number in range(count // SET_ROWS):
-        depends = number % 2 == 0
-        kind = source.pick(NEUTRAL if depends else FOODS)
+        needs_image = number % 2 == 0
+        kind = source.pick(NEUTRAL if needs_image else FOODS)
         usual = KINDS[kind].colour or source.pick(tuple(COLOURS))
         colours = usual, source.pick([colour for colour in COLOURS if colour != usual])
-        place = f"{'VD/figure' if depends else 'VS/food'}/{number // 2}"
-        scenes = {colour: _scene(source, kind, colour) for colour in colours}
-        names: dict[str, str] = {}
-        for figure, (colour, scene) in enumerate(scenes.items(), start=0 if depends else 1):
-            names[colour] = f"./{place}_{figure}.png"
-            path = folder / "hallusion_bench" / names[colour]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            source.picture(scene).save(path)
-        # What is usually so is asked without a picture too, where there is something usual.
-        shown = [(colour, names[colour]) for colour in colours]
-        for figure, (colour, name) in enumerate(shown if depends else [(usual, None), *shown]):
-            for question, asked in enumerate(colours):
-                found = attribute_question(Object(kind, colour, 0), asked)
-                key = f"{place}/{figure}/{question}"
-                rows.append(_hallusion_row(key, kind, found, name, edited=colour != usual))
-                fact = {"scene": scenes[colour].symbol, "kind": kind, "answer": found.answer}
+        group = f"{'VD/figure' if needs_image else 'VS/food'}/{number // 2}"
+        # Few scenes have one kind in one colour, so they may occur again.
+        scenes = {colour: source.scene(kind, colour, reuse=True) for colour in colours}
+        figures: list[tuple[str, str | None]] = []
+        for figure, (colour, scene) in enumerate(scenes.items(), start=0 if needs_image else 1):
+            name = f"./{group}_{figure}.png"
+            source.save(scene, folder / "hallusion_bench" / name)
+            figures.append((colour, name))
+        if not needs_image:
+            # A usual colour is also asked for without a picture.
+            figures.insert(0, (usual, None))
+        for figure, (colour, image) in enumerate(figures):
+            for index, asked_colour in enumerate(colours):
+                question = attribute_question(Object(kind, colour, 0), asked_colour)
+                key = f"{group}/{figure}/{index}"
+                rows.append(_hallusion_row(key, kind, question, image, is_edited=colour != usual))
+                fact = {"scene": scenes[colour].symbol, "kind": kind, "answer": question.answer}
                 truth.append({"id": key, **fact})
     write_text(folder / "HallusionBench.json", json.dumps(rows))
     return truth
 
 
-def _hallusion_row(key: str, kind: str, asked: Question, name: str | None, *, edited: bool) -> Row:
-    category, sub, group, figure, question = key.split("/")
+def _hallusion_row(
+    key: str, kind: str, question: Question, image: str | None, *, is_edited: bool
+) -> JsonRow:
+    category, subcategory, group, figure, index = key.split("/")
     return {
         "category": category,
-        "subcategory": sub,
-        "visual_input": "0" if name is None else "2" if edited else "1",
+        "subcategory": subcategory,
+        "visual_input": "0" if image is None else "2" if is_edited else "1",
         "set_id": group,
         "figure_id": figure,
         "sample_note": kind,
-        "question_id": question,
-        "question": asked.text,
-        "gt_answer_details": f"{asked.text} {asked.answer}.",
-        "gt_answer": str(int(asked.answer == "yes")),
-        "filename": name,
+        "question_id": index,
+        "question": question.text,
+        "gt_answer_details": f"{question.text} {question.answer}.",
+        "gt_answer": str(int(question.answer == "yes")),
+        "filename": image,
     }
 
 
-# --- mmhal: open questions of the types that the world can ask ---------------------------------
+# --- mmhal: open questions of the types that the generated world can fill ----------------------
 
 OFFICIAL = 96
 """Questions of the real set, and the most of the generated one."""
 
 
-def _mmhal(folder: Path, count: int, source: Source) -> list[Row]:
+def _write_mmhal(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
     rows, truth = [], []
     for number in range(min(count, OFFICIAL)):
-        kind = tuple(OPEN)[number % len(OPEN)]
-        scene = _scene(source)
-        question, answer = OPEN[kind](scene, source)
+        kind = tuple(OPEN_QUESTIONS)[number % len(OPEN_QUESTIONS)]
+        scene = source.scene()
+        question, answer = OPEN_QUESTIONS[kind](scene, source)
         name = f"{source.split}_{number:05d}.png"
-        source.picture(scene).save(folder / "images" / name)
-        image = {"image_id": name, "image_src": f"images/{name}"}
-        asked = {"question": question, "gt_answer": answer, "model_answer": ""}
-        about = {"question_type": kind, "question_topic": scene.place}
-        rows.append({**about, **image, "image_content": _kinds(scene), **asked})
+        source.save(scene, folder / "images" / name)
+        types = {"question_type": kind, "question_topic": scene.place}
+        image = {"image_id": name, "image_src": f"images/{name}", "image_content": _kinds(scene)}
+        answered = {"question": question, "gt_answer": answer, "model_answer": ""}
+        rows.append({**types, **image, **answered})
         fact = {"scene": scene.symbol, "kind": kind, "answer": answer}
         truth.append({"id": str(number), **fact})
     write_text(folder / "response_template.json", json.dumps(rows))
     return truth
 
 
-def _of_attribute(scene: Scene, source: Source) -> tuple[str, str]:
-    asked = colour_question(source.pick(scene.objects))
-    return asked.text, f"The {asked.about} is {asked.answer}."
+def _open_attribute(scene: Scene, source: SceneSource) -> tuple[str, str]:
+    question = colour_question(source.pick(scene.objects))
+    return question.text, f"The {question.about} is {question.answer}."
 
 
-def _of_nothing(scene: Scene, source: Source) -> tuple[str, str]:
-    """A question about an object that is not there, as if it was."""
-    kind = source.pick(_missing(scene))
+def _open_adversarial(scene: Scene, source: SceneSource) -> tuple[str, str]:
+    """Ask about an absent object as if it was present."""
+    kind = source.pick(_expected_absent(scene))
     return colour_question(Object(kind, "red", 0)).text, f"There is no {kind} in the image."
 
 
-def _of_count(scene: Scene, source: Source) -> tuple[str, str]:
-    asked = count_question(scene, source.most)
-    return asked.text, asked.answer
+def _open_count(scene: Scene, source: SceneSource) -> tuple[str, str]:
+    question = count_question(scene, source.max_objects)
+    return question.text, question.answer
 
 
-def _of_place(scene: Scene, source: Source) -> tuple[str, str]:
-    return "Where is this?", f"In the {scene.place}."
-
-
-def _of_all(scene: Scene, source: Source) -> tuple[str, str]:
-    return CAPTION, caption(scene)
-
-
-OPEN: Mapping[str, Callable[[Scene, Source], tuple[str, str]]] = {
-    "attribute": _of_attribute,
-    "adversarial": _of_nothing,
-    "counting": _of_count,
-    "environment": _of_place,
-    "holistic": _of_all,
+OPEN_QUESTIONS: Mapping[str, Callable[[Scene, SceneSource], tuple[str, str]]] = {
+    "attribute": _open_attribute,
+    "adversarial": _open_adversarial,
+    "counting": _open_count,
+    "environment": lambda scene, source: ("Where is this?", f"In the {scene.place}."),
+    "holistic": lambda scene, source: (CAPTION, caption(scene)),
 }
-"""Question and human answer, by type of question."""
+"""Functions that sample a question and its human answer, by type of question."""
 
-HALLUCINATION_SETS: Mapping[str, DataSet] = {
-    "amber": DataSet(BASE_KNOBS, evaluation(_amber(CAPTIONS, QUESTIONS), "image")),
-    "amber_generative": DataSet(BASE_KNOBS, evaluation(_amber(CAPTIONS), "image")),
-    "amber_discriminative": DataSet(BASE_KNOBS, evaluation(_amber(QUESTIONS), "image")),
-    "hallusionbench": DataSet(BASE_KNOBS, evaluation(_hallusion, "hallusion_bench")),
-    "mmhal": DataSet(BASE_KNOBS, evaluation(_mmhal)),
+HALLUCINATION_SETS: Mapping[str, WorldSet] = {
+    "amber": WorldSet(BASE_PARAMETERS, evaluation(_amber(CAPTIONS, QUESTIONS))),
+    "amber_generative": WorldSet(BASE_PARAMETERS, evaluation(_amber(CAPTIONS))),
+    "amber_discriminative": WorldSet(BASE_PARAMETERS, evaluation(_amber(QUESTIONS))),
+    "hallusionbench": WorldSet(BASE_PARAMETERS, evaluation(_write_hallusion)),
+    "mmhal": WorldSet(BASE_PARAMETERS, evaluation(_write_mmhal)),
 }

@@ -1,10 +1,10 @@
-"""The generated world: symbolic scenes with known facts and their pictures.
+"""Scenes of the generated world: symbolic scenes with known facts, and their pictures.
 
 Kinds have a usual colour and a usual place, so a language prior and its counter-examples can be
 sampled at known rates. A scene's symbol, not its pixels, decides which split it belongs to.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,9 +18,12 @@ Mask = NDArray[np.bool_]
 RGB = tuple[int, int, int]
 
 GRID = 2
-"""Cells along a side of a scene, unless it says otherwise."""
-CELLS = GRID**2
-"""Cells of such a scene, numbered row by row."""
+"""Default of the cells per row and column of a scene; cells are numbered row by row."""
+DOTS = {
+    "0": "75557", "1": "26227", "2": "71747", "3": "71717", "4": "55711", "5": "74717",
+    "6": "74757", "7": "71111", "8": "75757", "9": "75717", "+": "02720",
+}  # fmt: skip
+"""Five rows of three dots per character, from the top; a row is the bits of a digit."""
 
 COLOURS: Mapping[str, RGB] = {
     "red": (210, 45, 40),
@@ -42,7 +45,7 @@ PLACES: Mapping[str, RGB] = {
 """Background tint of each place."""
 
 SPLITS: Mapping[str, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
-"""Share of all possible scenes that each split may draw from."""
+"""Fraction of all possible scenes that each split may use."""
 
 
 def _disc(x: Field, y: Field, r: float, cx: float = 0, cy: float = 0) -> Mask:
@@ -60,7 +63,7 @@ def _bar(x: Field, y: Field, a: float, b: float, cx: float = 0, cy: float = 0) -
 
 
 def _cone(x: Field, y: Field, half: float, tip: float, base: float) -> Mask:
-    """Triangle with its tip at height ``tip`` and a base of width ``2 * half`` at ``base``."""
+    """Return a triangle with its tip at height ``tip`` and a base ``2 * half`` wide at ``base``."""
     rise = (y - tip) / (base - tip)
     return (np.abs(x) < half * rise) & (rise < 1)
 
@@ -163,8 +166,8 @@ def _cup(x: Field, y: Field) -> Mask:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A sort of object; ``place`` and ``colour`` are its usual ones, None for a neutral kind."""
+class ObjectKind:
+    """Kind of object with its usual place and colour, None for a neutral kind."""
 
     place: str | None
     colour: str | None
@@ -172,27 +175,27 @@ class Kind:
     """Mask of the object from coordinates in [-1, 1], y downwards."""
 
 
-KINDS: Mapping[str, Kind] = {
-    "banana": Kind("orchard", "yellow", _banana),
-    "apple": Kind("orchard", "red", _apple),
-    "pear": Kind("orchard", "green", _pear),
-    "grapes": Kind("orchard", "purple", _grapes),
-    "carrot": Kind("garden", "orange", _carrot),
-    "corn": Kind("garden", "yellow", _corn),
-    "broccoli": Kind("garden", "green", _broccoli),
-    "mushroom": Kind("garden", "brown", _mushroom),
-    "doughnut": Kind("bakery", "pink", _doughnut),
-    "bread": Kind("bakery", "brown", _bread),
-    "pizza": Kind("bakery", "orange", _pizza),
-    "muffin": Kind("bakery", "blue", _muffin),
-    "fish": Kind("sea", "blue", _fish),
-    "crab": Kind("sea", "red", _crab),
-    "shrimp": Kind("sea", "pink", _shrimp),
-    "mussel": Kind("sea", "purple", _mussel),
-    "ball": Kind(None, None, _ball),
-    "box": Kind(None, None, _box),
-    "kite": Kind(None, None, _kite),
-    "cup": Kind(None, None, _cup),
+KINDS: Mapping[str, ObjectKind] = {
+    "banana": ObjectKind("orchard", "yellow", _banana),
+    "apple": ObjectKind("orchard", "red", _apple),
+    "pear": ObjectKind("orchard", "green", _pear),
+    "grapes": ObjectKind("orchard", "purple", _grapes),
+    "carrot": ObjectKind("garden", "orange", _carrot),
+    "corn": ObjectKind("garden", "yellow", _corn),
+    "broccoli": ObjectKind("garden", "green", _broccoli),
+    "mushroom": ObjectKind("garden", "brown", _mushroom),
+    "doughnut": ObjectKind("bakery", "pink", _doughnut),
+    "bread": ObjectKind("bakery", "brown", _bread),
+    "pizza": ObjectKind("bakery", "orange", _pizza),
+    "muffin": ObjectKind("bakery", "blue", _muffin),
+    "fish": ObjectKind("sea", "blue", _fish),
+    "crab": ObjectKind("sea", "red", _crab),
+    "shrimp": ObjectKind("sea", "pink", _shrimp),
+    "mussel": ObjectKind("sea", "purple", _mussel),
+    "ball": ObjectKind(None, None, _ball),
+    "box": ObjectKind(None, None, _box),
+    "kite": ObjectKind(None, None, _kite),
+    "cup": ObjectKind(None, None, _cup),
 }
 FOODS = tuple(name for name, kind in KINDS.items() if kind.place is not None)
 NEUTRAL = tuple(name for name, kind in KINDS.items() if kind.place is None)
@@ -200,8 +203,6 @@ NEUTRAL = tuple(name for name, kind in KINDS.items() if kind.place is None)
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One thing in a scene."""
-
     kind: str
     colour: str
     cell: int
@@ -209,80 +210,50 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows, without pixels."""
+    """Content of a picture, without pixels."""
 
     place: str
     objects: tuple[Object, ...]
-    """At most one a cell, in cell order."""
+    """At most one per cell, in cell order."""
     grid: int = GRID
-    """Cells along a side."""
+    """Cells per row and column."""
 
     @property
     def symbol(self) -> str:
-        """One line that equal scenes share: ``sea: blue fish@0, red cup@3``."""
-        things = (f"{thing.colour} {thing.kind}@{thing.cell}" for thing in self.objects)
+        """Return a line that only equal scenes share: ``sea: blue fish@0, red cup@3``."""
+        objects = (f"{obj.colour} {obj.kind}@{obj.cell}" for obj in self.objects)
         size = "" if self.grid == GRID else f" of {self.grid} x {self.grid}"
-        return f"{self.place}{size}: {', '.join(things)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Priors:
-    """How strongly the world favours what is usual."""
-
-    p_color: float
-    """Probability that an object has its usual colour."""
-    p_cooc: float
-    """Probability that the first object is in its usual place."""
+        return f"{self.place}{size}: {', '.join(objects)}"
 
 
 def split_of(scene: Scene) -> str:
-    """The only split that may hold this scene, whatever the data set or its seed."""
+    """Return the only split that may hold this scene, for every data set and seed."""
     position = seed_for("split", scene.symbol) / 2**63
-    for split, share in SPLITS.items():
-        if position < share:
+    for split, fraction in SPLITS.items():
+        if position < fraction:
             return split
-        position -= share
+        position -= fraction
     return split
 
 
-def arrange(kinds: Sequence[str], priors: Priors, rng: np.random.Generator) -> Scene:
-    """A random scene with one object of each given kind, up to ``CELLS`` of them."""
-    cells = rng.permutation(CELLS)[: len(kinds)].tolist()
-    objects = [
-        Object(kind, _usual_or_other(KINDS[kind].colour, tuple(COLOURS), priors.p_color, rng), cell)
-        for kind, cell in zip(kinds, cells, strict=True)
-    ]
-    place = _usual_or_other(KINDS[kinds[0]].place, tuple(PLACES), priors.p_cooc, rng)
-    return Scene(place, tuple(sorted(objects, key=lambda thing: thing.cell)))
-
-
-def _usual_or_other(
-    usual: str | None, choices: Sequence[str], p_usual: float, rng: np.random.Generator
-) -> str:
-    if usual is not None and rng.random() < p_usual:
-        return usual
-    others = [choice for choice in choices if choice != usual]
-    return others[rng.integers(len(others))]
-
-
 def draw(scene: Scene, rng: np.random.Generator, size: int = 48) -> NDArray[np.uint8]:
-    """Picture of a scene, [size, size, 3]: place, size, tilt, colour and contrast vary, with noise.
+    """Draw a scene, [size, size, 3]: position, size, tilt, colour and contrast vary, with noise.
 
     Equal scenes give different pictures unless ``rng`` is in the same state.
     """
     columns, rows = _grid(size, scene.grid)
     canvas = np.empty((size, size, 3), np.float32)
     canvas[:] = PLACES[scene.place] + rng.normal(0, 4, 3)
-    for thing in scene.objects:
-        row, column = divmod(thing.cell, scene.grid)
+    for obj in scene.objects:
+        row, column = divmod(obj.cell, scene.grid)
         shift_x, shift_y = rng.uniform(-0.08, 0.08, 2)
         radius = rng.uniform(0.36, 0.48)
         tilt = rng.uniform(-0.35, 0.35)
         cos, sin = np.float32(np.cos(tilt) / radius), np.float32(np.sin(tilt) / radius)
         x = columns - np.float32(column + 0.5 + shift_x)
         y = rows - np.float32(row + 0.5 + shift_y)
-        mask = KINDS[thing.kind].glyph(x * cos + y * sin, y * cos - x * sin)
-        canvas[mask] = COLOURS[thing.colour] + rng.normal(0, 10, 3)
+        mask = KINDS[obj.kind].glyph(x * cos + y * sin, y * cos - x * sin)
+        canvas[mask] = COLOURS[obj.colour] + rng.normal(0, 10, 3)
     noise = rng.standard_normal(canvas.shape, np.float32)
     picture = 128 + (canvas - 128) * rng.uniform(0.8, 1.1) + 8 * noise
     pixels: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
@@ -291,6 +262,16 @@ def draw(scene: Scene, rng: np.random.Generator, size: int = 48) -> NDArray[np.u
 
 @lru_cache(maxsize=8)
 def _grid(size: int, cells: int) -> tuple[Field, Field]:
-    """Pixel centres in units of one cell: columns [1, size] and rows [size, 1]."""
+    """Return pixel centres in units of one cell: columns [1, size] and rows [size, 1]."""
     centres = ((np.arange(size) + 0.5) * cells / size).astype(np.float32)
     return centres[None, :], centres[:, None]
+
+
+def draw_sign(text: str, scale: int) -> NDArray[np.uint8]:
+    """Draw digits as black dots of ``scale`` pixels on white, [height, width].
+
+    Dots depend on no font, so the bytes are equal on every machine.
+    """
+    glyphs = [[[int(row) >> bit & 1 for bit in (2, 1, 0, 3)] for row in DOTS[c]] for c in text]
+    dots = np.pad(np.concatenate(glyphs, axis=1), ((1, 1), (1, 0)))
+    return (np.kron(1 - dots, np.ones((scale, scale))) * 255).astype(np.uint8)

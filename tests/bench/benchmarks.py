@@ -221,9 +221,9 @@ def main() -> None:
     quiet_heavy_libraries()
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "food101"
-        build.write("food101", root, train=640, test=500)
+        build.write(build.WorldSpec("food101", train=640, test=500), root)
         corpus = tasks.load("food101", root)
-        build.write("instruct", Path(scratch) / "instruct", train=640, test=20)
+        build.write(build.WorldSpec("instruct", train=640, test=20), Path(scratch) / "instruct")
         questions = tasks.load("instruct", Path(scratch) / "instruct")
         bench_steps(corpus, "tiny", CASES, rounds)
         bench_steps(corpus, "tiny-additive", CASES, rounds)

@@ -74,7 +74,7 @@ def board_world(given: argparse.Namespace, device: str) -> None:
     train, test = (120, 40) if given.small else (20_000, 1000)
     scene = {"size": training.size, "grid": training.grid, "objects": training.objects}
     for task in QUESTIONS:
-        build.write(task, given.out / "world" / task, train=train, test=test, **scene)
+        build.write(build.WorldSpec(task, train, test, **scene), given.out / "world" / task)
     base = scenes_base.ensure(given.out, training=training, device=device)
     (made,) = suite.load("world_vlm")
     made = replace(
@@ -98,7 +98,7 @@ def measure_speed(given: argparse.Namespace, device: str) -> None:
         tiny_vlms.make("qwen2_vl", model, None if given.small else LARGE)
     data = given.out / "instruct"
     train, test, size = (120, 40, 64) if given.small else (2800, 500, 224)
-    build.write("instruct", data, train=train, test=test, size=size)
+    build.write(build.WorldSpec("instruct", train, test, size=size), data)
     made = Suite(
         "gpu",
         tuple(Entry(name, {"filters": "same"} if name == "mbpo" else {}) for name in METHODS),

@@ -136,7 +136,7 @@ def measure(base: Path, data: Path, part: str) -> None:
     model = AutoModelForImageTextToText.from_pretrained(base).eval()
     processor = AutoProcessor.from_pretrained(base)
     for task in ("prior_conflict", "pope", "vqa", "chair"):
-        asked = list(read(build.ensure(task, data, seed=1), task, part))
+        asked = list(read(build.ensure(build.WorldSpec(task, seed=1), data), task, part))
         tokens = 16 if task == "chair" else 3
         for picture in (True, False):
             said = answers(model, processor, asked, picture=picture, tokens=tokens)

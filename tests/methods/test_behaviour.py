@@ -37,7 +37,7 @@ class Study:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("behaviour") / "food101"
-    build.write("food101", root, train=2000, test=400, seed=1)
+    build.write(build.WorldSpec("food101", train=2000, test=400, seed=1), root)
     return root
 
 

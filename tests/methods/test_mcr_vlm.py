@@ -20,9 +20,9 @@ from steelyard.methods import mcr
 from steelyard.methods._shared.divergences import jensen_shannon
 from steelyard.methods._shared.gradients import parameters_held
 from steelyard.methods._shared.permutation_game import SIGN, Game, mipd
-from steelyard.tasks.world.language import ASK, compose, prompt
+from steelyard.tasks.world.language import ASK, prompt
+from steelyard.tasks.world.prior import BASE_PRIOR, compose
 from steelyard.tasks.world.scenes import draw
-from steelyard.tasks.world.source import BASE_HABITS
 
 ROWS = 5
 ORDER = torch.tensor([1, 2, 3, 4, 0, 3, 1, 0, 2, 4])  # two draws, some rows fixed
@@ -88,9 +88,9 @@ def test_identity_permutation_loses_nothing(root: Path) -> None:
 
 def test_the_trained_base_loses_by_a_shuffled_picture_and_not_by_one_nobody_sees() -> None:
     model = vlm_build.build("tiny-vlm", vlm_config.configure("tiny-vlm", {}), seed=0).eval()
-    rng, habits = np.random.default_rng(0), BASE_HABITS
-    scenes = [compose(habits, rng) for _ in range(24)]
-    asked = [ASK["count"](scene, habits, rng) for scene in scenes]
+    rng, prior = np.random.default_rng(0), BASE_PRIOR
+    scenes = [compose(prior, rng) for _ in range(24)]
+    asked = [ASK["count"](scene, prior, rng) for scene in scenes]
     inputs = [
         Inputs(Image.fromarray(draw(scene, rng)), question.text, prompt(question))
         for scene, question in zip(scenes, asked, strict=True)

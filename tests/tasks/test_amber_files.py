@@ -136,7 +136,7 @@ def test_one_file_of_all_queries_and_a_validation_part(folder: Path) -> None:
     ):
         write(folder, f"query/query_discriminative-{name}.json", rows)
     assert amber.load(folder).revision == before
-    build.write("amber", folder.parent / "made", train=16, test=40)
+    build.write(build.WorldSpec("amber", train=16, test=40), folder.parent / "made")
     made = amber.load(folder.parent / "made")
     assert set(made.splits) == {"test", "val"} and made.splits["val"][0].id == "val/1"
 

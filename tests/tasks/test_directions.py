@@ -151,7 +151,7 @@ def scores(task: str, root: Path, shift: int) -> dict[str, float]:
 def test_worse_answers_are_worse_by_every_metric(
     task: str, tmp_path: Path, short_validation: None
 ) -> None:
-    build.write(task, tmp_path / task, train=32, test=96, seed=3)
+    build.write(build.WorldSpec(task, train=32, test=96, seed=3), tmp_path / task)
     right, wrong = (scores(task, tmp_path / task, shift) for shift in (0, 1))
     assert tasks.info(task).main in right
     for name in right:  # the world has nothing to ask for some, such as social science

@@ -1,35 +1,34 @@
-"""Shape and schedule of the generated world's base model: how large it is, what it is shown."""
+"""Architecture and training schedule of the generated world's base model."""
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from steelyard.harness.models.tiny_vlm.tokenizer import IMAGE, vocabulary
-from steelyard.tasks.world.language import MOST, Habits
+from steelyard.tasks.world.prior import BASE_PRIOR, MAX_OBJECTS, LanguagePrior
 from steelyard.tasks.world.scenes import GRID
-from steelyard.tasks.world.source import BASE_HABITS
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How the base model is trained; the defaults were chosen on validation scenes."""
+    """Training options of the base model; the defaults were chosen on validation scenes."""
 
     size: int = 48
-    """Side of a picture in pixels."""
+    """Width and height of a picture in pixels."""
     patches: int = 2
-    """Patches along a side, each of them a token."""
+    """Patches per row and column, each of them a token."""
     grid: int = GRID
-    """Cells along a side of a scene."""
-    objects: int = MOST
+    """Cells per row and column of a scene."""
+    objects: int = MAX_OBJECTS
     """Most objects of a scene."""
-    p_color: float = BASE_HABITS.p_color
-    """How strong the habit is: the probability that an object has its usual colour."""
-    p_cooc: float = BASE_HABITS.p_cooc
-    """The probability that a food is in its usual place."""
+    p_color: float = BASE_PRIOR.p_color
+    """Strength of the language prior: probability that an object has its usual colour."""
+    p_cooc: float = BASE_PRIOR.p_cooc
+    """Probability that a food is in its usual place."""
     width: int = 64
     """Hidden size of the vision tower and of the language model."""
     language_width: int | None = None
-    """Hidden size of the language model where it is another."""
+    """Hidden size of the language model if it differs."""
     layers: int = 2
     """Layers of each."""
     vision_steps: int = 700
@@ -40,18 +39,18 @@ class Training:
     images: int = 4000
     """Pictures of the alignment stage."""
     turns: int = 5
-    """Questions about each of them."""
+    """Questions about each picture."""
     batch: int = 160
-    """Questions a step."""
+    """Questions per step."""
     blind: float = 0.1
-    """Share of questions that come without the picture."""
+    """Fraction of text-only questions in the alignment stage; cached folders contain this name."""
     learning_rate: float = 3e-3
 
     @property
-    def habits(self) -> Habits:
-        """How the scenes are that it learns from."""
+    def prior(self) -> LanguagePrior:
+        """Return the language prior of the training scenes."""
         return dataclasses.replace(
-            BASE_HABITS,
+            BASE_PRIOR,
             p_color=self.p_color,
             p_cooc=self.p_cooc,
             grid=self.grid,
@@ -60,7 +59,7 @@ class Training:
 
 
 def build(training: Training) -> Any:
-    """The untrained model, a ``LlavaForConditionalGeneration``."""
+    """Build the untrained model, a ``LlavaForConditionalGeneration``."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
     from transformers import LlavaForConditionalGeneration as Llava
 

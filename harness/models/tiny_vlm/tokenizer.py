@@ -1,15 +1,23 @@
 """Vocabulary and processor of the generated world's vision-language model.
 
-Words are whole tokens in lower case with punctuation split off and digits apart, so the prompts of
-every generated data set are read without an unknown word.
+Each word is a token in lower case; punctuation marks and digits are tokens of their own. Prompts of
+the generated data sets have no unknown word.
 """
 
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from steelyard.tasks.world.build import ENDINGS, GENRES, OPENINGS, OUTSIDE_GENRE
-from steelyard.tasks.world.classification import MEME_PHRASES, NAMING_TITLES, SILENT_TITLES
+from steelyard.tasks import food101, hateful_memes, mm_imdb
+from steelyard.tasks.world.classification import (
+    ENDINGS,
+    GENRES,
+    MEME_PHRASES,
+    NAMING_TITLES,
+    OPENINGS,
+    OUTSIDE_GENRE,
+    SILENT_TITLES,
+)
 from steelyard.tasks.world.language import (
     CAPTION,
     SHORT,
@@ -35,35 +43,32 @@ TEMPLATE = (
     "{% if message['role'] == 'assistant' %}</s>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-"""One turn is ``<s><user><image>question<assistant>answer</s>``."""
-INSTRUCTIONS = (
-    'The recipe page says: "". Which dish is this? Answer with one name from this list: ',
-    'A meme with "" written on it. Is this meme hateful? Answer yes or no.',
-    "Plot: Which genres does this film belong to? It may have several. Answer with names from "
-    "this list, separated by commas: ",
-    "drama comedy romance thriller crime action adventure horror documentary mystery sci-fi "
-    "fantasy family biography war history music animation musical western sport short film-noir",
+"""A turn is ``<s><user><image>question<assistant>answer</s>``."""
+EXTRA = (
     "Choose an option. A, B, C, D, E or none. Please describe what you see: there are two, one, "
     "three, four, no, not, zero objects. I do not know. Look at the photo, picture or scene.",
     "0 1 2 3 4 5 6 7 8 9 . , : ; ! ? ' \" ( ) - | /",
 )
-"""Words of the classification tasks' prompts, and a few that answers to other questions use."""
+"""Words that answers to other questions use."""
 
 
 def texts() -> Iterator[str]:
-    """Everything that the generated data sets ask, tell or answer."""
-    yield from (SHORT, CAPTION, OUTSIDE_GENRE, *INSTRUCTIONS, *COLOURS, *PLACES)
+    """Yield every question, text and answer of the generated data sets."""
+    yield from (SHORT, CAPTION, OUTSIDE_GENRE, *EXTRA, *COLOURS, *PLACES)
+    yield food101.prompt("a", ())
+    yield hateful_memes.prompt("a", hateful_memes.CLASSES)
+    yield mm_imdb.prompt("a", mm_imdb.GENRES)
     yield from (*NAMING_TITLES, *SILENT_TITLES, *OPENINGS, *ENDINGS)
     yield from (word for words in (*FILLERS.values(), *MEME_PHRASES) for word in words)
     for name, genre in GENRES.items():
         yield from (name, *genre.sentences)
     for kind in KINDS:
-        things = (Object(kind, "red", 0), Object("cup", "orange", 1))
-        scene = Scene("sea", things)
+        objects = (Object(kind, "red", 0), Object("cup", "orange", 1))
+        scene = Scene("sea", objects)
         yield caption(scene)
         for question in (
-            colour_question(things[0]),
-            attribute_question(things[0], "red"),
+            colour_question(objects[0]),
+            attribute_question(objects[0], "red"),
             existence_question(scene, kind),
             count_question(scene),
         ):
@@ -72,7 +77,7 @@ def texts() -> Iterator[str]:
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """Tokens by id: the special ones, then all words in alphabetical order."""
+    """Return the tokens by id: the special ones, then all words in alphabetical order."""
     pre = _raw_tokenizer({}).pre_tokenizer
     words = {word for text in texts() for word, _ in pre.pre_tokenize_str(text.lower())}
     return (*SPECIALS, *sorted(words - set(SPECIALS)))
@@ -97,7 +102,7 @@ def _raw_tokenizer(ids: dict[str, int]) -> Any:
 
 
 def build_tokenizer() -> Any:
-    """A ``PreTrainedTokenizerFast`` that pads on the left."""
+    """Build a ``PreTrainedTokenizerFast`` that pads on the left."""
     from transformers import PreTrainedTokenizerFast
 
     ids = {token: number for number, token in enumerate(vocabulary())}
@@ -114,7 +119,10 @@ def build_tokenizer() -> Any:
 
 
 def build_processor(size: int, patches: int) -> Any:
-    """A ``LlavaProcessor`` for pictures of ``size`` pixels, ``patches`` a side, in [-1, 1]."""
+    """Build a ``LlavaProcessor`` for square pictures of ``size`` pixels, scaled to [-1, 1].
+
+    Each row and column has ``patches`` patches.
+    """
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     images = CLIPImageProcessor(

@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from steelyard.tasks.world import build
 
     root = tmp_path_factory.mktemp("data")
-    build.write("pope", root / "ours", train=16, test=16, seed=0)
+    build.write(build.WorldSpec("pope", train=16, test=16), root / "ours")
     write(root / "theirs", stock_data.pope(12))
     return root
 

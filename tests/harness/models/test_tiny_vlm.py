@@ -22,10 +22,10 @@ from steelyard.harness.models.tiny_vlm.tokenizer import (
 )
 from steelyard.harness.models.tiny_vlm.train import conversation, ensure
 from steelyard.tasks import food101, hateful_memes, mm_imdb
-from steelyard.tasks.world.build import write
-from steelyard.tasks.world.language import ASK, CAPTION, SHORT, compose, part_of, prompt
+from steelyard.tasks.world.build import WorldSpec, write
+from steelyard.tasks.world.language import ASK, CAPTION, SHORT, prompt
+from steelyard.tasks.world.prior import BASE_PRIOR, compose, part_of
 from steelyard.tasks.world.scenes import KINDS
-from steelyard.tasks.world.source import BASE_HABITS
 
 FEW = Training(vision_steps=2, vision_images=64, text_steps=2, steps=3, images=20, batch=16)
 
@@ -53,9 +53,9 @@ def test_every_question_and_answer_of_the_world_is_made_of_known_words() -> None
     rng = np.random.default_rng(0)
     texts = set()
     for _ in range(3000):
-        scene = compose(BASE_HABITS, rng)
+        scene = compose(BASE_PRIOR, rng)
         for ask in ASK.values():
-            question = ask(scene, BASE_HABITS, rng)
+            question = ask(scene, BASE_PRIOR, rng)
             texts |= {prompt(question), question.answer, *question.choices}
     assert len(texts) > 500 and not unknown_words(sorted(texts))
 
@@ -67,7 +67,7 @@ def test_prompts_of_the_classification_sets_are_made_of_known_words(tmp_path: Pa
         "hateful_memes": hateful_memes,
         "mm_imdb": mm_imdb,
     }.items():
-        write(task, tmp_path / task, train=240, test=64)
+        write(WorldSpec(task, train=240, test=64), tmp_path / task)
         corpus = module.load(tmp_path / task)
         texts |= set(module.choices(corpus.classes))
         for rows in corpus.splits.values():
@@ -170,11 +170,11 @@ def test_a_changed_argument_has_its_own_folder_and_weights(
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_changed_habits_of_the_world_change_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = train._describe(0, FEW)
-    assert train._describe(0, FEW) == before
+def test_changed_code_of_the_world_change_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = train._content(0, FEW)
+    assert train._content(0, FEW) == before
     monkeypatch.setitem(KINDS, "ball", KINDS["box"])  # type: ignore[misc]
-    assert train._describe(0, FEW) != before
+    assert train._content(0, FEW) != before
 
 
 def test_an_interrupted_training_leaves_nothing(tmp_path: Path) -> None:
@@ -195,9 +195,9 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_the_base_never_sees_a_scene_of_another_part() -> None:
     rng = np.random.default_rng(3)
-    natural = [train._scene(BASE_HABITS, rng) for _ in range(300)]
+    natural = [train._base_scene(BASE_PRIOR, rng) for _ in range(300)]
     assert {part_of(scene) for scene in natural} == {"base"}
-    crowded = [train._sight(2, rng) for _ in range(50)]
+    crowded = [train._crowded_scene(2, rng) for _ in range(50)]
     # Four objects, where every data set has at most three: no symbol can be shared.
     assert all(len(scene.objects) == 4 for scene in crowded)
 
@@ -219,6 +219,6 @@ def test_a_larger_world_makes_a_larger_model(tmp_path: Path) -> None:
 
 def test_features_of_a_cell_are_the_mean_of_its_patches() -> None:
     features = torch.arange(16.0)[None, :, None]  # 4 x 4 patches, numbered row by row
-    cells = train._by_cell(features, 2)
+    cells = train._cell_features(features, 2)
     assert cells.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert torch.equal(train._by_cell(features, 4), features)
+    assert torch.equal(train._cell_features(features, 4), features)

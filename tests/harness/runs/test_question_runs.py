@@ -19,7 +19,7 @@ from steelyard.harness.core.examples import Corpus, Inputs
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.evaluation.scores import Evaluation
 from steelyard.tasks._shared.images import open_image
-from steelyard.tasks.world.build import ensure
+from steelyard.tasks.world.build import WorldSpec, ensure
 
 QUESTIONS = ("vqav2", "gqa", "textvqa", "scienceqa", "mme", "naturalbench")
 TEST = 64
@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> Pa
 
 
 def root_of(task: str, made: Path) -> Path:
-    return ensure(task, made, train=96, test=TEST, seed=5)
+    return ensure(WorldSpec(task, train=96, test=TEST, seed=5), made)
 
 
 def generated(task: str, made: Path) -> Corpus:

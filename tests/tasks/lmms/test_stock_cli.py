@@ -95,7 +95,7 @@ def test_every_task_is_built_asked_and_scored_by_stock_lmms_eval(
 ) -> None:
     from lmms_eval.evaluator import evaluate
 
-    build.write(name, tmp_path / name, train=120, test=16, seed=0)
+    build.write(build.WorldSpec(name, train=120, test=16), tmp_path / name)
     monkeypatch.setenv(tasks.DATA_VARIABLE, str(tmp_path))
     made = manager.load_task_or_group([tasks.PREFIX + name])
     (task,) = made.values()

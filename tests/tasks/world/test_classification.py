@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,18 @@ from PIL import Image
 from steelyard.harness.core.errors import UserError
 from steelyard.tasks import food101, hateful_memes, mm_imdb
 from steelyard.tasks.world import build
-from steelyard.tasks.world.build import SETS, ensure, write
-from steelyard.tasks.world.classification import MEME_FILES, MEME_KINDS, MEME_PHRASES
+from steelyard.tasks.world.build import SETS, WorldSpec, ensure, write
+from steelyard.tasks.world.classification import (
+    GENRES,
+    MEME_FILES,
+    MEME_KINDS,
+    MEME_PHRASES,
+    OUTSIDE_GENRE,
+)
 from steelyard.tasks.world.scenes import FOODS, KINDS
 
 TRAIN, TEST = 240, 120
+SMALL = WorldSpec("food101", train=32, test=32)
 WORLD_SPLIT = {
     "dev": "val",
     "dev_seen": "val",
@@ -44,13 +52,13 @@ DRAWN_AGAIN = 0.1
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> dict[str, Path]:
     cache = tmp_path_factory.mktemp("cache")
-    return {task: ensure(task, cache, train=TRAIN, test=TEST) for task in SETS}
+    return {task: ensure(WorldSpec(task, TRAIN, TEST), cache) for task in SETS}
 
 
 @pytest.fixture(scope="module")
 def other_sets(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> dict[str, Path]:
     cache = tmp_path_factory.mktemp("other")
-    return {task: ensure(task, cache, train=TRAIN, test=TEST, seed=1) for task in SETS}
+    return {task: ensure(WorldSpec(task, TRAIN, TEST, seed=1), cache) for task in SETS}
 
 
 def truth(root: Path) -> list[dict[str, Any]]:
@@ -68,7 +76,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("task", SETS)
 def test_same_arguments_same_bytes(task: str, sets: dict[str, Path], tmp_path: Path) -> None:
-    write(task, tmp_path / "again", train=TRAIN, test=TEST)
+    write(WorldSpec(task, TRAIN, TEST), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(sets[task])
 
 
@@ -108,7 +116,7 @@ def test_marker_states_what_was_made(task: str, sets: dict[str, Path]) -> None:
     marker = json.loads((sets[task] / build.MARKER).read_text(encoding="utf-8"))
     assert marker["task"] == task and marker["seed"] == 0
     assert (marker["train"], marker["test"], marker["size"]) == (TRAIN, TEST, 48)
-    assert marker["knobs"] == SETS[task].knobs
+    assert marker["knobs"] == SETS[task].parameters
 
 
 # --- food101 ---------------------------------------------------------------------------------
@@ -146,10 +154,10 @@ def test_splitting_leaves_the_priors_as_stated(sets: dict[str, Path]) -> None:
     assert np.mean(placed) == pytest.approx(0.95, abs=0.046)
 
 
-def test_food_share_is_a_knob(tmp_path: Path) -> None:
-    root = ensure("food101", tmp_path, train=32, test=32, p_named=1.0)
+def test_food_share_is_a_parameter(tmp_path: Path) -> None:
+    root = ensure(replace(SMALL, parameters={"p_named": 1.0}), tmp_path)
     assert all(row["named"] for row in truth(root))
-    assert root != ensure("food101", tmp_path, train=32, test=32)
+    assert root != ensure(SMALL, tmp_path)
 
 
 def test_food_picture_always_shows_the_class_and_no_other_food(sets: dict[str, Path]) -> None:
@@ -253,7 +261,7 @@ def film(root: Path, id_: str) -> dict[str, Any]:
 
 def test_movies_are_read_by_the_loader_of_the_real_data(sets: dict[str, Path]) -> None:
     corpus = mm_imdb.load(sets["mm_imdb"])
-    assert set(corpus.classes) == set(build.GENRES) <= set(mm_imdb.GENRES)
+    assert set(corpus.classes) == set(GENRES) <= set(mm_imdb.GENRES)
     sizes = {split: len(rows) for split, rows in corpus.splits.items()}
     assert sizes == {"train": TRAIN, "val": build.VALIDATION, "test": TEST}
     facts = {row["id"]: row for row in truth(sets["mm_imdb"])}
@@ -270,12 +278,12 @@ def test_movie_genres_are_where_the_truth_says(sets: dict[str, Path]) -> None:
         longest = max(film(root, row["id"])["plot"], key=len)
         told = {
             genre
-            for genre, place in build.GENRES.items()
+            for genre, place in GENRES.items()
             if any(sentence in longest for sentence in place.sentences)
         }
         shown = {
             genre
-            for genre, place in build.GENRES.items()
+            for genre, place in GENRES.items()
             if any(f" {kind}@" in row["scene"] for kind in place.kinds)
         }
         assert told == set(row["told"]) and shown == set(row["shown"])
@@ -285,7 +293,7 @@ def test_movie_genres_are_where_the_truth_says(sets: dict[str, Path]) -> None:
 def test_movies_have_the_irregularities_of_real_files(sets: dict[str, Path]) -> None:
     root = sets["mm_imdb"]
     films = [film(root, row["id"]) for row in truth(root)]
-    assert any(build.OUTSIDE_GENRE in content["genres"] for content in films)
+    assert any(OUTSIDE_GENRE in content["genres"] for content in films)
     assert {len(content["plot"]) for content in films} == {1, 2, 3}
     assert any(content["plot"][0] != max(content["plot"], key=len) for content in films)
 
@@ -303,24 +311,24 @@ def test_interrupted_generation_leaves_nothing_to_read(
     with monkeypatch.context() as patch:
         patch.setattr(build, "write_lines", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            ensure("food101", tmp_path, train=32, test=32)
+            ensure(SMALL, tmp_path)
     assert not any(tmp_path.iterdir())
-    root = ensure("food101", tmp_path, train=32, test=32)
+    root = ensure(SMALL, tmp_path)
     assert len(truth(root)) == 64
 
 
 def test_finished_set_is_not_written_again(tmp_path: Path) -> None:
-    root = ensure("food101", tmp_path, train=32, test=32)
+    root = ensure(SMALL, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    assert ensure("food101", tmp_path, train=32, test=32) == root
+    assert ensure(SMALL, tmp_path) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
 def test_folder_without_the_marker_is_refused(tmp_path: Path) -> None:
-    root = ensure("food101", tmp_path, train=32, test=32)
+    root = ensure(SMALL, tmp_path)
     (root / build.MARKER).unlink()
     with pytest.raises(UserError, match="not this generated data set"):
-        ensure("food101", tmp_path, train=32, test=32)
+        ensure(SMALL, tmp_path)
 
 
 def test_two_writers_of_one_folder_both_succeed(
@@ -328,13 +336,13 @@ def test_two_writers_of_one_folder_both_succeed(
 ) -> None:
     generate = build._generate
 
-    def overtaken(folder: Path, content: dict[str, Any]) -> None:
-        generate(folder, content)
+    def overtaken(folder: Path, spec: WorldSpec) -> None:
+        generate(folder, spec)
         monkeypatch.setattr(build, "_generate", generate)
-        ensure("food101", tmp_path, train=32, test=32)
+        ensure(SMALL, tmp_path)
 
     monkeypatch.setattr(build, "_generate", overtaken)
-    root = ensure("food101", tmp_path, train=32, test=32)
+    root = ensure(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == [root]
 
 
@@ -347,21 +355,19 @@ def test_two_writers_of_one_folder_both_succeed(
         ("food101", {"grid": 3}, "has 2 x 2 cells"),
         ("pope", {"grid": 5}, "2 to 4 cells"),
         ("pope", {"objects": 7}, "2 objects or more"),
-        ("food101", {"p_name": 0.5}, "Did you mean 'p_named'"),
-        ("hateful_memes", {"p_color": 1.5}, "from 0 to 1"),
+        ("food101", {"parameters": {"p_name": 0.5}}, "Did you mean 'p_named'"),
+        ("hateful_memes", {"parameters": {"p_color": 1.5}}, "from 0 to 1"),
     ],
 )
-def test_wrong_arguments_are_explained(
-    task: str, arguments: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_wrong_arguments_are_explained(task: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        ensure(task, tmp_path, **arguments)
+        WorldSpec(task, **arguments)
 
 
 def test_more_scenes_than_the_world_has_are_refused() -> None:
     rng = np.random.default_rng(0)
-    source = build.Source("val", 48, {"p_color": 1.0, "p_cooc": 1.0}, rng)
+    source = build.SceneSource("val", 48, {"p_color": 1.0, "p_cooc": 1.0}, rng)
     with pytest.raises(UserError, match="ask for fewer"):
         # Three kinds and eight colours of the cup make 24 * 8 scenes, a tenth of them in val.
         for _ in range(100):
-            source.scene(["banana", "fish", "cup"])
+            source.classified_scene(["banana", "fish", "cup"])

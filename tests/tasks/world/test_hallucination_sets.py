@@ -24,7 +24,7 @@ TEST = 96
 def made(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> Path:
     root = tmp_path_factory.mktemp("hallucinations")
     for task in SETS:
-        build.write(task, root / task, train=16, test=TEST, seed=5)
+        build.write(build.WorldSpec(task, train=16, test=TEST, seed=5), root / task)
     return root
 
 

@@ -9,19 +9,21 @@ from steelyard.tasks.world.language import (
     ASK,
     CAPTION,
     SHORT,
-    Habits,
     absent_kinds,
     attribute_question,
     caption,
     colour_question,
-    compose,
     count_question,
     existence_question,
-    held_out,
     other_colour,
+    prompt,
+)
+from steelyard.tasks.world.prior import (
+    LanguagePrior,
+    compose,
+    held_out,
     part_of,
     pool_colours,
-    prompt,
     rate,
     residents,
 )
@@ -36,8 +38,8 @@ from steelyard.tasks.world.scenes import (
     split_of,
 )
 
-USUAL = Habits(p_color=0.985, p_cooc=0.9, p_neutral=0.25, yes=0.7, same_place=0.15)
-EVEN = Habits(p_color=0.6, p_cooc=0.9, p_neutral=0.25, yes=0.5, same_place=0.5)
+USUAL = LanguagePrior(p_color=0.985, p_cooc=0.9, p_neutral=0.25, yes=0.7, same_place=0.15)
+EVEN = LanguagePrior(p_color=0.6, p_cooc=0.9, p_neutral=0.25, yes=0.5, same_place=0.5)
 FISH = Object("fish", "pink", 0)
 GRAPES = Object("grapes", "purple", 2)
 SEA = Scene("sea", (FISH, GRAPES))
@@ -47,9 +49,9 @@ def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def scenes(habits: Habits, count: int = 3000) -> list[Scene]:
+def scenes(prior: LanguagePrior, count: int = 3000) -> list[Scene]:
     rng = generator()
-    return [compose(habits, rng) for _ in range(count)]
+    return [compose(prior, rng) for _ in range(count)]
 
 
 def test_questions_are_worded_as_published_ones_and_answered_from_the_scene() -> None:
@@ -94,8 +96,8 @@ def test_only_captions_go_without_the_short_answer_suffix() -> None:
 
 def test_questions_drawn_have_the_stated_shares_of_yes_and_of_near_negatives() -> None:
     rng = generator()
-    for habits in (USUAL, EVEN):
-        asked = [(scene, ASK["existence"](scene, habits, rng)) for scene in scenes(habits)]
+    for prior in (USUAL, EVEN):
+        asked = [(scene, ASK["existence"](scene, prior, rng)) for scene in scenes(prior)]
         yes = [question.answer == "yes" for _, question in asked]
         near = [
             question.about in residents(scene.place)
@@ -103,8 +105,8 @@ def test_questions_drawn_have_the_stated_shares_of_yes_and_of_near_negatives() -
             if question.answer == "no"
         ]
         # Four standard errors of 3,000 and of at least 900 items.
-        assert np.mean(yes) == pytest.approx(habits.yes, abs=0.037)
-        assert np.mean(near) == pytest.approx(habits.same_place, abs=0.067)
+        assert np.mean(yes) == pytest.approx(prior.yes, abs=0.037)
+        assert np.mean(near) == pytest.approx(prior.same_place, abs=0.067)
 
 
 def test_a_wrong_attribute_is_the_usual_colour_where_that_is_wrong() -> None:
@@ -121,7 +123,7 @@ def test_absent_kinds_are_all_kinds_not_shown_split_by_place() -> None:
     assert not set(near) & set(far)
 
 
-def test_composed_scenes_follow_the_habits() -> None:
+def test_composed_scenes_follow_the_prior() -> None:
     made = scenes(USUAL)
     things = [thing for scene in made for thing in scene.objects]
     foods = [(scene, thing) for scene in made for thing in scene.objects if thing.kind in FOODS]
@@ -180,13 +182,13 @@ def test_half_of_the_unusual_pairs_are_held_out_and_none_is_usual() -> None:
     assert np.mean(usual) == pytest.approx(0.6, abs=0.042)
 
 
-def test_habits_say_how_large_a_scene_is() -> None:
+def test_prior_say_how_large_a_scene_is() -> None:
     rng = np.random.default_rng(0)
-    habits = Habits(0.5, 0.5, 0.5, 0.5, 0.5, grid=3, objects=4)
-    scenes = [compose(habits, rng) for _ in range(300)]
+    prior = LanguagePrior(0.5, 0.5, 0.5, 0.5, 0.5, grid=3, objects=4)
+    scenes = [compose(prior, rng) for _ in range(300)]
     assert {len(scene.objects) for scene in scenes} == {1, 2, 3, 4}
     assert {thing.cell for scene in scenes for thing in scene.objects} == set(range(9))
     assert all(len({thing.kind for thing in s.objects}) == len(s.objects) for s in scenes)
-    question = count_question(scenes[0], habits.objects)
+    question = count_question(scenes[0], prior.objects)
     assert question.choices == ("1", "2", "3", "4")
     assert scenes[0].symbol != replace(scenes[0], grid=4).symbol

@@ -14,11 +14,11 @@ from test_scene_sets import check_answer, lines, parse, truth
 from steelyard import tasks
 from steelyard.harness.core.examples import Example
 from steelyard.tasks.world import build
-from steelyard.tasks.world.build import ensure
-from steelyard.tasks.world.language import held_out
+from steelyard.tasks.world.build import WorldSpec, ensure
 from steelyard.tasks.world.pairs import CATEGORIES
-from steelyard.tasks.world.scenes import FOODS, KINDS, PLACES, Scene
-from steelyard.tasks.world.vqa import DOTS, GQA_KINDS
+from steelyard.tasks.world.prior import held_out
+from steelyard.tasks.world.scenes import DOTS, FOODS, KINDS, PLACES, Scene
+from steelyard.tasks.world.vqa import GQA_KINDS
 
 TASKS = ("vqav2", "gqa", "textvqa", "scienceqa", "mme", "naturalbench")
 TEST = 64
@@ -27,7 +27,7 @@ TEST = 64
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> dict[str, Path]:
     cache = tmp_path_factory.mktemp("questions")
-    return {task: ensure(task, cache, train=64, test=TEST, seed=5) for task in TASKS}
+    return {task: ensure(WorldSpec(task, train=64, test=TEST, seed=5), cache) for task in TASKS}
 
 
 def facts(root: Path, split: str = "test") -> dict[str, Any]:

@@ -10,16 +10,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steelyard.tasks.world import build, source
+from steelyard.tasks.world import build
 from steelyard.tasks.world import questions as scene_sets
-from steelyard.tasks.world.build import ensure, write
-from steelyard.tasks.world.language import CAPTION, Habits, compose, held_out, part_of, residents
+from steelyard.tasks.world.build import WorldSpec, ensure, write
+from steelyard.tasks.world.language import CAPTION
+from steelyard.tasks.world.prior import (
+    BASE_PARAMETERS,
+    LanguagePrior,
+    compose,
+    held_out,
+    part_of,
+    residents,
+)
 from steelyard.tasks.world.questions import SCENE_SETS
 from steelyard.tasks.world.scenes import COLOURS, FOODS, KINDS, Object, Scene
 
 TRAIN, TEST = 300, 64
 PARTS = {"train": "pool", "val": "val", "test": "test"}
 EVALUATION = ("pope", "vqa", "prior_conflict", "chair")
+
+
+def spec(task: str, seed: int = 5, **parameters: float) -> WorldSpec:
+    return WorldSpec(task, TRAIN, TEST, seed, parameters=parameters)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sets(cache: Path, short_validation: None) -> dict[str, Path]:
-    return {task: ensure(task, cache, train=TRAIN, test=TEST, seed=5) for task in SCENE_SETS}
+    return {task: ensure(spec(task), cache) for task in SCENE_SETS}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -74,7 +86,7 @@ def test_every_scene_is_of_the_part_it_may_be_of(sets: dict[str, Path]) -> None:
 @pytest.mark.parametrize("task", SCENE_SETS)
 def test_the_seed_decides_the_bytes(task: str, sets: dict[str, Path], tmp_path: Path) -> None:
     for seed, name in ((5, "same"), (6, "other")):
-        write(task, tmp_path / name, train=TRAIN, test=TEST, seed=seed)
+        write(spec(task, seed=seed), tmp_path / name)
     images = [path.relative_to(sets[task]) for path in sets[task].rglob("*.[jp]*g")]
     assert images
     for path in [Path("truth.jsonl"), images[0]]:
@@ -132,7 +144,7 @@ def check_answer(question: str, answer: str, scene: Scene) -> None:
 def test_held_out_pairs_are_never_in_the_pool_and_always_in_the_held_out_items(
     sets: dict[str, Path], cache: Path
 ) -> None:
-    biased = ensure("instruct", cache, train=TRAIN, test=TEST, seed=5, biased=1.0)
+    biased = ensure(spec("instruct", biased=1.0), cache)
     for root in (sets["instruct"], biased):
         things = [thing for row in truth(root) for thing in parse(row["scene"]).objects]
         foods = [thing for thing in things if thing.kind in FOODS]
@@ -142,8 +154,8 @@ def test_held_out_pairs_are_never_in_the_pool_and_always_in_the_held_out_items(
         assert unseen == (row["subset"] == "held_out")
 
 
-def test_the_biased_pool_follows_the_base_models_habits(sets: dict[str, Path], cache: Path) -> None:
-    biased = ensure("instruct", cache, train=TRAIN, test=TEST, seed=5, biased=1.0)
+def test_the_biased_pool_follows_the_base_models_prior(sets: dict[str, Path], cache: Path) -> None:
+    biased = ensure(spec("instruct", biased=1.0), cache)
     usual, yes = {}, {}
     for name, root in (("curated", sets["instruct"]), ("biased", biased)):
         rows = truth(root)
@@ -176,7 +188,7 @@ def test_pope_files_are_official_balanced_and_right(name: str, sets: dict[str, P
 
 def test_pope_negatives_are_popular_or_occur_with_what_is_present(sets: dict[str, Path]) -> None:
     rng = np.random.default_rng(0)
-    world = Habits(**source.BASE_KNOBS, yes=0.5, same_place=0.5)
+    world = LanguagePrior(**BASE_PARAMETERS, yes=0.5, same_place=0.5)
     drawn = [compose(world, rng) for _ in range(4000)]
     seen = Counter(thing.kind for scene in drawn for thing in scene.objects)
     pairs = Counter(

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from steelyard.tasks.world.prior import LanguagePrior, arrange
 from steelyard.tasks.world.scenes import (
     COLOURS,
     FOODS,
@@ -15,12 +16,14 @@ from steelyard.tasks.world.scenes import (
     PLACES,
     SPLITS,
     Object,
-    Priors,
     Scene,
-    arrange,
     draw,
     split_of,
 )
+
+
+def prior(p_color: float, p_cooc: float) -> LanguagePrior:
+    return LanguagePrior(p_color, p_cooc, p_neutral=0.0, yes=0.5, same_place=0.5)
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -72,19 +75,19 @@ def test_draw_puts_each_object_in_its_cell_at_every_size(size: int) -> None:
 def test_arrange_follows_the_priors_exactly_at_one_and_zero() -> None:
     rng = generator()
     for _ in range(50):
-        usual = arrange(["banana", "fish"], Priors(1, 1), rng)
+        usual = arrange(["banana", "fish"], prior(1, 1), rng)
         assert usual.place == "orchard"
         assert {(thing.kind, thing.colour) for thing in usual.objects} == {
             ("banana", "yellow"),
             ("fish", "blue"),
         }
-        odd = arrange(["banana"], Priors(0, 0), rng)
+        odd = arrange(["banana"], prior(0, 0), rng)
         assert odd.place != "orchard" and odd.objects[0].colour != "yellow"
 
 
 def test_arrange_follows_the_priors_in_between() -> None:
     rng = generator()
-    scenes = [arrange(["banana", "cup", "kite"], Priors(0.8, 0.3), rng) for _ in range(2000)]
+    scenes = [arrange(["banana", "cup", "kite"], prior(0.8, 0.3), rng) for _ in range(2000)]
     bananas = [thing for s in scenes for thing in s.objects if thing.kind == "banana"]
     # Four standard errors: 4 sqrt(0.8 * 0.2 / 2000) = 0.036, 4 sqrt(0.3 * 0.7 / 2000) = 0.041.
     assert np.mean([thing.colour == "yellow" for thing in bananas]) == pytest.approx(0.8, abs=0.036)
@@ -98,7 +101,7 @@ def test_arrange_follows_the_priors_in_between() -> None:
 def test_split_depends_on_the_symbol_alone_and_has_the_stated_shares() -> None:
     rng = generator()
     kinds = [FOODS[position % 16] for position in range(3000)]
-    scenes = [arrange([kind, "cup", "box"], Priors(0.5, 0.5), rng) for kind in kinds]
+    scenes = [arrange([kind, "cup", "box"], prior(0.5, 0.5), rng) for kind in kinds]
     symbols = {scene.symbol: split_of(scene) for scene in scenes}
     assert all(symbols[scene.symbol] == split_of(scene) for scene in scenes)
     found = Counter(symbols.values())
@@ -113,7 +116,7 @@ def test_symbol_names_all_that_is_shown() -> None:
 
 def test_speed_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     rng = generator()
-    scenes = [arrange([food, "cup"], Priors(0.9, 0.9), rng) for food in FOODS for _ in range(20)]
+    scenes = [arrange([food, "cup"], prior(0.9, 0.9), rng) for food in FOODS for _ in range(20)]
     started = time.process_time()
     pictures = [draw(scene, rng) for scene in scenes]
     rate = len(pictures) / (time.process_time() - started)
