@@ -55,7 +55,7 @@ def boards(
         published = publish(
             folders, out, budget=budget, track=track, html=html, report=report, **shared
         )
-    from steelyard.leaderboards.boards import profile_tables  # later, as helpers start before it
+    from steelyard.leaderboards.boards import profile_tables
     from steelyard.leaderboards.boards.tables import terminal
 
     for board in published.boards:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.processes import spread, tell
+from steelyard.harness.core.processes import spread
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs.run import Job, run
 
@@ -78,8 +78,8 @@ def _start(corpora: Mapping[str, Corpus], runs: Path, device: str) -> None:
     quiet_heavy_libraries()
 
 
-def _work(job: Job) -> Record:
-    return run(job, _worker.corpora, _worker.runs, _worker.device, _reporter(job, tell))
+def _work(job: Job, report: Report) -> Record:
+    return run(job, _worker.corpora, _worker.runs, _worker.device, _reporter(job, report))
 
 
 def _reporter(job: Job, report: Report) -> Callable[[str, float], None]:

@@ -1,18 +1,14 @@
 """From run folders to one long table of scores, and the items behind them when asked for."""
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.processes import ALONE, Helpers
-from steelyard.harness.core.progress import no_progress
 from steelyard.harness.records.record import Record, find, items_file, read
 from steelyard.harness.records.spec import RunSpec
 from steelyard.leaderboards.loading import items as item_table
@@ -25,8 +21,6 @@ COLUMNS = (
     "budget", "id",
 )  # fmt: skip
 
-AT_ONCE = 200
-"""Records that one process reads before another may take the next: about 50 ms."""
 MORE_COLUMNS = ("scored_on", "subset", "track")
 """Only where some run needs them: ``task`` is what was trained on."""
 
@@ -93,19 +87,18 @@ def collect(
     backbone: str | None = None,
     budget: str | None = None,
     track: str | None = None,
-    helpers: Helpers = ALONE,
 ) -> Runs:
     """Read every record under ``folders``, of one backbone, budget or track where given.
 
-    Trials of tuning are left out. ``helpers`` read with this process.
+    Trials of tuning are left out.
 
     Raises:
         UserError: no record is found, two records claim the same (label, task, seed), or the runs
             of a task differ in backbone, track, budget, rules or data, which no board may compare.
     """
-    places = [path for folder in folders for path in find(folder)]
-    read_all = map(Run, places, _read_all(places, helpers))
-    found = [run for run in read_all if run.record.kind != "trial"]
+    paths = [path for folder in folders for path in find(folder)]
+    runs = [Run(path, read(path)) for path in paths]
+    found = [run for run in runs if run.record.kind != "trial"]
     kept = [
         run
         for run in found
@@ -131,22 +124,6 @@ def collect(
     if not runs:
         raise UserError(f"All records under {where} are those of an oracle, which never ranks.")
     return Runs(tuple(runs), oracle)
-
-
-def _read_all(places: Sequence[Path], helpers: Helpers) -> Iterator[Record]:
-    starts = range(0, len(places), AT_ONCE)
-    found: dict[int, list[Record]] = {}
-
-    def done(job: tuple[int, Sequence[Path]], records: list[Record]) -> None:
-        found[job[0]] = records
-
-    jobs = deque((at, places[at : at + AT_ONCE]) for at in starts)
-    helpers.share(_read, jobs, no_progress, done, most=1)  # the one that starts anyhow
-    return chain.from_iterable(found[at] for at in starts)
-
-
-def _read(job: tuple[int, Sequence[Path]], tell: Callable[..., None]) -> list[Record]:
-    return [read(place) for place in job[1]]
 
 
 def backbone_name(spec: RunSpec) -> str:

@@ -1,191 +1,172 @@
-"""Everything that is published of one task, for several tasks at a time."""
+"""Report files of one task, and of several tasks in parallel."""
 
-from collections import deque
+import gc
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
 
-from steelyard.harness.core.processes import Helpers
+from steelyard.harness.core.processes import spread
 from steelyard.harness.core.progress import Progress
-from steelyard.leaderboards.boards import board, profile, summary
+from steelyard.leaderboards.boards import (
+    board,
+    export,
+    factorial,
+    plots,
+    profile,
+    profile_plots,
+    profile_tables,
+    tables,
+)
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.factorial import Factorial, factorials
+from steelyard.leaderboards.boards.names import board_stem, profile_stem
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.boards.summary import Summary
 from steelyard.leaderboards.loading.collect import Runs
-from steelyard.leaderboards.loading.garbage import set_aside
-from steelyard.leaderboards.output.style import KINDS, Figures, render
-from steelyard.leaderboards.publish import task_files
+from steelyard.leaderboards.output.style import Figures, render
 from steelyard.leaderboards.robustness import files as robustness_files
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 RESAMPLING, TABLES, FIGURES = "resampling items", "robustness and tables", "figures"
-MEASURED, BUILT = 0.5, 0.7
-"""Shares of a task's work that are done when its items are resampled, and its tables made."""
-SLOW = 2
-"""How much longer an item takes, about, whose AUROC is resampled than one whose scores are."""
-Tell = Callable[[str, str, float], None]
-"""Called with a task, what is done for it and the share that is finished."""
+READ, RESAMPLED, TABLED = 0.1, 0.5, 0.7
+"""Fraction of all work once the records are read; of a task's once resampled and tabled."""
+OnProgress = Callable[[str, str, float], None]
+"""Called with a task, its stage and the finished fraction of its work."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a chapter is to be made of."""
+class ReportRequest:
+    """Input of one task report."""
 
     runs: Runs
-    """Those of the task."""
+    """Runs of this task only."""
     task: str
     control: str
     kinds: Mapping[str, str]
     labels: tuple[str, ...]
-    """Those of all tasks, so that an entry looks the same in each."""
+    """Labels of all tasks, so that an entry looks the same in each report."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """A figure that is to be drawn."""
+class TaskReport:
+    """Result of one task."""
 
     task: str
-    """Empty for one of all tasks."""
-    stem: str
-    draw: Callable[[], "Figure"]
-
-
-@dataclass(frozen=True, slots=True)
-class Chapter:
-    """What one task's runs say."""
-
-    task: str
-    shown: Board | Profile
-    """Without what only its own files are made of, which would fill the memory."""
+    board: Board | Profile
+    """Without its resamples, which would fill the memory."""
     designs: tuple[Factorial, ...]
-    """The factorials among the entries of a profile."""
+    """Factorials among the entries of a profile."""
     files: Mapping[str, bytes]
-    """But figures, by name."""
+    """By name, figures first."""
+
+
+class _Pages(NamedTuple):
+    board: Board | Profile
+    designs: tuple[Factorial, ...]
+    files: dict[str, bytes]
     figures: Figures
-    """By stem."""
 
 
-@dataclass(frozen=True, slots=True)
-class Book:
-    """The chapters in the order asked for, the whole of them, and the files of all."""
-
-    chapters: tuple[Chapter, ...]
-    whole: Summary
-    drawn: Mapping[str, bytes]
-    """Figures by file name."""
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """By name: those of each chapter, then those of the whole; without the front page."""
-        found: dict[str, bytes] = {}
-        parts: tuple[Chapter | Summary, ...] = (*self.chapters, self.whole)
-        for part in parts:
-            names = [f"{stem}.{kind}" for stem in part.figures for kind in KINDS]
-            found |= {name: self.drawn[name] for name in names} | dict(part.files)
-        return found
-
-
-def make_all(asks: Sequence[Ask], runs: Runs, helpers: Helpers, report: Progress) -> Book:
-    """All chapters and their figures, equal ones whoever makes them.
-
-    The whole is built as soon as every chapter is there, while helpers draw.
+def build_all(requests: Sequence[ReportRequest], jobs: int, report: Progress) -> list[TaskReport]:
+    """Build every report, in at most ``jobs`` processes; the bytes do not depend on ``jobs``.
 
     Raises:
-        UserError: a chapter cannot be made, or a process that helped was killed.
+        UserError: a report cannot be built, or a worker process was killed.
     """
-    longest = sorted(asks, key=lambda ask: -_work_of(ask.runs))
-    left: deque[Ask | Drawing] = deque(longest)
-    shares = {ask.task: 0.0 for ask in asks}
-    chapters: dict[str, Chapter] = {}
-    drawn: dict[str, bytes] = {}
-    wholes = [] if asks else [summary.build(runs, ())]
+    fractions = {request.task: 0.0 for request in requests}
+    reports: dict[str, TaskReport] = {}
 
-    def heard(task: str, doing: str, share: float) -> None:
-        shares[task] = max(shares[task], share)
-        # A task is about as much as three times the reading of its records.
-        report(f"{task}: {doing}", (1 + 3 * sum(shares.values())) / (1 + 3 * len(shares)))
+    def on_progress(task: str, stage: str, fraction: float) -> None:
+        fractions[task] = max(fractions[task], fraction)
+        total = sum(fractions.values()) / len(fractions)
+        report(f"{task}: {stage}", READ + (1 - READ) * total)
 
-    def done(job: Ask | Drawing, made: Chapter | dict[str, bytes]) -> None:
-        if isinstance(made, Chapter):
-            chapters[made.task] = made
-            left.extend(_drawings(made.task, made.figures))
-        else:
-            drawn.update(made)
-        if job.task:
-            heard(job.task, *_drawing_of(chapters[job.task], drawn))
-        if len(chapters) == len(asks) and not wholes:
-            wholes.append(summary.build(runs, [chapters[ask.task].shown for ask in asks]))
-            left.extend(_drawings("", wholes[0].figures))
-
-    with _frugal():
-        helpers.share(make, left, heard, done, most=max(1, len(asks) - 1))
-    return Book(tuple(chapters[ask.task] for ask in asks), wholes[0], drawn)
+    for result in _results(requests, jobs, on_progress):
+        reports[result.task] = result
+        on_progress(result.task, "done", 1.0)
+    return [reports[request.task] for request in requests]
 
 
-def _drawings(task: str, figures: Figures) -> Iterator[Drawing]:
-    return (Drawing(task, stem, draw) for stem, draw in figures.items())
+def _results(
+    requests: Sequence[ReportRequest], jobs: int, on_progress: OnProgress
+) -> Iterator[TaskReport]:
+    largest_first = sorted(requests, key=_size, reverse=True)
+    workers = min(jobs, len(requests)) - 1
+    if workers < 1:
+        yield from (build(request, on_progress) for request in largest_first)
+        return
+    for _, future in spread(
+        build, largest_first, workers, on_progress, _start_worker, parent_works=True
+    ):
+        yield future.result()
 
 
-def _drawing_of(chapter: Chapter, drawn: Mapping[str, bytes]) -> tuple[str, float]:
-    """What is done for a chapter that was built, and the share of its work that is finished."""
-    there = sum(f"{stem}.svg" in drawn for stem in chapter.figures)
-    if there == len(chapter.figures):
-        return "done", 1.0
-    return FIGURES, BUILT + (1 - BUILT) * there / len(chapter.figures)
+def _size(request: ReportRequest) -> float:
+    """Estimate the time to resample, in items; an AUROC takes twice as long as a mean."""
+    scores = [score for run in request.runs.runs for score in run.record.scores if score.main]
+    return sum(score.n * (2 if score.metric == "auroc" else 1) for score in scores)
 
 
-@contextmanager
-def _frugal() -> Iterator[None]:
-    """One core for sums: of processes that spread theirs over all, each takes twice as long.
-
-    And no search for garbage among the records.
-    """
-    with threadpool_limits(1, user_api="blas"), set_aside():
-        yield
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports Ctrl-C
+    gc.disable()  # a search among the records, none of which is garbage, takes half a second
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg  # noqa: F401
 
 
-def _work_of(runs: Runs) -> float:
-    """About how long a task's runs take to resample, in a unit of its own."""
-    main = [score for run in runs.runs for score in run.record.scores if score.main]
-    return sum(score.n * (SLOW if score.metric == "auroc" else 1) for score in main)
+def build(request: ReportRequest, on_progress: OnProgress) -> TaskReport:
+    """Build the board or profile of a task, its tables and its figures."""
+    task = request.task
+    # Processes that each use all cores for sums take twice as long.
+    with threadpool_limits(1, user_api="blas"):
+        on_progress(task, RESAMPLING, 0.0)
+        is_profile = profile.is_profile(request.runs.runs)
+        pages = (_profile_pages if is_profile else _board_pages)(request, on_progress)
+        drawings: dict[str, bytes] = {}
+        for count, (stem, draw) in enumerate(pages.figures.items()):
+            on_progress(task, FIGURES, TABLED + (1 - TABLED) * count / len(pages.figures))
+            drawings |= render({stem: draw})
+    return TaskReport(task, pages.board, pages.designs, drawings | pages.files)
 
 
-def make(job: Ask | Drawing, tell: Tell) -> Chapter | dict[str, bytes]:
-    """One task's chapter, or the files of one figure."""
-    with _frugal():
-        if isinstance(job, Drawing):
-            return render({job.stem: job.draw})
-        tell(job.task, RESAMPLING, 0.0)
-        of_profile = profile.is_profile(job.runs.runs)
-        return _of_profile(job, tell) if of_profile else _of_board(job, tell)
-
-
-def _of_board(ask: Ask, tell: Tell) -> Chapter:
-    made = board.build(
-        ask.runs,
-        ask.task,
-        control=ask.control,
-        kinds=ask.kinds,
-        done=lambda share: tell(ask.task, RESAMPLING, MEASURED * share),
+def _board_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
+    result = board.build(
+        request.runs,
+        request.task,
+        control=request.control,
+        kinds=request.kinds,
+        done=lambda fraction: on_progress(request.task, RESAMPLING, RESAMPLED * fraction),
     )
-    tell(ask.task, TABLES, MEASURED)
-    files, figures = task_files.of_board(made, ask.labels)
-    more, fans = robustness_files.of_board(made, ask.labels)
-    light = replace(made, entry_scores={})
-    return Chapter(ask.task, light, (), files | more, {**figures, **fans})
+    on_progress(request.task, TABLES, RESAMPLED)
+    stem = board_stem(request.task)
+    figures = {f"{stem}-{end}": draw for end, draw in plots.figures(result, request.labels).items()}
+    files = {
+        f"{stem}.md": tables.markdown(result, [f"{name}.svg" for name in figures]).encode(),
+        f"{stem}.csv": export.as_csv(result).encode(),
+        f"{stem}.json": export.as_json(result).encode(),
+        f"{stem}.tex": tables.latex(result).encode(),
+    }
+    more_files, more_figures = robustness_files.of_board(result, request.labels)
+    light = replace(result, entry_scores={})
+    return _Pages(light, (), files | more_files, {**figures, **more_figures})
 
 
-def _of_profile(ask: Ask, tell: Tell) -> Chapter:
-    made = profile.build(ask.runs, ask.task, control=ask.control, kinds=ask.kinds)
-    designs = tuple(factorials(made.groups, made.samples, made.shown))
-    tell(ask.task, TABLES, MEASURED)
-    files, figures = task_files.of_profile(made, designs)
-    more, fans = robustness_files.of_profile(made)
-    light = replace(made, groups={})
-    return Chapter(ask.task, light, designs, files | more, {**figures, **fans})
+def _profile_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
+    result = profile.build(request.runs, request.task, control=request.control, kinds=request.kinds)
+    designs = tuple(factorials(result.groups, result.samples, result.shown))
+    on_progress(request.task, TABLES, RESAMPLED)
+    stem = profile_stem(result)
+    figures = {f"{stem}-{end}": draw for end, draw in profile_plots.figures(result).items()}
+    images = [f"{name}.svg" for name in figures]
+    files = {
+        f"{stem}.md": profile_tables.markdown(result, designs, images).encode(),
+        f"{stem}.csv": profile_tables.as_csv(result).encode(),
+        f"{stem}.json": profile_tables.as_json(result, designs).encode(),
+        f"{stem}.tex": profile_tables.latex(result, designs).encode(),
+    }
+    if designs:
+        files[f"{stem}-factors.csv"] = factorial.as_csv(designs).encode()
+    more_files, more_figures = robustness_files.of_profile(result)
+    light = replace(result, groups={})
+    return _Pages(light, designs, files | more_files, {**figures, **more_figures})

@@ -1,131 +1,101 @@
-"""Work shared with helpers: in order, everything told is heard, and nothing outlives a failure."""
+"""Worker processes: every job is run, messages arrive, and nothing outlives a failure."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from worker_jobs import LONG_TEXT, double, kill_itself
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.processes import helpers
-
-MUCH = 300_000
-"""Characters, more than a pipe holds unread."""
+from steelyard.harness.core.processes import spread
 
 
-def load() -> None:
-    """Nothing."""
+@pytest.mark.parametrize(("workers", "parent_works"), [(2, False), (1, True), (5, True)])
+def test_every_job_is_run_and_its_messages_arrive(workers: int, parent_works: bool) -> None:
+    messages: dict[int, int] = {}
+
+    def on_message(number: int, text: str) -> None:
+        messages[number] = len(text)
+
+    jobs = [3, 1, 2, 5]
+    futures = spread(double, jobs, workers, on_message, parent_works=parent_works)
+    results = {index: future.result() for index, future in futures}
+    assert results == {index: 2 * number for index, number in enumerate(jobs)}
+    assert set(messages.values()) == {LONG_TEXT} and set(messages) <= set(jobs)
 
 
-def doubled(thing: int, tell: Callable[..., None]) -> int:
-    tell(thing, "x" * MUCH)
-    if thing < 0:
-        raise UserError(f"{thing} is negative")
-    return 2 * thing
+def test_a_failed_job_keeps_its_error() -> None:
+    ((_, future),) = spread(double, [-1], 1, lambda *_: None)
+    with pytest.raises(UserError, match="-1 is negative"):
+        future.result()
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_all_things_are_done_also_those_added_and_all_that_is_told_is_heard(count: int) -> None:
-    heard: dict[int, int] = {}
-    made: dict[int, int] = {}
-    left: deque[int] = deque()
-
-    def hear(thing: int, said: str) -> None:
-        heard[thing] = len(said)
-
-    def done(thing: int, twice: int) -> None:
-        made[thing] = twice
-        if thing < 100:
-            left.append(thing + 100)  # what is done asks for more
-
-    with helpers(count, load) as crew:
-        for things in ([], [7], [*range(6)]):
-            heard.clear()
-            made.clear()
-            left.extend(things)
-            crew.share(doubled, left, hear, done, most=count)
-            every = [*things, *(thing + 100 for thing in things)]
-            assert made == {thing: 2 * thing for thing in every}
-            assert heard == dict.fromkeys(every, MUCH)
-
-
-def own(thing: int, tell: Callable[..., None]) -> int:
-    time.sleep(0.2)
-    return os.getpid()
-
-
-def test_helpers_take_part_as_soon_as_they_are_ready() -> None:
-    makers: list[int] = []
-    with helpers(1, load) as crew:
-        assert crew.loaded is not None
-        crew.loaded.result()
-        crew.share(own, deque(range(4)), print, lambda _, maker: makers.append(maker), most=1)
-    assert len(set(makers)) == 2
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_after_a_mistake_nothing_more_is_begun(count: int) -> None:
-    heard: list[int] = []
-    with helpers(count, load) as crew, pytest.raises(UserError, match="-1 is negative"):
-        left = deque([-1, -1, *range(100)])
-        crew.share(doubled, left, lambda thing, _: heard.append(thing), lambda *_: None, most=count)
-    assert len(heard) <= 2
+def test_a_killed_worker_is_one_line() -> None:
+    with pytest.raises(UserError, match="killed, probably out of memory: try --jobs 1"):
+        list(spread(kill_itself, [1], 1, lambda *_: None))
 
 
 SCRIPT = """
-from collections import deque
-from multiprocessing import parent_process
-from steelyard.harness.core.processes import helpers
+import os, signal, sys, time
+from steelyard.harness.core.processes import spread
 
-def load():
-    pass
+def start():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-def work(thing, tell):
-    if parent_process() is None:
+def work(seconds, send_message):
+    send_message(os.getpid())
+    send_message("x" * 300_000)
+    time.sleep(seconds)
+
+def on_message(message):
+    if isinstance(message, int):
+        print(message, flush=True)
+    if sys.argv[1] == "bug":
         raise ValueError("a bug in the parent")
-    tell("x" * 300_000)
 
 if __name__ == "__main__":
-    with helpers(1, load) as crew:
-        crew.loaded.result()
-        crew.share(work, deque(["one", "another"]), print, print, most=1)
+    list(spread(work, [float(sys.argv[2])] * 2, 2, on_message, start))
 """
 
 
-def test_a_helper_that_is_not_heard_any_more_ends_all_the_same(tmp_path: Path) -> None:
+def start_script(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    ended = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ended.returncode == 1 and "a bug in the parent" in ended.stderr
-
-
-WAITING = """
-def work(thing, tell):
-    import time
-    time.sleep(60)
-"""
-
-
-def test_an_interrupted_helper_says_nothing(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    idle = SCRIPT.replace(', "another"', "")  # one thing, which the parent does itself
-    script.write_text(idle.replace("def work(thing, tell):", WAITING))
-    started = subprocess.Popen(
-        [sys.executable, script],
+    return subprocess.Popen(
+        [sys.executable, script, *arguments],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # What a shell starts in the background ignores Ctrl-C, and so would this.
+        # A shell's background jobs ignore Ctrl-C, and so would this process.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    time.sleep(3)
-    os.killpg(started.pid, signal.SIGINT)
-    _, said = started.communicate(timeout=30)
-    assert started.returncode != 0 and said.count("Traceback") == 1  # the parent's own
+
+
+def test_workers_with_unread_messages_end_after_a_bug_in_the_parent(tmp_path: Path) -> None:
+    process = start_script(tmp_path, "bug", "0.5")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "a bug in the parent" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_silently_with_an_interrupted_or_killed_parent(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start_script(tmp_path, "sleep", "60")
+    assert process.stdout is not None
+    workers = [int(process.stdout.readline()) for _ in range(2)]
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.kill()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0 and errors.count("Traceback") == (number == signal.SIGINT)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
