@@ -1,10 +1,13 @@
-"""The meter's spot check: torch's counter, on for a while, against what was posted meanwhile.
+"""Spot check of the meter: compare it with torch's FLOP counter in a few windows of a run.
 
 The meter counts calls of the modules it watches, so a model that is called past its hooks would
-cost nothing. Three stretches of a run are compared with torch's own counter, which sees every
-matrix product: all before the first step, ``STEPS`` steps drawn by name, and all after ``LATE`` of
-the budget or after the meter has refused a pass. The drawn steps are counted whole; in the other
-stretches the counter rests inside watched calls, whose cost is known, and so slows nothing there.
+cost nothing. Torch's own counter sees every matrix product but is slow, so it runs in windows only:
+
+    start .. step 1        ``STEPS`` drawn steps        from ``LATE`` of the budget, or the first
+    (sparse)               (full)                       refused pass, to the end (sparse)
+
+A full window counts everything. In a sparse window the counter is off inside watched calls, whose
+cost is known, so that it slows nothing there.
 """
 
 import random
@@ -17,107 +20,109 @@ from steelyard.harness.budget.flops import total_counter
 STEPS = 4
 LATE = 0.98
 TOLERANCE = 0.01
-"""Share of a stretch's FLOPs that may go unposted: the matrix products of losses and metrics."""
+"""Fraction of a window's FLOPs that may be unaccounted: products of losses and metrics."""
 
 
 class BehindMeter(Exception):
-    """FLOPs were executed that the meter was not told of; fails the run."""
+    """Raised if FLOPs were executed that the meter did not count; fails the run."""
 
 
 class Audit:
-    """Compares stretches of a run with torch's counter. Without a seed it never looks."""
+    """Compares windows of a run with torch's counter; without a seed it does nothing."""
 
     def __init__(self, seed: int | None = None) -> None:
         draw = random.Random(seed)
         self._due = [(i + draw.random()) / STEPS for i in range(STEPS)] if seed is not None else []
-        self._looks = seed is not None
+        self._enabled = seed is not None
         self._counter: Any = None  # torch's, whose methods have no types in some versions
-        self._open = self._whole = False
-        self._resting = 0
+        self._open = self._full = False
+        self._calls = 0
+        # FLOPs of the open window: by torch's counter, those of the meter that it should see, and
+        # all of the meter's. Prepaid ones may be executed in any window.
         self._seen = self._expected = self._posted = self._prepaid = 0.0
         self.windows = 0
         self.worst = 0.0
-        """Largest share of a stretch's FLOPs that went unposted."""
+        """Largest fraction of a window's FLOPs that was unaccounted."""
         self.finding = ""
 
-    def begin(self, *, whole: bool = False) -> None:
-        """Open a stretch; ``whole`` counts inside watched calls too."""
-        if not self._looks or self._open:
+    def begin(self, *, full: bool = False) -> None:
+        """Open a window, unless one is open; ``full`` counts inside watched calls too."""
+        if not self._enabled or self._open:
             return
-        self._open, self._whole = True, whole
+        self._open, self._full = True, full
         self._seen = self._expected = self._posted = 0.0
-        self._count()
+        self._start_counter()
 
     def step(self, steps: int, fraction: float) -> None:
-        """Close the stretch that ends with this step, and open another where one is due.
+        """Close the window that ends with this step, and open the next one if due.
 
         Raises:
             BehindMeter: more than ``TOLERANCE`` of it was executed behind the meter.
         """
         self.end(f"step {steps}")
-        due = [share for share in self._due if share <= fraction]
+        due = [start for start in self._due if start <= fraction]
         self._due = self._due[len(due) :]
         if due or fraction >= LATE:
-            self.begin(whole=bool(due))
+            self.begin(full=bool(due))
 
-    def end(self, where: str) -> None:
-        """Close the open stretch, if any, and judge it."""
+    def end(self, position: str) -> None:
+        """Close the open window, if any, and compare; ``position`` is for the finding."""
         if not self._open:
             return
-        self._rest()
-        self._open, self._resting = False, 0
+        self._stop_counter()
+        self._open, self._calls = False, 0
         excess = max(0.0, self._seen - self._expected)
         paid = min(excess, self._prepaid)
         excess, self._prepaid = excess - paid, self._prepaid - paid
         self.windows += 1
-        share = excess / (self._posted + excess) if excess else 0.0
-        self.worst = max(self.worst, share)
-        if share > TOLERANCE:
+        unaccounted = excess / (self._posted + excess) if excess else 0.0
+        self.worst = max(self.worst, unaccounted)
+        if unaccounted > TOLERANCE:
             self.finding = (
-                f"{excess:.3g} FLOPs were executed behind the meter up to {where}, beside "
+                f"{excess:.3g} FLOPs were executed behind the meter up to {position}, beside "
                 f"{self._posted:.3g} that it counted: watch every module and call it by its name"
             )
             raise BehindMeter(self.finding)
 
     def post(self, flops: float, *, backward: bool) -> None:
-        """The meter counted this; outside watched calls only backward passes are executed."""
+        """Note what the meter counted; outside watched calls only backward passes are executed."""
         self._posted += flops
-        if self._whole or backward:
+        if self._full or backward:
             self._expected += flops
 
     def prepay(self, flops: float) -> None:
-        """This was charged before it is executed, as the features of frozen encoders are."""
+        """Note a charge for passes that are executed later, such as frozen encoders' features."""
         self._prepaid += flops
 
     def enter_call(self) -> None:
-        """An outermost watched call begins."""
-        if self._open and not self._whole:
-            self._resting += 1
-            self._rest()
+        """Note the start of an outermost watched call."""
+        if self._open and not self._full:
+            self._calls += 1
+            self._stop_counter()
 
     def leave_call(self) -> None:
-        """That call has ended."""
-        if self._open and not self._whole and self._resting:
-            self._resting -= 1
-            self._count()
+        """Note the end of that call."""
+        if self._open and not self._full and self._calls:
+            self._calls -= 1
+            self._start_counter()
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """What happens inside is the harness's own overhead."""
+        """Exclude what happens inside: the harness's own overhead."""
         counting = self._counter is not None
-        self._rest()
+        self._stop_counter()
         try:
             yield
         finally:
             if counting:
-                self._count()
+                self._start_counter()
 
-    def _count(self) -> None:
-        if self._counter is None and not self._resting:
+    def _start_counter(self) -> None:
+        if self._counter is None and not self._calls:
             self._counter = total_counter()
             self._counter.__enter__()
 
-    def _rest(self) -> None:
+    def _stop_counter(self) -> None:
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self._seen += self._counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""What one call of a module costs: measured by torch's counter, or predicted from other sizes."""
+"""FLOPs of one call of a module: measured by torch's counter, or predicted from other sizes."""
 
 import copy
 import operator
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.autograd.graph import Node
     from torch.utils.flop_counter import FlopCounterMode
 
 TOLERANCE = 2e-3  # relative misfit above which calls of a kind are measured one size at a time
@@ -24,60 +23,65 @@ class CallCost:
 
     forward: float
     backward: float
-    """Of the pass back through this call to everything in it and before it that needs one."""
+    """Of the pass back through this call to everything in and before it that needs a gradient."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallSize:
-    """How large a call is."""
+    """Size of one call, and which dimensions of its tensors express it."""
 
     positions: int
-    """Places worked on: rows times new tokens, or patches of all images."""
+    """Positions worked on: rows times new tokens, or patches of all images."""
     attended: float
-    """Places each of them attends to, itself included; the mean where images differ in size."""
+    """Positions that each of them attends to, itself included; the mean if images differ."""
     lead: "Tensor"
-    """The tensor whose shape says so."""
+    """Tensor whose shape gives the size."""
     free: int
-    """Its first dimensions that do."""
+    """Number of its first dimensions that do."""
     names: Mapping[int, str]
-    """Sizes of tensors that follow from the call's and so do not tell two kinds apart."""
+    """Sizes in other tensors that follow from the call's size, and so are no difference in kind."""
 
 
 class FlopCache:
-    """Costs of the calls of any number of modules; each kind of call is measured a few times.
+    """Costs of calls of any number of modules; each kind of call is measured a few times.
 
     Layers that work on every position alike cost a multiple of the positions, and attention a
-    multiple of positions times attended ones, so calls of one kind cost
+    multiple of positions times attended ones, so the cost per position is a line:
 
-        positions x (a + b x attended)
+        cost / positions
+            |                       o  measured once more: beyond REACH of the measured sizes
+            |            . x
+            |      x  .             x  measured: three sizes give slope, height and a check
+            |   .                   .  predicted
+            | x
+            +---------------------- attended positions
 
-    for every size. Three measured sizes give both coefficients and a check. A kind that does not
-    fit is measured at each new size, as is a size far from those seen.
+    A kind of call that does not fit the line is measured at each new size.
     """
 
     def __init__(self) -> None:
         self.calibration = 0.0
         """FLOPs of the measuring passes."""
-        self._known: dict[tuple[Any, ...], CallCost] = {}
-        self._lines: dict[tuple[Any, ...], _Line] = {}
-        self._parts: dict[int, _Parts] = {}
+        self._costs: dict[tuple[Any, ...], CallCost] = {}
+        self._lines: dict[tuple[Any, ...], _CostLine] = {}
+        self._parts: dict[int, _ModuleParts] = {}
 
     def of(self, module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
-        """CallCost of this call in the module's present state, gradient mode and precision."""
-        found = tensors((args, kwargs))
-        extent = _extent(found, kwargs)
-        kind = (*self._state(module), *_pattern(found, extent))
-        size = (kind, extent.positions, extent.attended)
-        known = self._known.get(size)
-        if known is not None:
-            return known
-        line = self._lines.setdefault(kind, _Line())
-        cost = line.predict(extent)
+        """Return the cost of this call in the module's present state, gradient mode, precision."""
+        inputs = tensors((args, kwargs))
+        size = _call_size(inputs, kwargs)
+        kind = (*self._state(module), *_pattern(inputs, size))
+        key = (kind, size.positions, size.attended)
+        cost = self._costs.get(key)
+        if cost is not None:
+            return cost
+        line = self._lines.setdefault(kind, _CostLine())
+        cost = line.predict(size)
         if cost is None:
             cost = measure(module, args, kwargs)
             self.calibration += cost.forward + cost.backward
-            line.add(extent, cost)
-        self._known[size] = cost
+            line.add(size, cost)
+        self._costs[key] = cost
         return cost
 
     def _state(self, module: "nn.Module") -> tuple[Any, ...]:
@@ -86,27 +90,27 @@ class FlopCache:
         parts = self._parts.get(id(module))
         if parts is None:  # walking a module is slow
             inner = tuple(m for m in module.modules() if "gradient_checkpointing" in vars(m))
-            parts = _Parts(module, tuple(module.parameters()), inner)
+            parts = _ModuleParts(module, tuple(module.parameters()), inner)
             self._parts[id(module)] = parts
         return (
             id(module),
             module.training,
             torch.is_grad_enabled(),
             tuple(map(NEEDS_GRADIENT, parts.parameters)),
-            tuple([vars(inner)["gradient_checkpointing"] for inner in parts.recomputed]),
+            tuple([vars(inner)["gradient_checkpointing"] for inner in parts.checkpointed]),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    module: "nn.Module"  # kept, so that its id is not given to another
+class _ModuleParts:
+    module: "nn.Module"  # a reference, so that no other module gets its id
     parameters: "tuple[nn.Parameter, ...]"
-    recomputed: "tuple[nn.Module, ...]"
-    """Layers that can forget their activations and compute them twice."""
+    checkpointed: "tuple[nn.Module, ...]"
+    """Layers that can drop their activations and compute them again."""
 
 
-class _Line:
-    """CallCost a position as a straight line over attended positions, by least squares."""
+class _CostLine:
+    """Cost per position as a straight line over attended positions, by least squares."""
 
     def __init__(self) -> None:
         self._points: list[tuple[float, CallCost]] = []
@@ -114,10 +118,10 @@ class _Line:
         self._mean = self._spread = 0.0
         self._forward = self._backward = (0.0, 0.0)
 
-    def add(self, extent: CallSize, cost: CallCost) -> None:
-        """Take in a measured call."""
-        each = CallCost(cost.forward / extent.positions, cost.backward / extent.positions)
-        self._points.append((extent.attended, each))
+    def add(self, size: CallSize, cost: CallCost) -> None:
+        """Fit again with a measured call."""
+        per_position = CallCost(cost.forward / size.positions, cost.backward / size.positions)
+        self._points.append((size.attended, per_position))
         xs = [x for x, _ in self._points]
         self._mean = sum(xs) / len(xs)
         self._spread = sum((x - self._mean) ** 2 for x in xs)
@@ -129,21 +133,21 @@ class _Line:
             for line, value in ((self._forward, point.forward), (self._backward, point.backward))
         )
 
-    def predict(self, extent: CallSize) -> CallCost | None:
-        """CallCost of a call of this size, or None where it has to be measured."""
-        needed = 3 if self._spread else 2
-        away = (extent.attended - self._mean) ** 2
-        if len(self._points) < needed or not self._straight or away > REACH * self._spread:
+    def predict(self, size: CallSize) -> CallCost | None:
+        """Return the cost of a call of this size, or None if it has to be measured."""
+        required = 3 if self._spread else 2
+        distance = (size.attended - self._mean) ** 2
+        if len(self._points) < required or not self._straight or distance > REACH * self._spread:
             return None
         forward, backward = (
-            # Operations are whole numbers, and rounding gives the very one that is measured.
-            float(round(extent.positions * self._at(line, extent.attended)))
+            # Operations are whole numbers, and rounding gives exactly the measured one.
+            float(round(size.positions * self._at(line, size.attended)))
             for line in (self._forward, self._backward)
         )
         return CallCost(forward, backward)
 
     def _fit(self, ys: list[float]) -> tuple[float, float]:
-        """Height at the mean, and slope."""
+        """Return height at the mean, and slope."""
         if not self._spread:
             return sum(ys) / len(ys), 0.0
         products = ((x - self._mean) * y for (x, _), y in zip(self._points, ys, strict=True))
@@ -154,10 +158,10 @@ class _Line:
 
 
 def measure(module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
-    """FLOPs of one forward and one backward of this call, leaving no trace on the module.
+    """Count FLOPs of one forward and one backward of this call, without effect on the module.
 
     The pass is run on detached copies of the inputs (a key-value cache is copied too) with the
-    random state and the buffers (batch-norm statistics) put back afterwards, and gradients are
+    random state and the buffers (batch-norm statistics) restored afterwards, and gradients are
     taken without touching ``.grad``. It is the harness's own overhead and is not charged.
     """
     import torch
@@ -181,10 +185,10 @@ def measure(module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
     return CallCost(float(forward), float(backward))
 
 
-class _WholeCall:
-    """Stands in for the tracker with which torch's counter tells the modules of a call apart.
+class _NoModules:
+    """Replaces the tracker by which torch's counter separates modules: only totals are needed.
 
-    That one fails on checkpointed activations, and only the total is wanted.
+    Torch's tracker fails on checkpointed activations.
     """
 
     parents = ("Global",)
@@ -195,32 +199,32 @@ class _WholeCall:
 
 
 def total_counter() -> "FlopCounterMode":
-    """Torch's counter without its table by module: slow, but the truth for what runs inside."""
+    """Return torch's counter without its table by module: slow, but exact."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False, custom_mapping=_attention_on_cpu())
-    counter.mod_tracker = _WholeCall()  # type: ignore[assignment]
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     return counter
 
 
 @cache
 def _attention_on_cpu() -> dict[Any, Any]:
-    """Formulas of a CPU's fused attention, for which torch 2.14 has none and counts nothing.
+    """Return formulas of a CPU's fused attention, which torch 2.14 lacks and counts as nothing.
 
-    They are those that torch has for the same operation on a GPU, so that a budget means the same
-    whatever the version.
+    They are torch's for the same operation on a GPU, so that a budget means the same whatever the
+    version.
     """
     import torch
     from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
-    once: Callable[..., int] = sdpa_flop_count
-    back: Callable[..., int] = sdpa_backward_flop_count
+    count_forward: Callable[..., int] = sdpa_flop_count
+    count_backward: Callable[..., int] = sdpa_backward_flop_count
 
     def forward(query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
-        return once(query, key, value)
+        return count_forward(query, key, value)
 
     def backward(gradient: Any, query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
-        return back(gradient, query, key, value)
+        return count_backward(gradient, query, key, value)
 
     return {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: forward,
@@ -229,52 +233,51 @@ def _attention_on_cpu() -> dict[Any, Any]:
 
 
 def tensors(value: Any) -> "list[Tensor]":
-    """All tensors in nested containers, in order."""
+    """List all tensors in nested containers, in order."""
     import torch
 
-    found: list[Tensor] = []
-    _collect(value, torch.Tensor, found)
-    return found
+    result: list[Tensor] = []
+    _collect(value, torch.Tensor, result)
+    return result
 
 
-def _collect(value: Any, kind: "type[Tensor]", found: "list[Tensor]") -> None:
+def _collect(value: Any, kind: "type[Tensor]", result: "list[Tensor]") -> None:
     # In order of how fast the checks are: this runs at every call of a watched module.
     if isinstance(value, kind):
-        found.append(value)
+        result.append(value)
     elif isinstance(value, PLAIN):
         return
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _collect(item, kind, found)
+            _collect(item, kind, result)
     elif isinstance(value, (dict, Mapping)):
         for item in value.values():
-            _collect(item, kind, found)
+            _collect(item, kind, result)
 
 
 def _leaves(ends: "list[Tensor]") -> "list[Tensor]":
-    """What a backward pass from here would give a gradient to.
+    """Return the tensors to which a backward pass from ``ends`` gives a gradient.
 
     Parameters and inputs, and activations that checkpointing makes require one: those cost a
-    backward pass even where no parameter learns.
+    backward pass even if no parameter is trained.
     """
-    import torch
-
-    found: list[Tensor] = []
-    seen: set[Node] = set()
-    todo = [end.grad_fn for end in ends]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
+    leaves: list[Tensor] = []
+    visited: set[Any] = set()
+    nodes: list[Any] = [end.grad_fn for end in ends]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in visited:
             continue
-        seen.add(node)
-        if isinstance(node, torch._C._functions.AccumulateGrad):
-            found.append(node.variable)
-        todo += [earlier for earlier, _ in node.next_functions]
-    return found
+        visited.add(node)
+        # By name, because some versions of torch declare the class and others do not.
+        if type(node).__name__ == "AccumulateGrad":
+            leaves.append(node.variable)
+        nodes += [earlier for earlier, _ in node.next_functions]
+    return leaves
 
 
-def _extent(found: "list[Tensor]", kwargs: Mapping[str, Any]) -> CallSize:
-    """Size of a call: of a language model, of a vision tower, or of any layer on rows."""
+def _call_size(inputs: "list[Tensor]", kwargs: Mapping[str, Any]) -> CallSize:
+    """Return the size of a call: of a language model, a vision tower, or any layer on rows."""
     import torch
 
     grid = kwargs.get("grid_thw")
@@ -283,32 +286,31 @@ def _extent(found: "list[Tensor]", kwargs: Mapping[str, Any]) -> CallSize:
         patches = sum(t * area for t, area in frames)
         attended = sum(t * area**2 for t, area in frames) / patches
         names = {patches: "patches", len(grid): "images"}
-        return CallSize(patches, attended, found[0], 1, names)
-    first = found[0]
+        return CallSize(patches, attended, inputs[0], 1, names)
+    lead = inputs[0]
     for name in ("input_ids", "inputs_embeds"):
         if kwargs.get(name) is not None:
-            first = kwargs[name]
-    rows, new, free = first.shape[0], 1, 1
-    if first.dim() == 3 or (first.dim() == 2 and not first.is_floating_point()):
-        new, free = first.shape[1], 2
+            lead = kwargs[name]
+    rows, new, free = lead.shape[0], 1, 1
+    if lead.dim() == 3 or (lead.dim() == 2 and not lead.is_floating_point()):
+        new, free = lead.shape[1], 2
     cache = kwargs.get("past_key_values")
     total = new if cache is None else new + int(cache.get_seq_length())
-    return CallSize(
-        rows * new, float(total), first, free, {total: "total", new: "new", rows: "rows"}
-    )
+    names = {total: "total", new: "new", rows: "rows"}
+    return CallSize(rows * new, float(total), lead, free, names)
 
 
-def _pattern(found: "list[Tensor]", extent: CallSize) -> tuple[Any, ...]:
-    """Type and shape of every tensor of a call, but for the sizes that say how large it is.
+def _pattern(inputs: "list[Tensor]", size: CallSize) -> tuple[Any, ...]:
+    """Return type and shape of every tensor of a call, without the sizes in ``CallSize``.
 
-    In the leading tensor those are known by their place; elsewhere they are known by their value,
-    so that a size that is equal by chance makes one kind more and does no harm.
+    In the leading tensor those are the first dimensions; elsewhere they are recognised by value,
+    so a size that is equal by chance makes one kind more and does no harm.
     """
-    lead, names = extent.lead, extent.names
-    shapes: list[Any] = [lead.shape[extent.free :], lead.dim()]
-    for t in found:
+    lead, names = size.lead, size.names
+    shapes: list[Any] = [lead.shape[size.free :], lead.dim()]
+    for t in inputs:
         if t is not lead:
-            shapes += [size if size == 1 else names.get(size, size) for size in t.shape]
+            shapes += [length if length == 1 else names.get(length, length) for length in t.shape]
         shapes += (t.dtype, t.requires_grad)
     return tuple(shapes)
 
@@ -327,14 +329,9 @@ def _detached(value: Any) -> Any:
         return type(value)(_detached(item) for item in value)
     from transformers import Cache
 
-    return _copied(value) if isinstance(value, Cache) else value
-
-
-def _copied(cache: Any) -> Any:
-    """A key-value cache that can be written to; tensors with a history cannot be deep-copied."""
-    import torch
-
-    held = [t for layer in cache.layers for t in vars(layer).values()]
-    return copy.deepcopy(
-        cache, {id(t): t.detach().clone() for t in held if isinstance(t, torch.Tensor)}
-    )
+    if not isinstance(value, Cache):
+        return value
+    # Tensors with a history cannot be deep-copied, so the copy gets detached ones.
+    states = [t for layer in value.layers for t in vars(layer).values()]
+    memo = {id(t): t.detach().clone() for t in states if isinstance(t, torch.Tensor)}
+    return copy.deepcopy(value, memo)

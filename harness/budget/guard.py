@@ -1,103 +1,110 @@
-"""While a method trains, nothing of a data set can be opened but its training images.
+"""Guard of a data set: while a method trains, only its training images can be opened.
 
-Python tells of every file that it opens. What reads files without Python (another process, some
-libraries in C) is not seen, and neither is data that was copied elsewhere before.
+Python raises an audit event for each file that it opens. Reads outside Python (another process,
+some libraries in C) are not seen, nor is data that was copied elsewhere before.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DATA = (
+DATA_SUFFIXES = (
     ".arrow", ".csv", ".gz", ".json", ".jsonl", ".npy", ".npz", ".parquet", ".tsv", ".txt", ".zip",
     ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-"""Files that hold items; a library that lies under the same folder may read its others."""
-SEARCHES = ("gc.get_objects", "gc.get_referrers")
-"""Ways to find what one was not handed."""
+"""Files that contain items; a library installed under the same folder may read its other files."""
+OBJECT_SEARCHES = ("gc.get_objects", "gc.get_referrers")
+"""Calls that reach objects without a reference to them."""
 
 
 class ForeignData(Exception):
-    """A method reached for data that it was not given; fails the run."""
+    """Raised if a method opens data other than its training items; fails the run."""
 
 
 @dataclass(slots=True)
 class Guard:
-    """What may be opened, and the first thing that was opened nevertheless."""
+    """Rules for opening files, and the first violation."""
 
     roots: tuple[str, ...]
-    allowed: frozenset[str]
-    spared: tuple[str, ...]
-    """Folders that may lie under a root and hold other things than data."""
-    finding: str = field(default="")
+    """Folders of data sets."""
+    images: frozenset[str]
+    """Files below them that may be opened."""
+    exempt: tuple[str, ...]
+    """Folders with other contents than data, which may be below a root."""
+    finding: str = ""
 
-    def see(self, event: str, args: tuple[Any, ...]) -> None:
-        """Refuse an event of the interpreter that reaches for foreign data."""
-        if event in SEARCHES:
+    def check_event(self, event: str, args: tuple[Any, ...]) -> None:
+        """Refuse an audit event that reads foreign data.
+
+        Raises:
+            ForeignData: it does.
+        """
+        if event in OBJECT_SEARCHES:
             self._refuse(f"{event} was called")
-        elif event == "open" and _reads(args):
-            path = _plain(os.fsdecode(args[0]))
-            if path.lower().endswith(DATA) and path not in self.allowed:
-                self._check(path)
-
-    def _check(self, path: str) -> None:
+        if event != "open" or not _is_read(args):
+            return
+        path = _absolute(os.fsdecode(args[0]))
+        if not path.lower().endswith(DATA_SUFFIXES) or path in self.images:
+            return
         real = os.path.realpath(path)
-        inside = any(_within(place, root) for place in (path, real) for root in self.roots)
-        spared = any(_within(real, folder) for folder in self.spared)
-        if inside and not spared and real not in self.allowed:
+        inside = any(_is_below(name, root) for name in (path, real) for root in self.roots)
+        exempt = any(_is_below(real, folder) for folder in self.exempt)
+        if inside and not exempt and real not in self.images:
             self._refuse(f"{path} was opened")
 
-    def _refuse(self, what: str) -> None:
-        self.finding = self.finding or f"{what} while training: a method gets training items only"
+    def _refuse(self, action: str) -> None:
+        self.finding = self.finding or f"{action} while training: a method gets training items only"
         raise ForeignData(self.finding)
 
 
-_current: list[Guard] = []
-"""The guard in force, if any: the interpreter never forgets a hook, so there is one for all."""
-_hooked: list[bool] = []
+# The interpreter never removes an audit hook, so one hook serves all guards.
+_active: list[Guard] = []
+
+
+@functools.cache
+def _add_hook() -> None:
+    def check(event: str, args: tuple[Any, ...]) -> None:
+        if _active:
+            _active[-1].check_event(event, args)
+
+    sys.addaudithook(check)
 
 
 @contextmanager
 def only_training_images(
-    images: Iterable[Path], roots: Iterable[Path], spared: Iterable[Path]
+    images: Iterable[Path], roots: Iterable[Path], exempt: Iterable[Path]
 ) -> Iterator[Guard]:
-    """Let nothing under ``roots`` be read but ``images`` and what lies in ``spared``."""
-    places = [Path(sys.prefix), Path(sys.base_prefix), *spared]
+    """Let nothing below ``roots`` be read inside but ``images`` and files below ``exempt``."""
+    folders = [Path(sys.prefix), Path(sys.base_prefix), *exempt]
     guard = Guard(
-        tuple({text for root in roots for text in (_plain(root), os.path.realpath(root))}),
-        frozenset(_plain(image) for image in images),
-        tuple(os.path.realpath(place) for place in places),
+        tuple({path for root in roots for path in (_absolute(root), os.path.realpath(root))}),
+        frozenset(_absolute(image) for image in images),
+        tuple(os.path.realpath(folder) for folder in folders),
     )
-    if not _hooked:
-        sys.addaudithook(_hook)
-        _hooked.append(True)
-    _current.append(guard)
+    _add_hook()
+    _active.append(guard)
     try:
         yield guard
     finally:
-        _current.remove(guard)
+        _active.remove(guard)
 
 
-def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if _current:
-        _current[-1].see(event, args)
-
-
-def _plain(path: str | Path) -> str:
-    """Absolute and without dots, links as they are."""
+def _absolute(path: str | Path) -> str:
+    """Return an absolute path without dots; links are not followed."""
     return str(Path(os.path.normpath(path)).absolute())
 
 
-def _reads(args: tuple[Any, ...]) -> bool:
+def _is_read(args: tuple[Any, ...]) -> bool:
     path, mode, flags = args
     if not isinstance(path, (str, bytes, os.PathLike)):
         return False
     return "r" in mode if isinstance(mode, str) else flags & os.O_ACCMODE == os.O_RDONLY
 
 
-def _within(path: str, folder: str) -> bool:
+def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -1,8 +1,13 @@
-"""The shared budget: a meter that counts every pass of a model and stops before overshooting.
+"""Meter of the shared budget: counts every pass of a model and stops before overshooting.
 
-Counting is by hooks on whole modules. The cost of a call is measured with torch's
-``FlopCounterMode`` on a side copy of the inputs for a few sizes of each kind of call and known from
-then on, because the counter itself is too slow to leave on.
+    meter = Meter(Budget("S", flops=2e11), device, Audit(seed))
+    handles = [meter.watch(module) for module in backbone.metered_modules]
+    with meter, suppress(BudgetSpent):
+        method.train(backbone, data, meter, config, seed)
+
+Hooks on modules count calls. The cost of a call is measured by torch's ``FlopCounterMode`` on a
+copy of the inputs for a few sizes of each kind of call (``flops.FlopCache``), because the counter
+is too slow to leave on.
 """
 
 import math
@@ -28,15 +33,15 @@ HISTORY_EVERY = 10  # steps between two rows of a run's log
 
 
 class BudgetSpent(Exception):
-    """The next pass would overshoot the budget; the weights as they are get scored."""
+    """Raised before a pass that would overshoot the budget; the present weights are scored."""
 
 
 class Meter:
-    """Counts what a run executes, by phase, and raises BudgetSpent before it overshoots.
+    """Counts executed FLOPs by phase, and raises BudgetSpent before they overshoot.
 
-    Use as a context manager around a method's training. Inside, ``with meter.phase("teacher")``
-    charges what happens to that phase; outside any, passes go to ``forward`` and ``backward``.
-    ``audit`` compares stretches of the run with torch's own counter.
+    Use it as a context manager around a method's training. Inside, ``with meter.phase("teacher")``
+    charges passes to that phase; outside any, they go to ``forward`` and ``backward``. ``audit``
+    compares windows of the run with torch's own counter.
     """
 
     def __init__(self, budget: Budget, device: str = "cpu", audit: Audit | None = None) -> None:
@@ -54,10 +59,10 @@ class Meter:
         self._spent = 0.0
         self._fixed = 0.0
         self._spent_before = 0.0
-        self._dearest = 0.0
-        self._reserved = 0.0
-        self._depth = 0
-        self._pending = 0.0
+        self._costliest_step = 0.0
+        self._reserved = 0.0  # backward passes of executed forward ones
+        self._depth = 0  # of nested watched calls
+        self._pending = 0.0  # backward cost of the outermost call
         self._parts: list[tuple[float, list[Node]]] = []
         self._active = self._measuring = False
         self._watched: list[nn.Module] = []
@@ -78,39 +83,40 @@ class Meter:
 
     @property
     def spent(self) -> float:
-        """FLOPs executed so far, all phases."""
+        """Executed FLOPs of all phases."""
         return self._spent
 
     @property
     def fraction(self) -> float:
-        """Share of the budget used, by the cap that is nearest: schedules follow it.
+        """Used fraction of the budget, by the cap that is nearest: schedules follow it.
 
-        Fixed costs come off both sides, or a method's first half could be over before it starts.
+        Fixed costs are subtracted from used and total, or half of the schedule could be over
+        before the method starts.
         """
-        left = self.budget.flops - self._fixed
-        share = (self.spent - self._fixed) / left if left else 1.0
+        available = self.budget.flops - self._fixed
+        fraction = (self.spent - self._fixed) / available if available else 1.0
         if self.budget.seconds is not None:
-            share = max(share, self._elapsed() / self.budget.seconds)
+            fraction = max(fraction, self._elapsed() / self.budget.seconds)
         if self.budget.items is not None:
-            share = max(share, self._items / self.budget.items)
-        return share
+            fraction = max(fraction, self._items / self.budget.items)
+        return fraction
 
     @property
     def calibration(self) -> float:
-        """FLOPs of the measuring passes: the harness's own overhead, charged to nobody."""
+        """FLOPs of the measuring passes: the harness's own overhead, which is not charged."""
         return self._flop_cache.calibration
 
     def watch(self, module: "nn.Module") -> "tuple[RemovableHandle, RemovableHandle]":
-        """Count this module's calls from now on; deep copies of it are counted too.
+        """Count this module's calls from now on, and those of deep copies of it.
 
-        A module inside one that is watched already is part of the outer call's cost. Watching
-        it as well tells a backward pass that ends within the outer module from a whole one: what
-        comes before the part is charged only when the pass goes beyond it.
+        A module inside a watched one is part of the outer call's cost. Watching it as well
+        separates a backward pass that ends within the outer module from a complete one: layers
+        before the part are charged only if the pass goes beyond it.
 
-        The handles end it; the harness keeps them from methods.
+        Removing the handles ends it; methods do not get them.
         """
-        outer = [other for other in self._watched if other is not module]
-        part = any(module is inner for other in outer for inner in other.modules())
+        outer = [watched for watched in self._watched if watched is not module]
+        part = any(module is inner for watched in outer for inner in watched.modules())
         self._watched.append(module)
 
         # Plain closures: deepcopy copies functions by reference, so a copied module keeps
@@ -128,7 +134,7 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge FLOPs and seconds inside to this phase."""
+        """Charge FLOPs and seconds inside to the phase ``name``."""
         self._tick()
         outer, self._phase = self._phase, name
         try:
@@ -138,7 +144,7 @@ class Meter:
             self._phase = outer
 
     def charge(self, flops: float) -> None:
-        """Post a fixed cost that was measured elsewhere, such as a feature cache's."""
+        """Charge a fixed cost that was measured elsewhere, such as a feature cache's."""
         self._demand(flops)
         self._post("forward", flops)
         self.audit.prepay(flops)
@@ -146,24 +152,25 @@ class Meter:
         self._spent_before += flops  # no part of the next step
 
     def start_stage(self) -> None:
-        """What was done so far, such as mining, is no part of the first step to come."""
+        """Exclude what was spent so far, such as mining, from the cost of the next step."""
         self._spent_before = self._spent
 
     def afford_step(self, items: int = 1) -> None:
-        """Raise BudgetSpent if a step over ``items`` examples, as dear as any, would overshoot.
-
-        Training loops call this before a step, so that a run ends between two steps.
-        """
-        self._demand(self._dearest, items)
-
-    def step(self, items: int) -> None:
-        """One optimiser step over ``items`` training examples is complete.
+        """Check the budget before a step, so that a run ends between two steps.
 
         Raises:
-            BehindMeter: the audit saw work that no watched module posted.
+            BudgetSpent: ``items`` examples, or the cost of the costliest step, would overshoot.
+        """
+        self._demand(self._costliest_step, items)
+
+    def step(self, items: int) -> None:
+        """Count one completed optimiser step over ``items`` training examples.
+
+        Raises:
+            BehindMeter: the audit saw passes that no watched module posted.
         """
         self.steps += 1
-        self._dearest = max(self._dearest, self._spent - self._spent_before)
+        self._costliest_step = max(self._costliest_step, self._spent - self._spent_before)
         self._spent_before = self._spent
         self._items += items
         self._reserved = 0.0
@@ -171,7 +178,7 @@ class Meter:
         self.audit.step(self.steps, self.fraction)
 
     def log(self, values: "Mapping[str, Tensor | float]") -> None:
-        """Log one step: running means become the record's diagnostics, some rows a history."""
+        """Log one step: means become the record's diagnostics, every tenth step the history."""
         numbers = {name: float(value) for name, value in values.items()}
         for name, value in numbers.items():
             total = self._sums.setdefault(name, [0.0, 0.0])
@@ -182,11 +189,11 @@ class Meter:
 
     @property
     def diagnostics(self) -> dict[str, float]:
-        """Mean over training of everything logged."""
+        """Mean over training of every logged value."""
         return {name: total / count for name, (total, count) in sorted(self._sums.items())}
 
     def ledger(self, stopped: Literal["finished", "budget"]) -> Ledger:
-        """What was spent, for the record."""
+        """Return the costs for the record."""
         return Ledger(
             flops=dict(sorted(self._flops.items())),
             seconds={name: round(value, 3) for name, value in sorted(self._seconds.items())},
@@ -203,8 +210,7 @@ class Meter:
         )
 
     def _before(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
-        # Torch calls the after-hook also when this one raises, so the depth always comes back to
-        # zero.
+        # Torch calls the after-hook also if this one raises, so the depth always returns to zero.
         self._depth += 1
         if not self._active or self._depth > 1:
             return
@@ -222,15 +228,15 @@ class Meter:
             self.audit.leave_call()
         if not self._active or self._depth > 0 or not self._pending:
             return
-        # Where the pass comes out of the first part lies the rest of the module.
+        # A pass that leaves the first part at its inputs goes through the rest of the module.
         entrance = self._parts[0][1] if self._parts else []
         rest = self._pending - sum(cost for cost, _ in self._parts)
         self._on_backward(entrance or _nodes(output), rest)
         self._parts = []  # they hold the graph
 
     def _before_part(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
-        # Outside its outer module's call a part is a checkpoint being computed again, whose cost
-        # is in that of the outer module's backward pass.
+        # A part that is called outside its outer module is a checkpoint being computed again: the
+        # outer module's backward cost includes it.
         if self._active and self._depth and not self._measuring and self._pending:
             self._parts.append((self._cost(module, args, kwargs).backward, _nodes((args, kwargs))))
 
@@ -239,10 +245,18 @@ class Meter:
             self._on_backward(_nodes(output), self._parts[-1][0])
 
     def _on_backward(self, at: "list[Node]", flops: float) -> None:
-        """Post this cost once for each backward pass that goes through any of these nodes.
+        """Charge this cost once per backward pass that goes through any of these nodes.
 
-        Any, because the loss may hang on a hidden state and not on the last one. Nodes and not
-        tensors, because asking for a tensor's gradient does not go through what made it.
+            inputs --> [ layers before | part: last block ] --> output --> loss
+                                       ^                          ^
+                       entrance: charges the rest     output: charges the part
+
+        A pass that only needs gradients inside the part never reaches the entrance. Torch gives
+        each backward pass an id, so the nodes of one place charge together once, and a second
+        backward pass over the same graph is charged again.
+
+        Any of the nodes, because the loss may depend on a hidden state and not on the last one.
+        Nodes and not tensors, because a gradient of a tensor does not go through its node.
         """
         import torch
 
@@ -262,16 +276,16 @@ class Meter:
             node.register_prehook(executed)
 
     def _demand(self, flops: float, items: int = 1) -> None:
-        wanted, caps = self.spent + self._reserved + flops, self.budget
+        total, caps = self.spent + self._reserved + flops, self.budget
         over = ""
-        if wanted > caps.flops:
-            over = f"{wanted:.3g} FLOPs needed"
+        if total > caps.flops:
+            over = f"{total:.3g} FLOPs needed"
         elif caps.seconds is not None and self._elapsed() > caps.seconds:
-            over = f"{self._elapsed():.3g} s are over"
+            over = f"{self._elapsed():.3g} s used"
         elif caps.items is not None and self._items + items > caps.items:
             over = f"{self._items + items} items needed"
         if over:
-            self.audit.begin()  # a method that goes on nevertheless is watched
+            self.audit.begin()  # a method that continues nevertheless is audited
             raise BudgetSpent(f"{over}, the budget is {caps}")
 
     def _post(self, kind: str, flops: float) -> None:
@@ -306,5 +320,5 @@ class Meter:
 
 
 def _nodes(value: Any) -> "list[Node]":
-    """Where a backward pass goes on from these tensors."""
+    """Return the graph nodes through which a backward pass leaves these tensors."""
     return [tensor.grad_fn for tensor in tensors(value) if tensor.grad_fn is not None]
