@@ -182,7 +182,9 @@ def reading() -> Iterator[None]:
     """A bar while data is read, with the time left as soon as there are images to decode."""
     with progress_bar() as bar:
         line = bar.add_task("reading data", total=None)
-        with image_scan.reported(lambda done, total: bar.update(line, completed=done, total=total)):
+        with image_scan.report_images(
+            lambda done, total: bar.update(line, completed=done, total=total)
+        ):
             yield
 
 

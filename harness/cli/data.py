@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
@@ -33,9 +34,10 @@ def check_data(
         def seen(done: int, total: int) -> None:
             bar.update(line, description="reading images", completed=done, total=total)
 
-        with image_scan.reported(seen):
+        with image_scan.report_images(seen):
             made, kept = check(task, root, options, max_bad, tell)
-    card_page.show(made, console)
+    console.print(Markdown(card_page.markdown(made, card_page.TERMINAL_ROWS)))
+    console.print(escape(card_page.verdict(made)), highlight=False, soft_wrap=True)
     if out is not None:
         card.write(out, made, card_page.markdown(made))
     page = (out or kept) / card.MARKDOWN
@@ -72,7 +74,7 @@ def print_steps(task: str) -> None:
         console.print("\nAs published (sha256, file, rows):")
     for file, known in about.official.items():
         counts = [
-            f"{column} {annotations.said(values)}"
+            f"{column} {annotations.count_text(values)}"
             for column, values in known.items()
             if column not in ("rows", "sha256")
         ]
@@ -81,7 +83,7 @@ def print_steps(task: str) -> None:
 
 
 def _rows(known: Mapping[str, Any]) -> str:
-    return annotations.said(known["rows"])
+    return annotations.count_text(known["rows"])
 
 
 def _steps(about: tasks.TaskInfo) -> list[str]:
@@ -93,12 +95,12 @@ def _steps(about: tasks.TaskInfo) -> list[str]:
         ]
     steps = [f"Terms: {about.licence}. You fetch the files; steelyard passes nothing on."]
     steps.append(f"Official files: {about.source}. Lay them out as below.")
-    if about.hub and copies.converts(name):
+    if about.hub and copies.is_convertible(name):
         steps.append(
             f"Or convert the hub's copy: steelyard data {name} --from {about.hub} --to DIR"
             f" (or a downloaded folder of it), or name it: --data-root {name}={about.hub}"
         )
-    elif copies.converts(name):
+    elif copies.is_convertible(name):
         steps.append(f"Or convert a copy in tables: steelyard data {name} --from FOLDER --to DIR")
     steps.append(f"Or unpack an archive of them: steelyard data {name} --from FILE.zip --to DIR")
     steps.append(f"Check what you have: steelyard check {name} --data-root DIR")
@@ -109,13 +111,13 @@ def convert(task: str, source: str, to: Path) -> None:
     """Make a copy into the official tree and say what was written."""
     found = copies.find(task, source)
     with progress_bar() as bar:
-        line = bar.add_task(f"converting {found.name}", total=copies.count(found.place))
+        line = bar.add_task(f"converting {found.name}", total=copies.count(found.path))
         copies.convert(task, found, to, lambda rows: bar.update(line, completed=rows))
     files = layout.walk(to)
     images = sum(map(layout.is_image, files))
     for row in annotations.examine(to, files, tasks.info(task).official):
         state = f", {row['official']}" if row["official"] else ""
-        rows = annotations.said(row["rows"])
+        rows = annotations.count_text(row["rows"])
         console.print(f"{row['path']}: {rows} rows{state}", soft_wrap=True)
     console.print(f"{len(files):,} files, {images:,} of them images, in {to}", soft_wrap=True)
     console.print(f"Next: steelyard check {task} --data-root {to}", soft_wrap=True)

@@ -1,11 +1,14 @@
-"""Errors a user can mend: one line, exit code 2, no traceback."""
+"""Errors that the user can fix (one line, exit code 2, no traceback), and a loss that diverged."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake in what was asked for: says what was given, what is allowed, what to do."""
+    """A mistake in the user's input: the message says what was given, what is allowed, what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
 
 
 class NonFiniteLoss(Exception):
@@ -16,9 +19,9 @@ class NonFiniteLoss(Exception):
         self.step = step
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
-    """Error for a name that does not exist, with the nearest name and all the allowed ones."""
-    names = sorted(known)
-    near = get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UserError(f"Unknown {kind} '{given}'.{hint} Known: {', '.join(names) or 'none'}.")
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
+    """Build the error for a name that does not exist, with the closest and all allowed names."""
+    names = sorted(allowed)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return UserError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")

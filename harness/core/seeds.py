@@ -1,9 +1,9 @@
-"""Randomness has names: every sub-seed is a hash of what it is for."""
+"""Named seeds: every random choice has a seed that is a hash of what it is for."""
 
 import hashlib
 
 
 def seed_for(*names: object) -> int:
-    """A 63-bit seed from names, the same on every machine: ``seed_for(0, "food101", "order")``."""
+    """Hash names, as in ``seed_for(0, "food101", "order")``, to a 63-bit seed."""
     text = "\x1f".join(str(name) for name in names)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

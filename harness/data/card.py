@@ -1,7 +1,7 @@
-"""Data cards: what a data set is, as a hash that records carry, and as JSON to keep.
+"""Core of a data card: a description of a data set whose hash every record has.
 
-The core of a card is a pure function of the data that was read: no path, no time, no machine. Its
-hash stands in every record. Findings that take long to make stand beside it and are not hashed.
+The core depends on the data alone: no path, no time, no machine. Its keys are hashed, so they do
+not change. Findings of ``steelyard check`` are stored next to it and not hashed.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from steelyard.harness.core.files import write_atomic
 
 FORMAT = 1
 COMMON = 20
-"""Answers of open questions that a card counts one by one."""
+"""Most answers of open questions that are counted one by one."""
 JSON, MARKDOWN = "card.json", "card.md"
 
 Core = dict[str, Any]
 
 
 def core(corpus: Corpus) -> Core:
-    """Revision and image content, splits with their labels, what was skipped, how it was read."""
+    """Describe a corpus: revision, image content, splits, labels, skipped rows, loader notes."""
     skipped: dict[str, Counter[str]] = {}
     for row in corpus.skipped:
         skipped.setdefault(row.split, Counter())[row.reason.partition(":")[0]] += 1
@@ -40,35 +40,35 @@ def core(corpus: Corpus) -> Core:
     }
 
 
-def identity(made: Core) -> str:
-    """The card's hash: 16 hex digits of its core."""
-    text = json.dumps(made, sort_keys=True, ensure_ascii=True)
+def identity(core: Core) -> str:
+    """Hash the core of a card: 16 hex digits."""
+    text = json.dumps(core, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _split(corpus: Corpus, examples: Sequence[Example]) -> Core:
-    images = Counter(str(one.image) for one in examples if one.image)
+    images = Counter(str(row.image) for row in examples if row.image)
     return {
         "items": len(examples),
         "images": len(images),
         "without image": len(examples) - images.total(),
-        "without text": sum(not one.text for one in examples),
-        "subsets": _sorted(Counter(one.subset for one in examples if one.subset)),
+        "without text": sum(not row.text for row in examples),
+        "subsets": _sorted(Counter(row.subset for row in examples if row.subset)),
         "labels": _labels(corpus, examples),
     }
 
 
 def _labels(corpus: Corpus, examples: Sequence[Example]) -> dict[str, int]:
-    """Items of each class; of questions, of each answer that is common, and of all others."""
+    """Count items per class; of questions, per common first answer and for all other answers."""
     if corpus.classes:
-        counts = Counter(label for one in examples for label in one.labels)
+        counts = Counter(label for row in examples for label in row.labels)
         return {name: counts[index] for index, name in enumerate(corpus.classes)}
-    given = Counter(one.answers[0] for one in examples if one.answers)
-    # An answer given once, such as a caption, says nothing about a distribution.
-    common = {answer: n for answer, n in _sorted(given).items() if n > 1}
-    shown = dict(list(common.items())[:COMMON])
-    others = given.total() - sum(shown.values())
-    return shown | ({"(other answers)": others} if others else {})
+    answers = Counter(row.answers[0] for row in examples if row.answers)
+    # An answer that occurs once, such as a caption, says nothing about a distribution.
+    repeated = [(answer, n) for answer, n in _sorted(answers).items() if n > 1]
+    common = dict(repeated[:COMMON])
+    rest = answers.total() - sum(common.values())
+    return common | ({"(other answers)": rest} if rest else {})
 
 
 def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
@@ -76,10 +76,7 @@ def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def printable(part: Any) -> Any:
-    """A card, or part of one, that can be written: bytes of file names that are no text are spelt.
-
-    What JSON makes lists of is a list already, so that a card read again is the same.
-    """
+    """Return a card as JSON would give it back; invalid bytes in file names are escaped."""
     if isinstance(part, str):
         return part.encode("utf-8", "backslashreplace").decode()
     if isinstance(part, Mapping):
@@ -88,7 +85,7 @@ def printable(part: Any) -> Any:
 
 
 def write(folder: Path, card: Mapping[str, Any], page: str) -> None:
-    """Write a card and its page; each file is whole or absent.
+    """Write ``card.json`` and ``card.md``, atomically.
 
     Raises:
         UserError: the folder cannot be written to.

@@ -1,14 +1,14 @@
-"""How much of a data set is solved without its images: by the usual answer, and from the text.
+"""Text-only baseline: the score of a data set without its images.
 
-The text's answers are those of a fixed, small model (scikit-learn's multinomial naive Bayes on
-hashed words and pairs of words, tf-idf), so the share is a lower bound: what it solves needs no
-eyes, and a better reader may solve more.
+Two answers need no image: the most common one, and that of a small fixed model of the text
+(multinomial naive Bayes on tf-idf of hashed words and word pairs). The score is a lower bound: a
+better model of the text may reach more.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,42 +20,52 @@ from steelyard.tasks.metrics import clustered_stderr, item_f1
 
 FEATURES = 2**15
 CLASSES = 256
-"""Most answers that can be given; of more, the most common ones."""
+"""Most answers that can be predicted; of more, the most common ones."""
 FOLDS = 5
 CHUNK = 20_000
-"""Texts fitted or answered at a time: classes by texts, and classes by features, stay in memory."""
+"""Texts per fit or prediction: bounds the memory for classes x texts and classes x features."""
 Z = 1.96
 MOST_SUBSETS = 12
 
 Floats = NDArray[np.float64]
 
 
-def shares(corpus: Corpus) -> list[dict[str, Any]]:
-    """One row a split, and a subset where there are few: items, majority, from_text, low, high.
+class TextOnlyScore(TypedDict):
+    """Mean scores of a split or subset, as fractions; ``low`` to ``high`` is the 95 % interval."""
 
-    ``majority`` is the one answer that is right most often, given to all. The texts are answered
-    from ``train``; a set without one is cut into folds by cluster, each answered from the others.
-    A subset is answered from items of its own kind, as it is scored apart. An answer is right where
-    it equals a reference, and scored by the F1 of its classes where an item may have several.
-    ``low`` and ``high`` bound ``from_text`` at 95 %.
+    split: str
+    subset: str
+    items: int
+    fitted: str
+    majority: float
+    from_text: float
+    low: float
+    high: float
+
+
+def scores(corpus: Corpus) -> list[TextOnlyScore]:
+    """Score each split but train, and each subset unless there are more than ``MOST_SUBSETS``.
+
+    ``majority`` is the score of the single best answer for all items. The model of the text is
+    fitted on ``train``; without one, on the other folds of the split, cut by cluster. A subset is
+    predicted from training items of its own kind. An answer is right if it equals a reference; if
+    an item may have several classes, its score is the F1 of its classes.
     """
-    rows = []
+    rows: list[TextOnlyScore] = []
     train = corpus.splits.get("train", ())
     for split, examples in corpus.splits.items():
-        if split == "train":
-            continue
-        for subset in _subsets(examples):
-            asked, known = _only(subset, examples), _only(subset, train) or train
-            read = _from_train(corpus, known, asked) if train else _folded(corpus, asked)
-            low, high = interval(read.tolist(), [one.cluster or one.id for one in asked])
+        for subset in _subsets(examples) if split != "train" else ():
+            test, known = _in_subset(subset, examples), _in_subset(subset, train) or train
+            from_text = _from_train(corpus, known, test) if train else _cross_fitted(corpus, test)
+            low, high = interval(from_text.tolist(), [row.cluster or row.id for row in test])
             rows.append(
                 {
                     "split": split,
                     "subset": subset,
-                    "items": len(asked),
+                    "items": len(test),
                     "fitted": "train" if train else f"{FOLDS} folds by cluster",
-                    "majority": float(_scores(corpus, asked, _usual(corpus, asked, asked)).mean()),
-                    "from_text": float(read.mean()),
+                    "majority": float(_scores(corpus, test, _majority(corpus, test, test)).mean()),
+                    "from_text": float(from_text.mean()),
                     "low": low,
                     "high": high,
                 }
@@ -63,20 +73,23 @@ def shares(corpus: Corpus) -> list[dict[str, Any]]:
     return rows
 
 
-def unsuited(corpus: Corpus) -> str:
-    """Why a text-only model has nothing to say here; empty where it has."""
+def unsuitable(corpus: Corpus) -> str:
+    """Return why a text-only model cannot answer the items; empty if it can."""
     examples = [example for rows in corpus.splits.values() for example in rows]
     if not corpus.splits.keys() - {"train"}:
         return "there is no usable item to answer"
     if not any(example.text for example in examples):
-        return "there is no text beside the images"
+        return "the items have no text besides the image"
     if not _vocabulary(corpus, examples):
-        return "no answer is given twice, so there is none to guess"
+        return "no answer occurs twice, so none can be guessed"
     return ""
 
 
 def interval(scores: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
-    """Wilson's 95 % interval of a mean of scores in [0, 1], for as many draws as clusters tell."""
+    """Return Wilson's 95 % interval of a mean of scores in [0, 1].
+
+    The number of draws is the one at which independent draws have the clustered standard error.
+    """
     centre = float(np.mean(scores))
     error = clustered_stderr(scores, clusters)
     draws = centre * (1 - centre) / error**2 if error else len(set(clusters))
@@ -86,65 +99,70 @@ def interval(scores: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _from_train(corpus: Corpus, train: Sequence[Example], asked: Sequence[Example]) -> Floats:
-    """Scores of the text's answers to the asked examples, [N]."""
-    known = {answer: place for place, answer in enumerate(_vocabulary(corpus, train))}
-    given = _answers(corpus, train, asked, known) if known else _usual(corpus, train, asked)
-    return _scores(corpus, asked, given)
+def _from_train(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) -> Floats:
+    """Score predictions from the text: [N]."""
+    vocabulary = {answer: index for index, answer in enumerate(_vocabulary(corpus, train))}
+    if not vocabulary:
+        return _scores(corpus, test, _majority(corpus, train, test))
+    return _scores(corpus, test, _predict(corpus, train, test, vocabulary))
 
 
-def _folded(corpus: Corpus, examples: Sequence[Example]) -> Floats:
-    """As ``_from_train``, each fold from the others."""
-    fold = np.array([seed_for("fold", one.cluster or one.id) % FOLDS for one in examples])
-    read = np.zeros(len(examples))
-    for number in set(fold.tolist()):
-        inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        others, asked = ([examples[place] for place in part.tolist()] for part in (outside, inside))
-        read[inside] = _from_train(corpus, others, asked)
-    return read
+def _cross_fitted(corpus: Corpus, examples: Sequence[Example]) -> Floats:
+    """Score predictions from the text of each fold, fitted on the others: [N]."""
+    folds = np.array([seed_for("fold", row.cluster or row.id) % FOLDS for row in examples])
+    result = np.zeros(len(examples))
+    for fold in set(folds.tolist()):
+        test = [row for row, number in zip(examples, folds, strict=True) if number == fold]
+        train = [row for row, number in zip(examples, folds, strict=True) if number != fold]
+        result[folds == fold] = _from_train(corpus, train, test)
+    return result
 
 
-def _usual(corpus: Corpus, known: Sequence[Example], asked: Sequence[Example]) -> list[list[str]]:
-    """The most common answer, or answers, of the known examples for each asked one."""
-    return [[*_vocabulary(corpus, known)][: _usual_count(corpus, known)]] * len(asked)
+def _majority(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) -> list[list[str]]:
+    """Predict the most common answer, or classes, of ``train`` for all items."""
+    return [[*_vocabulary(corpus, train)][: _answer_count(corpus, train)]] * len(test)
 
 
-def _answers(
-    corpus: Corpus, train: Sequence[Example], asked: Sequence[Example], known: Mapping[str, int]
+def _predict(
+    corpus: Corpus, train: Sequence[Example], test: Sequence[Example], vocabulary: Mapping[str, int]
 ) -> list[list[str]]:
-    """The likeliest of the known answers to each text."""
+    """Predict the likeliest answers of the vocabulary from the text of each item."""
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
     from sklearn.naive_bayes import MultinomialNB
 
     words = HashingVectorizer(
         n_features=FEATURES, ngram_range=(1, 2), alternate_sign=False, norm=None
     )
-    pairs = [(one, answer) for one in train for answer in _targets(corpus, one) if answer in known]
+    targets = [
+        (row, vocabulary[answer])
+        for row in train
+        for answer in _targets(corpus, row)
+        if answer in vocabulary
+    ]
     weights, model = TfidfTransformer(sublinear_tf=True), MultinomialNB()
     weights.fit(words.transform(_texts(train)))
-    for chunk in _chunks(pairs):
-        seen = weights.transform(words.transform(_texts(one for one, _ in chunk)))
-        places = [known[answer] for _, answer in chunk]
-        model.partial_fit(seen, places, classes=range(len(known)))
-    found, names, count = [], [*known], _usual_count(corpus, train)
-    for part in _chunks(asked):
-        likely = model.predict_log_proba(weights.transform(words.transform(_texts(part))))
-        likely[~_allowed(part, known)] = -np.inf
-        best = np.argsort(-likely, axis=1, kind="stable")[:, :count]
-        found += [[names[place] for place in row] for row in best.tolist()]
-    return found
+    for chunk in _chunks(targets):
+        features = weights.transform(words.transform(_texts(row for row, _ in chunk)))
+        model.partial_fit(features, [index for _, index in chunk], classes=range(len(vocabulary)))
+    predictions, names, count = [], [*vocabulary], _answer_count(corpus, train)
+    for part in _chunks(test):
+        log_proba = model.predict_log_proba(weights.transform(words.transform(_texts(part))))
+        log_proba[~_allowed(part, vocabulary)] = -np.inf
+        best = np.argsort(-log_proba, axis=1, kind="stable")[:, :count]
+        predictions += [[names[index] for index in row] for row in best.tolist()]
+    return predictions
 
 
-def _allowed(asked: Sequence[Example], known: Mapping[str, int]) -> NDArray[np.bool_]:
-    """Which known answers each question allows: those among its choices, all where it has none."""
+def _allowed(test: Sequence[Example], vocabulary: Mapping[str, int]) -> NDArray[np.bool_]:
+    """Mask the answers that are among the choices of each question, [N, V]; all if none is."""
 
     @cache
-    def among(choices: tuple[str, ...]) -> NDArray[np.bool_]:
-        named = {answers.normalise(choice) for choice in choices}
-        mask = np.array([answer in named for answer in known])
+    def mask_of(choices: tuple[str, ...]) -> NDArray[np.bool_]:
+        allowed = {answers.normalise(choice) for choice in choices}
+        mask = np.array([answer in allowed for answer in vocabulary])
         return mask if mask.any() else ~mask
 
-    return np.array([among(one.choices) for one in asked])
+    return np.array([mask_of(row.choices) for row in test])
 
 
 def _texts(examples: Iterable[Example]) -> list[str]:
@@ -152,13 +170,13 @@ def _texts(examples: Iterable[Example]) -> list[str]:
 
 
 def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK))
+    return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
 
 
 def _vocabulary(corpus: Corpus, examples: Sequence[Example]) -> dict[str, int]:
-    """Answers that can be given and how often they are, most common first.
+    """Count the answers that can be predicted, most common first.
 
-    An answer to questions of one cluster alone, such as a caption, helps nowhere else.
+    An answer that occurs in one cluster alone, such as a caption, helps with no other item.
     """
     clusters: dict[str, set[str]] = {}
     counts: Counter[str] = Counter()
@@ -171,45 +189,43 @@ def _vocabulary(corpus: Corpus, examples: Sequence[Example]) -> dict[str, int]:
     return dict(sorted(useful, key=lambda pair: (-pair[1], pair[0]))[:CLASSES])
 
 
-def _usual_count(corpus: Corpus, examples: Sequence[Example]) -> int:
-    """How many answers are given: one, or the usual number of classes where there are several."""
+def _answer_count(corpus: Corpus, examples: Sequence[Example]) -> int:
+    """Return the number of answers per item: one, or the mean number of classes."""
     if not corpus.multi_label:
         return 1
-    return max(1, round(float(np.mean([len(one.labels) for one in examples]))))
+    return max(1, round(float(np.mean([len(row.labels) for row in examples]))))
 
 
 def _targets(corpus: Corpus, example: Example) -> list[str]:
-    """Right answers to learn: the classes, or the reference that most people gave."""
+    """List the answers to learn: the classes, or the most common reference answer."""
     if corpus.classes:
         return [corpus.classes[label] for label in example.labels]
-    given = Counter(map(_normal, example.answers))
-    return [max(given, key=given.__getitem__)] if given else []
+    counts = Counter(map(_normalise, example.answers))
+    return [max(counts, key=counts.__getitem__)] if counts else []
 
 
-@cache
-def _normal(answer: str) -> str:
-    return answers.normalise(answer)
+_normalise = cache(answers.normalise)
 
 
-def _scores(corpus: Corpus, asked: Sequence[Example], given: Sequence[Sequence[str]]) -> Floats:
-    score = _class_score(corpus) if corpus.classes else _question_score
-    return np.array([score(one, answer) for one, answer in zip(asked, given, strict=True)])
+def _scores(
+    corpus: Corpus, test: Sequence[Example], predictions: Sequence[Sequence[str]]
+) -> Floats:
+    """Score predictions: F1 of the classes, or whether the answer equals a reference; [N]."""
+    index = {name: number for number, name in enumerate(corpus.classes)}
 
+    def score(row: Example, names: Sequence[str]) -> float:
+        if corpus.classes:
+            return item_f1(row.labels, [index[name] for name in names])
+        return float(bool(names) and names[0] in set(map(_normalise, row.answers)))
 
-def _class_score(corpus: Corpus) -> Callable[[Example, Sequence[str]], float]:
-    index = {name: place for place, name in enumerate(corpus.classes)}
-    return lambda one, given: item_f1(one.labels, [index[name] for name in given])
-
-
-def _question_score(one: Example, given: Sequence[str]) -> float:
-    return float(bool(given) and given[0] in set(map(_normal, one.answers)))
+    return np.array([score(*pair) for pair in zip(test, predictions, strict=True)])
 
 
 def _subsets(examples: Sequence[Example]) -> list[str]:
-    """The whole, named by nothing, and its parts where there are some but not many."""
-    parts = sorted({part for example in examples for part in enclosing(example.subset)})
-    return ["", *parts] if 1 < len(parts) <= MOST_SUBSETS else [""]
+    """List the subsets to score, the full split first; only that if there are too many."""
+    subsets = sorted({part for example in examples for part in enclosing(example.subset)})
+    return ["", *subsets] if 1 < len(subsets) <= MOST_SUBSETS else [""]
 
 
-def _only(subset: str, examples: Sequence[Example]) -> list[Example]:
-    return [one for one in examples if not subset or subset in enclosing(one.subset)]
+def _in_subset(subset: str, examples: Sequence[Example]) -> list[Example]:
+    return [row for row in examples if not subset or subset in enclosing(row.subset)]

@@ -154,7 +154,7 @@ def corpus(
         skipped=skipped,
         notes=notes,
         max_bad=max_bad,
-        whole=whole,
+        whole_clusters=whole,
     )
 
 

@@ -28,8 +28,8 @@ def test_check_prints_tables_and_writes_the_card_outside_of_the_data(
     before = sorted(pope.rglob("*"))
     done = steelyard("check", "pope", "--data-root", str(pope))
     assert done.code == 0, done.stderr
-    for title in ("Expected tree", "Annotation files", "Splits", "Labels", "Images",
-                  "Solved blind", "Licence"):  # fmt: skip
+    for title in ("Expected layout", "Annotation files", "Splits", "Labels", "Images",
+                  "Text-only baseline", "Licence"):  # fmt: skip
         assert title in done.stdout
     assert "usable: test 40" in done.stdout
     assert sorted(pope.rglob("*")) == before
@@ -58,7 +58,7 @@ def test_check_refuses_what_a_run_would_refuse(pope: Path, steelyard: Command) -
         (("check", "pop"), "Unknown task 'pop'. Did you mean 'pope'?"),
         (("check", "pope", "--data-root", "/nowhere"), "no folder at /nowhere"),
         (("check", "pope", "--data-set", "plot=first"), "Unknown data option of pope 'plot'"),
-        (("check", "pope", "--max-bad", "2"), "give a share from 0 to below 1"),
+        (("check", "pope", "--max-bad", "2"), "give a fraction from 0 to below 1"),
         (("data", "pop"), "Did you mean 'pope'"),
         (
             ("data", "pope", "--from", "/nowhere", "--to", "x"),

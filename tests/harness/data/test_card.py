@@ -11,6 +11,7 @@ import pytest
 from checked import look, picture, published, questions
 from PIL import Image
 from rich.console import Console
+from rich.markdown import Markdown
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
@@ -87,25 +88,29 @@ def leaky(root: Path) -> Corpus:
 def test_leaks_and_repeats_by_hand(tmp_path: Path) -> None:
     corpus = leaky(tmp_path)
     looks = image_scan.scan(duplicates.used_images(corpus))
-    near = duplicates.twins(looks)
+    near = duplicates.near_duplicates(looks)
     assert [{path.name for path in pair} for pair in near] == [{"two.png", "near.jpg"}]
     (row,) = duplicates.leaks(corpus, looks, near)
     assert row == {
-        "from": "train",
-        "to": "test",
+        "first": "train",
+        "second": "test",
         "items": 5,
-        "ids": 0,
+        "id": 0,
         "image": 2,  # d by its bytes, f by its file
-        "alike": 1,  # e
+        "near_duplicate": 1,  # e
         "text": 2,  # d and g
-        "image and text": 1,  # d
-        "first": ["d", "f", "e"],
+        "image_and_text": 1,  # d
+        "examples": ["d", "f", "e"],
     }
     assert duplicates.repeated(corpus, looks) == {"train": 1, "test": 0}
-    shown = duplicates.images(tmp_path, looks, near)
-    assert shown["copies"] == {"groups": 1, "images": 2, "first": [["one.png", "copy.png"]]}
-    assert shown["alike"]["images"] == 2 and shown["faulty"] == []
-    assert shown["pixels"] == dict.fromkeys(("smallest", "middle", "largest"), "64 x 64")
+    summary = duplicates.summarise(tmp_path, looks, near)
+    assert summary["duplicates"] == {
+        "groups": 1,
+        "images": 2,
+        "examples": [["one.png", "copy.png"]],
+    }
+    assert summary["near_duplicates"]["images"] == 2 and summary["faulty"] == []
+    assert summary["pixels"] == dict.fromkeys(("smallest", "middle", "largest"), "64 x 64")
 
 
 # --- The card --------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def test_without_a_cache_the_card_is_made_and_not_kept(food: Path, tmp_path: Pat
     (tmp_path / "cache").write_text("a file where the folder should be")
     told: list[str] = []
     made, _ = report.check("food101", food, {}, 0.01, told.append)
-    assert made["problems"] == [] and "not kept" in told[-1]
+    assert made["problems"] == [] and "not cached" in told[-1]
 
 
 def test_what_is_asked_wrongly_is_no_finding(food: Path, tmp_path: Path) -> None:
@@ -218,9 +223,22 @@ def test_page_and_terminal_say_the_same(pope: Path) -> None:
     assert "| test | 40 | 20 | 0 | 0 | 0 | 0 |" in page
     # The object alone gives every answer away.
     assert "| test | 40 | 50.0% | 100.0% |" in page
-    console = Console(width=200, record=True, file=StringIO())
-    card_page.show(made, console)
+    console = Console(width=250, record=True, file=StringIO())
+    console.print(Markdown(page))
     text = console.export_text()
-    for section in card_page.sections(made):
-        for row in section.rows[: card_page.ROWS]:
-            assert all(cell in text for cell in row), row
+    cells = [
+        cell for line in page.splitlines() if line.startswith("| ") for cell in line.split(" | ")
+    ]
+    for cell in cells:
+        plain = cell.strip("| ").replace("\\", "")
+        assert plain in text or set(plain) == {"-"}, cell
+
+
+def test_long_tables_are_cut_and_markup_is_escaped(pope: Path) -> None:
+    made = look(pope, "pope")
+    made["skipped"] = [["test", f"_{number}_", "a|b *c* <d>"] for number in range(20)]
+    page = card_page.markdown(made, card_page.TERMINAL_ROWS)
+    assert page.count("| test | \\_") == 15 and "5 more rows in card.json." in page
+    console = Console(width=250, record=True, file=StringIO())
+    console.print(Markdown(page))
+    assert "_14_" in (text := console.export_text()) and "a|b *c* <d>" in text

@@ -153,7 +153,7 @@ def test_what_is_refused_carries_all_problems_and_what_was_read(
     splits["test"] = pictured(tmp_path, "c", 4)
     (tmp_path / "c1.jpg").unlink()
     splits["val"] = []
-    with pytest.raises(reading.Refused) as error:
+    with pytest.raises(reading.RefusedData) as error:
         build(tmp_path, splits)
     repeated, empty, missing = error.value.problems
     assert str(error.value) == repeated and "more than once in train (1): a0." in repeated

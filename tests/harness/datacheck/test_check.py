@@ -40,8 +40,8 @@ def test_the_tree_of_a_sound_folder_is_found(food: Path) -> None:
     found = {path: state for path, state in states(made).items() if "texts_txt" not in path}
     assert set(found.values()) == {"found"} and len(found) == 4
     assert made["problems"] == [] and made["core"] is not None
-    assert "images/train/apple/*.jpg  (15)" in made["tree"]["found"]
-    assert "texts/test_titles.csv" in made["tree"]["found"]
+    assert "images/train/apple/*.jpg  (15)" in made["tree"]["files"]
+    assert "texts/test_titles.csv" in made["tree"]["files"]
 
 
 def test_a_tree_one_folder_down_is_pointed_at(food: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_tree_one_folder_down_is_pointed_at(food: Path, tmp_path: Path) -> Non
     ]
     assert made["tree"]["nested"] == "UPMC"
     assert states(made)["texts/train_titles.csv"] == "elsewhere"
-    assert "stands in UPMC" in card_page.markdown(made)
+    assert "subfolder UPMC" in card_page.markdown(made)
     # All images of the folder are looked at where no item could be read.
     assert made["images"]["files"] == 320 and made["core"] is made["card"] is None
 
@@ -94,7 +94,7 @@ def test_a_large_tree_is_told_in_few_lines() -> None:
     paths = [f"images/class_{kind}/{n}.jpg" for kind in range(50) for n in range(20)]
     lines = tree.summary(dict.fromkeys([*paths, "a.csv"], (1, 1)))
     assert lines[0] == "a.csv" and lines[1] == "images/class_0/*.jpg  (20)"
-    assert lines[-1] == "images/*/  (46 folders more)" and len(lines) == 6
+    assert lines[-1] == "images/*/  (46 more folders)" and len(lines) == 6
     assert tree.summary({}) == ["nothing"]
 
 
@@ -102,7 +102,7 @@ def test_names_that_are_no_text_are_spelt(pope: Path) -> None:
     odd = os.fsencode(pope / "val2014") + b"/\xff[b].jpg"
     Image.new("RGB", (8, 8)).save(os.fsdecode(odd), "JPEG")
     made = look(pope, "pope")
-    assert made["unused"] == {"images": 1, "first": ["val2014/\\udcff[b].jpg"]}
+    assert made["unused"] == {"images": 1, "examples": ["val2014/\\udcff[b].jpg"]}
     assert made["problems"] == [] and "udcff" in card_page.markdown(made)
 
 
@@ -225,7 +225,7 @@ def test_faulty_and_unused_images_are_listed(food: Path) -> None:
     }
     assert made["core"]["splits"]["test"]["items"] == 78
     assert made["core"]["skipped"] == {"test": {"image missing": 1, "image unreadable": 1}}
-    assert made["unused"] == {"images": 1, "first": ["images/train/stray.jpg"]}
+    assert made["unused"] == {"images": 1, "examples": ["images/train/stray.jpg"]}
     assert look(food, "food101", max_bad=0.05)["problems"] == []
 
 

@@ -21,7 +21,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import cache_folder
 from steelyard.harness.datacheck import annotations, layout
 from steelyard.harness.datacheck import convert as copies
-from steelyard.harness.datacheck.convert import Source
+from steelyard.harness.datacheck.convert import DataCopy
 from steelyard.harness.runs.corpora import parse_roots
 from steelyard.tasks import pope
 from steelyard.tasks._shared import official
@@ -64,10 +64,10 @@ def hub(tmp_path: Path) -> Path:
 
 
 def convert(place: Path, to: Path, task: str = "pope") -> int:
-    """Convert a local copy; the number of rows that were told."""
-    told = [0]
-    copies.convert(task, Source(place.name, place), to, told.append)
-    return told[-1]
+    """Convert a local copy; return the number of rows reported."""
+    counts = [0]
+    copies.convert(task, DataCopy(place.name, place), to, counts.append)
+    return counts[-1]
 
 
 # --- Tables ----------------------------------------------------------------------------------
@@ -174,11 +174,11 @@ def test_what_cannot_be_converted_says_so_and_leaves_nothing(
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no table")
     packed(tmp_path / "empty", tmp_path / "other.zip", "")
     for place, task, said in (
-        ("food", "food101", r"food is in the official layout already: give it as --data-root"),
+        ("food", "food101", r"food has the official layout already: give it as --data-root"),
         ("empty", "pope", r"No \*\.parquet .* and no official layout of pope at"),
         ("broken.zip", "food101", r"broken\.zip: cannot be unpacked"),
-        ("other.zip", "food101", r"other\.zip does not hold the official layout of food101"),
-        ("broken.parquet", "pope", r"broken\.parquet: not a whole parquet file"),
+        ("other.zip", "food101", r"other\.zip has no files in the official layout of food101"),
+        ("broken.parquet", "pope", r"broken\.parquet: not a complete parquet file"),
         ("hub", "chair", r"Tables of chair cannot be converted; its official files: cocodataset"),
         ("hub", "mme", r"The copy has a category 'popular', which MME does not have"),
     ):
@@ -193,10 +193,10 @@ def test_a_folder_that_holds_something_is_left_alone(hub: Path, tmp_path: Path) 
     to = tmp_path / "made"
     to.mkdir()
     convert(hub, to)  # an empty one is filled
-    with pytest.raises(UserError, match="made is there already"):
+    with pytest.raises(UserError, match="made exists already"):
         convert(hub, to)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file is there already"):
+    with pytest.raises(UserError, match="file exists already"):
         convert(hub, tmp_path / "file")
 
 
@@ -208,7 +208,7 @@ def test_an_interrupted_conversion_leaves_nothing(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        copies.convert("pope", Source("hub", hub), tmp_path / "made", stop)
+        copies.convert("pope", DataCopy("hub", hub), tmp_path / "made", stop)
     assert [path.name for path in tmp_path.iterdir()] == ["hub"]
 
 
@@ -276,7 +276,10 @@ def test_a_hub_id_as_data_root_is_converted_once(
 
 
 def test_without_the_hub_one_line_says_so(own_cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'org/POPE' is no folder here, and .* out of reach or HF"):
+    with pytest.raises(
+        UserError,
+        match=r"'org/POPE' is no folder here, and it cannot be downloaded .* out of reach or HF",
+    ):
         parse_roots(["org/POPE"], ["pope"])
     with pytest.raises(UserError, match="no folder at /nowhere/POPE"):
         parse_roots(["/nowhere/POPE"], ["pope"])
