@@ -1,1 +1,1 @@
-"""The generated world: scenes, and data sets about them in official layouts."""
+"""Generated world: scenes, and data sets about them in official layouts."""

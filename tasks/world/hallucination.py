@@ -9,7 +9,6 @@ from pathlib import Path
 
 from steelyard.tasks.world.language import (
     CAPTION,
-    Question,
     absent_kinds,
     attribute_question,
     caption,
@@ -69,22 +68,17 @@ def _amber(*halves: str) -> Callable[[Path, int, SceneSource], list[JsonRow]]:
                     truth.append({"id": str(id_), "scene": scene.symbol, **annotation})
         for number, scene in enumerate(scenes, start=1):
             source.save(scene, folder / "image" / f"AMBER_{number}.jpg")
-        _write_amber(folder / "data", annotations, queries)
+        data = folder / "data"
+        (data / "query").mkdir(parents=True)
+        for name, rows in queries.items():
+            write_text(data / "query" / f"{name}.json", json.dumps(rows))
+        write_text(data / "annotations.json", json.dumps(annotations))
+        relation = {kind: list(SYNONYMS.get(kind, ())) for kind in KINDS}
+        write_text(data / "relation.json", json.dumps(relation))
+        write_text(data / "safe_words.txt", "object\n")
         return truth
 
     return write
-
-
-def _write_amber(
-    folder: Path, annotations: list[JsonRow], queries: Mapping[str, list[JsonRow]]
-) -> None:
-    (folder / "query").mkdir(parents=True)
-    for name, rows in queries.items():
-        write_text(folder / "query" / f"{name}.json", json.dumps(rows))
-    write_text(folder / "annotations.json", json.dumps(annotations))
-    relation = {kind: list(SYNONYMS.get(kind, ())) for kind in KINDS}
-    write_text(folder / "relation.json", json.dumps(relation))
-    write_text(folder / "safe_words.txt", "object\n")
 
 
 AmberQuery = tuple[str, JsonRow]
@@ -160,30 +154,25 @@ def _write_hallusion(folder: Path, count: int, source: SceneSource) -> list[Json
             for index, asked_colour in enumerate(colours):
                 question = attribute_question(Object(kind, colour, 0), asked_colour)
                 key = f"{group}/{figure}/{index}"
-                rows.append(_hallusion_row(key, kind, question, image, is_edited=colour != usual))
+                category, subcategory, set_id = group.split("/")
+                row = {
+                    "category": category,
+                    "subcategory": subcategory,
+                    "visual_input": "0" if image is None else "1" if colour == usual else "2",
+                    "set_id": set_id,
+                    "figure_id": str(figure),
+                    "sample_note": kind,
+                    "question_id": str(index),
+                    "question": question.text,
+                    "gt_answer_details": f"{question.text} {question.answer}.",
+                    "gt_answer": str(int(question.answer == "yes")),
+                    "filename": image,
+                }
+                rows.append(row)
                 fact = {"scene": scenes[colour].symbol, "kind": kind, "answer": question.answer}
                 truth.append({"id": key, **fact})
     write_text(folder / "HallusionBench.json", json.dumps(rows))
     return truth
-
-
-def _hallusion_row(
-    key: str, kind: str, question: Question, image: str | None, *, is_edited: bool
-) -> JsonRow:
-    category, subcategory, group, figure, index = key.split("/")
-    return {
-        "category": category,
-        "subcategory": subcategory,
-        "visual_input": "0" if image is None else "2" if is_edited else "1",
-        "set_id": group,
-        "figure_id": figure,
-        "sample_note": kind,
-        "question_id": index,
-        "question": question.text,
-        "gt_answer_details": f"{question.text} {question.answer}.",
-        "gt_answer": str(int(question.answer == "yes")),
-        "filename": image,
-    }
 
 
 # --- mmhal: open questions of the types that the generated world can fill ----------------------

@@ -110,10 +110,10 @@ def _ask_writing(source: SceneSource) -> MmePair:
 
 
 def _ask_sum(source: SceneSource) -> MmePair:
-    left, right = source.rng.integers(1, 10, 2).tolist()
-    wrong = left + right + int(source.pick((-1, 1)))
-    yes, no = (f"Is the answer {value}?" for value in (left + right, wrong))
-    return MmePair(source.scene(), yes, no, f"{left}+{right}")
+    first, second = source.rng.integers(1, 10, 2).tolist()
+    wrong = first + second + int(source.pick((-1, 1)))
+    yes, no = (f"Is the answer {value}?" for value in (first + second, wrong))
+    return MmePair(source.scene(), yes, no, f"{first}+{second}")
 
 
 def _ask_common_sense(source: SceneSource) -> MmePair:
@@ -177,25 +177,28 @@ def _write_naturalbench(folder: Path, count: int, source: SceneSource) -> list[J
 def _yes_no_group(source: SceneSource) -> NaturalBenchGroup:
     """Ask for an object that only one of the pictures has, and for one that only the other has."""
     while True:
-        left, right = source.scene(), source.scene()
-        kinds_left, kinds_right = ({obj.kind for obj in s.objects} for s in (left, right))
-        only_left, only_right = sorted(kinds_left - kinds_right), sorted(kinds_right - kinds_left)
-        if only_left and only_right:
+        first, second = source.scene(), source.scene()
+        kinds_first, kinds_second = ({obj.kind for obj in s.objects} for s in (first, second))
+        only_first, only_second = (
+            sorted(kinds_first - kinds_second),
+            sorted(kinds_second - kinds_first),
+        )
+        if only_first and only_second:
             questions = (
-                existence_question(left, source.pick(only_left)).text,
-                existence_question(left, source.pick(only_right)).text,
+                existence_question(first, source.pick(only_first)).text,
+                existence_question(first, source.pick(only_second)).text,
             )
-            return NaturalBenchGroup((left, right), "yes_no", questions, "Yes", "No")
+            return NaturalBenchGroup((first, second), "yes_no", questions, "Yes", "No")
 
 
 def _option_group(source: SceneSource) -> NaturalBenchGroup:
     """Ask for the colour of an object that the pictures show in two colours."""
     kind = source.pick(tuple(KINDS))
-    first, second = source.shuffled(tuple(COLOURS))[:2]
-    left, right = (source.scene(kind, colour, reuse=True) for colour in (first, second))
-    text = colour_question(next(obj for obj in left.objects if obj.kind == kind)).text
-    questions = (f"{text}\nA. {first}\nB. {second}", f"{text}\nA. {second}\nB. {first}")
-    return NaturalBenchGroup((left, right), "multiple_choice", questions, "A", "B")
+    a, b = source.shuffled(tuple(COLOURS))[:2]
+    first, second = (source.scene(kind, colour, reuse=True) for colour in (a, b))
+    text = colour_question(next(obj for obj in first.objects if obj.kind == kind)).text
+    questions = (f"{text}\nA. {a}\nB. {b}", f"{text}\nA. {b}\nB. {a}")
+    return NaturalBenchGroup((first, second), "multiple_choice", questions, "A", "B")
 
 
 PAIR_SETS: Mapping[str, WorldSet] = {

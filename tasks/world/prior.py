@@ -91,10 +91,10 @@ def residents(place: str) -> tuple[str, ...]:
 
 def rate(kind: str, prior: LanguagePrior) -> float:
     """Return the fraction of all objects that are of this kind, if places are equally likely."""
-    place = KINDS[kind].place
-    if place is None:
+    home = KINDS[kind].place
+    if home is None:
         return prior.p_neutral / len(NEUTRAL)
-    return (1 - prior.p_neutral) / len(PLACES) * FREQUENCIES[residents(place).index(kind)]
+    return (1 - prior.p_neutral) / len(PLACES) * FREQUENCIES[residents(home).index(kind)]
 
 
 def compose(

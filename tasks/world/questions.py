@@ -119,10 +119,10 @@ def _adversarial(scene: Scene, prior: LanguagePrior) -> list[str]:
 
     If all of these are present, those of the next place.
     """
-    places = [KINDS[obj.kind].place for obj in scene.objects]
+    homes = [KINDS[obj.kind].place for obj in scene.objects]
     present = {obj.kind for obj in scene.objects}
-    for place in filter(None, (*places, scene.place, *PLACES)):
-        if absent := [kind for kind in residents(place) if kind not in present]:
+    for home in filter(None, (*homes, scene.place, *PLACES)):
+        if absent := [kind for kind in residents(home) if kind not in present]:
             return absent
     return []
 

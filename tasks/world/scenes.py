@@ -68,17 +68,9 @@ def _cone(x: Field, y: Field, half: float, tip: float, base: float) -> Mask:
     return (np.abs(x) < half * rise) & (rise < 1)
 
 
-def _banana(x: Field, y: Field) -> Mask:
-    return _disc(x, y, 0.95, 0, -0.1) & ~_disc(x, y, 0.9, 0, -0.6)
-
-
 def _apple(x: Field, y: Field) -> Mask:
     halves = _disc(x, y, 0.55, -0.35, 0.2) | _disc(x, y, 0.55, 0.35, 0.2)
     return halves | _bar(x, y, 0.1, 0.3, 0, -0.55)
-
-
-def _pear(x: Field, y: Field) -> Mask:
-    return _disc(x, y, 0.6, 0, 0.35) | _oval(x, y, 0.33, 0.6, 0, -0.35)
 
 
 def _grapes(x: Field, y: Field) -> Mask:
@@ -93,25 +85,9 @@ def _carrot(x: Field, y: Field) -> Mask:
     return _cone(x, y, 0.42, 1, -0.5) | leaves
 
 
-def _corn(x: Field, y: Field) -> Mask:
-    return _oval(x, y, 0.45, 0.95) & (np.abs(y) % 0.5 > 0.14)
-
-
 def _broccoli(x: Field, y: Field) -> Mask:
     crown = _disc(x, y, 0.45, -0.45, -0.2) | _disc(x, y, 0.45, 0.45, -0.2)
     return crown | _disc(x, y, 0.45, 0, -0.5) | _bar(x, y, 0.2, 0.4, 0, 0.5)
-
-
-def _mushroom(x: Field, y: Field) -> Mask:
-    return (_disc(x, y, 0.9, 0, 0.1) & (y < 0.1)) | _bar(x, y, 0.25, 0.35, 0, 0.4)
-
-
-def _doughnut(x: Field, y: Field) -> Mask:
-    return _disc(x, y, 0.9) & ~_disc(x, y, 0.4)
-
-
-def _bread(x: Field, y: Field) -> Mask:
-    return _bar(x, y, 0.75, 0.4, 0, 0.3) | _oval(x, y, 0.95, 0.45, 0, -0.2)
 
 
 def _pizza(x: Field, y: Field) -> Mask:
@@ -140,29 +116,29 @@ def _crab(x: Field, y: Field) -> Mask:
     )
 
 
+def _cup(x: Field, y: Field) -> Mask:
+    handle = _disc(x, y, 0.45, 0.45) & ~_disc(x, y, 0.25, 0.45)
+    return _bar(x, y, 0.45, 0.75, -0.2) | handle
+
+
+def _pear(x: Field, y: Field) -> Mask:
+    return _disc(x, y, 0.6, 0, 0.35) | _oval(x, y, 0.33, 0.6, 0, -0.35)
+
+
+def _mushroom(x: Field, y: Field) -> Mask:
+    return (_disc(x, y, 0.9, 0, 0.1) & (y < 0.1)) | _bar(x, y, 0.25, 0.35, 0, 0.4)
+
+
+def _bread(x: Field, y: Field) -> Mask:
+    return _bar(x, y, 0.75, 0.4, 0, 0.3) | _oval(x, y, 0.95, 0.45, 0, -0.2)
+
+
 def _shrimp(x: Field, y: Field) -> Mask:
     return _disc(x, y, 0.9) & ~_disc(x, y, 0.5, 0.05, 0.05) & ((x < 0) | (y < 0))
 
 
 def _mussel(x: Field, y: Field) -> Mask:
     return _disc(x, y, 1.0, 0, 0.4) & _disc(x, y, 1.0, 0, -0.4) & (np.abs(y) > 0.1)
-
-
-def _ball(x: Field, y: Field) -> Mask:
-    return _disc(x, y, 0.8)
-
-
-def _box(x: Field, y: Field) -> Mask:
-    return _bar(x, y, 0.72, 0.72)
-
-
-def _kite(x: Field, y: Field) -> Mask:
-    return np.abs(x) / 0.6 + np.abs(y) < 1
-
-
-def _cup(x: Field, y: Field) -> Mask:
-    handle = _disc(x, y, 0.45, 0.45) & ~_disc(x, y, 0.25, 0.45)
-    return _bar(x, y, 0.45, 0.75, -0.2) | handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +152,19 @@ class ObjectKind:
 
 
 KINDS: Mapping[str, ObjectKind] = {
-    "banana": ObjectKind("orchard", "yellow", _banana),
+    "banana": ObjectKind(
+        "orchard", "yellow", lambda x, y: _disc(x, y, 0.95, 0, -0.1) & ~_disc(x, y, 0.9, 0, -0.6)
+    ),
     "apple": ObjectKind("orchard", "red", _apple),
     "pear": ObjectKind("orchard", "green", _pear),
     "grapes": ObjectKind("orchard", "purple", _grapes),
     "carrot": ObjectKind("garden", "orange", _carrot),
-    "corn": ObjectKind("garden", "yellow", _corn),
+    "corn": ObjectKind(
+        "garden", "yellow", lambda x, y: _oval(x, y, 0.45, 0.95) & (np.abs(y) % 0.5 > 0.14)
+    ),
     "broccoli": ObjectKind("garden", "green", _broccoli),
     "mushroom": ObjectKind("garden", "brown", _mushroom),
-    "doughnut": ObjectKind("bakery", "pink", _doughnut),
+    "doughnut": ObjectKind("bakery", "pink", lambda x, y: _disc(x, y, 0.9) & ~_disc(x, y, 0.4)),
     "bread": ObjectKind("bakery", "brown", _bread),
     "pizza": ObjectKind("bakery", "orange", _pizza),
     "muffin": ObjectKind("bakery", "blue", _muffin),
@@ -192,9 +172,9 @@ KINDS: Mapping[str, ObjectKind] = {
     "crab": ObjectKind("sea", "red", _crab),
     "shrimp": ObjectKind("sea", "pink", _shrimp),
     "mussel": ObjectKind("sea", "purple", _mussel),
-    "ball": ObjectKind(None, None, _ball),
-    "box": ObjectKind(None, None, _box),
-    "kite": ObjectKind(None, None, _kite),
+    "ball": ObjectKind(None, None, lambda x, y: _disc(x, y, 0.8)),
+    "box": ObjectKind(None, None, lambda x, y: _bar(x, y, 0.72, 0.72)),
+    "kite": ObjectKind(None, None, lambda x, y: np.abs(x) / 0.6 + np.abs(y) < 1),
     "cup": ObjectKind(None, None, _cup),
 }
 FOODS = tuple(name for name, kind in KINDS.items() if kind.place is not None)

@@ -109,8 +109,8 @@ class SceneSource:
         """Sample a scene of a classification set: these kinds, and neutral ones beside them."""
         prior = self.prior
         for _ in range(ATTEMPTS):
-            others = [self.pick(NEUTRAL) for _ in range(CLASSIFIED_OBJECTS - len(kinds))]
-            scene = arrange([*kinds, *others], prior, self.rng)
+            neutral = [self.pick(NEUTRAL) for _ in range(CLASSIFIED_OBJECTS - len(kinds))]
+            scene = arrange([*kinds, *neutral], prior, self.rng)
             if split_of(scene) == self.split and scene.symbol not in self.used:
                 self.used.add(scene.symbol)
                 return scene
@@ -121,8 +121,8 @@ class SceneSource:
         picture = Image.fromarray(draw(scene, self.rng, self.size))
         if sign:
             pixels = draw_sign(sign, max(1, self.size // 24))
-            left = int(self.rng.integers(2)) * (picture.width - pixels.shape[1])
-            picture.paste(Image.fromarray(pixels).convert("RGB"), (left, 0))
+            x = int(self.rng.integers(2)) * (picture.width - pixels.shape[1])
+            picture.paste(Image.fromarray(pixels).convert("RGB"), (x, 0))
         return picture
 
     def save(self, scene: Scene, path: Path, sign: str = "") -> None:

@@ -171,24 +171,24 @@ def _either_colour(scene: Scene, source: SceneSource) -> Question:
 
 
 def _both(scene: Scene, source: SceneSource) -> Question:
-    left, right = (obj.kind for obj in scene.objects[:2])
+    first, second = (obj.kind for obj in scene.objects[:2])
     if source.rng.random() < 0.5:
-        right = source.pick(absent_kinds(scene, same_place=False))
-    present = {obj.kind for obj in scene.objects} >= {left, right}
-    text = f"Is there {phrase(left)} and {phrase(right)} in the image?"
+        second = source.pick(absent_kinds(scene, same_place=False))
+    present = {obj.kind for obj in scene.objects} >= {first, second}
+    text = f"Is there {phrase(first)} and {phrase(second)} in the image?"
     return Question("both", text, yes_no(present), YES_NO)
 
 
 def _same_colour(scene: Scene, source: SceneSource) -> Question:
-    left, right = scene.objects[:2]
-    text = f"Is the {left.kind} the same color as the {right.kind}?"
-    return Question("same colour", text, yes_no(left.colour == right.colour), YES_NO)
+    first, second = scene.objects[:2]
+    text = f"Is the {first.kind} the same color as the {second.kind}?"
+    return Question("same colour", text, yes_no(first.colour == second.colour), YES_NO)
 
 
 def _beside(scene: Scene, source: SceneSource) -> Question:
-    left, right = source.shuffled(scene.objects[:2])
-    text = f"What is there beside the {left.kind}?"
-    return Question("beside", text, right.kind, (right.kind,), left.kind)
+    first, second = source.shuffled(scene.objects[:2])
+    text = f"What is there beside the {first.kind}?"
+    return Question("beside", text, second.kind, (second.kind,), first.kind)
 
 
 def _place(scene: Scene, source: SceneSource) -> Question:

@@ -1,1 +1,1 @@
-"""The tiny vision-language model of the generated world."""
+"""Tiny vision-language model of the generated world."""
