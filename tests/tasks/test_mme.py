@@ -1,42 +1,17 @@
 """MME: both shapes of a category, pairs that belong together, points worked by hand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from mme_files import lines, write
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.tasks import metrics, mme
 from steelyard.tasks._shared import official
-
-ASKED = "Is there a {} in this image? Please answer yes or no."
-
-
-def picture(path: Path, colour: str = "red") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), colour).save(path)
-
-
-def lines(*labels: str) -> str:
-    rows = (f"{ASKED.format(place)}\t{label}\n" for place, label in enumerate(labels, start=1))
-    return "".join(rows) + "\n"
-
-
-def write(root: Path, sizes: Mapping[str, int], nested: Sequence[str] = ()) -> Path:
-    """So many images in each category."""
-    for category, size in sizes.items():
-        own = root / category
-        parts = ("images", "questions_answers_YN") if category in nested else (".", ".")
-        for number in range(size):
-            picture(own / parts[0] / f"{number:04}.jpg")
-            path = own / parts[1] / f"{number:04}.txt"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(lines("Yes", "No"), encoding="utf-8")
-    return root
 
 
 def docs(corpus: Corpus, split: str = "test") -> list[Any]:

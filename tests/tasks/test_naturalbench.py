@@ -1,49 +1,16 @@
 """NaturalBench: groups of two questions and two images, whole or not at all."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from naturalbench_files import OPTIONS, Row, group, write
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.tasks import metrics, naturalbench
 from steelyard.tasks._shared import official
-
-OPTIONS = "\nA. red\nB. blue"
-Row = dict[str, Any]
-
-
-def group(number: int, **changes: Any) -> Row:
-    """Even groups are of yes and no, odd ones of two options."""
-    options = number % 2
-    first, second = ("A", "B") if options else ("Yes", "No")
-    return {
-        "Index": number,
-        "Question_Type": "multiple_choice" if options else "yes_no",
-        "Question_0": f"Which color is it in {number}?{OPTIONS}" if options else "Is it red?",
-        "Question_1": f"Of which color is it?{OPTIONS}" if options else "Is it blue?",
-        "Image_0": f"{number}_0.jpg",
-        "Image_1": f"{number}_1.jpg",
-        "Image_0_Question_0": first,
-        "Image_1_Question_0": second,
-        "Image_0_Question_1": second,
-        "Image_1_Question_1": first,
-        **changes,
-    }
-
-
-def write(root: Path, rows: list[Row]) -> Path:
-    (root / "images").mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (root / "naturalbench.jsonl").write_text(text, encoding="utf-8")
-    for row in rows:
-        for place, colour in enumerate(("red", "blue")):
-            Image.new("RGB", (8, 8), colour).save(root / "images" / f"{row['Index']}_{place}.jpg")
-    return root
 
 
 def docs(corpus: Corpus) -> list[Any]:

@@ -7,9 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import mme_files
+import naturalbench_files
 import pytest
-import test_mme
-import test_naturalbench
 from question_files import docs, write_gqa, write_scienceqa, write_textvqa, write_vqa
 
 from steelyard.harness.core.compat import import_lmms_eval
@@ -170,7 +170,7 @@ def test_scienceqa_equals_the_stock_scorer_where_it_reads_the_letter(
 def test_mme_equals_the_stock_scorer(stock: Any, tmp_path: Path) -> None:
     theirs = stock("mme.utils")
     sizes = {name: 3 + n % 4 for n, name in enumerate((*mme.PERCEPTION, *mme.COGNITION))}
-    rows = docs(mme.load(test_mme.write(tmp_path, sizes)))
+    rows = docs(mme.load(mme_files.write(tmp_path, sizes)))
     rng = random.Random(5)
     said = ("Yes", "no", "Yes, there is", "No.", "n", "not sure", "I think yes", "", "maybe")
     ours: defaultdict[str, list[Any]] = defaultdict(list)
@@ -205,8 +205,8 @@ def test_mme_half_a_pair_breaks_the_stock_score(stock: Any) -> None:
 
 def test_naturalbench_equals_the_stock_scores(stock: Any, tmp_path: Path) -> None:
     theirs = stock("naturalbench.utils")
-    groups = [test_naturalbench.group(number) for number in range(40)]
-    rows = docs(naturalbench.load(test_naturalbench.write(tmp_path, groups)))
+    groups = [naturalbench_files.group(number) for number in range(40)]
+    rows = docs(naturalbench.load(naturalbench_files.write(tmp_path, groups)))
     rng = random.Random(6)
     said = ("Yes", "No", "no, yes", "A", "B", "b. blue", "The answer is A", "neither", "Yes, no")
     right = {"Yes": 1, "A": 1, "No": 0, "B": 0}

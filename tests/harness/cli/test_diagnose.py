@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from answer_rows import rows
 from click.testing import CliRunner
-from test_reliance import rows
 
 from steelyard.harness.cli import console, factors
 from steelyard.harness.cli.factors import LEVELS, Level

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from answer_rows import rows
 from paths import SHARED
 from PIL import Image
 
@@ -84,16 +85,6 @@ def asked(model: Talker, corpus: Corpus, **options: Any) -> pd.DataFrame:
 
 def means(part: Part) -> dict[str, float]:
     return {name: each.mean for name, each in part.numbers.items()}
-
-
-def rows(view: str, way: str, tops: Sequence[float], answers: str, draw: int = 0) -> list[Any]:
-    """One row an item; right answers are ``a``."""
-    return [
-        {"view": view, "way": way, "draw": draw, "id": str(n), "cluster": str(n // 2),
-         "subset": "", "top": top, "bottom": 1.0, "answer": answer, "truth": "a", "habit": "",
-         "told": "", "gain": 0.5 if view == "full" else np.nan}
-        for n, (top, answer) in enumerate(zip(tops, answers, strict=True))
-    ]  # fmt: skip
 
 
 def test_numbers_by_hand() -> None:

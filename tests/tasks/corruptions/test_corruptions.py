@@ -7,9 +7,11 @@ import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
+import corrupted_items
 import numpy as np
 import pytest
 import torch
+from corrupted_items import MADE, corpus_at, fingerprints
 from PIL import Image
 
 from steelyard import tasks
@@ -23,8 +25,6 @@ from steelyard.tasks.corruptions.text import WORD_SHARE
 from steelyard.tasks.corruptions.variants import Corruption
 
 GREY = Image.new("RGB", (200, 100), (128, 128, 128))
-MADE = [name for name, corruption in CORRUPTIONS.items() if corruption.apply]
-"""All but what the scored model makes itself."""
 CLASSIFIED = {
     "food101": ("accuracy", False),
     "hateful_memes": ("auroc", False),
@@ -45,32 +45,6 @@ def corrupted(
 
 def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=float)
-
-
-def corpus_at(root: Path, size: int = 12) -> Corpus:
-    """Twelve items of food101 with an image and a title of their own."""
-    root.mkdir(parents=True, exist_ok=True)
-    examples = []
-    for number in range(size):
-        path = root / f"{number}.png"
-        Image.new("RGB", (6, 5), (number * 9, 50, 90)).save(path)
-        examples.append(Example(f"{number:02}", path, f"title {number} of it", (number % 3,)))
-    splits = {"train": (), "val": (), "test": tuple(examples)}
-    return Corpus("food101", root, ("a", "b", "c"), False, splits, "r1")
-
-
-def fingerprints(corpus: Corpus, order: int = 1) -> dict[str, str]:
-    """Hash of the prompt and pixels of each item under every corruption and both sides at once."""
-    found = {}
-    for name in (*MADE, "image-blur:5+text-typo:4", "both-missing:50"):
-        task = tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
-        docs = task.dataset["test"]
-        for position in list(range(len(docs)))[::order]:
-            images = task.doc_to_visual(docs[position])
-            content = b"".join(image.tobytes() for image in images)
-            content += task.doc_to_text(docs[position]).encode()
-            found[f"{name} {docs[position]['id']}"] = hashlib.sha256(content).hexdigest()
-    return found
 
 
 # What each corruption does
@@ -150,10 +124,16 @@ def test_same_damage_in_another_order_and_process(tmp_path: Path) -> None:
     assert fingerprints(corpus, order=-1) == here
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "import test_corruptions as t\n"
+        "import corrupted_items as t\n"
         "print(t.fingerprints(t.corpus_at(Path(sys.argv[2]))))"
     )
-    call = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "again")]
+    call = [
+        sys.executable,
+        "-c",
+        code,
+        str(Path(corrupted_items.__file__).parent),
+        str(tmp_path / "again"),
+    ]
     there = subprocess.run(call, capture_output=True, text=True, check=True)
     assert there.stdout.strip() == str(here)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_corruptions import corpus_at
+from corrupted_items import corpus_at
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError

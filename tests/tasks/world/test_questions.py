@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_scene_sets import check_answer, lines, parse, truth
+from world_files import check_answer, lines, parse, truth
 
 from steelyard import tasks
 from steelyard.harness.core.examples import Example

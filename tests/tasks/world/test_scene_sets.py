@@ -1,7 +1,6 @@
 """The generated question sets: official layouts, balance, held-out pairs and separate parts."""
 
 import json
-import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from world_files import check_answer, lines, parse, truth
 
 from steelyard.tasks.world import build
 from steelyard.tasks.world import questions as scene_sets
@@ -23,7 +23,7 @@ from steelyard.tasks.world.prior import (
     residents,
 )
 from steelyard.tasks.world.questions import SCENE_SETS
-from steelyard.tasks.world.scenes import COLOURS, FOODS, KINDS, Object, Scene
+from steelyard.tasks.world.scenes import COLOURS, FOODS, KINDS
 
 TRAIN, TEST = 300, 64
 PARTS = {"train": "pool", "val": "val", "test": "test"}
@@ -42,21 +42,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sets(cache: Path, short_validation: None) -> dict[str, Path]:
     return {task: ensure(spec(task), cache) for task in SCENE_SETS}
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def truth(root: Path) -> list[dict[str, Any]]:
-    return lines(root / build.TRUTH)
-
-
-def parse(symbol: str) -> Scene:
-    place, _, things = symbol.partition(": ")
-    found = [re.fullmatch(r"(\w+) (\w+)@(\d)", thing) for thing in things.split(", ")]
-    assert all(found)
-    return Scene(place, tuple(Object(m[2], m[1], int(m[3])) for m in found if m))
 
 
 def parts_of(root: Path, name: str) -> list[tuple[str, int, list[dict[str, Any]]]]:
@@ -122,23 +107,6 @@ def test_instruct_rows_have_the_right_answer_among_the_choices(sets: dict[str, P
             check_answer(row["question"], row["answer"], parse(facts[row["id"]]["scene"]))
     assert len({row["image"] for row in lines(root / "train.jsonl")}) == TRAIN // 3
     assert {row["kind"] for row in lines(root / "train.jsonl")} == set(scene_sets.MIX)
-
-
-def check_answer(question: str, answer: str, scene: Scene) -> None:
-    """Work the answer out again from the words of the question."""
-    things = {thing.kind: thing.colour for thing in scene.objects}
-    words = re.findall(r"\w+", question.lower())
-    asked = [word for word in words if word in KINDS]
-    if question == CAPTION:
-        assert all(f"{colour} {kind}" in answer for kind, colour in things.items())
-    elif words[:2] == ["what", "color"]:
-        assert answer == things[asked[0]]
-    elif words[:2] == ["how", "many"]:
-        assert answer == str(len(things))
-    elif "there" in words:
-        assert answer == ("yes" if asked[0] in things else "no")
-    else:
-        assert answer == ("yes" if things[asked[0]] == words[-1] else "no")
 
 
 def test_held_out_pairs_are_never_in_the_pool_and_always_in_the_held_out_items(
