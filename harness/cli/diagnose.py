@@ -32,7 +32,6 @@ VERSIONS = ("steelyard", "torch", "transformers", "lmms-eval")
 def diagnose(model: str, out: Path, given: Mapping[str, Any]) -> None:
     """Ask a model, write its profile into ``out`` and print it."""
     from steelyard.harness.runs.parallel import quiet_heavy_libraries
-    from steelyard.leaderboards.reliance import files as reliance_files
     from steelyard.leaderboards.reliance import tables as reliance_tables
     from steelyard.leaderboards.reliance.numbers import Diagnosis
 
@@ -57,7 +56,7 @@ def diagnose(model: str, out: Path, given: Mapping[str, Any]) -> None:
         parts = [part for task, rows in tables.items() for part in parts_of(task, [rows])]
         settings = _settings(backbone, corpora, how, device)
         made = Diagnosis(_name(model, found), settings, tuple(parts))
-        files = reliance_files.write(made, out)
+        files = reliance_tables.write(made, out)
     console.print(reliance_tables.terminal(made))
     for part in made.parts:
         if not part.subset:

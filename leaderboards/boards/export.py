@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from steelyard.leaderboards.boards.board import Board, BoardEntry
 from steelyard.leaderboards.boards.overall import Overall
-from steelyard.leaderboards.output.json_text import exact, json_text, members
+from steelyard.leaderboards.output.files import exact, json_text, members
 from steelyard.leaderboards.stats.intervals import Interval
 
 SCHEMA = 2

@@ -22,10 +22,9 @@ from steelyard.leaderboards.output.style import (
     Anchor,
     Figures,
     Mark,
+    axis_limits,
     dots,
     draw_curves,
-    first_of,
-    framed,
     headline,
     inches,
     lines,
@@ -34,7 +33,8 @@ from steelyard.leaderboards.output.style import (
     names_width,
     off_scale,
     panels,
-    shortened,
+    select_entries,
+    shorten,
 )
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ def critical(overall: Overall, labels: Sequence[str], control: str) -> Figures:
 
 def best_of(board: Board) -> Board:
     """The board with as many entries as a figure shows, named so, and nothing it does not show."""
-    title, kept = first_of(board.task, board.entries, board.control, lambda entry: entry.label)
+    title, kept = select_entries(
+        board.task, board.entries, board.control, lambda entry: entry.label
+    )
     return replace(board, task=title, entries=kept, samples={}, entry_scores={})
 
 
@@ -126,7 +128,7 @@ def _lagging(board: Board, bars: Mapping[str, Bar]) -> set[str]:
 def _limits(board: Board, spans: Sequence[Span], below: float, above: float) -> Span:
     """Axis limits with the better scores at the far end."""
     low, high = min(low for low, _ in spans), max(high for _, high in spans)
-    return framed(*((low, high) if board.higher_is_better else (high, low)), below, above)
+    return axis_limits(*((low, high) if board.higher_is_better else (high, low)), below, above)
 
 
 def _bar_limits(board: Board, bars: Sequence[Bar], below: float, above: float) -> Span:
@@ -237,7 +239,7 @@ def _cross_hair(axes: "Axes", control: str, x: float, y: float, foot: float) -> 
     quiet: dict[str, Any] = {"color": SOFT, "fontsize": 7.5}
     low = (y - bottom) / (top - bottom) < 0.5
     axes.text(
-        x, 1 - PAD if low else foot, f"{shortened(control)} (control) ", rotation=90, ha="right",
+        x, 1 - PAD if low else foot, f"{shorten(control)} (control) ", rotation=90, ha="right",
         va="top" if low else "bottom", transform=axes.get_xaxis_transform(), **quiet,
     )  # fmt: skip
     corners = (
@@ -281,7 +283,7 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
         places = list(steps)
         axes.set(title=name, xlabel="severity (0: clean)", xticks=places)
         axes.set_ylabel(_axis(board, ""))
-        axes.set_xlim(*framed(places[0], places[-1], ASIDE, ASIDE))
+        axes.set_xlim(*axis_limits(places[0], places[-1], ASIDE, ASIDE))
         curves = {entry.label: _curve(entry, steps, scale) for entry in board.entries}
         draw_curves(axes, places, curves, look)
         anchors = [Anchor(label, places[-1], means[-1]) for label, means in curves.items()]
@@ -325,7 +327,7 @@ def _phases(board: Board) -> "Figure":
     for place, total in enumerate(left):
         if total == 0:
             axes.text(0, place, " no training", va="center", fontsize=7.5, color=SOFT)
-    axes.set_yticks(range(len(entries)), [shortened(entry.label) for entry in entries])
+    axes.set_yticks(range(len(entries)), [shorten(entry.label) for entry in entries])
     axes.set_title(f"{board.task}: training compute by phase", fontsize=10.5)
     axes.set_xlabel("training FLOPs")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -13,9 +13,9 @@ from steelyard.leaderboards.boards.profile import COMPOSITE, NO_IMAGE, Profile, 
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.boards.tables import FORMATS, VERDICTS
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.json_text import json_text, members
+from steelyard.leaderboards.output.files import json_text, members
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_latex, sheet_markdown
-from steelyard.leaderboards.output.style import shortened
+from steelyard.leaderboards.output.style import shorten
 from steelyard.leaderboards.stats.intervals import Interval
 from steelyard.tasks import NOTHING
 
@@ -355,7 +355,7 @@ def _clean(profile: Profile) -> Sheet:
 
 def _cut(sheet: Sheet) -> Sheet:
     """The same with names short enough to stand beside numbers."""
-    rows = [(row[0], Cell(shortened(row[1].text)), *row[2:]) for row in sheet.rows]
+    rows = [(row[0], Cell(shorten(row[1].text)), *row[2:]) for row in sheet.rows]
     return replace(sheet, rows=tuple(rows))
 
 

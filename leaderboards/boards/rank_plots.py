@@ -11,11 +11,11 @@ from steelyard.leaderboards.output.style import (
     SIZES,
     SOFT,
     Mark,
-    first_of,
     headline,
     name_rows,
     names_width,
-    shortened,
+    select_entries,
+    shorten,
 )
 from steelyard.leaderboards.stats.ranking import CriticalDifference, RankChange
 
@@ -34,7 +34,7 @@ def critical_figure(critical: CriticalDifference, about: str, look: Mapping[str,
     """Mean ranks, the best on top, with a bracket around entries that are not told apart."""
     from matplotlib.figure import Figure
 
-    title, labels = first_of(about, list(critical.mean_ranks), "", str)
+    title, labels = select_entries(about, list(critical.mean_ranks), "", str)
     means = [critical.mean_ranks[label] for label in labels]
     groups = alike(means, critical.difference)
     names, high = names_width(labels), LINE * len(labels) + 0.1
@@ -124,7 +124,7 @@ def _slope(axes: "Axes", change: RankChange) -> None:
     ends = [change.before, change.after]
     axes.plot([0, 1], ends, "o-", color=colour, lw=2.2 if change.verdict else 0.9, ms=4,
               clip_on=False)  # fmt: skip
-    name = shortened(change.label)
+    name = shorten(change.label)
     first, last = change.before_range, change.after_range
     texts = (
         (f"{name}  {change.before}  ({first[0]:.3g}-{first[1]:.3g})", "right", -7),

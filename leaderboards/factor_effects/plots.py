@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.factor_effects.numbers import Curve, Factor
-from steelyard.leaderboards.output.style import INK, RC, SOFT, save
+from steelyard.leaderboards.output.style import INK, SOFT, render
 from steelyard.leaderboards.reliance.plots import IMAGE, TEXT
 
 if TYPE_CHECKING:
@@ -34,12 +34,7 @@ ROWS = (
 
 def picture(found: Factor) -> dict[str, bytes]:
     """The picture as ``png`` and ``svg``; a column a knob and task, a row a kind of number."""
-    import matplotlib as mpl
-
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc must not show
-        mpl.rcParams.update(RC)
-        return save(_figure(found))
+    return render({found.name: lambda: _figure(found)})
 
 
 def _figure(found: Factor) -> "Figure":

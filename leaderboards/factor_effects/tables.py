@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from steelyard.leaderboards.factor_effects.numbers import SHOWN, Curve, Factor, Point
 from steelyard.leaderboards.factor_effects.plots import picture
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import write_files
-from steelyard.leaderboards.output.json_text import exact, json_text, members
+from steelyard.leaderboards.output.files import exact, json_text, members, write_files
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.reliance.numbers import NUMBERS, SHARES
 from steelyard.leaderboards.stats.intervals import Interval
@@ -42,7 +41,7 @@ ONE_SEED = "One seed: the interval leaves out training variance."
 
 def write(found: Factor, out: Path) -> list[Path]:
     """Write everything into ``out``; the page comes first in what is returned."""
-    pictures = {f"{found.name}.{kind}": content for kind, content in picture(found).items()}
+    pictures = picture(found)
     content = {
         f"{found.name}.md": markdown(found, f"{found.name}.svg").encode(),
         f"{found.name}.csv": as_csv(found).encode(),

@@ -1,7 +1,10 @@
-"""Writing of report files."""
+"""Writing of report files, and the numbers in them: ten significant digits on every machine."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from steelyard.harness.core.files import write_atomic
 from steelyard.leaderboards.output.escape import escape_formulas
@@ -17,3 +20,32 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
         write_atomic(folder / name, escape_formulas(data) if name.endswith(".csv") else data)
         for name, data in contents.items()
     ]
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """Return JSON of dataclasses, mappings, lists and numbers.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+
+
+def members(record: Any) -> dict[str, Any]:
+    """Return a dataclass's fields by name, in order, without copying their values."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def exact(value: float) -> str:
+    """Format with ten significant digits: more than a figure needs, equal on two machines."""
+    return f"{value:.10g}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(exact(value))
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return _plain(members(value)) if is_dataclass(value) else value

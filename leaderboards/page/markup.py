@@ -3,7 +3,8 @@
 import html
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
+from xml.etree import ElementTree
 
 _INLINE = re.compile(
     r"`(?P<code>[^`]+)`|\*\*(?P<strong>.+?)\*\*|\*(?P<em>[^*]+)\*"
@@ -19,18 +20,11 @@ _COLOURS = {
     "#ececec": "var(--line)",
     "#eef4f1": "var(--tint)",
 }
-"""Greys of the figures, which follow the page into the dark."""
-
-
-_DRAWN = re.compile(
-    r"<!-- (?P<text>(?:(?!-->).)*) -->\s*<g(?P<attributes>[^>]*)>"
-    r"(?P<letters>\s*(?:<defs>.*?</defs>)?(?:\s*<use [^>]*/>)*\s*)</g>",
-    re.DOTALL,
-)
-"""A line of text as matplotlib draws it: the words in a comment, then each letter."""
-_CIRCLE = re.compile(r"M [-\d. ]+\s(?:C [-\d. ]+\s){8}z")
-LETTER = 60.0
-"""Width of a line's last letter, of which only the start is told, in hundredths of the size."""
+"""Greys of the figures, which follow the page's dark mode."""
+SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+NUMBER = re.compile(r"-?\d+\.\d+")
+WIDE = 800
+"""Pixels beyond which a figure fills a line of the page."""
 
 
 def esc(text: object) -> str:
@@ -131,88 +125,53 @@ def _passage(block: str) -> str:
     return f"<p>{html.escape(' '.join(block.split()))}</p>"
 
 
-def figure_texts(svg: str) -> list[str]:
-    """The headline and sentences drawn in a figure; names of axes and points left out."""
-    texts = [html.unescape(found) for found in re.findall(r"<!-- (.*?) -->", svg, re.DOTALL)]
-    return [text for text in texts if re.search(r"\.$|^[\w ()-]+: \w", text)]
+def figure(svg: str, number: int, name: str) -> str:
+    """Fit a plot of ours into the page, with a description of its name and its sentences.
 
-
-def figure(svg: str, number: int, alt: str) -> str:
-    """A plot of ours as part of the page.
-
-    Text drawn letter by letter becomes text again, which is read, found and small. Names get the
-    figure's number, so that no two clash. Styles become attributes, which a strict policy allows.
+    Styles become attributes, which the page's strict policy allows; ids get the figure's number, so
+    that no two are equal; coordinates are rounded to a hundredth of a point.
     """
-    found = re.search(r'viewBox="([^"]*)".*?>(.*)</svg>', svg, re.DOTALL)
-    assert found is not None
-    view, body = found.groups()
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r'style="([^"]*)"', lambda f: _attributes(f[1]), body)
-    body = _DRAWN.sub(_written, body)
-    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bd="([^"]*)"', lambda f: f'd="{_shorter(_round(f[1]))}"', body)
-    body = re.sub(r'(?<= )[xy]="[^"]*"|translate\([^)]*\)', lambda f: _rounded(f[0]), body)
-    body = re.sub(r"#[0-9a-f]{6}\b", lambda f: _COLOURS.get(f[0], f[0]), body)
-    body = _renamed(body, number)
-    body = re.sub(r"<defs>\s*</defs>|<g>\s*</g>", "", body)
-    body = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", body)).strip()
-    wide = float(view.split()[2]) * 4 / 3  # points to pixels
+    root = ElementTree.fromstring(svg)
+    view_box = root.attrib["viewBox"]
+    texts = ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
+    sentences = [text for text in texts if re.search(r"\.$|^[\w ()-]+: \w", text)]
+    references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+    for element in list(root.iter()):
+        for child in list(element):
+            if child.tag.endswith(("}metadata", "}style")):
+                element.remove(child)
+        element.tag = element.tag.removeprefix(SVG)
+        element.attrib = dict(_attributes(element.attrib, references, f"f{number}-"))
+        if element.tag != "text":
+            element.text = None
+        element.tail = None
+    body = "".join(ElementTree.tostring(child, encoding="unicode") for child in root)
+    width = float(view_box.split()[2]) * 4 / 3  # points to pixels
     return (
-        f'<svg viewBox="{view}" width="{wide:.0f}" role="img" aria-labelledby="figure-{number}">'
-        f'<title id="figure-{number}">{esc(alt)}</title>{body}</svg>'
+        f'<figure class="{"plot wide" if width > WIDE else "plot"}" tabindex="0">'
+        f'<svg viewBox="{view_box}" width="{width:.0f}" role="img" '
+        f'aria-labelledby="figure-{number}"><title id="figure-{number}">'
+        f"{esc(f'Plot: {name}. ' + ' '.join(sentences))}</title>{body}</svg></figure>"
     )
 
 
-def _written(found: re.Match[str]) -> str:
-    """A text element as wide as the letters were, whatever font the reader has."""
-    attributes, letters = found["attributes"], found["letters"]
-    scale = re.search(r" ?scale\(([\d.]+) [^)]*\)", attributes)
-    assert scale is not None
-    size = 100 * float(scale[1])
-    starts = [float(x) for x in re.findall(r"<use [^>]*translate\(([\d.]+)", letters)]
-    fit = f' textLength="{(starts[-1] + LETTER) * size / 100:.1f}"' if starts else ""
-    fit += ' lengthAdjust="spacingAndGlyphs"' if starts else ""
-    bold = ' font-weight="700"' if "-Bold-" in letters else ""
-    text = html.escape(html.unescape(found["text"]))
-    placed = attributes.replace(scale[0], "")
-    return f'<text{placed} font-size="{size:.3g}"{bold}{fit}>{text}</text>'
-
-
-def _attributes(style: str) -> str:
-    pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
-    return " ".join(f'{name.strip()}="{value.strip()}"' for name, value in pairs)
-
-
-def _round(path: str) -> str:
-    """A path whose circles of eight curves, of which a dotted area has thousands, are two arcs."""
-    return _CIRCLE.sub(_arcs, path)
-
-
-def _arcs(found: re.Match[str]) -> str:
-    numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", found[0])]
-    across, up = numbers[::2], numbers[1::2]
-    low, high = min(up), max(up)
-    if abs((max(across) - min(across)) - (high - low)) > 0.01 * (high - low):
-        return found[0]
-    middle, radius = (max(across) + min(across)) / 2, f"{(high - low) / 2:.4f}"
-    half = f"A {radius} {radius} 0 1 0 {middle:.4f}"
-    return f"M {middle:.4f} {low:.4f} {half} {high:.4f} {half} {low:.4f} z"
-
-
-def _shorter(path: str) -> str:
-    """A path with coordinates to a hundredth of a point."""
-    return re.sub(r"([A-Za-z]) ", r"\1", " ".join(_rounded(path).split())).replace(" L", "L")
-
-
-def _rounded(text: str) -> str:
-    return re.sub(r"-?\d+\.\d+", lambda f: f"{float(f[0]):.2f}".rstrip("0").rstrip("."), text)
-
-
-def _renamed(body: str, number: int) -> str:
-    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
-
-    def named(found: re.Match[str]) -> str:
-        return f' id="f{number}-{found[1]}"' if found[1] in used else ""
-
-    body = re.sub(r'\sid="([^"]*)"', named, body)
-    return re.sub(r'(xlink:href="#|url\(#)([^")]+)', rf"\g<1>f{number}-\2", body)
+def _attributes(
+    attributes: Mapping[str, str], references: Container[str], prefix: str
+) -> Iterator[tuple[str, str]]:
+    for name, value in attributes.items():
+        if name == "style":
+            pairs = (pair.split(": ", 1) for pair in value.split("; "))
+            # The page's style sheet has the font.
+            styles = {key: color for key, color in pairs if key != "font-family"}
+            yield from _attributes(styles, references, prefix)
+        elif name == "id":
+            if value in references:
+                yield name, prefix + value
+        elif name == f"{XLINK}href":
+            yield "href", f"#{prefix}{value.removeprefix('#')}"
+        else:
+            value = value.replace("url(#", f"url(#{prefix}")
+            rounded = NUMBER.sub(
+                lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), value
+            )
+            yield name, _COLOURS.get(rounded, " ".join(rounded.split()))

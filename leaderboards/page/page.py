@@ -21,15 +21,13 @@ from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.page import cards
 from steelyard.leaderboards.page.details import command_html, detail
-from steelyard.leaderboards.page.markup import esc, figure, figure_texts, inline, markdown
+from steelyard.leaderboards.page.markup import esc, figure, inline, markdown
 from steelyard.leaderboards.page.tables import Name, pictures, plain, table
 from steelyard.tasks import NOTHING
 
 HERE = Path(__file__).parent
 FINDINGS = "findings.md"
 """A file of this name in a folder of records is shown at the top of its page."""
-WIDE = 800
-"""Pixels beyond which a figure has a line of its own."""
 KINDS = ("csv", "json", "tex")
 
 
@@ -132,11 +130,7 @@ def _figures(files: Mapping[str, bytes], stems: Sequence[str]) -> dict[str, str]
     for number, name in enumerate(pictures):
         words = name.removesuffix(".svg")
         own = [board for slug, board in slugs.items() if f"-{slug}-" in f"{words}-"]
-        svg = files[name].decode()
-        alt = f"Plot: {words}. {' '.join(figure_texts(svg))}"
-        drawn = figure(svg, number, alt)
-        look = "plot wide" if float(drawn.split('width="', 1)[1].split('"')[0]) > WIDE else "plot"
-        shown = f'<figure class="{look}" tabindex="0">{drawn}</figure>'
+        shown = figure(files[name].decode(), number, words)
         found.setdefault(own[-1] if own else "", []).append(shown)
     return {name: f'<div class="plots">{"".join(each)}</div>' for name, each in found.items()}
 

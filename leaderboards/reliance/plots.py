@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from steelyard.leaderboards.output.style import FAINT, INK, LEFT, RC, SOFT, save, shortened
+from steelyard.leaderboards.output.style import FAINT, INK, LEFT, SOFT, render, shorten
 from steelyard.leaderboards.reliance.numbers import Diagnosis, Part
 
 if TYPE_CHECKING:
@@ -26,23 +26,18 @@ LETTER = 0.068
 """Inches a letter of a name takes, about."""
 
 
-def picture(found: Diagnosis) -> dict[str, bytes]:
+def picture(name: str, found: Diagnosis) -> dict[str, bytes]:
     """The picture as ``png`` and ``svg``, none without a score; equal profiles give equal bytes."""
-    import matplotlib as mpl
-
     shown = [part for part in found.parts if "score.full" in part.numbers]
     if not shown:
         return {}
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc must not show
-        mpl.rcParams.update(RC)
-        return save(_figure(found.model, shown[:MOST]))
+    return render({name: lambda: _figure(found.model, shown[:MOST])})
 
 
 def _figure(model: str, parts: Sequence[Part]) -> "Figure":
     from matplotlib.figure import Figure
 
-    names = max(LEFT, LETTER * max(len(shortened(part.name)) for part in parts) + 0.2)
+    names = max(LEFT, LETTER * max(len(shorten(part.name)) for part in parts) + 0.2)
     high = ROW * len(parts) + 0.1
     across, up = names + WIDE + 2 * (NARROW + GAP) + 0.1, UNDER + high + OVER
     figure = Figure(figsize=(across, up))
@@ -54,7 +49,7 @@ def _figure(model: str, parts: Sequence[Part]) -> "Figure":
     for axes, draw in zip(panels, (_scores, _unmoved, _followed), strict=True):
         _rows(axes, parts, named=axes is panels[0])
         draw(axes, parts)
-    figure.text(0.1 / across, 1 - 0.1 / up, f"What {shortened(model)} relies on",
+    figure.text(0.1 / across, 1 - 0.1 / up, f"What {shorten(model)} relies on",
                 fontsize=10.5, weight="bold", va="top")  # fmt: skip
     reading = (
         "The blue bar is what the image adds. Filled: the other side is blank; hollow: it is "
@@ -67,7 +62,7 @@ def _figure(model: str, parts: Sequence[Part]) -> "Figure":
 def _rows(axes: "Axes", parts: Sequence[Part], *, named: bool) -> None:
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_yticks(range(len(parts)))
-    axes.set_yticklabels([shortened(part.name) for part in parts] if named else [], fontsize=8)
+    axes.set_yticklabels([shorten(part.name) for part in parts] if named else [], fontsize=8)
     axes.set_xlim(-3, 103)
     axes.set_xticks([0, 50, 100] if not named else [0, 20, 40, 60, 80, 100])
     axes.tick_params(axis="y", length=0)

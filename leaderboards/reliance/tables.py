@@ -3,10 +3,11 @@
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.json_text import exact, json_text, members
+from steelyard.leaderboards.output.files import exact, json_text, members, write_files
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.reliance.numbers import (
     CONFLICTS,
@@ -16,10 +17,12 @@ from steelyard.leaderboards.reliance.numbers import (
     Diagnosis,
     Part,
 )
+from steelyard.leaderboards.reliance.plots import picture
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+NAME = "diagnosis"
 SCHEMA = 1
 UNUSED = 0.02
 """A side whose gain's interval ends below this, blank and shuffled, counts as not used."""
@@ -48,6 +51,18 @@ RULES = (
     "incomplete input (arXiv 2505.18657), not that paper's ratio. Lean by Shapley values is "
     "(phi text - phi image) / (|phi text| + |phi image|).",
 )
+
+
+def write(diagnosis: Diagnosis, out: Path) -> list[Path]:
+    """Write page, tables and picture into ``out``; return their paths, the page first."""
+    pictures = picture(NAME, diagnosis)
+    contents = {
+        f"{NAME}.md": markdown(diagnosis, f"{NAME}.svg" if pictures else "").encode(),
+        f"{NAME}.csv": as_csv(diagnosis).encode(),
+        f"{NAME}.json": as_json(diagnosis).encode(),
+        **pictures,
+    }
+    return write_files(out, contents)
 
 
 def verdict(part: Part) -> str:

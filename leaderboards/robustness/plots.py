@@ -15,10 +15,10 @@ from steelyard.leaderboards.output.style import (
     Mark,
     dots,
     draw_curves,
-    first_of,
     headline,
     lines,
     name_points,
+    select_entries,
 )
 from steelyard.leaderboards.robustness.numbers import CorruptionVariants, Robustness, RobustnessRow
 
@@ -38,7 +38,7 @@ PAD = 0.06
 
 def best_of(found: Robustness) -> Robustness:
     """With as many entries as a figure shows, named so."""
-    title, kept = first_of(found.task, found.rows, found.control, lambda row: row.label)
+    title, kept = select_entries(found.task, found.rows, found.control, lambda row: row.label)
     return replace(found, task=title, rows=kept)
 
 

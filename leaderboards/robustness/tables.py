@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steelyard.leaderboards.boards.tables import VERDICTS
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.json_text import exact, json_text, members
+from steelyard.leaderboards.output.files import exact, json_text, members
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.robustness.numbers import COMPARED, NUMBERS, Robustness, RobustnessRow
 

@@ -12,8 +12,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import find, read
-from steelyard.leaderboards.output.files import write_files
-from steelyard.leaderboards.output.json_text import exact, json_text
+from steelyard.leaderboards.output.files import exact, json_text, write_files
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_markdown
 from steelyard.leaderboards.publish import Published, publish
 from steelyard.leaderboards.stats.intervals import Interval

@@ -14,8 +14,7 @@ from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards.profile import composite
 from steelyard.leaderboards.boards.rank_plots import slope_figure
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import write_files
-from steelyard.leaderboards.output.json_text import exact, json_text
+from steelyard.leaderboards.output.files import exact, json_text, write_files
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.publish import Published, publish

@@ -329,9 +329,9 @@ def test_page_tables_and_picture(tmp_path: Path) -> None:
     lines = tables.as_csv(found).splitlines()
     assert lines[0] == "task,subset,score,number,mean,low,high,about"
     assert any(line.startswith("pope,,accuracy,score.full,1,1,1,") for line in lines)
-    made = picture(found)
-    assert made["png"][:4] == b"\x89PNG" and made == picture(found)
-    assert b"<svg" in made["svg"]
+    images = picture("p", found)
+    assert images["p.png"][:4] == b"\x89PNG" and images == picture("p", found)
+    assert b"<svg" in images["p.svg"]
 
 
 def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> None:

@@ -263,31 +263,21 @@ def test_what_options_cannot_say_is_left_to_reproduce() -> None:
     assert reproduce(["a b"]) == "steelyard reproduce 'a b'"
 
 
-def test_a_figure_s_letters_become_text_as_wide_as_they_were() -> None:
+def test_a_figure_is_fit_for_the_strict_policy_of_the_page() -> None:
     svg = (
-        '<svg viewBox="0 0 90 60"><style>*{}</style><g id="text_1"><!-- a&lt;b -->'
-        '<g style="fill: #6e6e6e" transform="translate(1.2345 2) scale(0.1 -0.1)">'
-        '<defs><path id="DejaVuSans-44" d="M 0 0"/></defs><use xlink:href="#DejaVuSans-44"/>'
-        '<use xlink:href="#DejaVuSans-45" transform="translate(40.5 0)"/></g></g>'
-        '<g id="a"><use xlink:href="#m1" x="1.23456" y="2"/></g>'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'viewBox="0 0 90 60"><metadata>x</metadata><defs><style>*{}</style></defs>'
+        '<g id="text_1"><!-- a --><text style="font-size: 9px; font-family: \'DejaVu Sans\', '
+        'sans-serif; fill: #6e6e6e" transform="rotate(-0 1.2345 2)">a&lt;b: it.</text></g>'
+        '<g id="a"><use xlink:href="#m1" x="1.23456" y="2" clip-path="url(#m1)"/></g>\n'
         '<path id="m1" d="M 1.2345 2 \nL 3 4" style="fill: #ffffff"/></svg>'
     )
     drawn = markup.figure(svg, 7, 'say "so"')
-    assert '<text fill="var(--soft)" transform="translate(1.23 2)" font-size="10"' in drawn
-    assert 'textLength="10.1" lengthAdjust="spacingAndGlyphs">a&lt;b</text>' in drawn
-    assert 'id="f7-m1" d="M1.23 2L3 4" fill="var(--paper)"' in drawn
-    assert '<use xlink:href="#f7-m1" x="1.23" y="2"/>' in drawn and "style" not in drawn
-    assert 'width="120"' in drawn and "say &quot;so&quot;</title>" in drawn
-
-
-def test_a_circle_of_curves_becomes_two_arcs() -> None:
-    curve = "C 1 0.5 1 1 1 1 \n"
-    path = "M 0 1 \n" + "C 0 -1 1 0 1 0 \n" * 4 + "C -1 0 0 1 0 1 \n" * 4 + "z"
-    assert markup._round(path) == (
-        "M 0.0000 -1.0000 A 1.0000 1.0000 0 1 0 0.0000 1.0000 "
-        "A 1.0000 1.0000 0 1 0 0.0000 -1.0000 z"
-    )
-    assert markup._round("M 0 1 \n" + curve * 8 + "z") == "M 0 1 \n" + curve * 8 + "z"
+    assert '<text font-size="9px" fill="var(--soft)" transform="rotate(-0 1.23 2)">a&lt;b' in drawn
+    assert '<path id="f7-m1" d="M 1.23 2 L 3 4" fill="var(--paper)" />' in drawn
+    assert '<use href="#f7-m1" x="1.23" y="2" clip-path="url(#f7-m1)" />' in drawn
+    assert 'width="120"' in drawn and "Plot: say &quot;so&quot;. a&lt;b: it.</title>" in drawn
+    assert "style" not in drawn and "metadata" not in drawn and "text_1" not in drawn
 
 
 def test_whiskers_share_a_scale_and_one_far_behind_is_an_arrow() -> None:

@@ -21,7 +21,14 @@ from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cost_plots import cost_axis, pareto
 from steelyard.leaderboards.boards.plots import figures
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.style import framed, headline, off_scale, panels, render, spread
+from steelyard.leaderboards.output.style import (
+    axis_limits,
+    headline,
+    off_scale,
+    panels,
+    render,
+    spread,
+)
 from steelyard.leaderboards.publish import publish
 
 if TYPE_CHECKING:
@@ -191,8 +198,8 @@ def test_off_scale_of_losses_is_above() -> None:
 
 
 def test_framed_leaves_shares_of_the_axis_free_in_both_directions() -> None:
-    assert framed(20.0, 80.0, 0.25, 0.0) == pytest.approx((0.0, 80.0))
-    assert framed(3.0, 1.0, 0.1, 0.1) == pytest.approx((3.25, 0.75))
+    assert axis_limits(20.0, 80.0, 0.25, 0.0) == pytest.approx((0.0, 80.0))
+    assert axis_limits(3.0, 1.0, 0.1, 0.1) == pytest.approx((3.25, 0.75))
 
 
 def test_cost_axis_shows_seconds_only_where_flops_agree(tmp_path: Path) -> None:

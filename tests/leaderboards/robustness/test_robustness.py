@@ -10,7 +10,7 @@ from board_factory import entry, first, make_answered, make_run, profile
 from steelyard.leaderboards.boards.board import build as build_board
 from steelyard.leaderboards.boards.profile import build as build_profile
 from steelyard.leaderboards.loading.collect import collect
-from steelyard.leaderboards.output.style import MOST, first_of, render
+from steelyard.leaderboards.output.style import MOST, render, select_entries
 from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.robustness import files as robustness_files
 from steelyard.leaderboards.robustness import numbers
@@ -179,12 +179,12 @@ def test_profiles_have_a_section_for_each_damaged_task(tmp_path: Path) -> None:
 def test_a_figure_of_many_shows_the_first_and_the_control() -> None:
     names = [f"entry {number}" for number in range(MOST + 5)]
     few = names[:MOST]
-    assert first_of("toy", few, names[0], str) == ("toy", tuple(few))
-    title, kept = first_of("toy", names, names[-1], str)
+    assert select_entries("toy", few, names[0], str) == ("toy", tuple(few))
+    title, kept = select_entries("toy", names, names[-1], str)
     assert title == f"toy, best {MOST} of {MOST + 5}"
     assert kept == (*few, names[-1])
-    assert first_of("toy", names, names[0], str)[1] == tuple(few)
-    assert first_of("toy", names, "absent", str)[1] == tuple(few)
+    assert select_entries("toy", names, names[0], str)[1] == tuple(few)
+    assert select_entries("toy", names, "absent", str)[1] == tuple(few)
 
 
 def test_the_fan_of_many_entries_says_how_many_there_are() -> None:
