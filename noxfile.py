@@ -103,7 +103,7 @@ def boards(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def validate(session: nox.Session) -> None:
-    """Check the committed records: seals, scores from items, ledgers, seeds."""
+    """Check the committed records: checksums, scores from items, ledgers, seeds."""
     python = prepared(session)
     command = str(Path(python).with_name("steelyard"))
     run(session, command, "validate", "leaderboards/records")

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from steelyard.harness.core.errors import UserError, unknown
-from steelyard.harness.core.examples import Kind
+from steelyard.harness.core.examples import ModelKind
 from steelyard.harness.core.options import Option, apply
 from steelyard.harness.training.search import Range, Space
 
@@ -35,7 +35,7 @@ class About:
     """One sentence in plain words."""
     paper: str = ""
     """Authors, title, venue and identifier; empty for a control."""
-    backbones: tuple[Kind, ...] = ("classifier",)
+    backbones: tuple[ModelKind, ...] = ("classifier",)
     """Kinds of model it can train."""
     on_vlm: Mapping[str, Option] = field(default_factory=dict)
     """Options whose default differs on a vlm."""
@@ -117,7 +117,7 @@ def search_space(method: Method) -> Space:
     return space
 
 
-def configure(method: Method, options: Mapping[str, Option], kind: Kind = "classifier") -> Any:
+def configure(method: Method, options: Mapping[str, Option], kind: ModelKind = "classifier") -> Any:
     """The method's frozen Config with ``options`` applied; unknown keys and wrong types refused.
 
     Raises:

@@ -67,7 +67,7 @@ def validate(path: Path, **given: Any) -> None:
         click.echo(str(finding))
     click.echo(f"{len(found.runs)} records checked, {len(found.findings)} findings")
     if found.unsealed:
-        click.echo(f"{found.unsealed} of them are of schema 1, which had no seal")
+        click.echo(f"{found.unsealed} of them are of schema 1, which had no checksum")
     if found.unchecked:
         click.echo(f"not computed again for want of items: {', '.join(found.unchecked)}")
     if found.findings:

@@ -90,7 +90,7 @@ def _recipe(config: classifier_config.ClassifierConfig | vlm_config.VlmConfig) -
 def _budgets_table() -> Table:
     table = Table("budget", "FLOPs", "items on the data track", "meant for")
     for preset in BUDGETS.values():
-        table.add_row(preset.name, f"{preset.flops:.1g}", f"{preset.items:,}", preset.meant_for)
+        table.add_row(preset.name, f"{preset.flops:.1g}", f"{preset.items:,}", preset.purpose)
     table.add_row("a number", "as given", "as given", "anything, for example --budget 5e12")
     return table
 

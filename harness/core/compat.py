@@ -1,38 +1,35 @@
-"""What heavy libraries need done around them: a missing pair of operators, and no side effects."""
+"""Import torchvision and lmms-eval without their faults and side effects."""
 
 import functools
 import importlib
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
 _libraries: list[Any] = []
-"""Operator declarations, which vanish when nothing refers to them."""
+"""Operator declarations, which torch drops when nothing refers to them."""
 
 
 @functools.cache
 def prepare_imports() -> None:
-    """Call before the first import of transformers or lmms-eval; light where nothing is amiss."""
-    try:
-        torchvision = version("torchvision")
-    except PackageNotFoundError:
-        return
-    if needs_operators(version("torch"), torchvision):
-        _declare_operators()
+    """Make torchvision importable; call before the first import of transformers or lmms-eval."""
+    with suppress(PackageNotFoundError):
+        if needs_operators(version("torch"), version("torchvision")):
+            _declare_operators()
 
 
 def needs_operators(torch: str, torchvision: str) -> bool:
-    """Whether torchvision was built for another torch: then its import fails on ``nms``."""
+    """Test by their versions whether torchvision was built for another torch."""
     return "+cpu" in torch and "+cpu" not in torchvision
 
 
 def _declare_operators() -> None:
-    # A CUDA build of torchvision cannot load its compiled operators beside a CPU-only torch, and
-    # its Python part then refuses to import. The image transforms need none of them.
+    # A CUDA build of torchvision cannot load its compiled operators with a CPU-only torch, and its
+    # import then fails on ``nms``. The image transforms need no operator.
     import torch
 
     library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
@@ -44,7 +41,7 @@ def _declare_operators() -> None:
 
 @functools.cache
 def import_lmms_eval() -> ModuleType:
-    """``lmms_eval.evaluator``, imported so that the process stays as it was, and kept quiet."""
+    """Import ``lmms_eval.evaluator`` without its log and its changes to the process."""
     prepare_imports()
     from loguru import logger
 
@@ -55,7 +52,7 @@ def import_lmms_eval() -> ModuleType:
 
 @contextmanager
 def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give an attribute another value for a while."""
+    """Replace an attribute inside the block."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -66,7 +63,7 @@ def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def _process_restored() -> Iterator[None]:
-    """Undo what the import does: mutes all warnings, reads ``.env``, accepts truncated images."""
+    # The import mutes all warnings, reads ``.env`` and accepts truncated images.
     from PIL import ImageFile
 
     environment, truncated = dict(os.environ), ImageFile.LOAD_TRUNCATED_IMAGES
@@ -87,7 +84,7 @@ def _log_sinks_kept() -> Iterator[None]:
     from loguru import logger
 
     def nothing(*args: Any, **kwargs: Any) -> None:
-        return None
+        pass
 
     with swapped(type(logger), "remove", nothing), swapped(type(logger), "add", nothing):
         yield

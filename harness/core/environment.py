@@ -1,7 +1,8 @@
-"""The machine that a run is on: its name and the memory in use."""
+"""Environment of a run: device, peak memory, hash of the source, versions of packages."""
 
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +12,7 @@ from steelyard.harness.core.files import digest
 
 
 def reset_peak(device: str) -> None:
-    """Start measuring peak memory anew."""
+    """Reset the peak memory of the device, or of the process on a CPU (Linux only)."""
     import torch
 
     if device.startswith("cuda"):
@@ -20,11 +21,11 @@ def reset_peak(device: str) -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return  # not Linux, or not permitted: the peak is then that of the process so far
+        return  # not Linux, or not permitted: the peak is that since the process started
 
 
 def peak_bytes(device: str) -> int:
-    """Peak memory of the device, or of the process on a CPU."""
+    """Return the peak memory in bytes of the device, or of the process on a CPU."""
     import resource
 
     import torch
@@ -40,8 +41,7 @@ def peak_bytes(device: str) -> int:
 
 
 def device_name(device: str) -> str:
-    """The name of a GPU; of a CPU its architecture and the threads in use."""
-
+    """Return the name of a GPU, or architecture and number of threads of a CPU."""
     import torch
 
     if device.startswith("cuda"):
@@ -50,47 +50,28 @@ def device_name(device: str) -> str:
 
 
 LAYOUT = 2
-"""Version of the layout of the source folders; records without it were made with layout 1."""
-PACKAGES = (
-    "steelyard",
-    "torch",
-    "torchvision",
-    "transformers",
-    "lmms-eval",
-    "trl",
-    "peft",
-    "tokenizers",
-    "numpy",
-    "pandas",
-    "pillow",
-    "scikit-learn",
-)
+"""Layout of the source: 1 had flat folders, 2 has nested packages. Records before it have none."""
+PACKAGES = ("steelyard", "torch", "torchvision", "transformers", "lmms-eval", "trl", "peft",
+            "tokenizers", "numpy", "pandas", "pillow", "scikit-learn")  # fmt: skip
 
 
 @cache
 def code() -> dict[str, Any]:
-    """Hash the installed package's source, with commit and dirty flag when in a checkout.
-
-    ``layout`` says how the source is laid out: 1 had flat folders, 2 has nested packages.
-    """
+    """Hash the package: ``source``, ``layout``, and ``commit`` and ``dirty`` of git."""
     root = Path(__file__).resolve().parents[2]
-    names = ("harness", "methods", "tasks", "leaderboards")
-    paths = sorted(
+    files = (
         path
-        for name in names
+        for name in ("harness", "methods", "tasks", "leaderboards")
         for pattern in ("*.py", "*.yaml")
         for path in (root / name).rglob(pattern)
     )
     parts = (
-        part for path in paths for part in (str(path.relative_to(root)).encode(), path.read_bytes())
+        part
+        for path in sorted(files)
+        for part in (str(path.relative_to(root)).encode(), path.read_bytes())
     )
-    source: dict[str, Any] = {
-        "source": digest(parts),
-        "layout": LAYOUT,
-        "commit": None,
-        "dirty": None,
-    }
-    # Only our own checkout counts: an environment may lie inside another project's repository.
+    source = {"source": digest(parts), "layout": LAYOUT, "commit": None, "dirty": None}
+    # Only a checkout of steelyard: an environment may be inside another project's repository.
     if (root / "pyproject.toml").is_file() and (root / ".git").exists():
         source["commit"] = _git(root, "rev-parse", "HEAD")
         source["dirty"] = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
@@ -99,21 +80,17 @@ def code() -> dict[str, Any]:
 
 @cache
 def packages() -> dict[str, str]:
-    """Versions of the packages that can change a number."""
-    found = {}
+    """Return the installed versions of the packages that can change a number."""
+    versions = {}
     for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
             ["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        ).stdout.strip()
+    return None

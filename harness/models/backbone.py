@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from steelyard.harness.core.examples import Inputs, Kind, Modality
+from steelyard.harness.core.examples import Inputs, Modality, ModelKind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +116,7 @@ class Backbone(Protocol):
     """
 
     name: str
-    kind: Kind
+    kind: ModelKind
     classes: tuple[str, ...]
     """Empty for a vlm, which answers any question."""
     multi_label: bool

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from steelyard.harness.core.errors import UserError, unknown
-from steelyard.harness.core.examples import Corpus, Kind
+from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.models import classifier_config, vlm_config
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.models.classifier_config import ClassifierConfig
@@ -25,7 +25,7 @@ WEIGHTS = "weights"
 """Folder of a run that holds its trained backbone."""
 
 
-def kind_of(name: str) -> Kind:
+def kind_of(name: str) -> ModelKind:
     """Return the kind a name means: classifier for its presets and ``IMAGE+TEXT``, else vlm."""
     classifier = name in classifier_config.PRESETS or "+" in name
     return "classifier" if classifier else "vlm"

@@ -1,4 +1,9 @@
-"""A run's result on disk: one ``record.json`` written last and atomically, items beside it."""
+"""Record of a run: ``record.json`` in the run's folder, written last, next to tables of items.
+
+Field names are the keys of ``record.json`` and stay as they are: published records are read back.
+
+    record = read(Path("runs/joint-food101-tiny-S-s0-3f9c2a1e"))
+"""
 
 import hashlib
 import json
@@ -14,94 +19,91 @@ from steelyard.harness.records.spec import RunSpec
 
 SCHEMA = 2
 READABLE = (1, 2)
-"""Schema 1 had no seal, no kind of record and no tracks: it is read with the defaults of those."""
+"""Schema 1 had no checksum, no kind of record and no tracks: those take their defaults."""
 RULES = 2
-"""Version of RULES.md that a run follows; results are comparable within one."""
+"""Version of RULES.md that a run follows; only results of one version are comparable."""
 RECORD = "record.json"
 ITEMS = "items.parquet"
 ARTEFACTS = ("features", "mine", "teacher")
-"""Phases whose product could be kept and used again by other runs."""
+"""Phases whose results (mined answers, a teacher, cached features) other runs could reuse."""
 
-Kind = Literal["entry", "oracle", "trial"]
-"""What a run is for: a board's row, one whose settings saw the test split, or a tuning trial."""
+RecordKind = Literal["entry", "oracle", "trial"]
+"""Row of a board, run whose settings were chosen on the test split, or trial of a tuning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What a run cost, by phase; test evaluation is equal for all and not counted."""
+    """Cost of a run by phase, without test evaluation, which is equal for all methods."""
 
     flops: Mapping[str, float]
     """Executed floating-point operations by phase."""
     seconds: Mapping[str, float]
-    """Wall seconds on the device by phase, synchronised."""
+    """Wall-clock seconds by phase, with the device synchronised."""
     steps: int
     """Optimiser steps."""
     items: int
-    """Training examples seen, repeats counted."""
+    """Training examples, counted again when repeated."""
     peak_bytes: int
-    """Peak memory: device memory on a GPU, resident memory of the process on a CPU."""
+    """Peak memory in bytes: of the GPU, or resident memory of the process on a CPU."""
     device: str
     limit_flops: float | None
     limit_seconds: float | None
     stopped: Literal["finished", "budget"]
-    """Whether the method ended by itself or the meter stopped it."""
+    """``finished`` if the method ended by itself, ``budget`` if the meter stopped it."""
     limit_items: int | None = None
-    """Training examples at which the data track ends."""
+    """Number of training examples at which the data track ends."""
     audited: int = 0
-    """Stretches of the run that were compared with torch's own counter."""
+    """Number of windows of the run whose FLOPs were compared with torch's own counter."""
     unposted: float = 0.0
-    """Largest share of such a stretch's FLOPs that the meter did not count."""
+    """Largest fraction of an audited window's FLOPs that the meter did not count."""
 
     @property
     def total_flops(self) -> float:
-        """All phases together."""
         return sum(self.flops.values())
 
     @property
     def total_seconds(self) -> float:
-        """All phases together."""
         return sum(self.seconds.values())
 
     @property
     def artefact_flops(self) -> float:
-        """What was spent on mined answers, teachers and cached features."""
         return sum(self.flops.get(phase, 0.0) for phase in ARTEFACTS)
 
     def amortised_flops(self, uses: int) -> float:
-        """All phases, with artefacts charged once for ``uses`` runs that share them."""
+        """Return the total FLOPs if ``uses`` runs share the cost of the artefacts."""
         return self.total_flops - self.artefact_flops * (1 - 1 / uses)
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One metric of one task variant."""
+    """Value of one metric on one variant of a task."""
 
     task: str
     variant: str
-    """``clean`` or ``corruption[:severity]``, for example ``image-noise:3``."""
+    """``clean``, or corruptions such as ``image-noise:3`` and ``image-noise:3+text-typo:2``."""
     metric: str
     value: float
     n: int
-    """Items scored."""
+    """Number of items scored."""
     stderr: float | None
-    """Standard error over items (clusters where the task declares them)."""
+    """Standard error over items, or over clusters if the task declares them."""
     main: bool
-    """Whether this is the task's main metric."""
+    """True for the main metric of the task."""
     higher_is_better: bool | None
-    """None for a number that only describes, such as the share of yes answers."""
+    """None for a number that only describes, such as the fraction of yes answers."""
     subset: str = ""
-    """The part of the task's items it was taken over; empty for all of them."""
+    """Subset of the task's items; empty for all."""
     shown: bool = False
-    """Whether a board over several tasks gives it a column of its own."""
+    """True if a board over several tasks has a column for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Everything published about a run."""
+    """Published facts about a run."""
 
     id: str
     label: str
-    """The entry's name on the board."""
+    """Name of the entry on the board."""
     spec: RunSpec
     status: Literal["done", "failed"]
     failure: str
@@ -109,48 +111,53 @@ class Record:
     ledger: Ledger
     scores: tuple[Score, ...]
     provenance: Mapping[str, Any]
-    """Code commit and dirty flag, versions, device, weights hash, data and item-id hashes."""
+    """Source hash, commit and layout, versions, device, hashes of weights, data and item ids."""
     diagnostics: Mapping[str, float] = field(default_factory=dict)
-    """What the method logged, averaged over training: lambda, conflict rate, reliance ..."""
-    kind: Kind = "entry"
+    """Values that the method logged, averaged over training: lambda, conflict rate ..."""
+    kind: RecordKind = "entry"
     schema: int = SCHEMA
     seal: str = ""
-    """Hash of all the rest; set when written."""
+    """Checksum of all other fields; set by ``write``."""
+
+    @property
+    def layout(self) -> int:
+        """Layout of the source that made the run: 1 had flat folders, 2 has nested packages."""
+        return int(self.provenance.get("code", {}).get("layout", 1))
 
 
-def sealed(content: Mapping[str, Any]) -> str:
-    """Hash of a record's JSON without its seal, whatever the spacing and the order of its keys."""
+def checksum(content: Mapping[str, Any]) -> str:
+    """Hash a record's JSON but ``seal``, independent of spacing and key order: 32 hex digits."""
     rest = {name: value for name, value in content.items() if name != "seal"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def write(record: Record, folder: Path) -> Record:
-    """Write ``record.json``, sealed: the last act of a run, so its presence means it is done."""
-    whole = replace(record, seal=sealed(asdict(record)))
-    write_json(folder / RECORD, asdict(whole))
-    return whole
+    """Write ``record.json`` with its checksum. Call it last: the file means that a run is done."""
+    record = replace(record, seal=checksum(asdict(record)))
+    write_json(folder / RECORD, asdict(record))
+    return record
 
 
 def read(folder: Path) -> Record:
-    """Read a run's record.
+    """Read a run's record and verify its checksum.
 
     Raises:
-        UserError: names the file, which is missing, broken, foreign, of a schema that is not read
-            here, or was changed after it was written.
+        UserError: the file is missing, broken, of an unknown schema, or was changed after it was
+            written.
     """
     path = folder / RECORD
     content = load(path)
-    if content["schema"] > 1 and content.get("seal") != sealed(content):
+    if content["schema"] > 1 and content.get("seal") != checksum(content):
         raise UserError(
-            f"{path} was changed after it was written: its seal is {content.get('seal')}, its "
-            f"content gives {sealed(content)}. 'steelyard validate' says what does not fit."
+            f"{path} was changed after it was written: its checksum is {content.get('seal')}, its "
+            f"content gives {checksum(content)}. 'steelyard validate' says what does not fit."
         )
     return parse(content, path)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The content of a record file of a schema that is read here, seal unchecked."""
+    """Read the JSON of a record with a readable schema; its checksum is not verified."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         schema = raw["schema"]
@@ -159,13 +166,13 @@ def load(path: Path) -> dict[str, Any]:
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a steelyard record: {error}.") from error
     if schema not in READABLE:
-        known = " and ".join(map(str, READABLE))
-        raise UserError(f"{path}: schema {schema}, this version reads {known}.")
+        readable = " and ".join(map(str, READABLE))
+        raise UserError(f"{path}: schema {schema}, this version reads {readable}.")
     return dict(raw)
 
 
 def parse(content: Mapping[str, Any], path: Path) -> Record:
-    """A record from its file's content; fields of later schemas take their defaults."""
+    """Build a record from the JSON of ``path``; missing fields take their defaults."""
     try:
         parts = dict(content)
         spec = RunSpec(**parts.pop("spec"))
@@ -177,11 +184,11 @@ def parse(content: Mapping[str, Any], path: Path) -> Record:
 
 
 def items_file(task: str, trained_on: str) -> str:
-    """Name of the file with a task's items in a run's folder."""
+    """Return the name of the table of a task's items in a run's folder."""
     return ITEMS if task == trained_on else f"items-{task.replace('/', '-')}.parquet"
 
 
 def find(root: Path) -> list[Path]:
-    """Folders under ``root`` that hold a finished record, in name order."""
-    found = (Path(folder) for folder, _, names in os.walk(root) if RECORD in names)
-    return sorted(found, key=lambda folder: folder.parts)  # their own order, sooner
+    """List the folders under ``root`` that have a record, in name order."""
+    folders = (Path(folder) for folder, _, names in os.walk(root) if RECORD in names)
+    return sorted(folders, key=lambda folder: folder.parts)  # faster than to sort the paths

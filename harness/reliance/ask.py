@@ -16,7 +16,7 @@ import numpy as np
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import MODALITIES, Corpus, Inputs, Kind, Modality
+from steelyard.harness.core.examples import MODALITIES, Corpus, Inputs, Modality, ModelKind
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.reliance.answer_cache import AnswerCache
@@ -183,7 +183,7 @@ def ask(
 
 
 def count_queries(
-    task: str, corpus: Corpus, split: str, limit: int | None, draws: int, kind: Kind
+    task: str, corpus: Corpus, split: str, limit: int | None, draws: int, kind: ModelKind
 ) -> int:
     """Count the answers and likelihoods that ``ask`` needs, before equal ones are merged."""
     items = min(limit or sys.maxsize, len(corpus.splits.get(split, ())))

@@ -27,7 +27,7 @@ from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records import record
 from steelyard.harness.records.budget import parse_budget
-from steelyard.harness.records.record import Kind, Ledger, Record, Score
+from steelyard.harness.records.record import Ledger, Record, RecordKind, Score
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import provenance
 from steelyard.harness.runs import run as beside
@@ -60,7 +60,7 @@ class Job:
     split: str = "test"
     limit: int | None = None
     """Evaluate only this many items."""
-    kind: Kind = "entry"
+    kind: RecordKind = "entry"
     tuning: Mapping[str, Any] | None = None
     """The trials that chose its options, for the record."""
 

@@ -15,7 +15,7 @@ from steelyard.harness.core.files import file_hash
 from steelyard.harness.models import registry
 from steelyard.harness.records import budget as limits
 from steelyard.harness.records.budget import TRACKS, Track, parse_budget
-from steelyard.harness.records.record import Kind
+from steelyard.harness.records.record import RecordKind
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs.run import Job
 
@@ -31,7 +31,7 @@ class Entry:
     label: str = ""
     learning_rate: float | None = None
     """In place of the backbone's."""
-    kind: Kind = "entry"
+    kind: RecordKind = "entry"
     tuning: Mapping[str, Any] | None = None
     """The trials that chose its options, in short; see ``tune``."""
 
@@ -162,7 +162,7 @@ def by_track(suite: Suite) -> list[Suite]:
         return [suite]
     if suite.wall is not None:
         raise UserError("--wall goes with the compute track; the anytime track has three budgets.")
-    budgets = [limits.part(suite.budget, share) for share in limits.SHARES]
+    budgets = [limits.scaled(suite.budget, share) for share in limits.FRACTIONS]
     return [replace(suite, track="compute", budget=budget) for budget in budgets]
 
 

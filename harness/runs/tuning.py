@@ -16,7 +16,7 @@ from steelyard import methods
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.files import write_json
 from steelyard.harness.models import registry
-from steelyard.harness.records.record import Ledger, Record, Score, sealed
+from steelyard.harness.records.record import Ledger, Record, Score, checksum
 from steelyard.harness.runs.suite import Entry, Suite, label_of
 from steelyard.harness.training import search
 from steelyard.tasks.corruptions.columns import columns_of
@@ -170,7 +170,7 @@ def report(
     }
     for entry in content["entries"]:
         entry["hash"] = entry_hash(content, entry)
-    return {**content, "seal": sealed(content)}
+    return {**content, "seal": checksum(content)}
 
 
 def _entry(
@@ -254,7 +254,7 @@ def entry_hash(content: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
              "budget", "track", "wall")  # fmt: skip
     own = {name: entry[name] for name in ("label", "method", "source", "chosen", "oracle")}
     tried = [(trial["options"], trial["learning_rate"]) for trial in entry["trials"]]
-    return sealed({**{name: content[name] for name in about}, **own, "trials": tried})[:16]
+    return checksum({**{name: content[name] for name in about}, **own, "trials": tried})[:16]
 
 
 def write(content: Mapping[str, Any], folder: Path) -> Path:
@@ -274,10 +274,10 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a tuning file of 'steelyard tune': {error!r}.") from None
     if schema != SCHEMA:
         raise UserError(f"{path}: schema {schema}, this version reads {SCHEMA}.")
-    if seal != sealed(content):
+    if seal != checksum(content):
         raise UserError(
-            f"{path} was changed after it was written: its seal is {seal}, its content gives "
-            f"{sealed(content)}. Tune again."
+            f"{path} was changed after it was written: its checksum is {seal}, its content gives "
+            f"{checksum(content)}. Tune again."
         )
     return content
 

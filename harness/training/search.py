@@ -10,11 +10,11 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steelyard.harness.core.examples import Kind
+from steelyard.harness.core.examples import ModelKind
 from steelyard.harness.core.seeds import seed_for
 
 Option = str | int | float | bool
-BOTH: tuple[Kind, ...] = ("classifier", "vlm")
+BOTH: tuple[ModelKind, ...] = ("classifier", "vlm")
 DIGITS = 3  # of a drawn number, so that a record is readable
 
 
@@ -23,7 +23,7 @@ class Choice:
     """One of several values, each equally likely."""
 
     values: tuple[Option, ...]
-    on: tuple[Kind, ...] = BOTH
+    on: tuple[ModelKind, ...] = BOTH
     """Kinds of backbone on which the option means something."""
 
     def at(self, share: float) -> Option:
@@ -37,7 +37,7 @@ class Uniform:
 
     low: float
     high: float
-    on: tuple[Kind, ...] = BOTH
+    on: tuple[ModelKind, ...] = BOTH
 
     def at(self, share: float) -> Option:
         """The value at a share in [0, 1) of the range."""
@@ -50,7 +50,7 @@ class LogUniform:
 
     low: float
     high: float
-    on: tuple[Kind, ...] = BOTH
+    on: tuple[ModelKind, ...] = BOTH
 
     def at(self, share: float) -> Option:
         """The value at a share in [0, 1) of the range."""
@@ -65,7 +65,7 @@ LEARNING_RATE = LogUniform(0.25, 4.0)
 """Factor on the backbone's learning rate, for every method."""
 
 
-def draw(space: Space, kind: Kind, *names: object) -> dict[str, Option]:
+def draw(space: Space, kind: ModelKind, *names: object) -> dict[str, Option]:
     """One value of every option that means something on this kind of backbone."""
     return {
         name: found.at(_share(*names, name)) for name, found in space.items() if kind in found.on

@@ -1,7 +1,7 @@
 """Whether records can be believed: each by itself, then against one another and the published ones.
 
 What is checked needs no data set and no model. It finds mistakes and careless cheating: edited
-scores, wrong ledgers, missing seeds. Whoever also rewrites the items and the seals is found by
+scores, wrong ledgers, missing seeds. Whoever also rewrites the items and the checksums is found by
 ``steelyard reproduce`` only.
 """
 
@@ -22,7 +22,7 @@ from steelyard.harness.core.files import file_hash
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.budget import parse_budget
-from steelyard.harness.records.record import Record, Score, sealed
+from steelyard.harness.records.record import Record, Score, checksum
 from steelyard.harness.records.spec import RunSpec
 from steelyard.leaderboards.boards import item_scores
 from steelyard.leaderboards.loading import items as item_table
@@ -51,7 +51,7 @@ class Report:
     runs: tuple[Run, ...]
     findings: tuple[Finding, ...]
     unsealed: int
-    """Records of a schema that had no seal yet."""
+    """Records of a schema that had no checksum yet."""
     unchecked: tuple[str, ...]
     """Metrics that items do not give, so that nobody recomputed them."""
 
@@ -111,8 +111,8 @@ def _read(folder: Path, findings: list[Finding]) -> Record | None:
     except UserError as error:
         findings.append(Finding(folder, str(error)))
         return None
-    if found.schema > 1 and content.get("seal") != sealed(content):
-        findings.append(Finding(folder, f"edited: seal {found.seal}, content {sealed(content)}"))
+    if found.schema > 1 and found.seal != (computed := checksum(content)):
+        findings.append(Finding(folder, f"edited: checksum {found.seal}, content {computed}"))
     return found
 
 

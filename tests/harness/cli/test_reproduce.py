@@ -15,7 +15,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import file_hash
 from steelyard.harness.records import record
-from steelyard.harness.records.record import RECORD, sealed
+from steelyard.harness.records.record import RECORD, checksum
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
 from steelyard.harness.runs.run import Job
@@ -76,7 +76,7 @@ def edited(done: Path, folder: Path, change: Callable[[dict[str, Any]], object])
     copy = Path(shutil.copytree(done, folder / done.name))
     content = json.loads((copy / RECORD).read_text())
     change(content)
-    content["seal"] = sealed(content)
+    content["seal"] = checksum(content)
     (copy / RECORD).write_text(json.dumps(content))
     return copy
 

@@ -170,34 +170,6 @@ def test_a_budget_too_small_for_one_step_fails_the_run(food: Corpus, tmp_path: P
     assert found.failure.startswith("budget too small for one step")
 
 
-def test_a_record_of_another_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / record.RECORD
-    with pytest.raises(UserError, match="No record"):
-        record.read(tmp_path)
-    path.write_text("{")
-    with pytest.raises(UserError, match="not a steelyard record"):
-        record.read(tmp_path)
-    path.write_text('{"schema": 99}')
-    with pytest.raises(UserError, match="schema 99"):
-        record.read(tmp_path)
-
-
-def test_specs_are_told_apart_by_content() -> None:
-    one = RunSpec("joint", "food101", "tiny", "S", 0)
-    assert one.id == RunSpec("joint", "food101", "tiny", "S", 0).id
-    others = [
-        replace(one, seed=1),
-        replace(one, budget="M"),
-        replace(one, options={"a": 1}),
-        replace(one, data={"revision": "x"}),
-        replace(one, source="y"),
-    ]
-    assert len({spec.id for spec in [one, *others]}) == 6
-    # Methods of one seed share initial weights and data order; seeds do not.
-    assert one.seed_for("weights") == replace(one, method="mcr").seed_for("weights")
-    assert one.seed_for("weights") != replace(one, seed=1).seed_for("weights")
-
-
 WAITING = '''
 """Joint training that waits at its third step for a file."""
 import time

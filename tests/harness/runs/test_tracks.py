@@ -12,8 +12,7 @@ from steelyard import tasks
 from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records import record
-from steelyard.harness.records.budget import BUDGETS, part
-from steelyard.harness.records.record import Ledger, Record
+from steelyard.harness.records.budget import BUDGETS, scaled
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run, suite
 from steelyard.harness.runs.run import Job
@@ -55,7 +54,7 @@ def test_anytime_is_three_suites_on_the_compute_track() -> None:
     assert [(each.budget, each.track) for each in parts] == [
         ("5e10", "compute"), ("1e11", "compute"), ("S", "compute"),
     ]  # fmt: skip
-    assert part("8e9", 0.25) == "2e9" and 4 * float(part("S", 0.25)) == BUDGETS["S"].flops
+    assert scaled("8e9", 0.25) == "2e9" and 4 * float(scaled("S", 0.25)) == BUDGETS["S"].flops
 
 
 @pytest.mark.parametrize(
@@ -154,21 +153,3 @@ def test_curves_over_budgets(tmp_path: Path) -> None:
 def one_budget(root: Path) -> Path:
     make_run(root / "one", "joint", profile(8, 8, 8))
     return root / "one"
-
-
-def test_artefacts_are_charged_in_full_and_can_be_shared_in_thought() -> None:
-    ledger = Ledger(
-        flops={"forward": 60.0, "mine": 30.0, "teacher": 10.0}, seconds={}, steps=1, items=1,
-        peak_bytes=0, device="cpu", limit_flops=None, limit_seconds=None, stopped="finished",
-    )  # fmt: skip
-    assert (ledger.total_flops, ledger.artefact_flops) == (100.0, 40.0)
-    assert ledger.amortised_flops(1) == 100.0
-    assert ledger.amortised_flops(4) == 70.0
-
-
-def test_a_record_knows_its_rules_and_is_sealed(tmp_path: Path) -> None:
-    ledger = Ledger({}, {}, 0, 0, 0, "cpu", None, None, "finished")
-    made = Record(SPEC.id, "joint", SPEC, "failed", "no", ledger, (), {})
-    whole = record.write(made, tmp_path)
-    assert whole.seal and record.read(tmp_path) == whole
-    assert record.write(whole, tmp_path).seal == whole.seal  # not of itself

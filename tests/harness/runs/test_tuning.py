@@ -192,7 +192,7 @@ def test_validation_finds_a_trial_that_was_not_the_best(tuned: Path, tmp_path: P
     runs = tuned / "runs"
     kept = file_of(tuned).read_bytes()
     try:
-        tuning.write({**content, "seal": record.sealed(content)}, file_of(tuned).parent)
+        tuning.write({**content, "seal": record.checksum(content)}, file_of(tuned).parent)
         said = [finding.what for finding in validate(runs).findings]
         assert any("was chosen and is not the best" in what for what in said)
         content["entries"][1]["trials"].pop()
@@ -218,7 +218,7 @@ def test_other_boards_may_have_other_numbers_of_trials(
         for path in tried[:changed]:
             content = json.loads((path / record.RECORD).read_text())
             content["provenance"]["tuning"]["trials"] = 4
-            content["seal"] = record.sealed(content)
+            content["seal"] = record.checksum(content)
             (path / record.RECORD).write_text(json.dumps(content))
         found = [finding.what for finding in validate(tmp_path).findings]
         return [what for what in found if "unequal numbers of trials" in what]

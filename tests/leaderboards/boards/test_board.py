@@ -12,7 +12,7 @@ import pytest
 from board_factory import board_of, first, make_run, profile
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.records.record import ITEMS, RECORD, sealed
+from steelyard.harness.records.record import ITEMS, RECORD, checksum
 from steelyard.leaderboards.boards import tables
 from steelyard.leaderboards.boards.board import build
 from steelyard.leaderboards.boards.overall import absences, overall
@@ -224,7 +224,7 @@ def test_a_score_that_is_no_number_is_refused_naming_its_run(toy: Path, value: f
     path = toy / "0000" / RECORD
     content = json.loads(path.read_text())
     content["scores"][0]["value"] = value
-    path.write_text(json.dumps(content | {"seal": sealed(content)}))
+    path.write_text(json.dumps(content | {"seal": checksum(content)}))
     with pytest.raises(UserError, match=rf"{toy / '0000'}: accuracy of toy on clean is (nan|inf)"):
         collect([toy])
 

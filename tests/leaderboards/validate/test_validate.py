@@ -17,7 +17,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import file_hash
 from steelyard.harness.records import record
-from steelyard.harness.records.record import RECORD, sealed
+from steelyard.harness.records.record import RECORD, checksum
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
 from steelyard.harness.runs.run import Job
@@ -61,7 +61,7 @@ def edit(folder: Path, change: Callable[[Content], object], *, seal: bool = True
     content = json.loads((folder / RECORD).read_text())
     change(content)
     if seal:
-        content["seal"] = sealed(content)
+        content["seal"] = checksum(content)
     (folder / RECORD).write_text(json.dumps(content))
 
 
@@ -84,7 +84,7 @@ def test_rules_of_no_number_are_a_finding_and_no_traceback(runs: Path) -> None:
 def test_an_edited_record_is_named_and_no_board_takes_it(runs: Path) -> None:
     edit(one(runs), lambda content: content["scores"][0].update(value=0.99), seal=False)
     said = findings(runs)
-    assert any("edited: seal" in what for what in said)
+    assert any("edited: checksum" in what for what in said)
     assert any("the record says accuracy 0.99, its items give" in what for what in said)
     with pytest.raises(UserError, match=r"record.json was changed after it was written"):
         collect([runs])
