@@ -1,4 +1,9 @@
-"""A method is one module with ``ABOUT``, ``Config`` and ``train``; this finds and checks them."""
+"""Find, load and check methods; a method is one module with ``ABOUT``, ``Config`` and ``train``.
+
+>>> method = load("ogm_ge")
+>>> config = configure(method, {"alpha": 0.5})
+>>> method.train(backbone, data, meter, config, seed=0)
+"""
 
 import ast
 import dataclasses
@@ -27,7 +32,7 @@ if typing.TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a board and a reader need to know of a method."""
+    """Description of a method for boards and readers."""
 
     title: str
     kind: Literal["control", "objective", "optimisation", "data", "preference"]
@@ -40,11 +45,11 @@ class About:
     on_vlm: Mapping[str, Option] = field(default_factory=dict)
     """Options whose default differs on a vlm."""
     learns: bool = True
-    """Whether it needs training items; if not it leaves the model as it is."""
+    """False if the method needs no training items and leaves the model unchanged."""
 
 
 class Method(Protocol):
-    """The contract: a module checked against this protocol, no base class."""
+    """Contract of a method module; there is no base class."""
 
     @property
     def ABOUT(self) -> About: ...
@@ -55,64 +60,75 @@ class Method(Protocol):
     def train(
         self, backbone: "Backbone", data: "TrainData", meter: "Meter", config: Any, seed: int
     ) -> None:
-        """Change the backbone's weights in place; return when done or let BudgetSpent pass."""
+        """Change the backbone's weights in place; return when done, and never catch BudgetSpent."""
 
 
 def names() -> list[str]:
-    """Methods of this folder and those other packages offer by entry point; ``_x`` are helpers."""
-    own = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
-    return sorted({*own, *_outside()})
+    """Return the methods of this folder and those that other packages offer by entry point.
+
+    Modules and folders whose name begins with an underscore are helpers.
+    """
+    modules = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+    return sorted({*modules, *_external()})
 
 
 @functools.cache
-def _outside() -> Mapping[str, EntryPoint]:
+def _external() -> Mapping[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group="steelyard.methods")}
 
 
 def about(name: str) -> About:
-    """What a method says of itself; a method of this folder need not be imported for it.
+    """Return a method's ``ABOUT``; a method of this folder is not imported for it.
 
     Raises:
         UserError: there is no such method.
     """
-    if name not in names() or name in _outside():
+    if name not in names() or name in _external():
         return load(name).ABOUT
     paths = (Path(folder) / f"{name}.py" for folder in __path__)
-    return _written_about(next(filter(Path.is_file, paths))) or load(name).ABOUT
+    return _parse_about(next(filter(Path.is_file, paths))) or load(name).ABOUT
 
 
-def _written_about(path: Path) -> About | None:
-    """``ABOUT`` as it stands in a file; None where it is not made of constants."""
+def _parse_about(path: Path) -> About | None:
+    """Read ``ABOUT`` from a file's syntax tree; None if it is not made of constants.
+
+    Boards and ``list`` need every method's title: parsing all files takes 50 ms, importing one of
+    them 2 s, because methods import torch.
+    """
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         match node:
             case ast.Assign(
-                targets=[ast.Name(id="ABOUT")], value=ast.Call(args=[], keywords=given)
+                targets=[ast.Name(id="ABOUT")], value=ast.Call(args=[], keywords=keywords)
             ):
                 try:
-                    return About(**{str(part.arg): ast.literal_eval(part.value) for part in given})
+                    return About(**{str(k.arg): ast.literal_eval(k.value) for k in keywords})
                 except ValueError:
                     return None
     return None
 
 
 def idle() -> str:
-    """The method that leaves a model as it is, under which an untrained model is recorded."""
+    """Return the method that trains nothing; records of an untrained model carry its name."""
     return next(name for name in names() if not about(name).learns)
 
 
 def load(name: str) -> Method:
-    """The method of that name, or the one in a user's file when ``name`` is a path to a ``.py``."""
+    """Return the method of that name, or of a user's file if ``name`` is a path to a ``.py``.
+
+    Raises:
+        UserError: there is no such method or file, or it breaks the contract.
+    """
     if name.endswith(".py"):
-        return _checked(_module_from_file(Path(name)), name)
+        return _check(_module_from_file(Path(name)), name)
     if name not in names():
         raise unknown("method", name, names())
-    if (entry := _outside().get(name)) is not None:
-        return _checked(entry.load(), name)
-    return _checked(importlib.import_module(f"{__name__}.{name}"), name)
+    if (entry := _external().get(name)) is not None:
+        return _check(entry.load(), name)
+    return _check(importlib.import_module(f"{__name__}.{name}"), name)
 
 
 def search_space(method: Method) -> Space:
-    """The ranges its file declares in ``SEARCH``; none where it declares nothing."""
+    """Return the ranges that the method's file declares in ``SEARCH``, if any."""
     space: Space = vars(method).get("SEARCH", {})
     return space
 
@@ -143,7 +159,7 @@ def _module_from_file(path: Path) -> ModuleType:
     return module
 
 
-def _checked(module: Any, name: str) -> Method:
+def _check(module: Any, name: str) -> Method:
     missing = [part for part in ("ABOUT", "Config", "train") if part not in vars(module)]
     if missing:
         raise UserError(f"Method '{name}' lacks {', '.join(missing)}; see CONTRIBUTING.md.")

@@ -1,16 +1,17 @@
-"""BalGrad: inter-modality gradient reweighting and inter-task gradient projection.
+"""BalGrad: reweight the gradients of two modalities and project that of the task.
 
 Kwon, Kim, Lee, Choi, Kim: "See-Saw Modality Balance: See Gradient, and Sew Impaired
 Vision-Language Balance to Mitigate Dominant Modality Bias", NAACL 2025 (long 222),
-arXiv 2503.13834. This is a reading, not a reproduction: no public code was found, and the
-structure of the update is published while its scalar formulas and hyperparameters were not
-available to us. Every choice below that is ours says so.
+arXiv 2503.13834. This is a reading, not a reproduction: there is no public code, and the structure
+of the update is published, but its scalar formulas and hyperparameters were not available to us.
+Every choice of ours is marked.
 
-Losses: L_T of the fused prediction, L_m of side m's own prediction p_m, and
+Losses: L_T of the fused prediction, L_m of the prediction p_m of modality m alone, and, with sg for
+stop-gradient,
 
     K_image = KL(sg p_text || p_image),   K_text = KL(sg p_image || p_text)
 
-K_m has a gradient on side m only (ours: direction, stop-gradient, temperature 1). Then
+K_m has a gradient on modality m only (ours: direction, stop-gradient, temperature 1). Then
 
     g_kl   = kl (w_image grad K_image + w_text grad K_text),            w_image + w_text = 2
     g_T⊥   = g_T - <g_T, g_kl> / |g_kl|² g_kl   if <g_T, g_kl> < 0,     else g_T
@@ -20,32 +21,32 @@ which is plain training on  L_T + unimodal (L_image + L_text) + λ kl (w_image K
 K_text)  with the detached scalar  λ = 1 + max(0, -<g_T, g_kl> / |g_kl|²): one backward pass.
 λ is capped (ours: 10).
 
-Options, all ours in detail; the defaults are recommended readings:
-- weighting: "R1" w_m ∝ L_m, the weaker side is pulled harder; "R2" w_m ∝ the other side's mean
-  probability of the truth (exp of minus the task loss, so a geometric mean over labels when
-  multi-label); "R6" w_m ∝ |grad K_other|, which evens out the two norms; "equal" 1 and 1.
-- projection, the parameters over which the inner product runs: "P1" all trainable encoder and
-  embedding parameters; "P2" the embedding layers, far cheaper; "P3" as P1 but a λ for each
-  side; "none" λ = 1. "equal" with "none" is the fixed-KL ablation, the control that matters.
-- heads: "separate" linear heads give p_m; "shared" reads p_m from the fused classifier with the
-  other side blanked, which also trains that classifier on blanked inputs.
-- kl_to_heads: whether the KL gradient reaches the heads (or shared classifier) giving p_m.
+Options, ours in all details; the defaults are the readings that we recommend:
+- weighting: "R1" w_m ∝ L_m, so the weaker modality gets the larger weight; "R2" w_m ∝ the other
+  modality's mean probability of the truth (exp(-task loss), a geometric mean over labels if
+  multi-label); "R6" w_m ∝ |grad K_other|, which makes weighted norms equal; "equal" 1 and 1.
+- projection, the parameters of the inner product: "P1" all trainable encoder and embedding
+  parameters; "P2" the embedding layers only, far cheaper; "P3" as P1 with one λ per modality;
+  "none" λ = 1. "equal" with "none" is the ablation with a fixed KL, the control to compare with.
+- heads: "separate" linear heads predict p_m; "shared" reads p_m from the fused classifier with the
+  other modality blanked, which also trains that classifier on blanked inputs.
+- kl_to_heads: the KL gradient reaches the heads (or the shared classifier) as well.
 - multi-label: binary cross entropy and Bernoulli KL, averaged over labels.
-- kl and unimodal default to 1.
+- kl and unimodal are 1.
 
-R1 follows the training loss, which memorisation fools: a side that over-fits looks strong.
+R1 depends on the training loss, which memorisation lowers: an over-fitted modality looks strong.
 
 On a vision-language model (ours; the paper has classifiers only):
-- p_m is the model's own prediction at the answer tokens with the other side blanked, one more
-  pass of the language model a side; "separate" and "shared" mean this same thing. KL is taken a
-  token, the teacher detached, and averaged over answer tokens.
-- Both sides share the language model, so g_kl is not made of two disjoint blocks. K_image and
-  K_text are differentiated one by one over the whole probe, each through its own pass, which
-  costs no more; w and λ stay weights of losses.
-- The probe "P2" is the last block of the language model, "P1" all of vision tower, projector and
-  language model; "P3" takes λ_m from <g_T, w_m grad K_m>.
-- The KL gradient always reaches the language model (``kl_to_heads``): there is no head apart from
-  it, and one backward pass stays one.
+- p_m is the model's prediction at the answer tokens with the other modality blanked, one more pass
+  of the language model per modality; "separate" and "shared" both mean this. KL is computed per
+  token, with the teacher detached, and averaged over answer tokens.
+- Both modalities share the language model, so g_kl has no two disjoint blocks. K_image and K_text
+  are differentiated one by one over all parameters of the probe, each through its pass, which costs
+  no more; w and λ remain weights of losses.
+- "P2" is the last block of the language model, "P1" all of vision tower, projector and language
+  model; "P3" takes λ_m from <g_T, w_m grad K_m>.
+- The KL gradient always reaches the language model (``kl_to_heads``): it has no separate head, and
+  there is still one backward pass.
 """
 
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ from steelyard.methods._shared.gradients import (
 ABOUT = About(
     title="BalGrad",
     kind="optimisation",
-    summary="Draws the two sides' own predictions together, the weaker one harder, with just "
+    summary="Pulls the predictions of the two modalities together, the weaker one more, with just "
     "enough weight that the task gradient cannot undo it.",
     paper="Kwon et al., See-Saw Modality Balance, NAACL 2025, arXiv 2503.13834",
     backbones=("classifier", "vlm"),
@@ -86,26 +87,28 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Reading of the reweighting and the projection; see the module's text."""
+    """Reading of the reweighting and the projection; the module's docstring explains it."""
 
     weighting: Literal["R1", "R2", "R6", "equal"] = "R1"
     projection: Literal["P1", "P2", "P3", "none"] = "P2"
     kl: float = 1.0
+    """Weight of g_kl."""
     unimodal: float = 1.0
+    """Weight of L_image + L_text."""
     heads: Literal["separate", "shared"] = "separate"
     lambda_cap: float = 10.0
     kl_to_heads: bool = False
 
 
 SEARCH: Space = {
-    # The paper prints neither weights nor ranges. Ours; 0.1 for kl did better than 1 in old trials.
+    # The paper prints no weights or ranges. Ours: 0.1 for kl was better than 1 in early trials.
     "kl": LogUniform(0.03, 3.0),
     "unimodal": LogUniform(0.3, 3.0),
 }
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Train with adaptive KL weights until the budget is used; draws no random number.
+    """Train with adaptive KL weights until the budget is spent; draws no random number.
 
     Raises:
         UserError: an option that a vision-language model cannot follow.
@@ -126,12 +129,12 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 def balanced_loss(
     backbone: Backbone, batch: Batch, scope: dict[Modality, Sequence[nn.Parameter]], config: Config
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
-    """The scalar whose plain gradient is BalGrad's update, and what to log."""
+    """Return the scalar whose gradient is BalGrad's update, and values to log."""
     latents = backbone.encode(batch)
     task = backbone.loss(backbone.fuse(backbone.contribute(latents)), batch).mean()
-    own = own_logits(backbone, latents, config.heads)
-    modalities = Latents(backbone.loss(own.image, batch), backbone.loss(own.text, batch))
-    image, text = modalities.image.mean(), modalities.text.mean()
+    logits = unimodal_logits(backbone, latents, config.heads)
+    losses = Latents(backbone.loss(logits.image, batch), backbone.loss(logits.text, batch))
+    image, text = losses.image.mean(), losses.text.mean()
     loss = task + config.unimodal * (image + text)
     values: dict[str, Tensor | float] = {
         "loss_task": task.detach(),
@@ -141,16 +144,16 @@ def balanced_loss(
     if config.kl == 0:
         return loss, values
     shared = backbone.kind == "vlm"
-    kl, judged = weighted_kl(backbone.multi_label, task, own, modalities, scope, shared, config)
+    kl, kl_values = weighted_kl(backbone.multi_label, task, logits, losses, scope, shared, config)
     if not config.kl_to_heads:
         kl = carry(kl, latents, gradient_at(kl, latents))
-    return loss + kl, values | judged
+    return loss + kl, values | kl_values
 
 
-def own_logits(
+def unimodal_logits(
     backbone: Backbone, latents: Latents, heads: Literal["separate", "shared"]
 ) -> Latents:
-    """Logits of each side by itself, one row a decision."""
+    """Return the logits of each modality alone, one row per decision."""
     if heads == "separate":
         return backbone.unimodal(latents)
     return Latents(
@@ -162,25 +165,30 @@ def own_logits(
 def weighted_kl(
     multi_label: bool,
     task: Tensor,
-    own: Latents,
-    modalities: Latents,
+    logits: Latents,
+    losses: Latents,
     scope: dict[Modality, Sequence[nn.Parameter]],
     shared: bool,
     config: Config,
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
-    """Sum of λ_m kl w_m K_m with weights detached (scalar), and what to log.
+    """Return the sum of λ_m kl w_m K_m with detached weights (scalar), and values to log.
 
-    ``own`` are the sides' logits, one row a decision, ``sides`` their task losses [B]; ``shared``
-    says that both sides have the same parameters in scope.
+    Args:
+        multi_label: predictions are Bernoulli variables.
+        task: L_T.
+        logits: of each modality alone, one row per decision.
+        losses: task losses [B] of each modality alone.
+        scope: parameters of the inner product.
+        shared: both modalities have the same parameters in scope.
+        config: the readings.
     """
-    image = kullback_leibler(own.text.detach(), own.image, multi_label).mean()
-    text = kullback_leibler(own.image.detach(), own.text, multi_label).mean()
+    image = kullback_leibler(logits.text.detach(), logits.image, multi_label).mean()
+    text = kullback_leibler(logits.image.detach(), logits.text, multi_label).mean()
     kl_blocks: dict[Modality, Tensor] = {}
-    if needs_kl_probe(config):
+    if config.projection != "none" or config.weighting == "R6":
         kl_blocks = kl_gradients(image, text, scope, shared)
-    weight = dict(
-        zip(MODALITIES, modality_weights(modalities, kl_blocks, config.weighting), strict=True)
-    )
+    weights = modality_weights(losses, kl_blocks, config.weighting)
+    weight = dict(zip(MODALITIES, weights, strict=True))
     scale = dict.fromkeys(MODALITIES, torch.ones_like(task))
     values: dict[str, Tensor | float] = {"kl_image": image.detach(), "kl_text": text.detach()}
     values |= {f"weight_{modality}": weight[modality] for modality in MODALITIES}
@@ -195,40 +203,35 @@ def weighted_kl(
     return config.kl * total, values
 
 
-def needs_kl_probe(config: Config) -> bool:
-    """Whether a KL gradient has to be taken before the weights are known."""
-    return config.projection != "none" or config.weighting == "R6"
-
-
 def kl_gradients(
     image: Tensor, text: Tensor, scope: dict[Modality, Sequence[nn.Parameter]], shared: bool
 ) -> dict[Modality, Tensor]:
-    """Gradient of each side's KL on the parameters in scope: one vector [P] a side."""
+    """Return the gradient of each K_m on its parameters in scope: one vector [P] per modality."""
     if shared:
-        losses: dict[Modality, Tensor] = {"image": image, "text": text}
         return {
-            modality: flat_gradient(losses[modality], scope[modality]) for modality in MODALITIES
+            "image": flat_gradient(image, scope["image"]),
+            "text": flat_gradient(text, scope["text"]),
         }
-    # The two blocks are disjoint, so one backward pass gives both sides' gradients.
+    # The two blocks are disjoint, so one backward pass computes both gradients.
     return block_gradients(image + text, scope)
 
 
 def task_gradients(
     task: Tensor, scope: dict[Modality, Sequence[nn.Parameter]], shared: bool
 ) -> dict[Modality, Tensor]:
-    """Gradient of the fused loss on the parameters in scope: one vector [P] a side."""
+    """Return the gradient of L_T on the parameters in scope: one vector [P] per modality."""
     if shared:
         return dict.fromkeys(MODALITIES, flat_gradient(task, scope["image"]))
     return block_gradients(task, scope)
 
 
 def modality_weights(
-    modalities: Latents,
+    losses: Latents,
     kl_blocks: dict[Modality, Tensor],
     weighting: Literal["R1", "R2", "R6", "equal"],
 ) -> tuple[Tensor, Tensor]:
-    """w_image and w_text, detached scalars that sum to two."""
-    image, text = modalities.image.detach(), modalities.text.detach()
+    """Return w_image and w_text: detached scalars with sum 2."""
+    image, text = losses.image.detach(), losses.text.detach()
     if weighting == "R1":
         return reweight(image.mean(), text.mean())
     if weighting == "R2":
@@ -241,13 +244,13 @@ def modality_weights(
 def block_lambdas(
     task: dict[Modality, Tensor], kl: dict[Modality, Tensor], shared: bool, config: Config
 ) -> dict[Modality, Tensor]:
-    """λ of each side's KL: equal for P1 and P2, separate for P3."""
+    """Return λ of each K_m: equal for P1 and P2, separate for P3."""
     if config.projection == "P3":
         return {
             modality: projection_weight(task[modality], kl[modality], config.lambda_cap)
             for modality in MODALITIES
         }
-    if shared:  # each side's gradient is on the same parameters, so they add up
+    if shared:  # both gradients are on the same parameters, so they add up
         both = projection_weight(task["image"], kl["image"] + kl["text"], config.lambda_cap)
     else:
         both = projection_weight(
@@ -261,22 +264,24 @@ def block_lambdas(
 def probe_scope(
     backbone: Backbone, projection: Literal["P1", "P2", "P3", "none"]
 ) -> dict[Modality, Sequence[nn.Parameter]]:
-    """Trainable parameters of each side over which inner products run; of a vlm, all for both.
+    """Return the trainable parameters of the inner product per modality; of a vlm, all for both.
 
     Raises:
-        UserError: there is none to project over.
+        UserError: there is no such parameter.
     """
     scope: dict[Modality, Sequence[nn.Parameter]] = {}
     for modality in MODALITIES:
-        whole = projection in ("P1", "P3")
-        modules = backbone.modality_modules(modality) if whole else (backbone.embedding(modality),)
+        if projection in ("P1", "P3"):
+            modules = backbone.modality_modules(modality)
+        else:
+            modules = (backbone.embedding(modality),)
         scope[modality] = [p for module in modules for p in module.parameters() if p.requires_grad]
     if backbone.kind == "vlm":
         union = tuple({id(p): p for modality in MODALITIES for p in scope[modality]}.values())
         scope = {"image": union, "text": union}
     if projection != "none" and not any(scope.values()):
         raise UserError(
-            f"projection={projection}: nothing there is trainable in {backbone.name}; give "
+            f"projection={projection}: {backbone.name} has no trainable parameter there; give "
             "projection=P1 or projection=none."
         )
     return scope

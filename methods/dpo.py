@@ -1,20 +1,20 @@
-"""DPO: the right answer is preferred to a wrong one, by TRL's DPOTrainer.
+"""DPO: prefer the right answer to a wrong one, with TRL's ``DPOTrainer``.
 
 Rafailov, Sharma, Mitchell, Ermon, Manning, Finn: "Direct Preference Optimization: Your Language
 Model is Secretly a Reward Model", NeurIPS 2023, arXiv 2305.18290.
 
-With d_w, d_l = log p(answer) - log p_start(answer) of the right and the wrong answer, both given
-the clean image, log-probabilities summed over the answer's tokens and the end token:
+With d(y) = log p(y) - log p_start(y) given the clean image, log-probabilities summed over the
+answer's tokens and the end token, y_w the right and y_l the wrong answer:
 
-    L = -log sigmoid(beta (d_w - d_l)) + sft NLL(right answer)
+    L = -log sigmoid(beta (d(y_w) - d(y_l))) + sft NLL(y_w)
 
-Everything a modality-balance study varies is in the negatives (``methods/_preferences.py``): which
-wrong answers, and from which damaged image. ``random_answer`` and ``no_image`` are the controls a
-mined negative must beat.
+Studies of modality balance vary y_l: which wrong answer, and from which corrupted image. See
+``methods/_preference/negatives.py``. ``random_answer`` and ``no_image`` are the controls that
+mined negatives have to beat.
 
-Where the paper is silent: beta 0.2 and an NLL term of weight 1 (mean over the batch's tokens) are
-ours. Without the NLL term the right answer itself loses likelihood on small models. The paper's
-own settings are beta 0.1 and no NLL term.
+The paper has beta 0.1 and no NLL term. Ours: beta 0.2 and an NLL term of weight ``sft`` = 1 (mean
+over the batch's tokens); without it the right answer loses likelihood as well on small models. The
+paper takes preferences of people; here y_w is the data's answer.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.training.search import Choice, LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.negatives import Negatives, Source
+from steelyard.methods._preference.negatives import Negatives, PairOptions
 
 ABOUT = About(
     title="DPO",
@@ -38,43 +38,32 @@ ABOUT = About(
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """Options."""
+class Config(PairOptions):
+    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the options of mining."""
 
     negatives: Negatives = "random_answer"
     beta: float = 0.2
     sft: float = 1.0
-    """Weight of the right answer's negative log-likelihood."""
-    severity: int = 3
-    """Of the noise, for ``noise_image``; 1 to 5."""
-    max_pairs: int = 1024
-    """Training examples to make pairs of."""
-
-    refill: bool = False
-    """Where the mined answer is right: take a random wrong one instead of dropping the example."""
+    """Weight of NLL(y_w)."""
 
     def __post_init__(self) -> None:
         if self.beta <= 0 or self.sft < 0:
             raise UserError(
                 f"beta={self.beta} and sft={self.sft}: give beta above 0 and sft of at least 0."
             )
-        self.source()
-
-    def source(self) -> Source:
-        """Where the wrong answers come from."""
-        return Source(self.negatives, self.severity, self.max_pairs, self.refill)
+        PairOptions.__post_init__(self)  # super() fails in a dataclass with slots
 
 
 SEARCH: Space = {
-    # The paper's frontier has beta 0.05, 0.1, 1 and 5; the weight of the NLL term is ours.
+    # The paper tries beta 0.05, 0.1, 1 and 5; the weight of the NLL term is ours.
     "beta": LogUniform(0.05, 1.0),
     "sft": Choice((0.0, 0.3, 1.0)),
-    # Which wrong answers are taken makes another entry.
+    # ``negatives`` is not tuned: other wrong answers are another entry of a board.
 }
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Make pairs with the model as it is, then minimise the loss until the budget is used."""
+    """Make pairs with the start model, then minimise L until the budget is spent."""
     from steelyard.methods._preference.pairwise import train_on_pairs
 
     train_on_pairs(
@@ -82,7 +71,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         data,
         meter,
         seed,
-        config.source(),
+        config,
         beta=config.beta,
         loss_type=["sigmoid", "sft"] if config.sft else ["sigmoid"],
         loss_weights=[1.0, config.sft] if config.sft else [1.0],

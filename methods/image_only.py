@@ -1,7 +1,7 @@
-"""The image alone: how much of the task one side can do, and the floor a fusion must clear.
+"""Image only: score of one modality by itself, which a fusion of both has to exceed.
 
-The image encoder, its embedding and a linear head are trained by the task loss with the whole
-budget; the text encoder is never run. Scored by the image head.
+The image encoder, its embedding and a linear head are trained on the task loss with the full
+budget; the text encoder never runs. The image head is scored.
 """
 
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """No options."""
+    """Empty: this control has no options."""
 
 
-SEARCH: Space = {}  # nothing but the learning rate, which is searched for all
+SEARCH: Space = {}  # only the learning rate, which is tuned for every method
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Train the image side with the whole budget."""
+    """Train the image modality with the full budget."""
     backbone.readout = "image"
     train_modality(backbone, data, meter, "image", seed=seed, until=1.0)

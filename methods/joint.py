@@ -1,7 +1,7 @@
-"""Joint training: one task loss on the fused prediction, with the whole budget.
+"""Joint training: one task loss on the fused prediction, with the full budget.
 
-The control that every difference on a board is taken against. Loss: L = CE(fused, y), or binary
-cross entropy averaged over classes when multi-label.
+Boards report each method's difference to this control. L = CE(fused, y), or the binary cross
+entropy averaged over classes if an item has several labels.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """No options."""
+    """Empty: this control has no options."""
 
 
-SEARCH: Space = {}  # nothing but the learning rate, which is searched for all
+SEARCH: Space = {}  # only the learning rate, which is tuned for every method
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Minimise the task loss of the fused prediction until the budget is used."""
+    """Minimise the task loss of the fused prediction until the budget is spent."""
 
     def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         return backbone.loss(backbone.predict(batch), batch).mean(), {}

@@ -1,10 +1,11 @@
-"""Joint training with a unimodal head a side: L = L_fused + weight * (L_image + L_text).
+"""Joint training with one unimodal head per modality: L = L_fused + weight * (L_image + L_text).
 
-Known as multi-loss or auxiliary unimodal losses. It is the control that regularisers built on
-unimodal heads have to beat: without it their gain cannot be told from that of the heads. A
-vision-language model has no heads: L_image and L_text are its own losses with the other side
-blanked, two more passes of the language model a step.
-Default weight 1, as multi-loss baselines in the literature use. Scored by the fused prediction.
+Also called multi-loss training or auxiliary unimodal losses. A regulariser that uses unimodal
+heads has to beat this control: otherwise its gain may come from the heads alone. The fused
+prediction is scored. Default weight 1, as in multi-loss baselines of the literature.
+
+On a vision-language model, which has no heads, L_image and L_text are the model's losses with the
+other modality blanked: two more passes of the language model per step.
 """
 
 from collections.abc import Mapping
@@ -22,27 +23,27 @@ from steelyard.methods import About
 ABOUT = About(
     title="Joint + unimodal heads",
     kind="control",
-    summary="Joint training plus the task loss of each side by itself.",
+    summary="Joint training plus the task loss of each modality by itself.",
     backbones=("classifier", "vlm"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Options."""
+    """Weight of the unimodal losses."""
 
     weight: float = 1.0
-    """Weight of each unimodal loss."""
+    """Factor on L_image + L_text."""
 
 
 SEARCH: Space = {
-    # 1 is usual; the range is ours.
+    # 1 is usual in the literature; the range is ours.
     "weight": LogUniform(0.1, 3.0),
 }
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Minimise the sum of the three task losses until the budget is used."""
+    """Minimise the sum of the three task losses until the budget is spent."""
 
     def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         latents = backbone.encode(batch)

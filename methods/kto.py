@@ -1,18 +1,20 @@
-"""KTO: right answers are desirable and wrong ones undesirable, unpaired, by TRL's KTOTrainer.
+"""KTO: right answers are desirable, wrong ones undesirable, unpaired; TRL's ``KTOTrainer``.
 
 Ethayarajh, Xu, Muennighoff, Jurafsky, Kiela: "KTO: Model Alignment as Prospect Theoretic
 Optimization", ICML 2024, arXiv 2402.01306.
 
-With d = log p(answer) - log p_start(answer) and z the batch's estimate of KL(p, p_start), from
-each prompt with the next row's answer, at least 0 and without gradient:
+With d(y) = log p(y) - log p_start(y), and z_0 the batch's estimate of KL(p || p_start) from each
+prompt with the answer of the next row, at least 0 and without gradient:
 
-    L = mean of  desirable (1 - sigmoid(beta (d - z)))     over right answers
-            and  undesirable (1 - sigmoid(beta (z - d)))   over wrong ones
+    L = mean of  desirable (1 - sigmoid(beta (d(y) - z_0)))     over right answers y
+            and  undesirable (1 - sigmoid(beta (z_0 - d(y))))   over wrong answers y
 
-The same right and wrong answers as the other preference methods use, but shuffled: both answers of
-a question are rows of their own. beta 0.1 and weights 1 are the paper's (it asks for desirable
-times their number to be 1 to 4/3 of undesirable times theirs, and numbers are equal here).
-A step costs more than DPO's on as many rows: KL rows go through both models too.
+The right and wrong answers are those of the other preference methods, but unpaired and shuffled:
+each answer is a row. Rows of the KL estimate also pass through both models, so a step costs more
+than one of DPO on the same number of rows.
+
+beta 0.1 and weights 1 are the paper's. It asks for desirable * n_right to be 1 to 4/3 times
+undesirable * n_wrong; the two numbers are equal here. Ours: the source of the wrong answers.
 """
 
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.training.search import LogUniform, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.negatives import Negatives, Source
+from steelyard.methods._preference.negatives import Negatives, PairOptions
 
 ABOUT = About(
     title="KTO",
@@ -37,22 +39,15 @@ ABOUT = About(
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """Options."""
+class Config(PairOptions):
+    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the options of mining."""
 
     negatives: Negatives = "no_image"
     beta: float = 0.1
     desirable: float = 1.0
-    """Weight of right answers."""
+    """Weight of right answers (lambda_D)."""
     undesirable: float = 1.0
-    """Weight of wrong answers."""
-    severity: int = 3
-    """Of the noise, for ``noise_image``; 1 to 5."""
-    max_pairs: int = 1024
-    """Training examples to take both answers of."""
-
-    refill: bool = False
-    """Where the mined answer is right: take a random wrong one instead of dropping the example."""
+    """Weight of wrong answers (lambda_U)."""
 
     def __post_init__(self) -> None:
         if self.beta <= 0 or min(self.desirable, self.undesirable) < 0:
@@ -60,22 +55,18 @@ class Config:
                 f"beta={self.beta}, desirable={self.desirable}, undesirable={self.undesirable}: "
                 "give beta above 0 and weights of at least 0."
             )
-        self.source()
-
-    def source(self) -> Source:
-        """Where the wrong answers come from."""
-        return Source(self.negatives, self.severity, self.max_pairs, self.refill)
+        PairOptions.__post_init__(self)  # super() fails in a dataclass with slots
 
 
 SEARCH: Space = {
-    # The range of beta is ours; 1 to 4/3 is how the paper weighs right answers, if as many.
+    # The range of beta is ours; the paper weighs right answers by 1 to 4/3 if numbers are equal.
     "beta": LogUniform(0.05, 0.5),
     "desirable": Uniform(1.0, 1.333),
 }
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Take wrong answers from the model as it is, then train until the budget is used."""
+    """Make pairs with the start model, then minimise L until the budget is spent."""
     from trl import KTOConfig, KTOTrainer
 
     from steelyard.harness.models.vlm import Vlm
@@ -83,12 +74,12 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     from steelyard.methods._preference.negatives import make_pairs
 
     model = cast(Vlm, backbone)
-    pairs = make_pairs(model, data, meter, config.source(), seed)
+    pairs = make_pairs(model, data, meter, config, seed)
     prompts = trl_data.prompts_of(model, data)
     preflight.check(model, data, pairs, prompts)
     size = trl_data.batch_size(model, 2 * len(pairs), least=2)
     with trl.workspace(model) as folder:
-        own = {
+        settings = {
             "per_device_train_batch_size": size,
             "beta": config.beta,
             "desirable_weight": config.desirable,
@@ -97,7 +88,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         trainer = KTOTrainer(
             model=model.model,
             ref_model=trl.reference_copy(model),
-            args=trl.arguments(KTOConfig, model, seed, folder, **own),
+            args=trl.arguments(KTOConfig, model, seed, folder, **settings),
             data_collator=trl_data.unpaired(model, pairs, prompts),
             train_dataset=trl_data.ordered(2 * len(pairs), size, seed, "kto"),
             processing_class=model.processor,

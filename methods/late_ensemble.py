@@ -1,7 +1,7 @@
-"""Two models that never meet: each side trained alone on half the budget, probabilities averaged.
+"""Late ensemble: one model per modality, trained on half of the budget each; their mean is scored.
 
-An honest rival of every fusion method: no imbalance can arise between models trained apart. At
-test time a side that is missing does not vote.
+No modality can suppress the other in training, since the two models share nothing. At test time a
+missing modality is left out of the average.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """No options."""
+    """Empty: this control has no options."""
 
 
-SEARCH: Space = {}  # nothing but the learning rate, which is searched for all
+SEARCH: Space = {}  # only the learning rate, which is tuned for every method
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Train the image side with the first half of the budget and the text side with the rest."""
+    """Train the image model with the first half of the budget and the text model with the rest."""
     backbone.readout = "ensemble"
     train_modality(backbone, data, meter, "image", seed=seed, until=0.5)
     train_modality(backbone, data, meter, "text", seed=seed, until=1.0)

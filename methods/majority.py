@@ -1,6 +1,6 @@
-"""No input at all: always answers with the class frequencies of the training split.
+"""Majority: every item gets the class frequencies of the training split, whatever its inputs.
 
-What a board's scores are worth is read against this row.
+This is the score of chance on a data set whose classes are not equally frequent.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """No options."""
+    """Empty: this control has no options."""
 
 
 SEARCH: Space = {}  # nothing is trained
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Count the classes; no model is trained and no budget used."""
+    """Store the class frequencies in the backbone; trains nothing and spends no budget."""
     backbone.set_prior(data.class_counts() / len(data))
     backbone.readout = "prior"

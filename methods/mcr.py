@@ -1,15 +1,15 @@
-"""MCR: a multimodal competition regulariser built from a game between the two encoders.
+"""MCR: a multimodal competition regulariser, built from a game between the two encoders.
 
 Kontras, Strypsteen, Chatzichristos, Liang, Blaschko, De Vos: "Balancing Multimodal Training
 Through Game-Theoretic Regularization", NeurIPS 2025, arXiv 2411.07335.
 
-Loss, with latents z_m, contributions c_m to the fusion, own heads u_m and prediction y:
+Loss, with latents z_m, contributions c_m to the fusion, unimodal heads u_m and prediction y:
 
     L = CE(y) + unimodal (CE(u_image) + CE(u_text)) + MIPD term + contrastive L_con + ceb L_ceb
 
-MIPD     J_m = E JSD(p(y | all), p(y | side m permuted within the batch)): what the prediction
-         loses of side m. Encoder m descends  -mipd (grad J_m + k grad J_other),  k = -1 greedy
-         (raise mine, lower the other's), 0 independent, +1 collaborative.
+MIPD     J_m = E JSD(p(y | all), p(y | modality m permuted within the batch)): by how much the
+         prediction depends on modality m. Encoder m descends -mipd (grad J_m + k grad J_other):
+         k = -1 greedy (raise J_m, lower J_other), 0 independent, +1 collaborative.
 L_con    for every ordered pair (a, p) of the 2B normalised latents with the same label:
          -log( e^(s_ap/τ) / (e^(s_ap/τ) + Σ_n e^(s_an/τ)) ), n over latents of another label,
          averaged over all such pairs; other positives are not in the denominator.
@@ -19,42 +19,42 @@ L_ceb    mean squared error between [z_image; z_text] and a bias-free two-layer 
 Defaults are those published for CREMA-D with ResNet-18: mipd 0.1, unimodal 0.01, contrastive 1,
 ceb 0, 32 draws. Over the other sets mipd runs from 0.001 to 0.1 and unimodal from 0.001 to 1;
 ceb is 1 for large pretrained encoders and 0 otherwise. The temperature 0.5 is the released
-pipeline's. Published runs mostly start from pretrained sides (``pretrain``, charged here).
+pipeline's. Most published runs start from pretrained encoders (``pretrain``, charged here).
 
-Where the paper or its code is silent or ambiguous, this file decides:
-- The first encoder pass is reused; nothing is encoded twice. K permutations are drawn uniformly
-  with fixed points and same-label partners kept, and both sides share them.
-- The reference prediction is detached. This changes nothing in the greedy game.
-- ``detach="contribution"``: player m is encoder m with its own half of the first fusion layer;
-  ``"latent"``: the encoder alone. Everything shared (bias, later layers) and, with ``"latent"``,
-  all of the head stay out of every game: they get no MIPD gradient.
-- The term carries its gradient with value zero, as the greedy game's value is identically;
-  J_image and J_text are logged instead.
+Where the paper or its code is silent or ambiguous, ours:
+- The latents of the first encoder pass are reused; nothing is encoded twice. K permutations are
+  drawn uniformly, fixed points and partners of the same label included; both modalities share them.
+- The reference prediction is detached. This has no effect in the greedy game.
+- ``detach="contribution"``: player m is encoder m with its half of the first fusion layer;
+  ``"latent"``: the encoder alone. Shared parameters (bias, later layers) and, with ``"latent"``,
+  the full head get no MIPD gradient.
+- The term has the value zero, as the greedy game has identically, and only a gradient; J_image and
+  J_text are logged.
 - Multi-label: JSDs of Bernoulli variables, averaged over labels; in L_con two latents are
-  positives if their items share a label or are one item.
+  positives if their items share a label or are the same item.
 - The decoder's hidden layer has the latents' width; it is trained together with the backbone.
 
 On a vision-language model (ours; the paper has classifiers only):
-- A side is the image's tokens after the projector, or the embeddings of the prompt's tokens. The
-  prediction is the distribution over the vocabulary at each answer token, teacher-forced; JSDs are
-  averaged over answer tokens. The fusion is the language model, so each draw costs two of its
-  passes: one draw by default.
-- ``players="sides"`` is the game as above, between projector and token embeddings, which leaves
-  almost all weights out of it, and with frozen vision under LoRA every one: that is refused.
-  ``players="whole"``, the default there, lets what both sides share take part: the language model
-  descends -mipd (grad J_image + grad J_text), since each J is the own term of a player whose
-  encoder it is, and the sides' tensors get the gradient of their game as before.
-- ``unimodal`` reads each side alone by blanking the other: two more passes of the language model.
+- A modality is the image's tokens after the projector, or the embeddings of the prompt's tokens.
+  The prediction is the distribution over the vocabulary at each answer token, teacher-forced; JSDs
+  are averaged over answer tokens. The fusion is the language model, so each draw costs two of its
+  passes; the default is one draw.
+- ``players="sides"`` is the game as above, between projector and token embeddings. It leaves almost
+  all weights out; under LoRA with frozen vision it leaves out all of them, which is refused.
+  ``players="whole"``, the default here, includes shared parameters: the language model descends
+  -mipd (grad J_image + grad J_text), because it is part of both players, and the tensors of each
+  modality get the gradient of their game as before.
+- ``unimodal`` reads a modality alone by blanking the other: two more passes of the language model.
 - ``contrastive``, ``ceb`` and ``pretrain`` need pooled latents or separate encoders: refused.
 
-Known faults of the public code that are avoided: the regulariser was computed and logged but
-not added to the two-side classification loss; configuration names selected no method at all;
-boolean flags replaced the weights; permuted predictions lacked the bias of the reference; the
-permuted latents came from a second encoder pass in evaluation mode.
+Faults of the public code that are avoided here: the regulariser was computed and logged but not
+added to the classification loss of two modalities; configuration names selected no method; boolean
+flags replaced the weights; permuted predictions lacked the bias of the reference; permuted latents
+came from a second encoder pass in evaluation mode.
 
-Beating joint training says nothing about the game: compare with ``mipd=0``, the same run
-without it (no permutation is drawn). In an additive head the greedy game can keep inflating the
-contributions; their centred norms are logged.
+A gain over joint training is no evidence for the game: compare with ``mipd=0``, the same run
+without permutations. In an additive head the greedy game can inflate the contributions without
+limit; their centred norms are logged.
 """
 
 from contextlib import nullcontext
@@ -73,14 +73,14 @@ from steelyard.harness.training.fit import fit
 from steelyard.harness.training.search import Choice, LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._shared.gradients import carry, gradient_at, parameters_held
+from steelyard.methods._shared.gradients import carry, frozen_parameters, gradient_at
 from steelyard.methods._shared.permutation_game import Game, mipd, permutations
 from steelyard.methods._shared.pretrain import pretrain_modalities
 
 ABOUT = About(
     title="MCR",
     kind="objective",
-    summary="Makes each encoder raise what the prediction would lose if its side were shuffled, "
+    summary="Makes each encoder raise how much the prediction changes if its modality is shuffled, "
     "and pulls the latents of equal labels together.",
     paper="Kontras et al., Balancing Multimodal Training Through Game-Theoretic Regularization, "
     "NeurIPS 2025, arXiv 2411.07335",
@@ -95,23 +95,24 @@ class Config:
 
     game: Game = "greedy"
     mipd: float = 0.1
-    """Weight of the permutation game; 0 leaves it out, below 0 players *lower* their J."""
+    """Weight of the permutation game; 0 leaves it out, below 0 each player *lowers* its J."""
     unimodal: float = 0.01
     contrastive: float = 1.0
     ceb: float = 0.0
     draws: int = 32
-    """Permutations a step."""
+    """Permutations per step (K)."""
     temperature: float = 0.5
+    """τ of L_con."""
     detach: Literal["contribution", "latent"] = "contribution"
-    """Where a player ends."""
+    """End of a player: its contribution or its latent."""
     players: Literal["sides", "whole"] = "sides"
-    """Whether what the sides share stays out of the game or raises both J."""
+    """Shared parameters stay out of the game (sides) or raise both J (whole)."""
     pretrain: float = 0.0
-    """Share of the budget spent on training each side alone first."""
+    """Fraction of the budget for training each modality alone first."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.pretrain < 1:
-            raise UserError(f"pretrain={self.pretrain}: give a share of the budget in [0, 1).")
+            raise UserError(f"pretrain={self.pretrain}: give a fraction of the budget in [0, 1).")
         if self.draws < 1:
             raise UserError(f"draws={self.draws}: give at least 1; mipd=0 leaves out the game.")
         if self.temperature <= 0:
@@ -119,7 +120,7 @@ class Config:
 
 
 SEARCH: Space = {
-    # The authors' grids: 0.001 to 1 for the game, 0.001 to 1 for the heads.
+    # The authors' grids: 0.001 to 1 for both weights.
     "mipd": LogUniform(0.001, 1.0),
     "unimodal": LogUniform(0.001, 1.0),
     # 1 everywhere in the paper; 0 leaves the term out.
@@ -128,7 +129,7 @@ SEARCH: Space = {
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Train with the regularised loss until the budget is used.
+    """Minimise L until the budget is spent.
 
     Raises:
         UserError: a term that a vision-language model has no tensors for.
@@ -152,20 +153,20 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         values: dict[str, Tensor | float] = {"loss_task": loss.detach()}
         if config.mipd != 0:
             order = permutations(config.draws, len(latents.image), generator).to(logits.device)
-            term, judged = game_term(backbone, latents, parts, logits, order, config)
+            term, game_values = game_term(backbone, latents, parts, logits, order, config)
             loss = loss + term
-            values |= judged
+            values |= game_values
         if config.unimodal > 0:
             loss = loss + config.unimodal * unimodal_loss(backbone, latents, batch)
         if config.contrastive > 0:
-            pulled = contrastive_loss(latents, batch.targets, config.temperature)
-            loss = loss + config.contrastive * pulled
-            values["loss_contrastive"] = pulled.detach()
+            contrastive = contrastive_loss(latents, batch.targets, config.temperature)
+            loss = loss + config.contrastive * contrastive
+            values["loss_contrastive"] = contrastive.detach()
         for decoder in extra:
-            rebuilt = reconstruction_loss(decoder, logits, latents)
-            loss = loss + config.ceb * rebuilt
-            values["loss_ceb"] = rebuilt.detach()
-        if backbone.kind == "classifier":  # of a vlm, contributions are token embeddings
+            reconstruction = reconstruction_loss(decoder, logits, latents)
+            loss = loss + config.ceb * reconstruction
+            values["loss_ceb"] = reconstruction.detach()
+        if backbone.kind == "classifier":  # contributions of a vlm are token embeddings
             values |= contribution_norms(parts)
         return loss, values
 
@@ -178,7 +179,7 @@ def check_terms(config: Config) -> None:
         if asdict(config)[name] > 0:
             raise UserError(
                 f"{name}={asdict(config)[name]}: a vision-language model has no pooled latents or "
-                f"separate encoders for this term; leave {name}=0."
+                f"separate encoders for this term; give {name}=0."
             )
 
 
@@ -190,67 +191,69 @@ def game_term(
     order: Tensor,
     config: Config,
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
-    """Zero with the gradient of the MIPD term at the players, and both J to log.
+    """Return zero with the gradient of the MIPD term at the players, and both J to log.
 
     Raises:
         UserError: no player has a trainable parameter.
     """
     ends = parts if config.detach == "contribution" else latents
-    modalities_only = config.players == "sides"
-    if modalities_only and not any(ends.of(modality).requires_grad for modality in MODALITIES):
+    encoders_only = config.players == "sides"
+    if encoders_only and not any(ends.of(modality).requires_grad for modality in MODALITIES):
         raise UserError(
             "players='sides': nothing before the language model is trainable here; give "
             "players=whole, or train all weights (backbone option tune=full)."
         )
-    # A classifier's head is cheap enough to leave the charge for its own gradient in.
-    held = modalities_only and backbone.kind == "vlm"
-    with parameters_held(backbone) if held else nullcontext():
+    # The gradient of the language model's weights would be computed, charged and thrown away. That
+    # of a classifier's head is cheap and is charged.
+    without_weights = encoders_only and backbone.kind == "vlm"
+    with frozen_parameters(backbone) if without_weights else nullcontext():
         image, text = mipd(backbone.fuse, parts, logits, order, config.game, backbone.multi_label)
-        judged: dict[str, Tensor | float] = {"J_image": image.detach(), "J_text": text.detach()}
-        value = -config.mipd * (image + text)
-        if not modalities_only:
-            return value - value.detach(), judged
-        gradient = gradient_at(value, ends)
+        values: dict[str, Tensor | float] = {"J_image": image.detach(), "J_text": text.detach()}
+        term = -config.mipd * (image + text)
+        if not encoders_only:
+            return term - term.detach(), values
+        gradient = gradient_at(term, ends)
     zero = torch.zeros((), dtype=logits.dtype, device=logits.device)
-    return carry(zero, ends, gradient), judged
+    return carry(zero, ends, gradient), values
 
 
 def unimodal_loss(backbone: Backbone, latents: Latents, batch: Batch) -> Tensor:
-    """Sum of both sides' own task losses, means over the batch; scalar."""
-    own = backbone.unimodal(latents)
-    return backbone.loss(own.image, batch).mean() + backbone.loss(own.text, batch).mean()
+    """Return CE(u_image) + CE(u_text), averaged over the batch; scalar."""
+    heads = backbone.unimodal(latents)
+    return backbone.loss(heads.image, batch).mean() + backbone.loss(heads.text, batch).mean()
 
 
 def contrastive_loss(latents: Latents, targets: Tensor, temperature: float) -> Tensor:
-    """L_con of two sides [B, D]; targets are classes [B] or 0/1 labels [B, C]; scalar."""
+    """Return L_con of latents [B, D]; targets are classes [B] or 0/1 labels [B, C]; scalar."""
     both = nn.functional.normalize(torch.cat([latents.image, latents.text]), dim=1)
     similarity = both @ both.T / temperature
     same = same_label(targets).repeat(2, 2)
-    own = torch.eye(len(both), dtype=torch.bool, device=both.device)
+    diagonal = torch.eye(len(both), dtype=torch.bool, device=both.device)
     # Finite, so that a batch with a single label has a defined gradient.
     excluded = torch.finfo(similarity.dtype).min
     negatives = similarity.masked_fill(same, excluded).logsumexp(dim=1, keepdim=True)
-    each = nn.functional.softplus(negatives - similarity)
-    positive = same & ~own
-    return each.masked_fill(~positive, 0.0).sum() / positive.sum()
+    losses = nn.functional.softplus(negatives - similarity)
+    positive = same & ~diagonal
+    return losses.masked_fill(~positive, 0.0).sum() / positive.sum()
 
 
 def same_label(targets: Tensor) -> Tensor:
-    """Which items are positives of each other: [B, B] bool, true on the diagonal."""
+    """Return which items are positives of each other: [B, B] bool, true on the diagonal."""
     if targets.dim() == 1:
         return targets[:, None] == targets[None, :]
-    own = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
-    return (targets @ targets.T > 0) | own
+    # An item without any label is a positive of itself.
+    diagonal = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
+    return (targets @ targets.T > 0) | diagonal
 
 
 def reconstruction_loss(decoder: nn.Module, logits: Tensor, latents: Latents) -> Tensor:
-    """L_ceb: how far both latents [B, D] are from a function of the prediction [B, C]; scalar."""
+    """Return L_ceb of latents [B, D] and logits [B, C]; scalar."""
     both = torch.cat([latents.image, latents.text], dim=1)
     return nn.functional.mse_loss(decoder(logits.detach()), both)
 
 
 def latent_decoder(backbone: Backbone, classes: int, seed: int) -> nn.Sequential:
-    """Decoder from logits [B, C] to both latents [B, 2D], on the backbone's device and dtype."""
+    """Return a decoder of logits [B, C] into both latents [B, 2D], on the backbone's device."""
     width = backbone.width
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -264,7 +267,7 @@ def latent_decoder(backbone: Backbone, classes: int, seed: int) -> nn.Sequential
 
 @torch.no_grad()
 def contribution_norms(parts: Latents) -> dict[str, Tensor | float]:
-    """Mean norm of each side's contributions about their batch mean, to log."""
+    """Return the mean norm of each modality's contributions around their batch mean, to log."""
     norms: dict[str, Tensor | float] = {}
     for modality in MODALITIES:
         part = parts.of(modality)

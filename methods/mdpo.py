@@ -1,28 +1,29 @@
-"""mDPO: DPO that also prefers the true image to a damaged one, with an anchor on the right answer.
+"""mDPO: DPO that also prefers the true image to a corrupted one, and anchors the right answer.
 
 Wang, Zhou, Huang, Xu, Zhang, Poon, Chen: "mDPO: Conditional Preference Optimization for Multimodal
 Large Language Models", EMNLP 2024, arXiv 2406.11839.
 
-With d(y, v) = log p(y | image v) - log p_start(y | image v), right answer w, wrong answer l, true
-image v and damaged image u:
+With d(y, m) = log p(y | image m) - log p_start(y | image m), right answer y_w, wrong answer y_l,
+true image m_w and corrupted image m_l:
 
-    L =        -log sigmoid(beta (d(w, v) - d(l, v)))          answers, as in DPO
-      + image  -log sigmoid(beta (d(w, v) - d(w, u)))          images
-      + anchor -log sigmoid(beta d(w, v) - delta)              the right answer stays likely
+    L =        -log sigmoid(beta (d(y_w, m_w) - d(y_l, m_w)))      answers, as in DPO
+      + image  -log sigmoid(beta (d(y_w, m_w) - d(y_w, m_l)))      images
+      + anchor -log sigmoid(beta d(y_w, m_w) - delta)              the right answer stays likely
 
-All weights 1, beta 0.1 and delta 0 are the paper's. ``crop``: u is a random crop of 1 to 20 % of
-v's area scaled back to v's size, as in the authors' code (the paper says 0 to 20 %), its aspect
-ratio drawn between 3/4 and 4/3; one crop per example, drawn once. ``noise``: Gaussian noise of a
-severity from 1 to 5. An example without an image takes part in the first and the last term only.
+Weights 1, beta 0.1 and delta 0 are the paper's. A step passes three rows per example through the
+model and its frozen copy; DPO passes two.
 
-The wrong answers are those of ``methods/_preferences.py``, where the paper takes them from a
-preference data set. A step runs three rows an example through the model and its frozen copy, DPO
-two.
+``crop``: m_l is a random crop of 1 to 20 % of the image's area, scaled back to its size, as in the
+authors' code (the paper says 0 to 20 %). Ours: aspect ratio between 3/4 and 4/3, one crop per
+example for the full run. ``noise``, ours: Gaussian noise of a severity from 1 to 5. Examples
+without an image take part in the first and the last term only. The paper takes wrong answers from
+a preference data set; here they are those of ``methods/_preference/negatives.py``.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, cast
 
 import numpy as np
@@ -38,12 +39,12 @@ from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.training.search import LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.negatives import Negatives, Source
+from steelyard.methods._preference.negatives import Negatives, PairOptions
 
 ABOUT = About(
     title="mDPO",
     kind="preference",
-    summary="Prefers the right answer to a wrong one and the true image to a damaged one.",
+    summary="Prefers the right answer to a wrong one and the true image to a corrupted one.",
     paper="Wang et al., mDPO: Conditional Preference Optimization for Multimodal Large Language "
     "Models, EMNLP 2024, arXiv 2406.11839",
     backbones=("vlm",),
@@ -53,26 +54,19 @@ CROP_ASPECT = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """Options."""
+class Config(PairOptions):
+    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the options of mining."""
 
     negatives: Negatives = "no_image"
     beta: float = 0.1
     corruption: Literal["crop", "noise"] = "crop"
-    """What is done to the image that is not preferred."""
+    """How m_l is made; ``severity`` is also that of ``noise``."""
     image: float = 1.0
-    """Weight of the term on images."""
+    """Weight of the image term."""
     anchor: float = 1.0
     """Weight of the anchor."""
     delta: float = 0.0
-    """What the right answer's reward is held above."""
-    severity: int = 3
-    """Of the noise, in ``damage`` and ``negatives``; 1 to 5."""
-    max_pairs: int = 1024
-    """Training examples to make pairs of."""
-
-    refill: bool = False
-    """Where the mined answer is right: take a random wrong one instead of dropping the example."""
+    """Margin that the right answer's reward has to exceed."""
 
     def __post_init__(self) -> None:
         if self.beta <= 0 or min(self.image, self.anchor) < 0:
@@ -80,15 +74,11 @@ class Config:
                 f"beta={self.beta}, image={self.image}, anchor={self.anchor}: give beta above 0 "
                 "and weights of at least 0."
             )
-        self.source()
-
-    def source(self) -> Source:
-        """Where the wrong answers come from."""
-        return Source(self.negatives, self.severity, self.max_pairs, self.refill)
+        PairOptions.__post_init__(self)  # super() fails in a dataclass with slots
 
 
 SEARCH: Space = {
-    # The paper fixes all three; ranges about its values are ours.
+    # The paper fixes all three; the ranges around its values are ours.
     "beta": LogUniform(0.05, 1.0),
     "image": LogUniform(0.3, 3.0),
     "anchor": LogUniform(0.3, 3.0),
@@ -96,7 +86,7 @@ SEARCH: Space = {
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Make pairs with the model as it is, then minimise the loss until the budget is used."""
+    """Make pairs with the start model, then minimise L until the budget is spent."""
     from trl import DPOConfig
 
     from steelyard.harness.models.vlm import Vlm
@@ -105,16 +95,14 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     from steelyard.methods._preference.negatives import make_pairs
 
     model = cast(Vlm, backbone)
-    pairs = make_pairs(model, data, meter, config.source(), seed)
+    pairs = make_pairs(model, data, meter, config, seed)
     prompts = trl_data.prompts_of(model, data)
     corrupted = trl_data.prompts_of(model, data, corrupted_inputs(data, config, seed))
     preflight.check(model, data, pairs, prompts)
     size = trl_data.batch_size(model, len(pairs))
     with trl.workspace(model) as folder:
         trainer = ImagePairTrainer(
-            terms=lambda right, wrong, blurred, seen: loss_terms(
-                right, wrong, blurred, seen, config
-            ),
+            terms=partial(loss_terms, config=config),
             model=model.model,
             ref_model=trl.reference_copy(model),
             args=trl.arguments(
@@ -128,26 +116,26 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 
 
 def loss_terms(
-    right: Tensor, wrong: Tensor, corrupted: Tensor, seen: Tensor, config: Config
+    right: Tensor, wrong: Tensor, corrupted: Tensor, has_image: Tensor, config: Config
 ) -> dict[str, Tensor]:
-    """The three weighted terms, scalars, from log-ratios [B] of the policy to its start.
+    """Return the three weighted terms, scalars, from log-ratios [B] of the policy to its start.
 
     Args:
-        right: of the right answer with the true image.
-        wrong: of the wrong answer with the true image.
-        damaged: of the right answer with the damaged image.
-        seen: [B] bool, whether the example has an image.
+        right: d(y_w, m_w).
+        wrong: d(y_l, m_w).
+        corrupted: d(y_w, m_l).
+        has_image: [B] bool; False for examples without an image.
     """
-    images = -logsigmoid(config.beta * (right - corrupted)) * seen
+    images = -logsigmoid(config.beta * (right - corrupted)) * has_image
     return {
         "loss_answer": -logsigmoid(config.beta * (right - wrong)).mean(),
-        "loss_image": config.image * images.sum() / seen.sum().clamp(min=1),
+        "loss_image": config.image * images.sum() / has_image.sum().clamp(min=1),
         "loss_anchor": config.anchor * -logsigmoid(config.beta * right - config.delta).mean(),
     }
 
 
 def corrupted_inputs(data: TrainData, config: Config, seed: int) -> Callable[[int], Inputs]:
-    """Inputs at a position with a damaged image; as they are where there is none."""
+    """Return a function from a position to its inputs with a corrupted image, if there is one."""
     from steelyard.tasks.corruptions import corrupt
 
     def at(position: int) -> Inputs:
@@ -165,13 +153,13 @@ def corrupted_inputs(data: TrainData, config: Config, seed: int) -> Callable[[in
 
 
 def random_crop(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """A crop of 1 to 20 % of the area, scaled back to the image's size."""
+    """Crop 1 to 20 % of the area at random and scale the crop back to the image's size."""
     area = generator.uniform(*CROP_AREA) * image.width * image.height
     narrow, wide = CROP_ASPECT
     aspect = math.exp(generator.uniform(math.log(narrow), math.log(wide)))
     width = min(image.width, max(1, round(math.sqrt(area * aspect))))
     height = min(image.height, max(1, round(math.sqrt(area / aspect))))
-    left = int(generator.integers(image.width - width + 1))
-    top = int(generator.integers(image.height - height + 1))
-    box = (left, top, left + width, top + height)
+    x = int(generator.integers(image.width - width + 1))
+    y = int(generator.integers(image.height - height + 1))
+    box = (x, y, x + width, y + height)
     return image.resize(image.size, Image.Resampling.BICUBIC, box=box)

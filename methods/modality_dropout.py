@@ -1,13 +1,17 @@
-"""Modality dropout: in training, one side of an item is blanked at random.
+"""Modality dropout: in training, one modality of an item is blanked at random.
 
-For each item: with probability ``rate`` the image is blanked, with probability ``rate`` the text,
-never both. Blanking means what a missing side means to the backbone at test time (its latent
-replaced), so the fused prediction has seen both missing cases. Default rate 1/3 a side, the
-rate at which full, image-only and text-only items are equally frequent. The strong control of
-missing-modality tests, often absent from papers. ``unimodal`` adds heads as in the unimodal-heads
-control; on a vision-language model, which has none, it adds the losses of the two passes with one
-side blanked in every item. The encoders still run on blanked sides: the cost equals joint
-training's.
+Neverova, Wolf, Taylor, Nebout: "ModDrop: adaptive multi-modal gesture recognition", TPAMI 2016.
+
+The image of an item is blanked with probability ``rate``, its text with probability ``rate``. A
+blanked modality gets the latent that the backbone uses for a missing modality at test time, so the
+fused prediction is trained on both missing cases. This makes it a strong control for tests with
+missing modalities.
+
+Ours: never both at once, and rate 1/3, at which complete, image-only and text-only items are
+equally frequent; the paper draws modalities independently and blanks inputs. ``unimodal`` adds the
+losses of unimodal heads; on a vision-language model, which has no heads, it adds the losses of two
+passes, each with one modality of every item blanked. Encoders also run on blanked modalities, so a
+step costs as much as in joint training.
 """
 
 from collections.abc import Mapping
@@ -28,7 +32,7 @@ from steelyard.methods import About
 ABOUT = About(
     title="Modality dropout",
     kind="control",
-    summary="Joint training in which one side of an item is blanked at random.",
+    summary="Joint training in which one modality of an item is blanked at random.",
     paper="Neverova et al., ModDrop: adaptive multi-modal gesture recognition, TPAMI 2016",
     backbones=("classifier", "vlm"),
 )
@@ -36,23 +40,23 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Options."""
+    """Rate of blanking, and weight of unimodal losses."""
 
     rate: float = 1 / 3
-    """Probability with which each side is blanked; at most 0.5."""
+    """Probability of blanking each modality; at most 0.5."""
     unimodal: float = 0.0
-    """Weight of unimodal-head losses added to the fused loss."""
+    """Factor on the unimodal losses."""
 
 
 SEARCH: Space = {
-    # The range is ours: at 0.5 no item has both sides.
+    # The range is ours: at 0.5 no item keeps both modalities.
     "rate": Uniform(0.1, 0.5),
     "unimodal": Choice((0.0, 1.0)),
 }
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Minimise the fused task loss under random blanking until the budget is used."""
+    """Minimise the fused task loss under random blanking until the budget is spent."""
     if not 0 <= config.rate <= 0.5:
         raise UserError(f"rate={config.rate}: give a number between 0 and 0.5.")
     generator = torch.Generator().manual_seed(seed_for(seed, "modality dropout"))

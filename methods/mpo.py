@@ -1,19 +1,21 @@
-"""MPO: mixed preference optimisation of InternVL, by TRL's DPOTrainer with three losses.
+"""MPO: mixed preference optimisation of InternVL, with three losses of TRL's ``DPOTrainer``.
 
 Wang, Chen, Wang et al.: "Enhancing the Reasoning Ability of Multimodal Large Language Models via
 Mixed Preference Optimization", 2024, arXiv 2411.10442.
 
-    L = preference L_DPO + quality L_BCO + generation NLL(right answer)
-    L_DPO = -log sigmoid(beta (d_w - d_l))
-    L_BCO = -log sigmoid(beta d_w) - log sigmoid(-beta d_l)
+With d(y) = log p(y) - log p_start(y), y_w the right and y_l the wrong answer:
 
-with d = log p - log p_start of the right (w) and the wrong (l) answer. Weights 0.8, 0.2 and 1, and
-beta 0.1, are the paper's.
+    L = preference L_DPO + quality L_BCO + generation NLL(y_w)
+    L_DPO = -log sigmoid(beta (d(y_w) - d(y_l)))
+    L_BCO = -log sigmoid(beta d(y_w)) - log sigmoid(-beta d(y_l))
 
-Differences from the paper, all of TRL's ``bco_pair`` and ``sft`` losses: BCO's reward shift delta
-(a moving average of rewards) is 0, and the NLL is averaged over the batch's tokens instead of
-within each answer first. The paper makes wrong answers by truncating and completing long
-reasoning; answers here are short, so the negatives are those of ``methods/_preferences.py``.
+Weights 0.8, 0.2 and 1, and beta 0.1, are the paper's.
+
+Differences from the paper: with TRL's losses ``bco_pair`` and ``sft``, BCO's reward shift delta (a
+moving average of rewards) is 0, and the NLL is averaged over the batch's tokens instead of within
+each answer first. The paper makes wrong answers by truncating long reasoning and completing it
+without the image; answers here are short, so wrong ones are those of
+``methods/_preference/negatives.py``.
 """
 
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.training.search import LogUniform, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.negatives import Negatives, Source
+from steelyard.methods._preference.negatives import Negatives, PairOptions
 
 ABOUT = About(
     title="MPO",
@@ -37,41 +39,30 @@ ABOUT = About(
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """Options."""
+class Config(PairOptions):
+    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the options of mining."""
 
     negatives: Negatives = "no_image"
     beta: float = 0.1
     preference: float = 0.8
-    """Weight of the DPO loss."""
+    """Weight of L_DPO."""
     quality: float = 0.2
-    """Weight of the BCO loss."""
+    """Weight of L_BCO."""
     generation: float = 1.0
-    """Weight of the right answer's negative log-likelihood."""
-    severity: int = 3
-    """Of the noise, for ``noise_image``; 1 to 5."""
-    max_pairs: int = 1024
-    """Training examples to make pairs of."""
-
-    refill: bool = False
-    """Where the mined answer is right: take a random wrong one instead of dropping the example."""
+    """Weight of NLL(y_w)."""
 
     def __post_init__(self) -> None:
         weights = (self.preference, self.quality, self.generation)
         if self.beta <= 0 or min(weights) < 0 or max(weights) == 0:
             raise UserError(
                 f"beta={self.beta}, weights {', '.join(map(str, weights))}: give beta above 0 and "
-                "weights of at least 0, one of them above."
+                "weights of at least 0, at least one of them above 0."
             )
-        self.source()
-
-    def source(self) -> Source:
-        """Where the wrong answers come from."""
-        return Source(self.negatives, self.severity, self.max_pairs, self.refill)
+        PairOptions.__post_init__(self)  # super() fails in a dataclass with slots
 
 
 SEARCH: Space = {
-    # beta as in DPO. The paper fixes the weights; those of quality and generation are varied here.
+    # beta as for DPO. The paper fixes the weights; the ranges of two of them are ours.
     "beta": LogUniform(0.05, 1.0),
     "quality": Uniform(0.0, 0.5),
     "generation": Uniform(0.3, 1.0),
@@ -79,7 +70,7 @@ SEARCH: Space = {
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Make pairs with the model as it is, then minimise the mixture until the budget is used."""
+    """Make pairs with the start model, then minimise L until the budget is spent."""
     from steelyard.methods._preference.pairwise import train_on_pairs
 
     train_on_pairs(
@@ -87,7 +78,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         data,
         meter,
         seed,
-        config.source(),
+        config,
         beta=config.beta,
         loss_type=["sigmoid", "bco_pair", "sft"],
         loss_weights=[config.preference, config.quality, config.generation],

@@ -1,30 +1,33 @@
 """OGM-GE: on-the-fly gradient modulation with generalisation enhancement.
 
 Peng, Wei, Deng, Wang, Hu: "Balanced Multimodal Learning via On-the-fly Gradient Modulation",
-CVPR 2022, arXiv 2203.15332. Each step, with r_m the logits that side m alone contributes:
+CVPR 2022, arXiv 2203.15332. In each step, with r_m the logits that modality m alone contributes:
 
     s_m = Σ_i softmax(r_m)[y_i],      ρ_m = s_m / s_other
     k_m = 1 - tanh(alpha ρ_m) if ρ_m > 1, else 1
     grad of encoder m  <-  k_m grad + h,      h ~ N(0, std(grad)²) for each tensor
 
-so the side that answers better learns slower; h is the enhancement (``noise``).
+so the modality that predicts the truth better learns more slowly; h is the generalisation
+enhancement (``noise``).
 
-Choices, where the paper assumes a linear fusion of convolutional encoders:
-- r_m is fuse(c_m, 0) - fuse(0, 0) / 2. For an additive head this is W_m z_m + b / 2 exactly as
-  published; with later layers it is our reading: the head with the other contribution zeroed,
-  less half of what it says to nothing, so that neither side is credited with the bias.
-- The probability of the truth is exp(-task loss): softmax(r_m)[y], or the geometric mean over
-  labels when multi-label.
-- All tensors of encoder and embedding layer are modulated; the public code touches 4-D
-  convolution weights only, which transformers do not have in their blocks. std is the
-  population's, so that a tensor of one element gets no noise.
-- Modulation runs for the whole training; the public code stops after 50 of 100 epochs.
-- The noise is of the unscaled gradient and reaches both sides, as in the public code.
-- alpha has no default in the public code; ports use 0.6 to 1.0 by data set; 0.8 here.
+The paper assumes a linear fusion of convolutional encoders. Where it is silent, ours:
+- r_m = fuse(c_m, 0) - fuse(0, 0) / 2 with contributions c_m. For an additive head this is
+  W_m z_m + b / 2, exactly as published. With further layers it is our reading: the head's output
+  for c_m alone, minus half of its output for no contribution at all, so that each modality is
+  credited with half of the bias.
+- softmax(r_m)[y] is computed as exp(-task loss), which is the geometric mean over labels if an
+  item has several.
+- All tensors of an encoder and its embedding layer are modulated. The public code modulates 4-D
+  convolution weights only, which the blocks of transformers do not have. std is the population's,
+  so a tensor of one element gets no noise.
+- Modulation lasts for the full training; the public code stops after 50 of 100 epochs.
+- The noise has the spread of the unscaled gradient and reaches both modalities, as in the public
+  code.
+- alpha is 0.8. The public code has no default; ports use 0.6 to 1.0, depending on the data set.
 
-The paper trains with SGD. Adam divides by a running norm of the gradient, so it undoes any
-steady k_m: only changes of k_m, and the noise, are then felt. ``optimizer=sgd`` of the backbone
-is the published setting.
+The paper trains with SGD. Adam divides by a running norm of the gradient, which cancels a constant
+k_m: only changes of k_m and the noise have an effect. The backbone option ``optimizer=sgd`` is the
+published setting.
 """
 
 import math
@@ -45,7 +48,7 @@ from steelyard.methods import About
 ABOUT = About(
     title="OGM-GE",
     kind="optimisation",
-    summary="Scales down the gradients of the side that currently answers better and adds "
+    summary="Scales down the gradients of the modality that currently answers better and adds "
     "gradient noise.",
     paper="Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation, "
     "CVPR 2022, arXiv 2203.15332",
@@ -54,21 +57,21 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Strength of the modulation, and whether noise is added."""
+    """Strength of the modulation, and the switch of the noise."""
 
     alpha: float = 0.8
     noise: bool = True
 
 
 SEARCH: Space = {
-    # Ports use 0.6 to 1.0; the lower end comes near plain training.
+    # Ports use 0.6 to 1.0; values near 0.1 are almost joint training.
     "alpha": Uniform(0.1, 1.0),
     "noise": Choice((True, False)),
 }
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Joint training with modulated encoder gradients until the budget is used."""
+    """Train jointly with modulated encoder gradients until the budget is spent."""
     device = next(backbone.parameters()).device
     generator = torch.Generator(device).manual_seed(seed_for(seed, "ogm_ge", "noise"))
     current: dict[Modality, float] = {}
@@ -95,22 +98,20 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 
 @torch.no_grad()
 def scores(backbone: Backbone, parts: Latents, batch: Batch) -> tuple[float, float]:
-    """s_image and s_text: mean probability of the truth by each side's contribution alone."""
+    """Return s_image and s_text, as the mean over the batch instead of the sum."""
     nothing = Latents(torch.zeros_like(parts.image), torch.zeros_like(parts.text))
-    half = backbone.fuse(nothing) / 2
+    half_bias = backbone.fuse(nothing) / 2
 
-    def score(alone: Latents) -> float:
-        mean = (-backbone.loss(backbone.fuse(alone) - half, batch)).exp().mean()
-        return float(mean.clamp(min=torch.finfo(mean.dtype).tiny))  # a ratio of scores follows
+    def score(modality: Modality) -> float:
+        logits = backbone.fuse(nothing.replace(modality, parts.of(modality))) - half_bias
+        mean = (-backbone.loss(logits, batch)).exp().mean()
+        return float(mean.clamp(min=torch.finfo(mean.dtype).tiny))  # it becomes a denominator
 
-    return (
-        score(nothing.replace("image", parts.image)),
-        score(nothing.replace("text", parts.text)),
-    )
+    return score("image"), score("text")
 
 
 def coefficients(image: float, text: float, alpha: float) -> dict[Modality, float]:
-    """k of each side from positive scores: below one for the better side, one for the other."""
+    """Return k_m from positive scores s_m: below 1 for the better modality, else 1."""
     if image > text:
         return {"image": 1.0 - math.tanh(alpha * image / text), "text": 1.0}
     return {"image": 1.0, "text": 1.0 - math.tanh(alpha * text / image)}
@@ -120,7 +121,7 @@ def coefficients(image: float, text: float, alpha: float) -> dict[Modality, floa
 def modulate(
     parameter: torch.nn.Parameter, coefficient: float, generator: torch.Generator | None
 ) -> None:
-    """Scale a parameter's gradient in place; with a generator, add noise of its own spread."""
+    """Scale a parameter's gradient in place; with a generator, add noise of the gradient's std."""
     gradient = parameter.grad
     if gradient is None:
         return

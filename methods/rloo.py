@@ -1,17 +1,18 @@
-"""RLOO: sampled answers, each compared with the mean reward of the others.
+"""RLOO: sample answers and compare each with the mean reward of the other samples.
 
 Ahmadian et al.: "Back to Basics: Revisiting REINFORCE-Style Optimization for Learning from Human
-Feedback in LLMs", ACL 2024, arXiv 2402.14740; trained by TRL's ``RLOOTrainer``. For G answers y_i
-to one question with rewards r_i,
+Feedback in LLMs", ACL 2024, arXiv 2402.14740; trained with TRL's ``RLOOTrainer``. For G answers y_i
+to one question with rewards r_i, and probabilities of complete answers:
 
-    R_i = r_i - beta log( pi(y_i) / pi_ref(y_i) )        (whole answers)
+    R_i = r_i - beta log( pi(y_i) / pi_ref(y_i) )
     A_i = R_i - mean_{j != i} R_j
     L   = - mean_i min( p_i A_i, clip(p_i, 1 - clip, 1 + clip) A_i ),   p_i = pi(y_i) / pi_old(y_i)
 
-The divergence sits in the reward, there is no division by the standard deviation and the ratio is
-that of whole answers: these are the differences from GRPO. One update a sampled batch, so p = 1;
-the pass that TRL makes for pi_old all the same is counted. Rewards, questions, reference and phases
-are those of ``grpo``; beta 0.05 is TRL's default, the group of 8 is ours (TRL: 2).
+Differences from GRPO: the divergence is part of the reward, A_i is not divided by the standard
+deviation, and p_i is the ratio of complete answers. Each sampled batch gets one update, so p = 1;
+TRL computes pi_old nevertheless, and this pass is counted. Rewards, questions, reference and phases
+are those of ``grpo``. beta 0.05 and ``clip`` 0.2 are TRL's defaults; ours: ``group`` 8 (TRL: 2),
+``temperature`` 1 and ``max_tokens`` 12.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.training.search import Choice, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.online import Sampling, check_options, train_online
+from steelyard.methods._preference.online import Sampling, train_online
 
 if TYPE_CHECKING:
     from steelyard.harness.models.vlm import Vlm
@@ -38,43 +39,23 @@ ABOUT = About(
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """Sampling, rewards and the trust in a sampled answer."""
+class Config(Sampling):
+    """Weight of the divergence; ``Sampling`` has the other options."""
 
-    group: int = 8
-    """Answers sampled to each question; divides the batch size."""
-    temperature: float = 1.0
-    max_tokens: int = 12
-    """Longest sampled answer."""
     beta: float = 0.05
-    """Weight of the divergence from the start model in the reward; 0 leaves it out."""
-    clip: float = 0.2
-    format_reward: bool = True
-    skip_flat: bool = False
-    """Let questions sit out a pass when all their sampled answers earned the same."""
-
-    def __post_init__(self) -> None:
-        check_options(self.group, self.temperature, self.max_tokens, self.beta)
+    """Weight of log(pi / pi_ref) in the reward; 0 leaves it out."""
 
 
 SEARCH: Space = {
-    # Ours, about TRL's 0.05 and 1. The group has to divide the batch and stays.
+    # Ours, around TRL's 0.05 and 1. ``group`` is not tuned: it has to divide the batch size.
     "beta": Choice((0.01, 0.03, 0.05, 0.1)),
     "temperature": Uniform(0.7, 1.2),
 }
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Reinforce verified answers until the budget is used."""
+    """Reinforce right answers until the budget is spent."""
     from trl import RLOOConfig, RLOOTrainer
 
-    how = Sampling(
-        config.group,
-        config.temperature,
-        config.max_tokens,
-        config.beta,
-        config.format_reward,
-        config.skip_flat,
-    )
     vlm = cast("Vlm", backbone)
-    train_online(RLOOTrainer, RLOOConfig, vlm, data, meter, seed, how, epsilon=config.clip)
+    train_online(RLOOTrainer, RLOOConfig, vlm, data, meter, seed, config, epsilon=config.clip)

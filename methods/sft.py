@@ -1,12 +1,14 @@
-"""Supervised fine-tuning on the right answers, by TRL's SFTTrainer.
+"""SFT: supervised fine-tuning on the right answers, with TRL's ``SFTTrainer``.
 
-Loss: the mean over the batch's answer tokens, end token included, of -log p(token | image, prompt,
-tokens before). The prompt is not learnt. With answers of unequal length this differs from joint
-training on the same model, which takes the mean over examples of each one's mean.
+    L = mean over the batch's answer tokens t, end token included, of
+        -log p(y_t | image, prompt, y_<t)
 
-``share`` stops at a part of the budget: a preference method spends two to four times as much on a
-step, so SFT with the whole budget sees more examples, and SFT with a share sees as many. The
-schedule then ends at that share. Where a control needs equal compute, leave it at 1.
+Prompt tokens are not trained on. Joint training on the same model takes the mean per example
+first, so the two differ if answers differ in length.
+
+``share`` ends training, and its learning-rate schedule, at a fraction of the budget. A step of a
+preference method costs two to four times as much as one of SFT: with the full budget SFT sees more
+examples, with a fraction of it the same number. Leave ``share`` at 1 for equal compute.
 """
 
 from dataclasses import dataclass
@@ -29,21 +31,21 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Options."""
+    """Length of the training."""
 
     share: float = 1.0
-    """Share of the budget to use."""
+    """Fraction of the budget to spend."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise UserError(f"share={self.share}: give a share of the budget in (0, 1].")
+            raise UserError(f"share={self.share}: give a fraction of the budget in (0, 1].")
 
 
-SEARCH: Space = {}  # ``share`` makes another control; the learning rate is searched for all
+SEARCH: Space = {}  # ``share`` defines the control; the learning rate is tuned for every method
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Minimise the answers' negative log-likelihood until the share of the budget is used."""
+    """Minimise L until the fraction ``share`` of the budget is spent."""
     from trl import SFTConfig, SFTTrainer
 
     from steelyard.harness.models.vlm import Vlm
@@ -51,7 +53,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 
     model = cast(Vlm, backbone)
     prompts = trl_data.prompts_of(model, data)
-    preflight.check(model, data, prompt=prompts)
+    preflight.check(model, data, prompt_at=prompts)
     size = trl_data.batch_size(model, len(data))
     with trl.workspace(model) as folder:
         trainer = SFTTrainer(

@@ -1,7 +1,7 @@
-"""The text alone: how much of the task one side can do, and the floor a fusion must clear.
+"""Text only: score of one modality by itself, which a fusion of both has to exceed.
 
-The text encoder, its embedding and a linear head are trained by the task loss with the whole
-budget; the image encoder is never run. Scored by the text head.
+The text encoder, its embedding and a linear head are trained on the task loss with the full
+budget; the image encoder never runs. The text head is scored.
 """
 
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """No options."""
+    """Empty: this control has no options."""
 
 
-SEARCH: Space = {}  # nothing but the learning rate, which is searched for all
+SEARCH: Space = {}  # only the learning rate, which is tuned for every method
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Train the text side with the whole budget."""
+    """Train the text modality with the full budget."""
     backbone.readout = "text"
     train_modality(backbone, data, meter, "text", seed=seed, until=1.0)

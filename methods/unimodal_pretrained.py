@@ -1,10 +1,12 @@
-"""Encoders trained alone first, then jointly: the "Uni-Pre Finetuned" control.
+"""Unimodal pre-training: each encoder is trained alone, then both jointly ("Uni-Pre Finetuned").
 
-MCR's published runs start from unimodally pre-trained encoders, so this row, and not joint
-training from scratch, is what they are to be compared with. The literature gives the teachers
-away for free; here their cost is on the ledger (phase ``teacher``) and comes out of the same
-budget. Published settings fine-tune at a tenth of the from-scratch rate; the default keeps the
-full rate because half the budget is left, and says so here: ``learning_rate_scale``.
+Published runs of some methods start from encoders that were trained alone. Compare such runs with
+this control and not with joint training from scratch. Papers do not count the cost of the
+pre-training; here it is charged to the phase ``teacher`` of the same budget.
+
+Ours: half of the budget for the two unimodal stages. Published settings fine-tune at a tenth of
+the learning rate; the default keeps the full rate, because only half of the budget remains
+(``learning_rate_scale``).
 """
 
 from collections.abc import Mapping
@@ -23,29 +25,29 @@ from steelyard.methods._shared.pretrain import pretrain_modalities
 ABOUT = About(
     title="Unimodal pre-training",
     kind="control",
-    summary="Trains each encoder alone on a share of the budget, then both jointly.",
+    summary="Trains each encoder alone on a fraction of the budget, then both jointly.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Options."""
+    """Length of the unimodal stages and learning rate of the joint one."""
 
     share: float = 0.5
-    """Share of the budget spent on the two unimodal stages."""
+    """Fraction of the budget spent on the two unimodal stages together."""
     learning_rate_scale: float = 1.0
     """Learning rate of the joint stage relative to the backbone's."""
 
 
 SEARCH: Space = {
-    # A control without a paper: the ranges are ours.
+    # Ours: this control has no paper.
     "share": Uniform(0.2, 0.8),
     "learning_rate_scale": LogUniform(0.1, 1.0),
 }
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Pre-train both sides, then minimise the fused task loss with what is left."""
+    """Train each modality alone, then minimise the fused task loss with the rest of the budget."""
 
     def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         return backbone.loss(backbone.predict(batch), batch).mean(), {}

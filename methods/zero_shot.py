@@ -1,4 +1,4 @@
-"""Zero-shot: the model as it is, nothing trained. What every other row of a board started from."""
+"""Zero-shot: the untrained model, from which every method of a board starts."""
 
 from dataclasses import dataclass
 
@@ -19,11 +19,11 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """No options."""
+    """Empty: this control has no options."""
 
 
 SEARCH: Space = {}  # nothing is trained
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Leave the weights as they are."""
+    """Leave the weights unchanged."""

@@ -1,1 +1,1 @@
-"""The parts of MBPO: mining, and training on both kinds of backbone."""
+"""Parts of MBPO: mining, and the policy on both kinds of backbone."""

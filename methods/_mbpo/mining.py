@@ -1,14 +1,14 @@
-"""Mining wrong answers from an image: how much an answer needs it, and how to attack it.
+"""Mining of wrong answers: select items that need their image, attack it, filter the answers.
 
-On the backbone interface alone, so that it serves a classifier (an answer is a class) and a
-vision-language model (an answer is a row of tokens) alike. Nothing here trains: parameters are
-frozen while it runs, in evaluation mode. Charge it with ``meter.phase("mine")``.
+Only the backbone interface is used, so this works for a classifier (an answer is a class) and for a
+vision-language model (an answer is a row of tokens). Nothing is trained here: parameters are frozen
+and the model is in evaluation mode. Callers charge it with ``meter.phase("mine")``.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ Reference = Literal["removed", "black", "noise"]
 Mining = Literal["adversarial", "noise", "blank", "no_image"]
 Fault = Literal["same", "unfinished", "repetition", "refusal", "length", "grounded"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
-REPEATS = 3  # a block of tokens said this often in a row is a repetition
+REPEATS = 3  # a block of tokens that occurs this often in sequence is a repetition
 LONGEST_BLOCK = 4
 QUANTILES = (0.1, 0.5, 0.9)
 REFUSALS = (
@@ -34,7 +34,7 @@ REFUSALS = (
     "i can not",
     "unable to",
     "not able to",
-    "as ai",  # articles are gone after normalisation
+    "as ai",  # normalisation removes articles
     "i don't know",
     "i do not know",
     "cannot determine",
@@ -46,26 +46,120 @@ REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """What takes the place of an image so that the model answers wrongly."""
+    """Replacement of an image that makes the model answer wrongly."""
 
     mining: Mining
     epsilon: float
     step: float
     steps: int
     random_start: bool
+    temperature: float = 0.0
+    """Of the answer to the attacked image; 0 is greedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which items are worth mining."""
+    """Choice of the items to mine."""
 
     limit: int
-    """Items looked at most."""
+    """Maximum number of items to score."""
     share: float
-    """Share of the budget left that looking and mining may take."""
+    """Fraction of the remaining budget for scoring and mining together."""
     top: float | None
-    """Share kept of each subset, by information gain; None keeps all."""
+    """Fraction of each subset to select, by information gain; None selects all."""
     reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class MinedAnswer:
+    """Answer of the model to the attacked image of a training item, beside the right one."""
+
+    position: int
+    right: tuple[int, ...]
+    """Token ids with the end token; of a classifier one class."""
+    wrong: tuple[int, ...]
+    faults: tuple[Fault, ...]
+    """Everything that makes the answer useless as the wrong one of a pair."""
+
+
+class Policy(Protocol):
+    """Model that is mined and trained; classifiers and vision-language models implement this."""
+
+    required_filters: frozenset[Fault]
+    """Faults that always drop an answer."""
+    logged_faults: tuple[Fault, ...]
+
+    def answer_attacked(
+        self, positions: Sequence[int], generator: torch.Generator
+    ) -> list[MinedAnswer]:
+        """Answer the attacked images of these training items."""
+
+    def train(self, pairs: Sequence[MinedAnswer]) -> None:
+        """Train on pairs and on sampled answers until the budget is spent."""
+
+
+def select(
+    backbone: Backbone, data: TrainData, meter: Meter, selection: Selection, seed: int
+) -> list[int]:
+    """Return positions of the items to mine, in random order.
+
+    Scoring takes at most half of the selection's fraction of the remaining budget. Logs quantiles
+    of the information gain.
+
+    Raises:
+        UserError: no training item has an image.
+    """
+    generator = torch.Generator().manual_seed(seed_for(seed, "mining", "candidates"))
+    order = torch.randperm(len(data), generator=generator).tolist()
+    positions = [i for i in order if data.examples[i].image is not None][: selection.limit]
+    if not positions:
+        raise UserError("No training item has an image: there is nothing to attack.")
+    if selection.top is None:
+        return positions
+    gains: list[float] = []
+    end = fraction_after(meter, selection.share / 2)
+    for chunk in affordable(meter, end, positions, backbone.recipe.batch_size):
+        batch = data.gather(chunk)
+        gains += information_gain(backbone, batch, selection.reference, generator).tolist()
+    levels = torch.tensor(gains).quantile(torch.tensor(QUANTILES))
+    quantiles = {f"gain_q{100 * q:.0f}": level for q, level in zip(QUANTILES, levels, strict=True)}
+    meter.log({"mine_scored": float(len(gains)), **quantiles})
+    subsets = [data.examples[position].subset for position in positions[: len(gains)]]
+    return [positions[index] for index in best(gains, subsets, selection.top)]
+
+
+def mine(
+    policy: Policy, meter: Meter, positions: Sequence[int], size: int, end: float, seed: int
+) -> list[MinedAnswer]:
+    """Answer attacked images in batches of ``size`` until the meter's fraction is ``end``."""
+    generator = torch.Generator().manual_seed(seed_for(seed, "mining", "attack"))
+    answers: list[MinedAnswer] = []
+    for chunk in affordable(meter, end, positions, size):
+        answers += policy.answer_attacked(chunk, generator)
+    return answers
+
+
+def filter_pairs(
+    answers: Sequence[MinedAnswer], filters: str, policy: Policy, meter: Meter
+) -> list[MinedAnswer]:
+    """Drop answers with a fault that ``filters`` names, and log the fraction of each fault.
+
+    Raises:
+        UserError: no answer remains.
+    """
+    dropped = parse_faults(filters) | policy.required_filters
+    pairs = [answer for answer in answers if not dropped.intersection(answer.faults)]
+    counts = {fault: sum(fault in answer.faults for answer in answers) for fault in FAULTS}
+    fractions = {f"mine_{fault}": counts[fault] / len(answers) for fault in policy.logged_faults}
+    meter.log({"mine_items": float(len(answers)), "mine_pairs": float(len(pairs)), **fractions})
+    if not pairs:
+        most = max((fault for fault in FAULTS if fault in dropped), key=lambda f: counts[f])
+        optional = "" if most in policy.required_filters else ", or remove that fault from filters"
+        raise UserError(
+            f"No pair remains of {len(answers)} mined answers: {counts[most]} have the fault "
+            f"'{most}'. Raise epsilon, steps or mine_limit{optional}."
+        )
+    return pairs
 
 
 def information_gain(
@@ -74,45 +168,46 @@ def information_gain(
     reference: Reference = "removed",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """How much likelier the image makes each answer: [B], in nats a token.
+    """Return by how much the image makes each answer likelier: [B], in nats per token.
 
         IG(y; v, q) = (1/T) sum_t [ log p(y_t | v, q, y_<t) - log p(y_t | v', q, y_<t) ]
 
     ``v'`` is no image at all (``removed``, the language prior), a black image, or uniform
-    ``noise`` over the whole range, drawn from ``generator``. Zero where an item has no image.
+    ``noise`` over the full range, drawn from ``generator``. Zero for items without an image.
     """
     with frozen_weights(backbone), torch.no_grad():
         latents = backbone.encode(batch)
-        seen = backbone.loss(backbone.fuse(backbone.contribute(latents)), batch)
+        with_image = backbone.loss(backbone.fuse(backbone.contribute(latents)), batch)
         if reference == "removed":
-            blind = backbone.contribute(backbone.blank(latents, "image"))
-            unseen = backbone.loss(backbone.fuse(blind), batch)
+            blank = backbone.contribute(backbone.blank(latents, "image"))
+            without_image = backbone.loss(backbone.fuse(blank), batch)
         else:
-            pixels = stand_in(backbone, batch, reference, generator)
-            unseen = backbone.loss(backbone.predict(replace(batch, pixels=pixels)), batch)
-        return (unseen - seen).float()
+            pixels = uninformative_pixels(backbone, batch, reference, generator)
+            without_image = backbone.loss(backbone.predict(replace(batch, pixels=pixels)), batch)
+        return (without_image - with_image).float()
 
 
-def stand_in(
+def uninformative_pixels(
     backbone: Backbone,
     batch: Batch,
     reference: Literal["black", "noise"],
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Pixels that hold no information, in the place of ``batch.pixels`` and of their shape."""
+    """Return black or noisy pixels of the shape of ``batch.pixels``."""
     bounds = backbone.pixel_range(batch)
     if reference == "black":
         return bounds.low.expand_as(batch.pixels).clone()
-    # Scattered about the middle, so that copies of one pixel can be made equal as a gradient is.
+    # Noise around the middle of the range can pass through ``pixel_gradient``, which makes copies
+    # of one pixel equal.
     middle = (bounds.low + bounds.high) / 2
-    spread = backbone.pixel_gradient(_uniform(batch.pixels, generator))
-    return middle + spread * (bounds.high - bounds.low) / 2
+    noise = backbone.pixel_gradient(_uniform(batch.pixels, generator))
+    return middle + noise * (bounds.high - bounds.low) / 2
 
 
 def perturb(
     backbone: Backbone, batch: Batch, epsilon: float, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Pixels with uniform noise of at most ``epsilon``: the start of an attack, and its control."""
+    """Return pixels with uniform noise of at most ``epsilon``: an attack's start or control."""
     return noisy_start(backbone, batch, epsilon, _uniform(batch.pixels, generator))
 
 
@@ -125,32 +220,31 @@ def pgd(
     generator: torch.Generator | None = None,
     random_start: bool = True,
 ) -> Tensor:
-    """Pixels near ``batch.pixels`` under which the batch's answers are least likely.
+    """Return pixels near ``batch.pixels`` at which the batch's answers are least likely.
 
-    The attack of ``harness.models.pgd``, untargeted, on NLL(answer | v, question). The items'
-    losses are independent, so a batch is attacked at once and gives each item what it would
-    get alone.
+    This is the attack of ``harness.models.pgd``, untargeted, on NLL(answer | v, question). Items do
+    not affect each other's loss, so a batch gets the pixels that each item would get alone.
     """
     start = perturb(backbone, batch, epsilon, generator) if random_start else batch.pixels
 
-    def loss(seen: Batch) -> Tensor:
-        return backbone.loss(backbone.predict(seen), seen)
+    def loss(attacked_batch: Batch) -> Tensor:
+        return backbone.loss(backbone.predict(attacked_batch), attacked_batch)
 
     with frozen_weights(backbone):
         return ascend(backbone, batch, start, epsilon, step, steps, loss)
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Uniform in [-1, 1]; drawn on the CPU, so that a seed means the same on every device."""
+    """Draw from [-1, 1] on the CPU, so that a seed gives the same numbers on every device."""
     return (torch.rand(like.shape, generator=generator) * 2 - 1).to(like)
 
 
-def attacked(
+def attacked_pixels(
     backbone: Backbone, batch: Batch, attack: Attack, generator: torch.Generator
 ) -> Tensor:
-    """Pixels of the batch under the attack; the image is not removed here for ``no_image``."""
+    """Return the pixels of the batch under the attack; ``no_image`` is up to the caller."""
     if attack.mining == "blank":
-        return stand_in(backbone, batch, "black")
+        return uninformative_pixels(backbone, batch, "black")
     if attack.mining == "noise":
         return perturb(backbone, batch, attack.epsilon, generator)
     return pgd(
@@ -164,42 +258,15 @@ def attacked(
     )
 
 
-def candidates(
-    backbone: Backbone, data: TrainData, meter: Meter, selection: Selection, seed: int
-) -> list[int]:
-    """Positions of the items to mine, in random order; those of highest gain where asked for.
-
-    Scoring takes at most half of the selection's share of what is left of the budget. Logs how the
-    gain is spread.
-    """
-    generator = torch.Generator().manual_seed(seed_for(seed, "mining", "candidates"))
-    order = torch.randperm(len(data), generator=generator).tolist()
-    found = [i for i in order if data.examples[i].image is not None][: selection.limit]
-    if not found:
-        raise UserError("No training item has an image: there is nothing to attack.")
-    if selection.top is None:
-        return found
-    gains: list[float] = []
-    size = backbone.recipe.batch_size
-    for chunk in affordable(meter, until(meter, selection.share / 2), found, size):
-        batch = data.gather(chunk)
-        gains += information_gain(backbone, batch, selection.reference, generator).tolist()
-    spread = torch.tensor(gains).quantile(torch.tensor(QUANTILES))
-    named = {f"gain_q{100 * q:.0f}": value for q, value in zip(QUANTILES, spread, strict=True)}
-    meter.log({"mine_scored": float(len(gains)), **named})
-    subsets = [data.examples[position].subset for position in found[: len(gains)]]
-    return [found[index] for index in best(gains, subsets, selection.top)]
-
-
-def until(meter: Meter, share: float) -> float:
-    """The meter's fraction at which this share of what is left will have been used."""
+def fraction_after(meter: Meter, share: float) -> float:
+    """Return the meter's fraction once this fraction of the remaining budget is spent."""
     return meter.fraction + share * (1 - meter.fraction)
 
 
 def affordable(
     meter: Meter, end: float, positions: Sequence[int], size: int
 ) -> Iterator[Sequence[int]]:
-    """Chunks of positions until the meter's fraction is ``end``; at least one."""
+    """Yield chunks of positions until the meter's fraction is ``end``; at least one."""
     for start in range(0, len(positions), size):
         if start and meter.fraction >= end:
             return
@@ -207,17 +274,17 @@ def affordable(
 
 
 def best(gains: Sequence[float], subsets: Sequence[str], top: float) -> list[int]:
-    """Indices of the share ``top`` (rounded up) of highest gain within each subset, in order."""
-    kept: set[int] = set()
+    """Return sorted indices of the fraction ``top`` of highest gain in each subset, rounded up."""
+    indices: set[int] = set()
     for subset in set(subsets):
         members = [index for index, name in enumerate(subsets) if name == subset]
         members.sort(key=lambda index: -gains[index])
-        kept.update(members[: math.ceil(top * len(members))])
-    return sorted(kept)
+        indices.update(members[: math.ceil(top * len(members))])
+    return sorted(indices)
 
 
 def parse_faults(text: str) -> frozenset[Fault]:
-    """The filters named in a comma-separated option; refuses unknown names."""
+    """Read fault names from a comma-separated option; refuse unknown names."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in FAULTS:
@@ -232,15 +299,15 @@ def find_faults(
     gains: tuple[float, float],
     finished: bool,
 ) -> tuple[Fault, ...]:
-    """Everything that makes a mined answer useless as the wrong half of a pair, in fixed order.
+    """Return everything that makes a mined answer useless as the wrong one of a pair, in order.
 
     ``rejected`` and ``gold`` are normalised texts; ``tokens`` and ``gains`` (information gain on
-    the clean image) are those of the rejected answer and of the gold one. An answer is at fault if
-    it says the same; never ended; repeats itself; refuses; is shorter than half or longer than
-    twice the gold one; or is better grounded in the clean image than the gold one.
+    the clean image) belong to the rejected and the gold answer. An answer is at fault if it equals
+    the gold one, has not ended, repeats itself, refuses, is shorter than half or longer than twice
+    the gold one, or has at least its information gain (``grounded``).
     """
     length = len(tokens[0]) / max(len(tokens[1]), 1)
-    found: dict[Fault, bool] = {
+    has_fault: dict[Fault, bool] = {
         "same": rejected == gold,
         "unfinished": not finished,
         "repetition": repeats(tokens[0]),
@@ -248,11 +315,11 @@ def find_faults(
         "length": not 0.5 <= length <= 2,
         "grounded": gains[0] >= gains[1],
     }
-    return tuple(fault for fault in FAULTS if found[fault])
+    return tuple(fault for fault in FAULTS if has_fault[fault])
 
 
 def repeats(tokens: Sequence[int]) -> bool:
-    """Whether a block of one to four tokens occurs three times in a row."""
+    """Return True if a block of one to four tokens occurs three times in sequence."""
     row = list(tokens)
     for size in range(1, LONGEST_BLOCK + 1):
         for start in range(len(row) - REPEATS * size + 1):
@@ -260,16 +327,3 @@ def repeats(tokens: Sequence[int]) -> bool:
             if row[start : start + REPEATS * size] == block * REPEATS:
                 return True
     return False
-
-
-def retarget(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:
-    """The batch with other answer tokens of a vlm: right-padded with -100, [B, A]."""
-    width = max(1, *(len(answer) for answer in answers))
-    rows = [[*answer, *[-100] * (width - len(answer))] for answer in answers]
-    targets = torch.tensor(rows, dtype=torch.int64, device=batch.targets.device)
-    return replace(batch, targets=targets)
-
-
-def answers_of(batch: Batch) -> list[list[int]]:
-    """The answer tokens of each row of a vlm's batch, padding left out."""
-    return [[token for token in row if token >= 0] for row in batch.targets.tolist()]

@@ -1,134 +1,118 @@
-"""MBPO on a vision-language model: mined pairs beside sampled answers, in one hybrid trainer."""
+"""MBPO on a vision-language model: answers are rows of tokens, training is GRPO on two streams."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from trl import GRPOConfig
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._mbpo.mining import (
     FAULTS,
+    Attack,
     Fault,
-    affordable,
-    answers_of,
-    attacked,
-    candidates,
+    MinedAnswer,
+    attacked_pixels,
     find_faults,
     information_gain,
-    parse_faults,
-    retarget,
-    until,
 )
 from steelyard.methods._preference import online, trl
-from steelyard.methods._preference.hybrid import HybridTrainer, Offline, stored
-from steelyard.methods._preference.online import Row
+from steelyard.methods._preference.hybrid import HybridTrainer, stored
+from steelyard.methods._preference.online import Sampling, StreamRow, Streams
 from steelyard.tasks.answers import normalise
 
-if TYPE_CHECKING:
-    from steelyard.methods.mbpo import Config
 
+class VlmPolicy:
+    """Policy of ``mining.Policy`` over answer tokens."""
 
-def train(backbone: Vlm, data: TrainData, meter: Meter, config: "Config", seed: int) -> None:
-    """Mine pairs with the model as it is, then train on both streams until the budget is used."""
-    online.check_group(backbone, config.group)
-    rows = [] if config.stream == "offline" else online.online_rows(data)
-    if config.stream != "online":
-        rows += mine(backbone, data, meter, config, seed)
-    sampler = online.sampler_of(rows, backbone, config.group, config.mix, seed)
-    with trl.workspace(backbone) as folder:
-        reference = trl.reference_copy(backbone) if config.beta else None
-        how = config.sampling.arguments(reference is not None)
-        own = {"epsilon": config.clip, "loss_type": "grpo"}
-        trainer = HybridTrainer(
-            model=backbone.model,
-            reward_funcs=[*online.reward_functions(backbone, config.format_reward), stored],
-            args=trl.arguments(GRPOConfig, backbone, seed, folder, **how, **own),
-            train_dataset=online.dataset(backbone, data, rows),
-            processing_class=backbone.processor,
-            offline=Offline(config.offline_weight, config.nll_anchor),
+    required_filters: frozenset[Fault] = frozenset()
+    logged_faults = FAULTS
+
+    def __init__(
+        self,
+        backbone: Vlm,
+        data: TrainData,
+        meter: Meter,
+        attack: Attack,
+        sampling: Sampling,
+        streams: Streams,
+        seed: int,
+    ) -> None:
+        online.check_group(backbone, sampling.group)
+        self.backbone, self.data, self.meter, self.seed = backbone, data, meter, seed
+        self.attack, self.sampling, self.streams = attack, sampling, streams
+        self.online_rows = [] if streams.stream == "offline" else online.online_rows(data)
+
+    def answer_attacked(
+        self, positions: Sequence[int], generator: torch.Generator
+    ) -> list[MinedAnswer]:
+        """Answer the attacked images of these training items."""
+        batch = self.data.gather(positions)
+        if self.attack.mining == "no_image":
+            inputs = [replace(self.data.turn(i).inputs, image=None) for i in positions]
+            attacked = self.backbone.collate(inputs)
+        else:
+            pixels = attacked_pixels(self.backbone, batch, self.attack, generator)
+            attacked = replace(batch, pixels=pixels)
+        temperature = self.attack.temperature or None
+        wrong = self.backbone.continuations(attacked, self.sampling.max_tokens, temperature)
+        # Whether an answer is grounded is a matter of the clean image.
+        gains = zip(
+            information_gain(self.backbone, retarget(batch, wrong)).tolist(),
+            information_gain(self.backbone, batch).tolist(),
+            strict=True,
         )
-        online.set_up(trainer, meter, reference, config.beta, sampler, config.skip_flat)
-        trl.run(trainer, backbone, meter, items=backbone.recipe.batch_size)
+        rows = zip(positions, answers_of(batch), wrong, gains, strict=True)
+        return [
+            MinedAnswer(position, tuple(good), tuple(bad), self._faults(good, bad, gain))
+            for position, good, bad, gain in rows
+        ]
 
-
-def mine(backbone: Vlm, data: TrainData, meter: Meter, config: "Config", seed: int) -> list[Row]:
-    """Pairs of the right answer and the one given to the attacked image, faulty ones dropped.
-
-    Raises:
-        UserError: no pair is left.
-    """
-    dropped = parse_faults(config.filters)
-    generator = torch.Generator().manual_seed(seed_for(seed, "mining", "attack"))
-    counts = dict.fromkeys(FAULTS, 0)
-    rows: list[Row] = []
-    mined = 0
-    end = until(meter, config.mine_share)
-    with meter.phase("mine"):
-        chosen = candidates(backbone, data, meter, config.selection, seed)
-        for chunk in affordable(meter, end, chosen, backbone.recipe.batch_size):
-            batch = data.gather(chunk)
-            answers = wrong_answers(backbone, data, chunk, batch, config, generator)
-            found = faults(backbone, batch, answers)
-            mined += len(chunk)
-            for position, good, bad, each in zip(
-                chunk, answers_of(batch), answers, found, strict=True
-            ):
-                counts |= {fault: counts[fault] + 1 for fault in each}
-                if not dropped.intersection(each):
-                    rows.append(Row(position, True, "offline", tuple(good), tuple(bad)))
-    shares = {f"mine_{fault}": count / mined for fault, count in counts.items()}
-    meter.log({"mine_items": float(mined), "mine_pairs": float(len(rows)), **shares})
-    if not rows:
-        most = max(counts, key=lambda fault: counts[fault])
-        raise UserError(
-            f"None of {mined} mined answers is left: {counts[most]} have the fault '{most}'. Raise "
-            "epsilon, steps or mine_limit, or leave that fault out of filters."
+    def _faults(
+        self, right: list[int], wrong: list[int], gains: tuple[float, float]
+    ) -> tuple[Fault, ...]:
+        decode, end = self.backbone.decode, self.backbone.eos_id
+        return find_faults(
+            normalise(decode(wrong)),
+            normalise(decode(right)),
+            ([t for t in wrong if t != end], [t for t in right if t != end]),
+            gains,
+            finished=end in wrong,
         )
-    return rows
+
+    def train(self, pairs: Sequence[MinedAnswer]) -> None:
+        """Train on pairs and on sampled answers until the budget is spent."""
+        backbone, options = self.backbone, self.sampling
+        offline = (StreamRow(p.position, True, "offline", p.right, p.wrong) for p in pairs)
+        rows = [*self.online_rows, *offline]
+        sampler = online.sampler_of(rows, backbone, options.group, self.streams.mix, self.seed)
+        with trl.workspace(backbone) as folder:
+            reference = trl.reference_copy(backbone) if options.beta else None
+            settings = options.arguments(reference is not None)
+            settings |= {"epsilon": options.clip, "loss_type": "grpo"}
+            trainer = HybridTrainer(
+                model=backbone.model,
+                reward_funcs=[*online.reward_functions(backbone, options.format_reward), stored],
+                args=trl.arguments(GRPOConfig, backbone, self.seed, folder, **settings),
+                train_dataset=online.dataset(backbone, self.data, rows),
+                processing_class=backbone.processor,
+                streams=self.streams,
+            )
+            online.set_up(trainer, self.meter, sampler, options, reference)
+            trl.run(trainer, backbone, self.meter, items=backbone.recipe.batch_size)
 
 
-def wrong_answers(
-    backbone: Vlm,
-    data: TrainData,
-    chunk: Sequence[int],
-    batch: Batch,
-    config: "Config",
-    generator: torch.Generator,
-) -> list[list[int]]:
-    """What the model answers to the attacked images: token ids, with the end where it came."""
-    if config.mining == "no_image":
-        turns = [data.turn(position) for position in chunk]
-        blind = backbone.collate([replace(turn.inputs, image=None) for turn in turns])
-    else:
-        blind = replace(batch, pixels=attacked(backbone, batch, config.attack, generator))
-    temperature = config.mine_temperature or None
-    return backbone.continuations(blind, config.max_tokens, temperature)
+def retarget(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:
+    """Return the batch with other answer tokens, right-padded with -100: [B, A]."""
+    width = max(1, *(len(answer) for answer in answers))
+    rows = [[*answer, *[-100] * (width - len(answer))] for answer in answers]
+    targets = torch.tensor(rows, dtype=torch.int64, device=batch.targets.device)
+    return replace(batch, targets=targets)
 
 
-def faults(
-    backbone: Vlm, batch: Batch, answers: Sequence[Sequence[int]]
-) -> list[tuple[Fault, ...]]:
-    """The faults of each mined answer, judged on the clean image."""
-    end = backbone.eos_id
-    gains = zip(
-        information_gain(backbone, retarget(batch, answers)).tolist(),
-        information_gain(backbone, batch).tolist(),
-        strict=True,
-    )
-    return [
-        find_faults(
-            normalise(backbone.decode(bad)),
-            normalise(backbone.decode(good)),
-            ([t for t in bad if t != end], [t for t in good if t != end]),
-            gain,
-            end in bad,
-        )
-        for bad, good, gain in zip(answers, answers_of(batch), gains, strict=True)
-    ]
+def answers_of(batch: Batch) -> list[list[int]]:
+    """Return the answer tokens of each row, without padding."""
+    return [[token for token in row if token >= 0] for row in batch.targets.tolist()]

@@ -1,89 +1,83 @@
-"""GRPO on two streams: answers sampled online, and stored pairs whose answers are given.
+"""GRPO on two streams: answers sampled online, and stored pairs of answers.
 
-A batch belongs to one stream (``_online.BlockSampler``). An online batch is GRPO's own. In an
-offline batch each row comes twice in a row, first with its right answer and then with the mined
-wrong one; both are taken as if they had been sampled and form a group of two with rewards 2 and 0,
-whose advantages are +-0.7071 (the standard deviation has Bessel's correction). With one update a
-batch the old policy is the policy itself: clipping never acts on these answers, and what holds the
-unlikelihood of the wrong ones back is the divergence from the start model.
+A batch belongs to one stream (``online.BlockSampler``). An online batch is an ordinary one of GRPO.
+An offline batch holds each row twice in sequence, first with its right answer and then with its
+mined wrong one. The trainer treats both as sampled answers: a group of two with rewards 2 and 0,
+whose advantages are +-0.7071 (the standard deviation has Bessel's correction). Each batch gets one
+update, so the old policy is the policy itself and clipping never acts on these answers; only the
+divergence from the start model limits how unlikely the wrong ones become.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
+from steelyard.methods._preference.online import Streams
+
 PAIR = 2
 CHOSEN_REWARD, REJECTED_REWARD = 2.0, 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Offline:
-    """What is done with the stored pairs."""
-
-    weight: float = 1.0
-    """Factor on their advantages."""
-    anchor: float = 0.0
-    """Weight of the mean negative log-likelihood of the right answers."""
-
-
-def stored(judged: Sequence[float | None], **columns: object) -> list[float | None]:
-    """The reward of a stored answer; None for a sampled one."""
-    return list(judged)
+# TRL logs a reward under the name of its function.
+def stored(stored_reward: Sequence[float | None], **columns: object) -> list[float | None]:
+    """Return the rewards of stored answers; None for sampled ones."""
+    return list(stored_reward)
 
 
 class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
-    """GRPOTrainer that takes the answers of offline rows from their columns."""
+    """``GRPOTrainer`` that reads the answers of offline rows from their columns."""
 
     num_generations: int
 
-    def __init__(self, *args: Any, offline: Offline, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, streams: Streams, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._offline = offline
-        self._forced: list[list[int]] | None = None
-        self._scored = torch.empty(0)
+        self._streams = streams
+        self._stored_answers: list[list[int]] | None = None
+        self._log_probs = torch.empty(0)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if inputs[0]["stream"] == "online":
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
             return output
-        first = [position % PAIR == 0 for position in range(len(inputs))]
-        rows = [as_sampled(row, good) for row, good in zip(inputs, first, strict=True)]
-        self._forced = [list(row["forced"]) for row in rows]
+        is_right = [position % PAIR == 0 for position in range(len(inputs))]
+        rows = [as_sampled(row, right) for row, right in zip(inputs, is_right, strict=True)]
+        self._stored_answers = [list(row["answer"]) for row in rows]
+        # TRL computes advantages within groups of ``num_generations`` rows.
         group, self.num_generations = self.num_generations, PAIR
         try:
             output = super()._generate_and_score_completions(rows)
         finally:
-            self._forced, self.num_generations = None, group
-        output["advantages"] = self._offline.weight * output["advantages"]
-        output["chosen"] = torch.tensor(first, device=output["advantages"].device)
+            self._stored_answers, self.num_generations = None, group
+        output["advantages"] = self._streams.weight * output["advantages"]
+        # TRL shuffles rows before the loss, and every tensor of this dictionary with them.
+        output["chosen"] = torch.tensor(is_right, device=output["advantages"].device)
         return output
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        if self._forced is not None:
-            return self._forced, None
+        if self._stored_answers is not None:
+            return self._stored_answers, None
         return super()._generate_single_turn(*args, **kwargs)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        log_probs, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if torch.is_grad_enabled():
-            self._scored = found[0]  # the policy's own, for the anchor: no second pass
-        return found
+            self._log_probs = log_probs  # of the policy: the anchor needs no second pass
+        return log_probs, *rest
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
         loss: Tensor = super()._compute_loss(model, inputs)
         stream = "offline" if "chosen" in inputs else "online"
         if stream == "offline":
             mask = inputs["completion_mask"]
-            each = (self._scored * mask).sum(1) / mask.sum(1)
-            right, wrong = each[inputs["chosen"]].mean(), each[~inputs["chosen"]].mean()
+            means = (self._log_probs * mask).sum(1) / mask.sum(1)
+            right, wrong = means[inputs["chosen"]].mean(), means[~inputs["chosen"]].mean()
             self._note("logps/chosen", right)
             self._note("logps/rejected", wrong)
             self._note("margin", right - wrong)
-            loss = loss - self._offline.anchor * right / self.current_gradient_accumulation_steps
+            loss = loss - self._streams.anchor * right / self.current_gradient_accumulation_steps
         self._note(f"loss_{stream}", loss)
         return loss
 
@@ -91,7 +85,7 @@ class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
         self._metrics["train"][name].append(value.item())
 
 
-def as_sampled(row: Mapping[str, Any], good: bool) -> dict[str, Any]:
-    """An offline row with one of its two answers and that answer's reward."""
-    answer = row["good"] if good else row["bad"]
-    return {**row, "forced": answer, "judged": CHOSEN_REWARD if good else REJECTED_REWARD}
+def as_sampled(row: Mapping[str, Any], right: bool) -> dict[str, Any]:
+    """Return an offline row with its right or its wrong answer, and the reward of this answer."""
+    answer, reward = (row["good"], CHOSEN_REWARD) if right else (row["bad"], REJECTED_REWARD)
+    return {**row, "answer": answer, "stored_reward": reward}

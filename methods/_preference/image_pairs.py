@@ -1,4 +1,4 @@
-"""A DPO trainer that sees a third row of each example: the right answer with a damaged image."""
+"""DPO trainer with a third row per example: the right answer with a corrupted image."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,35 +7,38 @@ import torch
 from torch import Tensor
 from trl import DPOTrainer
 
-Terms = Callable[[Tensor, Tensor, Tensor, Tensor], Mapping[str, Tensor]]
+from steelyard.methods._preference.trl_data import IGNORED
+
+LossTerms = Callable[[Tensor, Tensor, Tensor, Tensor], Mapping[str, Tensor]]
+"""Weighted loss terms from the log-ratios [B] of the three rows, and from ``has_image`` [B]."""
 
 
 class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]  # trl is untyped
-    """``terms`` maps log-ratios [B] of the three rows, and who has an image, to loss terms.
+    """``DPOTrainer`` with the loss ``terms``, for batches of ``trl_data.image_preference``.
 
-    Batches come from ``_trl_data.image_preference``. The frozen model is TRL's: the copy it was
-    given, or under LoRA its second adapter.
+    The start model is TRL's: the copy passed to it, or under LoRA its second adapter.
     """
 
-    def __init__(self, *, terms: Terms, **rest: Any) -> None:
+    def __init__(self, *, terms: LossTerms, **kwargs: Any) -> None:
         self.terms = terms
-        super().__init__(**rest)
+        super().__init__(**kwargs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Tensor:
-        seen = inputs.pop("seen")
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        passed = {name: value for name, value in inputs.items() if name != "completion_mask"}
-        found = model(**passed, labels=labels, fused_lm_head=True, use_cache=False)
-        own = found.log_probs.sum(1)
+        # DPOTrainer's loss splits a batch into two halves; this one splits it into thirds.
+        has_image = inputs.pop("has_image")
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORED)
+        arguments = {name: value for name, value in inputs.items() if name != "completion_mask"}
+        output = model(**arguments, labels=labels, fused_lm_head=True, use_cache=False)
+        policy = output.log_probs.sum(1)
         start = torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, inputs))
-        right, wrong, corrupted = (own - start).chunk(3)
-        terms = self.terms(right, wrong, corrupted, seen)
+        right, wrong, corrupted = (policy - start).chunk(3)
+        terms = self.terms(right, wrong, corrupted, has_image)
         metrics = self._metrics["train"]
         for name, value in terms.items():
             metrics[name].append(value.item())
-        chosen, rejected, _ = own.chunk(3)
-        metrics["logps/chosen"].append(chosen.mean().item())
-        metrics["logps/rejected"].append(rejected.mean().item())
+        policy_right, policy_wrong, _ = policy.chunk(3)
+        metrics["logps/chosen"].append(policy_right.mean().item())
+        metrics["logps/rejected"].append(policy_wrong.mean().item())
         metrics["rewards/margins"].append(self.beta * (right - wrong).mean().item())
         metrics["rewards/image_margins"].append(self.beta * (right - corrupted).mean().item())
         return torch.stack(list(terms.values())).sum()

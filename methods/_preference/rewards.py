@@ -1,9 +1,9 @@
-"""Verified rewards of sampled answers: is it the right one, and is it an answer and nothing else.
+"""Rewards of sampled answers by rules: for the right answer, and for its form.
 
-Each is 0 or 1, in the signature of TRL's reward functions: keyword lists with one entry a
-completion, and None for rows that the reward does not judge (those of another stream), which TRL
-leaves out of sums and means. The data columns they read are ``solution`` (the right answer, None in
-an offline row) and ``choices`` (all answers a closed question allows; empty where it is open).
+Each reward is 0 or 1. The functions have the signature of TRL's reward functions: keyword lists
+with one entry per completion. They return None for rows of the offline stream, which TRL leaves out
+of sums and means. They read two data columns: ``solution``, the right answer, None in an offline
+row; and ``choices``, all answers that a closed question allows, empty for an open one.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,20 +13,20 @@ from steelyard.harness.core.examples import Example
 from steelyard.tasks.answers import exact
 
 Reward = Callable[..., list[float | None]]
-PHRASE_WORDS = 3  # an open question whose answer is at most this long can be verified
+PHRASE_WORDS = 3  # an open question can be verified if its answer is at most this long
 
 
 def verifiable(example: Example) -> bool:
-    """Whether an answer can be checked by comparison: a closed question or a short open one."""
+    """Return True if answers can be checked by comparison: closed or short open questions."""
     if example.choices or example.labels:
         return True
     return bool(example.answers) and 0 < len(example.answers[0].split()) <= PHRASE_WORDS
 
 
 def well_formed(answer: str, choices: Sequence[str], finished: bool) -> bool:
-    """Whether an answer is one of the choices, or one short phrase, and ended there.
+    """Return True if an answer is one of the choices, or one short phrase, and has ended.
 
-    Choices are compared without regard to case, but not normalised: "a red ball." is no choice.
+    Choices are compared regardless of case, but not normalised: "a red ball." is not "red ball".
     """
     words = answer.strip().casefold()
     if not finished or not words:
@@ -39,15 +39,15 @@ def well_formed(answer: str, choices: Sequence[str], finished: bool) -> bool:
 def correctness(
     completions: Sequence[Any], solution: Sequence[str | None], **columns: object
 ) -> list[float | None]:
-    """1 where the answer equals the right one after normalisation."""
+    """Return 1 for answers that equal the right one after normalisation."""
     return [
-        None if right is None else exact(spoken(completion), [right])
+        None if right is None else exact(text_of(completion), [right])
         for completion, right in zip(completions, solution, strict=True)
     ]
 
 
 def formatting(eos_ids: Sequence[int]) -> Reward:
-    """The reward for the form of an answer, given the tokens that end one."""
+    """Return the reward for the form of an answer; ``eos_ids`` are the tokens that end one."""
     ends = set(eos_ids)
 
     def form(
@@ -61,13 +61,13 @@ def formatting(eos_ids: Sequence[int]) -> Reward:
         return [
             None
             if right is None
-            else float(well_formed(spoken(completion), allowed, bool(ids) and ids[-1] in ends))
+            else float(well_formed(text_of(completion), allowed, bool(ids) and ids[-1] in ends))
             for completion, ids, right, allowed in rows
         ]
 
     return form
 
 
-def spoken(completion: Any) -> str:
-    """The text of a conversational completion, as TRL hands it over."""
+def text_of(completion: Any) -> str:
+    """Return the text of a completion, which TRL passes as a conversation."""
     return str(completion[0]["content"])

@@ -1,4 +1,4 @@
-"""The one way a method runs a TRL trainer: the harness's optimiser, schedule, meter and stopping.
+"""Run a TRL trainer with the harness's optimiser, schedule, meter and end of training.
 
 A method opens a workspace, builds its trainer with ``arguments`` and calls ``run``::
 
@@ -8,8 +8,8 @@ A method opens a workspace, builds its trainer with ``arguments`` and calls ``ru
         trainer = DPOTrainer(backbone.model, reference, args, data_collator=..., ...)
         run(trainer, backbone, meter, items=backbone.recipe.batch_size)
 
-What TRL does to a model that outlives the trainer (a patched ``forward``, a second adapter,
-gradient checkpointing) is undone when the workspace closes, also after an exception.
+TRL changes a model beyond its weights (a patched ``forward``, a second adapter, gradient
+checkpointing). The workspace undoes this when it closes, also after an exception.
 """
 
 import copy
@@ -34,18 +34,15 @@ from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.fit import new_optimiser, schedule
 from steelyard.methods._preference.trl_head import score_answers
 
-REFERENCE_ADAPTER = "ref"  # the name TRL gives its frozen copy of a LoRA adapter
-UNBOUNDED = 10**9  # optimiser steps; the meter ends a run
-LOUD = ("transformers", "trl", "accelerate", "datasets", "peft")
+REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
+UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
+NOISY_LIBRARIES = ("transformers", "trl", "accelerate", "datasets", "peft")
 UNLOGGED = ("epoch", "learning_rate", "num_tokens", "step_time")
 
 
 @contextmanager
 def workspace(backbone: Vlm) -> Iterator[Path]:
-    """A folder to train in, removed afterwards; silence; the model as it was but for its weights.
-
-    TRL sends usage data to the hub when it may; in here it may not.
-    """
+    """Yield a temporary folder; libraries are silent, and the model keeps only its new weights."""
     model = backbone.model
     with ExitStack() as stack:
         stack.enter_context(_quiet())
@@ -57,16 +54,18 @@ def workspace(backbone: Vlm) -> Iterator[Path]:
 
 @contextmanager
 def _restored(model: Any) -> Iterator[None]:
-    """Put back what trainers patch on the modules and on the model's configuration."""
+    """Restore whatever trainers patch on the modules and on the model's configuration."""
     forwards = {module: vars(module).get("forward") for module in model.modules()}
     dropout = {m: m.p for m in model.modules() if isinstance(m, nn.Dropout)}
     trainable = {p: p.requires_grad for p in model.parameters()}
-    settings: list[dict[str, Any]] = [vars(model.config), vars(model.config.get_text_config())]
-    before = [dict(values) for values in settings]
+    configs: list[dict[str, Any]] = [vars(model.config), vars(model.config.get_text_config())]
+    before = [dict(config) for config in configs]
     checkpointing = model.is_activation_checkpointing
     try:
         yield
     finally:
+        # TRL's fused head, and ours, are instance attributes that hide the class's ``forward``;
+        # accelerate keeps the ``forward`` that it wraps in ``_original_forward``.
         for module, forward in forwards.items():
             vars(module).pop("_original_forward", None)
             vars(module).pop("forward", None)
@@ -74,11 +73,13 @@ def _restored(model: Any) -> Iterator[None]:
                 vars(module)["forward"] = forward
         for module, probability in dropout.items():
             module.p = probability
-        for values, saved in zip(settings, before, strict=True):
-            values.clear()
-            values.update(saved)
+        # Trainers change token ids and caching in the configuration, which is saved with the model.
+        for config, values in zip(configs, before, strict=True):
+            config.clear()
+            config.update(values)
         if REFERENCE_ADAPTER in _adapters(model):
             model.delete_adapter(REFERENCE_ADAPTER)
+        # Deleting an adapter changes which parameters are trainable.
         for parameter, required in trainable.items():
             parameter.requires_grad_(required)
         if model.is_activation_checkpointing and not checkpointing:
@@ -87,22 +88,22 @@ def _restored(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No logs, warnings, progress bars or telemetry of the libraries underneath."""
+    """Switch off logs, warnings, progress bars and telemetry of the libraries."""
     import datasets
     import transformers
     from huggingface_hub import constants
 
     bars = datasets.are_progress_bars_disabled()
-    levels = {name: logging.getLogger(name).level for name in LOUD}
+    levels = {name: logging.getLogger(name).level for name in NOISY_LIBRARIES}
     telemetry = constants.HF_HUB_DISABLE_TELEMETRY
     advice = os.environ.get("TRANSFORMERS_NO_ADVISORY_WARNINGS")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in LOUD:
+        for name in NOISY_LIBRARIES:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
-        constants.HF_HUB_DISABLE_TELEMETRY = True
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL sends usage data to the hub
         os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
         try:
             yield
@@ -116,10 +117,12 @@ def _quiet() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-def arguments(config_class: type[Any], backbone: Vlm, seed: int, folder: Path, **own: Any) -> Any:
-    """Training arguments of a TRL trainer that follow the backbone's recipe.
+def arguments(
+    config_class: type[Any], backbone: Vlm, seed: int, folder: Path, **settings: Any
+) -> Any:
+    """Return training arguments of a TRL trainer that follow the backbone's recipe.
 
-    ``own`` are the trainer's own settings and win over these.
+    ``settings`` override the recipe's.
     """
     recipe = backbone.recipe
     shared = {
@@ -136,7 +139,7 @@ def arguments(config_class: type[Any], backbone: Vlm, seed: int, folder: Path, *
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "seed": seed_for(seed, "trl") % 2**32,
         "data_seed": seed_for(seed, "trl", "data") % 2**32,
-        "remove_unused_columns": False,
+        "remove_unused_columns": False,  # the collators read columns that no model knows
         "dataloader_drop_last": True,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": backbone.device.type != "cpu",
@@ -145,31 +148,28 @@ def arguments(config_class: type[Any], backbone: Vlm, seed: int, folder: Path, *
         "report_to": "none",
         "disable_tqdm": True,
         "logging_strategy": "steps",
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "max_length": None,
+        "logging_steps": 1,  # the meter counts a step when its loss is logged
+        "logging_nan_inf_filter": False,  # a loss that is not finite has to end the run
+        "max_length": None,  # TRL would cut answers off
         "disable_dropout": False,
     }
-    known = inspect.signature(config_class).parameters
-    return config_class(**{name: value for name, value in shared.items() if name in known} | own)
+    names = inspect.signature(config_class).parameters
+    return config_class(**{k: v for k, v in shared.items() if k in names} | settings)
 
 
 def reference_copy(backbone: Vlm) -> Any | None:
-    """The frozen model to compare with; None under LoRA, where TRL freezes a second adapter.
-
-    A deep copy keeps the meter's hooks, so that its passes are counted.
-    """
+    """Return a frozen copy of the model; None under LoRA, where TRL freezes a second adapter."""
     if backbone.config.tune == "lora":
         return None
-    reference = copy.deepcopy(backbone.model).eval()
-    return reference.requires_grad_(False)
+    # A deep copy keeps the meter's hooks, so its passes are counted.
+    return copy.deepcopy(backbone.model).eval().requires_grad_(False)
 
 
 @contextmanager
 def charged(
     module: nn.Module, meter: Meter, phase: str, when: Callable[[], bool] = lambda: True
 ) -> Iterator[None]:
-    """Charge this module's forward passes to ``phase``, those during which ``when()`` holds."""
+    """Charge the module's forward passes to ``phase`` while ``when()`` is true."""
     open_phases: list[ExitStack] = []
 
     def enter(called: nn.Module, args: Any) -> None:
@@ -182,8 +182,8 @@ def charged(
         open_phases.pop().close()
 
     handles = (
-        module.register_forward_pre_hook(enter, prepend=True),  # before the meter's own hook
-        module.register_forward_hook(leave, always_call=True),
+        module.register_forward_pre_hook(enter, prepend=True),  # before the meter's hook
+        module.register_forward_hook(leave, always_call=True),  # also if the budget ends inside
     )
     try:
         yield
@@ -193,14 +193,14 @@ def charged(
 
 
 def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float = 1.0) -> None:
-    """Train until the share ``until`` of the budget is used, or BudgetSpent is raised.
+    """Train until the fraction ``until`` of the budget is spent, or BudgetSpent is raised.
 
-    ``items`` are the training examples of one optimiser step. Reference passes go to the phase
-    ``reference``. The learning rate warms up and falls along a cosine over this stage's share.
+    ``items`` is the number of training examples per optimiser step. Passes of the reference are
+    charged to the phase ``reference``. The learning rate warms up, then falls along a cosine.
 
     Raises:
         NonFiniteLoss: a loss or gradient norm is NaN or infinite; names the step.
-        UserError: the answers' log-probability is exactly zero: nothing is being trained.
+        UserError: the answers' log-probability is exactly zero, so nothing is trained.
         BudgetSpent: the next pass would overshoot the budget.
     """
     from transformers import PrinterCallback
@@ -214,19 +214,21 @@ def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float =
         return min(1.0, (meter.fraction - start) / (until - start))
 
     recipe = backbone.recipe
-    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-    trainer.optimizer = new_optimiser(trained, recipe)
+    trainable = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    # TRL's schedule counts steps; this one follows the meter, as in ``fit``.
+    trainer.optimizer = new_optimiser(trainable, recipe)
     for group in trainer.optimizer.param_groups:
         group["lr"] = recipe.learning_rate
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
         trainer.optimizer, lambda step: schedule(progress(), recipe.warmup)
     )
     for module in filter(None, (trainer.model, vars(trainer).get("ref_model"))):
-        temperature = vars(trainer).get("temperature", 1.0)  # of sampling, where there is any
+        # Online trainers score answers at the temperature they were sampled with.
+        temperature = vars(trainer).get("temperature", 1.0)
         score_answers(_unwrapped(module), temperature, recipe.precision == "bf16")
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # it prints every log
     trainer.add_callback(_callback(meter, items, progress))
-    # TRL and transformers only use this number for hub statistics; it walks all parameters.
+    # A walk over all parameters per step, for statistics of the hub only.
     trainer.floating_point_ops = lambda inputs: 0.0
     backbone.train()
     with _reference_phase(trainer, meter):
@@ -235,18 +237,15 @@ def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float =
 
 @contextmanager
 def _reference_phase(trainer: Any, meter: Meter) -> Iterator[None]:
-    """Charge the frozen copy, or the policy while it wears the frozen adapter, to ``reference``."""
-    reference = vars(trainer).get("ref_model")
-    policy = trainer.model
-
-    def wears_reference() -> bool:
-        return bool(policy.active_adapter == REFERENCE_ADAPTER)
-
+    """Charge the frozen copy, or the policy with the frozen adapter active, to ``reference``."""
+    reference, policy = vars(trainer).get("ref_model"), trainer.model
     if reference is not None:
         with charged(reference, meter, "reference"):
             yield
     elif REFERENCE_ADAPTER in _adapters(policy):
-        with charged(policy, meter, "reference", wears_reference):
+        with charged(
+            policy, meter, "reference", lambda: bool(policy.active_adapter == REFERENCE_ADAPTER)
+        ):
             yield
     else:
         yield
@@ -265,12 +264,10 @@ def _adapters(model: Any) -> Mapping[str, object]:
 
 
 def _callback(meter: Meter, items: int, progress: Callable[[], float]) -> Any:
-    """The callback through which the meter follows and stops a trainer."""
+    """Return the callback through which the meter follows and stops a trainer."""
     from transformers import TrainerCallback
 
     class Metered(TrainerCallback):  # type: ignore[misc]
-        """Counts steps, logs and stops."""
-
         def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             meter.afford_step()
 
@@ -278,8 +275,8 @@ def _callback(meter: Meter, items: int, progress: Callable[[], float]) -> Any:
             logs = rest["logs"]
             if "loss" not in logs:
                 return  # the summary at the end
-            values = {name: float(value) for name, value in logs.items() if _is_number(value)}
-            _check(values, meter.steps + 1)
+            values = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float, Tensor))}
+            check_step(values, meter.steps + 1)
             meter.log({k: v for k, v in values.items() if k not in UNLOGGED})
             meter.step(items)
             if progress() >= 1.0:
@@ -288,17 +285,14 @@ def _callback(meter: Meter, items: int, progress: Callable[[], float]) -> Any:
     return Metered()
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, Tensor))
-
-
-def _check(values: Mapping[str, float], step: int) -> None:
+def check_step(values: Mapping[str, float], step: int) -> None:
+    """Refuse logged values that are not finite, and log-probabilities of exactly zero."""
     for name in ("loss", "grad_norm"):
         if name in values and not math.isfinite(values[name]):
             raise NonFiniteLoss(step, values[name])
-    pair = [values[name] for name in ("logps/chosen", "logps/rejected") if name in values]
-    if pair and not any(pair):
+    log_probs = [values[name] for name in ("logps/chosen", "logps/rejected") if name in values]
+    if log_probs and not any(log_probs):
         raise UserError(
-            f"At step {step} the answers' log-probability is exactly 0: no answer token is left in "
-            "the batch. Raise max_answer_tokens of the backbone or drop the empty answers."
+            f"At step {step} the answers' log-probability is exactly 0: the batch has no answer "
+            "token. Raise max_answer_tokens of the backbone or drop the empty answers."
         )

@@ -1,9 +1,9 @@
-"""Data on the way into a TRL trainer: prompts rendered once, answers as tokens, batches.
+"""Data for TRL trainers: prompts rendered once, answers as tokens, collators.
 
-TRL's own vision collators render, tokenise and resize every row again at each step, and take the
-answer from the chat template, which may put text after the end of an answer. Here a prompt is what
-the processor makes of it for generation, an answer is its tokens and the end token, as generation
-would produce them, and both are kept while they fit in memory.
+TRL's vision collators render, tokenise and resize every row again at each step, and take the answer
+from the chat template, which may append text after the end of an answer. Here a prompt is rendered
+by the processor as for generation, and an answer consists of its tokens and the end token, as
+generation would produce it. Both are cached if they fit in memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,37 +23,39 @@ from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import IN_MEMORY_BYTES, TrainData
 
-ORDERED_ROWS = 1 << 17  # rows a data set lists at least; the order repeats after them
-IGNORED = -100  # the label of a token that is not learnt
+ORDERED_ROWS = 1 << 17  # minimum length of a data set; the order repeats after its end
+IGNORED = -100  # label of a token that is not trained on
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One user turn as the processor renders it, up to where the answer begins."""
+    """Rendered user turn, up to the beginning of the answer."""
 
     tokens: Tensor
     """[P] int64."""
     aligned: Mapping[str, Tensor]
-    """What else has one entry a token, by the model's argument name: [P]; zero for text."""
+    """Other model arguments with one entry per token: [P]; zero for text."""
     images: Mapping[str, Tensor]
-    """The picture by the model's argument names; empty where there is none."""
+    """Model arguments of the picture; empty without a picture."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A right and a wrong answer to the training example at ``position``."""
+class AnswerPair:
+    """Right and wrong answer to the training example at ``position``."""
 
     position: int
     chosen: str
     rejected: str
 
 
-Prompts = Callable[[int], Prompt]
+PromptAt = Callable[[int], Prompt]
+"""Prompt of the training example at a position."""
 Collator = Callable[[list[dict[str, int]]], dict[str, Tensor]]
+"""Model inputs of rows of ``ordered``."""
 
 
 def render(backbone: Vlm, inputs: Inputs) -> Prompt:
-    """The prompt of one user turn, ready for an answer.
+    """Render the prompt of one user turn.
 
     Raises:
         UserError: it is too long.
@@ -62,36 +64,36 @@ def render(backbone: Vlm, inputs: Inputs) -> Prompt:
 
 
 def _prompt(backbone: Vlm, batch: Batch) -> Prompt:
-    """The prompt of a batch of one row, which has no padding."""
-    made = {name: value.cpu() for name, value in backbone.prompts.plain(batch).items()}
-    tokens, _ = made.pop("input_ids"), made.pop("attention_mask")
-    aligned = {name: value for name, value in made.items() if value.shape == tokens.shape}
+    """Return the prompt of a batch of one row, which has no padding."""
+    inputs = {name: value.cpu() for name, value in backbone.prompts.plain(batch).items()}
+    tokens, _ = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    aligned = {name: value for name, value in inputs.items() if value.shape == tokens.shape}
     return Prompt(
         tokens[0],
         {name: value[0] for name, value in aligned.items()},
-        {name: value for name, value in made.items() if name not in aligned},
+        {name: value for name, value in inputs.items() if name not in aligned},
     )
 
 
 def prompts_of(
-    backbone: Vlm, data: TrainData, seen: Callable[[int], Inputs] | None = None
-) -> Prompts:
-    """Prompts by position, kept once rendered where all of them fit in memory.
+    backbone: Vlm, data: TrainData, inputs_at: Callable[[int], Inputs] | None = None
+) -> PromptAt:
+    """Return prompts by position, cached if all of them fit in memory.
 
-    ``seen`` gives the inputs at a position where they are not the training data's own.
+    ``inputs_at`` replaces the inputs of the training data.
     """
-    kept: dict[int, Prompt] = {}
+    cached: dict[int, Prompt] = {}
 
     def at(position: int) -> Prompt:
-        if position in kept:
-            return kept[position]
-        if seen:
-            prompt = render(backbone, seen(position))
+        if position in cached:
+            return cached[position]
+        if inputs_at:
+            prompt = render(backbone, inputs_at(position))
         else:
             prompt = _prompt(backbone, data.gather([position]))
         size = sum(value.nbytes for value in prompt.images.values())
         if size * len(data) <= IN_MEMORY_BYTES:
-            kept[position] = prompt
+            cached[position] = prompt
         return prompt
 
     return at
@@ -100,144 +102,137 @@ def prompts_of(
 def join(
     prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], pad_id: int
 ) -> dict[str, Tensor]:
-    """Model inputs of [prompt | answer] rows, right-padded, and ``completion_mask`` [N, L]."""
+    """Return model inputs of [prompt | answer] rows, right-padded, and ``completion_mask`` [N, L].
+
+    Image tensors are those of the rows with a picture, concatenated.
+    """
     lengths = [
         len(prompt.tokens) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    length = max(lengths)
-    made = {
-        "input_ids": torch.full((len(prompts), length), pad_id),
-        "attention_mask": torch.zeros(len(prompts), length, dtype=torch.long),
-        "completion_mask": torch.zeros(len(prompts), length, dtype=torch.long),
-    }
-    made |= {
-        name: torch.zeros(len(prompts), length, dtype=torch.long)  # of text, where there is none
-        for prompt in prompts
-        for name in prompt.aligned
-    }
+    shape = (len(prompts), max(lengths))
+    inputs = {"input_ids": torch.full(shape, pad_id)}
+    aligned = (name for prompt in prompts for name in prompt.aligned)
+    for name in ("attention_mask", "completion_mask", *aligned):
+        inputs[name] = torch.zeros(shape, dtype=torch.long)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         start, end = len(prompt.tokens), lengths[row]
-        made["input_ids"][row, :start] = prompt.tokens
-        made["input_ids"][row, start:end] = torch.tensor(answer)
-        made["attention_mask"][row, :end] = 1
-        made["completion_mask"][row, start:end] = 1
+        inputs["input_ids"][row, :start] = prompt.tokens
+        inputs["input_ids"][row, start:end] = torch.tensor(answer)
+        inputs["attention_mask"][row, :end] = 1
+        inputs["completion_mask"][row, start:end] = 1
         for name, value in prompt.aligned.items():
-            made[name][row, :start] = value
-    return made | _pictures(prompts)
+            inputs[name][row, :start] = value
+    for name in {name: None for prompt in prompts for name in prompt.images}:
+        inputs[name] = _concatenate([p.images[name] for p in prompts if name in p.images])
+    return inputs
 
 
-def _pictures(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    """Image tensors of the rows that have one, one after another."""
-    names = {name: None for prompt in prompts for name in prompt.images}
-    return {
-        name: _stacked([prompt.images[name] for prompt in prompts if name in prompt.images])
-        for name in names
-    }
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenated rows, the other axes zero-padded to the largest (numbers of tiles differ)."""
-    widest = [max(part.shape[axis] for part in parts) for axis in range(1, parts[0].dim())]
-    wide = []
-    for part in parts:
-        missing = [wanted - have for wanted, have in zip(widest, part.shape[1:], strict=True)]
-        wide.append(pad(part, [n for each in reversed(missing) for n in (0, each)]))
-    return torch.cat(wide)
+def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate rows, padding the other axes with zeros: pictures differ in number of tiles."""
+    shape = [max(tensor.shape[axis] for tensor in tensors) for axis in range(1, tensors[0].dim())]
+    padded = []
+    for tensor in tensors:
+        missing = [size - have for size, have in zip(shape, tensor.shape[1:], strict=True)]
+        # ``pad`` counts axes from the last one, with two numbers per axis.
+        padded.append(pad(tensor, [n for size in reversed(missing) for n in (0, size)]))
+    return torch.cat(padded)
 
 
 def ordered(count: int, batch_size: int, seed: int, stage: str) -> Any:
-    """A ``datasets.Dataset`` of row numbers, whole batches of one reshuffled pass after another.
+    """Return a ``datasets.Dataset`` of row numbers in the order of ``TrainData.batches``.
 
-    Read in sequence it gives the order of ``TrainData.batches``. It lives in memory. TRL takes it
-    for a data set of images by its column ``image``; the pictures come from the collator.
+    It holds full batches only, pass after reshuffled pass, and stays in memory.
     """
     from datasets import Dataset
 
     generator = np.random.default_rng(seed_for(seed, "batches", stage))
-    whole = count // batch_size * batch_size
-    passes = [generator.permutation(count)[:whole] for _ in range(-(-ORDERED_ROWS // whole))]
+    per_pass = count // batch_size * batch_size
+    passes = [generator.permutation(count)[:per_pass] for _ in range(-(-ORDERED_ROWS // per_pass))]
     rows = np.concatenate(passes)
+    # A column ``image`` makes TRL treat the data as images; the collator supplies the pictures.
     return Dataset.from_dict({"row": rows, "image": rows})
 
 
 def batch_size(backbone: Vlm, count: int, least: int = 1) -> int:
-    """Rows of one step: the recipe's, or all there are where they are fewer."""
+    """Return the rows of one step: the recipe's batch size, or all rows if there are fewer."""
     size = min(backbone.recipe.batch_size, count)
     if size < least:
         raise UserError(
-            f"{size} example(s) a step: give at least {least}, with more data or batch_size."
+            f"{size} example(s) per step: give at least {least}, with more data or batch_size."
         )
     return size
 
 
-def supervised(backbone: Vlm, data: TrainData, prompts: Prompts) -> Collator:
-    """Batches for ``SFTTrainer``: labels at the tokens of the right answer."""
+def supervised(backbone: Vlm, data: TrainData, prompt_at: PromptAt) -> Collator:
+    """Return a collator for ``SFTTrainer``: labels at the tokens of the right answer."""
     padding = backbone.prompts.pad_id
 
     @cache
-    def answer(position: int) -> list[int]:
+    def answer_at(position: int) -> list[int]:
         return backbone.prompts.answer_ids(data.turn(position).answer)
 
     def collate(rows: list[dict[str, int]]) -> dict[str, Tensor]:
         positions = [row["row"] for row in rows]
-        made = join([prompts(i) for i in positions], [answer(i) for i in positions], padding)
-        learnt = made.pop("completion_mask").bool()
-        return made | {"labels": made["input_ids"].masked_fill(~learnt, IGNORED)}
+        inputs = join(list(map(prompt_at, positions)), list(map(answer_at, positions)), padding)
+        trained = inputs.pop("completion_mask").bool()
+        return inputs | {"labels": inputs["input_ids"].masked_fill(~trained, IGNORED)}
 
     return collate
 
 
-def preference(backbone: Vlm, pairs: Sequence[Pair], prompts: Prompts) -> Collator:
-    """Batches for ``DPOTrainer``: all chosen rows, then all rejected ones."""
+def preference(backbone: Vlm, pairs: Sequence[AnswerPair], prompt_at: PromptAt) -> Collator:
+    """Return a collator for ``DPOTrainer``: all chosen rows, then all rejected ones."""
     padding, tokens = backbone.prompts.pad_id, cache(backbone.prompts.answer_ids)
 
     def collate(rows: list[dict[str, int]]) -> dict[str, Tensor]:
-        drawn = [pairs[row["row"]] for row in rows]
-        asked = [prompts(pair.position) for pair in drawn]
-        answers = [pair.chosen for pair in drawn] + [pair.rejected for pair in drawn]
-        return join(asked * 2, [tokens(answer) for answer in answers], padding)
+        batch = [pairs[row["row"]] for row in rows]
+        prompts = [prompt_at(pair.position) for pair in batch]
+        answers = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
+        return join(prompts * 2, [tokens(answer) for answer in answers], padding)
 
     return collate
 
 
-def unpaired(backbone: Vlm, pairs: Sequence[Pair], prompts: Prompts) -> Collator:
-    """Batches for ``KTOTrainer``: row 2i is pair i's chosen answer, row 2i+1 its rejected one.
+def unpaired(backbone: Vlm, pairs: Sequence[AnswerPair], prompt_at: PromptAt) -> Collator:
+    """Return a collator for ``KTOTrainer``: row 2i is pair i's chosen, 2i+1 its rejected answer.
 
-    The KL term takes each prompt with the next row's answer, which must be of another prompt.
+    The KL rows pair each prompt with the next row's answer, which must belong to another prompt.
     """
     padding, tokens = backbone.prompts.pad_id, cache(backbone.prompts.answer_ids)
 
     def collate(rows: list[dict[str, int]]) -> dict[str, Tensor]:
-        drawn = [pairs[row["row"] // 2] for row in rows]
-        wanted = [row["row"] % 2 == 0 for row in rows]
-        asked = [prompts(pair.position) for pair in drawn]
-        said = [p.chosen if good else p.rejected for p, good in zip(drawn, wanted, strict=True)]
-        answers = [tokens(answer) for answer in said]
-        made = join(asked, answers, padding)
-        other = join(asked, answers[-1:] + answers[:-1], padding)
-        pictures = {name for prompt in asked for name in prompt.images}
-        made |= {f"KL_{name}": value for name, value in other.items() if name not in pictures}
-        return made | {"label": torch.tensor(wanted)}
+        batch = [pairs[row["row"] // 2] for row in rows]
+        is_right = [row["row"] % 2 == 0 for row in rows]
+        prompts = [prompt_at(pair.position) for pair in batch]
+        answers = [
+            tokens(pair.chosen if right else pair.rejected)
+            for pair, right in zip(batch, is_right, strict=True)
+        ]
+        inputs = join(prompts, answers, padding)
+        kl_inputs = join(prompts, answers[-1:] + answers[:-1], padding)
+        pictures = {name for prompt in prompts for name in prompt.images}
+        inputs |= {f"KL_{name}": value for name, value in kl_inputs.items() if name not in pictures}
+        return inputs | {"label": torch.tensor(is_right)}
 
     return collate
 
 
 def image_preference(
-    backbone: Vlm, pairs: Sequence[Pair], prompts: Prompts, corrupted: Prompts
+    backbone: Vlm, pairs: Sequence[AnswerPair], prompt_at: PromptAt, corrupted_at: PromptAt
 ) -> Collator:
-    """Chosen rows, rejected rows, then chosen answers with damaged images, and ``seen`` [B] bool.
+    """Return a collator of chosen rows, rejected rows, and chosen answers to corrupted images.
 
-    ``seen`` tells which examples have an image.
+    Its batches also hold ``has_image`` [B] bool.
     """
     padding, tokens = backbone.prompts.pad_id, cache(backbone.prompts.answer_ids)
 
     def collate(rows: list[dict[str, int]]) -> dict[str, Tensor]:
-        drawn = [pairs[row["row"]] for row in rows]
-        asked = [prompts(pair.position) for pair in drawn]
-        blurred = [corrupted(pair.position) for pair in drawn]
-        chosen, rejected = [p.chosen for p in drawn], [p.rejected for p in drawn]
-        answers = [tokens(answer) for answer in (*chosen, *rejected, *chosen)]
-        made = join([*asked, *asked, *blurred], answers, padding)
-        return made | {"seen": torch.tensor([bool(prompt.images) for prompt in asked])}
+        batch = [pairs[row["row"]] for row in rows]
+        clean = [prompt_at(pair.position) for pair in batch]
+        corrupted = [corrupted_at(pair.position) for pair in batch]
+        right, wrong = [pair.chosen for pair in batch], [pair.rejected for pair in batch]
+        answers = [tokens(answer) for answer in (*right, *wrong, *right)]
+        inputs = join([*clean, *clean, *corrupted], answers, padding)
+        return inputs | {"has_image": torch.tensor([bool(prompt.images) for prompt in clean])}
 
     return collate

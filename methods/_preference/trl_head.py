@@ -1,9 +1,9 @@
-"""The language model's head at answer tokens only, in place of TRL's fused head.
+"""Scoring by the language model's head at answer tokens only, in place of TRL's fused head.
 
-TRL 1.16 replaces a model's forward by one that multiplies hidden states with the head's weight
-itself, off a Triton device at every position. No module is called, so a meter cannot see it. This
-one gives the same numbers and calls the head as a module, at the answers' positions, as the
-backbone's own ``fuse`` does.
+TRL 1.16 replaces a model's forward by one that multiplies hidden states by the head's weight
+itself, without a Triton device at every position. It calls no module, so the meter does not count
+it. The forward here gives the same numbers and calls the head as a module, at the positions of
+answers, as the backbone's ``fuse`` does.
 """
 
 import functools
@@ -13,18 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORED = -100
-SCALES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier")
+from steelyard.methods._preference.trl_data import IGNORED
+
+SCALES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
 
 
 def score_answers(model: Any, temperature: float = 1.0, half: bool = False) -> None:
     """Make ``model(..., labels=labels, fused_lm_head=True)`` score through the head's module.
 
-    ``model`` is a transformers model, not its PEFT wrapper. A model that rescales its logits keeps
-    TRL's head, which knows how. ``half`` runs it under bfloat16 autocast, a frozen copy too.
+    A model that rescales its logits keeps TRL's head, which applies the scale.
+
+    Args:
+        model: a transformers model, not its PEFT wrapper.
+        temperature: divides the logits.
+        half: run under bfloat16 autocast, which TRL does not do for a frozen copy.
     """
     settings = model.config.get_text_config().to_dict()
-    if any(settings.get(name) not in (None, 1.0) for name in (*SCALES, "logits_scaling")):
+    if any(settings.get(name) not in (None, 1.0) for name in SCALES):
         return
     ordinary = type(model).forward
 
@@ -45,24 +56,27 @@ def score_answers(model: Any, temperature: float = 1.0, half: bool = False) -> N
 
 
 def scores(states: Tensor, labels: Tensor, head: Any, temperature: float, total: Any) -> Any:
-    """TRL's output of hidden states [N, L, D] that predict labels [N, L]: zero where ignored."""
+    """Return TRL's output for hidden states [N, L, D] that predict labels [N, L].
+
+    Its values are zero at ignored labels. ``total`` divides the loss; None means the mean.
+    """
     from trl.trainer.utils import FusedCausalLMOutput
 
     mask = labels != IGNORED
     logits = head(states[mask]).float() / temperature
-    wanted = labels[mask]
-    likelihood = torch.log_softmax(logits, dim=-1)
-    each = likelihood.gather(1, wanted[:, None])[:, 0]
+    targets = labels[mask]
+    log_softmax = torch.log_softmax(logits, dim=-1)
+    target_log_probs = log_softmax.gather(1, targets[:, None])[:, 0]
 
-    def placed(values: Tensor) -> Tensor:
+    def scatter(values: Tensor) -> Tensor:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
-    log_probs = placed(each)
+    log_probs = scatter(target_log_probs)
     return FusedCausalLMOutput(
         loss=-log_probs.sum() / (mask.sum().clamp(min=1) if total is None else total),
         log_probs=log_probs,
-        entropy=placed(-(likelihood.exp() * likelihood).sum(-1)),
-        mean_logits=placed(logits.detach().mean(-1)),
-        is_top1=placed(logits.argmax(-1) == wanted),
+        entropy=scatter(-(log_softmax.exp() * log_softmax).sum(-1)),
+        mean_logits=scatter(logits.detach().mean(-1)),
+        is_top1=scatter(logits.argmax(-1) == targets),
         label_mask=mask,
     )

@@ -1,39 +1,39 @@
-"""Divergences in nats between predictions given as logits: categorical, or Bernoulli per label."""
+"""Divergences in nats between predictions as logits: categorical, or Bernoulli per label."""
 
 import torch
 from torch import Tensor
 
 
 def jensen_shannon(logits: Tensor, reference: Tensor, multi_label: bool) -> Tensor:
-    """JSD of two predictions, in [0, ln 2]: [..., C] and [..., C] (broadcast) -> [...].
+    """Return the JSD of two predictions, in [0, ln 2]: [..., C] and [..., C] (broadcast) -> [...].
 
-    Multi-label predictions are C independent Bernoulli variables; their JSDs are averaged over
+    Multi-label predictions are C independent Bernoulli variables. Their JSDs are averaged over
     labels, as the task loss is, so that a weight means the same on both kinds of data set.
     """
     log_p, log_q = _log_outcomes(logits, multi_label), _log_outcomes(reference, multi_label)
     p, q = log_p.exp(), log_q.exp()
     middle = 0.5 * (p + q)
-    # The clamp only bites where both probabilities underflow and the product is zero anyway.
+    # The clamp only acts if both probabilities underflow; the product is zero then.
     log_middle = middle.clamp(min=torch.finfo(middle.dtype).tiny).log()
-    each = 0.5 * (p * log_p + q * log_q) - middle * log_middle
-    return _total(each, multi_label)
+    terms = 0.5 * (p * log_p + q * log_q) - middle * log_middle
+    return _total(terms, multi_label)
 
 
 def kullback_leibler(target: Tensor, logits: Tensor, multi_label: bool) -> Tensor:
-    """KL(target || prediction), both given as logits: [..., C] and [..., C] -> [...]."""
+    """Return KL(target || prediction) of two predictions: [..., C] and [..., C] -> [...]."""
     p, q = _log_outcomes(target, multi_label), _log_outcomes(logits, multi_label)
     return _total(p.exp() * (p - q), multi_label)
 
 
 def _log_outcomes(logits: Tensor, multi_label: bool) -> Tensor:
-    """Log probabilities of all outcomes: [..., C], or [..., 2C] (yes, then no) if multi-label."""
+    """Return log-probabilities: [..., C], or [..., 2C] (yes, then no) if multi-label."""
     if multi_label:
         logsigmoid = torch.nn.functional.logsigmoid
         return torch.cat([logsigmoid(logits), logsigmoid(-logits)], dim=-1)
     return torch.log_softmax(logits, dim=-1)
 
 
-def _total(each: Tensor, multi_label: bool) -> Tensor:
-    """Sum over outcomes; with C labels of two outcomes, the mean over labels of those sums."""
-    total = each.sum(dim=-1)
-    return total / (each.shape[-1] // 2) if multi_label else total
+def _total(terms: Tensor, multi_label: bool) -> Tensor:
+    """Sum over outcomes; with C labels of two outcomes, average the sums over labels."""
+    total = terms.sum(dim=-1)
+    return total / (terms.shape[-1] // 2) if multi_label else total

@@ -1,4 +1,4 @@
-"""The permutation game of MCR: both sides' conditional information, and who sees which gradient."""
+"""Permutation game of MCR: J of both modalities, and the gradient that each player gets."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,7 +14,7 @@ SIGN: dict[Game, float] = {"greedy": -1.0, "independent": 0.0, "collaborative": 
 
 
 def permutations(draws: int, rows: int, generator: torch.Generator) -> Tensor:
-    """Independent uniform permutations of the rows, one after another: [draws * rows] int64."""
+    """Draw independent uniform permutations of the rows: [draws * rows] int64."""
     keys = torch.rand(draws, rows, generator=generator, dtype=torch.float64)
     return keys.argsort(dim=1).flatten()
 
@@ -27,18 +27,25 @@ def mipd(
     game: Game,
     multi_label: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Mean JSD between the prediction and the one with a side permuted: scalars J_image, J_text.
+    """Return J_image and J_text: mean JSD of the prediction and that with a modality permuted.
 
-    ``parts`` are contributions [B, ...], ``reference`` the ordinary logits, one row a decision, and
-    ``order`` K permutations [K * B]. With k = -1, 0, +1 for the greedy, independent and
-    collaborative game,
+    With k = -1, 0, +1 for the greedy, independent and collaborative game,
 
         d(J_image + J_text) / d image  =  dJ_image / d image  +  k dJ_text / d image
 
-    and the mirror image for text. The paper writes this as four fused passes on separately
-    detached copies, of which two pairs are equal in value. Here each term is evaluated once and
-    the side that is *held* in it has its gradient multiplied by k. The reference is detached:
-    under the greedy game its gradient cancels, in the others it would leak to the other player.
+    and the same with image and text exchanged. The paper writes this as four fused passes on
+    separately detached copies, of which two pairs are equal in value. Here each term is evaluated
+    once, and the gradient of the modality that is *not* permuted in it is multiplied by k. The
+    reference is detached: in the greedy game its gradient cancels, in the others it would reach the
+    wrong player.
+
+    Args:
+        fuse: logits from contributions.
+        parts: contributions [B, ...].
+        reference: ordinary logits, one row per decision.
+        order: K permutations [K * B].
+        game: k.
+        multi_label: predictions are Bernoulli variables.
     """
     rows = len(parts.image)
     draws = len(order) // rows
@@ -47,15 +54,15 @@ def mipd(
     def permuted(part: Tensor) -> Tensor:
         return part.index_select(0, order)
 
-    def held(part: Tensor) -> Tensor:
+    def scaled(part: Tensor) -> Tensor:
         # Exact in floating point for k in {-1, 0, 1}: same value, gradient times k.
         copies = [draws] + [1] * (part.dim() - 1)
         return (sign * part + (1.0 - sign) * part.detach()).repeat(copies)
 
     logits = fuse(
         Latents(
-            image=torch.cat([permuted(parts.image), held(parts.image)]),
-            text=torch.cat([held(parts.text), permuted(parts.text)]),
+            image=torch.cat([permuted(parts.image), scaled(parts.image)]),
+            text=torch.cat([scaled(parts.text), permuted(parts.text)]),
             context=None if parts.context is None else exchanged(parts.context, order, rows),
         )
     )
@@ -65,6 +72,7 @@ def mipd(
 
 
 def exchanged(context: Context, order: Tensor, rows: int) -> Context:
-    """Context of the 2K copies of a batch: K with the image side permuted, then K with the text."""
-    each = torch.arange(rows, device=order.device).repeat(len(order) // rows)
-    return context.select(each.repeat(2), torch.cat([order, each]), torch.cat([each, order]))
+    """Return the context of 2K copies of a batch: K with permuted images, then K with texts."""
+    ordinary = torch.arange(rows, device=order.device).repeat(len(order) // rows)
+    image, text = torch.cat([order, ordinary]), torch.cat([ordinary, order])
+    return context.select(ordinary.repeat(2), image, text)

@@ -1,4 +1,4 @@
-"""Training of one side alone, shared by the unimodal controls and by methods that start from it."""
+"""Training of one modality alone, for unimodal controls and for methods that start from it."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ def train_modality(
     seed: int,
     until: float,
 ) -> None:
-    """Train one side's encoder, embedding and head by the task loss until this budget share."""
+    """Train a modality's encoder, embedding and head until this fraction of the budget is spent."""
 
     def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         logits = backbone.unimodal_logits(backbone.encode_modality(batch, modality), modality)
@@ -32,9 +32,9 @@ def train_modality(
 def pretrain_modalities(
     backbone: TwoTower, data: TrainData, meter: Meter, share: float, seed: int
 ) -> None:
-    """Spend this share of the budget on the image alone, then the text alone: half each.
+    """Spend a fraction of the budget on the image alone, then on the text alone: half each.
 
-    Charged to the phase ``teacher``.
+    It is charged to the phase ``teacher``.
     """
     with meter.phase("teacher"):
         train_modality(backbone, data, meter, "image", seed=seed, until=share / 2)

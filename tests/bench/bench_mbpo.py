@@ -19,7 +19,7 @@ from steelyard.harness.core.compat import prepare_imports
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._mbpo.mining import frozen_weights, pgd
 from steelyard.methods._preference import online, trl
-from steelyard.methods._preference.online import Row, Sampling
+from steelyard.methods._preference.online import Sampling, StreamRow, Streams
 
 ROUNDS = 7
 STEPS = 8  # optimiser steps of one timed run
@@ -43,24 +43,25 @@ def ratio(work: Callable[[], object], other: Callable[[], object]) -> tuple[floa
     return statistics.median(ours), statistics.median(theirs), statistics.median(ratios)
 
 
-def rows_of(model: Vlm, count: int) -> list[Row]:
+def rows_of(model: Vlm, count: int) -> list[StreamRow]:
     """Half of the rows to be asked, half with a right and a wrong answer."""
     made = []
     for position, item in enumerate(toy.examples(count, seed=4)):
         right = item.answers[0]
         wrong = next(colour for colour in toy.COLOURS if colour != right)
         good, bad = (tuple(model.prompts.answer_ids(answer)) for answer in (right, wrong))
-        made.append(Row(position, True, "offline" if position % 2 else "online", good, bad))
+        made.append(StreamRow(position, True, "offline" if position % 2 else "online", good, bad))
     return made
 
 
-def trainer_of(model: Vlm, folder: Path, rows: Sequence[Row], hybrid: bool) -> Any:
+def trainer_of(model: Vlm, folder: Path, rows: Sequence[StreamRow], hybrid: bool) -> Any:
     """TRL's trainer as it is, or ours on these rows; both on the same data and settings."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from steelyard.methods._preference.hybrid import HybridTrainer, Offline, stored
+    from steelyard.methods._preference.hybrid import HybridTrainer, stored
 
-    settings = Sampling(GROUP, 1.0, 4, 0.0, format_reward=True).arguments(own_reference=True)
+    options = Sampling(GROUP, 1.0, 4, 0.0)
+    settings = options.arguments(replaces_reference=True)
     shared = {
         "model": model.model,
         "args": trl.arguments(
@@ -72,13 +73,13 @@ def trainer_of(model: Vlm, folder: Path, rows: Sequence[Row], hybrid: bool) -> A
     rewards = online.reward_functions(model, True)
     if not hybrid:
         return GRPOTrainer(reward_funcs=[*rewards], **shared)
-    trainer = HybridTrainer(reward_funcs=[*rewards, stored], offline=Offline(), **shared)
+    trainer = HybridTrainer(reward_funcs=[*rewards, stored], streams=Streams(), **shared)
     sampler = online.sampler_of(rows, model, GROUP, 0.5, seed=0)
-    online.set_up(trainer, toy.metered(model, 1e15), None, 0.0, sampler, False)
+    online.set_up(trainer, toy.metered(model, 1e15), sampler, options, None)
     return trainer
 
 
-def trained(model: Vlm, rows: Sequence[Row], hybrid: bool) -> Callable[[], None]:
+def trained(model: Vlm, rows: Sequence[StreamRow], hybrid: bool) -> Callable[[], None]:
     """A run of a few steps, the making of the trainer included."""
 
     def work() -> None:
@@ -99,7 +100,7 @@ def show(name: str, found: tuple[float, float, float], wanted: str, inverse: boo
 def hybrid_speed(model: Vlm) -> None:
     """Steps a second against TRL's own trainer with the same rows asked."""
     rows = rows_of(model, 128)
-    asked = [Row(row.position, True) for row in rows]
+    asked = [StreamRow(row.position, True) for row in rows]
     plain = trained(model, asked, hybrid=False)
     name = f"hybrid trainer, all sampled / GRPOTrainer, {STEPS} steps"
     show(name, ratio(trained(model, asked, hybrid=True), plain), "speed >= 0.95", inverse=True)

@@ -282,7 +282,7 @@ def test_heads_get_the_kl_gradient_only_on_request(kl_to_heads: bool) -> None:
 def test_shared_heads_read_the_fused_classifier_with_the_other_side_blanked() -> None:
     backbone, data = small(head="additive"), batch(0)
     latents = backbone.encode(data)
-    own = balgrad.own_logits(backbone, latents, "shared")
+    own = balgrad.unimodal_logits(backbone, latents, "shared")
     parts = backbone.contribute(latents)
     torch.testing.assert_close(own.image, parts.image + backbone.bias)
     torch.testing.assert_close(own.text, parts.text + backbone.bias)

@@ -77,7 +77,7 @@ def test_declares_itself(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSIFIER)
 def test_trains_within_the_budget_and_answers(name: str, task: str, world: Path) -> None:
     if (name, task) in REFUSED:
-        with pytest.raises(UserError, match="one class an item"):
+        with pytest.raises(UserError, match="one class per item"):
             trained(name, world, task)
         return
     done = first_of(name, world, task)

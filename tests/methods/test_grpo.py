@@ -11,8 +11,8 @@ from steelyard.harness.core.errors import UserError
 from steelyard.methods import grpo, rloo
 from steelyard.methods._preference.online import (
     BlockSampler,
-    Pool,
-    Row,
+    RowPool,
+    StreamRow,
     flat_groups,
     online_rows,
     pools,
@@ -28,44 +28,45 @@ def blocks(sampler: BlockSampler) -> list[list[int]]:
 
 
 def test_blocks_hold_one_pool_and_whole_groups() -> None:
-    made = BlockSampler([Pool(tuple(range(12)), 4, 0.75), Pool((20, 21, 22), 2, 0.25)], 8, seed=0)
-    found = blocks(made)
-    for block in found:
+    two_pools = [RowPool(tuple(range(12)), 4, 0.75), RowPool((20, 21, 22), 2, 0.25)]
+    sampler = BlockSampler(two_pools, 8, seed=0)
+    first = blocks(sampler)
+    for block in first:
         repeats = 2 if block[0] >= 20 else 4
         assert [row for row in block[::repeats] for _ in range(repeats)] == block
         assert len({row >= 20 for row in block}) == 1
-    second = [block[0] >= 20 for block in [*found, *blocks(made)]]
+    second = [block[0] >= 20 for block in [*first, *blocks(sampler)]]
     assert abs(second.count(True) - len(second) / 4) < 1  # evenly, not by chance
 
 
-def test_every_row_comes_before_one_comes_again() -> None:
-    made = BlockSampler([Pool(tuple(range(10)), 2, 1.0)], 4, seed=3)
-    order = [block[place] for block in blocks(made) for place in (0, 2)]
+def test_every_row_occurs_before_one_occurs_again() -> None:
+    sampler = BlockSampler([RowPool(tuple(range(10)), 2, 1.0)], 4, seed=3)
+    order = [block[index] for block in blocks(sampler) for index in (0, 2)]
     assert sorted(order) == list(range(10))
-    again = [block[place] for block in blocks(made) for place in (0, 2)]
+    again = [block[index] for block in blocks(sampler) for index in (0, 2)]
     assert sorted(again) == list(range(10)) and again != order  # the next pass goes on
-    twin = BlockSampler([Pool(tuple(range(10)), 2, 1.0)], 4, seed=3)
-    assert [block[place] for block in blocks(twin) for place in (0, 2)] == order
+    same_seed = BlockSampler([RowPool(tuple(range(10)), 2, 1.0)], 4, seed=3)
+    assert [block[index] for block in blocks(same_seed) for index in (0, 2)] == order
 
 
 def test_resting_rows_sit_out_one_turn() -> None:
-    made = BlockSampler([Pool((0, 1, 2, 3), 2, 1.0)], 4, seed=0)
-    made.rest([1, 2])
-    first = {row for block in blocks(made)[:1] for row in block}
+    sampler = BlockSampler([RowPool((0, 1, 2, 3), 2, 1.0)], 4, seed=0)
+    sampler.rest([1, 2])
+    first = {row for block in blocks(sampler)[:1] for row in block}
     assert first == {0, 3}
-    rest = [row for block in [*blocks(made), *blocks(made)] for row in block]
+    rest = [row for block in [*blocks(sampler), *blocks(sampler)] for row in block]
     assert {1, 2} < set(rest)
-    made.rest([0, 1, 2, 3])  # all of them: it must not hang
-    assert len(blocks(made)) == 2
+    sampler.rest([0, 1, 2, 3])  # all of them: it must not hang
+    assert len(blocks(sampler)) == 2
 
 
 def test_pools_by_stream_and_image() -> None:
-    rows = [Row(0, True), Row(1, False), Row(2, True), Row(3, True), Row(4, True, "offline")]
-    made = pools(rows, group=8, mix=0.4)
-    assert made == [
-        Pool((0, 2, 3), 8, pytest.approx(0.45)),
-        Pool((1,), 8, pytest.approx(0.15)),
-        Pool((4,), 2, pytest.approx(0.4)),
+    rows = [StreamRow(position, has_image=position != 1) for position in range(4)]
+    rows.append(StreamRow(4, True, "offline"))
+    assert pools(rows, group=8, mix=0.4) == [
+        RowPool((0, 2, 3), 8, pytest.approx(0.45)),
+        RowPool((1,), 8, pytest.approx(0.15)),
+        RowPool((4,), 2, pytest.approx(0.4)),
     ]
 
 
@@ -160,4 +161,4 @@ def test_same_seed_same_weights() -> None:
     config = grpo.Config(group=4, max_tokens=4, skip_flat=True)
     first, second = (trained(grpo, config, flops=FLOPS / 4)[0] for _ in range(2))
     pairs = zip(first.parameters(), second.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+    assert all(torch.equal(*pair) for pair in pairs)

@@ -9,8 +9,8 @@ import torch
 
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._preference import online, trl
-from steelyard.methods._preference.hybrid import HybridTrainer, Offline, as_sampled, stored
-from steelyard.methods._preference.online import Row, Sampling, Stream
+from steelyard.methods._preference.hybrid import HybridTrainer, as_sampled, stored
+from steelyard.methods._preference.online import Sampling, Stream, StreamRow, Streams
 
 GROUP, BATCH = 4, 8
 COUNT = 12
@@ -21,7 +21,7 @@ def model() -> Vlm:
     return toy.load(toy.trained_base(), batch_size=BATCH)
 
 
-def rows_of(model: Vlm, stream: Stream) -> list[Row]:
+def rows_of(model: Vlm, stream: Stream) -> list[StreamRow]:
     """Each item with its answer against another colour, or to be asked."""
     colours = list(toy.COLOURS)
     made = []
@@ -29,27 +29,27 @@ def rows_of(model: Vlm, stream: Stream) -> list[Row]:
         right = item.answers[0]
         wrong = colours[(colours.index(right) + 1) % len(colours)]
         good, bad = (tuple(model.prompts.answer_ids(answer)) for answer in (right, wrong))
-        made.append(Row(position, True, stream, good, bad))
+        made.append(StreamRow(position, True, stream, good, bad))
     return made
 
 
 def trainer_of(
-    model: Vlm, rows: list[Row], folder: Path, offline: Offline, beta: float = 0.0
+    model: Vlm, rows: list[StreamRow], folder: Path, streams: Streams, beta: float = 0.0
 ) -> Any:
     from trl import GRPOConfig
 
-    how = Sampling(GROUP, 1.0, 4, beta, format_reward=True)
+    options = Sampling(GROUP, 1.0, 4, beta)
     sampler = online.sampler_of(rows, model, GROUP, 0.5, seed=0)
-    settings = how.arguments(own_reference=True)
+    settings = options.arguments(replaces_reference=True)
     trainer = HybridTrainer(
         model=model.model,
         reward_funcs=[*online.reward_functions(model, True), stored],
         args=trl.arguments(GRPOConfig, model, 0, folder, loss_type="grpo", **settings),
         train_dataset=online.dataset(model, toy.data(model, COUNT, seed=4), rows),
         processing_class=model.processor,
-        offline=offline,
+        streams=streams,
     )
-    online.set_up(trainer, toy.metered(model, 1e12), None, beta, sampler, False)
+    online.set_up(trainer, toy.metered(model, 1e12), sampler, options, None)
     trainer.current_gradient_accumulation_steps = 1  # set by train()
     return trainer
 
@@ -63,7 +63,7 @@ def batch_of(trainer: Any) -> list[dict[str, Any]]:
 def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path) -> None:
     rows = rows_of(model, "offline")
     with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, Offline(weight=0.5))
+        trainer = trainer_of(model, rows, tmp_path, Streams(weight=0.5))
         asked = batch_of(trainer)
         made = trainer._generate_and_score_completions(asked)
         assert trainer.num_generations == GROUP
@@ -82,7 +82,7 @@ def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path)
 def test_each_stream_has_its_own_rewards(model: Vlm, tmp_path: Path) -> None:
     rows = rows_of(model, "online")
     with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, Offline())
+        trainer = trainer_of(model, rows, tmp_path, Streams())
         torch.manual_seed(0)
         made = trainer._generate_and_score_completions(batch_of(trainer))
     metrics = trainer._metrics["train"]
@@ -100,7 +100,7 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
     rows = rows_of(model, "offline")
     anchor = 0.3
     with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, Offline(anchor=anchor))
+        trainer = trainer_of(model, rows, tmp_path, Streams(anchor=anchor))
         model.eval()
         trainer.model.train()
         made = trainer._generate_and_score_completions(batch_of(trainer))
@@ -112,7 +112,7 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
         mixed["num_images"] = [made["num_images"][row] for row in order.tolist()]
         loss = trainer._compute_loss(trainer.model, mixed)
         (gradient,) = torch.autograd.grad(loss, [model.base.lm_head.weight])
-        each = trainer._scored  # [B, A]
+        each = trainer._log_probs  # [B, A]
         mask = mixed["completion_mask"]
         mean = (each * mask).sum(1) / mask.sum(1)
         right = mean[mixed["chosen"]].mean()
@@ -124,7 +124,7 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
         metrics["logps/chosen"][0] - metrics["logps/rejected"][0]
     )
     with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, Offline(anchor=anchor))
+        trainer = trainer_of(model, rows, tmp_path, Streams(anchor=anchor))
         again = trainer._get_per_token_logps_and_entropies(
             trainer.model,
             torch.cat([mixed["prompt_ids"], mixed["completion_ids"]], 1),
@@ -143,9 +143,9 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
 
 def test_as_sampled_keeps_the_row() -> None:
     row = {"row": 3, "good": (1, 2), "bad": (4, 2), "solution": None}
-    assert as_sampled(row, True) == {**row, "forced": (1, 2), "judged": 2.0}
-    assert as_sampled(row, False) == {**row, "forced": (4, 2), "judged": 0.0}
-    assert stored(judged=[2.0, None], solution=["x", "y"]) == [2.0, None]
+    assert as_sampled(row, True) == {**row, "answer": (1, 2), "stored_reward": 2.0}
+    assert as_sampled(row, False) == {**row, "answer": (4, 2), "stored_reward": 0.0}
+    assert stored(stored_reward=[2.0, None], solution=["x", "y"]) == [2.0, None]
 
 
 def test_no_column_is_taken_for_a_conversation(model: Vlm) -> None:

@@ -16,10 +16,9 @@ from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.training.train_data import train_data
 from steelyard.methods import mbpo
-from steelyard.methods._mbpo import classifier as _policy
-from steelyard.methods._mbpo import vlm
-from steelyard.methods._mbpo.mining import answers_of, retarget
-from steelyard.methods._preference.online import Row
+from steelyard.methods._mbpo import classifier as on_classes
+from steelyard.methods._mbpo.mining import MinedAnswer, Policy, filter_pairs, mine, select
+from steelyard.methods._mbpo.vlm import VlmPolicy, answers_of, retarget
 
 FLOPS = 6e9
 QUICK: dict[str, Any] = {"group": 4, "max_tokens": 4, "steps": 3, "step": 8 / 255}
@@ -51,18 +50,29 @@ def test_offline_training_widens_the_margin() -> None:
     pool = toy.data(start, 200, seed=2)
     meter = toy.metered(start, 1e12)
     with meter:
-        pairs = vlm.mine(start, pool, meter, replace(config, mine_limit=48), 0)
+        pairs = mined_pairs(start, pool, meter, replace(config, mine_limit=48))
     after, spent = trained(flops=2 * FLOPS, stream="offline", nll_anchor=0.5)
     assert set(spent.ledger("budget").flops) == {"forward", "backward", "reference", "mine"}
     assert margin(after, pool, pairs) > margin(start, pool, pairs) + 0.5
 
 
+def mined_pairs(
+    model: Any, pool: Any, meter: Meter, config: mbpo.Config, kind: type[Any] = VlmPolicy
+) -> list[MinedAnswer]:
+    """Pairs of the start model, by the first three steps of the method."""
+    policy: Policy = kind(model, pool, meter, config.attack, config, config.streams, seed=0)
+    with meter.phase("mine"):
+        positions = select(model, pool, meter, config.selection, seed=0)
+        answers = mine(policy, meter, positions, model.recipe.batch_size, end=0.3, seed=0)
+    return filter_pairs(answers, config.filters, policy, meter)
+
+
 @torch.no_grad()
-def margin(model: Vlm, pool: Any, pairs: list[Row]) -> float:
+def margin(model: Vlm, pool: Any, pairs: list[MinedAnswer]) -> float:
     """Mean log-probability a token of the right answers over that of the mined ones."""
     batch = pool.gather([pair.position for pair in pairs])
-    good = retarget(batch, [pair.good for pair in pairs])
-    bad = retarget(batch, [pair.bad for pair in pairs])
+    good = retarget(batch, [pair.right for pair in pairs])
+    bad = retarget(batch, [pair.wrong for pair in pairs])
     gap = model.loss(model.predict(bad), bad) - model.loss(model.predict(good), good)
     return float(gap.mean())
 
@@ -71,28 +81,28 @@ def test_mined_pairs_are_right_against_wrong() -> None:
     start = toy.load(toy.trained_base())
     pool = toy.data(start, 80, seed=2)
 
-    def mine(**options: Any) -> tuple[list[Row], dict[str, float]]:
+    def run(**options: Any) -> tuple[list[MinedAnswer], dict[str, float]]:
         meter = toy.metered(start, 1e12)
         with meter:
-            rows = vlm.mine(start, pool, meter, mbpo.Config(**{**QUICK, **options}), 0)
-        return rows, meter.diagnostics
+            pairs = mined_pairs(start, pool, meter, mbpo.Config(**{**QUICK, **options}))
+        return pairs, meter.diagnostics
 
-    rows, counted = mine()
-    assert counted["mine_items"] in (40, 41)  # half of each subset, rounded up
-    assert counted["mine_pairs"] == len(rows) > 20
-    for row in rows:
-        assert start.decode(row.good) == pool.examples[row.position].answers[0]
-        assert start.decode(row.bad) != start.decode(row.good)
-        assert row.bad[-1] == row.good[-1] == start.eos_id
-    unfiltered, all_counted = mine(filters="", iig=False)
-    assert len(unfiltered) == all_counted["mine_items"] == 80
-    _, other = mine(filters="", iig=False, mining="noise")
-    assert other["mine_same"] > all_counted["mine_same"] + 0.3
-    again, _ = mine()
-    assert again == rows
-    blind, _ = mine(filters="", iig=False, mining="no_image")
-    told = {(pool.examples[row.position].text, row.bad) for row in blind}
-    assert len(told) == len({text for text, _ in told})  # one answer a question, whatever is shown
+    pairs, values = run()
+    assert values["mine_items"] in (40, 41)  # half of each subset, rounded up
+    assert values["mine_pairs"] == len(pairs) > 20
+    for pair in pairs:
+        assert start.decode(pair.right) == pool.examples[pair.position].answers[0]
+        assert start.decode(pair.wrong) != start.decode(pair.right)
+        assert pair.wrong[-1] == pair.right[-1] == start.eos_id
+    unfiltered, all_values = run(filters="", iig=False)
+    assert len(unfiltered) == all_values["mine_items"] == 80
+    _, noise_values = run(filters="", iig=False, mining="noise")
+    assert noise_values["mine_same"] > all_values["mine_same"] + 0.3
+    again, _ = run()
+    assert again == pairs
+    blind, _ = run(filters="", iig=False, mining="no_image")
+    answers = {(pool.examples[pair.position].text, pair.wrong) for pair in blind}
+    assert len(answers) == len({text for text, _ in answers})  # one answer per question
 
 
 def test_nothing_left_says_why() -> None:
@@ -109,7 +119,7 @@ def test_options_are_checked() -> None:
 def test_same_seed_same_weights() -> None:
     first, second = (trained(flops=FLOPS / 3)[0] for _ in range(2))
     pairs = zip(first.parameters(), second.parameters(), strict=True)
-    assert all(torch.equal(one, other) for one, other in pairs)
+    assert all(torch.equal(*pair) for pair in pairs)
 
 
 # On a classifier.
@@ -137,7 +147,8 @@ def test_classifier_pairs(world: Path) -> None:
     config = mbpo.Config(mine_limit=96, filters="", iig=False, epsilon=0.2, step=0.05, steps=4)
     meter = toy.metered(model, 1e12)
     with meter:
-        pairs = _policy.mine(model, data, meter, config, 0)
+        answers = mined_pairs(model, data, meter, config, on_classes.ClassifierPolicy)
+        pairs = on_classes.pair_data(data, answers)
     batch = pairs.gather(range(len(pairs)))
     assert 0 < len(pairs) <= 96
     assert bool((batch.extra["rejected"] != batch.targets).all())
@@ -149,11 +160,10 @@ def test_classifier_objective_by_hand() -> None:
     """p = (1/2, 1/4, 1/4), A = +-1/sqrt 2 for classes 0 and 1, reference uniform."""
     logits = torch.tensor([[2.0, 1.0, 1.0]]).log().requires_grad_()
     answers = torch.tensor([[0, 1]])
-    advantages = _policy.group_advantages(torch.tensor([[2.0, 0.0]]))
+    advantages = on_classes.group_advantages(torch.tensor([[2.0, 0.0]]))
     torch.testing.assert_close(advantages, torch.tensor([[0.5, -0.5]]) * 2**0.5, atol=1e-4, rtol=0)
-    config = mbpo.Config(beta=0.5)
     uniform = torch.zeros(1, 3)
-    loss = _policy.objective(logits, answers, advantages, uniform, config)
+    loss = on_classes.objective(logits, answers, advantages, uniform, beta=0.5)
     ratios = torch.tensor([2 / 3, 4 / 3])  # reference over policy
     divergence = (ratios - ratios.log() - 1).mean()
     torch.testing.assert_close(loss, 0.5 * divergence, atol=1e-5, rtol=0)
@@ -168,15 +178,15 @@ def test_classifier_objective_by_hand() -> None:
 
 
 def test_classifier_mixes_streams_evenly() -> None:
-    taken: list[str] = []
+    streams: list[str] = []
 
     def step(name: str) -> Any:
-        return lambda batch: (taken.append(name), {})
+        return lambda batch: (streams.append(name), {})
 
-    mixed = _policy.mixed(step("online"), step("offline"), iter([None] * 9), 0.25)  # type: ignore[list-item]
+    mixed = on_classes.mixed(step("online"), step("offline"), iter([None] * 9), 0.25)  # type: ignore[list-item]
     for _ in range(8):
         mixed(None)  # type: ignore[arg-type]
-    assert taken == ["online", "online", "online", "offline"] * 2
+    assert streams == ["online", "online", "online", "offline"] * 2
 
 
 def test_several_labels_are_refused(world: Path) -> None:

@@ -18,7 +18,7 @@ from steelyard.harness.models.backbone import Latents
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods import mcr
 from steelyard.methods._shared.divergences import jensen_shannon
-from steelyard.methods._shared.gradients import parameters_held
+from steelyard.methods._shared.gradients import frozen_parameters
 from steelyard.methods._shared.permutation_game import SIGN, Game, mipd
 from steelyard.tasks.world.language import ASK, prompt
 from steelyard.tasks.world.prior import BASE_PRIOR, compose
@@ -168,7 +168,7 @@ def test_under_an_adapter_only_the_whole_can_play(root: Path) -> None:
 def test_parameters_are_held_only_inside_even_after_an_error(root: Path) -> None:
     model = vlm_toys.build("llava", root)
     before = {name: p.requires_grad for name, p in model.named_parameters()}
-    with pytest.raises(ValueError), parameters_held(model):
+    with pytest.raises(ValueError), frozen_parameters(model):
         assert not any(p.requires_grad for p in model.parameters())
         raise ValueError
     assert {name: p.requires_grad for name, p in model.named_parameters()} == before

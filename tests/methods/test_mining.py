@@ -15,11 +15,10 @@ from steelyard.harness.models.backbone import Backbone, Batch, Latents, PixelRan
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._mbpo.mining import (
     Attack,
+    Selection,
     affordable,
-    answers_of,
-    attacked,
+    attacked_pixels,
     best,
-    candidates,
     find_faults,
     frozen_weights,
     information_gain,
@@ -27,9 +26,10 @@ from steelyard.methods._mbpo.mining import (
     perturb,
     pgd,
     repeats,
-    retarget,
-    stand_in,
+    select,
+    uninformative_pixels,
 )
+from steelyard.methods._mbpo.vlm import answers_of, retarget
 
 WEIGHT = torch.tensor([1.0, -2.0, 0.5])
 LOW, HIGH = -1.0, 3.0  # so that a share of the range is not a number of pixel units
@@ -115,10 +115,13 @@ def test_information_gain_against_a_black_image(batch: Batch) -> None:
 
 def test_noise_reference_fills_the_range_and_repeats_by_seed(batch: Batch) -> None:
     wide = replace(batch, pixels=torch.zeros(1, 3, 40, 40))
-    first, second, other = (
-        stand_in(linear(), wide, "noise", torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, second) and not torch.equal(first, other)
+
+    def noise(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return uninformative_pixels(linear(), wide, "noise", generator)
+
+    first = noise(1)
+    assert torch.equal(first, noise(1)) and not torch.equal(first, noise(2))
     assert LOW <= first.min() < LOW + 0.1 and HIGH - 0.1 < first.max() <= HIGH
 
 
@@ -178,7 +181,7 @@ def test_equal_frames_stay_equal(batch: Batch) -> None:
 def test_kinds_of_mining(batch: Batch) -> None:
     def pixels(mining: Any) -> Tensor:
         attack = Attack(mining, EPSILON, STEP, 5, random_start=True)
-        return attacked(linear(), batch, attack, torch.Generator().manual_seed(0))
+        return attacked_pixels(linear(), batch, attack, torch.Generator().manual_seed(0))
 
     noisy = pixels("noise")
     generator = torch.Generator().manual_seed(0)
@@ -232,9 +235,9 @@ def test_best_of_each_subset() -> None:
 
 
 def test_answers_exchanged_in_a_batch(batch: Batch) -> None:
-    other = retarget(batch, [[5], [6, 7, 2]])
-    assert other.targets.tolist() == [[5, -100, -100], [6, 7, 2]]
-    assert answers_of(other) == [[5], [6, 7, 2]]
+    exchanged = retarget(batch, [[5], [6, 7, 2]])
+    assert exchanged.targets.tolist() == [[5, -100, -100], [6, 7, 2]]
+    assert answers_of(exchanged) == [[5], [6, 7, 2]]
 
 
 def test_mining_stops_at_its_share() -> None:
@@ -287,13 +290,11 @@ def test_batched_attack_is_each_item_alone(model: Vlm) -> None:
 
 def test_candidates_need_their_image(model: Vlm) -> None:
     """Those kept have higher gain than those left out, within each subset."""
-    from steelyard.methods._mbpo.mining import Selection
-
     pool = toy.data(model, 64, seed=7)
     meter = toy.metered(model, 1e12)
     with meter:
-        kept = candidates(model, pool, meter, Selection(48, 0.5, 0.5, "removed"), seed=1)
-        every = candidates(model, pool, meter, Selection(48, 0.5, None, "removed"), seed=1)
+        kept = select(model, pool, meter, Selection(48, 0.5, 0.5, "removed"), seed=1)
+        every = select(model, pool, meter, Selection(48, 0.5, None, "removed"), seed=1)
     assert len(every) == 48 and set(kept) < set(every)
     gains = dict(enumerate(information_gain(model, pool.gather(range(64))).tolist()))
     for subset in ("banana", "cup"):

@@ -12,8 +12,8 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._preference import negatives as preferences
-from steelyard.methods._preference.negatives import Source
+from steelyard.methods._preference import negatives
+from steelyard.methods._preference.negatives import PairOptions
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +27,15 @@ def data(backbone: Vlm) -> TrainData:
 
 
 def test_random_answers_are_other_choices_and_cover_them(data: TrainData) -> None:
-    drawn = preferences.random_answers(data, range(32), seed=0)
+    drawn = negatives.random_answers(data, range(32), seed=0)
     for position, answer in enumerate(drawn):
         turn = data.turn(position)
         assert answer in turn.choices and answer != turn.answer
     assert len(set(drawn)) == 4
-    assert drawn == preferences.random_answers(data, range(32), seed=0)
-    assert drawn != preferences.random_answers(data, range(32), seed=1)
+    assert drawn == negatives.random_answers(data, range(32), seed=0)
+    assert drawn != negatives.random_answers(data, range(32), seed=1)
     # Not a matter of which others are drawn.
-    assert preferences.random_answers(data, [7, 3], seed=0) == [drawn[7], drawn[3]]
+    assert negatives.random_answers(data, [7, 3], seed=0) == [drawn[7], drawn[3]]
 
 
 def test_open_questions_take_answers_of_their_own_part(data: TrainData) -> None:
@@ -47,7 +47,7 @@ def test_open_questions_take_answers_of_their_own_part(data: TrainData) -> None:
     turns = [replace(data.turn(0), answer=answer, choices=()) for answer, _ in texts]
     opened = replace(data, examples=made, turn=lambda position: turns[position])
     # "A." is the same answer as "a"; nothing but "c" is said in part y.
-    assert preferences.random_answers(opened, range(4), 0) in (
+    assert negatives.random_answers(opened, range(4), 0) in (
         ["b", "a", "b", None],
         ["b", "A.", "b", None],
     )
@@ -56,19 +56,19 @@ def test_open_questions_take_answers_of_their_own_part(data: TrainData) -> None:
 def test_damage_does_what_it_says(data: TrainData) -> None:
     inputs = data.turn(0).inputs
     assert inputs.image is not None
-    assert preferences.corruption(inputs, Source("no_image"), "k").image is None
-    blank = preferences.corruption(inputs, Source("blank_image"), "k").image
+    assert negatives.corrupted_inputs(inputs, PairOptions("no_image"), "k").image is None
+    blank = negatives.corrupted_inputs(inputs, PairOptions("blank_image"), "k").image
     assert isinstance(blank, Image.Image)
     assert blank.size == inputs.image.size and blank.getcolors() == [(32 * 32, (127, 127, 127))]
 
     def away(severity: int, key: str = "k") -> Any:
-        image = preferences.corruption(inputs, Source("noise_image", severity), key).image
+        image = negatives.corrupted_inputs(inputs, PairOptions("noise_image", severity), key).image
         assert image is not None and inputs.image is not None
         return np.asarray(image, float) - np.asarray(inputs.image, float)
 
     assert away(1).std() < away(5).std()
     assert not np.array_equal(away(3), away(3, "other"))
-    assert preferences.corruption(inputs, Source("no_image"), "k").prompt == inputs.prompt
+    assert negatives.corrupted_inputs(inputs, PairOptions("no_image"), "k").prompt == inputs.prompt
 
 
 def test_mined_answers_are_those_of_the_start_model_without_the_image(
@@ -76,7 +76,7 @@ def test_mined_answers_are_those_of_the_start_model_without_the_image(
 ) -> None:
     meter = toy.metered(backbone, 1e12)
     with meter:
-        pairs = preferences.make_pairs(backbone, data, meter, Source("no_image"), seed=0)
+        pairs = negatives.make_pairs(backbone, data, meter, PairOptions("no_image"), seed=0)
     for pair in pairs:
         turn = data.turn(pair.position)
         assert pair.chosen == turn.answer != pair.rejected
@@ -91,9 +91,9 @@ def test_mined_answers_are_those_of_the_start_model_without_the_image(
 
 def test_refilling_keeps_every_example(backbone: Vlm, data: TrainData) -> None:
     meter = toy.metered(backbone, 1e12)
-    source = Source("no_image", refill=True)
+    source = PairOptions("no_image", refill=True)
     with meter:
-        pairs = preferences.make_pairs(backbone, data, meter, source, seed=0)
+        pairs = negatives.make_pairs(backbone, data, meter, source, seed=0)
     assert sorted(pair.position for pair in pairs) == list(range(32))
     assert all(pair.chosen != pair.rejected for pair in pairs)
 
@@ -102,7 +102,7 @@ def test_an_answer_that_did_not_end_is_no_negative(backbone: Vlm, data: TrainDat
     short = toy.load(toy.trained_base(), max_answer_tokens=1)  # no room for the end token
     meter = toy.metered(short, 1e12)
     with meter, pytest.raises(UserError, match="gave no wrong answer to 32 example"):
-        preferences.make_pairs(short, data, meter, Source("blank_image"), seed=0)
+        negatives.make_pairs(short, data, meter, PairOptions("blank_image"), seed=0)
     assert meter.diagnostics["dropped_none"] == 32
 
 
@@ -111,9 +111,9 @@ def test_the_limit_takes_a_random_part_that_depends_on_the_seed(
 ) -> None:
     def positions(seed: int) -> list[int]:
         meter = toy.metered(backbone, 1e12)
-        source = Source("random_answer", limit=5)
+        source = PairOptions("random_answer", max_pairs=5)
         with meter:
-            made = preferences.make_pairs(backbone, data, meter, source, seed)
+            made = negatives.make_pairs(backbone, data, meter, source, seed)
         assert meter.spent == 0
         return [pair.position for pair in made]
 
@@ -121,7 +121,7 @@ def test_the_limit_takes_a_random_part_that_depends_on_the_seed(
     assert positions(0) == positions(0) != positions(1)
 
 
-@pytest.mark.parametrize("bad", [{"severity": 0}, {"severity": 6}, {"limit": 0}])
+@pytest.mark.parametrize("bad", [{"severity": 0}, {"severity": 6}, {"max_pairs": 0}])
 def test_impossible_settings_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(UserError, match="give"):
-        Source("noise_image", **bad)  # type: ignore[arg-type]
+        PairOptions("noise_image", **bad)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from steelyard.harness.core.examples import Turn
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import preflight
-from steelyard.methods._preference.trl_data import Pair, render
+from steelyard.methods._preference.trl_data import AnswerPair, render
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +40,18 @@ def _with(data: TrainData, position: int, **changes: object) -> TrainData:
 
 def test_sound_data_pass(backbone: Vlm, data: TrainData) -> None:
     preflight.check(backbone, data)
-    preflight.check(backbone, data, [Pair(0, "red", "a red cup")])
+    preflight.check(backbone, data, [AnswerPair(0, "red", "a red cup")])
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"answer": ""}, "Row 0-3 has an empty answer"),
-        ({"answer": "red <end> blue"}, "Row 0-3: its answer .* holds the end token in the middle"),
+        ({"answer": "red <end> blue"}, "Row 0-3: its answer .* has the end token in the middle"),
         ({"answer": "zebra"}, "Row 0-3: its answer 'zebra' becomes"),
         ({"answer": "a red cup and a blue cup"}, "max_answer_tokens=8"),
-        ({"prompt": "what is <image>?"}, "Row 0-3 has no image but its prompt holds 1 image token"),
-        ({"extra": "what is <image>?"}, "Row 0-3: the checkpoint's processor said"),
+        ({"prompt": "what is <image>?"}, "Row 0-3 has no image but its prompt has 1 image token"),
+        ({"extra": "what is <image>?"}, "Row 0-3: error of the checkpoint's processor"),
     ],
 )
 def test_each_mistake_names_its_row(
@@ -63,7 +63,7 @@ def test_each_mistake_names_its_row(
 
 def test_the_wrong_answer_of_a_pair_is_checked_too(backbone: Vlm, data: TrainData) -> None:
     with pytest.raises(UserError, match="Row 0-2 has an empty answer"):
-        preflight.check(backbone, data, [Pair(1, "red", "blue"), Pair(2, "red", "")])
+        preflight.check(backbone, data, [AnswerPair(1, "red", "blue"), AnswerPair(2, "red", "")])
 
 
 def test_an_image_without_its_tokens_is_refused(backbone: Vlm, data: TrainData) -> None:

@@ -126,7 +126,7 @@ def test_kto_starts_at_one_half_and_takes_the_next_rows_answer_for_its_kl() -> N
 
     backbone = _model()
     data = toy.data(backbone, 4, 3)
-    pairs = [trl_data.Pair(i, data.turn(i).answer, "a cup") for i in range(4)]
+    pairs = [trl_data.AnswerPair(i, data.turn(i).answer, "a cup") for i in range(4)]
     made = trl_data.unpaired(backbone, pairs, trl_data.prompts_of(backbone, data))(
         [{"row": 0}, {"row": 3}, {"row": 6}]
     )
