@@ -1,14 +1,19 @@
-"""Rebuild the published boards from the committed records and compare every byte.
+"""Rebuild the published boards from the committed records; compare every byte and every number.
 
 Usage: ``python tests/compare_boards.py``, or with ``--write`` to publish anew, README included.
+Where bytes differ, the numbers of CSV and JSON files tell a new wording from a new result.
 """
 
-import filecmp
+import csv
+import json
 import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from steelyard import methods
 from steelyard.harness.records.record import find, read
@@ -38,28 +43,33 @@ HEAD = (
 
 def main() -> None:
     """Rebuild each folder of records into the published folder of the same name."""
-    os.chdir(ROOT)  # the page names the folder of records as it is given
+    os.chdir(ROOT)  # the page names the folder of records by its relative path
     write = sys.argv[1:] == ["--write"]
-    listed = []
+    problems, rows = [], []
     for records in sorted(path for path in (BOARDS / "records").iterdir() if path.is_dir()):
-        published = BOARDS / "published" / records.name
+        target = BOARDS / "published" / records.name
         with tempfile.TemporaryDirectory() as scratch:
-            made = _publish(records.relative_to(ROOT), Path(scratch))
+            published = rebuild(records.relative_to(ROOT), Path(scratch))
+            differences = compare(target, Path(scratch))
             if write:
-                shutil.rmtree(published, ignore_errors=True)
-                shutil.copytree(scratch, published)
-            _same(Path(scratch), published)
-        listed.append(_line(records))
-        if made and records.name == README_BOARD:
-            _shown(ROOT / "README.md", BOARD, _board(made.boards), write)
-        if made and records.name == README_PROFILE:
-            _shown(ROOT / "README.md", PROFILE, _profile(made.profiles[0]), write)
-        print(f"{records.name}: rebuilt byte for byte")
-    _shown(BOARDS / "published" / "README.md", INDEX, ["\n".join([*HEAD, *listed])], write)
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(scratch, target)
+        print(f"{records.name}: {'; '.join(differences) or 'rebuilt byte for byte'}", flush=True)
+        problems += differences
+        rows.append(index_row(records))
+        if published and records.name == README_BOARD:
+            problems += section(ROOT / "README.md", BOARD, board_parts(published.boards), write)
+        if published and records.name == README_PROFILE:
+            parts = profile_parts(published.profiles[0])
+            problems += section(ROOT / "README.md", PROFILE, parts, write)
+    index = "\n".join([*HEAD, *rows])
+    problems += section(BOARDS / "published" / "README.md", INDEX, [index], write)
+    if problems and not write:
+        sys.exit("The published boards are not those of the records; --write publishes anew.")
 
 
-def _publish(records: Path, out: Path) -> Published | None:
-    """One board, or two with what changes between them where there are runs of two tracks."""
+def rebuild(records: Path, out: Path) -> Published | None:
+    """Write one board, or the boards of two tracks and the rank changes between them."""
     kinds = {name: methods.about(name).kind for name in methods.names()}
     if len({read(path).spec.track for path in find(records)}) > 1:
         publish_tracks([records], out, kinds=kinds, html=True, jobs=JOBS)
@@ -67,10 +77,100 @@ def _publish(records: Path, out: Path) -> Published | None:
     return publish([records], out, kinds=kinds, html=True, jobs=JOBS)
 
 
-def _line(records: Path) -> str:
-    """What a folder of records holds, with links to its boards."""
-    found = [read(path) for path in find(records)]
-    specs = [record.spec for record in found]
+# --- comparison --------------------------------------------------------------------------------
+
+
+def compare(published: Path, rebuilt: Path) -> list[str]:
+    """Describe how two folders differ: files, bytes, and numbers of CSV and JSON files."""
+    old, new = files_of(published), files_of(rebuilt)
+    changed = sorted(name for name in {*old} & {*new} if old[name] != new[name])
+    gone, added = sorted({*old} - {*new}), sorted({*new} - {*old})
+    if not (changed or gone or added):
+        return []
+    differences = []
+    for verb, names in (("no longer written", gone), ("new", added), ("bytes differ", changed)):
+        if names:
+            listed = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+            differences.append(f"{len(names)} {verb} ({listed})")
+    pairs = [(name, name) for name in changed if is_data(name)]
+    for name in filter(is_data, gone):
+        # A renamed file is known by its numbers.
+        values = numbers(published / name)
+        renamed = [new_name for new_name in added if numbers(rebuilt / new_name) == values]
+        if renamed:
+            pairs.append((name, renamed[0]))
+        else:
+            differences.append(f"NUMBERS of {name} are in no new file")
+    for name, new_name in pairs:
+        left, right = numbers(published / name), numbers(rebuilt / new_name)
+        if left == right:
+            continue
+        if Counter(left) == Counter(right):
+            differences.append(f"numbers of {name} are in another order")
+            continue
+        same = [old == new for old, new in zip(left, right, strict=False)]
+        row = same.index(False) if False in same else len(same)
+        differences.append(
+            f"NUMBERS of {name} differ: {len(left)} before, {len(right)} now, "
+            f"first {left[row : row + 3]} and {right[row : row + 3]}"
+        )
+    if not any("numbers" in text.lower() for text in differences):
+        differences.append(f"all numbers of {len(pairs)} changed data files are equal")
+    return differences
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every file by its path in the folder."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def is_data(name: str) -> bool:
+    """Return whether a file has numbers for machines."""
+    return name.endswith((".csv", ".json"))
+
+
+def numbers(path: Path) -> list[str]:
+    """Return every number, truth value and empty value of a CSV or JSON file, in order."""
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        return [text for cell in cells if (text := csv_number(cell)) is not None]
+    if path.suffix == ".json":
+        return list(json_numbers(json.loads(path.read_text(encoding="utf-8"))))
+    return []
+
+
+def csv_number(cell: str) -> str | None:
+    """Return a cell as text that equal numbers share, or None for words."""
+    if cell in ("", "true", "false"):
+        return cell
+    try:
+        return repr(float(cell))
+    except ValueError:
+        return None
+
+
+def json_numbers(value: Any) -> Iterator[str]:
+    """Yield the numbers, truth values and nulls of a JSON value, but for schema versions."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key != "schema":
+                yield from json_numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from json_numbers(item)
+    elif not isinstance(value, str):
+        yield repr(float(value)) if isinstance(value, int | float) else ""
+
+
+# --- generated parts of pages ------------------------------------------------------------------
+
+
+def index_row(records: Path) -> str:
+    """Describe a folder of records in one row, with links to its boards."""
+    runs = [read(path) for path in find(records)]
+    specs = [run.spec for run in runs]
     tracks = sorted({spec.track for spec in specs})
     first = "rank-change.md" if len(tracks) > 1 else "board.md"
     pages = [f"track-{track}/index.html" for track in tracks] if len(tracks) > 1 else ["index.html"]
@@ -80,41 +180,30 @@ def _line(records: Path) -> str:
         ", ".join(sorted({backbone_name(spec) for spec in specs})),
         ", ".join(sorted({budget_name(spec) for spec in specs})),
         ", ".join(sorted({spec.task for spec in specs})),
-        str(len({record.label for record in found})),
+        str(len({run.label for run in runs})),
         str(len({spec.seed for spec in specs})),
-        str(len(found)),
-        ", ".join(sorted({str(record.provenance.get("rules", 1)) for record in found})),
+        str(len(runs)),
+        ", ".join(sorted({str(run.provenance.get("rules", 1)) for run in runs})),
         ", ".join(f"[{page}]({records.name}/{page})" for page in pages),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _same(built: Path, published: Path) -> None:
-    left, right = _files(built), _files(published)
-    if left != right:
-        sys.exit(f"{published}: holds {right}, a rebuild makes {left}")
-    _, differ, broken = filecmp.cmpfiles(built, published, left, shallow=False)
-    if differ or broken:
-        sys.exit(f"{published}: a rebuild differs in {differ + broken}")
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def _board(boards: tuple[Board, ...]) -> list[str]:
+def board_parts(boards: tuple[Board, ...]) -> list[str]:
+    """Return README's table of the overall board, its caption and its figure."""
     folder = f"leaderboards/published/{README_BOARD}"
-    parts = [sheet_markdown(front_page.overall_sheet(overall(boards)))]
     names = ", ".join(f"[{board.task}]({folder}/board-{board.task}.md)" for board in boards)
-    parts.append(
+    return [
+        sheet_markdown(front_page.overall_sheet(overall(boards))),
         f"Mean rank over {names}: {len(boards[0].seeds)} seeds, backbone {boards[0].backbone}, "
         f"budget {boards[0].budget}, generated data. Each board has intervals, paired differences "
-        "to joint training and costs."
-    )
-    return [*parts, f"![clean against impaired accuracy]({folder}/board-food101-balance.svg)"]
+        "to joint training and costs.",
+        f"![clean against corrupted accuracy]({folder}/board-food101-balance.svg)",
+    ]
 
 
-def _profile(profile: Profile) -> list[str]:
+def profile_parts(profile: Profile) -> list[str]:
+    """Return README's overview of the vision-language profile, its caption and its figure."""
     folder = f"leaderboards/published/{README_PROFILE}"
     name = profile_stem(profile)
     return [
@@ -126,15 +215,18 @@ def _profile(profile: Profile) -> list[str]:
     ]
 
 
-def _shown(path: Path, markers: tuple[str, str], parts: list[str], write: bool) -> None:
-    """What a page shows between the markers is what was published."""
+def section(path: Path, markers: tuple[str, str], parts: list[str], write: bool) -> list[str]:
+    """Compare the text between two markers of a page with these parts, or write them there."""
     before, rest = path.read_text(encoding="utf-8").split(markers[0])
-    shown, after = rest.split(markers[1])
-    wanted = "\n" + "\n\n".join(parts) + "\n\n"
+    text, after = rest.split(markers[1])
+    generated = "\n" + "\n\n".join(parts) + "\n\n"
+    if text == generated:
+        return []
     if write:
-        path.write_text(before + markers[0] + wanted + markers[1] + after, encoding="utf-8")
-    elif shown != wanted:
-        sys.exit(f"{path} does not show the published {markers[1]}")
+        path.write_text(before + markers[0] + generated + markers[1] + after, encoding="utf-8")
+    problem = f"{path.relative_to(ROOT)}: the part before {markers[1]} differs"
+    print(problem, flush=True)
+    return [problem]
 
 
 if __name__ == "__main__":

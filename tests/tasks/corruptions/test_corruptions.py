@@ -11,7 +11,7 @@ import corrupted_items
 import numpy as np
 import pytest
 import torch
-from corrupted_items import MADE, corpus_at, fingerprints
+from corrupted_items import MODEL_FREE, corpus_at, fingerprints
 from PIL import Image
 
 from steelyard import tasks
@@ -92,7 +92,7 @@ def test_blank_and_shuffle() -> None:
     assert swapped.text == "here it is"
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", MODEL_FREE)
 def test_one_side_is_left_alone(name: str) -> None:
     corruption = CORRUPTIONS[name]
     result = corrupted(name, corruption.severities[-1] if corruption.severities else None)
@@ -153,7 +153,7 @@ class Watcher(torch.nn.Module):
         return torch.eye(len(choices))[[self.answers] * len(inputs)]
 
 
-@pytest.mark.parametrize("name", [*MADE, "image-noise:5+text-typo:5", "both-missing:50"])
+@pytest.mark.parametrize("name", [*MODEL_FREE, "image-noise:5+text-typo:5", "both-missing:50"])
 def test_two_models_and_two_batch_sizes_see_the_same(tmp_path: Path, name: str) -> None:
     corpus = corpus_at(tmp_path)
     variant = tasks.parse_variant(f"food101@{name}")
