@@ -1,4 +1,9 @@
-"""Scoring a backbone on one variant of a task with lmms-eval, in this process."""
+"""Score a backbone on one variant of a task with lmms-eval, in this process.
+
+corpus = tasks.load("food101", root)
+result = evaluate(backbone, tasks.parse_variant("food101@image-noise:3"), corpus)
+print(result.scores[0].value, result.items.head())
+"""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from steelyard import tasks
 from steelyard.harness.core.compat import import_lmms_eval, swapped
 from steelyard.harness.core.examples import Corpus, enclosing
+from steelyard.harness.core.progress import no_progress
+from steelyard.harness.evaluation import lmms_scores
 from steelyard.harness.evaluation.scores import Evaluation, as_items
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.models.registry import check_images
@@ -19,12 +26,7 @@ if TYPE_CHECKING:
     from steelyard.tasks._lmms.score_task import ScoreTask
     from steelyard.tasks._lmms.stock_task import StockTask
 
-FILTER = "none"  # lmms-eval's name for answers scored as they came
-Progress = Callable[[float], None]
-
-
-def no_progress(share: float) -> None:
-    """Tell nobody."""
+FILTER = "none"  # lmms-eval's name for unfiltered answers
 
 
 def evaluate(
@@ -35,34 +37,32 @@ def evaluate(
     split: str = "test",
     limit: int | None = None,
     batch_size: int = 64,
-    progress: Progress = no_progress,
+    progress: Callable[[float], None] = no_progress,
 ) -> Evaluation:
-    """Score a backbone on a variant of its task; ``progress`` is told the share of answers.
+    """Score a backbone on a variant of its task; ``progress`` gets the fraction of answers.
 
     Raises:
-        UserError: no such split, ``limit`` is not positive, or the backbone knows other classes.
-        ValueError: an answer is not what the task asked for.
+        UserError: no such split, ``limit`` is not positive, or the backbone has other classes.
+        ValueError: an answer does not have the form that the task needs.
     """
     from steelyard.harness.evaluation.adversarial import white_box
 
     check_images(backbone, variant.task, corpus.at_once)
     task = tasks.build(variant, corpus, split, limit)
     if tasks.is_stock(variant.task):
-        from steelyard.harness.evaluation import lmms_scores
-
         with lmms_scores.settings(task) as settings:
             values, samples = _run(backbone, task, batch_size, progress, settings)
-            return lmms_scores.evaluation(variant, task, values, samples)
+            return lmms_scores.stock_evaluation(variant, task, values, samples)
     with white_box(backbone, variant) as attack:
         values, samples = _run(backbone, task, batch_size, progress, attack=attack)
     samples = sorted(samples, key=lambda sample: str(sample["item"]["id"]))
-    declared = tasks.info(variant.task)
-    if declared.generative:
+    info = tasks.info(variant.task)
+    if info.generative:
         samples = _pooled(task, samples)
-        scores = _ratio_scores(variant, declared, samples)
-        rows = [_ratio_row(variant, declared, sample) for sample in samples]
+        scores = _ratio_scores(variant, info, samples)
+        rows = [_ratio_row(variant, info, sample) for sample in samples]
     else:
-        scores = _scores(variant, task, values, samples)
+        scores = _class_scores(variant, task, values, samples)
         rows = [{"variant": variant.name, **sample["item"]} for sample in samples]
     return Evaluation(variant, scores, as_items(rows), attack.cost if attack else None)
 
@@ -71,11 +71,11 @@ def _run(
     backbone: Backbone,
     task: "ScoreTask | AskTask | StockTask",
     batch_size: int,
-    progress: Progress,
+    progress: Callable[[float], None],
     settings: Namespace | None = None,
     attack: "WhiteBox | None" = None,
 ) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
-    """Metric values by lmms-eval's names for them, and its samples."""
+    """Return metric values under lmms-eval's names, and its samples."""
     evaluator = import_lmms_eval()
     from lmms_eval.api import task as requests
 
@@ -104,7 +104,7 @@ def _run(
     return results["results"][name], samples
 
 
-def _scores(
+def _class_scores(
     variant: tasks.Variant,
     task: "ScoreTask",
     values: Mapping[str, float],
@@ -131,33 +131,34 @@ def _scores(
 
 
 def _pooled(task: "AskTask", samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The samples with one share an item of every metric that any of them has part in.
+    """Return samples with one ratio per item for every metric that any of them has.
 
-    A metric over groups of items becomes a share an item, and who has no part in a metric has
-    (0, 0). A metric that nobody has part in stays out: it was not measured, which is not 0.
+    A metric over groups of items becomes a ratio per item; an item outside a metric has (0, 0). A
+    metric without any item is left out: it was not measured, which is not 0.
     """
-    filled = [dict(sample) for sample in samples]
+    pooled = [dict(sample) for sample in samples]
     for metric, aggregate in task.aggregation().items():
-        own = [sample for sample in filled if metric in sample]
-        if not own:
+        measured = [sample for sample in pooled if metric in sample]
+        if not measured:
             continue
-        parts = POOLS.get(aggregate, list)([sample[metric] for sample in own])
-        for sample, part in zip(own, parts, strict=True):
+        parts = POOLS.get(aggregate, list)([sample[metric] for sample in measured])
+        for sample, part in zip(measured, parts, strict=True):
             sample[metric] = part
-        for sample in filled:
+        for sample in pooled:
             sample.setdefault(metric, (0.0, 0.0))
-    return filled
+    return pooled
 
 
 def _ratio_scores(
-    variant: tasks.Variant, declared: tasks.TaskInfo, samples: Sequence[Mapping[str, Any]]
+    variant: tasks.Variant, info: tasks.TaskInfo, samples: Sequence[Mapping[str, Any]]
 ) -> tuple[Score, ...]:
-    """Every metric over all items and, where the task has subsets, over each of them."""
-    groups = {"": list(samples)}
-    if declared.subsets:
-        parts = [enclosing(sample["item"]["subset"]) for sample in samples]
-        for name in sorted({name for own in parts for name in own}):
-            groups[name] = [s for s, own in zip(samples, parts, strict=True) if name in own]
+    """Return every metric over all items and, if the task has subsets, over each of them."""
+    groups: dict[str, list[Mapping[str, Any]]] = {"": list(samples)}
+    if info.subsets:
+        subsets = [enclosing(sample["item"]["subset"]) for sample in samples]
+        for subset in sorted({name for names in subsets for name in names}):
+            pairs = zip(samples, subsets, strict=True)
+            groups[subset] = [sample for sample, names in pairs if subset in names]
     return tuple(
         Score(
             task=variant.task,
@@ -169,26 +170,25 @@ def _ratio_scores(
                 [sample[metric] for sample in group],
                 [sample["item"]["cluster"] for sample in group],
             ),
-            main=metric == declared.main and not subset,
+            main=metric == info.main and not subset,
             higher_is_better=higher,
             subset=subset,
-            shown=(f"{subset}.{metric}" if subset else metric) in declared.shown,
+            shown=(f"{subset}.{metric}" if subset else metric) in info.shown,
         )
         for subset, group in groups.items()
-        for metric, higher in declared.metrics.items()
-        # It was measured, means something there, and counts something.
+        for metric, higher in info.metrics.items()
+        # Leave out metrics that were not measured, have no meaning in a subset, or count nothing.
         if metric in group[0]
         and (
-            not subset
-            or (metric not in declared.whole and any(sample[metric][1] for sample in group))
+            not subset or (metric not in info.whole and any(sample[metric][1] for sample in group))
         )
     )
 
 
 def _ratio_row(
-    variant: tasks.Variant, declared: tasks.TaskInfo, sample: Mapping[str, Any]
+    variant: tasks.Variant, info: tasks.TaskInfo, sample: Mapping[str, Any]
 ) -> dict[str, Any]:
     row = {"variant": variant.name, **sample["item"]}
-    for metric in filter(sample.__contains__, declared.metrics):
+    for metric in filter(sample.__contains__, info.metrics):
         row[f"{metric}.top"], row[f"{metric}.bottom"] = sample[metric]
     return row

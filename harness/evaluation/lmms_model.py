@@ -1,4 +1,4 @@
-"""A backbone as an lmms-eval model, in this process and under the stock ``lmms-eval`` command."""
+"""Backbone as an lmms-eval model, in this process and under the stock ``lmms-eval`` command."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
+from steelyard.harness.core.progress import no_progress
+from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.models.backbone import Backbone
-from steelyard.harness.models.registry import check_images
 from steelyard.tasks import answers as wording
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 64
 MAX_TOKENS = 64
-"""Of an answer, where a task sets no limit."""
+"""Length of an answer, if a task sets no limit."""
 
 
 class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
@@ -31,7 +32,7 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         self,
         backbone: Backbone,
         batch_size: int = BATCH_SIZE,
-        progress: Callable[[float], None] = lambda share: None,
+        progress: Callable[[float], None] = no_progress,
         attack: "WhiteBox | None" = None,
     ) -> None:
         super().__init__()
@@ -41,59 +42,52 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         self.attack = attack
 
     def score_choices(self, requests: Sequence[Instance]) -> list[str]:
-        """Class probabilities of each item as a JSON list.
+        """Return class probabilities of each item as a JSON list.
 
         Raises:
-            UserError: a document's classes are not those the backbone was trained on.
+            UserError: a document's classes are not those of the backbone's training.
         """
         answers: list[str] = []
         for batch in self._batches(requests):
             text = [request.args[1]["text"] for request in batch]
             inputs, choices = self._inputs(batch, text), self._choices(batch)
-            seen = self._attacked(batch, inputs)
+            pixels = self._attacked(batch, inputs)
             if batch[0].args[1]["multi_label"] and not self.backbone.classes:
-                answers += self._named(inputs, choices, **seen)
+                # A generative model names labels, 1 for each named choice and 0 for the others:
+                # likelihoods would rank the labels without saying how many apply.
+                texts = self.backbone.generate(inputs, MAX_TOKENS, **pixels)
+                rows = [[float(c) for c in wording.named(text, choices)] for text in texts]
             else:
-                found = self._score(inputs, choices, **seen)
-                answers += [_as_json(row) for row in found.tolist()]
+                rows = self._probabilities(inputs, choices, **pixels).tolist()
+            answers += map(_as_json, rows)
         return answers
 
-    def _named(self, inputs: Sequence[Inputs], choices: Sequence[str], **seen: Tensor) -> list[str]:
-        """A generative model names the labels it sees: 1 for each named choice, 0 for the rest.
-
-        Comparing likelihoods would rank the labels without saying how many apply.
-        """
-        texts = self.backbone.generate(inputs, MAX_TOKENS, **seen)
-        return [_as_json([float(c) for c in wording.named(text, choices)]) for text in texts]
-
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Greedy answers in words; a classifier reads the whole prompt as evidence.
+        """Return greedy answers in words; a classifier reads the full prompt as text.
 
         Raises:
-            UserError: a request asks for sampling, which would make scores depend on chance.
+            UserError: a request needs sampling, which would make scores depend on chance.
         """
         answers: list[GenerationResult] = []
         for batch in self._batches(requests):
-            asked = [request.args[1] for request in batch]
+            options = [request.args[1] for request in batch]
             inputs = self._inputs(batch, [request.args[0] for request in batch])
-            limit = max(_max_tokens(settings) for settings in asked)
+            limit = max(_max_tokens(settings) for settings in options)
             texts = self.backbone.generate(inputs, limit, **self._attacked(batch, inputs))
             if len(texts) != len(inputs):
                 raise ValueError(f"{self.backbone.name} gave {len(texts)} of {len(inputs)} answers")
-            for text, settings in zip(texts, asked, strict=True):
+            for text, settings in zip(texts, options, strict=True):
                 counts = TokenCounts(output_tokens=self.backbone.count_tokens(text))
                 answers.append(GenerationResult(_until(text, settings), counts))
         return answers
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
-        """Not offered."""
         raise NotImplementedError(
             "lmms-eval 0.7.3 spoils log-likelihood answers on their way to scoring: "
             "ask for class probabilities with a score_choices request"
         )
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> NoReturn:
-        """Not offered."""
         raise NotImplementedError("a classifier answers once and holds no conversation")
 
     def clean(self) -> None:
@@ -109,41 +103,44 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return self.task_dict[task][split][doc_id]
 
     def _inputs(self, batch: Sequence[Instance], texts: Sequence[str | None]) -> list[Inputs]:
-        """What each request asks; images are fetched by its own function."""
+        """Return the inputs of each request; its own function fetches the images."""
         inputs = []
         for request, text in zip(batch, texts, strict=True):
             first, *more = request.args[2](self._doc(request)) or (None,)
             inputs.append(Inputs(first, text, request.args[0], tuple(more)))
-        check_images(self.backbone, batch[0].args[4], max(len(each.images) for each in inputs))
+        registry.check_images(
+            self.backbone, batch[0].args[4], max(len(item.images) for item in inputs)
+        )
         return inputs
 
     def _attacked(self, batch: Sequence[Instance], inputs: Sequence[Inputs]) -> dict[str, Tensor]:
-        """Under an attack, the pixels to show in place of the images', as ``answer`` takes them."""
+        """Return the pixels of an attack, if any, as an argument of ``answer``."""
         if self.attack is None:
             return {}
         return {"pixels": self.attack.pixels(inputs, [self._doc(request) for request in batch])}
 
     def _choices(self, batch: Sequence[Instance]) -> list[str]:
-        """The answers the batch's requests choose among, equal for all items of a task.
+        """Return the answers to choose among, equal for all items of a task.
 
         Raises:
-            UserError: they are not the classes a classifier was trained on.
+            UserError: they are not the classes of a classifier's training.
         """
-        known = self.backbone.classes
+        trained = tuple(self.backbone.classes)
         for request in batch:
             classes = self._doc(request)["classes"]
-            if known and tuple(classes) != tuple(known):
+            if trained and tuple(classes) != trained:
                 raise UserError(
-                    f"The model's {len(known)} classes ({', '.join(known[:3])} ...) are not the "
-                    f"data's {len(classes)} ({', '.join(classes[:3])} ...): score it on the task "
-                    "it learnt."
+                    f"The model's {len(trained)} classes ({', '.join(trained[:3])} ...) are not "
+                    f"the data's {len(classes)} ({', '.join(classes[:3])} ...): score it on the "
+                    "task it was trained on."
                 )
         choices: list[str] = batch[0].args[1]["choices"]
         return choices
 
-    def _score(self, inputs: Sequence[Inputs], choices: Sequence[str], **seen: Tensor) -> Tensor:
-        """Probabilities [B, C]."""
-        probabilities = self.backbone.answer(inputs, choices, **seen)
+    def _probabilities(
+        self, inputs: Sequence[Inputs], choices: Sequence[str], **pixels: Tensor
+    ) -> Tensor:
+        probabilities = self.backbone.answer(inputs, choices, **pixels)
         expected = (len(inputs), len(choices))
         if tuple(probabilities.shape) != expected:
             raise ValueError(f"{self.backbone.name} answered {probabilities.shape}, not {expected}")
@@ -151,9 +148,9 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
 
 class RunScorer(Scorer):
-    """A model for the stock command: ``--model steelyard --model_args run=<folder>``.
+    """Model of the stock command: ``--model steelyard --model_args run=<folder>``.
 
-    Or ``pretrained=<hub id or path>[,adapter=<folder>]`` for a vision-language model as it is.
+    Or ``pretrained=<hub id or path>[,adapter=<folder>]`` for a pretrained vision-language model.
     """
 
     def __init__(
@@ -164,23 +161,23 @@ class RunScorer(Scorer):
         batch_size: int = BATCH_SIZE,
         device: str = "cpu",
     ) -> None:
-        from steelyard.harness.models import registry
-
         if bool(run) == bool(pretrained):
             raise UserError(
                 "--model_args: give either run=<folder> or pretrained=<hub id or path>."
             )
-        model = registry.load(Path(run) / "weights") if run else _pretrained(pretrained, adapter)
+        model = (
+            registry.load(Path(run) / registry.WEIGHTS) if run else _pretrained(pretrained, adapter)
+        )
         super().__init__(model.to(device), int(batch_size))
 
 
 def manifest() -> ModelManifest:
-    """Entry point ``lmms_eval.models``: how stock lmms-eval finds ``steelyard``."""
+    """Return the entry point ``lmms_eval.models``, by which stock lmms-eval finds ``steelyard``."""
     return ModelManifest("steelyard", simple_class_path=f"{__name__}.{RunScorer.__name__}")
 
 
 def _pretrained(source: str, adapter: str) -> "Vlm":
-    from steelyard.harness.models import vlm_build, vlm_config
+    from steelyard.harness.models import vlm_build
 
     options = {"adapter": adapter} if adapter else {}
     return vlm_build.build(source, vlm_config.configure(source, options), seed=0)
@@ -188,12 +185,14 @@ def _pretrained(source: str, adapter: str) -> "Vlm":
 
 def _max_tokens(settings: Mapping[str, Any]) -> int:
     if settings.get("do_sample") or settings.get("num_beams", 1) > 1:
-        raise UserError(f"Answers are greedy here; the task asks for {dict(settings)}.")
+        raise UserError(
+            f"Answers are greedy here, and the task needs {dict(settings)}: leave the task out."
+        )
     return int(settings.get("max_new_tokens", MAX_TOKENS))
 
 
 def _until(text: str, settings: Mapping[str, Any]) -> str:
-    """The answer up to the first of the task's stop strings."""
+    """Cut the answer at the task's stop strings."""
     stops = settings.get("until") or []
     for stop in [stops] if isinstance(stops, str) else stops:
         text = text.partition(stop)[0]

@@ -1,4 +1,4 @@
-"""scores."""
+"""Result of scoring one variant of a task."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,27 +13,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one variant gave."""
+    """Scores and scored items of one variant."""
 
     variant: tasks.Variant
     scores: tuple[Score, ...]
-    """One a metric, in the order in which the task lists them."""
+    """One per metric, in the order in which the task lists them."""
     items: "DataFrame"
-    """One row an item, sorted by id: variant, id, cluster, and of a classification target and
+    """One row per item, sorted by id: variant, id, cluster; of a classification target and
     predicted (lists of class indices), score, confidence; of a task answered in words subset,
-    answer, and each metric's share of the item as ``<metric>.top`` and ``<metric>.bottom``."""
+    answer, and each metric's part of the item as ``<metric>.top`` and ``<metric>.bottom``."""
     attack: Mapping[str, float] | None = None
-    """What an attack by the model itself took; None without one."""
+    """Cost of an attack by the model itself; None without one."""
 
 
 def as_items(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
-    """Rows of items as they are stored."""
+    """Build the item table as it is stored."""
     import pandas as pd
 
     items = pd.DataFrame(rows)
-    # Single precision holds what is stored, and twice the digits would double the file.
-    return items.astype(dict.fromkeys(_numbers(items), "float32"))
-
-
-def _numbers(items: "DataFrame") -> list[str]:
-    return [name for name in items.columns if name.endswith((".top", ".bottom", "confidence"))]
+    # Single precision is exact for these values, and double would double the file.
+    suffixes = (".top", ".bottom", "confidence")
+    numbers = [name for name in items.columns if name.endswith(suffixes)]
+    return items.astype(dict.fromkeys(numbers, "float32"))

@@ -1,5 +1,6 @@
 """What each item adds to a metric of lmms-eval, found by asking the metric itself."""
 
+import doctest
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from steelyard.harness.core.compat import import_lmms_eval
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.evaluation.lmms_scores import MOST_CALLS, weights
+from steelyard.harness.evaluation import metric_weights as module
+from steelyard.harness.evaluation.metric_weights import MOST_CALLS, metric_weights
 
 Rule = Callable[[Sequence[Any]], Any]
 CATEGORIES = ("a", "a", "a", "b")
@@ -53,29 +55,34 @@ def best(items: Sequence[dict[str, Any]]) -> float:
     return max(item["score"] for item in items)
 
 
+def test_the_example_of_the_docstring() -> None:
+    results = doctest.testmod(module)
+    assert results.attempted == 3 and not results.failed
+
+
 def test_a_mean_weighs_all_alike() -> None:
-    assert weights(fmean, [1.0, 0.0, 1.0, 1.0], "score") == pytest.approx([0.25] * 4)
-    found = weights(percent, dicts(), "score")
+    assert metric_weights(fmean, [1.0, 0.0, 1.0, 1.0], "score") == pytest.approx([0.25] * 4)
+    found = metric_weights(percent, dicts(), "score")
     assert found == pytest.approx([100 / 8] * 8)
 
 
 def test_a_mean_of_groups_weighs_items_by_the_size_of_theirs() -> None:
     # Six of kind a share a half, two of kind b the other.
-    found = weights(by_kind, dicts(), "score")
+    found = metric_weights(by_kind, dicts(), "score")
     assert found == pytest.approx([1 / 12, 1 / 12, 1 / 12, 1 / 4] * 2)
 
 
 @pytest.mark.parametrize("rule", [pairs_complete, precision, rounded, best, lambda items: None])
 def test_what_is_no_weighted_mean_has_no_weights(rule: Rule) -> None:
-    assert weights(rule, dicts(), "score") is None
+    assert metric_weights(rule, dicts(), "score") is None
 
 
 def test_numbers_of_the_answers_do_not_decide() -> None:
     """All wrong, every metric is 0, and all right many are 1: neither makes them means."""
     for number in (0.0, 1.0):
         items = [{**item, "score": number} for item in dicts()]
-        assert weights(pairs_complete, items, "score") is None
-        assert weights(by_kind, items, "score") is not None
+        assert metric_weights(pairs_complete, items, "score") is None
+        assert metric_weights(by_kind, items, "score") is not None
         assert all(item["score"] == number for item in items)  # asked about copies
 
 
@@ -83,7 +90,7 @@ def test_who_writes_files_or_asks_a_judge_is_not_asked() -> None:
     def submission(items: Sequence[Any], args: Any) -> float:
         raise AssertionError("was asked")
 
-    assert weights(submission, dicts(), "score") is None
+    assert metric_weights(submission, dicts(), "score") is None
 
 
 def test_a_metric_that_refuses_made_up_numbers_has_no_weights() -> None:
@@ -92,7 +99,7 @@ def test_a_metric_that_refuses_made_up_numbers_has_no_weights() -> None:
             raise UserError("a score is 0 or 1")
         return fmean(item["score"] for item in items)
 
-    assert weights(strict, dicts(), "score") is None
+    assert metric_weights(strict, dicts(), "score") is None
 
 
 def test_many_items_are_not_asked_about_one_by_one() -> None:
@@ -102,9 +109,9 @@ def test_many_items_are_not_asked_about_one_by_one() -> None:
         asked.append(len(items))
         return by_kind(items)
 
-    assert weights(counted, dicts(MOST_CALLS + 4), "score") is None
+    assert metric_weights(counted, dicts(MOST_CALLS + 4), "score") is None
     assert len(asked) < 10
-    assert weights(percent, dicts(MOST_CALLS + 4), "score") is not None
+    assert metric_weights(percent, dicts(MOST_CALLS + 4), "score") is not None
 
 
 def test_upstreams_metrics_are_told_apart() -> None:
@@ -114,13 +121,13 @@ def test_upstreams_metrics_are_told_apart() -> None:
     from lmms_eval.tasks.pope import utils as pope
 
     star = [{"score": 1.0, "l2_category": CATEGORIES[i % 4]} for i in range(8)]
-    assert weights(mmstar.mmstar_aggregate_results, star, "score") == pytest.approx(
+    assert metric_weights(mmstar.mmstar_aggregate_results, star, "score") == pytest.approx(
         [1 / 12, 1 / 12, 1 / 12, 1 / 4] * 2
     )
     yes = [{"score": 1.0, "prediction": "yes", "ground_truth": "yes"} for _ in range(8)]
-    assert weights(pope.pope_aggregate_accuracy, yes, "score") == pytest.approx([1 / 8] * 8)
+    assert metric_weights(pope.pope_aggregate_accuracy, yes, "score") == pytest.approx([1 / 8] * 8)
     for rule in (pope.pope_aggregate_precision, pope.pope_aggregate_f1_score):
-        assert weights(rule, yes, "score") is None
+        assert metric_weights(rule, yes, "score") is None
     pairs = [{"score": 0.0, "category": "color", "question_id": i // 2} for i in range(8)]
-    assert weights(mme.mme_aggregate_results, pairs, "score") is None
+    assert metric_weights(mme.mme_aggregate_results, pairs, "score") is None
     assert np.isfinite(mme.mme_aggregate_results(pairs))
