@@ -1,0 +1,122 @@
+"""Rules of the source that neither ruff nor mypy nor the import contract checks."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from steelyard import methods, tasks
+
+PACKAGES = ("harness", "methods", "tasks", "leaderboards")
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+VAGUE_NAMES = """
+found made given known shown told said asked seen kept wanted named left drawn own each one other
+others whole place taken held brought chosen judged used lost heard here there what thing things
+"""
+"""Participles and pronouns that say nothing about a variable's value."""
+MOST_VAGUE_NAMES = 0.27
+"""Fraction of functions that bind one of them."""
+LEADS = """
+What Whether How Where When Which Who Why The A An One All Each Every Both No Some Any This That
+These Those Their Its It
+"""
+MOST_LEADS = 0.31
+"""Fraction of docstrings that begin with an article, a pronoun or a question word."""
+
+ORDINARY_WORDS = {"joint", "sft", "majority", "text_only"}
+"""Methods whose name is also a word, which identifiers and comments may contain."""
+MENTIONS = {
+    "harness/cli": {"joint", "sft"},  # examples and the default control in help texts
+    "harness/records": {"joint"},  # a folder's name in an example
+    "harness/datacheck": {"majority", "text_only"},  # keys of the text-only baseline
+    "leaderboards/boards": {"joint", "sft"},  # a board's default controls
+    "leaderboards/publish": {"joint"},  # the default control in an example
+}
+"""Methods that string literals of a folder may name."""
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of everything that a file imports."""
+    names = set()
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imports_of(path: Path, package: str, names: list[str]) -> list[str]:
+    """Imports of these modules of a package, or of something in them."""
+    modules = {f"steelyard.{package}.{name}" for name in names if name != path.stem}
+    return [
+        name
+        for name in imported(path)
+        if name in modules or any(name.startswith(f"{module}.") for module in modules)
+    ]
+
+
+@pytest.mark.parametrize("package", ["methods", "tasks"])
+def test_no_method_imports_a_method_and_no_task_a_task(package: str) -> None:
+    names = methods.names() if package == "methods" else tasks.names()
+    for path in FILES:
+        if path.is_relative_to(ROOT / package):
+            assert not imports_of(path, package, names), path
+
+
+def test_the_harness_and_the_boards_name_no_method() -> None:
+    """Training, scoring and ranking have to treat all methods alike."""
+    names = [re.escape(name) for name in methods.names() if name not in ORDINARY_WORDS]
+    pattern = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
+    ordinary = re.compile(rf"\b({'|'.join(ORDINARY_WORDS)})\b")
+    for path in FILES:
+        if path.is_relative_to(ROOT / "harness") or path.is_relative_to(ROOT / "leaderboards"):
+            assert not pattern.search(path.read_text(encoding="utf-8")), path
+            folder = path.parent.relative_to(ROOT).as_posix()
+            strings = " ".join(literals(TREES[path]))
+            assert set(ordinary.findall(strings)) <= MENTIONS.get(folder, set()), path
+
+
+def literals(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_variables_are_nouns() -> None:
+    functions, vague, names = 0, [], set(VAGUE_NAMES.split())
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                functions += 1
+                if names & bound_names(node):
+                    vague.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert len(vague) <= MOST_VAGUE_NAMES * functions, "\n".join(vague)
+
+
+def bound_names(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """Parameters and variables of a function, those of functions inside it included."""
+    variables = {
+        node.id
+        for node in ast.walk(function)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    return variables | {arg.arg for arg in (*function.args.args, *function.args.kwonlyargs)}
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    total, led, leads = 0, [], set(LEADS.split())
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            text = ast.get_docstring(node) if isinstance(node, documented) else None
+            if text:
+                total += 1
+                if text.split()[0].strip("`.,:;") in leads:
+                    led.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
+    assert len(led) <= MOST_LEADS * total, "\n".join(led)
