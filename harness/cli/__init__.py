@@ -1,1 +1,1 @@
-"""The steelyard command: one file per subcommand."""
+"""The ``steelyard`` command, one file per subcommand or per family of subcommands."""

@@ -1,89 +1,147 @@
-"""What ``steelyard check`` and ``steelyard data`` do, free of click."""
+"""Commands about data sets: check, data."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import click
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
 from steelyard import tasks
+from steelyard.harness.cli import options as shared
 from steelyard.harness.core.options import parse_pairs
 from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.data import card, image_scan
 from steelyard.harness.datacheck import annotations, card_page, layout
-from steelyard.harness.datacheck import convert as copies
-from steelyard.harness.datacheck.report import check
-from steelyard.harness.runs.corpora import parse_roots
+from steelyard.harness.datacheck import convert as conversion
+from steelyard.harness.datacheck import report as datacheck
+from steelyard.harness.runs.corpora import DataOptions, parse_roots
 
 
-def check_data(
-    task: str, data_root: Sequence[str], data_set: Sequence[str], max_bad: float, out: Path | None
-) -> bool:
-    """Print a task's data card, write it, and say whether a run would accept the data."""
-    tasks.module(task)  # a task that does not exist is said before its folder is looked for
-    options = {key: str(value) for key, value in parse_pairs(data_set).items()}
-    root = tasks.find_root(task, parse_roots(data_root, [task]).get(task))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions(DataOptions):
+    """Options of ``steelyard check``."""
+
+    out: Path | None = None
+
+
+@click.command()
+@click.argument("task")
+@shared.data_root
+@shared.data_set
+@shared.max_bad
+@shared.out(None, shown="in the user's cache")
+@shared.pass_options(CheckOptions)
+def check(task: str, options: CheckOptions) -> None:
+    """Check a dataset folder before training on it.
+
+    Checks layout, unreadable images, duplicates, train/test leakage and a text-only baseline, and
+    writes a data card (card.json, card.md). Exit code 1 if a run would refuse the data.
+
+    \b
+    Examples:
+      steelyard check food101 --data-root ~/food101
+      steelyard check hateful_memes --data-root ~/memes --data-set test=unseen --out card
+    """
+    if not check_data(task, options):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("task", required=False)
+@click.option(
+    "--from",
+    "source",
+    metavar="SOURCE",
+    help="Folder of tables (parquet, arrow), archive, or data set of the hub.",
+)
+@click.option("--to", type=Path, help="New folder for the official layout.")
+def data(task: str | None, source: str | None, to: Path | None) -> None:
+    """Show how to get a data set, or convert a copy of it.
+
+    Without TASK all data sets are listed. Nothing is downloaded except the hub id given as --from;
+    steelyard redistributes no data.
+
+    \b
+    Examples:
+      steelyard data
+      steelyard data pope
+      steelyard data pope --from lmms-lab-encoder/POPE --to ~/pope
+      steelyard data food101 --from ~/Downloads/archive.zip --to ~/food101
+    """
+    if (source is None) != (to is None) or (source and not task):
+        raise click.UsageError("to convert a copy: steelyard data TASK --from SOURCE --to DIR")
+    if task and source and to:
+        convert(task, source, to.expanduser())
+    elif task:
+        print_steps(task)
+    else:
+        print_sources()
+
+
+def check_data(task: str, options: CheckOptions) -> bool:
+    """Print and write a task's data card; return whether a run would accept the data."""
+    tasks.module(task)  # an unknown task is an error before a missing folder
+    loader = {key: str(value) for key, value in parse_pairs(options.data_set).items()}
+    root = tasks.find_root(task, parse_roots(options.data_root, [task]).get(task))
     with progress_bar() as bar:
         line = bar.add_task("", total=None)
 
-        def tell(doing: str) -> None:
-            bar.update(line, description=doing, total=None)
+        def on_stage(stage: str) -> None:
+            bar.update(line, description=stage, total=None)
 
-        def seen(done: int, total: int) -> None:
+        def on_images(done: int, total: int) -> None:
             bar.update(line, description="reading images", completed=done, total=total)
 
-        with image_scan.report_images(seen):
-            made, kept = check(task, root, options, max_bad, tell)
-    console.print(Markdown(card_page.markdown(made, card_page.TERMINAL_ROWS)))
-    console.print(escape(card_page.verdict(made)), highlight=False, soft_wrap=True)
-    if out is not None:
-        card.write(out, made, card_page.markdown(made))
-    page = (out or kept) / card.MARKDOWN
-    console.print(f"Data card {made['card'] or 'none'} of {root}: {page}", soft_wrap=True)
-    return not made["problems"]
+        with image_scan.report_images(on_images):
+            content, folder = datacheck.check(task, root, loader, options.max_bad, on_stage)
+    console.print(Markdown(card_page.markdown(content, card_page.TERMINAL_ROWS)))
+    console.print(escape(card_page.verdict(content)), highlight=False, soft_wrap=True)
+    if options.out is not None:
+        card.write(options.out, content, card_page.markdown(content))
+    page = (options.out or folder) / card.MARKDOWN
+    console.print(f"Data card {content['card'] or 'none'} of {root}: {page}", soft_wrap=True)
+    return not content["problems"]
 
 
 def print_sources() -> None:
-    """A table of all data sets: where to get each, its size as published, its terms."""
+    """Print where to get each data set, its published files and its terms."""
     table = Table()
     table.add_column("task", no_wrap=True)
-    for header in ("where from", "copy on the hub", "as published", "terms"):
+    for header in ("source", "copy on the hub", "as published", "terms"):
         table.add_column(header, overflow="fold")
     for name in tasks.names():
         about = tasks.info(name)
-        sums = sum("sha256" in known for known in about.official.values())
+        checksums = sum("sha256" in file for file in about.official.values())
         sizes = f"sizes of {len(about.official)} files" if about.official else "not known"
-        published = sizes + (f", {sums} checksums" if sums else "")
+        published = sizes + (f", {checksums} checksums" if checksums else "")
         table.add_row(*map(escape, (name, about.source, about.hub, published, about.licence)))
     console.print(table)
-    console.print("Steps for one of them: steelyard data TASK")
+    console.print("Steps for one data set: steelyard data TASK")
 
 
 def print_steps(task: str) -> None:
-    """How to get one data set legally, the tree it has to have, and what is known of its files."""
+    """Print how to get one data set legally, its layout and its published files."""
     about = tasks.info(task)
     console.print(f"[bold]{task}[/]: {escape(about.citation)}", highlight=False)
     for number, step in enumerate(_steps(about), start=1):
         console.print(f"{number}. {escape(step)}", highlight=False, soft_wrap=True)
-    console.print("\nThe tree that is read:")
+    console.print("\nLayout:")
     for line in about.layout.splitlines():
         console.print(f"  {line}", highlight=False, markup=False)
     if about.official:
         console.print("\nAs published (sha256, file, rows):")
-    for file, known in about.official.items():
+    for file, facts in about.official.items():
         counts = [
             f"{column} {annotations.count_text(values)}"
-            for column, values in known.items()
+            for column, values in facts.items()
             if column not in ("rows", "sha256")
         ]
-        line = "; ".join([f"{known.get('sha256', '')}  {file}  {_rows(known)}", *counts])
+        rows = annotations.count_text(facts["rows"])
+        line = "; ".join([f"{facts.get('sha256', '')}  {file}  {rows}", *counts])
         console.print(f"  {line.strip()}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _rows(known: Mapping[str, Any]) -> str:
-    return annotations.count_text(known["rows"])
 
 
 def _steps(about: tasks.TaskInfo) -> list[str]:
@@ -91,28 +149,28 @@ def _steps(about: tasks.TaskInfo) -> list[str]:
     if about.source == "generated":
         return [
             f"Nothing to get: 'steelyard run' writes it when needed. {about.licence}.",
-            f"Look at it: steelyard check {name}",
+            f"Check it: steelyard check {name}",
         ]
-    steps = [f"Terms: {about.licence}. You fetch the files; steelyard passes nothing on."]
-    steps.append(f"Official files: {about.source}. Lay them out as below.")
-    if about.hub and copies.is_convertible(name):
+    steps = [f"Terms: {about.licence}. Download the files yourself; steelyard redistributes none."]
+    steps.append(f"Official files: {about.source}. Arrange them as in the layout below.")
+    if about.hub and conversion.is_convertible(name):
         steps.append(
             f"Or convert the hub's copy: steelyard data {name} --from {about.hub} --to DIR"
-            f" (or a downloaded folder of it), or name it: --data-root {name}={about.hub}"
+            f" (or a downloaded folder of it), or give its id: --data-root {name}={about.hub}"
         )
-    elif copies.is_convertible(name):
+    elif conversion.is_convertible(name):
         steps.append(f"Or convert a copy in tables: steelyard data {name} --from FOLDER --to DIR")
     steps.append(f"Or unpack an archive of them: steelyard data {name} --from FILE.zip --to DIR")
-    steps.append(f"Check what you have: steelyard check {name} --data-root DIR")
+    steps.append(f"Check the folder: steelyard check {name} --data-root DIR")
     return steps
 
 
 def convert(task: str, source: str, to: Path) -> None:
-    """Make a copy into the official tree and say what was written."""
-    found = copies.find(task, source)
+    """Convert a copy into the official layout and print the files."""
+    copy = conversion.find(task, source)
     with progress_bar() as bar:
-        line = bar.add_task(f"converting {found.name}", total=copies.count(found.path))
-        copies.convert(task, found, to, lambda rows: bar.update(line, completed=rows))
+        line = bar.add_task(f"converting {copy.name}", total=conversion.count(copy.path))
+        conversion.convert(task, copy, to, lambda rows: bar.update(line, completed=rows))
     files = layout.walk(to)
     images = sum(map(layout.is_image, files))
     for row in annotations.examine(to, files, tasks.info(task).official):

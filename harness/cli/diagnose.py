@@ -1,11 +1,15 @@
-"""The ``diagnose`` command: what a model relies on, found by asking it, without any training."""
+"""Command diagnose: how much a model relies on each modality, without any training."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import click
 
 from steelyard import tasks
-from steelyard.harness.cli.console import make_ready, pick_device, reading, report_skipped
+from steelyard.harness.cli import options as shared
+from steelyard.harness.cli.evaluate import check_model_path
 from steelyard.harness.core.environment import packages
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
@@ -13,9 +17,17 @@ from steelyard.harness.core.options import parse_pairs
 from steelyard.harness.core.progress import console
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
+from steelyard.harness.records.record import Record
 from steelyard.harness.reliance import ask
 from steelyard.harness.reliance.session import ProfileSettings, collect_answers, fingerprint
-from steelyard.harness.runs.corpora import parse_roots
+from steelyard.harness.runs.corpora import (
+    DataOptions,
+    loader_options,
+    parse_roots,
+    print_skipped,
+    show_reading,
+)
+from steelyard.harness.runs.parallel import ensure_base_model, pick_device, quiet_heavy_libraries
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,48 +37,98 @@ if TYPE_CHECKING:
     from steelyard.leaderboards.reliance.numbers import Part
 
 TASKS = ("prior_conflict", "pope", "vqa")
-"""What a vision-language model is asked unless told otherwise."""
+"""Default tasks of a vision-language model."""
 VERSIONS = ("steelyard", "torch", "transformers", "lmms-eval")
 
 
-def diagnose(model: str, out: Path, given: Mapping[str, Any]) -> None:
-    """Ask a model, write its profile into ``out`` and print it."""
-    from steelyard.harness.runs.parallel import quiet_heavy_libraries
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiagnoseOptions(DataOptions):
+    """Options of ``steelyard diagnose``."""
+
+    tasks: tuple[str, ...] = ()
+    limit: int = 500
+    split: str = "test"
+    draws: int = 5
+    backbone_set: tuple[str, ...] = ()
+    out: Path = Path("diagnosis")
+    device: str = "auto"
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--tasks",
+    multiple=True,
+    metavar="TASK,TASK",
+    help=f"Tasks to evaluate on [default: {','.join(TASKS)}; a classifier's own task].",
+)
+@shared.data_root
+@shared.data_set
+@shared.max_bad
+@shared.limit(500)
+@click.option("--split", default="test", show_default=True, help="Split to evaluate on.")
+@click.option(
+    "--draws",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Number of times that a modality is replaced by another item's.",
+)
+@shared.backbone_set
+@shared.out(Path("diagnosis"))
+@shared.device
+@shared.pass_options(DiagnoseOptions)
+def diagnose(model: str, options: DiagnoseOptions) -> None:
+    """Profile how much MODEL relies on each modality.
+
+    MODEL is a run's folder, a preset, a hub id or a path; nothing is trained. Every item is
+    evaluated with image and text, with one of them and with neither, replaced by a blank and by
+    another item's. The profile is a page, a plot, CSV and JSON, with intervals. Answers are kept
+    in the output folder: the same command continues.
+
+    \b
+    Examples:
+      steelyard diagnose tiny-vlm
+      steelyard diagnose runs/joint-food101-tiny-S-s0-1a2b3c4d --out joint
+      steelyard diagnose Qwen/Qwen2-VL-2B-Instruct --tasks pope --data-root ~/POPE \\
+          --backbone-set precision=bf16
+    """
     from steelyard.leaderboards.reliance import tables as reliance_tables
     from steelyard.leaderboards.reliance.numbers import Diagnosis
 
-    how = _checked(ProfileSettings(given["split"], given["limit"], given["draws"]))
-    found = _run_of(model)
-    options = parse_pairs(given["backbone_set"])
-    named = _task_names(given["tasks"], found)
-    corpora = _corpora(named, found, given)
+    if options.draws < 1:
+        raise UserError(f"--draws {options.draws}: replace a modality once or more.")
+    settings = ProfileSettings(options.split, options.limit, options.draws)
+    run = _read_run(model)
+    backbone_options = parse_pairs(options.backbone_set)
+    corpora = _load_corpora(_task_names(options.tasks, run), run, options)
     quiet_heavy_libraries()
-    if found is None:
-        make_ready(model, options)
-    device = pick_device(given["device"])
+    if run is None:
+        ensure_base_model(model, backbone_options)
+    device = pick_device(options.device)
     with console.status("loading the model"):
-        backbone = registry.open_model(model, options, device)
+        backbone = registry.open_model(model, backbone_options, device)
     tables = {
         task: collect_answers(
-            backbone, task, corpus, out, how, label=f"{place}/{len(corpora)} {task}"
+            backbone, task, corpus, options.out, settings, label=f"{index}/{len(corpora)} {task}"
         )
-        for place, (task, corpus) in enumerate(corpora.items(), start=1)
+        for index, (task, corpus) in enumerate(corpora.items(), start=1)
     }
-    with console.status("measuring"):
+    with console.status("computing the profile"):
         parts = [part for task, rows in tables.items() for part in parts_of(task, [rows])]
-        settings = _settings(backbone, corpora, how, device)
-        made = Diagnosis(_name(model, found), settings, tuple(parts))
-        files = reliance_tables.write(made, out)
-    console.print(reliance_tables.terminal(made))
-    for part in made.parts:
+        description = _describe(backbone, corpora, settings, device)
+        diagnosis = Diagnosis(_name(model, run), description, tuple(parts))
+        files = reliance_tables.write(diagnosis, options.out)
+    console.print(reliance_tables.terminal(diagnosis))
+    for part in diagnosis.parts:
         if not part.subset:
-            said = f"[bold]{part.name}[/]: {reliance_tables.verdict(part)}"
-            console.print(said, highlight=False, soft_wrap=True)
-    console.print(f"{len(files)} files in {out}, begin with {files[0]}")
+            verdict = f"[bold]{part.name}[/]: {reliance_tables.verdict(part)}"
+            console.print(verdict, highlight=False, soft_wrap=True)
+    console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
 
 
 def parts_of(task: str, runs: "Sequence[DataFrame]") -> "list[Part]":
-    """The profile of a task and its parts, from one table of answers a training seed."""
+    """Return the profile of a task and of its parts, from a table of answers per training seed."""
     from steelyard.leaderboards.reliance.numbers import parts
 
     info = tasks.info(task)
@@ -75,76 +137,70 @@ def parts_of(task: str, runs: "Sequence[DataFrame]") -> "list[Part]":
     return parts(task, metric, higher_is_better=higher is not False, runs=runs)
 
 
-def _checked(how: ProfileSettings) -> ProfileSettings:
-    if how.draws < 1:
-        raise UserError(f"--draws {how.draws}: replace a side by another item's once or more.")
-    return how
-
-
-def _run_of(model: str) -> record.Record | None:
-    """The record where the model is a run's folder."""
-    folder = Path(model)
-    if (folder / record.RECORD).is_file():
-        return record.read(folder)
-    if not folder.exists() and folder.parent != Path() and folder.parent.is_dir():
-        raise UserError(f"Nothing at {model}: give a run's folder, a checkpoint's or a hub id.")
+def _read_run(model: str) -> Record | None:
+    """Return the record if the model is a run's folder."""
+    if (Path(model) / record.RECORD).is_file():
+        return record.read(Path(model))
+    check_model_path(model)
     return None
 
 
-def _name(model: str, found: record.Record | None) -> str:
-    if found is None:
-        return model if not Path(model).exists() else Path(model).resolve().name
-    return f"{found.label} (seed {found.spec.seed})"
+def _name(model: str, run: Record | None) -> str:
+    if run is not None:
+        return f"{run.label} (seed {run.spec.seed})"
+    return Path(model).resolve().name if Path(model).exists() else model
 
 
-def _task_names(given: Sequence[str], found: record.Record | None) -> list[str]:
-    """The tasks asked for, comma-separated or repeated; a classifier knows only its own."""
-    listed = [name.strip() for text in given for name in text.split(",") if name.strip()]
-    for name in listed:
+def _task_names(texts: Sequence[str], run: Record | None) -> list[str]:
+    """Return the tasks, given comma-separated or repeated; a classifier has only its own."""
+    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    for name in names:
         if name not in tasks.names():
             raise unknown("task", name, tasks.names())
-    if found is None or registry.kind_of(found.spec.backbone) == "vlm":
-        return list(dict.fromkeys(listed or TASKS))
-    own = found.spec.task
-    if others := sorted(set(listed) - {own}):
-        raise UserError(f"{found.id} was trained on {own}, it cannot answer {', '.join(others)}.")
-    return [own]
+    if run is None or registry.kind_of(run.spec.backbone) == "vlm":
+        return list(dict.fromkeys(names or TASKS))
+    trained_on = run.spec.task
+    if others := sorted(set(names) - {trained_on}):
+        raise UserError(
+            f"{run.id} was trained on {trained_on}, it cannot answer {', '.join(others)}."
+        )
+    return [trained_on]
 
 
-def _corpora(
-    named: Sequence[str], found: record.Record | None, given: Mapping[str, Any]
+def _load_corpora(
+    names: Sequence[str], run: Record | None, options: DiagnoseOptions
 ) -> dict[str, Corpus]:
-    roots = parse_roots(given["data_root"], named)
+    roots = parse_roots(options.data_root, names)
     for task in roots:
-        if task not in named:
-            raise unknown("task of this diagnosis", task, named)
-    loader = {key: str(value) for key, value in parse_pairs(given["data_set"]).items()}
-    if loader and len(named) > 1:
+        if task not in names:
+            raise unknown("task of this diagnosis", task, names)
+    loader = {key: str(value) for key, value in parse_pairs(options.data_set).items()}
+    if loader and len(names) > 1:
         raise UserError("--data-set goes with a single task: give it with --tasks.")
     corpora = {}
-    with reading():
-        for task in named:
-            own = found is not None and found.spec.task == task
-            known = dict(found.spec.data) if found is not None and own else {}
-            known.pop("revision", None)
+    with show_reading():
+        for task in names:
+            recorded = loader_options(run.spec) if run and run.spec.task == task else {}
             root = tasks.find_root(task, roots.get(task))
-            corpora[task] = tasks.load(task, root, max_bad=given["max_bad"], **(known | loader))
+            corpora[task] = tasks.load(task, root, max_bad=options.max_bad, **(recorded | loader))
     for corpus in corpora.values():
-        report_skipped(corpus)
+        print_skipped(corpus)
     return corpora
 
 
-def _settings(
-    backbone: "Classifier | Vlm", corpora: Mapping[str, Corpus], how: ProfileSettings, device: str
+def _describe(
+    backbone: "Classifier | Vlm",
+    corpora: Mapping[str, Corpus],
+    settings: ProfileSettings,
+    device: str,
 ) -> dict[str, str]:
-    data = ", ".join(f"{task} {corpus.revision}" for task, corpus in corpora.items())
     versions = packages()
     return {
         "backbone": backbone.name,
         "weights": fingerprint(backbone),
-        "items": f"{how.split} split, at most {how.limit or 'all'} a task",
-        "other items": f"{how.draws} draws",
-        "data revisions": data,
+        "items": f"{settings.split} split, at most {settings.limit or 'all'} per task",
+        "other items": f"{settings.draws} draws",
+        "data revisions": ", ".join(f"{task} {c.revision}" for task, c in corpora.items()),
         "device": device,
         "versions": ", ".join(f"{name} {versions[name]}" for name in VERSIONS if name in versions),
     }

@@ -1,131 +1,225 @@
-"""The ``evaluate`` command: more variants for a finished run, or a record of a model as it is."""
+"""Commands about scores of a model: evaluate, answers."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from steelyard import methods, tasks
-from steelyard.harness.cli.console import make_ready, pick_device, reading
+from steelyard.harness.cli import list as listing
+from steelyard.harness.cli import options as shared
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import parse_pairs
-from steelyard.harness.core.progress import progress_bar
+from steelyard.harness.core.progress import show_progress
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.corpora import corpora_of
+from steelyard.harness.runs.corpora import DataOptions, load_job_corpora, load_recorded
+from steelyard.harness.runs.parallel import ensure_base_model, pick_device, quiet_heavy_libraries
 from steelyard.harness.runs.run import TRAINING, Job, run
 from steelyard.tasks._lmms import stock
 
 SPLIT = "test"
-BUDGET = "XS"
-"""Of a model that nothing is spent on: the smallest."""
+BUDGET = "XS"  # of a model without training
 
 
-def evaluate(source: str, variants: Sequence[str], out: Path | None, **given: Any) -> None:
-    """Score a run's folder, or a vision-language model by preset, hub id or path.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions(DataOptions):
+    """Options of ``steelyard evaluate``."""
 
-    What is scored already is not scored again; the rest is added to the record and shown.
+    out: Path | None = None
+    backbone_set: tuple[str, ...] = ()
+    include_path: tuple[Path, ...] = ()
+    limit: int | None = None
+    device: str = "auto"
+
+
+@click.command()
+@click.argument("model")
+@click.argument("variants", nargs=-1)
+@shared.out(None, shown="runs")
+@shared.backbone_set
+@shared.include_path
+@shared.data_root
+@shared.data_set
+@shared.max_bad
+@shared.limit()
+@shared.device
+@shared.pass_options(EvaluateOptions)
+def evaluate(model: str, variants: tuple[str, ...], options: EvaluateOptions) -> None:
+    """Score MODEL on task VARIANTS.
+
+    MODEL is a run's folder, a preset, a hub id or a path. Scores are added to the run's record;
+    an untrained model gets a record of its own. A variant is TASK or TASK@CORRUPTION[:SEVERITY],
+    for our tasks and for any task of lmms-eval with an image; 'stock/pope' is lmms-eval's where
+    both have the name.
+
+    \b
+    Examples:
+      steelyard evaluate runs/joint-food101-tiny-S-s0-1a2b3c4d food101@image-noise:1-5
+      steelyard evaluate tiny-vlm pope pope@image-blank
+      steelyard evaluate Qwen/Qwen2-VL-2B-Instruct mmstar mmstar@image-shuffle \\
+          --backbone-set precision=bf16
     """
-    from steelyard.harness.cli import list as listing
-    from steelyard.harness.runs.parallel import quiet_heavy_libraries
+    score_model(model, variants, options)
 
-    stock.include(given["include_path"])
-    folder = Path(source)
-    wanted = [variant for name in variants for variant in _asked(name)]
-    if any((folder / name).exists() for name in (record.RECORD, TRAINING, registry.WEIGHTS)):
-        job, runs = _more(folder, wanted, out, given), folder.parent
+
+@click.command()
+@click.argument("folder", type=Path)
+@click.argument("variant")
+@click.option("--data-root", type=Path, metavar="DIR", help="Folder of the task's data.")
+@shared.max_bad
+@click.option("--out", type=Path, metavar="FILE", help="File to write [default: print].")
+def answers(
+    folder: Path, variant: str, data_root: Path | None, max_bad: float, out: Path | None
+) -> None:
+    """Export a run's answers as JSON lines.
+
+    An external judge can rate them. Its file of ids, answers and ratings is read by an option of
+    the task's loader.
+
+    \b
+    Examples:
+      steelyard answers runs/RUN mmhal --out answers.jsonl
+      steelyard evaluate tiny-vlm mmhal --data-set ratings=rated.jsonl --out judged
+    """
+    rows = answer_rows(folder, variant, data_root, max_bad)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if out is None:
+        click.echo(text, nl=False)
     else:
-        job, runs = _as_it_is(source, wanted, given), out or Path("runs")
-    quiet_heavy_libraries()
-    known = _record(runs / job.spec.id)
-    with reading():
-        corpora = corpora_of(job, known, given)
-    if job.spec.task == tasks.NOTHING:
-        make_ready(job.spec.backbone, job.spec.backbone_options)
-        _check_weights(job.spec, known)
-    with progress_bar() as bar:
-        line = bar.add_task("starting", total=1.0)
-
-        def report(doing: str, share: float) -> None:
-            bar.update(line, description=doing, completed=share)
-
-        run(job, corpora, runs, pick_device(given["device"]), report)
-    listing.show(runs / job.spec.id)
+        out.write_text(text, encoding="utf-8")
 
 
-def _asked(name: str) -> list[tasks.Variant]:
-    """``task``, or ``task@corruption`` also with a range of severities; of a group, its tasks."""
-    given, at, corruption = name.partition("@")
-    found = tasks.find(given)
-    if not at:
-        return [tasks.parse_variant(task) for task in found]
-    return [made for task in found for made in tasks.variants(task, [corruption])[1:]]
-
-
-def _more(
-    folder: Path, wanted: Sequence[tasks.Variant], out: Path | None, given: Mapping[str, Any]
-) -> Job:
-    """What a finished run is to be asked; without a wish, the task it was trained on."""
-    if out is not None or given["backbone_set"]:
-        option = "--out" if out is not None else "--backbone-set"
-        raise UserError(f"{option} goes with a model; {folder} is a run and keeps its own.")
-    found = record.read(folder)
-    if not wanted and found.spec.task == tasks.NOTHING:
-        raise _nothing_asked(str(folder))
-    chosen = wanted or [tasks.Variant(found.spec.task)]
-    others = sorted({variant.task for variant in chosen} - {found.spec.task})
-    if others and registry.kind_of(found.spec.backbone) == "classifier":
-        raise UserError(
-            f"{folder} was trained on {found.spec.task}, it cannot answer {', '.join(others)}."
-        )
-    made = found.provenance
-    limit = given["limit"] or made["limit"]  # the items its other variants were scored on
-    return Job(
-        found.spec, found.label, tuple(map(str, chosen)), made["data"]["split"], limit, found.kind
-    )
-
-
-def _as_it_is(source: str, wanted: Sequence[tasks.Variant], given: Mapping[str, Any]) -> Job:
-    """A model that nobody trained here; of some items only, it has a record of its own."""
-    if not wanted:
-        raise _nothing_asked(source)
+def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> None:
+    """Score the variants that the record has not yet, add them and print the record."""
+    stock.include(options.include_path)
     folder = Path(source)
-    if not folder.exists() and folder.parent != Path() and folder.parent.is_dir():
-        raise UserError(f"Nothing at {source}: give a run's folder, a checkpoint's or a hub id.")
-    options = parse_pairs(given["backbone_set"])
-    registry.configure(source, options)
-    limit = given["limit"]
+    variants = [variant for name in names for variant in _expand(name)]
+    if any((folder / name).exists() for name in (record.RECORD, TRAINING, registry.WEIGHTS)):
+        job, runs = _job_of_run(folder, variants, options), folder.parent
+    else:
+        job, runs = _job_of_model(source, variants, options), options.out or Path("runs")
+    quiet_heavy_libraries()
+    result_folder = runs / job.spec.id
+    has_record = (result_folder / record.RECORD).is_file()
+    old = record.read(result_folder) if has_record else None
+    corpora = load_job_corpora(job, old, options)
+    if job.spec.task == tasks.NOTHING:
+        ensure_base_model(job.spec.backbone, job.spec.backbone_options)
+        if old is not None:
+            _check_weights(job.spec, old)
+    with show_progress() as progress:
+        run(job, corpora, runs, pick_device(options.device), progress)
+    listing.print_record(result_folder)
+
+
+def _expand(name: str) -> list[tasks.Variant]:
+    """Return the variants of ``task`` or ``task@corruption``: of a group's tasks, of a range."""
+    task_or_group, at, corruption = name.partition("@")
+    names = tasks.find(task_or_group)
+    if not at:
+        return [tasks.parse_variant(task) for task in names]
+    return [variant for task in names for variant in tasks.variants(task, [corruption])[1:]]
+
+
+def _job_of_run(folder: Path, variants: Sequence[tasks.Variant], options: EvaluateOptions) -> Job:
+    """Return the job that scores a run; by default on the task it was trained on."""
+    if options.out is not None or options.backbone_set:
+        option = "--out" if options.out is not None else "--backbone-set"
+        raise UserError(f"{option} goes with a model; {folder} is a run and keeps its own.")
+    old = record.read(folder)
+    trained_on = old.spec.task
+    if not variants and trained_on == tasks.NOTHING:
+        raise _no_variants(str(folder))
+    variants = variants or [tasks.Variant(trained_on)]
+    others = sorted({variant.task for variant in variants} - {trained_on})
+    if others and registry.kind_of(old.spec.backbone) == "classifier":
+        raise UserError(
+            f"{folder} was trained on {trained_on}, it cannot answer {', '.join(others)}."
+        )
+    source = old.provenance
+    limit = options.limit or source["limit"]  # the same items as its other variants
+    split = source["data"]["split"]
+    return Job(old.spec, old.label, tuple(map(str, variants)), split, limit, old.kind)
+
+
+def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: EvaluateOptions) -> Job:
+    """Return the job that scores an untrained model; a limit gives a record of its own."""
+    if not variants:
+        raise _no_variants(source)
+    check_model_path(source)
+    backbone_options = parse_pairs(options.backbone_set)
+    registry.configure(source, backbone_options)
     spec = RunSpec(
         method=methods.idle(),
         task=tasks.NOTHING,
         backbone=source.rstrip("/"),
         budget=BUDGET,
         seed=0,
-        backbone_options=options,
-        data={"limit": str(limit)} if limit else {},
+        backbone_options=backbone_options,
+        data={"limit": str(options.limit)} if options.limit else {},
     )
-    changed = ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
+    changes = ", ".join(f"{key}={value}" for key, value in sorted(backbone_options.items()))
     name = Path(spec.backbone).name
-    label = f"{name}({changed})" if changed else name
-    return Job(spec, label, tuple(map(str, wanted)), SPLIT, limit)
+    label = f"{name}({changes})" if changes else name
+    return Job(spec, label, tuple(map(str, variants)), SPLIT, options.limit)
 
 
-def _nothing_asked(source: str) -> UserError:
-    return UserError(f"Say what to ask {source}, for example: pope pope@image-blank.")
+def check_model_path(model: str) -> None:
+    """Raise UserError for a path that does not exist in a folder that does."""
+    path = Path(model)
+    if not path.exists() and path.parent != Path() and path.parent.is_dir():
+        raise UserError(f"Nothing at {model}: give the folder of a run or checkpoint, or a hub id.")
 
 
-def _record(folder: Path) -> Record | None:
-    return record.read(folder) if (folder / record.RECORD).is_file() else None
+def _no_variants(source: str) -> UserError:
+    return UserError(f"Say what to score {source} on, for example: pope pope@image-blank.")
 
 
-def _check_weights(spec: RunSpec, known: Record | None) -> None:
-    """Refuse to add the scores of other weights to a record."""
-    if known is None:
-        return
-    now = registry.revision(spec.backbone, spec.backbone_options)
-    if known.provenance["weights"] != now:
+def _check_weights(spec: RunSpec, old: Record) -> None:
+    revision = registry.revision(spec.backbone, spec.backbone_options)
+    if old.provenance["weights"] != revision:
         raise UserError(
-            f"{spec.backbone} has other weights (revision {now}) than when {known.id} was scored "
-            f"({known.provenance['weights']}); give another --out."
+            f"{spec.backbone} has other weights (revision {revision}) than when {old.id} was "
+            f"scored ({old.provenance['weights']}); give another --out."
         )
+
+
+def answer_rows(folder: Path, name: str, root: Path | None, max_bad: float) -> list[dict[str, Any]]:
+    """Return id, question, references and answer of every item of a variant, sorted by id.
+
+    Raises:
+        UserError: the run has no scores on the variant, has class probabilities instead of
+            answers, or was scored on other data.
+    """
+    import pandas as pd
+
+    result, variant = record.read(folder), tasks.parse_variant(name)
+    path = folder / record.items_file(variant.task, result.spec.task)
+    items = pd.DataFrame()
+    if path.is_file():
+        table = pd.read_parquet(path)
+        if "answer" not in table:
+            raise UserError(f"{path} has class probabilities, no answers in words to judge.")
+        items = table.loc[table["variant"] == variant.name, ["id", "answer"]]
+    if items.empty:
+        raise UserError(f"{folder} has no answers to {name}: steelyard evaluate {folder} {name}.")
+    corpus = load_recorded(variant.task, result.spec, result, root, max_bad)
+    source = result.provenance
+    if variant.task != result.spec.task:
+        source = source["scored"][variant.task]
+    examples = {example.id: example for example in corpus.splits[source["data"]["split"]]}
+    return [
+        {
+            "id": item,
+            "question": examples[item].text,
+            "references": list(examples[item].answers),
+            "answer": answer,
+        }
+        for item, answer in zip(items["id"], items["answer"], strict=True)
+    ]

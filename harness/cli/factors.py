@@ -1,25 +1,28 @@
-"""The ``factors`` command: data, backbone or objective varied one at a time, reliance read off.
+"""Command factors: vary data, backbone or objective one at a time and measure reliance.
 
-Each level is trained with everything else as in the reference level, and every model is asked the
-same test items: those of the unchanged world. Models and answers stay in the output folder, so an
-interrupted command goes on where it stopped.
+Each level is trained with all other settings of the reference level, and every model is evaluated
+on the same test items of the unchanged world. Models and answers stay in the output folder, so an
+interrupted command continues.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import click
 
 from steelyard import tasks
-from steelyard.harness.cli.console import pick_device, run_suite
+from steelyard.harness.cli import options as shared
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.options import parse_seeds
-from steelyard.harness.core.progress import console, progress_bar
+from steelyard.harness.core.options import Options, parse_seeds
+from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.models import registry
 from steelyard.harness.reliance.session import ProfileSettings, collect_answers
-from steelyard.harness.runs import suite
-from steelyard.harness.runs.suite import Options, Suite
+from steelyard.harness.runs import suite as suites
+from steelyard.harness.runs.parallel import pick_device, quiet_heavy_libraries, run_suite
+from steelyard.harness.runs.suite import RunOptions, Suite
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -31,64 +34,66 @@ CLASSIFIER, OBJECTIVE, OBJECTIVE_VLM = (
     "factors_objective",
     "factors_objective_vlm",
 )
-"""Suites that say what is trained, by which methods."""
-ASKED = ("prior_conflict", "pope")
-"""What a vision-language model is asked."""
+"""Suites of the trained entries."""
+VLM_TASKS = ("prior_conflict", "pope")
+"""Tasks that a vision-language model is evaluated on."""
 QUICK_SEEDS, QUICK_BUDGET = (0,), "XS"
-ITEMS, DRAWS = 500, 3
+DRAWS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """One setting; ``knob`` names what is varied."""
+class FactorLevel:
+    """One value of one parameter."""
 
-    knob: str
+    parameter: str
     value: str
-    """As shown on the axis."""
+    """Label on the axis."""
     data: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Probabilities of the generated training data."""
     backbone: Options = field(default_factory=dict, hash=False)
     """Options of the backbone, or of the base model's training."""
     reference: bool = False
-    """Whether it is the setting that all others of the knob differ from in one thing."""
+    """Whether all other levels of the parameter are compared with this one."""
 
 
-def _data(knob: str, values: Sequence[float], usual: float) -> tuple[Level, ...]:
+def _data_levels(
+    parameter: str, values: Sequence[float], default: float
+) -> tuple[FactorLevel, ...]:
     return tuple(
-        Level(knob, f"{value:g}", data={} if value == usual else {knob: value},
-              reference=value == usual)
+        FactorLevel(parameter, f"{value:g}", data={} if value == default else {parameter: value},
+                    reference=value == default)
         for value in values
     )  # fmt: skip
 
 
-def _size(knob: str, values: Sequence[int], usual: int) -> tuple[Level, ...]:
+def _size_levels(parameter: str, values: Sequence[int], default: int) -> tuple[FactorLevel, ...]:
     return tuple(
-        Level(knob, f"{value}", backbone={} if value == usual else {knob: value},
-              reference=value == usual)
+        FactorLevel(parameter, f"{value}", backbone={} if value == default else {parameter: value},
+                    reference=value == default)
         for value in values
     )  # fmt: skip
 
 
-LEVELS: Mapping[tuple[str, str], tuple[Level, ...]] = {
+LEVELS: Mapping[tuple[str, str], tuple[FactorLevel, ...]] = {
     ("data", "classifier"): (
-        *_data("p_named", (0.25, 0.5, 0.75, 1.0), 0.75),
-        *_data("p_color", (0.125, 0.5, 0.95), 0.95),
-        *_data("p_cooc", (0.25, 0.6, 0.95), 0.95),
+        *_data_levels("p_named", (0.25, 0.5, 0.75, 1.0), 0.75),
+        *_data_levels("p_color", (0.125, 0.5, 0.95), 0.95),
+        *_data_levels("p_cooc", (0.25, 0.6, 0.95), 0.95),
     ),
     ("data", "vlm"): (
-        *_data("p_color", (0.5, 0.9, 0.985), 0.985),
-        *_data("p_cooc", (0.25, 0.9), 0.9),
+        *_data_levels("p_color", (0.5, 0.9, 0.985), 0.985),
+        *_data_levels("p_cooc", (0.25, 0.9), 0.9),
     ),
     ("backbone", "classifier"): (
-        *_size("text_width", (8, 16, 64, 128), 64),
-        *_size("image_width", (8, 16, 64, 128), 64),
+        *_size_levels("text_width", (8, 16, 64, 128), 64),
+        *_size_levels("image_width", (8, 16, 64, 128), 64),
     ),
-    ("backbone", "vlm"): (*_size("language_width", (16, 64, 128), 64),),
+    ("backbone", "vlm"): (*_size_levels("language_width", (16, 64, 128), 64),),
 }
-"""One knob after another by factor and kind of model. A colour by chance is the usual one at 0.125,
-a place at 0.25."""
+"""Levels by factor and kind of model. By chance a colour is the usual one with probability 0.125,
+a place with 0.25."""
 FACTORS = ("data", "backbone", "objective")
-KNOBS = {
+PARAMETERS = {
     "p_named": "redundancy: titles that name the class",
     "p_color": "prior: objects in their usual colour",
     "p_cooc": "prior: objects in their usual place",
@@ -97,160 +102,199 @@ KNOBS = {
     "language_width": "width of the language model",
     "objective": "training objective",
 }
-"""What each knob is, for people."""
+"""Titles of the parameters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactorOptions:
+    """Options of ``steelyard factors``."""
+
+    vlm: bool = False
+    quick: bool = False
+    seeds: str | None = None
+    budget: str | None = None
+    limit: int = 500
+    jobs: int | None = 1
+    out: Path = Path("factors")
+    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """A model to be asked."""
+class FactorModel:
+    """Trained model of one level and seed."""
 
-    level: Level
+    level: FactorLevel
     seed: int
     source: str
-    """A run's folder, or a checkpoint's."""
+    """Folder of a run or of a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What the options of the command line mean."""
+class FactorPlan:
+    """Levels to train and tasks to evaluate on."""
 
     factor: str
-    vlm: bool
     base: Suite
-    """What is trained at every level, of a vision-language model only for its objective."""
-    levels: tuple[Level, ...]
-    """None for the objective, whose levels are the suite's entries."""
-    asked: tuple[str, ...]
-    how: ProfileSettings
+    """Trained at every level; of a vision-language model only for its objective."""
+    levels: tuple[FactorLevel, ...]
+    """Empty for the objective, whose levels are the suite's entries."""
+    tasks: tuple[str, ...]
+    profile: ProfileSettings
     device: str
 
 
-def factors(factor: str, out: Path, given: Mapping[str, Any]) -> None:
-    """Train the levels of a factor, ask every model, write table and plot, print the table."""
-    from steelyard.harness.runs.parallel import quiet_heavy_libraries
+@click.command()
+@click.argument("factor", metavar="data|backbone|objective")
+@click.option("--vlm", is_flag=True, help="Use the small vision-language model, no classifier.")
+@click.option("--quick", is_flag=True, help="One seed, budget XS, lowest and highest levels.")
+@shared.seeds
+@shared.budget
+@shared.limit(500)
+@shared.jobs(1)
+@shared.out(Path("factors"))
+@shared.device
+@shared.pass_options(FactorOptions)
+def factors(factor: str, options: FactorOptions) -> None:
+    """Vary one factor of modality bias and plot its effect.
+
+    The generated world is used, one parameter is varied at a time. data: strength of the language
+    prior, and how often the text repeats the image. backbone: size of the language part against
+    the vision part. objective: the training method.
+
+    \b
+    Examples:
+      steelyard factors data --quick
+      steelyard factors backbone --seeds 0-4
+      steelyard factors objective --vlm
+    """
     from steelyard.leaderboards.factor_effects import numbers
-    from steelyard.leaderboards.factor_effects import tables as bias_files
+    from steelyard.leaderboards.factor_effects import tables as effect_tables
 
-    plan = _plan(factor, given)
-    name = f"{factor}{'-vlm' if plan.vlm else ''}"
+    plan = _plan(factor, options)
+    name = f"{factor}{'-vlm' if options.vlm else ''}"
     quiet_heavy_libraries()
-    trained = list(_trained(plan, out / name, given))
-    corpora = {task: tasks.load(task, tasks.find_root(task)) for task in plan.asked}
-    groups = _asked(plan, trained, corpora, out / name)
-    with console.status("measuring"):
-        made = numbers.build(name, [numbers.measured(group) for group in groups], _settings(plan))
-        files = bias_files.write(made, out)
-    console.print(bias_files.terminal(made))
-    console.print(f"{len(files)} files in {out}, begin with {files[0]}")
+    models = list(_train_levels(plan, options, options.out / name))
+    corpora = {task: tasks.load(task, tasks.find_root(task)) for task in plan.tasks}
+    groups = _collect_answers(plan, models, corpora, options.out / name)
+    with console.status("computing the effects"):
+        description = _describe(plan, options)
+        effects = numbers.build(name, [numbers.measured(group) for group in groups], description)
+        files = effect_tables.write(effects, options.out)
+    console.print(effect_tables.terminal(effects))
+    console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
 
 
-def _plan(factor: str, given: Mapping[str, Any]) -> Plan:
+def _plan(factor: str, options: FactorOptions) -> FactorPlan:
     if factor not in FACTORS:
         raise unknown("factor", factor, FACTORS)
-    vlm, quick = bool(given["vlm"]), bool(given["quick"])
-    objective = OBJECTIVE_VLM if vlm else OBJECTIVE
-    (base,) = suite.load(objective if factor == "objective" else CLASSIFIER)
-    seeds = parse_seeds(given["seeds"]) if given["seeds"] else base.seeds
-    levels = LEVELS.get((factor, "vlm" if vlm else "classifier"), ())
-    if quick:
+    objective = OBJECTIVE_VLM if options.vlm else OBJECTIVE
+    (base,) = suites.load(objective if factor == "objective" else CLASSIFIER)
+    seeds = parse_seeds(options.seeds) if options.seeds else base.seeds
+    levels = LEVELS.get((factor, "vlm" if options.vlm else "classifier"), ())
+    budget = options.budget or base.budget
+    if options.quick:
         seeds, levels = QUICK_SEEDS, tuple(_ends(levels))
-        base = replace(base, budget=QUICK_BUDGET)
-    base = replace(base, seeds=seeds, budget=given["budget"] or base.budget)
-    suite.check(base)
-    if given["limit"] < 1:
-        raise UserError(f"--limit {given['limit']}: ask about one or more items.")
-    how = ProfileSettings(limit=given["limit"], draws=DRAWS)
-    asked = ASKED if vlm else base.tasks
-    return Plan(factor, vlm, base, levels, asked, how, pick_device(given["device"]))
+        budget = options.budget or QUICK_BUDGET
+    base = replace(base, seeds=seeds, budget=budget)
+    suites.check(base)
+    if options.limit < 1:
+        raise UserError(f"--limit {options.limit}: evaluate on one or more items.")
+    names = VLM_TASKS if options.vlm else base.tasks
+    profile = ProfileSettings(limit=options.limit, draws=DRAWS)
+    return FactorPlan(factor, base, levels, names, profile, pick_device(options.device))
 
 
-def _ends(levels: Sequence[Level]) -> Iterator[Level]:
-    """The first and last level of each knob, and its reference."""
-    for knob in dict.fromkeys(level.knob for level in levels):
-        own = [level for level in levels if level.knob == knob]
-        yield from (level for level in own if level in (own[0], own[-1]) or level.reference)
+def _ends(levels: Sequence[FactorLevel]) -> Iterator[FactorLevel]:
+    """Yield the first, the last and the reference level of each parameter."""
+    for parameter in dict.fromkeys(level.parameter for level in levels):
+        group = [level for level in levels if level.parameter == parameter]
+        yield from (level for level in group if level in (group[0], group[-1]) or level.reference)
 
 
-def _trained(plan: Plan, out: Path, given: Mapping[str, Any]) -> Iterator[Trained]:
-    """Every model of the plan, trained unless its folder is there."""
+def _train_levels(plan: FactorPlan, options: FactorOptions, out: Path) -> Iterator[FactorModel]:
+    """Yield every model of the plan, trained unless its folder exists."""
     if plan.factor == "objective":
-        yield from _runs(plan.base, out, given, None)
+        yield from _train_suite(plan.base, options, out / "runs", None)
         return
     for level in plan.levels:
-        console.print(f"{level.knob} = {level.value}", highlight=False)
-        if plan.vlm:
-            yield from _bases(plan, level)
+        console.print(f"{level.parameter} = {level.value}", highlight=False)
+        if options.vlm:
+            yield from _train_base_models(plan, level)
         else:
-            options = {**plan.base.backbone_options, **level.backbone}
-            made = replace(plan.base, backbone_options=options)
-            yield from _runs(made, out, given, level)
+            backbone_options = {**plan.base.backbone_options, **level.backbone}
+            suite = replace(plan.base, backbone_options=backbone_options)
+            yield from _train_suite(suite, options, out / "runs", level)
 
 
-def _runs(
-    made: Suite, out: Path, given: Mapping[str, Any], level: Level | None
-) -> Iterator[Trained]:
-    """Runs of a suite; without a level each entry is one, the first being the reference."""
-    knobs = level.data if level else {}
-    roots = [f"{task}={tasks.world_folder(task, **knobs)}" for task in made.tasks if knobs]
-    options = {"data_root": roots, "device": given["device"], "jobs": given["jobs"]}
-    for found in run_suite(made, out / "runs", options, evaluate=False):
-        if found.status == "failed":
-            raise UserError(f"{found.id} failed ({found.failure}): give a larger --budget.")
-        usual = found.label == suite.label_of(made.entries[0])
-        own = level or Level("objective", found.label, reference=usual)
-        yield Trained(own, found.spec.seed, str(out / "runs" / found.id))
+def _train_suite(
+    suite: Suite, options: FactorOptions, runs: Path, level: FactorLevel | None
+) -> Iterator[FactorModel]:
+    """Train a suite; without a level each entry is one and the first is the reference."""
+    data = level.data if level else {}
+    roots = [f"{task}={tasks.world_folder(task, **data)}" for task in suite.tasks if data]
+    run_options = RunOptions(
+        runs=runs, data_root=tuple(roots), device=options.device, jobs=options.jobs
+    )
+    for record in run_suite(suite, run_options, evaluate=False):
+        if record.status == "failed":
+            raise UserError(f"{record.id} failed ({record.failure}): give a larger --budget.")
+        reference = record.label == suite.entries[0].name
+        run_level = level or FactorLevel("objective", record.label, reference=reference)
+        yield FactorModel(run_level, record.spec.seed, str(runs / record.id))
 
 
-def _bases(plan: Plan, level: Level) -> Iterator[Trained]:
-    """Base models of the generated world, trained here with other habits or of another shape."""
+def _train_base_models(plan: FactorPlan, level: FactorLevel) -> Iterator[FactorModel]:
+    """Train base models of the generated world with another prior or architecture."""
     from steelyard.harness.models.tiny_vlm import train
     from steelyard.harness.models.tiny_vlm.config import Training
 
     training = replace(Training(), **level.data, **level.backbone)  # type: ignore[arg-type]
     for seed in plan.base.seeds:
-        with progress_bar() as bar:
-            line = bar.add_task(f"base model, seed {seed}", total=1.0)
-
-            def report(stage: str, share: float, line: Any = line, bar: Any = bar) -> None:
-                bar.update(line, description=f"base model: {stage}", completed=share)
-
-            folder = train.ensure(seed=seed, training=training, progress=report)
-        yield Trained(level, seed, str(folder))
+        with show_progress(f"base model, seed {seed}") as progress:
+            folder = train.ensure(seed=seed, training=training, progress=progress)
+        yield FactorModel(level, seed, str(folder))
 
 
-def _asked(
-    plan: Plan, trained: Sequence[Trained], corpora: Mapping[str, Corpus], out: Path
+def _collect_answers(
+    plan: FactorPlan, models: Sequence[FactorModel], corpora: Mapping[str, Corpus], out: Path
 ) -> "list[Group]":
-    """The answers of all seeds of a level about a task, for every level and task."""
+    """Return the answers of all seeds, by level and task."""
     from steelyard.leaderboards.factor_effects.numbers import Group
 
-    tables: dict[tuple[str, Level], dict[int, DataFrame]] = {}
-    for place, one in enumerate(trained, start=1):
-        backbone = registry.open_model(one.source, {}, plan.device)
+    tables: dict[tuple[str, FactorLevel], dict[int, DataFrame]] = {}
+    for index, model in enumerate(models, start=1):
+        backbone = registry.open_model(model.source, {}, plan.device)
         for task, corpus in corpora.items():
-            where = f"{place}/{len(trained)} {one.level.knob}={one.level.value} {task}"
-            folder = out / "models" / Path(one.source).name
-            rows = collect_answers(backbone, task, corpus, folder, plan.how, label=where)
-            tables.setdefault((task, one.level), {})[one.seed] = rows
+            level = model.level
+            label = f"{index}/{len(models)} {level.parameter}={level.value} {task}"
+            folder = out / "models" / Path(model.source).name
+            rows = collect_answers(backbone, task, corpus, folder, plan.profile, label=label)
+            tables.setdefault((task, level), {})[model.seed] = rows
     return [
-        Group(task, level.knob, KNOBS[level.knob], level.value, level.reference, by_seed)
+        Group(
+            task,
+            level.parameter,
+            PARAMETERS[level.parameter],
+            level.value,
+            level.reference,
+            by_seed,
+        )
         for (task, level), by_seed in tables.items()
     ]
 
 
-def _settings(plan: Plan) -> dict[str, str]:
-    """How the numbers were made, for the page."""
+def _describe(plan: FactorPlan, options: FactorOptions) -> dict[str, str]:
     base = plan.base
-    made = f"{base.backbone} on {', '.join(base.tasks)}, budget {base.budget}"
+    trained = f"{base.backbone} on {', '.join(base.tasks)}, budget {base.budget}"
     if plan.factor != "objective":
         methods = ", ".join(entry.label or entry.method for entry in base.entries)
-        made = f"{methods}, {made}"
-    if plan.vlm and plan.factor != "objective":
-        made = "the base model of the generated world, from nothing"
+        trained = f"{methods}, {trained}"
+        if options.vlm:
+            trained = "the base model of the generated world, from random weights"
     return {
-        "trained": made,
+        "trained": trained,
         "seeds": ", ".join(map(str, base.seeds)),
-        "asked": f"at most {plan.how.limit} test items of {', '.join(plan.asked)}, the same for "
-        f"all; a side is replaced by another item's {plan.how.draws} times",
+        "asked": f"at most {plan.profile.limit} test items of {', '.join(plan.tasks)}, the same "
+        f"for all; a modality is replaced by another item's {plan.profile.draws} times",
         "device": plan.device,
     }

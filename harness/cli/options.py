@@ -1,60 +1,155 @@
-"""Options that several commands share."""
+"""Options that several commands share, each declared once, and their typed collection."""
 
 from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from steelyard.harness.records.budget import TRACKS
+from steelyard.harness.runs.suite import RunOptions
 
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 RUNS = Path("runs")
+
+data_root = click.option(
+    "--data-root",
+    multiple=True,
+    metavar="[TASK=]DIR",
+    help="Folder of a task's data [default: generated data].",
+)
+data_set = click.option(
+    "--data-set",
+    multiple=True,
+    metavar="[TASK.]KEY=VALUE",
+    help="Option of a task's loader, for example plot=first or pope.source=gqa.",
+)
+max_bad = click.option(
+    "--max-bad",
+    default=0.01,
+    show_default=True,
+    help="Fraction of unusable rows above which reading fails.",
+)
+device = click.option(
+    "--device", default="auto", show_default=True, help="Device: auto, cpu, cuda or cuda:1."
+)
+backbone_set = click.option(
+    "--backbone-set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the backbone, for example precision=bf16 or frozen=true.",
+)
+include_path = click.option(
+    "--include-path",
+    multiple=True,
+    type=Path,
+    metavar="DIR",
+    help="Folder of your own lmms-eval task files.",
+)
+seeds = click.option("--seeds", help="Seeds, for example 0,1,2 or 0-4 [default: the suite's].")
+budget = click.option(
+    "--budget",
+    help="Budget of a run: XS, S, M, L, paper, or a number of FLOPs such as 5e12, on the data "
+    "track of training items [default: the suite's].",
+)
+method_file = click.option(
+    "--method", type=Path, metavar="FILE.py", help="File of a method that is not in the package."
+)
+dry_run = click.option("--dry-run", is_flag=True, help="Print the plan and its cost, then stop.")
+runs = click.option(
+    "--runs",
+    type=Path,
+    default=RUNS,
+    show_default=True,
+    help="Folder of runs; finished runs are not repeated.",
+)
+only_backbone = click.option("--backbone", help="Only runs of this backbone.")
+only_budget = click.option("--budget", help="Only runs of this budget.")
+
+
+def jobs(default: int | None = None) -> Callable[[CommandT], CommandT]:
+    """Declare ``--jobs``."""
+    return click.option(
+        "--jobs",
+        type=int,
+        default=default,
+        show_default=True if default else "one per CPU core, 1 on a GPU",
+        help="Number of processes.",
+    )
+
+
+def limit(default: int | None = None) -> Callable[[CommandT], CommandT]:
+    """Declare ``--limit``."""
+    return click.option(
+        "--limit",
+        type=int,
+        default=default,
+        show_default=True if default else "all",
+        help="Number of items to evaluate on per task.",
+    )
+
+
+def out(default: Path | None, shown: str = "") -> Callable[[CommandT], CommandT]:
+    """Declare ``--out``; ``shown`` is the default in the help."""
+    return click.option(
+        "--out", type=Path, default=default, show_default=shown or True, help="Output folder."
+    )
+
+
+def pass_options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Pass those options of a command that are fields of a dataclass as one ``options``."""
+    names = [field.name for field in fields(kind)]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def call(**values: Any) -> None:
+            options = kind(**{name: values.pop(name) for name in names if name in values})
+            command(options=options, **values)
+
+        return call
+
+    return decorate
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options shared by the commands that train."""
-    for option in reversed(
-        (
-            click.option("--task", "tasks", multiple=True, help="Task to train and evaluate on."),
-            click.option("--evaluate", multiple=True,
-                         help="Further task to score a vision-language model on."),
-            click.option("--corruption", "corruptions", multiple=True,
-                         help="For example image-noise:1-5; may be repeated."),
-            click.option("--seeds", help="For example 0,1,2 or 0-4."),
-            click.option("--budget", help="XS, S, M, L, paper, or a number: of FLOPs such as "
-                         "5e12, or of training items on the data track."),
-            click.option("--track", type=click.Choice(TRACKS),
-                         help="What is equal for all: compute [default] or data; anytime runs a "
-                         "quarter, a half and the whole of the budget."),
-            click.option("--wall", type=float, metavar="SECONDS",
-                         help="Cap on device seconds too, whichever comes first."),
-            click.option("--tuned", multiple=True, type=Path, metavar="FILE",
-                         help="Run chosen settings beside the others; 'steelyard tune' writes it."),
-            click.option("--oracle", is_flag=True,
-                         help="With --tuned, also what test items would choose; never ranked."),
-            click.option("--backbone",
-                         help="A preset, IMAGE+TEXT encoders, or a model by hub id or path."),
-            click.option("--backbone-set", multiple=True, metavar="KEY=VALUE",
-                         help="Backbone option, for example frozen=true."),
-            click.option("--set", "sets", multiple=True, metavar="KEY=VALUE",
-                         help="Method option; only with a single method."),
-            click.option("--method", "extra", multiple=True, metavar="NAME|FILE.py",
-                         help="Add a method, also one of your own from a file."),
-            click.option("--include-path", multiple=True, type=Path, metavar="DIR",
-                         help="Folder of your own lmms-eval task files, for --evaluate."),
-            click.option("--data-root", multiple=True, metavar="[TASK=]DIR",
-                         help="Folder of a task's data; without it a world is generated."),
-            click.option("--data-set", multiple=True, metavar="KEY=VALUE",
-                         help="Loader option, for example plot=first."),
-            click.option("--max-bad", default=0.01, show_default=True,
-                         help="Share of unusable rows at which reading is refused."),
-            click.option("--limit", type=int, help="Evaluate this many items a task."),
-            click.option("--split", help="Items to score [default: test]; val to choose settings."),
-            click.option("--runs", type=Path, default=RUNS, show_default=True,
-                         help="Folder of runs; finished ones are not run again."),
-            click.option("--jobs", type=int, help="Runs at a time [default: CPU cores; 1 on GPU]."),
-            click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1."),
-            click.option("--dry-run", is_flag=True, help="Print the plan and its cost, then stop."),
-        )
-    ):  # fmt: skip
+    """Declare the options of the commands that train and pass them as ``RunOptions``."""
+    declared = (
+        click.option("--task", "tasks", multiple=True, help="Task to train and evaluate on."),
+        click.option("--evaluate", multiple=True,
+                     help="Further task to score a vision-language model on."),
+        click.option("--corruption", "corruptions", multiple=True,
+                     help="Corruption to score on, for example image-noise:1-5."),
+        seeds,
+        budget,
+        click.option("--track", type=click.Choice(TRACKS),
+                     help="What is equal for all methods: compute [default] or data; anytime runs "
+                     "a quarter, a half and all of the compute budget."),
+        click.option("--wall", type=float, metavar="SECONDS",
+                     help="Cap on device seconds, whichever limit is reached first."),
+        click.option("--tuned", multiple=True, type=Path, metavar="FILE",
+                     help="Also run the settings chosen in this file of 'steelyard tune'."),
+        click.option("--oracle", is_flag=True,
+                     help="With --tuned, also the settings that test items choose; never ranked."),
+        click.option("--backbone", help="Preset, IMAGE+TEXT encoders, or a model's id or path."),
+        backbone_set,
+        click.option("--set", "method_set", multiple=True, metavar="KEY=VALUE",
+                     help="Option of the method; only with a single method."),
+        click.option("--method", "methods", multiple=True, metavar="NAME|FILE.py",
+                     help="Method to add to the suite, also from a file of your own."),
+        include_path,
+        data_root,
+        data_set,
+        max_bad,
+        limit(),
+        click.option("--split", help="Split to score [default: test]; val to choose settings."),
+        runs,
+        jobs(),
+        device,
+        dry_run,
+    )  # fmt: skip
+    command = pass_options(RunOptions)(command)
+    for option in reversed(declared):
         command = option(command)
     return command

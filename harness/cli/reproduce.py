@@ -1,157 +1,184 @@
-"""``steelyard reproduce``: run a record's spec again here and compare everything it claims."""
+"""Command reproduce: run a record's spec again and compare the results."""
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import click
 from rich.table import Table
 
-from steelyard.harness.cli.console import make_ready, pick_device, reading
+from steelyard.harness.cli import options as shared
 from steelyard.harness.core.environment import code, device_name, packages
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import file_hash
-from steelyard.harness.core.progress import console, progress_bar
+from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.records import record
-from steelyard.harness.records.record import Record, Score
-from steelyard.harness.runs.corpora import corpora_of
-from steelyard.harness.runs.run import Job, run
+from steelyard.harness.records.record import Record
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs.corpora import DataOptions, load_job_corpora
+from steelyard.harness.runs.parallel import ensure_base_model, pick_device, quiet_heavy_libraries
+from steelyard.harness.runs.run import Job, run, variant_name
 
-SHOWN = 10  # scores that are furthest off
+SHOWN = 10  # scores with the largest distance
 ROUNDING = 1e-12  # of a score's last digits in JSON
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReproduceOptions(DataOptions):
+    """Options of ``steelyard reproduce``."""
+
+    tolerance: float = 0.0
+    out: Path = Path("reproduced")
+    method: Path | None = None
+    device: str = "auto"
+
+
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """One number that came out otherwise."""
+class Mismatch:
+    """Recorded number or status that differs from the new one."""
 
-    what: str
+    name: str
     recorded: str
-    here: str
-    apart: float | None
-    """How far a score is off; None for what has no distance."""
+    rerun: str
+    distance: float | None
+    """Absolute difference of a score; None for anything else and for a missing score."""
+
+    def exceeds(self, tolerance: float) -> bool:
+        """Return whether the record does not hold: a score too far off or missing, or a status.
+
+        Weights, steps and FLOPs may differ in the last digits from machine to machine.
+        """
+        if self.distance is not None:
+            return self.distance > tolerance
+        return self.name not in ("weights", "steps", "FLOPs")
 
 
-def reproduce(folder: Path, out: Path, tolerance: float, given: Mapping[str, Any]) -> bool:
-    """Rerun the record in ``folder`` into ``out``; whether all scores are within ``tolerance``.
+@click.command()
+@click.argument("folder", type=Path)
+@click.option("--tolerance", default=0.0, show_default=True,
+              help="Largest allowed difference of a score in [0, 1].")  # fmt: skip
+@shared.out(Path("reproduced"))
+@shared.method_file
+@shared.data_root
+@shared.data_set
+@shared.max_bad
+@shared.device
+@shared.pass_options(ReproduceOptions)
+def reproduce(folder: Path, options: ReproduceOptions) -> None:
+    """Run a record again and compare scores and costs.
+
+    Names all differences of code, packages and device from the record in FOLDER. Exit code 1 if a
+    score differs by more than the tolerance.
+
+    \b
+    Example:
+      steelyard reproduce leaderboards/records/world/joint-food101-tiny-S-s0-ad309750
+    """
+    if not run_again(folder, options):
+        sys.exit(1)
+
+
+def run_again(folder: Path, options: ReproduceOptions) -> bool:
+    """Run the record in ``folder`` again; return whether all scores are within the tolerance.
 
     Raises:
-        UserError: there is no such record, its method's file or its data is another one, or
-            ``out`` holds the record itself.
+        UserError: no such record, its method's file or its data has changed, or ``--out`` is the
+            folder of the record.
     """
-    from steelyard.harness.runs.parallel import quiet_heavy_libraries
-
-    found = record.read(folder)
-    if out.resolve() == folder.parent.resolve():
-        raise UserError(f"--out {out} holds the record itself: give another folder.")
-    spec = _with_method(found, given["method"])
-    variants = tuple(dict.fromkeys(map(_variant, found.scores)))
-    made = found.provenance
-    job = Job(spec, found.label, variants, made["data"]["split"], made["limit"], found.kind,
-              made.get("tuning"))  # fmt: skip
+    old = record.read(folder)
+    if options.out.resolve() == folder.parent.resolve():
+        raise UserError(f"--out {options.out} holds the record itself: give another folder.")
+    source = old.provenance
+    variants = tuple(dict.fromkeys(map(variant_name, old.scores)))
+    spec = _find_method(old, options.method)
+    split, limit = source["data"]["split"], source["limit"]
+    job = Job(spec, old.label, variants, split, limit, old.kind, source.get("tuning"))
     quiet_heavy_libraries()
-    device = pick_device(given["device"])
-    for line in environment(found, device):
+    device = pick_device(options.device)
+    for line in environment_changes(old, device):
         console.print(line, highlight=False)
-    with reading():
-        corpora = corpora_of(job, found, given)
-    make_ready(spec.backbone, spec.backbone_options)
-    with progress_bar() as bar:
-        task = bar.add_task("starting", total=1.0)
-
-        def report(doing: str, share: float) -> None:
-            bar.update(task, description=doing, completed=share)
-
-        again = run(job, corpora, out, device, report)
-    differences = list(compare(found, again))
-    _print(found, again, differences, tolerance)
-    return not any(beyond(difference, tolerance) for difference in differences)
+    corpora = load_job_corpora(job, old, options)
+    ensure_base_model(spec.backbone, spec.backbone_options)
+    with show_progress() as progress:
+        new = run(job, corpora, options.out, device, progress)
+    mismatches = list(compare(old, new))
+    _print_comparison(old, new, mismatches, options.tolerance)
+    return not any(mismatch.exceeds(options.tolerance) for mismatch in mismatches)
 
 
-def _with_method(found: Record, given: Path | None) -> Any:
-    """The spec, with the method's file where it is a user's and lies elsewhere now."""
-    spec = found.spec
+def _find_method(old: Record, path: Path | None) -> RunSpec:
+    """Return the spec; a method that is not in the package needs its unchanged file."""
+    spec = old.spec
     if not spec.source:
         return spec
-    path = given or Path(spec.method)
+    path = path or Path(spec.method)
     if not path.is_file():
-        raise UserError(f"{found.id} was trained by {spec.method}: give that file with --method.")
+        raise UserError(f"{old.id} was trained by {spec.method}: give that file with --method.")
     if file_hash(path) != spec.source:
         raise UserError(
-            f"{path} is not the file that trained {found.id}: its hash is "
-            f"{file_hash(path)}, recorded is {spec.source}."
+            f"{path} is not the file that trained {old.id}: its hash is {file_hash(path)}, "
+            f"recorded is {spec.source}."
         )
     return replace(spec, method=str(path))
 
 
-def _variant(score: Score) -> str:
-    return score.task if score.variant == "clean" else f"{score.task}@{score.variant}"
-
-
-def environment(found: Record, device: str) -> Iterator[str]:
-    """A line for each thing about code, packages and machine that is not as it was."""
-    made = found.provenance
-    before, now = made["code"], code()
+def environment_changes(old: Record, device: str) -> Iterator[str]:
+    """Yield a line for each change of code, packages and machine since the record."""
+    before, now = old.provenance["code"], code()
     if before["source"] != now["source"]:
         yield (
             f"other code: recorded {before['commit'] or before['source']}, here "
             f"{now['commit'] or now['source']}{' with changes' if now['dirty'] else ''}"
         )
     installed = packages()
-    for name, version in sorted(made["packages"].items()):
+    for name, version in sorted(old.provenance["packages"].items()):
         if installed.get(name) != version:
             yield f"other {name}: recorded {version}, here {installed.get(name, 'none')}"
-    if found.ledger.device != device_name(device):
-        yield f"other device: recorded {found.ledger.device}, here {device_name(device)}"
-    if found.spec.wall is not None:
-        yield f"capped at {found.spec.wall:g} s: how far it comes depends on the machine"
+    if old.ledger.device != device_name(device):
+        yield f"other device: recorded {old.ledger.device}, here {device_name(device)}"
+    if old.spec.wall is not None:
+        yield f"capped at {old.spec.wall:g} s: the number of steps depends on the machine"
 
 
-def compare(found: Record, again: Record) -> Iterator[Difference]:
-    """What came out otherwise, scores first."""
-    values = {(s.task, s.variant, s.metric, s.subset): s.value for s in again.scores}
-    for score in found.scores:
-        here = values.get((score.task, score.variant, score.metric, score.subset))
-        if here is None or abs(here - score.value) > ROUNDING:
-            name = " ".join(p for p in (_variant(score), score.subset, score.metric) if p)
-            apart = None if here is None else abs(here - score.value)
-            shown = "none" if here is None else f"{here:.6f}"
-            yield Difference(name, f"{score.value:.6f}", shown, apart)
+def compare(old: Record, new: Record) -> Iterator[Mismatch]:
+    """Yield all differences of two records of one spec, scores first."""
+    values = {(s.task, s.variant, s.metric, s.subset): s.value for s in new.scores}
+    for score in old.scores:
+        value = values.get((score.task, score.variant, score.metric, score.subset))
+        if value is None or abs(value - score.value) > ROUNDING:
+            name = " ".join(p for p in (variant_name(score), score.subset, score.metric) if p)
+            distance = None if value is None else abs(value - score.value)
+            rerun = "none" if value is None else f"{value:.6f}"
+            yield Mismatch(name, f"{score.value:.6f}", rerun, distance)
     facts = {
-        "status": (f"{found.status} {found.failure}", f"{again.status} {again.failure}"),
-        "steps": (str(found.ledger.steps), str(again.ledger.steps)),
-        "FLOPs": (f"{found.ledger.total_flops:.0f}", f"{again.ledger.total_flops:.0f}"),
+        "status": (f"{old.status} {old.failure}", f"{new.status} {new.failure}"),
+        "steps": (str(old.ledger.steps), str(new.ledger.steps)),
+        "FLOPs": (f"{old.ledger.total_flops:.0f}", f"{new.ledger.total_flops:.0f}"),
     }
-    if found.provenance["weights"] is not None:
-        facts["weights"] = (found.provenance["weights"], str(again.provenance["weights"]))
-    for what, (before, now) in facts.items():
+    if old.provenance["weights"] is not None:
+        facts["weights"] = (old.provenance["weights"], str(new.provenance["weights"]))
+    for name, (before, now) in facts.items():
         if before != now:
-            yield Difference(what, before.strip(), now.strip(), None)
+            yield Mismatch(name, before.strip(), now.strip(), None)
 
 
-def beyond(difference: Difference, tolerance: float) -> bool:
-    """Whether it says that the record does not hold: a score too far off or lacking, or a status.
-
-    Weights, steps and FLOPs may differ in the last digits from machine to machine.
-    """
-    if difference.apart is not None:
-        return difference.apart > tolerance
-    return difference.what not in ("weights", "steps", "FLOPs")
-
-
-def _print(found: Record, again: Record, differences: list[Difference], tolerance: float) -> None:
-    if not differences:
-        weights = found.provenance["weights"] or "not recorded"
+def _print_comparison(
+    old: Record, new: Record, mismatches: Sequence[Mismatch], tolerance: float
+) -> None:
+    if not mismatches:
+        weights = old.provenance["weights"] or "not recorded"
         console.print(
-            f"equal: weights {weights}, {len(found.scores)} scores, "
-            f"{again.ledger.steps} steps, {again.ledger.total_flops:.4g} FLOPs", highlight=False
+            f"equal: weights {weights}, {len(old.scores)} scores, "
+            f"{new.ledger.steps} steps, {new.ledger.total_flops:.4g} FLOPs", highlight=False
         )  # fmt: skip
         return
-    table = Table("what", "recorded", "here", "apart", title=found.id)
-    worst = sorted(differences, key=lambda each: -(each.apart or 0.0))[:SHOWN]
-    for difference in (each for each in differences if each.apart is None or each in worst):
-        apart = "" if difference.apart is None else f"{difference.apart:.6f}"
-        table.add_row(difference.what, difference.recorded, difference.here, apart)
+    table = Table("name", "recorded", "rerun", "difference", title=old.id)
+    largest = sorted(mismatches, key=lambda mismatch: -(mismatch.distance or 0.0))[:SHOWN]
+    for mismatch in mismatches:
+        if mismatch.distance is None or mismatch in largest:
+            distance = "" if mismatch.distance is None else f"{mismatch.distance:.6f}"
+            table.add_row(mismatch.name, mismatch.recorded, mismatch.rerun, distance)
     console.print(table)
-    off = sum(beyond(difference, tolerance) for difference in differences)
-    console.print(f"{off} of {len(found.scores)} scores are off by more than {tolerance:g}")
+    off = sum(mismatch.exceeds(tolerance) for mismatch in mismatches)
+    console.print(f"{off} of {len(old.scores)} scores differ by more than {tolerance:g}")

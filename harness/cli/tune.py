@@ -1,4 +1,4 @@
-"""``steelyard tune``: run the trials of every entry, choose, write the tuning file, print it."""
+"""Command tune: run the trials of every entry, choose one and write the tuning file."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -6,115 +6,140 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.table import Table
 
-from steelyard.harness.cli import console as commands
+from steelyard.harness.cli.options import run_options
+from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.progress import console
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.record import Record
-from steelyard.harness.runs import suite, tuning
+from steelyard.harness.runs import tuning
+from steelyard.harness.runs.parallel import run_jobs
 from steelyard.harness.runs.run import TRAINING, Job
-from steelyard.harness.runs.suite import Suite, label_of
-from steelyard.harness.runs.tuning import Plan
-
-FIXED = ("seeds", "split", "tuned")
-"""Options of a run that a trial decides itself."""
+from steelyard.harness.runs.suite import RunOptions, Suite, jobs, load_corpora
+from steelyard.harness.runs.tuning import TuningPlan
 
 
-def tune(target: str, runs: Path, plan: Plan, given: Mapping[str, Any]) -> list[Path]:
-    """Tune every entry of a target; an interrupted command goes on where it stopped."""
-    for name in FIXED:
-        if given[name]:
+@click.command()
+@click.argument("target")
+@click.option("--trials", default=8, show_default=True,
+              help="Number of trials per entry, its own settings included.")  # fmt: skip
+@click.option(
+    "--rule",
+    default="best-composite",
+    show_default=True,
+    help=f"Rule that chooses on validation items: {', '.join(tuning.RULES)}.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the drawn settings.")
+@run_options
+def tune(target: str, trials: int, rule: str, seed: int, options: RunOptions) -> None:
+    """Try settings of every entry and choose on validation items.
+
+    Trial 0 has the entry's own settings; the others draw from the ranges in its method's file and
+    from one range of learning rates for all methods. --oracle scores the trials on test items too.
+
+    \b
+    Examples:
+      steelyard tune world_vlm
+      steelyard tune mine.py --task food101 --trials 4 --budget XS
+      steelyard run world_vlm --tuned runs/tuning-world_vlm-S/tuning.json
+    """
+    plan = TuningPlan(trials, rule, seed, options.oracle)
+    for name in ("seeds", "split", "tuned"):
+        if getattr(options, name):
             raise UserError(
-                f"--{name}: trials are trained with seed {tuning.TRAINING_SEED + plan.seed} and "
-                "scored on validation items; leave it out."
+                f"--{name}: trials are trained with seed {plan.training_seed} and scored on "
+                "validation items; leave it out."
             )
-    given = {**given, "oracle": False}
-    files = []
-    for made in commands.suites_from(target, given):
-        if (path := _tune_suite(made, runs, plan, given)) is not None:
-            files.append(path)
-    return files
+    for suite in suites_from(target, options):
+        for budget in suite.budgets:
+            one_budget = replace(suite, budget=budget, track=suite.run_track)
+            if (file := tune_suite(one_budget, plan, options)) is not None:
+                click.echo(f"Next: steelyard run {target} --tuned {file}")
 
 
-def folder_of(made: Suite, runs: Path) -> Path:
-    """Where the trials of a suite lie."""
-    name = label_of(made.entries[0]) if made.name == "run" else made.name
-    ending = "" if made.run_track == "compute" else f"-{made.run_track}"
-    return runs / f"tuning-{name.replace('/', '_')}-{made.budget}{ending}"
-
-
-def _tune_suite(made: Suite, runs: Path, plan: Plan, given: Mapping[str, Any]) -> Path | None:
-    corpora = commands.open_corpora(made, given)
-    made = _with_validation(made, corpora)
-    folder = folder_of(made, runs)
-    labels = [label_of(entry) for entry in made.entries]
-    if given["dry_run"]:
-        plans = tuning.trial_suite(made, plan, range(plan.trials), labels)
-        commands.run_jobs(suite.jobs(plans, corpora), corpora, folder, given)
+def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | None:
+    """Tune a suite of one budget; return its tuning file, or None on a dry run."""
+    corpora = load_corpora(suite, options)
+    suite = _with_validation(suite, corpora)
+    options = replace(options, runs=options.runs / _folder_name(suite))
+    names = [entry.name for entry in suite.entries]
+    if options.dry_run:
+        trials = tuning.trial_suite(suite, plan, range(plan.trials), names)
+        run_jobs(jobs(trials, corpora), corpora, options)
         return None
-    # First as they stand: a method that then trains nothing has nothing to tune.
-    first = tuning.trial_suite(made, plan, [0], labels)
-    records = commands.run_jobs(suite.jobs(first, corpora), corpora, folder, given)
-    trained = {found.label for found in records if found.ledger.steps or found.failure}
-    tried = [label for label in labels if tuning.trial_label(label, 0) in trained]
-    rest = tuning.trial_suite(made, plan, range(1, plan.trials), tried)
-    jobs = suite.jobs(rest, corpora)
-    records += commands.run_jobs(jobs, corpora, folder, given)
-    tested: list[Record] = []
+    # Trial 0 first: a method that trains nothing in it has nothing to tune.
+    first_jobs = jobs(tuning.trial_suite(suite, plan, [0], names), corpora)
+    records = run_jobs(first_jobs, corpora, options)
+    trained = {record.label for record in records if record.ledger.steps or record.failure}
+    names = [name for name in names if tuning.trial_label(name, 0) in trained]
+    rest = tuning.trial_suite(suite, plan, range(1, plan.trials), names)
+    other_jobs = jobs(rest, corpora)
+    records += run_jobs(other_jobs, corpora, options)
+    test_records: list[Record] = []
     if plan.oracle:
-        done = [*suite.jobs(first, corpora), *jobs]
-        tested = _on_test(done, records, corpora, folder, given)
-    revisions = {task: corpora[task].revision for task in made.tasks}
-    content = tuning.report(made, plan, records, tested, revisions)
-    _print(content)
-    return tuning.write(content, folder)
+        test_records = _score_on_test([*first_jobs, *other_jobs], records, corpora, options)
+    revisions = {task: corpora[task].revision for task in suite.tasks}
+    content = tuning.report(suite, plan, records, test_records, revisions)
+    _print_choices(content)
+    return tuning.write(content, options.runs)
 
 
-def _with_validation(made: Suite, corpora: Mapping[str, Corpus]) -> Suite:
-    """The suite without tasks that are only scored and have no validation items."""
-    for task in made.tasks:
+def _folder_name(suite: Suite) -> str:
+    name = suite.entries[0].name if suite.name == "run" else suite.name
+    ending = "" if suite.run_track == "compute" else f"-{suite.run_track}"
+    return f"tuning-{name.replace('/', '_')}-{suite.budget}{ending}"
+
+
+def _with_validation(suite: Suite, corpora: Mapping[str, Corpus]) -> Suite:
+    """Return the suite without scored tasks that have no validation items."""
+    for task in suite.tasks:
         if not corpora[task].splits.get("val"):
-            raise UserError(f"{task} has no validation items to choose by: tune on other data.")
-    kept = tuple(task for task in made.evaluate if corpora[task].splits.get("val"))
-    left = [task for task in made.evaluate if task not in kept]
-    if left:
-        console.print(f"not used to choose, for want of a split val: {', '.join(left)}")
-    return replace(made, evaluate=kept)
+            raise UserError(f"{task} has no validation items to choose on: tune on other data.")
+    usable = tuple(task for task in suite.evaluate if corpora[task].splits.get("val"))
+    if skipped := [task for task in suite.evaluate if task not in usable]:
+        console.print(f"skipped for selection (no val split): {', '.join(skipped)}")
+    return replace(suite, evaluate=usable)
 
 
-def _on_test(
-    jobs: Sequence[Job],
+def _score_on_test(
+    trials: Sequence[Job],
     records: Sequence[Record],
     corpora: Mapping[str, Corpus],
-    folder: Path,
-    given: Mapping[str, Any],
+    options: RunOptions,
 ) -> list[Record]:
-    """The same trained trials scored on test items, in a folder of their own."""
-    apart = folder / "test"
-    fine = {found.id for found in records if found.status == "done"}
-    jobs = [replace(job, split="test") for job in jobs if job.spec.id in fine]
-    for job in jobs:
-        source, target = folder / job.spec.id, apart / job.spec.id
+    """Score the trained trials on test items, in a folder of their own."""
+    folder = options.runs / "test"
+    done = {record.id for record in records if record.status == "done"}
+    trials = [replace(job, split="test") for job in trials if job.spec.id in done]
+    for job in trials:
+        source, target = options.runs / job.spec.id, folder / job.spec.id
         if not (target / TRAINING).is_file():
             shutil.copytree(source / WEIGHTS, target / WEIGHTS, dirs_exist_ok=True)
             shutil.copyfile(source / TRAINING, target / TRAINING)
-    return commands.run_jobs(jobs, corpora, apart, given)
+    return run_jobs(trials, corpora, replace(options, runs=folder))
 
 
-def _print(content: Mapping[str, Any]) -> None:
-    table = Table("entry", "as it stands", "chosen", "settings", "trials", "FLOPs", "seconds",
+def _print_choices(content: Mapping[str, Any]) -> None:
+    table = Table("entry", "own settings", "chosen", "settings", "trials", "FLOPs", "seconds",
                   title=f"{content['rule']} on validation items")  # fmt: skip
     for entry in content["entries"]:
-        trials, chosen = entry["trials"], entry["chosen"]
-        ledger = entry["ledger"]
+        trials, ledger = entry["trials"], entry["ledger"]
+        choice, settings = "", "failed"
+        if (chosen := entry["chosen"]) is not None:
+            choice, settings = _percent(trials[chosen]["score"]), "own"
+            if chosen:
+                values = sorted(trials[chosen]["options"].items())
+                rate = f"learning rate {trials[chosen]['learning_rate']:g}"
+                settings = ", ".join([*(f"{name}={value}" for name, value in values), rate])
         table.add_row(
             entry["label"],
             _percent(trials[0]["score"]),
-            "" if chosen is None else _percent(trials[chosen]["score"]),
-            "failed" if chosen is None else _words(trials[chosen], chosen),
+            choice,
+            settings,
             str(len(trials)),
             f"{ledger['flops'][tuning.PHASE]:.3g}",
             f"{ledger['seconds'][tuning.PHASE]:.0f}",
@@ -124,10 +149,3 @@ def _print(content: Mapping[str, Any]) -> None:
 
 def _percent(score: float | None) -> str:
     return "failed" if score is None else f"{100 * score:.1f}"
-
-
-def _words(trial: Mapping[str, Any], number: int) -> str:
-    if number == 0:
-        return "as it stands"
-    options = [f"{name}={value}" for name, value in sorted(trial["options"].items())]
-    return ", ".join([*options, f"learning rate {trial['learning_rate']:g}"])

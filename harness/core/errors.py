@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake in the user's input: the message says what was given, what is allowed, what to do.
+    """Mistake in the user's input: the message says what was given, what is allowed, what to do.
 
     The command line prints it without a traceback and exits with code 2.
     """
@@ -19,9 +19,14 @@ class NonFiniteLoss(Exception):
         self.step = step
 
 
-def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
-    """Build the error for a name that does not exist, with the closest and all allowed names."""
-    names = sorted(allowed)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
-    return UserError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}.")
+def unknown(kind: str, name: str, names: Iterable[str]) -> UserError:
+    """Return the error for a name that does not exist, with the nearest and all allowed names."""
+    names = sorted(names)
+    allowed = ", ".join(names) or "none"
+    return UserError(f"Unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {allowed}.")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest name, or an empty string."""
+    nearest = get_close_matches(name, sorted(names), n=1, cutoff=0.5)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, did_you_mean, unknown
 
 Option = str | int | float | bool
 Options = Mapping[str, Option]
@@ -31,8 +31,9 @@ def apply(
         if name not in names:
             raise unknown(kind, str(name), names)
         if get_origin(types[name]) is Literal and value not in get_args(types[name]):
-            allowed = ", ".join(map(str, get_args(types[name])))
-            raise UserError(f"{name}={value!r}: allowed are {allowed}.")
+            choices = [str(choice) for choice in get_args(types[name])]
+            hint = did_you_mean(str(value), choices)
+            raise UserError(f"{name}={value!r}: allowed are {', '.join(choices)}.{hint}")
         if not _fits(value, types[name]):
             raise UserError(f"{name}={value!r}: expected {_name_of(types[name])}.")
     changes = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}

@@ -1,40 +1,115 @@
-"""corpora."""
+"""Read the data sets of runs: their folders, their loader options, and the recorded revision."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import parse_pairs
-from steelyard.harness.core.progress import progress_bar
+from steelyard.harness.core.progress import console, progress_bar
+from steelyard.harness.data import image_scan
+from steelyard.harness.datacheck import convert
 from steelyard.harness.records.record import Record
+from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs.run import Job
 from steelyard.tasks._lmms import stock
 
 
-def corpora_of(job: Job, known: Record | None, given: Mapping[str, Any]) -> dict[str, Corpus]:
-    """The data of the task trained on and of every task asked now."""
-    own = job.spec.task
-    asked = sorted({name.partition("@")[0] for name in job.variants})
-    roots = parse_roots(given["data_root"], asked)
-    options = _options(given["data_set"], asked)
-    found = {
-        task: _corpus(task, job, known, roots.get(task), given["max_bad"], options.get(task, {}))
-        for task in asked
-    }
-    if own == tasks.NOTHING:
-        found[own] = Corpus(own, Path(), (), False, {job.split: ()}, "")
-    elif own not in found:
-        found[own] = _corpus(own, job, known, roots.get(own), given["max_bad"], {})
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataOptions:
+    """Options of every command that reads data."""
+
+    data_root: tuple[str, ...] = ()
+    """``DIR`` or ``TASK=DIR``."""
+    data_set: tuple[str, ...] = ()
+    """Loader options: ``KEY=VALUE`` or ``TASK.KEY=VALUE``."""
+    max_bad: float = 0.01
+    """Fraction of unusable rows at which reading fails."""
 
 
-def _options(given: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Loader options by task: ``KEY=VALUE`` for the only task, or ``TASK.KEY=VALUE``."""
-    found: dict[str, dict[str, str]] = {}
-    for text, value in parse_pairs(given).items():
+@contextmanager
+def show_reading() -> Iterator[None]:
+    """Show a bar while data is read, with the time left once images are decoded."""
+    with progress_bar() as bar:
+        line = bar.add_task("reading data", total=None)
+        with image_scan.report_images(
+            lambda done, total: bar.update(line, completed=done, total=total)
+        ):
+            yield
+
+
+def print_skipped(corpus: Corpus) -> None:
+    """Print how many rows of a data set could not be used, and the first three."""
+    if corpus.skipped:
+        rows = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
+        console.print(f"[yellow]{corpus.name}: {len(corpus.skipped)} rows skipped[/] ({rows} ...)")
+
+
+def load_job_corpora(job: Job, record: Record | None, options: DataOptions) -> dict[str, Corpus]:
+    """Read the data of the task trained on and of every task scored, as a record has it.
+
+    Raises:
+        UserError: see ``load_recorded``; or an option names a task that is not scored.
+    """
+    names = sorted({name.partition("@")[0] for name in job.variants})
+    roots = parse_roots(options.data_root, names)
+    loader = parse_loader_options(options.data_set, names)
+    trained_on = job.spec.task
+    if trained_on not in (*names, tasks.NOTHING):
+        names.append(trained_on)
+    with show_reading():
+        corpora = {
+            name: load_recorded(
+                name, job.spec, record, roots.get(name), options.max_bad, loader.get(name, {})
+            )
+            for name in names
+        }
+    if trained_on == tasks.NOTHING:
+        corpora[trained_on] = Corpus(trained_on, Path(), (), False, {job.split: ()}, "")
+    return corpora
+
+
+def load_recorded(
+    task: str,
+    spec: RunSpec,
+    record: Record | None,
+    root: Path | None,
+    max_bad: float,
+    loader: Mapping[str, str] | None = None,
+) -> Corpus:
+    """Read the data of a task as the run had it; ``loader`` changes options of the loader.
+
+    Raises:
+        UserError: the data has another revision than the record.
+    """
+    root = tasks.find_root(task, root)
+    recorded = loader_options(spec) if task == spec.task else {}
+    corpus = tasks.load(task, root, max_bad=max_bad, **{**recorded, **(loader or {})})
+    provenance = record.provenance if record else {}
+    if task != spec.task:
+        provenance = provenance.get("scored", {}).get(task, {})
+    revision = provenance["data"]["revision"] if provenance else corpus.revision
+    if corpus.revision != revision:
+        remedy = "another --out" if spec.task == tasks.NOTHING else "the recorded --data-root"
+        raise UserError(
+            f"The data at {root} does not match the record of {spec.id}: {task} has revision "
+            f"{corpus.revision}, recorded is {revision}. Give {remedy}."
+        )
+    return corpus
+
+
+def loader_options(spec: RunSpec) -> dict[str, str]:
+    """Return the loader options that a run's data was read with."""
+    return {key: value for key, value in spec.data.items() if key != "revision"}
+
+
+def parse_loader_options(pairs: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read ``KEY=VALUE`` for the only task, or ``TASK.KEY=VALUE``, into options by task."""
+    options: dict[str, dict[str, str]] = {}
+    for text, value in parse_pairs(pairs).items():
         task, dot, key = text.rpartition(".")
         if not dot:
             if len(names) != 1:
@@ -42,58 +117,35 @@ def _options(given: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, 
             task = names[0]
         if task not in names:
             raise unknown("task of --data-set", task, names)
-        found.setdefault(task, {})[key] = str(value)
-    return found
+        options.setdefault(task, {})[key] = str(value)
+    return options
 
 
-def _corpus(
-    task: str,
-    job: Job,
-    known: Record | None,
-    given: Path | None,
-    bad: float,
-    options: Mapping[str, str],
-) -> Corpus:
-    """The data of a task as a record knew it, or a UserError where it is other data."""
-    made = known.provenance if known else {}
-    before = made if task == job.spec.task else made.get("scored", {}).get(task)
-    loader = {key: value for key, value in job.spec.data.items() if key != "revision"}
-    root = tasks.find_root(task, given)
-    own = loader if task == job.spec.task else {}
-    corpus = tasks.load(task, root, max_bad=bad, **{**own, **options})
-    if before and corpus.revision != before["data"]["revision"]:
-        where = "another --out" if job.spec.task == tasks.NOTHING else "its --data-root"
-        raise UserError(
-            f"The data at {root} is not what {job.spec.id} knew of {task} (revision "
-            f"{corpus.revision}, not {before['data']['revision']}); give {where}."
-        )
-    return corpus
+def parse_roots(texts: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
+    """Read ``DIR`` for the only task, or ``TASK=DIR``; ``stock/`` may be left out of a name.
 
-
-def parse_roots(given: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
-    """``DIR`` for the only task, or ``TASK=DIR`` for one of several; ``stock/`` may be left out."""
-    found = {}
-    for text in given:
-        task, equals, folder = text.partition("=")
+    The data set of a hub id is converted into the user's cache folder.
+    """
+    roots = {}
+    for text in texts:
+        task, equals, root = text.partition("=")
         if not equals:
             if len(names) != 1:
                 raise UserError(f"--data-root {text}: with several tasks write TASK=DIR.")
-            task, folder = names[0], text
+            task, root = names[0], text
         if task not in names and stock.PREFIX + task in names:
             task = stock.PREFIX + task
-        found[task] = _root(task, folder)
-    return found
+        # A shell does not expand the ~ of TASK=~/folder.
+        if (folder := Path(root).expanduser()).is_dir():
+            roots[task] = folder
+        elif task not in tasks.names() or not convert.is_hub_id(root):
+            raise UserError(f"--data-root: no folder at {root}.")
+        else:
+            roots[task] = _convert_hub_copy(task, root)
+    return roots
 
 
-def _root(task: str, given: str) -> Path:
-    """A folder, or the official tree made of a data set of the hub that was named."""
-    from steelyard.harness.datacheck import convert
-
-    # A shell leaves the ~ in TASK=~/folder as it is.
-    if (folder := Path(given).expanduser()).is_dir():
-        return folder
-    if task not in tasks.names() or not convert.is_hub_id(given):
-        raise UserError(f"--data-root: no folder at {given}.")
+def _convert_hub_copy(task: str, hub_id: str) -> Path:
     with progress_bar() as bar:
-        line = bar.add_task(f"converting {given}", total=None)
-        return convert.ensure(task, given, lambda rows: bar.update(line, completed=rows))
+        line = bar.add_task(f"converting {hub_id}", total=None)
+        return convert.ensure(task, hub_id, lambda rows: bar.update(line, completed=rows))

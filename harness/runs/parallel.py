@@ -1,63 +1,161 @@
-"""Runs jobs one after another or several at a time, each worker with one CPU thread."""
+"""Run the jobs of a suite one after another or in several processes, with progress.
+
+records = run_suite(suite, RunOptions(runs=Path("runs"), jobs=2))
+"""
 
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from rich.table import Table
+
+from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.processes import spread
+from steelyard.harness.core.processes import SendMessage, spread
+from steelyard.harness.core.progress import Progress, console, progress_bar, show_progress
+from steelyard.harness.models import registry
+from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Record
-from steelyard.harness.runs.run import Job, run
+from steelyard.harness.runs import suite as suites
+from steelyard.harness.runs.run import Job, finished, run
+from steelyard.harness.runs.suite import RunOptions, Suite
 
-Report = Callable[[str, str, float], None]
-"""Called with a run's id, what it is doing and its finished share."""
-REPORT_SECONDS = 0.3
-
-
-@dataclass(slots=True)
-class _Worker:
-    """What a worker process holds between jobs."""
-
-    corpora: Mapping[str, Corpus]
-    runs: Path
-    device: str
+MESSAGE_SECONDS = 0.3  # between two progress messages of a run
+TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation
 
 
-_worker: _Worker
+def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> list[Record]:
+    """Run the jobs of a checked suite that have no record yet; on a dry run print the plan."""
+    corpora = suites.load_corpora(suite, options)
+    if not options.dry_run:
+        ensure_base_model(suite.backbone, suite.backbone_options)
+    jobs = suites.jobs(suite, corpora)
+    if not evaluate:
+        jobs = [replace(job, variants=()) for job in jobs]
+    return run_jobs(jobs, corpora, options)
 
 
-def execute(
-    jobs: Iterable[Job],
-    corpora: Mapping[str, Corpus],
-    runs: Path,
-    *,
-    device: str,
-    workers: int,
-    report: Report,
-) -> Iterable[Record]:
-    """Yield each job's record as it is finished. A bug in one job is raised after the others."""
-    waiting = list(jobs)
-    if workers <= 1 or len(waiting) <= 1:
-        quiet_heavy_libraries()
-        for job in waiting:
-            yield run(job, corpora, runs, device, _reporter(job, report))
-        return
+def ensure_base_model(backbone: str, options: Mapping[str, Any]) -> None:
+    """Train the base model of a preset before any run starts, in one process."""
+    with show_progress("base model") as progress:
+        registry.ensure_base(
+            backbone, options, lambda stage, done: progress(f"base model, once: {stage}", done)
+        )
+
+
+def run_jobs(
+    jobs: Sequence[Job], corpora: Mapping[str, Corpus], options: RunOptions
+) -> list[Record]:
+    """Run the jobs that have no record yet; on a dry run print the plan.
+
+    With several processes a bug in one job is raised after the other jobs.
+    """
+    device = pick_device(options.device)
+    workers = options.jobs or (1 if device.startswith("cuda") else os.cpu_count() or 1)
+    states = [(job, finished(job, options.runs)) for job in jobs]
+    if options.dry_run:
+        print_plan(states, workers)
+        return []
+    records = [record for _, record in states if record is not None]
+    waiting = [job for job, record in states if record is None]
+    if records and waiting:
+        console.print(f"{len(records)} runs are done already, {len(waiting)} to go")
     bugs: list[BaseException] = []
-    given = (corpora, runs, device)
-    for _, future in spread(_work, waiting, workers, report, _start, given):
-        if (bug := future.exception()) is not None:
-            bugs.append(bug)
-        else:
-            yield future.result()
+    fractions: dict[str, float] = {}
+    start = time.monotonic()
+    with progress_bar() as bar:
+        line = bar.add_task("starting", total=max(len(waiting), 1))
+
+        def report(run_id: str, stage: str, fraction: float) -> None:
+            training, evaluating = stage == "training", stage.startswith("evaluating")
+            done = TRAINING_FRACTION * fraction if training else 0.0
+            if evaluating:
+                done = TRAINING_FRACTION + (1 - TRAINING_FRACTION) * fraction
+            fractions[run_id] = done
+            bar.update(line, description=f"{run_id}: {stage}", completed=sum(fractions.values()))
+
+        shared = (corpora, options.runs, device)
+        alone = min(workers, len(waiting)) <= 1  # then this process works
+        if alone:
+            _start_worker(*shared)
+        futures = spread(
+            _work, waiting, 0 if alone else workers, report, _start_worker, shared,
+            parent_works=alone,
+        )  # fmt: skip
+        for _, future in futures:
+            if (bug := future.exception()) is not None:
+                bugs.append(bug)
+                continue
+            record = future.result()
+            records.append(record)
+            fractions[record.id] = 1.0
+            bar.update(line, completed=sum(fractions.values()))
+            if not console.is_terminal:
+                seconds = time.monotonic() - start
+                count = f"{len(records)}/{len(jobs)}"
+                console.print(f"{count} {record.status} {record.id} ({seconds:.0f} s)")
     if bugs:
         raise bugs[0]
+    failed = [record for record in records if record.status == "failed"]
+    for record in failed:
+        console.print(f"[red]failed[/] {record.id}: {record.failure}", highlight=False)
+    done = len(records) - len(failed)
+    console.print(f"{done} runs done, {len(failed)} failed, in {options.runs}", highlight=False)
+    return records
+
+
+def print_plan(states: Sequence[tuple[Job, Record | None]], workers: int) -> None:
+    """Print the state of every job and the largest cost of the unfinished ones."""
+    table = Table("entry", "run", "state", "budget", "variants")
+    seconds: list[float] = []
+    limits: dict[str, float] = {}
+    for job, record in states:
+        budget = parse_budget(job.spec.budget, job.spec.track, job.spec.wall)
+        state = "to run" if record is None else record.status
+        table.add_row(job.label, job.spec.id, state, str(budget), str(len(job.variants)))
+        if record is None:
+            unit, amount = ("items", budget.items) if budget.items else ("FLOPs", budget.flops)
+            limits[unit] = limits.get(unit, 0.0) + amount
+        else:
+            seconds.append(record.ledger.total_seconds)
+    console.print(table)
+    pending = len(states) - len(seconds)
+    cost = " and ".join(f"{amount:.3g} {unit}" for unit, amount in limits.items()) or "nothing"
+    console.print(f"{pending} of {len(states)} runs to do, at most {cost} of training.")
+    if seconds and pending:
+        mean = sum(seconds) / len(seconds)
+        console.print(
+            f"Training took {mean:.0f} s per run so far: about "
+            f"{mean * pending / workers / 60:.0f} min for the rest with {workers} at a time, "
+            "without evaluation."
+        )
+    elif pending:
+        console.print("The time on this machine is not known before a first run.")
+
+
+def pick_device(name: str) -> str:
+    """Return the device of a name; ``auto`` is the first GPU, or the CPU.
+
+    Raises:
+        UserError: the device is not available.
+    """
+    if name == "cpu":
+        return name
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not name.startswith("cuda") or not torch.cuda.is_available():
+        raise UserError(f"Device '{name}' is not available here; use cpu or auto.")
+    return name
 
 
 def quiet_heavy_libraries() -> None:
-    """One CPU thread, no advice from tokenizers, no progress bars from transformers."""
+    """Set one CPU thread and turn off warnings and progress bars of tokenizers and transformers."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from steelyard.harness.core.compat import prepare_imports
 
@@ -72,25 +170,38 @@ def quiet_heavy_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _start(corpora: Mapping[str, Corpus], runs: Path, device: str) -> None:
+@dataclass(slots=True)
+class _Worker:
+    """Arguments that all jobs of a process share."""
+
+    corpora: Mapping[str, Corpus]
+    runs: Path
+    device: str
+
+
+_worker: _Worker
+
+
+def _start_worker(corpora: Mapping[str, Corpus], runs: Path, device: str) -> None:
     global _worker
     _worker = _Worker(corpora, runs, device)
     quiet_heavy_libraries()
 
 
-def _work(job: Job, report: Report) -> Record:
-    return run(job, _worker.corpora, _worker.runs, _worker.device, _reporter(job, report))
+def _work(job: Job, send_message: SendMessage) -> Record:
+    progress = _throttled(job.spec.id, send_message)
+    return run(job, _worker.corpora, _worker.runs, _worker.device, progress)
 
 
-def _reporter(job: Job, report: Report) -> Callable[[str, float], None]:
-    """Thin out progress to a few messages a second."""
-    told, told_at = "", 0.0
+def _throttled(run_id: str, send_message: SendMessage) -> Progress:
+    """Return a callback that sends a new stage at once and else a few messages a second."""
+    last_stage, last_time = "", 0.0
 
-    def progress(doing: str, share: float) -> None:
-        nonlocal told, told_at
+    def progress(stage: str, fraction: float) -> None:
+        nonlocal last_stage, last_time
         now = time.monotonic()
-        if doing != told or now - told_at > REPORT_SECONDS:
-            told, told_at = doing, now
-            report(job.spec.id, doing, share)
+        if stage != last_stage or now - last_time > MESSAGE_SECONDS:
+            last_stage, last_time = stage, now
+            send_message(run_id, stage, fraction)
 
     return progress

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, packages, device, data and weights, each by hash or version."""
+"""Sources of a result: code, packages, machine and data, each by hash or version."""
 
 import platform
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from steelyard.harness.data import card
 
 
 def describe(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str, Any]:
-    """Code, environment, data and task of a run; the run adds its weights."""
+    """Return code, environment, data and task of a run; the run adds its weights."""
     return {
         "code": code(),
         "packages": packages(),
@@ -23,7 +23,7 @@ def describe(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str
 
 
 def describe_task(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str, Any]:
-    """The data of one task and the hash of the files that define it."""
+    """Return the data of one task and the hash of the files that define the task."""
     return {
         "data": {
             "name": corpus.name,

@@ -1,10 +1,12 @@
-"""One run: train, evaluate each variant, write the record last; every finished part is kept."""
+"""Train and evaluate one job; every finished part is kept and the record is written last.
+
+record = run(job, {"food101": corpus}, Path("runs"), "cpu", no_progress)
+"""
 
 import json
-import logging
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +25,7 @@ from steelyard.harness.core.files import (
     write_items,
     write_json,
 )
+from steelyard.harness.core.progress import Progress
 from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records import record
@@ -30,7 +33,6 @@ from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Ledger, Record, RecordKind, Score
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import provenance
-from steelyard.harness.runs import run as beside
 from steelyard.tasks.corruptions import missing
 
 if TYPE_CHECKING:
@@ -42,32 +44,31 @@ if TYPE_CHECKING:
     from steelyard.harness.models.vlm import Vlm
     from steelyard.harness.training.train_data import TrainData
 
-log = logging.getLogger("steelyard")
-TRAINING, PARTS = "training.json", "parts"
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of the run that is finished."""
+TRAINING, PARTS, ATTACKS = "training.json", "parts", "attacks.json"
+AttackCosts = Mapping[str, Mapping[str, float]]
+"""By variant: FLOPs and seconds of attacking all items, epsilon and steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run and how it is to be evaluated."""
+    """Run and its evaluation."""
 
     spec: RunSpec
     label: str
-    """Its name on the board."""
+    """Name on the board."""
     variants: tuple[str, ...]
-    """What it is scored on: ``food101``, ``food101@image-noise:3``, ``pope`` ..."""
+    """Scored variants: ``food101``, ``food101@image-noise:3``, ``pope`` ..."""
     split: str = "test"
     limit: int | None = None
-    """Evaluate only this many items."""
+    """Number of items to evaluate on; None for all."""
     kind: RecordKind = "entry"
     tuning: Mapping[str, Any] | None = None
-    """The trials that chose its options, for the record."""
+    """Trials that chose the options, for the record."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """What training left behind, as written to ``training.json`` after the weights."""
+class TrainingResult:
+    """Outcome of training, written to ``training.json`` after the weights."""
 
     status: Literal["done", "failed"]
     failure: str
@@ -76,65 +77,68 @@ class Trained:
 
 
 def finished(job: Job, runs: Path) -> Record | None:
-    """The job's record if it exists and holds every variant asked for."""
+    """Return the job's record if it failed or has every variant of the job."""
     folder = runs / job.spec.id
     if not (folder / record.RECORD).is_file():
         return None
-    found = record.read(folder)
-    scored = {_full_name(score) for score in found.scores}
-    complete = scored.issuperset(job.variants) and _same_items(found, job)
-    known = complete or found.status == "failed"
-    return found if known and found.label == job.label else None
+    result = record.read(folder)
+    scored = {variant_name(score) for score in result.scores}
+    complete = scored.issuperset(job.variants) and _has_same_items(result, job)
+    final = complete or result.status == "failed"
+    return result if final and result.label == job.label else None
 
 
-def _full_name(score: Score) -> str:
+def variant_name(score: Score) -> str:
+    """Return ``food101`` or ``food101@image-noise:3``."""
     return score.task if score.variant == "clean" else f"{score.task}@{score.variant}"
 
 
-def _same_items(found: Record, job: Job) -> bool:
-    """Whether a record was scored on the items the job asks for."""
-    made = found.provenance
-    return bool(made["limit"] == job.limit and made["data"]["split"] == job.split)
+def _has_same_items(result: Record, job: Job) -> bool:
+    source = result.provenance
+    return bool(source["limit"] == job.limit and source["data"]["split"] == job.split)
 
 
 def run(
     job: Job, corpora: Mapping[str, Corpus], runs: Path, device: str, progress: Progress
 ) -> Record:
-    """Train and evaluate one job, or what of it is not done yet, and write its record.
+    """Train and evaluate a job, or its unfinished part, and write its record.
 
-    ``corpora`` holds the data of the task trained on and of every task scored on. A loss that is
+    ``corpora`` holds the data of the task trained on and of every task scored. A loss that is
     not finite, or a budget too small for one step, gives a record with status ``failed`` that
-    names the step; a method's bug is raised.
+    names the step; a bug of a method is raised.
     """
-    if (done := finished(job, runs)) is not None:
-        return done
+    if (result := finished(job, runs)) is not None:
+        return result
     folder = runs / job.spec.id
     folder.mkdir(parents=True, exist_ok=True)
-    before: Mapping[str, Any] = {}
-    if (folder / record.RECORD).is_file():  # some variants, or another name: keep what it had
-        known = record.read(folder)
-        had = _split_into_parts(known, job, folder)
-        job = replace(job, variants=tuple(dict.fromkeys((*job.variants, *had))))
-        job = replace(job, tuning=job.tuning or known.provenance.get("tuning"))
-        before = known.provenance.get("scored", {})
-        beside.bring_back(folder, known.provenance)
+    scored_before: Mapping[str, Any] = {}
+    if (folder / record.RECORD).is_file():  # has other variants or another label: keep its scores
+        old = record.read(folder)
+        names = _split_into_parts(old, job, folder)
+        variants = tuple(dict.fromkeys((*job.variants, *names)))
+        tuning = job.tuning or old.provenance.get("tuning")
+        job = replace(job, variants=variants, tuning=tuning)
+        scored_before = old.provenance.get("scored", {})
+        if costs := old.provenance.get("attacks"):  # a record may have come without this file
+            write_json(folder / ATTACKS, {**costs, **_attack_costs(folder)})
     if job.spec.task == tasks.NOTHING:
-        trained = _untouched(job.spec, device)
+        with Meter(parse_budget(job.spec.budget), device) as meter:
+            training = TrainingResult("done", "", meter.ledger("finished"), {})
     else:
-        trained = _restore(folder) or _train(job.spec, corpora, folder, device, progress)
+        training = _restore(folder) or _train(job.spec, corpora, folder, device, progress)
     scores: tuple[Score, ...] = ()
-    if trained.status == "done" and job.variants:
+    if training.status == "done" and job.variants:
         scores = _evaluate(job, corpora, folder, device, progress)
     result = Record(
         id=job.spec.id,
         label=job.label,
         spec=job.spec,
-        status=trained.status,
-        failure=trained.failure,
-        ledger=trained.ledger,
+        status=training.status,
+        failure=training.failure,
+        ledger=training.ledger,
         scores=scores,
-        provenance=_provenance(job, corpora, folder, before),
-        diagnostics=trained.diagnostics,
+        provenance=_provenance(job, corpora, folder, scored_before),
+        diagnostics=training.diagnostics,
         kind=job.kind,
     )
     result = record.write(result, folder)
@@ -143,46 +147,46 @@ def run(
 
 
 def _provenance(
-    job: Job, corpora: Mapping[str, Corpus], folder: Path, before: Mapping[str, Any]
+    job: Job, corpora: Mapping[str, Corpus], folder: Path, scored_before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Where the run's numbers come from: code, weights, and the data trained and scored on.
+    """Return code, weights, data and side files of a run.
 
-    ``before`` tells it of tasks that were scored earlier, whose data need not be here now.
+    ``scored_before`` has the data of tasks scored earlier, whose files may be gone now.
     """
     spec = job.spec
-    made = provenance.describe(corpora[spec.task], tasks.files(spec.task), job.split)
-    names = (name.partition("@")[0] for name in job.variants)
-    others = [name for name in dict.fromkeys(names) if name != spec.task]
+    content = provenance.describe(corpora[spec.task], tasks.files(spec.task), job.split)
+    variants = [tasks.parse_variant(name) for name in job.variants]
+    others = list(dict.fromkeys(v.task for v in variants if v.task != spec.task))
     if others:
-        made["scored"] = {
+        content["scored"] = {
             name: (
                 provenance.describe_task(corpora[name], tasks.files(name), job.split)
                 if name in corpora
-                else before[name]
+                else scored_before[name]
             )
             for name in others
         }
-    made["weights"] = weights_hash(folder / WEIGHTS)
+    content["weights"] = weights_hash(folder / WEIGHTS)
     if spec.task == tasks.NOTHING:
-        made["weights"] = registry.revision(spec.backbone, spec.backbone_options)
-    made["limit"] = job.limit
-    made["rules"] = record.RULES
+        content["weights"] = registry.revision(spec.backbone, spec.backbone_options)
+    content["limit"] = job.limit
+    content["rules"] = record.RULES
     tables = {record.items_file(name, spec.task) for name in (spec.task, *others)}
-    tables |= beside.missing_tables(job.variants, job.split)
-    found = {name: folder / name for name in sorted(tables) if (folder / name).is_file()}
-    made["tables"] = {name: file_hash(path) for name, path in found.items()}
-    costs = beside.attacks(folder)
+    tables |= {missing_table(variant, job.split) for variant in variants if variant.missing}
+    paths = {name: folder / name for name in sorted(tables) if (folder / name).is_file()}
+    content["tables"] = {name: file_hash(path) for name, path in paths.items()}
+    costs = _attack_costs(folder)
     if attacked := [name for name in job.variants if name in costs]:
-        made["attacks"] = {name: dict(costs[name]) for name in attacked}
+        content["attacks"] = {name: dict(costs[name]) for name in attacked}
     if job.tuning is not None:
-        made["tuning"] = dict(job.tuning)
-    return made
+        content["tuning"] = dict(job.tuning)
+    return content
 
 
 def _train(
     spec: RunSpec, corpora: Mapping[str, Corpus], folder: Path, device: str, progress: Progress
-) -> Trained:
-    """Train with everything watched: the meter, its audit, and what files are opened."""
+) -> TrainingResult:
+    """Train under the meter, its audit and the guard of opened files."""
     import torch
 
     from steelyard.harness.training.train_data import train_data
@@ -200,50 +204,41 @@ def _train(
     meter = Meter(budget, device, Audit(spec.seed_for("audit")))
     for module in backbone.metered_modules:
         meter.watch(module)
-    meter.on_progress = lambda share: progress("training", share)
+    meter.on_progress = lambda fraction: progress("training", fraction)
     torch.manual_seed(spec.seed_for("training"))
     stopped: Literal["finished", "budget"] = "finished"
     failure = ""
     images = (example.image for example in data.examples if example.image)
-    roots = [each.root for each in corpora.values() if each.root != Path()]
+    roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
     with meter, only_training_images(images, roots, [folder]) as guard:
         try:
-            charge_features(backbone, data, meter)
+            _charge_features(backbone, data, meter)
             method.train(backbone, data, meter, config, spec.seed_for("method"))
             stopped = "budget" if meter.fraction >= 1 else "finished"
-        except BudgetSpent as spent:
+        except BudgetSpent as error:
             stopped = "budget"
-            failure = "" if meter.steps else f"budget too small for one step: {spent}"
+            failure = "" if meter.steps else f"budget too small for one step: {error}"
         except (NonFiniteLoss, BehindMeter, ForeignData) as error:
             failure = str(error)
-    # A method may have caught what was raised; what was found stays found.
+    # A method may have caught these exceptions: the findings count nevertheless.
     failure = meter.audit.finding or guard.finding or failure
-    trained = Trained(
-        "failed" if failure else "done", failure, meter.ledger(stopped), meter.diagnostics
-    )
-    _write_lines(folder / "log.jsonl", meter.history)
+    status: Literal["done", "failed"] = "failed" if failure else "done"
+    result = TrainingResult(status, failure, meter.ledger(stopped), meter.diagnostics)
+    lines = (json.dumps(row, sort_keys=True) + "\n" for row in meter.history)
+    write_atomic(folder / "log.jsonl", "".join(lines))
     if not failure:
         registry.save(backbone, folder / WEIGHTS)
-    write_json(folder / TRAINING, asdict(trained))
-    return trained
+    write_json(folder / TRAINING, asdict(result))
+    return result
 
 
 def _check_images(backbone: "Backbone", corpora: Mapping[str, Corpus]) -> None:
-    """Refuse before anything is spent what the model could not be shown."""
-    from steelyard.harness.models.registry import check_images
-
+    """Raise UserError before any cost for a task with more images at once than the model takes."""
     for name, corpus in corpora.items():
-        check_images(backbone, name, corpus.at_once)
+        registry.check_images(backbone, name, corpus.at_once)
 
 
-def _untouched(spec: RunSpec, device: str) -> Trained:
-    """What a model as it is has spent: nothing."""
-    with Meter(parse_budget(spec.budget), device) as meter:
-        return Trained("done", "", meter.ledger("finished"), {})
-
-
-def charge_features(backbone: "Classifier | Vlm", data: "TrainData", meter: Meter) -> None:
-    """Charge what frozen encoders of a classifier cost before training begins."""
+def _charge_features(backbone: "Classifier | Vlm", data: "TrainData", meter: Meter) -> None:
     from steelyard.harness.models.classifier import Classifier
 
     if isinstance(backbone, Classifier) and backbone.config.frozen:
@@ -252,13 +247,13 @@ def charge_features(backbone: "Classifier | Vlm", data: "TrainData", meter: Mete
 
 
 def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
-    """FLOPs of encoding every training item once with frozen encoders.
+    """Return the FLOPs of encoding every training item once with frozen encoders.
 
     Charged to each run in full, also when the features were still in memory from another run.
     """
     from PIL import Image
 
-    costs: dict[tuple[str, int], float] = {}  # of one item, by side and shape
+    costs: dict[tuple[str, int], float] = {}  # of one item, by modality and size
 
     def cost(encoder: "Encoder", item: "Image.Image | str") -> float:
         inputs, _ = encoder.prepare([item])
@@ -269,156 +264,124 @@ def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
 
     images = sum(example.image is not None for example in data.examples)
     texts = [example.text for example in data.examples if example.text]
-    # Processors give all images one shape, so a single one stands for them.
-    of_images = images * cost(backbone.image_encoder, Image.new("RGB", (64, 64)))
-    return of_images + sum(cost(backbone.text_encoder, text) for text in texts)
+    # Processors give all images one size: one image is enough.
+    image_flops = images * cost(backbone.image_encoder, Image.new("RGB", (64, 64)))
+    return image_flops + sum(cost(backbone.text_encoder, text) for text in texts)
 
 
-def _restore(folder: Path) -> Trained | None:
-    """What an interrupted run had already trained; ``training.json`` is written after weights."""
+def _restore(folder: Path) -> TrainingResult | None:
+    """Read the training of an interrupted run; ``training.json`` is written after the weights."""
     path = folder / TRAINING
     if not path.is_file():
         return None
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    return Trained(**{**raw, "ledger": Ledger(**raw["ledger"])})
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return TrainingResult(**{**content, "ledger": Ledger(**content["ledger"])})
 
 
 def _evaluate(
     job: Job, corpora: Mapping[str, Corpus], folder: Path, device: str, progress: Progress
 ) -> tuple[Score, ...]:
+    """Score all variants and write the tables of items."""
     import pandas as pd
 
-    backbone = _model(job.spec, folder, device)
+    backbone: Backbone
+    if job.spec.task == tasks.NOTHING:
+        backbone = registry.open_model(job.spec.backbone, job.spec.backbone_options, device)
+    else:
+        backbone = registry.load(folder / WEIGHTS).to(device)
     _check_images(backbone, corpora)
     scores: list[Score] = []
     items: dict[str, list[pd.DataFrame]] = {}
-    for position, name in enumerate(job.variants):
+    for index, name in enumerate(job.variants):
 
-        def within(share: float, position: int = position, name: str = name) -> None:
-            progress(f"evaluating {name}", (position + share) / len(job.variants))
+        def report(fraction: float, index: int = index, name: str = name) -> None:
+            progress(f"evaluating {name}", (index + fraction) / len(job.variants))
 
-        within(0.0)
+        report(0.0)
         variant = tasks.parse_variant(name)
-        beside.write_missing(folder, variant, job.split, corpora.get(variant.task))
-        found, rows = _variant(job, variant, backbone, corpora, folder, within)
-        scores += found
+        _write_missing_table(folder, variant, job.split, corpora.get(variant.task))
+        variant_scores, rows = _score_variant(job, variant, backbone, corpora, folder, report)
+        scores += variant_scores
         items.setdefault(variant.task, []).append(rows)
-    (folder / record.RECORD).unlink(missing_ok=True)  # its items are about to be replaced
+    (folder / record.RECORD).unlink(missing_ok=True)  # it has the hashes of the old tables
     for task, tables in items.items():
         file = record.items_file(task, job.spec.task)
         write_items(pd.concat(tables, ignore_index=True), folder / file)
     return tuple(scores)
 
 
-def _model(spec: RunSpec, folder: Path, device: str) -> "Backbone":
-    """What a run trained, or the model that is asked as it is."""
-    if spec.task == tasks.NOTHING:
-        return registry.open_model(spec.backbone, spec.backbone_options, device)
-    return registry.load(folder / WEIGHTS).to(device)
-
-
-def _split_into_parts(found: Record, job: Job, folder: Path) -> list[str]:
-    """Lay out a record's variants as parts, so that none of them is evaluated again."""
-    import pandas as pd
-
-    if not found.scores or not _same_items(found, job):
-        return []
-    names = list(dict.fromkeys(map(_full_name, found.scores)))
-    for name in names:
-        variant = tasks.parse_variant(name)
-        items = pd.read_parquet(folder / record.items_file(variant.task, job.spec.task))
-        table, summary = _part(folder, job, name)
-        write_items(items[items["variant"] == variant.name], table)
-        scores = [asdict(score) for score in found.scores if _full_name(score) == name]
-        write_json(summary, scores)
-    return names
-
-
-def _part(folder: Path, job: Job, name: str) -> tuple[Path, Path]:
-    """Files of one variant's items and scores in an unfinished run, apart for other items."""
-    file = re.sub("[@:/]", "-", name)
-    parts = folder / PARTS / f"{job.split}-{job.limit or 'all'}"
-    parts.mkdir(parents=True, exist_ok=True)
-    return parts / f"{file}.parquet", parts / f"{file}.json"
-
-
-def _variant(
+def _score_variant(
     job: Job,
     variant: tasks.Variant,
     backbone: "Backbone",
     corpora: Mapping[str, Corpus],
     folder: Path,
-    progress: Callable[[float], None],
+    on_progress: Callable[[float], None],
 ) -> "tuple[Sequence[Score], pd.DataFrame]":
-    """Scores and items of one variant, from the interrupted run's part if there is one."""
+    """Return scores and items of one variant, from an earlier part if there is one."""
     import pandas as pd
 
     from steelyard.harness.evaluation.evaluate import evaluate
 
-    table, summary = _part(folder, job, str(variant))
+    table, summary = _part_files(folder, job, str(variant))
     if summary.is_file():  # written after its table
-        raw = json.loads(summary.read_text(encoding="utf-8"))
-        return [Score(**score) for score in raw], pd.read_parquet(table)
+        scores = json.loads(summary.read_text(encoding="utf-8"))
+        return [Score(**score) for score in scores], pd.read_parquet(table)
     result = evaluate(
         backbone,
         variant,
         corpora[variant.task],
         split=job.split,
         limit=job.limit,
-        progress=progress,
+        progress=on_progress,
     )
     write_items(result.items, table)
-    beside.add_attack(folder, str(variant), result.attack)
+    if result.attack is not None:
+        costs = {**_attack_costs(folder), str(variant): dict(result.attack)}
+        write_json(folder / ATTACKS, costs)
     write_json(summary, [asdict(score) for score in result.scores])
     return result.scores, result.items
 
 
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+def _split_into_parts(result: Record, job: Job, folder: Path) -> list[str]:
+    """Write the variants of a record as parts, so that they are not evaluated again."""
+    import pandas as pd
+
+    if not result.scores or not _has_same_items(result, job):
+        return []
+    names = list(dict.fromkeys(map(variant_name, result.scores)))
+    for name in names:
+        variant = tasks.parse_variant(name)
+        items = pd.read_parquet(folder / record.items_file(variant.task, job.spec.task))
+        table, summary = _part_files(folder, job, name)
+        write_items(items[items["variant"] == variant.name], table)
+        scores = [asdict(score) for score in result.scores if variant_name(score) == name]
+        write_json(summary, scores)
+    return names
 
 
-ATTACKS = "attacks.json"
-Cost = Mapping[str, float]
-"""FLOPs and seconds of an attack on all items of a variant, its epsilon and its steps."""
+def _part_files(folder: Path, job: Job, name: str) -> tuple[Path, Path]:
+    """Return the files of a variant's items and scores; other items have another folder."""
+    file = re.sub("[@:/]", "-", name)
+    parts = folder / PARTS / f"{job.split}-{job.limit or 'all'}"
+    return parts / f"{file}.parquet", parts / f"{file}.json"
 
 
-def write_missing(folder: Path, variant: tasks.Variant, split: str, corpus: Corpus | None) -> None:
-    """Write the table of a variant whose items lose something; nothing for any other variant.
-
-    Without the data, or without the split, there is nothing that could be scored either.
-    """
-    if variant.missing is None or corpus is None or split not in corpus.splits:
-        return
-    path = folder / missing_table(variant, split)
-    write_atomic(path, missing.table(missing.of(variant, split, corpus.splits[split])))
+def _write_missing_table(
+    folder: Path, variant: tasks.Variant, split: str, corpus: Corpus | None
+) -> None:
+    """Write which items lose a modality; the corpus is None if an earlier part has the scores."""
+    if variant.missing is not None and corpus is not None and split in corpus.splits:
+        items = missing.of(variant, split, corpus.splits[split])
+        write_atomic(folder / missing_table(variant, split), missing.table(items))
 
 
 def missing_table(variant: tasks.Variant, split: str) -> str:
-    """Where the table lies in a run's folder: ``missing/food101-test-image-missing-70.csv``."""
+    """Return the table's path in a run's folder: ``missing/food101-test-image-missing-70.csv``."""
     return f"{missing.FOLDER}/{missing.file_name(variant.task, split, variant.name)}"
 
 
-def missing_tables(variants: Iterable[str], split: str) -> set[str]:
-    """Where the tables of all variants lie that have one."""
-    parsed = map(tasks.parse_variant, variants)
-    return {missing_table(variant, split) for variant in parsed if variant.missing}
-
-
-def add_attack(folder: Path, variant: str, cost: Cost | None) -> None:
-    """Remember what an attack cost, before the variant counts as scored."""
-    if cost is not None:
-        write_json(folder / ATTACKS, {**attacks(folder), variant: dict(cost)})
-
-
-def attacks(folder: Path) -> dict[str, Cost]:
-    """Costs of all attacks on a run's model, by variant."""
+def _attack_costs(folder: Path) -> AttackCosts:
     path = folder / ATTACKS
-    found: dict[str, Cost] = json.loads(path.read_bytes()) if path.is_file() else {}
-    return found
-
-
-def bring_back(folder: Path, provenance: Mapping[str, Mapping[str, Cost]]) -> None:
-    """Write the costs that a record holds, where it came without their file."""
-    known = provenance.get("attacks", {})
-    if known:
-        write_json(folder / ATTACKS, {**known, **attacks(folder)})
+    costs: AttackCosts = json.loads(path.read_bytes()) if path.is_file() else {}
+    return costs

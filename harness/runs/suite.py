@@ -1,4 +1,10 @@
-"""Suites: a small YAML file of methods x seeds x tasks x corruptions, turned into jobs."""
+"""Suites: methods x seeds x tasks x corruptions in a small YAML file, and the jobs they make.
+
+(suite,) = load("quick")
+check(suite)
+corpora = load_corpora(suite, RunOptions())
+for job in jobs(suite, corpora): ...
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -12,76 +18,124 @@ from steelyard import methods, tasks
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import file_hash
+from steelyard.harness.core.options import Options, apply, parse_value
 from steelyard.harness.models import registry
-from steelyard.harness.records import budget as limits
-from steelyard.harness.records.budget import TRACKS, Track, parse_budget
+from steelyard.harness.records.budget import FRACTIONS, Track, parse_budget, scaled
 from steelyard.harness.records.record import RecordKind
 from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs.corpora import DataOptions, parse_roots, print_skipped, show_reading
 from steelyard.harness.runs.run import Job
-
-Options = Mapping[str, str | int | float | bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One row of a board: a method with options, under a name."""
+class SuiteEntry:
+    """Method with options under one label: one row of a board."""
 
     method: str
     options: Options = field(default_factory=dict)
     label: str = ""
     learning_rate: float | None = None
-    """In place of the backbone's."""
+    """Replaces the backbone's."""
     kind: RecordKind = "entry"
     tuning: Mapping[str, Any] | None = None
-    """The trials that chose its options, in short; see ``tune``."""
+    """Summary of the trials that chose the options; see ``tuning``."""
+
+    @property
+    def name(self) -> str:
+        """Name on the board: the label, or the method with its options."""
+        if self.label:
+            return self.label
+        name = Path(self.method).stem if self.method.endswith(".py") else self.method
+        options = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{name}({options})" if options else name
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """What is run and compared; every entry gets the same tasks, seeds, backbone and budget."""
+    """Comparison in which all entries have the same tasks, seeds, backbone and budget."""
 
     name: str
-    entries: tuple[Entry, ...]
-    tasks: tuple[str, ...]
-    """Data sets trained on; each run is also scored on its own."""
-    corruptions: tuple[str, ...]
+    entries: tuple[SuiteEntry, ...]
+    tasks: tuple[str, ...] = ()
+    """Data sets to train on; each run is also scored on its own."""
+    corruptions: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
-    """Further tasks every run is scored on, which only a vision-language model can be."""
+    """Further tasks to score every run on; only for a vision-language model."""
     seeds: tuple[int, ...] = (0,)
     backbone: str = "tiny"
     backbone_options: Options = field(default_factory=dict)
     budget: str = "S"
     track: Literal["compute", "data", "anytime"] = "compute"
-    """What is equal for all entries; ``anytime`` stands for several budgets."""
+    """What is equal for all entries; ``anytime`` is the compute track at several budgets."""
     wall: float | None = None
-    """Cap on device seconds beside the budget, whichever is reached first."""
+    """Cap on device seconds, whichever limit is reached first."""
     data_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Loader options by task."""
     limit: int | None = None
     split: str = "test"
-    """Scored items; ``val`` for choosing settings."""
+    """Scored items; ``val`` to choose settings."""
     about: str = ""
 
     @property
     def run_track(self) -> Track:
-        """The track of its runs."""
+        """Track of each run."""
         return "data" if self.track == "data" else "compute"
 
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """Budgets of the runs: on the anytime track a quarter, a half and all of the budget."""
+        if self.track != "anytime":
+            return (self.budget,)
+        return tuple(scaled(self.budget, fraction) for fraction in FRACTIONS)
 
-ENTRY_KEYS = ("method", "set", "label", "learning_rate")
-KEYS = {"methods" if f.name == "entries" else f.name for f in fields(Suite)} - {"name"}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(DataOptions):
+    """Options of the commands that train; those not given keep the suite's values."""
+
+    tasks: tuple[str, ...] = ()
+    evaluate: tuple[str, ...] = ()
+    corruptions: tuple[str, ...] = ()
+    seeds: str | None = None
+    budget: str | None = None
+    track: Literal["compute", "data", "anytime"] | None = None
+    wall: float | None = None
+    tuned: tuple[Path, ...] = ()
+    oracle: bool = False
+    backbone: str | None = None
+    backbone_set: tuple[str, ...] = ()
+    method_set: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    include_path: tuple[Path, ...] = ()
+    limit: int | None = None
+    split: str | None = None
+    runs: Path = Path("runs")
+    jobs: int | None = None
+    """Number of processes; None for one per CPU core, or one on a GPU."""
+    device: str = "auto"
+    dry_run: bool = False
+
+
+ENTRY_KEYS = ("method", "options", "label", "learning_rate")
+FIELDS = [field.name for field in fields(Suite) if field.name not in ("name", "entries")]
+KEYS = sorted(["methods", *FIELDS])
+RENAMED_KEYS = {"set": "options"}
+"""Keys of earlier suite files and their names now."""
 
 
 def shipped() -> dict[str, Path]:
-    """Suites that come with the package, by name."""
+    """Return the suites of the package by name."""
     folder = Path(str(files("steelyard.leaderboards"))) / "suites"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def load(name_or_path: str) -> tuple[Suite, ...]:
-    """A shipped suite by name, or a YAML file by path; every unknown key or name is refused.
+    """Read a shipped suite by name or a YAML file by path; ``check`` checks names and values.
 
-    A file with the single key ``suites`` stands for the suites that it lists.
+    A file with the key ``suites`` lists other suites.
+
+    Raises:
+        UserError: no such file, or it has an unknown key or a value of another type.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -91,120 +145,132 @@ def load(name_or_path: str) -> tuple[Suite, ...]:
     if not path.is_file():
         raise UserError(f"No suite file at {path}.")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise UserError(f"a suite is a mapping with the keys {', '.join(KEYS)}.")
+        if content.keys() <= {"suites", "about"} and isinstance(content.get("suites"), list):
+            return tuple(suite for name in content["suites"] for suite in load(str(name)))
+        for key in content:
+            if key not in KEYS:
+                raise unknown("suite key", str(key), KEYS)
+        for key in ("methods", "tasks"):
+            if not isinstance(content.get(key), list) or not content[key]:
+                raise UserError(f"'{key}' must be a list of at least one name.")
+        entries = tuple(_entry(item) for item in content.pop("methods"))
+        content["budget"] = str(content.get("budget", "S"))
+        suite = apply(Suite(path.stem, entries), content, "suite key", FIELDS)
+        return (replace(suite, evaluate=expand_groups(suite.evaluate)),)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: a suite is a mapping with the keys {', '.join(sorted(KEYS))}.")
-    try:
-        if set(raw) <= {"suites", "about"} and isinstance(raw.get("suites"), list):
-            return tuple(part for name in raw["suites"] for part in load(str(name)))
-        return (parse(path.stem, raw),)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def parse(name: str, raw: Mapping[str, Any]) -> Suite:
-    """A suite from its mapping."""
-    for key in raw:
-        if key not in KEYS:
-            raise unknown("suite key", str(key), KEYS)
-    for key in ("methods", "tasks"):
-        if not isinstance(raw.get(key), list) or not raw[key]:
-            raise UserError(f"'{key}' must be a list of at least one name.")
-    values = {key: value for key, value in raw.items() if key not in ("methods", "about")}
-    lists: dict[str, Any] = {
-        key: tuple(values.pop(key))
-        for key in ("tasks", "corruptions", "seeds", "evaluate")
-        if key in values
-    }
-    lists.setdefault("corruptions", ())
-    if "evaluate" in lists:
-        lists["evaluate"] = scored_tasks(lists["evaluate"])
-    if not all(type(seed) is int for seed in lists.get("seeds", (0,))):
-        raise UserError("'seeds' must be a list of whole numbers.")
-    values["budget"] = str(values.get("budget", "S"))
-    entries = tuple(_entry(item) for item in raw["methods"])
-    suite = Suite(name=name, entries=entries, about=raw.get("about", ""), **values, **lists)
-    check(suite)
-    return suite
+def _entry(item: Any) -> SuiteEntry:
+    if isinstance(item, str):
+        return SuiteEntry(item)
+    if not isinstance(item, dict) or "method" not in item:
+        raise UserError(f"'methods': {item!r} is neither a name nor a mapping with 'method'.")
+    for key in item:
+        if key in RENAMED_KEYS:
+            raise UserError(f"The key '{key}' of a method entry is now '{RENAMED_KEYS[key]}'.")
+    values = dict(item)
+    if "learning_rate" in item:
+        # YAML reads 4e-4 as text.
+        rate = values["learning_rate"] = parse_value(str(item["learning_rate"]))
+        if isinstance(rate, str | bool) or not rate > 0:
+            raise UserError(f"learning_rate: {rate!r}: give a positive number such as 0.0004.")
+    return apply(SuiteEntry(item["method"]), values, "key of a method entry", ENTRY_KEYS)
 
 
 def check(suite: Suite) -> None:
-    """Refuse unknown names, options and values before anything is run."""
-    for part in by_track(suite):
-        parse_budget(part.budget, part.run_track, part.wall)
+    """Raise UserError for unknown names, options and values, before anything is run."""
+    if suite.track == "anytime" and suite.wall is not None:
+        raise UserError("--wall goes with the compute track; the anytime track has three budgets.")
+    for budget in suite.budgets:
+        parse_budget(budget, suite.run_track, suite.wall)
     registry.configure(suite.backbone, suite.backbone_options)
     kind = registry.kind_of(suite.backbone)
     for task in suite.tasks:
         if tasks.is_stock(task):
-            raise UserError(f"{task} has nothing to train on; score it with --evaluate {task}.")
+            raise UserError(f"{task} has no training items; score it with --evaluate {task}.")
     for task in (*suite.tasks, *suite.evaluate):
         scored_variants(task, suite.corruptions)
     if suite.evaluate and kind == "classifier":
         raise UserError(
-            f"A classifier answers only the task it learnt, not {', '.join(suite.evaluate)}: leave "
-            "out 'evaluate', or give a vision-language model as 'backbone'."
+            "A classifier can only answer the task it is trained on, not "
+            f"{', '.join(suite.evaluate)}: leave out 'evaluate', or give a vision-language model "
+            "as 'backbone'."
         )
     for entry in suite.entries:
         methods.configure(methods.load(entry.method), entry.options, kind)
-    labels = [label_of(entry) for entry in suite.entries]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(f"Two entries are called '{label}'; give one of them a 'label'.")
+    names = [entry.name for entry in suite.entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"Two entries are called '{name}'; give one of them a 'label'.")
 
 
-def by_track(suite: Suite) -> list[Suite]:
-    """The suite itself, or one of each share of its budget where it is to be seen at any time."""
-    if suite.track not in TRACKS:
-        raise unknown("track", suite.track, TRACKS)
-    if suite.track != "anytime":
-        return [suite]
-    if suite.wall is not None:
-        raise UserError("--wall goes with the compute track; the anytime track has three budgets.")
-    budgets = [limits.scaled(suite.budget, share) for share in limits.FRACTIONS]
-    return [replace(suite, track="compute", budget=budget) for budget in budgets]
-
-
-def scored_tasks(names: Sequence[str]) -> tuple[str, ...]:
-    """The tasks that names stand for, those of lmms-eval's groups one by one."""
+def expand_groups(names: Sequence[str]) -> tuple[str, ...]:
+    """Replace the groups of lmms-eval by their tasks."""
     return tuple(dict.fromkeys(task for name in names for task in tasks.find(name)))
 
 
 def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant]:
-    """The clean task and those of the corruptions that it has a side for."""
-    blind = not tasks.has_text(task)
-    modalities = [c for c in corruptions if not (blind and tasks.touches_text(c))]
-    return tasks.variants(task, modalities)
+    """Return the clean task and its corruptions; without text only those of the image."""
+    image_only = not tasks.has_text(task)
+    applicable = [c for c in corruptions if not (image_only and tasks.touches_text(c))]
+    return tasks.variants(task, applicable)
+
+
+def load_corpora(suite: Suite, options: DataOptions) -> dict[str, Corpus]:
+    """Read the data sets of a suite's tasks from their folders or from the generated world."""
+    names = list(dict.fromkeys((*suite.tasks, *suite.evaluate)))
+    roots = parse_roots(options.data_root, names)
+    for task in roots:
+        if task not in names:
+            raise unknown("task of this suite", task, names)
+    corpora = {}
+    with show_reading():
+        for task in names:
+            root = tasks.find_root(task, roots.get(task))
+            loader = suite.data_options.get(task, {})
+            corpora[task] = tasks.load(task, root, max_bad=options.max_bad, **loader)
+    for corpus in corpora.values():
+        print_skipped(corpus)
+    return corpora
 
 
 def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
-    """All runs of a suite, seed by seed, so that an interrupted suite has whole seeds.
+    """List all runs of a suite, seed by seed: an interrupted suite has complete seeds.
 
     Raises:
-        UserError: a method learns from items, and a data set has none to learn from.
+        UserError: a method learns from items and a data set has no training items.
     """
     for entry in suite.entries:
         for task in suite.tasks:
-            _check_training(entry.method, corpora[task])
+            if methods.about(entry.method).learns and not corpora[task].splits.get("train"):
+                raise UserError(
+                    f"{task} has no training items, and {entry.method} needs some: train on "
+                    f"another set with --task and score this one with --evaluate {task}."
+                )
     return [
         Job(
             spec=RunSpec(
                 method=entry.method,
                 task=task,
                 backbone=suite.backbone,
-                budget=suite.budget,
+                budget=budget,
                 seed=seed,
                 options=dict(entry.options),
                 backbone_options=dict(suite.backbone_options),
                 data={"revision": corpora[task].revision, **suite.data_options.get(task, {})},
-                source=_source(entry.method),
+                source=file_hash(Path(entry.method)) if entry.method.endswith(".py") else "",
                 learning_rate=entry.learning_rate,
                 track=suite.run_track,
                 wall=suite.wall,
                 tuning=str(entry.tuning["hash"]) if entry.tuning else "",
             ),
-            label=label_of(entry),
+            label=entry.name,
             variants=tuple(
                 str(variant)
                 for scored in dict.fromkeys((task, *suite.evaluate))
@@ -215,60 +281,8 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
             kind=entry.kind,
             tuning=entry.tuning,
         )
+        for budget in suite.budgets
         for task in suite.tasks
         for seed in suite.seeds
         for entry in suite.entries
     ]
-
-
-def _check_training(method: str, corpus: Corpus) -> None:
-    if methods.about(method).learns and not corpus.splits.get("train"):
-        raise UserError(
-            f"{corpus.name} has no training items, and {method} learns from some: train on another "
-            f"set with --task and score it on this one with --evaluate {corpus.name}."
-        )
-
-
-def load_corpora(suite: Suite, roots: Mapping[str, Path], max_bad: float) -> dict[str, Corpus]:
-    """The data sets of a suite's tasks, each from its root or from the generated world."""
-    for task in roots:
-        if task not in (*suite.tasks, *suite.evaluate):
-            raise unknown("task of this suite", task, (*suite.tasks, *suite.evaluate))
-    found = {}
-    for task in dict.fromkeys((*suite.tasks, *suite.evaluate)):
-        root = tasks.find_root(task, roots.get(task))
-        found[task] = tasks.load(task, root, max_bad=max_bad, **suite.data_options.get(task, {}))
-    return found
-
-
-def _entry(item: Any) -> Entry:
-    if isinstance(item, str):
-        return Entry(item)
-    if not isinstance(item, dict) or "method" not in item:
-        raise UserError(f"'methods': {item!r} is neither a name nor a mapping with 'method'.")
-    for key in item:
-        if key not in ENTRY_KEYS:
-            raise unknown("key of a method entry", str(key), ENTRY_KEYS)
-    rate = item.get("learning_rate")
-    if rate is not None:
-        try:
-            rate = float(rate)  # YAML reads 4e-4 as text
-        except (TypeError, ValueError):
-            rate = 0.0
-        if not rate > 0:
-            given = item["learning_rate"]
-            raise UserError(f"learning_rate: {given!r}: give a positive number such as 0.0004.")
-    return Entry(item["method"], dict(item.get("set") or {}), item.get("label", ""), rate)
-
-
-def label_of(entry: Entry) -> str:
-    """An entry's name on the board."""
-    if entry.label:
-        return entry.label
-    name = Path(entry.method).stem if entry.method.endswith(".py") else entry.method
-    changed = ", ".join(f"{key}={value}" for key, value in sorted(entry.options.items()))
-    return f"{name}({changed})" if changed else name
-
-
-def _source(method: str) -> str:
-    return file_hash(Path(method)) if method.endswith(".py") else ""

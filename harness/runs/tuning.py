@@ -1,8 +1,8 @@
-"""Trials as part of a method: what is tried, which trial is chosen, and the file that says so.
+"""Tune a suite: trials of every entry, the rule that chooses one, and the tuning file.
 
-Every entry gets the same number of trials. Trial 0 is the entry as it stands; the others draw its
-options from its method's ``SEARCH`` and its learning rate from the range common to all. A named
-rule picks by scores on validation items; the test split is only for an oracle, which never ranks.
+Every entry gets the same number of trials. Trial 0 has the entry's own settings; the others draw
+options from the method's ``SEARCH`` and a learning rate from one range for all methods. A rule
+chooses by scores on validation items; test items are only for an oracle, which is never ranked.
 """
 
 import json
@@ -15,30 +15,31 @@ from typing import Any
 from steelyard import methods
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.files import write_json
+from steelyard.harness.core.options import Options
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Ledger, Record, Score, checksum
-from steelyard.harness.runs.suite import Entry, Suite, label_of
+from steelyard.harness.runs.suite import Suite, SuiteEntry
 from steelyard.harness.training import search
 from steelyard.tasks.corruptions.columns import columns_of
 
 FILE = "tuning.json"
 SCHEMA = 1
 TRAINING_SEED = 100
-"""Of the trials; boards count their seeds from 0, so that no run of theirs was chosen from."""
+"""Seed of the trials: boards use seeds from 0, so no run on a board was itself chosen."""
 PHASE = "tune"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a suite is tuned."""
+class TuningPlan:
+    """How to tune a suite; the fields are keys of the tuning file."""
 
     trials: int = 8
-    """An entry, its own settings among them."""
+    """Number of trials per entry, its own settings included."""
     rule: str = "best-composite"
     seed: int = 0
-    """Names the draw of the trials and their training seed."""
+    """Seed of the drawn settings, added to the trials' training seed."""
     oracle: bool = False
-    """Score the trials on test items too."""
+    """Whether to score the trials on test items too."""
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -46,47 +47,52 @@ class Plan:
         if self.rule not in RULES:
             raise unknown("rule", self.rule, RULES)
 
+    @property
+    def training_seed(self) -> int:
+        """Seed of every trial."""
+        return TRAINING_SEED + self.seed
+
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """What one trial runs with."""
+class TrialSettings:
+    """Settings of one trial."""
 
-    options: Mapping[str, search.Option]
+    options: Options
     learning_rate: float | None
 
 
-def composite(found: Record) -> float:
-    """Mean over tasks of the mean of a task's clean numbers, each turned so that more is better."""
+def composite(record: Record) -> float:
+    """Return the mean over tasks of the mean of a task's clean metrics, higher is better."""
     by_task: dict[str, list[float]] = {}
-    for score in found.scores:
+    for score in record.scores:
         directed = score.higher_is_better is not None
         if score.variant == "clean" and (score.shown or score.main) and directed:
-            by_task.setdefault(score.task, []).append(_turned(score))
+            by_task.setdefault(score.task, []).append(_directed(score))
     return fmean(fmean(values) for values in by_task.values())
 
 
-def main_metric(found: Record) -> float:
-    """The clean main metric of the task trained on, turned so that more is better."""
-    return _main(found)["clean"]
+def main_metric(record: Record) -> float:
+    """Return the clean main metric of the task trained on, higher is better."""
+    return _main_scores(record)["clean"]
 
 
-def balanced(found: Record) -> float:
+def balanced(record: Record) -> float:
     """Return the rank score of a board of one task: clean and corrupted weigh the same."""
-    values = _main(found)
-    columns = columns_of(found.spec.task, sorted(values))
-    return sum(weight * values[variant] for variant, weight in columns["balanced"].items())
+    values = _main_scores(record)
+    weights = columns_of(record.spec.task, sorted(values))["balanced"]
+    return sum(weight * values[variant] for variant, weight in weights.items())
 
 
-def _main(found: Record) -> dict[str, float]:
-    """Return the main metric of the task trained on, by variant."""
-    scores = [score for score in found.scores if score.main and score.task == found.spec.task]
+def _main_scores(record: Record) -> dict[str, float]:
+    """Return the main metric of the task trained on by variant."""
+    scores = [score for score in record.scores if score.main and score.task == record.spec.task]
     for score in scores:
         if score.higher_is_better is None:
             raise UserError(f"{score.task}: its main metric {score.metric} has no direction.")
-    return {score.variant: _turned(score) for score in scores}
+    return {score.variant: _directed(score) for score in scores}
 
 
-def _turned(score: Score) -> float:
+def _directed(score: Score) -> float:
     return score.value if score.higher_is_better else 1 - score.value
 
 
@@ -95,134 +101,135 @@ RULES: dict[str, Callable[[Record], float]] = {
     "best-main": main_metric,
     "best-balanced": balanced,
 }
-"""By validation items, the mean over the data sets trained on; the earlier of equal trials."""
+"""Scores on validation items, averaged over the data sets trained on; ties: the earlier trial."""
 CORRUPTED = ("best-balanced",)
-"""Rules that look at damaged items too."""
+"""Rules that also use corrupted items."""
 
 
-def settings(entry: Entry, made: Suite, plan: Plan) -> list[Setting]:
-    """The trials of one entry, by name: the same on every machine. What it fixes stays fixed."""
-    kind = registry.kind_of(made.backbone)
-    usual = registry.configure(made.backbone, made.backbone_options).learning_rate
+def settings(entry: SuiteEntry, suite: Suite, plan: TuningPlan) -> list[TrialSettings]:
+    """Draw the trials of an entry: the same on every machine; its own options stay as they are."""
+    kind = registry.kind_of(suite.backbone)
+    default = registry.configure(suite.backbone, suite.backbone_options).learning_rate
     space = methods.search_space(methods.load(entry.method))
-    free = {name: found for name, found in space.items() if name not in entry.options}
-    found = [Setting(dict(entry.options), entry.learning_rate)]
+    free = {name: values for name, values in space.items() if name not in entry.options}
+    trials = [TrialSettings(dict(entry.options), entry.learning_rate)]
     for trial in range(1, plan.trials):
-        names = (plan.seed, label_of(entry), trial)
+        names = (plan.seed, entry.name, trial)
         options = {**entry.options, **search.draw(free, kind, *names)}
-        found.append(Setting(options, search.learning_rate(usual, *names)))
-    return found
+        trials.append(TrialSettings(options, search.learning_rate(default, *names)))
+    return trials
 
 
-def trial_suite(made: Suite, plan: Plan, trials: Sequence[int], labels: Sequence[str]) -> Suite:
-    """These trials of these entries as a suite that is scored on validation items."""
+def trial_suite(
+    suite: Suite, plan: TuningPlan, trials: Sequence[int], names: Sequence[str]
+) -> Suite:
+    """Return a suite of these trials of the entries with these names, on validation items."""
     entries = tuple(
-        Entry(
+        SuiteEntry(
             entry.method,
             setting.options,
-            trial_label(label_of(entry), trial),
+            trial_label(entry.name, trial),
             setting.learning_rate,
             kind="trial",
         )
-        for entry in made.entries
-        if label_of(entry) in labels
-        for trial, setting in enumerate(settings(entry, made, plan))
+        for entry in suite.entries
+        if entry.name in names
+        for trial, setting in enumerate(settings(entry, suite, plan))
         if trial in trials
     )
-    corruptions = made.corruptions if plan.rule in CORRUPTED else ()
-    seeds = (TRAINING_SEED + plan.seed,)
-    return replace(made, entries=entries, seeds=seeds, split="val", corruptions=corruptions)
+    corruptions = suite.corruptions if plan.rule in CORRUPTED else ()
+    seeds = (plan.training_seed,)
+    return replace(suite, entries=entries, seeds=seeds, split="val", corruptions=corruptions)
 
 
-def trial_label(label: str, trial: int) -> str:
-    """What a trial's records are called."""
-    return f"{label} trial {trial}"
+def trial_label(name: str, trial: int) -> str:
+    """Return the label of a trial's records."""
+    return f"{name} trial {trial}"
 
 
 def report(
-    made: Suite,
-    plan: Plan,
+    suite: Suite,
+    plan: TuningPlan,
     records: Sequence[Record],
-    tested: Sequence[Record],
+    test_records: Sequence[Record],
     revisions: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The content of a tuning file; ``tested`` are the same trials scored on test items."""
-    by_label: dict[str, list[Record]] = {}
-    on_test: dict[str, list[Record]] = {}
-    for found, place in ((records, by_label), (tested, on_test)):
-        for each in found:
-            place.setdefault(each.label, []).append(each)
+    """Return the content of a tuning file; ``test_records`` are the trials on test items."""
     content: dict[str, Any] = {
         "schema": SCHEMA,
-        "suite": made.name,
+        "suite": suite.name,
         **asdict(plan),
-        "training_seed": TRAINING_SEED + plan.seed,
+        "training_seed": plan.training_seed,
         "split": "val",
-        "limit": made.limit,
-        "tasks": {task: revisions[task] for task in made.tasks},
-        "evaluate": list(made.evaluate),
-        "backbone": made.backbone,
-        "backbone_options": dict(made.backbone_options),
-        "budget": made.budget,
-        "track": made.run_track,
-        "wall": made.wall,
-        "entries": [_entry(entry, made, plan, by_label, on_test) for entry in made.entries],
+        "limit": suite.limit,
+        "tasks": {task: revisions[task] for task in suite.tasks},
+        "evaluate": list(suite.evaluate),
+        "backbone": suite.backbone,
+        "backbone_options": dict(suite.backbone_options),
+        "budget": suite.budget,
+        "track": suite.run_track,
+        "wall": suite.wall,
+        "entries": [
+            _entry_report(entry, suite, plan, _by_label(records), _by_label(test_records))
+            for entry in suite.entries
+        ],
     }
     for entry in content["entries"]:
         entry["hash"] = entry_hash(content, entry)
     return {**content, "seal": checksum(content)}
 
 
-def _entry(
-    entry: Entry,
-    made: Suite,
-    plan: Plan,
-    by_label: Mapping[str, Sequence[Record]],
-    on_test: Mapping[str, Sequence[Record]],
+def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
+    by_label: dict[str, list[Record]] = {}
+    for record in records:
+        by_label.setdefault(record.label, []).append(record)
+    return by_label
+
+
+def _entry_report(
+    entry: SuiteEntry,
+    suite: Suite,
+    plan: TuningPlan,
+    val_records: Mapping[str, Sequence[Record]],
+    test_records: Mapping[str, Sequence[Record]],
 ) -> dict[str, Any]:
-    label = label_of(entry)
-    trials = []
+    trials: list[dict[str, Any]] = []
     runs: list[Record] = []
-    for trial, setting in enumerate(settings(entry, made, plan)):
-        own = by_label.get(trial_label(label, trial), ())
-        if not own:
-            continue  # a method that trains nothing is tried once
-        runs += own
-        test = on_test.get(trial_label(label, trial), ())
-        trials.append(_trial(setting, own, test, RULES[plan.rule]))
+    rule = RULES[plan.rule]
+    for trial, setting in enumerate(settings(entry, suite, plan)):
+        label = trial_label(entry.name, trial)
+        records = val_records.get(label, ())
+        if not records:
+            continue  # a method that trains nothing has one trial
+        runs += records
+        failures = [record.failure for record in records if record.status == "failed"]
+        tests = () if failures else test_records.get(label, ())
+        trials.append(
+            {
+                "options": dict(setting.options),
+                "learning_rate": setting.learning_rate,
+                "runs": [record.id for record in records],
+                "score": None if failures else fmean(map(rule, records)),
+                "test": fmean(map(rule, tests)) if tests else None,
+                "failure": "; ".join(failures),
+                "flops": sum(record.ledger.total_flops for record in records),
+                "seconds": round(sum(record.ledger.total_seconds for record in records), 3),
+            }
+        )
     return {
-        "label": label,
+        "label": entry.name,
         "method": entry.method,
         "source": runs[0].spec.source,
         "trials": trials,
         "chosen": best([trial["score"] for trial in trials]),
         "oracle": best([trial["test"] for trial in trials]),
-        "ledger": asdict(_ledger(runs, plan.trials * len(made.tasks))),
+        "ledger": asdict(_total_ledger(runs, plan.trials * len(suite.tasks))),
     }
 
 
-def _trial(
-    setting: Setting,
-    own: Sequence[Record],
-    test: Sequence[Record],
-    rule: Callable[[Record], float],
-) -> dict[str, Any]:
-    failures = [found.failure for found in own if found.status == "failed"]
-    return {
-        "options": dict(setting.options),
-        "learning_rate": setting.learning_rate,
-        "runs": [found.id for found in own],
-        "score": None if failures else fmean(rule(found) for found in own),
-        "test": fmean(rule(found) for found in test) if test and not failures else None,
-        "failure": "; ".join(failures),
-        "flops": sum(found.ledger.total_flops for found in own),
-        "seconds": round(sum(found.ledger.total_seconds for found in own), 3),
-    }
-
-
-def _ledger(runs: Sequence[Record], count: int) -> Ledger:
-    """All trials of an entry together; the caps are those of one run times their number."""
-    ledgers = [found.ledger for found in runs]
+def _total_ledger(runs: Sequence[Record], count: int) -> Ledger:
+    """Add up the trials of an entry; the limits are those of one run times ``count``."""
+    ledgers = [record.ledger for record in runs]
     first = ledgers[0]
 
     def times(limit: float | None) -> float | None:
@@ -243,28 +250,32 @@ def _ledger(runs: Sequence[Record], count: int) -> Ledger:
 
 
 def best(scores: Sequence[float | None]) -> int | None:
-    """The first of the highest scores; None where no trial has one."""
-    known = [(score, -trial) for trial, score in enumerate(scores) if score is not None]
-    return -max(known)[1] if known else None
+    """Return the first index of the highest score; None if no trial has a score."""
+    ranked = [(score, -trial) for trial, score in enumerate(scores) if score is not None]
+    return -max(ranked)[1] if ranked else None
 
 
 def entry_hash(content: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
-    """Hash of what was tried and chosen for one entry; times and other entries do not matter."""
-    about = ("rule", "seed", "split", "limit", "tasks", "evaluate", "backbone", "backbone_options",
+    """Hash the trials and the choice of one entry, without times and other entries: 16 digits."""
+    names = ("rule", "seed", "split", "limit", "tasks", "evaluate", "backbone", "backbone_options",
              "budget", "track", "wall")  # fmt: skip
-    own = {name: entry[name] for name in ("label", "method", "source", "chosen", "oracle")}
-    tried = [(trial["options"], trial["learning_rate"]) for trial in entry["trials"]]
-    return checksum({**{name: content[name] for name in about}, **own, "trials": tried})[:16]
+    choice = {name: entry[name] for name in ("label", "method", "source", "chosen", "oracle")}
+    trials = [(trial["options"], trial["learning_rate"]) for trial in entry["trials"]]
+    return checksum({**{name: content[name] for name in names}, **choice, "trials": trials})[:16]
 
 
 def write(content: Mapping[str, Any], folder: Path) -> Path:
-    """Write the tuning file beside the runs of its trials."""
+    """Write the tuning file into the folder of the trials; return its path."""
     write_json(folder / FILE, content)
     return folder / FILE
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A tuning file; one that is missing, foreign or changed by hand is a UserError."""
+    """Read a tuning file.
+
+    Raises:
+        UserError: the file is missing, foreign, of another schema, or was changed by hand.
+    """
     if not path.is_file():
         raise UserError(f"No tuning file at {path}; 'steelyard tune' writes one.")
     try:
@@ -282,43 +293,66 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def chosen_entries(content: Mapping[str, Any], made: Suite, *, oracle: bool) -> list[Entry]:
-    """The chosen settings of those entries of a suite that were tuned, labelled ``... tuned``.
+def add_chosen(suites: Sequence[Suite], path: Path, *, oracle: bool) -> list[Suite]:
+    """Add the chosen settings of a tuning file as further entries.
 
-    ``oracle`` adds those that test items would have chosen. Empty where the file is of another
+    Raises:
+        UserError: see ``read``; or the file is about none of the entries.
+    """
+    content = read(path)
+    entries = [chosen_entries(content, suite, oracle=oracle) for suite in suites]
+    if not any(entries):
+        names = ", ".join(sorted(entry["label"] for entry in content["entries"]))
+        raise UserError(
+            f"{path} has settings of {names} with backbone {content['backbone']} on "
+            f"{', '.join(content['tasks'])}: no such entry is run here."
+        )
+    return [
+        replace(suite, entries=(*suite.entries, *more))
+        for suite, more in zip(suites, entries, strict=True)
+    ]
+
+
+def chosen_entries(content: Mapping[str, Any], suite: Suite, *, oracle: bool) -> list[SuiteEntry]:
+    """Return the chosen settings of a suite's entries, labelled ``... tuned``.
+
+    ``oracle`` adds the settings that are best on test items. Empty if the tuning file has another
     backbone or other data sets.
     """
-    same = (content["backbone"], content["backbone_options"], sorted(content["tasks"])) == (
-        made.backbone, dict(made.backbone_options), sorted(made.tasks),
-    )  # fmt: skip
-    tuned = {entry["label"]: entry for entry in content["entries"]} if same else {}
-    found = []
-    for entry in made.entries:
-        about = tuned.get(label_of(entry))
-        if about is None or about["method"] != entry.method or not about["ledger"]["steps"]:
-            continue  # not tuned, or nothing of it is trained
-        for kind, trial in (("tuned", about["chosen"]), ("oracle", about["oracle"])):
+    if (content["backbone"], content["backbone_options"], sorted(content["tasks"])) != (
+        suite.backbone, dict(suite.backbone_options), sorted(suite.tasks),
+    ):  # fmt: skip
+        return []
+    tuned = {entry["label"]: entry for entry in content["entries"]}
+    entries = []
+    for entry in suite.entries:
+        choice = tuned.get(entry.name)
+        if choice is None or choice["method"] != entry.method or not choice["ledger"]["steps"]:
+            continue  # not tuned, or a method that trains nothing
+        for kind, trial in (("tuned", choice["chosen"]), ("oracle", choice["oracle"])):
             if trial is not None and (oracle or kind == "tuned"):
-                found.append(_chosen(content, about, trial, kind))
-    return found
+                entries.append(_chosen_entry(content, choice, trial, kind))
+    return entries
 
 
-def _chosen(content: Mapping[str, Any], about: Mapping[str, Any], trial: int, kind: str) -> Entry:
-    setting = about["trials"][trial]
-    short = {
-        "hash": about["hash"] if kind == "tuned" else f"oracle-{about['hash']}",
+def _chosen_entry(
+    content: Mapping[str, Any], choice: Mapping[str, Any], trial: int, kind: str
+) -> SuiteEntry:
+    setting = choice["trials"][trial]
+    summary = {
+        "hash": choice["hash"] if kind == "tuned" else f"oracle-{choice['hash']}",
         "rule": content["rule"] if kind == "tuned" else f"{content['rule']} on test",
         "trial": trial,
         "trials": content["trials"],
         **{name: content[name] for name in ("seed", "budget", "track", "wall", "split")},
-        "flops": sum(about["ledger"]["flops"].values()),
-        "seconds": sum(about["ledger"]["seconds"].values()),
+        "flops": sum(choice["ledger"]["flops"].values()),
+        "seconds": sum(choice["ledger"]["seconds"].values()),
     }
-    return Entry(
-        about["method"],
+    return SuiteEntry(
+        choice["method"],
         setting["options"],
-        f"{about['label']} {kind}",
+        f"{choice['label']} {kind}",
         setting["learning_rate"],
         kind="entry" if kind == "tuned" else "oracle",
-        tuning=short,
+        tuning=summary,
     )

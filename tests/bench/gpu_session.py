@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from steelyard import tasks
-from steelyard.harness.cli import console, leaderboard
-from steelyard.harness.models import registry
+from steelyard.harness.cli.leaderboard import BoardOptions, write_boards
 from steelyard.harness.models.tiny_vlm import train as scenes_base
 from steelyard.harness.models.tiny_vlm.config import Training
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite
-from steelyard.harness.runs.suite import Entry, Suite
+from steelyard.harness.runs.parallel import pick_device, run_suite
+from steelyard.harness.runs.suite import RunOptions, Suite, SuiteEntry
 from steelyard.tasks.world import build
 
 METHODS = ("sft", "grpo", "mbpo")
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--flops", default="2e15", help="Budget of each run.")
     parser.add_argument("--part", choices=PARTS, action="append", help="Only this one.")
     given = parser.parse_args()
-    device = "cpu" if given.small else console.pick_device("auto")
+    device = "cpu" if given.small else pick_device("auto")
     if device == "cpu" and not given.small:
         parser.error("no GPU here; --small tries the session on the CPU")
     for part in given.part or PARTS:
@@ -85,10 +85,11 @@ def board_world(given: argparse.Namespace, device: str) -> None:
         backbone_options={"tune": "full", "batch_size": 32, "max_prompt_tokens": 512},
         budget="1e9" if given.small else given.flops,
     )
-    roots = [f"{task}={given.out / 'world' / task}" for task in QUESTIONS]
-    options = {"device": device, "data_root": roots, "jobs": 1}
-    console.run_suite(made, given.out / "world_runs", options)
-    leaderboard.boards((given.out / "world_runs",), given.out / "world_board")
+    roots = tuple(f"{task}={given.out / 'world' / task}" for task in QUESTIONS)
+    runs = given.out / "world_runs"
+    suite.check(made)
+    run_suite(made, RunOptions(runs=runs, device=device, data_root=roots, jobs=1))
+    write_boards((runs,), BoardOptions(out=given.out / "world_board"))
 
 
 def measure_speed(given: argparse.Namespace, device: str) -> None:
@@ -101,7 +102,7 @@ def measure_speed(given: argparse.Namespace, device: str) -> None:
     build.write(build.WorldSpec("instruct", train, test, size=size), data)
     made = Suite(
         "gpu",
-        tuple(Entry(name, {"filters": "same"} if name == "mbpo" else {}) for name in METHODS),
+        tuple(SuiteEntry(name, {"filters": "same"} if name == "mbpo" else {}) for name in METHODS),
         ("instruct",),
         (),
         backbone=str(model),
@@ -113,9 +114,9 @@ def measure_speed(given: argparse.Namespace, device: str) -> None:
         budget="3e9" if given.small else given.flops,
         limit=20,
     )
-    registry.configure(made.backbone, made.backbone_options)
-    options = {"device": device, "data_root": [str(data)], "jobs": 1}
-    records = console.run_suite(made, given.out / "runs", options)
+    suite.check(made)
+    options = RunOptions(runs=given.out / "runs", device=device, data_root=(str(data),), jobs=1)
+    records = run_suite(made, options)
     report(records, len(tasks.load("instruct", data).splits["train"]))
 
 

@@ -6,15 +6,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from steelyard import tasks
-from steelyard.harness.cli import judging
+from steelyard.harness.cli.evaluate import answer_rows
+from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Ledger, Record, Score
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.corpora import _options
+from steelyard.harness.runs.corpora import parse_loader_options
 
 
 @pytest.fixture
@@ -52,21 +54,23 @@ def run(tmp_path: Path, data: Path) -> Path:
 
 
 def test_a_line_has_what_a_judge_needs(run: Path, data: Path) -> None:
-    lines = judging.lines(run, "mmhal", data, 0.01)
+    lines = answer_rows(run, "mmhal", data, 0.01)
     assert lines[1] == {
         "id": "1",
         "question": "What is 1?",
         "references": ["It is 1."],
         "answer": "clean 1",
     }
-    blank = judging.lines(run, "mmhal@image-blank", data, 0.01)
+    blank = answer_rows(run, "mmhal@image-blank", data, 0.01)
     assert [line["answer"] for line in blank] == [f"image-blank {n}" for n in range(3)]
-    assert [json.loads(line) for line in judging.as_text(lines).splitlines()] == lines
+    words = ("answers", str(run), "mmhal", "--data-root", str(data))
+    printed = CliRunner().invoke(cli, words).output
+    assert [json.loads(line) for line in printed.splitlines()] == lines
 
 
 def test_ratings_of_these_answers_come_back_by_a_loader_option(run: Path, data: Path) -> None:
     rated = data.parent / "rated.jsonl"
-    lines = judging.lines(run, "mmhal", data, 0.01)
+    lines = answer_rows(run, "mmhal", data, 0.01)
     rated.write_text("".join(json.dumps({**line, "rating": 4}) + "\n" for line in lines))
     corpus = tasks.load("mmhal", data, ratings=str(rated))
     docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
@@ -76,22 +80,22 @@ def test_ratings_of_these_answers_come_back_by_a_loader_option(run: Path, data: 
 
 def test_mistakes(run: Path, data: Path) -> None:
     with pytest.raises(UserError, match=r"has no answers to mmhal@image-noise:3: steelyard eval"):
-        judging.lines(run, "mmhal@image-noise:3", data, 0.01)
+        answer_rows(run, "mmhal@image-noise:3", data, 0.01)
     with pytest.raises(UserError, match="has no answers to pope"):
-        judging.lines(run, "pope", data, 0.01)
+        answer_rows(run, "pope", data, 0.01)
     Image.new("RGB", (80, 8), "blue").save(data / "images" / "1.jpg")
-    with pytest.raises(UserError, match="knew of mmhal"):
-        judging.lines(run, "mmhal", data, 0.01)
+    with pytest.raises(UserError, match="mmhal has revision"):
+        answer_rows(run, "mmhal", data, 0.01)
 
 
 def test_options_of_several_tasks() -> None:
-    assert _options(["source=gqa"], ["pope"]) == {"pope": {"source": "gqa"}}
+    assert parse_loader_options(["source=gqa"], ["pope"]) == {"pope": {"source": "gqa"}}
     given = ["pope.source=gqa", "mmhal.ratings=a.jsonl"]
-    assert _options(given, ["mmhal", "pope"]) == {
+    assert parse_loader_options(given, ["mmhal", "pope"]) == {
         "pope": {"source": "gqa"},
         "mmhal": {"ratings": "a.jsonl"},
     }
     with pytest.raises(UserError, match=r"with several tasks write TASK\.source="):
-        _options(["source=gqa"], ["mmhal", "pope"])
+        parse_loader_options(["source=gqa"], ["mmhal", "pope"])
     with pytest.raises(UserError, match="Unknown task of --data-set"):
-        _options(["popes.source=gqa"], ["mmhal", "pope"])
+        parse_loader_options(["popes.source=gqa"], ["mmhal", "pope"])

@@ -132,4 +132,4 @@ def test_train_evaluate_show_and_leaderboard(
     assert (tmp_path / "board" / "board.md").is_file()
     # The wrong data is noticed before anything is evaluated on it.
     other = steelyard("evaluate", str(folder), "food101@text-blank")
-    assert other.code == 2 and "is not what" in other.stderr
+    assert other.code == 2 and "does not match" in other.stderr

@@ -30,12 +30,12 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def test_the_sheet_shows_what_the_corruptions_do() -> None:
-    clean = corruptions.scene(corruptions.SHOWN)
-    page = corruptions.sheet(clean)
+    clean = corruptions.draw_scene(corruptions.SCENE)
+    page = corruptions.draw_sheet(clean)
     assert np.array_equal(pixels(cell(page, 0, 0)), pixels(clean))
     for row, name in enumerate(GRADED, 1):
         for column in (0, 4):
-            made = corruptions._corrupted(name, column + 1, clean)
+            made = corruptions.corrupt_image(name, column + 1, clean)
             assert made is not None
             assert np.array_equal(pixels(cell(page, row, column)), pixels(made)), (name, column)
 
@@ -57,12 +57,12 @@ def test_twice_the_same_bytes(tmp_path: Path) -> None:
         np.arange(300 * 200 * 3, dtype=np.uint32).reshape(200, 300, 3).astype(np.uint8)
     ).save(photo)
     for name in ("a.png", "b.png"):
-        corruptions.make(photo, tmp_path / name)
+        corruptions.write_sheet(photo, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_the_table_has_every_text_corruption_at_every_severity() -> None:
-    table = corruptions.texts()
+    table = corruptions.text_table()
     names = [str(name) for name in table.columns[0].cells]
     wanted = {n: len(c.severities) or 1 for n, c in CORRUPTIONS.items() if c.modality == "text"}
     assert {name: names.count(name) for name in wanted} == wanted
@@ -75,8 +75,8 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
     for image, out, message in (
         (tmp_path / "none.jpg", "a.png", "none.jpg: No such file"),
         (page, "a.png", "page.txt: cannot identify"),
-        (None, "a.jpg", "name it with .png"),
+        (None, "a.jpg", "name that ends with .png"),
         (None, "page.txt/a.png", "Could not write"),
     ):
         with pytest.raises(UserError, match=message):
-            corruptions.make(image, tmp_path / out)
+            corruptions.write_sheet(image, tmp_path / out)

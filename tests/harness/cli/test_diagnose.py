@@ -9,11 +9,12 @@ import pytest
 from answer_rows import rows
 from click.testing import CliRunner
 
-from steelyard.harness.cli import console, factors
-from steelyard.harness.cli.factors import LEVELS, Level
+from steelyard.harness.cli import factors
+from steelyard.harness.cli.factors import LEVELS, FactorLevel
 from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.runs.suite import Entry, Suite
+from steelyard.harness.runs.parallel import run_suite
+from steelyard.harness.runs.suite import RunOptions, Suite, SuiteEntry
 from steelyard.leaderboards.factor_effects import numbers as bias
 from steelyard.leaderboards.factor_effects import tables as bias_files
 from steelyard.leaderboards.factor_effects.numbers import Group
@@ -32,9 +33,10 @@ def invoke(*words: str) -> str:
 def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier trained for a few steps."""
     runs = tmp_path_factory.mktemp("runs")
-    made = Suite("run", (Entry("joint"),), ("hateful_memes",), (), budget="2e9")
-    options = {"data_root": [f"hateful_memes={world / 'hateful_memes'}"], "jobs": 1}
-    (record,) = console.run_suite(made, runs, options, evaluate=False)
+    suite = Suite("run", (SuiteEntry("joint"),), ("hateful_memes",), budget="2e9")
+    roots = (f"hateful_memes={world / 'hateful_memes'}",)
+    options = RunOptions(runs=runs, data_root=roots, jobs=1)
+    (record,) = run_suite(suite, options, evaluate=False)
     return runs / record.id
 
 
@@ -63,7 +65,7 @@ def test_a_run_is_diagnosed_on_its_own_task(run: Path, world: Path, tmp_path: Pa
     [
         (("--tasks", "hateful_meme"), "Unknown task 'hateful_meme'. Did you mean 'hateful_memes'"),
         (("--tasks", "food101"), "was trained on hateful_memes, it cannot answer food101"),
-        (("--draws", "0"), "--draws 0: replace a side by another item's once or more"),
+        (("--draws", "0"), "--draws 0: replace a modality once or more"),
         (("--limit", "0"), "--limit 0: score one or more items"),
         (("--split", "dev"), "Unknown split of hateful_memes 'dev'"),
         (("--data-root", "pope=."), "Unknown task of this diagnosis 'pope'"),
@@ -83,7 +85,7 @@ def test_mistakes(
 def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="untrained classifier: give the folder of a run"):
         invoke("diagnose", "tiny", "--tasks", "pope", "--out", str(tmp_path))
-    with pytest.raises(UserError, match=r"Nothing at .*: give a run's folder, a checkpoint's"):
+    with pytest.raises(UserError, match=r"Nothing at .*: give the folder of a run or checkpoint"):
         invoke("diagnose", str(tmp_path / "absent"), "--out", str(tmp_path))
     with pytest.raises(UserError, match="--data-set goes with a single task"):
         invoke("diagnose", "tiny-vlm", "--data-set", "a=b", "--out", str(tmp_path))
@@ -130,25 +132,28 @@ def test_factor_files() -> None:
     lines = bias_files.as_csv(made).splitlines()
     assert any(line.startswith("toy,size,2,false,score.full,0.825,") for line in lines)
     assert json.loads(bias_files.as_json(made))["curves"][0]["points"][1]["value"] == "2"
-    assert picture(made) == picture(made) and picture(made)["svg"].count(b"<svg") == 1
+    assert picture(made) == picture(made) and picture(made)["data.svg"].count(b"<svg") == 1
 
 
-def test_every_knob_has_one_usual_level_and_changes_one_thing() -> None:
+def test_every_parameter_has_one_usual_level_and_changes_one_thing() -> None:
     for levels in LEVELS.values():
-        for knob in {level.knob for level in levels}:
-            own = [level for level in levels if level.knob == knob]
-            assert sum(level.reference for level in own) == 1
-            for level in own:
+        for parameter in {level.parameter for level in levels}:
+            group = [level for level in levels if level.parameter == parameter]
+            assert sum(level.reference for level in group) == 1
+            for level in group:
                 changed = {**level.data, **level.backbone}
-                assert set(changed) == (set() if level.reference else {knob})
-                assert knob in factors.KNOBS
+                assert set(changed) == (set() if level.reference else {parameter})
+                assert parameter in factors.PARAMETERS
 
 
 def test_factors_trains_each_level_and_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(factors.tasks, "WORLD_TRAIN", 96)
     monkeypatch.setattr(factors.tasks, "WORLD_TEST", 48)
-    two = (Level("p_named", "0.75", reference=True), Level("p_named", "1", data={"p_named": 1.0}))
+    two = (
+        FactorLevel("p_named", "0.75", reference=True),
+        FactorLevel("p_named", "1", data={"p_named": 1.0}),
+    )
     monkeypatch.setitem(LEVELS, ("data", "classifier"), two)
     words = ("factors", "data", "--quick", "--budget", "2e9", "--limit", "30", "--out",
              str(tmp_path / "out"))  # fmt: skip
@@ -171,5 +176,5 @@ def test_mistakes_of_factors(tmp_path: Path) -> None:
         invoke("factors", "date", "--out", str(tmp_path))
     with pytest.raises(UserError, match="Seeds 'a': write 0,1,2 or 0-4"):
         invoke("factors", "data", "--seeds", "a", "--out", str(tmp_path))
-    with pytest.raises(UserError, match="--limit 0: ask about one or more items"):
+    with pytest.raises(UserError, match="--limit 0: evaluate on one or more items"):
         invoke("factors", "data", "--limit", "0", "--out", str(tmp_path))

@@ -12,7 +12,7 @@ import tiny_vlms
 from stock_data import write
 
 from steelyard import tasks
-from steelyard.harness.cli import evaluate as asking
+from steelyard.harness.cli.evaluate import EvaluateOptions, score_model
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import registry, vlm
@@ -22,10 +22,6 @@ from steelyard.harness.runs.run import PARTS
 from steelyard.leaderboards.publish import publish
 
 GENERATE = vlm.Vlm.generate
-GIVEN: dict[str, Any] = {
-    "include_path": (), "data_root": (), "data_set": (), "backbone_set": (), "max_bad": 0.01,
-    "limit": None, "device": "cpu",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +47,8 @@ def ask(model: Path, data: Path, tmp_path: Path) -> Callable[..., Record]:
 
     def evaluate(*variants: str, source: Path = model, **changed: Any) -> Record:
         roots = (f"pope={data / 'ours'}", f"stock/pope={data / 'theirs'}")
-        asking.evaluate(
-            str(source), variants, tmp_path / "runs", **{**GIVEN, "data_root": roots, **changed}
-        )
+        values = {"out": tmp_path / "runs", "data_root": roots, "device": "cpu", **changed}
+        score_model(str(source), variants, EvaluateOptions(**values))
         newest = max(record.find(tmp_path / "runs"), key=lambda path: path.stat().st_mtime_ns)
         return record.read(newest)
 
@@ -175,7 +170,9 @@ def test_other_weights_or_data_than_the_records_are_refused(
     shutil.copytree(model, copy)
     ask("stock/pope", source=copy)
     write(tmp_path / "fewer", stock_data.pope(9))
-    with pytest.raises(UserError, match=r"The data at .*fewer is not what .* give another --out"):
+    with pytest.raises(
+        UserError, match=r"fewer does not match the record of .* Give another --out"
+    ):
         ask("stock/pope@image-blank", source=copy, data_root=(f"pope={tmp_path / 'fewer'}",))
     config = copy / "generation_config.json"
     config.write_text(config.read_text() + "\n")
@@ -184,9 +181,9 @@ def test_other_weights_or_data_than_the_records_are_refused(
 
 
 def test_mistakes(ask: Callable[..., Record], tmp_path: Path, model: Path) -> None:
-    with pytest.raises(UserError, match=r"Say what to ask .*tiny-llava, for example: pope"):
+    with pytest.raises(UserError, match=r"Say what to score .*tiny-llava on, for example: pope"):
         ask()
-    with pytest.raises(UserError, match=r"Nothing at .*nowhere: give a run's folder"):
+    with pytest.raises(UserError, match=r"Nothing at .*nowhere: give the folder of a run"):
         ask("pope", source=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"Did you mean 'precision'"):
         ask("pope", backbone_set=("precison=bf16",))
@@ -196,12 +193,12 @@ def test_mistakes(ask: Callable[..., Record], tmp_path: Path, model: Path) -> No
     folder = tmp_path / "runs" / found.id
     with pytest.raises(UserError, match=r"--out goes with a model; .* is a run"):
         ask("pope", source=folder)
-    with pytest.raises(UserError, match=r"Say what to ask"):
-        asking.evaluate(str(folder), (), None, **GIVEN)
+    with pytest.raises(UserError, match=r"Say what to score"):
+        score_model(str(folder), (), EvaluateOptions(device="cpu"))
     (folder / "record.json").unlink()
     (folder / "training.json").write_text("{}")
     with pytest.raises(UserError, match="No record at"):
-        asking.evaluate(str(folder), ("pope",), None, **GIVEN)
+        score_model(str(folder), ("pope",), EvaluateOptions(device="cpu"))
 
 
 def test_the_folder_of_its_record_stands_for_the_model(
@@ -209,8 +206,7 @@ def test_the_folder_of_its_record_stands_for_the_model(
 ) -> None:
     folder = tmp_path / "runs" / ask("stock/pope").id
     roots = (f"pope={data / 'theirs'}",)
-    asking.evaluate(
-        str(folder), ("stock/pope@image-noise:1-2",), None, **{**GIVEN, "data_root": roots}
-    )
+    options = EvaluateOptions(data_root=roots, device="cpu")
+    score_model(str(folder), ("stock/pope@image-noise:1-2",), options)
     assert variants(record.read(folder))[-1] == "stock/pope@clean"
     assert len(variants(record.read(folder))) == 3

@@ -89,7 +89,7 @@ def test_a_score_that_does_not_hold_is_shown_with_its_distance(
     shown = reproduced(copy, world, tmp_path / "out")
     assert shown.exit_code == 1
     assert "0.050000" in shown.output
-    assert "1 of 2 scores are off by more than 0" in shown.output
+    assert "1 of 2 scores differ by more than 0" in shown.output
     loose = reproduced(copy, world, tmp_path / "out", "--tolerance", "0.06")
     assert loose.exit_code == 0, loose.output
 
@@ -119,7 +119,7 @@ def test_other_data_another_method_file_and_the_same_folder_are_refused(
     def moved(content: dict[str, Any]) -> None:
         content["provenance"]["data"]["revision"] = "another"
 
-    assert "not another" in refusal(edited(done, other, moved))
+    assert "recorded is another" in refusal(edited(done, other, moved))
     (tmp_path / "mine.py").write_text(MINE + "\n# changed\n")
     assert "is not the file that trained" in refusal(done, "--method", str(tmp_path / "mine.py"))
     assert "holds the record itself" in refusal(done, out=done.parent)

@@ -9,7 +9,7 @@ import pytest
 from stock_data import Talker, picture, write
 
 from steelyard import tasks
-from steelyard.harness.cli import evaluate as asking
+from steelyard.harness.cli.evaluate import EvaluateOptions, score_model
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.evaluation.evaluate import evaluate
@@ -40,10 +40,6 @@ def score(doc, results):
 COUNT = 8
 LONE, TWIN = 5, 2
 """The document that shows one image, and the one that shows the same image twice."""
-GIVEN: dict[str, Any] = {
-    "include_path": (), "data_set": (), "backbone_set": (), "max_bad": 0.01, "limit": None,
-    "device": "cpu",
-}  # fmt: skip
 
 
 def names(number: int) -> list[str]:
@@ -135,7 +131,8 @@ def test_a_classifier_is_not_asked(folder: Path) -> None:
 def test_the_small_model_is_asked_from_end_to_end(folder: Path) -> None:
     asked = ("pairs", "pairs@image-noise:3", "pairs@image-shuffle", "pairs@image-blank")
     roots = (f"pairs={folder / 'data'}",)
-    asking.evaluate("tiny-vlm", asked, folder / "runs", data_root=roots, **GIVEN)
+    options = EvaluateOptions(out=folder / "runs", data_root=roots, device="cpu")
+    score_model("tiny-vlm", asked, options)
     (path,) = record.find(folder / "runs")
     made = record.read(path)
     assert [(score.task, score.variant, score.n) for score in made.scores] == [

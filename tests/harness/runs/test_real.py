@@ -16,7 +16,8 @@ from steelyard.harness.models import encoders
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite
-from steelyard.harness.runs.parallel import execute, quiet_heavy_libraries
+from steelyard.harness.runs.parallel import quiet_heavy_libraries, run_jobs
+from steelyard.harness.runs.suite import RunOptions
 from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.corruptions import CORRUPTIONS, STANDARD
 
@@ -42,9 +43,14 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def made(backbone: str) -> suite.Suite:
-    raw = {"methods": list(REFERENCE), "tasks": ["food101"], "corruptions": list(STANDARD)}
-    return suite.parse(
-        "real", {**raw, "backbone": backbone, "backbone_options": OPTIONS, "budget": BUDGET}
+    return suite.Suite(
+        "real",
+        tuple(map(suite.SuiteEntry, REFERENCE)),
+        ("food101",),
+        STANDARD,
+        backbone=backbone,
+        backbone_options=OPTIONS,
+        budget=BUDGET,
     )
 
 
@@ -52,7 +58,7 @@ def made(backbone: str) -> suite.Suite:
 def corpus(made: suite.Suite) -> Corpus:
     if not DATA.is_dir():
         pytest.skip("no shared/data/food101_mini beside the repository")
-    return suite.load_corpora(made, {"food101": DATA}, 0.0)["food101"]
+    return suite.load_corpora(made, RunOptions(data_root=(str(DATA),), max_bad=0.0))["food101"]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +70,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def records(made: suite.Suite, corpus: Corpus, runs: Path) -> Mapping[str, Record]:
     corpora = {"food101": corpus}
     jobs = suite.jobs(made, corpora)
-    done = execute(jobs, corpora, runs, device="cpu", workers=1, report=lambda *told: None)
-    return {found.label: found for found in done}
+    results = run_jobs(jobs, corpora, RunOptions(runs=runs, device="cpu", jobs=1))
+    return {result.label: result for result in results}
 
 
 def accuracies(found: Record) -> dict[str, float]:

@@ -17,13 +17,15 @@ from click.testing import CliRunner
 
 from steelyard import tasks
 from steelyard.harness.cli.main import cli
+from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run, suite
-from steelyard.harness.runs.parallel import execute
+from steelyard.harness.runs.parallel import run_jobs
 from steelyard.harness.runs.run import Job
+from steelyard.harness.runs.suite import RunOptions
 
 MEASURED = ("seconds", "peak_bytes", "seal")  # of the machine, and the hash over that
 
@@ -148,16 +150,8 @@ def test_a_nan_loss_marks_the_run_failed_and_the_suite_goes_on(
     broken = tmp_path / "broken.py"
     broken.write_text(NAN)
     jobs = [job(food, str(broken)), job(food)]
-    done = list(
-        execute(
-            jobs,
-            {"food101": food},
-            tmp_path / "runs",
-            device="cpu",
-            workers=1,
-            report=lambda *told: None,
-        )
-    )
+    options = RunOptions(runs=tmp_path / "runs", device="cpu", jobs=1)
+    done = run_jobs(jobs, {"food101": food}, options)
     assert [found.status for found in done] == ["failed", "done"]
     assert done[0].failure == "loss became nan at step 5"
     assert done[0].scores == ()
@@ -240,8 +234,9 @@ def test_killed_in_the_middle_a_suite_resumes_to_the_same_records(
         ("methods: [joint]\ntasks: [food]", "Did you mean 'food101'"),
         ("tasks: [food101]\nmethods: [joint]\ncorruptions: [image-nois]", "mean 'image-noise'"),
         ("methods: [joint]\ntasks: [food101]\nbudget: huge", "Unknown budget"),
-        ("methods: [joint]\ntasks: [food101]\nseeds: [a]", "whole numbers"),
-        ("methods: [{method: joint, sett: {}}]\ntasks: [food101]", "Did you mean 'set'"),
+        ("methods: [joint]\ntasks: [food101]\nseeds: [a]", "whole number"),
+        ("methods: [{method: joint, option: {}}]\ntasks: [food101]", "Did you mean 'options'"),
+        ("methods: [{method: joint, set: {}}]\ntasks: [food101]", "'set' .* is now 'options'"),
         ("methods: [joint, joint]\ntasks: [food101]", "Two entries are called 'joint'"),
         ("methods: [joint\n", "not valid YAML"),
         ("- joint", "a suite is a mapping"),
@@ -251,7 +246,7 @@ def test_mistakes_in_a_suite_are_one_line(text: str, message: str, tmp_path: Pat
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        suite.load(str(path))
+        suites_from(str(path), RunOptions())
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 

@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from board_factory import make_run, profile
 from click.testing import CliRunner
 
 from steelyard import tasks
 from steelyard.harness.cli.main import cli
+from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records import record
 from steelyard.harness.records.budget import BUDGETS, scaled
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run, suite
 from steelyard.harness.runs.run import Job
+from steelyard.harness.runs.suite import RunOptions, SuiteEntry
 from steelyard.leaderboards.loading.collect import budget_name, collect
 from steelyard.leaderboards.tracks.anytime import area, publish_anytime
 
@@ -48,10 +51,11 @@ def test_methods_of_unequal_cost_train_on_equally_many_items(world: Path, tmp_pa
     assert {ledger.stopped for ledger in ledgers} == {"budget"}
 
 
-def test_anytime_is_three_suites_on_the_compute_track() -> None:
-    made = suite.parse("mine", {"methods": ["joint"], "tasks": ["food101"], "track": "anytime"})
-    parts = suite.by_track(made)
-    assert [(each.budget, each.track) for each in parts] == [
+def test_anytime_is_three_budgets_on_the_compute_track(world: Path) -> None:
+    made = suite.Suite("mine", (SuiteEntry("joint"),), ("food101",), track="anytime")
+    corpus = tasks.load("food101", world / "food101")
+    specs = [job.spec for job in suite.jobs(made, {"food101": corpus})]
+    assert [(spec.budget, spec.track) for spec in specs] == [
         ("5e10", "compute"), ("1e11", "compute"), ("S", "compute"),
     ]  # fmt: skip
     assert scaled("8e9", 0.25) == "2e9" and 4 * float(scaled("S", 0.25)) == BUDGETS["S"].flops
@@ -67,9 +71,13 @@ def test_anytime_is_three_suites_on_the_compute_track() -> None:
         ({"wall": -1}, "give seconds above 0"),
     ],
 )
-def test_a_track_that_makes_no_sense_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_a_track_that_makes_no_sense_is_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"methods": ["joint"], "tasks": ["food101"], **changes}))
     with pytest.raises(UserError, match=said):
-        suite.parse("mine", {"methods": ["joint"], "tasks": ["food101"], **changes})
+        suites_from(str(path), RunOptions())
 
 
 def rewritten(folder: Path, **changes: Any) -> None:

@@ -17,8 +17,8 @@ from steelyard.harness.records import record
 from steelyard.harness.records.record import Ledger, Record, Score
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import suite, tuning
-from steelyard.harness.runs.suite import Entry, Suite
-from steelyard.harness.runs.tuning import Plan
+from steelyard.harness.runs.suite import Suite, SuiteEntry
+from steelyard.harness.runs.tuning import TuningPlan
 from steelyard.leaderboards.validate.record import validate
 
 BUDGET = 4e9
@@ -29,34 +29,40 @@ SUITE = {
     "budget": "4e9",
     "limit": 40,
     "corruptions": ["image-blank", "text-blank"],
-    "methods": ["majority", "joint", {"method": "mcr", "set": {"mipd": 0.0}, "label": "plain mcr"}],
+    "methods": [
+        "majority",
+        "joint",
+        {"method": "mcr", "options": {"mipd": 0.0}, "label": "plain mcr"},
+    ],
 }
 
 
-def made(**changes: Any) -> Suite:
-    return suite.parse("mine", {**SUITE, **changes})
+@pytest.fixture
+def made(tmp_path: Path) -> Suite:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SUITE))
+    return suite.load(str(tmp_path / "mine.yaml"))[0]
 
 
-def test_trial_zero_is_the_entry_and_what_it_fixes_stays_fixed() -> None:
-    entry = Entry("mcr", {"mipd": 0.0}, "plain mcr", learning_rate=1e-3)
-    trials = tuning.settings(entry, made(), Plan(trials=6))
+def test_trial_zero_is_the_entry_and_what_it_fixes_stays_fixed(made: Suite) -> None:
+    entry = SuiteEntry("mcr", {"mipd": 0.0}, "plain mcr", learning_rate=1e-3)
+    trials = tuning.settings(entry, made, TuningPlan(trials=6))
     assert (trials[0].options, trials[0].learning_rate) == ({"mipd": 0.0}, 1e-3)
     assert all(trial.options["mipd"] == 0.0 for trial in trials)
     drawn = trials[1:]
     assert all(set(trial.options) == {"mipd", "unimodal", "contrastive"} for trial in drawn)
     assert all(5e-4 <= (trial.learning_rate or 0) <= 8e-3 for trial in drawn)  # of 2e-3
     assert len({(trial.learning_rate, trial.options["unimodal"]) for trial in drawn}) == 5
-    assert trials == tuning.settings(entry, made(), Plan(trials=6))
-    assert trials[:4] == tuning.settings(entry, made(), Plan(trials=4))  # more trials, same first
-    assert drawn != tuning.settings(entry, made(), Plan(trials=6, seed=1))[1:]
+    assert trials == tuning.settings(entry, made, TuningPlan(trials=6))
+    assert trials[:4] == tuning.settings(entry, made, TuningPlan(trials=4))
+    assert drawn != tuning.settings(entry, made, TuningPlan(trials=6, seed=1))[1:]
 
 
-def test_trials_see_validation_items_and_a_seed_of_their_own() -> None:
-    trials = tuning.trial_suite(made(), Plan(trials=3), [1, 2], ["joint"])
+def test_trials_see_validation_items_and_a_seed_of_their_own(made: Suite) -> None:
+    trials = tuning.trial_suite(made, TuningPlan(trials=3), [1, 2], ["joint"])
     assert trials.split == "val" and trials.seeds == (100,) and trials.corruptions == ()
     assert [entry.label for entry in trials.entries] == ["joint trial 1", "joint trial 2"]
     assert {entry.kind for entry in trials.entries} == {"trial"}
-    corrupted = tuning.trial_suite(made(), Plan(trials=3, rule="best-balanced"), [1], ["joint"])
+    corrupted = tuning.trial_suite(made, TuningPlan(trials=3, rule="best-balanced"), [1], ["joint"])
     assert corrupted.corruptions == ("image-blank", "text-blank")
 
 
@@ -241,12 +247,12 @@ def test_bad_input_is_one_line(tuned: Path, world: Path, tmp_path: Path) -> None
     foreign.write_text("{}")
     assert "is not a tuning file" in said("run", "--tuned", str(foreign))
     words = ("run", "--tuned", str(file_of(tuned)), "--backbone", "tiny-additive")
-    assert "none of that is run here" in said(*words)
+    assert "no such entry is run here" in said(*words)
 
 
-def test_chosen_settings_of_other_data_are_not_taken(tuned: Path) -> None:
+def test_chosen_settings_of_other_data_are_not_taken(tuned: Path, made: Suite) -> None:
     content = tuning.read(file_of(tuned))
-    own = made()
+    own = made
     assert [entry.label for entry in tuning.chosen_entries(content, own, oracle=False)] == [
         "joint tuned", "plain mcr tuned",
     ]  # fmt: skip

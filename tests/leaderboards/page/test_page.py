@@ -8,7 +8,6 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import pytest
 from board_factory import make_answered, make_run, profile
 from paths import ROOT
 
-from steelyard.harness.cli import console
 from steelyard.harness.cli.options import run_options
+from steelyard.harness.cli.run import suites_from
 from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs.suite import RunOptions
 from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.page import markup
 from steelyard.leaderboards.page.details import from_nothing, reproduce
@@ -217,20 +217,20 @@ def test_no_page_unless_asked(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "index.html").exists() and (tmp_path / "board.md").exists()
 
 
-def parsed(command: str) -> tuple[str, Mapping[str, Any]]:
-    """Target and options of a ``steelyard run`` as the command line reads them."""
-    seen: dict[str, Any] = {}
+def parsed(command: str) -> tuple[str, RunOptions]:
+    """Return the target and options of a ``steelyard run`` as the command line reads them."""
+    calls: list[tuple[str, RunOptions]] = []
 
     @click.command()
     @click.argument("target")
     @run_options
-    def run(**given: Any) -> None:
-        seen.update(given)
+    def run(target: str, options: RunOptions) -> None:
+        calls.append((target, options))
 
     words = shlex.split(command)
     assert words[:2] == ["steelyard", "run"]
     run(words[2:], standalone_mode=False)
-    return seen.pop("target"), seen
+    return calls[0]
 
 
 @pytest.mark.parametrize(("track", "wall"), [("data", None), ("compute", 60.0)])
@@ -245,7 +245,7 @@ def test_the_command_of_a_row_makes_the_same_runs(track: str, wall: float | None
                 "mm_imdb@text-blank", "mm_imdb@text-missing:70"]  # fmt: skip
     command = from_nothing(specs, variants)
     assert "--corruption image-noise:1-5" in command
-    (suite,) = console.suites_from(*parsed(command))
+    (suite,) = suites_from(*parsed(command))
     assert suite.entries[0].method == "mcr" and suite.entries[0].options == options
     assert suite.tasks == ("mm_imdb",) and suite.seeds == (0, 3)
     assert (suite.backbone, suite.budget, suite.wall) == ("tiny", "S", wall)

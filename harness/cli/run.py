@@ -1,0 +1,163 @@
+"""Commands that train: run, train and demo."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from steelyard import methods
+from steelyard.harness.cli import options as shared
+from steelyard.harness.cli.leaderboard import BOARD, BoardOptions, write_boards
+from steelyard.harness.cli.options import run_options
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.options import parse_pairs, parse_seeds
+from steelyard.harness.models import registry
+from steelyard.harness.records.record import Record
+from steelyard.harness.runs import tuning
+from steelyard.harness.runs.parallel import run_suite
+from steelyard.harness.runs.suite import (
+    RunOptions,
+    Suite,
+    SuiteEntry,
+    check,
+    expand_groups,
+    load,
+    shipped,
+)
+from steelyard.tasks._lmms import stock
+from steelyard.tasks.corruptions import STANDARD
+
+
+@click.command()
+@click.argument("target")
+@run_options
+def run(target: str, options: RunOptions) -> None:
+    """Train and evaluate a suite, or one method.
+
+    TARGET is the name of a suite or a method, or a file: a suite's .yaml, a method's .py.
+
+    \b
+    Examples:
+      steelyard run demo
+      steelyard run my_suite.yaml --jobs 4
+      steelyard run mine.py --set amount=0.2 --corruption image-blank
+      steelyard run joint --task food101 --data-root ~/food101 --method mine.py
+    """
+    if run_target(target, options):
+        track = " --track anytime" if options.track == "anytime" else ""
+        click.echo(f"Next: steelyard leaderboard {options.runs}{track}")
+
+
+@click.command()
+@click.argument("target")
+@run_options
+def train(target: str, options: RunOptions) -> None:
+    """Train without evaluation; evaluate later.
+
+    \b
+    Example:
+      steelyard train joint --task hateful_memes --seeds 0
+    """
+    run_target(target, options, evaluate=False)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="One seed and four methods: about a minute.")
+@shared.runs
+@shared.out(BOARD)
+@shared.jobs()
+@shared.dry_run
+def demo(quick: bool, runs: Path, out: Path, jobs: int | None, dry_run: bool) -> None:
+    """Run both tracks on generated data and print the boards.
+
+    One track trains classifiers, the other a small vision-language model.
+
+    \b
+    Examples:
+      steelyard demo
+      steelyard demo --quick
+    """
+    name = "quick" if quick else "demo"
+    if run_target(name, RunOptions(runs=runs / name, jobs=jobs, dry_run=dry_run)):
+        write_boards((runs / name,), BoardOptions(out=out))
+
+
+def run_target(target: str, options: RunOptions, *, evaluate: bool = True) -> list[Record]:
+    """Run the suites of a target one after another."""
+    if options.oracle and not options.tuned:
+        raise UserError("--oracle goes with --tuned FILE, and with 'steelyard tune'.")
+    return [
+        record
+        for suite in suites_from(target, options)
+        for record in run_suite(suite, options, evaluate=evaluate)
+    ]
+
+
+def suites_from(target: str, options: RunOptions) -> list[Suite]:
+    """Return the suites of a target with the options of the command line, checked."""
+    is_suite = target in shipped() or target.endswith((".yaml", ".yml"))
+    if is_suite:
+        if options.method_set:
+            raise UserError("--set goes with a single method; a suite has its own options.")
+        bases = load(target)
+    elif target in methods.names() or target.endswith(".py"):
+        bases = (_suite_of_one(target, options),)
+    else:
+        raise unknown("suite or method", target, [*shipped(), *methods.names()])
+    for_one_suite = {
+        "--task": options.tasks,
+        "--evaluate": options.evaluate,
+        "--backbone": options.backbone,
+        "--backbone-set": options.backbone_set,
+        "--budget": options.budget,
+        "--method": options.methods,
+        "--data-set": options.data_set,
+    }
+    conflicts = [name for name, value in for_one_suite.items() if value]
+    if len(bases) > 1 and conflicts:
+        names = " and ".join(base.name for base in bases)
+        raise UserError(f"{target} consists of {names}: give {conflicts[0]} with one of them.")
+    stock.include(options.include_path)
+    suites = [_changed(base, options) for base in bases]
+    for path in options.tuned:
+        suites = tuning.add_chosen(suites, path, oracle=options.oracle)
+    for suite in suites:
+        try:
+            check(suite)
+        except UserError as error:
+            raise UserError(f"{target}: {error}" if is_suite else str(error)) from error
+    return suites
+
+
+def _suite_of_one(method: str, options: RunOptions) -> Suite:
+    """Return one method on default tasks of its kind of backbone."""
+    entries = (SuiteEntry(method, parse_pairs(options.method_set)),)
+    kinds = methods.about(method).backbones
+    kind = registry.kind_of(options.backbone) if options.backbone else kinds[0]
+    if kind == "classifier":
+        return Suite("run", entries, ("food101",), STANDARD)
+    evaluate = ("prior_conflict", "pope", "vqa", "chair")
+    return Suite("run", entries, ("instruct",), STANDARD, evaluate, backbone="tiny-vlm")
+
+
+def _changed(base: Suite, options: RunOptions) -> Suite:
+    """Return a suite with the options of the command line."""
+    tasks = options.tasks or base.tasks
+    evaluate = () if options.tasks else base.evaluate
+    loader = {key: str(value) for key, value in parse_pairs(options.data_set).items()}
+    return replace(
+        base,
+        entries=(*base.entries, *map(SuiteEntry, options.methods)),
+        tasks=tasks,
+        evaluate=expand_groups(options.evaluate) or evaluate,
+        corruptions=options.corruptions or base.corruptions,
+        seeds=parse_seeds(options.seeds) if options.seeds else base.seeds,
+        budget=options.budget or base.budget,
+        backbone=options.backbone or base.backbone,
+        backbone_options={**base.backbone_options, **parse_pairs(options.backbone_set)},
+        data_options=dict.fromkeys(tasks, loader) if loader else base.data_options,
+        limit=options.limit or base.limit,
+        split=options.split or base.split,
+        track=options.track or base.track,
+        wall=options.wall or base.wall,
+    )

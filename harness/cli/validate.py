@@ -1,0 +1,41 @@
+"""Command validate: check records."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from steelyard.harness.cli import options as shared
+from steelyard.harness.core.progress import show_progress
+
+
+@click.command()
+@click.argument("path", type=Path)
+@shared.method_file
+@click.option("--against", type=Path, metavar="DIR",
+              help="Published records that the same runs must agree with.")  # fmt: skip
+def validate(path: Path, method: Path | None, against: Path | None) -> None:
+    """Check records: hashes, scores, ledgers, seeds, tuning.
+
+    Checks all records under PATH and computes their scores again from their items. Prints one line
+    per finding; exit code 1 if there is any.
+
+    \b
+    Examples:
+      steelyard validate runs
+      steelyard validate submission/records --method submission/mine.py \\
+          --against leaderboards/records
+    """
+    from steelyard.leaderboards.validate import record
+
+    with show_progress() as progress:
+        report = record.validate(path, report=progress, method=method, against=against)
+    for finding in report.findings:
+        click.echo(str(finding))
+    click.echo(f"{len(report.runs)} records checked, {len(report.findings)} findings")
+    if report.unsealed:
+        click.echo(f"{report.unsealed} of them have schema 1, which had no checksum")
+    if report.unchecked:
+        click.echo(f"scores not computed again, no items: {', '.join(report.unchecked)}")
+    if report.findings:
+        sys.exit(1)
