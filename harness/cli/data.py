@@ -173,9 +173,9 @@ def convert(task: str, source: str, to: Path) -> None:
         conversion.convert(task, copy, to, lambda rows: bar.update(line, completed=rows))
     files = layout.walk(to)
     images = sum(map(layout.is_image, files))
-    for row in annotations.examine(to, files, tasks.info(task).official):
-        state = f", {row['official']}" if row["official"] else ""
-        rows = annotations.count_text(row["rows"])
-        console.print(f"{row['path']}: {rows} rows{state}", soft_wrap=True)
+    for file in annotations.examine(to, files, tasks.info(task).official):
+        state = f", {file.official}" if file.official else ""
+        rows = annotations.count_text(file.rows)
+        console.print(f"{file.path}: {rows} rows{state}", soft_wrap=True)
     console.print(f"{len(files):,} files, {images:,} of them images, in {to}", soft_wrap=True)
     console.print(f"Next: steelyard check {task} --data-root {to}", soft_wrap=True)

@@ -5,7 +5,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, TypedDict
+from typing import Any, NamedTuple
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.data import reading
@@ -29,50 +29,43 @@ Official = Mapping[str, Mapping[str, Any]]
 """Facts about published files by name: sha256, rows, and counts of a column's values."""
 
 
-class AnnotationFile(TypedDict):
-    """One annotation file; ``official`` compares it with the published file, in words."""
+class AnnotationFile(NamedTuple):
+    """Annotation file and its faults; ``official`` compares it with the published file."""
 
     path: str
-    rows: RowCounts
-    bytes: int
-    sha256: str
-    faults: list[str]
-    official: str
+    rows: RowCounts = None
+    bytes: int = 0
+    sha256: str = ""
+    official: str = ""
+    faults: Sequence[str] = ()
 
 
 def examine(root: Path, files: Files, official: Official) -> list[AnnotationFile]:
     """Read and describe each annotation file below ``root``, sorted by path."""
     folders = defaultdict(list)
     for path in files:
-        name = PurePosixPath(path.removesuffix(".gz"))
-        if (name.suffix in SUFFIXES or name.name in official) and name.name not in GENERATED:
-            folders[str(name.parent)].append(path)
-    rows = []
+        file = PurePosixPath(path.removesuffix(".gz"))
+        if (file.suffix in SUFFIXES or file.name in official) and file.name not in GENERATED:
+            folders[file.parent].append(path)
+    examined = []
     for paths in folders.values():
-        if len(paths) > MANY:
-            paths = [path for path in paths if _unpacked_name(path) in official]
-        rows += [_examine(root, path, official.get(_unpacked_name(path), {})) for path in paths]
-    return sorted(rows, key=lambda row: row["path"])
-
-
-def _unpacked_name(path: str) -> str:
-    return PurePosixPath(path).name.removesuffix(".gz")
+        for path in paths:
+            name = PurePosixPath(path).name.removesuffix(".gz")
+            if len(paths) <= MANY or name in official:
+                examined.append(_examine(root, path, official.get(name, {})))
+    return sorted(examined, key=lambda file: file.path)
 
 
 def _examine(root: Path, path: str, published: Mapping[str, Any]) -> AnnotationFile:
-    file: AnnotationFile
-    file = {"path": path, "rows": None, "bytes": 0, "sha256": "", "faults": [], "official": ""}
     try:
         content = reading.read_bytes(root / path)
-        file["sha256"] = hashlib.sha256(content).hexdigest()
         text = reading.decode(content, root / path)
     except UserError as error:
-        return {**file, "faults": [str(error).replace(f"{root}/", "")]}
-    rows, file["faults"] = _parse(path, text)
-    file |= {"bytes": len(content), "rows": _counts(rows)}
-    if published:
-        file["official"] = _compare(published, file, rows)
-    return file
+        return AnnotationFile(path, faults=[str(error).replace(f"{root}/", "")])
+    rows, faults = _parse(path, text)
+    counts, checksum = _counts(rows), hashlib.sha256(content).hexdigest()
+    official = _compare(published, checksum, counts, rows) if published else ""
+    return AnnotationFile(path, counts, len(content), checksum, official, faults)
 
 
 def _parse(path: str, text: str) -> tuple[Any, list[str]]:
@@ -103,18 +96,18 @@ def _counts(rows: Any) -> RowCounts:
     return None if rows is None else len(rows)
 
 
-def _compare(published: Mapping[str, Any], file: AnnotationFile, rows: Any) -> str:
+def _compare(published: Mapping[str, Any], checksum: str, counts: RowCounts, rows: Any) -> str:
     """Compare a file with the published one, in words."""
-    if file["sha256"] == published.get("sha256"):
+    if checksum == published.get("sha256"):
         return "the official file"
-    if file["rows"] != published["rows"]:
-        sizes = f"{count_text(file['rows'])}, not {count_text(published['rows'])}"
+    if counts != published["rows"]:
+        sizes = f"{count_text(counts)}, not {count_text(published['rows'])}"
         return f"differs from the official size ({sizes}): subset?"
     for column in sorted(published.keys() - {"rows", "sha256"}):
         values = Counter(str(row.get(column)) for row in rows if isinstance(row, dict))
         if values != {str(value): count for value, count in published[column].items()}:
-            counts = ", ".join(f"{value} {count:,}" for value, count in sorted(values.items()))
-            return f"official size, but another count of {column} ({counts})"
+            text = count_text(dict(sorted(values.items())))
+            return f"official size, but another count of {column} ({text})"
     return "official size" + (", other bytes" if "sha256" in published else "")
 
 

@@ -1,98 +1,88 @@
-"""Content of a data card, and its Markdown page; the terminal shows the same page, cut shorter."""
+"""Content of a data card and its Markdown page; the terminal shows the page with less rows."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
 
 from steelyard.harness.data import card
 from steelyard.harness.data.reading import ordered_splits
-from steelyard.harness.datacheck import annotations, duplicates, layout, text_only
+from steelyard.harness.datacheck.annotations import count_text
 
 PAGE_ROWS, TERMINAL_ROWS = 200, 15
 """Most rows of a table in the page and on the terminal; ``card.json`` has all."""
-LEAK_COUNTS: tuple[Literal["items", "id", "image", "near_duplicate", "text", "image_and_text"], ...]
-LEAK_COUNTS = ("items", "id", "image", "near_duplicate", "text", "image_and_text")
 
 
-class Tree(TypedDict):
-    """The layout of the folder: expected paths, a summary of the files, the subfolder to use."""
+class Section(TypedDict):
+    """Table with text below it; a row maps column names to cells, fractions are floats."""
 
-    expected: list[layout.ExpectedPath]
-    files: list[str]
-    nested: str
-
-
-class TextOnly(TypedDict):
-    """Text-only baseline, or why there is none."""
-
-    rows: list[text_only.TextOnlyScore]
-    unsuitable: str
+    rows: Sequence[Mapping[str, Any]]
+    text: str
 
 
-class ItemFindings(TypedDict):
-    """Findings about items and images; ``core`` and its hash ``card`` are None without items."""
-
-    card: str | None
-    core: card.Core | None
-    skipped: list[list[str]]
-    images: duplicates.ImageSummary
-    unused: duplicates.UnusedImages
-    leaks: list[duplicates.Leak]
-    repeated: dict[str, int]
-    text_only: TextOnly
-
-
-class DataCard(ItemFindings):
+class DataCard(TypedDict):
     """Content of ``card.json``; no path of the machine, no time."""
 
     format: int
     task: str
+    card: str | None
+    core: card.Core | None
+    about: dict[str, str]
     generated: bool
     problems: list[str]
     warnings: list[str]
-    tree: Tree
-    files: list[annotations.AnnotationFile]
-    about: dict[str, str]
+    sections: dict[str, Section]
 
 
-class Section(NamedTuple):
-    """A table with text below it; without rows, the text alone."""
-
-    title: str
-    headers: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    text: str = ""
+def table(rows: Iterable[Any] = (), text: str = "") -> Section:
+    """Build a section of mappings or named tuples, whose fields become columns."""
+    mappings = [row if isinstance(row, dict) else row._asdict() for row in rows]
+    return {"rows": mappings, "text": text}
 
 
 def markdown(data_card: DataCard, max_rows: int = PAGE_ROWS) -> str:
     """Render the card as a Markdown page with at most ``max_rows`` rows per table."""
     lines = [f"# Data card: {data_card['task']}", ""]
     lines += [f"Card {data_card['card'] or 'none'}. {_escape(verdict(data_card))}"]
-    for title, texts in (
-        ("Problems", data_card["problems"]),
-        ("Warnings", data_card["warnings"]),
-    ):
-        if texts:
-            lines += ["", f"## {title}", "", *(f"- {_escape(text)}" for text in texts)]
-    for section in _sections(data_card):
-        if section.rows or section.text:
-            lines += ["", f"## {section.title}"]
-        if section.rows:
-            lines += ["", _line(section.headers), _line(["---"] * len(section.headers))]
-            lines += [_line(map(_escape, row)) for row in section.rows[:max_rows]]
-        if len(section.rows) > max_rows:
-            lines += ["", f"{len(section.rows) - max_rows:,} more rows in card.json."]
-        if section.text:
-            lines += ["", _escape(section.text)]
+    lists = {"Problems": data_card["problems"], "Warnings": data_card["warnings"]}
+    for title, messages in lists.items():
+        if messages:
+            lines += ["", f"## {title}", "", *(f"- {_escape(message)}" for message in messages)]
+    for title, section in data_card["sections"].items():
+        rows, text = section["rows"], section["text"]
+        if rows or text:
+            lines += ["", f"## {title}"]
+        if rows:
+            lines += ["", _line(name.replace("_", " ") for name in rows[0])]
+            lines += [_line("---" for _ in rows[0])]
+            lines += [_line(_cell(*pair) for pair in row.items()) for row in rows[:max_rows]]
+        if len(rows) > max_rows:
+            lines += ["", f"{len(rows) - max_rows:,} more rows in card.json."]
+        if text:
+            lines += ["", _escape(text)]
     return "\n".join(lines) + "\n"
 
 
 def verdict(data_card: DataCard) -> str:
     """Say in one line whether a run accepts the data, with the first problem if not."""
-    if data_card["problems"]:
+    if data_card["problems"] or not data_card["core"]:
         return f"refused: {data_card['problems'][0]}"
-    counts = (f"{name} {split['items']:,}" for name, split in _splits(data_card).items())
+    splits = data_card["core"]["splits"]
+    counts = (f"{name} {splits[name]['items']:,}" for name in ordered_splits(splits))
     return f"usable: {', '.join(counts)}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.1%}"
+    if isinstance(value, list):
+        return _escape(", ".join(value))
+    if isinstance(value, str):
+        return _escape(value[:12] if name == "sha256" else value)
+    return count_text(value)
 
 
 _MARKUP = re.compile(r"[\\`*\[\]|<&]|(?<!\w)_+|_+(?!\w)")
@@ -102,139 +92,26 @@ def _escape(text: str) -> str:
     return _MARKUP.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), text)
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _splits(data_card: DataCard) -> dict[str, Any]:
-    """Return the splits of the core, train, val and test first."""
-    splits = data_card["core"]["splits"] if data_card["core"] else {}
-    return {name: splits[name] for name in ordered_splits(splits)}
-
-
-def _sections(data_card: DataCard) -> Iterator[Section]:
-    tree, about = data_card["tree"], data_card["about"]
-    rows = [(row["path"], row["note"], row["state"], row["where"]) for row in tree["expected"]]
-    text = ""
-    if tree["nested"]:
-        text = f"The expected layout is in the subfolder {tree['nested']}: use that as data folder."
-    yield Section("Expected layout", ("path", "", "state", "where"), rows, text)
-    yield Section("Files", ("path",), [(line,) for line in tree["files"]])
-    yield _annotation_files(data_card)
-    if data_card["core"]:
-        yield _split_table(data_card)
-        yield _counts(data_card, "labels")
-        yield _counts(data_card, "subsets")
-    yield _skipped(data_card)
-    yield _images(data_card)
-    yield _leakage(data_card)
-    yield _text_only(data_card)
-    yield Section("Licence", text=f"{about['licence']}. Source: {about['source']}.")
-
-
-def _annotation_files(data_card: DataCard) -> Section:
-    rows = [
-        (
-            file["path"],
-            annotations.count_text(file["rows"]),
-            f"{file['bytes']:,}",
-            file["sha256"][:12],
-            " ".join([file["official"], *file["faults"]]).strip(),
-        )
-        for file in data_card["files"]
-    ]
-    return Section("Annotation files", ("file", "rows", "bytes", "sha256", "state"), rows)
-
-
-def _split_table(data_card: DataCard) -> Section:
-    core = data_card["core"] or {}
+def split_tables(core: card.Core, repeated: Mapping[str, int]) -> dict[str, Section]:
+    """Tabulate the splits of the core, their labels and their subsets."""
+    splits = {name: core["splits"][name] for name in ordered_splits(core["splits"])}
     columns = ("items", "images", "without image", "without text")
-    rows = [
-        (
-            name,
-            *(f"{split[column]:,}" for column in columns),
-            f"{sum(core['skipped'].get(name, {}).values()):,}",
-            f"{data_card['repeated'][name]:,}",
-        )
-        for name, split in _splits(data_card).items()
-    ]
+    rows = []
+    for name, split in splits.items():
+        counts = {column: split[column] for column in columns}
+        skipped = sum(core["skipped"].get(name, {}).values())
+        rows.append({"split": name, **counts, "skipped": skipped, "repeated": repeated[name]})
     notes = "; ".join(f"{key}: {value}" for key, value in core["notes"].items())
     text = "Repeated: with image and text of another item of the split."
-    text += f" Read as {notes}." if notes else ""
-    return Section("Splits", ("split", *columns, "skipped", "repeated"), rows, text)
-
-
-def _counts(data_card: DataCard, key: str) -> Section:
-    """Tabulate labels or subsets of each split."""
-    splits = _splits(data_card)
-    names = dict.fromkeys(name for split in splits.values() for name in split[key])
-    rows = [
-        (name, *(_count(split[key].get(name, 0), split["items"]) for split in splits.values()))
-        for name in names
-    ]
-    return Section(key.capitalize(), (key.removesuffix("s"), *splits), rows)
-
-
-def _count(count: int, total: int) -> str:
-    return f"{count:,} ({100 * count / total:.1f} %)"
-
-
-def _skipped(data_card: DataCard) -> Section:
-    rows = data_card["skipped"]
-    if data_card["core"] is None:
-        rows = [["", fault["image"], fault["reason"]] for fault in data_card["images"]["faulty"]]
-    return Section("Skipped rows", ("split", "item", "reason"), rows)
-
-
-def _images(data_card: DataCard) -> Section:
-    images, unused = data_card["images"], data_card["unused"]
-    if not images["files"]:
-        return Section("Images", text="There are none.")
-    pixels = ", ".join(f"{name} {size}" for name, size in images["pixels"].items())
-    rows = [
-        ("image files", f"{images['files']:,}", pixels),
-        ("missing or unreadable", f"{len(images['faulty']):,}", ""),
-        ("duplicates (same bytes)", *_groups(images["duplicates"])),
-        ("near-duplicates", *_groups(images["near_duplicates"])),
-        ("named by no row", f"{unused['images']:,}", ", ".join(unused["examples"])),
-    ]
-    return Section("Images", ("", "images", "such as"), rows)
-
-
-def _groups(groups: duplicates.ImageGroups) -> tuple[str, str]:
-    examples = "; ".join(" = ".join(paths) for paths in groups["examples"])
-    return f"{groups['images']:,}", examples
-
-
-def _leakage(data_card: DataCard) -> Section:
-    rows = [
-        (
-            f"{leak['first']} to {leak['second']}",
-            *(f"{leak[key]:,}" for key in LEAK_COUNTS),
-            ", ".join(leak["examples"]),
-        )
-        for leak in data_card["leaks"]
-    ]
-    headers = ("splits", *(key.replace("_", " ") for key in LEAK_COUNTS), "such as")
-    text = "Items of the second split whose id, image (same bytes), text or near-duplicate image"
-    return Section("Leakage", headers, rows, f"{text} is in the first." if rows else "")
-
-
-def _text_only(data_card: DataCard) -> Section:
-    baseline = data_card["text_only"]
-    if baseline["unsuitable"]:
-        return Section("Text-only baseline", text=f"Not measured: {baseline['unsuitable']}.")
-    rows = [
-        (
-            f"{row['split']} {row['subset']}".strip(),
-            f"{row['items']:,}",
-            f"{row['majority']:.1%}",
-            f"{row['from_text']:.1%}",
-            f"{row['low']:.1%} to {row['high']:.1%}",
-            row["fitted"],
-        )
-        for row in baseline["rows"]
-    ]
-    headers = ("items of", "items", "one answer", "text only", "95 %", "fitted on")
-    text = "One answer: the best to give to all. Text only: naive Bayes on words and word pairs."
-    return Section("Text-only baseline", headers, rows, text)
+    sections = {"Splits": table(rows, f"{text} Read as {notes}." if notes else text)}
+    for kind in ("label", "subset"):
+        names = dict.fromkeys(name for split in splits.values() for name in split[f"{kind}s"])
+        rows = []
+        for name in names:
+            numbers = {key: split[f"{kind}s"].get(name, 0) for key, split in splits.items()}
+            rows.append(
+                {kind: name}
+                | {key: f"{n:,} ({n / splits[key]['items']:.1%})" for key, n in numbers.items()}
+            )
+        sections[f"{kind.capitalize()}s"] = table(rows)
+    return sections

@@ -110,7 +110,7 @@ def convert(task: str, copy: DataCopy, to: Path, on_row: OnRow) -> None:
         source = folder / annotations.SOURCE
         source.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         files = annotations.examine(folder, layout.walk(folder), {})
-        annotations.write_sums(folder, [file["path"] for file in files])
+        annotations.write_sums(folder, [file.path for file in files])
 
 
 def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
@@ -141,7 +141,7 @@ def _official(task: str, path: Path) -> Path | None:
     folder = path / layout.nested(layout.expected(lines, layout.walk(path)))
     for row in layout.expected(lines, layout.walk(folder)):
         # Images elsewhere may be of any data set; the names of annotation files are specific.
-        if row["state"] == "found" or (row["state"] == "elsewhere" and not is_image(row["path"])):
+        if row.state == "found" or (row.state == "elsewhere" and not is_image(row.path)):
             return folder
     return None
 

@@ -2,10 +2,10 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,11 @@ WINDOW = 256
 """Most neighbours that an image is compared with if very many share a part of the hash."""
 SHOWN = 5
 """Most examples that are listed."""
+FAULTY, SAME = "missing or unreadable", "duplicates (same bytes)"
+LEAKS = (
+    "Items of the second split whose id, image (same bytes) or text is in the first, too; near "
+    "duplicate counts other images that look like one of the first."
+)
 
 IndexPairs = NDArray[np.int64]
 """Indices of the two images of each pair, the smaller first, sorted: [P, 2]."""
@@ -32,33 +37,16 @@ Images = Mapping[Path, ScannedImage]
 PathPairs = Sequence[tuple[Path, Path]]
 
 
-class ImageGroups(TypedDict):
-    """Groups of images that are equal, or pairs that look alike."""
+class ImageCount(NamedTuple):
+    """Number of images of one kind, with examples."""
 
-    groups: int
+    kind: str
     images: int
-    examples: list[list[str]]
+    examples: str
 
 
-class ImageSummary(TypedDict):
-    """All images of a data set; ``pixels`` has the size of the smallest, middle and largest."""
-
-    files: int
-    faulty: list[dict[str, str]]
-    pixels: dict[str, str]
-    duplicates: ImageGroups
-    near_duplicates: ImageGroups
-
-
-class UnusedImages(TypedDict):
-    """Images of the folder that no row names."""
-
-    images: int
-    examples: list[str]
-
-
-class Leak(TypedDict):
-    """Counts of items of the second split of which something is in the first, too."""
+class Leak(NamedTuple):
+    """Items of the second split of which something is in the first split, too."""
 
     first: str
     second: str
@@ -68,7 +56,7 @@ class Leak(TypedDict):
     near_duplicate: int
     text: int
     image_and_text: int
-    examples: list[str]
+    examples: Sequence[str]
 
 
 def near_pairs(hashes: Sequence[bytes]) -> IndexPairs:
@@ -112,61 +100,56 @@ def used_images(corpus: Corpus) -> list[Path]:
     return list(dict.fromkeys(image for image in (*usable, *skipped) if image))
 
 
-def near_duplicates(images: Images) -> list[tuple[Path, Path]]:
-    """Find pairs of images that look alike; of several files with the same bytes, one counts."""
-    first: dict[str, Path] = {}
-    for path, image in images.items():
-        if image.fingerprint:
-            first.setdefault(image.content, path)
-    paths = list(first.values())
-    pairs = near_pairs([images[path].fingerprint for path in paths])
-    return [(paths[left], paths[right]) for left, right in pairs.tolist()]
-
-
-def summarise(root: Path, images: Images, near: PathPairs) -> ImageSummary:
-    """Summarise sizes, faults, duplicates and near-duplicates of images."""
-    by_content = defaultdict(list)
+def same_bytes(images: Images) -> list[list[Path]]:
+    """Group usable images by their bytes; groups of one are left out."""
+    groups = defaultdict(list)
     for path, image in images.items():
         if not image.fault:
-            by_content[image.content].append(_relative(root, path))
-    groups = [paths for paths in by_content.values() if len(paths) > 1]
-    return {
-        "files": len(images),
-        "faulty": [
-            {"image": _relative(root, path), "reason": image.fault}
-            for path, image in images.items()
-            if image.fault
-        ],
-        "pixels": _pixels([image for image in images.values() if not image.fault]),
-        "duplicates": {
-            "groups": len(groups),
-            "images": sum(map(len, groups)),
-            "examples": [paths[:SHOWN] for paths in groups[:SHOWN]],
-        },
-        "near_duplicates": {
-            "groups": len(near),
-            "images": len({path for pair in near for path in pair}),
-            "examples": [[_relative(root, path) for path in pair] for pair in near[:SHOWN]],
-        },
-    }
+            groups[image.content].append(path)
+    return [paths for paths in groups.values() if len(paths) > 1]
 
 
-def _pixels(images: Sequence[ScannedImage]) -> dict[str, str]:
-    if not images:
-        return {}
-    ordered = sorted(images, key=lambda image: (image.width * image.height, image.width))
-    chosen = {"smallest": ordered[0], "middle": ordered[len(ordered) // 2], "largest": ordered[-1]}
-    return {name: f"{image.width} x {image.height}" for name, image in chosen.items()}
+def near_duplicates(images: Images) -> list[tuple[Path, Path]]:
+    """Find pairs of images that look alike; of several files with the same bytes, one counts."""
+    by_content: dict[str, Path] = {}
+    for path, image in images.items():
+        if image.fingerprint:
+            by_content.setdefault(image.content, path)
+    paths = list(by_content.values())
+    pairs = near_pairs([images[path].fingerprint for path in paths])
+    return [(paths[first], paths[second]) for first, second in pairs.tolist()]
 
 
-def unused_images(root: Path, files: Files, used: Iterable[Path]) -> UnusedImages:
-    """Find the images of the folder that no row names."""
-    named = {_relative(root, path) for path in used}
-    paths = [path for path in files if is_image(path) and path not in named]
-    return {"images": len(paths), "examples": paths[:SHOWN]}
+def count_images(root: Path, files: Files, images: Images, near: PathPairs) -> list[ImageCount]:
+    """Count the images that rows name, their faults and duplicates, and images without a row."""
+
+    def examples(groups: Sequence[Sequence[Path]]) -> str:
+        names = ([relative(root, path) for path in group[:SHOWN]] for group in groups[:SHOWN])
+        return "; ".join(" = ".join(group) for group in names)
+
+    groups = same_bytes(images)
+    names = {relative(root, path) for path in images}
+    unused = [path for path in files if is_image(path) and path not in names]
+    return [
+        ImageCount("image files", len(images), _sizes(images)),
+        ImageCount(FAULTY, sum(bool(i.fault) for i in images.values()), ""),
+        ImageCount(SAME, sum(map(len, groups)), examples(groups)),
+        ImageCount("near-duplicates", len({p for pair in near for p in pair}), examples(near)),
+        ImageCount("named by no row", len(unused), ", ".join(unused[:SHOWN])),
+    ]
 
 
-def _relative(root: Path, path: Path) -> str:
+def _sizes(images: Images) -> str:
+    """Describe the smallest, middle and largest usable image by area."""
+    sizes = [(image.width, image.height) for image in images.values() if not image.fault]
+    if not sizes:
+        return ""
+    sizes.sort(key=lambda size: (size[0] * size[1], size[0]))
+    steps = {"smallest": sizes[0], "middle": sizes[len(sizes) // 2], "largest": sizes[-1]}
+    return ", ".join(f"{name} {width} x {height}" for name, (width, height) in steps.items())
+
+
+def relative(root: Path, path: Path) -> str:
     text, prefix = str(path), f"{root}{os.sep}"
     # Path.relative_to takes ten times as long, and there may be very many.
     return text.removeprefix(prefix) if text.startswith(prefix) else os.path.relpath(path, root)
@@ -180,37 +163,34 @@ def leaks(corpus: Corpus, images: Images, near: PathPairs) -> list[Leak]:
     """
     alike = defaultdict(set)
     for pair in near:
-        left, right = (images[path].content for path in pair)
-        alike[left].add(right)
-        alike[right].add(left)
-    rows: list[Leak] = []
+        contents = [images[path].content for path in pair]
+        alike[contents[0]].add(contents[1])
+        alike[contents[1]].add(contents[0])
+    rows = []
     for first, second in combinations(ordered_splits(corpus.splits), 2):
         before, after = corpus.splits[first], corpus.splits[second]
         ids = {row.id for row in before}
-        contents = {_content(images, row) for row in before if row.image}
+        pictures = {_content(images, row) for row in before if row.image}
         texts = set(map(_text, before)) - {""}
         both = {(_content(images, row), _text(row)) for row in before if row.image and row.text}
         pictured = [row for row in after if row.image]
-        same = [row for row in pictured if _content(images, row) in contents]
+        same = [row for row in pictured if _content(images, row) in pictures]
         similar = [
             row
             for row in pictured
-            if _content(images, row) not in contents
-            and not alike[_content(images, row)].isdisjoint(contents)
+            if _content(images, row) not in pictures
+            and not alike[_content(images, row)].isdisjoint(pictures)
         ]
-        rows.append(
-            {
-                "first": first,
-                "second": second,
-                "items": len(after),
-                "id": len(ids & {row.id for row in after}),
-                "image": len(same),
-                "near_duplicate": len(similar),
-                "text": sum(_text(row) in texts for row in after),
-                "image_and_text": sum((_content(images, row), _text(row)) in both for row in after),
-                "examples": [row.id for row in (*same, *similar)[:SHOWN]],
-            }
-        )
+        counts = {
+            "items": len(after),
+            "id": len(ids & {row.id for row in after}),
+            "image": len(same),
+            "near_duplicate": len(similar),
+            "text": sum(_text(row) in texts for row in after),
+            "image_and_text": sum((_content(images, row), _text(row)) in both for row in after),
+        }
+        examples = [row.id for row in (*same, *similar)[:SHOWN]]
+        rows.append(Leak(first, second, **counts, examples=examples))
     return rows
 
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, TypedDict
+from typing import Any, Literal, NamedTuple
 
 from steelyard.harness.data.reading import IMAGE_SUFFIXES
 
@@ -19,12 +19,12 @@ MAX_FILES, MAX_FOLDERS, MAX_LINES = 6, 4, 30
 """Most files per folder, folders per folder and lines of a summary."""
 
 
-class ExpectedPath(TypedDict):
-    """One line of a layout; ``state`` is found, elsewhere or missing, ``where`` the path found."""
+class ExpectedPath(NamedTuple):
+    """Line of a layout, looked up in a folder."""
 
     path: str
     note: str
-    state: str
+    state: Literal["found", "elsewhere", "missing"]
     where: str
 
 
@@ -58,55 +58,58 @@ def is_image(path: str) -> bool:
 def expected(layout: str, files: Files) -> list[ExpectedPath]:
     """Look up each line of a layout, ``PATH (note)``, among the files of a folder."""
     images = Counter(str(PurePosixPath(path).parent) for path in files if is_image(path))
-    rows: list[ExpectedPath] = []
+    rows = []
     for line in layout.splitlines():
         path, _, note = line.partition(" ")
+        note = note.strip("()")
         if is_image(path):
-            state, where = _find_images(PurePosixPath(path), images)
+            rows.append(_find_images(path, note, images))
         elif EXAMPLE.search(PurePosixPath(path).stem):
-            state, where = _find_examples(PurePosixPath(path), files)
+            rows.append(_find_examples(path, note, files))
         else:
-            state, where = _find_file([path, *FILE_NAME.findall(note)], files)
-        rows.append({"path": path, "note": note.strip("()"), "state": state, "where": where})
+            rows.append(_find_file(path, note, files))
     return rows
 
 
-def _find_file(names: Sequence[str], files: Files) -> tuple[str, str]:
+def _find_file(path: str, note: str, files: Files) -> ExpectedPath:
+    """Find a file, or one that the note names instead."""
+    names = [path, *FILE_NAME.findall(note)]
+    for name in (name for path in names for name in (path, f"{path}.gz")):
+        if name in files:
+            return ExpectedPath(path, note, "found", name)
+    by_name = {PurePosixPath(file).name.removesuffix(".gz"): file for file in reversed([*files])}
     for name in names:
-        for path in (name, f"{name}.gz"):
-            if path in files:
-                return "found", path
-    by_name = {PurePosixPath(path).name.removesuffix(".gz"): path for path in reversed([*files])}
-    paths = (by_name.get(PurePosixPath(name).name, "") for name in names)
-    path = next(filter(None, paths), "")
-    return ("elsewhere", path) if path else ("missing", "")
+        if file := by_name.get(PurePosixPath(name).name):
+            return ExpectedPath(path, note, "elsewhere", file)
+    return ExpectedPath(path, note, "missing", "")
 
 
-def _find_examples(path: PurePosixPath, files: Files) -> tuple[str, str]:
+def _find_examples(path: str, note: str, files: Files) -> ExpectedPath:
     """Count files of the same kind below the folder of ``path``, or below one of its parents."""
-    for folder in [*path.parents][:-1]:
-        count = sum(name.startswith(f"{folder}/") and name.endswith(path.suffix) for name in files)
+    suffix = PurePosixPath(path).suffix
+    for folder in [*PurePosixPath(path).parents][:-1]:
+        count = sum(name.startswith(f"{folder}/") and name.endswith(suffix) for name in files)
         if count:
-            return "found", f"{count:,} {path.suffix} in {folder}"
-    return "missing", ""
+            return ExpectedPath(path, note, "found", f"{count:,} {suffix} in {folder}")
+    return ExpectedPath(path, note, "missing", "")
 
 
-def _find_images(path: PurePosixPath, images: Mapping[str, int]) -> tuple[str, str]:
-    for folder in [*path.parents][:-1]:
+def _find_images(path: str, note: str, images: Counter[str]) -> ExpectedPath:
+    for folder in [*PurePosixPath(path).parents][:-1]:
         count = sum(n for name, n in images.items() if f"{name}/".startswith(f"{folder}/"))
         if count:
-            return "found", f"{count:,} images in {folder}"
+            return ExpectedPath(path, note, "found", f"{count:,} images in {folder}")
     if not images:
-        return "missing", ""
-    largest = max(images, key=images.__getitem__)
-    return "elsewhere", f"{sum(images.values()):,} images, most in {largest}"
+        return ExpectedPath(path, note, "missing", "")
+    most = f"{images.total():,} images, most in {max(images, key=images.__getitem__)}"
+    return ExpectedPath(path, note, "elsewhere", most)
 
 
 def nested(rows: Sequence[ExpectedPath]) -> str:
-    """Return the subfolder that holds all of the expected layout; empty if there is none."""
-    if any(row["state"] == "found" for row in rows):
+    """Return the subfolder that has all of the expected layout; empty if there is none."""
+    if any(row.state == "found" for row in rows):
         return ""
-    paths = [(row["where"].removesuffix(".gz"), row["path"]) for row in rows]
+    paths = [(row.where.removesuffix(".gz"), row.path) for row in rows]
     prefixes = {
         path.removesuffix(expected_path).rstrip("/")
         for path, expected_path in paths

@@ -1,7 +1,7 @@
 """Build the data card of a folder for ``steelyard check``, even if parts of the data are broken."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,7 @@ from steelyard.harness.core.files import cache_folder, digest
 from steelyard.harness.data import card, image_scan
 from steelyard.harness.data.reading import MAIN_SPLITS, RefusedData, check_max_bad
 from steelyard.harness.datacheck import annotations, card_page, duplicates, layout, text_only
-from steelyard.harness.datacheck.card_page import DataCard, ItemFindings
+from steelyard.harness.datacheck.card_page import DataCard, Section, split_tables, table
 from steelyard.tasks.world.build import MARKER
 
 OnStep = Callable[[str], None]
@@ -68,26 +68,36 @@ def _build(
     problems = annotations.broken_sums(root, files)
     on_step("reading data")
     corpus, refusals = _load(about.name, root, options, max_bad)
-    problems += [
-        text.replace(f"{root}/", "").replace(str(root), "the data folder") for text in refusals
-    ]
+    for text in refusals:  # a card has no path of this machine
+        problems.append(text.replace(f"{root}/", "").replace(str(root), "the data folder"))
     expected = layout.expected(about.layout, files)
+    subfolder = layout.nested(expected)
+    hint = f"The expected layout is in the subfolder {subfolder}: use that as data folder."
+    core = card.core(corpus) if corpus else None
+    sections, warnings = _examine_items(root, files, corpus, on_step)
+    if generated:
+        warnings.insert(0, "This is the generated world, not the published data.")
+    for file in annotation_files:
+        if file.official.startswith(("differs", "official size, but")):
+            warnings.append(f"{file.path}: {file.official}")
+        warnings += [fault for fault in file.faults if fault not in problems]
     data_card: DataCard = {
         "format": card.FORMAT,
         "task": about.name,
+        "card": card.identity(core) if core else None,
+        "core": core,
+        "about": {key: asdict(about)[key] for key in ("licence", "source", "hub", "citation")},
         "generated": generated,
         "problems": problems,
-        "warnings": [],
-        "tree": {
-            "expected": expected,
-            "files": layout.summary(files),
-            "nested": layout.nested(expected),
+        "warnings": warnings,
+        "sections": {
+            "Expected layout": table(expected, hint if subfolder else ""),
+            "Files": table([{"path": line} for line in layout.summary(files)]),
+            "Annotation files": table(annotation_files),
+            **sections,
+            "Licence": table(text=f"{about.licence}. Source: {about.source}."),
         },
-        "files": annotation_files,
-        "about": {key: asdict(about)[key] for key in ("licence", "source", "hub", "citation")},
-        **_examine_items(root, files, corpus, on_step),
     }
-    data_card["warnings"] = list(_warnings(data_card))
     return cast(DataCard, card.printable(data_card))
 
 
@@ -108,65 +118,55 @@ def _load(
 
 def _examine_items(
     root: Path, files: layout.Files, corpus: Corpus | None, on_step: OnStep
-) -> ItemFindings:
-    """Examine items and images; all images of the folder if no item can be read."""
-    if corpus is None:
-        paths = [root / path for path in files if layout.is_image(path)]
-    else:
+) -> tuple[dict[str, Section], list[str]]:
+    """Return sections and warnings about items and images; all images if no item can be read."""
+    if corpus:
         paths = duplicates.used_images(corpus)
+    else:
+        paths = [root / path for path in files if layout.is_image(path)]
     images = image_scan.scan(paths)
     on_step("comparing images")
     near = duplicates.near_duplicates(images)
-    findings: ItemFindings = {
-        "card": None,
-        "core": None,
-        "skipped": [],
-        "images": duplicates.summarise(root, images, near),
-        "unused": {"images": 0, "examples": []},
-        "leaks": [],
-        "repeated": {},
-        "text_only": {"rows": [], "unsuitable": "no item could be read"},
-    }
+    counts = duplicates.count_images(root, files, images, near)
+    warnings = list(_image_warnings(counts))
+    sections = {"Images": table(counts) if images else table(text="There are none.")}
     if corpus is None:
-        return findings
+        faults = [
+            {"image": duplicates.relative(root, path), "reason": image.fault}
+            for path, image in images.items()
+            if image.fault
+        ]
+        return {"Unusable images": table(faults), **sections}, warnings
+    skipped = [{"split": r.split, "item": r.id, "reason": r.reason} for r in corpus.skipped]
+    leaks = duplicates.leaks(corpus, images, near)
     on_step("fitting the text-only baseline")
-    core, unsuitable = card.core(corpus), text_only.unsuitable(corpus)
-    return {
-        **findings,
-        "card": card.identity(core),
-        "core": core,
-        "skipped": [[row.split, row.id, row.reason] for row in corpus.skipped],
-        "unused": duplicates.unused_images(root, files, paths),
-        "leaks": duplicates.leaks(corpus, images, near),
-        "repeated": duplicates.repeated(corpus, images),
-        "text_only": {
-            "rows": [] if unsuitable else text_only.scores(corpus),
-            "unsuitable": unsuitable,
-        },
+    unsuitable = text_only.unsuitable(corpus)
+    sections = {
+        **split_tables(card.core(corpus), duplicates.repeated(corpus, images)),
+        "Skipped rows": table(skipped),
+        **sections,
+        "Leakage": table(leaks, duplicates.LEAKS if leaks else ""),
+        "Text-only baseline": table(text=f"Not measured: {unsuitable}.")
+        if unsuitable
+        else table(text_only.scores(corpus), text_only.ABOUT),
     }
+    return sections, warnings + list(_leak_warnings(leaks))
 
 
-def _warnings(data_card: DataCard) -> Iterator[str]:
-    """Yield findings that are no reason to refuse the data, one line each."""
-    if data_card["generated"]:
-        yield "This is the generated world, not the published data."
-    images = data_card["images"]
-    if images["faulty"]:
-        yield f"Images that cannot be used: {len(images['faulty']):,}; their rows are skipped."
-    if groups := images["duplicates"]["groups"]:
-        count = images["duplicates"]["images"]
-        yield f"Image files with the bytes of another: {count:,}, in {groups:,} groups."
-    for leak in data_card["leaks"]:
-        splits = {leak["first"], leak["second"]}
+def _image_warnings(counts: Iterable[duplicates.ImageCount]) -> Iterator[str]:
+    number = {count.kind: count.images for count in counts}
+    if faulty := number[duplicates.FAULTY]:
+        yield f"Images that cannot be used: {faulty:,}; their rows are skipped."
+    if same := number[duplicates.SAME]:
+        yield f"Image files with the same bytes as another: {same:,}."
+
+
+def _leak_warnings(leaks: Iterable[duplicates.Leak]) -> Iterator[str]:
+    for leak in leaks:
         # Official splits of other names share items with val and test.
-        separate = leak["first"] == "train" or splits <= set(MAIN_SPLITS)
-        if separate and (leak["image"] or leak["near_duplicate"]):
+        separate = leak.first == "train" or {leak.first, leak.second} <= set(MAIN_SPLITS)
+        if separate and (leak.image or leak.near_duplicate):
             yield (
-                f"Items of {leak['second']} whose image is in {leak['first']} too: "
-                f"{leak['image']:,} of {leak['items']:,}; {leak['near_duplicate']:,} more have a "
-                "near-duplicate there."
+                f"Items of {leak.second} whose image is in {leak.first} too: {leak.image:,} of "
+                f"{leak.items:,}; {leak.near_duplicate:,} more have a near-duplicate there."
             )
-    for file in data_card["files"]:
-        if file["official"].startswith(("differs", "official size, but")):
-            yield f"{file['path']}: {file['official']}"
-        yield from (fault for fault in file["faults"] if fault not in data_card["problems"])

@@ -8,7 +8,7 @@ better model of the text may reach more.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,50 +26,49 @@ CHUNK = 20_000
 """Texts per fit or prediction: bounds the memory for classes x texts and classes x features."""
 Z = 1.96
 MOST_SUBSETS = 12
+ABOUT = (
+    "One answer: the best to give to all. Text only: naive Bayes on words and word pairs, with "
+    "its 95 % interval from low to high."
+)
 
 Floats = NDArray[np.float64]
 
 
-class TextOnlyScore(TypedDict):
-    """Mean scores of a split or subset, as fractions; ``low`` to ``high`` is the 95 % interval."""
+class TextOnlyScore(NamedTuple):
+    """Mean scores of a split or subset, as fractions; ``low`` to ``high`` is a 95 % interval."""
 
     split: str
     subset: str
     items: int
-    fitted: str
-    majority: float
-    from_text: float
+    one_answer: float
+    text_only: float
     low: float
     high: float
+    fitted_on: str
 
 
 def scores(corpus: Corpus) -> list[TextOnlyScore]:
     """Score each split but train, and each subset unless there are more than ``MOST_SUBSETS``.
 
-    ``majority`` is the score of the single best answer for all items. The model of the text is
+    ``one_answer`` is the score of the single best answer for all items. The model of the text is
     fitted on ``train``; without one, on the other folds of the split, cut by cluster. A subset is
     predicted from training items of its own kind. An answer is right if it equals a reference; if
     an item may have several classes, its score is the F1 of its classes.
     """
-    rows: list[TextOnlyScore] = []
+    rows = []
     train = corpus.splits.get("train", ())
+    fitted_on = "train" if train else f"{FOLDS} folds by cluster"
     for split, examples in corpus.splits.items():
         for subset in _subsets(examples) if split != "train" else ():
-            test, known = _in_subset(subset, examples), _in_subset(subset, train) or train
-            from_text = _from_train(corpus, known, test) if train else _cross_fitted(corpus, test)
+            test, same_kind = _in_subset(subset, examples), _in_subset(subset, train)
+            if train:
+                from_text = _from_train(corpus, same_kind or train, test)
+            else:
+                from_text = _cross_fitted(corpus, test)
+            one_answer = _scores(corpus, test, _majority(corpus, test, test)).mean()
             low, high = interval(from_text.tolist(), [row.cluster or row.id for row in test])
-            rows.append(
-                {
-                    "split": split,
-                    "subset": subset,
-                    "items": len(test),
-                    "fitted": "train" if train else f"{FOLDS} folds by cluster",
-                    "majority": float(_scores(corpus, test, _majority(corpus, test, test)).mean()),
-                    "from_text": float(from_text.mean()),
-                    "low": low,
-                    "high": high,
-                }
-            )
+            means = (float(one_answer), float(from_text.mean()), low, high)
+            rows.append(TextOnlyScore(split, subset, len(test), *means, fitted_on))
     return rows
 
 

@@ -72,7 +72,9 @@ def main(images: int) -> None:
         timed("first check", root, cache)
         timed("second check", root, cache)
         card = json.loads((cache / "card" / "card.json").read_text(encoding="utf-8"))
-        assert card["images"]["files"] == images and not card["problems"], card["problems"]
+        assert card["sections"]["Images"]["rows"][0]["images"] == images and not card["problems"], (
+            card["problems"]
+        )
         Image.new("RGB", (64, 64)).save(root / "images" / "train" / CLASSES[0] / "unused.jpg")
         timed("check after one image was added", root, cache)
 

@@ -18,7 +18,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.core.files import cache_folder
 from steelyard.harness.data import card, image_scan
-from steelyard.harness.datacheck import card_page, duplicates, report
+from steelyard.harness.datacheck import card_page, duplicates, layout, report
 from steelyard.harness.runs import provenance
 
 
@@ -91,26 +91,27 @@ def test_leaks_and_repeats_by_hand(tmp_path: Path) -> None:
     near = duplicates.near_duplicates(looks)
     assert [{path.name for path in pair} for pair in near] == [{"two.png", "near.jpg"}]
     (row,) = duplicates.leaks(corpus, looks, near)
-    assert row == {
-        "first": "train",
-        "second": "test",
-        "items": 5,
-        "id": 0,
-        "image": 2,  # d by its bytes, f by its file
-        "near_duplicate": 1,  # e
-        "text": 2,  # d and g
-        "image_and_text": 1,  # d
-        "examples": ["d", "f", "e"],
-    }
+    assert row == duplicates.Leak(
+        first="train",
+        second="test",
+        items=5,
+        id=0,
+        image=2,  # d by its bytes, f by its file
+        near_duplicate=1,  # e
+        text=2,  # d and g
+        image_and_text=1,  # d
+        examples=["d", "f", "e"],
+    )
     assert duplicates.repeated(corpus, looks) == {"train": 1, "test": 0}
-    summary = duplicates.summarise(tmp_path, looks, near)
-    assert summary["duplicates"] == {
-        "groups": 1,
-        "images": 2,
-        "examples": [["one.png", "copy.png"]],
-    }
-    assert summary["near_duplicates"]["images"] == 2 and summary["faulty"] == []
-    assert summary["pixels"] == dict.fromkeys(("smallest", "middle", "largest"), "64 x 64")
+    picture(tmp_path / "stray.png")
+    counts = duplicates.count_images(tmp_path, layout.walk(tmp_path), looks, near)
+    assert [tuple(count) for count in counts] == [
+        ("image files", 5, "smallest 64 x 64, middle 64 x 64, largest 64 x 64"),
+        ("missing or unreadable", 0, ""),
+        ("duplicates (same bytes)", 2, "one.png = copy.png"),
+        ("near-duplicates", 2, "two.png = near.jpg"),
+        ("named by no row", 1, "stray.png"),
+    ]
 
 
 # --- The card --------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ def test_a_card_is_made_again_only_after_a_change(
         patch.setattr(tasks, "load", refuse)
         assert look(food, "food101") == before
     picture(food / "images" / "test" / "apple" / "new.jpg")
-    assert look(food, "food101")["unused"] != before["unused"]
+    assert look(food, "food101")["sections"]["Images"] != before["sections"]["Images"]
     assert look(food, "food101", text="pages")["problems"]
     for path in cache_folder().rglob(card.JSON):
         path.write_text("{broken")
@@ -219,10 +220,10 @@ def test_page_and_terminal_say_the_same(pope: Path) -> None:
     made = look(pope, "pope")
     page = card_page.markdown(made)
     assert "usable: test 40" in page and made["card"] in page
-    assert "| yes | 20 (50.0 %) |" in page
+    assert "| yes | 20 (50.0%) |" in page
     assert "| test | 40 | 20 | 0 | 0 | 0 | 0 |" in page
     # The object alone gives every answer away.
-    assert "| test | 40 | 50.0% | 100.0% |" in page
+    assert "| test |  | 40 | 50.0% | 100.0% |" in page
     console = Console(width=250, record=True, file=StringIO())
     console.print(Markdown(page))
     text = console.export_text()
@@ -236,7 +237,8 @@ def test_page_and_terminal_say_the_same(pope: Path) -> None:
 
 def test_long_tables_are_cut_and_markup_is_escaped(pope: Path) -> None:
     made = look(pope, "pope")
-    made["skipped"] = [["test", f"_{number}_", "a|b *c* <d>"] for number in range(20)]
+    rows = [{"split": "test", "item": f"_{n}_", "reason": "a|b *c* <d>"} for n in range(20)]
+    made["sections"]["Skipped rows"]["rows"] = rows
     page = card_page.markdown(made, card_page.TERMINAL_ROWS)
     assert page.count("| test | \\_") == 15 and "5 more rows in card.json." in page
     console = Console(width=250, record=True, file=StringIO())

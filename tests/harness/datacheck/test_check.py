@@ -19,7 +19,16 @@ from steelyard.harness.datacheck import layout as tree
 
 
 def states(made: Mapping[str, Any]) -> dict[str, str]:
-    return {row["path"]: row["state"] for row in made["tree"]["expected"]}
+    return {row["path"]: row["state"] for row in rows(made, "Expected layout")}
+
+
+def rows(made: Mapping[str, Any], section: str) -> list[dict[str, Any]]:
+    return list(made["sections"][section]["rows"])
+
+
+def image_count(made: Mapping[str, Any], kind: str) -> int:
+    (count,) = (row["images"] for row in rows(made, "Images") if row["kind"] == kind)
+    return int(count)
 
 
 @pytest.fixture
@@ -40,8 +49,8 @@ def test_the_tree_of_a_sound_folder_is_found(food: Path) -> None:
     found = {path: state for path, state in states(made).items() if "texts_txt" not in path}
     assert set(found.values()) == {"found"} and len(found) == 4
     assert made["problems"] == [] and made["core"] is not None
-    assert "images/train/apple/*.jpg  (15)" in made["tree"]["files"]
-    assert "texts/test_titles.csv" in made["tree"]["files"]
+    assert {"path": "images/train/apple/*.jpg  (15)"} in rows(made, "Files")
+    assert {"path": "texts/test_titles.csv"} in rows(made, "Files")
 
 
 def test_a_tree_one_folder_down_is_pointed_at(food: Path, tmp_path: Path) -> None:
@@ -52,11 +61,10 @@ def test_a_tree_one_folder_down_is_pointed_at(food: Path, tmp_path: Path) -> Non
     assert made["problems"] == [
         "No texts/train_titles.csv in the data folder: check the data folder and its layout."
     ]
-    assert made["tree"]["nested"] == "UPMC"
     assert states(made)["texts/train_titles.csv"] == "elsewhere"
     assert "subfolder UPMC" in card_page.markdown(made)
     # All images of the folder are looked at where no item could be read.
-    assert made["images"]["files"] == 320 and made["core"] is made["card"] is None
+    assert image_count(made, "image files") == 320 and made["core"] is made["card"] is None
 
 
 def test_states_by_hand() -> None:
@@ -67,8 +75,8 @@ def test_states_by_hand() -> None:
     files: dict[str, tuple[int, int]] = dict.fromkeys(
         ("dev.jsonl", "deep/split.json.gz", "dataset/1.json", "img/x/1.png", "img/x/2.png"), (1, 1)
     )
-    rows = [(row["state"], row["where"]) for row in tree.expected(layout, files)]
-    assert rows == [
+    states = [(row.state, row.where) for row in tree.expected(layout, files)]
+    assert states == [
         ("found", "dev.jsonl"),
         ("elsewhere", "deep/split.json.gz"),
         ("found", "1 .json in dataset"),
@@ -76,7 +84,7 @@ def test_states_by_hand() -> None:
         ("elsewhere", "2 images, most in img/x"),
         ("missing", ""),
     ]
-    assert next(row["note"] for row in tree.expected(layout, files)) == "first phase: dev.jsonl"
+    assert tree.expected(layout, files)[0].note == "first phase: dev.jsonl"
 
 
 def test_a_walk_follows_links_once_and_skips_what_is_hidden(tmp_path: Path) -> None:
@@ -102,7 +110,8 @@ def test_names_that_are_no_text_are_spelt(pope: Path) -> None:
     odd = os.fsencode(pope / "val2014") + b"/\xff[b].jpg"
     Image.new("RGB", (8, 8)).save(os.fsdecode(odd), "JPEG")
     made = look(pope, "pope")
-    assert made["unused"] == {"images": 1, "examples": ["val2014/\\udcff[b].jpg"]}
+    assert image_count(made, "named by no row") == 1
+    assert rows(made, "Images")[-1]["examples"] == "val2014/\\udcff[b].jpg"
     assert made["problems"] == [] and "udcff" in card_page.markdown(made)
 
 
@@ -117,7 +126,7 @@ def test_every_broken_line_is_named_though_reading_stops_at_the_first(pope: Path
     made = look(pope, "pope")
     (problem,) = made["problems"]
     assert problem.startswith("coco/coco_pope_random.json:3: not valid JSON")
-    (file,) = made["files"]
+    (file,) = rows(made, "Annotation files")
     assert [fault.partition(": ")[0] for fault in file["faults"]] == [
         "coco/coco_pope_random.json:3",
         "coco/coco_pope_random.json:9",
@@ -138,8 +147,8 @@ def test_rows_are_counted_in_every_form(tmp_path: Path) -> None:
     }
     for name, text in forms.items():
         (tmp_path / name).write_text(text)
-    found = {row["path"]: row for row in annotations.examine(tmp_path, tree.walk(tmp_path), {})}
-    assert {name: row["rows"] for name, row in found.items()} == {
+    found = {file.path: file for file in annotations.examine(tmp_path, tree.walk(tmp_path), {})}
+    assert {name: file.rows for name, file in found.items()} == {
         "list.json": 3,
         "lines.json": 2,
         "object.json": {"train": 2, "test": 1},
@@ -148,8 +157,8 @@ def test_rows_are_counted_in_every_form(tmp_path: Path) -> None:
         "header.csv": 2,
         "broken.json": None,
     }
-    assert found["broken.json"]["faults"] == ["broken.json:1: not valid JSON (Expecting value)."]
-    assert found["list.json"]["sha256"] == hashlib.sha256(b"[1, 2, 3]").hexdigest()
+    assert found["broken.json"].faults == ["broken.json:1: not valid JSON (Expecting value)."]
+    assert found["list.json"].sha256 == hashlib.sha256(b"[1, 2, 3]").hexdigest()
 
 
 def test_official_files_are_told_from_subsets_and_edits(tmp_path: Path) -> None:
@@ -159,7 +168,7 @@ def test_official_files_are_told_from_subsets_and_edits(tmp_path: Path) -> None:
 
     def state(content: str) -> str:
         (tmp_path / "a.jsonl").write_text(content)
-        return str(annotations.examine(tmp_path, tree.walk(tmp_path), official)[0]["official"])
+        return annotations.examine(tmp_path, tree.walk(tmp_path), official)[0].official
 
     assert state(text) == "the official file"
     assert state(text.replace(": ", ":")) == "official size, other bytes"
@@ -179,7 +188,7 @@ def test_published_files_are_recognised() -> None:
     ):
         root = shared / folder
         for row in annotations.examine(root, tree.walk(root), tasks.info(task).official):
-            found[row["path"].removesuffix(".gz")] = row["official"]
+            found[row.path.removesuffix(".gz")] = row.official
     whole = [name for name, state in found.items() if state == "the official file"]
     assert sorted(whole) == [
         "HallusionBench.json",
@@ -219,13 +228,17 @@ def test_faulty_and_unused_images_are_listed(food: Path) -> None:
     made = look(food, "food101")
     (problem,) = made["problems"]
     assert problem.startswith("2 of 80 rows of test cannot be used")
-    assert {(fault["image"], fault["reason"]) for fault in made["images"]["faulty"]} == {
-        (f"images/test/apple/{first.name}", "missing"),
-        (f"images/test/apple/{second.name}", "not an image"),
+    assert {(row["item"], row["reason"]) for row in rows(made, "Skipped rows")} == {
+        (f"test/apple/{first.stem}", f"image missing: images/test/apple/{first.name}"),
+        (
+            f"test/apple/{second.stem}",
+            f"image unreadable: images/test/apple/{second.name}: not an image",
+        ),
     }
+    assert image_count(made, "missing or unreadable") == 2
     assert made["core"]["splits"]["test"]["items"] == 78
     assert made["core"]["skipped"] == {"test": {"image missing": 1, "image unreadable": 1}}
-    assert made["unused"] == {"images": 1, "examples": ["images/train/stray.jpg"]}
+    assert rows(made, "Images")[-1]["examples"] == "images/train/stray.jpg"
     assert look(food, "food101", max_bad=0.05)["problems"] == []
 
 
@@ -249,4 +262,4 @@ def test_a_loader_that_trips_does_not_end_the_report(
     monkeypatch.setattr(tasks, "load", trip)
     made = look(food, "food101")
     assert made["problems"] == ["The loader stopped with KeyError: 'genres'"]
-    assert made["images"]["files"] == 320
+    assert image_count(made, "image files") == 320

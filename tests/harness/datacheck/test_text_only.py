@@ -37,10 +37,10 @@ def test_text_that_names_the_class_solves_it() -> None:
     test = classes(["an apple", "hot ramen", "soup", ""], [(0,), (1,), (1,), (1,)], "b")
     corpus = Corpus("toy", Path(), ("pie", "soup"), False, {"train": train, "test": test}, "r")
     (row,) = text_only.scores(corpus)
-    assert row["majority"] == 0.75  # "soup" for all
-    assert row["from_text"] == 0.75  # without a text the usual class is left, which is wrong
-    assert (row["split"], row["items"], row["fitted"]) == ("test", 4, "train")
-    assert row["low"] < 0.75 < row["high"]
+    assert row.one_answer == 0.75  # "soup" for all
+    assert row.text_only == 0.75  # without a text the usual class is left, which is wrong
+    assert (row.split, row.items, row.fitted_on) == ("test", 4, "train")
+    assert row.low < 0.75 < row.high
 
 
 def test_several_labels_are_scored_by_f1_of_the_usual_number() -> None:
@@ -52,9 +52,9 @@ def test_several_labels_are_scored_by_f1_of_the_usual_number() -> None:
     corpus = Corpus("toy", Path(), names, True, {"train": train, "test": test}, "r")
     (row,) = text_only.scores(corpus)
     # Three are equally common, two are given: romance and scifi by name. F1 1/2 and 2/3.
-    assert row["majority"] == pytest.approx(7 / 12)
+    assert row.one_answer == pytest.approx(7 / 12)
     # Two of two, and romance with another one: F1 1 and 2/3.
-    assert row["from_text"] == pytest.approx(5 / 6)
+    assert row.text_only == pytest.approx(5 / 6)
 
 
 def test_folds_keep_clusters_together() -> None:
@@ -66,21 +66,21 @@ def test_folds_keep_clusters_together() -> None:
         for cluster in range(60)
     ]
     (row,) = text_only.scores(open_set(questions([one for one in asked for _ in range(4)])))
-    assert row["from_text"] < 0.7
-    assert row["fitted"] == "5 folds by cluster"
+    assert row.text_only < 0.7
+    assert row.fitted_on == "5 folds by cluster"
 
 
 def test_choices_bound_the_answer() -> None:
     asked = [(f"i{n}", "is it so?", ("yes", "no", "no")[n % 3]) for n in range(90)]
     examples = questions(asked)
     free = text_only.scores(open_set(examples))[0]
-    assert free["from_text"] == pytest.approx(2 / 3)
+    assert free.text_only == pytest.approx(2 / 3)
     bound = tuple(
         Example(one.id, None, one.text, (), answers=one.answers, choices=("Yes", "Maybe"),
                 cluster=one.cluster)
         for one in examples
     )  # fmt: skip
-    assert text_only.scores(open_set(bound))[0]["from_text"] == pytest.approx(1 / 3)
+    assert text_only.scores(open_set(bound))[0].text_only == pytest.approx(1 / 3)
 
 
 def test_subsets_are_answered_from_their_own_kind() -> None:
@@ -92,9 +92,9 @@ def test_subsets_are_answered_from_their_own_kind() -> None:
         examples.append(
             Example(str(n), None, f"a {thing}?", (), answers=(answer,), subset=part)
         )  # fmt: skip
-    rows = {row["subset"]: row for row in text_only.scores(open_set(tuple(examples)))}
-    assert rows["a"]["from_text"] == rows["b"]["from_text"] == 1.0
-    assert rows[""]["from_text"] < 0.65 and rows[""]["items"] == 120
+    rows = {row.subset: row for row in text_only.scores(open_set(tuple(examples)))}
+    assert rows["a"].text_only == rows["b"].text_only == 1.0
+    assert rows[""].text_only < 0.65 and rows[""].items == 120
 
 
 def test_what_cannot_be_solved_says_why() -> None:
@@ -132,12 +132,12 @@ def test_popes_lists_are_solved_from_the_object_asked_for() -> None:
         for kind in ("random", "popular", "adversarial")
         for _, row in read_json_lines(OFFICIAL / "pope" / f"coco_pope_{kind}.json.gz")
     )  # fmt: skip
-    rows = {row["subset"]: row for row in text_only.scores(open_set(examples))}
+    rows = {row.subset: row for row in text_only.scores(open_set(examples))}
     # A guesser by each object's share of yes on other images reaches 0.69, 0.87 and 0.71.
     for kind, share in (("random", 0.69), ("popular", 0.87), ("adversarial", 0.71)):
-        assert rows[kind]["from_text"] == pytest.approx(share, abs=0.025), kind
-        assert rows[kind]["majority"] == pytest.approx(0.5, abs=0.02)
-        assert rows[kind]["high"] - rows[kind]["low"] < 0.04
+        assert rows[kind].text_only == pytest.approx(share, abs=0.025), kind
+        assert rows[kind].one_answer == pytest.approx(0.5, abs=0.02)
+        assert rows[kind].high - rows[kind].low < 0.04
 
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
@@ -149,12 +149,12 @@ def test_what_words_alone_solve_of_hallusionbench_and_of_amber() -> None:
         for row in rows
     ]  # fmt: skip
     (found,) = text_only.scores(open_set(questions(asked)))
-    assert found["majority"] == 645 / 1129  # no, always
-    assert found["low"] < found["majority"] < found["high"]  # words say nothing beyond that
+    assert found.one_answer == 645 / 1129  # no, always
+    assert found.low < found.one_answer < found.high  # words say nothing beyond that
 
     truth = {row["id"]: row["truth"] for row in read_json(OFFICIAL / "amber/annotations.json.gz")}
     queries = read_json(OFFICIAL / "amber" / "query_discriminative.json.gz")
     asked = [(row["image"], row["query"], truth[row["id"]]) for row in queries]
     (found,) = text_only.scores(open_set(questions(asked)))
-    assert found["majority"] == 9427 / 14216
-    assert found["from_text"] == pytest.approx(0.852, abs=0.01)
+    assert found.one_answer == 9427 / 14216
+    assert found.text_only == pytest.approx(0.852, abs=0.01)
