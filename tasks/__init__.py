@@ -1,14 +1,19 @@
-"""Tasks and their variants: one YAML and one module a task, no file a corruption.
+"""Tasks and their corrupted variants: one YAML and one module a task, no file a corruption.
 
-Importing this stays light; lmms-eval is imported when a task object is built.
+    corpus = tasks.load("food101", tasks.find_root("food101"))
+    for variant in tasks.variants("food101", ["image-noise:1-5", "text-blank"]):  # clean first
+        task = tasks.build(variant, corpus, limit=100)    # an lmms-eval task
+
+Importing this is fast: lmms-eval is imported when a task object is built.
 """
 
 import functools
 import importlib
 import inspect
 import os
+import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -19,7 +24,7 @@ from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Inputs, Turn
 from steelyard.harness.core.files import cache_folder
 from steelyard.tasks._lmms import stock
-from steelyard.tasks.corruptions import variants as grammar
+from steelyard.tasks.corruptions.variants import Corruption, expand, parse
 from steelyard.tasks.corruptions.variants import Variant as Variant
 
 if TYPE_CHECKING:
@@ -27,12 +32,12 @@ if TYPE_CHECKING:
 
     from steelyard.tasks._lmms.memory_task import MemoryTask
     from steelyard.tasks._lmms.stock_task import StockTask
-    from steelyard.tasks.metrics import Doc, Question
+    from steelyard.tasks.metrics import TaskDoc
 
 PREFIX = "steelyard_"
-"""Begins our task names in stock lmms-eval, where an outside task cannot shadow a built-in one."""
+"""Prefix of our task names in stock lmms-eval, which prefers its built-in tasks of equal name."""
 NOTHING = "none"
-"""What a model that is asked as it is was trained on, in place of a task's name."""
+"""Task name in the record of a model that was evaluated as it is, without training."""
 DATA_VARIABLE = "STEELYARD_DATA"
 WORLD_TRAIN, WORLD_TEST = 2800, 500
 WORLD_SEED = 1
@@ -40,88 +45,99 @@ WORLD_SEED = 1
 
 
 class TaskModule(Protocol):
-    """What a task's module offers beside the functions its YAML names."""
+    """Functions of a task's module, beside those that its YAML names."""
 
     def load(self, root: Path, **options: Any) -> Corpus:
         """Read the data set."""
 
     def choices(self, classes: Sequence[str]) -> list[str]:
-        """Answer strings in class order; not asked of a task without classes."""
-
-    def doc_to_text(self, doc: "Any") -> str:
-        """Prompt of a row: its evidence and the instruction."""
-
-    def doc_to_target(self, doc: "Any") -> str:
-        """Right answer of a row, in the words of the choices."""
+        """Return answer strings in class order; called only for tasks with classes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """What a task's YAML declares about it."""
+    """Declarations of a task's YAML: metrics, answer format, data source and terms."""
 
     name: str
     version: int
     main: str
-    """The metric that ranks."""
+    """Metric that boards rank by."""
     metrics: Mapping[str, bool | None]
-    """Every metric, and whether higher is better; None for one that only describes."""
-    shown: tuple[str, ...]
-    """What a board over several tasks gives a column: ``metric`` or ``subset.metric``."""
-    subsets: bool
-    """Whether every metric is also taken over each part of the task's items."""
+    """All metrics, with True if higher is better, False if lower is; None if it only describes."""
+    columns: tuple[str, ...]
+    """Columns of this task on a board of several tasks: ``metric`` or ``subset.metric``."""
     generative: bool
-    """Whether it is answered in words; else by class probabilities."""
+    """Answered in words; else by class probabilities."""
     max_tokens: int
-    """Longest answer, in the model's tokens; 0 where probabilities are asked for."""
+    """Longest answer, in the model's tokens; 0 for class probabilities."""
     cluster: str
-    """What makes items dependent; ``id`` where they are independent."""
+    """Name of what makes items dependent, such as their image; ``id`` if they are independent."""
     text: str
-    """What the text beside the image is, in words; empty where there is none to corrupt."""
+    """Name of the text beside the image; empty if there is none to corrupt."""
     licence: str
     citation: str
     multi_label: bool
     hub: str
-    """Data set of the hub that holds a copy, ``organisation/name``; empty where there is none."""
+    """Copy on the Hugging Face hub, ``organisation/name``; empty if there is none."""
     source: str
-    """Where the official files come from and what has to be agreed to."""
+    """Where to get the official files, and which terms to accept."""
     layout: str
-    """The official tree that the loader reads, one path a line."""
+    """Official files that the loader reads, one path a line."""
     judge: str
     """``none``, or what a judging model would add; no score here needs one."""
-    whole: tuple[str, ...] = ()
-    """Metrics taken over all items alone, not over parts of them."""
+    subsets: bool = False
+    """Every metric is also computed on each subset of the items."""
+    total_only: tuple[str, ...] = ()
+    """Metrics over all items only, never over a subset."""
     official: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Published files by name: their rows, counts of a column's values, sha256 where known."""
+    """Published files by name: their rows, counts of a column's values, sha256 if known."""
     hub_files: tuple[str, ...] = ()
-    """Patterns of the files of the hub's copy that are needed; all tables where there are none."""
+    """Patterns of the hub copy's files to fetch; all tables if empty."""
 
 
 def names() -> list[str]:
-    """Tasks of this folder and those other packages offer by entry point ``steelyard.tasks``."""
-    return sorted({*_own(), *_outside()})
+    """List tasks of this folder and of packages with an entry point ``steelyard.tasks``."""
+    return sorted({*_shipped(), *_outside()})
+
+
+@functools.cache
+def _shipped() -> frozenset[str]:
+    """List tasks of this folder; cached, for this is called for every item."""
+    return frozenset(path.stem for path in Path(__file__).parent.glob("*.yaml"))
+
+
+@functools.cache
+def _outside() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="steelyard.tasks")}
 
 
 def module(name: str) -> TaskModule:
-    """A task's module."""
+    """Import a task's module.
+
+    Raises:
+        UserError: there is no such task.
+    """
     outside = _outside().get(name)
-    if outside is None and name not in _own():
+    if outside is None and name not in _shipped():
         raise unknown("task", name, names())
-    found = outside.load() if outside else importlib.import_module(f"{__name__}.{name}")
-    return cast(TaskModule, found)
+    return cast(
+        TaskModule,
+        outside.load() if outside else importlib.import_module(f"{__name__}.{name}"),
+    )
 
 
 def definition(name: str) -> Path:
-    """A task's YAML file: it has the name of the module and lies beside it."""
+    """Return the path of a task's YAML file, which has the module's name and folder."""
     return Path(str(vars(module(name))["__file__"])).with_suffix(".yaml")
 
 
 def is_stock(name: str) -> bool:
-    """Whether a task is lmms-eval's own, or one of a user's folder of such."""
+    """Return True for lmms-eval's own tasks and for those of a user's ``--include-path``."""
     return name.startswith(stock.PREFIX)
 
 
 def find(name: str) -> list[str]:
-    """The tasks a name stands for: one of ours, else what lmms-eval has under it.
+    """List the tasks of a name: one of ours, else the tasks or groups lmms-eval has under it.
 
     Raises:
         UserError: neither has it.
@@ -130,7 +146,7 @@ def find(name: str) -> list[str]:
 
 
 def files(name: str) -> list[Path]:
-    """The files that define a task: its YAML and its module; none define ``NOTHING``."""
+    """List the files that define a task, whose hash is in records; none for ``NOTHING``."""
     if name == NOTHING:
         return []
     if is_stock(name):
@@ -139,58 +155,72 @@ def files(name: str) -> list[Path]:
     return [yaml_file, yaml_file.with_suffix(".py")]
 
 
+class _NamesOnly(yaml.SafeLoader):
+    """YAML loader that reads ``!function a.b.c`` as the string ``a.b.c``, without importing it."""
+
+
+_NamesOnly.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+def _read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.load(definition(name).read_text(encoding="utf-8"), _NamesOnly)
+    return content
+
+
 def info(name: str) -> TaskInfo:
-    """What the task declares."""
-    declared = yaml.load(definition(name).read_text(encoding="utf-8"), _NamesOnly)
-    about = declared["metadata"]
+    """Read a task's declarations from its YAML."""
+    content = _read(name)
+    metadata, generation = content["metadata"], content.get("generation_kwargs")
+    declared: dict[str, Any] = {"columns": [metadata["main"]]}
+    declared |= {key.name: metadata[key.name] for key in fields(TaskInfo) if key.name in metadata}
+    declared = {key: tuple(v) if isinstance(v, list) else v for key, v in declared.items()}
     return TaskInfo(
         name=name,
-        version=about["version"],
-        main=about["main"],
-        metrics={row["metric"]: row["higher_is_better"] for row in declared["metric_list"]},
-        shown=tuple(about.get("shown", [about["main"]])),
-        subsets=about.get("subsets", False),
-        generative="generation_kwargs" in declared,
-        max_tokens=declared.get("generation_kwargs", {}).get("max_new_tokens", 0),
-        cluster=about["cluster"],
-        text=about["text"],
-        licence=about["licence"],
-        citation=about["citation"],
-        multi_label=about["multi_label"],
-        hub=about["hub"],
-        source=about["source"],
-        layout=about["layout"],
-        judge=about["judge"],
-        whole=tuple(about.get("whole", ())),
-        official=about.get("official", {}),
-        hub_files=tuple(about.get("hub_files", ())),
+        metrics={row["metric"]: row["higher_is_better"] for row in content["metric_list"]},
+        generative=generation is not None,
+        max_tokens=(generation or {}).get("max_new_tokens", 0),
+        **declared,
     )
 
 
 def has_text(name: str) -> bool:
-    """Whether a task has text beside the image to damage; of lmms-eval's that is not known."""
+    """Return True if a task has text beside the image; lmms-eval's do not declare any."""
     return not is_stock(name) and bool(info(name).text)
 
 
-def find_root(name: str, root: Path | None = None) -> Path:
-    """Folder of a task's data: the one given, else that under ``STEELYARD_DATA``, else generated.
+def prompt(name: str, doc: Any) -> str:
+    """Build a document's prompt, text and instruction, with the ``doc_to_text`` of the YAML."""
+    return str(function(name, "doc_to_text")(doc))
 
-    The generated world is written once to ``steelyard`` in the user's cache folder. For a task of
-    lmms-eval without a folder it is ``Path()``: its data is looked for where its YAML says.
+
+def target(name: str, doc: Any) -> str:
+    """Return a document's right answer, with the ``doc_to_target`` of the YAML."""
+    return str(function(name, "doc_to_target")(doc))
+
+
+@functools.cache
+def function(name: str, key: str) -> Any:
+    """Import the function that a task's YAML names under ``key``, such as ``process_results``."""
+    return pkgutil.resolve_name(_read(name)[key])
+
+
+def find_root(name: str, root: Path | None = None) -> Path:
+    """Return the folder of a task's data: ``root``, else ``$STEELYARD_DATA/name``, else generated.
+
+    The generated world is written once to ``steelyard`` in the user's cache folder. A task of
+    lmms-eval without a folder gets ``Path()``: its data is read from where its YAML says.
     """
     if root is not None:
         return root
-    shelf = os.environ.get(DATA_VARIABLE)
+    parent = os.environ.get(DATA_VARIABLE)
     if is_stock(name):
-        own = Path(shelf or "", name)
-        return own if shelf and own.is_dir() else Path()
-    if shelf:
-        return Path(shelf) / name
-    return world_folder(name)
+        folder = Path(parent or "", name)
+        return folder if parent and folder.is_dir() else Path()
+    return Path(parent) / name if parent else world_folder(name)
 
 
 def world_folder(name: str, **parameters: float) -> Path:
-    """Folder of a task's generated data, written to the user's cache if absent.
+    """Return the folder of a task's generated data, written to the user's cache if absent.
 
     ``parameters`` change its probabilities, see ``tasks.world.build``.
     """
@@ -201,7 +231,7 @@ def world_folder(name: str, **parameters: float) -> Path:
 
 
 def load(name: str, root: Path, **options: Any) -> Corpus:
-    """Read a task's data set with the options of its loader; one of lmms-eval's has none."""
+    """Read a task's data set with the options of its loader; lmms-eval's tasks have no options."""
     if is_stock(name):
         stock.check(name)
         from steelyard.harness.core.compat import import_lmms_eval
@@ -215,17 +245,17 @@ def load(name: str, root: Path, **options: Any) -> Corpus:
 
 
 def check_options(name: str, options: Iterable[str]) -> None:
-    """UserError for an option that a task's loader does not have."""
+    """Raise a UserError for an option that a task's loader does not have."""
     parameters = inspect.signature(module(name).load).parameters
-    known = parameters.keys() - {"root", "max_bad"}
-    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    allowed = parameters.keys() - {"root", "max_bad"}
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for option in options:
-        if option not in (*known, "max_bad") and not open_ended:
-            raise unknown(f"data option of {name}", option, known)
+        if option not in (*allowed, "max_bad") and not open_ended:
+            raise unknown(f"data option of {name}", option, allowed)
 
 
-def row(corpus: Corpus, split: str, example: Example, text: str | None) -> "Doc | Question":
-    """The row of a task that an item makes, with ``text`` for its evidence."""
+def document(corpus: Corpus, split: str, example: Example, text: str | None) -> "TaskDoc":
+    """Build lmms-eval's document of an item, with ``text`` in place of its own."""
     image = str(example.image) if example.image else None
     if corpus.classes:
         return {
@@ -249,53 +279,66 @@ def row(corpus: Corpus, split: str, example: Example, text: str | None) -> "Doc 
     }
 
 
-def turn(task: str, corpus: Corpus, example: Example, image: "Image | None") -> Turn:
-    """The training conversation of an example: the prompt of evaluation and the right answer.
+def training_turn(task: str, corpus: Corpus, example: Example, image: "Image | None") -> Turn:
+    """Build the training conversation of an item: the prompt of evaluation and the right answer.
 
-    A multi-label answer lists its classes after one another, so it has no closed set of choices.
+    A multi-label answer lists several classes, so it has no closed set of choices.
     """
-    asked = module(task)
-    doc = row(corpus, "train", example, example.text)
-    if not corpus.classes:
-        choices = example.choices
-    else:
-        choices = () if corpus.multi_label else tuple(asked.choices(corpus.classes))
-    inputs = Inputs(image, example.text, asked.doc_to_text(doc))
-    return Turn(inputs, asked.doc_to_target(doc), choices)
+    doc = document(corpus, "train", example, example.text)
+    choices = example.choices
+    if corpus.classes:
+        choices = () if corpus.multi_label else tuple(module(task).choices(corpus.classes))
+    inputs = Inputs(image, example.text, prompt(task, doc))
+    return Turn(inputs, target(task, doc), choices)
 
 
 def parse_variant(text: str) -> Variant:
-    """Read ``task`` or ``task@damage``, the damage written as ``grammar`` says.
+    """Read ``task`` or ``task@corruption``, in the syntax of ``corruptions.variants``.
 
-    Without a severity, a corruption that has severities takes the middle one.
+    Without a severity, a corruption that has severities gets the middle one.
+
+    Raises:
+        UserError: no such task or corruption, or the task cannot have it.
     """
     task, at, rest = text.partition("@")
     if task not in names() and not is_stock(task):
         raise unknown("task", task, names())
-    return _corrupted(task, rest, grammar.parse(rest)) if at else Variant(task)
+    return _variant(task, rest, parse(rest)) if at else Variant(task)
 
 
 def variants(task: str, corruptions: Iterable[str]) -> list[Variant]:
-    """The clean task, then the corruptions asked for, as ``image-noise:1-5`` or ``text-blank``."""
-    corrupted = [
-        _corrupted(task, text, choice) for text in corruptions for choice in grammar.expand(text)
-    ]
+    """List the clean task, then its variants under ``image-noise:1-5``, ``text-blank`` ..."""
+    corrupted = [_variant(task, text, parts) for text in corruptions for parts in expand(text)]
     return list(dict.fromkeys([parse_variant(task), *corrupted]))
 
 
-def touches_text(corruption: str) -> bool:
-    """Whether a corruption, as ``variants`` reads it, changes evidence."""
-    corruptions = (corruption for choice in grammar.expand(corruption) for corruption in choice)
-    return any(corruption.modality != "image" for corruption in corruptions)
+def _variant(task: str, text: str, corruptions: tuple[Corruption, ...]) -> Variant:
+    if any(corruption.modality != "image" for corruption in corruptions) and not has_text(task):
+        reason = " (lmms-eval does not declare which part of a prompt is text)"
+        raise UserError(
+            f"'{task}@{text}': {task} has no text beside the image to corrupt"
+            f"{reason if is_stock(task) else ''}."
+        )
+    variant = Variant(task, corruptions)
+    if variant.attack is not None and is_stock(task):
+        raise UserError(
+            f"'{task}@{text}': an attack needs right answers, and lmms-eval's tasks declare none."
+        )
+    return variant
+
+
+def corrupts_text(text: str) -> bool:
+    """Return True if a corruption, as ``variants`` reads it, changes the text."""
+    return any(part.modality != "image" for parts in expand(text) for part in parts)
 
 
 def build(
     variant: Variant, corpus: Corpus, split: str = "test", limit: int | None = None
 ) -> "MemoryTask | StockTask":
-    """The variant as an lmms-eval task over a split of ``corpus``.
+    """Build the variant as an lmms-eval task over a split of ``corpus``.
 
-    ``limit`` takes that many items, chosen by a hash of their ids and not from the front: files
-    are often sorted by class. A smaller limit gives a subset of a larger one.
+    ``limit`` takes that many items by a hash of their ids, not the first ones: files are often
+    sorted by class. A smaller limit gives a subset of a larger one.
 
     Raises:
         UserError: no such split, or ``limit`` is not positive.
@@ -310,39 +353,8 @@ def build(
     return memory_task.build(variant, corpus, split, limit)
 
 
-def doc_to_visual(doc: "Doc | Question") -> "list[Image]":
-    """The row's image in a list, as lmms-eval passes images; empty where there is none."""
+def doc_to_visual(doc: "TaskDoc") -> "list[Image]":
+    """Return the document's image in a list, as lmms-eval wants it; empty if it has none."""
     from steelyard.tasks._shared.images import open_image
 
     return [open_image(Path(doc["image"]))] if doc["image"] else []
-
-
-class _NamesOnly(yaml.SafeLoader):
-    """Reads ``!function a.b.c`` as the string ``a.b.c``, importing nothing."""
-
-
-_NamesOnly.add_constructor("!function", lambda loader, node: str(node.value))
-
-
-@functools.cache
-def _own() -> frozenset[str]:
-    """Asked for each row, so the folder is read once."""
-    return frozenset(path.stem for path in Path(__file__).parent.glob("*.yaml"))
-
-
-@functools.cache
-def _outside() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group="steelyard.tasks")}
-
-
-def _corrupted(task: str, text: str, corruptions: tuple[grammar.Corruption, ...]) -> Variant:
-    """A task's variant; evidence that the task does not have is not damaged."""
-    if any(corruption.modality != "image" for corruption in corruptions) and not has_text(task):
-        why = " (lmms-eval does not say what of its prompts is evidence)" if is_stock(task) else ""
-        raise UserError(f"'{task}@{text}': {task} has no text beside the image to corrupt{why}.")
-    made = Variant(task, corruptions)
-    if made.attack is not None and is_stock(task):
-        raise UserError(
-            f"'{task}@{text}': an attack needs right answers, and lmms-eval tells none."
-        )
-    return made

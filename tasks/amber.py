@@ -1,7 +1,7 @@
 """AMBER: objects a caption invents, and yes-no questions of existence, attributes and relations.
 
-Both halves of the benchmark on the same pictures, with the score that joins them. Either half is a
-task of its own, ``amber_generative`` and ``amber_discriminative``: it needs only its own queries.
+Both halves of the benchmark on the same images, with the score that combines them. Each half is
+also a task, ``amber_generative`` and ``amber_discriminative``, which needs only its queries.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,7 @@ from pathlib import Path
 from steelyard.harness.core.examples import Corpus
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import amber_files
-from steelyard.tasks._shared.amber_files import doc_to_target, doc_to_text
 
-__all__ = ["doc_to_target", "doc_to_text", "load", "process_results"]
 HALVES = ("generative", "discriminative")
 
 
@@ -25,12 +23,12 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     return amber_files.load("amber", root, HALVES, max_bad)
 
 
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """Score one answer by the metrics of its half, and by the score of both.
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Score one answer by the metrics of its half, and by AMBER's score of both.
 
-    The score is half of F1 and of what CHAIR leaves: (100 - CHAIR + F1) / 2 in percent.
+    In percent the score is (100 - CHAIR + F1) / 2.
     """
-    parts = amber_files.shares(doc, results[0])
-    good = "f1" in parts
-    term = (good, *parts["f1" if good else "chair"])
-    return {**parts, "score": term, "item": metrics.answered(doc, results[0])}
+    fractions = amber_files.fractions(doc, results[0])
+    good = "f1" in fractions
+    term = (good, *fractions["f1" if good else "chair"])
+    return {**fractions, "score": term, "item": metrics.answer_item(doc, results[0])}

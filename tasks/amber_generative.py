@@ -1,4 +1,4 @@
-"""AMBER's generative half: which objects of a description are not in the picture."""
+"""AMBER's generative half: objects in a description that are not in the image."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,9 +6,6 @@ from typing import Any
 
 from steelyard.harness.core.examples import Corpus
 from steelyard.tasks._shared import amber_files, official
-from steelyard.tasks._shared.amber_files import doc_to_target, doc_to_text, process_results
-
-__all__ = ["doc_to_target", "doc_to_text", "load", "process_results", "write_official"]
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
@@ -21,10 +18,10 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write a hub copy (question_id, image, truth, hallu: what lmms-eval's amber_g reads of it).
+    """Write a hub copy (question_id, image, truth, hallu: the columns lmms-eval's amber_g reads).
 
-    The words of relation.json and safe_words.txt are not in its rows; both are in the ``data`` of
-    AMBER's own repository.
+    It lacks the words of relation.json and safe_words.txt; both are in the ``data`` of AMBER's
+    repository.
     """
     queries, annotations = [], []
     for row in rows:

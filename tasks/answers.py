@@ -1,13 +1,18 @@
-"""Reading answers given in words: yes or no, a choice, or a short answer to compare."""
+"""Read answers in words: yes or no, a choice, or a short answer to compare.
+
+normalise("Two dogs.")             # "2 dogs"
+yes_or_no("No, there is none.")    # "no"
+choice("It is red.", ["red", "blue"])  # "red"
+"""
 
 import re
 import string
 from collections.abc import Callable, Iterable, Sequence
 
 SOFT_REFERENCES = 4
-"""Fewest references of the soft score: with fewer, even the right answer could not reach 1."""
+"""Fewest references for the soft score: with fewer, even the right answer is below 1."""
 AGREEING = 3
-"""References an answer has to agree with for the whole point."""
+"""References that an answer must agree with for the full point."""
 
 ARTICLES = frozenset({"a", "an", "the"})
 # fmt: off
@@ -38,30 +43,26 @@ NO = frozenset({"no", "nope", "not", "none", "false", "incorrect", "cannot"})
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)*")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 LETTER = re.compile(r"\(?([A-Za-z])\)?(?=$|[.:),])")
-"""An option's letter that begins an answer, not a word or the article ``A``."""
+"""An option's letter at the beginning of an answer, but no word and no article ``A``."""
 NAMED_LETTER = re.compile(r"\banswer is:? ?\(?([A-Z])\b")
 
 Form = Callable[[str], str]
-"""Brings answers that mean the same into the same words."""
-
-
-def _spellings(word: str) -> Iterable[str]:
-    """The word without any one of its apostrophes."""
-    places = [place for place, letter in enumerate(word) if letter == "'"]
-    return [word[:place] + word[place + 1 :] for place in places]
+"""Function that gives answers with the same meaning the same words."""
 
 
 CONTRACTIONS = {
-    **{bare: word for word in CONTRACTED for bare in _spellings(word)},
-    "somebody'd": "somebodyd",  # the official table's one entry the other way round
-}
-"""Contractions by their spellings that lack an apostrophe."""
+    word[:index] + word[index + 1 :]: word
+    for word in CONTRACTED
+    for index, letter in enumerate(word)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}  # the official table has this one the other way round
+"""Contractions by their spellings without one apostrophe."""
 
 
 def pope_label(answer: str) -> str:
-    """``yes`` or ``no`` by the rule of POPE's own scorer: what is not a no is a yes.
+    """Read ``yes`` or ``no`` by the rule of POPE's scorer: an answer that is not no is yes.
 
-    The first sentence without its commas is a no if one of its words, parted by spaces, is
+    The first sentence without its commas is no if one of its words, separated by spaces, is
     ``No``, ``no`` or ``not``.
     """
     words = answer.split(".")[0].replace(",", "").split(" ")
@@ -69,9 +70,9 @@ def pope_label(answer: str) -> str:
 
 
 def yes_or_no(answer: str) -> str | None:
-    """``yes`` or ``no`` where the first sentence says one and only one of them, else None.
+    """Read ``yes`` or ``no`` from the first sentence; None if it has neither or both.
 
-    A denial such as ``there isn't`` is a no, whatever its case and punctuation.
+    A denial such as ``there isn't`` is no. Case and punctuation do not matter.
     """
     plain = answer.strip().lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     words = WORD.findall(re.split(r"[.!?\n]", plain, maxsplit=1)[0])
@@ -83,98 +84,97 @@ def yes_or_no(answer: str) -> str | None:
 
 
 def stance(answer: str) -> str | None:
-    """``yes`` or ``no`` where the first word is one of them, else as ``yes_or_no``.
+    """Read ``yes`` or ``no`` from the first word, else as ``yes_or_no``.
 
-    A long answer goes on after its first word: ``Yes, they are not parallel`` is a yes.
+    In a long answer the first word counts: ``Yes, they are not parallel`` is yes.
     """
     return opening(answer) or yes_or_no(answer)
 
 
 def opening(answer: str) -> str | None:
-    """The first word where it is ``yes`` or ``no``, whatever its case, else None."""
+    """Return the first word if it is ``yes`` or ``no`` in any case, else None."""
     first = WORD.match(answer.strip().lower())
     return first.group() if first and first.group() in ("yes", "no") else None
 
 
 def normalise(answer: str) -> str:
-    """Short answer in the form that VQAv2's scorer compares.
+    """Normalise a short answer as VQAv2's scorer.
 
-    Lower case; a punctuation mark goes where a space is beside it or the answer has a comma in a
-    number, and else becomes a space; a period goes unless a digit follows; number words become
-    digits; articles go; contractions get their apostrophes.
+    Lower case; a punctuation mark is removed if a space is next to it or the answer has a comma in
+    a number, and else becomes a space; a period is removed unless a digit follows; number words
+    become digits; articles are removed; contractions get their apostrophes.
     """
     plain = " ".join(answer.split())
-    kept = plain
-    crowded = COMMA_IN_NUMBER.search(plain) is not None
+    text = plain
+    has_number = COMMA_IN_NUMBER.search(plain) is not None
     for mark in PUNCTUATION:
-        loose = crowded or f"{mark} " in plain or f" {mark}" in plain
-        kept = kept.replace(mark, "" if loose else " ")
-    words = PERIOD.sub("", kept).lower().split()
+        removed = has_number or f"{mark} " in plain or f" {mark}" in plain
+        text = text.replace(mark, "" if removed else " ")
+    words = PERIOD.sub("", text).lower().split()
     numbered = (NUMBERS.get(word, word) for word in words)
     return " ".join(CONTRACTIONS.get(word, word) for word in numbered if word not in ARTICLES)
 
 
 def normalise_evalai(answer: str) -> str:
-    """The form that TextVQA's scorer compares: as ``normalise``, more done before.
+    """Normalise a short answer as TextVQA's scorer.
 
-    Commas and question marks go at once, and ``'s`` is parted from its word.
+    As ``normalise``, but commas and question marks are removed first, and ``'s`` is separated.
     """
-    parted = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    return normalise(parted)
+    separated = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    return normalise(separated)
 
 
 def plain(answer: str) -> str:
-    """Lower case without punctuation, one space between words: how GQA's answers are compared."""
+    """Normalise as for GQA: lower case without punctuation, one space between words."""
     return " ".join(answer.lower().translate(NO_PUNCTUATION).split())
 
 
 def exact(answer: str, references: Iterable[str], form: Form = normalise) -> float:
-    """1 if the answer is one of the references, both in the form given, else 0."""
+    """Return 1 if the answer equals a reference after ``form``, else 0."""
     return float(form(answer) in map(form, references))
 
 
 def soft(answer: str, references: Sequence[str], form: Form = normalise) -> float:
-    """VQAv2's accuracy: of min(1, matches / 3) the mean over leaving out each reference.
+    """Return VQAv2's accuracy: the mean of min(1, matches / 3) over leaving out each reference.
 
     With fewer than four references it is ``exact``.
     """
     if len(references) < SOFT_REFERENCES:
         return exact(answer, references, form)
-    given = form(answer)
-    same = [form(reference) == given for reference in references]
-    points = (min(1.0, (sum(same) - left_out) / AGREEING) for left_out in same)
+    normalised = form(answer)
+    same = [form(reference) == normalised for reference in references]
+    points = (min(1.0, (sum(same) - is_match) / AGREEING) for is_match in same)
     return sum(points) / len(references)
 
 
 def choice(answer: str, choices: Sequence[str]) -> str | None:
-    """The choice that the answer is, or else the only one it names as a word; None without one."""
-    given = normalise(answer)
+    """Return the choice that equals the answer, else the only one that is a word of it, or None."""
+    text = normalise(answer)
     forms = {normalise(option): option for option in choices}
-    if given in forms:
-        return forms[given]
-    named = [option for form, option in forms.items() if f" {form} " in f" {given} "]
-    return named[0] if len(named) == 1 else None
+    if text in forms:
+        return forms[text]
+    matches = [option for form, option in forms.items() if f" {form} " in f" {text} "]
+    return matches[0] if len(matches) == 1 else None
 
 
 def letter(answer: str, letters: Sequence[str]) -> str | None:
-    """The option's letter that an answer gives, as ``B``, ``(b)``, ``B. stone``, or None.
+    """Read an option's letter from an answer: ``B``, ``(b)``, ``B. stone``; else None.
 
-    Elsewhere than at the beginning it is read only after ``answer is``.
+    After the beginning it is read only behind ``answer is``.
     """
-    given = answer.strip()
-    found = LETTER.match(given) or NAMED_LETTER.search(given)
-    said = found[1].upper() if found else ""
-    return said if said in letters else None
+    match = LETTER.match(answer.strip()) or NAMED_LETTER.search(answer)
+    option = match[1].upper() if match else ""
+    return option if option in letters else None
 
 
 def first_of(answer: str, words: Sequence[str]) -> str | None:
-    """The one of the words that comes first in an answer, whatever its case; None without any."""
-    places = {word: re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in words}
-    found = {word: place.start() for word, place in places.items() if place}
-    return min(found, key=found.__getitem__) if found else None
+    """Return the word that is first in an answer, in any case; None without any of them."""
+    matches = {word: re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in words}
+    starts = {word: match.start() for word, match in matches.items() if match}
+    return min(starts, key=starts.__getitem__) if starts else None
 
 
-def named(answer: str, choices: Sequence[str]) -> list[bool]:
-    """Which choices an enumeration names: parted by commas, semicolons, line ends or ``and``."""
+def mentioned(answer: str, choices: Sequence[str]) -> list[bool]:
+    """Mark the choices in an enumeration: separated by commas, semicolons, line ends or ``and``."""
     parts = {normalise(part) for part in re.split(r"[,;\n]|\band\b", answer)}
     return [normalise(option) in parts for option in choices]

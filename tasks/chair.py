@@ -1,11 +1,11 @@
-"""CHAIR: which objects of a caption are not in the image.
+"""CHAIR: objects in a caption that are not in the image.
 
-Rohrbach et al., EMNLP 2018: CHAIRi is the share of mentions of objects that are not there, pooled
-over captions, CHAIRs the share of captions with one; what the human captions mention counts as
-there. Counted as by the official code and by lmms-eval's ``coco_cap_chair``, but from other
-mentions: those lemmatise with NLTK and know 403 words for COCO's 80 classes, here plurals are
-undone by rule and 204 words are known. lmms-eval asks for a detailed description, in which more is
-invented than in the one sentence asked for here, and fails where no caption mentions an object.
+Rohrbach et al., EMNLP 2018: CHAIRi is the fraction of mentions of absent objects, pooled over
+captions, CHAIRs the fraction of captions with one; objects in the human captions count as present.
+Counted as by the official code and by lmms-eval's ``coco_cap_chair``, but mentions are found
+differently: those lemmatise with NLTK and have 403 words for COCO's 80 classes, here plurals are
+undone by rule and there are 204 words. lmms-eval asks for a detailed description, where models
+invent more than in the one sentence asked for here, and fails if no caption mentions an object.
 """
 
 from collections import defaultdict
@@ -29,11 +29,11 @@ FOLDERS = (".", "annotations")
 def load(root: Path, *, max_bad: float = 0.01, part: str = "") -> Corpus:
     """Read ``images.jsonl`` (image, objects, captions), or COCO's instances and captions.
 
-    Rows whose objects are null are not labelled and left out; the notes count them. COCO's files
-    are ``instances_*.json`` and, if there, ``captions_*.json``, chosen by ``part`` among several.
-    ``synonyms.txt`` has a line ``name, synonym, ...`` an object; without it, names, their plurals
-    and, for COCO's classes, everyday words are understood. Objects in human captions count as
-    present.
+    Rows whose objects are null are unlabelled and left out; the notes count them. COCO's files
+    are ``instances_*.json`` and optionally ``captions_*.json``, chosen by ``part`` if several.
+    ``synonyms.txt`` has a line ``name, synonym, ...`` for each object; without it, names, their
+    plurals and, for COCO's classes, everyday words are recognised. Objects in human captions count
+    as present.
 
     Raises:
         UserError: files are missing or malformed, or what ``build_corpus`` checks.
@@ -47,9 +47,9 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "") -> Corpus:
         lines = _vocabulary(root, labelled)
         return [_example(folder, row, lines, split) for row in labelled]
 
-    found = questions.corpus("chair", root, read, notes={}, max_bad=max_bad)
+    corpus = questions.corpus("chair", root, read, notes={}, max_bad=max_bad)
     counts = ", ".join(f"{split} {count}" for split, count in unlabelled.items())
-    return replace(found, notes={"not labelled": counts})
+    return replace(corpus, notes={"not labelled": counts})
 
 
 def _listed(root: Path) -> Iterator[Mapping[str, Any]]:
@@ -64,7 +64,7 @@ def _listed(root: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _official(root: Path, part: str) -> Iterator[Mapping[str, Any]]:
-    """COCO's own files: every image of the instances file, with the names of its classes."""
+    """Read COCO's files: every image of the instances file, with the names of its objects."""
     content = _coco(root, "instances", part)
     if content is None:
         raise UserError(f"No {LIST} or instances_*.json in {root}: check the data folder.")
@@ -77,23 +77,25 @@ def _official(root: Path, part: str) -> Iterator[Mapping[str, Any]]:
         for row in described["annotations"]:
             captions[row["image_id"]].append(row["caption"])
         for row in content["images"]:
-            seen = tuple(dict.fromkeys(objects[row["id"]]))
-            said = tuple(captions[row["id"]])
-            yield {"image": row["file_name"], "objects": seen, "captions": said}
+            yield {
+                "image": row["file_name"],
+                "objects": tuple(dict.fromkeys(objects[row["id"]])),
+                "captions": tuple(captions[row["id"]]),
+            }
     except (KeyError, TypeError) as error:
         raise UserError(f"The COCO files in {root} are not in COCO's layout: {error!r}.") from None
 
 
 def _coco(root: Path, kind: str, part: str) -> Any:
-    found = questions.files(root, *(f"{folder}/{kind}_*{part}*.json" for folder in FOLDERS))
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+    paths = questions.files(root, *(f"{folder}/{kind}_*{part}*.json" for folder in FOLDERS))
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
         raise UserError(f"Several {kind} files in {root}: {names}. Choose by part=..., as val2014.")
-    return read_json(found[0]) if found else None
+    return read_json(paths[0]) if paths else None
 
 
 def _vocabulary(root: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Lines ``name, synonym, ...``: the file's, COCO's, or the names of the data alone."""
+    """Return lines ``name, synonym, ...``: the file's, COCO's, or only the names in the data."""
     if (root / SYNONYMS).is_file():
         return tuple(line for line in read_text(root / SYNONYMS).split("\n") if line.strip())
     names = {name.lower() for row in rows for name in row["objects"]}
@@ -101,13 +103,15 @@ def _vocabulary(root: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...
 
 
 def _example(root: Path, row: Mapping[str, Any], lines: tuple[str, ...], split: str) -> Example:
-    # Labels may themselves be synonyms of a name of the vocabulary.
-    seen = {label: _objects.mentions(label, lines) for label in row["objects"]}
-    for label, found in seen.items():
-        if not found:
-            raise UserError(f"{row['image']}: object '{label}' is none that {SYNONYMS} names.")
-    said = [_objects.mentions(text, lines) for text in row["captions"]]
-    present = tuple(dict.fromkeys(name for names in (*seen.values(), *said) for name in names))
+    # Labels may be synonyms of a name in the vocabulary.
+    labels = {label: _objects.mentions(label, lines) for label in row["objects"]}
+    for label, names in labels.items():
+        if not names:
+            raise UserError(f"{row['image']}: object '{label}' is not in {SYNONYMS}.")
+    captions = [_objects.mentions(text, lines) for text in row["captions"]]
+    present = tuple(
+        dict.fromkeys(name for names in (*labels.values(), *captions) for name in names)
+    )
     return Example(
         f"{questions.prefix(split)}{row['image']}",
         questions.image_path(root, row["image"]),
@@ -119,28 +123,28 @@ def _example(root: Path, row: Mapping[str, Any], lines: tuple[str, ...], split: 
     )
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row: the instruction alone, for there is no text beside the image."""
+def doc_to_text(doc: metrics.QuestionDoc) -> str:
+    """Return the instruction alone, for there is no text beside the image."""
     return questions.CAPTION
 
 
-def doc_to_target(doc: metrics.Question) -> str:
-    """A human caption, or the objects where there is none."""
+def doc_to_target(doc: metrics.QuestionDoc) -> str:
+    """Return a human caption, or the objects if there is none."""
     return doc["answers"][0] if doc["answers"] else ", ".join(doc["facts"]["objects"])
 
 
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
     """Score one caption by the objects it mentions.
 
-    A caption that mentions nothing hallucinates nothing: recall and length tell it apart.
+    A caption without objects hallucinates none: recall and length show such captions.
     """
     present = set(doc["facts"]["objects"])
-    named = _objects.mentions(results[0], tuple(doc["facts"]["vocabulary"]))
-    wrong = sum(name not in present for name in named)
+    names = _objects.mentions(results[0], tuple(doc["facts"]["vocabulary"]))
+    wrong = sum(name not in present for name in names)
     return {
-        "chair_i": (wrong, len(named)),
+        "chair_i": (wrong, len(names)),
         "chair_s": (wrong > 0, 1),
-        "recall": (len(present & set(named)), len(present)),
+        "recall": (len(present & set(names)), len(present)),
         "length": (len(results[0].split()), 1),
-        "item": metrics.answered(doc, results[0]),
+        "item": metrics.answer_item(doc, results[0]),
     }

@@ -1,10 +1,10 @@
-"""UPMC Food-101: which dish is this, from a photo and the title (or text) of its recipe page."""
+"""UPMC Food-101: the dish in a photo with the title (or text) of its recipe page."""
 
 import csv
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Skipped
@@ -12,18 +12,23 @@ from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus, carve, 
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import official
 
-VAL_SHARE = 0.1
-"""Share of each class's training items carved as validation: there is no official one."""
+VAL_FRACTION = 0.1
+"""Fraction of each class of train carved as validation: there is no official validation split."""
 COLUMNS = {
     "file": ("image_path", "img_path", "image", "img", "file", "filename", "file_name"),
     "text": ("text", "title"),
     "label": ("label", "class", "category"),
 }
-"""Header names understood, in lower case."""
+"""Accepted header names, in lower case."""
 TEXTS = ("titles", "pages")
 
-Row = tuple[str, str | None, str]
-"""Image file name, text, class name."""
+
+class FoodRow(NamedTuple):
+    """Image of a class with its text."""
+
+    file: str
+    text: str | None
+    label: str
 
 
 def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
@@ -43,11 +48,11 @@ def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
     skipped: list[Skipped] = []
     read = _title_rows if text == "titles" else _page_rows
     rows = {split: read(root, split, skipped) for split in ("train", "test")}
-    classes = tuple(sorted({label for _, _, label in rows["train"]}))
-    foreign = sorted({label for _, _, label in rows["test"]} - set(classes))
+    classes = tuple(sorted({row.label for row in rows["train"]}))
+    foreign = sorted({row.label for row in rows["test"]} - set(classes))
     if foreign:
-        raise UserError(f"Classes of test that train does not have: {', '.join(foreign)}.")
-    train, val = carve(_examples(root, "train", rows["train"], classes), VAL_SHARE)
+        raise UserError(f"Classes of test that are not in train: {', '.join(foreign)}.")
+    train, val = carve(_examples(root, "train", rows["train"], classes), VAL_FRACTION)
     return build_corpus(
         "food101",
         root,
@@ -55,13 +60,16 @@ def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
         {"train": train, "val": val, "test": _examples(root, "test", rows["test"], classes)},
         multi_label=False,
         skipped=skipped,
-        notes={"text": text, "val": f"{VAL_SHARE:.0%} of each class of train, by hash of the id"},
+        notes={
+            "text": text,
+            "val": f"{VAL_FRACTION:.0%} of each class of train, by hash of the id",
+        },
         max_bad=max_bad,
     )
 
 
 def _examples(
-    root: Path, split: str, rows: Sequence[Row], classes: tuple[str, ...]
+    root: Path, split: str, rows: Sequence[FoodRow], classes: tuple[str, ...]
 ) -> list[Example]:
     index = {name: number for number, name in enumerate(classes)}
     return [
@@ -75,10 +83,10 @@ def _examples(
     ]
 
 
-def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[Row]:
+def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]:
     path = find_file(root, f"texts/{split}_titles.csv")
     order: tuple[int, int, int] | None = None
-    rows: list[Row] = []
+    rows: list[FoodRow] = []
     unclassed: set[str] = set()
     for where, cells in read_csv(path):
         if order is None:
@@ -88,87 +96,86 @@ def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[Row]:
             order = (0, 1, 2)
         if len(cells) <= max(order):
             raise UserError(f"{where}: {len(cells)} cells, expected file, title and class.")
-        file, title, label = (cells[place].strip() for place in order)
+        file, title, label = (cells[index].strip() for index in order)
         if label:
-            rows.append((Path(file).name, title or None, label))
+            rows.append(FoodRow(Path(file).name, title or None, label))
         else:
             unclassed.add(Path(file).name)
             skipped.append(Skipped(file, split, "no class"))
-    named = {(label, file) for file, _, label in rows}
+    listed = {(row.label, row.file) for row in rows}
     for image in _images(root, split):
         label = image.parent.name
-        if (label, image.name) not in named and image.name not in unclassed:
+        if (label, image.name) not in listed and image.name not in unclassed:
             reason = f"no row in {path.name}"
             skipped.append(Skipped(f"{split}/{label}/{image.stem}", split, reason))
     return rows
 
 
 def _images(root: Path, split: str) -> list[Path]:
-    """Image files of a split by name, one folder a class."""
+    """List the image files of a split by name, from one folder a class."""
     files = sorted((root / "images" / split).glob("*/*"))
     return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _header(where: str, cells: Sequence[str]) -> tuple[int, int, int]:
     names = [cell.strip().lower() for cell in cells]
-    places = [
-        next((names.index(name) for name in known if name in names), None)
-        for known in COLUMNS.values()
-    ]
-    file, text, label = places
+    file, text, label = (
+        next((names.index(name) for name in accepted if name in names), None)
+        for accepted in COLUMNS.values()
+    )
     if file is None or text is None or label is None:
-        wanted = "; ".join(f"{kind}: {' or '.join(known)}" for kind, known in COLUMNS.items())
+        header = "; ".join(f"{kind}: {' or '.join(names)}" for kind, names in COLUMNS.items())
         raise UserError(
-            f"{where}: the first cell is no image file, and the row is no header with {wanted}."
+            f"{where}: the first cell is no image file, and the row is no header with {header}."
         )
     return file, text, label
 
 
-def _page_rows(root: Path, split: str, skipped: list[Skipped]) -> list[Row]:
+def _page_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]:
     images, texts = root / "images" / split, root / "texts_txt"
     for folder in (images, texts):
         if not folder.is_dir():
             raise UserError(f"No folder {folder}: text=pages needs images/{split} and texts_txt.")
-    rows: list[Row] = []
+    rows: list[FoodRow] = []
     for image in _images(root, split):
         label = image.parent.name
         page = texts / label / f"{image.stem}.txt"
         if page.is_file():
-            # Crawled pages mix encodings; a stray byte is no reason to lose the page.
+            # Crawled pages mix encodings; keep a page with an invalid byte.
             content = page.read_text(encoding="utf-8", errors="replace").strip()
-            rows.append((image.name, content or None, label))
+            rows.append(FoodRow(image.name, content or None, label))
         else:
             skipped.append(Skipped(f"{split}/{label}/{image.stem}", split, "no page text"))
     return rows
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write a copy with columns image, title or text, and label or class as the published tree.
+    """Write a copy with columns image, title or text, and label or class in the official layout.
 
-    Files keep their names where the copy has them. A validation part goes to train, for there is
+    Files keep their names if the copy has them. A validation part is added to train, for there is
     no official one.
 
     Raises:
         UserError: a column is missing, or a label is a number and not a name.
     """
     titles: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    used: set[tuple[str, str, str]] = set()
+    paths: set[tuple[str, str, str]] = set()
     for row in rows:
         split = "test" if row[official.SPLIT] == "test" else "train"
         label = _class_name(official.column(row, *COLUMNS["label"]))
-        picture = official.column(row, "image", "img")
-        file = _file_name(row, picture)
-        if not file or (split, label, file) in used:
+        image = official.column(row, "image", "img")
+        file = _file_name(row, image)
+        if not file or (split, label, file) in paths:
             file = f"{label}_{len(titles[split])}.jpg"
-        used.add((split, label, file))
-        official.write_image(picture, folder / "images" / split / label, file)
+        paths.add((split, label, file))
+        official.write_image(image, folder / "images" / split / label, file)
         text = official.column(row, *COLUMNS["text"])
         titles[split].append((file, " ".join(str(text or "").split()), label))
-    for split, listed in titles.items():
+    for split, split_rows in titles.items():
         path = folder / "texts" / f"{split}_titles.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", newline="") as file_:
-            csv.writer(file_, lineterminator="\n").writerows(listed)
+            csv.writer(file_, lineterminator="\n").writerows(split_rows)
 
 
 def _class_name(label: Any) -> str:
@@ -180,51 +187,34 @@ def _class_name(label: Any) -> str:
     )
 
 
-def _file_name(row: Mapping[str, Any], picture: Any) -> str:
-    """The image's own file name, empty where the copy does not say it."""
-    path = picture.get("path") if isinstance(picture, Mapping) else None
-    given = next((row[key] for key in COLUMNS["file"] if isinstance(row.get(key), str)), path)
-    return Path(given).name if given else ""
+def _file_name(row: Mapping[str, Any], image: Any) -> str:
+    """Return the image's original file name, empty if the copy does not have it."""
+    path = image.get("path") if isinstance(image, Mapping) else None
+    name = next((row[key] for key in COLUMNS["file"] if isinstance(row.get(key), str)), path)
+    return Path(name).name if name else ""
 
 
 def choices(classes: Sequence[str]) -> list[str]:
-    """Answer strings in class order: names with spaces."""
+    """Return answer strings in class order: names with spaces."""
     return [name.replace("_", " ") for name in classes]
 
 
-def prompt(text: str | None, classes: Sequence[str]) -> str:
-    """Question with the page's words before it, or alone where there are none."""
-    shown = f'The recipe page says: "{text}"\n' if text else ""
+def doc_to_text(doc: metrics.ClassDoc) -> str:
+    """Ask for the dish, after the text of the recipe page if there is one."""
+    page = f'The recipe page says: "{doc["text"]}"\n' if doc["text"] else ""
     return (
-        f"{shown}Which dish is this? Answer with one name from this list: "
-        f"{', '.join(choices(classes))}."
+        f"{page}Which dish is this? Answer with one name from this list: "
+        f"{', '.join(choices(doc['classes']))}."
     )
 
 
-def doc_to_text(doc: metrics.Doc) -> str:
-    """Prompt of a row."""
-    return prompt(doc["text"], doc["classes"])
-
-
-def doc_to_target(doc: metrics.Doc) -> str:
-    """Right answer of a row."""
+def doc_to_target(doc: metrics.ClassDoc) -> str:
+    """Return the class name."""
     return choices(doc["classes"])[doc["labels"][0]]
 
 
-def process_results(doc: metrics.Doc, results: Sequence[str]) -> metrics.Result:
+def process_results(doc: metrics.ClassDoc, results: Sequence[str]) -> metrics.ClassScores:
     """Score one answer, a JSON list of class probabilities; ValueError when it is not one."""
     answer = metrics.probabilities(results[0], len(doc["classes"]), multi_label=False)
     confidence = max(answer)
-    predicted = answer.index(confidence)
-    correct = float(predicted == doc["labels"][0])
-    return {
-        "accuracy": correct,
-        "item": {
-            "id": doc["id"],
-            "cluster": doc["id"],
-            "target": doc["labels"],
-            "predicted": [predicted],
-            "score": correct,
-            "confidence": confidence,
-        },
-    }
+    return metrics.class_scores(doc, ["accuracy"], [answer.index(confidence)], confidence)

@@ -1,4 +1,4 @@
-"""GQA: compositional questions about photos, by what they ask for and how they are built."""
+"""GQA: compositional questions about photos, by semantic and structural type."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ SEMANTIC = {
     "rel": "relation_accuracy",
     "global": "global_accuracy",
 }
-"""Metrics by what a question asks for, as the official files call it."""
+"""Metric of each semantic type of the official files."""
 
 
 def load(root: Path, *, max_bad: float = 0.01, part: str = "testdev_balanced") -> Corpus:
@@ -33,14 +33,14 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "testdev_balanced") -
     """
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        patterns = [f"{place}/{part}_questions.json" for place in FOLDERS]
-        found = _questions.files(folder, *patterns)
-        if not found:
+        patterns = [f"{parent}/{part}_questions.json" for parent in FOLDERS]
+        paths = _questions.files(folder, *patterns)
+        if not paths:
             raise UserError(
                 f"No {part}_questions.json in {folder}: choose another part, such as val_balanced, "
                 "by --data-set part=..."
             )
-        return list(_examples(folder, found[0], split))
+        return list(_examples(folder, paths[0], split))
 
     return _questions.corpus("gqa", root, read, notes={"part": part}, max_bad=max_bad)
 
@@ -54,7 +54,7 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
         if "answer" not in row:
             raise UserError(
                 f"{where} has no 'answer': those of test are not public, and other parts have one "
-                "in every question; use --data-set part=testdev_balanced or mend the file."
+                "in every question; use --data-set part=testdev_balanced or fix the file."
             )
         image = _questions.field(where, row, "imageId")
         structural, semantic = _types(where, row)
@@ -71,7 +71,7 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
 
 
 def _types(where: str, row: Mapping[str, Any]) -> tuple[str, str]:
-    """How a question is built and what it asks for; both may be left out."""
+    """Return the structural and the semantic type of a question, each empty if absent."""
     types = row.get("types") or {}
     if not isinstance(types, dict):
         raise UserError(f"{where}: 'types' must be an object, found {types!r}.")
@@ -82,11 +82,11 @@ def _types(where: str, row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write a hub copy as published: its images and its instructions are separate configurations.
+    """Write a hub copy in the official layout, from its two configurations.
 
     ``testdev_balanced_images`` has id and image, ``testdev_balanced_instructions`` the questions.
     """
-    asked: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    questions: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for row in rows:
         part, _, kind = str(row[official.CONFIG]).rpartition("_")
         if kind == "images":
@@ -94,29 +94,19 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
             official.write_image(official.column(row, "image"), folder / "images", name)
         elif kind == "instructions":
             content = {key: row[key] for key in row.keys() - {official.CONFIG, official.SPLIT}}
-            asked[part][str(official.column(row, "id"))] = content
+            questions[part][str(official.column(row, "id"))] = content
         else:
             raise UserError(
                 f"The copy has a configuration {row[official.CONFIG]!r}: expected "
                 "testdev_balanced_images and testdev_balanced_instructions."
             )
-    for part, questions in asked.items():
-        official.write_json(folder / f"{part}_questions.json", questions)
+    for part, by_id in questions.items():
+        official.write_json(folder / f"{part}_questions.json", by_id)
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row."""
-    return _questions.prompt(doc)
-
-
-def doc_to_target(doc: metrics.Question) -> str:
-    """Right answer of a row."""
-    return _questions.first_answer(doc)
-
-
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """Score one answer by exact match without case and punctuation."""
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Score one answer by exact match, ignoring case and punctuation."""
     score = answers.exact(results[0], doc["answers"], answers.plain)
     semantic = doc["facts"]["semantic"][0]
-    typed: metrics.Shares = {SEMANTIC[semantic]: (score, 1)} if semantic else {}
-    return {"accuracy": (score, 1), **typed, "item": metrics.answered(doc, results[0])}
+    by_type: metrics.AnswerScores = {SEMANTIC[semantic]: (score, 1)} if semantic else {}
+    return {"accuracy": (score, 1), **by_type, "item": metrics.answer_item(doc, results[0])}

@@ -1,29 +1,27 @@
-"""HallusionBench: the same yes-no questions of a figure, of its edited version and of no figure.
+"""HallusionBench: the same yes-no questions about a figure, edited versions of it, and no figure.
 
-Guan et al., CVPR 2024, arXiv 2310.14566. Accuracy per question (aAcc), per figure with all its
-questions right (fAcc), and per question right for all its figures (qAcc). ``easy`` is the accuracy
-of original figures, or of none; ``hard`` asks the same question of all edited ones. Where the
-question has no figure, to say that one does not know is right too.
+Guan et al., CVPR 2024, arXiv 2310.14566. Accuracy of questions (aAcc), of figures with all
+questions right (fAcc), and of questions that are right for all their figures (qAcc). ``easy`` is
+the accuracy on original figures, or on none; ``hard`` needs the question right on all edited ones.
+For a question without a figure, the answer that one does not know is also right.
 
-Officially GPT-4 says whether an answer is correct, incorrect or unclear. Here yes and no are read
-from the answer's words, an answer with neither is wrong, and ``unparsed`` counts those. A judge's
-verdicts are used where ``verdicts`` names a file of them.
+Officially GPT-4 decides whether an answer is correct, incorrect or unclear. Here yes and no are
+read from the answer's words, an answer with neither is wrong, and ``unparsed`` counts those. The
+loader's option ``verdicts`` names a file of a judge's verdicts to use instead.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.tasks import answers, metrics
-from steelyard.tasks._shared import judged as _judged
-from steelyard.tasks._shared import official, questions
+from steelyard.tasks._shared import judged, official, questions
 
 FILE = "HallusionBench.json"
 CATEGORIES = ("VD", "VS")
-"""Questions that depend on the figure, and those that it supplements."""
+"""Questions that depend on the figure, and questions that it supplements."""
 COLUMNS = (
     "category",
     "subcategory",
@@ -37,12 +35,12 @@ COLUMNS = (
     "gt_answer",
     "filename",
 )
-"""Of the official file, in its order."""
+"""Columns of the official file, in its order."""
 LABELS = {"0": "no", "1": "yes"}
 IMAGE_FOLDERS = ("hallusion_bench", ".", "images")
-"""Where the paths of figures begin, first found first taken."""
+"""Parent folders of the figures' paths, searched in this order."""
 ORIGINAL = "0"
-"""Figure of the original, or of none: the others are edited versions."""
+"""Id of the original figure, or of none: the others are edited versions."""
 CORRECT, UNCLEAR = "correct", "unclear"
 VERDICTS = (CORRECT, "incorrect", UNCLEAR)
 UNCERTAIN = re.compile(
@@ -50,13 +48,11 @@ UNCERTAIN = re.compile(
     r"|impossible to|(?:do not|don't) know"
     r"|(?:can ?not|can't|unable to) (?:be )?(?:tell|say|know|determine|answer|confirm|verify))"
 )
-"""What says that the answer is not known."""
-
-Row = Mapping[str, Any]
+"""Phrases of an answer that one does not know."""
 
 
 def load(root: Path, *, max_bad: float = 0.01, verdicts: str = "") -> Corpus:
-    """Read ``HallusionBench.json``; figures lie where its ``filename`` says.
+    """Read ``HallusionBench.json``; its ``filename`` is the path of a figure.
 
     Ids are ``category/subcategory/set/figure/question``. ``verdicts`` names a file of a judge's
     verdicts, lines of ``{"id": ..., "answer": ..., "verdict": correct | incorrect | unclear}``.
@@ -64,24 +60,27 @@ def load(root: Path, *, max_bad: float = 0.01, verdicts: str = "") -> Corpus:
     Raises:
         UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
-    judged = _judged.read(verdicts, "verdict", VERDICTS)
+    judge_verdicts = judged.read(verdicts, "verdict", VERDICTS)
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        return [_example(folder, where, row, split, judged) for where, row in _rows(folder)]
+        paths = questions.files(folder, FILE)
+        if not paths:
+            raise UserError(f"No {FILE} in {folder}: check the data folder and its layout.")
+        rows = questions.listed(paths[0])
+        return [_example(folder, where, row, split, judge_verdicts) for where, row in rows]
 
-    notes = {"scored by": "verdicts" if judged is not None else "words"}
-    return questions.corpus("hallusionbench", root, read, notes=notes, max_bad=max_bad, whole=True)
-
-
-def _rows(root: Path) -> Iterator[tuple[str, Row]]:
-    found = questions.files(root, FILE)
-    if not found:
-        raise UserError(f"No {FILE} in {root}: check the data folder and its layout.")
-    yield from questions.listed(found[0])
+    notes = {"scored by": "verdicts" if judge_verdicts is not None else "words"}
+    return questions.corpus(
+        "hallusionbench", root, read, notes=notes, max_bad=max_bad, by_cluster=True
+    )
 
 
 def _example(
-    root: Path, where: str, row: Row, split: str, judged: _judged.Verdicts | None
+    root: Path,
+    where: str,
+    row: questions.JsonRow,
+    split: str,
+    verdicts: judged.Verdicts | None,
 ) -> Example:
     keys = ("category", "subcategory", "set_id", "figure_id", "question_id")
     category, subcategory, group, figure, question = (
@@ -103,12 +102,12 @@ def _example(
         choices=("yes", "no"),
         subset=f"{category}: {subcategory}",
         cluster=cluster,
-        facts={"figure": (figure,), "question": (question,), **_judged.facts(judged, id_)},
+        facts={"figure": (figure,), "question": (question,), **judged.facts(verdicts, id_)},
     )
 
 
-def _figure(where: str, root: Path, row: Row) -> Path | None:
-    """Path of the figure; None for a question that has none."""
+def _figure(where: str, root: Path, row: questions.JsonRow) -> Path | None:
+    """Return the path of the figure; None for a question without one."""
     if row.get("filename") is None:
         if str(row.get("visual_input")) != "0":
             raise UserError(f"{where}: no 'filename' of the figure.")
@@ -118,63 +117,54 @@ def _figure(where: str, root: Path, row: Row) -> Path | None:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row."""
-    return questions.prompt(doc)
-
-
-def doc_to_target(doc: metrics.Question) -> str:
-    """Right answer of a row."""
-    return questions.first_answer(doc)
-
-
-def said(answer: str) -> str | None:
-    """``yes``, ``no``, or None for an answer that says neither or that one does not know."""
+def label_of(answer: str) -> str | None:
+    """Read ``yes`` or ``no``; None for neither, and for an answer that one does not know."""
     unknown = UNCERTAIN.search(answer.lower()) is not None
     return answers.opening(answer) or (None if unknown else answers.yes_or_no(answer))
 
 
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
     """Score one answer; groups are a figure's questions and a question's figures."""
-    given, cluster = said(results[0]), doc["cluster"]
+    label, cluster = label_of(results[0]), doc["cluster"]
     (figure,), (question,) = doc["facts"]["figure"], doc["facts"]["question"]
     right = float(_right(doc, results[0]))
-    shares: metrics.Shares = {
+    scores: metrics.AnswerScores = {
         "aAcc": (right, 1),
         "qAcc": (f"{cluster}/{question}", right),
-        "yes_rate": (given == "yes", 1),
-        "unparsed": (given is None, 1),
-        "item": metrics.answered(doc, results[0]),
+        "yes_rate": (label == "yes", 1),
+        "unparsed": (label is None, 1),
+        "item": metrics.answer_item(doc, results[0]),
     }
     if not _without_figure(doc):
-        shares["fAcc"] = (f"{cluster}/{figure}", right)
+        scores["fAcc"] = (f"{cluster}/{figure}", right)
     if figure == ORIGINAL:
-        return {**shares, "easy": (right, 1)}
-    return {**shares, "hard": (f"{cluster}/{question}", right)}
+        return {**scores, "easy": (right, 1)}
+    return {**scores, "hard": (f"{cluster}/{question}", right)}
 
 
-def _without_figure(doc: metrics.Question) -> bool:
+def _without_figure(doc: metrics.QuestionDoc) -> bool:
     return doc["cluster"].startswith("VS/") and doc["facts"]["figure"] == (ORIGINAL,)
 
 
-def _right(doc: metrics.Question, answer: str) -> bool:
-    verdict = _judged.of(doc, answer)
+def _right(doc: metrics.QuestionDoc, answer: str) -> bool:
+    verdict = judged.verdict_on(doc, answer)
     if verdict is not None:
         return verdict == CORRECT or (verdict == UNCLEAR and _without_figure(doc))
-    given = said(answer)
-    unknown = given is None and UNCERTAIN.search(answer.lower()) is not None
-    return given == doc["answers"][0] or (unknown and _without_figure(doc))
+    label = label_of(answer)
+    unknown = label is None and UNCERTAIN.search(answer.lower()) is not None
+    return label == doc["answers"][0] or (unknown and _without_figure(doc))
 
 
-def write_official(rows: Iterator[Row], folder: Path) -> None:
+def write_official(rows: Iterator[questions.JsonRow], folder: Path) -> None:
     """Write rows of a hub copy as ``HallusionBench.json`` and the figures.
 
-    Figures are in a column of split ``image``; questions of the other split have none.
+    Only split ``image`` has a column of figures; questions of the other split have none.
     """
-    kept = []
+    questions_of_copy = []
     for row in rows:
-        kept.append({name: official.column(row, name) for name in COLUMNS})
-        if name := kept[-1]["filename"]:
-            picture = official.column(row, "image")
-            official.write_image(picture, folder / IMAGE_FOLDERS[0], str(Path(name)))
-    official.write_json(folder / FILE, kept)
+        content = {name: official.column(row, name) for name in COLUMNS}
+        questions_of_copy.append(content)
+        if name := content["filename"]:
+            image = official.column(row, "image")
+            official.write_image(image, folder / IMAGE_FOLDERS[0], str(Path(name)))
+    official.write_json(folder / FILE, questions_of_copy)

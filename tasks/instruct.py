@@ -1,4 +1,4 @@
-"""The training pool of the generative track: questions and captions, scored by exact match."""
+"""Training pool of the generative track: questions and captions, scored by exact match."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import questions
 
 CAPTION = "caption"
-"""Kind of a row whose question is the whole instruction and whose answer is a sentence."""
+"""Kind of a row whose question is an instruction and whose answer is a sentence."""
 PLAIN = "question"
-"""Kind of a row that names none."""
+"""Kind of a row without ``kind``."""
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
-    """Read ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``, where there is one.
+    """Read ``train.jsonl``, ``val.jsonl`` and, if it exists, ``test.jsonl``.
 
     Rows have id, image (null for none), question, answer, and may have choices and kind.
 
@@ -39,36 +39,31 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
 def _examples(root: Path, path: Path) -> Iterator[Example]:
     for where, row in read_json_lines(path):
-        asked = questions.field(where, row, "question")
+        question = questions.field(where, row, "question")
         kind = questions.field(where, row, "kind") if row.get("kind") else PLAIN
         caption = kind == CAPTION
-        image, name = questions.pictures(where, root, row)
+        image, name = questions.image_of(where, root, row)
         yield Example(
             questions.field(where, row, "id"),
             image,
-            None if caption else asked,
+            None if caption else question,
             (),
             answers=(questions.field(where, row, "answer"),),
             choices=questions.strings(where, row, "choices"),
             subset=kind,
             cluster=name,
-            # An instruction alone: there is no evidence in it that a corruption could take away.
-            facts={"instruction": (asked,)} if caption else {},
+            # Only an instruction: it has no text that a corruption could change.
+            facts={"instruction": (question,)} if caption else {},
         )
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row: a caption's instruction as it is, any other question with the usual one."""
+def doc_to_text(doc: metrics.QuestionDoc) -> str:
+    """Return a caption's instruction, or a question with the instruction for short answers."""
     return doc["facts"].get("instruction", (questions.prompt(doc),))[0]
 
 
-def doc_to_target(doc: metrics.Question) -> str:
-    """Right answer of a row."""
-    return questions.first_answer(doc)
-
-
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """Score one answer; captions have no share, for no two people write the same one."""
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Score one answer; captions do not count, for no two people write the same one."""
     counted = doc["subset"] != CAPTION
     right = answers.exact(results[0], doc["answers"]) if counted else 0
-    return {"accuracy": (right, counted), "item": metrics.answered(doc, results[0])}
+    return {"accuracy": (right, counted), "item": metrics.answer_item(doc, results[0])}

@@ -1,31 +1,32 @@
-"""From a model's answer to per-item values, and from per-item values to one number."""
+"""Metrics of tasks: from a model's answer to values of one item, and from those to one number.
 
-import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-from steelyard.harness.core.errors import UserError
-
-if TYPE_CHECKING:
-    pass
+scores = [task.process_results(doc, [answer]) for doc, answer in zip(docs, answers)]
+ratio([score["accuracy"] for score in scores])     # numerators by denominators
+auroc([(1, 0.9), (0, 0.2)])                        # (target, probability of class 1)
+"""
 
 import json
-from collections import Counter
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
+
+from steelyard.harness.core.errors import UserError
+from steelyard.tasks.weighted_metrics import METRICS, Bools, Floats, Items
 
 SUM_TOLERANCE = 1e-3
-"""How far class probabilities may be from 1 together: they arrive rounded."""
+"""Largest difference from 1 of summed class probabilities, which arrive rounded."""
+
+NO_NAMES, NO_SCORES = np.empty(0, np.str_), np.empty(0)
 
 LabelSets = Sequence[tuple[Sequence[int], Sequence[int]]]
 """Per item: 0/1 target and 0/1 prediction of each class, [C] and [C]."""
 
 
-class Doc(TypedDict):
-    """One row of a task, as lmms-eval carries it."""
+class ClassDoc(TypedDict):
+    """Document of a classification task, as lmms-eval passes it around."""
 
     id: str
     image: str | None
@@ -36,8 +37,8 @@ class Doc(TypedDict):
     split: str
 
 
-class Question(TypedDict):
-    """One row of a task that is answered in words."""
+class QuestionDoc(TypedDict):
+    """Document of a task that is answered in words."""
 
     id: str
     image: str | None
@@ -54,8 +55,11 @@ class Question(TypedDict):
     split: str
 
 
-class Item(TypedDict):
-    """What is kept of one scored item."""
+TaskDoc = ClassDoc | QuestionDoc
+
+
+class ClassItem(TypedDict):
+    """Scored item of a classification task, as records keep it."""
 
     id: str
     cluster: str
@@ -65,35 +69,35 @@ class Item(TypedDict):
     predicted: list[int]
     """Class indices."""
     score: float
-    """The item's own score: 0 or 1, or its F1 when multi-label."""
+    """Score of this item: 0 or 1, or its F1 when multi-label."""
     confidence: float
     """Largest class probability; the probability of class 1 where that class is ranked."""
 
 
-class Answered(TypedDict):
-    """What is kept of one item answered in words."""
+class AnswerItem(TypedDict):
+    """Scored item that was answered in words, as records keep it."""
 
     id: str
     cluster: str
     """Items of one cluster are not independent: they are resampled together."""
     subset: str
-    """Part of the task that is also scored apart."""
+    """Part of the task that is also scored separately."""
     answer: str
-    """As the model gave it."""
+    """Text of the model, unchanged."""
 
 
-Part = tuple[float, float]
-"""One item's share of a metric's numerator and denominator; (0, 0) where it has none."""
-Member = tuple[str, float]
-"""The group an item belongs to, and whether it is right: 1 or 0. Groups lie within clusters."""
-Paired = tuple[str, str, float]
-"""A category, the pair of items in it that the item belongs to, whether it is right: 1 or 0."""
-Term = tuple[bool, float, float]
-"""Which of a contrast's two ratios an item has part in, the good one or the bad, and its share."""
-Shares = dict[str, Part | Member | Paired | Term | Answered]
-"""One item's share of each metric that it has part in, and ``item``."""
-Result = dict[str, float | tuple[int, float] | tuple[list[int], list[int]] | Item]
-"""One item's value for each metric's aggregation, and ``item``."""
+Fraction = tuple[float, float]
+"""Numerator and denominator that one item adds to a metric; (0, 0) where it is not counted."""
+GroupMember = tuple[str, float]
+"""Group of an item, and 1 if the item is right, else 0. Groups are parts of clusters."""
+PairItem = tuple[str, str, float]
+"""Category of an item, its pair within the category, and 1 if the item is right, else 0."""
+ContrastTerm = tuple[bool, float, float]
+"""True if the item counts for a contrast's good ratio, False for the bad one; then its fraction."""
+AnswerScores = dict[str, Fraction | GroupMember | PairItem | ContrastTerm | AnswerItem]
+"""Value of one item for each metric that counts it, and ``item``."""
+ClassScores = dict[str, float | tuple[int, float] | tuple[list[int], list[int]] | ClassItem]
+"""Value of one item for each metric's aggregation, and ``item``."""
 
 
 def probabilities(answer: str, classes: int, *, multi_label: bool) -> list[float]:
@@ -113,75 +117,108 @@ def probabilities(answer: str, classes: int, *, multi_label: bool) -> list[float
     return [float(value) for value in values]
 
 
+def class_scores(
+    doc: ClassDoc,
+    metrics: Sequence[str],
+    predicted: list[int],
+    confidence: float,
+    cluster: str = "",
+) -> ClassScores:
+    """Score predicted class indices by ``metrics``: accuracy or a kind of F1.
+
+    Without a ``cluster`` the item is independent of all others.
+    """
+    # With one label and one prediction F1 is 0 or 1: accuracy.
+    score = item_f1(doc["labels"], predicted)
+    count = len(doc["classes"])
+    sets = indicator(doc["labels"], count), indicator(predicted, count)
+    item = ClassItem(
+        id=doc["id"],
+        cluster=cluster or doc["id"],
+        target=doc["labels"],
+        predicted=predicted,
+        score=score,
+        confidence=confidence,
+    )
+    by_item = ("accuracy", "samples_f1")
+    return {**{name: score if name in by_item else sets for name in metrics}, "item": item}
+
+
+def answer_item(doc: QuestionDoc, answer: str) -> AnswerItem:
+    """Build the record of one answer; an item without a cluster is a cluster of one."""
+    cluster = doc["cluster"] or doc["id"]
+    return AnswerItem(id=doc["id"], cluster=cluster, subset=doc["subset"], answer=answer)
+
+
 def indicator(labels: Sequence[int], classes: int) -> list[int]:
-    """Class indices as a 0/1 list: [C]."""
+    """Return class indices as a 0/1 list: [C]."""
     return [int(index in labels) for index in range(classes)]
 
 
 def item_f1(target: Sequence[int], predicted: Sequence[int]) -> float:
-    """F1 of one item's predicted class indices; 0 when both are empty."""
+    """Return F1 of one item's predicted class indices; 0 when both are empty."""
     size = len(target) + len(predicted)
     return 2 * len(set(target) & set(predicted)) / size if size else 0.0
 
 
 def mean(values: Sequence[float]) -> float:
-    """Mean of per-item scores: accuracy from 0 and 1, samples-F1 from each item's F1."""
+    """Average scores of items: accuracy from 0 and 1, samples-F1 from each item's F1."""
     return float(np.mean(values))
 
 
-def ratio(parts: Sequence[Part]) -> float:
-    """Sum of the numerators by the sum of the denominators.
+def ratio(fractions: Sequence[Fraction]) -> float:
+    """Divide the sum of the numerators by the sum of the denominators.
 
     0 where the denominators sum to 0, as scikit-learn's ``zero_division=0``: a precision without
     a yes answer is 0, and so is a metric over a part of the task that has no item for it.
     """
-    bottom = sum(part[1] for part in parts)
-    return float(sum(part[0] for part in parts) / bottom) if bottom else 0.0
+    bottom = sum(fraction[1] for fraction in fractions)
+    return float(sum(fraction[0] for fraction in fractions) / bottom) if bottom else 0.0
 
 
-def whole_groups(members: Sequence[Member]) -> float:
-    """Share of groups in which every item is right: both questions about an image, all of a set."""
-    return ratio(group_parts(members))
+def group_accuracy(members: Sequence[GroupMember]) -> float:
+    """Return the fraction of groups with every item right, such as all questions of an image."""
+    return ratio(group_fractions(members))
 
 
-def group_parts(members: Sequence[Member]) -> list[Part]:
-    """Each group's outcome as the share of its first item, so that groups are sums over items."""
+def group_fractions(members: Sequence[GroupMember]) -> list[Fraction]:
+    """Give each group's outcome to its first item, so that a group metric is a sum over items."""
     right: dict[str, float] = {}
     for group, correct in members:
         right[group] = min(right.get(group, 1.0), correct)
-    seen: set[str] = set()
-    parts: list[Part] = []
+    counted: set[str] = set()
+    fractions: list[Fraction] = []
     for group, _ in members:
-        parts.append((0.0, 0.0) if group in seen else (right[group], 1.0))
-        seen.add(group)
-    return parts
+        fractions.append((0.0, 0.0) if group in counted else (right[group], 1.0))
+        counted.add(group)
+    return fractions
 
 
-def mean_points(items: Sequence[Paired]) -> float:
-    """Mean over categories of half the sum of accuracy and share of pairs with both items right."""
-    return ratio(mean_point_parts(items))
+def mean_points(items: Sequence[PairItem]) -> float:
+    """Average over categories: half of accuracy plus the fraction of pairs that are both right."""
+    return ratio(mean_point_fractions(items))
 
 
-def total_points(items: Sequence[Paired]) -> float:
+def total_points(items: Sequence[PairItem]) -> float:
     """Sum over categories of both in percent, as MME counts: at most 200 points a category."""
-    return ratio(total_point_parts(items))
+    return ratio(total_point_fractions(items))
 
 
-def mean_point_parts(items: Sequence[Paired]) -> list[Part]:
-    """Each item's share of ``mean_points``; every category weighs the same."""
+def mean_point_fractions(items: Sequence[PairItem]) -> list[Fraction]:
+    """Split ``mean_points`` over items; every category has equal weight."""
     return [(points / 2, weight) for points, weight in _points(items)]
 
 
-def total_point_parts(items: Sequence[Paired]) -> list[Part]:
-    """Each item's share of ``total_points``; the bottoms sum to 1."""
+def total_point_fractions(items: Sequence[PairItem]) -> list[Fraction]:
+    """Split ``total_points`` over items; the denominators sum to 1."""
     categories = len({category for category, _, _ in items})
     return [(100 * points, weight / categories) for points, weight in _points(items)]
 
 
-def _points(items: Sequence[Paired]) -> list[Part]:
-    """Each item's share of its category's accuracy plus accuracy of pairs, and of the category."""
+def _points(items: Sequence[PairItem]) -> list[Fraction]:
+    """Split each category's accuracy plus accuracy of pairs over its items."""
     size = Counter(category for category, _, _ in items)
-    pairs = group_parts([(f"{category}/{pair}", right) for category, pair, right in items])
+    pairs = group_fractions([(f"{category}/{pair}", right) for category, pair, right in items])
     count = Counter[str]()
     for (category, _, _), (_, first) in zip(items, pairs, strict=True):
         count[category] += int(first)
@@ -191,113 +228,97 @@ def _points(items: Sequence[Paired]) -> list[Part]:
     ]
 
 
-def contrast(terms: Sequence[Term]) -> float:
-    """Half of a good ratio and of what a bad one leaves, (good + 1 - bad) / 2, as AMBER's score.
+def contrast(terms: Sequence[ContrastTerm]) -> float:
+    """Return (good ratio + 1 - bad ratio) / 2, as AMBER's score.
 
     Raises:
-        UserError: the items have part in only one of the two.
+        UserError: one of the two ratios has no item.
     """
-    return ratio(contrast_parts(terms))
+    return ratio(contrast_fractions(terms))
 
 
-def contrast_parts(terms: Sequence[Term]) -> list[Part]:
-    """Shares over one whose mean is the contrast, and whose spread is its own to first order.
+def contrast_fractions(terms: Sequence[ContrastTerm]) -> list[Fraction]:
+    """Split the contrast over items so that their spread is its standard error to first order.
 
-    An item's share is the contrast plus what the item adds to it by the delta method.
+    An item's numerator is the contrast plus what the item adds to it by the delta method.
     """
-    sides = {side: [term[1:] for term in terms if term[0] == side] for side in (True, False)}
-    if not all(sides.values()):
+    fractions = {good: [term[1:] for term in terms if term[0] == good] for good in (True, False)}
+    if not all(fractions.values()):
         raise UserError("A score of captions and of questions needs items of both: score more.")
-    centres = {side: ratio(parts) for side, parts in sides.items()}
-    whole = {side: sum(bottom for _, bottom in parts) or 1.0 for side, parts in sides.items()}
-    value = (centres[True] + 1 - centres[False]) / 2
-    scale = {True: len(terms) / 2 / whole[True], False: -len(terms) / 2 / whole[False]}
+    ratios = {good: ratio(values) for good, values in fractions.items()}
+    totals = {good: sum(bottom for _, bottom in fractions[good]) or 1.0 for good in fractions}
+    value = (ratios[True] + 1 - ratios[False]) / 2
+    scale = {True: len(terms) / 2 / totals[True], False: -len(terms) / 2 / totals[False]}
     return [
-        (value + scale[side] * (top - centres[side] * bottom), 1.0) for side, top, bottom in terms
+        (value + scale[good] * (top - ratios[good] * bottom), 1.0) for good, top, bottom in terms
     ]
 
 
-POOLS: dict[Callable[..., float], Callable[..., list[Part]]] = {
-    whole_groups: group_parts,
-    contrast: contrast_parts,
-    mean_points: mean_point_parts,
-    total_points: total_point_parts,
+POOLS: dict[Callable[..., float], Callable[..., list[Fraction]]] = {
+    group_accuracy: group_fractions,
+    contrast: contrast_fractions,
+    mean_points: mean_point_fractions,
+    total_points: total_point_fractions,
 }
-"""Aggregations that look at several items at once, and how they become one share an item."""
-
-
-def answered(doc: Question, answer: str) -> Answered:
-    """What is kept of one answer; an item without a cluster of its own stands alone."""
-    cluster = doc["cluster"] or doc["id"]
-    return Answered(id=doc["id"], cluster=cluster, subset=doc["subset"], answer=answer)
+"""Aggregations over several items at once, and how to split each into one fraction an item."""
 
 
 def auroc(values: Sequence[tuple[int, float]]) -> float:
-    """Area under the ROC curve of (0/1 target, score) pairs; tied scores count half."""
-    targets, scores = np.array([t for t, _ in values], bool), np.array([s for _, s in values])
-    positives, negatives = int(targets.sum()), int((~targets).sum())
+    """Return the area under the ROC curve of (0/1 target, score) pairs; ties count half.
+
+    Raises:
+        UserError: all items are of one class.
+    """
+    target = np.array([target for target, _ in values], bool)
+    positives, negatives = int(target.sum()), int((~target).sum())
     if not positives or not negatives:
         raise UserError(
             f"AUROC needs items of both classes, got {positives} positive and {negatives} "
             "negative: score more items."
         )
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = float(mean_rank[place][targets].sum())
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+    classes = np.stack([~target, target], axis=1)
+    return _unweighted("auroc", classes, classes, np.array([score for _, score in values], float))
 
 
 def macro_f1(values: LabelSets) -> float:
-    """Mean over classes of F1; a class neither present nor predicted counts as 0."""
-    return float(_class_f1(*_arrays(values)).mean())
+    """Average F1 over classes; a class neither present nor predicted counts as 0."""
+    return _unweighted("macro_f1", *np.array(values, bool).swapaxes(0, 1))
 
 
 def weighted_f1(values: LabelSets) -> float:
-    """Mean over classes of F1, weighted by how often each is present; 0 when none ever is."""
-    target, predicted = _arrays(values)
-    support = target.sum(axis=0)
-    return float(_ratio((_class_f1(target, predicted) * support).sum(), support.sum()))
+    """Average F1 over classes, weighted by how often each is present; 0 when none ever is."""
+    return _unweighted("weighted_f1", *np.array(values, bool).swapaxes(0, 1))
 
 
 def micro_f1(values: LabelSets) -> float:
-    """F1 over all item-class decisions together."""
-    target, predicted = _arrays(values)
-    return float(_ratio(2 * (target & predicted).sum(), target.sum() + predicted.sum()))
+    """Return F1 over all item-class decisions together."""
+    return _unweighted("micro_f1", *np.array(values, bool).swapaxes(0, 1))
 
 
-def _arrays(values: LabelSets) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    both = np.array(values, bool)
-    return both[:, 0], both[:, 1]
+def _unweighted(
+    metric: str, target: Bools, predicted: Bools, confidence: Floats = NO_SCORES
+) -> float:
+    """Return a metric of ``METRICS`` over items [n, C] that are counted once each."""
+    items = Items(NO_NAMES, NO_NAMES, target, predicted, NO_SCORES, confidence)
+    return float(METRICS[metric]([items], np.ones((1, len(target))))[0, 0])
 
 
-def _class_f1(target: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> NDArray[np.float64]:
-    hits = (target & predicted).sum(axis=0)
-    return _ratio(2 * hits, target.sum(axis=0) + predicted.sum(axis=0))
+def ratio_stderr(fractions: Sequence[Fraction], clusters: Sequence[str]) -> float | None:
+    """Return the standard error of sum(top) / sum(bottom) when clusters are drawn: delta method.
 
-
-def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Element-wise ``top / bottom``, 0 where ``bottom`` is 0."""
-    ratio: NDArray[np.float64] = np.zeros(np.shape(bottom))
-    np.divide(top, bottom, out=ratio, where=bottom != 0)
-    return ratio
-
-
-def ratio_stderr(parts: Sequence[tuple[float, float]], clusters: Sequence[str]) -> float | None:
-    """Standard error of sum(top) / sum(bottom) by the delta method when whole clusters are drawn.
-
-    None for fewer than two clusters, or where the bottoms sum to zero.
+    None for fewer than two clusters, or where the denominators sum to zero.
     """
-    whole = sum(bottom for _, bottom in parts)
-    if not whole:
+    total = sum(bottom for _, bottom in fractions)
+    if not total:
         return None
-    centre = ratio(parts)
-    scale = len(parts) / whole
-    residuals = [scale * (top - centre * bottom) for top, bottom in parts]
+    centre = ratio(fractions)
+    scale = len(fractions) / total
+    residuals = [scale * (top - centre * bottom) for top, bottom in fractions]
     return clustered_stderr(residuals, clusters)
 
 
 def clustered_stderr(values: Sequence[float], clusters: Sequence[str]) -> float | None:
-    """Standard error of the mean of ``values`` when whole clusters are drawn, or None for one.
+    """Return the standard error of the mean when clusters are drawn; None for fewer than two.
 
     With one item a cluster it is the usual s / sqrt(n).
     """

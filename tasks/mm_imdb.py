@@ -1,4 +1,4 @@
-"""MM-IMDb: the genres of a film, from its poster and its plot."""
+"""MM-IMDb: the genres of a film with its poster and its plot."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.data.reading import build_corpus, find_file, read_json
 from steelyard.tasks import metrics
-from steelyard.tasks._shared import official as _official
+from steelyard.tasks._shared import official
 
 # fmt: off
 GENRES = (
@@ -22,14 +22,15 @@ GENRES = (
 """The official label set, most frequent first."""
 THRESHOLD = 0.5
 FOLDERS = ("dataset", "images", "labels", "annotations", ".")
-"""Where ``<id>.json`` and ``<id>.jpeg`` may lie, first found first taken."""
+"""Folders of ``<id>.json`` and ``<id>.jpeg``, searched in this order."""
 SPLITS = {"train": "train", "val": "dev", "test": "test"}
+METRICS = ("macro_f1", "micro_f1", "weighted_f1", "samples_f1")
 PLOTS = ("longest", "first", "all")
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """What is used of one annotation file."""
+    """Film as one annotation file describes it."""
 
     id: str
     image: Path
@@ -40,10 +41,10 @@ class Film:
 def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
     """Read ``split.json`` and each film's ``<id>.json`` and ``<id>.jpeg``.
 
-    ``plot`` takes the ``longest`` or the ``first`` plot of a film, or ``all``: one row a plot with
+    ``plot`` takes the ``longest`` or the ``first`` plot of a film, or ``all``: one item a plot with
     id ``<film>#<k>``, in every split. Classes are the official genres that occur in train; other
-    genres are ignored and counted in the notes. A film left without any keeps its row with no
-    label: every genre is then a true negative. The official splits hold no such film.
+    genres are ignored and counted in the notes. A film without any of them has no label: every
+    genre is then a true negative. The official splits have no such film.
 
     Raises:
         UserError: files are missing or malformed, or what ``build_corpus`` checks.
@@ -54,16 +55,16 @@ def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
     annotations, images = _index(root, ".json"), _index(root, ".jpeg", ".jpg", ".png")
     films: dict[str, list[Film]] = {split: [] for split in SPLITS}
     skipped: list[Skipped] = []
-    for split, official in SPLITS.items():
-        for id in ids[official]:
+    for split, official_split in SPLITS.items():
+        for id in ids[official_split]:
             image = images.get(id, root / FOLDERS[0] / f"{id}.jpeg")
             film = _film(id, image, annotations[id]) if id in annotations else None
             if film is None:
                 skipped.append(Skipped(id, split, "no annotation with genres"))
             else:
                 films[split].append(film)
-    seen = {genre for film in films["train"] for genre in film.genres}
-    classes = tuple(genre for genre in GENRES if genre in seen)
+    in_train = {genre for film in films["train"] for genre in film.genres}
+    classes = tuple(genre for genre in GENRES if genre in in_train)
     return build_corpus(
         "mm_imdb",
         root,
@@ -89,7 +90,7 @@ def _split_ids(path: Path) -> dict[str, list[str]]:
 
 
 def _index(root: Path, *suffixes: str) -> dict[str, Path]:
-    """Files by stem, first suffix first; one listing a folder is faster than asking for each."""
+    """Map files by stem, first suffix first; listing folders is faster than testing each path."""
     files: dict[str, Path] = {}
     for suffix in suffixes:
         for folder in FOLDERS:
@@ -99,9 +100,9 @@ def _index(root: Path, *suffixes: str) -> dict[str, Path]:
 
 
 def _film(id: str, image: Path, annotation: Path) -> Film | None:
-    """The film, or None where its annotation has no genres; a plot may be absent.
+    """Read a film; None if its annotation has no genres. A plot may be absent.
 
-    The ``plot outline`` that some films have beside their plots is taken where there are none.
+    The ``plot outline`` of some films is used only if they have no plot.
     """
     content = read_json(annotation)
     if not isinstance(content, dict):
@@ -112,11 +113,11 @@ def _film(id: str, image: Path, annotation: Path) -> Film | None:
             raise UserError(f"{annotation}: '{key}' must be a list of strings.")
     if not content["genres"]:
         return None
-    told = [text for text in content["plot"] if text.strip()]
+    plots = [text for text in content["plot"] if text.strip()]
     outline = content.get("plot outline")
-    if not told and isinstance(outline, str) and outline.strip():
-        told = [outline]
-    return Film(id, image, tuple(content["genres"]), tuple(told))
+    if not plots and isinstance(outline, str) and outline.strip():
+        plots = [outline]
+    return Film(id, image, tuple(content["genres"]), tuple(plots))
 
 
 def _examples(film: Film, classes: Sequence[str], plot: str) -> Iterator[Example]:
@@ -137,89 +138,68 @@ def _ignored(films: dict[str, list[Film]], classes: Sequence[str]) -> str:
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write a copy with columns image, genres, plot and perhaps an id as the published tree.
+    """Write a copy with columns image, genres, plot and perhaps an id in the official layout.
 
-    Genres are names, in a list or parted by commas, or 23 numbers 0 and 1 in the official order.
-    Films without an id are numbered through.
+    Genres are names, in a list or separated by commas, or 23 numbers 0 and 1 in official order.
+    Films without an id get numbers.
     """
     names = {"validation": "dev", "val": "dev"}
     ids: dict[str, list[str]] = {split: [] for split in SPLITS.values()}
     for number, row in enumerate(rows, start=1):
-        split = names.get(row[_official.SPLIT], str(row[_official.SPLIT]))
+        split = names.get(row[official.SPLIT], str(row[official.SPLIT]))
         if split not in ids:
             raise UserError(f"The copy has a split {split!r}, allowed are {', '.join(ids)}.")
-        given = next((row[key] for key in ("id", "imdb_id", "image_id") if key in row), number)
-        id = f"{given:07}" if isinstance(given, int) else str(given)
-        plots = _official.column(row, "plot", "plots", "text")
+        name = next((row[key] for key in ("id", "imdb_id", "image_id") if key in row), number)
+        id = f"{name:07}" if isinstance(name, int) else str(name)
+        plots = official.column(row, "plot", "plots", "text")
         content = {
             "title": str(row.get("title") or id),
-            "genres": _genres(_official.column(row, "genres", "genre", "label", "labels")),
+            "genres": _genres(official.column(row, "genres", "genre", "label", "labels")),
             "plot": [plots] if isinstance(plots, str) else [str(plot) for plot in plots or ()],
         }
-        _official.write_image(_official.column(row, "image"), folder / FOLDERS[0], f"{id}.jpeg")
-        _official.write_json(folder / FOLDERS[0] / f"{id}.json", content)
+        official.write_image(official.column(row, "image"), folder / FOLDERS[0], f"{id}.jpeg")
+        official.write_json(folder / FOLDERS[0] / f"{id}.json", content)
         ids[split].append(id)
-    _official.write_json(folder / "split.json", ids)
+    official.write_json(folder / "split.json", ids)
 
 
-def _genres(given: Any) -> list[str]:
-    listed = given.split(",") if isinstance(given, str) else list(given or ())
-    if listed and not any(isinstance(value, str) for value in listed):
+def _genres(value: Any) -> list[str]:
+    listed = value.split(",") if isinstance(value, str) else list(value or ())
+    if listed and not any(isinstance(genre, str) for genre in listed):
         if len(listed) != len(GENRES) or not set(listed) <= {0, 1}:
             raise UserError(
-                f"The copy gives genres as {listed[:5]}...: expected names, or {len(GENRES)} "
+                f"The copy has genres {listed[:5]}...: expected names, or {len(GENRES)} "
                 "numbers 0 and 1."
             )
         return [genre for genre, present in zip(GENRES, listed, strict=True) if present]
-    return [str(value).strip() for value in listed]
+    return [str(genre).strip() for genre in listed]
 
 
 def choices(classes: Sequence[str]) -> list[str]:
-    """Answer strings in class order: the genre names."""
+    """Return answer strings in class order: the genre names."""
     return list(classes)
 
 
-def prompt(text: str | None, classes: Sequence[str]) -> str:
-    """Question with the plot before it, or alone where there is none."""
-    shown = f"Plot: {text}\n" if text else ""
+def doc_to_text(doc: metrics.ClassDoc) -> str:
+    """Ask for the genres, after the plot if there is one."""
+    plot = f"Plot: {doc['text']}\n" if doc["text"] else ""
     return (
-        f"{shown}Which genres does this film belong to? It may have several. "
-        f"Answer with names from this list, separated by commas: {', '.join(choices(classes))}."
+        f"{plot}Which genres does this film belong to? It may have several. Answer with names "
+        f"from this list, separated by commas: {', '.join(choices(doc['classes']))}."
     )
 
 
-def doc_to_text(doc: metrics.Doc) -> str:
-    """Prompt of a row."""
-    return prompt(doc["text"], doc["classes"])
-
-
-def doc_to_target(doc: metrics.Doc) -> str:
-    """Right answer of a row: genres by falling frequency, empty where there is none."""
+def doc_to_target(doc: metrics.ClassDoc) -> str:
+    """Return the genres by falling frequency, empty if there is none."""
     return ", ".join(choices(doc["classes"])[label] for label in doc["labels"])
 
 
-def process_results(doc: metrics.Doc, results: Sequence[str]) -> metrics.Result:
-    """Score one answer, a JSON list of a probability for each genre; ValueError when it is not one.
+def process_results(doc: metrics.ClassDoc, results: Sequence[str]) -> metrics.ClassScores:
+    """Score one answer, a JSON list with a probability per genre; ValueError for anything else.
 
     A genre is predicted from probability 0.5.
     """
-    count = len(doc["classes"])
-    answer = metrics.probabilities(results[0], count, multi_label=True)
+    answer = metrics.probabilities(results[0], len(doc["classes"]), multi_label=True)
     predicted = [index for index, value in enumerate(answer) if value >= THRESHOLD]
-    sets = metrics.indicator(doc["labels"], count), metrics.indicator(predicted, count)
-    score = metrics.item_f1(doc["labels"], predicted)
-    return {
-        "macro_f1": sets,
-        "micro_f1": sets,
-        "weighted_f1": sets,
-        "samples_f1": score,
-        "item": {
-            "id": doc["id"],
-            # All plots of a film, where there is a row for each.
-            "cluster": doc["id"].partition("#")[0],
-            "target": doc["labels"],
-            "predicted": predicted,
-            "score": score,
-            "confidence": max(answer),
-        },
-    }
+    film = doc["id"].partition("#")[0]  # with plot=all several items are of one film
+    return metrics.class_scores(doc, METRICS, predicted, max(answer), cluster=film)

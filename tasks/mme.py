@@ -1,4 +1,4 @@
-"""MME: two questions an image, one to be answered yes and one no, in fourteen categories."""
+"""MME: two questions an image, one with answer yes and one with no, in fourteen categories."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from steelyard.tasks._shared import official
 from steelyard.tasks._shared import questions as _questions
 
 NESTED = ("posters", "celebrity", "scene", "landmark", "artwork")
-"""Categories whose images and questions lie in folders of their own, as published."""
+"""Categories with separate folders of images and questions, as published."""
 PERCEPTION = ("existence", "count", "position", "color", *NESTED, "OCR")
 COGNITION = (
     "commonsense_reasoning",
@@ -24,16 +24,16 @@ HOMES = (".", "MME_Benchmark", "MME_Benchmark_release_version",
          "MME_Benchmark_release_version/MME_Benchmark")  # fmt: skip
 IMAGES, QUESTIONS = "images", "questions_answers_YN"
 INSTRUCTION = "Please answer yes or no."
-"""Ends every question of the files; replaced by the instruction that all short answers have."""
+"""End of every question of the files; replaced by the instruction of all short answers."""
 LABELS = ("yes", "no")
 PAIR = 2
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
-    """Read ``<category>/<name>.txt`` beside its image; lines are a question, a tab, Yes or No.
+    """Read ``<category>/<name>.txt`` next to its image; lines are a question, a tab, Yes or No.
 
-    Images and questions of a category may also lie in ``images`` and ``questions_answers_YN``. An
-    image without its two questions, or questions without their image, are left out as a pair.
+    Images and questions of a category may also be in ``images`` and ``questions_answers_YN``. An
+    image without two questions, or questions without their image, are left out as a pair.
 
     Raises:
         UserError: files are missing or malformed, or what ``build_corpus`` checks.
@@ -42,10 +42,10 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
         home = _home(folder)
         if home is None:
-            some = ", ".join(PERCEPTION[:4])
-            raise UserError(f"No category of MME in {folder}: expected folders such as {some}.")
-        there = [name for name in (*PERCEPTION, *COGNITION) if (home / name).is_dir()]
-        return [row for name in there for row in _category(home / name, skipped, split)]
+            examples = ", ".join(PERCEPTION[:4])
+            raise UserError(f"No category of MME in {folder}: expected folders such as {examples}.")
+        categories = [name for name in (*PERCEPTION, *COGNITION) if (home / name).is_dir()]
+        return [row for name in categories for row in _category(home / name, skipped, split)]
 
     home = _home(root)
     missing = [name for name in (*PERCEPTION, *COGNITION) if home and not (home / name).is_dir()]
@@ -55,13 +55,13 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
         read,
         notes={"categories missing": ", ".join(missing) or "none"},
         max_bad=max_bad,
-        whole=True,
+        by_cluster=True,
         holds=lambda folder: _home(folder) is not None,
     )
 
 
 def _home(root: Path) -> Path | None:
-    """The folder of the categories."""
+    """Find the folder of the categories, or None."""
     if not root.is_dir():
         raise UserError(f"No data folder at {root}: give the folder that holds {PERCEPTION[0]}.")
     homes = (root / name for name in HOMES)
@@ -73,19 +73,19 @@ def _category(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Exam
     questions, images = (
         folder / name if (folder / name).is_dir() else folder for name in (QUESTIONS, IMAGES)
     )
-    shown = {p.stem: p for p in sorted(images.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
+    paths = {p.stem: p for p in sorted(images.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
     texts = {path.stem: path for path in sorted(questions.glob("*.txt"))}
-    for name in sorted(shown.keys() | texts.keys()):
+    for name in sorted(paths.keys() | texts.keys()):
         id = f"{_questions.prefix(split)}{folder.name}/{name}"
         pair = _pair(texts[name]) if name in texts else []
         if len(pair) != PAIR:
-            why = f"{len(pair)} of the two questions about an image"
-            skipped += [Skipped(f"{id}/{number}", split, why) for number in range(1, PAIR + 1)]
+            reason = f"{len(pair)} of the two questions about an image"
+            skipped += [Skipped(f"{id}/{number}", split, reason) for number in range(1, PAIR + 1)]
             continue
         for number, (question, label) in enumerate(pair, start=1):
             yield Example(
                 f"{id}/{number}",
-                shown.get(name, images / f"{name}.jpg"),
+                paths.get(name, images / f"{name}.jpg"),
                 question,
                 (),
                 answers=(label,),
@@ -96,22 +96,22 @@ def _category(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Exam
 
 
 def _pair(path: Path) -> list[tuple[str, str]]:
-    """Questions and labels of a file."""
-    found = []
+    """Read the questions and labels of a file."""
+    pairs = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         question, _, label = (part.strip() for part in line.rpartition("\t"))
         if not question or label.lower() not in LABELS:
             raise UserError(f"{path}:{number}: expected a question, a tab, and Yes or No.")
-        found.append((question.removesuffix(INSTRUCTION).strip(), label.lower()))
-    return found
+        pairs.append((question.removesuffix(INSTRUCTION).strip(), label.lower()))
+    return pairs
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write a hub copy (question_id, image, question, answer, category) as published.
+    """Write a hub copy (question_id, image, question, answer, category) in the official layout.
 
-    The two questions about an image have one ``question_id``, ``<category>/<file>``.
+    Both questions about an image have the same ``question_id``, ``<category>/<file>``.
     """
     for row in rows:
         category, id = (str(official.column(row, name)) for name in ("category", "question_id"))
@@ -120,44 +120,36 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         image = Path(id).name
         if Path(image).suffix.lower() not in IMAGE_SUFFIXES:
             image = f"{image}.png"
-        own = folder / category
-        shown, told = (own / IMAGES, own / QUESTIONS) if category in NESTED else (own, own)
-        official.write_image(official.column(row, "image"), shown, image)
-        told.mkdir(parents=True, exist_ok=True)
+        images = questions = folder / category
+        if category in NESTED:
+            images, questions = images / IMAGES, questions / QUESTIONS
+        official.write_image(official.column(row, "image"), images, image)
+        questions.mkdir(parents=True, exist_ok=True)
         question, answer = (str(official.column(row, name)) for name in ("question", "answer"))
-        with (told / f"{Path(image).stem}.txt").open("a", encoding="utf-8", newline="\n") as file:
+        path = questions / f"{Path(image).stem}.txt"
+        with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(f"{' '.join(question.split())}\t{answer.strip().capitalize()}\n")
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row."""
-    return _questions.prompt(doc)
-
-
-def doc_to_target(doc: metrics.Question) -> str:
-    """Right answer of a row."""
-    return _questions.first_answer(doc)
-
-
 def label_of(answer: str) -> str | None:
-    """``yes`` or ``no`` by the official rule: what the first four letters hold, yes before no."""
-    given = answer.lower().strip().replace(".", "")
-    if len(given) == 1:
-        return {"y": "yes", "n": "no"}.get(given)
-    return next((label for label in LABELS if label in given[:4]), None)
+    """Read ``yes`` or ``no`` from the first four letters, yes before no: the official rule."""
+    start = answer.lower().strip().replace(".", "")
+    if len(start) == 1:
+        return {"y": "yes", "n": "no"}.get(start)
+    return next((label for label in LABELS if label in start[:4]), None)
 
 
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """Score one answer; ``score`` is the share of all points, each category weighing the same."""
-    said, category, pair = label_of(results[0]), doc["subset"], doc["cluster"]
-    right = float(said == doc["answers"][0])
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Score one answer; ``score`` is the fraction of all points, with equal weight per category."""
+    label, category, pair = label_of(results[0]), doc["subset"], doc["cluster"]
+    right = float(label == doc["answers"][0])
     kind = "perception" if category in PERCEPTION else "cognition"
     return {
         "score": (category, pair, right),
         kind: (category, pair, right),
         "accuracy": (right, 1),
         "accuracy_plus": (pair, right),
-        "yes_rate": (said == "yes", 1),
-        "unparsed": (said is None, 1),
-        "item": metrics.answered(doc, results[0]),
+        "yes_rate": (label == "yes", 1),
+        "unparsed": (label is None, 1),
+        "item": metrics.answer_item(doc, results[0]),
     }

@@ -1,22 +1,19 @@
-"""MMHal-Bench: 96 open questions of eight types, whose answers only a judge can rate.
+"""MMHal-Bench: 96 open questions of eight types, which only a judge can rate.
 
 Sun et al., LLaVA-RLHF, arXiv 2309.14525. GPT-4 rates an answer from 0 to 6; the score is the mean
-rating, and below 3 an answer counts as a hallucination. Without a judge nothing here says whether
-an answer is right: then only ``answered`` and ``length`` are reported. Ratings are used where
-``ratings`` names a file of them. With 96 items a rate is known to some ten points at best, so no
-board ranks by this set.
+rating, and below 3 an answer counts as a hallucination. Without a judge only ``answered`` and
+``length`` are reported; the loader's option ``ratings`` names a file of ratings. With 96 items the
+95 % interval of a rate is some ten points wide to either side, so no board ranks by this set.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlparse
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.tasks import metrics
-from steelyard.tasks._shared import judged as _judged
-from steelyard.tasks._shared import official, questions
+from steelyard.tasks._shared import judged, official, questions
 
 FILE = "response_template.json"
 TYPES = (
@@ -29,9 +26,9 @@ TYPES = (
     "holistic",
     "other",
 )
-"""Question types in the order in which the official file repeats them, where it names none.
+"""Question types in the order in which the official file repeats them, if it names none.
 
-The official eval_gpt4.py counts on that order too, question ``i`` being of type ``i % 8``."""
+The official eval_gpt4.py relies on that order too: question ``i`` is of type ``i % 8``."""
 RATINGS = ("0", "1", "2", "3", "4", "5", "6")
 FAITHFUL = 3
 """Least rating of an answer without hallucination, as in the official eval_gpt4.py."""
@@ -45,16 +42,14 @@ COLUMNS = (
     "question",
     "gt_answer",
 )
-"""Of the official file, as far as a copy has them. Named in the features of MMHal-Bench.py, the
+"""Columns of the official file that a copy may have. Source: the features of MMHal-Bench.py, the
 official loading script on the hub, which adds ``image_path`` from the file in test_data.zip."""
 NAMES = ("image_path", "image_src")
-"""Where a row names its picture, by path or address."""
-
-Row = Mapping[str, Any]
+"""Columns with the path or address of the image."""
 
 
 def load(root: Path, *, max_bad: float = 0.01, ratings: str = "") -> Corpus:
-    """Read ``response_template.json``; pictures lie in ``images`` under their original names.
+    """Read ``response_template.json``; images are in ``images`` under their original names.
 
     Ids are positions in the file, from ``0``. ``ratings`` names a file of a judge's ratings, lines
     of ``{"id": ..., "answer": ..., "rating": 0 to 6}``.
@@ -62,71 +57,71 @@ def load(root: Path, *, max_bad: float = 0.01, ratings: str = "") -> Corpus:
     Raises:
         UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
-    judged = _judged.read(ratings, "rating", RATINGS)
+    verdicts = judged.read(ratings, "rating", RATINGS)
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        found = questions.files(folder, FILE)
-        if not found:
+        paths = questions.files(folder, FILE)
+        if not paths:
             raise UserError(f"No {FILE} in {folder}: check the data folder and its layout.")
-        rows = enumerate(questions.listed(found[0]))
-        return [_example(folder, place, *row, split, judged) for place, row in rows]
+        rows = enumerate(questions.listed(paths[0]))
+        return [_example(folder, index, *row, split, verdicts) for index, row in rows]
 
-    notes = {"judge": "ratings" if judged is not None else "none, so no score"}
+    notes = {"judge": "ratings" if verdicts is not None else "none, so no score"}
     return questions.corpus("mmhal", root, read, notes=notes, max_bad=max_bad)
 
 
 def _example(
-    root: Path, place: int, where: str, row: Row, split: str, judged: _judged.Verdicts | None
+    root: Path,
+    index: int,
+    where: str,
+    row: questions.JsonRow,
+    split: str,
+    verdicts: judged.Verdicts | None,
 ) -> Example:
-    id_ = f"{questions.prefix(split)}{place}"
-    name = _picture(where, row)
+    id_ = f"{questions.prefix(split)}{index}"
+    name = _image_name(where, row)
     return Example(
         id_,
         questions.image_path(root, name),
         questions.field(where, row, "question"),
         (),
         answers=(questions.field(where, row, "gt_answer"),),
-        subset=str(row.get("question_type") or TYPES[place % len(TYPES)]),
+        subset=str(row.get("question_type") or TYPES[index % len(TYPES)]),
         cluster=name,
-        facts=_judged.facts(judged, id_),
+        facts=judged.facts(verdicts, id_),
     )
 
 
-def _picture(where: str, row: Row) -> str:
+def _image_name(where: str, row: questions.JsonRow) -> str:
     key = next((key for key in NAMES if row.get(key)), NAMES[-1])
     return PurePosixPath(urlparse(questions.field(where, row, key)).path).name
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row: the question alone, as officially."""
+def doc_to_text(doc: metrics.QuestionDoc) -> str:
+    """Return only the question, as officially."""
     return doc["text"] or ""
 
 
-def doc_to_target(doc: metrics.Question) -> str:
-    """The human answer."""
-    return questions.first_answer(doc)
-
-
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """What can be said of one answer without a judge, and its rating where there is one."""
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Report length of one answer, and its rating if a judge gave one."""
     answer = results[0]
-    shares: metrics.Shares = {
+    scores: metrics.AnswerScores = {
         "answered": (bool(answer.strip()), 1),
         "length": (len(answer.split()), 1),
-        "item": metrics.answered(doc, answer),
+        "item": metrics.answer_item(doc, answer),
     }
-    rating = _judged.of(doc, answer)
+    rating = judged.verdict_on(doc, answer)
     if rating is None:
-        return shares
+        return scores
     points = int(rating)
-    return {**shares, "score": (points, 1), "hallucination": (points < FAITHFUL, 1)}
+    return {**scores, "score": (points, 1), "hallucination": (points < FAITHFUL, 1)}
 
 
-def write_official(rows: Iterator[Row], folder: Path) -> None:
-    """Write rows of a hub copy, in their order, as ``response_template.json`` and pictures."""
-    kept = []
-    for place, row in enumerate(rows):
-        name = _picture(f"row {place + 1} of the copy", row)
+def write_official(rows: Iterator[questions.JsonRow], folder: Path) -> None:
+    """Write rows of a hub copy, in their order, as ``response_template.json`` and images."""
+    entries = []
+    for number, row in enumerate(rows, start=1):
+        name = _image_name(f"row {number} of the copy", row)
         official.write_image(official.column(row, "image"), folder / "images", name)
-        kept.append({key: row[key] for key in row if key in COLUMNS})
-    official.write_json(folder / FILE, kept)
+        entries.append({key: row[key] for key in row if key in COLUMNS})
+    official.write_json(folder / FILE, entries)

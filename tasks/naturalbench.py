@@ -1,4 +1,4 @@
-"""NaturalBench: two questions about two images that have opposite answers on them."""
+"""NaturalBench: two questions about two images, with opposite answers on them."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,15 +19,15 @@ SUFFIXES = {
 """The official instruction by type of question."""
 LABELS = {"yes_no": ("Yes", "No"), "multiple_choice": ("A", "B")}
 OPTIONS = re.compile(r"(?:\s+Options?\s*:?)?\s*\(?\bA\s*[:.)].*\bB\s*[:.)].*", re.DOTALL)
-"""Where the options of a question begin: at a mark of A that a mark of B follows."""
-PLACES = tuple((question, image) for question in (0, 1) for image in (0, 1))
-"""Question and image of a group's four items, in the order of the copy of a row an item."""
+"""Options at the end of a question: a mark of A that a mark of B follows."""
+ITEMS = tuple((question, image) for question in (0, 1) for image in (0, 1))
+"""Question and image of a group's four items, in the order of the hub copy with one item a row."""
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
-    """Read ``naturalbench.jsonl``: columns of the hub's copy, with images as files of ``images``.
+    """Read ``naturalbench.jsonl``: columns of the hub's copy, with images as files in ``images``.
 
-    Columns and instructions are those that the authors' ``naturalbench_vqa.py`` reads. A line is a
+    Columns and instructions are those of the authors' ``naturalbench_vqa.py``. A line is a
     group: Index, Question_Type, Question_0, Question_1, Image_0, Image_1, and the answers
     Image_0_Question_0 to Image_1_Question_1. Subsets are the two types of question.
 
@@ -39,7 +39,7 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
         lines = read_json_lines(find_file(folder, FILE))
         return [item for where, row in lines for item in _group(folder, where, row, split)]
 
-    return questions.corpus("naturalbench", root, read, notes={}, max_bad=max_bad, whole=True)
+    return questions.corpus("naturalbench", root, read, notes={}, max_bad=max_bad, by_cluster=True)
 
 
 def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterator[Example]:
@@ -47,14 +47,16 @@ def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterat
     if kind not in LABELS:
         raise UserError(f"{where}: 'Question_Type' {kind!r}, allowed are {', '.join(LABELS)}.")
     group = f"{questions.prefix(split)}{questions.field(where, row, 'Index')}"
-    for question, image in PLACES:
-        asked = questions.field(where, row, f"Question_{question}")
+    for question, image in ITEMS:
         key = f"Image_{image}_Question_{question}"
         label = str(row.get(key)).strip().capitalize()
         if label not in LABELS[kind]:
             allowed = " or ".join(LABELS[kind])
             raise UserError(f"{where}: '{key}' is {row.get(key)!r}, allowed are {allowed}.")
-        text, options = _parted(asked) if kind == "multiple_choice" else (asked, "")
+        text, options = questions.field(where, row, f"Question_{question}"), ""
+        if kind == "multiple_choice" and (match := OPTIONS.search(text)):
+            # Options are instruction, which no corruption may change.
+            text, options = text[: match.start()], text[match.start() :]
         yield Example(
             f"{group}/q{question}_i{image}",
             questions.image_path(root, questions.field(where, row, f"Image_{image}")),
@@ -68,54 +70,41 @@ def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterat
         )
 
 
-def _parted(question: str) -> tuple[str, str]:
-    """A question and its options, which belong to the instruction."""
-    found = OPTIONS.search(question)
-    place = found.start() if found else len(question)
-    return question[:place], question[place:]
-
-
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write a hub copy as one line a group: BaiqiL/NaturalBench, or its copy of a row an item.
+    """Write a hub copy as one line a group: BaiqiL/NaturalBench, or a copy with one item a row.
 
-    The latter (Index, Image, Question, Answer, Question_Type) numbers its items through, four a
-    group.
+    The latter (Index, Image, Question, Answer, Question_Type) has four successive numbers a group.
     """
     groups: dict[int, dict[str, Any]] = {}
     for row in rows:
         index = int(official.column(row, "Index"))
-        whole = "Question_0" in row
-        number = index if whole else index // len(PLACES)
+        has_group = "Question_0" in row
+        number = index if has_group else index // len(ITEMS)
         group = groups.setdefault(number, {"Index": number})
         group["Question_Type"] = official.column(row, "Question_Type", "Question Type")
-        places = PLACES if whole else (PLACES[index % len(PLACES)],)
-        for question, image in places:
+        items = ITEMS if has_group else (ITEMS[index % len(ITEMS)],)
+        for question, image in items:
             key = f"Image_{image}_Question_{question}"
             group[f"Question_{question}"] = official.column(
-                row, f"Question_{question}" if whole else "Question"
+                row, f"Question_{question}" if has_group else "Question"
             )
-            group[key] = official.column(row, key if whole else "Answer")
+            group[key] = official.column(row, key if has_group else "Answer")
             group[f"Image_{image}"] = name = f"{number}_{image}.jpg"
-            picture = official.column(row, f"Image_{image}" if whole else "Image")
-            official.write_image(picture, folder / "images", name)
+            content = official.column(row, f"Image_{image}" if has_group else "Image")
+            official.write_image(content, folder / "images", name)
     official.write_lines(folder / FILE, groups.values())
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row: its options and the official instruction follow the question."""
-    asked = f"{doc['text'] or ''}{doc['facts']['options'][0]}"
-    return f"{asked} {SUFFIXES[doc['subset']]}".strip()
+def doc_to_text(doc: metrics.QuestionDoc) -> str:
+    """Add the options and the official instruction to the question."""
+    question = f"{doc['text'] or ''}{doc['facts']['options'][0]}"
+    return f"{question} {SUFFIXES[doc['subset']]}".strip()
 
 
-def doc_to_target(doc: metrics.Question) -> str:
-    """Right answer of a row."""
-    return questions.first_answer(doc)
-
-
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """Score one answer by the official rule: the label that comes first in it."""
-    said = answers.first_of(results[0], doc["choices"])
-    right = float(said == doc["answers"][0])
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Score one answer by the official rule: its first label."""
+    label = answers.first_of(results[0], doc["choices"])
+    right = float(label == doc["answers"][0])
     question, image = doc["facts"]["place"]
     group = doc["cluster"]
     return {
@@ -123,6 +112,6 @@ def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Sh
         "question_accuracy": (f"{group}/q{question}", right),
         "image_accuracy": (f"{group}/i{image}", right),
         "accuracy": (right, 1),
-        "unparsed": (said is None, 1),
-        "item": metrics.answered(doc, results[0]),
+        "unparsed": (label is None, 1),
+        "item": metrics.answer_item(doc, results[0]),
     }

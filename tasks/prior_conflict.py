@@ -1,4 +1,4 @@
-"""Colour questions where habit and picture agree, and where they do not."""
+"""Colour questions where language prior and image agree, and where they do not."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ FILE = "questions.jsonl"
 AGREEING = "in_prior"
 HELD_OUT = "held_out"
 SUBSETS = (AGREEING, "counter_prior", HELD_OUT)
-"""The answer is the usual one; it is not; it is not, and training never showed the pair."""
+"""The answer follows the language prior; it does not; it does not and is new to training."""
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
@@ -35,13 +35,13 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
         choices = questions.strings(where, row, "choices")
         for key in ("answer", "prior"):
             if words[key] not in choices:
-                raise UserError(f"{where}: {key} '{words[key]}' is none of the choices.")
+                raise UserError(f"{where}: {key} '{words[key]}' is not one of the choices.")
         if row.get("subset") not in SUBSETS:
             allowed = ", ".join(SUBSETS)
             raise UserError(f"{where}: subset {row.get('subset')!r}, allowed are {allowed}.")
         if (words["answer"] == words["prior"]) != (row["subset"] == AGREEING):
-            raise UserError(f"{where}: answer and prior do not fit subset '{row['subset']}'.")
-        image, name = questions.pictures(where, root, row)
+            raise UserError(f"{where}: answer and prior do not match subset '{row['subset']}'.")
+        image, name = questions.image_of(where, root, row)
         yield Example(
             f"{questions.prefix(split)}{questions.field(where, row, 'id')}",
             image,
@@ -55,27 +55,17 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
         )
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row."""
-    return questions.prompt(doc)
-
-
-def doc_to_target(doc: metrics.Question) -> str:
-    """Right answer of a row."""
-    return questions.first_answer(doc)
-
-
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """Score one answer: the choice it is or names."""
-    given = answers.choice(results[0], doc["choices"])
-    correct = given == doc["answers"][0]
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Score one answer: the choice that it is or mentions."""
+    choice = answers.choice(results[0], doc["choices"])
+    correct = choice == doc["answers"][0]
     agreeing, held_out = doc["subset"] == AGREEING, doc["subset"] == HELD_OUT
     return {
         "counter_prior": (correct and not agreeing, not agreeing),
         "held_out": (correct and held_out, held_out),
         "in_prior": (correct and agreeing, agreeing),
-        "prior_following": (not agreeing and given == doc["facts"]["prior"][0], not agreeing),
+        "prior_following": (not agreeing and choice == doc["facts"]["prior"][0], not agreeing),
         "accuracy": (correct, 1),
-        "invalid": (given is None, 1),
-        "item": metrics.answered(doc, results[0]),
+        "invalid": (choice is None, 1),
+        "item": metrics.answer_item(doc, results[0]),
     }

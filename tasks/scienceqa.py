@@ -1,4 +1,4 @@
-"""ScienceQA: school questions with options, some about an image and some about text alone."""
+"""ScienceQA: school questions with options, some about an image and some about text only."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import official, questions
 
 HOMES = (".", "data/scienceqa", "scienceqa")
-"""Where the two JSON files lie below the folder given."""
+"""Folders of the two JSON files, searched in this order."""
 SPLITS = ("train", "val", "test")
 IMAGE, TEXT_ONLY = "image", "text_only"
 SUBJECTS = {
@@ -26,8 +26,8 @@ SUBJECTS = {
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     """Read ``problems.json``, ``pid_splits.json`` and ``images/<split>/<id>/image.png``.
 
-    The three splits are the official ones. A question without an image is in the subset
-    ``text_only``: what no image is missing from; the others are the set known as IMG.
+    The three splits are the official ones. Questions without an image are the subset
+    ``text_only``; the others are the set called IMG.
 
     Raises:
         UserError: files are missing or malformed, or what ``build_corpus`` checks.
@@ -38,16 +38,16 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     for split in SPLITS:
         if not isinstance(ids.get(split), list):
             raise UserError(f"{path.parent / 'pid_splits.json'}: '{split}' must be a list of ids.")
-        unknown = [id for id in ids[split] if str(id) not in problems]
-        if unknown:
+        absent = [id for id in ids[split] if str(id) not in problems]
+        if absent:
             raise UserError(
-                f"{path} has no problem {unknown[0]}, one of {len(unknown)} that {split} of "
+                f"{path} has no problem {absent[0]}, one of {len(absent)} that {split} of "
                 "pid_splits.json lists: the two files are of different versions."
             )
-        listed = (str(id) for id in ids[split])
-        found = [_example(root, path, split, id, problems[id]) for id in listed]
-        if found or split == "test":
-            splits[split] = found
+        rows = ((str(id), problems[str(id)]) for id in ids[split])
+        examples = [_example(path, split, id, row) for id, row in rows]
+        if examples or split == "test":
+            splits[split] = examples
     return build_corpus(
         "scienceqa",
         root,
@@ -67,7 +67,7 @@ def _object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _example(root: Path, path: Path, split: str, id: str, row: Any) -> Example:
+def _example(path: Path, split: str, id: str, row: Any) -> Example:
     where = f"{path}: problem {id}"
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an object, found {type(row).__name__}.")
@@ -76,7 +76,7 @@ def _example(root: Path, path: Path, split: str, id: str, row: Any) -> Example:
     answer = row.get("answer")
     if type(answer) is not int or not 0 <= answer < len(options):
         raise UserError(
-            f"{where}: 'answer' must be the place of one of its {len(options)} choices."
+            f"{where}: 'answer' must be the index of one of its {len(options)} choices."
         )
     hint = str(row.get("hint") or "").strip()
     question = questions.field(where, row, "question")
@@ -101,10 +101,10 @@ def _image(home: Path, split: str, id: str, name: Any) -> Path | None:
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write a hub copy (image, question, choices, answer, hint, subject ...) as published.
+    """Write a hub copy (image, question, choices, answer, hint, ...) in the official layout.
 
-    Its rows have no numbers, so they are counted through. Only those of the first configuration
-    are taken: ScienceQA-IMG, which follows ScienceQA-FULL, is a part of it.
+    Its rows have no numbers, so they are numbered in order. Only the first configuration is used:
+    ScienceQA-IMG, which follows ScienceQA-FULL, is a part of it.
     """
     problems: dict[str, dict[str, Any]] = {}
     ids: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -119,37 +119,32 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
             key: official.column(row, key) for key in ("question", "choices", "answer", "hint")
         }
         content["choices"] = [str(option) for option in content["choices"]]
-        about = {key: row[key] for key in ("subject", "topic", "grade") if key in row}
+        details = {key: row[key] for key in ("subject", "topic", "grade") if key in row}
         id = str(len(problems) + 1)
         if image is not None:
             official.write_image(image, folder / "images" / split / id, "image.png")
-        named = {"image": None if image is None else "image.png", "split": split}
-        problems[id] = {**content, **about, **named}
+        file = None if image is None else "image.png"
+        problems[id] = {**content, **details, "image": file, "split": split}
         ids[split].append(id)
     official.write_json(folder / "problems.json", problems)
     official.write_json(folder / "pid_splits.json", ids)
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row: context and question are evidence, the options belong to the instruction."""
+def doc_to_text(doc: metrics.QuestionDoc) -> str:
+    """Build the prompt: context and question are text, the options belong to the instruction."""
     options = zip(doc["choices"], doc["facts"]["options"], strict=True)
     listed = "".join(f"\n{letter}. {option}" for letter, option in options)
     return f"{doc['text'] or ''}{listed}{questions.LETTER}".strip()
 
 
-def doc_to_target(doc: metrics.Question) -> str:
-    """Right answer of a row: a letter."""
-    return questions.first_answer(doc)
-
-
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """Score one answer by the option's letter that it gives."""
-    said = answers.letter(results[0], doc["choices"])
-    right = float(said == doc["answers"][0])
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Score one answer by the letter of its option."""
+    letter = answers.letter(results[0], doc["choices"])
+    right = float(letter == doc["answers"][0])
     subject = SUBJECTS.get(doc["facts"]["subject"][0])
     return {
         "accuracy": (right, 1),
         **({subject: (right, 1)} if subject else {}),
-        "unparsed": (said is None, 1),
-        "item": metrics.answered(doc, results[0]),
+        "unparsed": (letter is None, 1),
+        "item": metrics.answer_item(doc, results[0]),
     }

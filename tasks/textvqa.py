@@ -1,4 +1,4 @@
-"""TextVQA: questions that need the writing in a photo to be read."""
+"""TextVQA: questions that need reading the words in a photo."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +15,17 @@ from steelyard.tasks._shared import questions as _questions
 QUESTIONS = "TextVQA_0.5.1_{}.json"
 TOKENS = "TextVQA_Rosetta_OCR_v0.2_{}.json"
 FOLDERS = {"train": "train_images", "val": "train_images", "test": "test_images"}
-"""Where the images of a part lie."""
+"""Folder of the images of each part."""
 OCR = ("none", "tokens")
 PARTS = {"train": "train", "validation": "val", "test": "test"}
-"""Official names of the parts, by those of the hub copy."""
+"""Official names of the parts by their names in the hub copy."""
 
 
 def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "none") -> Corpus:
     """Read ``TextVQA_0.5.1_<part>.json`` and ``train_images/<image_id>.jpg``.
 
-    ``ocr="tokens"`` adds the words that an OCR system found to each question, from
-    ``TextVQA_Rosetta_OCR_v0.2_<part>.json``: an easier task whose scores are not comparable.
+    ``ocr="tokens"`` adds the words of an OCR system to each question, from
+    ``TextVQA_Rosetta_OCR_v0.2_<part>.json``: an easier task with scores that do not compare.
 
     Raises:
         UserError: files are missing or malformed, the part has no answers, or what
@@ -38,8 +38,8 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "no
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
         path = find_file(folder, QUESTIONS.format(part))
-        found = _tokens(find_file(folder, TOKENS.format(part))) if ocr == "tokens" else None
-        return [_example(folder, path, row, part, split, found) for row in _rows(path)]
+        tokens = _tokens(find_file(folder, TOKENS.format(part))) if ocr == "tokens" else None
+        return [_example(folder, path, row, part, split, tokens) for row in _rows(path)]
 
     notes = {"part": part, "ocr": ocr}
     return _questions.corpus("textvqa", root, read, notes=notes, max_bad=max_bad)
@@ -54,7 +54,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _tokens(path: Path) -> dict[str, tuple[str, ...]]:
-    """Words found on each image."""
+    """Read the words on each image, by its id."""
     rows = _rows(path)
     return {
         _questions.field(f"{path}: row {number}", row, "image_id"): _questions.strings(
@@ -70,7 +70,7 @@ def _example(
     row: Mapping[str, Any],
     part: str,
     split: str,
-    found: Mapping[str, Sequence[str]] | None,
+    tokens: Mapping[str, Sequence[str]] | None,
 ) -> Example:
     id = _questions.field(str(path), row, "question_id")
     where = f"{path}: question {id}"
@@ -80,8 +80,8 @@ def _example(
         )
     image = _questions.field(where, row, "image_id")
     question = _questions.field(where, row, "question")
-    if found is not None:
-        question += f"\nReference OCR token: {', '.join(found.get(image, ()))}"
+    if tokens is not None:
+        question += f"\nReference OCR token: {', '.join(tokens.get(image, ()))}"
     return Example(
         f"{_questions.prefix(split)}{id}",
         root / FOLDERS[part] / f"{image}.jpg",
@@ -93,39 +93,30 @@ def _example(
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write a hub copy (image_id, image, question_id, question, answers, ocr_tokens) as published.
+    """Write a hub copy (image_id, image, question_id, question, answers, ocr_tokens).
 
     A test part has no answers.
     """
-    asked: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    questions: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     tokens: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for row in rows:
         part = PARTS.get(row[official.SPLIT], row[official.SPLIT])
         image = str(official.column(row, "image_id"))
-        place = FOLDERS.get(part, "train_images")
-        official.write_image(official.column(row, "image"), folder / place, f"{image}.jpg")
+        images = folder / FOLDERS.get(part, "train_images")
+        official.write_image(official.column(row, "image"), images, f"{image}.jpg")
         content = {key: official.column(row, key) for key in ("question_id", "question")}
-        given = [str(answer) for answer in row.get("answers") or ()]
-        known = {"answers": given} if any(given) else {}
-        asked[part].append({"image_id": image, **content, **known})
+        references = [str(answer) for answer in row.get("answers") or ()]
+        if any(references):
+            content["answers"] = references
+        questions[part].append({"image_id": image, **content})
         tokens[part][image] = {"image_id": image, "ocr_tokens": list(row.get("ocr_tokens") or ())}
-    for part, questions in asked.items():
-        official.write_json(folder / QUESTIONS.format(part), {"data": questions})
-        found = list(tokens[part].values())
-        official.write_json(folder / TOKENS.format(part), {"data": found})
+    for part, rows_of_part in questions.items():
+        official.write_json(folder / QUESTIONS.format(part), {"data": rows_of_part})
+        tokens_of_part = list(tokens[part].values())
+        official.write_json(folder / TOKENS.format(part), {"data": tokens_of_part})
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row."""
-    return _questions.prompt(doc)
-
-
-def doc_to_target(doc: metrics.Question) -> str:
-    """Right answer of a row: the one given most often."""
-    return _questions.usual_answer(doc)
-
-
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """Score one answer by its agreement with the ten."""
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Score one answer by its agreement with the ten reference answers."""
     score = answers.soft(results[0], doc["answers"], answers.normalise_evalai)
-    return {"accuracy": (score, 1), "item": metrics.answered(doc, results[0])}
+    return {"accuracy": (score, 1), "item": metrics.answer_item(doc, results[0])}

@@ -1,4 +1,4 @@
-"""Visual question answering with short free answers, scored as VQAv2 is."""
+"""Visual question answering with short free answers, scored as VQAv2."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ SCORERS = {"soft": answers.soft, "exact": answers.exact}
 def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str = "") -> Corpus:
     """Read VQAv2's ``*questions.json`` and ``*annotations.json``, or one ``annotations.jsonl``.
 
-    ``part`` chooses among several pairs by what is in the file names, such as ``val2014``. Images
+    ``part`` chooses among several pairs by a part of the file names, such as ``val2014``. Images
     are found by the number that ends their names. A line of ``annotations.jsonl`` is an image with
     its ``qas`` (qa_id, question, answer). ``scoring`` is VQAv2's ``soft`` accuracy, or ``exact``.
 
@@ -40,8 +40,8 @@ def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str 
         def image_of(number: int) -> Path:
             return images.get(number, folder / "images" / f"{number:012}.jpg")
 
-        found = vqa_files.examples(questions, annotations, image_of, split, skipped)
-        return [replace(example, facts={"scoring": (scoring,)}) for example in found]
+        rows = vqa_files.examples(questions, annotations, image_of, split, skipped)
+        return [replace(example, facts={"scoring": (scoring,)}) for example in rows]
 
     return _questions.corpus("vqa", root, read, notes={"scoring": scoring}, max_bad=max_bad)
 
@@ -51,33 +51,23 @@ def _listed(root: Path, split: str, scoring: str) -> Iterator[Example]:
     if not path.is_file():
         raise UserError(f"No *questions.json or {path.name} in {root}: check its layout.")
     for where, row in read_json_lines(path):
-        image, name = _questions.pictures(where, root, row)
-        asked = row.get("qas")
-        if not isinstance(asked, list) or not all(isinstance(one, dict) for one in asked):
+        image, name = _questions.image_of(where, root, row)
+        pairs = row.get("qas")
+        if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
             raise UserError(f"{where}: 'qas' must be a list of objects.")
-        for one in asked:
+        for pair in pairs:
             yield Example(
-                f"{_questions.prefix(split)}{_questions.field(where, one, 'qa_id')}",
+                f"{_questions.prefix(split)}{_questions.field(where, pair, 'qa_id')}",
                 image,
-                _questions.field(where, one, "question"),
+                _questions.field(where, pair, "question"),
                 (),
-                answers=(_questions.field(where, one, "answer"),),
+                answers=(_questions.field(where, pair, "answer"),),
                 cluster=name,
                 facts={"scoring": (scoring,)},
             )
 
 
-def doc_to_text(doc: metrics.Question) -> str:
-    """Prompt of a row."""
-    return _questions.prompt(doc)
-
-
-def doc_to_target(doc: metrics.Question) -> str:
-    """Right answer of a row."""
-    return _questions.first_answer(doc)
-
-
-def process_results(doc: metrics.Question, results: Sequence[str]) -> metrics.Shares:
-    """Score one answer by the scoring the data was read with."""
+def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
+    """Score one answer by the loader's option ``scoring``."""
     score = SCORERS[doc["facts"]["scoring"][0]](results[0], doc["answers"])
-    return {"accuracy": (score, 1), "item": metrics.answered(doc, results[0])}
+    return {"accuracy": (score, 1), "item": metrics.answer_item(doc, results[0])}

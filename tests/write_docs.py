@@ -37,8 +37,8 @@ def generated() -> str:
     lines = [
         *_table(("task", "metrics", "cluster", "text", "answered by", "judge"), scored),
         "",
-        "Evidence is the text beside the image, which text corruptions may damage. The cluster is",
-        "what makes items dependent: intervals draw whole clusters. The metric that ranks is bold.",
+        "Text corruptions change the text. The cluster makes items dependent: intervals",
+        "resample complete clusters. The bold metric ranks.",
         "",
         *_table(("task", "copy on the hub", "official layout", "as published", "terms"), read),
         "",

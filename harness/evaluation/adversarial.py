@@ -79,8 +79,8 @@ class WhiteBox:
         if self.backbone.kind == "classifier":
             classifier = cast("Classifier", self.backbone)
             return classifier.collate(inputs, [doc["labels"] for doc in docs], raw=True)
-        target = tasks.module(self.task).doc_to_target
-        return cast("Vlm", self.backbone).collate(inputs, [target(doc) for doc in docs])
+        targets = [tasks.target(self.task, doc) for doc in docs]
+        return cast("Vlm", self.backbone).collate(inputs, targets)
 
     def _noise(self, batch: Batch, ids: Sequence[str]) -> Tensor:
         """Draw uniform noise in [-1, 1] like the pixels; an image's part depends on its id only."""

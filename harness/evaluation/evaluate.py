@@ -22,8 +22,7 @@ from steelyard.tasks.metrics import POOLS, clustered_stderr, mean, ratio, ratio_
 
 if TYPE_CHECKING:
     from steelyard.harness.evaluation.adversarial import WhiteBox
-    from steelyard.tasks._lmms.ask_task import AskTask
-    from steelyard.tasks._lmms.score_task import ScoreTask
+    from steelyard.tasks._lmms.memory_task import MemoryTask
     from steelyard.tasks._lmms.stock_task import StockTask
 
 FILTER = "none"  # lmms-eval's name for unfiltered answers
@@ -69,7 +68,7 @@ def evaluate(
 
 def _run(
     backbone: Backbone,
-    task: "ScoreTask | AskTask | StockTask",
+    task: "MemoryTask | StockTask",
     batch_size: int,
     progress: Callable[[float], None],
     settings: Namespace | None = None,
@@ -106,7 +105,7 @@ def _run(
 
 def _class_scores(
     variant: tasks.Variant,
-    task: "ScoreTask",
+    task: "MemoryTask",
     values: Mapping[str, float],
     samples: Sequence[Mapping[str, Any]],
 ) -> tuple[Score, ...]:
@@ -130,7 +129,7 @@ def _class_scores(
     )
 
 
-def _pooled(task: "AskTask", samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _pooled(task: "MemoryTask", samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return samples with one ratio per item for every metric that any of them has.
 
     A metric over groups of items becomes a ratio per item; an item outside a metric has (0, 0). A
@@ -173,14 +172,15 @@ def _ratio_scores(
             main=metric == info.main and not subset,
             higher_is_better=higher,
             subset=subset,
-            shown=(f"{subset}.{metric}" if subset else metric) in info.shown,
+            shown=(f"{subset}.{metric}" if subset else metric) in info.columns,
         )
         for subset, group in groups.items()
         for metric, higher in info.metrics.items()
         # Leave out metrics that were not measured, have no meaning in a subset, or count nothing.
         if metric in group[0]
         and (
-            not subset or (metric not in info.whole and any(sample[metric][1] for sample in group))
+            not subset
+            or (metric not in info.total_only and any(sample[metric][1] for sample in group))
         )
     )
 

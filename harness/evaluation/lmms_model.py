@@ -56,7 +56,7 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 # A generative model names labels, 1 for each named choice and 0 for the others:
                 # likelihoods would rank the labels without saying how many apply.
                 texts = self.backbone.generate(inputs, MAX_TOKENS, **pixels)
-                rows = [[float(c) for c in wording.named(text, choices)] for text in texts]
+                rows = [[float(c) for c in wording.mentioned(text, choices)] for text in texts]
             else:
                 rows = self._probabilities(inputs, choices, **pixels).tolist()
             answers += map(_as_json, rows)

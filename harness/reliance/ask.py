@@ -257,18 +257,18 @@ class _CachedModel:
 
     def _text(self, query: ModelQuery) -> tuple[str | None, str]:
         """Return the text and the full prompt."""
-        docs = self.task.content.docs
+        docs = self.task.docs
         text = None if query.text is None else docs[query.text]["text"]
         return text, self.task.doc_to_text({**docs[query.row], "text": text})
 
     def _images(self, query: ModelQuery) -> list[Any]:
         if query.image is None:
             return []
-        images: list[Any] = self.task.doc_to_visual(self.task.content.docs[query.image])
+        images: list[Any] = self.task.doc_to_visual(self.task.docs[query.image])
         return images
 
     def _key(self, kind: str, query: ModelQuery, target: str = "") -> str:
-        image = None if query.image is None else self.task.content.docs[query.image]["image"]
+        image = None if query.image is None else self.task.docs[query.image]["image"]
         return AnswerCache.key(kind, image, *self._text(query), target)
 
     def _request(self, query: ModelQuery) -> "Instance":
@@ -305,7 +305,7 @@ def _gains(
     model: _CachedModel, queries: Sequence[ModelQuery], answers: Sequence[str]
 ) -> list[float]:
     """Return the image's information gain per item; NaN if the model gives no probabilities."""
-    docs = model.task.content.docs
+    docs = model.task.docs
     full = [query for query in queries if query.view.name == "full"]
     text_only = [query for query in queries if query.view == View("text", "blank")]
     if model.scorer.backbone.kind == "vlm":
@@ -378,7 +378,7 @@ def _in_words(doc: Mapping[str, Any], answer: str) -> str:
 def _truth(task: str, doc: Mapping[str, Any]) -> str:
     if "labels" in doc:
         return " ".join(map(str, sorted(doc["labels"])))
-    return _in_words(doc, tasks.module(task).doc_to_target(doc))
+    return _in_words(doc, tasks.target(task, doc))
 
 
 def _language_prior(doc: Mapping[str, Any]) -> str:

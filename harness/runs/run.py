@@ -372,7 +372,7 @@ def _write_missing_table(
 ) -> None:
     """Write which items lose a modality; the corpus is None if an earlier part has the scores."""
     if variant.missing is not None and corpus is not None and split in corpus.splits:
-        items = missing.of(variant, split, corpus.splits[split])
+        items = missing.of_variant(variant, split, corpus.splits[split])
         write_atomic(folder / missing_table(variant, split), missing.table(items))
 
 

@@ -218,7 +218,7 @@ def expand_groups(names: Sequence[str]) -> tuple[str, ...]:
 def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant]:
     """Return the clean task and its corruptions; without text only those of the image."""
     image_only = not tasks.has_text(task)
-    applicable = [c for c in corruptions if not (image_only and tasks.touches_text(c))]
+    applicable = [c for c in corruptions if not (image_only and tasks.corrupts_text(c))]
     return tasks.variants(task, applicable)
 
 

@@ -59,7 +59,7 @@ def train_data(backbone: Classifier | Vlm, task: str, corpus: Corpus) -> TrainDa
 
     def turn(example: Example) -> Turn:
         image = images.get(example.image)[0] if example.image else None
-        return tasks.turn(task, corpus, example, image)
+        return tasks.training_turn(task, corpus, example, image)
 
     examples = corpus.splits.get("train", ())
     if isinstance(backbone, Classifier):

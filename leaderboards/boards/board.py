@@ -26,8 +26,8 @@ from steelyard.leaderboards.stats.differences import (
     differences,
 )
 from steelyard.leaderboards.stats.intervals import Interval, Sample
-from steelyard.leaderboards.stats.metrics import METRICS
 from steelyard.tasks.corruptions.columns import columns_of
+from steelyard.tasks.weighted_metrics import METRICS
 
 MODALITIES = ("image", "text")
 COMPARED = ("clean", "corrupted")

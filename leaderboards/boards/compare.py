@@ -16,7 +16,7 @@ from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run, collect
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval
-from steelyard.leaderboards.stats.metrics import METRICS
+from steelyard.tasks.weighted_metrics import METRICS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,7 +11,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import digest
 from steelyard.harness.records.record import Record, Score, items_file
 from steelyard.leaderboards.loading import items as item_table
-from steelyard.leaderboards.stats.metrics import METRICS, Items, resampled
+from steelyard.tasks.weighted_metrics import METRICS, Items, resampled
 
 AGREEMENT = 1e-5
 """Items are stored in single precision."""

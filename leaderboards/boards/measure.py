@@ -13,7 +13,7 @@ from steelyard.harness.records.record import Score
 from steelyard.leaderboards.loading import items as item_table
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.stats.intervals import DRAWS, Floats, Sample, resample_weights
-from steelyard.leaderboards.stats.metrics import Items, all_resampled, shares
+from steelyard.tasks.weighted_metrics import Items, all_resampled, fractions
 
 CLEAN = "clean"
 AT_ONCE = 20
@@ -172,7 +172,7 @@ class TestItems:
         """
         items, same = self._read(runs)
         drawn = all_resampled(self.grid.metric, items, self.weights)
-        kept = shares(same, self.weights)
+        kept = fractions(same, self.weights)
         return list(zip(drawn.reshape(len(runs), len(self.grid.variants), -1), kept, strict=True))
 
     def _read(self, runs: Sequence[Run]) -> tuple[list[Items], NDArray[np.bool_]]:

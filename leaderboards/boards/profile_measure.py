@@ -13,8 +13,8 @@ from steelyard.harness.core.examples import enclosing
 from steelyard.harness.records.record import items_file
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.stats.intervals import DRAWS, Floats, Sample, resample_weights
-from steelyard.leaderboards.stats.metrics import resampled
 from steelyard.tasks.corruptions.columns import corruption_of
+from steelyard.tasks.weighted_metrics import resampled
 
 CLEAN = "clean"
 AGREEMENT = 1e-5

@@ -12,8 +12,8 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Record, find, items_file, read
 from steelyard.harness.records.spec import RunSpec
 from steelyard.leaderboards.loading import items as item_table
-from steelyard.leaderboards.stats.metrics import Items
 from steelyard.tasks import NOTHING
+from steelyard.tasks.weighted_metrics import Items
 
 COLUMNS = (
     "task", "label", "seed", "variant", "metric", "value", "main", "higher_is_better", "n",

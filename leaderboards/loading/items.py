@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError
-from steelyard.leaderboards.stats.metrics import Items
 from steelyard.tasks.answers import normalise
+from steelyard.tasks.weighted_metrics import Items
 
 if TYPE_CHECKING:
     import pyarrow

@@ -13,7 +13,7 @@ from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.robustness.numbers import Variants, VariantScores
 from steelyard.leaderboards.stats.intervals import DRAWS, Sample, resample_weights
-from steelyard.leaderboards.stats.metrics import shares
+from steelyard.tasks.weighted_metrics import fractions
 
 Groups = Mapping[str, Sequence[Run]]
 """Runs of complete entries by label, in seed order."""
@@ -91,7 +91,7 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
         )
 
     def of_entry(runs: Sequence[Run]) -> Variants:
-        kept = shares(unchanged(runs), weights)
+        kept = fractions(unchanged(runs), weights)
         return {
             variant: Sample(kept[:, place, 0], kept[:, place, 1:], count)
             for place, variant in enumerate(corrupted)

@@ -1,10 +1,13 @@
-"""What our lmms-eval tasks share: rows in memory, and one variant's damage to them."""
+"""Our tasks as lmms-eval tasks: documents in memory, shown as one variant corrupts them.
+
+Stock lmms-eval builds ``MemoryTask(config)`` from a task's YAML; ``tasks.build`` calls ``build``.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_eval.api.instance import Instance
 from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.utils import load_yaml_config
 from PIL.Image import Image
@@ -14,13 +17,11 @@ from steelyard.harness.core.errors import unknown
 from steelyard.harness.core.examples import Corpus, Example, Inputs
 from steelyard.tasks._shared.images import store_of
 from steelyard.tasks.corruptions import apply, missing
-from steelyard.tasks.metrics import POOLS, Doc, Question
-
-Row = Doc | Question
+from steelyard.tasks.metrics import POOLS, TaskDoc
 
 
-class Docs(list[Row]):
-    """Rows of one split, with the column names lmms-eval asks of a data set."""
+class Docs(list[TaskDoc]):
+    """Documents of one split, with the column names that lmms-eval reads from a data set."""
 
     @property
     def features(self) -> dict[str, None]:
@@ -28,60 +29,72 @@ class Docs(list[Row]):
         return dict.fromkeys(self[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a task is asked about."""
-
-    docs: Docs
-    choices: list[str]
-    """Answer strings in class order; none for questions."""
-    multi_label: bool
-
-
 class MemoryTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
-    """An lmms-eval task over rows in memory.
+    """lmms-eval task over documents in memory, answered by class probabilities or in words.
 
-    Made from a YAML's configuration alone, as stock lmms-eval does, it reads the data itself:
-    from ``dataset_kwargs.root``, or where ``steelyard.tasks.find_root`` says.
+    Without ``docs``, as in stock lmms-eval, the data is read from ``dataset_kwargs.root``, or from
+    where ``tasks.find_root`` says.
     """
 
-    def __init__(self, config: Mapping[str, Any], content: Content | None = None) -> None:
-        self.content = content or _stock_content(config)
+    def __init__(self, config: Mapping[str, Any], docs: Docs | None = None) -> None:
+        name = config["task"].removeprefix(tasks.PREFIX).partition("@")[0]
+        self.docs = docs or _stock_docs(name, config)
+        doc: Any = self.docs[0]
+        self.choices = tasks.module(name).choices(doc["classes"]) if "classes" in doc else []
         super().__init__(config={key: config[key] for key in config if key != "class"})
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None) -> None:
-        """Take the rows from memory; lmms-eval would fetch a data set, trying five times."""
-        self.dataset = self.dataset_no_image = {self.config.test_split: self.content.docs}
+        """Take the documents from memory; lmms-eval would fetch a data set, trying five times."""
+        self.dataset = self.dataset_no_image = {self.config.test_split: self.docs}
 
-    def process_results(self, doc: Row, results: Sequence[str]) -> dict[str, Any]:
+    def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> Instance:
+        """Ask for a JSON list of all class probabilities, or for a greedy answer in words."""
+        doc = self.docs[doc_id]
+        kind, options = "generate_until", dict(self.config.generation_kwargs or {})
+        if self.choices:
+            kind, options = (
+                "score_choices",
+                {
+                    "id": doc["id"],
+                    "text": doc["text"],
+                    "choices": self.choices,
+                    "multi_label": self.config.metadata["multi_label"],
+                },
+            )
+        where = (doc_id, self.config.task, self.config.test_split)
+        arguments = (ctx, options, self.doc_to_visual, *where)
+        return Instance(request_type=kind, arguments=arguments, idx=0, **kwargs)
+
+    def process_results(self, doc: TaskDoc, results: Sequence[str]) -> dict[str, Any]:
         """Score one answer. lmms-eval's own method would retry a failure for ten seconds."""
         scores: dict[str, Any] = self.config.process_results(doc, results)
         return scores
 
 
 def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | None) -> MemoryTask:
-    """See ``steelyard.tasks.build``."""
+    """Build a variant of one of our tasks, see ``tasks.build``."""
     if split not in corpus.splits:
         raise unknown(f"split of {corpus.name}", split, corpus.splits)
     config = load_yaml_config(str(tasks.definition(variant.task)), mode="full")
     everyone = corpus.splits[split]
-    examples = apply.some(everyone, limit, whole=_has_groups(config))
+    has_groups = any(metric["aggregation"] in POOLS for metric in config["metric_list"])
+    examples = apply.limited(everyone, limit, by_cluster=has_groups)
     images = store_of(corpus.root, split)
 
-    def image(example: Example) -> Inputs:
+    def image_of(example: Example) -> Inputs:
         return Inputs(images.get(example.image)[0] if example.image else None, None)
 
-    def text(example: Example) -> Inputs:
+    def text_of(example: Example) -> Inputs:
         return Inputs(None, example.text)
 
-    lost = missing.of(variant, split, everyone)
-    see = apply.shown(variant, "image", everyone, lost, image)
-    tell = apply.shown(variant, "text", everyone, lost, text)
+    missing_modality = missing.of_variant(variant, split, everyone)
+    read_image = apply.corrupted_reader(variant, "image", everyone, missing_modality, image_of)
+    read_text = apply.corrupted_reader(variant, "text", everyone, missing_modality, text_of)
     by_id = {example.id: example for example in examples}
 
-    def visual(doc: Row) -> list[Image]:
-        seen = see(by_id[doc["id"]]).image
-        return [] if seen is None else [seen]
+    def visual(doc: TaskDoc) -> list[Image]:
+        image = read_image(by_id[doc["id"]]).image
+        return [] if image is None else [image]
 
     changes = {
         "task": str(variant),
@@ -89,26 +102,11 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
         "num_fewshot": 0,
         "doc_to_visual": visual,
     }
-    content = _content(variant.task, corpus, split, examples, tell)
-    made: MemoryTask = config["class"]({**config, **changes}, content)
-    return made
+    docs = Docs(tasks.document(corpus, split, item, read_text(item).text) for item in examples)
+    return MemoryTask({**config, **changes}, docs)
 
 
-def _has_groups(config: Mapping[str, Any]) -> bool:
-    return any(metric["aggregation"] in POOLS for metric in config["metric_list"])
-
-
-def _content(
-    task: str, corpus: Corpus, split: str, examples: Sequence[Example], tell: apply.Read
-) -> Content:
-    docs = Docs(tasks.row(corpus, split, example, tell(example).text) for example in examples)
-    choices = tasks.module(task).choices(corpus.classes) if corpus.classes else []
-    return Content(docs, choices, corpus.multi_label)
-
-
-def _stock_content(config: Mapping[str, Any]) -> Content:
-    name, split = config["task"].removeprefix(tasks.PREFIX), config["test_split"]
-    root = config["dataset_kwargs"]["root"]
+def _stock_docs(name: str, config: Mapping[str, Any]) -> Docs:
+    root, split = config["dataset_kwargs"]["root"], config["test_split"]
     corpus = tasks.load(name, tasks.find_root(name, Path(root) if root else None))
-    examples = corpus.splits[split]
-    return _content(name, corpus, split, examples, lambda example: Inputs(None, example.text))
+    return Docs(tasks.document(corpus, split, item, item.text) for item in corpus.splits[split])

@@ -1,4 +1,4 @@
-"""Decoded images, kept in memory so that all variants of a task decode each of them once."""
+"""Decoded images in memory, so that all variants of a task decode each image once."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -9,45 +9,45 @@ from PIL import Image, ImageOps
 
 STORE_BYTES = 512 << 20
 BYTES_PER_PIXEL = 3
-Name = TypeVar("Name")
+ImageName = TypeVar("ImageName")
 Images = Sequence[Image.Image]
 
 
 def open_image(path: Path) -> Image.Image:
-    """RGB image, turned upright where the file says how; the one way images are read."""
+    """Read an image as RGB, upright by its EXIF; all images are read by this function."""
     with Image.open(path) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
-class ImageStore(Generic[Name]):
-    """RGB images of an item by its name, bounded in bytes of pixels.
+class ImageStore(Generic[ImageName]):
+    """Cache of RGB images by the name of their item, bounded in bytes of pixels.
 
-    A full store keeps what it has: variants are read one after another in equal order, and
-    dropping the least recently used image would then never give a hit.
+    A full store drops nothing: variants are read one after another in equal order, and dropping
+    the least recently used image would then never give a hit.
     """
 
-    def __init__(self, read: Callable[[Name], Images], limit: int = STORE_BYTES) -> None:
+    def __init__(self, read: Callable[[ImageName], Images], limit: int = STORE_BYTES) -> None:
         self.read = read
         self.limit = limit
         self.used = 0
-        self._kept: dict[Name, Images] = {}
+        self._images: dict[ImageName, Images] = {}
 
-    def get(self, name: Name) -> Images:
-        """The images; shared, so they must not be edited in place."""
-        if name in self._kept:
-            return self._kept[name]
+    def get(self, name: ImageName) -> Images:
+        """Return the images; they are shared, so never edit them in place."""
+        if name in self._images:
+            return self._images[name]
         images = self.read(name)
         size = sum(image.width * image.height for image in images) * BYTES_PER_PIXEL
         if self.used + size <= self.limit:
-            self._kept[name] = images
+            self._images[name] = images
             self.used += size
         return images
 
 
 @lru_cache(maxsize=2)
 def store_of(root: Path, split: str) -> ImageStore[Path]:
-    """The store of one split of a data set: training images must not keep test images out.
+    """Return the store of one split; training images must not fill the store of test images.
 
-    Only the two splits asked for last, training and test, are held.
+    Only the two splits of the last calls, training and test, are kept.
     """
     return ImageStore(lambda path: (open_image(path),))

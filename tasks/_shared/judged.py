@@ -1,7 +1,7 @@
-"""Verdicts of a judge on answers, read from a file that the user's own judge wrote.
+"""Verdicts of a judge on answers, read from a file of the user.
 
-A line is ``{"id": ..., "answer": ..., KEY: ...}``. A verdict belongs to the very answer it was
-given on: it is never used for another model's answer to the same question.
+A line is ``{"id": ..., "answer": ..., KEY: ...}``. A verdict is for exactly this answer: it is
+never used for another model's answer to the same question.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,25 +10,25 @@ from pathlib import Path
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.data.reading import read_json_lines
 from steelyard.tasks._shared import questions
-from steelyard.tasks.metrics import Question
+from steelyard.tasks.metrics import QuestionDoc
 
 Facts = Mapping[str, tuple[str, ...]]
 Verdicts = Mapping[str, Mapping[str, str]]
-"""By id of the question, the verdict on each answer."""
+"""Verdict by question id and answer."""
 
 
 def read(path: str, key: str, allowed: Sequence[str]) -> Verdicts | None:
-    """The verdicts of a file; None where no file is named.
+    """Read the verdicts of a file; None for an empty path.
 
     Raises:
-        UserError: the file is missing or malformed, a verdict is none of those allowed, or an
+        UserError: the file is missing or malformed, a verdict is not allowed, or an
             answer has two.
     """
     if not path:
         return None
     if not Path(path).is_file():
         raise UserError(f"No file of verdicts at {path}: a line is {_line(key, allowed)}.")
-    found: dict[str, dict[str, str]] = {}
+    verdicts: dict[str, dict[str, str]] = {}
     for where, row in read_json_lines(Path(path)):
         verdict = str(row.get(key))
         if verdict not in allowed:
@@ -36,35 +36,35 @@ def read(path: str, key: str, allowed: Sequence[str]) -> Verdicts | None:
         answer = row.get("answer")
         if not isinstance(answer, str):
             raise UserError(f"{where}: no 'answer'; a line is {_line(key, allowed)}.")
-        of_question = found.setdefault(questions.field(where, row, "id"), {})
+        of_question = verdicts.setdefault(questions.field(where, row, "id"), {})
         if of_question.setdefault(answer, verdict) != verdict:
-            raise UserError(f"{where}: a second {key} of the same answer: {verdict}.")
-    return found
+            raise UserError(f"{where}: a second, different {key} of the same answer: {verdict}.")
+    return verdicts
 
 
-def facts(found: Verdicts | None, id: str) -> Facts:
-    """What a question carries of the verdicts; nothing where no file was named."""
-    if found is None:
+def facts(verdicts: Verdicts | None, id: str) -> Facts:
+    """Return the verdicts on answers to one question, as facts of an ``Example``."""
+    if verdicts is None:
         return {}
-    own = found.get(id, {})
-    return {"judged": tuple(own), "verdicts": tuple(own.values())}
+    of_question = verdicts.get(id, {})
+    return {"judged": tuple(of_question), "verdicts": tuple(of_question.values())}
 
 
-def of(doc: Question, answer: str) -> str | None:
-    """The verdict on this answer; None where no file was named.
+def verdict_on(doc: QuestionDoc, answer: str) -> str | None:
+    """Return the verdict on this answer; None without a file of verdicts.
 
     Raises:
-        UserError: the file has no verdict on it.
+        UserError: the file has no verdict on this answer.
     """
     if "judged" not in doc["facts"]:
         return None
-    own = dict(zip(doc["facts"]["judged"], doc["facts"]["verdicts"], strict=True))
-    if answer not in own:
+    verdicts = dict(zip(doc["facts"]["judged"], doc["facts"]["verdicts"], strict=True))
+    if answer not in verdicts:
         raise UserError(
             f"The file of verdicts has none on this answer to {doc['id']}: {answer[:60]!r}. "
             "Judge the answers of this run, or leave verdicts out."
         )
-    return own[answer]
+    return verdicts[answer]
 
 
 def _line(key: str, allowed: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Objects that a sentence mentions, as CHAIR finds them: names, their synonyms and plurals."""
+"""Find the objects that a sentence mentions, as CHAIR does: names, synonyms and plurals."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ COCO = (
     "hair drier: hair dryer, hairdryer", "toothbrush",
 )
 """The 80 classes of COCO with everyday words for them."""
-OTHER = ("train track", "train station", "home plate", "bus stop", "toilet paper", "mouse pad",
+NO_OBJECTS = ("train track", "train station", "home plate", "bus stop", "toilet paper", "mouse pad",
          "orange juice")
 """Phrases with a class's word in them that are not that class."""
 IRREGULAR = {
@@ -44,29 +44,29 @@ IRREGULAR = {
 # fmt: on
 ENDINGS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("oes", "o"))
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?|[,.;:!?]")
-"""A word, or a mark that no phrase reaches across: ``microwave, oven`` names two things."""
+"""A word, or a mark that ends a phrase: ``microwave, oven`` are two objects."""
 
 Phrase = tuple[str, ...]
 
 
 def coco_names() -> list[str]:
-    """The 80 class names."""
+    """List COCO's 80 class names."""
     return [line.partition(":")[0] for line in COCO]
 
 
 def singular(word: str) -> str:
-    """A word's singular by the usual endings and a few exceptions."""
+    """Return a word's singular by the regular endings and a few exceptions."""
     if word in IRREGULAR:
         return IRREGULAR[word]
-    for ending, other in ENDINGS:
+    for ending, new_ending in ENDINGS:
         if word.endswith(ending) and len(word) > len(ending) + 1:
-            return word.removesuffix(ending) + other
+            return word.removesuffix(ending) + new_ending
     plural = word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3
     return word[:-1] if plural else word
 
 
 def vocabulary(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Names with their synonyms from lines ``name, synonym, synonym`` or ``name: synonym``."""
+    """Parse lines ``name, synonym, synonym`` or ``name: synonym``: synonyms by name."""
     words = (re.split(r"[,:]", line) for line in lines)
     cleaned = ([word.strip().lower() for word in row if word.strip()] for row in words)
     return {row[0]: tuple(row) for row in cleaned if row}
@@ -74,13 +74,13 @@ def vocabulary(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=4)
 def _phrases(lines: tuple[str, ...]) -> dict[Phrase, str | None]:
-    """The object each phrase of singular words means; None for one that is no object."""
-    meant: dict[Phrase, str | None] = {_words(phrase): None for phrase in OTHER}
+    """Map each phrase of singular words to its object; None for a phrase that is no object."""
+    objects: dict[Phrase, str | None] = {_words(phrase): None for phrase in NO_OBJECTS}
     for name, synonyms in vocabulary(lines).items():
         for synonym in synonyms:
-            meant[_words(synonym)] = name
-        meant[_words(name)] = name
-    return meant
+            objects[_words(synonym)] = name
+        objects[_words(name)] = name
+    return objects
 
 
 def _words(text: str) -> Phrase:
@@ -88,18 +88,18 @@ def _words(text: str) -> Phrase:
 
 
 def mentions(text: str, lines: tuple[str, ...]) -> Sequence[str]:
-    """Objects mentioned in a sentence, in order, each as often as it is mentioned.
+    """List the objects mentioned in a sentence, in order and with repetitions.
 
-    At each word the longest phrase is taken, so that a hot dog is no dog. ``lines`` are names with
+    At each word the longest phrase wins, so that a hot dog is no dog. ``lines`` are names with
     their synonyms as in ``vocabulary``.
     """
-    meant = _phrases(lines)
-    longest = max(map(len, meant))
-    words, found, place = _words(text), [], 0
-    while place < len(words):
-        spans = (words[place : place + size] for size in range(longest, 0, -1))
-        phrase = next((span for span in spans if span in meant), words[place : place + 1])
-        if name := meant.get(phrase):
-            found.append(name)
-        place += len(phrase)
-    return found
+    objects = _phrases(lines)
+    longest = max(map(len, objects))
+    words, names, start = _words(text), [], 0
+    while start < len(words):
+        spans = (words[start : start + size] for size in range(longest, 0, -1))
+        phrase = next((span for span in spans if span in objects), words[start : start + 1])
+        if name := objects.get(phrase):
+            names.append(name)
+        start += len(phrase)
+    return names

@@ -1,4 +1,7 @@
-"""What tasks of questions about images share: prompts, rows, files, and the corpus they make."""
+"""Shared by tasks of questions about images: prompts, rows, files, and building a corpus.
+
+Prompt and answer functions are named in the tasks' YAML files.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +12,7 @@ from typing import Any
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus, read_json
-from steelyard.tasks.metrics import Question
+from steelyard.tasks.metrics import QuestionDoc
 
 SHORT = "\nAnswer the question using a single word or phrase."
 """Follows a question that has a short answer."""
@@ -17,7 +20,7 @@ LETTER = "\nAnswer with the option's letter from the given choices directly."
 """Follows the options of a question."""
 CAPTION = "Describe this image in one sentence."
 VALIDATION = "val"
-"""Folder with a validation part in the layout of the whole."""
+"""Folder with a validation part in the layout of the data folder."""
 IMAGE_FOLDERS = (
     "images",
     "image",
@@ -29,48 +32,49 @@ IMAGE_FOLDERS = (
     "gqa/images",
     ".",
 )
-"""Where images lie, first found first taken."""
+"""Folders of images, searched in this order."""
 
-Read = Callable[[Path, list[Skipped], str], list[Example]]
-"""Examples of a folder; rows that cannot be used are added to the list under this split's name."""
+JsonRow = Mapping[str, Any]
+FolderReader = Callable[[Path, list[Skipped], str], list[Example]]
+"""Reads a folder; adds rows that cannot be used to the list, under the split's name."""
 
 
-def prompt(doc: Question) -> str:
-    """The question with the instruction how to answer, which alone is left of a blanked one."""
+def prompt(doc: QuestionDoc) -> str:
+    """Add the instruction how to answer to the question; without a question return it alone."""
     return f"{doc['text'] or ''}{SHORT}".strip()
 
 
-def first_answer(doc: Question) -> str:
-    """The reference answer to train on."""
+def first_answer(doc: QuestionDoc) -> str:
+    """Return the reference answer to train on."""
     return doc["answers"][0]
 
 
-def usual_answer(doc: Question) -> str:
-    """The reference answer given most often, the first of those that are level."""
+def most_frequent_answer(doc: QuestionDoc) -> str:
+    """Return the most frequent reference answer, the first one of a tie."""
     return Counter(doc["answers"]).most_common(1)[0][0]
 
 
 def image_path(root: Path, name: str) -> Path:
-    """Where the image lies; in ``images`` where it is nowhere, so that it is reported there."""
+    """Find an image; return a path in ``images`` if there is none, so that it is reported there."""
     paths = (root / folder / name for folder in IMAGE_FOLDERS)
     return next((path for path in paths if path.is_file()), root / IMAGE_FOLDERS[0] / name)
 
 
 def images_by_number(root: Path) -> dict[int, Path]:
-    """Images by the number that ends their names: ``COCO_val2014_000000000042.jpg`` is 42."""
-    found: dict[int, Path] = {}
+    """Map images by the number that ends their names: ``COCO_val2014_000000000042.jpg`` is 42."""
+    images: dict[int, Path] = {}
     for folder in IMAGE_FOLDERS:
         for path in sorted((root / folder).glob("*")):
             digits = path.stem.rpartition("_")[2]
             if path.suffix.lower() in IMAGE_SUFFIXES and digits.isdecimal():
-                found.setdefault(int(digits), path)
-    return found
+                images.setdefault(int(digits), path)
+    return images
 
 
 def files(root: Path, *patterns: str) -> list[Path]:
-    """JSON files of the folder, packed or not, that fit the first pattern that any fits.
+    """List JSON files of a folder, packed or not, that match the first pattern with a match.
 
-    A pattern is of the name without ``.gz``, after a subfolder if any.
+    A pattern is for the name without ``.gz``, after a subfolder if any.
 
     Raises:
         UserError: there is no such folder.
@@ -78,27 +82,27 @@ def files(root: Path, *patterns: str) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"No data folder at {root}: give the folder that holds {patterns[0]}.")
     for pattern in patterns:
-        folder, _, wanted = pattern.rpartition("/")
+        folder, _, name_pattern = pattern.rpartition("/")
         names = {path.name: path for path in (root / folder).glob("*.json*")}
         # A copy beside its packed original must not be read twice.
         packed = {name for name in names if name.removesuffix(".gz") in names.keys() - {name}}
         plain = {name.removesuffix(".gz"): names[name] for name in sorted(names.keys() - packed)}
-        if found := [path for name, path in plain.items() if fnmatchcase(name, wanted)]:
-            return found
+        if paths := [path for name, path in plain.items() if fnmatchcase(name, name_pattern)]:
+            return paths
     return []
 
 
-def listed(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """``("file: row number", row)`` of a JSON file that is a list of objects."""
+def listed(path: Path) -> Iterator[tuple[str, JsonRow]]:
+    """Yield ``("file: row number", row)`` from a JSON file that is a list of objects."""
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise UserError(f"{path}: expected a list of objects, one a question.")
+        raise UserError(f"{path}: expected a list of objects, one per question.")
     for number, row in enumerate(content, start=1):
         yield f"{path}: row {number}", row
 
 
-def field(where: str, row: Mapping[str, Any], key: str) -> str:
-    """A row's string or number, as a string; anything else is a UserError naming the line."""
+def field(where: str, row: JsonRow, key: str) -> str:
+    """Return a row's string or number as a string; UserError with ``where`` for anything else."""
     value = row.get(key)
     # type(), for True is an int to Python.
     if type(value) not in (str, int) or value == "":
@@ -106,16 +110,16 @@ def field(where: str, row: Mapping[str, Any], key: str) -> str:
     return str(value)
 
 
-def strings(where: str, row: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """A row's list of strings, empty where it is absent; anything else is a UserError."""
+def strings(where: str, row: JsonRow, key: str) -> tuple[str, ...]:
+    """Return a row's list of strings, empty if it is absent; UserError for anything else."""
     value = row.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
         raise UserError(f"{where}: '{key}' must be a list of strings, found {value!r}.")
     return tuple(value)
 
 
-def pictures(where: str, root: Path, row: Mapping[str, Any]) -> tuple[Path | None, str]:
-    """A row's image, and its name as the cluster; null means a question without an image."""
+def image_of(where: str, root: Path, row: JsonRow) -> tuple[Path | None, str]:
+    """Return a row's image, and its name as the cluster; None for ``"image": null``."""
     if "image" in row and row["image"] is None:
         return None, ""
     name = field(where, row, "image")
@@ -125,17 +129,17 @@ def pictures(where: str, root: Path, row: Mapping[str, Any]) -> tuple[Path | Non
 def corpus(
     task: str,
     root: Path,
-    read: Read,
+    read: FolderReader,
     *,
     notes: Mapping[str, str],
     max_bad: float,
-    whole: bool = False,
+    by_cluster: bool = False,
     holds: Callable[[Path], bool] | None = None,
 ) -> Corpus:
-    """A set made for evaluation: ``test`` in the folder, and ``val`` in ``val`` if it holds one.
+    """Read an evaluation set: ``test`` in the folder, and ``val`` in its subfolder ``val`` if any.
 
-    ``whole`` says that a metric looks at all items of a cluster together; ``holds`` tells whether
-    a folder has a set, by JSON files unless given.
+    ``by_cluster``: a metric needs all items of a cluster, so one lost image removes the others.
+    ``holds`` says whether a folder has a set; without it, whether it has JSON files.
 
     Raises:
         UserError: what ``build_corpus`` or ``read`` checks.
@@ -154,12 +158,12 @@ def corpus(
         skipped=skipped,
         notes=notes,
         max_bad=max_bad,
-        whole_clusters=whole,
+        whole_clusters=by_cluster,
     )
 
 
 def prefix(split: str) -> str:
-    """Begins the ids of a split that numbers its rows as the test files do."""
+    """Return a prefix for ids of other splits, which number their rows as the test files do."""
     return "" if split == "test" else f"{split}/"
 
 

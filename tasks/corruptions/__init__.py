@@ -1,13 +1,16 @@
-"""Damage to one side of an item: ``image-*`` edits the image, ``text-*`` the evidence.
+"""Corruptions of one modality of an item: ``image-*`` edits the image, ``text-*`` the text.
 
-A corruption sees ``Inputs`` and nothing else, so no instruction is ever touched. Its random
-generator is seeded by corruption, severity and item id: the damage is the same for every model,
+    corrupt("image-noise", 3, "item id", Inputs(image, text), lambda rng: other_inputs)
+    CORRUPTIONS["text-typo"].severities    # (1, 2, 3, 4, 5)
+
+A corruption sees ``Inputs`` and nothing else, so no instruction is ever changed. Its random
+generator is seeded by corruption, severity and item id: the result is the same for every model,
 order, batch size and process.
 
 Strengths are those of ImageNet-C where it has the corruption (Hendrycks and Dietterich, ICLR 2019;
 ``make_imagenet_c.py``). It works on images of 224 pixels: on larger photos noise, blur, JPEG
 artefacts and pixels are made as coarse as they would be there, because an encoder shrinks the
-photo and would average fine damage away. Occlusion, rotation and the text's strengths are ours.
+photo and would average finer ones out. Occlusion, rotation and the text's strengths are ours.
 """
 
 from collections.abc import Callable
@@ -33,7 +36,6 @@ from steelyard.tasks.corruptions.image import (
 )
 from steelyard.tasks.corruptions.text import (
     text_blank,
-    text_misleading,
     text_noise,
     text_shuffle,
     text_typo,
@@ -41,32 +43,27 @@ from steelyard.tasks.corruptions.text import (
 )
 
 Apply = Callable[[Inputs, int, np.random.Generator, Donor], Inputs]
-Giver = Literal["other", "rival"]
-"""Whom a donor may be: any item with another content, or only one with another right answer too."""
+"""Corrupts inputs with a severity (0 if it has none), a generator and a draw of another item."""
+DonorKind = Literal["any", "other_class"]
+"""Items to draw from: any with other content, or only those that also have another right answer."""
 
 SEVERITIES = (1, 2, 3, 4, 5)
 DEFAULT_SEVERITY = 3
 ATTACK_LEVELS = (2, 4, 8, 16, 32)
-"""Largest change of a pixel by the attack, in grey levels of 255."""
+"""Largest change of a pixel by the attack at each severity, in grey levels of 255."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorruptionKind:
-    """One kind of damage."""
+    """Corruption as the registry describes it."""
 
     apply: Apply | None
-    """None where the model that is scored makes the damage itself (``evaluation.adversarial``)."""
+    """None for the attack, which the scored model computes (``evaluation.adversarial``)."""
     modality: Literal["image", "text"]
     severities: tuple[int, ...]
-    """Empty where severity has no meaning."""
+    """Empty if severity has no meaning."""
     summary: str
-    giver: Giver = "other"
-
-
-# --- the image ---------------------------------------------------------------------------------
-
-
-# --- the text ----------------------------------------------------------------------------------
+    donor: DonorKind = "any"
 
 
 CORRUPTIONS: dict[str, CorruptionKind] = {
@@ -85,13 +82,13 @@ CORRUPTIONS: dict[str, CorruptionKind] = {
     "image-adversarial": CorruptionKind(
         None, "image", SEVERITIES, "attacked by the model that is scored, white-box PGD"
     ),
-    "text-blank": CorruptionKind(text_blank, "text", (), "evidence removed"),
+    "text-blank": CorruptionKind(text_blank, "text", (), "text removed"),
     "text-noise": CorruptionKind(text_noise, "text", SEVERITIES, "words replaced by random ones"),
     "text-typo": CorruptionKind(text_typo, "text", SEVERITIES, "typing errors"),
     "text-wordshuffle": CorruptionKind(text_wordshuffle, "text", (), "words in random order"),
-    "text-shuffle": CorruptionKind(text_shuffle, "text", (), "evidence of another item"),
+    "text-shuffle": CorruptionKind(text_shuffle, "text", (), "text of another item"),
     "text-misleading": CorruptionKind(
-        text_misleading, "text", (), "evidence of an item with another answer", giver="rival"
+        text_shuffle, "text", (), "text of an item with another answer", donor="other_class"
     ),
 }
 
@@ -99,7 +96,7 @@ STANDARD = (
     "image-blank", "image-noise", "image-shuffle",
     "text-blank", "text-noise", "text-shuffle", "text-wordshuffle",
 )  # fmt: skip
-"""What a single run is scored under unless told otherwise."""
+"""Corruptions of a single run without ``--corruptions``."""
 
 
 def corrupt(
@@ -107,32 +104,32 @@ def corrupt(
     severity: int | None,
     key: str,
     inputs: Inputs,
-    others: Callable[[np.random.Generator], Inputs],
+    draw: Callable[[np.random.Generator], Inputs],
 ) -> Inputs:
-    """Damage one item, each of its images by itself.
+    """Corrupt one item, each of its images separately.
 
     Args:
-        severity: one of the corruption's severities, None where it has none.
-        key: the item's id, which seeds the damage.
-        inputs: the item, with the side to be damaged present.
-        others: draws another item, of the kind the corruption takes, with the generator given.
+        severity: one of the corruption's severities, None if it has none.
+        key: the item's id, which seeds the corruption.
+        inputs: the item, with the modality to corrupt present.
+        draw: draws another item of the corruption's ``DonorKind``.
 
     Raises:
-        UserError: the model that is scored has to make this damage.
+        UserError: the corruption is an attack, which only the scored model can compute.
     """
     apply = CORRUPTIONS[name].apply
     if apply is None:
         raise UserError(
-            f"{name} is made by the model that is scored, against the right answer: it works on "
-            "steelyard's own tasks only."
+            f"{name} is computed by the model that is scored, against the right answer: it works "
+            "on steelyard's own tasks only."
         )
-    parts = ("corruption", name, severity, key)
+    seed_parts = ("corruption", name, severity, key)
 
-    def corrupted(place: int) -> Inputs:
-        rng = np.random.default_rng(seed_for(*parts, *([place] if place else [])))
-        # Every image of an item draws alike, so that what is swapped in is one other item.
-        drawing = np.random.default_rng(seed_for(*parts)) if place else rng
-        return apply(inputs.only(place), severity or 0, rng, lambda: others(drawing).only(place))
+    def corrupted(index: int) -> Inputs:
+        rng = np.random.default_rng(seed_for(*seed_parts, *([index] if index else [])))
+        # All images of an item draw alike, so that they are swapped for those of one other item.
+        draw_rng = np.random.default_rng(seed_for(*seed_parts)) if index else rng
+        return apply(inputs.only(index), severity or 0, rng, lambda: draw(draw_rng).only(index))
 
-    first, *rest = (corrupted(place) for place in range(max(1, len(inputs.images))))
-    return replace(first, more=tuple(each.image for each in rest if each.image is not None))
+    first, *rest = (corrupted(index) for index in range(max(1, len(inputs.images))))
+    return replace(first, more=tuple(part.image for part in rest if part.image is not None))

@@ -1,8 +1,7 @@
-"""The items of a split as one variant shows them: which are asked, and what each of them shows."""
+"""Apply a variant to the items of a split: take some of them and corrupt what each one shows."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -10,132 +9,118 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example, Inputs, Modality
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks.answers import normalise
-from steelyard.tasks.corruptions import CORRUPTIONS, Giver, corrupt
+from steelyard.tasks.corruptions import CORRUPTIONS, CorruptionKind, corrupt
+from steelyard.tasks.corruptions.missing import has
 from steelyard.tasks.corruptions.variants import Variant
 
-Read = Callable[[Example], Inputs]
-"""Reads an item's inputs; the side that is not read is None."""
-PATIENCE = 100
-"""Draws of a donor after which it is looked up whether there is one."""
+InputReader = Callable[[Example], Inputs]
+"""Reads one modality of an item; the other one is None."""
+DRAWS_BEFORE_SEARCH = 100
+"""Draws of a donor after which all items are searched for one."""
 
 
-def some(
-    examples: Sequence[Example], limit: int | None, *, whole: bool = False
+def limited(
+    examples: Sequence[Example], limit: int | None, *, by_cluster: bool = False
 ) -> Sequence[Example]:
-    """``limit`` items by a hash of their ids; ``whole`` takes clusters uncut while they fit.
+    """Take ``limit`` items by a hash of their ids; ``by_cluster`` takes complete clusters that fit.
 
-    One cluster is taken even if it does not fit, for a metric over groups needs all of a group.
+    The first cluster is taken even if it does not fit: a metric over groups needs complete groups.
     """
     if limit is None:
         return examples
     if limit < 1:
         raise UserError(f"--limit {limit}: score one or more items.")
-    if whole:
-        chosen = _whole_clusters(examples, limit)
-    else:
-        chosen = {e.id for e in sorted(examples, key=lambda e: seed_for("limit", e.id))[:limit]}
-    return [example for example in examples if example.id in chosen]
-
-
-def _whole_clusters(examples: Sequence[Example], limit: int) -> set[str]:
-    members: dict[str, list[str]] = {}
+    clusters: dict[str, list[str]] = {}
     for example in examples:
-        members.setdefault(example.cluster or example.id, []).append(example.id)
-    chosen: set[str] = set()
-    for cluster in sorted(members, key=lambda name: seed_for("limit", name)):
-        if chosen and len(chosen) + len(members[cluster]) > limit:
+        name = (example.cluster or example.id) if by_cluster else example.id
+        clusters.setdefault(name, []).append(example.id)
+    ids: set[str] = set()
+    for name in sorted(clusters, key=lambda name: seed_for("limit", name)):
+        if ids and len(ids) + len(clusters[name]) > limit:
             break
-        chosen.update(members[cluster])
-    return chosen
+        ids.update(clusters[name])
+    return [example for example in examples if example.id in ids]
 
 
-def shown(
+def corrupted_reader(
     variant: Variant,
     modality: Modality,
     examples: Sequence[Example],
-    lost: Mapping[str, Modality],
-    read: Read,
-) -> Read:
-    """``read`` with the variant's damage to this side, and nothing where ``lost`` takes the side.
+    missing: Mapping[str, Modality],
+    read: InputReader,
+) -> InputReader:
+    """Return ``read`` with the variant's corruption of this modality.
 
-    A side that is missing stays missing. An attack is left to the model that is scored.
+    A modality that an item does not have stays absent. An attack is left to the scored model.
 
     Args:
-        examples: the whole split, for some damage takes from other items.
-        lost: the side that an item loses, by its id.
-        read: reads this side alone.
+        examples: all items of the split, for some corruptions take content of other items.
+        missing: the modality that an item lacks, by its id.
+        read: reads this modality.
     """
-    corrupted = _corrupted(variant, modality, examples, read)
-
-    def kept(example: Example) -> Inputs:
-        return Inputs(None, None) if lost.get(example.id) == modality else corrupted(example)
-
-    return kept
-
-
-def _corrupted(
-    variant: Variant, modality: Modality, examples: Sequence[Example], read: Read
-) -> Read:
     corruption = variant.on(modality)
-    if corruption is None or (modality == "image" and variant.attack is not None):
-        return read
-    donors = Donors(variant, modality, examples, CORRUPTIONS[corruption.name].giver)
+    if modality == "image" and variant.attack is not None:
+        corruption = None
+    # By id, so that the order of the files does not decide which donor an item gets.
+    present = [example for example in examples if has(example, modality)] if corruption else []
+    candidates = sorted(present, key=lambda example: example.id)
 
-    def corrupted(example: Example) -> Inputs:
+    def read_corrupted(example: Example) -> Inputs:
+        if missing.get(example.id) == modality:
+            return Inputs(None, None)
         inputs = read(example)
-        if not _held(example, modality):
+        if corruption is None or not has(example, modality):
             return inputs
 
-        def other(rng: np.random.Generator) -> Inputs:
-            return read(donors.draw(example, rng))
+        def draw(rng: np.random.Generator) -> Inputs:
+            return read(
+                _draw_donor(variant, CORRUPTIONS[corruption.name], candidates, example, rng)
+            )
 
-        return corrupt(corruption.name, corruption.level, example.id, inputs, other)
+        return corrupt(corruption.name, corruption.level, example.id, inputs, draw)
 
-    return corrupted
+    return read_corrupted
 
 
-def _held(example: Example, modality: Modality) -> Path | str | None:
+def _draw_donor(
+    variant: Variant,
+    kind: CorruptionKind,
+    candidates: list[Example],
+    example: Example,
+    rng: np.random.Generator,
+) -> Example:
+    """Draw an item with other content and, if of another class, no right answer in common.
+
+    Items are drawn, not distinct contents, so that frequent contents stay frequent.
+
+    Raises:
+        UserError: there is none.
+    """
+
+    def fits(donor: Example) -> bool:
+        if _content(donor, kind.modality) == _content(example, kind.modality):
+            return False
+        answers = _right_answers(donor)
+        different = bool(answers) and answers.isdisjoint(_right_answers(example))
+        return kind.donor == "any" or different
+
+    for draws in itertools.count(1):
+        donor = candidates[rng.integers(len(candidates))]
+        if fits(donor):
+            return donor
+        if draws == DRAWS_BEFORE_SEARCH and not any(map(fits, candidates)):
+            break
+    raise UserError(
+        f"{variant}: every {kind.modality} of the split is the same, none to swap in."
+        if kind.donor == "any"
+        else f"{variant}: no item of the split has another right answer than '{example.id}', "
+        "none to mislead with."
+    )
+
+
+def _content(example: Example, modality: Modality) -> object:
     return example.image if modality == "image" else (example.text or "").strip()
 
 
-class Donors:
-    """The items that may give their image or evidence to another one."""
-
-    def __init__(
-        self, variant: Variant, modality: Modality, examples: Sequence[Example], giver: Giver
-    ) -> None:
-        self.variant, self.modality, self.giver = variant, modality, giver
-        # By id, so that the order of the files does not decide who gives to whom.
-        able = (example for example in examples if _held(example, modality))
-        self.present = sorted(able, key=lambda example: example.id)
-
-    def draw(self, example: Example, rng: np.random.Generator) -> Example:
-        """One with another content and, of rivals, with no right answer in common.
-
-        Drawn among items, not among distinct contents, so that frequent ones stay frequent.
-
-        Raises:
-            UserError: there is none.
-        """
-        for tries in itertools.count(1):
-            drawn = self.present[rng.integers(len(self.present))]
-            if self._fits(example, drawn):
-                return drawn
-            if tries == PATIENCE and not any(self._fits(example, o) for o in self.present):
-                break
-        raise UserError(
-            f"{self.variant}: every {self.modality} of the split is the same, none to swap in."
-            if self.giver == "other"
-            else f"{self.variant}: no item of the split has another right answer than "
-            f"'{example.id}', none to mislead with."
-        )
-
-    def _fits(self, example: Example, drawn: Example) -> bool:
-        if _held(drawn, self.modality) == _held(example, self.modality):
-            return False
-        given = _right(drawn)
-        return self.giver == "other" or (bool(given) and given.isdisjoint(_right(example)))
-
-
-def _right(example: Example) -> frozenset[int | str]:
+def _right_answers(example: Example) -> frozenset[int | str]:
     return frozenset(example.labels or map(normalise, example.answers))

@@ -7,14 +7,17 @@ from steelyard.harness.core.examples import MODALITIES
 from steelyard.tasks.corruptions.variants import CLEAN
 
 Columns = Mapping[str, Mapping[str, float]]
-"""Each column as a weighted sum over variants."""
+"""Weight of each variant in each column."""
 
 
 def columns_of(task: str, variants: Sequence[str]) -> Columns:
-    """How each column sums over variants: severities, then corruptions, then the two sides.
+    """Average over severities, then over corruptions, then over the two modalities.
 
-    So neither a corruption with many severities nor a side with many corruptions weighs more.
-    Damage to both sides at once stands in columns of its own and counts for neither side.
+    So neither a corruption with many severities nor a modality with many corruptions weighs more.
+    Variants that corrupt both modalities have columns of their own and count for neither.
+
+    Raises:
+        UserError: no clean scores, or a corruption of neither image nor text.
     """
     if CLEAN not in variants:
         raise UserError(f"{task} has no clean scores: evaluate its runs on clean too.")
@@ -24,13 +27,13 @@ def columns_of(task: str, variants: Sequence[str]) -> Columns:
             severities.setdefault(corruption_of(variant), []).append(variant)
     stray = [name for name in severities if modality_of(name) not in (*MODALITIES, "both")]
     if stray:
-        raise UserError(f"Corruption '{stray[0]}' names no side: call it image-... or text-...")
+        raise UserError(f"Corruption '{stray[0]}' has no modality: name it image-... or text-...")
     single = {name: _average([{variant: 1.0} for variant in v]) for name, v in severities.items()}
-    modalities = {
+    by_modality = {
         modality: [single[name] for name in single if modality_of(name) == modality]
         for modality in MODALITIES
     }
-    averages = {modality: _average(parts) for modality, parts in modalities.items() if parts}
+    averages = {modality: _average(columns) for modality, columns in by_modality.items() if columns}
     clean = {CLEAN: 1.0}
     if not averages:
         return {"balanced": clean, "clean": clean, **single}
@@ -39,19 +42,16 @@ def columns_of(task: str, variants: Sequence[str]) -> Columns:
     return {"balanced": balanced, "clean": clean, "corrupted": corrupted, **averages, **single}
 
 
-def _average(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    variants = dict.fromkeys(variant for part in parts for variant in part)
-    return {v: sum(part.get(v, 0.0) for part in parts) / len(parts) for v in variants}
+def _average(columns: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    variants = dict.fromkeys(variant for column in columns for variant in column)
+    return {v: sum(column.get(v, 0.0) for column in columns) / len(columns) for v in variants}
 
 
 def corruption_of(variant: str) -> str:
-    """The kind of damage without its strength.
-
-    ``image-noise:3+text-typo:2`` gives ``image-noise+text-typo``.
-    """
+    """Drop severities: ``image-noise:3+text-typo:2`` gives ``image-noise+text-typo``."""
     return "+".join(part.partition(":")[0] for part in variant.split("+"))
 
 
 def modality_of(variant: str) -> str:
-    """``image`` or ``text``, or ``both`` where one variant damages both sides."""
+    """Return ``image`` or ``text``, or ``both`` for a variant that corrupts both modalities."""
     return "both" if "+" in variant else variant.partition("-")[0]

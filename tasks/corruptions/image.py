@@ -1,4 +1,4 @@
-"""image."""
+"""Corruptions of the image; each leaves the text alone and draws from ``rng`` only."""
 
 import io
 import math
@@ -10,61 +10,39 @@ from PIL import Image, ImageChops, ImageFilter
 from steelyard.harness.core.examples import Donor, Inputs
 
 GRID = 224
-"""Longest side, in pixels, at which ImageNet-C's strengths are meant."""
-
-
+"""Longest edge, in pixels, for which ImageNet-C's strengths are defined."""
 NOISE_SIGMA = (0.08, 0.12, 0.18, 0.26, 0.38)
 """Standard deviation for pixels in [0, 1], as in ImageNet-C."""
-
-
 BLUR_SIGMA = (1.0, 2.0, 3.0, 4.0, 6.0)
 """Standard deviation in pixels of a 224-pixel image, as in ImageNet-C."""
-
-
 LEAST_BLUR = 0.4
 """Added in quadrature, in real pixels, or small images would stay sharp. So 32- and 64-pixel
 images get about the blur that CIFAR-10-C (0.4 to 1) and Tiny-ImageNet-C (0.5 to 1.5) give them."""
-
-
 NARROW_BLUR = 1.4
-"""Least standard deviation, in pixels of a shrunk image, at which a blur is done on it."""
-
-
+"""Least standard deviation, in pixels of a shrunk image, of a blur that is done on it."""
 JPEG_QUALITY = (25, 18, 15, 10, 7)
 """As in ImageNet-C."""
-
-
-PIXELS_LEFT = (0.6, 0.5, 0.4, 0.3, 0.25)
-"""Share of a side's pixels, as in ImageNet-C."""
-
-
-CONTRAST_LEFT = (0.4, 0.3, 0.2, 0.1, 0.05)
-"""Share of each pixel's distance from the channel's mean, as in ImageNet-C."""
-
-
+PIXEL_SCALE = (0.6, 0.5, 0.4, 0.3, 0.25)
+"""Factor on width and height, as in ImageNet-C."""
+CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)
+"""Factor on each pixel's distance from the channel's mean, as in ImageNet-C."""
 BRIGHTNESS_ADDED = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""To the value of HSV in [0, 1], as in ImageNet-C."""
-
-
-OCCLUDED_SHARE = (0.1, 0.2, 0.3, 0.45, 0.6)
-"""Of the area; ours."""
-
-
-PATCH_SHARE = 0.04
-"""Of the area, one occluding rectangle."""
-
-
+"""Added to the value of HSV in [0, 1], as in ImageNet-C."""
+OCCLUDED_AREA = (0.1, 0.2, 0.3, 0.45, 0.6)
+"""Fraction of the area; ours."""
+PATCH_AREA = 0.04
+"""Fraction of the area of one occluding rectangle."""
 ROTATION_DEGREES = (5, 10, 20, 30, 45)
-"""Ours: to 45 degrees, where an upright photo is furthest from any it could pass for."""
+"""Ours: up to 45 degrees, where an upright photo is furthest from all it could be taken for."""
 
 
 def image_blank(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """No image at all; each backbone says what a missing image means to it."""
+    """Remove the image; each backbone defines its input for a missing image."""
     return Inputs(None, inputs.text)
 
 
 def image_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """Gaussian noise on every pixel and channel, clipped to the valid range."""
+    """Add Gaussian noise to every pixel and channel, clipped to the valid range."""
     pixels = np.asarray(_rgb(inputs))
     height, width, _ = pixels.shape
     shrink = max(height, width, GRID) / GRID
@@ -77,11 +55,11 @@ def image_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: 
 
 
 def image_blur(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """Gaussian blur."""
+    """Blur the image with a Gaussian."""
     image = _rgb(inputs)
     sigma = math.hypot(BLUR_SIGMA[severity - 1] * max(image.size) / GRID, LEAST_BLUR)
-    # A wide blur is done on a smaller image, four times as fast: what is lost there is no detail
-    # that the blur would leave. Shrinking blurs by (factor**2 - 1) / 12 already.
+    # A wide blur is done on a smaller image, four times as fast: shrinking removes only detail that
+    # the blur removes too, and itself adds a variance of (factor**2 - 1) / 12.
     factor = max(1, int(sigma / NARROW_BLUR))
     narrow = math.sqrt(sigma**2 - (factor**2 - 1) / 12) / factor
     small = image.reduce(factor).filter(ImageFilter.GaussianBlur(narrow))
@@ -91,7 +69,7 @@ def image_blur(inputs: Inputs, severity: int, rng: np.random.Generator, donor: D
 
 
 def image_jpeg(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """What JPEG of low quality changes in the image at 224 pixels, added at full size."""
+    """Add the errors of low-quality JPEG at 224 pixels to the image at full size."""
     image = _rgb(inputs)
     small = _shrunk(image)
     file = io.BytesIO()
@@ -106,27 +84,27 @@ def image_jpeg(inputs: Inputs, severity: int, rng: np.random.Generator, donor: D
 
 
 def image_pixelate(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """Fewer pixels, each the mean of what it covers, shown at the old size."""
+    """Average the pixels within larger squares, at the old size of the image."""
     image = _rgb(inputs)
-    left = PIXELS_LEFT[severity - 1] * min(1.0, GRID / max(image.size))
-    coarse = image.resize(_scaled(image, left), Image.Resampling.BOX)
+    scale = PIXEL_SCALE[severity - 1] * min(1.0, GRID / max(image.size))
+    coarse = image.resize(_scaled(image, scale), Image.Resampling.BOX)
     return Inputs(coarse.resize(image.size, Image.Resampling.NEAREST), inputs.text)
 
 
 def image_contrast(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """Each channel drawn towards its mean."""
+    """Move each channel towards its mean."""
     image = _rgb(inputs)
-    levels, left = np.arange(256), CONTRAST_LEFT[severity - 1]
+    levels, factor = np.arange(256), CONTRAST[severity - 1]
     counts = np.reshape(image.histogram(), (3, 256))
     means = counts @ levels / counts.sum(axis=1)
-    table = np.rint((levels - means[:, None]) * left + means[:, None]).clip(0, 255)
+    table = np.rint((levels - means[:, None]) * factor + means[:, None]).clip(0, 255)
     return Inputs(image.point(table.astype(int).ravel().tolist()), inputs.text)
 
 
 def image_brightness(
     inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor
 ) -> Inputs:
-    """A higher value of HSV at equal hue and saturation."""
+    """Raise the value of HSV at equal hue and saturation."""
     image = _rgb(inputs)
     red, green, blue = image.split()
     value = np.asarray(ImageChops.lighter(ImageChops.lighter(red, green), blue), np.uint16)
@@ -144,22 +122,22 @@ def image_brightness(
 def image_occlusion(
     inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor
 ) -> Inputs:
-    """Grey rectangles at random places until the share of the area is covered."""
+    """Cover a fraction of the area with grey rectangles at random positions."""
     image = _rgb(inputs).copy()
-    wanted = OCCLUDED_SHARE[severity - 1] * image.width * image.height
+    target = OCCLUDED_AREA[severity - 1] * image.width * image.height
     covered: NDArray[np.bool_] = np.zeros((image.height, image.width), dtype=bool)
-    while covered.sum() < wanted:
-        stretch = 2 ** rng.uniform(-0.5, 0.5)
-        width = max(1, round(image.width * PATCH_SHARE**0.5 * stretch))
-        height = max(1, round(image.height * PATCH_SHARE**0.5 / stretch))
-        left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
-        covered[top : top + height, left : left + width] = True
+    while covered.sum() < target:
+        aspect = 2 ** rng.uniform(-0.5, 0.5)
+        width = max(1, round(image.width * PATCH_AREA**0.5 * aspect))
+        height = max(1, round(image.height * PATCH_AREA**0.5 / aspect))
+        x, y = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
+        covered[y : y + height, x : x + width] = True
     image.paste((128, 128, 128), (0, 0), Image.fromarray(covered))
     return Inputs(image, inputs.text)
 
 
 def image_rotation(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """Turned to the left or right about the middle; corners get the image's mean colour."""
+    """Rotate left or right about the centre; corners get the image's mean colour."""
     image = _rgb(inputs)
     angle = ROTATION_DEGREES[severity - 1] * (1 if rng.random() < 0.5 else -1)
     red, green, blue = image.resize((1, 1), Image.Resampling.BOX).tobytes()
@@ -168,7 +146,7 @@ def image_rotation(inputs: Inputs, severity: int, rng: np.random.Generator, dono
 
 
 def image_shuffle(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """The image of another item."""
+    """Swap in the image of another item."""
     return Inputs(donor().image, inputs.text)
 
 
@@ -183,8 +161,8 @@ def _added(
     rows: NDArray[np.int_],
     columns: NDArray[np.int_],
 ) -> Image.Image:
-    """Pixels [H, W, 3] and a coarser change, whose row and column each of theirs is given."""
-    # Taken along one axis after the other, which is ten times faster than both at once.
+    """Add a coarser change to pixels [H, W, 3], given its row and column for each of theirs."""
+    # One axis after the other is ten times faster than both at once.
     total = change.take(columns, axis=1).take(rows, axis=0)
     total += pixels
     return Image.fromarray(np.clip(total, 0, 255, out=total).astype(np.uint8))
@@ -195,7 +173,7 @@ def _scaled(image: Image.Image, factor: float) -> tuple[int, int]:
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
-    """The image with its longest side at ``GRID`` pixels; a smaller one as it is."""
+    """Shrink the image until its longest edge has ``GRID`` pixels, unless it is smaller."""
     if max(image.size) <= GRID:
         return image
     return image.resize(_scaled(image, GRID / max(image.size)), Image.Resampling.BOX)

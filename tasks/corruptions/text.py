@@ -1,4 +1,4 @@
-"""text."""
+"""Corruptions of the text; each leaves the image alone and draws from ``rng`` only."""
 
 import math
 
@@ -6,64 +6,55 @@ import numpy as np
 
 from steelyard.harness.core.examples import Donor, Inputs
 
-WORD_SHARE = (0.1, 0.2, 0.4, 0.6, 0.8)
-"""Probability that a word is replaced, and share of words that get a typing error; ours."""
-
-
+WORD_FRACTIONS = (0.1, 0.2, 0.4, 0.6, 0.8)
+"""Probability that a word is replaced, and fraction of words that get a typing error; ours."""
 KEY_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
 def text_blank(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """No evidence; the prompt is built as for an item that never had any."""
+    """Remove the text; the prompt is built as for an item that never had any."""
     return Inputs(inputs.image, None)
 
 
 def text_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """Each word gives way, by chance, to a random word from the evidence of another item."""
+    """Replace some words by random words from the texts of other items."""
     words = (inputs.text or "").split()
-    replaced = rng.random(len(words)) < WORD_SHARE[severity - 1]
-    for place in np.flatnonzero(replaced):
-        offered = (donor().text or "").split()
-        words[place] = offered[rng.integers(len(offered))]
+    replaced = rng.random(len(words)) < WORD_FRACTIONS[severity - 1]
+    for index in np.flatnonzero(replaced):
+        donor_words = (donor().text or "").split()
+        words[index] = donor_words[rng.integers(len(donor_words))]
     return Inputs(inputs.image, " ".join(words))
 
 
 def text_typo(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """A typing error in a share of the words, rounded up so that no text is spared."""
+    """Put a typing error in a fraction of the words, rounded up so that every text changes."""
     words = (inputs.text or "").split()
-    wrong = math.ceil(WORD_SHARE[severity - 1] * len(words))
-    for place in rng.permutation(len(words))[:wrong]:
-        words[place] = _mistyped(words[place], rng)
+    wrong = math.ceil(WORD_FRACTIONS[severity - 1] * len(words))
+    for index in rng.permutation(len(words))[:wrong]:
+        words[index] = _mistyped(words[index], rng)
     return Inputs(inputs.image, " ".join(words))
 
 
 def text_wordshuffle(
     inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor
 ) -> Inputs:
-    """The same words in random order."""
+    """Put the words in random order."""
     words = (inputs.text or "").split()
     return Inputs(inputs.image, " ".join(words[i] for i in rng.permutation(len(words))))
 
 
 def text_shuffle(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
-    """The evidence of another item."""
-    return Inputs(inputs.image, donor().text)
-
-
-def text_misleading(
-    inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor
-) -> Inputs:
-    """The evidence of an item with another right answer, which it speaks for."""
+    """Swap in the text of another item; under ``text-misleading`` of one with another answer."""
     return Inputs(inputs.image, donor().text)
 
 
 def _mistyped(word: str, rng: np.random.Generator) -> str:
-    """The word with one error that can be made in it: swap, drop, insert or a neighbouring key."""
+    """Make one possible error in a word: swap, drop, insert, or hit a neighbouring key."""
     swaps = [i for i in range(len(word) - 1) if word[i] != word[i + 1]]
     keys = [i for i, letter in enumerate(word) if letter.lower() in NEIGHBOURS]
     kinds = {"swap": swaps, "drop": list(range(len(word))) if len(word) > 1 else [], "key": keys}
     kinds["insert"] = list(range(len(word) + 1))
-    possible = sorted(kind for kind, places in kinds.items() if places)
+    possible = sorted(kind for kind, indices in kinds.items() if indices)
     kind = possible[rng.integers(len(possible))]
     at = kinds[kind][rng.integers(len(kinds[kind]))]
     before, after = word[:at], word[at:]
@@ -78,19 +69,19 @@ def _mistyped(word: str, rng: np.random.Generator) -> str:
 
 
 def _neighbours() -> dict[str, str]:
-    """The keys around each letter; every row lies half a key to the right of the one above."""
-    places = {
+    """List the keys around each letter; every row is half a key to the right of the one above."""
+    positions = {
         key: (column + row / 2, row)
         for row, keys in enumerate(KEY_ROWS)
         for column, key in enumerate(keys)
     }
     return {
         key: "".join(
-            other
-            for other, (a, b) in places.items()
-            if other != key and abs(a - x) <= 1 and abs(b - y) <= 1
+            near
+            for near, (a, b) in positions.items()
+            if near != key and abs(a - x) <= 1 and abs(b - y) <= 1
         )
-        for key, (x, y) in places.items()
+        for key, (x, y) in positions.items()
     }
 
 

@@ -1,7 +1,10 @@
-"""How damage is written: ``image-noise:3``, ``image-noise:3+text-typo:2``, ``both-missing:70``.
+"""Syntax of variants: ``image-noise:3``, ``image-noise:3+text-typo:2``, ``both-missing:70s1``.
 
 A corruption has a severity from 1 to 5, or none. A missing modality has a rate in percent and may
-have a seed, ``image-missing:70s1``; left out it is 0. ``+`` joins damage to the two sides.
+have a seed; without one it is 0. ``+`` joins a corruption of the image and one of the text.
+
+    parse("image-noise:3")       # (Corruption("image-noise", 3),)
+    expand("image-noise:1-3")    # three variants
 """
 
 import itertools
@@ -20,32 +23,32 @@ JOINT = "+"
 
 @dataclass(frozen=True, slots=True)
 class Corruption:
-    """One kind of damage at one strength."""
+    """Corruption with its severity, or missing modality with its rate."""
 
     name: str
     """A key of ``CORRUPTIONS`` or ``MISSING``."""
     level: int | None = None
-    """Severity, or rate in percent; None where there is none."""
+    """Severity, or rate in percent; None if it has none."""
     seed: int = 0
-    """Of the draw of items that lose something; 0 for corruptions."""
+    """Seed of the draw of items that lack a modality; 0 for corruptions."""
 
     @property
     def modality(self) -> Literal["image", "text", "both"]:
-        """What it is done to."""
+        """Modality that it changes."""
         return (MISSING if self.name in MISSING else CORRUPTIONS)[self.name].modality
 
     def __str__(self) -> str:
-        strength = "" if self.level is None else f":{self.level}"
-        return f"{self.name}{strength}{f's{self.seed}' if self.seed else ''}"
+        level = "" if self.level is None else f":{self.level}"
+        return f"{self.name}{level}{f's{self.seed}' if self.seed else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A task, clean or damaged."""
+    """Task, clean or corrupted."""
 
     task: str
     corruptions: tuple[Corruption, ...] = ()
-    """At most one a side, the image's first."""
+    """At most one a modality, the image's first."""
 
     @property
     def name(self) -> str:
@@ -56,68 +59,66 @@ class Variant:
         return f"{self.task}@{self.name}" if self.corruptions else self.task
 
     def on(self, modality: Modality) -> Corruption | None:
-        """The corruption of one side; a side that goes missing in some items has none."""
-        return next(
-            (d for d in self.corruptions if d.modality == modality and d.name in CORRUPTIONS), None
-        )
+        """Return the corruption of one modality; None too if it goes missing in some items."""
+        single = (part for part in self.corruptions if part.name in CORRUPTIONS)
+        return next((part for part in single if part.modality == modality), None)
 
     @property
     def missing(self) -> Corruption | None:
-        """What goes missing in some items."""
-        return next(
-            (corruption for corruption in self.corruptions if corruption.name in MISSING), None
-        )
+        """Missing modality, if one goes missing in some items."""
+        return next((part for part in self.corruptions if part.name in MISSING), None)
 
     @property
     def attack(self) -> int | None:
-        """Severity of the attack that the model itself makes, or None."""
-        corruption = self.on("image")
-        return (
-            corruption.level if corruption and CORRUPTIONS[corruption.name].apply is None else None
-        )
+        """Severity of the attack by the scored model, or None."""
+        part = self.on("image")
+        return part.level if part and CORRUPTIONS[part.name].apply is None else None
 
 
 def parse(text: str) -> tuple[Corruption, ...]:
-    """The damage that a text names, the image's first."""
-    found = sorted(map(_corruption, text.split(JOINT)), key=lambda corruption: corruption.modality)
-    modalities = [corruption.modality for corruption in found]
-    if len(found) > 1 and modalities != ["image", "text"]:
+    """Read one corruption, or one of the image and one of the text; the image's is first.
+
+    Raises:
+        UserError: an unknown name or level, or two of one modality.
+    """
+    parts = sorted(map(_corruption, text.split(JOINT)), key=lambda part: part.modality)
+    modalities = [part.modality for part in parts]
+    if len(parts) > 1 and modalities != ["image", "text"]:
         raise UserError(
             f"'{text}': give one corruption of the image and one of the text, not "
             f"{' and '.join(modalities)}."
         )
-    if all(corruption.name in MISSING for corruption in found) and len(found) > 1:
-        raise UserError(f"'{text}': for items that lose one or the other write 'both-missing:70'.")
-    return tuple(found)
+    if len(parts) > 1 and all(part.name in MISSING for part in parts):
+        raise UserError(f"'{text}': for items that lack one or the other write 'both-missing:70'.")
+    return tuple(parts)
 
 
 def expand(text: str) -> list[tuple[Corruption, ...]]:
-    """What a text with ranges stands for: ``image-noise:1-3+text-typo:2`` for three damages."""
-    parts = [_each(part) for part in text.split(JOINT)]
+    """Read a text with ranges: ``image-noise:1-3+text-typo:2`` gives three variants."""
+    parts = [_levels(part) for part in text.split(JOINT)]
     return [parse(JOINT.join(choice)) for choice in itertools.product(*parts)]
 
 
 def _corruption(text: str) -> Corruption:
-    name, colon, given = text.partition(":")
+    name, colon, level = text.partition(":")
     if name in MISSING:
-        return _missing(text, name, given)
+        return _missing(text, name, level)
     if name not in CORRUPTIONS:
         raise unknown("corruption", name, [*CORRUPTIONS, *MISSING])
-    allowed = CORRUPTIONS[name].severities
+    severities = CORRUPTIONS[name].severities
     if not colon:
-        return Corruption(name, DEFAULT_SEVERITY if allowed else None)
-    if not allowed:
+        return Corruption(name, DEFAULT_SEVERITY if severities else None)
+    if not severities:
         raise UserError(f"'{text}': {name} has no severities; write '{name}'.")
-    if given not in map(str, allowed):
-        known = ", ".join(map(str, allowed))
-        raise UserError(f"'{text}': severity '{given}' is unknown. Allowed: {known}.")
-    return Corruption(name, int(given))
+    if level not in map(str, severities):
+        allowed = ", ".join(map(str, severities))
+        raise UserError(f"'{text}': severity '{level}' is unknown. Allowed: {allowed}.")
+    return Corruption(name, int(level))
 
 
-def _missing(text: str, name: str, given: str) -> Corruption:
-    rate, _, seed = given.partition("s")
-    wanted = rate.isdecimal() and int(rate) <= 100 and (seed.isdecimal() or given == rate)
-    if not wanted:
+def _missing(text: str, name: str, level: str) -> Corruption:
+    rate, _, seed = level.partition("s")
+    if not (rate.isdecimal() and int(rate) <= 100 and (seed.isdecimal() or level == rate)):
         raise UserError(
             f"'{text}': give a rate from 0 to 100 %, such as '{name}:70', and a seed only "
             f"for another draw, '{name}:70s1'."
@@ -125,16 +126,16 @@ def _missing(text: str, name: str, given: str) -> Corruption:
     return Corruption(name, int(rate), int(seed or 0))
 
 
-def _each(given: str) -> list[str]:
-    """A part with a range of strengths as one text each; a part without as it is."""
-    name, _, span = given.partition(":")
-    found = re.fullmatch(r"(\d+)-(\d+)(s\d+)?", span)
-    if not found:
-        return [given]
-    low, high, seed = int(found[1]), int(found[2]), found[3] or ""
+def _levels(text: str) -> list[str]:
+    """Split ``name:1-3`` into one text a level; return a text without a range as it is."""
+    name, _, levels = text.partition(":")
+    span = re.fullmatch(r"(\d+)-(\d+)(s\d+)?", levels)
+    if not span:
+        return [text]
+    low, high, seed = int(span[1]), int(span[2]), span[3] or ""
     if low > high:
-        raise UserError(f"'{given}' is an empty range; write '{name}:{high}-{low}{seed}'.")
+        raise UserError(f"'{text}' is an empty range; write '{name}:{high}-{low}{seed}'.")
     step = RATE_STEP if name in MISSING else 1
     if (high - low) % step:
-        raise UserError(f"'{given}': a range of rates goes in steps of {step} from {low}.")
+        raise UserError(f"'{text}': a range of rates has steps of {step} from {low}.")
     return [f"{name}:{level}{seed}" for level in range(low, high + 1, step)]

@@ -58,7 +58,7 @@ def test_captions_by_hand() -> None:
         "A man on the floor beside a bin.",  # person; floor is safe; bin is invented, not dreamt
         "Nothing to see.",
     ]
-    parts = [amber_files.caption_shares(FACTS, caption) for caption in given]
+    parts = [amber_files.caption_fractions(FACTS, caption) for caption in given]
     assert scores(parts) == {
         "chair": pytest.approx(3 / 7),  # dog ground cat ball, man floor bin
         "cover": pytest.approx(3 / 9),
@@ -70,13 +70,13 @@ def test_captions_by_hand() -> None:
 
 def test_a_word_stands_for_the_first_object_it_is_related_to() -> None:
     facts = {**FACTS, "truth": ("grass", "ground", "ground")}
-    both = amber_files.caption_shares(facts, "ground and more ground")
+    both = amber_files.caption_fractions(facts, "ground and more ground")
     assert both["cover"] == (1, 3) and both["chair"] == (0, 2)  # officially grass, twice
-    assert amber_files.caption_shares(facts, "a floor")["cover"] == (
+    assert amber_files.caption_fractions(facts, "a floor")["cover"] == (
         0,
         3,
     )  # a safe word covers nothing
-    assert amber_files.caption_shares({**facts, "safe": ()}, "a floor")["cover"] == (1, 3)
+    assert amber_files.caption_fractions({**facts, "safe": ()}, "a floor")["cover"] == (1, 3)
 
 
 def stock_scorer(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -107,7 +107,7 @@ def test_captions_count_as_lmms_eval_counts_them(monkeypatch: pytest.MonkeyPatch
         utils.process_generative_task(item, row, relation, set(words), safe, 0.8, theirs)
         facts = {"truth": tuple(row["truth"]), "hallu": tuple(row["hallu"]), "relation": lines,
                  "safe": tuple(safe)}  # fmt: skip
-        for name, (top, bottom) in amber_files.weigh(named, facts, 8).items():
+        for name, (top, bottom) in amber_files.noun_fractions(named, facts, 8).items():
             ours[f"{name} top"] += int(top)
             ours[f"{name} bottom"] += int(bottom)
     assert theirs["chair_score"] > 500 and theirs["hallu_cover_score"] > 500
@@ -144,7 +144,7 @@ def test_answers_by_hand() -> None:
     truths = ["no", "no", "no", "yes", "yes"]
     given = ["No.", "Yes", "hard to say", "no, it is not", "Yes, it is not grey"]
     parts = [
-        amber_files.answer_shares(truth, answer)
+        amber_files.answer_fractions(truth, answer)
         for truth, answer in zip(truths, given, strict=True)
     ]
     assert scores(parts) == {  # positive is no: one hit, one false alarm, two missed
@@ -160,7 +160,7 @@ def test_answers_by_hand() -> None:
 def test_answers_against_scikit_learn() -> None:
     draw = random.Random(1)
     truths, given = ([draw.choice(["yes", "no"]) for _ in range(200)] for _ in range(2))
-    ours = scores([amber_files.answer_shares(t, g) for t, g in zip(truths, given, strict=True)])
+    ours = scores([amber_files.answer_fractions(t, g) for t, g in zip(truths, given, strict=True)])
     precision, recall, f1, _ = precision_recall_fscore_support(
         truths, given, pos_label="no", average="binary"
     )
@@ -182,8 +182,8 @@ def test_official_counts_and_constant_answers() -> None:
         "attribute: action": 792,
         "relation": 1664,
     }
-    never = scores([amber_files.answer_shares(row["truth"], "No") for row in asked])
-    always = scores([amber_files.answer_shares(row["truth"], "Yes") for row in asked])
+    never = scores([amber_files.answer_fractions(row["truth"], "No") for row in asked])
+    always = scores([amber_files.answer_fractions(row["truth"], "Yes") for row in asked])
     assert never["accuracy"] == never["precision"] == 9427 / 14216
     assert (never["recall"], never["f1"]) == (1, pytest.approx(2 * 9427 / (9427 + 14216)))
     assert always["accuracy"] == 4789 / 14216
@@ -197,10 +197,10 @@ def test_official_counts_and_constant_answers() -> None:
 
 
 def test_the_score_joins_both_halves_by_hand() -> None:
-    terms: list[metrics.Term] = [(False, 1, 4), (False, 0, 1), (True, 2, 3), (True, 0, 1)]
+    terms: list[metrics.ContrastTerm] = [(False, 1, 4), (False, 0, 1), (True, 2, 3), (True, 0, 1)]
     value = (2 / 4 + 1 - 1 / 5) / 2
     assert metrics.contrast(terms) == pytest.approx(value)
-    parts = metrics.contrast_parts(terms)
+    parts = metrics.contrast_fractions(terms)
     # The delta method by hand: top - centre * bottom, by the bottoms' sum, half, times the items.
     assert parts[0] == (pytest.approx(value - 4 / 2 * (1 - 4 / 5) / 5), 1)
     assert parts[2] == (pytest.approx(value + 4 / 2 * (2 - 3 / 2) / 4), 1)

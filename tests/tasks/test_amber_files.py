@@ -71,10 +71,10 @@ def test_the_official_layout(folder: Path) -> None:
         ("no",),
         ("yes", "no"),
     )
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in (first, question)]
-    assert amber.doc_to_text(docs[0]) == "Describe this image."
-    assert amber.doc_to_text(docs[1]).startswith("Is it 3?\nAnswer the question")
-    assert (amber.doc_to_target(docs[0]), amber.doc_to_target(docs[1])) == (
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in (first, question)]
+    assert tasks.prompt("amber", docs[0]) == "Describe this image."
+    assert tasks.prompt("amber", docs[1]).startswith("Is it 3?\nAnswer the question")
+    assert (tasks.target("amber", docs[0]), tasks.target("amber", docs[1])) == (
         "dog, grass, person",
         "no",
     )
@@ -82,7 +82,7 @@ def test_the_official_layout(folder: Path) -> None:
 
 def test_each_item_reports_the_metrics_of_its_half(folder: Path) -> None:
     corpus = amber.load(folder)
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     caption, question = (amber.process_results(doc, ["No dog."]) for doc in (docs[0], docs[2]))
     assert caption.keys() == {"chair", "cover", "hal", "cog", "length", "score", "item"}
     assert (caption["score"], question["score"]) == ((False, 0, 1), (True, 2.0, 2))

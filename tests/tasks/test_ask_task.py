@@ -135,14 +135,14 @@ def test_the_right_answers_to_the_generated_set_are_right(world: Path, task: str
     corpus = tasks.load(task, world / task)
     assert corpus.skipped == () and {"val", "test"} <= set(corpus.splits)
     module: Any = tasks.module(task)
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
-    results = [module.process_results(doc, [module.doc_to_target(doc)]) for doc in docs]
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    results = [module.process_results(doc, [tasks.target(task, doc)]) for doc in docs]
     about = tasks.info(task)
     found = {metric: ratio([row[metric] for row in results]) for metric in about.metrics}
     best = {metric: float(higher) for metric, higher in about.metrics.items() if higher is not None}
     assert {metric: found[metric] for metric in best} == best
     subsets = {doc["subset"] for doc in docs}
-    columns = [column.rpartition(".")[0] for column in about.shown]
+    columns = [column.rpartition(".")[0] for column in about.columns]
     assert {subset for subset in columns if subset} <= subsets
 
 
@@ -150,7 +150,7 @@ def test_every_declared_column_exists() -> None:
     for name in tasks.names():
         about = tasks.info(name)
         assert about.main in about.metrics
-        for column in about.shown:
+        for column in about.columns:
             subset, _, metric = column.rpartition(".")
             assert metric in about.metrics, column
             assert about.subsets or not subset, column
@@ -195,11 +195,11 @@ def test_turns_of_classification(
     example = Example("a", None, "some words", labels)
     corpus = Corpus(task, Path(), classes, task == "mm_imdb", {"train": (example,)}, "r1")
     image = Image.new("RGB", (4, 4))
-    turn = tasks.turn(task, corpus, example, image)
+    turn = tasks.training_turn(task, corpus, example, image)
     assert (turn.answer, turn.choices) == (answer, choices)
     assert (turn.inputs.image, turn.inputs.text) == (image, "some words")
     assert "some words" in turn.inputs.prompt and turn.inputs.prompt.endswith(".")
-    bare = tasks.turn(task, corpus, Example("a", None, None, labels), None)
+    bare = tasks.training_turn(task, corpus, Example("a", None, None, labels), None)
     assert bare.inputs.prompt == turn.inputs.prompt.partition("\n")[2]
 
 
@@ -211,7 +211,8 @@ def test_turns_and_names_need_no_heavy_import() -> None:
         "import sys; from pathlib import Path; from steelyard import tasks\n"
         "from steelyard.harness.core.examples import Corpus, Example\n"
         "e = Example('a', None, 'why?', (), answers=('so',)); c = Corpus('vqa', Path(), (), False, "
-        "{}, 'r'); tasks.turn('vqa', c, e, None); [tasks.info(name) for name in tasks.names()]\n"
+        "{}, 'r'); tasks.training_turn('vqa', c, e, None)\n"
+        "[tasks.info(name) for name in tasks.names()]\n"
         "print({'torch', 'lmms_eval', 'pandas', 'transformers'} & set(sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -90,7 +90,7 @@ def test_singular(plural: str, singular: str) -> None:
 
 def scores(root: Path, given: Sequence[str]) -> dict[str, float]:
     corpus = chair.load(root)
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     results = [
         chair.process_results(doc, [answer]) for doc, answer in zip(docs, given, strict=True)
     ]
@@ -151,9 +151,9 @@ def test_reading(tmp_path: Path) -> None:
     example = corpus.splits["test"][0]
     assert (example.text, example.answers, example.cluster) == (None, ("a dog",), "a.png")
     assert example.facts["objects"] == ("dog",)  # the label was a synonym
-    doc: Any = tasks.row(corpus, "test", example, None)
-    assert chair.doc_to_text(doc) == "Describe this image in one sentence."
-    assert chair.doc_to_target(doc) == "a dog"
+    doc: Any = tasks.document(corpus, "test", example, None)
+    assert tasks.prompt("chair", doc) == "Describe this image in one sentence."
+    assert tasks.target("chair", doc) == "a dog"
 
 
 def test_vocabulary_without_a_file(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_the_official_layout(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"No images.jsonl or instances_\*.json in"):
         chair.load(tmp_path)
-    with pytest.raises(UserError, match=r"a.png: object 'sofa' is none that synonyms.txt names"):
+    with pytest.raises(UserError, match=r"a.png: object 'sofa' is not in synonyms.txt"):
         chair.load(write(tmp_path, [row("a.png", ["sofa"])]))
     with pytest.raises(UserError, match=r"images.jsonl:1: 'objects' must be a list"):
         chair.load(write(tmp_path, [row("a.png", "dog")]))  # type: ignore[arg-type]

@@ -123,22 +123,20 @@ def aggregations(task: str) -> dict[str, Callable[[Any], float]]:
 
 def given(task: str, docs: list[Any], shift: int) -> list[str]:
     """The right answers, moved on by ``shift`` items."""
-    module: Any = tasks.module(task)
     moved = [docs[(place + shift) % len(docs)] for place in range(len(docs))]
     if "labels" not in docs[0]:
-        return [module.doc_to_target(doc) for doc in moved]
+        return [tasks.target(task, doc) for doc in moved]
     return [json.dumps(metrics.indicator(doc["labels"], len(doc["classes"]))) for doc in moved]
 
 
 def scores(task: str, root: Path, shift: int) -> dict[str, float]:
-    module: Any = tasks.module(task)
+    score = tasks.function(task, "process_results")
     corpus = tasks.load(task, root)
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     # Of one kind, so that moved answers are answers to the same sort of question.
     docs.sort(key=lambda doc: str(doc.get("subset", "")))
     found = [
-        module.process_results(doc, [answer])
-        for doc, answer in zip(docs, given(task, docs, shift), strict=True)
+        score(doc, [answer]) for doc, answer in zip(docs, given(task, docs, shift), strict=True)
     ]
     return {
         metric: aggregate([row[metric] for row in found if metric in row])

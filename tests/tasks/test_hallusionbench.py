@@ -20,7 +20,7 @@ OFFICIAL = SHARED / "official_json/hallusionbench/HallusionBench.json.gz"
 official = pytest.mark.skipif(not OFFICIAL.is_file(), reason="no shared/data beside the repository")
 AGGREGATIONS: dict[str, Callable[[Any], float]] = {
     **dict.fromkeys(("aAcc", "easy", "yes_rate", "unparsed"), metrics.ratio),
-    **dict.fromkeys(("fAcc", "qAcc", "hard"), metrics.whole_groups),
+    **dict.fromkeys(("fAcc", "qAcc", "hard"), metrics.group_accuracy),
 }
 
 
@@ -59,7 +59,7 @@ def write(root: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def scores(corpus: Corpus, answer: Callable[[Any], str]) -> dict[str, float]:
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     results = [hallusionbench.process_results(doc, [answer(doc)]) for doc in docs]
     assert set(AGGREGATIONS) == set(tasks.info("hallusionbench").metrics)
     return {
@@ -105,7 +105,7 @@ def test_groups_by_hand(tmp_path: Path) -> None:
     ],
 )
 def test_reading_answers(answer: str, read: str | None) -> None:
-    assert hallusionbench.said(answer) == read
+    assert hallusionbench.label_of(answer) == read
 
 
 def test_not_to_know_is_right_where_there_is_no_figure(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_judges_verdicts_are_used_for_the_answers_they_were_given_on(tmp_path:
         ([{"answer": "b", "verdict": "correct"}], r"1: 'id' must be a string or a number"),
         (
             [{"id": "a", "answer": "b", "verdict": v} for v in ("correct", "unclear")],
-            r"2: a second verdict of the same answer: unclear",
+            r"2: a second, different verdict of the same answer: unclear",
         ),
     ],
 )

@@ -41,7 +41,8 @@ def test_turns(tmp_path: Path) -> None:
     assert set(corpus.splits) == {"train", "val"}
     image = Image.new("RGB", (8, 8))
     count, closed, blind, caption = (
-        tasks.turn("instruct", corpus, example, image) for example in corpus.splits["train"]
+        tasks.training_turn("instruct", corpus, example, image)
+        for example in corpus.splits["train"]
     )
     suffix = "\nAnswer the question using a single word or phrase."
     assert (count.inputs.prompt, count.inputs.text) == (f"how many?{suffix}", "how many?")
@@ -61,7 +62,7 @@ def test_examples(tmp_path: Path) -> None:
 
 def test_captions_have_no_share_of_the_accuracy(tmp_path: Path) -> None:
     corpus = instruct.load(write(tmp_path, ("train", "val", "test")))
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     given = ["Two.", "no", "purple", "A cup."]
     results = [
         instruct.process_results(doc, [answer]) for doc, answer in zip(docs, given, strict=True)

@@ -148,7 +148,7 @@ def test_food_rows_without_an_image_are_listed(food: Path) -> None:
 
 def test_food_class_unknown_in_train(food: Path) -> None:
     write_titles(food, "test", [*food_rows(2), ["0.jpg", "Tacos", "tacos"]])
-    with pytest.raises(UserError, match=r"train does not have: tacos"):
+    with pytest.raises(UserError, match=r"are not in train: tacos"):
         food101.load(food)
 
 

@@ -15,7 +15,9 @@ from steelyard.tasks._shared import official
 
 
 def docs(corpus: Corpus, split: str = "test") -> list[Any]:
-    return [tasks.row(corpus, split, example, example.text) for example in corpus.splits[split]]
+    return [
+        tasks.document(corpus, split, example, example.text) for example in corpus.splits[split]
+    ]
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -42,7 +44,7 @@ def test_both_shapes_of_a_category(tmp_path: Path, home: str) -> None:
 def test_the_prompt_has_the_instruction_of_short_answers(tmp_path: Path) -> None:
     corpus = mme.load(write(tmp_path, {"count": 1}))
     wanted = "Is there a 1 in this image?\nAnswer the question using a single word or phrase."
-    assert mme.doc_to_text(docs(corpus)[0]) == wanted
+    assert tasks.prompt("mme", docs(corpus)[0]) == wanted
 
 
 @pytest.mark.parametrize(
@@ -141,9 +143,9 @@ def test_points_by_hand() -> None:
     items += [("b", "1", 1.0)]
     assert metrics.total_points(items) == pytest.approx(175)
     assert metrics.mean_points(items) == pytest.approx(175 / 400)
-    only_b = metrics.mean_point_parts(items)[4:]
+    only_b = metrics.mean_point_fractions(items)[4:]
     assert metrics.ratio(only_b) == pytest.approx(50 / 200)
-    assert sum(part[1] for part in metrics.total_point_parts(items)) == pytest.approx(1)
+    assert sum(part[1] for part in metrics.total_point_fractions(items)) == pytest.approx(1)
 
 
 class Yes:

@@ -37,8 +37,8 @@ def write(root: Path, content: Any) -> Path:
     return root
 
 
-def results(corpus: Corpus, given: list[str]) -> list[metrics.Shares]:
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+def results(corpus: Corpus, given: list[str]) -> list[metrics.AnswerScores]:
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     return [mmhal.process_results(doc, [answer]) for doc, answer in zip(docs, given, strict=True)]
 
 
@@ -55,7 +55,7 @@ def test_without_a_judge_nothing_says_whether_an_answer_is_right(tmp_path: Path)
 
 def test_it_is_declared_as_not_ranking() -> None:
     about = tasks.info("mmhal")
-    assert about.shown == () and about.metrics[about.main] is None
+    assert about.columns == () and about.metrics[about.main] is None
     assert "too few to rank" in about.judge
 
 
@@ -87,9 +87,9 @@ def test_the_official_layout(tmp_path: Path) -> None:
     named = [{**row, "question_type": "holistic", "image_path": "/x/3_o.jpg"} for row in rows(2)]
     first = mmhal.load(write(tmp_path, named)).splits["test"][0]
     assert (first.subset, first.cluster) == ("holistic", "3_o.jpg")
-    doc: Any = tasks.row(mmhal.load(root), "test", example, example.text)
-    assert mmhal.doc_to_text(doc) == "What is 41?"
-    assert mmhal.doc_to_target(doc) == "It is 41."
+    doc: Any = tasks.document(mmhal.load(root), "test", example, example.text)
+    assert tasks.prompt("mmhal", doc) == "What is 41?"
+    assert tasks.target("mmhal", doc) == "It is 41."
 
 
 @pytest.mark.parametrize(

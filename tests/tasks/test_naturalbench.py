@@ -14,7 +14,9 @@ from steelyard.tasks._shared import official
 
 
 def docs(corpus: Corpus) -> list[Any]:
-    return [tasks.row(corpus, "test", example, example.text) for example in corpus.splits["test"]]
+    return [
+        tasks.document(corpus, "test", example, example.text) for example in corpus.splits["test"]
+    ]
 
 
 def test_a_group_is_four_items(tmp_path: Path) -> None:
@@ -30,12 +32,12 @@ def test_a_group_is_four_items(tmp_path: Path) -> None:
 
 def test_options_belong_to_the_instruction(tmp_path: Path) -> None:
     yes_no, _, _, _, choice, *_ = docs(naturalbench.load(write(tmp_path, [group(0), group(1)])))
-    assert naturalbench.doc_to_text(yes_no) == "Is it red? Please answer Yes or No."
+    assert tasks.prompt("naturalbench", yes_no) == "Is it red? Please answer Yes or No."
     suffix = "Please output the letter corresponding to the correct option."
     assert choice["text"] == "Which color is it in 1?"
-    assert naturalbench.doc_to_text(choice) == f"Which color is it in 1?{OPTIONS} {suffix}"
+    assert tasks.prompt("naturalbench", choice) == f"Which color is it in 1?{OPTIONS} {suffix}"
     blanked = {**choice, "text": None}
-    assert naturalbench.doc_to_text(blanked) == f"{OPTIONS.strip()} {suffix}"
+    assert tasks.prompt("naturalbench", blanked) == f"{OPTIONS.strip()} {suffix}"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ def test_options_are_found_however_they_are_marked(tmp_path: Path, options: str)
     row = group(1, Question_0=f"What color has the A-frame?{options}")
     (first, *_) = docs(naturalbench.load(write(tmp_path, [row])))
     assert first["text"] == "What color has the A-frame?"
-    assert naturalbench.doc_to_text(first).startswith(f"What color has the A-frame?{options} ")
+    assert tasks.prompt("naturalbench", first).startswith(f"What color has the A-frame?{options} ")
 
 
 # Right for items 0 to 3 and 4 to 7: in group 0 all but q1 on image 1, in group 1 all.
@@ -59,7 +61,7 @@ def test_group_question_and_image_accuracy_by_hand(tmp_path: Path) -> None:
         naturalbench.process_results(doc, [answer]) for doc, answer in zip(rows, GIVEN, strict=True)
     ]
     value = {
-        name: metrics.whole_groups([share[name] for share in shares])
+        name: metrics.group_accuracy([share[name] for share in shares])
         for name in ("group_accuracy", "question_accuracy", "image_accuracy")
     }
     # Groups: 1 of 2. Questions: q0 of the first and both of the second. Images likewise.
@@ -71,7 +73,7 @@ def test_saying_yes_always_solves_no_group(tmp_path: Path) -> None:
     rows = docs(naturalbench.load(write(tmp_path, [group(0), group(2)])))
     shares: list[Any] = [naturalbench.process_results(doc, ["yes"]) for doc in rows]
     for name in ("group_accuracy", "question_accuracy", "image_accuracy"):
-        assert metrics.whole_groups([share[name] for share in shares]) == 0
+        assert metrics.group_accuracy([share[name] for share in shares]) == 0
     assert metrics.ratio([share["accuracy"] for share in shares]) == 0.5
     empty: Any = naturalbench.process_results(rows[0], ["a picture"])
     assert (empty["unparsed"], empty["accuracy"]) == ((True, 1), (0.0, 1))
@@ -130,7 +132,7 @@ def test_hub_copies_become_the_tree(tmp_path: Path, whole: bool) -> None:
             shown = {f"Image_{place}": image(number, place) for place in (0, 1)}
             rows.append({**about, **made, **shown})
             continue
-        for item, (question, place) in enumerate(naturalbench.PLACES):
+        for item, (question, place) in enumerate(naturalbench.ITEMS):
             row = {"Index": 4 * number + item, "Image": image(number, place)}
             row |= {"Question": made[f"Question_{question}"], "Question_Type": kind}
             rows.append({**about, **row, "Answer": made[f"Image_{place}_Question_{question}"]})

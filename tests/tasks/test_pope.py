@@ -219,7 +219,7 @@ def test_the_rate_is_of_answers_and_not_of_labels() -> None:
 
 def test_one_item(folder: Path) -> None:
     corpus = pope.load(folder)
-    doc: Any = tasks.row(corpus, "test", corpus.splits["test"][1], "asked")
+    doc: Any = tasks.document(corpus, "test", corpus.splits["test"][1], "asked")
     result = pope.process_results(doc, ["Yes, there is."])
     assert result["item"] == {
         "id": "random/2",
@@ -229,7 +229,7 @@ def test_one_item(folder: Path) -> None:
     }
     assert result["f1"] == (0.0, 1)
     assert set(result) == {*tasks.info("pope").metrics, "item"}
-    assert pope.doc_to_text(doc) == "asked\nAnswer the question using a single word or phrase."
+    assert tasks.prompt("pope", doc) == "asked\nAnswer the question using a single word or phrase."
     assert metrics.ratio([(0.0, 0)]) == 0.0
 
 

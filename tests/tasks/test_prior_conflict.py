@@ -41,7 +41,7 @@ def write(root: Path, content: list[dict[str, Any]]) -> Path:
 
 def scores(root: Path, given: list[str]) -> dict[str, float]:
     corpus = prior_conflict.load(root)
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     results = [
         prior_conflict.process_results(doc, [answer])
         for doc, answer in zip(docs, given, strict=True)
@@ -82,7 +82,7 @@ def test_reading(tmp_path: Path) -> None:
     assert [example.id for example in corpus.splits["val"]] == ["val/in_prior-0"]
     example = corpus.splits["test"][2]
     assert (example.answers, example.facts) == (("red",), {"prior": ("yellow",)})
-    turn = tasks.turn("prior_conflict", corpus, example, None)
+    turn = tasks.training_turn("prior_conflict", corpus, example, None)
     assert (turn.answer, turn.choices) == ("red", tuple(COLOURS))
     assert turn.inputs.text == "what color is the banana?"
     assert turn.inputs.prompt == (
@@ -93,10 +93,10 @@ def test_reading(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"answer": "green"}, "jsonl:1: answer 'green' is none of the choices"),
-        ({"prior": "green"}, "prior 'green' is none of the choices"),
+        ({"answer": "green"}, "jsonl:1: answer 'green' is not one of the choices"),
+        ({"prior": "green"}, "prior 'green' is not one of the choices"),
         ({"subset": "other"}, "subset 'other', allowed are in_prior, counter_prior, held_out"),
-        ({"subset": "held_out"}, "answer and prior do not fit subset 'held_out'"),
+        ({"subset": "held_out"}, "answer and prior do not match subset 'held_out'"),
         ({"choices": "red"}, "'choices' must be a list of strings"),
         ({"question": ""}, "'question' must be a string"),
     ],

@@ -12,6 +12,7 @@ import naturalbench_files
 import pytest
 from question_files import docs, write_gqa, write_scienceqa, write_textvqa, write_vqa
 
+from steelyard import tasks
 from steelyard.harness.core.compat import import_lmms_eval
 from steelyard.tasks import answers, gqa, metrics, mme, naturalbench, scienceqa, textvqa, vqav2
 
@@ -86,7 +87,7 @@ def test_vqav2_equals_the_stock_scorer(stock: Any, tmp_path: Path) -> None:
         ours: Any = vqav2.process_results({**doc, "answers": references}, [answer])
         stock_score = theirs.vqav2_process_results_val(asked, [answer])["exact_match"]
         assert ours["accuracy"][0] == pytest.approx(stock_score)
-    assert theirs.vqav2_doc_to_text({"question": doc["text"]}, SHORT) == vqav2.doc_to_text(doc)
+    assert theirs.vqav2_doc_to_text({"question": doc["text"]}, SHORT) == tasks.prompt("vqav2", doc)
 
 
 def test_textvqa_equals_the_stock_scorer(stock: Any, tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_textvqa_equals_the_stock_scorer(stock: Any, tmp_path: Path) -> None:
     # Theirs makes every letter of a question but the first small, names in it too.
     for row, ocr in ((doc, False), (tokens, True)):
         prompt = theirs.textvqa_doc_to_text(asked, {**SHORT, "ocr": ocr})
-        assert prompt.lower() == textvqa.doc_to_text(row).lower()
+        assert prompt.lower() == tasks.prompt("textvqa", row).lower()
 
 
 # --- GQA -------------------------------------------------------------------------------------
@@ -127,9 +128,8 @@ def test_gqa_equals_the_stock_metric_but_for_spaces(stock: Any, tmp_path: Path) 
         one, other = scores(answer)
         assert one == other
     assert scores(" red\n") == (1, 0)  # a line end is no other answer
-    assert stock("gqa.utils").gqa_doc_to_text({"question": doc["text"]}, SHORT) == gqa.doc_to_text(
-        doc
-    )
+    prompt = stock("gqa.utils").gqa_doc_to_text({"question": doc["text"]}, SHORT)
+    assert prompt == tasks.prompt("gqa", doc)
 
 
 # --- ScienceQA -------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_scienceqa_equals_the_stock_scorer_where_it_reads_the_letter(
             assert scores(answer) == (1, 0)  # the right letter, which theirs does not find
         letter = {"format": "default", "pre_prompt": ""}
         letter["post_prompt"] = "\nAnswer with the option's letter from the given choices directly."
-        assert theirs.sqa_doc_to_text(asked, letter) == scienceqa.doc_to_text(doc)
+        assert theirs.sqa_doc_to_text(asked, letter) == tasks.prompt("scienceqa", doc)
 
 
 # --- MME -------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_mme_equals_the_stock_scorer(stock: Any, tmp_path: Path) -> None:
         assert metrics.total_points(ours[kind]) == pytest.approx(wanted)
         assert 0 < wanted < (2000 if kind == "perception" else 800)
     prompt = theirs.mme_doc_to_text({"question": f"{rows[0]['text']} {mme.INSTRUCTION}"}, SHORT)
-    assert prompt == mme.doc_to_text(rows[0])
+    assert prompt == tasks.prompt("mme", rows[0])
 
 
 def test_mme_half_a_pair_breaks_the_stock_score(stock: Any) -> None:
@@ -222,7 +222,7 @@ def test_naturalbench_equals_the_stock_scores(stock: Any, tmp_path: Path) -> Non
             shares[metric].append(share)
     wanted = theirs.get_scores(scores)
     found = {
-        name: metrics.whole_groups(shares[metric])
+        name: metrics.group_accuracy(shares[metric])
         for name, metric in (
             ("G_Acc", "group_accuracy"),
             ("Q_Acc", "question_accuracy"),

@@ -12,13 +12,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.tasks import food101, hateful_memes, metrics, mm_imdb
-from steelyard.tasks.metrics import Doc
+from steelyard.tasks.metrics import ClassDoc
 
 
-def doc(labels: list[int], classes: list[str], id: str = "a", text: str | None = "words") -> Doc:
-    return Doc(id=id, image=None, text=text, labels=labels, classes=classes, split="test")
+def doc(
+    labels: list[int], classes: list[str], id: str = "a", text: str | None = "words"
+) -> ClassDoc:
+    return ClassDoc(id=id, image=None, text=text, labels=labels, classes=classes, split="test")
 
 
 MEME = list(hateful_memes.CLASSES)
@@ -251,20 +254,19 @@ PROMPTS = [
 
 @pytest.mark.parametrize(("module", "classes", "instruction", "before"), PROMPTS)
 def test_prompt(module: Any, classes: list[str], instruction: str, before: str) -> None:
-    assert module.prompt("Some words", classes) == before + instruction
-    assert module.prompt("", classes) == module.prompt(None, classes) == instruction
-    item = doc([0], classes, text="Some words")
-    assert module.doc_to_text(item) == before + instruction
+    assert module.doc_to_text(doc([0], classes, text="Some words")) == before + instruction
+    assert module.doc_to_text(doc([0], classes, text="")) == instruction
+    assert module.doc_to_text(doc([0], classes, text=None)) == instruction
 
 
 def test_choices_and_targets() -> None:
     assert food101.choices(DISHES) == ["apple pie", "ramen", "sushi"]
-    assert food101.doc_to_target(doc([0], DISHES)) == "apple pie"
+    assert tasks.target("food101", doc([0], DISHES)) == "apple pie"
     assert hateful_memes.choices(MEME) == ["no", "yes"]
-    assert hateful_memes.doc_to_target(doc([1], MEME)) == "yes"
+    assert tasks.target("hateful_memes", doc([1], MEME)) == "yes"
     assert mm_imdb.choices(GENRES) == GENRES
-    assert mm_imdb.doc_to_target(doc([0, 2], GENRES)) == "Drama, Horror"
-    assert mm_imdb.doc_to_target(doc([], GENRES)) == ""
+    assert tasks.target("mm_imdb", doc([0, 2], GENRES)) == "Drama, Horror"
+    assert tasks.target("mm_imdb", doc([], GENRES)) == ""
 
 
 # --- What the YAML declares ------------------------------------------------------------------

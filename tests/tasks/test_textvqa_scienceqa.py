@@ -20,6 +20,7 @@ from question_files import (
     write_vqa,
 )
 
+from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.tasks import gqa, scienceqa, textvqa, vqav2
@@ -117,8 +118,8 @@ def test_scienceqa_options_belong_to_the_instruction(tmp_path: Path) -> None:
     doc = docs(scienceqa.load(write_scienceqa(tmp_path)))[2]
     options = "A. stone\nB. wood"
     asked = "Answer with the option's letter from the given choices directly."
-    assert scienceqa.doc_to_text(doc) == f"{doc['text']}\n{options}\n{asked}"
-    assert scienceqa.doc_to_text({**doc, "text": None}) == f"{options}\n{asked}"
+    assert tasks.prompt("scienceqa", doc) == f"{doc['text']}\n{options}\n{asked}"
+    assert tasks.prompt("scienceqa", {**doc, "text": None}) == f"{options}\n{asked}"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def write(root: Path, part: str = "val2014", types: int = 2, answers: int = 10) 
 
 def doc_of(corpus: Any, place: int = 0) -> Any:
     example = corpus.splits["test"][place]
-    return tasks.row(corpus, "test", example, example.text)
+    return tasks.document(corpus, "test", example, example.text)
 
 
 def test_the_official_layout(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_line_an_image(tmp_path: Path) -> None:
     assert corpus.splits["test"][0].cluster == "2.jpg"
     doc = doc_of(corpus)
     assert vqa.process_results(doc, ["red"])["accuracy"] == (1.0, 1)
-    assert vqa.doc_to_text(doc).startswith("What color is it?\nAnswer the question")
+    assert tasks.prompt("vqa", doc).startswith("What color is it?\nAnswer the question")
 
 
 def test_scoring(tmp_path: Path) -> None:

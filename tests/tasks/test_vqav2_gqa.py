@@ -19,6 +19,7 @@ from question_files import (
     write_vqa,
 )
 
+from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.tasks import gqa, vqav2
 
@@ -36,9 +37,9 @@ def test_vqav2(tmp_path: Path) -> None:
     # Three of ten: left out, one of the three leaves 2 matches, one of the seven leaves 3.
     assert value(vqav2, corpus, "Red.") == pytest.approx((3 * 2 / 3 + 7) / 10)
     assert value(vqav2, corpus, "blue") == 1
-    assert vqav2.doc_to_target(docs(corpus)[0]) == "blue"  # most say so, though red comes first
+    assert tasks.target("vqav2", docs(corpus)[0]) == "blue"  # most say so, though red comes first
     wanted = "What is 10?\nAnswer the question using a single word or phrase."
-    assert vqav2.doc_to_text(docs(corpus)[0]) == wanted
+    assert tasks.prompt("vqav2", docs(corpus)[0]) == wanted
 
 
 def test_vqav2_parts_are_told_apart(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_vqav2_does_not_take_the_first_version(tmp_path: Path) -> None:
     write_vqa(tmp_path)
     for name in VQA:
         (tmp_path / name.format("val2014")).rename(tmp_path / name.format("val2014")[3:])
-    with pytest.raises(UserError, match=r"No v2_.* \(there: OpenEnded_mscoco_val2014_quest"):
+    with pytest.raises(UserError, match=r"No v2_.* \(its files: OpenEnded_mscoco_val2014_quest"):
         vqav2.load(tmp_path)
 
 

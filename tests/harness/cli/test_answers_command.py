@@ -73,7 +73,7 @@ def test_ratings_of_these_answers_come_back_by_a_loader_option(run: Path, data: 
     lines = answer_rows(run, "mmhal", data, 0.01)
     rated.write_text("".join(json.dumps({**line, "rating": 4}) + "\n" for line in lines))
     corpus = tasks.load("mmhal", data, ratings=str(rated))
-    docs: list[Any] = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     scored: Any = tasks.module("mmhal")
     assert scored.process_results(docs[2], ["clean 2"])["score"] == (4, 1)
 

@@ -253,5 +253,7 @@ def test_lmms_evals_own_tasks_are_refused() -> None:
     from steelyard.tasks._lmms import stock
 
     name = f"{stock.PREFIX}ai2d"
-    with pytest.raises(UserError, match="an attack needs right answers, and lmms-eval tells none"):
+    with pytest.raises(
+        UserError, match="an attack needs right answers, and lmms-eval's tasks declare none"
+    ):
         tasks.parse_variant(f"{name}@image-adversarial")

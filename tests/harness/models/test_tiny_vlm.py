@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.models.tiny_vlm import train
 from steelyard.harness.models.tiny_vlm.config import Training
@@ -71,7 +72,8 @@ def test_prompts_of_the_classification_sets_are_made_of_known_words(tmp_path: Pa
         corpus = module.load(tmp_path / task)
         texts |= set(module.choices(corpus.classes))
         for rows in corpus.splits.values():
-            texts |= {module.prompt(row.text, corpus.classes) for row in rows}
+            docs = [tasks.document(corpus, "test", row, row.text) for row in rows]
+            texts |= {tasks.prompt(task, doc) for doc in docs}
     texts |= set(mm_imdb.choices(mm_imdb.GENRES))
     assert len(texts) > 500 and not unknown_words(sorted(texts))
 

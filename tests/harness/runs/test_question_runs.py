@@ -32,12 +32,12 @@ class Oracle:
     name = "oracle"
 
     def __init__(self, corpus: Corpus) -> None:
-        module: Any = tasks.module(corpus.name)
         self.known: dict[tuple[str, bytes], str] = {}
         pixels = cache(lambda path: open_image(path).tobytes() if path else b"")
         for example in corpus.splits["test"]:
-            doc: Any = tasks.row(corpus, "test", example, example.text)
-            self.known[module.doc_to_text(doc), pixels(example.image)] = module.doc_to_target(doc)
+            doc: Any = tasks.document(corpus, "test", example, example.text)
+            key = tasks.prompt(corpus.name, doc), pixels(example.image)
+            self.known[key] = tasks.target(corpus.name, doc)
 
     def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
         seen = [item.image.tobytes() if item.image else b"" for item in inputs]

@@ -28,7 +28,7 @@ def _data() -> None:
 
 
 def scores(task: str, corpus: Corpus, answer: Callable[[Any], str]) -> dict[str, float]:
-    docs = [tasks.row(corpus, "test", e, e.text) for e in corpus.splits["test"]]
+    docs = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     scorer: Any = tasks.module(task)
     results = [scorer.process_results(doc, [answer(doc)]) for doc in docs]
     return {m: metrics.ratio([row[m] for row in results]) for m in tasks.info(task).metrics}

@@ -19,8 +19,8 @@ from steelyard.leaderboards.stats.intervals import (
     minus,
     resample_weights,
 )
-from steelyard.leaderboards.stats.metrics import METRICS, Items, resampled
 from steelyard.leaderboards.stats.ranking import ranks, tie_letters, wins
+from steelyard.tasks.weighted_metrics import METRICS, Items, resampled
 
 Seeds = st.integers(0, 10_000)
 Chances = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12)

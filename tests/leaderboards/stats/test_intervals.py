@@ -20,8 +20,8 @@ from steelyard.leaderboards.stats.intervals import (
     resample_weights,
     spread_of,
 )
-from steelyard.leaderboards.stats.metrics import METRICS, Items, resampled
 from steelyard.leaderboards.stats.power import detectable
+from steelyard.tasks.weighted_metrics import METRICS, Items, resampled
 
 
 def random_items(n: int = 60, classes: int = 5, seed: int = 0) -> Items:

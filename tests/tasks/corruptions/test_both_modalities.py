@@ -96,7 +96,7 @@ def test_tables_are_published_once_and_read_back(tmp_path: Path) -> None:
     published = publish([tmp_path / "runs"], tmp_path / "out")
     tables = [path for path in published.files if path.parent.name == missing.FOLDER]
     assert [path.name for path in tables] == ["toy--image-missing-20.csv"]
-    assert missing.read_table(tables[0]) == lost
+    assert tables[0].read_bytes() == missing.table(lost)
 
 
 def test_other_items_or_no_table_are_refused(tmp_path: Path) -> None:

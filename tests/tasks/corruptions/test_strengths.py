@@ -13,12 +13,12 @@ from steelyard.tasks.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from steelyard.tasks.corruptions.image import (
     BLUR_SIGMA,
     BRIGHTNESS_ADDED,
-    CONTRAST_LEFT,
-    OCCLUDED_SHARE,
-    PIXELS_LEFT,
+    CONTRAST,
+    OCCLUDED_AREA,
+    PIXEL_SCALE,
     ROTATION_DEGREES,
 )
-from steelyard.tasks.corruptions.text import NEIGHBOURS, WORD_SHARE
+from steelyard.tasks.corruptions.text import NEIGHBOURS, WORD_FRACTIONS
 from steelyard.tasks.world import scenes
 
 GRADED = [n for n, c in CORRUPTIONS.items() if c.modality == "image" and c.apply and c.severities]
@@ -130,7 +130,7 @@ def test_the_image_given_stays_as_it_was(name: str) -> None:
 def test_contrast_by_hand() -> None:
     """Red 0 and 200 have the mean 100; at 0.2 they come to 80 and 120."""
     image = Image.fromarray(np.array([[[0, 7, 50], [200, 7, 150]]], np.uint8))
-    assert CONTRAST_LEFT[2] == 0.2
+    assert CONTRAST[2] == 0.2
     assert np.asarray(corrupted("image-contrast", 3, image)).tolist() == [
         [[80, 7, 90], [120, 7, 110]]
     ]
@@ -151,7 +151,7 @@ def test_brightness_is_that_of_hsv(severity: int) -> None:
 
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_occlusion_covers_the_stated_share(severity: int) -> None:
-    share = OCCLUDED_SHARE[severity - 1]
+    share = OCCLUDED_AREA[severity - 1]
     for key in range(5):
         found = corrupted("image-occlusion", severity, Image.new("RGB", (200, 150)), str(key))
         covered = (np.asarray(found) == 128).all(axis=2).mean()
@@ -160,7 +160,7 @@ def test_occlusion_covers_the_stated_share(severity: int) -> None:
 
 def test_pixelate_leaves_the_stated_number_of_values() -> None:
     ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (200, 200, 3))
-    for severity, left in enumerate(PIXELS_LEFT, 1):
+    for severity, left in enumerate(PIXEL_SCALE, 1):
         row = np.asarray(corrupted("image-pixelate", severity, Image.fromarray(ramp.copy())))[
             0, :, 0
         ]
@@ -216,7 +216,7 @@ def test_typing_errors_hit_exactly_the_stated_share_of_words(severity: int) -> N
     for key in range(5):
         found = misspelt(TEXT, severity, str(key)).split()
         wrong = sum(a != b for a, b in zip(words, found, strict=True))
-        assert wrong == round(WORD_SHARE[severity - 1] * 60)
+        assert wrong == round(WORD_FRACTIONS[severity - 1] * 60)
 
 
 def edits(word: str, typed: str) -> int:
@@ -271,7 +271,7 @@ def test_more_words_change_with_severity() -> None:
         ]
 
     for name in ("text-typo", "text-noise"):
-        assert changed(name) == pytest.approx(WORD_SHARE, abs=0.05)
+        assert changed(name) == pytest.approx(WORD_FRACTIONS, abs=0.05)
 
 
 # --- what published records rest on ------------------------------------------------------------

@@ -119,5 +119,5 @@ def test_other_columns_than_the_tasks_are_said_in_one_line(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"stock/pope: .*KeyError: '(question|image)'"):
         ask("pope", root, Talker(lambda item: "yes"))
     write(tmp_path / "split", stock_data.pope(), "train")
-    with pytest.raises(UserError, match="its data has the splits train and not 'test'"):
+    with pytest.raises(UserError, match="its data has the splits train but not 'test'"):
         ask("pope", tmp_path / "split", Talker(lambda item: "yes"))

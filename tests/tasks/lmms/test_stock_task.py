@@ -329,9 +329,9 @@ def changed(folder: Path, old: str, new: str, file: str = "fns.py") -> None:
         ("return 2 * hits", "return 1 / 0",
          r"its metric 'f1' cannot be computed \(ZeroDivisionError"),
         ('return [doc["image"]]', 'return [doc["image"].broken]',
-         r"the image of document 0 cannot be made \(AttributeError"),
+         r"the image of document 0 cannot be read \(AttributeError"),
         ('return [doc["image"]]', 'return [{"array": [], "sampling_rate": 1}]',
-         "document 0 shows a dict, not an image"),
+         "document 0 has a dict, not an image"),
         ("from loguru import logger", "import not_a_package",
          r"its code cannot be loaded \((ImportError|ModuleNotFoundError)"),
     ],
@@ -362,7 +362,9 @@ def test_a_scorer_that_retries_by_itself_tells_its_cause(folder: Path) -> None:
 def test_prompts_and_data_that_do_not_fit(folder: Path) -> None:
     changed(folder, '"<image>{{question}}"', "!function fns.no_text", "colours.yaml")
     changed(folder, "def f1(", "def no_text(doc):\n    return doc['q']\n\ndef f1(")
-    with pytest.raises(UserError, match=r"its prompt cannot be made of the data \(KeyError: 'q'"):
+    with pytest.raises(
+        UserError, match=r"its prompt cannot be built from the data \(KeyError: 'q'"
+    ):
         corpus_of(folder)
 
 
@@ -370,7 +372,7 @@ def test_nothing_to_show_and_nothing_to_score(folder: Path) -> None:
     bare = [{k: v for k, v in row.items() if k != "image"} for row in rows(30)]
     write(folder / "bare", bare)
     changed(folder, 'return [doc["image"]] if doc["image"] is not None else []', "return []")
-    with pytest.raises(UserError, match="none of its documents shows an image"):
+    with pytest.raises(UserError, match="none of its documents has an image"):
         corpus_of(folder, "bare")
 
 
@@ -388,7 +390,7 @@ def test_data_that_is_not_there_says_what_to_fetch(folder: Path) -> None:
     with pytest.raises(UserError) as caught:
         tasks.load("stock/colours", Path())
     told = str(caught.value)
-    assert "'nowhere/none' of the hub" in told and "--data-root colours=DIR" in told
+    assert "'nowhere/none' on the hub" in told and "--data-root colours=DIR" in told
     assert "hf download nowhere/none --repo-type dataset --local-dir DIR" in told
     assert "\n" not in told and time.monotonic() - start < 6
 

@@ -137,7 +137,7 @@ class Knowing:
         for doc in built.dataset["test"]:
             images = built.doc_to_visual(doc)
             key = images[0].tobytes() if images else b"", built.doc_to_text(doc)
-            self.known[key] = tasks.module(task).doc_to_target(doc)
+            self.known[key] = tasks.target(task, doc)
 
     def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
         seen = ((item.image.tobytes() if item.image else b"", item.prompt) for item in inputs)
@@ -177,7 +177,7 @@ def test_amber_in_parts(made: Path) -> None:
     assert "generative.f1" not in clean and "existence.chair" not in clean
     shown = [(score.subset, score.metric) for score in found.scores if score.shown]
     assert [f"{s}.{m}".lstrip(".") for s, m in shown] == sorted(
-        tasks.info("amber").shown, key=lambda name: ("." in name, 0 if "." not in name else name)
+        tasks.info("amber").columns, key=lambda name: ("." in name, 0 if "." not in name else name)
     )
     sizes = {score.subset: score.n for score in found.scores}
     assert sizes["attribute"] == sizes["attribute: state"] + sizes["attribute: number"]
