@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from steelyard.tasks import food101, hateful_memes, mm_imdb
+from steelyard import tasks
+from steelyard.tasks import hateful_memes, mm_imdb
 from steelyard.tasks.world.classification import (
     ENDINGS,
     GENRES,
@@ -55,9 +56,9 @@ EXTRA = (
 def texts() -> Iterator[str]:
     """Yield every question, text and answer of the generated data sets."""
     yield from (SHORT, CAPTION, OUTSIDE_GENRE, *EXTRA, *COLOURS, *PLACES)
-    yield food101.prompt("a", ())
-    yield hateful_memes.prompt("a", hateful_memes.CLASSES)
-    yield mm_imdb.prompt("a", mm_imdb.GENRES)
+    classes = {"food101": (), "hateful_memes": hateful_memes.CLASSES, "mm_imdb": mm_imdb.GENRES}
+    for task, names in classes.items():
+        yield tasks.prompt(task, {"text": "a", "classes": names})
     yield from (*NAMING_TITLES, *SILENT_TITLES, *OPENINGS, *ENDINGS)
     yield from (word for words in (*FILLERS.values(), *MEME_PHRASES) for word in words)
     for name, genre in GENRES.items():
