@@ -32,7 +32,7 @@ class CheckOptions(DataOptions):
 @shared.data_root
 @shared.data_set
 @shared.max_bad
-@shared.out(None, shown="in the user's cache")
+@shared.out(None, "in the user's cache")
 @shared.pass_options(CheckOptions)
 def check(task: str, options: CheckOptions) -> None:
     """Check a dataset folder before training on it.

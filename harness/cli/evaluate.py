@@ -41,7 +41,7 @@ class EvaluateOptions(DataOptions):
 @click.command()
 @click.argument("model")
 @click.argument("variants", nargs=-1)
-@shared.out(None, shown="runs")
+@shared.out(None, "runs")
 @shared.backbone_set
 @shared.include_path
 @shared.data_root

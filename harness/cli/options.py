@@ -11,8 +11,9 @@ import click
 from steelyard.harness.records.budget import TRACKS
 from steelyard.harness.runs.suite import RunOptions
 
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 RUNS = Path("runs")
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+Decorator = Callable[[CommandT], CommandT]
 
 data_root = click.option(
     "--data-root",
@@ -69,33 +70,29 @@ only_backbone = click.option("--backbone", help="Only runs of this backbone.")
 only_budget = click.option("--budget", help="Only runs of this budget.")
 
 
-def jobs(default: int | None = None) -> Callable[[CommandT], CommandT]:
+def _with_default(
+    name: str, kind: type[Any], default: Any, text: str, meaning: str
+) -> Decorator[CommandT]:
+    """Declare an option whose default None has a meaning."""
+    text = f"{text}." if default else f"{text} [default: {meaning}]."
+    return click.option(name, type=kind, default=default, show_default=bool(default), help=text)
+
+
+def jobs(default: int | None = None) -> Decorator[CommandT]:
     """Declare ``--jobs``."""
-    return click.option(
-        "--jobs",
-        type=int,
-        default=default,
-        show_default=True if default else "one per CPU core, 1 on a GPU",
-        help="Number of processes.",
+    return _with_default(
+        "--jobs", int, default, "Number of processes", "one per CPU core, 1 on a GPU"
     )
 
 
-def limit(default: int | None = None) -> Callable[[CommandT], CommandT]:
+def limit(default: int | None = None) -> Decorator[CommandT]:
     """Declare ``--limit``."""
-    return click.option(
-        "--limit",
-        type=int,
-        default=default,
-        show_default=True if default else "all",
-        help="Number of items to evaluate on per task.",
-    )
+    return _with_default("--limit", int, default, "Number of items to evaluate on per task", "all")
 
 
-def out(default: Path | None, shown: str = "") -> Callable[[CommandT], CommandT]:
-    """Declare ``--out``; ``shown`` is the default in the help."""
-    return click.option(
-        "--out", type=Path, default=default, show_default=shown or True, help="Output folder."
-    )
+def out(default: Path | None, meaning: str = "") -> Decorator[CommandT]:
+    """Declare ``--out``."""
+    return _with_default("--out", Path, default, "Output folder", meaning)
 
 
 def pass_options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
