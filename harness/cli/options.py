@@ -13,7 +13,6 @@ from steelyard.harness.runs.suite import RunOptions
 
 RUNS = Path("runs")
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-Decorator = Callable[[CommandT], CommandT]
 
 data_root = click.option(
     "--data-root",
@@ -72,25 +71,25 @@ only_budget = click.option("--budget", help="Only runs of this budget.")
 
 def _with_default(
     name: str, kind: type[Any], default: Any, text: str, meaning: str
-) -> Decorator[CommandT]:
+) -> Callable[[CommandT], CommandT]:
     """Declare an option whose default None has a meaning."""
     text = f"{text}." if default else f"{text} [default: {meaning}]."
     return click.option(name, type=kind, default=default, show_default=bool(default), help=text)
 
 
-def jobs(default: int | None = None) -> Decorator[CommandT]:
+def jobs(default: int | None = None) -> Callable[[CommandT], CommandT]:
     """Declare ``--jobs``."""
     return _with_default(
         "--jobs", int, default, "Number of processes", "one per CPU core, 1 on a GPU"
     )
 
 
-def limit(default: int | None = None) -> Decorator[CommandT]:
+def limit(default: int | None = None) -> Callable[[CommandT], CommandT]:
     """Declare ``--limit``."""
     return _with_default("--limit", int, default, "Number of items to evaluate on per task", "all")
 
 
-def out(default: Path | None, meaning: str = "") -> Decorator[CommandT]:
+def out(default: Path | None, meaning: str = "") -> Callable[[CommandT], CommandT]:
     """Declare ``--out``."""
     return _with_default("--out", Path, default, "Output folder", meaning)
 
