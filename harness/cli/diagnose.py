@@ -19,7 +19,8 @@ from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.reliance import ask
-from steelyard.harness.reliance.session import ProfileSettings, collect_answers, fingerprint
+from steelyard.harness.reliance.ask import ProfileSettings
+from steelyard.harness.reliance.session import collect_answers, fingerprint
 from steelyard.harness.runs.corpora import (
     DataOptions,
     loader_options,

@@ -19,7 +19,8 @@ from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import Options, parse_seeds
 from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.models import registry
-from steelyard.harness.reliance.session import ProfileSettings, collect_answers
+from steelyard.harness.reliance.ask import ProfileSettings
+from steelyard.harness.reliance.session import collect_answers
 from steelyard.harness.runs import suite as suites
 from steelyard.harness.runs.parallel import pick_device, quiet_heavy_libraries, run_suite
 from steelyard.harness.runs.suite import RunOptions, Suite

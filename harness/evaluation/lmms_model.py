@@ -12,13 +12,12 @@ from torch import Tensor
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.progress import no_progress
-from steelyard.harness.models import registry, vlm_config
+from steelyard.harness.models import registry
 from steelyard.harness.models.backbone import Backbone
 from steelyard.tasks import answers as wording
 
 if TYPE_CHECKING:
     from steelyard.harness.evaluation.adversarial import WhiteBox
-    from steelyard.harness.models.vlm import Vlm
 
 BATCH_SIZE = 64
 MAX_TOKENS = 64
@@ -165,22 +164,17 @@ class RunScorer(Scorer):
             raise UserError(
                 "--model_args: give either run=<folder> or pretrained=<hub id or path>."
             )
-        model = (
-            registry.load(Path(run) / registry.WEIGHTS) if run else _pretrained(pretrained, adapter)
-        )
-        super().__init__(model.to(device), int(batch_size))
+        if run:
+            model = registry.load(Path(run) / registry.WEIGHTS).to(device)
+        else:
+            options = {"adapter": adapter} if adapter else {}
+            model = registry.open_model(pretrained, options, device)
+        super().__init__(model, int(batch_size))
 
 
 def manifest() -> ModelManifest:
     """Return the entry point ``lmms_eval.models``, by which stock lmms-eval finds ``steelyard``."""
     return ModelManifest("steelyard", simple_class_path=f"{__name__}.{RunScorer.__name__}")
-
-
-def _pretrained(source: str, adapter: str) -> "Vlm":
-    from steelyard.harness.models import vlm_build
-
-    options = {"adapter": adapter} if adapter else {}
-    return vlm_build.build(source, vlm_config.configure(source, options), seed=0)
 
 
 def _max_tokens(settings: Mapping[str, Any]) -> int:

@@ -7,10 +7,10 @@
 ``registry`` builds, saves and loads the two implementations, ``Classifier`` and ``Vlm``.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from steelyard.harness.core.examples import Inputs, Modality, ModelKind
 
@@ -42,6 +42,12 @@ class Batch:
     right-padded with -100."""
     extra: "Mapping[str, Tensor]" = field(default_factory=dict)
     """Further tensors of a vlm by name: positions of image and text, grids, masks."""
+
+    def map(self, change: "Callable[[Tensor], Tensor]") -> "Batch":
+        """Apply a function to every tensor, for example to select rows or move to a device."""
+        names = [part.name for part in fields(self) if part.name != "extra"]
+        tensors: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return Batch(**tensors, extra={name: change(t) for name, t in self.extra.items()})
 
 
 class Context(Protocol):
@@ -141,16 +147,12 @@ class Backbone(Protocol):
         """Return logits of each modality alone: by its own linear head, or of a vlm by blanking."""
 
     def blank(self, latents: Latents, modality: Modality, rows: "Tensor | None" = None) -> Latents:
-        """Make one modality missing, in all rows or where ``rows`` is true.
-
-        This is the only place that defines "missing" for a backbone.
-        """
+        """Make one modality missing, in all rows or where ``rows`` is true."""
 
     def loss(self, logits: "Tensor", batch: Batch) -> "Tensor":
         """Return the task loss of each item: [B].
 
-        Cross entropy, mean binary cross entropy if multi-label, or the mean negative
-        log-likelihood of a vlm's answer tokens.
+        Cross entropy; binary, averaged over classes, if multi-label; of a vlm averaged over tokens.
         """
 
     def scored_loss(self, batch: Batch) -> "Tensor":
@@ -169,19 +171,13 @@ class Backbone(Protocol):
         """Return the modules of one modality only; of a vlm's text, the shared language model."""
 
     def embedding(self, modality: Modality) -> "nn.Module":
-        """Return the layer at which the gradient of one modality is cheap to read.
-
-        The last layer before fusion; of a vlm the last block of the language model for both.
-        """
+        """Return the last layer before fusion; of a vlm the last block for both modalities."""
 
     def pixel_range(self, batch: Batch) -> PixelRange:
         """Return the bounds within which ``batch.pixels`` are an image."""
 
     def pixel_gradient(self, gradient: "Tensor") -> "Tensor":
-        """Return the gradient on ``batch.pixels`` that an image can follow.
-
-        Differs from ``gradient`` if the processor copies pixels (two equal frames of an image).
-        """
+        """Return the gradient on ``batch.pixels`` with copies of one pixel averaged."""
 
     def answer(
         self, inputs: Sequence[Inputs], choices: Sequence[str], pixels: "Tensor | None" = None

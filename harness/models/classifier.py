@@ -208,14 +208,9 @@ class Classifier(nn.Module):
             mask = torch.empty(len(inputs), 0)
         else:
             (tokens, mask), has_text = self.text_encoder.prepare(texts)
-        return Batch(
-            pixels=pixels.to(self.device),
-            has_image=has_image.to(self.device),
-            tokens=tokens.to(self.device),
-            mask=mask.to(self.device),
-            has_text=has_text.to(self.device),
-            targets=self._targets(targets or [()] * len(inputs)).to(self.device),
-        )
+        labels = self._targets(targets or [()] * len(inputs))
+        batch = Batch(pixels, has_image, tokens, mask, has_text, labels)
+        return batch.map(lambda tensor: tensor.to(self.device))
 
     def _targets(self, labels: Sequence[Sequence[int]]) -> Tensor:
         if not self.multi_label:

@@ -1,7 +1,7 @@
 """Encode prompts with a processor: render, tokenise, pad on the left, mark text and image."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -208,11 +208,7 @@ class PromptEncoder:
             targets=_pad_right([item.answer for item in items], IGNORED),
             extra=extra | images,
         )
-        if device.type == "cpu":
-            return batch
-        tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        extra = {name: tensor.to(device) for name, tensor in tensors.pop("extra").items()}
-        return Batch(**{name: tensor.to(device) for name, tensor in tensors.items()}, extra=extra)
+        return batch if device.type == "cpu" else batch.map(lambda tensor: tensor.to(device))
 
     def image_arguments(self, batch: Batch) -> dict[str, Tensor]:
         """Return the arguments of ``get_image_features``."""

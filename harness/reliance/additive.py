@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from steelyard.harness.core.examples import Inputs
-from steelyard.harness.models.backbone import Latents
+from steelyard.harness.models.backbone import Latents, evaluation_mode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,22 +25,14 @@ def additive_probabilities(backbone: "Classifier", inputs: Sequence[Inputs]) -> 
     """Return class probabilities [N, C] of the projection of these N items."""
     import torch
 
-    training = backbone.training
-    backbone.eval()
-    try:
-        with torch.no_grad():
-            parts = [
-                backbone.contribute(
-                    backbone.encode(backbone.collate(inputs[start : start + CHUNK]))
-                )
-                for start in range(0, len(inputs), CHUNK)
-            ]
-            image = torch.cat([part.image for part in parts])
-            text = torch.cat([part.text for part in parts])
-            logits = projection(_pair_logits(backbone, image, text))
-            return backbone.probabilities(logits).float().cpu()
-    finally:
-        backbone.train(training)
+    with torch.no_grad(), evaluation_mode(backbone):
+        chunks = (inputs[start : start + CHUNK] for start in range(0, len(inputs), CHUNK))
+        batches = map(backbone.collate, chunks)
+        parts = [backbone.contribute(backbone.encode(batch)) for batch in batches]
+        image = torch.cat([part.image for part in parts])
+        text = torch.cat([part.text for part in parts])
+        logits = projection(_pair_logits(backbone, image, text))
+        return backbone.probabilities(logits).float().cpu()
 
 
 def projection(logits: "Tensor") -> "Tensor":

@@ -17,8 +17,9 @@ import numpy as np
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES, Corpus, Inputs, Modality, ModelKind
+from steelyard.harness.core.progress import no_progress
 from steelyard.harness.core.seeds import seed_for
-from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.models.backbone import Backbone, evaluation_mode
 from steelyard.harness.reliance.answer_cache import AnswerCache
 from steelyard.tasks import answers as wording
 
@@ -35,14 +36,21 @@ REMOVED: Mapping[str, tuple[Modality, ...]] = {
     "neither": MODALITIES,
 }
 """Modalities that are removed in each view; views are named by what remains."""
-DRAWS = 5
-"""Number of times a modality is replaced by another item's."""
 EMAP_ITEMS = 150
 """Number N of items for the additive projection, which costs N x N fusions."""
 ACCURACIES = ("accuracy", "aAcc")
 """Names of metrics that are the fraction of correct items."""
 SMALLEST_PROBABILITY = 1e-9
 """Replaces a probability that single precision rounds to 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSettings:
+    """Items of a profile, and number of times that a modality is replaced by another item's."""
+
+    split: str = "test"
+    limit: int | None = 500
+    draws: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ def donors(
     if len({contents[row] for row in present}) < 2:
         raise UserError(
             f"Every {modality} of the chosen items is the same, so none can be swapped in: "
-            "raise --limit."
+            "choose more items."
         )
     chosen_rows = []
     for row, content in enumerate(contents):
@@ -130,11 +138,8 @@ def ask(
     task_name: str,
     corpus: Corpus,
     cache: AnswerCache,
-    *,
-    split: str = "test",
-    limit: int | None = None,
-    draws: int = DRAWS,
-    on_progress: Callable[[int], None] = lambda count: None,
+    settings: ProfileSettings,
+    on_progress: Callable[[int], None] = no_progress,
 ) -> "DataFrame":
     """Answer all queries about a task: one row per item and view, sorted by item within a view.
 
@@ -151,15 +156,15 @@ def ask(
     """
     import pandas as pd
 
-    task = tasks.build(tasks.Variant(task_name), corpus, split, limit)
+    task = tasks.build(tasks.Variant(task_name), corpus, settings.split, settings.limit)
     from steelyard.harness.evaluation.lmms_model import Scorer
 
     info = tasks.info(task_name)
     scorer = Scorer(backbone, backbone.recipe.batch_size)
     scorer.task_dict[task.task_name] = task.dataset
     model = _CachedModel(task, scorer, cache, info.generative, on_progress)
-    docs = task.dataset[split]
-    queries = plan(docs, has_text=bool(info.text), draws=draws)
+    docs = task.dataset[settings.split]
+    queries = plan(docs, has_text=bool(info.text), draws=settings.draws)
     answers = model.answers(queries)
     gains = _gains(model, queries, answers)
     metric = profile_metric(info)
@@ -182,12 +187,10 @@ def ask(
     return pd.DataFrame(rows).sort_values(["view", "way", "draw", "id"], ignore_index=True)
 
 
-def count_queries(
-    task: str, corpus: Corpus, split: str, limit: int | None, draws: int, kind: ModelKind
-) -> int:
+def count_queries(task: str, corpus: Corpus, settings: ProfileSettings, kind: ModelKind) -> int:
     """Count the answers and likelihoods that ``ask`` needs, before equal ones are merged."""
-    items = min(limit or sys.maxsize, len(corpus.splits.get(split, ())))
-    count = len(views(has_text=bool(tasks.info(task).text), draws=draws))
+    items = min(settings.limit or sys.maxsize, len(corpus.splits.get(settings.split, ())))
+    count = len(views(has_text=bool(tasks.info(task).text), draws=settings.draws))
     return items * (count + (2 if kind == "vlm" else 0))
 
 
@@ -290,15 +293,10 @@ def log_likelihoods(backbone: Any, inputs: Sequence[Inputs], answers: Sequence[s
     """Return the mean log-likelihood of each answer's tokens, end token included, in nats: [B]."""
     import torch
 
-    training = backbone.training
-    backbone.eval()
-    try:
-        with torch.no_grad():
-            batch = backbone.collate(inputs, answers)
-            values: list[float] = (-backbone.loss(backbone.predict(batch), batch)).tolist()
-            return values
-    finally:
-        backbone.train(training)
+    with torch.no_grad(), evaluation_mode(backbone):
+        batch = backbone.collate(inputs, answers)
+        values: list[float] = (-backbone.loss(backbone.predict(batch), batch)).tolist()
+        return values
 
 
 def _gains(

@@ -1,6 +1,5 @@
 """Profile one model on one task: cached answers, a progress bar and the stored table."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +8,7 @@ from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import digest, file_hash, write_items
 from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.reliance.answer_cache import AnswerCache
-from steelyard.harness.reliance.ask import DRAWS, ask, count_queries
+from steelyard.harness.reliance.ask import ProfileSettings, ask, count_queries
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,15 +20,6 @@ ANSWERS_FOLDER = "asked"
 """Folder beside a profile with all answers and the tables made of them."""
 SAMPLE = 64
 """Number of values per tensor that identify weights: training changes nearly all values."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileSettings:
-    """Items of a profile and number of times that a modality is replaced by another item's."""
-
-    split: str = "test"
-    limit: int | None = 500
-    draws: int = DRAWS
 
 
 def collect_answers(
@@ -50,20 +40,10 @@ def collect_answers(
     parts = (fingerprint(backbone), corpus.revision, *rules)
     name = f"{task}-{digest(part.encode() for part in parts)}.jsonl"
     cache = AnswerCache(out / ANSWERS_FOLDER / name)
-    split, limit, draws = settings.split, settings.limit, settings.draws
-    total = count_queries(task, corpus, split, limit, draws, backbone.kind)
+    total = count_queries(task, corpus, settings, backbone.kind)
     with progress_bar() as bar:
         line = bar.add_task(label, total=total)
-        rows = ask(
-            backbone,
-            task,
-            corpus,
-            cache,
-            split=split,
-            limit=limit,
-            draws=draws,
-            on_progress=lambda count: bar.advance(line, count),
-        )
+        rows = ask(backbone, task, corpus, cache, settings, lambda count: bar.advance(line, count))
     write_items(rows, out / ANSWERS_FOLDER / f"items-{task}.parquet")
     if not console.is_terminal:
         console.print(f"{label}: {total} questions")

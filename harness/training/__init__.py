@@ -1,1 +1,1 @@
-"""The training loop, its data, and the search spaces of tuning."""
+"""Training loop, training data, and search spaces of tuning."""

@@ -1,4 +1,11 @@
-"""The one training loop: batches, schedule, clipping and stopping are the same for every method."""
+"""Training loop of all methods: the same batches, schedule, clipping and stopping.
+
+def step(batch):
+    loss = backbone.loss(backbone.predict(batch), batch).mean()
+    return loss, {"loss_task": loss.detach()}
+
+fit(backbone, data, meter, step, seed=seed)
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +20,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Step = Callable[[Batch], "tuple[Tensor, Mapping[str, Tensor | float]]"]
+TrainStep = Callable[[Batch], "tuple[Tensor, Mapping[str, Tensor | float]]"]
+"""Maps a batch to a scalar loss and values to log."""
 
 
 def fit(
     backbone: Backbone,
     data: TrainData,
     meter: Meter,
-    step: Step,
+    step: TrainStep,
     *,
     seed: int,
     stage: str = "train",
@@ -29,11 +37,11 @@ def fit(
     after_backward: Callable[[], None] | None = None,
     learning_rate_scale: float = 1.0,
 ) -> None:
-    """Train until the share ``until`` of the budget is used, or BudgetSpent is raised.
+    """Train until the fraction ``until`` of the budget is used, or BudgetSpent is raised.
 
-    ``step`` maps a batch to a scalar loss and values to log. ``extra`` are modules the method
-    made beside the backbone. ``after_backward`` runs before clipping and the optimiser step.
-    The learning rate warms up and then falls along a cosine to zero over this stage's share.
+    ``seed`` and ``stage`` decide the order of the batches. ``extra`` are further modules of the
+    method to train. ``after_backward`` runs before clipping and the optimiser step. The learning
+    rate rises linearly and then falls along a cosine to zero within this stage.
 
     Raises:
         NonFiniteLoss: the loss is NaN or infinite; names the step.
@@ -71,14 +79,14 @@ def fit(
 
 
 def schedule(progress: float, warmup: float) -> float:
-    """Learning-rate factor in [0, 1]: linear warm-up, then a cosine to zero at the stage's end."""
+    """Return the learning-rate factor in [0, 1] at a fraction of the stage."""
     if progress < warmup:
         return max(progress / warmup, 1e-3)
     return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
 
 
 def new_optimiser(parameters: "list[nn.Parameter]", recipe: Recipe) -> "torch.optim.Optimizer":
-    """The recipe's optimiser; its learning rate is zero until a training loop sets it."""
+    """Build the recipe's optimiser; its learning rate is zero until a training loop sets it."""
     import torch
 
     if recipe.optimizer == "sgd":

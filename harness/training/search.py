@@ -1,8 +1,8 @@
-"""What may be tuned: the ranges a method declares, and how a trial draws from them by name.
+"""Search spaces of tuning: the ranges a method declares, and draws from them by name.
 
-A method file lists its ranges in ``SEARCH``, by option; the learning rate is searched for all
-alike. A draw depends on the seed, the entry, the trial and the option, so it is the same on every
-machine, and a range that is added later changes no other draw.
+A method file lists its ranges in ``SEARCH``, by option; all methods search the learning rate. A
+draw depends on the seed, the entry, the trial and the option, so it is the same on every machine,
+and a range that is added later changes no other draw.
 """
 
 import math
@@ -11,51 +11,50 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from steelyard.harness.core.examples import ModelKind
+from steelyard.harness.core.options import Option
 from steelyard.harness.core.seeds import seed_for
 
-Option = str | int | float | bool
 BOTH: tuple[ModelKind, ...] = ("classifier", "vlm")
-DIGITS = 3  # of a drawn number, so that a record is readable
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of several values, each equally likely."""
+    """Range of several values, each equally likely."""
 
     values: tuple[Option, ...]
     on: tuple[ModelKind, ...] = BOTH
-    """Kinds of backbone on which the option means something."""
+    """Kinds of backbone that use the option."""
 
-    def at(self, share: float) -> Option:
-        """The value at a share in [0, 1) of the range."""
-        return self.values[int(share * len(self.values))]
+    def at(self, fraction: float) -> Option:
+        """Return the value at a fraction in [0, 1) of the range."""
+        return self.values[int(fraction * len(self.values))]
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """A number between two bounds."""
+    """Range of numbers between two bounds."""
 
     low: float
     high: float
     on: tuple[ModelKind, ...] = BOTH
 
-    def at(self, share: float) -> Option:
-        """The value at a share in [0, 1) of the range."""
-        return _rounded(self.low + share * (self.high - self.low))
+    def at(self, fraction: float) -> Option:
+        """Return the value at a fraction in [0, 1) of the range."""
+        return _rounded(self.low + fraction * (self.high - self.low))
 
 
 @dataclass(frozen=True, slots=True)
 class LogUniform:
-    """A positive number between two bounds, each factor equally likely."""
+    """Range of positive numbers between two bounds, each factor equally likely."""
 
     low: float
     high: float
     on: tuple[ModelKind, ...] = BOTH
 
-    def at(self, share: float) -> Option:
-        """The value at a share in [0, 1) of the range."""
+    def at(self, fraction: float) -> Option:
+        """Return the value at a fraction in [0, 1) of the range."""
         low, high = math.log(self.low), math.log(self.high)
-        return _rounded(math.exp(low + share * (high - low)))
+        return _rounded(math.exp(low + fraction * (high - low)))
 
 
 Range = Choice | Uniform | LogUniform
@@ -66,20 +65,19 @@ LEARNING_RATE = LogUniform(0.25, 4.0)
 
 
 def draw(space: Space, kind: ModelKind, *names: object) -> dict[str, Option]:
-    """One value of every option that means something on this kind of backbone."""
-    return {
-        name: found.at(_share(*names, name)) for name, found in space.items() if kind in found.on
-    }
+    """Draw a value of every option that this kind of backbone uses."""
+    options = {name: values for name, values in space.items() if kind in values.on}
+    return {name: values.at(_fraction(*names, name)) for name, values in options.items()}
 
 
-def learning_rate(usual: float, *names: object) -> float:
-    """A learning rate from the common range around the backbone's usual one."""
-    return _rounded(usual * float(LEARNING_RATE.at(_share(*names, "learning_rate"))))
+def learning_rate(default: float, *names: object) -> float:
+    """Draw a learning rate from the common range around the backbone's default."""
+    return _rounded(default * float(LEARNING_RATE.at(_fraction(*names, "learning_rate"))))
 
 
-def _share(*names: object) -> float:
+def _fraction(*names: object) -> float:
     return random.Random(seed_for("tune", *names)).random()
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    return float(f"{value:.3g}")  # short numbers keep a record readable

@@ -110,19 +110,13 @@ def _join(chunks: Sequence[Batch]) -> Batch:
 
 def _select(batch: Batch, rows: Sequence[int]) -> Batch:
     """Select rows of a batch, token columns cut to the longest text among them."""
-    mask, tokens = batch.mask[rows], batch.tokens[rows]
-    if mask.shape[1]:
-        longest = int(mask.sum(1).max())
-        length = min(mask.shape[1], -(-max(longest, 1) // LENGTH_BUCKET) * LENGTH_BUCKET)
-        mask, tokens = mask[:, :length], tokens[:, :length]
-    return Batch(
-        pixels=batch.pixels[rows],
-        has_image=batch.has_image[rows],
-        tokens=tokens,
-        mask=mask,
-        has_text=batch.has_text[rows],
-        targets=batch.targets[rows],
-    )
+    batch = batch.map(lambda tensor: tensor[rows])
+    width = batch.mask.shape[1]
+    if not width:
+        return batch
+    longest = int(batch.mask.sum(1).max())
+    length = min(width, -(-max(longest, 1) // LENGTH_BUCKET) * LENGTH_BUCKET)
+    return replace(batch, tokens=batch.tokens[:, :length], mask=batch.mask[:, :length])
 
 
 def vlm_data(

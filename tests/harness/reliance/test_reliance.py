@@ -80,7 +80,8 @@ def sees(item: Inputs) -> str:
 
 
 def asked(model: Talker, corpus: Corpus, **options: Any) -> pd.DataFrame:
-    return reliance.ask(model, corpus.name, corpus, AnswerCache(), **options)  # type: ignore[arg-type]
+    settings = reliance.ProfileSettings(**options)
+    return reliance.ask(model, corpus.name, corpus, AnswerCache(), settings)  # type: ignore[arg-type]
 
 
 def means(part: Part) -> dict[str, float]:
@@ -266,12 +267,13 @@ def test_equal_questions_are_put_once_and_an_interrupted_diagnosis_goes_on(tmp_p
             raise Stops
 
     cache, first = AnswerCache(path), Talker(sees)
+    settings = reliance.ProfileSettings(draws=2)
     with pytest.raises(Stops):
-        reliance.ask(first, "pope", corpus, cache, draws=2, on_progress=stop)  # type: ignore[arg-type]
+        reliance.ask(first, "pope", corpus, cache, settings, stop)  # type: ignore[arg-type]
     with path.open("a") as file:
         file.write('["half a li')
     second = Talker(sees)
-    found = reliance.ask(second, "pope", corpus, AnswerCache(path), draws=2)  # type: ignore[arg-type]
+    found = reliance.ask(second, "pope", corpus, AnswerCache(path), settings)  # type: ignore[arg-type]
     pd.testing.assert_frame_equal(found, whole)
     assert first.asked + second.asked == model.asked
     path.write_text("no json\n")
@@ -350,7 +352,7 @@ def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> N
     )
     assert tables.verdict(nothing) == "no answer on which wrong could be counted."
     made = Diagnosis("model", {}, (nothing,))
-    assert picture(made) == {} and "| 6 | toy | wrong ↓ |  |" in tables.markdown(made)
+    assert picture("profile", made) == {} and "| 6 | toy | wrong ↓ |  |" in tables.markdown(made)
 
 
 def test_every_number_is_described() -> None:
