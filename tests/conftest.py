@@ -92,6 +92,37 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build figures without rendering them, which takes most of the time of a board."""
+    from steelyard.leaderboards.output import style
+
+    monkeypatch.setattr(style, "_save", lambda figure: dict.fromkeys(style.KINDS, b""))
+
+
+@pytest.fixture(scope="session")
+def _base_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cache folder that all workers of pytest-xdist share."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+
+@pytest.fixture
+def short_base(_base_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of ``tiny-vlm`` after a short training, made once and in place of the user's."""
+    from filelock import FileLock
+
+    from steelyard.harness.models.tiny_vlm import train
+
+    training = train.Training(
+        vision_steps=300, vision_images=3000, text_steps=30, steps=200, images=1000, batch=64
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_base_cache))
+    monkeypatch.setattr(train, "Training", lambda: training)
+    with FileLock(_base_cache / "base.lock"):
+        return train.ensure()
+
+
+@pytest.fixture
 def toy(tmp_path: Path) -> Path:
     """Records of three entries, two seeds, ten items."""
     from board_factory import make_run, profile

@@ -2,11 +2,10 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import Command
 from paths import ROOT
 
 GUIDE = ROOT / "CONTRIBUTING.md"
@@ -20,18 +19,17 @@ def block(marker: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_guides_method_appears_on_the_board(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_the_guides_method_appears_on_the_board(
+    tmp_path: Path, steelyard: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(block("method: mine.py"))
     for line in block("commands").splitlines():
         program, *words = shlex.split(line)
         assert program == "steelyard"
-        command = [
-            sys.executable,
-            "-c",
-            "from steelyard.harness.cli.main import main; main()",
-            *words,
-        ]
-        subprocess.run(command, cwd=tmp_path, check=True)
+        result = steelyard(*words)
+        assert result.code == 0, result.stderr
     board = (tmp_path / "mine-board" / "board.md").read_text()
     assert re.search(r"\| mine\b", board)
     assert "incomplete" not in board

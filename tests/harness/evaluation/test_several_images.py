@@ -128,6 +128,7 @@ def test_a_classifier_is_not_asked(folder: Path) -> None:
         evaluate(model, tasks.parse_variant("stock/pairs"), corpus_of(folder))
 
 
+@pytest.mark.usefixtures("short_base")
 def test_the_small_model_is_asked_from_end_to_end(folder: Path) -> None:
     asked = ("pairs", "pairs@image-noise:3", "pairs@image-shuffle", "pairs@image-blank")
     roots = (f"pairs={folder / 'data'}",)

@@ -118,6 +118,7 @@ def test_one_track_can_be_chosen_and_its_name_is_in_the_table(toy: Path) -> None
     assert "track" not in collect([toy], track="compute").scores.columns
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_trials_are_on_no_board_and_oracles_are_apart(toy: Path) -> None:
     for folder in record.find(toy):
         label = record.read(folder).label
@@ -140,6 +141,7 @@ def test_area_by_hand() -> None:
     assert area([1, 2, 8], [0.0, 0.0, 0.6]) == pytest.approx(0.2)  # the second twice as wide
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_curves_over_budgets(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for budget, (joint, fair) in {"5e10": (2, 4), "1e11": (4, 5), "S": (8, 6)}.items():

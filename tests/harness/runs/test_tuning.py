@@ -152,6 +152,7 @@ def test_tuning_again_runs_nothing_and_chooses_the_same(
     assert file_of(tuned).read_bytes() == before
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_chosen_settings_run_beside_the_defaults_and_are_accounted_for(
     tuned: Path, world: Path
 ) -> None:

@@ -54,6 +54,7 @@ def tracks(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_both_tracks_are_published_with_the_changes(tracks: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     told: list[tuple[str, float]] = []
@@ -101,6 +102,7 @@ def test_one_track_alone_is_refused(tmp_path: Path) -> None:
         publish_tracks([tmp_path], tmp_path / "out")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_the_command_prints_what_changes(tracks: Path, tmp_path: Path) -> None:
     words = ["leaderboard", str(tracks), "--track", "both", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(cli, words)
@@ -109,6 +111,7 @@ def test_the_command_prints_what_changes(tracks: Path, tmp_path: Path) -> None:
     assert "rank-change.md" in result.output.replace("\n", "")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_what_does_not_change_is_said(tracks: Path, tmp_path: Path) -> None:
     made = publish_tracks([tracks], tmp_path / "out").rank_changes[0]
     still = [RankChange("a", 1, (1, 2), 2, (1, 2), "")]
@@ -139,6 +142,7 @@ def test_bars_join_ranks_within_the_critical_difference() -> None:
     assert b"p below 0.001" in drawn and b"12 blocks" in drawn
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_profiles_change_ranks_too(tmp_path: Path) -> None:
     for track, rights in {"data": (30, 20), "compute": (20, 30)}.items():
         for label, right in zip(("sft", "other"), rights, strict=True):
