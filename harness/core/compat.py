@@ -39,17 +39,6 @@ def _declare_operators() -> None:
     _libraries.append(library)
 
 
-@functools.cache
-def import_lmms_eval() -> ModuleType:
-    """Import ``lmms_eval.evaluator`` without its log and its changes to the process."""
-    prepare_imports()
-    from loguru import logger
-
-    logger.disable("lmms_eval")
-    with _process_restored(), _log_sinks_kept():
-        return importlib.import_module("lmms_eval.evaluator")
-
-
 @contextmanager
 def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Replace an attribute inside the block."""
@@ -61,30 +50,30 @@ def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-@contextmanager
-def _process_restored() -> Iterator[None]:
-    # The import mutes all warnings, reads ``.env`` and accepts truncated images.
+@functools.cache
+def import_lmms_eval() -> ModuleType:
+    """Import ``lmms_eval.evaluator`` without its log and its changes to the process."""
+    prepare_imports()
+    from loguru import logger
     from PIL import ImageFile
 
-    environment, truncated = dict(os.environ), ImageFile.LOAD_TRUNCATED_IMAGES
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = truncated
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
+    logger.disable("lmms_eval")
+    environment = dict(os.environ)
+    # The import mutes all warnings, accepts truncated images, replaces every log sink by one on
+    # standard output, and reads ``.env``.
+    with (
+        warnings.catch_warnings(action="ignore"),
+        swapped(ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES),
+        swapped(type(logger), "remove", _do_nothing),
+        swapped(type(logger), "add", _do_nothing),
+    ):
+        try:
+            return importlib.import_module("lmms_eval.evaluator")
+        finally:
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
 
 
-@contextmanager
-def _log_sinks_kept() -> Iterator[None]:
-    # lmms-eval replaces every log sink of the process by one on standard output.
-    from loguru import logger
-
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        pass
-
-    with swapped(type(logger), "remove", nothing), swapped(type(logger), "add", nothing):
-        yield
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    pass

@@ -1,8 +1,9 @@
 """Atomic writing of files and folders, their hashes, and the user's cache folder.
 
-write_atomic(path, "text or bytes")
-with publish_folder(path) as folder:
-    build(folder)
+Example:
+    write_atomic(path, "text or bytes")
+    with publish_folder(path) as folder:
+        build(folder)
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
+
+from steelyard.harness.core.compat import swapped
 
 UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 """Errors of Pillow on a file that is no image, is broken or is absurdly large."""
@@ -55,16 +57,14 @@ def scan(paths: Iterable[Path]) -> dict[Path, ScannedImage]:
     files = list(dict.fromkeys(paths))
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     images: dict[Path, ScannedImage] = {}
-    with _truncation_is_an_error(), ThreadPoolExecutor() as pool:
-        for chunk, scanned in zip(chunks, pool.map(_scan_chunk, chunks), strict=True):
+    # lmms-eval switches Pillow to accept truncated images, for the full process.
+    with swapped(ImageFile, "LOAD_TRUNCATED_IMAGES", False), ThreadPoolExecutor() as pool:
+        results = pool.map(lambda chunk: [scan_image(path) for path in chunk], chunks)
+        for chunk, scanned in zip(chunks, results, strict=True):
             images |= zip(chunk, scanned, strict=True)
             if on_images := _on_images.get():
                 on_images(len(images), len(files))
     return images
-
-
-def _scan_chunk(paths: Sequence[Path]) -> list[ScannedImage]:
-    return [scan_image(path) for path in paths]
 
 
 def scan_image(path: Path) -> ScannedImage:
@@ -95,14 +95,3 @@ def difference_hash(grey: Image.Image) -> bytes:
     right = values[:-1, 1:] > values[:-1, :-1] + STEP
     down = values[1:, :-1] > values[:-1, :-1] + STEP
     return np.packbits([right, down]).tobytes()
-
-
-@contextmanager
-def _truncation_is_an_error() -> Iterator[None]:
-    # Pillow's switch is global and lmms-eval turns it on at import: half an image would pass.
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -1,8 +1,9 @@
 """Shared parts of all loaders: files read with line numbers, checks of ids and images, carving.
 
-rows = [row for _, row in read_json_lines(find_file(root, "train.jsonl"))]
-corpus = build_corpus("toy", root, classes, splits, multi_label=False, skipped=[], notes={},
-                      max_bad=0.01)
+Example:
+    rows = [row for _, row in read_json_lines(find_file(root, "train.jsonl"))]
+    corpus = build_corpus("toy", root, classes, splits, multi_label=False, skipped=[], notes={},
+                          max_bad=0.01)
 """
 
 import csv
@@ -166,22 +167,16 @@ def build_corpus(
     """
     check_max_bad(max_bad)
     images = scan([example.image for rows in splits.values() for example in rows if example.image])
-    faults: dict[Path | None, str] = {
-        path: _reason(root, path, image.fault) for path, image in images.items() if image.fault
-    }
-    reasons = {split: _unusable(rows, faults, whole_clusters) for split, rows in splits.items()}
-    good = {
-        split: tuple(example for example in rows if example.id not in reasons[split])
-        for split, rows in splits.items()
-    }
-    broken = (
-        Skipped(example.id, split, reasons[split][example.id], example.image)
-        for split, rows in splits.items()
-        for example in rows
-        if example.id in reasons[split]
-    )
-    bad = (*skipped, *broken)
-    usable = {split: rows for split, rows in good.items() if rows}
+    usable, bad = {}, list(skipped)
+    for split, rows in splits.items():
+        reasons = _unusable(root, rows, images, whole_clusters)
+        bad += [
+            Skipped(row.id, split, reasons[row.id], row.image) for row in rows if row.id in reasons
+        ]
+        if good := tuple(row for row in rows if row.id not in reasons):
+            usable[split] = good
+    paths = (row.image for split in sorted(usable) for row in usable[split])
+    content = "".join(images[path].content for path in paths if path)
     corpus = Corpus(
         name,
         root,
@@ -190,13 +185,13 @@ def build_corpus(
         usable,
         revision(classes, usable),
         notes,
-        skipped=bad,
-        content=_content_hash(usable, images),
+        skipped=tuple(bad),
+        content=blake2b(content.encode(), digest_size=8).hexdigest() if content else "",
     )
     problems = id_problems(splits)
     for split in filter(splits.__contains__, MAIN_SPLITS):
         skipped_rows = [row for row in bad if row.split == split]
-        problems += _fraction_problems(split, len(good[split]), skipped_rows, max_bad)
+        problems += _fraction_problems(split, len(usable.get(split, ())), skipped_rows, max_bad)
     if problems:
         raise RefusedData(problems, corpus)
     return corpus
@@ -225,17 +220,16 @@ def id_problems(splits: Mapping[str, Sequence[Example]]) -> list[str]:
     problems = []
     ids = {split: Counter(example.id for example in rows) for split, rows in splits.items()}
     for split, counts in ids.items():
-        repeated = [id for id, count in counts.items() if count > 1]
-        if repeated:
+        if repeated := [id for id, count in counts.items() if count > 1]:
             problems.append(
                 f"Ids that occur more than once in {split} ({len(repeated)}): {_first(repeated)}. "
                 "Remove the repeated rows."
             )
-    for left, right in combinations(ids, 2):
-        shared = sorted(ids[left].keys() & ids[right].keys())
-        if shared and ("train" in (left, right) or {left, right} <= set(MAIN_SPLITS)):
+    for first, second in combinations(ids, 2):
+        shared = sorted(ids[first].keys() & ids[second].keys())
+        if shared and ("train" in (first, second) or {first, second} <= set(MAIN_SPLITS)):
             problems.append(
-                f"Ids that are in both {left} and {right} ({len(shared)}): {_first(shared)}. "
+                f"Ids that are in both {first} and {second} ({len(shared)}): {_first(shared)}. "
                 "Remove them from one of the two."
             )
     return problems
@@ -260,30 +254,24 @@ def _fraction_problems(split: str, good: int, bad: Sequence[Skipped], max_bad: f
     return []
 
 
-def _reason(root: Path, path: Path, fault: str) -> str:
-    name = os.path.relpath(path, root)
-    return f"image missing: {name}" if fault == MISSING else f"image unreadable: {name}: {fault}"
-
-
 def _unusable(
-    rows: Sequence[Example], faults: Mapping[Path | None, str], whole_clusters: bool
+    root: Path,
+    rows: Sequence[Example],
+    images: Mapping[Path, ScannedImage],
+    whole_clusters: bool,
 ) -> dict[str, str]:
-    """Reasons by id of the items that cannot be used, in the order of the rows."""
-    faulty = (row for row in rows if row.image in faults and row.cluster and whole_clusters)
-    broken = {row.cluster: f"incomplete group, {faults[row.image]}" for row in faulty}
-    return {
-        row.id: faults.get(row.image) or broken[row.cluster]
-        for row in rows
-        if row.image in faults or row.cluster in broken
-    }
-
-
-def _content_hash(
-    splits: Mapping[str, Sequence[Example]], images: Mapping[Path, ScannedImage]
-) -> str:
-    paths = (row.image for split in sorted(splits) for row in splits[split])
-    text = "".join(images[path].content for path in paths if path)
-    return blake2b(text.encode(), digest_size=8).hexdigest() if text else ""
+    """Map the ids of items that cannot be used to the reason."""
+    reasons, clusters = {}, {}
+    for row in rows:
+        if row.image and (fault := images[row.image].fault):
+            name = os.path.relpath(row.image, root)
+            reason = f"missing: {name}" if fault == MISSING else f"unreadable: {name}: {fault}"
+            reasons[row.id] = f"image {reason}"
+            clusters[row.cluster] = f"incomplete group, image {reason}"
+    for row in rows if whole_clusters else ():
+        if row.cluster and row.cluster in clusters:
+            reasons.setdefault(row.id, clusters[row.cluster])
+    return reasons
 
 
 def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) -> str:

@@ -97,7 +97,6 @@ def _counts(rows: Any) -> RowCounts:
 
 
 def _compare(published: Mapping[str, Any], checksum: str, counts: RowCounts, rows: Any) -> str:
-    """Compare a file with the published one, in words."""
     if checksum == published.get("sha256"):
         return "the official file"
     if counts != published["rows"]:

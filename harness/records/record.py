@@ -1,8 +1,6 @@
 """Record of a run: ``record.json`` in the run's folder, written last, next to tables of items.
 
 Field names are the keys of ``record.json`` and stay as they are: published records are read back.
-
-    record = read(Path("runs/joint-food101-tiny-S-s0-3f9c2a1e"))
 """
 
 import hashlib
