@@ -19,7 +19,6 @@ from steelyard import methods
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import front_page, profile_tables
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.names import profile_stem
 from steelyard.leaderboards.boards.overall import overall
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.loading.collect import backbone_name, budget_name
@@ -205,7 +204,7 @@ def board_parts(boards: tuple[Board, ...]) -> list[str]:
 def profile_parts(profile: Profile) -> list[str]:
     """Return README's overview of the vision-language profile, its caption and its figure."""
     folder = f"leaderboards/published/{README_PROFILE}"
-    name = profile_stem(profile)
+    name = profile.stem
     return [
         profile_tables.sheet_markdown(profile_tables.overview(profile)),
         f"{profile_tables.caption(profile)} Percent on clean items; ▲ and ▼ are better and worse "

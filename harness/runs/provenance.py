@@ -9,6 +9,7 @@ from steelyard.harness.core.environment import code, packages
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import digest
 from steelyard.harness.data import card
+from steelyard.tasks.world.build import MARKER
 
 
 def describe(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def describe_task(corpus: Corpus, task_files: Iterable[Path], split: str) -> dic
             "skipped": len(corpus.skipped),
             "items": digest(example.id.encode() for example in corpus.splits[split]),
             "split": split,
+            **({"generated": True} if (corpus.root / MARKER).is_file() else {}),
         },
         "task": digest(path.read_bytes() for path in task_files),
     }

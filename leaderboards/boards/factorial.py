@@ -1,12 +1,10 @@
-"""A factorial of one method's options: a table by levels, and what each level does on average."""
+"""Analyse a factorial of one method's options: scores by level, and the effect of each level."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-
-import numpy as np
 
 from steelyard import methods
 from steelyard.harness.models import registry
@@ -18,9 +16,13 @@ from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval, Sample
 
 FEWEST = 4
-"""Entries of one method below which its options are no design."""
+"""Entries of one method that a factorial needs at least."""
 RATE = "learning_rate"
 OptionLevel = str | int | float | bool
+Levels = Mapping[str, Mapping[str, OptionLevel]]
+"""By label and factor."""
+Samples = Mapping[str, Mapping[str, Sample]]
+"""By label and column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +32,16 @@ class FactorialCell:
     label: str
     levels: Mapping[str, OptionLevel]
     scores: Mapping[str, Interval]
-    """By column name, the composite included."""
+    """By column name, with the composite."""
 
 
 @dataclass(frozen=True, slots=True)
 class LevelEffect:
-    """One level of a factor against another, over pairs of entries equal in all else."""
+    """One level of a factor against another, over pairs of entries equal in all other factors."""
 
     factor: str
     level: OptionLevel
-    other: OptionLevel
+    baseline: OptionLevel
     pairs: int
     scores: Mapping[str, Interval]
 
@@ -56,31 +58,29 @@ class Factorial:
 
 
 def factorials(
-    groups: Mapping[str, Sequence[Run]],
-    samples: Mapping[str, Mapping[str, Sample]],
-    shown: Sequence[ProfileColumn],
+    groups: Mapping[str, Sequence[Run]], samples: Samples, clean: Sequence[ProfileColumn]
 ) -> list[Factorial]:
-    """The factorials among complete entries; a method without one gives none."""
+    """Find the factorials among complete entries, at most one per method."""
     by_method: dict[str, list[str]] = {}
     for label, runs in groups.items():
         if not runs[0].record.spec.method.endswith(".py"):
             by_method.setdefault(runs[0].record.spec.method, []).append(label)
-    found = []
+    result = []
     for method, labels in sorted(by_method.items()):
         levels = {label: options(groups[label][0]) for label in labels}
-        given = {name for label in labels for name in groups[label][0].record.spec.options}
-        varied = [*sorted(given), RATE]
-        factors = [n for n in varied if len({levels[label][n] for label in labels}) > 1]
+        changed = {name for label in labels for name in groups[label][0].record.spec.options}
+        candidates = [*sorted(changed), RATE]
+        factors = [n for n in candidates if len({levels[label][n] for label in labels}) > 1]
         if len(factors) >= 2 and len(labels) >= FEWEST:
-            chosen = {label: {n: levels[label][n] for n in factors} for label in labels}
-            found.append(_factorial(method, factors, chosen, samples, shown))
-    return found
+            by_label = {label: {n: levels[label][n] for n in factors} for label in labels}
+            result.append(_factorial(method, factors, by_label, samples, clean))
+    return result
 
 
 def options(run: Run) -> dict[str, OptionLevel]:
-    """All options of a run's method, defaults included, and its learning rate.
+    """Return all options of a run's method, with defaults and its learning rate.
 
-    A rate of its own is a factor as any other: entries that differ in it are equal in less.
+    The learning rate is a factor like any other: entries that differ in it are not equal.
     """
     spec = run.record.spec
     method = methods.load(spec.method)
@@ -92,113 +92,113 @@ def options(run: Run) -> dict[str, OptionLevel]:
 def _factorial(
     method: str,
     factors: Sequence[str],
-    levels: Mapping[str, Mapping[str, OptionLevel]],
-    samples: Mapping[str, Mapping[str, Sample]],
-    shown: Sequence[ProfileColumn],
+    levels: Levels,
+    samples: Samples,
+    clean: Sequence[ProfileColumn],
 ) -> Factorial:
-    columns = [column.name for column in shown if column.higher_is_better is not None]
-    full = {
-        label: {**{name: samples[label][name] for name in columns},
-                COMPOSITE: composite(shown, samples[label])}
-        for label in levels
-    }  # fmt: skip
+    columns = [column.name for column in clean if column.higher_is_better is not None]
     names = (COMPOSITE, *columns)
+    scores = {
+        label: {**samples[label], COMPOSITE: composite(clean, samples[label])} for label in levels
+    }
     cells = [
-        FactorialCell(label, levels[label], {n: intervals.interval(full[label][n]) for n in names})
+        FactorialCell(
+            label, levels[label], {n: intervals.interval(scores[label][n]) for n in names}
+        )
         for label in sorted(levels, key=lambda label: [str(levels[label][f]) for f in factors])
     ]
-    effects = [
-        effect
-        for factor in factors
-        for one, other in combinations(sorted({levels[k][factor] for k in levels}, key=str), 2)
-        if (effect := _effect(factor, other, one, levels, full, names)) is not None
-    ]
+    effects = []
+    for factor in factors:
+        by_name = sorted({entry[factor] for entry in levels.values()}, key=str)
+        for baseline, level in combinations(by_name, 2):
+            pairs = _pairs(factor, level, baseline, levels)
+            if pairs:
+                differences = {
+                    name: intervals.averaged(
+                        [intervals.minus(scores[a][name], scores[b][name]) for a, b in pairs]
+                    )
+                    for name in names
+                }
+                means = {name: intervals.interval(sample) for name, sample in differences.items()}
+                effects.append(LevelEffect(factor, level, baseline, len(pairs), means))
     return Factorial(method, tuple(factors), names, tuple(cells), tuple(effects))
 
 
-def _effect(
-    factor: str,
-    level: OptionLevel,
-    other: OptionLevel,
-    levels: Mapping[str, Mapping[str, OptionLevel]],
-    full: Mapping[str, Mapping[str, Sample]],
-    names: Sequence[str],
-) -> LevelEffect | None:
-    """Mean paired difference over entries that differ in this factor alone; None without any."""
+def _pairs(
+    factor: str, level: OptionLevel, baseline: OptionLevel, levels: Levels
+) -> list[tuple[str, str]]:
+    """Return labels of entries with these levels of a factor and equal in all other factors."""
 
     def rest(label: str) -> list[tuple[str, OptionLevel]]:
         return sorted((k, v) for k, v in levels[label].items() if k != factor)
 
-    pairs = [
+    return [
         (a, b)
         for a in sorted(levels)
         for b in sorted(levels)
-        if levels[a][factor] == level and levels[b][factor] == other and rest(a) == rest(b)
+        if levels[a][factor] == level and levels[b][factor] == baseline and rest(a) == rest(b)
     ]
-    if not pairs:
-        return None
-    scores = {}
-    for name in names:
-        values = np.mean([full[a][name].values - full[b][name].values for a, b in pairs], axis=0)
-        draws = np.mean([full[a][name].draws - full[b][name].draws for a, b in pairs], axis=0)
-        scores[name] = intervals.interval(Sample(values, draws, full[pairs[0][0]][name].clusters))
-    return LevelEffect(factor, level, other, len(pairs), scores)
 
 
-def sheets(found: Factorial) -> tuple[Sheet, Sheet]:
-    """The entries by their levels, and the effect of each level."""
-    names = [name.replace("_", " ") for name in found.columns]
-    rows = [
-        tuple(Cell(text) for text in (
-            *(_level(cell.levels[factor]) for factor in found.factors),
-            *(f"{100 * cell.scores[n].mean:.1f} ± {100 * cell.scores[n].half:.1f}"
-              for n in found.columns)))
-        for cell in found.cells
-    ]  # fmt: skip
+def all_sheets(factorials: Sequence[Factorial]) -> list[Sheet]:
+    """Build two tables per factorial: the entries by levels, and the effect of each level."""
+    return [sheet for factorial in factorials for sheet in sheets(factorial)]
+
+
+def sheets(factorial: Factorial) -> tuple[Sheet, Sheet]:
+    """Build the table of entries by their levels, and the table of effects."""
+    names = [name.replace("_", " ") for name in factorial.columns]
+    rows = []
+    for cell in factorial.cells:
+        texts = [_level(cell.levels[factor]) for factor in factorial.factors]
+        for column in factorial.columns:
+            score = cell.scores[column]
+            texts.append(f"{100 * score.mean:.1f} ± {100 * score.half:.1f}")
+        rows.append(tuple(map(Cell, texts)))
     effects = []
-    for effect in found.effects:
-        texts = [effect.factor, _against(effect), str(effect.pairs)]
-        for name in found.columns:
-            each = effect.scores[name]
-            clear = "" if each.low <= 0 <= each.high else " *"
-            texts.append(f"{100 * each.mean:+.1f} ± {100 * each.half:.1f}{clear}")
-        effects.append(tuple(Cell(text) for text in texts))
+    for effect in factorial.effects:
+        texts = [effect.factor, _comparison(effect), str(effect.pairs)]
+        for column in factorial.columns:
+            score = effect.scores[column]
+            mark = "" if score.low <= 0 <= score.high else " *"
+            texts.append(f"{100 * score.mean:+.1f} ± {100 * score.half:.1f}{mark}")
+        effects.append(tuple(map(Cell, texts)))
     return (
-        Sheet(f"{found.method}: factorial", (*found.factors, *names), tuple(rows)),
+        Sheet(f"{factorial.method}: factorial", (*factorial.factors, *names), tuple(rows)),
         Sheet(
-            f"{found.method}: what each level does, over pairs equal in all else (* interval "
-            "without 0, not corrected for the number of effects)",
+            f"{factorial.method}: effect of each level, over pairs equal in all other factors "
+            "(* interval without 0, not corrected for the number of effects)",
             ("factor", "levels", "pairs", *names),
             tuple(effects),
         ),
     )
 
 
-def _against(effect: LevelEffect) -> str:
-    return f"{_level(effect.level)} against {_level(effect.other)}"
+def _comparison(effect: LevelEffect) -> str:
+    return f"{_level(effect.level)} against {_level(effect.baseline)}"
 
 
 def _level(level: OptionLevel) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)
 
 
-def as_csv(designs: Sequence[Factorial]) -> str:
-    """One line a cell or effect and column: levels as ``option=level``, mean and interval."""
+def as_csv(factorials: Sequence[Factorial]) -> str:
+    """Write one row per entry or effect and column; levels as ``option=level``."""
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["method", "row", "name", "levels", "pairs", "column", "mean", "low", "high"])
-    for design in designs:
-        for cell in design.cells:
+    for factorial in factorials:
+        for cell in factorial.cells:
             levels = " ".join(f"{name}={_level(level)}" for name, level in cell.levels.items())
-            table.writerows(_lines([design.method, "entry", cell.label, levels, ""], cell.scores))
-        for effect in design.effects:
-            start = [design.method, "effect", effect.factor, _against(effect), str(effect.pairs)]
+            start = [factorial.method, "entry", cell.label, levels, ""]
+            table.writerows(_lines(start, cell.scores))
+        for effect in factorial.effects:
+            levels = _comparison(effect)
+            start = [factorial.method, "effect", effect.factor, levels, str(effect.pairs)]
             table.writerows(_lines(start, effect.scores))
     return out.getvalue()
 
 
-def _lines(start: Sequence[str], scores: Mapping[str, Interval]) -> list[list[str]]:
-    return [
-        [*start, name, *(f"{value:.6g}" for value in (each.mean, each.low, each.high))]
-        for name, each in scores.items()
-    ]
+def _lines(start: Sequence[str], scores: Mapping[str, Interval]) -> Iterator[list[str]]:
+    for name, score in scores.items():
+        yield [*start, name, *(f"{value:.6g}" for value in (score.mean, score.low, score.high))]

@@ -1,8 +1,9 @@
-"""The main metric of every entry over one task's grid of seeds and variants, with resamples."""
+"""Measure the main metric of every entry over one task's seeds and variants, with resamples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +14,18 @@ from steelyard.harness.records.record import Score
 from steelyard.leaderboards.loading import items as item_table
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.stats.intervals import DRAWS, Floats, Sample, resample_weights
+from steelyard.tasks.corruptions.variants import CLEAN
 from steelyard.tasks.weighted_metrics import Items, all_resampled, fractions
 
-CLEAN = "clean"
 AT_ONCE = 20
-"""Runs whose items are held and resampled together."""
+"""Runs whose items are held in memory and resampled together."""
 AGREEMENT = 1e-6
-"""How far a recorded value may be from the one that its items give."""
+"""Largest allowed distance of a recorded value from the value of its items."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What an entry must have been scored on to be ranked: all that any entry was scored on."""
+    """Seeds and variants that an entry needs to be ranked: all that any entry was scored on."""
 
     task: str
     metric: str
@@ -34,13 +35,12 @@ class Grid:
 
     @property
     def corrupted(self) -> tuple[str, ...]:
-        """The variants other than the clean one."""
         return tuple(variant for variant in self.variants if variant != CLEAN)
 
 
 @dataclass(frozen=True, slots=True)
 class EntryScores:
-    """One entry's main metric over the grid."""
+    """Main metric of one entry over the grid: S seeds, V variants, D of them corrupted."""
 
     grid: Grid
     values: Floats
@@ -48,25 +48,29 @@ class EntryScores:
     draws: Floats
     """[S, V, R] on resampled items."""
     same: Floats
-    """[S, D, 1 + R] share of answers that are the clean ones, for each of D damaged variants: on
-    the test items, then on resampled ones."""
+    """[S, D, 1 + R] fraction of answers equal to the clean ones, on the test items and then on
+    resampled items."""
     items: int
     clusters: int
 
-    def column(self, shares: Mapping[str, float]) -> Sample:
-        """A weighted sum over variants; those not in ``shares`` count nothing."""
-        weights = np.array([shares.get(variant, 0.0) for variant in self.grid.variants])
-        draws = np.einsum("v,svr->sr", weights, self.draws)
-        return Sample(self.values @ weights, draws, self.clusters)
+    def column(self, weights: Mapping[str, float]) -> Sample:
+        """Return a weighted sum over variants; a variant without a weight has weight 0."""
+        vector = np.array([weights.get(variant, 0.0) for variant in self.grid.variants])
+        draws = np.einsum("v,svr->sr", vector, self.draws)
+        return Sample(self.values @ vector, draws, self.clusters)
 
     def variant(self, name: str) -> Sample:
-        """The scores on one variant."""
-        place = self.grid.variants.index(name)
-        return Sample(self.values[:, place], self.draws[:, place], self.clusters)
+        index = self.grid.variants.index(name)
+        return Sample(self.values[:, index], self.draws[:, index], self.clusters)
+
+    def unchanged(self, name: str) -> Sample:
+        """Return the fraction of answers to a corrupted variant that equal the clean ones."""
+        index = self.grid.corrupted.index(name)
+        return Sample(self.same[:, index, 0], self.same[:, index, 1:], self.clusters)
 
 
 def grid_of(task: str, runs: Sequence[Run]) -> Grid:
-    """The grid that the runs of one task span.
+    """Return the grid of a task's runs.
 
     Raises:
         UserError: no run finished, or the runs do not agree on one main metric.
@@ -74,8 +78,8 @@ def grid_of(task: str, runs: Sequence[Run]) -> Grid:
     scores = [score for run in runs for score in main_scores(run)]
     metrics = {(score.metric, score.higher_is_better) for score in scores}
     if len(metrics) != 1:
-        named = ", ".join(f"{name}" for name, _ in sorted(metrics)) or "none (no finished run)"
-        raise UserError(f"{task} needs one main metric in one direction, its records have {named}.")
+        names = ", ".join(name for name, _ in sorted(metrics)) or "none (no finished run)"
+        raise UserError(f"{task} needs one main metric in one direction, its records have {names}.")
     ((metric, higher),) = metrics
     if higher is None:
         raise UserError(f"{task}: its main metric {metric} has no direction, so it cannot rank.")
@@ -85,34 +89,35 @@ def grid_of(task: str, runs: Sequence[Run]) -> Grid:
 
 
 def main_scores(run: Run) -> list[Score]:
-    """The main metric of each variant; none of a failed run."""
+    """Return the main metric of each variant; empty for a failed run."""
     if run.record.status == "failed":
         return []
     return [score for score in run.record.scores if score.main]
 
 
-def missing(runs: Sequence[Run], grid: Grid) -> str:
-    """What an entry's runs lack to cover the grid, in words; empty when nothing."""
+def lacking(runs: Sequence[Run], grid: Grid) -> str:
+    """Describe what an entry's runs lack to cover the grid; empty if nothing."""
     present = {run.record.spec.seed for run in runs}
-    lacks = [f"no run of seed {seed}" for seed in grid.seeds if seed not in present]
+    parts = [f"no run of seed {seed}" for seed in grid.seeds if seed not in present]
     for run in runs:
         seed, record = run.record.spec.seed, run.record
         unscored = sorted(set(grid.variants) - {score.variant for score in main_scores(run)})
         if record.status == "failed":
-            lacks.append(f"seed {seed} failed: {record.failure}")
+            parts.append(f"seed {seed} failed: {record.failure}")
         elif unscored:
-            lacks.append(f"seed {seed} lacks {', '.join(unscored)}")
-    return "; ".join(lacks)
+            parts.append(f"seed {seed} lacks {', '.join(unscored)}")
+    return "; ".join(parts)
 
 
 def measure(
-    grid: Grid, entries: Mapping[str, Sequence[Run]], done: Callable[[float], None] = no_progress
+    grid: Grid,
+    entries: Mapping[str, Sequence[Run]],
+    progress: Callable[[float], None] = no_progress,
 ) -> tuple[dict[str, EntryScores], list[str]]:
-    """Measure complete entries, whose runs are in seed order; ``done`` is told their share.
+    """Measure complete entries, whose runs are in seed order.
 
     Returns:
-        The measured entries by label, and a line for each run whose items do not give the value
-        that it recorded.
+        The scores by label, and a line for each run whose items do not give the recorded value.
 
     Raises:
         UserError: two runs were scored on different items.
@@ -120,79 +125,81 @@ def measure(
     runs = [run for group in entries.values() for run in group]
     if not runs:
         return {}, []
-    test = _test(grid, runs[0])
+    test = _test_items(grid, runs[0])
     clusters = len(np.unique(test.clusters))
-    measured, notes = {}, []
-    some = (runs[place : place + AT_ONCE] for place in range(0, len(runs), AT_ONCE))
-    found = chain.from_iterable(map(test.scored, some))
+    scores, notes = {}, []
+    batches = (runs[start : start + AT_ONCE] for start in range(0, len(runs), AT_ONCE))
+    run_draws = chain.from_iterable(map(test.score, batches))
     for label, group in entries.items():
-        drawn_of, same_of = zip(*islice(found, len(group)), strict=True)
+        draws = list(islice(run_draws, len(group)))
         values = []
-        for run, drawn in zip(group, drawn_of, strict=True):
+        for run, drawn in zip(group, draws, strict=True):
             recorded = {score.variant: score.value for score in main_scores(run)}
             values.append([recorded[variant] for variant in grid.variants])
-            notes += _disagreement(run, grid, values[-1], drawn[:, 0])
-        measured[label] = EntryScores(
+            notes += _disagreement(run, grid, values[-1], drawn.metric[:, 0])
+        scores[label] = EntryScores(
             grid=grid,
             values=np.array(values),
-            draws=np.stack(drawn_of)[:, :, 1:],
-            same=np.stack(same_of),
+            draws=np.stack([drawn.metric for drawn in draws])[:, :, 1:],
+            same=np.stack([drawn.same for drawn in draws]),
             items=len(test.clusters),
             clusters=clusters,
         )
-        if len(measured) < len(entries):
-            done(len(measured) / len(entries))
-    return measured, notes
+        if len(scores) < len(entries):
+            progress(len(scores) / len(entries))
+    return scores, notes
+
+
+class RunDraws(NamedTuple):
+    """Numbers of one run under every row of item weights."""
+
+    metric: Floats
+    """[V, 1 + R]"""
+    same: Floats
+    """[D, 1 + R] fraction of unchanged answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class TestItems:
-    """What every run of a board is scored on: the first run's items, and resamples of them."""
+    """Items that every run of a board is scored on, those of the first run, with resamples."""
 
     grid: Grid
     first: Run
     order: item_table.Order
-    """Of the first run's items; others are nearly always stored alike."""
+    """Of the first run's items; most runs store theirs in the same order."""
     classes: int
     answer: str
-    """The column of answers that those to damaged inputs are compared in."""
+    """Column of the answers that are compared with the clean ones."""
     weights: Floats
     """[1 + R, n]; the first row counts each item once."""
 
     @property
     def clusters(self) -> NDArray[np.str_]:
-        """[n]"""
         return self.order.clusters[self.grid.variants[0]]
 
-    def scored(self, runs: Sequence[Run]) -> list[tuple[Floats, Floats]]:
-        """Of each run the metric and the share of unchanged answers, under every row of weights.
-
-        They are [V, 1 + R] and [D, 1 + R]. Of several runs at once, because each pass over all
-        weights takes longer than a run's sums.
-        """
+    def score(self, runs: Sequence[Run]) -> list[RunDraws]:
+        """Score several runs at once, since a pass over all weights is the slow part."""
         items, same = self._read(runs)
-        drawn = all_resampled(self.grid.metric, items, self.weights)
-        kept = fractions(same, self.weights)
-        return list(zip(drawn.reshape(len(runs), len(self.grid.variants), -1), kept, strict=True))
+        metric = all_resampled(self.grid.metric, items, self.weights)
+        by_run = metric.reshape(len(runs), len(self.grid.variants), -1)
+        return [*map(RunDraws, by_run, fractions(same, self.weights))]
 
     def _read(self, runs: Sequence[Run]) -> tuple[list[Items], NDArray[np.bool_]]:
-        """The items of each run and variant, and which answers to damaged ones are the clean ones.
-
-        The latter are [K, D, n].
-        """
+        """Return the items of each run and variant, and which corrupted answers equal the clean
+        ones: [K, D, n]."""
         corrupted = self.grid.corrupted
         scored = item_table.columns_for(self.grid.metric)
-        wanted = dict.fromkeys([*scored, *([self.answer] if corrupted else [])])
-        read = [item_table.read(run.items_path(), list(wanted), self.order) for run in runs]
-        for run, (_, order) in zip(runs, read, strict=True):
+        names = list(dict.fromkeys([*scored, *([self.answer] if corrupted else [])]))
+        tables_in_order = [item_table.read(run.items_path(), names, self.order) for run in runs]
+        for run, (_, order) in zip(runs, tables_in_order, strict=True):
             if order is not self.order:
                 _check_items(run, order, self)
         items: list[Items] = []
         same = np.zeros((len(runs), len(corrupted), len(self.clusters)), np.bool_)
         start = 0
-        for tables, order in item_table.alike(read):
-            for found in item_table.items_of(tables, order, self.classes, scored):
-                items += [found[variant] for variant in self.grid.variants]
+        for tables, order in item_table.alike(tables_in_order):
+            for by_variant in item_table.items_of(tables, order, self.classes, scored):
+                items += [by_variant[variant] for variant in self.grid.variants]
             if corrupted:
                 unchanged = item_table.unchanged(tables, order, self.answer, corrupted, CLEAN)
                 same[start : start + len(tables)] = unchanged
@@ -200,21 +207,21 @@ class TestItems:
         return items, same
 
 
-def _test(grid: Grid, first: Run) -> TestItems:
+def _test_items(grid: Grid, first: Run) -> TestItems:
     columns = item_table.columns_for(grid.metric)
     _, order = item_table.read(first.items_path(), columns)
     classes = int(first.record.provenance["data"]["classes"])
     answer = item_table.answer_column(first.items_path())
     test = TestItems(grid, first, order, classes, answer, np.empty((0, 0)))
     _check_items(first, order, test)
-    drawn = resample_weights(test.clusters, DRAWS, grid.task)
-    weights = np.vstack([np.ones(drawn.shape[1]), drawn])
-    # The weights of an item lie together, as sums along sorted items want them.
+    draws = resample_weights(test.clusters, DRAWS, grid.task)
+    weights = np.vstack([np.ones(draws.shape[1]), draws])
+    # Column-major: sums along sorted items need the weights of an item side by side.
     return replace(test, weights=np.asfortranarray(weights))
 
 
 def _check_items(run: Run, order: item_table.Order, test: TestItems) -> None:
-    """Refuse items that lack a variant or are not those of the first run's first variant."""
+    """Raise UserError if a variant is missing or the items are not those of the first run."""
     absent = [variant for variant in test.grid.variants if variant not in order.rows]
     if absent:
         raise UserError(f"The items of {run.folder} lack {', '.join(absent)}: run it again.")
@@ -228,10 +235,10 @@ def _check_items(run: Run, order: item_table.Order, test: TestItems) -> None:
 
 
 def _disagreement(run: Run, grid: Grid, recorded: Sequence[float], recomputed: Floats) -> list[str]:
-    """A line naming the variant that is furthest off, if any is off."""
-    gaps = np.abs(np.array(recorded) - recomputed)
-    worst = int(gaps.argmax())
-    if gaps[worst] <= AGREEMENT:
+    """Return a line about the variant with the largest distance, if it exceeds ``AGREEMENT``."""
+    distances = np.abs(np.array(recorded) - recomputed)
+    worst = int(distances.argmax())
+    if distances[worst] <= AGREEMENT:
         return []
     return [
         f"{run.record.label}, seed {run.record.spec.seed}: the record says {grid.metric} "

@@ -1,4 +1,4 @@
-"""What each entry keeps of either side, and how that differs from the control."""
+"""Draw the score of each modality alone, and how it differs from the control."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steelyard.leaderboards.boards.board import Board, BoardEntry
-from steelyard.leaderboards.boards.measure import CLEAN
+from steelyard.leaderboards.boards.tradeoff import OTHER
 from steelyard.leaderboards.output.style import (
     BAD,
     FAINT,
@@ -21,23 +21,22 @@ from steelyard.leaderboards.output.style import (
     names_width,
 )
 from steelyard.leaderboards.stats.differences import ControlDifference
+from steelyard.tasks.corruptions.variants import CLEAN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Inches: the panel of scores, those of differences, room between, below and above them.
+# Inches: panel of scores, panel of differences, room between, below and above them.
 WIDE, NARROW, GAP, UNDER, OVER = 2.5, 1.2, 0.25, 0.4, 0.95
 LOOKS = {"better": (GOOD, "^"), "worse": (BAD, "v"), "": (SOFT, "o")}
 SHAPES = {"text": (TEXT, "s"), "image": (IMAGE, "D")}
-CORRUPTED = {"text": "image", "image": "text"}
-"""With which side impaired the other is left."""
 
 
 def modalities_figure(board: Board) -> "Figure":
-    """A line an entry: its two sides and clean score, then differences to the control.
+    """Draw a line per entry: both modalities and the clean score, then differences to the control.
 
-    Entries whose gap closes at the cost of the strong side or of clean inputs are marked.
+    Entries whose gap closes at the cost of the strong modality or of clean inputs are marked.
     """
     from matplotlib.figure import Figure
 
@@ -55,13 +54,14 @@ def modalities_figure(board: Board) -> "Figure":
         name_rows(axes, labels, named=False)
         _differences(axes, board, title, pick)
         left += NARROW + GAP
-    marked = " ‡ gap closed at the strong side's or clean inputs' cost." if _bought(board) else ""
+    traded = any(entry.tradeoff is not None and entry.tradeoff.traded for entry in board.entries)
+    mark = " ‡ gap closed at the cost of the strong modality or clean inputs." if traded else ""
     headline(
         figure,
-        f"{board.task}: which side pays for balance",
+        f"{board.task}: both modalities and the cost of balance",
         f"Left: with text alone (square), image alone (diamond), both (bar). Right: differences to "
         f"{board.control}, 95 % intervals;\nblue ▲ better and orange ▼ worse after Holm's "
-        f"correction; numbers lie off scale.{marked}",
+        f"correction; numbers: off scale.{mark}",
     )
     return figure
 
@@ -70,12 +70,8 @@ def _name(entry: BoardEntry) -> str:
     return f"{entry.label} ‡" if entry.tradeoff and entry.tradeoff.traded else entry.label
 
 
-def _bought(board: Board) -> bool:
-    return any(entry.tradeoff is not None and entry.tradeoff.traded for entry in board.entries)
-
-
 def _panels(board: Board) -> dict[str, Callable[[BoardEntry], ControlDifference | None]]:
-    strong, weak = board.strong_modality, CORRUPTED[board.strong_modality]
+    strong, weak = board.strong_modality, OTHER[board.strong_modality]
     return {
         f"{strong} (strong)": lambda entry: entry.tradeoff.strong if entry.tradeoff else None,
         f"{weak} (weak)": lambda entry: entry.tradeoff.weak if entry.tradeoff else None,
@@ -89,11 +85,11 @@ def _scores(axes: "Axes", board: Board) -> None:
     rows = np.arange(len(board.entries))
     means = {
         name: np.array([scale * entry.scores[name].mean for entry in board.entries])
-        for name in (CLEAN, *CORRUPTED)
+        for name in (CLEAN, *OTHER)
     }
     axes.hlines(rows, means["text"], means["image"], colors=FAINT, lw=3, zorder=0.9)
     for modality, (colour, shape) in SHAPES.items():
-        axes.plot(means[CORRUPTED[modality]], rows, shape, color=colour, ms=5, mec="white", mew=0.5,
+        axes.plot(means[OTHER[modality]], rows, shape, color=colour, ms=5, mec="white", mew=0.5,
                   zorder=3)  # fmt: skip
     axes.vlines(means[CLEAN], rows - 0.32, rows + 0.32, colors=INK, lw=1.6, zorder=2)
     for line, entry in enumerate(board.entries):
@@ -108,29 +104,30 @@ def _differences(
     axes: "Axes", board: Board, title: str, pick: Callable[[BoardEntry], ControlDifference | None]
 ) -> None:
     scale = 100 if board.percent else 1
-    found = {line: pick(entry) for line, entry in enumerate(board.entries)}
-    shown = {line: each for line, each in found.items() if each is not None}
-    reach = _reach([scale * each.interval.mean for each in shown.values()])
+    all_changes = {line: pick(entry) for line, entry in enumerate(board.entries)}
+    changes = {line: change for line, change in all_changes.items() if change is not None}
+    means = {line: scale * change.interval.mean for line, change in changes.items()}
+    reach = _reach([*means.values()])
     axes.axvline(0, color=INK, lw=0.8)
-    near = {line: e for line, e in shown.items() if scale * abs(e.interval.mean) <= reach}
+    near = {line: change for line, change in changes.items() if abs(means[line]) <= reach}
     for verdict, (colour, shape) in LOOKS.items():
-        rows = [line for line, each in near.items() if each.verdict == verdict]
+        rows = [line for line, change in near.items() if change.verdict == verdict]
         spans = [near[line].interval for line in rows]
         ends = scale * np.array([(i.low, i.mean, i.high) for i in spans]).reshape(-1, 3)
         axes.hlines(rows, ends[:, 0], ends[:, 2], colors=colour, lw=1.3, alpha=0.7,
                     capstyle="round")  # fmt: skip
         axes.plot(ends[:, 1], rows, shape, color=colour, ms=5, mec="white", mew=0.5)
-    for line in (line for line in shown if line not in near):
-        mean, (colour, _) = scale * shown[line].interval.mean, LOOKS[shown[line].verdict]
+    for line in (line for line in changes if line not in near):
+        mean, (colour, _) = means[line], LOOKS[changes[line].verdict]
         axes.text(float(mean > 0), line, f"{mean:+.3g}", color=colour, fontsize=7,
                   ha="right" if mean > 0 else "left", va="center_baseline",
                   transform=axes.get_yaxis_transform())  # fmt: skip
-    for line in (line for line in found if line not in shown):
+    for line in (line for line in all_changes if line not in changes):
         axes.axhspan(line - 0.5, line + 0.5, color="#f2f2f2", lw=0, zorder=0)
     axes.set_title(f"Δ {title}", fontsize=8, pad=3)
 
 
 def _reach(means: Sequence[float]) -> float:
-    """How far a panel reaches: what lies beyond thrice the far end of four fifths is written."""
+    """Return the largest mean to draw, thrice that of four fifths of the entries."""
     ends = sorted(map(abs, means))
     return 3 * ends[4 * (len(ends) - 1) // 5]

@@ -1,8 +1,9 @@
-"""The board over tasks: Borda points and mean win rate of entries complete on every task."""
+"""Build the board over tasks: Borda points and mean win rate of entries complete on every task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import Blank, Board
 from steelyard.leaderboards.stats import ranking
 from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank, TaskScores
@@ -10,7 +11,7 @@ from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank
 
 @dataclass(frozen=True, slots=True)
 class OverallEntry:
-    """One ranked row."""
+    """Ranked row of the board over tasks."""
 
     label: str
     kind: str
@@ -22,12 +23,21 @@ class Overall:
     """All entries of all tasks."""
 
     tasks: tuple[str, ...]
+    generated: tuple[str, ...]
+    """Tasks of generated data."""
+    preliminary: str
+    """Why the ranking cannot carry a conclusion; empty if it can."""
     entries: tuple[OverallEntry, ...]
     """Entries complete on every task, by mean rank."""
     blanks: tuple[Blank, ...]
-    """The others: a missing task is never a vote."""
+    """Entries that lack a task: a missing task is never a vote."""
     critical: CriticalDifference | None
-    """None where there are too few blocks or entries to draw a critical difference."""
+    """None with too few blocks or entries."""
+
+    @property
+    def title(self) -> str:
+        """Heading with the mark *preliminary*; the tasks say themselves what is generated."""
+        return evidence.titled("All tasks", generated=False, preliminary=self.preliminary)
 
 
 def overall(boards: Sequence[Board]) -> Overall:
@@ -37,7 +47,7 @@ def overall(boards: Sequence[Board]) -> Overall:
     absent = {
         label: [board.task for board in boards if label not in board.samples] for label in kinds
     }
-    full = sorted(label for label in kinds if not absent[label])
+    complete = sorted(label for label in kinds if not absent[label])
     blanks = tuple(
         Blank(label, kinds[label], f"not ranked on {', '.join(absent[label])}")
         for label in sorted(kinds)
@@ -47,14 +57,19 @@ def overall(boards: Sequence[Board]) -> Overall:
         TaskScores(board.task, board.seeds, board.higher_is_better, board.samples)
         for board in boards
     ]
-    ranks = ranking.overall_ranks(task_scores, full) if full else {}
-    entries = tuple(OverallEntry(label, kinds[label], rank) for label, rank in ranks.items())
-    critical = ranking.critical(ranking.block_ranks(task_scores, full)) if full else None
-    return Overall(tuple(board.task for board in boards), entries, blanks, critical)
+    ranks = ranking.overall_ranks(task_scores, complete) if complete else {}
+    return Overall(
+        tasks=tuple(board.task for board in boards),
+        generated=tuple(board.task for board in boards if board.generated),
+        preliminary=evidence.joined({board.task: board.preliminary for board in boards}),
+        entries=tuple(OverallEntry(label, kinds[label], rank) for label, rank in ranks.items()),
+        blanks=blanks,
+        critical=ranking.critical(ranking.block_ranks(task_scores, complete)) if ranks else None,
+    )
 
 
 def absences(overall: Overall) -> list[str]:
-    """Which entries are not ranked, a line for each reason."""
+    """Return which entries are not ranked, one line per reason."""
     by_reason: dict[str, list[str]] = {}
     for blank in overall.blanks:
         by_reason.setdefault(blank.missing, []).append(blank.label)

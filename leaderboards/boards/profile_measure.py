@@ -1,8 +1,9 @@
-"""Numbers of models scored on several tasks: sums over items, divided; measured with resamples."""
+"""Measure metrics of models on several tasks as ratios of sums over items, with resamples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,12 @@ from steelyard.harness.records.record import items_file
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.stats.intervals import DRAWS, Floats, Sample, resample_weights
 from steelyard.tasks.corruptions.columns import corruption_of
+from steelyard.tasks.corruptions.variants import CLEAN
 from steelyard.tasks.weighted_metrics import resampled
 
-CLEAN = "clean"
 AGREEMENT = 1e-5
-"""How far a recorded value may be from the one that its single-precision items give."""
-PLACE = ("variant", "id", "cluster")
+"""Largest allowed distance of a recorded value from the value of its single-precision items."""
+KEYS = ("variant", "id", "cluster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +34,30 @@ class ProfileColumn:
     higher_is_better: bool | None
     """None for a number that only describes."""
     variants: tuple[str, ...]
-    """The variants that are averaged: severities first, then corruptions."""
+    """Variants to average over: severities first, then corruptions."""
 
-    def shares(self) -> dict[str, float]:
-        """Weight of each variant, so that a corruption with many severities weighs no more."""
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each variant; every corruption has the same total weight."""
         severities: dict[str, list[str]] = {}
         for variant in self.variants:
             severities.setdefault(corruption_of(variant), []).append(variant)
-        return {v: 1 / len(severities) / len(own) for own in severities.values() for v in own}
+        return {
+            variant: 1 / len(severities) / len(variants)
+            for variants in severities.values()
+            for variant in variants
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class TaskItems:
-    """The items of one run and one task."""
+    """Items of one run and one task."""
 
     run: Run
     task: str
     variants: Mapping[str, pd.DataFrame]
     """Rows by variant, sorted by id."""
 
-    def items(self, variant: str) -> pd.DataFrame:
-        """Rows of one variant."""
+    def of(self, variant: str) -> pd.DataFrame:
         if variant not in self.variants:
             raise UserError(
                 f"The items of {self.run.folder} lack {self.task} {variant}: run again."
@@ -61,46 +65,53 @@ class TaskItems:
         return self.variants[variant]
 
 
-ScoreKey = tuple[str, str, str]
-"""Variant, metric and subset: one number of one task."""
+class ScoreKey(NamedTuple):
+    """Identifies one number of one task."""
+
+    variant: str
+    metric: str
+    subset: str
 
 
 def measure(
     columns: Sequence[ProfileColumn], entries: Mapping[str, Sequence[Run]]
 ) -> tuple[dict[str, dict[str, Sample]], list[str]]:
-    """Samples by label and column name of complete entries, whose runs are in seed order.
+    """Measure complete entries, whose runs are in seed order.
 
     Returns:
-        The samples, and a line for each run that recorded another value than its items give, or
-        whose answers leave a metric nothing to count.
+        Samples by label and column name, and a line for each run that recorded another value than
+        its items give, or whose answers leave a metric nothing to count.
 
     Raises:
         UserError: a run's items are incomplete, or two runs were scored on different items.
     """
-    found: dict[str, dict[str, Sample]] = {label: {} for label in entries}
+    result: dict[str, dict[str, Sample]] = {label: {} for label in entries}
     notes: list[str] = []
     first = next((runs[0] for runs in entries.values()), None)
     if first is None:
-        return found, notes
-    by_task = {
-        task: [column for column in columns if column.task == task]
-        for task in dict.fromkeys(column.task for column in columns)
+        return result, notes
+    by_task: dict[str, list[ProfileColumn]] = {}
+    for column in columns:
+        by_task.setdefault(column.task, []).append(column)
+    # Every run must have been scored on the items of the first one.
+    reference = {
+        task: _read(first, task, task_columns).of(task_columns[0].variants[0])
+        for task, task_columns in by_task.items()
     }
-    reference = {task: _reference(first, task, own) for task, own in by_task.items()}
     weights = _weights({task: rows["cluster"].to_numpy(str) for task, rows in reference.items()})
-    for task, own in by_task.items():
+    for task, task_columns in by_task.items():
         clusters = reference[task]["cluster"].nunique()
         for label, runs in entries.items():
             values = []
             for run in runs:
-                answers = _read(run, task, own)
-                _check_same(reference[task], answers, own)
-                values.append(_values(answers, own, weights[task]))
-                notes += _remarks(answers, own, values[-1])
-            for column in own:
-                drawn = np.stack([_averaged(column, one) for one in values])
-                found[label][column.name] = Sample(drawn[:, 0], drawn[:, 1:], clusters)
-    return found, notes
+                items = _read(run, task, task_columns)
+                _check_same(reference[task], items, task_columns)
+                values.append(_values(items, task_columns, weights[task]))
+                notes += _remarks(items, task_columns, values[-1])
+            for column in task_columns:
+                draws = np.stack([_averaged(column, by_key) for by_key in values])
+                result[label][column.name] = Sample(draws[:, 0], draws[:, 1:], clusters)
+    return result, notes
 
 
 def _read(run: Run, task: str, columns: Sequence[ProfileColumn]) -> TaskItems:
@@ -109,43 +120,39 @@ def _read(run: Run, task: str, columns: Sequence[ProfileColumn]) -> TaskItems:
     path = run.folder / items_file(task, run.record.spec.task)
     if not path.is_file():
         raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
-    present = parquet.read_schema(path).names
-    table = pd.read_parquet(path, columns=_wanted(path, present, columns))
+    names = _columns_to_read(path, parquet.read_schema(path).names, columns)
+    table = pd.read_parquet(path, columns=names)
     parts = {str(name): part for name, part in table.groupby("variant", sort=True)}
-    return TaskItems(run, task, {name: _by_id(part) for name, part in parts.items()})
+    return TaskItems(run, task, {name: _sorted_by_id(part) for name, part in parts.items()})
 
 
-def _wanted(path: Path, present: Sequence[str], columns: Sequence[ProfileColumn]) -> list[str]:
-    """What is read of a file: of label-scored items only which they are, for ``Run`` reads them."""
+def _columns_to_read(
+    path: Path, present: Sequence[str], columns: Sequence[ProfileColumn]
+) -> list[str]:
+    """Return the columns to read; of label-scored items only the keys, ``Run`` reads the rest."""
     if "target" in present:
-        return list(PLACE)
-    sums = [f"{c.metric}.{end}" for c in columns for end in ("top", "bottom")]
-    wanted = list(dict.fromkeys((*PLACE, "subset", *sums)))
-    lacking = [name for name in wanted if name not in present]
-    if lacking:
-        raise UserError(f"{path} lacks the columns {', '.join(lacking)}: run again.")
-    return wanted
+        return list(KEYS)
+    sums = [f"{column.metric}.{end}" for column in columns for end in ("top", "bottom")]
+    names = list(dict.fromkeys((*KEYS, "subset", *sums)))
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}: run again.")
+    return names
 
 
-def _by_id(rows: pd.DataFrame) -> pd.DataFrame:
+def _sorted_by_id(rows: pd.DataFrame) -> pd.DataFrame:
     return rows if rows["id"].is_monotonic_increasing else rows.sort_values("id", kind="stable")
 
 
-def _reference(run: Run, task: str, columns: Sequence[ProfileColumn]) -> pd.DataFrame:
-    """The items that every run must have been scored on."""
-    return _read(run, task, columns).items(columns[0].variants[0])
-
-
 def _weights(clusters: Mapping[str, NDArray[np.str_]]) -> dict[str, Floats]:
-    """Item weights by task: a row of ones, then resamples of whole clusters.
+    """Return item weights by task: a row of ones, then resamples of whole clusters.
 
-    Drawn over the clusters of all tasks together, alike for every entry: tasks often ask about
-    the same images, and a mean over tasks is as uncertain as that makes it.
+    Drawn over the clusters of all tasks together: tasks often ask about the same images, and the
+    uncertainty of a mean over tasks depends on that. All entries share the draws.
     """
-    together = np.concatenate(list(clusters.values()))
-    drawn = resample_weights(together, DRAWS, *clusters)
-    starts = np.cumsum([len(own) for own in clusters.values()])[:-1]
-    parts = np.split(drawn, starts, axis=1)
+    draws = resample_weights(np.concatenate(list(clusters.values())), DRAWS, *clusters)
+    starts = np.cumsum([len(ids) for ids in clusters.values()])[:-1]
+    parts = np.split(draws, starts, axis=1)
     return {
         task: np.vstack([np.ones(part.shape[1]), part])
         for task, part in zip(clusters, parts, strict=True)
@@ -153,90 +160,86 @@ def _weights(clusters: Mapping[str, NDArray[np.str_]]) -> dict[str, Floats]:
 
 
 def _values(
-    answers: TaskItems, columns: Sequence[ProfileColumn], weights: Floats
+    items: TaskItems, columns: Sequence[ProfileColumn], weights: Floats
 ) -> dict[ScoreKey, Floats]:
-    """Each number of a task under every row of item weights [R, n]: [R] each."""
-    parts = list(dict.fromkeys((v, c.metric, c.subset) for c in columns for v in c.variants))
-    if "subset" not in next(iter(answers.variants.values())):
-        items = answers.run.items(_classes(answers), answers.task)
-        return {part: resampled(part[1], items[part[0]], weights) for part in parts}
-    tops, bottoms = (
-        np.stack([_column(answers, part, end) for part in parts], axis=1)
-        for end in ("top", "bottom")
-    )
-    above, below = weights @ tops, weights @ bottoms
-    # Nothing to count among a model's own answers is 0, as recorded; among a resample, unknown.
-    nothing = np.where(below[0] == 0, 0.0, np.nan)
+    """Return each number of a task under every row of item weights [R, n]: [R] each."""
+    keys = list(dict.fromkeys(ScoreKey(v, c.metric, c.subset) for c in columns for v in c.variants))
+    if "subset" not in next(iter(items.variants.values())):
+        by_variant = items.run.items(_classes(items), items.task)
+        return {key: resampled(key.metric, by_variant[key.variant], weights) for key in keys}
+    top = weights @ np.stack([_sums(items, key, "top") for key in keys], axis=1)
+    bottom = weights @ np.stack([_sums(items, key, "bottom") for key in keys], axis=1)
+    # Nothing to count is 0 on the test items, as recorded, and unknown on a resample of others.
+    empty = np.where(bottom[0] == 0, 0.0, np.nan)
     values = np.divide(
-        above, below, out=np.broadcast_to(nothing, below.shape).copy(), where=below != 0
+        top, bottom, out=np.broadcast_to(empty, bottom.shape).copy(), where=bottom != 0
     )
-    return dict(zip(parts, values.T, strict=True))
+    return dict(zip(keys, values.T, strict=True))
 
 
-def _classes(answers: TaskItems) -> int:
-    made = answers.run.record.provenance
-    if answers.task != answers.run.record.spec.task:
-        made = made["scored"][answers.task]
-    return int(made["data"]["classes"])
+def _classes(items: TaskItems) -> int:
+    provenance = items.run.record.provenance
+    if items.task != items.run.record.spec.task:
+        provenance = provenance["scored"][items.task]
+    return int(provenance["data"]["classes"])
 
 
-def _column(answers: TaskItems, part: ScoreKey, end: str) -> Floats:
-    variant, metric, subset = part
-    rows = answers.items(variant)
-    numbers = rows[f"{metric}.{end}"].to_numpy(np.float64)
-    if not subset:
+def _sums(items: TaskItems, key: ScoreKey, end: Literal["top", "bottom"]) -> Floats:
+    """Return the item parts of a ratio, 0 outside the subset: [n]."""
+    rows = items.of(key.variant)
+    numbers = rows[f"{key.metric}.{end}"].to_numpy(np.float64)
+    if not key.subset:
         return numbers
-    within = [name for name in rows["subset"].unique() if subset in enclosing(name)]
-    return numbers * rows["subset"].isin(within).to_numpy()
+    inside = [name for name in rows["subset"].unique() if key.subset in enclosing(name)]
+    return numbers * rows["subset"].isin(inside).to_numpy()
 
 
 def _averaged(column: ProfileColumn, values: Mapping[ScoreKey, Floats]) -> Floats:
     parts = [
-        share * values[variant, column.metric, column.subset]
-        for variant, share in column.shares().items()
+        weight * values[ScoreKey(variant, column.metric, column.subset)]
+        for variant, weight in column.weights().items()
     ]
     return np.asarray(np.sum(parts, axis=0), dtype=np.float64)
 
 
 def _check_same(
-    reference: pd.DataFrame, answers: TaskItems, columns: Sequence[ProfileColumn]
+    reference: pd.DataFrame, items: TaskItems, columns: Sequence[ProfileColumn]
 ) -> None:
     ids = reference["id"].to_numpy()
     for variant in dict.fromkeys(v for column in columns for v in column.variants):
-        if not np.array_equal(ids, answers.items(variant)["id"].to_numpy()):
+        if not np.array_equal(ids, items.of(variant)["id"].to_numpy()):
             raise UserError(
-                f"{answers.run.folder} was scored on other items of {answers.task} ({variant}) "
+                f"{items.run.folder} was scored on other items of {items.task} ({variant}) "
                 "than the first run: score all runs of a board on the same test items."
             )
 
 
 def _remarks(
-    answers: TaskItems, columns: Sequence[ProfileColumn], values: Mapping[ScoreKey, Floats]
+    items: TaskItems, columns: Sequence[ProfileColumn], values: Mapping[ScoreKey, Floats]
 ) -> list[str]:
-    """The first number that is not as recorded, and clean numbers that count nothing."""
+    """Return lines about the first value that disagrees with the record, and empty ratios."""
     recorded = {
-        (score.variant, score.metric, score.subset): score.value
-        for score in answers.run.record.scores
-        if score.task == answers.task
+        ScoreKey(score.variant, score.metric, score.subset): score.value
+        for score in items.run.record.scores
+        if score.task == items.task
     }
-    run = f"{answers.run.record.label}, seed {answers.run.record.spec.seed}"
+    run = f"{items.run.record.label}, seed {items.run.record.spec.seed}"
     off = [
-        f"{run}: the record says {answers.task} {' '.join(filter(None, part[1:]))} "
-        f"{recorded[part]:.6f} on {part[0]}, its items give {drawn[0]:.6f}; the interval comes "
+        f"{run}: the record says {items.task} {' '.join(filter(None, key[1:]))} "
+        f"{recorded[key]:.6f} on {key.variant}, its items give {draws[0]:.6f}; the interval comes "
         "from the items."
-        for part, drawn in values.items()
-        if part in recorded and not abs(drawn[0] - recorded[part]) <= AGREEMENT
+        for key, draws in values.items()
+        if key in recorded and not abs(draws[0] - recorded[key]) <= AGREEMENT
     ]
     empty = [
         f"{run}: no answer on which {column.name} could be counted, so it is 0."
         for column in columns
-        if column.variants == (CLEAN,) and _counts_nothing(answers, column)
+        if column.variants == (CLEAN,) and _counts_nothing(items, column)
     ]
     return [*off[:1], *empty]
 
 
-def _counts_nothing(answers: TaskItems, column: ProfileColumn) -> bool:
-    rows = answers.items(CLEAN)
-    if "subset" not in rows:
+def _counts_nothing(items: TaskItems, column: ProfileColumn) -> bool:
+    if "subset" not in items.of(CLEAN):
         return False
-    return not _column(answers, (CLEAN, column.metric, column.subset), "bottom").any()
+    return not _sums(items, ScoreKey(CLEAN, column.metric, column.subset), "bottom").any()

@@ -1,17 +1,26 @@
-"""A profile as sheets, and those as Markdown, CSV, JSON, LaTeX or terminal tables."""
+"""Write a profile as Markdown, CSV, JSON, LaTeX or terminal tables."""
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from steelyard.leaderboards.boards.export import SCHEMA
-from steelyard.leaderboards.boards.front_page import NO_DIAGRAM, placed
+from steelyard.leaderboards.boards import factorial
+from steelyard.leaderboards.boards.cost_plots import phases_of
+from steelyard.leaderboards.boards.evidence import sentence, titled
+from steelyard.leaderboards.boards.factorial import Factorial
+from steelyard.leaderboards.boards.front_page import NO_DIAGRAM, rank_texts
 from steelyard.leaderboards.boards.profile import COMPOSITE, NO_IMAGE, Profile, ProfileRow
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
-from steelyard.leaderboards.boards.tables import FORMATS, VERDICTS
+from steelyard.leaderboards.boards.tables import (
+    FORMATS,
+    SCHEMA,
+    VERDICTS,
+    blank_rows,
+    with_kind,
+)
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.files import json_text, members
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_latex, sheet_markdown
@@ -22,65 +31,64 @@ from steelyard.tasks import NOTHING
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from steelyard.leaderboards.boards.factorial import Factorial
-
 RULES = (
     "All numbers are percentages on clean items unless the column says otherwise; ± is half of the "
     "95 % interval over training seeds and test items, differences are paired by seed and item, "
     "and ▲ is better and ▼ worse than the control at 5 % after Holm's correction over the entries "
     "of the column. Columns without an arrow only describe.",
     "The composite is the mean over tasks of the mean of a task's clean numbers, those where lower "
-    "is better taken as 100 - x. It orders the rows and nothing more: one column alone can crown "
-    "an entry that ruined another, so read them side by side. Entries that share a letter under "
-    "ties are not told apart by it at 5 % after Holm's correction over all pairs; ≈ marks those "
-    "tied with the first.",
-    "Borda, ranks and win rates go by the tasks' parts of the composite, one vote a task: Borda "
+    "is better taken as 100 - x. It orders the rows and nothing more: an entry can lead one column "
+    "and ruin another, so read them side by side. Entries that share a letter under ties do not "
+    "differ in it at 5 % after Holm's correction over all pairs; ≈ marks ties with the first.",
+    "Borda, ranks and win rates use the tasks' parts of the composite, one vote per task: Borda "
     "counts the entries beaten, the range is the middle 95 % of mean ranks when seeds and items "
-    "are resampled, the win rate is the share of the others beaten seed by seed with its interval.",
-    "No image is the main metric with every image removed: what is left is language prior. "
-    "Reliance is how far the metric falls by that, paired by seed and item. Impaired is its mean "
-    "over the corruptions of that side that were scored, each averaged over its severities first.",
+    "are resampled, the win rate is the fraction of the others beaten, by seed, with its interval.",
+    "No image is the main metric with every image removed: the rest is language prior. Reliance "
+    "is how much the metric falls by that, paired by seed and item. Corrupted is its mean over "
+    "the scored corruptions of that modality, each averaged over its severities first.",
+    "A profile is preliminary if a trained entry took fewer than 300 optimiser steps: it then "
+    "supports no conclusion. Generated data is drawn by steelyard, not collected.",
 )
 DIRECTIONS = {True: " ↑", False: " ↓", None: ""}
 
 
 def words(name: str) -> str:
-    """A task's or metric's name for people."""
+    """Return a task's or metric's name without underscores."""
     return name.replace("_", " ")
 
 
 def heading(column: ProfileColumn) -> str:
-    """A column's name with the direction in which it is better."""
+    """Return a column's name with an arrow in the direction that is better."""
     return words(column.name) + DIRECTIONS[column.higher_is_better]
 
 
 def sheets(profile: Profile) -> tuple[Sheet, ...]:
-    """Per task the clean numbers and differences, then impairments and cost."""
-    made = [_composites(profile)]
+    """Return the composite, clean numbers and differences per task, corruptions and cost."""
+    tables = [_composites(profile)]
     compared = any(row.differences for row in profile.rows)
-    for task in dict.fromkeys(column.task for column in profile.shown):
-        own = [column for column in profile.shown if column.task == task]
-        made.append(_scores(profile, task, own))
-        if compared and any(column.higher_is_better is not None for column in own):
-            made.append(_differences(profile, task, own))
+    for task in dict.fromkeys(column.task for column in profile.clean):
+        columns = [column for column in profile.clean if column.task == task]
+        tables.append(_scores(profile, task, columns))
+        if compared and any(column.higher_is_better is not None for column in columns):
+            tables.append(_differences(profile, task, columns))
     if profile.corrupted:
-        made.append(_corrupted(profile))
-    return (*made, _cost(profile))
+        tables.append(_corrupted(profile))
+    return (*tables, _cost(profile))
 
 
 def overview(profile: Profile) -> Sheet:
-    """The one table that shows every clean number beside the others, without intervals."""
-    header = ("#", "entry", "composite", *(heading(column) for column in profile.shown))
-    best = {column.name: _best(profile, column) for column in profile.shown}
+    """Build the table with every clean number side by side, without intervals."""
+    header = ("#", "entry", "composite", *map(heading, profile.clean))
+    best = {column.name: _best(profile, column) for column in profile.clean}
     rows = []
-    for place, row in enumerate(profile.rows, start=1):
-        cells = [Cell(str(place)), Cell(_name(row)), Cell(_percent(row.composite.mean))]
-        for column in profile.shown:
+    for position, row in enumerate(profile.rows, start=1):
+        cells = [Cell(str(position)), Cell(_name(row)), Cell(_percent(row.composite.mean))]
+        for column in profile.clean:
             mean = row.scores[column.name].mean
             mark = VERDICTS[_verdict(row, column.name)]
             cells.append(Cell(_percent(mean) + mark, mean == best[column.name]))
         rows.append(tuple(cells))
-    return Sheet("Side by side", header, (*rows, *_blanks(profile, len(header))))
+    return Sheet("Side by side", header, (*rows, *blank_rows(profile.blanks, len(header))))
 
 
 def _best(profile: Profile, column: ProfileColumn) -> float | None:
@@ -92,27 +100,26 @@ def _best(profile: Profile, column: ProfileColumn) -> float | None:
 
 def _composites(profile: Profile) -> Sheet:
     compared = any(row.differences for row in profile.rows)
-    more = (f"minus {profile.control}", "p (Holm)") if compared else ()
-    places = ("Borda", "mean rank", "range", "win rate", "ties by wins")
-    header = ("#", "entry", "ties", "composite", *more, *places)
-    rows = []
-    for place, row in enumerate(profile.rows, start=1):
-        texts = [str(place), _name(row), "".join(row.ties), _with_half(row.composite)]
+
+    def cells(row: ProfileRow) -> Iterator[str]:
+        yield from ("".join(row.ties), _with_half(row.composite))
         if COMPOSITE in row.differences:
-            texts += [_signed(row, COMPOSITE), f"{row.differences[COMPOSITE].adjusted:.3f}"]
-        texts += [""] * (4 + len(more) - len(texts))
-        letters, *numbers = placed(row.rank)
-        rows.append(tuple(map(Cell, (*texts, *numbers, letters))))
-    return Sheet("Composite", header, (*rows, *_blanks(profile, len(header))))
+            yield from (_signed(row, COMPOSITE), f"{row.differences[COMPOSITE].adjusted:.3f}")
+        elif compared:
+            yield from ("", "")
+        letters, *numbers = rank_texts(row.rank)
+        yield from (*numbers, letters)
+
+    columns = ["ties", "composite", *([f"minus {profile.control}", "p (Holm)"] if compared else [])]
+    columns += ["Borda", "mean rank", "range", "win rate", "ties by wins"]
+    return _sheet(profile, "Composite", columns, cells)
 
 
 def _scores(profile: Profile, task: str, columns: Sequence[ProfileColumn]) -> Sheet:
     def cells(row: ProfileRow) -> Iterator[str]:
-        for column in columns:
-            yield _with_half(row.scores[column.name])
+        return (_with_half(row.scores[column.name]) for column in columns)
 
-    header = [_short(column) for column in columns]
-    return _sheet(profile, words(task), header, cells)
+    return _sheet(profile, words(task), map(_short, columns), cells)
 
 
 def _differences(profile: Profile, task: str, columns: Sequence[ProfileColumn]) -> Sheet:
@@ -122,8 +129,8 @@ def _differences(profile: Profile, task: str, columns: Sequence[ProfileColumn]) 
         for column in directed:
             yield _signed(row, column.name) if column.name in row.differences else ""
 
-    title = f"{task.replace('_', ' ')}, difference to {profile.control}"
-    return _sheet(profile, title, [_short(column) for column in directed], cells)
+    title = f"{words(task)}, difference to {profile.control}"
+    return _sheet(profile, title, map(_short, directed), cells)
 
 
 def _corrupted(profile: Profile) -> Sheet:
@@ -133,79 +140,58 @@ def _corrupted(profile: Profile) -> Sheet:
             if column.name.endswith(NO_IMAGE):
                 yield _with_half(row.reliance[column.task], "+")
 
-    header = [
-        text
-        for column in profile.corrupted
-        for text in (
-            heading(column),
-            *([f"{words(column.task)}, reliance"] if column.name.endswith(NO_IMAGE) else []),
-        )
-    ]
-    return _sheet(profile, "Without or with damaged inputs", header, cells)
+    header = []
+    for column in profile.corrupted:
+        header.append(heading(column))
+        if column.name.endswith(NO_IMAGE):
+            header.append(f"{words(column.task)}, reliance")
+    return _sheet(profile, "Without images and with corrupted inputs", header, cells)
 
 
 def _sheet(
     profile: Profile,
     title: str,
-    columns: Sequence[str],
+    columns: Iterable[str],
     cells: Callable[[ProfileRow], Iterator[str]],
 ) -> Sheet:
     header = ("#", "entry", *columns)
     rows = [
-        (Cell(str(place)), Cell(_name(row)), *(Cell(text) for text in cells(row)))
-        for place, row in enumerate(profile.rows, start=1)
+        (Cell(str(position)), Cell(_name(row)), *map(Cell, cells(row)))
+        for position, row in enumerate(profile.rows, start=1)
     ]
-    return Sheet(title, header, (*rows, *_blanks(profile, len(header))))
+    return Sheet(title, header, (*rows, *blank_rows(profile.blanks, len(header))))
 
 
 def _short(column: ProfileColumn) -> str:
-    """A column's heading without its task, for a sheet about that task."""
+    """Return a column's heading without its task, for a sheet about that task."""
     return heading(column).removeprefix(words(column.task) + " ")
 
 
 def _cost(profile: Profile) -> Sheet:
-    phases = phases_of(profile)
-    header = ("#", "entry", "FLOPs", f"x {profile.control}", "steps", "items", "seconds", *phases)
-    rows = []
-    for place, row in enumerate(profile.rows, start=1):
+    phases = phases_of([row.cost for row in profile.rows])
+
+    def cells(row: ProfileRow) -> Iterator[str]:
         cost = row.cost
-        relative = "" if cost.relative is None else f"{cost.relative:.2f}"
-        texts = [str(place), _name(row), f"{cost.flops:.3g}", relative, f"{cost.steps:.0f}"]
-        texts += [f"{cost.items:.0f}", f"{cost.seconds:.1f}"]
-        shares = [cost.phases.get(phase, 0.0) / cost.flops if cost.flops else 0 for phase in phases]
-        texts += [f"{100 * share:.0f}%" if share else "" for share in shares]
-        rows.append(tuple(Cell(text) for text in texts))
-    return Sheet("Cost", header, (*rows, *_blanks(profile, len(header))))
+        yield from (f"{cost.flops:.3g}", "" if cost.relative is None else f"{cost.relative:.2f}")
+        yield from (f"{cost.steps:.0f}", f"{cost.items:.0f}", f"{cost.seconds:.1f}")
+        for phase in phases:
+            fraction = cost.phases.get(phase, 0.0) / cost.flops if cost.flops else 0
+            yield f"{100 * fraction:.0f}%" if fraction else ""
 
-
-def phases_of(profile: Profile) -> list[str]:
-    """Every phase that some entry spent compute on, the two passes of training first."""
-    found = {phase for row in profile.rows for phase in row.cost.phases}
-    passes = [phase for phase in ("forward", "backward") if phase in found]
-    return [*passes, *sorted(found.difference(passes))]
-
-
-def _blanks(profile: Profile, width: int) -> list[tuple[Cell, ...]]:
-    return [
-        (Cell(""), Cell(_with_kind(blank.label, blank.kind)), *(Cell("") for _ in range(width - 2)))
-        for blank in profile.blanks
-    ]
+    columns = ("FLOPs", f"x {profile.control}", "steps", "items", "seconds", *phases)
+    return _sheet(profile, "Cost", columns, cells)
 
 
 def _name(row: ProfileRow) -> str:
-    return _with_kind(row.label, row.kind) + (" ≈" if row.tied else "")
+    return with_kind(row.label, row.kind) + (" ≈" if row.tied else "")
 
 
-def _with_kind(label: str, kind: str) -> str:
-    return f"{label} ({kind})" if kind == "control" else label
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _with_half(each: Interval, sign: str = "") -> str:
-    return f"{100 * each.mean:{sign}.1f} ± {_percent(each.half)}"
+def _with_half(interval: Interval, sign: str = "") -> str:
+    return f"{100 * interval.mean:{sign}.1f} ± {_percent(interval.half)}"
 
 
 def _verdict(row: ProfileRow, column: str) -> str:
@@ -213,168 +199,163 @@ def _verdict(row: ProfileRow, column: str) -> str:
 
 
 def _signed(row: ProfileRow, column: str) -> str:
-    found = row.differences[column]
-    return _with_half(found.interval, "+") + VERDICTS[found.verdict]
+    difference = row.differences[column]
+    return _with_half(difference.interval, "+") + VERDICTS[difference.verdict]
 
 
 def caption(profile: Profile) -> str:
-    """What is compared, in one sentence."""
+    """Describe the compared runs, and whether they are preliminary."""
     seeds = "1 seed" if len(profile.seeds) == 1 else f"{len(profile.seeds)} seeds"
+    end = f"{seeds}, control {profile.control}.{sentence(profile.preliminary)}"
     if profile.trained_on == NOTHING:
-        return f"Models as they are, nothing trained, {seeds}, control {profile.control}."
-    return (
-        f"Trained on {profile.trained_on}, backbone {profile.backbone}, budget {profile.budget}, "
-        f"{seeds}, control {profile.control}."
-    )
+        return f"Models without any training, {end}"
+    data = titled(profile.trained_on, generated=profile.generated, preliminary="")
+    return f"Trained on {data}, backbone {profile.backbone}, budget {profile.budget}, {end}"
 
 
 def remarks(profile: Profile) -> list[str]:
-    """Why entries are blank, notes, and what the profile can and cannot show."""
-    blanks = [f"{blank.label}: {blank.missing}." for blank in profile.blanks]
-    seen = profile.detectable.get(COMPOSITE)
-    power = [] if seen is None else [
-        f"A difference to {profile.control} of {_percent(seen.alone)} points of composite "
-        f"({_percent(seen.corrected)} after Holm's correction) is found with 80 % chance."
-    ]  # fmt: skip
-    return [*blanks, *profile.notes, *power, *([NO_DIAGRAM] if profile.critical is None else [])]
+    """Return what blank entries lack, the notes, and the detectable difference."""
+    lines = [f"{blank.label}: {blank.missing}." for blank in profile.blanks] + [*profile.notes]
+    limit = profile.detectable.get(COMPOSITE)
+    if limit is not None:
+        lines.append(
+            f"A difference to {profile.control} of {_percent(limit.alone)} points of composite "
+            f"({_percent(limit.corrected)} after Holm's correction) is detected with 80 % power."
+        )
+    return [*lines, *([NO_DIAGRAM] if profile.critical is None else [])]
 
 
 def markdown(
-    profile: Profile, factorials: "Sequence[Factorial]", pictures: Sequence[str] = ()
+    profile: Profile, factorials: Sequence[Factorial], pictures: Sequence[str] = ()
 ) -> str:
-    """The whole profile as one page, with the named picture files at its end."""
-    from steelyard.leaderboards.boards import factorial
-
-    parts = [f"# {md(profile.name)}", md(caption(profile))]
-    parts.append(f"## Side by side\n\n{sheet_markdown(overview(profile))}")
-    parts += [f"## {md(sheet.title)}\n\n{sheet_markdown(sheet)}" for sheet in sheets(profile)]
-    for found in factorials:
-        for sheet in factorial.sheets(found):
-            parts.append(f"## {md(sheet.title)}\n\n{sheet_markdown(sheet)}")
+    """Write the profile as one page, with the named picture files at its end."""
+    parts = [f"# {md(profile.title)}", md(caption(profile))]
+    tables = [overview(profile), *sheets(profile), *factorial.all_sheets(factorials)]
+    parts += [f"## {md(sheet.title)}\n\n{sheet_markdown(sheet)}" for sheet in tables]
     parts += bullets("## Notes\n\n", remarks(profile))
     parts += bullets("## How to read this\n\n", RULES)
     parts += [f"![{Path(name).stem}]({name})" for name in pictures]
     return "\n\n".join(parts) + "\n"
 
 
-def index_section(profile: Profile, file: str) -> str:
-    """The profile's part of the front page: every clean number side by side, and its files."""
-    links = [f"[{kind}]({file}.{end})" for kind, end in FORMATS]
-    parts = [f"## {md(profile.name)}", md(caption(profile)), sheet_markdown(overview(profile))]
+def index_section(profile: Profile) -> str:
+    """Write the profile's part of the front page: clean numbers side by side, and its files."""
+    links = [f"[{kind}]({profile.stem}.{end})" for kind, end in FORMATS]
+    parts = [f"## {md(profile.title)}", md(caption(profile)), sheet_markdown(overview(profile))]
     parts += [" · ".join(links), *bullets("", remarks(profile)), *bullets("", RULES)]
     return "\n\n".join(parts) + "\n"
 
 
 CSV_COLUMNS = (
     "entry", "column", "mean", "low", "high", "seeds", "difference", "difference_low",
-    "difference_high", "p_holm", "verdict", "missing",
+    "difference_high", "p_holm", "verdict", "missing", "preliminary",
 )  # fmt: skip
 
 
 def as_csv(profile: Profile) -> str:
-    """One line an entry and column: mean, interval, seeds' values, difference to the control.
+    """Write one row per entry and column: mean, interval, seeds, difference to the control.
 
-    An incomplete entry has one line that says what it lacks.
+    An incomplete entry has one row that says what it lacks.
     """
     out = io.StringIO()
     table = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
     table.writeheader()
+    mark = {"preliminary": profile.preliminary}
     for row in profile.rows:
-        reliance = {f"{task} reliance": each for task, each in row.reliance.items()}
-        for name, each in {COMPOSITE: row.composite, **row.scores, **reliance}.items():
-            line = {"entry": row.label, "column": name, **_ends("", each)}
-            line["seeds"] = " ".join(f"{value:.6g}" for value in each.values)
-            found = row.differences.get(name)
-            if found is not None:
-                line |= _ends("difference", found.interval)
-                line |= {"p_holm": f"{found.adjusted:.6g}", "verdict": found.verdict}
+        reliance = {f"{task} reliance": interval for task, interval in row.reliance.items()}
+        for name, interval in {COMPOSITE: row.composite, **row.scores, **reliance}.items():
+            line = {"entry": row.label, "column": name, **_ends("", interval)} | mark
+            line["seeds"] = " ".join(f"{value:.6g}" for value in interval.values)
+            difference = row.differences.get(name)
+            if difference is not None:
+                line |= _ends("difference", difference.interval)
+                line |= {"p_holm": f"{difference.adjusted:.6g}", "verdict": difference.verdict}
             table.writerow(line)
-    table.writerows({"entry": b.label, "missing": b.missing} for b in profile.blanks)
+    table.writerows({"entry": b.label, "missing": b.missing, **mark} for b in profile.blanks)
     return out.getvalue()
 
 
-def _ends(name: str, each: Interval) -> dict[str, str]:
+def _ends(name: str, interval: Interval) -> dict[str, str]:
     start = f"{name}_" if name else ""
-    values = {name or "mean": each.mean, f"{start}low": each.low, f"{start}high": each.high}
+    values = {name or "mean": interval.mean, f"{start}low": interval.low}
+    values[f"{start}high"] = interval.high
     return {key: f"{value:.6g}" for key, value in values.items()}
 
 
-def as_json(profile: Profile, designs: "Sequence[Factorial]" = ()) -> str:
-    """Everything in the profile and its factorials, rounded to ten digits."""
-    kept = {k: v for k, v in members(profile).items() if k not in ("groups", "samples")}
-    return json_text({"schema": SCHEMA, **kept, "factorials": designs})
+def as_json(profile: Profile, factorials: Sequence[Factorial] = ()) -> str:
+    """Write every number of the profile and its factorials, rounded to ten digits."""
+    content = {k: v for k, v in members(profile).items() if k not in ("groups", "samples")}
+    return json_text({"schema": SCHEMA, **content, "factorials": factorials})
 
 
-def latex(profile: Profile, designs: "Sequence[Factorial]" = ()) -> str:
-    """All sheets with booktabs rules, to be included in a document."""
-    from steelyard.leaderboards.boards import factorial
-
-    found = [*sheets(profile), *(sheet for each in designs for sheet in factorial.sheets(each))]
-    return "\n".join(sheet_latex(sheet, caption(profile)) for sheet in found)
+def latex(profile: Profile, factorials: Sequence[Factorial] = ()) -> str:
+    """Write all sheets with booktabs rules, for inclusion in a document."""
+    tables = [*sheets(profile), *factorial.all_sheets(factorials)]
+    about = f"{profile.title}. {caption(profile)}"
+    return "\n".join(sheet_latex(sheet, about) for sheet in tables)
 
 
 def terminal(profile: Profile, width: int) -> "RenderableType":
-    """The clean numbers, impairments and cost, in as many tables as ``width`` characters need."""
+    """Draw clean numbers, corruptions and cost in as many tables as ``width`` characters need."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    made = [_clean(profile), *([_corrupted(profile)] if profile.corrupted else []), _cost(profile)]
+    sheets = [_clean(profile), *([_corrupted(profile)] if profile.corrupted else [])]
     tables: list[RenderableType] = []
-    for sheet in (_cut(sheet) for sheet in made):
+    for sheet in map(_short_names, (*sheets, _cost(profile))):
         for columns in _fitting(sheet, width):
             table = Table(
                 title=sheet.title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0),
                 show_edge=False, pad_edge=False,
             )  # fmt: skip
-            for place in columns:
-                name = "\n".join(_words_of(sheet, place))
-                modality: Literal["left", "right"] = "left" if place == 1 else "right"
-                table.add_column(Text(name), justify=modality, vertical="bottom", no_wrap=True)
+            for index in columns:
+                name = Text("\n".join(_heading_lines(sheet, index)))
+                justify: Literal["left", "right"] = "left" if index == 1 else "right"
+                table.add_column(name, justify=justify, vertical="bottom", no_wrap=True)
             for cells in sheet.rows:
-                table.add_row(*(Text(cells[place].text) for place in columns))
+                table.add_row(*(Text(cells[index].text) for index in columns))
             tables += [table, Text("")]
-    lines = [f"{profile.name}: {caption(profile)}", *remarks(profile), *RULES]
+    lines = [f"{profile.title}: {caption(profile)}", *remarks(profile), *RULES]
     return Group(*tables, *(Text(line, style="dim") for line in lines))
 
 
 def _clean(profile: Profile) -> Sheet:
-    """Every clean number with half its interval and its mark, the composite first."""
+    """Build the table of every clean number with half its interval, the composite first."""
 
     def cells(row: ProfileRow) -> Iterator[str]:
-        for name, each in [(COMPOSITE, row.composite), *((n, row.scores[n]) for n in names)]:
-            yield _with_half(each) + (VERDICTS[_verdict(row, name)] or unmarked)
+        scores = [row.composite, *(row.scores[column.name] for column in profile.clean)]
+        for name, score in zip(names, scores, strict=True):
+            yield _with_half(score) + (VERDICTS[_verdict(row, name)] or unmarked)
 
-    # As wide as a mark, so that numbers with and without one stand below each other.
+    # As wide as a mark, so that numbers align.
     unmarked = "  " if any(row.differences for row in profile.rows) else ""
-    names = [column.name for column in profile.shown]
-    header = [COMPOSITE, *(heading(column) for column in profile.shown)]
-    return _sheet(profile, "Clean", header, cells)
+    names = [COMPOSITE, *(column.name for column in profile.clean)]
+    return _sheet(profile, "Clean", [COMPOSITE, *map(heading, profile.clean)], cells)
 
 
-def _cut(sheet: Sheet) -> Sheet:
-    """The same with names short enough to stand beside numbers."""
+def _short_names(sheet: Sheet) -> Sheet:
     rows = [(row[0], Cell(shorten(row[1].text)), *row[2:]) for row in sheet.rows]
     return replace(sheet, rows=tuple(rows))
 
 
-def _words_of(sheet: Sheet, place: int) -> list[str]:
-    """A heading's lines: one a word, arrows on the last."""
-    return sheet.header[place].replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓").split(" ")
+def _heading_lines(sheet: Sheet, index: int) -> list[str]:
+    """Split a heading into one line per word, the arrow with the last."""
+    return sheet.header[index].replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓").split(" ")
 
 
 def _fitting(sheet: Sheet, width: int) -> list[list[int]]:
-    """Columns in groups that each fit ``width`` characters, place and entry in every one."""
+    """Group columns to fit ``width`` characters, rank and entry in every group."""
     from rich.cells import cell_len
 
     needs = [
-        2 + max(map(cell_len, [*_words_of(sheet, place), *(row[place].text for row in sheet.rows)]))
-        for place in range(len(sheet.header))
+        2 + max(map(cell_len, [*_heading_lines(sheet, i), *(row[i].text for row in sheet.rows)]))
+        for i in range(len(sheet.header))
     ]
     groups: list[list[int]] = []
-    for place in range(2, len(sheet.header)):
-        if not groups or sum(needs[p] for p in groups[-1]) + needs[place] > width:
+    for index in range(2, len(sheet.header)):
+        if not groups or sum(needs[i] for i in groups[-1]) + needs[index] > width:
             groups.append([0, 1])
-        groups[-1].append(place)
+        groups[-1].append(index)
     return groups

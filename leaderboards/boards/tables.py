@@ -1,11 +1,17 @@
-"""A board as Markdown, LaTeX or a terminal table, each escaped for its format."""
+"""Write a board as Markdown, LaTeX, CSV, JSON or a terminal table."""
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.boards.board import COMPARED, MODALITIES, Board, BoardEntry
+from steelyard.leaderboards.boards.board import COMPARED, MODALITIES, Blank, Board, BoardEntry
+from steelyard.leaderboards.boards.evidence import sentence
+from steelyard.leaderboards.boards.overall import Overall
+from steelyard.leaderboards.boards.tradeoff import OTHER
 from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.output.files import exact, json_text, members
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_latex, sheet_markdown
 from steelyard.leaderboards.stats.differences import ControlDifference
 from steelyard.leaderboards.stats.intervals import Interval
@@ -13,35 +19,38 @@ from steelyard.leaderboards.stats.intervals import Interval
 if TYPE_CHECKING:
     from rich.table import Table
 
+SCHEMA = 3
 RULES = (
-    "A side is averaged over the severities of each corruption, then over its corruptions; "
-    "impaired is the mean of the two sides, balanced the mean of clean and impaired.",
-    "Entries are ranked by balanced. Those that share a letter under ties are not told apart: "
-    "their paired difference is not significant at 5 % after Holm's correction over all pairs. "
+    "A modality is averaged over the severities of each corruption, then over its corruptions; "
+    "corrupted is the mean of the two modalities, balanced the mean of clean and corrupted.",
+    "Entries are ranked by balanced. Entries that share a letter under ties do not differ: their "
+    "paired difference is not significant at 5 % after Holm's correction over all pairs. "
     "≈ marks ties with the first. The range is the middle 95 % of ranks when seeds and test items "
     "are resampled.",
     "± is half of the 95 % interval over training seeds and test items. Differences to the "
     "control are paired by seed and item; ▲ is better and ▼ worse at 5 % after Holm's correction "
     "over the entries of the column.",
-    "Worst is the worse of the two side averages and gap their distance: a small gap alone is no "
-    "merit, both sides may be poor. † marks an impaired score that beats the clean one.",
-    "The strong side is the one that, left alone, scores higher in the control. ‡ marks balance "
-    "bought by hurting it: the gap closes while the strong side or the clean score falls, each "
-    "significant at 5 % after Holm's correction.",
+    "Worst is the lower of the two modality averages and gap their distance: a small gap alone is "
+    "no merit, both modalities may be poor. † marks a corrupted score above the clean one.",
+    "The strong modality is the one that scores higher in the control when the other is corrupted. "
+    "‡ marks balance traded for performance: the gap closes while the strong modality or the clean "
+    "score falls, each significant at 5 % after Holm's correction.",
+    "A board is preliminary if a trained entry took fewer than 300 optimiser steps: it then "
+    "supports no conclusion. Generated data is drawn by steelyard, not collected.",
 )
 FORMATS = (("all tables", "md"), ("CSV", "csv"), ("JSON", "json"), ("LaTeX", "tex"))
 VERDICTS = {"better": " ▲", "worse": " ▼", "": ""}
 
 
 def sheets(board: Board) -> tuple[Sheet, ...]:
-    """The ranking, the single impairments and the cost; blank cells where incomplete."""
-    made = (ranking(board), _corrupted_table(board), *_modalities(board), _cost(board))
-    return tuple(sheet for sheet in made if len(sheet.header) > 2)
+    """Return the ranking, corruptions, modalities and cost; cells are blank where incomplete."""
+    tables = (ranking(board), _corruptions(board), *_modalities(board), _cost(board))
+    return tuple(sheet for sheet in tables if len(sheet.header) > 2)
 
 
 def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
-    """The whole board as one Markdown page, with the named picture files at its end."""
-    parts = [f"# {md(board.task)}", md(caption(board))]
+    """Write the board as one Markdown page, with the named picture files at its end."""
+    parts = [f"# {md(board.title)}", md(caption(board))]
     parts += [f"## {sheet.title}\n\n{sheet_markdown(sheet)}" for sheet in sheets(board)]
     parts += bullets("## Notes\n\n", remarks(board))
     parts += bullets("## How to read this\n\n", RULES)
@@ -50,29 +59,30 @@ def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
 
 
 def latex(board: Board) -> str:
-    """The board's tables with booktabs rules, to be included in a document."""
+    """Write the board's tables with booktabs rules, for inclusion in a document."""
     return "\n".join(sheet_latex(sheet, caption(board)) for sheet in sheets(board))
 
 
 def terminal(board: Board, width: int) -> "Table":
-    """The ranking for a terminal ``width`` characters wide, notes below it.
+    """Draw the ranking for a terminal ``width`` characters wide, with notes below.
 
-    The whole ranking where it fits, else its main columns; names are cut if even those do not.
+    If the full ranking does not fit, only its main columns; long names are cut.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    whole = ranking(board)
-    sheet = whole if sum(_widths(whole)) <= width else _brief(board)
+    sheet = ranking(board)
+    if sum(_widths(sheet)) > width:
+        sheet = _brief(board)
     widths = _widths(sheet)
-    remark = Text("\n".join(remarks(board)))
+    notes = Text("\n".join(remarks(board)))
     table = Table(
-        title=Text(caption(board)), caption=remark, title_justify="left", caption_justify="left",
+        title=Text(caption(board)), caption=notes, title_justify="left", caption_justify="left",
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False,
     )  # fmt: skip
-    for place, name in enumerate(sheet.header):
-        if place == 1:
+    for index, name in enumerate(sheet.header):
+        if index == 1:
             room = max(width - sum(widths) + widths[1], len(name))
             table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=room)
         else:
@@ -83,69 +93,61 @@ def terminal(board: Board, width: int) -> "Table":
 
 
 def caption(board: Board) -> str:
-    """One line: what the figures are and what they were measured on."""
+    """Describe the numbers, what they were measured on, and whether they are preliminary."""
     unit = " in %" if board.percent else ""
     direction = "higher" if board.higher_is_better else "lower"
     seeds = ", ".join(map(str, board.seeds))
     clusters = f" in {board.clusters} clusters" if board.clusters < board.items else ""
     return (
-        f"{board.task}: {board.metric}{unit}, {direction} is better. Backbone {board.backbone}, "
+        f"{board.title}: {board.metric}{unit}, {direction} is better. Backbone {board.backbone}, "
         f"budget {board.budget}, seeds {seeds}, {board.items} test items{clusters}. "
-        f"Δ: difference to {board.control}."
+        f"Δ: difference to {board.control}.{sentence(board.preliminary)}"
     )
 
 
 def remarks(board: Board) -> list[str]:
-    """The board's notes, what it can see, and what each blank entry lacks."""
-    lacks = [f"{blank.label}: {blank.missing}." for blank in board.blanks]
-    return [*board.notes, *_power(board), *lacks]
-
-
-def _power(board: Board) -> list[str]:
-    seen = [
-        f"{_number(board, each.alone)} in {name} ({_number(board, each.corrected)} after Holm's "
+    """Return the board's notes, its detectable differences, and what each blank entry lacks."""
+    limits = [
+        f"{_number(board, limit.alone)} in {name} ({_number(board, limit.corrected)} after Holm's "
         "correction)"
-        for name, each in board.detectable.items()
+        for name, limit in board.detectable.items()
     ]
-    if not seen:
-        return []
-    return [
-        f"A difference to {board.control} of {' and '.join(seen)} is found with 80 % chance on "
-        "these seeds and items; smaller ones mostly stay unseen."
+    power = [
+        f"A difference to {board.control} of {' and '.join(limits)} is detected with 80 % power on "
+        "these seeds and items; most smaller ones are not."
     ]
+    blanks = [f"{blank.label}: {blank.missing}." for blank in board.blanks]
+    return [*board.notes, *(power if limits else []), *blanks]
 
 
 def ranking(board: Board) -> Sheet:
-    """The entries by rank: scores with intervals and differences to the control."""
+    """Build the table of entries by rank: scores with intervals, differences to the control."""
     columns = [name for name in ("balanced", "clean", "corrupted") if name in board.columns]
-    sided = [
-        name
-        for name in ("worst", "gap")
-        if all(modality in board.columns for modality in MODALITIES)
-    ]
+    both = all(modality in board.columns for modality in MODALITIES)
     compared = [name for name in COMPARED if name in board.columns]
-    header = ("#", "entry", "ties", "range", *columns, *sided, *(f"Δ {name}" for name in compared))
     best = _best(board, columns)
     rows = []
     for entry in board.entries:
         span = f"{entry.rank.low:.0f}-{entry.rank.high:.0f}"
-        ties = "".join(entry.rank.ties)
-        cells = [_rank(entry), Cell(name_of(entry.label, entry.kind)), Cell(ties), Cell(span)]
+        cells = [_rank(entry), Cell(name_of(entry)), Cell("".join(entry.rank.ties)), Cell(span)]
         cells += [_score(board, entry, name, best) for name in columns]
-        if sided:
+        if both:
             cells += [Cell(_number(board, entry.worst)), Cell(_gap(board, entry))]
         cells += [Cell(_difference(board, entry.differences.get(name))) for name in compared]
         rows.append(tuple(cells))
-    return Sheet("Ranking", header, (*rows, *_blank_rows(board, len(header))))
+    modalities = ("worst", "gap") if both else ()
+    deltas = (f"Δ {name}" for name in compared)
+    header = ("#", "entry", "ties", "range", *columns, *modalities, *deltas)
+    return Sheet("Ranking", header, (*rows, *blank_rows(board.blanks, len(header))))
 
 
 def _gap(board: Board, entry: BoardEntry) -> str:
-    bought = entry.tradeoff is not None and entry.tradeoff.traded
-    return _number(board, entry.gap) + (" ‡" if bought else "")
+    traded = entry.tradeoff is not None and entry.tradeoff.traded
+    return _number(board, entry.gap) + (" ‡" if traded else "")
 
 
 def _brief(board: Board) -> Sheet:
-    """The ranking for 80 characters: intervals only where entries are ordered or compared."""
+    """Build the ranking for 80 characters: few columns, intervals on balanced and Δ only."""
     means = [name for name in ("clean", "corrupted") if name in board.columns]
     worst = ["worst"] if all(modality in board.columns for modality in MODALITIES) else []
     best = _best(board, ["balanced", *means])
@@ -159,8 +161,8 @@ def _brief(board: Board) -> Sheet:
         cells.append(Cell(_difference(board, entry.differences.get(means[-1]))))
         rows.append(tuple(cells))
     header = ("#", "entry", "balanced", *means, *worst, f"Δ {means[-1]}")
-    blanks = [blank_row(blank.label, "", len(header)) for blank in board.blanks]
-    return Sheet("Ranking", header, (*rows, *blanks))
+    blanks = [Blank(blank.label, "", "") for blank in board.blanks]
+    return Sheet("Ranking", header, (*rows, *blank_rows(blanks, len(header))))
 
 
 def _rank(entry: BoardEntry) -> Cell:
@@ -168,72 +170,60 @@ def _rank(entry: BoardEntry) -> Cell:
 
 
 def _widths(sheet: Sheet) -> list[int]:
-    """Characters that each column takes in a terminal, the space before the next included."""
+    """Return the terminal width of each column, with the space before the next."""
     from rich.cells import cell_len
 
     lines = [sheet.header, *([cell.text for cell in row] for row in sheet.rows)]
     return [max(map(cell_len, column)) + 2 for column in zip(*lines, strict=True)]
 
 
-def _corrupted_table(board: Board) -> Sheet:
+def _corruptions(board: Board) -> Sheet:
     modalities = [modality for modality in MODALITIES if modality in board.columns]
     names = [*board.corruptions, *modalities]
     best = _best(board, names)
     rows = []
     for entry in board.entries:
-        cells = [Cell(str(entry.rank.position)), Cell(name_of(entry.label, entry.kind))]
+        cells = [Cell(str(entry.rank.position)), Cell(name_of(entry))]
         for name in names:
             mark = " †" if name in entry.better_corrupted else ""
             text = _number(board, entry.scores[name].mean) + mark
             cells.append(Cell(text, entry.label in best[name]))
         rows.append(tuple(cells))
-    header = (
-        "#",
-        "entry",
-        *board.corruptions,
-        *(f"{modality} corrupted" for modality in modalities),
-    )
-    return Sheet("Impairments", header, (*rows, *_blank_rows(board, len(header))))
+    averages = (f"{modality} corrupted" for modality in modalities)
+    header = ("#", "entry", *board.corruptions, *averages)
+    return Sheet("Corruptions", header, (*rows, *blank_rows(board.blanks, len(header))))
 
 
 def _modalities(board: Board) -> list[Sheet]:
-    """What is left of each side when the other is impaired, and how that differs from the control;
-    none where a side is missing or nothing is compared."""
+    """Build the table of strong and weak modality; none without a control or with one modality."""
     if not any(entry.tradeoff for entry in board.entries):
         return []
-    left = {"text": "image", "image": "text"}
-    strong, weak = board.strong_modality, left[board.strong_modality]
-    modalities = strong, weak
+    modalities = board.strong_modality, OTHER[board.strong_modality]
     deltas = ("Δ strong", "Δ weak", "Δ gap")
-    header = ("#", "entry", f"{strong} (strong)", f"{weak} (weak)", "gap", *deltas)
+    names = (f"{modalities[0]} (strong)", f"{modalities[1]} (weak)")
+    header = ("#", "entry", *names, "gap", *deltas)
     rows = []
     for entry in board.entries:
-        texts = [str(entry.rank.position), name_of(entry.label, entry.kind)]
-        texts += [_with_half(board, entry.scores[left[modality]]) for modality in modalities]
+        texts = [str(entry.rank.position), name_of(entry)]
+        # The score of a modality is the one with the other corrupted.
+        texts += [_with_half(board, entry.scores[OTHER[modality]]) for modality in modalities]
         texts.append(_gap(board, entry))
-        made = entry.tradeoff.by_name.values() if entry.tradeoff else (None, None, None)
-        texts += [_difference(board, each) for each in made]
+        changes = entry.tradeoff.by_name.values() if entry.tradeoff else (None, None, None)
+        texts += [_difference(board, change) for change in changes]
         rows.append(tuple(map(Cell, texts)))
-    return [Sheet("Strong and weak side", header, (*rows, *_blank_rows(board, len(header))))]
+    blanks = blank_rows(board.blanks, len(header))
+    return [Sheet("Strong and weak modality", header, (*rows, *blanks))]
 
 
 def _cost(board: Board) -> Sheet:
-    header = (
-        "#",
-        "entry",
-        "FLOPs",
-        f"FLOPs / {board.control}",
-        "device s",
-        "steps",
-        "items",
-        "peak MiB",
-    )
+    relative = f"FLOPs / {board.control}"
+    header = ("#", "entry", "FLOPs", relative, "device s", "steps", "items", "peak MiB")
     rows = []
     for entry in board.entries:
         cost = entry.cost
         texts = (
             str(entry.rank.position),
-            name_of(entry.label, entry.kind),
+            name_of(entry),
             f"{cost.flops:.2e}",
             "" if cost.relative is None else f"{cost.relative:.2f}",
             f"{cost.seconds:.1f}",
@@ -241,33 +231,34 @@ def _cost(board: Board) -> Sheet:
             f"{cost.items:.0f}",
             f"{cost.peak_bytes / 2**20:.0f}",
         )
-        rows.append(tuple(Cell(text) for text in texts))
-    return Sheet("Training cost", header, (*rows, *_blank_rows(board, len(header))))
+        rows.append(tuple(map(Cell, texts)))
+    return Sheet("Training cost", header, (*rows, *blank_rows(board.blanks, len(header))))
 
 
-def name_of(label: str, kind: str) -> str:
-    """A label with its kind where that is worth telling."""
+def name_of(entry: Blank | BoardEntry) -> str:
+    """Return the label, with the kind of a control."""
+    return with_kind(entry.label, entry.kind)
+
+
+def with_kind(label: str, kind: str) -> str:
     return f"{label} ({kind})" if kind == "control" else label
 
 
-def blank_row(label: str, kind: str, width: int) -> tuple[Cell, ...]:
-    """The row of an entry without a rank."""
-    return (Cell(""), Cell(name_of(label, kind)), *(Cell("") for _ in range(width - 2)))
-
-
-def _blank_rows(board: Board, width: int) -> list[tuple[Cell, ...]]:
-    return [blank_row(blank.label, blank.kind, width) for blank in board.blanks]
+def blank_rows(blanks: Sequence[Blank], width: int) -> list[tuple[Cell, ...]]:
+    """Build the rows of entries without a rank."""
+    empty = [Cell("")] * (width - 2)
+    return [(Cell(""), Cell(name_of(blank)), *empty) for blank in blanks]
 
 
 def _best(board: Board, names: Sequence[str]) -> dict[str, set[str]]:
-    """Labels with the best mean of each column."""
+    """Return the labels with the best mean of each column."""
     pick = max if board.higher_is_better else min
-    found: dict[str, set[str]] = {}
+    best: dict[str, set[str]] = {}
     for name in names:
         means = {entry.label: entry.scores[name].mean for entry in board.entries}
         top = pick(means.values(), default=None)
-        found[name] = {label for label, mean in means.items() if mean == top}
-    return found
+        best[name] = {label for label, mean in means.items() if mean == top}
+    return best
 
 
 def _score(board: Board, entry: BoardEntry, name: str, best: Mapping[str, set[str]]) -> Cell:
@@ -288,3 +279,64 @@ def _difference(board: Board, difference: ControlDifference | None) -> str:
     if difference is None:
         return ""
     return _with_half(board, difference.interval, "+") + VERDICTS[difference.verdict]
+
+
+def as_csv(board: Board) -> str:
+    """Write one row an entry with every column, unrounded; blank where there is no value."""
+    rows = [dict(_flat(board, entry)) for entry in board.entries]
+    rows += [
+        {"label": blank.label, "kind": blank.kind, "missing": blank.missing,
+         "preliminary": board.preliminary}
+        for blank in board.blanks
+    ]  # fmt: skip
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def as_json(board: Board | Overall) -> str:
+    """Write every number of the board."""
+    content = {k: v for k, v in members(board).items() if k not in ("samples", "entry_scores")}
+    return json_text({"schema": SCHEMA, **content})
+
+
+def _flat(board: Board, entry: BoardEntry) -> Iterator[tuple[str, str]]:
+    """Yield one entry's columns for the CSV, in order."""
+    rank, cost = entry.rank, entry.cost
+    yield from (("rank", str(rank.position)), ("tied_with_first", str(rank.tied).lower()))
+    yield from (("rank_low", f"{rank.low:g}"), ("rank_high", f"{rank.high:g}"))
+    yield "ties", " ".join(rank.ties)
+    if rank.wins is not None:
+        yield from _ends("win_rate", rank.wins)
+    yield from (("label", entry.label), ("kind", entry.kind), ("missing", ""))
+    yield "preliminary", board.preliminary
+    for name in board.columns:
+        yield from _ends(name, entry.scores[name])
+    yield from (("worst", _exact(entry.worst)), ("gap", _exact(entry.gap)))
+    yield "better_corrupted", " ".join(entry.better_corrupted)
+    for name, difference in entry.differences.items():
+        yield from _ends(f"difference_{name}", difference.interval)
+        yield f"difference_{name}_p", exact(difference.interval.p)
+        yield f"difference_{name}_p_holm", exact(difference.adjusted)
+    if entry.tradeoff is not None:
+        for name, difference in entry.tradeoff.by_name.items():
+            yield from _ends(f"difference_{name}", difference.interval)
+            yield f"difference_{name}_p_holm", exact(difference.adjusted)
+        yield "balance_traded", str(entry.tradeoff.traded).lower()
+    yield from (("flops", exact(cost.flops)), ("flops_relative", _exact(cost.relative)))
+    yield from (("seconds", exact(cost.seconds)), ("steps", exact(cost.steps)))
+    yield from (("items", exact(cost.items)), ("peak_bytes", exact(cost.peak_bytes)))
+    for phase, flops in cost.phases.items():
+        yield f"flops_{phase}", exact(flops)
+
+
+def _ends(name: str, interval: Interval) -> Iterator[tuple[str, str]]:
+    yield from ((name, exact(interval.mean)), (f"{name}_low", exact(interval.low)))
+    yield f"{name}_high", exact(interval.high)
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else exact(value)

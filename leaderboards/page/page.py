@@ -12,7 +12,6 @@ from typing import Any
 
 from steelyard.leaderboards.boards import factorial, front_page, profile_tables, tables
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.names import board_stem, profile_stem
 from steelyard.leaderboards.boards.overall import absences
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import Summary
@@ -53,16 +52,16 @@ def page(
     ``files`` are the published files by name: figures are shown, tables offered for download.
     """
     boards, profiles, places = whole.boards, whole.profiles, dict(_places(folders, runs))
-    named = {f"board-{b.task}": board_stem(b.task) for b in boards}
-    named |= {f"profile-{p.trained_on}": profile_stem(p) for p in profiles}
+    named = {f"board-{b.task}": b.stem for b in boards}
+    named |= {f"profile-{p.trained_on}": p.stem for p in profiles}
     figures = _figures(files, list(named.values()))
     sections = [*_findings(folders)]
     if len(boards) > 1 or figures.get(""):
         sections.append(_together(whole, figures.get("", "")))
     for board in boards:
-        sections.append(_board(runs, board, places, figures.get(board_stem(board.task), "")))
+        sections.append(_board(runs, board, places, figures.get(board.stem, "")))
     for made in profiles:
-        drawn = figures.get(profile_stem(made), "")
+        drawn = figures.get(made.stem, "")
         sections.append(_profile(runs, made, designs[made.trained_on], places, drawn))
     sections += _about(runs, boards, profiles, folders)
     downloads = _downloads(files, ["overall", *named.values()])
@@ -168,7 +167,7 @@ def _together(whole: Summary, figures: str) -> Section:
     names = [*ranked, *(Name(blank.label, blank.kind) for blank in made.blanks)]
     body = _tools("overall") + table(front_page.overall_sheet(made), names, "all")
     lacking = absences(made)
-    return Section("all", "All tasks", body + _list([front_page.OVERALL_RULE, *lacking]) + figures)
+    return Section("all", made.title, body + _list([front_page.OVERALL_RULE, *lacking]) + figures)
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -188,7 +187,7 @@ def _board(runs: Runs, board: Board, places: Mapping[str, str], figures: str) ->
     for blank in board.blanks:
         below = detail(groups[blank.label], {}, {}, None, percent, places)
         names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{below}"))
-    key, name = f"b-{_slug(board.task)}", board_stem(board.task)
+    key, name = f"b-{_slug(board.task)}", board.stem
     main, *rest = tables.sheets(board)
     at = main.header.index("balanced")
     balanced = [entry.scores["balanced"] for entry in board.entries]
@@ -196,7 +195,7 @@ def _board(runs: Runs, board: Board, places: Mapping[str, str], figures: str) ->
     body = [f'<p class="about">{esc(tables.caption(board))}</p>', _tools(name)]
     body += [table(main, names, key, drawn), _list(tables.remarks(board))]
     body += [_more(sheet, names, f"{key}-{n}") for n, sheet in enumerate(rest)]
-    return Section(key, board.task, "".join([*body, figures]))
+    return Section(key, board.title, "".join([*body, figures]))
 
 
 def _more(sheet: Sheet, names: Sequence[Name], key: str) -> str:
@@ -225,7 +224,7 @@ def _profile(
     for blank in profile.blanks:
         below = detail(groups[blank.label], {}, {}, None, True, places)
         names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{below}"))
-    key, name = f"p-{_slug(profile.trained_on)}", profile_stem(profile)
+    key, name = f"p-{_slug(profile.trained_on)}", profile.stem
     drawn = 2, pictures([row.composite for row in profile.rows])
     body = [f'<p class="about">{esc(profile_tables.caption(profile))}</p>', _tools(name)]
     body += [table(_side_by_side(profile), names, key, drawn)]
@@ -236,7 +235,7 @@ def _profile(
         rows = [[esc(cell.text) for cell in row] for row in sheet.rows]
         shown = plain(sheet.title, sheet.header, rows)
         body.append(f'<details class="more"><summary>{esc(sheet.title)}</summary>{shown}</details>')
-    return Section(key, f"{profile.name}", "".join([*body, figures]))
+    return Section(key, profile.title, "".join([*body, figures]))
 
 
 def _side_by_side(profile: Profile) -> Sheet:
@@ -244,7 +243,7 @@ def _side_by_side(profile: Profile) -> Sheet:
     made = profile_tables.overview(profile)
     rows = []
     for row, cells in zip(profile.rows, made.rows, strict=False):
-        found = [row.composite, *(row.scores[column.name] for column in profile.shown)]
+        found = [row.composite, *(row.scores[column.name] for column in profile.clean)]
         shown = [Cell(f"{'≈' if row.tied else ''}{cells[0].text}"), cells[1]]
         for cell, each in zip(cells[2:], found, strict=True):
             mean, _, mark = cell.text.partition(" ")

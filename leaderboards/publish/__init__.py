@@ -19,6 +19,7 @@ from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.page.page import page
 from steelyard.leaderboards.publish import task_report
 from steelyard.leaderboards.publish.task_report import ReportRequest
+from steelyard.leaderboards.robustness import tables as robustness
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def publish(
     for task in reports:
         contents |= task.files
     contents |= {**render(whole.figures), **whole.files}
-    contents["board.md"] = summary.front_page(runs, whole, list(contents))
+    contents["board.md"] = summary.front_page(runs, whole, robustness.links(contents))
     if html:
         designs = {task.task: task.designs for task in reports}
         contents = {"index.html": page(folders, runs, whole, designs, contents), **contents}

@@ -12,7 +12,6 @@ from steelyard.harness.core.processes import spread
 from steelyard.harness.core.progress import Progress
 from steelyard.leaderboards.boards import (
     board,
-    export,
     factorial,
     plots,
     profile,
@@ -22,11 +21,10 @@ from steelyard.leaderboards.boards import (
 )
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.factorial import Factorial, factorials
-from steelyard.leaderboards.boards.names import board_stem, profile_stem
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.output.style import Figures, render
-from steelyard.leaderboards.robustness import files as robustness_files
+from steelyard.leaderboards.robustness import tables as robustness
 
 RESAMPLING, TABLES, FIGURES = "resampling items", "robustness and tables", "figures"
 READ, RESAMPLED, TABLED = 0.1, 0.5, 0.7
@@ -136,27 +134,27 @@ def _board_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
         request.task,
         control=request.control,
         kinds=request.kinds,
-        done=lambda fraction: on_progress(request.task, RESAMPLING, RESAMPLED * fraction),
+        progress=lambda fraction: on_progress(request.task, RESAMPLING, RESAMPLED * fraction),
     )
     on_progress(request.task, TABLES, RESAMPLED)
-    stem = board_stem(request.task)
+    stem = result.stem
     figures = {f"{stem}-{end}": draw for end, draw in plots.figures(result, request.labels).items()}
     files = {
         f"{stem}.md": tables.markdown(result, [f"{name}.svg" for name in figures]).encode(),
-        f"{stem}.csv": export.as_csv(result).encode(),
-        f"{stem}.json": export.as_json(result).encode(),
+        f"{stem}.csv": tables.as_csv(result).encode(),
+        f"{stem}.json": tables.as_json(result).encode(),
         f"{stem}.tex": tables.latex(result).encode(),
     }
-    more_files, more_figures = robustness_files.of_board(result, request.labels)
+    more_files, more_figures = robustness.board_report(result, request.labels)
     light = replace(result, entry_scores={})
     return _Pages(light, (), files | more_files, {**figures, **more_figures})
 
 
 def _profile_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
     result = profile.build(request.runs, request.task, control=request.control, kinds=request.kinds)
-    designs = tuple(factorials(result.groups, result.samples, result.shown))
+    designs = tuple(factorials(result.groups, result.samples, result.clean))
     on_progress(request.task, TABLES, RESAMPLED)
-    stem = profile_stem(result)
+    stem = result.stem
     figures = {f"{stem}-{end}": draw for end, draw in profile_plots.figures(result).items()}
     images = [f"{name}.svg" for name in figures]
     files = {
@@ -167,6 +165,6 @@ def _profile_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
     }
     if designs:
         files[f"{stem}-factors.csv"] = factorial.as_csv(designs).encode()
-    more_files, more_figures = robustness_files.of_profile(result)
+    more_files, more_figures = robustness.profile_report(result)
     light = replace(result, groups={})
     return _Pages(light, designs, files | more_files, {**figures, **more_figures})

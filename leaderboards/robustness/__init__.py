@@ -1,1 +1,1 @@
-"""Scores over corruption severities."""
+"""Measure and report robustness: scores over corruption severities."""

@@ -1,4 +1,4 @@
-"""What robustness is made of: scores of every variant, and answers compared with the clean ones."""
+"""Collect the input of robustness: scores of every variant, and unchanged answers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,12 +7,14 @@ from numpy.typing import NDArray
 
 from steelyard.leaderboards.boards import profile_measure
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.measure import CLEAN, main_scores
+from steelyard.leaderboards.boards.measure import main_scores
+from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run
-from steelyard.leaderboards.robustness.numbers import Variants, VariantScores
+from steelyard.leaderboards.robustness.numbers import VariantSamples, VariantScores
 from steelyard.leaderboards.stats.intervals import DRAWS, Sample, resample_weights
+from steelyard.tasks.corruptions.variants import CLEAN
 from steelyard.tasks.weighted_metrics import fractions
 
 Groups = Mapping[str, Sequence[Run]]
@@ -20,9 +22,9 @@ Groups = Mapping[str, Sequence[Run]]
 
 
 def of_board(board: Board) -> VariantScores | None:
-    """What was measured of a board's entries; None where no variant is damaged."""
-    found = board.entry_scores
-    grid = next((each.grid for each in found.values()), None)
+    """Return the scores of a board's entries; None without corruptions."""
+    entries = board.entry_scores
+    grid = next((entry.grid for entry in entries.values()), None)
     if grid is None or not grid.corrupted:
         return None
     return VariantScores(
@@ -31,31 +33,34 @@ def of_board(board: Board) -> VariantScores | None:
         higher_is_better=grid.higher_is_better,
         percent=board.percent,
         scores={
-            label: {variant: each.variant(variant) for variant in grid.variants}
-            for label, each in found.items()
+            label: {variant: entry.variant(variant) for variant in grid.variants}
+            for label, entry in entries.items()
         },
         same={
-            label: {
-                variant: Sample(each.same[:, place, 0], each.same[:, place, 1:], each.clusters)
-                for place, variant in enumerate(grid.corrupted)
-            }
-            for label, each in found.items()
+            label: {variant: entry.unchanged(variant) for variant in grid.corrupted}
+            for label, entry in entries.items()
         },
     )
 
 
-def of_profile(groups: Groups, main: Mapping[str, ProfileColumn]) -> list[VariantScores]:
-    """Each task of a profile that has damaged variants; ``main`` is its clean main metric."""
-    runs = [run for own in groups.values() for run in own]
-    wanted = {task: column for task, column in main.items() if _corrupted(runs, task)}
+def of_profile(profile: Profile) -> list[VariantScores]:
+    """Return the scores of each task of a profile that has corruptions."""
+    groups = profile.groups
+    by_name = {column.name: column for column in profile.clean}
+    variants = _variants([run for runs in groups.values() for run in runs])
+    main = {
+        task: by_name[name]
+        for task, name in profile.main.items()
+        if any(variant != CLEAN for variant in variants.get(task, ()))
+    }
     columns = [
         ProfileColumn(f"{task} {variant}", task, column.metric, column.subset, True, (variant,))
-        for task, column in wanted.items()
-        for variant in _variants(runs, task)
+        for task, column in main.items()
+        for variant in variants[task]
     ]
     if not columns:
         return []
-    found, _ = profile_measure.measure(columns, groups)
+    samples, _ = profile_measure.measure(columns, groups)
     return [
         VariantScores(
             task=task,
@@ -63,48 +68,45 @@ def of_profile(groups: Groups, main: Mapping[str, ProfileColumn]) -> list[Varian
             higher_is_better=column.higher_is_better is not False,
             percent=True,
             scores={
-                label: {v: each[f"{task} {v}"] for v in _variants(runs, task)}
-                for label, each in found.items()
+                label: {variant: entry[f"{task} {variant}"] for variant in variants[task]}
+                for label, entry in samples.items()
             },
-            same=consistency(groups, task, _variants(runs, task)),
+            same=consistency(groups, task, variants[task]),
         )
-        for task, column in wanted.items()
+        for task, column in main.items()
     ]
 
 
-def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str, Variants]:
-    """Share of answers equal to the clean ones, by label and damaged variant."""
+def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str, VariantSamples]:
+    """Return the fraction of answers equal to the clean ones, by label and corrupted variant."""
     path = next(iter(groups.values()))[0].items_path(task)
     _, order = items.read(path, ())
     answer = items.answer_column(path)
     clusters = order.clusters[CLEAN]
-    drawn = resample_weights(clusters, DRAWS, task)
-    weights = np.vstack([np.ones(len(clusters)), drawn])
+    weights = np.vstack([np.ones(len(clusters)), resample_weights(clusters, DRAWS, task)])
     corrupted = [variant for variant in variants if variant != CLEAN]
     count = len(np.unique(clusters))
 
     def unchanged(runs: Sequence[Run]) -> NDArray[np.bool_]:
-        read = [items.read(run.items_path(task), [answer], order) for run in runs]
-        groups = items.alike(read)
+        tables = [items.read(run.items_path(task), [answer], order) for run in runs]
         return np.concatenate(
-            [items.unchanged(*group, answer, corrupted, CLEAN) for group in groups]
+            [items.unchanged(*group, answer, corrupted, CLEAN) for group in items.alike(tables)]
         )
 
-    def of_entry(runs: Sequence[Run]) -> Variants:
-        kept = fractions(unchanged(runs), weights)
-        return {
-            variant: Sample(kept[:, place, 0], kept[:, place, 1:], count)
-            for place, variant in enumerate(corrupted)
+    result: dict[str, VariantSamples] = {}
+    for label, runs in groups.items():
+        same = fractions(unchanged(runs), weights)
+        result[label] = {
+            variant: Sample(same[:, index, 0], same[:, index, 1:], count)
+            for index, variant in enumerate(corrupted)
         }
-
-    return {label: of_entry(runs) for label, runs in groups.items()}
-
-
-def _variants(runs: Sequence[Run], task: str) -> list[str]:
-    return sorted(
-        {score.variant for run in runs for score in main_scores(run) if score.task == task}
-    )
+    return result
 
 
-def _corrupted(runs: Sequence[Run], task: str) -> bool:
-    return any(variant != CLEAN for variant in _variants(runs, task))
+def _variants(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Return the sorted variants that some run was scored on, by task."""
+    pairs = {(score.task, score.variant) for run in runs for score in main_scores(run)}
+    variants: dict[str, list[str]] = {}
+    for task, variant in sorted(pairs):
+        variants.setdefault(task, []).append(variant)
+    return variants

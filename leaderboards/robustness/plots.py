@@ -1,4 +1,4 @@
-"""The robustness fan: from its own clean score, how far each entry moves as the damage grows."""
+"""Draw the robustness fan: each entry's change from its own clean score over severities."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,53 +29,53 @@ if TYPE_CHECKING:
 ACROSS = 4
 """Panels in a row."""
 WIDE, HIGH = 2.6, 2.8
-"""Inches of a panel, the height at least."""
+"""Inches of a panel; the height is a minimum."""
 UNDER = 0.3
-"""Inches more below a panel, for the slanted names of corruptions."""
+"""Extra inches below a panel, for the slanted names of corruptions."""
 PAD = 0.06
-"""Share of an axis left free at each end."""
+"""Fraction of an axis left free at each end."""
 
 
-def best_of(found: Robustness) -> Robustness:
-    """With as many entries as a figure shows, named so."""
-    title, kept = select_entries(found.task, found.rows, found.control, lambda row: row.label)
-    return replace(found, task=title, rows=kept)
+def best_of(task: Robustness, title: str) -> Robustness:
+    """Return the rows that a figure has room for; the task becomes the title."""
+    title, rows = select_entries(title, task.rows, task.control, lambda row: row.label)
+    return replace(task, task=title, rows=rows)
 
 
-def fan(found: Robustness, look: Mapping[str, Mark]) -> "Figure":
-    """A panel for each corruption of more than one severity, and one for all the others."""
-    graded = [corruption for corruption in found.corruptions if len(corruption.levels) > 1]
-    others = [corruption for corruption in found.corruptions if len(corruption.levels) <= 1]
-    figure, panels = _grid(len(graded) + bool(others), len(found.rows))
-    scale = 100.0 if found.percent else 1.0
-    limits = _limits(found, scale)
+def fan(task: Robustness, look: Mapping[str, Mark]) -> "Figure":
+    """Draw a panel per corruption with two severities or more, and one for all others."""
+    graded = [corruption for corruption in task.corruptions if len(corruption.levels) > 1]
+    ungraded = [corruption for corruption in task.corruptions if len(corruption.levels) <= 1]
+    figure, panels = _grid(len(graded) + bool(ungraded), len(task.rows))
+    scale = 100.0 if task.percent else 1.0
+    limits = _limits(task, scale)
     anchors: list[Anchor] = []
-    for axes, corruption in zip(
-        panels, graded, strict=False
-    ):  # the last panel may be for the others
-        _level(axes, corruption)
-        anchors = _curves(axes, found.rows, corruption, look, scale)
-        _band(axes, found, corruption, scale)
+    # Not strict: the last panel may be for the ungraded ones.
+    for axes, corruption in zip(panels, graded, strict=False):
+        axes.set(title=corruption.name, xlabel="severity or rate (0: clean)")
+        axes.set(xticks=[0, *corruption.levels], xlim=(0, 1.04 * corruption.levels[-1]))
+        anchors = _curves(axes, task.rows, corruption, look, scale)
+        _band(axes, task, corruption, scale)
         axes.set_ylim(limits)
-    if others:
-        anchors = _dots(panels[-1], found, others, look, scale)
+    if ungraded:
+        anchors = _dots(panels[-1], task, ungraded, look, scale)
         panels[-1].set_ylim(limits)
     for axes in panels[::ACROSS]:
-        unit = " (points)" if found.percent else ""
-        axes.set_ylabel(f"{found.metric} minus own clean{unit}")
+        unit = " (points)" if task.percent else ""
+        axes.set_ylabel(f"{task.metric} minus own clean{unit}")
     for axes in panels:
         axes.axhline(0, color=SOFT, lw=0.9, zorder=1)
     name_points(panels[-1], anchors, look)
     reading = (
-        "Every entry starts from its own clean score; a flat line is robust, also of a poor model."
-        f" Grey band: 95 % interval of {found.control}."
+        "Every entry starts from its own clean score; a flat line is robust, even of a poor model."
+        f" Grey band: 95 % interval of {task.control}."
     )
-    headline(figure, f"{found.task}: robustness fan", reading)
+    headline(figure, f"{task.task}: robustness fan", reading)
     return figure
 
 
 def _grid(count: int, names: int) -> tuple["Figure", list["Axes"]]:
-    """Panels in rows of ``ACROSS``, each high enough for a column of ``names`` names."""
+    """Lay out panels in rows of ``ACROSS``, each high enough for a column of ``names`` names."""
     from matplotlib.figure import Figure
 
     high, rows, across = max(HIGH, NAME * names), -(-count // ACROSS), min(count, ACROSS)
@@ -83,34 +83,23 @@ def _grid(count: int, names: int) -> tuple["Figure", list["Axes"]]:
     width = LEFT + across * step_across
     height = TOP + rows * step_up
     figure = Figure(figsize=(width, height))
-    places = [divmod(place, ACROSS) for place in range(count)]
-    return figure, [
-        figure.add_axes(
-            (
-                (LEFT + column * step_across) / width,
-                1 - (TOP + row * step_up + high) / height,
-                WIDE / width,
-                high / height,
-            )
-        )
-        for row, column in places
-    ]
+    panels = []
+    for index in range(count):
+        row, column = divmod(index, ACROSS)
+        left = (LEFT + column * step_across) / width
+        bottom = 1 - (TOP + row * step_up + high) / height
+        panels.append(figure.add_axes((left, bottom, WIDE / width, high / height)))
+    return figure, panels
 
 
-def _limits(found: Robustness, scale: float) -> tuple[float, float]:
-    """All changes and zero, the worse end below."""
-    means = [scale * step.mean for row in found.rows for own in row.curves.values() for step in own]
+def _limits(task: Robustness, scale: float) -> tuple[float, float]:
+    """Return limits that hold zero and all changes, the worse end below."""
+    curves = [curve for row in task.rows for curve in row.curves.values()]
+    means = [scale * step.mean for curve in curves for step in curve]
     low, high = min([0.0, *means]), max([0.0, *means])
     free = PAD * ((high - low) or 1.0)
     ends = (low - free, high + free)
-    return ends if found.higher_is_better else ends[::-1]
-
-
-def _level(axes: "Axes", corruption: CorruptionVariants) -> None:
-    axes.set_title(corruption.name)
-    axes.set_xlabel("severity or rate (0: clean)")
-    axes.set_xticks([0, *corruption.levels])
-    axes.set_xlim(0, 1.04 * corruption.levels[-1])
+    return ends if task.higher_is_better else ends[::-1]
 
 
 def _curves(
@@ -120,18 +109,18 @@ def _curves(
     look: Mapping[str, Mark],
     scale: float,
 ) -> list[Anchor]:
-    """A line an entry from the common origin; the names go to their ends."""
+    """Draw a line per entry from the common origin; return their ends."""
     changes = {
         row.label: [0.0, *(scale * step.mean for step in row.curves[corruption.name])]
         for row in rows
     }
     draw_curves(axes, [0, *corruption.levels], changes, look, first=1)
-    return [Anchor(label, corruption.levels[-1], own[-1]) for label, own in changes.items()]
+    return [Anchor(label, corruption.levels[-1], curve[-1]) for label, curve in changes.items()]
 
 
-def _band(axes: "Axes", found: Robustness, corruption: CorruptionVariants, scale: float) -> None:
-    for row in found.rows:
-        if row.label == found.control:
+def _band(axes: "Axes", task: Robustness, corruption: CorruptionVariants, scale: float) -> None:
+    for row in task.rows:
+        if row.label == task.control:
             steps = row.curves[corruption.name]
             low = [0.0, *(scale * step.low for step in steps)]
             high = [0.0, *(scale * step.high for step in steps)]
@@ -140,20 +129,20 @@ def _band(axes: "Axes", found: Robustness, corruption: CorruptionVariants, scale
 
 def _dots(
     axes: "Axes",
-    found: Robustness,
+    task: Robustness,
     corruptions: Sequence[CorruptionVariants],
     look: Mapping[str, Mark],
     scale: float,
 ) -> list[Anchor]:
-    """Damage without strengths side by side, entries apart from left to right in a column."""
+    """Draw ungraded corruptions as columns, with the entries side by side in each."""
     axes.set_title("without severities")
     names = [corruption.name for corruption in corruptions]
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=7.5)
     axes.set_xlim(-0.6, len(corruptions) - 0.4)
     axes.grid(visible=False, axis="x")
     anchors, bounds, points = [], [], []
-    for place, row in enumerate(found.rows):
-        shift = 0.7 * ((place + 0.5) / len(found.rows) - 0.5)
+    for index, row in enumerate(task.rows):
+        shift = 0.7 * ((index + 0.5) / len(task.rows) - 0.5)
         for column, corruption in enumerate(corruptions):
             step, x = row.curves[corruption.name][-1], column + shift
             bounds.append((look[row.label].colour, [x, x], [scale * step.low, scale * step.high]))

@@ -1,19 +1,33 @@
-"""Robustness as sheets, and those as Markdown, CSV and JSON."""
+"""Write robustness as a page, CSV, JSON and a figure per task."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from steelyard.leaderboards.boards.tables import VERDICTS
-from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.evidence import sentence
+from steelyard.leaderboards.boards.profile import Profile
+from steelyard.leaderboards.boards.tables import SCHEMA, VERDICTS
+from steelyard.leaderboards.output.escape import file_name, md
 from steelyard.leaderboards.output.files import exact, json_text, members
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
-from steelyard.leaderboards.robustness.numbers import COMPARED, NUMBERS, Robustness, RobustnessRow
+from steelyard.leaderboards.output.style import Figures, marks
+from steelyard.leaderboards.robustness import items
+from steelyard.leaderboards.robustness.numbers import (
+    COMPARED,
+    NUMBERS,
+    Robustness,
+    RobustnessRow,
+    build,
+)
+from steelyard.leaderboards.robustness.plots import best_of, fan
+from steelyard.leaderboards.stats.intervals import Interval
 
-SCHEMA = 2
-SHARES = ("relative", "same")
-"""Begin the names of numbers that are shares whatever the metric is."""
+FRACTIONS = ("relative", "same")
+"""First words of numbers that are fractions whatever the metric is."""
 HEADINGS = {
     "clean": "clean",
     "drop": "drop",
@@ -32,114 +46,182 @@ RULES = (
     "± is half of the 95 % interval over training seeds and test items. Differences are paired by "
     "seed and item; ▲ is better and ▼ worse than the control at 5 % after Holm's correction over "
     "the entries of the column.",
-    "Drop is clean minus damaged, turned so that more is worse: severities are averaged first, "
-    "then corruptions, then the image and the text side. Relative drop divides it by the entry's "
-    "own clean score. Corruption of both sides at once stands apart and is in no average.",
-    "Area is that under the score against severity, from clean to the strongest, over its width: a "
-    "score that nothing moves has its own clean score as area. Worst is the score under the one "
-    "variant that hurts the entry most by the mean over seeds.",
-    "Same answer is the share of items answered as without damage, right or wrong. It needs no "
-    "labels, and a model that always says the same has 100 %: read it beside the clean score.",
-    "Rows are ordered by drop, the smallest first. A small drop is no merit of its own: what is "
-    "poor when clean has little to lose.",
+    "Drop is clean minus corrupted, turned so that more is worse: averaged over severities, then "
+    "corruptions, then image and text. Relative drop divides it by the entry's own clean score. "
+    "Corruption of both modalities at once is in no average.",
+    "Area is the area under the score against severity, from clean to the highest, over its width: "
+    "the area of a constant score is that score. Worst is the score on the variant that hurts the "
+    "entry most by the mean over seeds.",
+    "Same answer is the fraction of items answered as without corruption, right or wrong. It needs "
+    "no labels, and a model with a constant answer has 100 %: read it beside the clean score.",
+    "Rows are ordered by drop, the smallest first. A small drop is no merit by itself: a poor "
+    "clean score has little to lose.",
 )
 
 
-def sheets(found: Robustness) -> tuple[Sheet, ...]:
-    """The numbers of every entry, and the differences to the control where it is there."""
-    names = [name for name in NUMBERS if any(name in row.numbers for row in found.rows)]
-    rows = [(str(place), row.label, *(_number(found, row, name) for name in names), row.worst)
-            for place, row in enumerate(found.rows, start=1)]  # fmt: skip
+class RobustnessReport(NamedTuple):
+    """Files of one board's or profile's robustness; empty without corruptions."""
+
+    pages: dict[str, bytes]
+    """By name, without figures."""
+    figures: Figures
+    """By stem."""
+
+
+class RobustnessSource(NamedTuple):
+    """The board or profile that the numbers belong to."""
+
+    name: str
+    title: str
+    preliminary: str
+
+
+def board_report(board: Board, labels: Sequence[str]) -> RobustnessReport:
+    """Report the robustness of a board; ``labels`` are those of all boards, for equal looks."""
+    scores = items.of_board(board)
+    robustness = build(scores, board.control) if scores else None
+    source = RobustnessSource(board.task, board.title, board.preliminary)
+    return _report(source, [robustness] if robustness else [], labels)
+
+
+def profile_report(profile: Profile) -> RobustnessReport:
+    """Report the robustness of each task of a profile."""
+    tasks = [build(scores, profile.control) for scores in items.of_profile(profile)]
+    source = RobustnessSource(profile.trained_on, profile.title, profile.preliminary)
+    return _report(source, [task for task in tasks if task is not None], list(profile.groups))
+
+
+def _report(
+    source: RobustnessSource, tasks: Sequence[Robustness], labels: Sequence[str]
+) -> RobustnessReport:
+    if not tasks:
+        return RobustnessReport({}, {})
+    name = f"robustness-{file_name(source.name)}"
+    pictures, figures = {}, {}
+    for task in tasks:
+        alone = task.task == source.name
+        stem = f"{name}-fan" if alone else f"{name}-{file_name(task.task)}-fan"
+        title = source.title if alone else f"{task.task}, {source.title}"
+        pictures[task.task] = f"{stem}.svg"
+        figures[stem] = partial(fan, best_of(task, title), marks(labels, task.control))
+    pages = {
+        f"{name}.md": markdown(source, tasks, pictures).encode(),
+        f"{name}.csv": as_csv(tasks).encode(),
+        f"{name}.json": as_json(source, tasks).encode(),
+    }
+    return RobustnessReport(pages, figures)
+
+
+def links(names: Iterable[str]) -> list[str]:
+    """Write a section of the front page that links the pages in ``names``; empty without any."""
+    pages = [name for name in names if name.startswith("robustness-") and name.endswith(".md")]
+    if not pages:
+        return []
+    titles = {page: page.removesuffix(".md").removeprefix("robustness-") for page in pages}
+    lines = "\n".join(f"- [{title}]({page})" for page, title in titles.items())
+    about = "The cost of corruption for each entry: drops, areas, worst cases, unchanged answers."
+    return [f"## Robustness\n\n{about}\n\n{lines}\n"]
+
+
+def sheets(task: Robustness) -> tuple[Sheet, ...]:
+    """Build the table of every entry's numbers, and of differences to the control."""
+    names = [name for name in NUMBERS if any(name in row.numbers for row in task.rows)]
+    rows = []
+    for position, row in enumerate(task.rows, start=1):
+        numbers = (_with_half(task, name, row.numbers.get(name)) for name in names)
+        rows.append(tuple(map(Cell, (str(position), row.label, *numbers, row.worst))))
     header = ("#", "entry", *(HEADINGS[name] for name in names), "worst under")
-    made = [_sheet("What damage costs", header, rows)]
-    compared = [row for row in found.rows if row.differences]
+    tables = [Sheet("Cost of corruption", header, tuple(rows))]
+    compared = [name for name in COMPARED if any(name in row.differences for row in task.rows)]
     if compared:
-        names = [name for name in COMPARED if any(name in row.differences for row in compared)]
-        texts = [(str(place), row.label, *(_difference(found, row, name) for name in names))
-                 for place, row in enumerate(found.rows, start=1) if row.differences]  # fmt: skip
-        title = f"Minus {found.control}"
-        made.append(_sheet(title, ("#", "entry", *(HEADINGS[name] for name in names)), texts))
-    return tuple(made)
+        rows = [
+            tuple(map(Cell, (str(position), row.label, *_differences(task, row, compared))))
+            for position, row in enumerate(task.rows, start=1)
+            if row.differences
+        ]
+        header = ("#", "entry", *(HEADINGS[name] for name in compared))
+        tables.append(Sheet(f"Minus {task.control}", header, tuple(rows)))
+    return tuple(tables)
 
 
-def _sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Sheet:
-    return Sheet(title, tuple(header), tuple(tuple(map(Cell, row)) for row in rows))
+def _differences(task: Robustness, row: RobustnessRow, names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        difference = row.differences.get(name)
+        if difference is None:
+            yield ""
+        else:
+            text = _with_half(task, name, difference.interval, "+")
+            yield text + VERDICTS[difference.verdict]
 
 
-def _number(found: Robustness, row: RobustnessRow, name: str) -> str:
-    each = row.numbers.get(name)
-    if each is None:
+def _with_half(task: Robustness, name: str, interval: Interval | None, sign: str = "") -> str:
+    if interval is None:
         return ""
-    return f"{_shown(found, name, each.mean)} ± {_shown(found, name, each.half)}"
+    return f"{_text(task, name, interval.mean, sign)} ± {_text(task, name, interval.half)}"
 
 
-def _difference(found: Robustness, row: RobustnessRow, name: str) -> str:
-    each = row.differences.get(name)
-    if each is None:
-        return ""
-    mean, half = each.interval.mean, each.interval.half
-    mark = VERDICTS[each.verdict]
-    return f"{_shown(found, name, mean, '+')} ± {_shown(found, name, half)}{mark}"
-
-
-def _shown(found: Robustness, name: str, value: float, sign: str = "") -> str:
-    if found.percent or name.startswith(SHARES):
-        return f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # adding 0 turns -0.0 around
+def _text(task: Robustness, name: str, value: float, sign: str = "") -> str:
+    if task.percent or name.startswith(FRACTIONS):
+        return f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # adding 0 turns -0.0 into 0.0
     return f"{value:{sign}.4g}"
 
 
-def caption(found: Robustness) -> str:
-    """One line: what was measured."""
-    direction = "higher" if found.higher_is_better else "lower"
-    corruptions = ", ".join(each.name for each in found.corruptions)
-    unit = " in %" if found.percent else ""
+def caption(task: Robustness) -> str:
+    """Describe the metric, the items and the corruptions in one line."""
+    direction = "higher" if task.higher_is_better else "lower"
+    corruptions = ", ".join(corruption.name for corruption in task.corruptions)
+    unit = " in %" if task.percent else ""
     return (
-        f"{found.task}: {found.metric}{unit}, {direction} is better. {found.seeds} seeds, "
-        f"{found.clusters} independent test items. Damage: {corruptions}. Control: {found.control}."
+        f"{task.task}: {task.metric}{unit}, {direction} is better. {task.seeds} seeds, "
+        f"{task.clusters} independent test items. Corruptions: {corruptions}. "
+        f"Control: {task.control}."
     )
 
 
-def markdown(title: str, found: Sequence[Robustness], pictures: Mapping[str, str]) -> str:
-    """One page; ``pictures`` are file names by task."""
-    parts = [f"# {md(title)}: robustness"]
-    for each in found:
-        parts += [f"## {md(each.task)}", md(caption(each))]
-        parts += [f"### {md(sheet.title)}\n\n{sheet_markdown(sheet)}" for sheet in sheets(each)]
-        if each.task in pictures:
-            name = pictures[each.task]
+def markdown(
+    source: RobustnessSource, tasks: Sequence[Robustness], pictures: Mapping[str, str]
+) -> str:
+    """Write one page; ``pictures`` are file names by task."""
+    parts = [f"# {md(source.title)}: robustness"]
+    for task in tasks:
+        parts += [f"## {md(task.task)}", md(caption(task) + sentence(source.preliminary))]
+        parts += [f"### {md(sheet.title)}\n\n{sheet_markdown(sheet)}" for sheet in sheets(task)]
+        if task.task in pictures:
+            name = pictures[task.task]
             parts.append(f"![{Path(name).stem}]({name})")
     parts += bullets("## How to read this\n\n", RULES)
     return "\n\n".join(parts) + "\n"
 
 
-def as_csv(found: Sequence[Robustness]) -> str:
-    """One line an entry and number, unrounded, then one a variant: score minus clean."""
+def as_csv(tasks: Sequence[Robustness]) -> str:
+    """Write one row per entry and number, unrounded, and one per variant: score minus clean."""
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["task", "label", "number", "variant", "mean", "low", "high", "about"])
-    for each in found:
-        for row in each.rows:
-            start = [each.task, row.label]
+    for task in tasks:
+        for row in task.rows:
+            start = [task.task, row.label]
             for name, interval in row.numbers.items():
                 variant = row.worst if name == "worst" else ""
-                ends = (interval.mean, interval.low, interval.high)
-                table.writerow([*start, name, variant, *map(exact, ends), NUMBERS[name]])
+                table.writerow([*start, name, variant, *_ends(interval), NUMBERS[name]])
             for name, difference in row.differences.items():
-                ends = (difference.interval.mean, difference.interval.low, difference.interval.high)
-                about = f"minus {each.control}, p (Holm) {difference.adjusted:.3g}"
-                table.writerow([*start, f"{name} difference", "", *map(exact, ends), about])
-            for corruption in each.corruptions:
-                for variant, step in zip(
-                    corruption.variants, row.curves[corruption.name], strict=True
-                ):
-                    ends = (step.mean, step.low, step.high)
-                    about = "score minus clean"
-                    table.writerow([*start, "change", variant, *map(exact, ends), about])
+                about = f"minus {task.control}, p (Holm) {difference.adjusted:.3g}"
+                ends = _ends(difference.interval)
+                table.writerow([*start, f"{name} difference", "", *ends, about])
+            for corruption in task.corruptions:
+                curve = row.curves[corruption.name]
+                for variant, step in zip(corruption.variants, curve, strict=True):
+                    table.writerow([*start, "change", variant, *_ends(step), "score minus clean"])
     return out.getvalue()
 
 
-def as_json(found: Sequence[Robustness]) -> str:
-    """Everything, machine-readable."""
-    entries = [{"task": each.task, **members(row)} for each in found for row in each.rows]
-    tasks = [{k: v for k, v in members(each).items() if k != "rows"} for each in found]
-    return json_text({"schema": SCHEMA, "numbers": NUMBERS, "tasks": tasks, "entries": entries})
+def _ends(interval: Interval) -> tuple[str, str, str]:
+    return exact(interval.mean), exact(interval.low), exact(interval.high)
+
+
+def as_json(source: RobustnessSource, tasks: Sequence[Robustness]) -> str:
+    """Write every number."""
+    entries = [{"task": task.task, **members(row)} for task in tasks for row in task.rows]
+    headers = [{k: v for k, v in members(task).items() if k != "rows"} for task in tasks]
+    content = {"numbers": NUMBERS, "tasks": headers, "entries": entries}
+    return json_text({"schema": SCHEMA, "preliminary": source.preliminary, **content})

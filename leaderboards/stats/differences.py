@@ -1,4 +1,4 @@
-"""Entries against the control: paired differences, corrected verdicts, what a board can see."""
+"""Compare entries with the control: paired differences, Holm-corrected verdicts, power."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from steelyard.leaderboards.stats.intervals import Interval, Sample
 
 @dataclass(frozen=True, slots=True)
 class ControlDifference:
-    """An entry minus the control, paired by seed and item."""
+    """Entry minus control, paired by seed and item."""
 
     interval: Interval
     adjusted: float
@@ -21,37 +21,37 @@ class ControlDifference:
 
 @dataclass(frozen=True, slots=True)
 class DetectableDifference:
-    """The smallest difference to the control that is found with 80 % chance.
+    """Smallest difference to the control that is detected with 80 % power.
 
-    From the median spread of the board's own paired differences, so for its seeds and its items.
+    From the median spread of the board's paired differences, so it holds for its seeds and items.
     """
 
     alone: float
-    """Where one entry is compared."""
+    """If a single entry is compared."""
     corrected: float
-    """Where it has to pass Holm's first step over all entries."""
+    """If it must pass Holm's first step over all entries."""
 
 
 def differences(
     samples: Mapping[str, Sample], control: str, *, higher_is_better: bool
 ) -> dict[str, ControlDifference]:
-    """Each other entry minus the control, by label; none where the control is not there."""
+    """Return every other entry minus the control, by label; empty without the control."""
     others = [label for label in samples if label != control]
     if control not in samples or not others:
         return {}
     pairs = [stats.minus(samples[label], samples[control]) for label in others]
     intervals = dict(zip(others, stats.intervals(pairs), strict=True))
     adjusted = stats.holm({label: interval.p for label, interval in intervals.items()})
-    found = {}
+    result = {}
     for label, interval in intervals.items():
         good = (interval.mean > 0) == higher_is_better
         verdict = ("better" if good else "worse") if adjusted[label] < stats.SIGNIFICANT else ""
-        found[label] = ControlDifference(interval, adjusted[label], verdict)
-    return found
+        result[label] = ControlDifference(interval, adjusted[label], verdict)
+    return result
 
 
 def detectable(samples: Mapping[str, Sample], control: str) -> DetectableDifference | None:
-    """What differences to the control these samples can show; None where nothing is compared."""
+    """Return the smallest detectable difference; None if nothing is compared with the control."""
     if control not in samples or len(samples) == 1:
         return None
     base = samples[control]

@@ -1,4 +1,9 @@
-"""Uncertainty of a score and of a paired difference: training seeds, then clusters, then items."""
+"""Estimate the uncertainty of scores and paired differences over seeds, clusters and items.
+
+score = Sample(values, draws, clusters)   # [S] and [S, R]
+interval(score)                           # mean, 95 % interval, p-value
+paired_difference(score, control)
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,27 +18,27 @@ from steelyard.harness.core.seeds import seed_for
 Floats = NDArray[np.float64]
 
 LEAST_P = 1e-12
-"""Smaller chances are rounding errors of a variance that is zero, which differ by machine."""
+"""Smallest p-value; below it are rounding errors of a variance of zero, which vary by machine."""
 SIGNIFICANT = 0.05
 CONFIDENCE = 1 - SIGNIFICANT
 DRAWS = 500
-"""Resamples of the test items; the Monte Carlo error of a standard error is then about 3 %."""
+"""Resamples of the test items: the Monte Carlo error of a standard error is about 3 %."""
 MIXING = 1.5
-"""Power of the seeds' share of variance that weighs the two Student quantiles in ``margin``."""
+"""Exponent of the seeds' fraction of variance, which weighs the Student quantiles in ``margin``."""
 FLOOR = 0.5
-"""Share of the items' own margin that no margin falls below, see ``margin``."""
+"""Smallest margin as a fraction of the margin from items alone, see ``margin``."""
 
 AT_ONCE = 25
-"""Samples whose draws are gone through together: few enough to stay in a processor's cache."""
+"""Samples processed together: few enough for their draws to fit a processor's cache."""
 ROUNDING = 1e-6
-"""Of a logarithm of a chance."""
+"""Widening of the search bracket, in units of the logarithm of a p-value."""
 ROUNDED = 1e-12
-"""Share of two variances below which their difference is a rounding error, another by machine."""
+"""Fraction of two variances below which their difference is a rounding error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A score of S training seeds, measured on the test items and on R resamples of them."""
+    """Score of S training seeds on the test items and on R resamples of them."""
 
     values: Floats
     """[S] on the test items."""
@@ -45,21 +50,20 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over training seeds with its two-sided 95 % interval."""
+    """Mean over training seeds with its two-sided 95 % interval."""
 
     mean: float
     low: float
     high: float
     p: float
-    """Two-sided p-value of a mean of zero; of interest for differences."""
+    """Two-sided p-value of the hypothesis that the mean is zero; meant for differences."""
     values: tuple[float, ...]
-    """The seeds' own values, in seed order; with one, training variance is not in the interval."""
+    """Value of each seed, in seed order; with one seed the interval lacks training variance."""
     clusters: int
     """Independent clusters of test items."""
 
     @property
     def half(self) -> float:
-        """Half the interval's width."""
         return (self.high - self.low) / 2
 
 
@@ -68,23 +72,22 @@ class Spread:
     """Two parts of the variance of K means over seeds, each with its degrees of freedom."""
 
     seeds: Floats
-    """[K] variance between seeds over their number; what is particular to a seed and an item is
-    in here."""
+    """[K] variance between seeds divided by S; includes the interaction of seeds and items."""
     items: Floats
-    """[K] what seeds share because they meet the same items; more seeds do not shrink it."""
+    """[K] covariance of seeds due to common test items; more seeds do not shrink it."""
     floor: Floats
-    """[K] variance over items of the mean over seeds, as if training varied nothing."""
+    """[K] variance over items of the mean over seeds, ignoring training variance."""
     seed_freedom: int
-    """One less than there are seeds; 0 for a single seed, whose ``seeds`` is 0."""
+    """S - 1; with a single seed both this and ``seeds`` are 0."""
     item_freedom: NDArray[np.int64]
     """[K]"""
 
 
 def resample_weights(clusters: NDArray[np.str_], draws: int, *names: object) -> Floats:
-    """How often each item is drawn when whole clusters are drawn with replacement: [draws, n].
+    """Return how often each item is drawn when clusters are drawn with replacement: [draws, n].
 
-    The items of a drawn cluster are kept as they are: to resample them too would count the
-    variance within clusters twice.
+    Items within a drawn cluster are not resampled: that would count their variance twice.
+    ``names`` seed the generator.
     """
     groups, codes = np.unique(clusters, return_inverse=True)
     generator = np.random.default_rng(seed_for("resamples", *names))
@@ -93,17 +96,17 @@ def resample_weights(clusters: NDArray[np.str_], draws: int, *names: object) -> 
 
 
 def interval(sample: Sample) -> Interval:
-    """The interval of one mean, as ``intervals`` gives it."""
+    """Return the interval of one mean, see ``intervals``."""
     return intervals([sample])[0]
 
 
 def intervals(samples: Sequence[Sample]) -> list[Interval]:
-    """Student intervals of means over seeds, all of the same number of seeds.
+    """Return Student intervals of means over seeds; all samples need the same number of seeds.
 
-    Two variances add up. That between seeds, divided by S, holds what training does and what is
-    particular to a seed and an item. The other is what seeds share because they meet the same
-    items: the mean covariance of two seeds' resamples. A plain bootstrap over so few seeds covers
-    far too little and one Welch-Satterthwaite quantile still too little (92 % at three seeds), see
+    The variance is a sum of two parts: the variance between seeds divided by S (training, and the
+    interaction of seeds and items), and the covariance of seeds due to common test items (mean
+    covariance of the resamples of two seeds). With few seeds a plain bootstrap covers far too
+    little and a single Welch-Satterthwaite quantile still too little (92 % at three seeds), see
     ``margin``; ``python tests/bench/bench_coverage.py`` prints the coverage of all of them.
     """
     means = np.array([sample.values.mean() for sample in samples])
@@ -118,48 +121,59 @@ def intervals(samples: Sequence[Sample]) -> list[Interval]:
 
 
 def minus(a: Sample, b: Sample) -> Sample:
-    """``a - b``, paired by training seed and by test item."""
+    """Return ``a - b``, paired by training seed and test item."""
     return Sample(a.values - b.values, a.draws - b.draws, a.clusters)
 
 
 def paired_difference(a: Sample, b: Sample) -> Interval:
-    """Interval of ``a - b``, paired by training seed and by test item."""
+    """Return the interval of ``a - b``, paired by training seed and test item."""
     return interval(minus(a, b))
 
 
+def scaled(sample: Sample, factor: float) -> Sample:
+    return Sample(factor * sample.values, factor * sample.draws, sample.clusters)
+
+
+def averaged(samples: Sequence[Sample]) -> Sample:
+    """Return the mean of several samples of one entry, paired by seed and resample."""
+    values = np.mean([sample.values for sample in samples], axis=0)
+    draws = np.mean([sample.draws for sample in samples], axis=0)
+    return Sample(values, draws, min(sample.clusters for sample in samples))
+
+
 def pair_p_values(samples: Sequence[Sample]) -> Floats:
-    """p-values of the paired differences of every two of E samples: [E, E], 1 on the diagonal."""
+    """Return p-values of all paired differences of E samples: [E, E], 1 on the diagonal."""
     values = np.stack([sample.values for sample in samples])
     draws = np.stack([sample.draws for sample in samples])
     entries, seeds = values.shape
-    one, other = np.triu_indices(entries, 1)
+    rows, columns = np.triu_indices(entries, 1)
     p = np.ones((entries, entries))
-    if np.isnan(draws).any():  # each pair then keeps the resamples on which both have a value
-        for a, b in zip(one.tolist(), other.tolist(), strict=True):
+    if np.isnan(draws).any():  # each pair uses the resamples on which both have a value
+        for a, b in zip(rows.tolist(), columns.tolist(), strict=True):
             p[a, b] = p[b, a] = paired_difference(samples[a], samples[b]).p
         return p
-    over = _difference_variances(draws.mean(axis=1))[one, other]
+    over = _difference_variances(draws.mean(axis=1))[rows, columns]
     between, shared = np.zeros_like(over), over
     if seeds > 1:
-        own = np.mean([_difference_variances(draws[:, s]) for s in range(seeds)], axis=0)
-        between = _difference_variances(values)[one, other] / seeds
-        shared = _shared(over, own[one, other], seeds)
+        single = np.mean([_difference_variances(draws[:, s]) for s in range(seeds)], axis=0)
+        between = _difference_variances(values)[rows, columns] / seeds
+        shared = _shared(over, single[rows, columns], seeds)
     freedom = np.full(len(over), samples[0].clusters - 1)
     means = values.mean(axis=1)
     spread = Spread(between, shared, over, seeds - 1, freedom)
-    p[one, other] = p[other, one] = _p_values(spread, means[one] - means[other])
+    p[rows, columns] = p[columns, rows] = _p_values(spread, means[rows] - means[columns])
     return p
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down adjustment: the chance of any false claim in the family stays bounded."""
+    """Return p-values adjusted by Holm's step-down method, which bounds the family-wise error."""
     names = sorted(p_values, key=lambda name: (p_values[name], name))
     adjusted = holm_adjusted(np.array([p_values[name] for name in names]))
     return dict(zip(names, adjusted.tolist(), strict=True))
 
 
 def holm_adjusted(p_values: Floats) -> Floats:
-    """Holm's step-down adjustment of [K] p-values, in their order."""
+    """Return [K] p-values adjusted by Holm's step-down method, in the input order."""
     order = np.argsort(p_values, kind="stable")
     steps = np.arange(len(p_values), 0, -1) * p_values[order]
     adjusted = np.empty_like(p_values)
@@ -167,66 +181,63 @@ def holm_adjusted(p_values: Floats) -> Floats:
     return adjusted
 
 
-def mcnemar(only_one: int, only_other: int) -> float:
-    """McNemar's exact two-sided p-value from the items that only one of two models got right."""
-    discordant = only_one + only_other
-    return min(1.0, 2 * float(bdtr(min(only_one, only_other), discordant, 0.5)))
+def mcnemar(only_left: int, only_right: int) -> float:
+    """Return McNemar's exact two-sided p-value; counts of items only one of two models got."""
+    discordant = only_left + only_right
+    return min(1.0, 2 * float(bdtr(min(only_left, only_right), discordant, 0.5)))
 
 
 def spread_of(samples: Sequence[Sample]) -> Spread:
-    """The two parts of each mean's variance; resamples without a value are left out."""
+    """Return both parts of the variance of each mean; resamples without a value are left out."""
     seeds = len(samples[0].values)
     parts = [
         _item_variances(draws)
         for start in range(0, len(samples), AT_ONCE)
-        for draws in _known([sample.draws for sample in samples[start : start + AT_ONCE]])
+        for draws in _without_gaps([sample.draws for sample in samples[start : start + AT_ONCE]])
     ]
-    over, own = (np.concatenate(modality) for modality in zip(*parts, strict=True))
+    over, single = (np.concatenate(part) for part in zip(*parts, strict=True))
     freedom = np.array([sample.clusters - 1 for sample in samples])
     if seeds == 1:
         return Spread(np.zeros_like(over), over, over, 0, freedom)
     between = np.stack([sample.values for sample in samples]).var(axis=1, ddof=1) / seeds
-    return Spread(between, _shared(over, own, seeds), over, seeds - 1, freedom)
+    return Spread(between, _shared(over, single, seeds), over, seeds - 1, freedom)
 
 
-def _known(draws: Sequence[Floats]) -> list[Floats]:
-    """K draws [S, R] as one [K, S, R], or where one lacks a value each without such resamples."""
-    together = np.stack(draws)
-    if not np.isnan(together).any():
-        return [together]
-    return [each[None, :, ~np.isnan(each).any(axis=0)] for each in draws]
+def _without_gaps(draws: Sequence[Floats]) -> list[Floats]:
+    """Stack K draws [S, R] to one [K, S, R]; if any has NaN, to K arrays without such resamples."""
+    stacked = np.stack(draws)
+    if not np.isnan(stacked).any():
+        return [stacked]
+    return [array[None, :, ~np.isnan(array).any(axis=0)] for array in draws]
 
 
 def _item_variances(draws: Floats) -> tuple[Floats, Floats]:
-    """Of [K, S, R] draws, the variance of the mean over seeds and the mean of the seeds' own."""
+    """Return the variance over R of the mean over seeds, and the mean variance of one seed: [K]."""
     over = draws.mean(axis=1).var(axis=1, ddof=1)
     return np.asarray(over), np.asarray(draws.var(axis=2, ddof=1).mean(axis=1))
 
 
 def margin(spread: Spread, chance: float | Floats) -> Floats:
-    """[K] half widths of intervals that miss with this chance.
+    """Return half widths [K] of intervals that miss the mean with probability ``chance``.
 
-    The critical value lies between Student's for the seeds and for the items. Its square is
-    weighed by w = share ** 1.5, share being the seeds' part of the variance: with the share itself
-    intervals of three seeds hold up to 97.7 %, with its square down to 94.1 %, with this 94.8 to
-    96.5 % and, where 99.5 % are asked for, 99.3 to 99.8 %. Seeds that agree by chance make nothing
-    certain: half of the margin that the items alone give is the least, which moves none of these.
+    The squared critical value is a mixture of the squared Student quantiles for seeds and items,
+    weighted by w = f ** 1.5 with f the seeds' fraction of the variance. Coverage of intervals of
+    three seeds at a nominal 95 %: up to 97.7 % with w = f, down to 94.1 % with w = f ** 2, 94.8 to
+    96.5 % with this w (99.3 to 99.8 % at a nominal 99.5 %). Seeds may agree by chance, so the
+    margin is at least half of that from items alone; this changes none of the numbers above.
     """
     by_items = stdtrit(np.maximum(spread.item_freedom, 1), np.asarray(chance) / 2)
-    both = _critical(spread, chance) * np.sqrt(spread.seeds + spread.items)
+    critical = _quantile(np.asarray(chance), *_mixture(spread))
+    both = critical * np.sqrt(spread.seeds + spread.items)
     return np.asarray(np.maximum(both, FLOOR * np.sqrt(spread.floor) * np.abs(by_items)))
 
 
-def _critical(spread: Spread, chance: float | Floats) -> Floats:
-    return _quantile(np.asarray(chance), *_mixture(spread))
-
-
 def _mixture(spread: Spread) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """The weight of the seeds' Student quantile, and the degrees of freedom of both: [K] each."""
+    """Return the weight of the seeds' Student quantile and both degrees of freedom: [K] each."""
     total = spread.seeds + spread.items
-    share = np.divide(spread.seeds, total, out=np.zeros_like(total), where=total > 0)
+    fraction = np.divide(spread.seeds, total, out=np.zeros_like(total), where=total > 0)
     by_seeds = np.full(total.shape, max(spread.seed_freedom, 1))
-    return share**MIXING, by_seeds, np.maximum(spread.item_freedom, 1)
+    return fraction**MIXING, by_seeds, np.maximum(spread.item_freedom, 1)
 
 
 def _quantile(
@@ -238,45 +249,48 @@ def _quantile(
 
 
 def _p_values(spread: Spread, means: Floats) -> Floats:
-    """The chances at which the intervals' ends would touch zero."""
+    """Return the p-values: the error rates at which an end of the interval touches zero."""
     weight, *free = _mixture(spread)
     distance, floor = np.abs(means), FLOOR * np.sqrt(spread.floor)
     total = np.sqrt(spread.seeds + spread.items)
-    # As the critical value lies between two of Student's, so does the chance between theirs.
-    ends = np.log([_tails(distance, total, each) for each in free])
+    # The quantile is between the two Student quantiles, so p is between their two tails.
+    ends = np.log([_tails(distance, total, degrees) for degrees in free])
     ratio = np.divide(distance, total, out=np.zeros_like(total), where=total > 0)
-    found = find_root(
-        lambda chance, wanted, *mixture: _quantile(np.exp(chance), *mixture) - wanted,
+    root = find_root(
+        lambda chance, target, *mixture: _quantile(np.exp(chance), *mixture) - target,
         (ends.min(axis=0) - ROUNDING, ends.max(axis=0) + ROUNDING),
         args=(ratio, weight, *free),
     )
-    # There is nothing to search where the mean or its variance is zero.
-    chance = np.where(found.success, found.x, ends.max(axis=0))
+    # The search fails where the mean or its variance is zero.
+    chance = np.where(root.success, root.x, ends.max(axis=0))
     least = np.maximum(_tails(distance, floor, free[1]), LEAST_P)
     return np.asarray(np.maximum(np.exp(chance), least))
 
 
 def _tails(distance: Floats, deviation: Floats, freedom: int | NDArray[np.int64]) -> Floats:
-    """Both tails beyond a distance of this many deviations: 1 for no distance, never 0."""
+    """Return the two-sided tail probability of a distance: 1 for no distance, never 0."""
     ratio = np.divide(distance, deviation, out=np.full_like(distance, np.inf), where=deviation > 0)
     tails = 2 * stdtr(freedom, -np.where(distance > 0, ratio, 0.0))
     return np.asarray(np.maximum(tails, 1e-100))
 
 
-def _shared(over: Floats, own: Floats, seeds: int) -> Floats:
-    """Mean covariance of two seeds, from the variances of their mean and of one: not below 0."""
-    return _unrounded((seeds * over - own) / (seeds - 1), own)
+def _shared(over: Floats, single: Floats, seeds: int) -> Floats:
+    """Return the mean covariance of two seeds, at least 0.
+
+    ``over`` is the variance of the mean over seeds, ``single`` the mean variance of one seed.
+    """
+    return _unrounded((seeds * over - single) / (seeds - 1), single)
 
 
 def _difference_variances(rows: Floats) -> Floats:
-    """Variances of the differences of every two of E rows: [E, E]."""
+    """Return the variances of the differences of all pairs of E rows: [E, E]."""
     centred = rows - rows.mean(axis=1, keepdims=True)
     products = centred @ centred.T / (rows.shape[1] - 1)
-    own = np.diagonal(products)
-    both = own[:, None] + own[None, :]
+    variances = np.diagonal(products)
+    both = variances[:, None] + variances[None, :]
     return _unrounded(both - 2 * products, both)
 
 
 def _unrounded(differences: Floats, of: Floats) -> Floats:
-    """Differences of numbers as large as ``of``, 0 where rounding is all that can be left."""
+    """Return the differences, with 0 in place of rounding errors of numbers as large as ``of``."""
     return np.where(differences <= ROUNDED * of, 0.0, differences)

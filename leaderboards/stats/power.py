@@ -1,4 +1,4 @@
-"""What a board can see: the smallest true difference that its seeds and items would show."""
+"""Estimate the smallest true difference that a board's seeds and items would show."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,14 @@ POWER = 0.80
 
 
 def detectable(samples: Sequence[Sample], *, tests: int = 1) -> float:
-    """The true difference whose interval leaves out zero with 80 % chance.
+    """Return the true difference whose interval excludes zero with probability ``POWER``.
 
-    For paired differences with the median spread of the given ones, of which only that counts.
-    The seeds' part is estimated with few degrees of freedom, so intervals of one truth differ in
-    width; the chance is taken over all of them.
+    Uses only the median spread of the samples. The seeds' part has few degrees of freedom, so
+    interval widths vary; the probability averages over that.
 
     Args:
         samples: paired differences.
-        tests: how many are corrected for; the smallest p-value then has to pass 5 % over these.
+        tests: number of tests to correct for; the smallest p-value must be below 5 % / tests.
     """
     spread = spread_of(samples)
     free = max(spread.seed_freedom, 1)
@@ -32,11 +31,11 @@ def detectable(samples: Sequence[Sample], *, tests: int = 1) -> float:
     estimates = seeds * chdtri(free, chances) / free
     clusters = np.full(400, np.median(spread.item_freedom), dtype=np.int64)
     same = np.ones(400)
-    alike = Spread(estimates, items * same, floor * same, spread.seed_freedom, clusters)
-    halves, deviation = margin(alike, SIGNIFICANT / tests), math.sqrt(seeds + items)
+    simulated = Spread(estimates, items * same, floor * same, spread.seed_freedom, clusters)
+    halves, deviation = margin(simulated, SIGNIFICANT / tests), math.sqrt(seeds + items)
     low, high = 0.0, float(halves.max()) + 3 * deviation
     for _ in range(50):
         middle = (low + high) / 2
-        found = ndtr((middle - halves) / deviation).mean() if deviation else 1.0
-        low, high = (low, middle) if found >= POWER else (middle, high)
+        power = ndtr((middle - halves) / deviation).mean() if deviation else 1.0
+        low, high = (low, middle) if power >= POWER else (middle, high)
     return high

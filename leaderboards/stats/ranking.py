@@ -1,4 +1,4 @@
-"""Places of entries: ranks, wins and Borda points, statistical ties, the critical difference."""
+"""Rank entries: mean ranks, wins, Borda points, statistical ties, critical difference."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,47 +11,54 @@ from scipy.special import fdtrc
 
 from steelyard.harness.core.seeds import seed_for
 from steelyard.leaderboards.stats import intervals
-from steelyard.leaderboards.stats.intervals import CONFIDENCE, SIGNIFICANT, Floats, Interval, Sample
+from steelyard.leaderboards.stats.intervals import (
+    CONFIDENCE,
+    SIGNIFICANT,
+    Floats,
+    Interval,
+    Sample,
+    averaged,
+)
 
 FEWEST_BLOCKS = 10
-"""Blocks below which Friedman's and Nemenyi's tests are not to be trusted (Demšar, JMLR 2006)."""
+"""Blocks that Friedman's and Nemenyi's tests need at least (Demšar, JMLR 2006)."""
 
 
 def bootstrap(samples: Sequence[Sample], *names: object) -> Floats:
-    """Means of E entries when seeds are resampled, then clusters of items: [E, R].
+    """Return means of E entries when seeds, then clusters of items are resampled: [E, R].
 
-    Seeds and items are drawn alike for all entries. Resampling S seeds gives only (S - 1) / S of
-    their variance, so their weights are stretched to give all of it.
+    All entries share the draws. Resampling S seeds gives only (S - 1) / S of their variance, so
+    their weights are stretched by sqrt(S / (S - 1)).
     """
     seeds, draws = samples[0].draws.shape
     generator = np.random.default_rng(seed_for("seeds", *names))
     even = 1 / seeds
-    shares = generator.multinomial(seeds, np.full(seeds, even), size=draws).T / seeds
+    weights = generator.multinomial(seeds, np.full(seeds, even), size=draws).T / seeds
     if seeds > 1:
-        shares = even + (shares - even) * math.sqrt(seeds / (seeds - 1))
-    return np.stack([(shares * sample.draws).sum(axis=0) for sample in samples])
+        weights = even + (weights - even) * math.sqrt(seeds / (seeds - 1))
+    return np.stack([(weights * sample.draws).sum(axis=0) for sample in samples])
 
 
 def ranks(scores: Floats, *, higher_is_better: bool) -> Floats:
-    """Rank of each entry, 1 the best and equals sharing their mean: [E] or [E, ...] as given.
+    """Return the rank of each entry along the first axis; 1 is best, ties share the mean rank.
 
-    NaN for all where one of them is NaN: a rank among some says nothing of a rank among all.
+    All are NaN if any is: ranks among some entries are not comparable with ranks among all.
     """
     flat = scores.reshape(len(scores), -1)
-    placed = pd.DataFrame(-flat if higher_is_better else flat).rank().to_numpy()
-    known = ~np.isnan(flat).any(axis=0)
-    return np.where(known, placed, np.nan).reshape(scores.shape)
+    ranked = pd.DataFrame(-flat if higher_is_better else flat).rank().to_numpy()
+    complete = ~np.isnan(flat).any(axis=0)
+    return np.where(complete, ranked, np.nan).reshape(scores.shape)
 
 
 def rank_draws(samples: Sequence[Sample], *names: object, higher_is_better: bool) -> Floats:
-    """Ranks of E entries when seeds are resampled, then items, alike for all entries: [E, R]."""
+    """Return ranks of E entries when seeds, then items are resampled: [E, R]."""
     return ranks(bootstrap(samples, *names), higher_is_better=higher_is_better)
 
 
 def central(draws: Floats, point: Floats) -> Floats:
-    """Ends of the middle 95 % along the last axis, moved where they leave out ``point``: [..., 2].
+    """Return the middle 95 % along the last axis, extended to include ``point``: [..., 2].
 
-    Resampling adds noise to what is noisy already and so pulls ranks towards the middle.
+    Resampling adds noise to noisy data and so pulls ranks towards the middle.
     """
     tail = SIGNIFICANT / 2
     low, high = np.nanquantile(draws, (tail, 1 - tail), axis=-1, method="inverted_cdf")
@@ -59,33 +66,23 @@ def central(draws: Floats, point: Floats) -> Floats:
 
 
 def wins(samples: Sequence[Sample], *, higher_is_better: bool) -> list[Sample]:
-    """By seed, the share of the other entries that each entry beats on that seed, equals half.
+    """Return the win rate of each entry by seed: the fraction of the others it beats, ties half.
 
-    Two entries or more. The samples of several tasks can be averaged, their seeds being paired.
+    Needs two entries. Samples of several tasks can be averaged, since their seeds are paired.
     """
-    values = _win_rates(np.stack([sample.values for sample in samples]), higher_is_better)
-    draws = _win_rates(np.stack([sample.draws for sample in samples]), higher_is_better)
-    return [
-        Sample(value, drawn, sample.clusters)
-        for value, drawn, sample in zip(values, draws, samples, strict=True)
-    ]
 
+    def rates(scores: Floats) -> Floats:
+        return (len(scores) - ranks(scores, higher_is_better=higher_is_better)) / (len(scores) - 1)
 
-def _win_rates(scores: Floats, higher_is_better: bool) -> Floats:
-    placed = ranks(scores, higher_is_better=higher_is_better)
-    return (len(scores) - placed) / (len(scores) - 1)
-
-
-def averaged(samples: Sequence[Sample]) -> Sample:
-    """The mean of an entry's samples from several tasks, seed by seed and resample by resample."""
-    values = np.mean([sample.values for sample in samples], axis=0)
-    draws = np.mean([sample.draws for sample in samples], axis=0)
-    return Sample(values, draws, min(sample.clusters for sample in samples))
+    values = rates(np.stack([sample.values for sample in samples]))
+    draws = rates(np.stack([sample.draws for sample in samples]))
+    clusters = [sample.clusters for sample in samples]
+    return [Sample(*parts) for parts in zip(values, draws, clusters, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class TaskScores:
-    """One task in which entries meet: their scores by label, over its seeds."""
+    """Scores of all entries on one task, by label and over its seeds."""
 
     task: str
     seeds: tuple[int, ...]
@@ -95,78 +92,83 @@ class TaskScores:
 
 @dataclass(frozen=True, slots=True)
 class OverallRank:
-    """An entry among others over several tasks, each of which has one vote."""
+    """Rank of an entry over several tasks, each with one vote."""
 
     ranks: Mapping[str, float]
-    """By task, of the means over seeds."""
+    """By task, from the means over seeds."""
     mean_rank: float
     low: float
     high: float
     """Middle 95 % of mean ranks when seeds and test items are resampled."""
     first: float
     last: float
-    """Middle 95 % of the places that these mean ranks give."""
+    """Middle 95 % of the final ranks that these mean ranks give."""
     borda: float
-    """Sum over tasks of the number of entries beaten, equals half: as the mean rank orders."""
+    """Entries beaten, summed over tasks, ties half; orders as the mean rank does."""
     wins: Interval | None
-    """Share of the other entries beaten, seed by seed, mean over tasks; None when alone or when
+    """Fraction of the other entries beaten, by seed, mean over tasks; None for a single entry or if
     the tasks share no seed."""
     ties: tuple[str, ...]
-    """Letters; entries that share one are not told apart by ``wins``, after Holm's correction."""
+    """Letters; entries that share one do not differ in ``wins`` after Holm's correction."""
 
 
 def overall_ranks(
     task_scores: Sequence[TaskScores], labels: Sequence[str]
 ) -> dict[str, OverallRank]:
-    """Places by label, best mean rank first, of entries that are in every task."""
-    met = [[task.samples[label] for label in labels] for task in task_scores]
+    """Rank the entries that are complete on every task; best mean rank first."""
+    rows = [[task.samples[label] for label in labels] for task in task_scores]
     points, draws = [], []
-    for task, samples in zip(task_scores, met, strict=True):
-        up, means = task.higher_is_better, np.array([each.values.mean() for each in samples])
+    for task, samples in zip(task_scores, rows, strict=True):
+        up, means = task.higher_is_better, np.array([sample.values.mean() for sample in samples])
         points.append(ranks(means, higher_is_better=up))
         draws.append(rank_draws(samples, task.task, higher_is_better=up))
     by_entry = np.stack(points, axis=1)
     mean = np.asarray(by_entry.mean(axis=1), dtype=np.float64)
-    ranges = central(np.asarray(np.mean(draws, axis=0), dtype=np.float64), mean)
-    order = sorted(range(len(labels)), key=lambda place: (mean[place], labels[place]))
-    standing = np.asarray(1.0 + np.argsort(order), dtype=np.float64)
-    spans = central(ranks(np.mean(draws, axis=0), higher_is_better=False), standing)
-    won = _wins_of(task_scores, [labels[place] for place in order])
-    rates: list[Interval | None] = [*intervals.intervals(won)] if won else [None] * len(order)
-    letters = ties(won) if won else [()] * len(order)
+    mean_draws = np.asarray(np.mean(draws, axis=0), dtype=np.float64)
+    ranges = central(mean_draws, mean)
+    order = sorted(range(len(labels)), key=lambda entry: (mean[entry], labels[entry]))
+    final = np.asarray(1.0 + np.argsort(order), dtype=np.float64)
+    spans = central(ranks(mean_draws, higher_is_better=False), final)
+    win_rates = _mean_wins(task_scores, [labels[entry] for entry in order])
+    rates: list[Interval | None] = [None] * len(order)
+    if win_rates:
+        rates = [*intervals.intervals(win_rates)]
+    letters = ties(win_rates) if win_rates else [()] * len(order)
     tasks = [task.task for task in task_scores]
     return {
-        labels[place]: OverallRank(
-            ranks=dict(zip(tasks, by_entry[place].tolist(), strict=True)),
-            mean_rank=float(mean[place]),
-            low=float(ranges[place, 0]),
-            high=float(ranges[place, 1]),
-            first=float(spans[place, 0]),
-            last=float(spans[place, 1]),
-            borda=float((len(labels) - by_entry[place]).sum()),
+        labels[entry]: OverallRank(
+            ranks=dict(zip(tasks, by_entry[entry].tolist(), strict=True)),
+            mean_rank=float(mean[entry]),
+            low=float(ranges[entry, 0]),
+            high=float(ranges[entry, 1]),
+            first=float(spans[entry, 0]),
+            last=float(spans[entry, 1]),
+            borda=float((len(labels) - by_entry[entry]).sum()),
             wins=rate,
             ties=letter,
         )
-        for place, rate, letter in zip(order, rates, letters, strict=True)
+        for entry, rate, letter in zip(order, rates, letters, strict=True)
     }
 
 
-def _wins_of(task_scores: Sequence[TaskScores], labels: Sequence[str]) -> list[Sample]:
-    """Mean win rates over tasks on the seeds that all of them have; none without opponents."""
+def _mean_wins(task_scores: Sequence[TaskScores], labels: Sequence[str]) -> list[Sample]:
+    """Return mean win rates over tasks on their common seeds; empty without opponents or seeds."""
     common = set.intersection(*(set(task.seeds) for task in task_scores))
     if len(labels) < 2 or not common:
         return []
     by_task = []
     for task in task_scores:
-        kept = [place for place, seed in enumerate(task.seeds) if seed in common]
-        met = [task.samples[label] for label in labels]
-        some = [Sample(each.values[kept], each.draws[kept], each.clusters) for each in met]
-        by_task.append(wins(some, higher_is_better=task.higher_is_better))
+        indices = [index for index, seed in enumerate(task.seeds) if seed in common]
+        samples = [
+            Sample(sample.values[indices], sample.draws[indices], sample.clusters)
+            for sample in (task.samples[label] for label in labels)
+        ]
+        by_task.append(wins(samples, higher_is_better=task.higher_is_better))
     return [averaged(parts) for parts in zip(*by_task, strict=True)]
 
 
 def block_ranks(task_scores: Sequence[TaskScores], labels: Sequence[str]) -> dict[str, Floats]:
-    """Ranks by label in every block [N]; a block is one seed on one task."""
+    """Return ranks by label in every block [N]; a block is one seed on one task."""
     parts = []
     for task in task_scores:
         scores = np.stack([task.samples[label].values for label in labels])
@@ -175,22 +177,22 @@ def block_ranks(task_scores: Sequence[TaskScores], labels: Sequence[str]) -> dic
 
 
 def ties(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
-    """Letters of E entries in order of rank, told apart at 5 % after Holm over all their pairs."""
+    """Return tie letters of E entries in rank order: tests at 5 %, Holm over all pairs."""
     p = intervals.pair_p_values(samples)
-    one, other = np.triu_indices(len(samples), 1)
+    rows, columns = np.triu_indices(len(samples), 1)
     apart = np.zeros(p.shape, dtype=np.bool_)
-    apart[one, other] = intervals.holm_adjusted(p[one, other]) < SIGNIFICANT
+    apart[rows, columns] = intervals.holm_adjusted(p[rows, columns]) < SIGNIFICANT
     return tie_letters(apart | apart.T)
 
 
 def tie_letters(apart: NDArray[np.bool_]) -> list[tuple[str, ...]]:
-    """Letters of E entries in order of rank: two entries share one unless they are told apart.
+    """Return tie letters of E entries in rank order: two share a letter unless they differ.
 
-    Each letter is a largest possible set of entries none of which is told apart from another, so
-    ``ab`` is tied with ``a`` and with ``b``, which may differ.
+    Each letter is a maximal set of entries without any difference inside, so ``ab`` is tied with
+    ``a`` and with ``b``, which may differ.
 
     Args:
-        apart: [E, E] which entries are told apart, symmetric.
+        apart: [E, E] whether two entries differ significantly, symmetric.
     """
     groups: list[list[int]] = []
     covered = apart.copy()
@@ -200,27 +202,27 @@ def tie_letters(apart: NDArray[np.bool_]) -> list[tuple[str, ...]]:
         group = sorted({first, second})
         fitting = np.asarray(~apart[group].any(axis=0))
         fitting[group] = False
-        for other in np.flatnonzero(fitting).tolist():
-            if fitting[other]:
-                group.append(other)
-                fitting &= ~apart[other]
+        for candidate in np.flatnonzero(fitting).tolist():
+            if fitting[candidate]:
+                group.append(candidate)
+                fitting &= ~apart[candidate]
         covered[np.ix_(group, group)] = True
         groups.append(sorted(group))
-    letters = [(_letter(place), group) for place, group in enumerate(sorted(groups))]
+    letters = [(_letter(index), group) for index, group in enumerate(sorted(groups))]
     return [
         tuple(letter for letter, group in letters if entry in group) for entry in range(len(apart))
     ]
 
 
-def _letter(place: int) -> str:
-    """a to z, then a2 to z2 and so on."""
-    turn, letter = divmod(place, 26)
+def _letter(index: int) -> str:
+    """Return a to z, then a2 to z2 and so on."""
+    turn, letter = divmod(index, 26)
     return chr(ord("a") + letter) + (str(turn + 1) if turn else "")
 
 
 @dataclass(frozen=True, slots=True)
 class RankChange:
-    """One entry's place before and after."""
+    """Rank of one entry before and after."""
 
     label: str
     before: int
@@ -234,15 +236,15 @@ class RankChange:
 def changes(
     before: Mapping[str, OverallRank], after: Mapping[str, OverallRank]
 ) -> list[RankChange]:
-    """Changes of place between two standings of the same entries, in the order of the second."""
-    first = {label: place for place, label in enumerate(before, start=1)}
-    found = []
-    for place, (label, now) in enumerate(after.items(), start=1):
-        then = before[label]
-        verdict = "up" if now.last < then.first else "down" if now.first > then.last else ""
-        ranges = (then.first, then.last), (now.first, now.last)
-        found.append(RankChange(label, first[label], ranges[0], place, ranges[1], verdict))
-    return found
+    """Return rank changes between two rankings of the same entries, in the order of the second."""
+    first = {label: rank for rank, label in enumerate(before, start=1)}
+    result = []
+    for rank, (label, new) in enumerate(after.items(), start=1):
+        old = before[label]
+        verdict = "up" if new.last < old.first else "down" if new.first > old.last else ""
+        ranges = (old.first, old.last), (new.first, new.last)
+        result.append(RankChange(label, first[label], ranges[0], rank, ranges[1], verdict))
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,17 +253,17 @@ class CriticalDifference:
 
     blocks: int
     p: float
-    """Friedman's, by Iman and Davenport's F; small where some entries differ."""
+    """Of Friedman's test by Iman and Davenport's F; small if some entries differ."""
     difference: float
-    """Mean ranks further apart than this differ at 5 %, for all pairs together."""
+    """Mean ranks further apart differ at 5 %, corrected for all pairs."""
     mean_ranks: Mapping[str, float]
     """By entry, best first."""
 
 
 def critical(block_ranks: Mapping[str, Floats]) -> CriticalDifference | None:
-    """The critical difference of entries by their ranks [N] in N blocks.
+    """Return the critical difference of entries by their ranks [N] in N blocks.
 
-    None with fewer than ``FEWEST_BLOCKS`` blocks or three entries: nothing could be said.
+    None with fewer than ``FEWEST_BLOCKS`` blocks or three entries.
     """
     from scipy.stats import friedmanchisquare, studentized_range  # takes a second to import
 
@@ -270,7 +272,7 @@ def critical(block_ranks: Mapping[str, Floats]) -> CriticalDifference | None:
     if entries < 3 or blocks < FEWEST_BLOCKS:
         return None
     means = table.mean(axis=1)
-    p = 1.0  # where all entries are alike in every block
+    p = 1.0  # if all entries are equal in every block
     if (table != table[:1]).any():
         chi = float(friedmanchisquare(*table).statistic)
         freedom, room = entries - 1, blocks * (entries - 1) - chi

@@ -1,4 +1,4 @@
-"""Scores over budgets: runs of their own at each, a curve an entry and the area under it."""
+"""Publish scores over budgets: separate runs at each, a curve per entry and the area under it."""
 
 import csv
 import io
@@ -12,6 +12,10 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import find, read
+from steelyard.leaderboards.boards import evidence
+from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.profile import Profile
+from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.files import exact, json_text, write_files
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_markdown
 from steelyard.leaderboards.publish import Published, publish
@@ -20,25 +24,27 @@ from steelyard.leaderboards.stats.intervals import Interval
 
 @dataclass(frozen=True, slots=True)
 class AnytimeCurve:
-    """One entry on one data set, by budget."""
+    """Scores of one entry on one data set, by budget."""
 
     trained_on: str
     label: str
     flops: tuple[float, ...]
-    """Rising."""
+    """Ascending."""
     scores: tuple[Interval, ...]
-    """What its board ranks by: the balanced score, or a profile's composite."""
+    """Score that its board ranks by: balanced, or a profile's composite."""
     area: float
-    """Mean height over the logarithm of the budget: what to expect whenever training stops."""
+    """Mean height over the logarithm of the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class Anytime:
-    """All curves, best area first within a data set, and what was written."""
+    """All curves, largest area first within a data set, and the written files."""
 
     curves: tuple[AnytimeCurve, ...]
     sheets: tuple[Sheet, ...]
-    """The same as a table for each data set."""
+    """One table per data set."""
+    preliminary: Mapping[str, str]
+    """By data set, why its curves cannot carry a conclusion; empty if they can."""
     lacking: tuple[str, ...]
     """Entries without a rank at some budget."""
     files: tuple[Path, ...]
@@ -47,56 +53,68 @@ class Anytime:
 def publish_anytime(
     folders: Sequence[Path], out: Path, *, report: Progress = no_progress, **options: Any
 ) -> Anytime:
-    """Write the boards of each budget into a folder of its own and the curves over them.
+    """Write the boards of each budget into a folder of its own, and the curves over them.
 
     Raises:
-        UserError: the records are of one budget only, or what ``publish`` raises.
+        UserError: the records are of one budget only, or as ``publish``.
     """
     budgets = _budgets(folders)
-    made = {
+    by_budget = {
         name: publish(
             folders,
             out / f"budget-{name}",
             budget=name,
             track="compute",
-            report=subtask(report, name, place, len(budgets)),
+            report=subtask(report, name, index, len(budgets)),
             **options,
         )
-        for place, name in enumerate(budgets)
+        for index, name in enumerate(budgets)
     }
-    files = [path for published in made.values() for path in published.files]
-    curves, lacking = _curves(made)
-    sets = dict.fromkeys(curve.trained_on for curve in curves)
-    sheets = tuple(sheet(curves, list(made), task) for task in sets)
-    content = {
-        "anytime.md": _markdown(sheets, lacking),
-        "anytime.csv": _csv(curves, list(made)),
-        "anytime.json": json_text({"curves": curves}),
+    files = [path for published in by_budget.values() for path in published.files]
+    curves, lacking = _curves(by_budget)
+    preliminary = {}
+    sheets = []
+    for task in dict.fromkeys(curve.trained_on for curve in curves):
+        boards = {name: _board(published, task) for name, published in by_budget.items()}
+        reasons = {name: board.preliminary for name, board in boards.items()}
+        preliminary[task] = evidence.joined(reasons)
+        generated = any(board.generated for board in boards.values())
+        title = evidence.titled(task, generated=generated, preliminary=preliminary[task])
+        task_curves = [curve for curve in curves if curve.trained_on == task]
+        sheets.append(sheet(task_curves, budgets, f"{title} at any time"))
+    contents = {
+        "anytime.md": _markdown(sheets, [*preliminary.values()], lacking),
+        "anytime.csv": _csv(curves, budgets, preliminary),
+        "anytime.json": json_text({"curves": curves, "preliminary": preliminary}),
     }
-    files += write_files(out, {name: text.encode() for name, text in content.items()})
-    return Anytime(tuple(curves), sheets, tuple(lacking), tuple(files))
+    files += write_files(out, {name: text.encode() for name, text in contents.items()})
+    return Anytime(tuple(curves), tuple(sheets), preliminary, tuple(lacking), tuple(files))
 
 
 def area(flops: Sequence[float], heights: Sequence[float]) -> float:
-    """Mean height of the line through the points over log FLOPs, by the trapezoid rule."""
-    places = [math.log(value) for value in flops]
+    """Return the mean height of the line through the points over log FLOPs (trapezoid rule)."""
+    logs = [math.log(value) for value in flops]
     strips = [
         (right - left) * (low + high) / 2
-        for left, right, low, high in zip(places, places[1:], heights, heights[1:], strict=False)
+        for left, right, low, high in zip(logs, logs[1:], heights, heights[1:], strict=False)
     ]
-    return sum(strips) / (places[-1] - places[0])
+    return sum(strips) / (logs[-1] - logs[0])
 
 
 def _budgets(folders: Sequence[Path]) -> list[str]:
     specs = [read(path).spec for folder in folders for path in find(folder)]
     names = {spec.budget for spec in specs if spec.track == "compute" and spec.wall is None}
     if len(names) < 2:
-        where = ", ".join(map(str, folders))
         raise UserError(
-            f"The records under {where} have {len(names)} budget(s), a curve needs several: "
-            "'steelyard run SUITE --track anytime' makes them."
+            f"The records under {', '.join(map(str, folders))} have {len(names)} budget(s), a "
+            "curve needs several: 'steelyard run SUITE --track anytime' makes them."
         )
     return sorted(names, key=lambda name: parse_budget(name).flops)
+
+
+def _board(published: Published, task: str) -> Board | Profile:
+    boards = {board.task: board for board in published.boards}
+    return boards.get(task) or next(p for p in published.profiles if p.trained_on == task)
 
 
 def _scores(published: Published) -> Iterator[tuple[tuple[str, str], Interval]]:
@@ -108,42 +126,41 @@ def _scores(published: Published) -> Iterator[tuple[tuple[str, str], Interval]]:
             yield (profile.trained_on, row.label), row.composite
 
 
-def _curves(made: Mapping[str, Published]) -> tuple[list[AnytimeCurve], list[str]]:
-    by_budget = {name: dict(_scores(published)) for name, published in made.items()}
-    keys = dict.fromkeys(key for found in by_budget.values() for key in found)
-    flops = tuple(parse_budget(name).flops for name in made)
+def _curves(by_budget: Mapping[str, Published]) -> tuple[list[AnytimeCurve], list[str]]:
+    """Return the curves of entries ranked at every budget, and the names of the others."""
+    scores_by_budget = [dict(_scores(published)) for published in by_budget.values()]
+    flops = tuple(parse_budget(name).flops for name in by_budget)
     curves, lacking = [], []
-    for task, label in keys:
-        scores = [found.get((task, label)) for found in by_budget.values()]
-        known = tuple(score for score in scores if score is not None)
-        if len(known) < len(scores):
+    for task, label in dict.fromkeys(key for scores in scores_by_budget for key in scores):
+        if not all((task, label) in scores for scores in scores_by_budget):
             lacking.append(f"{label} on {task}")
             continue
-        height = area(flops, [score.mean for score in known])
-        curves.append(AnytimeCurve(task, label, flops, known, height))
+        intervals = tuple(scores[task, label] for scores in scores_by_budget)
+        height = area(flops, [interval.mean for interval in intervals])
+        curves.append(AnytimeCurve(task, label, flops, intervals, height))
     return sorted(curves, key=lambda curve: (curve.trained_on, -curve.area, curve.label)), lacking
 
 
-def sheet(curves: Sequence[AnytimeCurve], budgets: Sequence[str], task: str) -> Sheet:
-    """The curves of one data set as a table."""
-    own = [curve for curve in curves if curve.trained_on == task]
-    best = max(curve.area for curve in own)
+def sheet(curves: Sequence[AnytimeCurve], budgets: Sequence[str], title: str) -> Sheet:
+    """Build the table of one data set's curves."""
+    best = max(curve.area for curve in curves)
     rows = [
         (
-            Cell(str(place)),
+            Cell(str(position)),
             Cell(curve.label),
             *(Cell(f"{100 * s.mean:.1f} ± {100 * s.half:.1f}") for s in curve.scores),
             Cell(f"{100 * curve.area:.1f}", best=curve.area == best),
         )
-        for place, curve in enumerate(own, 1)
+        for position, curve in enumerate(curves, 1)
     ]
-    return Sheet(f"{task} at any time", ("#", "entry", *budgets, "area"), tuple(rows))
+    return Sheet(title, ("#", "entry", *budgets, "area"), tuple(rows))
 
 
-def _markdown(sheets: Sequence[Sheet], lacking: Sequence[str]) -> str:
+def _markdown(sheets: Sequence[Sheet], preliminary: Sequence[str], lacking: Sequence[str]) -> str:
     parts = ["# Scores over budgets"]
-    for made in sheets:
-        parts += [f"## {made.title}", sheet_markdown(made)]
+    for table, reason in zip(sheets, preliminary, strict=True):
+        parts += [f"## {md(table.title)}", sheet_markdown(table)]
+        parts += [md(evidence.sentence(reason).strip())] if reason else []
     parts.append(
         "Every number is of runs with that budget and a schedule that ends with it. Area is the "
         "mean height of the curve over the logarithm of the budget; it does not rank."
@@ -153,13 +170,15 @@ def _markdown(sheets: Sequence[Sheet], lacking: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _csv(curves: Sequence[AnytimeCurve], budgets: Sequence[str]) -> str:
+def _csv(
+    curves: Sequence[AnytimeCurve], budgets: Sequence[str], preliminary: Mapping[str, str]
+) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = [f"{name}{end}" for name in budgets for end in ("", "_low", "_high")]
-    writer.writerow(["trained_on", "label", *ends, "area"])
+    writer.writerow(["trained_on", "label", *ends, "area", "preliminary"])
     for curve in curves:
         numbers = [value for s in curve.scores for value in (s.mean, s.low, s.high)]
         cells = [exact(value) for value in (*numbers, curve.area)]
-        writer.writerow([curve.trained_on, curve.label, *cells])
+        writer.writerow([curve.trained_on, curve.label, *cells, preliminary[curve.trained_on]])
     return out.getvalue()

@@ -1,8 +1,8 @@
-"""How ranks change from one track to the other: who wins on equal data, who at equal compute."""
+"""Publish how ranks change from equal data to equal compute."""
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.record import find, read
+from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.profile import composite
 from steelyard.leaderboards.boards.rank_plots import slope_figure
 from steelyard.leaderboards.output.escape import md
@@ -22,32 +23,49 @@ from steelyard.leaderboards.stats import ranking
 from steelyard.leaderboards.stats.ranking import RankChange, TaskScores
 
 TRACKS = {"data": "equal data", "compute": "equal compute"}
-"""Before and after: what papers usually hold equal, and what counts every cost."""
+"""Before and after: equal data as in most papers, then every cost counted."""
 ALL_TASKS = "all tasks"
 RULE = (
-    "Places are among the entries ranked on both tracks; the range is the middle 95 % of places "
-    "when seeds and test items are resampled. A change is clear where the two ranges do not touch."
+    "Ranks are among the entries ranked on both tracks; the range is the middle 95 % of ranks when "
+    "seeds and test items are resampled. A change is clear if the two ranges do not touch."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRankChanges:
-    """The changes of rank on one task, or over all of them."""
+    """Rank changes on one task, or over all of them."""
 
     about: str
+    """Name of the task or profile."""
+    generated: bool
+    preliminary: str
+    """Why the changes cannot carry a conclusion; empty if they can."""
     changes: tuple[RankChange, ...]
     """In the order at equal compute."""
     lacking: tuple[str, ...]
     """Entries that only one track ranks."""
 
+    @property
+    def title(self) -> str:
+        return evidence.titled(self.about, generated=self.generated, preliminary=self.preliminary)
+
 
 @dataclass(frozen=True, slots=True)
 class TrackComparison:
-    """All changes and what was written."""
+    """All rank changes and the written files."""
 
     rank_changes: tuple[TaskRankChanges, ...]
     sheets: tuple[Sheet, ...]
     files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _TrackScores:
+    """Scores of one board or profile on one track."""
+
+    scores: TaskScores
+    generated: bool
+    preliminary: str
 
 
 def publish_tracks(
@@ -56,7 +74,7 @@ def publish_tracks(
     """Write the boards of both tracks into folders of their own, and how ranks change.
 
     Raises:
-        UserError: a track has no records, no task is on both tracks, or what ``publish`` raises.
+        UserError: a track has no records, no task is on both tracks, or as ``publish``.
     """
     tracks = {read(path).spec.track for folder in folders for path in find(folder)}
     for track in TRACKS:
@@ -65,125 +83,140 @@ def publish_tracks(
                 f"No record of the {track} track under {', '.join(map(str, folders))}: "
                 f"'steelyard run SUITE --track {track}' makes them."
             )
-    made = {
-        track: publish(
+    before, after = (
+        publish(
             folders,
             out / f"track-{track}",
             track=track,
-            report=subtask(report, name, place, len(TRACKS)),
+            report=subtask(report, name, index, len(TRACKS)),
             **options,
         )
-        for place, (track, name) in enumerate(TRACKS.items())
-    }
-    found = tuple(rank_changes(*made.values()))
-    if not found:
+        for index, (track, name) in enumerate(TRACKS.items())
+    )
+    tasks = tuple(rank_changes(before, after))
+    if not tasks:
         raise UserError("No two entries are ranked on both tracks of one task: run them on both.")
-    files = [path for published in made.values() for path in published.files]
-    sheets = tuple(map(sheet, found))
-    content = {
-        **_figures(found),
-        "rank-change.csv": _csv(found).encode(),
-        "rank-change.json": json_text({"tasks": found}).encode(),
-        "rank-change.md": _markdown(found, sheets).encode(),
+    sheets = tuple(map(sheet, tasks))
+    names = list(TRACKS.values())
+    figures = {
+        _figure_name(number): partial(slope_figure, task.changes, task.title, *names)
+        for number, task in enumerate(tasks, start=1)
     }
-    files += write_files(out, content)
-    return TrackComparison(found, sheets, tuple(files))
+    contents = {
+        **render(figures),
+        "rank-change.csv": _csv(tasks).encode(),
+        "rank-change.json": json_text({"tasks": tasks}).encode(),
+        "rank-change.md": _markdown(tasks, sheets).encode(),
+    }
+    files = (*before.files, *after.files, *write_files(out, contents))
+    return TrackComparison(tasks, sheets, files)
 
 
 def rank_changes(before: Published, after: Published) -> Iterator[TaskRankChanges]:
-    """Changes of rank between two sets of boards: over all their tasks, then on each."""
-    one, other = dict(_contests(before)), dict(_contests(after))
-    common = [task for task in one if task in other]
-    shared = [board.task for board in after.boards if board.task in common]
-    if len(shared) > 1:
-        yield from _ladder(ALL_TASKS, [one[t] for t in shared], [other[t] for t in shared])
-    for task in common:
-        yield from _ladder(task, [one[task]], [other[task]])
+    """Yield rank changes between two sets of boards: over all their tasks, then on each."""
+    old, new = dict(_track_scores(before)), dict(_track_scores(after))
+    common = [name for name in old if name in new]
+    boards = [board.task for board in after.boards if board.task in common]
+    if len(boards) > 1:
+        yield from _changes(ALL_TASKS, [old[n] for n in boards], [new[n] for n in boards])
+    for name in common:
+        yield from _changes(name, [old[name]], [new[name]])
 
 
-def _contests(published: Published) -> Iterator[tuple[str, TaskScores]]:
+def _track_scores(published: Published) -> Iterator[tuple[str, _TrackScores]]:
     for board in published.boards:
-        up = board.higher_is_better
-        yield board.task, TaskScores(board.task, board.seeds, up, board.samples)
-    for made in published.profiles:
-        scores = {label: composite(made.shown, found) for label, found in made.samples.items()}
-        yield made.name, TaskScores(made.name, made.seeds, True, scores)
+        scores = TaskScores(board.task, board.seeds, board.higher_is_better, board.samples)
+        yield board.task, _TrackScores(scores, board.generated, board.preliminary)
+    for profile in published.profiles:
+        samples = {label: composite(profile.clean, row) for label, row in profile.samples.items()}
+        scores = TaskScores(profile.name, profile.seeds, True, samples)
+        yield profile.name, _TrackScores(scores, profile.generated, profile.preliminary)
 
 
-def _ladder(
-    about: str, before: Sequence[TaskScores], after: Sequence[TaskScores]
+def _changes(
+    about: str, before: Sequence[_TrackScores], after: Sequence[_TrackScores]
 ) -> Iterator[TaskRankChanges]:
-    ranked = [set.intersection(*(set(c.samples) for c in modality)) for modality in (before, after)]
-    labels = sorted(ranked[0] & ranked[1])
-    if len(labels) > 1:
-        found = ranking.changes(
-            ranking.overall_ranks(before, labels), ranking.overall_ranks(after, labels)
-        )
-        yield TaskRankChanges(about, tuple(found), tuple(sorted(ranked[0] ^ ranked[1])))
+    """Yield the changes among entries ranked on both tracks; nothing for fewer than two."""
+    old, new = ([part.scores for part in parts] for parts in (before, after))
+    old_labels, new_labels = (
+        set.intersection(*(set(task.samples) for task in tasks)) for tasks in (old, new)
+    )
+    labels = sorted(old_labels & new_labels)
+    if len(labels) < 2:
+        return
+    changes = ranking.changes(
+        ranking.overall_ranks(old, labels), ranking.overall_ranks(new, labels)
+    )
+    reasons = {
+        track if len(parts) == 1 else f"{part.scores.task}, {track}": part.preliminary
+        for track, parts in zip(TRACKS.values(), (before, after), strict=True)
+        for part in parts
+    }
+    yield TaskRankChanges(
+        about=about,
+        generated=any(part.generated for part in (*before, *after)),
+        preliminary=evidence.joined(reasons),
+        changes=tuple(changes),
+        lacking=tuple(sorted(old_labels ^ new_labels)),
+    )
 
 
 def sheet(task: TaskRankChanges) -> Sheet:
-    """The changes of one task as a table, the order at equal compute."""
+    """Build the table of one task's changes, in the order at equal compute."""
     header = ("#", "entry", *(f"{name} (range)" for name in TRACKS.values()), "change")
     rows = []
     for change in task.changes:
-        moved = change.before - change.after
+        steps = f"{change.before - change.after:+d}"
         texts = (
             str(change.after),
             change.label,
             _with_range(change.before, change.before_range),
             _with_range(change.after, change.after_range),
-            {"up": f"▲ {moved:+d}", "down": f"▼ {moved:+d}", "": f"{moved:+d}"}[change.verdict],
+            {"up": f"▲ {steps}", "down": f"▼ {steps}", "": steps}[change.verdict],
         )
         rows.append(tuple(map(Cell, texts)))
-    return Sheet(task.about, header, tuple(rows))
+    return Sheet(task.title, header, tuple(rows))
 
 
-def _with_range(place: int, ends: tuple[float, float]) -> str:
-    return f"{place} ({ends[0]:.3g}-{ends[1]:.3g})"
+def _with_range(rank: int, ends: tuple[float, float]) -> str:
+    return f"{rank} ({ends[0]:.3g}-{ends[1]:.3g})"
 
 
 def sentence(task: TaskRankChanges) -> str:
-    """What the task shows, in a sentence."""
-    moved = [change for change in task.changes if change.verdict]
-    if not moved:
-        return f"On {task.about} no rank changes by more than the ranges allow."
-    names = ", ".join(f"{c.label} ({'rises' if c.verdict == 'up' else 'falls'})" for c in moved)
+    """Describe the clear changes, and say if they are preliminary."""
+    clear = [change for change in task.changes if change.verdict]
+    end = evidence.sentence(task.preliminary)
+    if not clear:
+        return f"On {task.about} no rank changes by more than the ranges allow.{end}"
+    names = ", ".join(f"{c.label} ({'rises' if c.verdict == 'up' else 'falls'})" for c in clear)
     return (
-        f"On {task.about} {len(moved)} of {len(task.changes)} entries change rank by more than "
-        f"the ranges allow when compute is equal instead of data: {names}."
+        f"On {task.about} {len(clear)} of {len(task.changes)} entries change rank by more than "
+        f"the ranges allow when compute is equal instead of data: {names}.{end}"
     )
 
 
-def _name(place: int) -> str:
-    return f"rank-change-{place}"
+def _figure_name(number: int) -> str:
+    return f"rank-change-{number}"
 
 
-def _figures(found: Sequence[TaskRankChanges]) -> Mapping[str, bytes]:
-    makers = {
-        _name(place): partial(slope_figure, each.changes, each.about, *TRACKS.values())
-        for place, each in enumerate(found, start=1)
-    }
-    return render(makers)
-
-
-def _markdown(found: Sequence[TaskRankChanges], sheets: Sequence[Sheet]) -> str:
+def _markdown(tasks: Sequence[TaskRankChanges], sheets: Sequence[Sheet]) -> str:
     boards = [f"[{name}](track-{track}/board.md)" for track, name in TRACKS.items()]
-    parts = ["# How ranks change with what is equal", f"Boards: {' · '.join(boards)}."]
-    for place, (task, made) in enumerate(zip(found, sheets, strict=True), start=1):
-        parts += [f"## {md(task.about)}", md(sentence(task)), sheet_markdown(made)]
+    parts = ["# Rank changes between equal data and equal compute"]
+    parts.append(f"Boards: {' · '.join(boards)}.")
+    for number, (task, table) in enumerate(zip(tasks, sheets, strict=True), start=1):
+        parts += [f"## {md(task.title)}", md(sentence(task)), sheet_markdown(table)]
         parts += bullets("", [f"{label}: ranked on one track only." for label in task.lacking])
-        parts.append(f"![rank change]({_name(place)}.svg)")
+        parts.append(f"![rank change]({_figure_name(number)}.svg)")
     return "\n\n".join([*parts, md(RULE)]) + "\n"
 
 
-def _csv(found: Sequence[TaskRankChanges]) -> str:
+def _csv(tasks: Sequence[TaskRankChanges]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = [f"{track}{end}" for track in TRACKS for end in ("", "_low", "_high")]
-    writer.writerow(["about", "label", *ends, "verdict"])
-    for task in found:
+    writer.writerow(["about", "label", *ends, "verdict", "preliminary"])
+    for task in tasks:
         for c in task.changes:
-            spans = [c.before, *c.before_range, c.after, *c.after_range]
-            writer.writerow([task.about, c.label, *map(exact, spans), c.verdict])
+            ranks = [c.before, *c.before_range, c.after, *c.after_range]
+            writer.writerow([task.about, c.label, *map(exact, ranks), c.verdict, task.preliminary])
     return out.getvalue()

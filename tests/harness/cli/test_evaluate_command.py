@@ -143,7 +143,7 @@ def test_models_stand_beside_each_other_on_a_board(
     published = publish([tmp_path / "runs"], tmp_path / "board")
     (profile,) = published.profiles
     assert {row.label for row in profile.rows} == {"tiny-llava", "second"}
-    shown = [column.name for column in profile.shown]
+    shown = [column.name for column in profile.clean]
     assert "stock/pope pope_accuracy" in shown and "pope f1" in shown
     text = (tmp_path / "board" / "board.md").read_text()
     assert "Models as they are, nothing trained" in text
@@ -158,7 +158,7 @@ def test_a_task_without_an_interval_is_left_off_the_board_and_named(
         publish([tmp_path / "runs"], tmp_path / "board")
     ask("pope")
     (profile,) = publish([tmp_path / "runs"], tmp_path / "board").profiles
-    assert {column.task for column in profile.shown} == {"pope"}
+    assert {column.task for column in profile.clean} == {"pope"}
     assert any(note.startswith("stock/mme is not shown") for note in profile.notes)
     assert "mme_perception_score" in (tmp_path / "board" / "scores.csv").read_text()
 

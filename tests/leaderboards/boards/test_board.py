@@ -129,7 +129,7 @@ def test_notes_name_single_seeds_absent_controls_and_mixed_devices(tmp_path: Pat
     make_run(tmp_path, "a", profile(5, 5, 5))
     make_run(tmp_path, "b", profile(5, 5, 5), device="cuda")
     notes = " ".join(board_of(tmp_path).notes)
-    assert "One seed: the interval leaves out training variance" in notes
+    assert "One seed: the intervals do not include training variance" in notes
     assert "control joint is not ranked" in notes
     assert "cpu, cuda" in notes
 
@@ -215,7 +215,7 @@ def test_missing_items_and_sideless_corruptions_are_refused(toy: Path, tmp_path:
     with pytest.raises(UserError, match="items"):
         board_of(toy)
     make_run(tmp_path / "x", "joint", {"clean": first(5), "audio-blank": first(5)})
-    with pytest.raises(UserError, match="names no side"):
+    with pytest.raises(UserError, match="has no modality"):
         board_of(tmp_path / "x")
 
 

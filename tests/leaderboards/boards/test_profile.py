@@ -44,7 +44,7 @@ def test_ratios_are_those_of_scikit_learn_and_seeds_are_averaged(pool: Path) -> 
     blind = f1_score(TRUTH, [p for _, p in said(20)])
     assert sft.scores["asked f1, no image"].mean == pytest.approx(blind)
     noise = f1_score(TRUTH, [p for _, p in said(30)])
-    assert sft.scores["asked f1, image impaired"].mean == pytest.approx((blind + noise) / 2)
+    assert sft.scores["asked f1, image corrupted"].mean == pytest.approx((blind + noise) / 2)
 
 
 def test_differences_point_the_right_way_in_both_directions(pool: Path) -> None:
@@ -112,7 +112,7 @@ def test_published_twice_it_is_the_same_and_lists_everything(pool: Path, tmp_pat
     assert "pool (tiny-vlm)" in (one / "board.md").read_text()
     content = json.loads((one / "profile-pool.json").read_text())
     assert {row["label"] for row in content["rows"]} == {"good", "sft", "poor"}
-    assert "samples" not in content and content["shown"][0]["task"] == "pool"
+    assert "samples" not in content and content["clean"][0]["task"] == "pool"
     table = pd.read_csv(one / "scores.csv")
     assert {"scored_on", "subset"} <= set(table.columns)
 
@@ -149,7 +149,7 @@ def test_a_factorial_pairs_entries_equal_in_all_else(tmp_path: Path) -> None:
         groups[run.record.label] = [run]
     (found,) = factorial.factorials(groups, samples, shown)
     assert found.factors == ("iig", "mining") and len(found.cells) == 4
-    effects = {(e.factor, e.level, e.other): e for e in found.effects}
+    effects = {(e.factor, e.level, e.baseline): e for e in found.effects}
     assert effects["iig", True, False].scores["asked f1"].mean == pytest.approx(0.1)
     assert effects["iig", True, False].pairs == 2
     assert effects["mining", "noise", "adversarial"].scores["asked f1"].mean == pytest.approx(-0.2)

@@ -31,7 +31,7 @@ def built(root: Path, control: str | None = None) -> Profile:
 
 def test_a_corruption_with_many_severities_weighs_no_more() -> None:
     variants = ("image-blank", "image-noise:1", "image-noise:3", "image-noise:5")
-    shares = ProfileColumn("x", "t", "f1", "", True, variants).shares()
+    shares = ProfileColumn("x", "t", "f1", "", True, variants).weights()
     assert shares == pytest.approx({"image-blank": 1 / 2, **dict.fromkeys(variants[1:], 1 / 6)})
 
 
@@ -237,7 +237,7 @@ def test_tables_fit_a_terminal_and_cut_no_number(tmp_path: Path) -> None:
     text = console.export_text()
     row = next(line for line in text.splitlines() if line.startswith("1  a method"))
     assert row.count("…") == 1, "only the name is cut"
-    for column in (*made.shown, *made.corrupted):
+    for column in (*made.clean, *made.corrupted):
         each = made.rows[0].scores[column.name]
         assert f"{100 * each.mean:.1f} ± {100 * each.half:.1f}" in text
     tables = text.partition("Trained on")[0]

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
-from steelyard.leaderboards.boards.rank_plots import alike, critical_figure, slope_figure
+from steelyard.leaderboards.boards.rank_plots import close_runs, critical_figure, slope_figure
 from steelyard.leaderboards.output.style import marks, render
 from steelyard.leaderboards.stats.ranking import (
     CriticalDifference,
@@ -62,8 +62,7 @@ def test_both_tracks_are_published_with_the_changes(tracks: Path, tmp_path: Path
     shares = [share for _, share in told]
     assert shares == sorted(shares) and (shares[0], shares[-1]) == (0, 1)
     steps = ("resampling items", "robustness and tables", "figures")
-    by_task = [f"{task}: {step}" for task in ("one", "two") for step in steps]
-    by_task += ["one: done", "two: done"]
+    by_task = [f"{task}: {step}" for task in ("one", "two") for step in (*steps, "done")]
     assert list(dict.fromkeys(doing for doing, _ in told)) == [
         f"equal {track}: {doing}"
         for track in ("data", "compute")
@@ -133,9 +132,9 @@ def test_a_slope_chart_names_entries_with_their_ranges() -> None:
 
 
 def test_bars_join_ranks_within_the_critical_difference() -> None:
-    assert alike([1.0, 1.5, 2.2, 4.0], 1.0) == [(0, 1), (1, 2)]
-    assert alike([1.0, 1.5, 1.9, 4.0], 1.0) == [(0, 2)]
-    assert alike([1.0, 3.0], 1.0) == []
+    assert close_runs([1.0, 1.5, 2.2, 4.0], 1.0) == [(0, 1), (1, 2)]
+    assert close_runs([1.0, 1.5, 1.9, 4.0], 1.0) == [(0, 2)]
+    assert close_runs([1.0, 3.0], 1.0) == []
     critical = CriticalDifference(12, 0.0004, 1.0, {"a": 1.0, "b": 1.5, "c": 4.0})
     look = marks(["a", "b", "c"], "a")
     drawn = dict(render({"x": lambda: critical_figure(critical, "toy", look)}))["x.svg"]

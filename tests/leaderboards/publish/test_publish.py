@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from steelyard.leaderboards.boards import export, tables
+from steelyard.leaderboards.boards import tables
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cost_plots import cost_axis, pareto
 from steelyard.leaderboards.boards.plots import figures
@@ -78,12 +78,12 @@ def test_latex_escapes_labels(tmp_path: Path) -> None:
 
 def test_csv_and_json_give_labels_and_figures_back(tmp_path: Path) -> None:
     board = hostile_board(tmp_path)
-    rows = list(csv.DictReader(io.StringIO(export.as_csv(board))))
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(board))))
     assert [row["label"] for row in rows] == [HOSTILE, "joint"]
     assert float(rows[0]["balanced"]) == pytest.approx(0.65)
     assert float(rows[0]["difference_clean"]) == pytest.approx(0.3)
     assert rows[1]["difference_clean"] == ""
-    content = json.loads(export.as_json(board))
+    content = json.loads(tables.as_json(board))
     assert content["entries"][0]["label"] == HOSTILE
     assert content["entries"][0]["scores"]["clean"]["values"] == [0.8]
     assert "samples" not in content
@@ -219,7 +219,7 @@ def test_figures_name_what_lies_off_scale(tmp_path: Path) -> None:
         make_run(tmp_path, label, {v: first(right, 100) for v in profile(0, 0, 0)})
     board = board_of(tmp_path)
     svg = render(figures(board, [entry.label for entry in board.entries]))
-    assert b"off scale: majority (clean 6.0, impaired 6.0)" in svg["balance.svg"]
+    assert b"off scale: majority (clean 6.0, corrupted 6.0)" in svg["balance.svg"]
     assert svg["cost.svg"].count(b"off scale: majority 6.0") == 2
     assert b"joint (control)" in svg["balance.svg"]
 
@@ -228,7 +228,7 @@ def test_balance_is_drawn_where_each_half_lags_on_the_other_side(tmp_path: Path)
     for label, clean, corrupted in (("a", 9, 0), ("b", 9, 0), ("c", 1, 9), ("d", 1, 9)):
         make_run(tmp_path, label, profile(clean, corrupted, corrupted))
     svg = render(figures(board_of(tmp_path), ["a", "b", "c", "d"]))["balance.svg"]
-    assert b"off scale: c (clean 10.0, impaired 90.0), d (clean 10.0, impaired" in svg
+    assert b"off scale: c (clean 10.0, corrupted 90.0), d (clean 10.0, corrupted" in svg
 
 
 @pytest.mark.parametrize("ending", ["pictures", "i" * 90, "m" * 60])

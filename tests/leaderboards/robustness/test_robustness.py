@@ -12,12 +12,19 @@ from steelyard.leaderboards.boards.profile import build as build_profile
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.output.style import MOST, render, select_entries
 from steelyard.leaderboards.publish import publish
-from steelyard.leaderboards.robustness import files as robustness_files
 from steelyard.leaderboards.robustness import numbers
 from steelyard.leaderboards.robustness.items import consistency, of_board
 from steelyard.leaderboards.robustness.numbers import Robustness, VariantScores, corruptions_of
 from steelyard.leaderboards.robustness.plots import best_of
-from steelyard.leaderboards.robustness.tables import as_csv, as_json, markdown, sheets
+from steelyard.leaderboards.robustness.tables import (
+    RobustnessSource,
+    as_csv,
+    as_json,
+    board_report,
+    markdown,
+    profile_report,
+    sheets,
+)
 from steelyard.leaderboards.stats.intervals import Sample
 
 VARIANTS = ("image-noise:1", "image-noise:3", "image-blank", "text-noise:2", "clean",
@@ -123,11 +130,12 @@ def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
     assert better["same"].interval.mean == pytest.approx(0.2)
     assert made.rows[1].worst == "image-noise:3" and not made.rows[1].differences
     assert [step.mean for step in made.rows[1].curves["image-noise"]] == pytest.approx([-0.1, -0.3])
-    page = markdown("toy", [made], {"toy": "fan.svg"})
+    source = RobustnessSource("toy", "toy", "")
+    page = markdown(source, [made], {"toy": "fan.svg"})
     assert "| 1 | firm | 90.0 ± " in page and "-20.0 ± " in page and "▲" in page
     assert "![fan](fan.svg)" in page and len(sheets(made)) == 2
     assert "toy,joint,change,image-noise:3,-0.3," in as_csv([made])
-    assert json.loads(as_json([made]))["entries"][0]["label"] == "firm"
+    assert json.loads(as_json(source, [made]))["entries"][0]["label"] == "firm"
 
 
 def test_boards_are_published_with_their_robustness(toy: Path, tmp_path: Path) -> None:
@@ -138,7 +146,7 @@ def test_boards_are_published_with_their_robustness(toy: Path, tmp_path: Path) -
     front = (tmp_path / "out" / "board.md").read_text()
     assert "## Robustness" in front and "[toy](robustness-toy.md)" in front
     built = build_board(collect([toy]), "toy")
-    _, fans = robustness_files.of_board(built, ["joint", "poor", "fair"])
+    _, fans = board_report(built, ["joint", "poor", "fair"])
     for name, content in render(fans).items():
         assert (tmp_path / "out" / name).read_bytes() == content
     assert [*fans] == ["robustness-toy-fan"]
@@ -166,7 +174,7 @@ def test_profiles_have_a_section_for_each_damaged_task(tmp_path: Path) -> None:
         for seed in (0, 1):
             make_answered(tmp_path, label, entry(right), seed=seed)
     made = build_profile(collect([tmp_path]), "pool", control="sft")
-    files, fans = robustness_files.of_profile(made)
+    files, fans = profile_report(made)
     assert "robustness-pool.md" in files and "robustness-pool-asked-fan" in fans
     content = json.loads(files["robustness-pool.json"])
     (task,) = content["tasks"]
@@ -192,5 +200,5 @@ def test_the_fan_of_many_entries_says_how_many_there_are() -> None:
     scores = {f"entry {number:02}": of_each for number in range(MOST + 2)}
     made = numbers.build(VariantScores("toy", "accuracy", True, True, scores, {}), "entry 00")
     assert made is not None and len(made.rows) == MOST + 2
-    shown = best_of(made)
+    shown = best_of(made, made.task)
     assert (shown.task, len(shown.rows)) == (f"toy, best {MOST} of {MOST + 2}", MOST)

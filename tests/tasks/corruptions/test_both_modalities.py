@@ -65,8 +65,8 @@ def test_a_profile_keeps_them_apart_too(tmp_path: Path) -> None:
     found = {column.name: column.variants for column in made.corrupted}
     assert found == {
         "asked f1, no image": ("image-blank",),
-        "asked f1, image impaired": ("image-blank", "image-noise:3"),
-        "asked f1, text impaired": ("text-blank",),
+        "asked f1, image corrupted": ("image-blank", "image-noise:3"),
+        "asked f1, text corrupted": ("text-blank",),
         "asked f1, image-noise+text-typo": ("image-noise:3+text-typo:2",),
     }
 
