@@ -18,10 +18,9 @@ def reset_peak(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         return
-    try:
+    # Not Linux, or not permitted: the peak is then that since the process started.
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # not Linux, or not permitted: the peak is that since the process started
 
 
 def peak_bytes(device: str) -> int:

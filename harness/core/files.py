@@ -45,13 +45,16 @@ def write_atomic(path: Path, data: bytes | str) -> Path:
     """
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder: a rename to another file system is not atomic.
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
+                # Else a power cut after the rename may leave an empty file.
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)  # mkstemp lets only the user read it
+            # mkstemp lets only the user read it.
+            Path(name).chmod(0o644)
             Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)
@@ -87,6 +90,7 @@ def publish_folder(path: Path, is_complete: Callable[[], bool] = lambda: False) 
     with explain_write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # The temporary folder is private, so the published one is a folder inside it.
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
                 folder = Path(temporary) / path.name
                 yield folder

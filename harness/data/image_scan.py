@@ -44,7 +44,8 @@ class ScannedImage:
 
 @contextmanager
 def report_images(on_images: OnImages) -> Iterator[None]:
-    """Report the progress of every ``scan`` inside the block; loaders take no callback."""
+    """Report the progress of every ``scan`` inside the block."""
+    # A context variable, because loaders that call ``scan`` take no callback.
     token = _on_images.set(on_images)
     try:
         yield

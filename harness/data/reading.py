@@ -129,10 +129,8 @@ def csv_rows(
 def carve(
     examples: Sequence[Example], fraction: float
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Split into (rest, carved): a fraction of each class, at least one item if it has two.
-
-    The choice depends on the ids of a class alone, not on the order of the rows.
-    """
+    """Split into (rest, carved): a fraction of each class, at least one item if it has two."""
+    # By hash of the id: independent of the order of rows and of the other classes.
     by_class: defaultdict[tuple[int, ...], list[str]] = defaultdict(list)
     for example in examples:
         by_class[example.labels].append(example.id)
@@ -177,16 +175,10 @@ def build_corpus(
             usable[split] = good
     paths = (row.image for split in sorted(usable) for row in usable[split])
     content = "".join(images[path].content for path in paths if path)
+    content_hash = blake2b(content.encode(), digest_size=8).hexdigest() if content else ""
+    version = revision(classes, usable)
     corpus = Corpus(
-        name,
-        root,
-        classes,
-        multi_label,
-        usable,
-        revision(classes, usable),
-        notes,
-        skipped=tuple(bad),
-        content=blake2b(content.encode(), digest_size=8).hexdigest() if content else "",
+        name, root, classes, multi_label, usable, version, notes, tuple(bad), content_hash
     )
     problems = id_problems(splits)
     for split in filter(splits.__contains__, MAIN_SPLITS):
@@ -255,10 +247,7 @@ def _fraction_problems(split: str, good: int, bad: Sequence[Skipped], max_bad: f
 
 
 def _unusable(
-    root: Path,
-    rows: Sequence[Example],
-    images: Mapping[Path, ScannedImage],
-    whole_clusters: bool,
+    root: Path, rows: Sequence[Example], images: Mapping[Path, ScannedImage], whole_clusters: bool
 ) -> dict[str, str]:
     """Map the ids of items that cannot be used to the reason."""
     reasons, clusters = {}, {}
@@ -275,10 +264,8 @@ def _unusable(
 
 
 def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) -> str:
-    """Hash classes, all fields of the examples, image sizes in bytes and their order: 16 digits.
-
-    Order counts because shuffling by seed starts from it; the path of the folder does not.
-    """
+    """Hash classes, all fields of the examples, image sizes in bytes and their order: 16 digits."""
+    # Order counts because shuffling by seed starts from it; the path of the folder does not.
     digest = blake2b(json.dumps(list(classes)).encode(), digest_size=8)
     for split in sorted(splits):
         for example in splits[split]:

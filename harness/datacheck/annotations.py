@@ -51,6 +51,7 @@ def examine(root: Path, files: Files, official: Official) -> list[AnnotationFile
     for paths in folders.values():
         for path in paths:
             name = PurePosixPath(path).name.removesuffix(".gz")
+            # With one file per item only the published ones are of interest.
             if len(paths) <= MANY or name in official:
                 examined.append(_examine(root, path, official.get(name, {})))
     return sorted(examined, key=lambda file: file.path)

@@ -170,7 +170,8 @@ def count(path: Path) -> int | None:
     try:
         return sum(int(parquet.read_metadata(table).num_rows) for table in tables)
     except (ArrowInvalid, OSError):
-        return None  # reading will say which file is broken
+        # Reading the rows will name the broken file.
+        return None
 
 
 def _tables(path: Path) -> list[Path]:
@@ -202,6 +203,7 @@ def _read_table(path: Path) -> Iterator[TableRow]:
     import pyarrow as pa
     from pyarrow import parquet
 
+    # Not by ``datasets``: it decodes images, and the official layouts keep their bytes.
     try:
         if path.suffix == ".parquet":
             for batch in parquet.ParquetFile(path).iter_batches(ROWS):

@@ -62,13 +62,13 @@ class Leak(NamedTuple):
 def near_pairs(hashes: Sequence[bytes]) -> IndexPairs:
     """Find pairs of hashes that differ in at most ``NEAR`` bits, without those of flat images.
 
-    One of ``NEAR + 1`` parts of the hash is then equal, so only hashes with an equal part are
-    compared. If more than ``WINDOW`` images share a part, some pairs may be missed.
+    If more than ``WINDOW`` hashes have an equal part, some pairs may be missed.
     """
     bits = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(-1, BITS)
     indices = np.flatnonzero(bits.sum(axis=1) >= FLAT)
     bits = bits[indices]
     words = np.packbits(bits, axis=1).view(np.uint64)
+    # Of NEAR + 1 parts at least one is equal, so only hashes with an equal part are compared.
     parts = np.array_split(np.arange(BITS), NEAR + 1)
     pairs = [np.empty((0, 2), np.int64), *(_near_pairs(bits[:, part], words) for part in parts)]
     result: IndexPairs = indices[np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)]
@@ -156,11 +156,7 @@ def relative(root: Path, path: Path) -> str:
 
 
 def leaks(corpus: Corpus, images: Images, near: PathPairs) -> list[Leak]:
-    """Count, for each pair of splits, items of the second that share something with the first.
-
-    ``near_duplicate`` counts those whose image only looks like one of the first. The text of a
-    question is the question, which two splits may ask about different images.
-    """
+    """Count, for each pair of splits, items of the second that share something with the first."""
     alike = defaultdict(set)
     for pair in near:
         contents = [images[path].content for path in pair]
@@ -171,6 +167,7 @@ def leaks(corpus: Corpus, images: Images, near: PathPairs) -> list[Leak]:
         before, after = corpus.splits[first], corpus.splits[second]
         ids = {row.id for row in before}
         pictures = {_content(images, row) for row in before if row.image}
+        # The text of a question is the question, which two splits may ask about different images.
         texts = set(map(_text, before)) - {""}
         both = {(_content(images, row), _text(row)) for row in before if row.image and row.text}
         pictured = [row for row in after if row.image]

@@ -46,6 +46,7 @@ def walk(root: Path) -> Files:
                     stat = entry.stat()
                     files[f"{prefix}{entry.name}"] = (stat.st_size, stat.st_mtime_ns)
 
+    # os.scandir instead of Path.rglob, and each real folder once: links may form a circle.
     visit(str(root), "")
     return dict(sorted(files.items()))
 

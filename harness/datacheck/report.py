@@ -41,7 +41,8 @@ def check(
     try:
         return json.loads((folder / card.JSON).read_text(encoding="utf-8")), folder
     except (OSError, ValueError):
-        pass  # absent or broken
+        # Absent or broken: build it again.
+        pass
     data_card = _build(about, root, files, options, max_bad, on_step)
     try:
         card.write(folder, data_card, card_page.markdown(data_card))
@@ -68,7 +69,8 @@ def _build(
     problems = annotations.broken_sums(root, files)
     on_step("reading data")
     corpus, refusals = _load(about.name, root, options, max_bad)
-    for text in refusals:  # a card has no path of this machine
+    # A card has no path of this machine.
+    for text in refusals:
         problems.append(text.replace(f"{root}/", "").replace(str(root), "the data folder"))
     expected = layout.expected(about.layout, files)
     subfolder = layout.nested(expected)

@@ -85,12 +85,10 @@ def unsuitable(corpus: Corpus) -> str:
 
 
 def interval(scores: Sequence[float], clusters: Sequence[str]) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a mean of scores in [0, 1].
-
-    The number of draws is the one at which independent draws have the clustered standard error.
-    """
+    """Return Wilson's 95 % interval of a mean of scores in [0, 1]."""
     centre = float(np.mean(scores))
     error = clustered_stderr(scores, clusters)
+    # As many draws as would have the clustered standard error if they were independent.
     draws = centre * (1 - centre) / error**2 if error else len(set(clusters))
     middle = (centre + Z**2 / (2 * draws)) / (1 + Z**2 / draws)
     spread = centre * (1 - centre) / draws + Z**2 / (4 * draws**2)
@@ -138,6 +136,7 @@ def _predict(
         for answer in _targets(corpus, row)
         if answer in vocabulary
     ]
+    # In chunks: a dense matrix of classes by features or by texts is large.
     weights, model = TfidfTransformer(sublinear_tf=True), MultinomialNB()
     weights.fit(words.transform(_texts(train)))
     for chunk in _chunks(targets):
@@ -146,6 +145,7 @@ def _predict(
     predictions, names, count = [], [*vocabulary], _answer_count(corpus, train)
     for part in _chunks(test):
         log_proba = model.predict_log_proba(weights.transform(words.transform(_texts(part))))
+        # A closed question is answered by one of its choices.
         log_proba[~_allowed(part, vocabulary)] = -np.inf
         best = np.argsort(-log_proba, axis=1, kind="stable")[:, :count]
         predictions += [[names[index] for index in row] for row in best.tolist()]
@@ -173,16 +173,14 @@ def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _vocabulary(corpus: Corpus, examples: Sequence[Example]) -> dict[str, int]:
-    """Count the answers that can be predicted, most common first.
-
-    An answer that occurs in one cluster alone, such as a caption, helps with no other item.
-    """
+    """Count the answers that can be predicted, most common first."""
     clusters: dict[str, set[str]] = {}
     counts: Counter[str] = Counter()
     for example in examples:
         for answer in _targets(corpus, example):
             counts[answer] += 1
             clusters.setdefault(answer, set()).add(example.cluster or example.id)
+    # An answer that occurs in one cluster alone, such as a caption, helps with no other item.
     enough = 1 if corpus.classes else 2
     useful = ((answer, n) for answer, n in counts.items() if len(clusters[answer]) >= enough)
     return dict(sorted(useful, key=lambda pair: (-pair[1], pair[0]))[:CLASSES])

@@ -89,4 +89,5 @@ def scaled(text: str, fraction: float) -> str:
     """Multiply a budget of the compute track: ``S`` and 0.25 give ``5e10``."""
     if fraction == 1:
         return text
+    # Short and readable, as it becomes a part of folder names: 5e10, not 5e+10.
     return f"{fraction * parse_budget(text).flops:g}".replace("e+0", "e").replace("e+", "e")

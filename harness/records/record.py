@@ -146,6 +146,7 @@ def read(folder: Path) -> Record:
     """
     path = folder / RECORD
     content = load(path)
+    # Schema 1 had no checksum.
     if content["schema"] > 1 and content.get("seal") != checksum(content):
         raise UserError(
             f"{path} was changed after it was written: its checksum is {content.get('seal')}, its "
@@ -189,4 +190,5 @@ def items_file(task: str, trained_on: str) -> str:
 def find(root: Path) -> list[Path]:
     """List the folders under ``root`` that have a record, in name order."""
     folders = (Path(folder) for folder, _, names in os.walk(root) if RECORD in names)
-    return sorted(folders, key=lambda folder: folder.parts)  # faster than to sort the paths
+    # Faster than to sort the paths themselves.
+    return sorted(folders, key=lambda folder: folder.parts)

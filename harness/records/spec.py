@@ -44,6 +44,7 @@ class RunSpec:
     @property
     def hash(self) -> str:
         """Hash of the content, 8 hex digits."""
+        # Fields added later count only if they are set: ids of older records stay the same.
         content = {k: v for k, v in asdict(self).items() if k not in LATER or v != LATER[k]}
         text = json.dumps(content, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
