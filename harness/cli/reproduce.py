@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 from rich.table import Table
 
+from steelyard import tasks
 from steelyard.harness.cli import options as shared
 from steelyard.harness.core.environment import code, device_name, packages
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.files import file_hash
+from steelyard.harness.core.files import digest, file_hash
 from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
@@ -131,6 +132,9 @@ def environment_changes(old: Record, device: str) -> Iterator[str]:
             f"other code: recorded {before['commit'] or before['source']}, here "
             f"{now['commit'] or now['source']}{' with changes' if now['dirty'] else ''}"
         )
+    task = digest(path.read_bytes() for path in tasks.files(old.spec.task))
+    if old.provenance["task"] != task:
+        yield f"other files of task {old.spec.task}: recorded {old.provenance['task']}, here {task}"
     installed = packages()
     for name, version in sorted(old.provenance["packages"].items()):
         if installed.get(name) != version:

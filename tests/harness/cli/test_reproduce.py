@@ -98,11 +98,17 @@ def test_what_differs_here_is_named(done: Path, world: Path, tmp_path: Path) -> 
     def elsewhere(content: dict[str, Any]) -> None:
         content["provenance"]["code"] |= {"source": "0", "commit": "abc"}
         content["provenance"]["packages"]["torch"] = "1.0"
+        content["provenance"]["task"] = "ab"
         content["ledger"]["device"] = "an abacus"
 
     shown = reproduced(edited(done, tmp_path, elsewhere), world, tmp_path / "out")
     assert shown.exit_code == 0, shown.output
-    for part in ("other code: recorded abc", "other torch: recorded 1.0", "recorded an abacus"):
+    for part in (
+        "other code: recorded abc",
+        "other files of task food101: recorded ab",
+        "other torch: recorded 1.0",
+        "recorded an abacus",
+    ):
         assert part in shown.output
 
 
