@@ -1,4 +1,4 @@
-"""Data cards: twins and leaks by hand, what the hash follows, how a card is kept and shown."""
+"""Data cards: near-duplicates and leaks by hand, the hash, caching, the page."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def pope(own_cache: Path, tmp_path: Path) -> Path:
     return questions(tmp_path / "pope")
 
 
-# --- Images, twins and leaks -----------------------------------------------------------------
+# --- Images, near-duplicates and leaks --------------------------------------------------------
 
 
 def test_near_pairs_by_hand() -> None:
@@ -48,36 +48,36 @@ def test_near_pairs_by_hand() -> None:
 def test_near_pairs_are_those_of_a_full_search() -> None:
     rng = np.random.default_rng(1)
     bits = rng.integers(0, 2, (300, duplicates.BITS), np.uint8)
-    for place in range(0, 300, 3):  # a third are others with up to nine bits flipped
-        bits[place] = bits[place + 1]
+    for index in range(0, 300, 3):  # a third are others with up to nine bits flipped
+        bits[index] = bits[index + 1]
         flipped = rng.choice(duplicates.BITS, rng.integers(0, 10), replace=False)
-        bits[place, flipped] ^= 1
+        bits[index, flipped] ^= 1
     hashes = [np.packbits(row).tobytes() for row in bits]
     full = [
-        [one, other]
-        for one in range(300)
-        for other in range(one + 1, 300)
-        if (bits[one] != bits[other]).sum() <= duplicates.NEAR
+        [left, right]
+        for left in range(300)
+        for right in range(left + 1, 300)
+        if (bits[left] != bits[right]).sum() <= duplicates.NEAR
     ]
     assert duplicates.near_pairs(hashes).tolist() == full and 40 < len(full) < 100
 
 
 def leaky(root: Path) -> Corpus:
     """Test items with a copy, a near copy, the same file, a new image and none; some same texts."""
-    one, two, new = (picture(root / f"{name}.png") for name in ("one", "two", "new"))
+    first, second, new = (picture(root / f"{name}.png") for name in ("one", "two", "new"))
     copy = root / "copy.png"
-    copy.write_bytes(one.read_bytes())
-    with Image.open(two) as image:
+    copy.write_bytes(first.read_bytes())
+    with Image.open(second) as image:
         image.save(root / "near.jpg", quality=90)
     train = [
-        Example("a", one, "Apple  Pie", (0,)),
-        Example("b", two, "ramen", (1,)),
-        Example("c", one, "apple pie", (0,)),
+        Example("a", first, "Apple  Pie", (0,)),
+        Example("b", second, "ramen", (1,)),
+        Example("c", first, "apple pie", (0,)),
     ]
     test = [
         Example("d", copy, "apple pie", (0,)),
         Example("e", root / "near.jpg", "soup", (1,)),
-        Example("f", two, None, (1,)),
+        Example("f", second, None, (1,)),
         Example("g", new, "RAMEN", (1,)),
         Example("h", None, "", (1,)),
     ]
@@ -87,10 +87,10 @@ def leaky(root: Path) -> Corpus:
 
 def test_leaks_and_repeats_by_hand(tmp_path: Path) -> None:
     corpus = leaky(tmp_path)
-    looks = image_scan.scan(duplicates.used_images(corpus))
-    near = duplicates.near_duplicates(looks)
+    images = image_scan.scan(duplicates.used_images(corpus))
+    near = duplicates.near_duplicates(images)
     assert [{path.name for path in pair} for pair in near] == [{"two.png", "near.jpg"}]
-    (row,) = duplicates.leaks(corpus, looks, near)
+    (row,) = duplicates.leaks(corpus, images, near)
     assert row == duplicates.Leak(
         first="train",
         second="test",
@@ -102,9 +102,9 @@ def test_leaks_and_repeats_by_hand(tmp_path: Path) -> None:
         image_and_text=1,  # d
         examples=["d", "f", "e"],
     )
-    assert duplicates.repeated(corpus, looks) == {"train": 1, "test": 0}
+    assert duplicates.repeated(corpus, images) == {"train": 1, "test": 0}
     picture(tmp_path / "stray.png")
-    counts = duplicates.count_images(tmp_path, layout.walk(tmp_path), looks, near)
+    counts = duplicates.count_images(tmp_path, layout.walk(tmp_path), images, near)
     assert [tuple(count) for count in counts] == [
         ("image files", 5, "smallest 64 x 64, middle 64 x 64, largest 64 x 64"),
         ("missing or unreadable", 0, ""),
@@ -117,7 +117,7 @@ def test_leaks_and_repeats_by_hand(tmp_path: Path) -> None:
 # --- The card --------------------------------------------------------------------------------
 
 
-def test_the_card_follows_the_data_and_not_its_place(food: Path, tmp_path: Path) -> None:
+def test_the_card_depends_on_the_data_and_not_on_its_path(food: Path, tmp_path: Path) -> None:
     before = look(food, "food101")
     elsewhere = tmp_path / "moved" / "food"
     elsewhere.parent.mkdir()
@@ -140,8 +140,8 @@ def test_the_card_follows_the_data_and_not_its_place(food: Path, tmp_path: Path)
 def test_core_by_hand(tmp_path: Path) -> None:
     corpus = leaky(tmp_path)
     skipped = (Skipped("x", "test", "no label"), Skipped("y", "test", "image missing: y.png"))
-    made = card.core(replace(corpus, skipped=skipped, notes={"text": "titles"}))
-    assert made["splits"]["train"] == {
+    core = card.core(replace(corpus, skipped=skipped, notes={"text": "titles"}))
+    assert core["splits"]["train"] == {
         "items": 3,
         "images": 2,
         "without image": 0,
@@ -149,32 +149,30 @@ def test_core_by_hand(tmp_path: Path) -> None:
         "subsets": {},
         "labels": {"pie": 2, "soup": 1},
     }
-    assert made["splits"]["test"]["without image"] == 1
-    assert made["splits"]["test"]["without text"] == 2
-    assert made["skipped"] == {"test": {"image missing": 1, "no label": 1}}
-    assert card.identity(made) == card.identity(json.loads(json.dumps(made)))
+    assert core["splits"]["test"]["without image"] == 1
+    assert core["splits"]["test"]["without text"] == 2
+    assert core["skipped"] == {"test": {"image missing": 1, "no label": 1}}
+    assert card.identity(core) == card.identity(json.loads(json.dumps(core)))
     relabelled = replace(corpus.splits["train"][0], labels=(1,))
-    other = {**corpus.splits, "train": (relabelled, *corpus.splits["train"][1:])}
-    cores = [card.core(replace(corpus, splits=splits)) for splits in (corpus.splits, other)]
+    changed = {**corpus.splits, "train": (relabelled, *corpus.splits["train"][1:])}
+    cores = [card.core(replace(corpus, splits=splits)) for splits in (corpus.splits, changed)]
     assert card.identity(cores[0]) != card.identity(cores[1])
 
 
-def test_answers_that_are_given_once_are_not_spelt_out() -> None:
-    said = ["yes"] * 3 + ["no"] * 2 + ["a man on a horse", "two dogs"]
-    examples = tuple(Example(str(n), None, "?", (), answers=(a,)) for n, a in enumerate(said))
-    made = card.core(Corpus("toy", Path(), (), False, {"test": examples}, "r"))
-    assert made["splits"]["test"]["labels"] == {"yes": 3, "no": 2, "(other answers)": 2}
+def test_answers_that_occur_once_are_not_listed() -> None:
+    answers = ["yes"] * 3 + ["no"] * 2 + ["a man on a horse", "two dogs"]
+    examples = tuple(Example(str(n), None, "?", (), answers=(a,)) for n, a in enumerate(answers))
+    core = card.core(Corpus("toy", Path(), (), False, {"test": examples}, "r"))
+    assert core["splits"]["test"]["labels"] == {"yes": 3, "no": 2, "(other answers)": 2}
 
 
 def test_records_carry_the_card(food: Path) -> None:
     corpus = tasks.load("food101", food)
-    made = provenance.describe_task(corpus, tasks.files("food101"), "test")
-    assert made["data"]["card"] == look(food, "food101")["card"]
+    provenance_data = provenance.describe_task(corpus, tasks.files("food101"), "test")
+    assert provenance_data["data"]["card"] == look(food, "food101")["card"]
 
 
-def test_a_card_is_made_again_only_after_a_change(
-    food: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_card_is_rebuilt_only_after_a_change(food: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = look(food, "food101")
 
     def refuse(*args: object) -> Corpus:
@@ -188,15 +186,15 @@ def test_a_card_is_made_again_only_after_a_change(
     assert look(food, "food101", text="pages")["problems"]
     for path in cache_folder().rglob(card.JSON):
         path.write_text("{broken")
-    made = look(food, "food101")
-    assert made["card"] == card.identity(card.core(tasks.load("food101", food, max_bad=0.5)))
+    data_card = look(food, "food101")
+    assert data_card["card"] == card.identity(card.core(tasks.load("food101", food, max_bad=0.5)))
 
 
-def test_without_a_cache_the_card_is_made_and_not_kept(food: Path, tmp_path: Path) -> None:
+def test_without_a_cache_the_card_is_built_and_not_stored(food: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    told: list[str] = []
-    made, _ = report.check("food101", food, {}, 0.01, told.append)
-    assert made["problems"] == [] and "not cached" in told[-1]
+    steps: list[str] = []
+    data_card, _ = report.check("food101", food, {}, 0.01, steps.append)
+    assert data_card["problems"] == [] and "not cached" in steps[-1]
 
 
 def test_what_is_asked_wrongly_is_no_finding(food: Path, tmp_path: Path) -> None:
@@ -209,17 +207,17 @@ def test_what_is_asked_wrongly_is_no_finding(food: Path, tmp_path: Path) -> None
 
 
 def test_a_card_cannot_be_written_where_a_file_is(pope: Path, tmp_path: Path) -> None:
-    made = look(pope, "pope")
+    data_card = look(pope, "pope")
     with pytest.raises(UserError, match="Could not write"):
-        card.write(pope / "coco" / "coco_pope_random.json", made, "")
-    card.write(tmp_path / "out", made, card_page.markdown(made))
-    assert json.loads((tmp_path / "out" / "card.json").read_text()) == made
+        card.write(pope / "coco" / "coco_pope_random.json", data_card, "")
+    card.write(tmp_path / "out", data_card, card_page.markdown(data_card))
+    assert json.loads((tmp_path / "out" / "card.json").read_text()) == data_card
 
 
 def test_page_and_terminal_say_the_same(pope: Path) -> None:
-    made = look(pope, "pope")
-    page = card_page.markdown(made)
-    assert "usable: test 40" in page and made["card"] in page
+    data_card = look(pope, "pope")
+    page = card_page.markdown(data_card)
+    assert "usable: test 40" in page and data_card["card"] in page
     assert "| yes | 20 (50.0%) |" in page
     assert "| test | 40 | 20 | 0 | 0 | 0 | 0 |" in page
     # The object alone gives every answer away.
@@ -236,10 +234,10 @@ def test_page_and_terminal_say_the_same(pope: Path) -> None:
 
 
 def test_long_tables_are_cut_and_markup_is_escaped(pope: Path) -> None:
-    made = look(pope, "pope")
+    data_card = look(pope, "pope")
     rows = [{"split": "test", "item": f"_{n}_", "reason": "a|b *c* <d>"} for n in range(20)]
-    made["sections"]["Skipped rows"]["rows"] = rows
-    page = card_page.markdown(made, card_page.TERMINAL_ROWS)
+    data_card["sections"]["Skipped rows"]["rows"] = rows
+    page = card_page.markdown(data_card, card_page.TERMINAL_ROWS)
     assert page.count("| test | \\_") == 15 and "5 more rows in card.json." in page
     console = Console(width=250, record=True, file=StringIO())
     console.print(Markdown(page))

@@ -17,12 +17,12 @@ def noise(path: Path, size: int = 64) -> Path:
     return path
 
 
-def apart(one: Path, other: Path) -> int:
+def apart(first: Path, second: Path) -> int:
     """Bits in which the two pictures' difference hashes differ."""
-    left, right = (
-        int.from_bytes(image_scan.scan_image(path).fingerprint, "big") for path in (one, other)
+    first_bits, second_bits = (
+        int.from_bytes(image_scan.scan_image(path).fingerprint, "big") for path in (first, second)
     )
-    return (left ^ right).bit_count()
+    return (first_bits ^ second_bits).bit_count()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
@@ -30,15 +30,15 @@ def test_truncation_is_found_whatever_the_global_switch(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    whole, cut = noise(tmp_path / f"whole.{suffix}"), tmp_path / f"cut.{suffix}"
-    content = whole.read_bytes()
+    complete, cut = noise(tmp_path / f"whole.{suffix}"), tmp_path / f"cut.{suffix}"
+    content = complete.read_bytes()
     cut.write_bytes(content[: int(0.9 * len(content))])
-    looks = image_scan.scan([whole, cut])
-    assert looks[whole].fault == "" and looks[cut].fault
+    looks = image_scan.scan([complete, cut])
+    assert looks[complete].fault == "" and looks[cut].fault
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
-def test_a_fault_is_said_without_paths_or_addresses(tmp_path: Path) -> None:
+def test_a_fault_is_described_without_paths_or_addresses(tmp_path: Path) -> None:
     page, empty, none = (tmp_path / name for name in ("page.jpg", "empty.jpg", "none.jpg"))
     page.write_text("<html>not found</html>", encoding="utf-8")
     empty.touch()
@@ -52,18 +52,23 @@ def test_a_fault_is_said_without_paths_or_addresses(tmp_path: Path) -> None:
     }
 
 
-def test_a_look_says_size_and_content(tmp_path: Path) -> None:
-    one = noise(tmp_path / "one.png", 40)
+def test_a_scan_has_size_and_content(tmp_path: Path) -> None:
+    path = noise(tmp_path / "one.png", 40)
     same = tmp_path / "same.png"
-    same.write_bytes(one.read_bytes())
-    look = image_scan.scan_image(one)
-    assert (look.width, look.height, len(look.content), len(look.fingerprint)) == (40, 40, 16, 16)
-    assert image_scan.scan_image(same) == look
-    assert image_scan.scan_image(noise(tmp_path / "other.png", 40)).content != look.content
+    same.write_bytes(path.read_bytes())
+    image = image_scan.scan_image(path)
+    assert (image.width, image.height, len(image.content), len(image.fingerprint)) == (
+        40,
+        40,
+        16,
+        16,
+    )
+    assert image_scan.scan_image(same) == image
+    assert image_scan.scan_image(noise(tmp_path / "other.png", 40)).content != image.content
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "I;16"])
-def test_every_mode_is_looked_at(tmp_path: Path, mode: str) -> None:
+def test_every_mode_is_scanned(tmp_path: Path, mode: str) -> None:
     suffix = "tiff" if mode == "CMYK" else "png"
     source = Image.new("L", (24, 24)) if mode == "I;16" else Image.effect_noise((24, 24), 80)
     path = tmp_path / f"picture.{suffix}"
@@ -86,7 +91,7 @@ def test_pictures_that_look_alike_are_near_and_others_far(tmp_path: Path) -> Non
 def test_difference_hash_by_hand() -> None:
     # Brighter by ten grey levels with each column: every step to the right is one, none downwards.
     picture = Image.new("L", (image_scan.GRID, image_scan.GRID))
-    picture.putdata([10 * (place % image_scan.GRID) for place in range(image_scan.GRID**2)])
+    picture.putdata([10 * (index % image_scan.GRID) for index in range(image_scan.GRID**2)])
     assert image_scan.difference_hash(picture) == b"\xff" * 8 + b"\x00" * 8
     down = picture.transpose(Image.Transpose.TRANSPOSE)
     assert image_scan.difference_hash(down) == b"\x00" * 8 + b"\xff" * 8

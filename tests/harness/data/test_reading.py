@@ -1,4 +1,4 @@
-"""What loaders share: damaged images, thresholds, id checks, carving and the data revision."""
+"""Shared parts of loaders: broken images, thresholds, id checks, carving and the data revision."""
 
 import gzip
 from collections import Counter
@@ -131,14 +131,14 @@ def test_repeated_ids(splits: Splits) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [("train", "val"), ("train", "test"), ("val", "test"), ("train", "test_unseen")],
 )
-def test_no_item_in_two_splits(splits: Splits, one: str, other: str) -> None:
+def test_no_item_in_two_splits(splits: Splits, first: str, second: str) -> None:
     splits["test_unseen"] = rows("d", 2)
-    splits[other] = [*splits[other], splits[one][1]]
+    splits[second] = [*splits[second], splits[first][1]]
     (problem,) = reading.id_problems(splits)
-    assert f"both {one} and {other} (1): {splits[one][1].id}." in problem
+    assert f"both {first} and {second} (1): {splits[first][1].id}." in problem
 
 
 def test_extra_splits_may_share_items_with_val_and_each_other(splits: Splits) -> None:
@@ -190,16 +190,16 @@ def test_carve_takes_one_of_a_small_class_and_leaves_a_single_item() -> None:
 def test_revision_follows_the_content(splits: Splits) -> None:
     classes = ("no", "yes")
     same = reading.revision(classes, splits)
-    first, *others = splits["test"]
+    first, *rest = splits["test"]
     for changed in (
         replace(first, id="other"),
         replace(first, text="other"),
         replace(first, text=None),
         replace(first, labels=(1,)),
     ):
-        assert reading.revision(classes, {**splits, "test": [changed, *others]}) != same
+        assert reading.revision(classes, {**splits, "test": [changed, *rest]}) != same
     assert reading.revision(classes[::-1], splits) != same
-    assert reading.revision(classes, {**splits, "test": [*others, first]}) != same
+    assert reading.revision(classes, {**splits, "test": [*rest, first]}) != same
     assert reading.revision(classes, dict(reversed(splits.items()))) == same
 
 
@@ -223,17 +223,17 @@ def test_content_is_that_of_the_images_in_order(tmp_path: Path, splits: Splits) 
     assert build(tmp_path, {"test": rows("c", 2)}).content == ""
     assert build(tmp_path, {**splits, "test": splits["test"][::-1]}).content != corpus.content
     # Another picture of as many bytes: the revision cannot tell, the content can.
-    found = []
+    corpora = []
     for colour in ("red", "blue"):
         Image.new("RGB", (8, 8), colour).save(tmp_path / "c1.jpg", "BMP")
-        found.append(build(tmp_path, splits))
-    red, blue = found
+        corpora.append(build(tmp_path, splits))
+    red, blue = corpora
     assert red.revision == blue.revision and red.content != blue.content
 
 
 def test_revision_follows_all_that_a_question_says() -> None:
     plain = Example("a", None, "why?", (), answers=("so",))
-    others = [
+    changed = [
         replace(plain, answers=("not so",)),
         replace(plain, choices=("so",)),
         replace(plain, subset="count"),
@@ -241,8 +241,8 @@ def test_revision_follows_all_that_a_question_says() -> None:
         replace(plain, facts={"prior": ("so",)}),
         replace(plain, facts={"objects": ("so",)}),
     ]
-    found = {reading.revision((), {"test": [example]}) for example in (plain, *others)}
-    assert len(found) == 7
+    revisions = {reading.revision((), {"test": [example]}) for example in (plain, *changed)}
+    assert len(revisions) == 7
 
 
 def test_revision_of_data_without_questions_is_what_it_was() -> None:

@@ -1,4 +1,4 @@
-"""steelyard check: what a folder shows, sound or broken, and what its files say of themselves."""
+"""steelyard check on sound and broken folders: layout, annotation files, images, items."""
 
 import hashlib
 import json
@@ -18,16 +18,16 @@ from steelyard.harness.datacheck import annotations, card_page
 from steelyard.harness.datacheck import layout as tree
 
 
-def states(made: Mapping[str, Any]) -> dict[str, str]:
-    return {row["path"]: row["state"] for row in rows(made, "Expected layout")}
+def states(data_card: Mapping[str, Any]) -> dict[str, str]:
+    return {row["path"]: row["state"] for row in rows(data_card, "Expected layout")}
 
 
-def rows(made: Mapping[str, Any], section: str) -> list[dict[str, Any]]:
-    return list(made["sections"][section]["rows"])
+def rows(data_card: Mapping[str, Any], section: str) -> list[dict[str, Any]]:
+    return list(data_card["sections"][section]["rows"])
 
 
-def image_count(made: Mapping[str, Any], kind: str) -> int:
-    (count,) = (row["images"] for row in rows(made, "Images") if row["kind"] == kind)
+def image_count(data_card: Mapping[str, Any], kind: str) -> int:
+    (count,) = (row["images"] for row in rows(data_card, "Images") if row["kind"] == kind)
     return int(count)
 
 
@@ -45,26 +45,29 @@ def pope(own_cache: Path, tmp_path: Path) -> Path:
 
 
 def test_the_tree_of_a_sound_folder_is_found(food: Path) -> None:
-    made = look(food, "food101")
-    found = {path: state for path, state in states(made).items() if "texts_txt" not in path}
-    assert set(found.values()) == {"found"} and len(found) == 4
-    assert made["problems"] == [] and made["core"] is not None
-    assert {"path": "images/train/apple/*.jpg  (15)"} in rows(made, "Files")
-    assert {"path": "texts/test_titles.csv"} in rows(made, "Files")
+    data_card = look(food, "food101")
+    by_path = {path: state for path, state in states(data_card).items() if "texts_txt" not in path}
+    assert set(by_path.values()) == {"found"} and len(by_path) == 4
+    assert data_card["problems"] == [] and data_card["core"] is not None
+    assert {"path": "images/train/apple/*.jpg  (15)"} in rows(data_card, "Files")
+    assert {"path": "texts/test_titles.csv"} in rows(data_card, "Files")
 
 
 def test_a_tree_one_folder_down_is_pointed_at(food: Path, tmp_path: Path) -> None:
     outer = tmp_path / "outer"
     outer.mkdir()
     food.rename(outer / "UPMC")
-    made = look(outer, "food101")
-    assert made["problems"] == [
+    data_card = look(outer, "food101")
+    assert data_card["problems"] == [
         "No texts/train_titles.csv in the data folder: check the data folder and its layout."
     ]
-    assert states(made)["texts/train_titles.csv"] == "elsewhere"
-    assert "subfolder UPMC" in card_page.markdown(made)
-    # All images of the folder are looked at where no item could be read.
-    assert image_count(made, "image files") == 320 and made["core"] is made["card"] is None
+    assert states(data_card)["texts/train_titles.csv"] == "elsewhere"
+    assert "subfolder UPMC" in card_page.markdown(data_card)
+    # All images of the folder are scanned if no item can be read.
+    assert (
+        image_count(data_card, "image files") == 320
+        and data_card["core"] is data_card["card"] is None
+    )
 
 
 def test_states_by_hand() -> None:
@@ -98,7 +101,7 @@ def test_a_walk_follows_links_once_and_skips_what_is_hidden(tmp_path: Path) -> N
     assert list(tree.walk(root)) == ["val2014/a.png"]
 
 
-def test_a_large_tree_is_told_in_few_lines() -> None:
+def test_a_large_tree_is_summarised_in_few_lines() -> None:
     paths = [f"images/class_{kind}/{n}.jpg" for kind in range(50) for n in range(20)]
     lines = tree.summary(dict.fromkeys([*paths, "a.csv"], (1, 1)))
     assert lines[0] == "a.csv" and lines[1] == "images/class_0/*.jpg  (20)"
@@ -106,13 +109,13 @@ def test_a_large_tree_is_told_in_few_lines() -> None:
     assert tree.summary({}) == ["nothing"]
 
 
-def test_names_that_are_no_text_are_spelt(pope: Path) -> None:
+def test_names_that_are_no_text_are_escaped(pope: Path) -> None:
     odd = os.fsencode(pope / "val2014") + b"/\xff[b].jpg"
     Image.new("RGB", (8, 8)).save(os.fsdecode(odd), "JPEG")
-    made = look(pope, "pope")
-    assert image_count(made, "named by no row") == 1
-    assert rows(made, "Images")[-1]["examples"] == "val2014/\\udcff[b].jpg"
-    assert made["problems"] == [] and "udcff" in card_page.markdown(made)
+    data_card = look(pope, "pope")
+    assert image_count(data_card, "named by no row") == 1
+    assert rows(data_card, "Images")[-1]["examples"] == "val2014/\\udcff[b].jpg"
+    assert data_card["problems"] == [] and "udcff" in card_page.markdown(data_card)
 
 
 # --- Annotation files ------------------------------------------------------------------------
@@ -123,16 +126,18 @@ def test_every_broken_line_is_named_though_reading_stops_at_the_first(pope: Path
     lines = path.read_text().splitlines()
     lines[2], lines[8] = "{broken", '{"question_id": 9'
     path.write_text("\n".join(lines))
-    made = look(pope, "pope")
-    (problem,) = made["problems"]
+    data_card = look(pope, "pope")
+    (problem,) = data_card["problems"]
     assert problem.startswith("coco/coco_pope_random.json:3: not valid JSON")
-    (file,) = rows(made, "Annotation files")
+    (file,) = rows(data_card, "Annotation files")
     assert [fault.partition(": ")[0] for fault in file["faults"]] == [
         "coco/coco_pope_random.json:3",
         "coco/coco_pope_random.json:9",
     ]
     assert file["rows"] == 38
-    assert any(warning.startswith("coco/coco_pope_random.json:9") for warning in made["warnings"])
+    assert any(
+        warning.startswith("coco/coco_pope_random.json:9") for warning in data_card["warnings"]
+    )
 
 
 def test_rows_are_counted_in_every_form(tmp_path: Path) -> None:
@@ -147,8 +152,8 @@ def test_rows_are_counted_in_every_form(tmp_path: Path) -> None:
     }
     for name, text in forms.items():
         (tmp_path / name).write_text(text)
-    found = {file.path: file for file in annotations.examine(tmp_path, tree.walk(tmp_path), {})}
-    assert {name: file.rows for name, file in found.items()} == {
+    by_path = {file.path: file for file in annotations.examine(tmp_path, tree.walk(tmp_path), {})}
+    assert {name: file.rows for name, file in by_path.items()} == {
         "list.json": 3,
         "lines.json": 2,
         "object.json": {"train": 2, "test": 1},
@@ -157,11 +162,11 @@ def test_rows_are_counted_in_every_form(tmp_path: Path) -> None:
         "header.csv": 2,
         "broken.json": None,
     }
-    assert found["broken.json"].faults == ["broken.json:1: not valid JSON (Expecting value)."]
-    assert found["list.json"].sha256 == hashlib.sha256(b"[1, 2, 3]").hexdigest()
+    assert by_path["broken.json"].faults == ["broken.json:1: not valid JSON (Expecting value)."]
+    assert by_path["list.json"].sha256 == hashlib.sha256(b"[1, 2, 3]").hexdigest()
 
 
-def test_official_files_are_told_from_subsets_and_edits(tmp_path: Path) -> None:
+def test_official_files_differ_from_subsets_and_edits(tmp_path: Path) -> None:
     text = '{"label": "yes"}\n{"label": "no"}\n'
     digest = hashlib.sha256(text.encode()).hexdigest()
     official = {"a.jsonl": {"rows": 2, "label": {"yes": 1, "no": 1}, "sha256": digest}}
@@ -180,7 +185,7 @@ def test_published_files_are_recognised() -> None:
     shared = SHARED / "official_json"
     if not shared.is_dir():
         pytest.skip("no shared/data beside the repository")
-    found = {}
+    by_name = {}
     for task, folder in (
         ("pope", "pope"),
         ("hallusionbench", "hallusionbench"),
@@ -188,9 +193,9 @@ def test_published_files_are_recognised() -> None:
     ):
         root = shared / folder
         for row in annotations.examine(root, tree.walk(root), tasks.info(task).official):
-            found[row.path.removesuffix(".gz")] = row.official
-    whole = [name for name, state in found.items() if state == "the official file"]
-    assert sorted(whole) == [
+            by_name[row.path.removesuffix(".gz")] = row.official
+    identical = [name for name, state in by_name.items() if state == "the official file"]
+    assert sorted(identical) == [
         "HallusionBench.json",
         "coco_pope_adversarial.json",
         "coco_pope_popular.json",
@@ -198,7 +203,7 @@ def test_published_files_are_recognised() -> None:
         "safe_words.txt",
     ]
     # AMBER's files lie there without the spaces of the published ones.
-    rest = {name: state for name, state in found.items() if name not in whole and state}
+    rest = {name: state for name, state in by_name.items() if name not in identical and state}
     assert set(rest.values()) == {"official size, other bytes"} and len(rest) == 4
 
 
@@ -225,41 +230,41 @@ def test_faulty_and_unused_images_are_listed(food: Path) -> None:
     first.unlink()
     second.write_text("no image")
     picture(food / "images" / "train" / "stray.jpg")
-    made = look(food, "food101")
-    (problem,) = made["problems"]
+    data_card = look(food, "food101")
+    (problem,) = data_card["problems"]
     assert problem.startswith("2 of 80 rows of test cannot be used")
-    assert {(row["item"], row["reason"]) for row in rows(made, "Skipped rows")} == {
+    assert {(row["item"], row["reason"]) for row in rows(data_card, "Skipped rows")} == {
         (f"test/apple/{first.stem}", f"image missing: images/test/apple/{first.name}"),
         (
             f"test/apple/{second.stem}",
             f"image unreadable: images/test/apple/{second.name}: not an image",
         ),
     }
-    assert image_count(made, "missing or unreadable") == 2
-    assert made["core"]["splits"]["test"]["items"] == 78
-    assert made["core"]["skipped"] == {"test": {"image missing": 1, "image unreadable": 1}}
-    assert rows(made, "Images")[-1]["examples"] == "images/train/stray.jpg"
+    assert image_count(data_card, "missing or unreadable") == 2
+    assert data_card["core"]["splits"]["test"]["items"] == 78
+    assert data_card["core"]["skipped"] == {"test": {"image missing": 1, "image unreadable": 1}}
+    assert rows(data_card, "Images")[-1]["examples"] == "images/train/stray.jpg"
     assert look(food, "food101", max_bad=0.05)["problems"] == []
 
 
-def test_more_than_one_problem_is_told(food: Path) -> None:
+def test_all_problems_are_listed(food: Path) -> None:
     table = food / "texts" / "test_titles.csv"
     first = table.read_text().splitlines()[0]
     table.write_text(table.read_text() + f"{first}\nnone.jpg,words,apple\n")
-    made = look(food, "food101")
-    assert len(made["problems"]) == 2
-    assert "more than once in test (1)" in made["problems"][0]
-    assert "cannot be used" in made["problems"][1]
-    assert made["core"]["splits"]["test"]["items"] == 81
+    data_card = look(food, "food101")
+    assert len(data_card["problems"]) == 2
+    assert "more than once in test (1)" in data_card["problems"][0]
+    assert "cannot be used" in data_card["problems"][1]
+    assert data_card["core"]["splits"]["test"]["items"] == 81
 
 
-def test_a_loader_that_trips_does_not_end_the_report(
+def test_a_loader_that_fails_does_not_end_the_report(
     food: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trip(*args: object, **options: object) -> Corpus:
         raise KeyError("genres")
 
     monkeypatch.setattr(tasks, "load", trip)
-    made = look(food, "food101")
-    assert made["problems"] == ["The loader stopped with KeyError: 'genres'"]
-    assert image_count(made, "image files") == 320
+    data_card = look(food, "food101")
+    assert data_card["problems"] == ["The loader stopped with KeyError: 'genres'"]
+    assert image_count(data_card, "image files") == 320

@@ -1,4 +1,4 @@
-"""Copies made into official trees: tables of the hub, saved data sets, archives, and faults."""
+"""Conversion to the official layout: tables of the hub, saved data sets, archives, faults."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import cache_folder
 from steelyard.harness.datacheck import annotations, layout
-from steelyard.harness.datacheck import convert as copies
+from steelyard.harness.datacheck import convert as conversion
 from steelyard.harness.datacheck.convert import DataCopy
 from steelyard.harness.runs.corpora import parse_roots
 from steelyard.tasks import pope
@@ -52,7 +52,7 @@ def rows(kinds: tuple[str, ...] = pope.KINDS) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
-    """A folder as the hub holds it: two shards, and one kind again as a configuration."""
+    """Write a folder as on the hub: two shards, and one kind again as a configuration."""
     root, table = tmp_path / "hub", pa.Table.from_pylist(rows())
     for folder in ("data", "Full"):
         (root / folder).mkdir(parents=True)
@@ -63,10 +63,10 @@ def hub(tmp_path: Path) -> Path:
     return root
 
 
-def convert(place: Path, to: Path, task: str = "pope") -> int:
+def convert(path: Path, to: Path, task: str = "pope") -> int:
     """Convert a local copy; return the number of rows reported."""
     counts = [0]
-    copies.convert(task, DataCopy(place.name, place), to, counts.append)
+    conversion.convert(task, DataCopy(path.name, path), to, counts.append)
     return counts[-1]
 
 
@@ -75,7 +75,7 @@ def convert(place: Path, to: Path, task: str = "pope") -> int:
 
 def test_a_hub_copy_becomes_the_official_tree(hub: Path, tmp_path: Path) -> None:
     to = tmp_path / "made" / "pope"
-    assert convert(hub, to) == 16 == copies.count(hub)
+    assert convert(hub, to) == 16 == conversion.count(hub)
     assert set(layout.walk(to)) == {
         "SHA256SUMS",
         "source.json",
@@ -83,10 +83,10 @@ def test_a_hub_copy_becomes_the_official_tree(hub: Path, tmp_path: Path) -> None
         *(f"val2014/COCO_val2014_{number:012}.jpg" for number in range(2)),
     }
     corpus = tasks.load("pope", to)
-    assert [one.id for one in corpus.splits["test"]] == [
+    assert [row.id for row in corpus.splits["test"]] == [
         f"{kind}/{number}" for kind in pope.KINDS for number in range(1, 5)
     ]
-    assert [one.answers for one in corpus.splits["test"][:2]] == [("yes",), ("no",)]
+    assert [row.answers for row in corpus.splits["test"][:2]] == [("yes",), ("no",)]
     # Pictures keep their bytes.
     assert (to / "val2014" / "COCO_val2014_000000000001.jpg").read_bytes() == jpeg(1)
     assert json.loads((to / "source.json").read_text()) == {
@@ -113,26 +113,26 @@ def test_configurations_and_splits_are_read_from_paths(tmp_path: Path) -> None:
     for path in paths:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table, tmp_path / path)
-    found = [(row[official.CONFIG], row[official.SPLIT]) for row in copies.rows(tmp_path)]
-    assert sorted(found) == sorted(paths.values())
+    keys = [(row[official.CONFIG], row[official.SPLIT]) for row in conversion.rows(tmp_path)]
+    assert sorted(keys) == sorted(paths.values())
 
 
 def test_saved_data_sets_are_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    made = datasets.Dataset.from_list(rows())
-    datasets.DatasetDict({"test": made}).save_to_disk(tmp_path / "both")
-    made.save_to_disk(tmp_path / "one")
+    table = datasets.Dataset.from_list(rows())
+    datasets.DatasetDict({"test": table}).save_to_disk(tmp_path / "both")
+    table.save_to_disk(tmp_path / "one")
     for name in ("both", "one"):
         assert convert(tmp_path / name, tmp_path / f"{name}-made") == 12
-        found = next(copies.rows(tmp_path / name))
-        assert (found[official.CONFIG], found[official.SPLIT]) == ("default", "test")
+        row = next(conversion.rows(tmp_path / name))
+        assert (row[official.CONFIG], row[official.SPLIT]) == ("default", "test")
     trees = [layout.walk(tmp_path / f"{name}-made") for name in ("both", "one")]
-    assert trees[0].keys() == trees[1].keys() and copies.count(tmp_path / "one") is None
+    assert trees[0].keys() == trees[1].keys() and conversion.count(tmp_path / "one") is None
 
 
 def test_a_single_table_is_a_copy_too(hub: Path, tmp_path: Path) -> None:
     assert convert(hub / "Full" / "popular-00000-of-00001.parquet", tmp_path / "made") == 4
-    assert {one.subset for one in tasks.load("pope", tmp_path / "made").splits["test"]} == {
+    assert {row.subset for row in tasks.load("pope", tmp_path / "made").splits["test"]} == {
         "popular"
     }
 
@@ -159,8 +159,8 @@ def test_an_archive_is_unpacked_to_its_official_tree(
     food = published(tmp_path / "food")
     archive = packed(food, tmp_path / name, inside)
     convert(archive, tmp_path / "made", "food101")
-    there, here = layout.walk(food), layout.walk(tmp_path / "made")
-    assert here.keys() - {"SHA256SUMS", "source.json"} == there.keys()
+    source, result = layout.walk(food), layout.walk(tmp_path / "made")
+    assert result.keys() - {"SHA256SUMS", "source.json"} == source.keys()
     first = tasks.load("food101", tmp_path / "made")
     assert first.revision == tasks.load("food101", food).revision
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_converted_says_so_and_leaves_nothing(
     (tmp_path / "broken.zip").write_bytes(b"PK no zip")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no table")
     packed(tmp_path / "empty", tmp_path / "other.zip", "")
-    for place, task, said in (
+    for path, task, message in (
         ("food", "food101", r"food has the official layout already: give it as --data-root"),
         ("empty", "pope", r"No \*\.parquet .* and no official layout of pope at"),
         ("broken.zip", "food101", r"broken\.zip: cannot be unpacked"),
@@ -182,11 +182,11 @@ def test_what_cannot_be_converted_says_so_and_leaves_nothing(
         ("hub", "chair", r"Tables of chair cannot be converted; its official files: cocodataset"),
         ("hub", "mme", r"The copy has a category 'popular', which MME does not have"),
     ):
-        with pytest.raises(UserError, match=said):
-            convert(tmp_path / place, tmp_path / "made", task)
+        with pytest.raises(UserError, match=message):
+            convert(tmp_path / path, tmp_path / "made", task)
     assert food.is_dir()
-    left = {path.name for path in tmp_path.iterdir()}
-    assert not any(name.startswith((".made", "made")) for name in left)
+    before = {path.name for path in tmp_path.iterdir()}
+    assert not any(name.startswith((".made", "made")) for name in before)
 
 
 def test_a_folder_that_holds_something_is_left_alone(hub: Path, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_an_interrupted_conversion_leaves_nothing(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        copies.convert("pope", DataCopy("hub", hub), tmp_path / "made", stop)
+        conversion.convert("pope", DataCopy("hub", hub), tmp_path / "made", stop)
     assert [path.name for path in tmp_path.iterdir()] == ["hub"]
 
 
@@ -227,7 +227,7 @@ def test_a_copy_without_columns_or_bytes_says_what_it_has(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"no column category; its columns are label, text\."):
         pope.write_official(iter([{"text": "?", "label": "yes"}]), tmp_path)
     bare = {**rows()[0], "image": {"bytes": None, "path": "x.jpg"}}
-    with pytest.raises(UserError, match=r"no bytes of the picture COCO_val2014_0+\.jpg"):
+    with pytest.raises(UserError, match=r"no bytes of the image COCO_val2014_0+\.jpg"):
         pope.write_official(iter([bare]), tmp_path)
 
 
@@ -245,15 +245,15 @@ MMHAL = {
 def downloaded(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[list[tuple[str, ...]]]:
-    """``snapshot_download`` of the files of ``hub``; what was asked for, name and patterns."""
+    """``snapshot_download`` of the files of ``hub``; returns names and patterns of the requests."""
     import huggingface_hub
 
-    asked: list[tuple[str, ...]] = []
+    requests: list[tuple[str, ...]] = []
     fetched = tmp_path / "fetched" / hub.name
 
     def snapshot_download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
         assert repo_type == "dataset"
-        asked.append((name, *allow_patterns))
+        requests.append((name, *allow_patterns))
         for path in filter(Path.is_file, hub.rglob("*")):
             inner = path.relative_to(hub)
             if any(fnmatch(str(inner), pattern) for pattern in allow_patterns):
@@ -262,7 +262,7 @@ def downloaded(
         return str(fetched)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    yield asked
+    yield requests
 
 
 def test_a_hub_id_as_data_root_is_converted_once(
@@ -270,7 +270,7 @@ def test_a_hub_id_as_data_root_is_converted_once(
 ) -> None:
     roots = [parse_roots(["pope=org/POPE"], ["pope", "vqa"])["pope"] for _ in range(2)]
     assert roots == [cache_folder() / "official" / "pope-org--POPE"] * 2
-    assert downloaded == [("org/POPE", *copies.TABLES)]
+    assert downloaded == [("org/POPE", *conversion.TABLES)]
     assert len(tasks.load("pope", roots[0]).splits["test"]) == 12
     assert json.loads((roots[0] / "source.json").read_text())["revision"] == hub.name
 
@@ -284,7 +284,7 @@ def test_without_the_hub_one_line_says_so(own_cache: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="no folder at /nowhere/POPE"):
         parse_roots(["/nowhere/POPE"], ["pope"])
     with pytest.raises(UserError, match="is no folder, no archive, and no hub id"):
-        copies.find("pope", "./POPE")
+        conversion.find("pope", "./POPE")
     assert not own_cache.exists()
 
 
@@ -293,8 +293,8 @@ def test_official_files_on_the_hub_are_taken_as_they_are(
 ) -> None:
     shutil.rmtree(hub)
     published(hub)
-    copies.convert("food101", copies.find("food101", "org/food"), tmp_path / "made", print)
-    assert [patterns for _, *patterns in downloaded] == [[*copies.TABLES], ["*"]]
+    conversion.convert("food101", conversion.find("food101", "org/food"), tmp_path / "made", print)
+    assert [patterns for _, *patterns in downloaded] == [[*conversion.TABLES], ["*"]]
     assert tasks.load("food101", tmp_path / "made").classes[0] == "apple"
 
 
@@ -306,7 +306,7 @@ def test_of_a_known_copy_only_what_is_needed_is_fetched(
     (hub / "images" / "1_o.jpg").write_bytes(jpeg(1))
     (hub / "response_template.json").write_text(json.dumps([MMHAL]))
     (hub / "test_data.zip").write_bytes(b"the same again")
-    copies.convert("mmhal", copies.find("mmhal", "org/MMHal"), tmp_path / "made", print)
+    conversion.convert("mmhal", conversion.find("mmhal", "org/MMHal"), tmp_path / "made", print)
     assert [patterns for _, *patterns in downloaded] == [["response_template.json", "images/*"]]
     assert not (tmp_path / "made" / "test_data.zip").exists()
     assert len(tasks.load("mmhal", tmp_path / "made").splits["test"]) == 1
@@ -320,7 +320,7 @@ def test_another_copy_may_have_other_names(
     row = {**MMHAL, "image": {"bytes": jpeg(1), "path": None}}
     table = pa.Table.from_pylist([row])
     parquet.write_table(table, hub / "data" / "train-00000-of-00001.parquet")
-    copies.convert("mmhal", copies.find("mmhal", "org/other"), tmp_path / "made", print)
+    conversion.convert("mmhal", conversion.find("mmhal", "org/other"), tmp_path / "made", print)
     assert [patterns[0] for _, *patterns in downloaded] == ["response_template.json", "*.parquet"]
     (item,) = tasks.load("mmhal", tmp_path / "made").splits["test"]
     assert item.image is not None and item.image.name == "1_o.jpg"

@@ -1,4 +1,4 @@
-"""What is solved without images: counted by hand, and on POPE's published questions."""
+"""Text-only baseline: by hand, and on the published questions of three benchmarks."""
 
 from pathlib import Path
 
@@ -16,15 +16,15 @@ OFFICIAL = SHARED / "official_json"
 def classes(texts: list[str], labels: list[tuple[int, ...]], prefix: str) -> tuple[Example, ...]:
     pairs = zip(texts, labels, strict=True)
     return tuple(
-        Example(f"{prefix}{n}", None, text, found) for n, (text, found) in enumerate(pairs)
+        Example(f"{prefix}{n}", None, text, score) for n, (text, score) in enumerate(pairs)
     )
 
 
-def questions(asked: list[tuple[str, str, str]], **same: object) -> tuple[Example, ...]:
+def questions(triples: list[tuple[str, str, str]], **same: object) -> tuple[Example, ...]:
     """Examples of (cluster, question, answer)."""
     return tuple(
         Example(str(n), None, text, (), answers=(answer,), cluster=cluster)
-        for n, (cluster, text, answer) in enumerate(asked)
+        for n, (cluster, text, answer) in enumerate(triples)
     )
 
 
@@ -61,24 +61,24 @@ def test_folds_keep_clusters_together() -> None:
     # The answer is a property of the cluster alone and the question says nothing: only a reader
     # who has seen the cluster could know it.
     rng = np.random.default_rng(0)
-    asked = [
+    triples = [
         (f"image{cluster}", f"what of image{cluster}", ("red", "blue")[int(rng.integers(2))])
         for cluster in range(60)
     ]
-    (row,) = text_only.scores(open_set(questions([one for one in asked for _ in range(4)])))
+    (row,) = text_only.scores(open_set(questions([row for row in triples for _ in range(4)])))
     assert row.text_only < 0.7
     assert row.fitted_on == "5 folds by cluster"
 
 
 def test_choices_bound_the_answer() -> None:
-    asked = [(f"i{n}", "is it so?", ("yes", "no", "no")[n % 3]) for n in range(90)]
-    examples = questions(asked)
+    triples = [(f"i{n}", "is it so?", ("yes", "no", "no")[n % 3]) for n in range(90)]
+    examples = questions(triples)
     free = text_only.scores(open_set(examples))[0]
     assert free.text_only == pytest.approx(2 / 3)
     bound = tuple(
-        Example(one.id, None, one.text, (), answers=one.answers, choices=("Yes", "Maybe"),
-                cluster=one.cluster)
-        for one in examples
+        Example(row.id, None, row.text, (), answers=row.answers, choices=("Yes", "Maybe"),
+                cluster=row.cluster)
+        for row in examples
     )  # fmt: skip
     assert text_only.scores(open_set(bound))[0].text_only == pytest.approx(1 / 3)
 
@@ -87,10 +87,10 @@ def test_subsets_are_answered_from_their_own_kind() -> None:
     # In either part the dog decides, the other way round.
     examples = []
     for n in range(120):
-        part, thing = ("a", "b")[n % 2], ("dog", "boat")[n // 2 % 2]
-        answer = "yes" if (thing == "dog") == (part == "a") else "no"
+        part, noun = ("a", "b")[n % 2], ("dog", "boat")[n // 2 % 2]
+        answer = "yes" if (noun == "dog") == (part == "a") else "no"
         examples.append(
-            Example(str(n), None, f"a {thing}?", (), answers=(answer,), subset=part)
+            Example(str(n), None, f"a {noun}?", (), answers=(answer,), subset=part)
         )  # fmt: skip
     rows = {row.subset: row for row in text_only.scores(open_set(tuple(examples)))}
     assert rows["a"].text_only == rows["b"].text_only == 1.0
@@ -143,18 +143,18 @@ def test_popes_lists_are_solved_from_the_object_asked_for() -> None:
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
 def test_what_words_alone_solve_of_hallusionbench_and_of_amber() -> None:
     rows = read_json(OFFICIAL / "hallusionbench" / "HallusionBench.json.gz")
-    asked = [
+    triples = [
         (f"{row['category']}/{row['subcategory']}/{row['set_id']}", row["question"],
          ("no", "yes")[int(row["gt_answer"])])
         for row in rows
     ]  # fmt: skip
-    (found,) = text_only.scores(open_set(questions(asked)))
-    assert found.one_answer == 645 / 1129  # no, always
-    assert found.low < found.one_answer < found.high  # words say nothing beyond that
+    (score,) = text_only.scores(open_set(questions(triples)))
+    assert score.one_answer == 645 / 1129  # no, always
+    assert score.low < score.one_answer < score.high  # words say nothing beyond that
 
     truth = {row["id"]: row["truth"] for row in read_json(OFFICIAL / "amber/annotations.json.gz")}
     queries = read_json(OFFICIAL / "amber" / "query_discriminative.json.gz")
-    asked = [(row["image"], row["query"], truth[row["id"]]) for row in queries]
-    (found,) = text_only.scores(open_set(questions(asked)))
-    assert found.one_answer == 9427 / 14216
-    assert found.text_only == pytest.approx(0.852, abs=0.01)
+    triples = [(row["image"], row["query"], truth[row["id"]]) for row in queries]
+    (score,) = text_only.scores(open_set(questions(triples)))
+    assert score.one_answer == 9427 / 14216
+    assert score.text_only == pytest.approx(0.852, abs=0.01)

@@ -23,14 +23,14 @@ def failed(**provenance: object) -> Record:
 
 def test_specs_differ_by_content() -> None:
     assert SPEC.id == RunSpec("joint", "food101", "tiny", "S", 0).id
-    others = [
+    changed = [
         replace(SPEC, seed=1),
         replace(SPEC, budget="M"),
         replace(SPEC, options={"a": 1}),
         replace(SPEC, data={"revision": "x"}),
         replace(SPEC, source="y"),
     ]
-    assert len({spec.id for spec in [SPEC, *others]}) == 6
+    assert len({spec.id for spec in [SPEC, *changed]}) == 6
     # Methods of one seed share initial weights and data order; seeds do not.
     assert SPEC.seed_for("weights") == replace(SPEC, method="mcr").seed_for("weights")
     assert SPEC.seed_for("weights") != replace(SPEC, seed=1).seed_for("weights")
