@@ -1,1 +1,1 @@
-"""The ``steelyard`` command, one file per subcommand or per family of subcommands."""
+"""``steelyard`` command line, one file per command or family of commands."""

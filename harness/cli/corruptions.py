@@ -126,12 +126,12 @@ def _draw_cells(
 ) -> None:
     """Draw images in a row; an empty frame stands for no image."""
     for column, cell in enumerate(cells):
-        left = MARGIN + column * (size[0] + GAP)
+        x = MARGIN + column * (size[0] + GAP)
         if cell is None:
-            corners = ((left, top), (left + size[0] - 1, top + size[1] - 1))
+            corners = ((x, top), (x + size[0] - 1, top + size[1] - 1))
             ImageDraw.Draw(page).rectangle(corners, outline=INK)
         else:
-            page.paste(cell, (left, top))
+            page.paste(cell, (x, top))
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -161,9 +161,9 @@ def _task_names(texts: Sequence[str], run: Record | None) -> list[str]:
     if run is None or registry.kind_of(run.spec.backbone) == "vlm":
         return list(dict.fromkeys(names or TASKS))
     trained_on = run.spec.task
-    if others := sorted(set(names) - {trained_on}):
+    if foreign := sorted(set(names) - {trained_on}):
         raise UserError(
-            f"{run.id} was trained on {trained_on}, it cannot answer {', '.join(others)}."
+            f"{run.id} was trained on {trained_on}, it cannot answer {', '.join(foreign)}."
         )
     return [trained_on]
 

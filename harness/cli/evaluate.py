@@ -137,10 +137,10 @@ def _job_of_run(folder: Path, variants: Sequence[tasks.Variant], options: Evalua
     if not variants and trained_on == tasks.NOTHING:
         raise _no_variants(str(folder))
     variants = variants or [tasks.Variant(trained_on)]
-    others = sorted({variant.task for variant in variants} - {trained_on})
-    if others and registry.kind_of(old.spec.backbone) == "classifier":
+    foreign = sorted({variant.task for variant in variants} - {trained_on})
+    if foreign and registry.kind_of(old.spec.backbone) == "classifier":
         raise UserError(
-            f"{folder} was trained on {trained_on}, it cannot answer {', '.join(others)}."
+            f"{folder} was trained on {trained_on}, it cannot answer {', '.join(foreign)}."
         )
     source = old.provenance
     limit = options.limit or source["limit"]  # the same items as its other variants

@@ -16,7 +16,7 @@ from steelyard import tasks
 from steelyard.harness.cli import options as shared
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.options import Options, parse_seeds
+from steelyard.harness.core.options import parse_seeds
 from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.models import registry
 from steelyard.harness.reliance.ask import ProfileSettings
@@ -44,32 +44,21 @@ DRAWS = 3
 
 @dataclass(frozen=True, slots=True)
 class FactorLevel:
-    """One value of one parameter."""
+    """Level of a factor: one parameter with one value."""
 
     parameter: str
     value: str
     """Label on the axis."""
-    data: Mapping[str, float] = field(default_factory=dict, hash=False)
-    """Probabilities of the generated training data."""
-    backbone: Options = field(default_factory=dict, hash=False)
-    """Options of the backbone, or of the base model's training."""
+    changes: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """Probabilities of the training data or widths of the backbone that are not the default."""
     reference: bool = False
     """Whether all other levels of the parameter are compared with this one."""
 
 
-def _data_levels(
-    parameter: str, values: Sequence[float], default: float
-) -> tuple[FactorLevel, ...]:
+def _levels(parameter: str, values: Sequence[float], default: float) -> tuple[FactorLevel, ...]:
+    """Return a level per value; the default is the reference and changes nothing."""
     return tuple(
-        FactorLevel(parameter, f"{value:g}", data={} if value == default else {parameter: value},
-                    reference=value == default)
-        for value in values
-    )  # fmt: skip
-
-
-def _size_levels(parameter: str, values: Sequence[int], default: int) -> tuple[FactorLevel, ...]:
-    return tuple(
-        FactorLevel(parameter, f"{value}", backbone={} if value == default else {parameter: value},
+        FactorLevel(parameter, f"{value:g}", {} if value == default else {parameter: value},
                     reference=value == default)
         for value in values
     )  # fmt: skip
@@ -77,19 +66,19 @@ def _size_levels(parameter: str, values: Sequence[int], default: int) -> tuple[F
 
 LEVELS: Mapping[tuple[str, str], tuple[FactorLevel, ...]] = {
     ("data", "classifier"): (
-        *_data_levels("p_named", (0.25, 0.5, 0.75, 1.0), 0.75),
-        *_data_levels("p_color", (0.125, 0.5, 0.95), 0.95),
-        *_data_levels("p_cooc", (0.25, 0.6, 0.95), 0.95),
+        *_levels("p_named", (0.25, 0.5, 0.75, 1.0), 0.75),
+        *_levels("p_color", (0.125, 0.5, 0.95), 0.95),
+        *_levels("p_cooc", (0.25, 0.6, 0.95), 0.95),
     ),
     ("data", "vlm"): (
-        *_data_levels("p_color", (0.5, 0.9, 0.985), 0.985),
-        *_data_levels("p_cooc", (0.25, 0.9), 0.9),
+        *_levels("p_color", (0.5, 0.9, 0.985), 0.985),
+        *_levels("p_cooc", (0.25, 0.9), 0.9),
     ),
     ("backbone", "classifier"): (
-        *_size_levels("text_width", (8, 16, 64, 128), 64),
-        *_size_levels("image_width", (8, 16, 64, 128), 64),
+        *_levels("text_width", (8, 16, 64, 128), 64),
+        *_levels("image_width", (8, 16, 64, 128), 64),
     ),
-    ("backbone", "vlm"): (*_size_levels("language_width", (16, 64, 128), 64),),
+    ("backbone", "vlm"): (*_levels("language_width", (16, 64, 128), 64),),
 }
 """Levels by factor and kind of model. By chance a colour is the usual one with probability 0.125,
 a place with 0.25."""
@@ -214,34 +203,35 @@ def _ends(levels: Sequence[FactorLevel]) -> Iterator[FactorLevel]:
 
 def _train_levels(plan: FactorPlan, options: FactorOptions, out: Path) -> Iterator[FactorModel]:
     """Yield every model of the plan, trained unless its folder exists."""
+    run_options = RunOptions(runs=out / "runs", device=options.device, jobs=options.jobs)
     if plan.factor == "objective":
-        yield from _train_suite(plan.base, options, out / "runs", None)
+        yield from _train_suite(plan.base, run_options, None)
         return
     for level in plan.levels:
         console.print(f"{level.parameter} = {level.value}", highlight=False)
         if options.vlm:
             yield from _train_base_models(plan, level)
-        else:
-            backbone_options = {**plan.base.backbone_options, **level.backbone}
-            suite = replace(plan.base, backbone_options=backbone_options)
-            yield from _train_suite(suite, options, out / "runs", level)
+            continue
+        suite, roots = plan.base, []
+        if plan.factor == "backbone":
+            backbone_options = {**suite.backbone_options, **level.changes}
+            suite = replace(suite, backbone_options=backbone_options)
+        elif level.changes:
+            roots = [f"{task}={tasks.world_folder(task, **level.changes)}" for task in suite.tasks]
+        run_options = replace(run_options, data_root=tuple(roots))
+        yield from _train_suite(suite, run_options, level)
 
 
 def _train_suite(
-    suite: Suite, options: FactorOptions, runs: Path, level: FactorLevel | None
+    suite: Suite, options: RunOptions, level: FactorLevel | None
 ) -> Iterator[FactorModel]:
     """Train a suite; without a level each entry is one and the first is the reference."""
-    data = level.data if level else {}
-    roots = [f"{task}={tasks.world_folder(task, **data)}" for task in suite.tasks if data]
-    run_options = RunOptions(
-        runs=runs, data_root=tuple(roots), device=options.device, jobs=options.jobs
-    )
-    for record in run_suite(suite, run_options, evaluate=False):
+    for record in run_suite(suite, options, evaluate=False):
         if record.status == "failed":
             raise UserError(f"{record.id} failed ({record.failure}): give a larger --budget.")
         reference = record.label == suite.entries[0].name
         run_level = level or FactorLevel("objective", record.label, reference=reference)
-        yield FactorModel(run_level, record.spec.seed, str(runs / record.id))
+        yield FactorModel(run_level, record.spec.seed, str(options.runs / record.id))
 
 
 def _train_base_models(plan: FactorPlan, level: FactorLevel) -> Iterator[FactorModel]:
@@ -249,7 +239,7 @@ def _train_base_models(plan: FactorPlan, level: FactorLevel) -> Iterator[FactorM
     from steelyard.harness.models.tiny_vlm import train
     from steelyard.harness.models.tiny_vlm.config import Training
 
-    training = replace(Training(), **level.data, **level.backbone)  # type: ignore[arg-type]
+    training = replace(Training(), **level.changes)  # type: ignore[arg-type]
     for seed in plan.base.seeds:
         with show_progress(f"base model, seed {seed}") as progress:
             folder = train.ensure(seed=seed, training=training, progress=progress)

@@ -129,11 +129,11 @@ def _print_choices(content: Mapping[str, Any]) -> None:
     for entry in content["entries"]:
         trials, ledger = entry["trials"], entry["ledger"]
         choice, settings = "", "failed"
-        if (chosen := entry["chosen"]) is not None:
-            choice, settings = _percent(trials[chosen]["score"]), "own"
-            if chosen:
-                values = sorted(trials[chosen]["options"].items())
-                rate = f"learning rate {trials[chosen]['learning_rate']:g}"
+        if (best := entry["chosen"]) is not None:
+            choice, settings = _percent(trials[best]["score"]), "own"
+            if best:
+                values = sorted(trials[best]["options"].items())
+                rate = f"learning rate {trials[best]['learning_rate']:g}"
                 settings = ", ".join([*(f"{name}={value}" for name, value in values), rate])
         table.add_row(
             entry["label"],

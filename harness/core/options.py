@@ -40,9 +40,9 @@ def apply(
     return replace(config, **changes)  # type: ignore[type-var]
 
 
-def _fits(value: Any, wanted: Any) -> bool:
+def _fits(value: Any, declared: Any) -> bool:
     """Return whether a value has a declared type; a whole number is also a float."""
-    origin, parts = get_origin(wanted), get_args(wanted)
+    origin, parts = get_origin(declared), get_args(declared)
     if origin is Literal:
         return value in parts
     if origin in (Union, UnionType):
@@ -51,16 +51,16 @@ def _fits(value: Any, wanted: Any) -> bool:
         return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(_fits(v, parts[1]) for v in value.values())
-    return type(value) is wanted or (wanted is float and type(value) is int)
+    return type(value) is declared or (declared is float and type(value) is int)
 
 
-def _name_of(wanted: Any) -> str:
-    origin, parts = get_origin(wanted), get_args(wanted)
+def _name_of(declared: Any) -> str:
+    origin, parts = get_origin(declared), get_args(declared)
     if origin in (Union, UnionType):
         return " or ".join(_name_of(part) for part in parts if part is not NoneType)
     if origin is tuple:
         return f"a list, each item a {_name_of(parts[0])}"
-    return "a mapping" if origin is Mapping else _TYPE_NAMES.get(wanted, str(wanted))
+    return "a mapping" if origin is Mapping else _TYPE_NAMES.get(declared, str(declared))
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Option]:

@@ -156,22 +156,22 @@ def _provenance(
     spec = job.spec
     content = provenance.describe(corpora[spec.task], tasks.files(spec.task), job.split)
     variants = [tasks.parse_variant(name) for name in job.variants]
-    others = list(dict.fromkeys(v.task for v in variants if v.task != spec.task))
-    if others:
+    other_tasks = list(dict.fromkeys(v.task for v in variants if v.task != spec.task))
+    if other_tasks:
         content["scored"] = {
             name: (
                 provenance.describe_task(corpora[name], tasks.files(name), job.split)
                 if name in corpora
                 else scored_before[name]
             )
-            for name in others
+            for name in other_tasks
         }
     content["weights"] = weights_hash(folder / WEIGHTS)
     if spec.task == tasks.NOTHING:
         content["weights"] = registry.revision(spec.backbone, spec.backbone_options)
     content["limit"] = job.limit
     content["rules"] = record.RULES
-    tables = {record.items_file(name, spec.task) for name in (spec.task, *others)}
+    tables = {record.items_file(name, spec.task) for name in (spec.task, *other_tasks)}
     tables |= {missing_table(variant, job.split) for variant in variants if variant.missing}
     paths = {name: folder / name for name in sorted(tables) if (folder / name).is_file()}
     content["tables"] = {name: file_hash(path) for name, path in paths.items()}

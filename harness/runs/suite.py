@@ -117,8 +117,7 @@ class RunOptions(DataOptions):
 
 
 ENTRY_KEYS = ("method", "options", "label", "learning_rate")
-FIELDS = [field.name for field in fields(Suite) if field.name not in ("name", "entries")]
-KEYS = sorted(["methods", *FIELDS])
+KEYS = sorted({"methods", *(field.name for field in fields(Suite))} - {"name", "entries"})
 RENAMED_KEYS = {"set": "options"}
 """Keys of earlier suite files and their names now."""
 
@@ -150,15 +149,12 @@ def load(name_or_path: str) -> tuple[Suite, ...]:
             raise UserError(f"a suite is a mapping with the keys {', '.join(KEYS)}.")
         if content.keys() <= {"suites", "about"} and isinstance(content.get("suites"), list):
             return tuple(suite for name in content["suites"] for suite in load(str(name)))
-        for key in content:
-            if key not in KEYS:
-                raise unknown("suite key", str(key), KEYS)
         for key in ("methods", "tasks"):
             if not isinstance(content.get(key), list) or not content[key]:
                 raise UserError(f"'{key}' must be a list of at least one name.")
         entries = tuple(_entry(item) for item in content.pop("methods"))
         content["budget"] = str(content.get("budget", "S"))
-        suite = apply(Suite(path.stem, entries), content, "suite key", FIELDS)
+        suite = apply(Suite(path.stem, entries), content, "suite key", KEYS)
         return (replace(suite, evaluate=expand_groups(suite.evaluate)),)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
@@ -177,9 +173,10 @@ def _entry(item: Any) -> SuiteEntry:
     values = dict(item)
     if "learning_rate" in item:
         # YAML reads 4e-4 as text.
-        rate = values["learning_rate"] = parse_value(str(item["learning_rate"]))
+        rate = parse_value(str(item["learning_rate"]))
         if isinstance(rate, str | bool) or not rate > 0:
             raise UserError(f"learning_rate: {rate!r}: give a positive number such as 0.0004.")
+        values["learning_rate"] = float(rate)
     return apply(SuiteEntry(item["method"]), values, "key of a method entry", ENTRY_KEYS)
 
 

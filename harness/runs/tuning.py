@@ -31,7 +31,7 @@ PHASE = "tune"
 
 @dataclass(frozen=True, slots=True)
 class TuningPlan:
-    """How to tune a suite; the fields are keys of the tuning file."""
+    """Number of trials and rule of a tuning; the fields are keys of the tuning file."""
 
     trials: int = 8
     """Number of trials per entry, its own settings included."""

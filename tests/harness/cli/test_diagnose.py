@@ -141,8 +141,7 @@ def test_every_parameter_has_one_usual_level_and_changes_one_thing() -> None:
             group = [level for level in levels if level.parameter == parameter]
             assert sum(level.reference for level in group) == 1
             for level in group:
-                changed = {**level.data, **level.backbone}
-                assert set(changed) == (set() if level.reference else {parameter})
+                assert set(level.changes) == (set() if level.reference else {parameter})
                 assert parameter in factors.PARAMETERS
 
 
@@ -152,7 +151,7 @@ def test_factors_trains_each_level_and_goes_on(tmp_path: Path, monkeypatch: Any)
     monkeypatch.setattr(factors.tasks, "WORLD_TEST", 48)
     two = (
         FactorLevel("p_named", "0.75", reference=True),
-        FactorLevel("p_named", "1", data={"p_named": 1.0}),
+        FactorLevel("p_named", "1", {"p_named": 1.0}),
     )
     monkeypatch.setitem(LEVELS, ("data", "classifier"), two)
     words = ("factors", "data", "--quick", "--budget", "2e9", "--limit", "30", "--out",
