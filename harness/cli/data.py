@@ -11,13 +11,12 @@ from rich.table import Table
 
 from steelyard import tasks
 from steelyard.harness.cli import options as shared
-from steelyard.harness.core.options import parse_pairs
 from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.data import card, image_scan
 from steelyard.harness.datacheck import annotations, card_page, layout
 from steelyard.harness.datacheck import convert as conversion
 from steelyard.harness.datacheck import report as datacheck
-from steelyard.harness.runs.corpora import DataOptions, parse_roots
+from steelyard.harness.runs.corpora import DataOptions, parse_loader_options, parse_roots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +83,7 @@ def data(task: str | None, source: str | None, to: Path | None) -> None:
 def check_data(task: str, options: CheckOptions) -> bool:
     """Print and write a task's data card; return whether a run would accept the data."""
     tasks.module(task)  # an unknown task is an error before a missing folder
-    loader = {key: str(value) for key, value in parse_pairs(options.data_set).items()}
+    loader = parse_loader_options(options.data_set, [task]).get(task, {})
     root = tasks.find_root(task, parse_roots(options.data_root, [task]).get(task))
     with progress_bar() as bar:
         line = bar.add_task("", total=None)

@@ -23,10 +23,10 @@ from steelyard.harness.reliance.ask import ProfileSettings
 from steelyard.harness.reliance.session import collect_answers, fingerprint
 from steelyard.harness.runs.corpora import (
     DataOptions,
+    load_corpora,
     loader_options,
+    parse_loader_options,
     parse_roots,
-    print_skipped,
-    show_reading,
 )
 from steelyard.harness.runs.parallel import ensure_base_model, pick_device, quiet_heavy_libraries
 
@@ -175,18 +175,10 @@ def _load_corpora(
     for task in roots:
         if task not in names:
             raise unknown("task of this diagnosis", task, names)
-    loader = {key: str(value) for key, value in parse_pairs(options.data_set).items()}
-    if loader and len(names) > 1:
-        raise UserError("--data-set goes with a single task: give it with --tasks.")
-    corpora = {}
-    with show_reading():
-        for task in names:
-            recorded = loader_options(run.spec) if run and run.spec.task == task else {}
-            root = tasks.find_root(task, roots.get(task))
-            corpora[task] = tasks.load(task, root, max_bad=options.max_bad, **(recorded | loader))
-    for corpus in corpora.values():
-        print_skipped(corpus)
-    return corpora
+    loader = parse_loader_options(options.data_set, names)
+    if run and run.spec.task in names:
+        loader[run.spec.task] = {**loader_options(run.spec), **loader.get(run.spec.task, {})}
+    return load_corpora(names, roots, loader, options.max_bad)
 
 
 def _describe(

@@ -18,7 +18,14 @@ from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.corpora import DataOptions, load_job_corpora, load_recorded
+from steelyard.harness.runs.corpora import (
+    DataOptions,
+    check_revision,
+    load_corpora,
+    load_job_corpora,
+    loader_options,
+    task_provenance,
+)
 from steelyard.harness.runs.parallel import ensure_base_model, pick_device, quiet_heavy_libraries
 from steelyard.harness.runs.run import TRAINING, Job, run
 from steelyard.tasks._lmms import stock
@@ -209,11 +216,12 @@ def answer_rows(folder: Path, name: str, root: Path | None, max_bad: float) -> l
         items = table.loc[table["variant"] == variant.name, ["id", "answer"]]
     if items.empty:
         raise UserError(f"{folder} has no answers to {name}: steelyard evaluate {folder} {name}.")
-    corpus = load_recorded(variant.task, result.spec, result, root, max_bad)
-    source = result.provenance
-    if variant.task != result.spec.task:
-        source = source["scored"][variant.task]
-    examples = {example.id: example for example in corpus.splits[source["data"]["split"]]}
+    task = variant.task
+    loader = {task: loader_options(result.spec)} if task == result.spec.task else {}
+    corpus = load_corpora([task], {task: root} if root else {}, loader, max_bad)[task]
+    check_revision(corpus, result)
+    split = task_provenance(result, task)["data"]["split"]
+    examples = {example.id: example for example in corpus.splits[split]}
     return [
         {
             "id": item,

@@ -19,7 +19,7 @@ from steelyard.harness.records.record import Record
 from steelyard.harness.runs import tuning
 from steelyard.harness.runs.parallel import run_jobs
 from steelyard.harness.runs.run import TRAINING, Job
-from steelyard.harness.runs.suite import RunOptions, Suite, jobs, load_corpora
+from steelyard.harness.runs.suite import RunOptions, Suite, jobs, load_suite_corpora
 from steelyard.harness.runs.tuning import TuningPlan
 
 
@@ -63,7 +63,7 @@ def tune(target: str, trials: int, rule: str, seed: int, options: RunOptions) ->
 
 def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | None:
     """Tune a suite of one budget; return its tuning file, or None on a dry run."""
-    corpora = load_corpora(suite, options)
+    corpora = load_suite_corpora(suite, options)
     suite = _with_validation(suite, corpora)
     options = replace(options, runs=options.runs / _folder_name(suite))
     names = [entry.name for entry in suite.entries]

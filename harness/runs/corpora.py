@@ -1,9 +1,10 @@
 """Read the data sets of runs: their folders, their loader options, and the recorded revision."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError, unknown
@@ -41,64 +42,70 @@ def show_reading() -> Iterator[None]:
             yield
 
 
-def print_skipped(corpus: Corpus) -> None:
-    """Print how many rows of a data set could not be used, and the first three."""
-    if corpus.skipped:
-        rows = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
-        console.print(f"[yellow]{corpus.name}: {len(corpus.skipped)} rows skipped[/] ({rows} ...)")
+def load_corpora(
+    names: Iterable[str],
+    roots: Mapping[str, Path],
+    loader: Mapping[str, Mapping[str, str]],
+    max_bad: float,
+) -> dict[str, Corpus]:
+    """Read data sets with progress; print how many rows could not be used.
+
+    ``roots`` are their folders, by default generated data; ``loader`` has their loader options.
+    """
+    corpora = {}
+    with show_reading():
+        for name in names:
+            root = tasks.find_root(name, roots.get(name))
+            corpora[name] = tasks.load(name, root, max_bad=max_bad, **loader.get(name, {}))
+    for corpus in corpora.values():
+        if corpus.skipped:
+            rows = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
+            count = len(corpus.skipped)
+            console.print(f"[yellow]{corpus.name}: {count} rows skipped[/] ({rows} ...)")
+    return corpora
 
 
 def load_job_corpora(job: Job, record: Record | None, options: DataOptions) -> dict[str, Corpus]:
-    """Read the data of the task trained on and of every task scored, as a record has it.
+    """Read the data of the task trained on and of every task scored.
 
     Raises:
-        UserError: see ``load_recorded``; or an option names a task that is not scored.
+        UserError: data has another revision than the record; an option names another task.
     """
     names = sorted({name.partition("@")[0] for name in job.variants})
     roots = parse_roots(options.data_root, names)
     loader = parse_loader_options(options.data_set, names)
     trained_on = job.spec.task
-    if trained_on not in (*names, tasks.NOTHING):
-        names.append(trained_on)
-    with show_reading():
-        corpora = {
-            name: load_recorded(
-                name, job.spec, record, roots.get(name), options.max_bad, loader.get(name, {})
-            )
-            for name in names
-        }
+    if trained_on != tasks.NOTHING:
+        names = list(dict.fromkeys([*names, trained_on]))
+        loader[trained_on] = {**loader_options(job.spec), **loader.get(trained_on, {})}
+    corpora = load_corpora(names, roots, loader, options.max_bad)
+    if record is not None:
+        for corpus in corpora.values():
+            check_revision(corpus, record)
     if trained_on == tasks.NOTHING:
         corpora[trained_on] = Corpus(trained_on, Path(), (), False, {job.split: ()}, "")
     return corpora
 
 
-def load_recorded(
-    task: str,
-    spec: RunSpec,
-    record: Record | None,
-    root: Path | None,
-    max_bad: float,
-    loader: Mapping[str, str] | None = None,
-) -> Corpus:
-    """Read the data of a task as the run had it; ``loader`` changes options of the loader.
-
-    Raises:
-        UserError: the data has another revision than the record.
-    """
-    root = tasks.find_root(task, root)
-    recorded = loader_options(spec) if task == spec.task else {}
-    corpus = tasks.load(task, root, max_bad=max_bad, **{**recorded, **(loader or {})})
-    provenance = record.provenance if record else {}
-    if task != spec.task:
-        provenance = provenance.get("scored", {}).get(task, {})
-    revision = provenance["data"]["revision"] if provenance else corpus.revision
-    if corpus.revision != revision:
-        remedy = "another --out" if spec.task == tasks.NOTHING else "the recorded --data-root"
+def check_revision(corpus: Corpus, record: Record) -> None:
+    """Raise UserError if the record was trained or scored on another revision of the data."""
+    provenance = task_provenance(record, corpus.name)
+    if provenance and corpus.revision != provenance["data"]["revision"]:
+        untrained = record.spec.task == tasks.NOTHING
+        remedy = "another --out" if untrained else "the recorded --data-root"
         raise UserError(
-            f"The data at {root} does not match the record of {spec.id}: {task} has revision "
-            f"{corpus.revision}, recorded is {revision}. Give {remedy}."
+            f"The data at {corpus.root} does not match the record of {record.id}: {corpus.name} "
+            f"has revision {corpus.revision}, recorded is {provenance['data']['revision']}. Give "
+            f"{remedy}."
         )
-    return corpus
+
+
+def task_provenance(record: Record, task: str) -> Mapping[str, Any]:
+    """Return the recorded data of a task; empty if the record has no scores on it."""
+    if task == record.spec.task:
+        return record.provenance
+    provenance: Mapping[str, Any] = record.provenance.get("scored", {}).get(task, {})
+    return provenance
 
 
 def loader_options(spec: RunSpec) -> dict[str, str]:

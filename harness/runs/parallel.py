@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation
 
 def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> list[Record]:
     """Run the jobs of a checked suite that have no record yet; on a dry run print the plan."""
-    corpora = suites.load_corpora(suite, options)
+    corpora = suites.load_suite_corpora(suite, options)
     if not options.dry_run:
         ensure_base_model(suite.backbone, suite.backbone_options)
     jobs = suites.jobs(suite, corpora)
@@ -170,27 +170,18 @@ def quiet_heavy_libraries() -> None:
     transformers_logging.disable_progress_bar()
 
 
-@dataclass(slots=True)
-class _Worker:
-    """Arguments that all jobs of a process share."""
-
-    corpora: Mapping[str, Corpus]
-    runs: Path
-    device: str
+_shared: tuple[Mapping[str, Corpus], Path, str]
+"""Corpora, folder of runs and device of all jobs of a worker: sent once, not with every job."""
 
 
-_worker: _Worker
-
-
-def _start_worker(corpora: Mapping[str, Corpus], runs: Path, device: str) -> None:
-    global _worker
-    _worker = _Worker(corpora, runs, device)
+def _start_worker(*shared: Any) -> None:
+    global _shared
+    _shared = shared
     quiet_heavy_libraries()
 
 
 def _work(job: Job, send_message: SendMessage) -> Record:
-    progress = _throttled(job.spec.id, send_message)
-    return run(job, _worker.corpora, _worker.runs, _worker.device, progress)
+    return run(job, *_shared, _throttled(job.spec.id, send_message))
 
 
 def _throttled(run_id: str, send_message: SendMessage) -> Progress:

@@ -2,7 +2,7 @@
 
 (suite,) = load("quick")
 check(suite)
-corpora = load_corpora(suite, RunOptions())
+corpora = load_suite_corpora(suite, RunOptions())
 for job in jobs(suite, corpora): ...
 """
 
@@ -23,7 +23,7 @@ from steelyard.harness.models import registry
 from steelyard.harness.records.budget import FRACTIONS, Track, parse_budget, scaled
 from steelyard.harness.records.record import RecordKind
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.corpora import DataOptions, parse_roots, print_skipped, show_reading
+from steelyard.harness.runs.corpora import DataOptions, load_corpora, parse_roots
 from steelyard.harness.runs.run import Job
 
 
@@ -219,22 +219,14 @@ def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant
     return tasks.variants(task, applicable)
 
 
-def load_corpora(suite: Suite, options: DataOptions) -> dict[str, Corpus]:
+def load_suite_corpora(suite: Suite, options: DataOptions) -> dict[str, Corpus]:
     """Read the data sets of a suite's tasks from their folders or from the generated world."""
     names = list(dict.fromkeys((*suite.tasks, *suite.evaluate)))
     roots = parse_roots(options.data_root, names)
     for task in roots:
         if task not in names:
             raise unknown("task of this suite", task, names)
-    corpora = {}
-    with show_reading():
-        for task in names:
-            root = tasks.find_root(task, roots.get(task))
-            loader = suite.data_options.get(task, {})
-            corpora[task] = tasks.load(task, root, max_bad=options.max_bad, **loader)
-    for corpus in corpora.values():
-        print_skipped(corpus)
-    return corpora
+    return load_corpora(names, roots, suite.data_options, options.max_bad)
 
 
 def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:

@@ -15,7 +15,6 @@ from typing import Any
 from steelyard import methods
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.files import write_json
-from steelyard.harness.core.options import Options
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Ledger, Record, Score, checksum
 from steelyard.harness.runs.suite import Suite, SuiteEntry
@@ -51,14 +50,6 @@ class TuningPlan:
     def training_seed(self) -> int:
         """Seed of every trial."""
         return TRAINING_SEED + self.seed
-
-
-@dataclass(frozen=True, slots=True)
-class TrialSettings:
-    """Settings of one trial."""
-
-    options: Options
-    learning_rate: float | None
 
 
 def composite(record: Record) -> float:
@@ -106,45 +97,43 @@ CORRUPTED = ("best-balanced",)
 """Rules that also use corrupted items."""
 
 
-def settings(entry: SuiteEntry, suite: Suite, plan: TuningPlan) -> list[TrialSettings]:
+def trials_of(entry: SuiteEntry, suite: Suite, plan: TuningPlan) -> list[SuiteEntry]:
     """Draw the trials of an entry: the same on every machine; its own options stay as they are."""
     kind = registry.kind_of(suite.backbone)
     default = registry.configure(suite.backbone, suite.backbone_options).learning_rate
     space = methods.search_space(methods.load(entry.method))
     free = {name: values for name, values in space.items() if name not in entry.options}
-    trials = [TrialSettings(dict(entry.options), entry.learning_rate)]
-    for trial in range(1, plan.trials):
-        names = (plan.seed, entry.name, trial)
-        options = {**entry.options, **search.draw(free, kind, *names)}
-        trials.append(TrialSettings(options, search.learning_rate(default, *names)))
+    trials = []
+    for number in range(plan.trials):
+        options, rate = entry.options, entry.learning_rate
+        if number:
+            names = (plan.seed, entry.name, number)
+            options = {**options, **search.draw(free, kind, *names)}
+            rate = search.learning_rate(default, *names)
+        label = trial_label(entry.name, number)
+        trials.append(SuiteEntry(entry.method, options, label, rate, kind="trial"))
     return trials
 
 
+def trial_label(name: str, number: int) -> str:
+    """Return the label of a trial's records."""
+    return f"{name} trial {number}"
+
+
 def trial_suite(
-    suite: Suite, plan: TuningPlan, trials: Sequence[int], names: Sequence[str]
+    suite: Suite, plan: TuningPlan, numbers: Sequence[int], names: Sequence[str]
 ) -> Suite:
     """Return a suite of these trials of the entries with these names, on validation items."""
     entries = tuple(
-        SuiteEntry(
-            entry.method,
-            setting.options,
-            trial_label(entry.name, trial),
-            setting.learning_rate,
-            kind="trial",
-        )
+        trial
         for entry in suite.entries
         if entry.name in names
-        for trial, setting in enumerate(settings(entry, suite, plan))
-        if trial in trials
+        for number, trial in enumerate(trials_of(entry, suite, plan))
+        if number in numbers
     )
     corruptions = suite.corruptions if plan.rule in CORRUPTED else ()
     seeds = (plan.training_seed,)
     return replace(suite, entries=entries, seeds=seeds, split="val", corruptions=corruptions)
-
-
-def trial_label(name: str, trial: int) -> str:
-    """Return the label of a trial's records."""
-    return f"{name} trial {trial}"
 
 
 def report(
@@ -196,18 +185,17 @@ def _entry_report(
     trials: list[dict[str, Any]] = []
     runs: list[Record] = []
     rule = RULES[plan.rule]
-    for trial, setting in enumerate(settings(entry, suite, plan)):
-        label = trial_label(entry.name, trial)
-        records = val_records.get(label, ())
+    for trial in trials_of(entry, suite, plan):
+        records = val_records.get(trial.label, ())
         if not records:
             continue  # a method that trains nothing has one trial
         runs += records
         failures = [record.failure for record in records if record.status == "failed"]
-        tests = () if failures else test_records.get(label, ())
+        tests = () if failures else test_records.get(trial.label, ())
         trials.append(
             {
-                "options": dict(setting.options),
-                "learning_rate": setting.learning_rate,
+                "options": dict(trial.options),
+                "learning_rate": trial.learning_rate,
                 "runs": [record.id for record in records],
                 "score": None if failures else fmean(map(rule, records)),
                 "test": fmean(map(rule, tests)) if tests else None,
@@ -221,8 +209,8 @@ def _entry_report(
         "method": entry.method,
         "source": runs[0].spec.source,
         "trials": trials,
-        "chosen": best([trial["score"] for trial in trials]),
-        "oracle": best([trial["test"] for trial in trials]),
+        "chosen": best([row["score"] for row in trials]),
+        "oracle": best([row["test"] for row in trials]),
         "ledger": asdict(_total_ledger(runs, plan.trials * len(suite.tasks))),
     }
 

@@ -87,7 +87,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         invoke("diagnose", "tiny", "--tasks", "pope", "--out", str(tmp_path))
     with pytest.raises(UserError, match=r"Nothing at .*: give the folder of a run or checkpoint"):
         invoke("diagnose", str(tmp_path / "absent"), "--out", str(tmp_path))
-    with pytest.raises(UserError, match="--data-set goes with a single task"):
+    with pytest.raises(UserError, match=r"--data-set a: with several tasks write TASK\.a="):
         invoke("diagnose", "tiny-vlm", "--data-set", "a=b", "--out", str(tmp_path))
 
 

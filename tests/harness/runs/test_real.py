@@ -58,7 +58,9 @@ def made(backbone: str) -> suite.Suite:
 def corpus(made: suite.Suite) -> Corpus:
     if not DATA.is_dir():
         pytest.skip("no shared/data/food101_mini beside the repository")
-    return suite.load_corpora(made, RunOptions(data_root=(str(DATA),), max_bad=0.0))["food101"]
+    return suite.load_suite_corpora(made, RunOptions(data_root=(str(DATA),), max_bad=0.0))[
+        "food101"
+    ]
 
 
 @pytest.fixture(scope="module")

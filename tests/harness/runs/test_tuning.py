@@ -45,16 +45,16 @@ def made(tmp_path: Path) -> Suite:
 
 def test_trial_zero_is_the_entry_and_what_it_fixes_stays_fixed(made: Suite) -> None:
     entry = SuiteEntry("mcr", {"mipd": 0.0}, "plain mcr", learning_rate=1e-3)
-    trials = tuning.settings(entry, made, TuningPlan(trials=6))
+    trials = tuning.trials_of(entry, made, TuningPlan(trials=6))
     assert (trials[0].options, trials[0].learning_rate) == ({"mipd": 0.0}, 1e-3)
     assert all(trial.options["mipd"] == 0.0 for trial in trials)
     drawn = trials[1:]
     assert all(set(trial.options) == {"mipd", "unimodal", "contrastive"} for trial in drawn)
     assert all(5e-4 <= (trial.learning_rate or 0) <= 8e-3 for trial in drawn)  # of 2e-3
     assert len({(trial.learning_rate, trial.options["unimodal"]) for trial in drawn}) == 5
-    assert trials == tuning.settings(entry, made, TuningPlan(trials=6))
-    assert trials[:4] == tuning.settings(entry, made, TuningPlan(trials=4))
-    assert drawn != tuning.settings(entry, made, TuningPlan(trials=6, seed=1))[1:]
+    assert trials == tuning.trials_of(entry, made, TuningPlan(trials=6))
+    assert trials[:4] == tuning.trials_of(entry, made, TuningPlan(trials=4))
+    assert drawn != tuning.trials_of(entry, made, TuningPlan(trials=6, seed=1))[1:]
 
 
 def test_trials_see_validation_items_and_a_seed_of_their_own(made: Suite) -> None:
