@@ -85,7 +85,7 @@ def spread(
                     )
                 yield running.pop(future), future
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _work_in_worker(work: Callable[[Job, SendMessage], Result], job: Job) -> Result:

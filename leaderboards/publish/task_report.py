@@ -1,5 +1,6 @@
 """Report files of one task, and of several tasks in parallel."""
 
+import atexit
 import gc
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,7 +109,8 @@ def _size(request: ReportRequest) -> float:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports Ctrl-C
-    gc.disable()  # a search among the records, none of which is garbage, takes half a second
+    gc.disable()  # no record is garbage: a search among them, also at exit, takes half a second
+    atexit.register(gc.freeze)
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg  # noqa: F401
 
