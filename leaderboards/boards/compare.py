@@ -210,7 +210,7 @@ def _counts(column: ProfileColumn, left: Run, right: Run) -> McNemarCounts | Non
 
 def _is_labelled(column: ProfileColumn, run: Run) -> bool:
     """Return whether the items have a class label and a score, not parts of ratios."""
-    return "score" in items.names(run.items_path(column.task))
+    return "score" in items.column_names(run.items_path(column.task))
 
 
 def _right_items(

@@ -197,11 +197,13 @@ class TestItems:
         items: list[Items] = []
         same = np.zeros((len(runs), len(corrupted), len(self.clusters)), np.bool_)
         start = 0
-        for tables, order in item_table.alike(tables_in_order):
+        for tables, order in item_table.group_by_order(tables_in_order):
             for by_variant in item_table.items_of(tables, order, self.classes, scored):
                 items += [by_variant[variant] for variant in self.grid.variants]
             if corrupted:
-                unchanged = item_table.unchanged(tables, order, self.answer, corrupted, CLEAN)
+                unchanged = item_table.unchanged_answers(
+                    tables, order, self.answer, corrupted, CLEAN
+                )
                 same[start : start + len(tables)] = unchanged
             start += len(tables)
         return items, same

@@ -1,4 +1,4 @@
-"""What entries cost to train: means of their runs' ledgers."""
+"""Training costs of entries: means of their runs' ledgers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from steelyard.leaderboards.loading.collect import Run
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an entry's training cost: means over seeds."""
+    """Training cost of an entry: means over seeds."""
 
     flops: float
     relative: float | None
-    """FLOPs over the control's; None where the control is not ranked."""
+    """FLOPs divided by the control's; None if the control is not ranked."""
     seconds: float
     steps: float
     items: float
@@ -21,16 +21,16 @@ class Cost:
     phases: Mapping[str, float]
     """FLOPs by phase."""
     amortised: float
-    """FLOPs where artefacts (mined answers, teachers, features) are charged once for all seeds; it
-    is only shown, ``flops`` is what counts."""
+    """FLOPs if artefacts (mined answers, teachers, features) are charged once for all seeds; shown
+    only, boards use ``flops``."""
     tuning: float
-    """FLOPs of the trials that chose the settings, beside ``flops``; 0 where nobody tuned."""
+    """FLOPs of the tuning trials, not part of ``flops``; 0 without tuning."""
 
 
 def costs_of(complete: Mapping[str, Sequence[Run]], control: str) -> dict[str, Cost]:
-    """What each entry cost, also relative to the control, by label."""
-    spent = [run.record.ledger.total_flops for run in complete.get(control, ())]
-    base = fmean(spent) if any(spent) else None
+    """Return the cost of each entry by label, also relative to the control."""
+    control_flops = [run.record.ledger.total_flops for run in complete.get(control, ())]
+    base = fmean(control_flops) if any(control_flops) else None
     return {label: _cost(group, base) for label, group in complete.items()}
 
 

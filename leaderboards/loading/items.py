@@ -1,4 +1,4 @@
-"""A run's scored items from their file: the columns a metric needs, in an order found once."""
+"""Read the scored items of a run: only the columns a metric needs, sorted once for all runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,40 +18,28 @@ if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet as parquet
 
-PLACE = ("variant", "id", "cluster")
-"""Which item of which variant a row is."""
-SHARED = (*PLACE, "target")
-"""What runs on the same items have alike, as the first columns of their files."""
+KEYS = ("variant", "id", "cluster")
+SHARED = (*KEYS, "target")
+"""Columns that are equal in all runs on the same items, and first in their files."""
 CLASSES = ("target", "predicted")
 VALUES = ("score", "confidence")
 NEEDED: Mapping[str, Sequence[str]] = {
     "auroc": ("target", "confidence"),
     **dict.fromkeys(("macro_f1", "micro_f1", "samples_f1", "weighted_f1"), CLASSES),
 }
-"""Columns by metric; all others need the items' own scores."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """How a file holds its first columns: what is equal here reads as equal."""
-
-    schema: "parquet.ParquetSchema"
-    """Of all columns."""
-    chunks: tuple[tuple[str, int, int], ...]
-    """Compression, number of values and bytes of each."""
-    content: bytes
+"""Columns by metric; all other metrics need the score of each item."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Order:
-    """Where a file holds which items. Runs scored alike share it, and it is found only once."""
+    """Order of the items of a file; files with equal shared columns have the same object."""
 
     shared: "pyarrow.Table"
-    """The columns ``SHARED`` as read, without targets where nobody asked for them."""
-    stored: Stored | None
-    """The same as it lies in the file."""
+    """The columns ``SHARED``, without targets where they were not requested."""
+    stored: object
+    """See ``_stored``."""
     rows: Mapping[str, NDArray[np.intp]]
-    """Rows of each variant, sorted by id."""
+    """Row numbers of each variant, sorted by id."""
     ids: Mapping[str, NDArray[np.str_]]
     """[n] by variant."""
     clusters: Mapping[str, NDArray[np.str_]]
@@ -59,12 +47,12 @@ class Order:
 
 
 def columns_for(metric: str) -> Sequence[str]:
-    """The columns that a metric is computed from."""
+    """Return the columns that a metric is computed from."""
     return NEEDED.get(metric, ("score",))
 
 
-def names(path: Path) -> list[str]:
-    """The columns that a file of items has."""
+def column_names(path: Path) -> list[str]:
+    """Return the columns of a file of items."""
     import pyarrow.parquet as parquet
 
     if not path.is_file():
@@ -73,11 +61,11 @@ def names(path: Path) -> list[str]:
 
 
 def read(
-    path: Path, columns: Sequence[str], known: Order | None = None
+    path: Path, columns: Sequence[str], expected: Order | None = None
 ) -> tuple["pyarrow.Table", Order]:
-    """The named columns of a file, and the order of its items: ``known`` where they lie so.
+    """Read columns of a file and the order of its items; ``expected`` itself if it is the same.
 
-    Targets are found in the order.
+    The table has no ``SHARED`` columns: targets are in the order.
 
     Raises:
         UserError: the file is missing or broken, or lacks a column.
@@ -85,143 +73,144 @@ def read(
     import pyarrow
     import pyarrow.parquet as parquet
 
-    shared = [name for name in SHARED if name in PLACE or name in columns]
-    own = [name for name in columns if name not in shared]
+    shared = [name for name in SHARED if name in KEYS or name in columns]
+    other = [name for name in columns if name not in shared]
     try:
         content = path.read_bytes()
         file = parquet.ParquetFile(pyarrow.BufferReader(content), pre_buffer=False)
         stored = _stored(file, content, shared)
-        same = known is not None and stored is not None and stored == known.stored
-        # The columns that nearly all runs share take half of the time.
-        wanted = own if same else [*shared, *own]
-        table = file.read(wanted, use_threads=False)
+        # Decoding columns that nearly all runs share would take half of the time.
+        is_expected = expected is not None and stored is not None and stored == expected.stored
+        names = other if is_expected else [*shared, *other]
+        table = file.read(names, use_threads=False)
     except FileNotFoundError:
         raise UserError(
             f"No {path}: intervals need a run's items, copy its whole folder."
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
-    present = table.column_names
-    lacking = [name for name in wanted if name not in present]
-    if lacking:
-        raise UserError(f"{path} lacks the columns {', '.join(lacking)}: run again.")
-    if known is not None and same:
-        return table, known
-    return table.select(own), _order(table.select(shared), stored, known)
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise UserError(f"{path} lacks the columns {', '.join(missing)}: run again.")
+    if expected is not None and is_expected:
+        return table, expected
+    return table.select(other), _order(table.select(shared), stored, expected)
 
 
-def _stored(file: "parquet.ParquetFile", content: bytes, shared: Sequence[str]) -> Stored | None:
-    """How a file stores columns that are its first, of one value a row or one list, in one group.
+def _stored(file: "parquet.ParquetFile", content: bytes, shared: Sequence[str]) -> object:
+    """Return the compressed shared columns: files where these are equal decode to equal columns.
 
-    None where it does not.
+    None if the columns are not the first of the file, or not in one row group.
     """
-    whole = file.metadata
-    if whole.num_row_groups != 1 or whole.num_columns < len(shared):
+    metadata = file.metadata
+    if metadata.num_row_groups != 1 or metadata.num_columns < len(shared):
         return None
-    group = whole.row_group(0)
-    found = [group.column(number) for number in range(len(shared))]
-    if [column.path_in_schema.split(".")[0] for column in found] != shared:
+    group = metadata.row_group(0)
+    chunks = [group.column(index) for index in range(len(shared))]
+    if [chunk.path_in_schema.split(".")[0] for chunk in chunks] != shared:
         return None
-    first = found[0].dictionary_page_offset or found[0].data_page_offset
-    chunks = tuple(
-        (column.compression, column.num_values, column.total_compressed_size) for column in found
-    )
-    return Stored(file.schema, chunks, content[first : first + sum(size for _, _, size in chunks)])
+    start = chunks[0].dictionary_page_offset or chunks[0].data_page_offset
+    encodings = [
+        (chunk.compression, chunk.num_values, chunk.total_compressed_size) for chunk in chunks
+    ]
+    end = start + sum(size for _, _, size in encodings)
+    return file.schema, encodings, content[start:end]
 
 
-def _order(shared: "pyarrow.Table", stored: Stored | None, known: Order | None) -> Order:
-    if known is not None and shared.equals(known.shared):
-        return known
-    variants, ids, clusters = (np.array(shared[name].to_pylist(), dtype=np.str_) for name in PLACE)
+def _order(shared: "pyarrow.Table", stored: object, expected: Order | None) -> Order:
+    if expected is not None and shared.equals(expected.shared):
+        return expected
+    variants, ids, clusters = (np.array(shared[name].to_pylist(), dtype=np.str_) for name in KEYS)
     order = np.lexsort((ids, variants))
     names, starts = np.unique(variants[order], return_index=True)
-    parts = zip(names.tolist(), np.split(order, starts[1:]), strict=True)
-    rows = dict(parts)
+    rows = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
     return Order(
         shared,
         stored,
         rows,
-        {name: ids[part] for name, part in rows.items()},
-        {name: clusters[part] for name, part in rows.items()},
+        {name: ids[indices] for name, indices in rows.items()},
+        {name: clusters[indices] for name, indices in rows.items()},
     )
 
 
 def items_of(
     tables: Sequence["pyarrow.Table"], order: Order, classes: int, columns: Sequence[str]
 ) -> list[dict[str, Items]]:
-    """Of each table in this order, items by variant with these columns, others empty.
+    """Return the items of each table by variant, with these columns and the others empty.
 
-    ``classes`` is the width C. Of several tables at once, because most of the time of each step
-    is spent before it begins.
+    ``classes`` is the width C. Several tables at once take less time than one by one.
     """
-    whole = _joined(tables)
-    held: dict[str, NDArray[Any]] = {}
+    joined = _joined(tables)
+    values: dict[str, NDArray[Any]] = {}
     """[K, rows] or [K, rows, C] of each column."""
     if "predicted" in columns:
-        marks = _indicator(whole["predicted"], classes)
-        held["predicted"] = _by_table(marks, tables)
+        values["predicted"] = _by_table(_indicator(joined["predicted"], classes), tables)
     for name in VALUES:
         if name in columns:
-            values = whole[name].to_numpy().astype(np.float64, copy=False)
-            held[name] = _by_table(values, tables)
-    target = _targets(order, classes) if "target" in columns else {}
-    none, nothing = np.zeros((0, classes), dtype=np.bool_), np.zeros(0)
-    found: list[dict[str, Items]] = [{} for _ in tables]
+            column = joined[name].to_numpy().astype(np.float64, copy=False)
+            values[name] = _by_table(column, tables)
+    targets = _targets(order, classes) if "target" in columns else {}
+    no_classes, no_values = np.zeros((0, classes), dtype=np.bool_), np.zeros(0)
+    results: list[dict[str, Items]] = [{} for _ in tables]
     for variant, rows in order.rows.items():
-        taken = {name: values.take(rows, axis=1) for name, values in held.items()}
-        for place, items in enumerate(found):
+        sorted_values = {name: array.take(rows, axis=1) for name, array in values.items()}
+        for index, items in enumerate(results):
+            table_values = {name: array[index] for name, array in sorted_values.items()}
             items[variant] = Items(
                 order.ids[variant],
                 order.clusters[variant],
-                target.get(variant, none),
-                taken["predicted"][place] if "predicted" in taken else none,
-                taken["score"][place] if "score" in taken else nothing,
-                taken["confidence"][place] if "confidence" in taken else nothing,
+                targets.get(variant, no_classes),
+                table_values.get("predicted", no_classes),
+                table_values.get("score", no_values),
+                table_values.get("confidence", no_values),
             )
-    return found
+    return results
 
 
 @lru_cache(maxsize=4)
 def _targets(order: Order, classes: int) -> Mapping[str, NDArray[np.bool_]]:
-    """Which of the C classes each item carries, by variant: [n, C], found once for all runs."""
-    found = _indicator(order.shared["target"], classes)
-    return {variant: found[rows] for variant, rows in order.rows.items()}
+    """Return the classes of each item as 0/1, by variant: [n, C]; cached for all runs."""
+    targets = _indicator(order.shared["target"], classes)
+    return {variant: targets[rows] for variant, rows in order.rows.items()}
 
 
 def answer_column(path: Path) -> str:
-    """The column of a file that holds answers: predicted classes, or else words."""
-    return "predicted" if "predicted" in names(path) else "answer"
+    """Return the column of answers: predicted classes, or else words."""
+    return "predicted" if "predicted" in column_names(path) else "answer"
 
 
-def unchanged(
+def unchanged_answers(
     tables: Sequence["pyarrow.Table"],
     order: Order,
-    answer: str,
+    column: str,
     variants: Sequence[str],
-    usual: str,
+    reference: str,
 ) -> NDArray[np.bool_]:
-    """Whether each answer of V variants is that of the variant ``usual``, in K tables: [K, V, n].
+    """Compare answers of V variants with those of the ``reference``, in K tables: [K, V, n].
 
     An answer is the set of predicted classes, or words after the normalisation of VQA.
     """
-    given = _joined(tables)[answer]
-    found = _class_sets(given) if answer == "predicted" else _words(given)
-    answers = _by_table(found, tables)
-    wanted = answers.take(order.rows[usual], axis=1)
-    same = [(answers.take(order.rows[each], axis=1) == wanted).all(axis=2) for each in variants]
-    return np.stack(same, axis=1)
+    joined = _joined(tables)[column]
+    rows = _class_sets(joined) if column == "predicted" else _words(joined)
+    answers = _by_table(rows, tables)
+    references = answers.take(order.rows[reference], axis=1)
+    is_same = [
+        (answers.take(order.rows[variant], axis=1) == references).all(axis=2)
+        for variant in variants
+    ]
+    return np.stack(is_same, axis=1)
 
 
-def alike(
-    read: Sequence[tuple["pyarrow.Table", Order]],
+def group_by_order(
+    tables: Sequence[tuple["pyarrow.Table", Order]],
 ) -> Iterator[tuple[list["pyarrow.Table"], Order]]:
-    """What was read in groups of neighbours of one order and the same types of columns."""
-    for (order, _), group in groupby(read, lambda each: (each[1], each[0].schema)):
+    """Yield neighbouring tables of the same order and column types together."""
+    for (order, _), group in groupby(tables, lambda pair: (pair[1], pair[0].schema)):
         yield [table for table, _ in group], order
 
 
 def _by_table(rows: NDArray[Any], tables: Sequence["pyarrow.Table"]) -> NDArray[Any]:
-    """Rows of K tables of equal length one after the other as [K, rows, ...]."""
+    """Reshape the joined rows of K tables of equal length to [K, rows, ...]."""
     return rows.reshape(len(tables), len(rows) // len(tables), *rows.shape[1:])
 
 
@@ -232,9 +221,9 @@ def _joined(tables: Sequence["pyarrow.Table"]) -> "pyarrow.Table":
 
 
 def _class_sets(column: "pyarrow.ChunkedArray") -> NDArray[np.bool_] | NDArray[np.int64]:
-    """Rows that are equal where the sets of predicted classes are.
+    """Return rows that are equal if and only if the sets of predicted classes are.
 
-    The classes themselves, [rows, 1], where each row has one, else 0/1 for each class: [rows, C].
+    The class numbers, [rows, 1], if each row has one, else 0/1 for each class: [rows, C].
     """
     import pyarrow.compute as compute
 
@@ -246,19 +235,19 @@ def _class_sets(column: "pyarrow.ChunkedArray") -> NDArray[np.bool_] | NDArray[n
 
 
 def _words(column: "pyarrow.ChunkedArray") -> NDArray[np.int64]:
-    """A number for each answer, equal for those that are equal once normalised: [rows, 1]."""
-    given = column.to_pylist()
-    known = {text: normalise(text) for text in set(given)}
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(known.values()))}
-    return np.array([[numbers[known[text]]] for text in given])
+    """Number answers so that those with equal normalised words have equal numbers: [rows, 1]."""
+    answers = column.to_pylist()
+    normalised = {text: normalise(text) for text in set(answers)}
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(normalised.values()))}
+    return np.array([[numbers[normalised[text]]] for text in answers])
 
 
 def _indicator(column: "pyarrow.ChunkedArray", classes: int) -> NDArray[np.bool_]:
-    """Class indices as a 0/1 matrix: [n, C]."""
+    """Return class indices as a 0/1 matrix: [n, C]."""
     import pyarrow.compute as compute
 
     rows = compute.list_parent_indices(column).to_numpy()
-    present = np.zeros((len(column), classes), dtype=np.bool_)
+    indicator = np.zeros((len(column), classes), dtype=np.bool_)
     # Parquet gives a column of nothing but empty lists the type null, hence the cast.
-    present[rows, compute.list_flatten(column).to_numpy().astype(np.int64)] = True
-    return present
+    indicator[rows, compute.list_flatten(column).to_numpy().astype(np.int64)] = True
+    return indicator

@@ -1,4 +1,4 @@
-"""The tables of which items lost a side, published once however many runs were scored on them."""
+"""Tables of which items lack a modality, published once for all runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,27 +10,31 @@ from steelyard.tasks.corruptions.missing import FOLDER, MISSING, file_name
 
 
 def tables_of(runs: Sequence[Run]) -> dict[str, bytes]:
-    """Name and content of each table of the runs' missing-modality variants.
+    """Return name and content of each table of the runs' missing-modality variants.
 
     Raises:
-        UserError: a run lacks a table, or two runs were scored with other items missing.
+        UserError: a run lacks a table, or the tables of two runs differ.
     """
     first: dict[str, Path] = {}
     for run in runs:
         for name in _names(run.record):
             path = run.folder / name
             if not path.is_file():
-                raise UserError(f"No {path}: it says which items lost a side; copy the whole run.")
-            known = first.setdefault(name, path)
-            if path.read_bytes() != known.read_bytes():
                 raise UserError(
-                    f"{path} and {known} differ: score all runs of a board on the same data."
+                    f"No {path}: it lists the items that lack a modality; copy the whole run folder."
+                )
+                    f"No {path}: it lists the items that lack a modality; copy the whole run folder."
+                )
+            other_path = first.setdefault(name, path)
+            if path.read_bytes() != other_path.read_bytes():
+                raise UserError(
+                    f"{path} and {other_path} differ: score all runs of a board on the same data."
                 )
     return {name: path.read_bytes() for name, path in sorted(first.items())}
 
 
 def _names(record: Record) -> set[str]:
-    """Where the tables of a record's variants lie in its folder."""
+    """Return the paths of a record's tables within its folder."""
     scored = {
         (score.task, score.variant)
         for score in record.scores

@@ -90,7 +90,10 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
     def unchanged(runs: Sequence[Run]) -> NDArray[np.bool_]:
         tables = [items.read(run.items_path(task), [answer], order) for run in runs]
         return np.concatenate(
-            [items.unchanged(*group, answer, corrupted, CLEAN) for group in items.alike(tables)]
+            [
+                items.unchanged_answers(*group, answer, corrupted, CLEAN)
+                for group in items.group_by_order(tables)
+            ]
         )
 
     result: dict[str, VariantSamples] = {}

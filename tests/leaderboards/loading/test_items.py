@@ -65,7 +65,9 @@ def test_answers_are_unchanged_where_their_classes_are(tmp_path: Path) -> None:
         path = tmp_path / "items"
         parquet.write_table(pa.table(columns), path)
         table, order = item_table.read(path, ["predicted"])
-        found = item_table.unchanged([table], order, "predicted", ["image-blank"], "clean")[0]
+        found = item_table.unchanged_answers([table], order, "predicted", ["image-blank"], "clean")[
+            0
+        ]
         assert found.dtype == np.bool_
         return [bool(one) for one in found[0]]
 
@@ -101,14 +103,14 @@ def test_runs_read_together_are_those_read_one_by_one(tmp_path: Path) -> None:
     _, order = item_table.read(files[0], columns)
     read = [item_table.read(path, columns, order) for path in files]
     assert [own is order for _, own in read] == [True, True, True, True, False]
-    groups = [*item_table.alike(read)]
+    groups = [*item_table.group_by_order(read)]
     assert [len(tables) for tables, _ in groups] == [3, 1, 1]
     found = [
         (items, same)
         for tables, own in groups
         for items, same in zip(
             item_table.items_of(tables, own, 2, columns),
-            item_table.unchanged(tables, own, "predicted", ["clean"], "clean"),
+            item_table.unchanged_answers(tables, own, "predicted", ["clean"], "clean"),
             strict=True,
         )
     ]
