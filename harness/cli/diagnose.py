@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from steelyard.harness.models.classifier import Classifier
     from steelyard.harness.models.vlm import Vlm
-    from steelyard.leaderboards.reliance.numbers import Part
+    from steelyard.leaderboards.reliance.numbers import TaskReliance
 
 TASKS = ("prior_conflict", "pope", "vqa")
 """Default tasks of a vision-language model."""
@@ -128,14 +128,14 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
     console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
 
 
-def parts_of(task: str, runs: "Sequence[DataFrame]") -> "list[Part]":
+def parts_of(task: str, runs: "Sequence[DataFrame]") -> "list[TaskReliance]":
     """Return the profile of a task and of its parts, from a table of answers per training seed."""
-    from steelyard.leaderboards.reliance.numbers import parts
+    from steelyard.leaderboards.reliance.numbers import profile_task
 
     info = tasks.info(task)
     metric = ask.profile_metric(info)
     higher = info.metrics.get(metric, True)
-    return parts(task, metric, higher_is_better=higher is not False, runs=runs)
+    return profile_task(task, metric, higher_is_better=higher is not False, runs=runs)
 
 
 def _read_run(model: str) -> Record | None:

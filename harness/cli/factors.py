@@ -28,7 +28,7 @@ from steelyard.harness.runs.suite import RunOptions, Suite
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from steelyard.leaderboards.factor_effects.numbers import Group
+    from steelyard.leaderboards.factor_effects.numbers import LevelAnswers
 
 CLASSIFIER, OBJECTIVE, OBJECTIVE_VLM = (
     "factors_classifier",
@@ -168,7 +168,9 @@ def factors(factor: str, options: FactorOptions) -> None:
     groups = _collect_answers(plan, models, corpora, options.out / name)
     with console.status("computing the effects"):
         description = _describe(plan, options)
-        effects = numbers.build(name, [numbers.measured(group) for group in groups], description)
+        effects = numbers.build(
+            name, [numbers.measure_level(group) for group in groups], description
+        )
         files = effect_tables.write(effects, options.out)
     console.print(effect_tables.terminal(effects))
     console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
@@ -248,9 +250,9 @@ def _train_base_models(plan: FactorPlan, level: FactorLevel) -> Iterator[FactorM
 
 def _collect_answers(
     plan: FactorPlan, models: Sequence[FactorModel], corpora: Mapping[str, Corpus], out: Path
-) -> "list[Group]":
+) -> "list[LevelAnswers]":
     """Return the answers of all seeds, by level and task."""
-    from steelyard.leaderboards.factor_effects.numbers import Group
+    from steelyard.leaderboards.factor_effects.numbers import LevelAnswers
 
     tables: dict[tuple[str, FactorLevel], dict[int, DataFrame]] = {}
     for index, model in enumerate(models, start=1):
@@ -262,7 +264,7 @@ def _collect_answers(
             rows = collect_answers(backbone, task, corpus, folder, plan.profile, label=label)
             tables.setdefault((task, level), {})[model.seed] = rows
     return [
-        Group(
+        LevelAnswers(
             task,
             level.parameter,
             PARAMETERS[level.parameter],

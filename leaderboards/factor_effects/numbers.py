@@ -1,6 +1,6 @@
-"""What one factor does to reliance: profiles by level, and differences to the reference level.
+"""Effect of one factor on reliance: profiles by level, and differences to the reference level.
 
-A pure function of the answers of ``harness.reliance``, one table a seed and level.
+Input are the tables of answers of ``harness.reliance``, one per seed and level.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from steelyard.leaderboards.reliance.numbers import NUMBERS, measure
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval, Sample
 
-SHOWN = (
+MAIN_NUMBERS = (
     "score.full",
     "score.text.blank",
     "gain.image.shuffled",
@@ -21,28 +21,28 @@ SHOWN = (
     "conflict.text",
     "conflict.image",
 )
-"""Numbers of the page's tables; the CSV and JSON files have all."""
+"""Numbers in the page's tables; the CSV and JSON files have all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """The answers about one task of all seeds of one level."""
+class LevelAnswers:
+    """Answers of all seeds of one level on one task."""
 
     task: str
-    knob: str
+    parameter: str
     about: str
-    """The knob in words."""
+    """The parameter in words."""
     value: str
     reference: bool
     by_seed: Mapping[int, pd.DataFrame]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A group with its numbers."""
+class LevelSamples:
+    """Numbers of one level on one task, by seed and resample."""
 
     task: str
-    knob: str
+    parameter: str
     about: str
     value: str
     reference: bool
@@ -52,75 +52,87 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One level."""
+class LevelEffect:
+    """Numbers of one level, and their differences to the reference level."""
 
     value: str
     reference: bool
     numbers: Mapping[str, Interval]
     effects: Mapping[str, Interval]
-    """Minus the reference level, paired by seed and item; empty for that level itself."""
+    """Differences, paired by seed and item; empty for the reference level."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.value} (reference)" if self.reference else self.value
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """One knob and one task."""
+class FactorCurve:
+    """Levels of one parameter on one task."""
 
     task: str
-    knob: str
+    parameter: str
     about: str
     seeds: tuple[int, ...]
     items: int
-    points: tuple[Point, ...]
-    """In the order in which they were given."""
+    levels: tuple[LevelEffect, ...]
+    """In the order of the command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """Everything that one command varied."""
+    """Parameters varied by one command."""
 
     name: str
     settings: Mapping[str, str]
-    curves: tuple[Curve, ...]
+    curves: tuple[FactorCurve, ...]
 
 
-def measured(group: Group) -> Measured:
-    """The numbers of one level over its seeds, in seed order; scores are accuracies."""
-    seeds = tuple(sorted(group.by_seed))
-    runs = [group.by_seed[seed] for seed in seeds]
-    samples = measure(runs, group.task, higher_is_better=True)
-    items = int((runs[0]["view"] == "full").sum())
-    place = (group.task, group.knob, group.about, group.value, group.reference)
-    return Measured(*place, seeds, items, samples)
-
-
-def build(name: str, found: Sequence[Measured], settings: Mapping[str, str]) -> Factor:
-    """One curve a knob and task; levels keep their order."""
-    kinds = list(dict.fromkeys((each.task, each.knob) for each in found))
-    curves = [_curve([each for each in found if (each.task, each.knob) == kind]) for kind in kinds]
-    return Factor(name, dict(settings), tuple(curves))
-
-
-def _curve(levels: Sequence[Measured]) -> Curve:
-    first = levels[0]
-    usual = next((each for each in levels if each.reference), None)
-    return Curve(
-        task=first.task,
-        knob=first.knob,
-        about=first.about,
-        seeds=first.seeds,
-        items=first.items,
-        points=tuple(_point(each, usual) for each in levels),
+def measure_level(level: LevelAnswers) -> LevelSamples:
+    """Compute the numbers of one level over its seeds, in seed order; scores are accuracies."""
+    seeds = tuple(sorted(level.by_seed))
+    runs = [level.by_seed[seed] for seed in seeds]
+    return LevelSamples(
+        task=level.task,
+        parameter=level.parameter,
+        about=level.about,
+        value=level.value,
+        reference=level.reference,
+        seeds=seeds,
+        items=int((runs[0]["view"] == "full").sum()),
+        samples=measure(runs, level.task, higher_is_better=True),
     )
 
 
-def _point(level: Measured, usual: Measured | None) -> Point:
+def build(name: str, levels: Sequence[LevelSamples], settings: Mapping[str, str]) -> Factor:
+    """Build one curve per parameter and task; levels keep their order."""
+    groups: dict[tuple[str, str], list[LevelSamples]] = {}
+    for level in levels:
+        groups.setdefault((level.task, level.parameter), []).append(level)
+    return Factor(name, dict(settings), tuple(map(_curve, groups.values())))
+
+
+def _curve(levels: Sequence[LevelSamples]) -> FactorCurve:
+    first = levels[0]
+    reference = next((level for level in levels if level.reference), None)
+    return FactorCurve(
+        task=first.task,
+        parameter=first.parameter,
+        about=first.about,
+        seeds=first.seeds,
+        items=first.items,
+        levels=tuple(_effect(level, reference) for level in levels),
+    )
+
+
+def _effect(level: LevelSamples, reference: LevelSamples | None) -> LevelEffect:
     names = [name for name in NUMBERS if name in level.samples]
-    compared = [] if usual in (None, level) else [n for n in names if n in usual.samples]
-    effects = {
-        name: intervals.paired_difference(level.samples[name], usual.samples[name])
-        for name in compared
-        if usual is not None
-    }
+    effects = {}
+    if reference is not None and reference is not level:
+        effects = {
+            name: intervals.paired_difference(level.samples[name], reference.samples[name])
+            for name in names
+            if name in reference.samples
+        }
     numbers = {name: intervals.interval(level.samples[name]) for name in names}
-    return Point(level.value, level.reference, numbers, effects)
+    return LevelEffect(level.value, level.reference, numbers, effects)

@@ -21,9 +21,7 @@ def tables_of(runs: Sequence[Run]) -> dict[str, bytes]:
             path = run.folder / name
             if not path.is_file():
                 raise UserError(
-                    f"No {path}: it lists the items that lack a modality; copy the whole run folder."
-                )
-                    f"No {path}: it lists the items that lack a modality; copy the whole run folder."
+                    f"No {path}, which lists items without a modality; copy the folder."
                 )
             other_path = first.setdefault(name, path)
             if path.read_bytes() != other_path.read_bytes():

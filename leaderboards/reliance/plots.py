@@ -1,65 +1,76 @@
-"""A reliance profile as one picture: scores by what is shown, answers that stay, who is heard."""
+"""Draw a reliance profile: scores by visible modality, unchanged answers, conflicts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from steelyard.leaderboards.output.style import FAINT, INK, LEFT, SOFT, render, shorten
-from steelyard.leaderboards.reliance.numbers import Diagnosis, Part
+from steelyard.leaderboards.output.style import (
+    FAINT,
+    IMAGE,
+    INK,
+    LEFT,
+    SOFT,
+    TEXT,
+    inches,
+    render,
+    shorten,
+)
+from steelyard.leaderboards.reliance.numbers import Diagnosis, TaskReliance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TEXT, IMAGE = "#D55E00", "#0072B2"
-"""Orange for text and blue for images, here and wherever sides are told apart."""
 MOST = 14
-"""Rows of the picture; the table has all of them."""
+"""Rows of the figure; the table has all."""
 VIEWS = {
-    "neither": ("neither side", FAINT, "o"),
+    "neither": ("neither", FAINT, "o"),
     "text": ("text only", TEXT, "s"),
     "image": ("image only", IMAGE, "D"),
 }
-"""Legend, colour and shape of what is shown to the model."""
+"""Legend, colour and shape of each view."""
 # Inches: the three panels, room between them, a row, room below and above.
 WIDE, NARROW, GAP, ROW, UNDER, OVER = 3.4, 1.5, 0.35, 0.34, 0.95, 0.95
 LETTER = 0.068
-"""Inches a letter of a name takes, about."""
+"""Average width of a letter in inches."""
 
 
-def picture(name: str, found: Diagnosis) -> dict[str, bytes]:
-    """The picture as ``png`` and ``svg``, none without a score; equal profiles give equal bytes."""
-    shown = [part for part in found.parts if "score.full" in part.numbers]
-    if not shown:
+def picture(name: str, diagnosis: Diagnosis) -> dict[str, bytes]:
+    """Return the figure as PNG and SVG by file name; nothing without a score."""
+    parts = [part for part in diagnosis.parts if "score.full" in part.numbers]
+    if not parts:
         return {}
-    return render({name: lambda: _figure(found.model, shown[:MOST])})
+    return render({name: lambda: _figure(diagnosis.model, parts[:MOST])})
 
 
-def _figure(model: str, parts: Sequence[Part]) -> "Figure":
+def _figure(model: str, parts: Sequence[TaskReliance]) -> "Figure":
     from matplotlib.figure import Figure
 
     names = max(LEFT, LETTER * max(len(shorten(part.name)) for part in parts) + 0.2)
-    high = ROW * len(parts) + 0.1
-    across, up = names + WIDE + 2 * (NARROW + GAP) + 0.1, UNDER + high + OVER
-    figure = Figure(figsize=(across, up))
+    rows = ROW * len(parts) + 0.1
+    total_width, total_height = names + WIDE + 2 * (NARROW + GAP) + 0.1, UNDER + rows + OVER
+    figure = Figure(figsize=(total_width, total_height))
     left = names
     panels = []
     for width in (WIDE, NARROW, NARROW):
-        panels.append(figure.add_axes((left / across, UNDER / up, width / across, high / up)))
+        box = (left / total_width, UNDER / total_height, width / total_width, rows / total_height)
+        panels.append(figure.add_axes(box))
         left += width + GAP
-    for axes, draw in zip(panels, (_scores, _unmoved, _followed), strict=True):
+    for axes, draw in zip(panels, (_scores, _unchanged, _conflicts), strict=True):
         _rows(axes, parts, named=axes is panels[0])
         draw(axes, parts)
-    figure.text(0.1 / across, 1 - 0.1 / up, f"What {shorten(model)} relies on",
+    figure.text(0.1 / total_width, 1 - 0.1 / total_height, f"What {shorten(model)} relies on",
                 fontsize=10.5, weight="bold", va="top")  # fmt: skip
     reading = (
-        "The blue bar is what the image adds. Filled: the other side is blank; hollow: it is "
+        "Blue bar: the gain from the image. Filled: the other modality is blank; hollow: it is "
         "another item's. Bars through marks: 95 % intervals."
     )
-    figure.text(0.1 / across, 1 - 0.33 / up, reading, fontsize=7.5, color=SOFT, va="top")
+    figure.text(
+        0.1 / total_width, 1 - 0.33 / total_height, reading, fontsize=7.5, color=SOFT, va="top"
+    )
     return figure
 
 
-def _rows(axes: "Axes", parts: Sequence[Part], *, named: bool) -> None:
+def _rows(axes: "Axes", parts: Sequence[TaskReliance], *, named: bool) -> None:
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_yticks(range(len(parts)))
     axes.set_yticklabels([shorten(part.name) for part in parts] if named else [], fontsize=8)
@@ -71,16 +82,16 @@ def _rows(axes: "Axes", parts: Sequence[Part], *, named: bool) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _mean(part: Part, name: str) -> float | None:
-    each = part.numbers.get(name)
-    return None if each is None else 100 * each.mean
+def _mean(part: TaskReliance, name: str) -> float | None:
+    interval = part.numbers.get(name)
+    return None if interval is None else 100 * interval.mean
 
 
-def _scores(axes: "Axes", parts: Sequence[Part]) -> None:
+def _scores(axes: "Axes", parts: Sequence[TaskReliance]) -> None:
     for row, part in enumerate(parts):
-        full, blind = part.numbers["score.full"], part.numbers.get("score.text.shuffled")
-        if blind is not None:
-            axes.plot([100 * blind.mean, 100 * full.mean], [row, row], color=IMAGE, lw=6,
+        full, text = part.numbers["score.full"], part.numbers.get("score.text.shuffled")
+        if text is not None:
+            axes.plot([100 * text.mean, 100 * full.mean], [row, row], color=IMAGE, lw=6,
                       alpha=0.25, solid_capstyle="butt", zorder=1)  # fmt: skip
         for view, (_, colour, marker) in VIEWS.items():
             for way, filled in (("shuffled", False), ("blank", True)):
@@ -88,21 +99,23 @@ def _scores(axes: "Axes", parts: Sequence[Part]) -> None:
         axes.plot([100 * full.low, 100 * full.high], [row, row], color=INK, lw=1.1, zorder=3)
         axes.plot(100 * full.mean, row, "X", color=INK, ms=7, mec="white", mew=0.6, zorder=4)
     metrics = {part.metric for part in parts}
-    axes.set_title("score by what is shown (%)", fontsize=8.5, pad=6)
+    axes.set_title("score by visible modality (%)", fontsize=8.5, pad=6)
     axes.set_xlabel(" / ".join(sorted(metrics)).replace("_", " "), fontsize=8)
     _legend(axes)
 
 
 def _dot(
-    axes: "Axes", part: Part, name: str, row: int, colour: str, marker: str, filled: bool
+    axes: "Axes", part: TaskReliance, name: str, row: int, colour: str, marker: str, filled: bool
 ) -> None:
-    each = part.numbers.get(name)
-    if each is None:
+    interval = part.numbers.get(name)
+    if interval is None:
         return
     style: dict[str, Any] = {"color": colour, "mec": "white" if filled else colour, "mew": 0.7}
     style |= {} if filled else {"mfc": "white"}
-    axes.plot([100 * each.low, 100 * each.high], [row, row], color=colour, lw=0.8, alpha=0.6)
-    axes.plot(100 * each.mean, row, marker, ms=6 if filled else 4.5, zorder=2.5, **style)
+    axes.plot(
+        [100 * interval.low, 100 * interval.high], [row, row], color=colour, lw=0.8, alpha=0.6
+    )
+    axes.plot(100 * interval.mean, row, marker, ms=6 if filled else 4.5, zorder=2.5, **style)
 
 
 def _legend(axes: "Axes") -> None:
@@ -116,16 +129,11 @@ def _legend(axes: "Axes") -> None:
     ]
     axes.legend(
         handles=handles, ncols=4, fontsize=7.5, loc="upper left", handletextpad=0.1,
-        columnspacing=1.0, borderaxespad=0, bbox_to_anchor=(0, -0.42 / _high(axes)),
+        columnspacing=1.0, borderaxespad=0, bbox_to_anchor=(0, -0.42 / inches(axes)[1]),
     )  # fmt: skip
 
 
-def _high(axes: "Axes") -> float:
-    """Height of the axes in inches."""
-    return float(axes.bbox.height / axes.figure.dpi)
-
-
-def _unmoved(axes: "Axes", parts: Sequence[Part]) -> None:
+def _unchanged(axes: "Axes", parts: Sequence[TaskReliance]) -> None:
     for row, part in enumerate(parts):
         same = _mean(part, "same.text.blank")
         if same is None:
@@ -136,26 +144,26 @@ def _unmoved(axes: "Axes", parts: Sequence[Part]) -> None:
 
 
 def _number(axes: "Axes", value: float, row: int) -> None:
-    """The number at the end of its bar: inside a long one, behind a short one."""
+    """Write the number at the end of its bar, inside if the bar is long."""
     inside = value > 60
     axes.text(value + (-3 if inside else 3), row, f"{value:.0f}", fontsize=7.5, va="center",
               ha="right" if inside else "left", color="white" if inside else INK)  # fmt: skip
 
 
-def _followed(axes: "Axes", parts: Sequence[Part]) -> None:
+def _conflicts(axes: "Axes", parts: Sequence[TaskReliance]) -> None:
     for row, part in enumerate(parts):
         text, image = _mean(part, "conflict.text"), _mean(part, "conflict.image")
         if text is None or image is None:
             axes.text(0, row, "no conflict", fontsize=7, va="center", color=SOFT)
             continue
-        other = max(0.0, 100 - text - image)
+        neither = max(0.0, 100 - text - image)
         axes.barh(row, text, height=0.5, color=TEXT, alpha=0.75)
-        axes.barh(row, other, left=text, height=0.5, color=FAINT)
-        axes.barh(row, image, left=text + other, height=0.5, color=IMAGE, hatch="////",
+        axes.barh(row, neither, left=text, height=0.5, color=FAINT)
+        axes.barh(row, image, left=text + neither, height=0.5, color=IMAGE, hatch="////",
                   edgecolor="white", lw=0.0, alpha=0.85)  # fmt: skip
         if text > 12:
             axes.text(2, row, f"{text:.0f}", fontsize=7.5, va="center", color="white")
         if image > 12:
             axes.text(98, row, f"{image:.0f}", fontsize=7.5, va="center", ha="right", color=INK,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip
-    axes.set_title("where both disagree,\nfollows text | image (%)", fontsize=8.5, pad=6)
+    axes.set_title("where they disagree,\nfollows text | image (%)", fontsize=8.5, pad=6)

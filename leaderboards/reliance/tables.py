@@ -1,4 +1,4 @@
-"""A reliance profile as a sentence a task, and as Markdown, CSV, JSON or a terminal table."""
+"""Write a reliance profile as verdicts, Markdown, CSV, JSON and a terminal table."""
 
 import csv
 import io
@@ -13,9 +13,9 @@ from steelyard.leaderboards.reliance.numbers import (
     CONFLICTS,
     GROUPS,
     NUMBERS,
-    SHARES,
+    PERCENTAGES,
     Diagnosis,
-    Part,
+    TaskReliance,
 )
 from steelyard.leaderboards.reliance.plots import picture
 
@@ -25,31 +25,33 @@ if TYPE_CHECKING:
 NAME = "diagnosis"
 SCHEMA = 1
 UNUSED = 0.02
-"""A side whose gain's interval ends below this, blank and shuffled, counts as not used."""
+"""A modality is not used if the intervals of its gains, blank and shuffled, end below this."""
 RULE_OF_THREE = 3
-"""Events that n trials without any can still hide, at 95 %: a rate of 3 / n."""
+"""Without an event in n trials, the rate can still be up to 3 / n, at 95 %."""
 
 RULES = (
     "Numbers are percentages with half of the 95 % interval, over resampled items that share no "
-    "image or other cluster, and over training seeds where there are several. Where all n items "
-    "agree the interval has no width, yet a share of 3 / n could hide; the verdicts allow for it.",
-    "Without a side: it is blanked, in the backbone's own sense. With another item's: it is taken "
-    "from a random item whose content differs, several times over. Blanking asks what happens when "
-    "the side is missing, which few models were trained for; the other whether it is looked at. "
-    "The verdicts go by the second.",
-    f"A side is used where the interval of what it adds over another item's lies above 0. It is "
-    f"not used where that interval, and the one for blanking, end below {100 * UNUSED:.0f} points. "
-    "Everything else is said to be unclear.",
+    "image or other cluster, and over training seeds where there are several. If all n items "
+    "agree, the interval has no width, although a rate of up to 3 / n is possible; the verdicts "
+    "allow for it.",
+    "Without a modality: it is blanked, as the backbone defines it. With another item's: it is "
+    "taken from a random item with other content, several times. Blanking tests a missing "
+    "modality, which few models were trained for; another item's tests whether the model looks "
+    "at it. The verdicts use the second.",
+    "A modality is used if the interval of its gain over another item's is above 0. It is not "
+    f"used if that interval and the one for blanking end below {100 * UNUSED:.0f} points. "
+    "Everything else is unclear.",
     "Conflict items are those where text and image suggest different answers: "
-    + "; ".join(f"{kind}: {what}" for kind, what in CONFLICTS.items())
-    + ". The two shares need not sum to 100, for other answers are possible.",
-    "Error groups part the items by which side alone is answered rightly, the other blanked.",
-    "Information gain is the log-likelihood a token of the right answer minus that without the "
-    "image, in nats. The additive gap is what a classifier loses when its sides are only added up "
-    "(EMAP). Lean by answers is the share of answers that survive the image's loss minus those "
-    "that survive the text's; it is ours, in the manner of comparing predictions with those on "
-    "incomplete input (arXiv 2505.18657), not that paper's ratio. Lean by Shapley values is "
-    "(phi text - phi image) / (|phi text| + |phi image|).",
+    + "; ".join(f"{kind}: {meaning}" for kind, meaning in CONFLICTS.items())
+    + ". The two fractions need not sum to 100, because other answers are possible.",
+    "Error groups split the items by the modality that alone gives the right answer, with the "
+    "other one blanked.",
+    "Information gain is the log-likelihood per token of the right answer minus that without the "
+    "image, in nats. The additive gap is what a classifier loses when its modalities are only "
+    "added up (EMAP). Lean by answers is the fraction of answers that stay without the image "
+    "minus those that stay without the text; it is our own, similar to comparing predictions "
+    "with those on incomplete input (arXiv 2505.18657), but not that paper's ratio. Lean by "
+    "Shapley values is (phi text - phi image) / (|phi text| + |phi image|).",
 )
 
 
@@ -65,74 +67,74 @@ def write(diagnosis: Diagnosis, out: Path) -> list[Path]:
     return write_files(out, contents)
 
 
-def verdict(part: Part) -> str:
-    """One sentence for a person who has no time for the table."""
+def verdict(part: TaskReliance) -> str:
+    """Summarise a task in one sentence."""
     if "score.full" not in part.numbers:
-        return f"no answer on which {part.metric} could be counted."
-    said = [_use(part, "image"), _unmoved(part, "image")]
+        return f"no answer that {part.metric} can be computed on."
+    clauses = [_use(part, "image"), _unchanged(part, "image")]
     if part.conflict == "misleading":
-        said += [_use(part, "text"), _unmoved(part, "text")]
-    said += [_conflict(part), _interaction(part)]
-    return "; ".join(text for text in said if text) + "."
+        clauses += [_use(part, "text"), _unchanged(part, "text")]
+    clauses += [_conflict(part), _interaction(part)]
+    return "; ".join(clause for clause in clauses if clause) + "."
 
 
-def state(part: Part, modality: str) -> str:
-    """``used``, ``not used``, or ``unclear`` where the items do not decide."""
+def state(part: TaskReliance, modality: str) -> str:
+    """Return ``used``, ``not used``, or ``unclear`` if the items do not decide."""
     blank, shuffled = (part.numbers[f"gain.{modality}.{way}"] for way in ("blank", "shuffled"))
     if shuffled.low > 0:
         return "used"
     hidden = RULE_OF_THREE / part.clusters
-    highest = max(each.mean + max(each.half, hidden) for each in (blank, shuffled))
+    highest = max(gain.mean + max(gain.half, hidden) for gain in (blank, shuffled))
     return "not used" if highest < UNUSED else "unclear"
 
 
-def _use(part: Part, modality: str) -> str:
+def _use(part: TaskReliance, modality: str) -> str:
     if not {f"gain.{modality}.blank", f"gain.{modality}.shuffled"} <= part.numbers.keys():
-        return f"nothing to count without the {modality}"
+        return f"no score without the {modality}"
     shuffled = part.numbers[f"gain.{modality}.shuffled"]
-    cost = f"{100 * shuffled.mean:+.1f} ± {100 * shuffled.half:.1f} points over another item's"
-    found = state(part, modality)
-    if found == "unclear":
-        return f"{part.items} items do not show whether it uses the {modality} ({cost})"
-    return f"{'uses' if found == 'used' else 'does not use'} the {modality} ({cost})"
+    gain = f"{100 * shuffled.mean:+.1f} ± {100 * shuffled.half:.1f} points over another item's"
+    use = state(part, modality)
+    if use == "unclear":
+        return f"{part.items} items do not show whether it uses the {modality} ({gain})"
+    return f"{'uses' if use == 'used' else 'does not use'} the {modality} ({gain})"
 
 
-def _unmoved(part: Part, modality: str) -> str:
+def _unchanged(part: TaskReliance, modality: str) -> str:
     if "same.image.blank" not in part.numbers:
-        return ""  # free answers: hardly two are the same
-    left = "text" if modality == "image" else "image"
-    return f"answers {_percent(part, f'same.{left}.blank')} the same without it"
+        return ""  # free answers: hardly two are equal
+    remaining = "text" if modality == "image" else "image"
+    return f"keeps {_percent(part, f'same.{remaining}.blank')} of its answers without it"
 
 
-def _conflict(part: Part) -> str:
+def _conflict(part: TaskReliance) -> str:
     if not part.conflict:
         return ""
-    where = {
-        "habit": "where the picture breaks the habit it gives the usual answer",
+    clause = {
+        "prior": "where the image contradicts the language prior it gives the prior's answer",
         "misleading": "with the text of another class it follows the text",
-        "blind": "where its answer without the image is wrong it keeps that answer",
+        "text_only": "where its answer without the image is wrong it keeps that answer",
     }[part.conflict]
     by_text, by_image = (_percent(part, f"conflict.{modality}") for modality in ("text", "image"))
-    return f"{where} in {by_text} and the image in {by_image}"
+    return f"{clause} in {by_text} and follows the image in {by_image}"
 
 
-def _interaction(part: Part) -> str:
+def _interaction(part: TaskReliance) -> str:
     gap = part.numbers.get("additive.gap")
     if gap is None or gap.low <= 0:
         return ""
     return f"{100 * gap.mean:.1f} ± {100 * gap.half:.1f} points come from image and text together"
 
 
-def _percent(part: Part, name: str) -> str:
+def _percent(part: TaskReliance, name: str) -> str:
     return f"{100 * part.numbers[name].mean:.1f} %"
 
 
-def sheets(found: Diagnosis) -> tuple[Sheet, ...]:
-    """What every view scores, what moves, where errors lie, and what else was measured."""
-    return (_scores(found), _moves(found), _groups(found), _more(found))
+def sheets(diagnosis: Diagnosis) -> tuple[Sheet, ...]:
+    """Return tables of scores, gains and unchanged answers, error groups, and the other numbers."""
+    return (_scores(diagnosis), _gains(diagnosis), _groups(diagnosis), _more(diagnosis))
 
 
-def _scores(found: Diagnosis) -> Sheet:
+def _scores(diagnosis: Diagnosis) -> Sheet:
     columns = {
         "image and text": "score.full",
         "no image": "score.text.blank",
@@ -140,17 +142,17 @@ def _scores(found: Diagnosis) -> Sheet:
         "no text": "score.image.blank",
         "other text": "score.image.shuffled",
         "neither": "score.neither.blank",
-        "both others'": "score.neither.shuffled",
+        "other image and text": "score.neither.shuffled",
     }
     rows = [
         (str(part.items), part.name, f"{part.metric}{'' if part.higher_is_better else ' ↓'}",
          *(_cell(part, name) for name in columns.values()))
-        for part in found.parts
+        for part in diagnosis.parts
     ]  # fmt: skip
-    return _sheet("Score by what is shown", ("items", "task", "score", *columns), rows)
+    return _sheet("Score by visible modality", ("items", "task", "score", *columns), rows)
 
 
-def _moves(found: Diagnosis) -> Sheet:
+def _gains(diagnosis: Diagnosis) -> Sheet:
     columns = {
         "image adds (no image)": "gain.image.blank",
         "image adds (other image)": "gain.image.shuffled",
@@ -163,30 +165,30 @@ def _moves(found: Diagnosis) -> Sheet:
     }
     rows = [
         (str(part.items), part.name, *(_cell(part, name) for name in columns.values()))
-        for part in found.parts
+        for part in diagnosis.parts
     ]
-    title = "What each side adds, and how often the answer stays"
+    title = "Gain from each modality, and how often the answer stays"
     return _sheet(title, ("items", "task", *columns), rows)
 
 
-def _groups(found: Diagnosis) -> Sheet:
+def _groups(diagnosis: Diagnosis) -> Sheet:
     names = list(GROUPS.values())
     header = [f"{name} alone right" if name in ("text", "image") else name for name in names]
     rows = [
         (str(part.items), part.name, *(_group(part, name) for name in names))
-        for part in found.parts
+        for part in diagnosis.parts
         if "group.both.share" in part.numbers
     ]
-    title = "Share of items by which side alone is right, and the full score inside"
+    title = "Fraction of items by the modality that alone is right, and the full score inside"
     return _sheet(title, ("items", "task", *header), rows)
 
 
-def _group(part: Part, name: str) -> str:
-    share, inside = _cell(part, f"group.{name}.share"), _cell(part, f"group.{name}.score")
-    return f"{share}: {inside or 'none'}"
+def _group(part: TaskReliance, name: str) -> str:
+    fraction, score = _cell(part, f"group.{name}.share"), _cell(part, f"group.{name}.score")
+    return f"{fraction}: {score or 'none'}"
 
 
-def _more(found: Diagnosis) -> Sheet:
+def _more(diagnosis: Diagnosis) -> Sheet:
     columns = {
         "follows text": "conflict.text",
         "follows image": "conflict.image",
@@ -196,9 +198,10 @@ def _more(found: Diagnosis) -> Sheet:
         "lean, Shapley": "lean.shapley",
     }
     rows = [
-        (f"{part.conflicts} {part.conflict}" if part.conflict else "none", part.name,
+        (f"{part.conflicts} {part.conflict}".replace("_", " ") if part.conflict else "none",
+         part.name,
          *(_cell(part, name) for name in columns.values()))
-        for part in found.parts
+        for part in diagnosis.parts
     ]  # fmt: skip
     return _sheet("Conflict, information and lean", ("conflict items", "task", *columns), rows)
 
@@ -207,73 +210,74 @@ def _sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return Sheet(title, tuple(header), tuple(tuple(map(Cell, row)) for row in rows))
 
 
-def _cell(part: Part, name: str) -> str:
-    """Mean and half the interval; blank where the number does not exist."""
-    each = part.numbers.get(name)
-    if each is None:
+def _cell(part: TaskReliance, name: str) -> str:
+    """Return mean and half the interval; blank if the number does not exist."""
+    interval = part.numbers.get(name)
+    if interval is None:
         return ""
     sign = "+" if name.startswith(("gain.", "lean.", "information.", "additive.gap")) else ""
-    if name in SHARES:
-        return f"{100 * each.mean:{sign}.1f} ± {100 * each.half:.1f}"
-    return f"{each.mean:{sign}.2f} ± {each.half:.2f}"
+    if name in PERCENTAGES:
+        return f"{100 * interval.mean:{sign}.1f} ± {100 * interval.half:.1f}"
+    return f"{interval.mean:{sign}.2f} ± {interval.half:.2f}"
 
 
-def markdown(found: Diagnosis, picture: str = "") -> str:
-    """The whole profile as one page, the verdicts first."""
-    parts = [f"# What {md(found.model)} relies on"]
-    parts += bullets("", [f"{part.name}: {verdict(part)}" for part in found.parts])
-    parts += [f"![reliance profile]({picture})"] if picture else []
-    for sheet in sheets(found):
+def markdown(diagnosis: Diagnosis, picture: str = "") -> str:
+    """Return the page, the verdicts first."""
+    blocks = [f"# What {md(diagnosis.model)} relies on"]
+    blocks += bullets("", [f"{part.name}: {verdict(part)}" for part in diagnosis.parts])
+    blocks += [f"![reliance profile]({picture})"] if picture else []
+    for sheet in sheets(diagnosis):
         if sheet.rows:
-            parts.append(f"## {sheet.title}\n\n{sheet_markdown(sheet)}")
-    parts += bullets("## How to read this\n\n", RULES)
-    parts += bullets("## How it was asked\n\n", [f"{k}: {v}" for k, v in found.settings.items()])
-    return "\n\n".join(parts) + "\n"
+            blocks.append(f"## {sheet.title}\n\n{sheet_markdown(sheet)}")
+    blocks += bullets("## How to read this\n\n", RULES)
+    blocks += bullets("## Settings\n\n", [f"{k}: {v}" for k, v in diagnosis.settings.items()])
+    return "\n\n".join(blocks) + "\n"
 
 
-def as_csv(found: Diagnosis) -> str:
-    """One line a number, unrounded, with what it is."""
+def as_csv(diagnosis: Diagnosis) -> str:
+    """Return one line per number, unrounded, with its description."""
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["task", "subset", "score", "number", "mean", "low", "high", "about"])
-    for part in found.parts:
-        for name, each in part.numbers.items():
-            values = [exact(value) for value in (each.mean, each.low, each.high)]
+    for part in diagnosis.parts:
+        for name, interval in part.numbers.items():
+            values = [exact(value) for value in (interval.mean, interval.low, interval.high)]
             table.writerow([part.task, part.subset, part.metric, name, *values, NUMBERS[name]])
     return out.getvalue()
 
 
-def as_json(found: Diagnosis) -> str:
-    """Everything, machine-readable."""
-    parts = [{**members(part), "verdict": verdict(part)} for part in found.parts]
-    content = {"schema": SCHEMA, "model": found.model, "settings": dict(found.settings)}
+def as_json(diagnosis: Diagnosis) -> str:
+    parts = [{**members(part), "verdict": verdict(part)} for part in diagnosis.parts]
+    content = {"schema": SCHEMA, "model": diagnosis.model, "settings": dict(diagnosis.settings)}
     return json_text({**content, "parts": parts, "numbers": NUMBERS})
 
 
-def terminal(found: Diagnosis) -> "Table":
-    """The main numbers and the verdict of each task."""
+def terminal(diagnosis: Diagnosis) -> "Table":
+    """Return the main numbers of each task."""
     from rich import box
     from rich.table import Table
 
     columns = {
         "full": "score.full",
-        "blind": "score.text.blank",
+        "no image": "score.text.blank",
         "no text": "score.image.blank",
         "neither": "score.neither.blank",
-        "adds": "gain.image.shuffled",
+        "gain": "gain.image.shuffled",
         "same": "same.text.blank",
         "to text": "conflict.text",
     }
-    table = Table(box=box.SIMPLE_HEAD, title=f"What {found.model} relies on", padding=(0, 0, 0, 1))
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"What {diagnosis.model} relies on", padding=(0, 0, 0, 1)
+    )
     table.add_column("task", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for part in found.parts:
-        shown = (part.numbers.get(name) for name in columns.values())
-        means = ("" if each is None else f"{100 * each.mean:.0f}" for each in shown)
+    for part in diagnosis.parts:
+        intervals = (part.numbers.get(name) for name in columns.values())
+        means = ("" if interval is None else f"{100 * interval.mean:.0f}" for interval in intervals)
         table.add_row(part.name, *means)
     table.caption = (
-        "%. blind: no image; adds: the image over another item's; same: answers that stay without "
-        "the image; to text: conflicts that follow the text"
+        "%. gain: with the image minus with another item's; same: answers that stay without the "
+        "image; to text: conflicts that follow the text"
     )
     return table

@@ -17,7 +17,7 @@ from steelyard.harness.runs.parallel import run_suite
 from steelyard.harness.runs.suite import RunOptions, Suite, SuiteEntry
 from steelyard.leaderboards.factor_effects import numbers as bias
 from steelyard.leaderboards.factor_effects import tables as bias_files
-from steelyard.leaderboards.factor_effects.numbers import Group
+from steelyard.leaderboards.factor_effects.numbers import LevelAnswers
 from steelyard.leaderboards.factor_effects.plots import picture
 
 
@@ -108,15 +108,19 @@ def answers(right: int, blind: int, shift: int = 0) -> pd.DataFrame:
 
 
 def factor() -> bias.Factor:
-    usual = Group("toy", "size", "how large", "1", True, {0: answers(30, 10), 1: answers(30, 10)})
-    large = Group("toy", "size", "how large", "2", False,
+    usual = LevelAnswers(
+        "toy", "size", "how large", "1", True, {0: answers(30, 10), 1: answers(30, 10)}
+    )
+    large = LevelAnswers("toy", "size", "how large", "2", False,
                   {1: answers(30, 20, 4), 0: answers(30, 20, 2)})  # fmt: skip
-    return bias.build("data", [bias.measured(usual), bias.measured(large)], {"seeds": "0, 1"})
+    return bias.build(
+        "data", [bias.measure_level(usual), bias.measure_level(large)], {"seeds": "0, 1"}
+    )
 
 
 def test_a_level_is_compared_with_the_usual_one_seed_by_seed() -> None:
     (curve,) = factor().curves
-    usual, large = curve.points
+    usual, large = curve.levels
     assert usual.reference and not usual.effects
     assert usual.numbers["gain.image.blank"].mean == 0.5
     assert large.numbers["score.full"].values == (0.8, 0.85)  # in seed order

@@ -25,7 +25,7 @@ from steelyard.harness.reliance.additive import projection
 from steelyard.harness.reliance.answer_cache import AnswerCache
 from steelyard.leaderboards.reliance import numbers as profile
 from steelyard.leaderboards.reliance import tables
-from steelyard.leaderboards.reliance.numbers import Diagnosis, Part
+from steelyard.leaderboards.reliance.numbers import Diagnosis, TaskReliance
 from steelyard.leaderboards.reliance.plots import picture
 from steelyard.tasks import pope
 
@@ -84,7 +84,7 @@ def asked(model: Talker, corpus: Corpus, **options: Any) -> pd.DataFrame:
     return reliance.ask(model, corpus.name, corpus, AnswerCache(), settings)  # type: ignore[arg-type]
 
 
-def means(part: Part) -> dict[str, float]:
+def means(part: TaskReliance) -> dict[str, float]:
     return {name: each.mean for name, each in part.numbers.items()}
 
 
@@ -101,7 +101,7 @@ def test_numbers_by_hand() -> None:
         *rows("neither", "shuffled", [0, 0, 0, 0], "bbbb", 0),
         *rows("neither", "shuffled", [0, 0, 0, 0], "bbbb", 1),
     ]
-    part = profile.part("toy", "", "accuracy", True, [pd.DataFrame(table)])
+    part = profile.profile_rows("toy", "", "accuracy", True, [pd.DataFrame(table)])
     found = means(part)
     assert (part.items, part.clusters, part.draws) == (4, 2, 2)
     assert found["score.full"] == 0.75
@@ -119,7 +119,7 @@ def test_numbers_by_hand() -> None:
     assert found["group.neither.score"] == 0 and found["group.image.score"] == 1
     assert found["information.image"] == 0.5
     # Blind answers are wrong for the last two items: one is kept, one is put right.
-    assert (part.conflict, part.conflicts) == ("blind", 2)
+    assert (part.conflict, part.conflicts) == ("text_only", 2)
     assert (found["conflict.text"], found["conflict.image"]) == (0.5, 0.5)
 
 
@@ -129,8 +129,8 @@ def test_a_side_that_spoils_answers_has_a_negative_gain_also_of_errors() -> None
         *rows("text", "blank", [0, 0, 0, 0], "aaaa"),
         *rows("text", "shuffled", [0, 0, 0, 0], "aaaa"),
     ]
-    right = profile.part("toy", "", "accuracy", True, [pd.DataFrame(table)])
-    wrong = profile.part("toy", "", "errors", False, [pd.DataFrame(table)])
+    right = profile.profile_rows("toy", "", "accuracy", True, [pd.DataFrame(table)])
+    wrong = profile.profile_rows("toy", "", "errors", False, [pd.DataFrame(table)])
     assert means(right)["gain.image.blank"] == 0.5
     assert means(wrong)["gain.image.blank"] == -0.5
     assert right.conflict == "" and "gain.text.blank" not in means(right)
@@ -143,9 +143,11 @@ def test_intervals_are_those_of_independent_clusters() -> None:
     table = [*rows("full", "", right, answers)]
     for way in profile.WAYS:
         table += rows("text", way, [0.0] * 200, "c" * 200)
-    each = profile.part("toy", "", "accuracy", True, [pd.DataFrame(table)]).numbers["score.full"]
+    each = profile.profile_rows("toy", "", "accuracy", True, [pd.DataFrame(table)]).numbers[
+        "score.full"
+    ]
     expected = 1.984 * (0.25 / 100) ** 0.5  # Student, 99 degrees of freedom
-    assert each.half == pytest.approx(expected, rel=0.1)
+    assert numbers["score.full"].half == pytest.approx(expected, rel=0.1)
 
 
 def test_seeds_asked_about_different_items_are_refused() -> None:
@@ -291,7 +293,7 @@ def test_conflict_by_habit_and_by_misleading_text() -> None:
     )
     habit = table.assign(habit=["y", "y", "y", "a"] * 3)
     kind, found = _conflict(habit)
-    assert kind == "habit"  # three items whose right answer a is not the usual y
+    assert kind == "prior"  # three items whose right answer a is not the usual y
     assert found == {"text": pytest.approx(1 / 3), "image": pytest.approx(1 / 3)}
     told = table.assign(told=np.where(table["view"] == "image", "b", ""))
     kind, found = _conflict(told)
@@ -345,9 +347,9 @@ def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> N
         ]
     )
     table["subset"] = ["small", "small", "one", "one", "one", "one"] * 3
-    found = profile.parts("toy", "accuracy", higher_is_better=True, runs=[table])
+    found = profile.profile_task("toy", "accuracy", higher_is_better=True, runs=[table])
     assert [part.name for part in found] == ["toy"]  # small is one image, one alone is no part
-    (nothing,) = profile.parts(
+    (nothing,) = profile.profile_task(
         "toy", "wrong", higher_is_better=False, runs=[table.assign(bottom=0.0, top=0.0)]
     )
     assert tables.verdict(nothing) == "no answer on which wrong could be counted."
@@ -356,6 +358,6 @@ def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> N
 
 
 def test_every_number_is_described() -> None:
-    assert set(profile.SHARES) < set(profile.NUMBERS)
+    assert set(profile.PERCENTAGES) < set(profile.NUMBERS)
     documented: Mapping[str, str] = profile.NUMBERS
     assert all(documented.values()) and len(documented) == 31

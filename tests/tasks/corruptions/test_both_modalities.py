@@ -105,5 +105,5 @@ def test_other_items_or_no_table_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="differ: score all runs of a board on the same data"):
         publish([tmp_path], tmp_path / "out")
     path.unlink()
-    with pytest.raises(UserError, match="lists the items that lack a modality"):
+    with pytest.raises(UserError, match="lists items without a modality"):
         publish([tmp_path], tmp_path / "out")
