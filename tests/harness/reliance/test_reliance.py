@@ -143,9 +143,7 @@ def test_intervals_are_those_of_independent_clusters() -> None:
     table = [*rows("full", "", right, answers)]
     for way in profile.WAYS:
         table += rows("text", way, [0.0] * 200, "c" * 200)
-    each = profile.profile_rows("toy", "", "accuracy", True, [pd.DataFrame(table)]).numbers[
-        "score.full"
-    ]
+    numbers = profile.profile_rows("toy", "", "accuracy", True, [pd.DataFrame(table)]).numbers
     expected = 1.984 * (0.25 / 100) ** 0.5  # Student, 99 degrees of freedom
     assert numbers["score.full"].half == pytest.approx(expected, rel=0.1)
 
