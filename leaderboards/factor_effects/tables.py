@@ -120,7 +120,7 @@ def as_csv(factor: Factor) -> str:
                     exact(value) for value in (interval.mean, interval.low, interval.high, *ends)
                 ]
                 blanks = [""] * (6 - len(values))
-                table.writerow([*start, name, *map(exact, values), *blanks, NUMBERS[name]])
+                table.writerow([*start, name, *values, *blanks, NUMBERS[name]])
     return out.getvalue()
 
 
