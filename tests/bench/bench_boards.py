@@ -1,26 +1,20 @@
-"""How long boards take to rebuild from many records, and how much memory.
+"""Time and memory of a rebuild of boards from many records.
 
-Usage: ``python bench_boards.py [RECORDS] [ITEMS]``, 10,000 records of 200 items unless told
-otherwise: two tasks, one scored by AUROC, twenty seeds, three variants each. The records
-are written first and not counted; the rebuild is ``steelyard leaderboard`` on two cores at most,
-itself and a helper, twice, and the bytes of the two have to agree. Memory is that of all its
-processes together, pages that they share counted for each of them.
+Usage: ``python bench_boards.py [RECORDS] [ITEMS]``, by default 10,000 records of 200 items: two
+tasks, one scored by AUROC, twenty seeds, three variants. The records are written first and not
+counted. The rebuild is ``steelyard leaderboard --jobs 2`` on two cores, twice, and the bytes of
+both have to be equal.
 """
 
 import filecmp
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import psutil
 from board_factory import make_run
+from timing import arguments, run_command
 
 TASKS = {"one": "accuracy", "two": "auroc"}
 SEEDS = 20
@@ -30,74 +24,45 @@ LIMITS = 20.0, 2.0
 
 
 def write_records(root: Path, records: int, items: int) -> int:
-    """Entries of different skill on every task and seed; returns how many records there are."""
+    """Write entries of different skill on every task and seed; return the number of records."""
     rng = np.random.default_rng(0)
     entries = records // (len(TASKS) * SEEDS)
     for task, metric in TASKS.items():
-        hard = rng.random(items)
+        difficulty = rng.random(items)
         for entry in range(entries):
             label, skill = "joint" if entry == 0 else f"entry {entry}", 0.4 + 0.5 * entry / entries
             for seed in range(SEEDS):
+                noise = {name: 0.1 * rng.standard_normal(items) for name in VARIANTS}
                 right = {
-                    variant: (hard + 0.1 * rng.standard_normal(items) < skill - loss).astype(float)
-                    for variant, loss in VARIANTS.items()
+                    name: (difficulty + noise[name] < skill - loss).astype(float)
+                    for name, loss in VARIANTS.items()
                 }
                 folder = root / task / f"{entry // 25}"
-                # All confidences of these records are alike, which is an AUROC of one half.
-                told = dict.fromkeys(right, 0.5) if metric == "auroc" else None
-                make_run(folder, label, right, seed=seed, task=task, metric=metric, recorded=told)
+                # All confidences of these records are equal, which is an AUROC of one half.
+                scores = dict.fromkeys(right, 0.5) if metric == "auroc" else None
+                make_run(folder, label, right, seed=seed, task=task, metric=metric, recorded=scores)
     return entries * len(TASKS) * SEEDS
 
 
-def rebuild(runs: Path, out: Path) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and peak GB of one rebuild."""
-    command = [str(Path(sys.executable).with_name("steelyard")), "leaderboard", str(runs)]
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    started = subprocess.Popen(
-        [*command, "--out", str(out), "--jobs", "2"],
-        stdout=subprocess.DEVNULL,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )
-    peak = 0.0
-    while started.poll() is None:
-        peak = max(peak, held(psutil.Process(started.pid)))
-        time.sleep(0.4)  # looking takes time from the rebuild
-    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if started.returncode:
-        sys.exit(started.returncode)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return wall, cpu, peak
-
-
-def held(process: psutil.Process) -> float:
-    """GB that a process and all it started hold now."""
-    total = 0
-    with suppress(psutil.NoSuchProcess):
-        for each in (process, *process.children(recursive=True)):
-            total += each.memory_info().rss
-    return total / 2**30
-
-
-def main() -> None:
-    """Write the records, rebuild twice, print what it took."""
-    records = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    items = int(sys.argv[2]) if len(sys.argv) > 2 else 200
+def main(records: int, items: int) -> None:
+    """Write the records, rebuild twice, print the costs."""
+    command = str(Path(sys.executable).with_name("steelyard"))
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        with patch("os.fsync"):  # waiting for the disk ten thousand times is no part of this
-            made = write_records(root / "runs", records, items)
+        with patch("os.fsync"):  # waiting for the disk ten thousand times is not measured
+            count = write_records(root / "runs", records, items)
         for name in ("first", "second"):
-            wall, cpu, peak = rebuild(root / "runs", root / name)
-            print(f"{name} rebuild of {made} records, {items} items, {len(VARIANTS)} variants: "
-                  f"{wall:.1f} s, {cpu:.1f} CPU s on two cores, {peak:.2f} GB at most "
-                  f"(wanted: {LIMITS[0]:g} s, {LIMITS[1]:g} GB)", flush=True)  # fmt: skip
+            words = [command, "leaderboard", str(root / "runs"), "--out", str(root / name)]
+            cost = run_command([*words, "--jobs", "2"], cores=2)
+            print(f"{name} rebuild of {count} records, {items} items, {len(VARIANTS)} variants: "
+                  f"{cost.wall:.1f} s, {cost.cpu:.1f} CPU s on two cores, {cost.peak_gb:.2f} GB at "
+                  f"most (limits: {LIMITS[0]:g} s, {LIMITS[1]:g} GB)", flush=True)  # fmt: skip
         names = sorted(path.name for path in (root / "first").iterdir())
         same, differ, broken = filecmp.cmpfiles(root / "first", root / "second", names, False)
-        print(f"{len(same)} files, {len(differ) + len(broken)} of them differ")
+        print(f"{len(same)} equal files, {len(differ) + len(broken)} differ")
         if differ or broken:
             sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    main(*arguments(__doc__, records=10_000, items=200))

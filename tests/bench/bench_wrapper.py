@@ -1,16 +1,16 @@
-"""Yes/no questions through steelyard's model and through lmms-eval's own ``llava_hf``, one model.
+"""Yes/no questions through steelyard's model and through lmms-eval's ``llava_hf``, on one model.
 
 ``python tests/bench/bench_wrapper.py [ITEMS]`` prints CPU seconds of both on POPE questions of the
-generated world and how many answers agree. ``llava_hf`` answers one question at a time, all it can.
+generated world and how many answers agree. ``llava_hf`` can only answer one question at a time.
 """
 
 import copy
 import sys
-import time
 import types
 from typing import Any
 
 import torch
+from timing import arguments, in_turns
 
 from steelyard import tasks
 from steelyard.harness.core.compat import import_lmms_eval
@@ -22,7 +22,7 @@ ROUNDS = 3
 
 
 def main(items: int) -> None:
-    """Time both in turn and compare their answers."""
+    """Time both in turns and compare their answers."""
     quiet_heavy_libraries()
     import_lmms_eval()
     from steelyard.harness.evaluation.lmms_model import Scorer
@@ -31,39 +31,36 @@ def main(items: int) -> None:
     corpus = tasks.load("pope", tasks.find_root("pope"))
     task = tasks.build(tasks.parse_variant("pope"), corpus, limit=items)
     task.build_all_requests()
-    ours = Scorer(vlm_build.build(source, vlm_config.configure(source, {"tune": "full"}), 0).eval())
-    stock = _stock(source)
-    for model in (ours, stock):
-        model.task_dict[task.task_name] = task.dataset
-    seconds: dict[str, list[float]] = {"steelyard": [], "llava_hf": []}
+    backbone = vlm_build.build(source, vlm_config.configure(source, {"tune": "full"}), 0).eval()
+    models = {"steelyard": Scorer(backbone), "llava_hf": _stock(source)}
     answers: dict[str, list[str]] = {}
-    for _ in range(ROUNDS):
-        for name, model in (("steelyard", ours), ("llava_hf", stock)):
-            start = time.process_time()
-            found = model.generate_until(_copies(task.instances))
-            seconds[name].append(time.process_time() - start)
-            answers[name] = [getattr(one, "text", one) for one in found]
-    best = {name: min(times) for name, times in seconds.items()}
-    pairs = zip(answers["steelyard"], answers["llava_hf"], strict=True)
-    agree = sum(left.strip() == right.strip() for left, right in pairs)
-    print(f"{items} questions: steelyard {best['steelyard']:.2f} CPU-s, llava_hf "
-          f"{best['llava_hf']:.2f} CPU-s, {best['llava_hf'] / best['steelyard']:.1f} times; "
-          f"{agree} of {items} answers equal")  # fmt: skip
+
+    def answer(name: str) -> None:
+        results = models[name].generate_until(_copies(task.instances))
+        answers[name] = [getattr(result, "text", result).strip() for result in results]
+
+    for model in models.values():
+        model.task_dict[task.task_name] = task.dataset
+    times = in_turns({name: lambda name=name: answer(name) for name in models}, ROUNDS)
+    ours, stock = (min(times[name]) for name in models)
+    agree = sum(map(str.__eq__, answers["steelyard"], answers["llava_hf"]))
+    print(f"{items} questions: steelyard {ours:.2f} CPU-s, llava_hf {stock:.2f} CPU-s, "
+          f"{stock / ours:.1f} times; {agree} of {items} answers equal")  # fmt: skip
 
 
 def _copies(requests: list[Any]) -> list[Any]:
-    """The requests with settings of their own, because the stock model edits them."""
-    made = []
+    """Copy requests together with their settings, because the stock model edits them."""
+    copies = []
     for request in requests:
-        one = copy.copy(request)
+        duplicate = copy.copy(request)
         context, settings, *rest = request.args
-        one.arguments = (context, dict(settings), *rest)
-        made.append(one)
-    return made
+        duplicate.arguments = (context, dict(settings), *rest)
+        copies.append(duplicate)
+    return copies
 
 
 def _stock(source: str) -> Any:
-    # It imports decord for videos; images need none of it.
+    # It imports decord for videos; images do not need it.
     decord = types.ModuleType("decord")
     vars(decord).update(VideoReader=None, cpu=None)
     sys.modules.setdefault("decord", decord)
@@ -77,4 +74,4 @@ def _stock(source: str) -> Any:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+    main(*arguments(__doc__, items=200))

@@ -1,12 +1,10 @@
-"""What things cost: a method's step against joint training's, the meter, and lmms-eval.
+"""Cost of a method's step beside joint training's, of the meter, and of lmms-eval.
 
-Usage: ``python benchmarks.py [ROUNDS]``. Times are CPU seconds of this one-thread process,
-medians over steps; what is compared is measured in turn, so that a busy machine slows all alike.
+Usage: ``python benchmarks.py [ROUNDS]``. Times are medians over steps.
 """
 
 import itertools
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import arguments, cpu_seconds, in_turns
 from torch import Tensor
 
 from steelyard import methods, tasks
@@ -32,7 +31,7 @@ from steelyard.harness.training.train_data import TrainData, train_data
 from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.world import build
 
-Work = Callable[[Batch], None]
+Work = Callable[[Batch], object]
 Cases = dict[str, tuple[str, dict[str, methods.Option]]]
 CASES: Cases = {
     "joint": ("joint", {}),
@@ -57,13 +56,13 @@ VLM_CASES: Cases = {
     "balgrad P1": ("balgrad", {"projection": "P1"}),
     "balgrad fixed KL": ("balgrad", {"projection": "none", "weighting": "equal"}),
 }
-STEPS_FLOPS = 1.2e10  # some thirty steps of joint training
+STEPS_FLOPS = 1.2e10  # about thirty steps of joint training
 WARM = 5  # first steps of a run, in which the meter calibrates
 
 
 def prepared(corpus: Corpus, name: str, options: dict[str, methods.Option],
              backbone: str) -> tuple[Classifier | Vlm, TrainData, Any]:  # fmt: skip
-    """A new model, its training data and the method's configuration for it."""
+    """Build a model, its training data and the method's configuration for it."""
     method = methods.load(name)
     model = registry.build_untrained(RunSpec(name, corpus.name, backbone, "XS", 0), corpus, "cpu")
     data = train_data(model, corpus.name, corpus)
@@ -74,11 +73,11 @@ def prepared(corpus: Corpus, name: str, options: dict[str, methods.Option],
 
 def step_times(corpus: Corpus, name: str, options: dict[str, methods.Option],
                backbone: str) -> list[float]:  # fmt: skip
-    """CPU seconds of each step of a short run."""
+    """Return the CPU seconds of each step of a short run."""
     model, data, config = prepared(corpus, name, options, backbone)
     meter = Meter(Budget("bench", STEPS_FLOPS))
     stamps: list[float] = []
-    meter.on_progress = lambda share: stamps.append(time.process_time())
+    meter.on_progress = lambda fraction: stamps.append(time.process_time())
     for module in model.metered_modules:
         meter.watch(module)
     with meter, suppress(BudgetSpent):
@@ -87,7 +86,7 @@ def step_times(corpus: Corpus, name: str, options: dict[str, methods.Option],
 
 
 def bench_steps(corpus: Corpus, backbone: str, cases: Cases, rounds: int) -> None:
-    """Cost of a step of each method relative to joint training's."""
+    """Print the cost of a step of each method relative to joint training's."""
     times: dict[str, list[float]] = {label: [] for label in cases}
     for _ in range(rounds):
         for label, (name, options) in cases.items():
@@ -100,7 +99,7 @@ def bench_steps(corpus: Corpus, backbone: str, cases: Cases, rounds: int) -> Non
 
 
 def kept_bytes(corpus: Corpus, name: str, options: dict[str, methods.Option], backbone: str) -> int:
-    """Bytes of activations that the first step's backward pass needs, each storage once."""
+    """Return the bytes of activations that the first backward pass needs, each storage once."""
     model, data, config = prepared(corpus, name, options, backbone)
     storages: dict[int, int] = {}
 
@@ -109,10 +108,10 @@ def kept_bytes(corpus: Corpus, name: str, options: dict[str, methods.Option], ba
         storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     meter = Meter(Budget("bench", STEPS_FLOPS))
 
-    def first_step(share: float) -> None:
+    def first_step(fraction: float) -> None:
         raise BudgetSpent
 
     meter.on_progress = first_step
@@ -122,11 +121,11 @@ def kept_bytes(corpus: Corpus, name: str, options: dict[str, methods.Option], ba
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         methods.load(name).train(model, data, meter, config, 0)
-    return sum(size for address, size in storages.items() if address not in own)
+    return sum(size for address, size in storages.items() if address not in weights)
 
 
 def bench_memory(corpus: Corpus, backbone: str, cases: Cases) -> None:
-    """Activations that one step of each method keeps for its backward pass."""
+    """Print the activations that one step of each method keeps for its backward pass."""
     sizes = {label: kept_bytes(corpus, *case, backbone) for label, case in cases.items()}
     base = next(iter(sizes.values()))
     print(f"\nActivations kept in a step, backbone {backbone} (first line = 1)")
@@ -137,23 +136,21 @@ def bench_memory(corpus: Corpus, backbone: str, cases: Cases) -> None:
 def bench_meter(
     label: str, model: Classifier | Vlm, batches: Iterator[Batch], work: Work, rounds: int
 ) -> None:
-    """Cost of counting: one model on the same batches, watched and unwatched in turn.
+    """Print the cost of counting: one model on the same batches, watched and unwatched in turn.
 
-    Two models would not do: where their weights lie in memory alone makes 1 % of difference.
+    Two models would differ by 1 % by the position of their weights in memory alone.
     """
     meter = Meter(Budget("bench", 1e15))
     times: dict[bool, list[float]] = {True: [], False: []}
     with meter:
         for turn in range(12 * rounds):
-            some = list(itertools.islice(batches, WARM))
+            chunk = list(itertools.islice(batches, WARM))
             for watched in (turn % 2 == 0, turn % 2 == 1):
                 modules = model.metered_modules if watched else ()
                 handles = [meter.watch(module) for module in modules]
-                for batch in some:
-                    start = time.process_time()
-                    work(batch)
-                    meter.step(1)
-                    times[watched].append(time.process_time() - start)
+                for batch in chunk:
+                    seconds = cpu_seconds(lambda batch=batch: (work(batch), meter.step(1)))
+                    times[watched].append(seconds)
                 for handle in (handle for pair in handles for handle in pair):
                     handle.remove()
     ratio = statistics.median(times[True]) / statistics.median(times[False])
@@ -161,7 +158,7 @@ def bench_meter(
 
 
 def bench_meters(classes: Corpus, questions: Corpus, rounds: int) -> None:
-    """The meter on a classifier's steps, a vision-language model's steps and its generation."""
+    """Measure a classifier's steps, a vision-language model's steps and its generation."""
     for corpus, backbone in ((classes, "tiny"), (questions, "tiny-vlm")):
         model, data, _ = prepared(corpus, "joint", {}, backbone)
         batches = data.batches(32, 0, "bench")
@@ -172,7 +169,7 @@ def bench_meters(classes: Corpus, questions: Corpus, rounds: int) -> None:
 
 
 def training(model: Backbone) -> Work:
-    """One step of joint training."""
+    """Return a step of joint training."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=True)
 
     def work(batch: Batch) -> None:
@@ -184,47 +181,38 @@ def training(model: Backbone) -> Work:
 
 
 def generating(model: Vlm) -> Work:
-    """Eight tokens for each prompt."""
-
-    def work(batch: Batch) -> None:
-        model.continuations(batch, 8)
-
-    return work
+    """Return the generation of eight tokens for each prompt."""
+    return lambda batch: model.continuations(batch, 8)
 
 
 def bench_evaluation(corpus: Corpus, rounds: int) -> None:
-    """CPU time an item through lmms-eval and by calling the backbone in batches."""
+    """Print CPU time per item through lmms-eval and by calling the backbone in batches."""
     model, _, _ = prepared(corpus, "joint", {}, "tiny")
     examples = corpus.splits["test"]
     variant = tasks.parse_variant(corpus.name)
-    evaluate(model, variant, corpus)  # imports, first conversion
-    through: list[float] = []
-    direct: list[float] = []
-    for _ in range(max(rounds, 3)):
-        start = time.process_time()
-        evaluate(model, variant, corpus)
-        through.append(time.process_time() - start)
-        start = time.process_time()
+
+    def direct() -> None:
         for first in range(0, len(examples), 64):
             chunk = examples[first : first + 64]
             inputs = [Inputs(open_image(e.image), e.text) for e in chunk if e.image]
             model.answer(inputs, corpus.classes)
-        direct.append(time.process_time() - start)
-    each = [1e3 * statistics.median(values) / len(examples) for values in (through, direct)]
-    print(f"\nEvaluation of {len(examples)} items: {each[0]:.2f} ms an item through lmms-eval "
-          f"(images in memory), {each[1]:.2f} ms by direct batches (images read)")  # fmt: skip
+
+    evaluate(model, variant, corpus)  # imports, first conversion
+    works = {"lmms-eval": lambda: evaluate(model, variant, corpus), "direct": direct}
+    times = in_turns(works, max(rounds, 3))
+    through, plain = (1e3 * statistics.median(times[name]) / len(examples) for name in works)
+    print(f"\nEvaluation of {len(examples)} items: {through:.2f} ms per item through lmms-eval "
+          f"(images in memory), {plain:.2f} ms by direct batches (images read)")  # fmt: skip
 
 
-def main() -> None:
+def main(rounds: int) -> None:
     """Measure and print everything."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     quiet_heavy_libraries()
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch) / "food101"
-        build.write(build.WorldSpec("food101", train=640, test=500), root)
-        corpus = tasks.load("food101", root)
-        build.write(build.WorldSpec("instruct", train=640, test=20), Path(scratch) / "instruct")
-        questions = tasks.load("instruct", Path(scratch) / "instruct")
+        root = Path(scratch)
+        build.write(build.WorldSpec("food101", train=640, test=500), root / "food101")
+        build.write(build.WorldSpec("instruct", train=640, test=20), root / "instruct")
+        corpus, questions = (tasks.load(name, root / name) for name in ("food101", "instruct"))
         bench_steps(corpus, "tiny", CASES, rounds)
         bench_steps(corpus, "tiny-additive", CASES, rounds)
         bench_steps(questions, "tiny-vlm", VLM_CASES, rounds)
@@ -234,4 +222,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*arguments(__doc__, rounds=5))
