@@ -134,7 +134,7 @@ def _reader(corpus: Corpus) -> Callable[[int], object]:
     """Return a function that reads an item's image as a loop without a harness would."""
     if not tasks.is_stock(corpus.name):
         return lambda index: open_image(corpus.splits["test"][index].image)
-    return tasks.build(tasks.parse_variant(corpus.name), corpus).pictures
+    return tasks.build(tasks.parse_variant(corpus.name), corpus).images_of
 
 
 def _files(root: Path) -> set[Path]:
