@@ -15,11 +15,7 @@ HALVES = ("generative", "discriminative")
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
-    """Read AMBER's folder: all its queries, ``annotations.json``, ``relation.json``, safe words.
-
-    Raises:
-        UserError: as ``amber_files.load``.
-    """
+    """Read AMBER's folder: all its queries, ``annotations.json``, ``relation.json``, safe words."""
     return amber_files.load("amber", root, HALVES, max_bad)
 
 

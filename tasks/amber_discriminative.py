@@ -7,9 +7,5 @@ from steelyard.tasks._shared import amber_files
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
-    """Read the discriminative queries of AMBER's folder with its annotations.
-
-    Raises:
-        UserError: as ``amber_files.load``.
-    """
+    """Read the discriminative queries of AMBER's folder with its annotations."""
     return amber_files.load("amber_discriminative", root, ("discriminative",), max_bad)

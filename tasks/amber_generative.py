@@ -9,11 +9,7 @@ from steelyard.tasks._shared import amber_files, official
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
-    """Read the generative queries of AMBER's folder with its annotations.
-
-    Raises:
-        UserError: as ``amber_files.load``.
-    """
+    """Read the generative queries of AMBER's folder with its annotations."""
     return amber_files.load("amber_generative", root, ("generative",), max_bad)
 
 

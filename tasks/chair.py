@@ -34,9 +34,6 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "") -> Corpus:
     ``synonyms.txt`` has a line ``name, synonym, ...`` for each object; without it, names, their
     plurals and, for COCO's classes, everyday words are recognised. Objects in human captions count
     as present.
-
-    Raises:
-        UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
     unlabelled: dict[str, int] = {}
 
@@ -54,12 +51,11 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "") -> Corpus:
 
 def _listed(root: Path) -> Iterator[Mapping[str, Any]]:
     for where, row in read_json_lines(root / LIST):
-        objects = None if row.get("objects") is None else questions.strings(where, row, "objects")
-        captions = questions.strings(where, row, "captions")
+        unlabelled = row.get("objects") is None
         yield {
             "image": questions.field(where, row, "image"),
-            "objects": objects,
-            "captions": captions,
+            "objects": None if unlabelled else questions.strings(where, row, "objects"),
+            "captions": questions.strings(where, row, "captions"),
         }
 
 
@@ -87,11 +83,9 @@ def _official(root: Path, part: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _coco(root: Path, kind: str, part: str) -> Any:
-    paths = questions.files(root, *(f"{folder}/{kind}_*{part}*.json" for folder in FOLDERS))
-    if len(paths) > 1:
-        names = ", ".join(path.name for path in paths)
-        raise UserError(f"Several {kind} files in {root}: {names}. Choose by part=..., as val2014.")
-    return read_json(paths[0]) if paths else None
+    patterns = (f"{folder}/{kind}_*{part}*.json" for folder in FOLDERS)
+    path = questions.only_file(root, kind, *patterns)
+    return read_json(path) if path else None
 
 
 def _vocabulary(root: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -116,7 +110,6 @@ def _example(root: Path, row: Mapping[str, Any], lines: tuple[str, ...], split: 
         f"{questions.prefix(split)}{row['image']}",
         questions.image_path(root, row["image"]),
         None,
-        (),
         answers=row["captions"],
         cluster=row["image"],
         facts={"objects": present, "vocabulary": lines},

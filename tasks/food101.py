@@ -38,10 +38,6 @@ def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
     lists the image folders and reads ``texts_txt/<class>/<stem>.txt``. Images without a row or a
     page are skipped and listed. Ids are ``<split>/<class>/<stem>`` by the folder on disk, so a
     carved validation item keeps ``train/``.
-
-    Raises:
-        UserError: files are missing or malformed, a test class is not in train, or what
-            ``build_corpus`` checks.
     """
     if text not in TEXTS:
         raise unknown("text of food101", text, TEXTS)

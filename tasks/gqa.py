@@ -27,20 +27,16 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "testdev_balanced") -
     """Read ``<part>_questions.json``, an object of questions by id, and ``images/<imageId>.jpg``.
 
     Subsets are the structural types (verify, query, choose, logical, compare).
-
-    Raises:
-        UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
 
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        patterns = [f"{parent}/{part}_questions.json" for parent in FOLDERS]
-        paths = _questions.files(folder, *patterns)
+    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
+        paths = _questions.files(folder, *(f"{name}/{part}_questions.json" for name in FOLDERS))
         if not paths:
             raise UserError(
                 f"No {part}_questions.json in {folder}: choose another part, such as val_balanced, "
                 "by --data-set part=..."
             )
-        return list(_examples(folder, paths[0], split))
+        return _examples(folder, paths[0], split)
 
     return _questions.corpus("gqa", root, read, notes={"part": part}, max_bad=max_bad)
 
@@ -62,7 +58,6 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
             f"{_questions.prefix(split)}{id}",
             _questions.image_path(root, f"{image}.jpg"),
             _questions.field(where, row, "question"),
-            (),
             answers=(_questions.field(where, row, "answer"),),
             subset=structural,
             cluster=image,

@@ -56,18 +56,12 @@ def load(root: Path, *, max_bad: float = 0.01, verdicts: str = "") -> Corpus:
 
     Ids are ``category/subcategory/set/figure/question``. ``verdicts`` names a file of a judge's
     verdicts, lines of ``{"id": ..., "answer": ..., "verdict": correct | incorrect | unclear}``.
-
-    Raises:
-        UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
     judge_verdicts = judged.read(verdicts, "verdict", VERDICTS)
 
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        paths = questions.files(folder, FILE)
-        if not paths:
-            raise UserError(f"No {FILE} in {folder}: check the data folder and its layout.")
-        rows = questions.listed(paths[0])
-        return [_example(folder, where, row, split, judge_verdicts) for where, row in rows]
+    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
+        for where, row in questions.listed(questions.first_file(folder, FILE)):
+            yield _example(folder, where, row, split, judge_verdicts)
 
     notes = {"scored by": "verdicts" if judge_verdicts is not None else "words"}
     return questions.corpus(
@@ -97,7 +91,6 @@ def _example(
         id_,
         _figure(where, root, row),
         questions.field(where, row, "question"),
-        (),
         answers=(label,),
         choices=("yes", "no"),
         subset=f"{category}: {subcategory}",

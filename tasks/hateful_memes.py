@@ -50,10 +50,6 @@ def load(root: Path, *, max_bad: float = 0.01, val: str = "seen", test: str = "s
     phase of the challenge. With ``test="dev"``, for copies without labelled test files as in the
     first phase, dev (seen) is the test split and validation is carved from train. The remaining
     official splits keep their names; their unlabelled rows are skipped.
-
-    Raises:
-        UserError: files are missing or malformed, a row of a split in use has no label, or what
-            ``build_corpus`` checks.
     """
     roles = _roles(val, test)
     phase = _phase(root)

@@ -18,9 +18,6 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     """Read ``train.jsonl``, ``val.jsonl`` and, if it exists, ``test.jsonl``.
 
     Rows have id, image (null for none), question, answer, and may have choices and kind.
-
-    Raises:
-        UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
     paths = {split: find_file(root, f"{split}.jsonl") for split in ("train", "val")}
     if (root / "test.jsonl").is_file():
@@ -47,7 +44,6 @@ def _examples(root: Path, path: Path) -> Iterator[Example]:
             questions.field(where, row, "id"),
             image,
             None if caption else question,
-            (),
             answers=(questions.field(where, row, "answer"),),
             choices=questions.strings(where, row, "choices"),
             subset=kind,

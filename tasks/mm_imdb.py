@@ -45,9 +45,6 @@ def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
     id ``<film>#<k>``, in every split. Classes are the official genres that occur in train; other
     genres are ignored and counted in the notes. A film without any of them has no label: every
     genre is then a true negative. The official splits have no such film.
-
-    Raises:
-        UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
     if plot not in PLOTS:
         raise unknown("plot of mm_imdb", plot, PLOTS)

@@ -20,6 +20,7 @@ COGNITION = (
     "text_translation",
     "code_reasoning",
 )
+CATEGORIES = (*PERCEPTION, *COGNITION)
 HOMES = (".", "MME_Benchmark", "MME_Benchmark_release_version",
          "MME_Benchmark_release_version/MME_Benchmark")  # fmt: skip
 IMAGES, QUESTIONS = "images", "questions_answers_YN"
@@ -34,21 +35,19 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
     Images and questions of a category may also be in ``images`` and ``questions_answers_YN``. An
     image without two questions, or questions without their image, are left out as a pair.
-
-    Raises:
-        UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
 
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
+    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
         home = _home(folder)
         if home is None:
             examples = ", ".join(PERCEPTION[:4])
             raise UserError(f"No category of MME in {folder}: expected folders such as {examples}.")
-        categories = [name for name in (*PERCEPTION, *COGNITION) if (home / name).is_dir()]
-        return [row for name in categories for row in _category(home / name, skipped, split)]
+        for name in CATEGORIES:
+            if (home / name).is_dir():
+                yield from _category(home / name, skipped, split)
 
     home = _home(root)
-    missing = [name for name in (*PERCEPTION, *COGNITION) if home and not (home / name).is_dir()]
+    missing = [name for name in CATEGORIES if home and not (home / name).is_dir()]
     return _questions.corpus(
         "mme",
         root,
@@ -65,8 +64,7 @@ def _home(root: Path) -> Path | None:
     if not root.is_dir():
         raise UserError(f"No data folder at {root}: give the folder that holds {PERCEPTION[0]}.")
     homes = (root / name for name in HOMES)
-    categories = (*PERCEPTION, *COGNITION)
-    return next((h for h in homes if any((h / name).is_dir() for name in categories)), None)
+    return next((h for h in homes if any((h / name).is_dir() for name in CATEGORIES)), None)
 
 
 def _category(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
@@ -87,7 +85,6 @@ def _category(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Exam
                 f"{id}/{number}",
                 paths.get(name, images / f"{name}.jpg"),
                 question,
-                (),
                 answers=(label,),
                 choices=LABELS,
                 subset=folder.name,
@@ -115,7 +112,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     """
     for row in rows:
         category, id = (str(official.column(row, name)) for name in ("category", "question_id"))
-        if category not in (*PERCEPTION, *COGNITION):
+        if category not in CATEGORIES:
             raise UserError(f"The copy has a category {category!r}, which MME does not have.")
         image = Path(id).name
         if Path(image).suffix.lower() not in IMAGE_SUFFIXES:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
-from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import judged, official, questions
@@ -53,43 +52,26 @@ def load(root: Path, *, max_bad: float = 0.01, ratings: str = "") -> Corpus:
 
     Ids are positions in the file, from ``0``. ``ratings`` names a file of a judge's ratings, lines
     of ``{"id": ..., "answer": ..., "rating": 0 to 6}``.
-
-    Raises:
-        UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
     verdicts = judged.read(ratings, "rating", RATINGS)
 
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        paths = questions.files(folder, FILE)
-        if not paths:
-            raise UserError(f"No {FILE} in {folder}: check the data folder and its layout.")
-        rows = enumerate(questions.listed(paths[0]))
-        return [_example(folder, index, *row, split, verdicts) for index, row in rows]
+    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
+        path = questions.first_file(folder, FILE)
+        for index, (where, row) in enumerate(questions.listed(path)):
+            id_ = f"{questions.prefix(split)}{index}"
+            name = _image_name(where, row)
+            yield Example(
+                id_,
+                questions.image_path(folder, name),
+                questions.field(where, row, "question"),
+                answers=(questions.field(where, row, "gt_answer"),),
+                subset=str(row.get("question_type") or TYPES[index % len(TYPES)]),
+                cluster=name,
+                facts=judged.facts(verdicts, id_),
+            )
 
     notes = {"judge": "ratings" if verdicts is not None else "none, so no score"}
     return questions.corpus("mmhal", root, read, notes=notes, max_bad=max_bad)
-
-
-def _example(
-    root: Path,
-    index: int,
-    where: str,
-    row: questions.JsonRow,
-    split: str,
-    verdicts: judged.Verdicts | None,
-) -> Example:
-    id_ = f"{questions.prefix(split)}{index}"
-    name = _image_name(where, row)
-    return Example(
-        id_,
-        questions.image_path(root, name),
-        questions.field(where, row, "question"),
-        (),
-        answers=(questions.field(where, row, "gt_answer"),),
-        subset=str(row.get("question_type") or TYPES[index % len(TYPES)]),
-        cluster=name,
-        facts=judged.facts(verdicts, id_),
-    )
 
 
 def _image_name(where: str, row: questions.JsonRow) -> str:

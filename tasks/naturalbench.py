@@ -30,14 +30,11 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     Columns and instructions are those of the authors' ``naturalbench_vqa.py``. A line is a
     group: Index, Question_Type, Question_0, Question_1, Image_0, Image_1, and the answers
     Image_0_Question_0 to Image_1_Question_1. Subsets are the two types of question.
-
-    Raises:
-        UserError: the file is missing or malformed, or what ``build_corpus`` checks.
     """
 
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        lines = read_json_lines(find_file(folder, FILE))
-        return [item for where, row in lines for item in _group(folder, where, row, split)]
+    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
+        for where, row in read_json_lines(find_file(folder, FILE)):
+            yield from _group(folder, where, row, split)
 
     return questions.corpus("naturalbench", root, read, notes={}, max_bad=max_bad, by_cluster=True)
 
@@ -61,7 +58,6 @@ def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterat
             f"{group}/q{question}_i{image}",
             questions.image_path(root, questions.field(where, row, f"Image_{image}")),
             text,
-            (),
             answers=(label,),
             choices=LABELS[kind],
             subset=kind,

@@ -33,17 +33,15 @@ def load(root: Path, *, max_bad: float = 0.01, questions: str = "", source: str 
     is a row's ``kind``, or in the file's name. Ids are ``<kind>/<question_id>``, after the row's
     ``source`` if any. ``source`` is ``aokvqa`` or ``gqa``, whose ids begin with it, or ``all``;
     without it COCO's questions are read, if there are any.
-
-    Raises:
-        UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
     if source not in ("", "all", *SOURCES):
         raise unknown("source of pope", source, ("all", *SOURCES))
 
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
+    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
         paths = _files(folder, questions, source)
         several = len({_source(path) for path in paths}) > 1
-        return [row for path in paths for row in _examples(folder, path, split, several)]
+        for path in paths:
+            yield from _examples(folder, path, split, several)
 
     names = ", ".join(path.name for path in _files(root, questions, source))
     return _questions.corpus("pope", root, read, notes={"files": names}, max_bad=max_bad)
@@ -98,7 +96,6 @@ def _examples(root: Path, path: Path, split: str, several: bool) -> Iterator[Exa
             f"{_questions.prefix(split)}{source}{kind}/{number}",
             image,
             _questions.field(where, row, "text"),
-            (),
             answers=(label,),
             choices=LABELS,
             subset=f"{kind}: {_source(path)}" if several else kind,

@@ -17,19 +17,11 @@ SUBSETS = (AGREEING, "counter_prior", HELD_OUT)
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
-    """Read ``questions.jsonl``: id, image, question, answer, prior, subset and choices.
-
-    Raises:
-        UserError: the file is missing or malformed, or what ``build_corpus`` checks.
-    """
-
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        return list(_examples(folder, split))
-
-    return questions.corpus("prior_conflict", root, read, notes={}, max_bad=max_bad)
+    """Read ``questions.jsonl``: id, image, question, answer, prior, subset and choices."""
+    return questions.corpus("prior_conflict", root, _examples, notes={}, max_bad=max_bad)
 
 
-def _examples(root: Path, split: str) -> Iterator[Example]:
+def _examples(root: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
     for where, row in read_json_lines(find_file(root, FILE)):
         words = {key: questions.field(where, row, key) for key in ("question", "answer", "prior")}
         choices = questions.strings(where, row, "choices")
@@ -46,7 +38,6 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
             f"{questions.prefix(split)}{questions.field(where, row, 'id')}",
             image,
             words["question"],
-            (),
             answers=(words["answer"],),
             choices=choices,
             subset=row["subset"],

@@ -28,9 +28,6 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
     The three splits are the official ones. Questions without an image are the subset
     ``text_only``; the others are the set called IMG.
-
-    Raises:
-        UserError: files are missing or malformed, or what ``build_corpus`` checks.
     """
     path = find_file(root, *(f"{home}/problems.json" for home in HOMES))
     problems, ids = _object(path), _object(find_file(path.parent, "pid_splits.json"))
@@ -85,7 +82,6 @@ def _example(path: Path, split: str, id: str, row: Any) -> Example:
         id,
         image,
         f"Context: {hint}\n{question}" if hint else question,
-        (),
         answers=(letters[answer],),
         choices=letters,
         subset=IMAGE if image else TEXT_ONLY,

@@ -26,20 +26,34 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "no
 
     ``ocr="tokens"`` adds the words of an OCR system to each question, from
     ``TextVQA_Rosetta_OCR_v0.2_<part>.json``: an easier task with scores that do not compare.
-
-    Raises:
-        UserError: files are missing or malformed, the part has no answers, or what
-            ``build_corpus`` checks.
     """
     if part not in FOLDERS:
         raise unknown("part of textvqa", part, FOLDERS)
     if ocr not in OCR:
         raise unknown("ocr of textvqa", ocr, OCR)
 
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
+    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
         path = find_file(folder, QUESTIONS.format(part))
         tokens = _tokens(find_file(folder, TOKENS.format(part))) if ocr == "tokens" else None
-        return [_example(folder, path, row, part, split, tokens) for row in _rows(path)]
+        for row in _rows(path):
+            id = _questions.field(str(path), row, "question_id")
+            where = f"{path}: question {id}"
+            if not row.get("answers"):
+                raise UserError(
+                    f"{where} has no 'answers': those of test are not public, use "
+                    "--data-set part=val."
+                )
+            image = _questions.field(where, row, "image_id")
+            question = _questions.field(where, row, "question")
+            if tokens is not None:
+                question += f"\nReference OCR token: {', '.join(tokens.get(image, ()))}"
+            yield Example(
+                f"{_questions.prefix(split)}{id}",
+                folder / FOLDERS[part] / f"{image}.jpg",
+                question,
+                answers=_questions.strings(where, row, "answers"),
+                cluster=image,
+            )
 
     notes = {"part": part, "ocr": ocr}
     return _questions.corpus("textvqa", root, read, notes=notes, max_bad=max_bad)
@@ -55,41 +69,12 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
 
 def _tokens(path: Path) -> dict[str, tuple[str, ...]]:
     """Read the words on each image, by its id."""
-    rows = _rows(path)
-    return {
-        _questions.field(f"{path}: row {number}", row, "image_id"): _questions.strings(
-            f"{path}: row {number}", row, "ocr_tokens"
-        )
-        for number, row in enumerate(rows, start=1)
-    }
-
-
-def _example(
-    root: Path,
-    path: Path,
-    row: Mapping[str, Any],
-    part: str,
-    split: str,
-    tokens: Mapping[str, Sequence[str]] | None,
-) -> Example:
-    id = _questions.field(str(path), row, "question_id")
-    where = f"{path}: question {id}"
-    if not row.get("answers"):
-        raise UserError(
-            f"{where} has no 'answers': those of test are not public, use --data-set part=val."
-        )
-    image = _questions.field(where, row, "image_id")
-    question = _questions.field(where, row, "question")
-    if tokens is not None:
-        question += f"\nReference OCR token: {', '.join(tokens.get(image, ()))}"
-    return Example(
-        f"{_questions.prefix(split)}{id}",
-        root / FOLDERS[part] / f"{image}.jpg",
-        question,
-        (),
-        answers=_questions.strings(where, row, "answers"),
-        cluster=image,
-    )
+    tokens = {}
+    for number, row in enumerate(_rows(path), start=1):
+        where = f"{path}: row {number}"
+        image = _questions.field(where, row, "image_id")
+        tokens[image] = _questions.strings(where, row, "ocr_tokens")
+    return tokens
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:

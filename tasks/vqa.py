@@ -1,6 +1,6 @@
 """Visual question answering with short free answers, scored as VQAv2."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,18 +20,14 @@ def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str 
     ``part`` chooses among several pairs by a part of the file names, such as ``val2014``. Images
     are found by the number that ends their names. A line of ``annotations.jsonl`` is an image with
     its ``qas`` (qa_id, question, answer). ``scoring`` is VQAv2's ``soft`` accuracy, or ``exact``.
-
-    Raises:
-        UserError: files are missing or malformed, no question has an annotation, or what
-            ``build_corpus`` checks.
     """
     if scoring not in SCORERS:
         raise unknown("scoring of vqa", scoring, SCORERS)
 
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
+    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterable[Example]:
         questions = vqa_files.find(folder, "questions", part)
         if questions is None:
-            return list(_listed(folder, split, scoring))
+            return _listed(folder, split, scoring)
         annotations = vqa_files.find(folder, "annotations", part)
         if annotations is None:
             raise UserError(f"No *annotations.json in {folder} to answer {questions.name}.")
@@ -60,7 +56,6 @@ def _listed(root: Path, split: str, scoring: str) -> Iterator[Example]:
                 f"{_questions.prefix(split)}{_questions.field(where, pair, 'qa_id')}",
                 image,
                 _questions.field(where, pair, "question"),
-                (),
                 answers=(_questions.field(where, pair, "answer"),),
                 cluster=name,
                 facts={"scoring": (scoring,)},

@@ -32,25 +32,18 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val2014") -> Corpus:
 
     Images without their official names are found by the number that ends their names. Subsets
     are the three answer types.
-
-    Raises:
-        UserError: files are missing or malformed, no question has an annotation, or what
-            ``build_corpus`` checks.
     """
 
-    def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
-        questions, annotations = (
-            _file(folder, kind, part) for kind in ("questions", "annotations")
-        )
+    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
+        questions, annotations = (_file(folder, kind, part) for kind in FILES)
         by_number = cache(lambda: _questions.images_by_number(folder))
 
         def image_of(number: int) -> Path:
             path = folder / image_name(part, number)
             return path if path.is_file() else by_number().get(number, path)
 
-        return list(
-            vqa_files.examples(questions, annotations, image_of, split, skipped, "answer_type")
-        )
+        kind = "answer_type"
+        return vqa_files.examples(questions, annotations, image_of, split, skipped, kind)
 
     return _questions.corpus("vqav2", root, read, notes={"part": part}, max_bad=max_bad)
 

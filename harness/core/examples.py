@@ -18,7 +18,7 @@ class Example:
     image: Path | None
     text: str | None
     """Title, meme caption, plot or question; never the instruction."""
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] = ()
     """Class indices: one, several in a multi-label data set, none for an open question."""
     answers: tuple[str, ...] = ()
     """Reference answers of a question; training uses the first."""

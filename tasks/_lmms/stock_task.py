@@ -287,7 +287,6 @@ def _corpus(name: str, root: Path, task: StockTask) -> Corpus:
             id=f"{name.removeprefix(stock.PREFIX)}/{id_}",
             image=Path(image) if image else None,
             text=None,
-            labels=(),
             cluster=image,
         )
         for id_, image in zip(ids, names, strict=True)

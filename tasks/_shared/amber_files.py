@@ -88,7 +88,7 @@ def _half(example: Example) -> str:
 
 
 def _examples(root: Path, split: str) -> Iterator[Example]:
-    path = _file(root, "annotations")
+    path = questions.first_file(root, "data/annotations.json", "annotations.json")
     rows = questions.listed(path)
     annotations = {questions.field(where, row, "id"): (where, row) for where, row in rows}
     relation = _relation(root)
@@ -108,7 +108,6 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
             f"{questions.prefix(split)}{id_}",
             image,
             None if captions else questions.field(where, query, "query"),
-            (),
             answers=() if captions else (_truth(annotated_at, annotation),),
             choices=() if captions else LABELS,
             subset=KINDS[kind],
@@ -138,27 +137,22 @@ def _truth(where: str, annotation: questions.JsonRow) -> str:
 
 def _queries(root: Path) -> list[Path]:
     """Find the query files of the set in ``QUERIES`` of which most files exist."""
-    sets = [[path for name in names if (path := _find(root, name, FOLDERS))] for names in QUERIES]
+    sets = [
+        [
+            path
+            for name in names
+            for path in questions.files(root, *(f"{folder}/{name}.json" for folder in FOLDERS))[:1]
+        ]
+        for names in QUERIES
+    ]
     if not any(sets):
         raise UserError(f"No query_all.json or query_generative.json in {root} or its data/query.")
     return sets[0] or max(sets[1:], key=len)
 
 
-def _file(root: Path, name: str) -> Path:
-    path = _find(root, name, ("data", "."))
-    if path is None:
-        raise UserError(f"No data/{name}.json or {name}.json in {root}: check the data folder.")
-    return path
-
-
-def _find(root: Path, name: str, folders: Sequence[str]) -> Path | None:
-    paths = questions.files(root, *(f"{folder}/{name}.json" for folder in folders))
-    return paths[0] if paths else None
-
-
 def _relation(root: Path) -> tuple[str, ...]:
     """Read relation.json as lines ``object, word that counts for it, ...``."""
-    path = _file(root, "relation")
+    path = questions.first_file(root, "data/relation.json", "relation.json")
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected an object that names words related to each word.")

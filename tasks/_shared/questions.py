@@ -4,7 +4,7 @@ Prompt and answer functions are named in the tasks' YAML files.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ IMAGE_FOLDERS = (
 """Folders of images, searched in this order."""
 
 JsonRow = Mapping[str, Any]
-FolderReader = Callable[[Path, list[Skipped], str], list[Example]]
+FolderReader = Callable[[Path, list[Skipped], str], Iterable[Example]]
 """Reads a folder; adds rows that cannot be used to the list, under the split's name."""
 
 
@@ -92,6 +92,32 @@ def files(root: Path, *patterns: str) -> list[Path]:
     return []
 
 
+def first_file(root: Path, *patterns: str) -> Path:
+    """Find the first file of ``files``.
+
+    Raises:
+        UserError: there is none.
+    """
+    paths = files(root, *patterns)
+    if not paths:
+        names = " or ".join(patterns)
+        raise UserError(f"No {names} in {root}: check the data folder and its layout.")
+    return paths[0]
+
+
+def only_file(root: Path, kind: str, *patterns: str) -> Path | None:
+    """Find the only file of ``files``, or None.
+
+    Raises:
+        UserError: there are several.
+    """
+    paths = files(root, *patterns)
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
+        raise UserError(f"Several {kind} files in {root}: {names}. Choose by part=..., as val2014.")
+    return paths[0] if paths else None
+
+
 def listed(path: Path) -> Iterator[tuple[str, JsonRow]]:
     """Yield ``("file: row number", row)`` from a JSON file that is a list of objects."""
     content = read_json(path)
@@ -145,10 +171,10 @@ def corpus(
         UserError: what ``build_corpus`` or ``read`` checks.
     """
     skipped: list[Skipped] = []
-    splits: dict[str, Sequence[Example]] = {"test": read(root, skipped, "test")}
+    splits: dict[str, Sequence[Example]] = {"test": list(read(root, skipped, "test"))}
     # A folder of that name may also hold images.
     if (root / VALIDATION).is_dir() and (holds or _has_json)(root / VALIDATION):
-        splits["val"] = read(root / VALIDATION, skipped, "val")
+        splits["val"] = list(read(root / VALIDATION, skipped, "val"))
     return build_corpus(
         task,
         root,

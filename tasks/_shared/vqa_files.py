@@ -1,6 +1,6 @@
 """Read VQAv2's pair of files: questions, and ten people's answers to each."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
@@ -20,11 +20,7 @@ def find(root: Path, kind: str, part: str) -> Path | None:
         UserError: there are several.
     """
     patterns = (f"{folder}/*{part}*{kind}.json" for folder in FOLDERS)
-    paths = _questions.files(root, *patterns)
-    if len(paths) > 1:
-        names = ", ".join(path.name for path in paths)
-        raise UserError(f"Several {kind} files in {root}: {names}. Choose by part=..., as val2014.")
-    return paths[0] if paths else None
+    return _questions.only_file(root, kind, *patterns)
 
 
 def examples(
@@ -44,7 +40,9 @@ def examples(
         UserError: a row is malformed, or no question has an annotation.
     """
     answered = {number(annotations, row, "question_id"): row for row in rows(annotations)}
-    kind = kind or _default_kind(answered)
+    if not kind:
+        types = {str(row.get("question_type", "")) for row in answered.values()}
+        kind = "question_type" if len(types) <= MANY_TYPES else "answer_type"
     asked_rows = rows(questions)
     if asked_rows and not any(row.get("question_id") in answered for row in asked_rows):
         raise UserError(
@@ -61,16 +59,10 @@ def examples(
             name,
             image_of(image),
             _questions.field(f"{questions}: question {id}", row, "question"),
-            (),
             answers=_references(annotations, answered[id]),
             subset=str(answered[id].get(kind, "")),
             cluster=str(image),
         )
-
-
-def _default_kind(annotations: Mapping[int, _questions.JsonRow]) -> str:
-    types = {str(row.get("question_type", "")) for row in annotations.values()}
-    return "question_type" if len(types) <= MANY_TYPES else "answer_type"
 
 
 def rows(path: Path) -> list[_questions.JsonRow]:
