@@ -31,7 +31,7 @@ def trained(trick: Trick, when: Callable[[int], bool], steps: int = 40) -> Meter
 
 
 def nothing(layer: nn.Module, x: torch.Tensor) -> None:
-    """An honest step."""
+    """Add nothing to an honest step."""
 
 
 def forward_itself(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -48,10 +48,10 @@ def its_weights(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def stripped_copy(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    other = copy.deepcopy(layer)
-    other._forward_pre_hooks.clear()
-    other._forward_hooks.clear()
-    return other(x)
+    clone = copy.deepcopy(layer)
+    clone._forward_pre_hooks.clear()
+    clone._forward_hooks.clear()
+    return clone(x)
 
 
 def module_of_its_own(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:

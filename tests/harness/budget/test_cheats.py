@@ -77,13 +77,13 @@ def trained(
 
 @pytest.mark.parametrize("before", [HONEST, READS_TRAIN_IMAGES])
 def test_what_a_method_was_given_it_may_look_at(food: Corpus, tmp_path: Path, before: str) -> None:
-    found = trained(food, tmp_path, before=before)
-    assert found.status == "done" and found.ledger.unposted == 0
+    record = trained(food, tmp_path, before=before)
+    assert record.status == "done" and record.ledger.unposted == 0
     assert validate(tmp_path / "runs").findings == ()
 
 
 @pytest.mark.parametrize(
-    ("before", "said"),
+    ("before", "message"),
     [
         (READS_TEST, "test_titles.csv was opened while training"),
         (READS_TEST_QUIETLY, "test_titles.csv was opened while training"),
@@ -92,11 +92,11 @@ def test_what_a_method_was_given_it_may_look_at(food: Corpus, tmp_path: Path, be
     ],
 )
 def test_training_on_test_items_fails_the_run(
-    food: Corpus, tmp_path: Path, before: str, said: str
+    food: Corpus, tmp_path: Path, before: str, message: str
 ) -> None:
-    found = trained(food, tmp_path, before=before)
-    assert found.status == "failed" and said in found.failure
-    assert found.scores == ()
+    record = trained(food, tmp_path, before=before)
+    assert record.status == "failed" and message in record.failure
+    assert record.scores == ()
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_training_on_test_items_fails_the_run(
 def test_a_model_called_behind_the_meter_fails_the_run(
     food: Corpus, tmp_path: Path, before: str, in_step: str
 ) -> None:
-    found = trained(food, tmp_path, before=before, in_step=in_step)
-    assert found.status == "failed" and "behind the meter" in found.failure
-    assert found.ledger.unposted > 0.05
+    record = trained(food, tmp_path, before=before, in_step=in_step)
+    assert record.status == "failed" and "behind the meter" in record.failure
+    assert record.ledger.unposted > 0.05
 
 
 def test_a_left_out_seed_is_a_finding(food: Corpus, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_reading_the_file_names_what_a_reviewer_has_to_look_at(
     path = tmp_path / "mine.py"
     text = METHOD.format(root="", before=READS_TEST, in_step=PEEKS_EACH_STEP)
     path.write_text(text + "\n\ndef more(meter):\n    meter._spent = 0\n    gc.get_objects()\n")
-    said = [finding.what for finding in validate(tmp_path / "runs", method=path).findings]
+    messages = [finding.what for finding in validate(tmp_path / "runs", method=path).findings]
     for part in ("records were made by", "imports gc", "calls read_text", "calls forward",
                  "touches meter._spent", "calls get_objects"):  # fmt: skip
-        assert any(part in what for what in said), part
+        assert any(part in message for message in messages), part

@@ -1,4 +1,4 @@
-"""The meter counts what torch's own counter counts, stops in time and costs little."""
+"""Meter: counts as torch's own counter does, stops in time and costs little."""
 
 import copy
 from contextlib import suppress
@@ -165,7 +165,7 @@ def test_budgets_by_name_and_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "track", "wall", "said"),
+    ("text", "track", "wall", "message"),
     [
         ("1.5", "data", None, "whole training items"),
         ("S", "data", 60.0, "caps items alone"),
@@ -174,9 +174,9 @@ def test_budgets_by_name_and_number() -> None:
     ],
 )
 def test_a_budget_that_does_not_fit_its_track_is_refused(
-    text: str, track: Any, wall: float | None, said: str
+    text: str, track: Any, wall: float | None, message: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         parse_budget(text, track, wall)
 
 

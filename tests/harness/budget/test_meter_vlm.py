@@ -1,4 +1,4 @@
-"""The meter on vision-language models: exact for every way of running one, few measurements."""
+"""Meter of vision-language models: exact for all ways of running one, few measurements."""
 
 import copy
 from pathlib import Path
@@ -64,10 +64,10 @@ def test_generation_costs_what_torch_counts_and_few_lengths_are_measured(
     unmetered = vlm_toys.build(family, root)
     expected = [unmetered.continuations(batch, 12) for batch in batches]
     with total_counter() as counter, meter:
-        found = [model.continuations(batch, 12) for batch in batches[:4]]
+        answers = [model.continuations(batch, 12) for batch in batches[:4]]
         first = meter.calibration
-        found += [model.continuations(batch, 12) for batch in batches[4:]]
-    assert found == expected, "measuring must not write into the key-value cache in use"
+        answers += [model.continuations(batch, 12) for batch in batches[4:]]
+    assert answers == expected, "measuring must not write into the key-value cache in use"
     executed = counter.get_total_flops() - meter.calibration
     assert meter.spent == pytest.approx(executed, rel=0.01)
     assert meter.calibration - first < 0.1 * executed, "by then most sizes can be predicted"
@@ -76,14 +76,14 @@ def test_generation_costs_what_torch_counts_and_few_lengths_are_measured(
 def test_a_budget_stops_inside_generation(root: Path) -> None:
     model = vlm_toys.build("llava", root)
     batch = vlm_toys.batch(model, 4)
-    whole = vlm_toys.watched(model, 1e15)
-    with whole:
+    unlimited = vlm_toys.watched(model, 1e15)
+    with unlimited:
         model.continuations(batch, 12)
     model = vlm_toys.build("llava", root)
-    meter = vlm_toys.watched(model, 0.9 * whole.spent)
+    meter = vlm_toys.watched(model, 0.9 * unlimited.spent)
     with meter, pytest.raises(BudgetSpent):
         model.continuations(batch, 12)
-    assert 0.8 * whole.spent < meter.spent <= 0.9 * whole.spent
+    assert 0.8 * unlimited.spent < meter.spent <= 0.9 * unlimited.spent
     assert model.training
 
 
@@ -113,8 +113,8 @@ def test_measuring_does_not_change_the_gradient(root: Path) -> None:
         with meter if metered else copy.copy(meter), torch.autocast("cpu", torch.bfloat16):
             loss = model.loss(model.predict(batch), batch).mean()
         torch.autograd.backward(loss)
-        found = [p.grad for p in model.parameters() if p.grad is not None]
-        gradients.append(torch.cat([gradient.flatten() for gradient in found]))
+        parts = [p.grad for p in model.parameters() if p.grad is not None]
+        gradients.append(torch.cat([gradient.flatten() for gradient in parts]))
     assert gradients[0].abs().max() > 0
     assert torch.equal(*gradients)
 
@@ -132,9 +132,9 @@ def test_a_backward_pass_into_the_last_block_is_charged_that_block(root: Path) -
         assert part == pytest.approx(counter.get_total_flops(), rel=0.05)
         with total_counter() as counter:
             torch.autograd.backward(loss)
-    whole = meter.ledger("finished").flops["backward"] - part
-    assert whole == pytest.approx(counter.get_total_flops(), rel=0.01)
-    assert part < 0.7 * whole
+    complete = meter.ledger("finished").flops["backward"] - part
+    assert complete == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert part < 0.7 * complete
 
 
 def test_a_loss_on_an_earlier_output_is_charged_too() -> None:

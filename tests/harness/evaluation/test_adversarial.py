@@ -1,4 +1,4 @@
-"""The attack by the scored model itself: small, aimed at the right answer, seeded, paid apart."""
+"""Attack by the scored model itself: small, against the correct answer, seeded, not charged."""
 
 import math
 from dataclasses import replace
@@ -66,7 +66,7 @@ def trained(data: Corpus) -> Classifier:
 
 
 def asked(corpus: Corpus) -> tuple[list[Inputs], list[tuple[int, ...]], list[dict[str, Any]]]:
-    """What the items show, their classes and their rows."""
+    """Return the items' inputs, their classes and their rows."""
     inputs, labels, docs = [], [], []
     for example in corpus.splits["test"]:
         image = Image.open(example.image).convert("RGB") if example.image else None
@@ -86,18 +86,18 @@ def test_pixels_stay_near_and_valid_and_the_loss_rises(
 ) -> None:
     inputs, labels, docs = asked(data)
     clean = trained.collate(inputs, labels)
-    found = box(trained, severity).pixels(inputs, docs)
+    pixels = box(trained, severity).pixels(inputs, docs)
     bounds = trained.pixel_range(clean)
-    levels = ((found - clean.pixels) / (bounds.high - bounds.low) * 255).abs()
-    here = clean.has_image
-    assert levels[here].max().item() == pytest.approx(ATTACK_LEVELS[severity - 1], abs=1e-3)
-    assert bool((found[here] >= bounds.low).all() and (found[here] <= bounds.high).all())
+    levels = ((pixels - clean.pixels) / (bounds.high - bounds.low) * 255).abs()
+    present = clean.has_image
+    assert levels[present].max().item() == pytest.approx(ATTACK_LEVELS[severity - 1], abs=1e-3)
+    assert bool((pixels[present] >= bounds.low).all() and (pixels[present] <= bounds.high).all())
     with torch.no_grad():
         before, after = (
-            trained.scored_loss(replace(clean, pixels=p)) for p in (clean.pixels, found)
+            trained.scored_loss(replace(clean, pixels=p)) for p in (clean.pixels, pixels)
         )
-    assert bool((after > before)[here].all())
-    assert torch.equal(after[~here], before[~here])
+    assert bool((after > before)[present].all())
+    assert torch.equal(after[~present], before[~present])
 
 
 def test_scores_fall_with_severity_and_the_image_is_all_that_changes(
@@ -106,13 +106,13 @@ def test_scores_fall_with_severity_and_the_image_is_all_that_changes(
     def accuracy(variant: str) -> float:
         return evaluate(trained, tasks.parse_variant(variant), data).scores[0].value
 
-    found = [accuracy(f"food101@image-adversarial:{severity}") for severity in (1, 5)]
+    scores = [accuracy(f"food101@image-adversarial:{severity}") for severity in (1, 5)]
     assert accuracy("food101") >= 11 / 12
-    assert found[1] < 0.5 and found[1] < found[0]
+    assert scores[1] < 0.5 and scores[1] < scores[0]
 
 
 def test_the_scored_readout_is_attacked(trained: Classifier, data: Corpus) -> None:
-    """An entry that answers by its image head is attacked there; one that looks away is not."""
+    """Attack an entry at its image head, and not one that ignores the image."""
     inputs, labels, docs = asked(data)
     batch = trained.collate(inputs, labels)
     losses = {}
@@ -122,8 +122,8 @@ def test_the_scored_readout_is_attacked(trained: Classifier, data: Corpus) -> No
             right = trained.answer(inputs, CLASSES).gather(1, batch.targets[:, None])[:, 0]
             with torch.no_grad():
                 torch.testing.assert_close(trained.scored_loss(batch), -right.log())
-            found = box(trained, 5).pixels(inputs, docs)
-            after = trained.answer(inputs, CLASSES, found).gather(1, batch.targets[:, None])[:, 0]
+            pixels = box(trained, 5).pixels(inputs, docs)
+            after = trained.answer(inputs, CLASSES, pixels).gather(1, batch.targets[:, None])[:, 0]
             losses[readout] = float((right - after).mean())
     finally:
         trained.readout = "fused"
@@ -135,9 +135,9 @@ def test_several_classes_an_item(data: Corpus) -> None:
     model = made(multi_label=True)
     inputs, labels, docs = asked(data)
     batch = model.collate(inputs, labels)
-    found = box(model, 5).pixels(inputs, docs)
+    pixels = box(model, 5).pixels(inputs, docs)
     with torch.no_grad():
-        before, after = model.scored_loss(batch), model.scored_loss(replace(batch, pixels=found))
+        before, after = model.scored_loss(batch), model.scored_loss(replace(batch, pixels=pixels))
     assert bool((after > before)[batch.has_image].all())
 
 
@@ -145,15 +145,15 @@ def test_a_frozen_encoder_is_attacked_through(data: Corpus) -> None:
     model = made(frozen=True)
     inputs, labels, docs = asked(data)
     attack = box(model, 5)
-    found = attack.pixels(inputs, docs)
-    assert found.dim() == 4
+    pixels = attack.pixels(inputs, docs)
+    assert pixels.dim() == 4
     with pytest.raises(UserError, match="frozen encoders"):
         model.pixel_range(model.collate(inputs, labels))
     clean = model.answer(inputs, CLASSES)
     again = model.answer(inputs, CLASSES, model.collate(inputs, raw=True).pixels)
     torch.testing.assert_close(again, clean, atol=1e-5, rtol=1e-4)  # batched against one by one
     right = torch.tensor(labels)
-    drop = clean.gather(1, right) - model.answer(inputs, CLASSES, found).gather(1, right)
+    drop = clean.gather(1, right) - model.answer(inputs, CLASSES, pixels).gather(1, right)
     assert float(drop.mean()) > 0
 
 
@@ -169,9 +169,9 @@ def test_one_start_an_item_whatever_the_batch_and_the_process(
     assert not torch.equal(together[0], together[1])
     assert -1 <= together.min() < -0.99 and 0.99 < together.max() <= 1
     assert float(together[0].flatten()[0]) == pytest.approx(FIRST, abs=1e-6)
-    whole = attack.pixels(inputs, docs)
+    full = attack.pixels(inputs, docs)
     part = attack.pixels(inputs[3:5], docs[3:5])
-    differing = (whole[3:5] - part).abs() > 1e-3  # a gradient near zero has no sign
+    differing = (full[3:5] - part).abs() > 1e-3  # a gradient near zero has no sign
     assert differing.float().mean() < 0.01
 
 
@@ -208,8 +208,8 @@ def test_its_cost_is_what_torch_counts_and_on_no_other_meter(
 
 def test_other_variants_have_no_attack(trained: Classifier, data: Corpus) -> None:
     assert evaluate(trained, tasks.parse_variant("food101@image-noise:1"), data).attack is None
-    found = evaluate(trained, tasks.parse_variant("food101@image-adversarial:1+text-blank"), data)
-    assert found.attack is not None and found.attack["flops"] > 0
+    result = evaluate(trained, tasks.parse_variant("food101@image-adversarial:1+text-blank"), data)
+    assert result.attack is not None and result.attack["flops"] > 0
 
 
 @pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
@@ -221,24 +221,24 @@ def test_every_family_of_models_is_attacked(family: str, tmp_path: Path) -> None
     docs = [{"id": str(n), "answers": [turn.answer]} for n, turn in enumerate(turns)]
     batch = model.collate(inputs, [turn.answer for turn in turns])
     attack = box(model, 5, "vqa")
-    found = attack.pixels(inputs, docs)
+    pixels = attack.pixels(inputs, docs)
     bounds = model.pixel_range(batch)
-    assert found.shape == batch.pixels.shape
+    assert pixels.shape == batch.pixels.shape
     low = torch.maximum(batch.pixels - 32 / 255 * (bounds.high - bounds.low), bounds.low)
-    assert bool((found >= low - 1e-5).all() and (found <= bounds.high + 1e-5).all())
+    assert bool((pixels >= low - 1e-5).all() and (pixels <= bounds.high + 1e-5).all())
     with torch.no_grad():
-        before, after = model.scored_loss(batch), model.scored_loss(replace(batch, pixels=found))
+        before, after = model.scored_loss(batch), model.scored_loss(replace(batch, pixels=pixels))
     assert after[0] > before[0] and after[2] > before[2]
     assert after[1].item() == pytest.approx(before[1].item(), abs=1e-5)
     ids = [doc["id"] for doc in docs]
     alone = attack._noise(attack._batch(inputs[2:], docs[2:]), ids[2:])
     rows = len(alone) if alone.dim() == 2 else 1
-    whole = attack._noise(batch, ids)[-rows:]
+    noise = attack._noise(batch, ids)[-rows:]
     shared = tuple(slice(0, size) for size in alone.shape)
-    assert torch.equal(whole[shared], alone)
-    answers = model.generate(inputs, 4, found)
+    assert torch.equal(noise[shared], alone)
+    answers = model.generate(inputs, 4, pixels)
     assert len(answers) == 3
-    assert model.answer(inputs, ("yes", "no"), found).shape == (3, 2)
+    assert model.answer(inputs, ("yes", "no"), pixels).shape == (3, 2)
 
 
 def test_nothing_to_see_is_nothing_to_attack(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_knowing_the_answers_scores_one_and_guessing_scores_chance(tmp_path: Pat
 
 
 @pytest.mark.parametrize("make", [reader, viewer])
-def test_a_corruption_hurts_only_who_reads_that_side(
+def test_a_corruption_hurts_only_models_that_read_the_modality(
     tmp_path: Path, make: Callable[[Corpus], Stub]
 ) -> None:
     corpus = corpus_at(tmp_path)
@@ -40,24 +40,24 @@ def test_a_corruption_hurts_only_who_reads_that_side(
         name: run(make(corpus), corpus, f"@{name}").scores[0].value
         for name in ("text-blank", "image-blank", "text-shuffle", "image-shuffle", "image-noise:5")
     }
-    own, others = ("text", "image") if make is reader else ("image", "text")
-    assert value[f"{own}-blank"] == 0.25
-    assert value[f"{own}-shuffle"] < 0.7
-    assert value[f"{others}-blank"] == value[f"{others}-shuffle"] == 1.0
+    read, unread = ("text", "image") if make is reader else ("image", "text")
+    assert value[f"{read}-blank"] == 0.25
+    assert value[f"{read}-shuffle"] < 0.7
+    assert value[f"{unread}-blank"] == value[f"{unread}-shuffle"] == 1.0
     assert (value["image-noise:5"] < 1) == (make is viewer)
 
 
 def test_binary_scores(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path, "hateful_memes")
-    known = {score.metric: score for score in run(reader(corpus), corpus).scores}
-    assert {name: score.value for name, score in known.items()} == {
+    scores = {score.metric: score for score in run(reader(corpus), corpus).scores}
+    assert {name: score.value for name, score in scores.items()} == {
         "auroc": 1.0,
         "accuracy": 1.0,
         "macro_f1": 1.0,
     }
-    assert [name for name, score in known.items() if score.main] == ["auroc"]
-    assert known["auroc"].stderr is None
-    assert known["accuracy"].stderr == 0.0
+    assert [name for name, score in scores.items() if score.main] == ["auroc"]
+    assert scores["auroc"].stderr is None
+    assert scores["accuracy"].stderr == 0.0
     assert run(Stub(corpus, lambda item: [0.5, 0.5]), corpus).scores[0].value == 0.5
 
 
@@ -106,8 +106,8 @@ def test_order_and_batch_size_do_not_matter(tmp_path: Path) -> None:
         return (torch.tensor(means) / 9).softmax(0).tolist()
 
     first = run(Stub(corpus, rule), corpus, "@image-noise", batch_size=7)
-    for other, size in ((corpus, 64), (turned, 3)):
-        again = run(Stub(corpus, rule), other, "@image-noise", batch_size=size)
+    for ordered, size in ((corpus, 64), (turned, 3)):
+        again = run(Stub(corpus, rule), ordered, "@image-noise", batch_size=size)
         assert again.items.equals(first.items)
         assert again.scores == first.scores
 

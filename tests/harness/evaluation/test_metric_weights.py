@@ -1,4 +1,4 @@
-"""What each item adds to a metric of lmms-eval, found by asking the metric itself."""
+"""Weights of items in lmms-eval's metrics, found by calling the metric."""
 
 import doctest
 from collections.abc import Callable, Sequence
@@ -43,8 +43,8 @@ def pairs_complete(items: Sequence[dict[str, Any]]) -> float:
 
 def precision(items: Sequence[dict[str, Any]]) -> float:
     """Reads labels and not the score."""
-    said = [item for item in items if item["pair"] % 2]
-    return sum(item["kind"] == "a" for item in said) / len(said)
+    positive = [item for item in items if item["pair"] % 2]
+    return sum(item["kind"] == "a" for item in positive) / len(positive)
 
 
 def rounded(items: Sequence[dict[str, Any]]) -> float:
@@ -62,14 +62,14 @@ def test_the_example_of_the_docstring() -> None:
 
 def test_a_mean_weighs_all_alike() -> None:
     assert metric_weights(fmean, [1.0, 0.0, 1.0, 1.0], "score") == pytest.approx([0.25] * 4)
-    found = metric_weights(percent, dicts(), "score")
-    assert found == pytest.approx([100 / 8] * 8)
+    weights = metric_weights(percent, dicts(), "score")
+    assert weights == pytest.approx([100 / 8] * 8)
 
 
 def test_a_mean_of_groups_weighs_items_by_the_size_of_theirs() -> None:
     # Six of kind a share a half, two of kind b the other.
-    found = metric_weights(by_kind, dicts(), "score")
-    assert found == pytest.approx([1 / 12, 1 / 12, 1 / 12, 1 / 4] * 2)
+    weights = metric_weights(by_kind, dicts(), "score")
+    assert weights == pytest.approx([1 / 12, 1 / 12, 1 / 12, 1 / 4] * 2)
 
 
 @pytest.mark.parametrize("rule", [pairs_complete, precision, rounded, best, lambda items: None])
@@ -78,7 +78,7 @@ def test_what_is_no_weighted_mean_has_no_weights(rule: Rule) -> None:
 
 
 def test_numbers_of_the_answers_do_not_decide() -> None:
-    """All wrong, every metric is 0, and all right many are 1: neither makes them means."""
+    """Results that make many metrics 0 or 1 do not make them means."""
     for number in (0.0, 1.0):
         items = [{**item, "score": number} for item in dicts()]
         assert metric_weights(pairs_complete, items, "score") is None
@@ -103,14 +103,14 @@ def test_a_metric_that_refuses_made_up_numbers_has_no_weights() -> None:
 
 
 def test_many_items_are_not_asked_about_one_by_one() -> None:
-    asked = []
+    calls = []
 
     def counted(items: Sequence[dict[str, Any]]) -> float:
-        asked.append(len(items))
+        calls.append(len(items))
         return by_kind(items)
 
     assert metric_weights(counted, dicts(MOST_CALLS + 4), "score") is None
-    assert len(asked) < 10
+    assert len(calls) < 10
     assert metric_weights(percent, dicts(MOST_CALLS + 4), "score") is not None
 
 

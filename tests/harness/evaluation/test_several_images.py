@@ -1,4 +1,4 @@
-"""Tasks of lmms-eval whose items show several images: asked at once, damaged one by one."""
+"""Tasks of lmms-eval whose items show several images: shown at once, corrupted one by one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,18 +49,18 @@ def names(number: int) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the task's files, and its data beside it in ``data``."""
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "pairs.yaml").write_text(YAML)
-    (own / "fns.py").write_text(FUNCTIONS)
+    """Write the task's files, and its data beside them in ``data``."""
+    configs = tmp_path / "own"
+    configs.mkdir()
+    (configs / "pairs.yaml").write_text(YAML)
+    (configs / "fns.py").write_text(FUNCTIONS)
     rows = []
     for number in range(COUNT):
-        shown = [*map(picture, names(number)), None][:2]
+        images = [*map(picture, names(number)), None][:2]
         keys = {"question": f"Is it {number}?", "answer": ("yes", "no")[number % 2]}
-        rows.append({"id": str(number), **keys, "image_1": shown[0], "image_2": shown[1]})
+        rows.append({"id": str(number), **keys, "image_1": images[0], "image_2": images[1]})
     write(tmp_path / "data", rows)
-    monkeypatch.setenv(stock.FOLDERS_VARIABLE, str(own))
+    monkeypatch.setenv(stock.FOLDERS_VARIABLE, str(configs))
     stock.index.cache_clear()
     yield tmp_path
     stock.index.cache_clear()
@@ -71,7 +71,7 @@ def corpus_of(folder: Path) -> Corpus:
 
 
 def shown(corpus: Corpus, corruption: str = "", **options: Any) -> list[list[bytes]]:
-    """The pixels of what each document shows, by its number."""
+    """Return the pixels of each document's images, by its number."""
     talker = Talker(lambda item: "yes")
     evaluate(talker, tasks.parse_variant("stock/pairs" + corruption), corpus, **options)
     ordered = sorted(talker.seen, key=lambda item: item.prompt)
@@ -85,7 +85,7 @@ def test_all_images_are_shown_in_order(folder: Path) -> None:
     assert shown(corpus) == expected
 
 
-def test_each_image_has_damage_of_its_own(folder: Path) -> None:
+def test_images_are_corrupted_independently(folder: Path) -> None:
     corpus = corpus_of(folder)
     clean, noisy = shown(corpus), shown(corpus, "@image-noise:3")
     assert [len(images) for images in noisy] == [len(images) for images in clean]
@@ -98,9 +98,11 @@ def test_each_image_has_damage_of_its_own(folder: Path) -> None:
 def test_a_blank_takes_all_and_a_rate_takes_whole_items(folder: Path) -> None:
     corpus = corpus_of(folder)
     assert shown(corpus, "@image-blank") == [[]] * COUNT
-    left = shown(corpus, "@image-missing:50")
-    assert sum(images == [] for images in left) == COUNT // 2
-    assert all(images in ([], whole) for images, whole in zip(left, shown(corpus), strict=True))
+    remaining = shown(corpus, "@image-missing:50")
+    assert sum(images == [] for images in remaining) == COUNT // 2
+    assert all(
+        images in ([], clean) for images, clean in zip(remaining, shown(corpus), strict=True)
+    )
 
 
 def test_a_shuffle_shows_the_images_of_one_other_item(folder: Path) -> None:
@@ -108,7 +110,9 @@ def test_a_shuffle_shows_the_images_of_one_other_item(folder: Path) -> None:
     clean = shown(corpus)
     for number, images in enumerate(shown(corpus, "@image-shuffle")):
         assert len(images) == len(clean[number])
-        (donor,) = (other for other, held in enumerate(clean) if images[0] == held[0])
+        (donor,) = (
+            index for index, clean_images in enumerate(clean) if images[0] == clean_images[0]
+        )
         assert donor != number
         # As many as the item had: the donor's in their order, its only one twice.
         assert images == (clean[donor] * 2)[: len(images)]
@@ -116,8 +120,8 @@ def test_a_shuffle_shows_the_images_of_one_other_item(folder: Path) -> None:
 
 def test_a_model_with_one_place_is_not_asked(folder: Path) -> None:
     talker = Talker(lambda item: "yes", room=1)
-    said = "stock/pairs shows 2 images at once, and talker takes 1: leave the task out"
-    with pytest.raises(UserError, match=said):
+    message = "stock/pairs shows 2 images at once, and talker takes 1: leave the task out"
+    with pytest.raises(UserError, match=message):
         evaluate(talker, tasks.parse_variant("stock/pairs"), corpus_of(folder))
     assert talker.seen == []
 
@@ -130,13 +134,13 @@ def test_a_classifier_is_not_asked(folder: Path) -> None:
 
 @pytest.mark.usefixtures("short_base")
 def test_the_small_model_is_asked_from_end_to_end(folder: Path) -> None:
-    asked = ("pairs", "pairs@image-noise:3", "pairs@image-shuffle", "pairs@image-blank")
+    variants = ("pairs", "pairs@image-noise:3", "pairs@image-shuffle", "pairs@image-blank")
     roots = (f"pairs={folder / 'data'}",)
     options = EvaluateOptions(out=folder / "runs", data_root=roots, device="cpu")
-    score_model("tiny-vlm", asked, options)
+    score_model("tiny-vlm", variants, options)
     (path,) = record.find(folder / "runs")
-    made = record.read(path)
-    assert [(score.task, score.variant, score.n) for score in made.scores] == [
+    result = record.read(path)
+    assert [(score.task, score.variant, score.n) for score in result.scores] == [
         ("stock/pairs", name, COUNT)
         for name in ("clean", "image-noise:3", "image-shuffle", "image-blank")
     ]

@@ -1,4 +1,4 @@
-"""The classifier keeps its promises: same logits by every path, one meaning of missing, reload."""
+"""Classifier: equal logits by every path, one meaning of missing, reload."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_permuting_latents_equals_permuting_contributions(fusion: str) -> None:
     assert torch.equal(model.fuse(parts), model.predict(model.collate(items())))
 
 
-def test_an_additive_head_is_linear_in_each_side() -> None:
+def test_an_additive_head_is_linear_in_each_modality() -> None:
     model = make(fusion="additive").eval()
     parts = model.contribute(model.encode(model.collate(items())))
     zero = torch.zeros_like(parts.image)
@@ -59,11 +59,15 @@ def test_missing_in_the_input_is_the_same_as_blanking_the_latent(modality: str) 
     model = make(missing="learnt").eval()
     with torch.no_grad():
         model.missing[modality].normal_()
-    whole = items()
-    gone = [Inputs(None, i.text) if modality == "image" else Inputs(i.image, None) for i in whole]
-    blanked = model.blank(model.encode(model.collate(whole)), modality)  # type: ignore[arg-type]
-    assert torch.allclose(model.fuse(model.contribute(blanked)), model.predict(model.collate(gone)))
-    mixed = [gone[0], whole[1], gone[2]]
+    complete = items()
+    missing = [
+        Inputs(None, i.text) if modality == "image" else Inputs(i.image, None) for i in complete
+    ]
+    blanked = model.blank(model.encode(model.collate(complete)), modality)  # type: ignore[arg-type]
+    assert torch.allclose(
+        model.fuse(model.contribute(blanked)), model.predict(model.collate(missing))
+    )
+    mixed = [missing[0], complete[1], missing[2]]
     alone = [model.predict(model.collate([item])) for item in mixed]
     # Rows are padded alike within a bucket, so batching must not change a row.
     assert torch.allclose(torch.cat(alone), model.predict(model.collate(mixed)), atol=1e-5)
@@ -77,9 +81,9 @@ def test_empty_text_counts_as_missing() -> None:
 def test_equal_seeds_give_equal_weights_and_the_global_stream_is_left_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one, two = make().state_dict(), make().state_dict()
+    left, right = make().state_dict(), make().state_dict()
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert all(torch.equal(left[key], right[key]) for key in left)
 
 
 @pytest.mark.parametrize("readout", ["fused", "image", "text", "ensemble", "prior"])
@@ -91,15 +95,15 @@ def test_a_saved_classifier_answers_the_same(
     model.readout = readout  # type: ignore[assignment]
     model.set_prior(np.array([0.2, 0.3, 0.5]))
     classifier.save(model, tmp_path)
-    asked = [*items(), Inputs(None, "tea"), Inputs(items()[0].image, None), Inputs(None, None)]
-    answer = model.answer(asked, CLASSES)
-    assert torch.equal(answer, classifier.load(tmp_path).answer(asked, CLASSES))
+    inputs = [*items(), Inputs(None, "tea"), Inputs(items()[0].image, None), Inputs(None, None)]
+    answer = model.answer(inputs, CLASSES)
+    assert torch.equal(answer, classifier.load(tmp_path).answer(inputs, CLASSES))
     assert bool(((answer >= 0) & (answer <= 1)).all())
     if not multi_label:
-        assert torch.allclose(answer.sum(1), torch.ones(len(asked)))
+        assert torch.allclose(answer.sum(1), torch.ones(len(inputs)))
 
 
-def test_the_ensemble_lets_only_present_sides_vote() -> None:
+def test_the_ensemble_lets_only_present_modalities_vote() -> None:
     model = make().eval()
     model.readout = "ensemble"
     both = model.answer(items(), CLASSES)

@@ -78,9 +78,9 @@ def test_initial_weights_are_equal_whether_an_encoder_is_loaded_or_found(
     empty = functools.cache(encoders._shared_encoder.__wrapped__)
     monkeypatch.setattr(encoders, "_shared_encoder", empty)
     config = classifier_config.configure("folder+tiny", {"frozen": True})
-    one, other = (classifier.build("x", config, CLASSES, False, TEXTS, seed=1) for _ in range(2))
-    assert loads == ["folder"] and one.image_encoder is other.image_encoder
-    assert torch.equal(one.image_embedding.weight, other.image_embedding.weight)
+    first, second = (classifier.build("x", config, CLASSES, False, TEXTS, seed=1) for _ in range(2))
+    assert loads == ["folder"] and first.image_encoder is second.image_encoder
+    assert torch.equal(first.image_embedding.weight, second.image_embedding.weight)
 
 
 def test_feature_cost_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Each family of vision-language models behind encode and fuse equals its own forward pass."""
+"""Families of vision-language models: encode and fuse equal their own forward pass."""
 
 import shutil
 from collections.abc import Callable
@@ -122,11 +122,11 @@ def test_a_blanked_image_is_a_prompt_without_it(family: str, build: Build) -> No
 def test_a_blanked_question_is_a_prompt_without_its_tokens(family: str, build: Build) -> None:
     model = build(family).eval()
     batch = model.collate(ITEMS, ANSWERS)
-    shown = [
+    texts = [
         model.decode(row[modality].tolist())
         for row, modality in zip(batch.tokens, batch.extra["text_tokens"], strict=True)
     ]
-    assert shown[0] == "is there a banana in the image ?" and shown[2].startswith("is there a cup")
+    assert texts[0] == "is there a banana in the image ?" and texts[2].startswith("is there a cup")
     blanked = model.fuse(model.blank(model.encode(batch), "text"))
     bare = [replace(item, prompt=SUFFIX, text=None) for item in ITEMS]
     reference = model.predict(model.collate(bare, ANSWERS))
@@ -138,12 +138,12 @@ def test_a_blanked_question_is_a_prompt_without_its_tokens(family: str, build: B
 
 @every_family
 @torch.no_grad()
-def test_permuted_sides_are_the_exchanged_items(family: str, build: Build) -> None:
+def test_permuted_modalities_are_the_exchanged_items(family: str, build: Build) -> None:
     model = build(family).eval()
     latents = model.encode(model.collate(ITEMS, ANSWERS))
-    one, two, three = ITEMS
-    images = [replace(one, image=two.image), replace(two, image=one.image), three]
-    texts = [replace(two, image=one.image), replace(one, image=two.image), three]
+    first, second, third = ITEMS
+    images = [replace(first, image=second.image), replace(second, image=first.image), third]
+    texts = [replace(second, image=first.image), replace(first, image=second.image), third]
     for order, exchanged in ((([0, 1, 2], [1, 0, 2], [0, 1, 2]), images),
                              (([0, 1, 2], [0, 1, 2], [1, 0, 2]), texts)):  # fmt: skip
         fused = model.fuse(selected(latents, *order))
@@ -165,8 +165,8 @@ def test_several_images_are_shown_at_once(family: str, build: Build) -> None:
     rows = slice(2, 5)  # its answer's tokens
     torch.testing.assert_close(model.predict(model.collate([two], ANSWERS[1:2])), logits[rows])
     turned = replace(two, image=picture(2), more=(picture(1),))
-    other = model.predict(model.collate([items[0], turned, items[2]], ANSWERS))
-    assert float((other[rows] - logits[rows]).abs().max()) > 0.01
+    exchanged = model.predict(model.collate([items[0], turned, items[2]], ANSWERS))
+    assert float((exchanged[rows] - logits[rows]).abs().max()) > 0.01
     blind = model.fuse(model.blank(model.encode(batch), "image"))
     nothing = [replace(item, image=None, more=()) for item in items]
     expected = model.predict(model.collate(nothing, ANSWERS))
@@ -176,9 +176,9 @@ def test_several_images_are_shown_at_once(family: str, build: Build) -> None:
 def test_a_template_may_have_one_place(build: Build) -> None:
     model = build("llava")
     assert [model.image_capacity(count) for count in (1, 2, 3)] == [1, 2, 3]
-    whole = model.processor.chat_template
+    template = model.processor.chat_template
     once = "{% if part['type'] == 'image' and loop.first %}"
-    model.processor.chat_template = whole.replace("{% if part['type'] == 'image' %}", once)
+    model.processor.chat_template = template.replace("{% if part['type'] == 'image' %}", once)
     assert [model.image_capacity(count) for count in (1, 2, 3)] == [1, 1, 1]
     model.processor.chat_template = "{{ raise_exception('one image') }}"
     assert model.image_capacity(3) == 1
@@ -200,8 +200,8 @@ def test_loss_is_the_mean_over_a_rows_answer_tokens(family: str, build: Build) -
     with torch.no_grad():
         loss = model.loss(model.predict(batch), batch)
         alone = [model.collate([i], [a]) for i, a in zip(ITEMS, ANSWERS, strict=True)]
-        each = torch.cat([model.loss(model.predict(one), one) for one in alone])
-        torch.testing.assert_close(loss, each, rtol=1e-4, atol=1e-4)
+        losses = torch.cat([model.loss(model.predict(row), row) for row in alone])
+        torch.testing.assert_close(loss, losses, rtol=1e-4, atol=1e-4)
         choices = ["yes", "red green", "no ."]
         columns = []
         for choice in choices:
@@ -260,7 +260,7 @@ def test_saved_and_loaded_it_answers_the_same(
 @every_family
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_the_meter_sees_every_product_once(family: str, tune: str, build: Build) -> None:
-    """The watched parts add up to the whole model, for its own forward pass and for ours."""
+    """Compare the watched parts with the full model, for its own forward pass and for ours."""
     model = build(family, tune=tune)
     batch = model.collate(ITEMS, ANSWERS)
     for forward in (model.predict, lambda batch: plain(model, batch)):
@@ -314,15 +314,15 @@ def test_prepared_rows_are_the_collated_ones(build: Build) -> None:
     examples = tuple(Example(str(n), None, turn.inputs.text, ()) for n, turn in enumerate(turns))
     data = vlm_data(model, examples, lambda example: turns[int(example.id)])
     for rows in ([2], [2, 5, 8], [4, 0, 2, 119, 66]):
-        chosen = [turns[row] for row in rows]
-        wanted = model.collate([t.inputs for t in chosen], [t.answer for t in chosen])
-        found = data.gather(rows)
+        selected = [turns[row] for row in rows]
+        expected = model.collate([t.inputs for t in selected], [t.answer for t in selected])
+        gathered = data.gather(rows)
         for name in ("pixels", "has_image", "tokens", "mask", "has_text", "targets"):
-            left, right = getattr(found, name), getattr(wanted, name)
+            actual, right = getattr(gathered, name), getattr(expected, name)
             if name != "pixels" or len(right):
-                assert torch.equal(left, right), name
-        for name in wanted.extra:
-            assert torch.equal(found.extra[name], wanted.extra[name]), name
+                assert torch.equal(actual, right), name
+        for name in expected.extra:
+            assert torch.equal(gathered.extra[name], expected.extra[name]), name
 
 
 @pytest.mark.parametrize(
@@ -375,13 +375,13 @@ def test_mistakes_are_one_line(build: Build, checkpoints: Path, tmp_path: Path) 
 
 def test_weights_are_hashed_wherever_a_kind_of_model_keeps_them(tmp_path: Path) -> None:
     assert weights_hash(tmp_path) is None
-    one = tmp_path / "model" / "model-1.safetensors"
-    one.parent.mkdir()
-    one.write_bytes(b"one")
+    file = tmp_path / "model" / "model-1.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"one")
     alone = weights_hash(tmp_path)
-    assert alone == file_hash(one)
-    one.with_name("model-2.safetensors").write_bytes(b"two")
+    assert alone == file_hash(file)
+    file.with_name("model-2.safetensors").write_bytes(b"two")
     both = weights_hash(tmp_path)
     assert both not in (alone, None)
-    one.write_bytes(b"other")
+    file.write_bytes(b"other")
     assert weights_hash(tmp_path) not in (alone, both)

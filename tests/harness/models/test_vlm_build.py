@@ -1,4 +1,4 @@
-"""A vision-language backbone is built and restored from what its configuration says, no more."""
+"""Vision-language backbones: built and restored from their configuration, no more."""
 
 import json
 import shutil
@@ -56,14 +56,14 @@ def test_full_training_goes_on_from_an_adapter_and_is_saved_whole(
     adapted = shifted(build(checkpoint, tune="lora"))
     vlm_build.save(adapted, tmp_path / "one")
     adapter = str(tmp_path / "one" / vlm_build.ADAPTER)
-    whole = build(checkpoint, tune="full", adapter=adapter)
-    wanted = adapted.answer(items(), CHOICES)
-    torch.testing.assert_close(whole.answer(items(), CHOICES), wanted, rtol=1e-3, atol=1e-4)
-    assert (build(checkpoint).answer(items(), CHOICES) - wanted).abs().max() > 0.01
-    assert not any("lora" in name for name, _ in whole.named_parameters())
-    vlm_build.save(shifted(whole), tmp_path / "two")
+    merged = build(checkpoint, tune="full", adapter=adapter)
+    expected = adapted.answer(items(), CHOICES)
+    torch.testing.assert_close(merged.answer(items(), CHOICES), expected, rtol=1e-3, atol=1e-4)
+    assert (build(checkpoint).answer(items(), CHOICES) - expected).abs().max() > 0.01
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    vlm_build.save(shifted(merged), tmp_path / "two")
     again = vlm_build.load(tmp_path / "two")
-    assert torch.equal(again.answer(items(), CHOICES), whole.answer(items(), CHOICES))
+    assert torch.equal(again.answer(items(), CHOICES), merged.answer(items(), CHOICES))
 
 
 def test_an_adapter_is_not_put_on_another_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_an_adapter_is_not_put_on_another_checkpoint(checkpoint: Path, tmp_path:
     vlm_build.save(build(base, tune="lora"), tmp_path / "run")
     saved = json.loads((tmp_path / "run" / vlm_build.DESCRIPTION).read_text())
     assert vlm_build.load(tmp_path / "run").config.tune == "lora"
-    other = build(base, tune="full")
-    other.base.lm_head.weight.data.zero_()
-    other.base.save_pretrained(base)
+    changed = build(base, tune="full")
+    changed.base.lm_head.weight.data.zero_()
+    changed.base.save_pretrained(base)
     with pytest.raises(UserError, match=f"another version of .* revision {saved['base']}"):
         vlm_build.load(tmp_path / "run")
 
@@ -150,8 +150,8 @@ def test_greedy_means_greedy_whatever_the_checkpoint_prefers(
     settings = json.loads((fussy / "generation_config.json").read_text())
     settings |= {"repetition_penalty": 5.0, "do_sample": True, "temperature": 2.0, "top_k": 3}
     (fussy / "generation_config.json").write_text(json.dumps(settings))
-    wanted = build(checkpoint).generate(items(), 8)
-    assert build(fussy).generate(items(), 8) == wanted
+    expected = build(checkpoint).generate(items(), 8)
+    assert build(fussy).generate(items(), 8) == expected
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision", "smolvlm"])
@@ -169,14 +169,17 @@ def test_kept_items_make_the_same_batches_as_fresh_ones(family: str, tmp_path: P
     data = vlm_data(model, examples, turn)
     calls.clear()
     for rows in ([0], [2, 4], [1, 0, 5]):
-        chosen = [turns[row % 3] for row in rows]
-        wanted = model.collate([t.inputs for t in chosen], [t.answer for t in chosen])
-        found = data.gather(rows)
+        selected = [turns[row % 3] for row in rows]
+        expected = model.collate([t.inputs for t in selected], [t.answer for t in selected])
+        gathered = data.gather(rows)
         assert (
-            torch.equal(found.pixels, wanted.pixels) and found.extra.keys() == wanted.extra.keys()
+            torch.equal(gathered.pixels, expected.pixels)
+            and gathered.extra.keys() == expected.extra.keys()
         )
-        assert all(torch.equal(found.extra[name], wanted.extra[name]) for name in wanted.extra)
-        assert torch.equal(model.predict(found), model.predict(wanted))
+        assert all(
+            torch.equal(gathered.extra[name], expected.extra[name]) for name in expected.extra
+        )
+        assert torch.equal(model.predict(gathered), model.predict(expected))
     assert not calls, "kept items are not asked for again"
 
 
@@ -186,7 +189,9 @@ def test_what_does_not_fit_in_memory_is_made_on_demand(
     model = build(checkpoint, tune="full")
     turn: Callable[[Example], Turn] = lambda example: Turn(items()[0], "yes", ())  # noqa: E731
     examples = tuple(Example(str(n), None, None, ()) for n in range(5))
-    kept = vlm_data(model, examples, turn).gather([3, 1])
+    in_memory = vlm_data(model, examples, turn).gather([3, 1])
     monkeypatch.setattr(train_data, "IN_MEMORY_BYTES", 10)
-    made = vlm_data(model, examples, turn).gather([3, 1])
-    assert torch.equal(made.pixels, kept.pixels) and torch.equal(made.tokens, kept.tokens)
+    on_demand = vlm_data(model, examples, turn).gather([3, 1])
+    assert torch.equal(on_demand.pixels, in_memory.pixels) and torch.equal(
+        on_demand.tokens, in_memory.tokens
+    )

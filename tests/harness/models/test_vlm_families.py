@@ -56,45 +56,45 @@ Build = Callable[[str], Vlm]
 
 
 def subwords(family: str, special: list[str]) -> Any:
-    """A trained subword tokeniser: pieces with leading spaces, for LLaVA a begin token as well."""
+    """Train a subword tokeniser: pieces with leading spaces, for LLaVA a begin token as well."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     if family == "llava":
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        made.decoder = decoders.Metaspace(prepend_scheme="first")
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
         alphabet = ["\n", "▁"]
     else:
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = decoders.ByteLevel()
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     corpus = [*QUESTIONS, SUFFIX, "USER: user assistant ASSISTANT: User: Assistant:", *ANSWERS]
-    made.train_from_iterator([*corpus, tiny_vlms.VOCABULARY] * 4, trainer)
+    tokenizer.train_from_iterator([*corpus, tiny_vlms.VOCABULARY] * 4, trainer)
     if family == "llava":
-        made.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
         )
-    return made
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     root = tmp_path_factory.mktemp("families")
     tokenizer_of: Any = tiny_vlms.tokenizer_of
-    made: dict[str, Vlm] = {}
+    by_family: dict[str, Vlm] = {}
 
     def built(family: str) -> Vlm:
-        if family not in made:
+        if family not in by_family:
             special = tiny_vlms.special_tokens(family)
             special += ["<s>", "<|im_start|>", "<|im_end|>"]
             tokenizer = tokenizer_of(family, subwords(family, special), special, begin="<s>")
             tiny_vlms.make(family, root / family, tokenizer=tokenizer, template=TURNS[family])
             config = vlm_config.configure(str(root / family), {"tune": "full"})
-            made[family] = vlm_build.build(family, config, seed=0).eval()
-        return made[family]
+            by_family[family] = vlm_build.build(family, config, seed=0).eval()
+        return by_family[family]
 
     return built
 
@@ -109,7 +109,7 @@ def items() -> list[Inputs]:
 
 
 def conversation(model: Vlm, item: Inputs, answer: str | None = None) -> Any:
-    """What the processor itself makes of a conversation."""
+    """Return the processor's own encoding of a conversation."""
     turns = model.messages(item)
     if answer is not None:
         turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
@@ -120,14 +120,14 @@ def conversation(model: Vlm, item: Inputs, answer: str | None = None) -> Any:
 
 
 def continued(prompt: Any, ids: list[int]) -> dict[str, Any]:
-    """The processor's prompt with more tokens after it."""
+    """Append tokens to the processor's prompt."""
     more = torch.tensor([ids], dtype=torch.int64)
-    whole = {**prompt, "input_ids": torch.cat([prompt["input_ids"], more], 1)}
-    whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+    full = {**prompt, "input_ids": torch.cat([prompt["input_ids"], more], 1)}
+    full["attention_mask"] = torch.ones_like(full["input_ids"])
     if "mm_token_type_ids" in prompt:
         types = [prompt["mm_token_type_ids"], torch.zeros_like(more)]
-        whole["mm_token_type_ids"] = torch.cat(types, 1)
-    return whole
+        full["mm_token_type_ids"] = torch.cat(types, 1)
+    return full
 
 
 @every_family
@@ -138,18 +138,18 @@ def test_logits_are_those_of_the_processors_own_conversation(
 ) -> None:
     model = build(family)
     for item, answer in zip(items(), ANSWERS, strict=True):
-        seen = item if sighted else replace(item, image=None)
-        batch = model.collate([seen], [answer])
-        prompt, whole = conversation(model, seen), conversation(model, seen, answer)
+        inputs = item if sighted else replace(item, image=None)
+        batch = model.collate([inputs], [answer])
+        prompt, full = conversation(model, inputs), conversation(model, inputs, answer)
         start = prompt["input_ids"].shape[1]
         assert batch.tokens.tolist() == prompt["input_ids"].tolist()
         ids = batch.targets[0].tolist()
         assert ids[-1] == model.processor.tokenizer.convert_tokens_to_ids(END[family])
         length = len(ids) if family != "llava" else len(ids) - 1  # its template ends no turn
         if family == "llava_onevision":  # its finished turns have a space its opened ones lack
-            whole = continued(prompt, ids)
-        assert ids[:length] == whole["input_ids"][0, start : start + length].tolist()
-        logits = model.model(**whole).logits[0, start - 1 : start - 1 + length]
+            full = continued(prompt, ids)
+        assert ids[:length] == full["input_ids"][0, start : start + length].tolist()
+        logits = model.model(**full).logits[0, start - 1 : start - 1 + length]
         torch.testing.assert_close(model.predict(batch)[:length], logits, rtol=0, atol=1e-4)
 
 
@@ -175,9 +175,11 @@ def test_a_blanked_question_takes_its_tokens_out(family: str, build: Build) -> N
         gone = model.processor.tokenizer.decode(batch.tokens[0, ~keep]).strip()
         assert gone.lower().lstrip("▁") == (item.text or "").lower()
         assert keep.sum() > (batch.tokens == model.prompts.image_token).sum() + len(SUFFIX.split())
-        kept = replace(batch, tokens=batch.tokens[:, keep], mask=batch.mask[:, keep])
-        ids = torch.cat([kept.tokens, batch.targets], 1)
-        rest = {k: v for k, v in model.prompts.plain(kept).items() if "pixel" in k or "image" in k}
+        remaining = replace(batch, tokens=batch.tokens[:, keep], mask=batch.mask[:, keep])
+        ids = torch.cat([remaining.tokens, batch.targets], 1)
+        rest = {
+            k: v for k, v in model.prompts.plain(remaining).items() if "pixel" in k or "image" in k
+        }
         if model.prompts.multi_axis:
             rest["mm_token_type_ids"] = (ids == model.prompts.image_token).long()
         logits = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), **rest).logits
@@ -192,17 +194,17 @@ def test_generation_continues_as_the_model_alone_would(family: str, build: Build
     model = build(family)
     item = items()[0]
     (ids,) = model.continuations(model.collate([item]), 5)
-    own = conversation(model, item)
-    found: list[int] = []
+    prompt = conversation(model, item)
+    expected: list[int] = []
     for _ in range(len(ids)):
-        logits = model.model(**continued(own, found)).logits[0, -1]
+        logits = model.model(**continued(prompt, expected)).logits[0, -1]
         logits[model.prompts.image_ids] = -torch.inf
-        found.append(int(logits.argmax()))
-    assert ids == found
+        expected.append(int(logits.argmax()))
+    assert ids == expected
 
 
 def test_tiles_that_only_pad_are_no_image(build: Build) -> None:
-    """An attack may not write into what fills up a batch, or the model would count it."""
+    """Keep attacks out of a batch's padding, or the model would take it for image."""
     model = build("smolvlm")
     small, large = picture(0).resize((16, 16)), picture(1).resize((200, 60))
     texts = QUESTIONS[:2]

@@ -1,4 +1,4 @@
-"""Reliance profiles: numbers by hand, questions that are put, a blind guesser that is exposed."""
+"""Reliance profiles: numbers by hand, queries, and a text-only guesser that is exposed."""
 
 import json
 from collections import Counter
@@ -53,18 +53,18 @@ class Talker(torch.nn.Module):
 
 
 def pope_like(root: Path, count: int = 40) -> Corpus:
-    """Every image is asked about twice; it is red where there is a dog, of which half have one."""
+    """Write items with two questions per image; half of the images have a dog and are red."""
     root.mkdir(parents=True, exist_ok=True)
     examples = []
     for number in range(count):
         path = root / f"{number // 2}.png"
         dog = number // 2 % 2 == 0
         Image.new("RGB", (4, 4), RED if dog else BLUE).save(path)
-        thing = "dog" if number % 2 == 0 else "cat"
-        answer = "yes" if dog == (thing == "dog") else "no"
+        animal = "dog" if number % 2 == 0 else "cat"
+        answer = "yes" if dog == (animal == "dog") else "no"
         examples.append(
             Example(
-                f"{number:03}", path, f"Is there a {thing} in the image?", (), (answer,),
+                f"{number:03}", path, f"Is there a {animal} in the image?", (), (answer,),
                 ("yes", "no"), subset="random", cluster=path.name,
             )
         )  # fmt: skip
@@ -85,7 +85,7 @@ def asked(model: Talker, corpus: Corpus, **options: Any) -> pd.DataFrame:
 
 
 def means(part: TaskReliance) -> dict[str, float]:
-    return {name: each.mean for name, each in part.numbers.items()}
+    return {name: number.mean for name, number in part.numbers.items()}
 
 
 def test_numbers_by_hand() -> None:
@@ -102,28 +102,28 @@ def test_numbers_by_hand() -> None:
         *rows("neither", "shuffled", [0, 0, 0, 0], "bbbb", 1),
     ]
     part = profile.profile_rows("toy", "", "accuracy", True, [pd.DataFrame(table)])
-    found = means(part)
+    numbers = means(part)
     assert (part.items, part.clusters, part.draws) == (4, 2, 2)
-    assert found["score.full"] == 0.75
-    assert found["score.text.shuffled"] == 0.25  # the mean of one half and none
-    assert found["gain.image.blank"] == 0.25 and found["gain.image.shuffled"] == 0.5
-    assert found["gain.text.blank"] == 0.25 and found["gain.text.shuffled"] == 0.625
-    assert found["same.text.blank"] == 0.75  # a a b against a a a b
-    assert found["same.text.shuffled"] == pytest.approx((0.75 + 0.25) / 2)
-    assert found["same.image.blank"] == 0.5
-    assert found["lean.answers"] == 0.25
+    assert numbers["score.full"] == 0.75
+    assert numbers["score.text.shuffled"] == 0.25  # the mean of one half and none
+    assert numbers["gain.image.blank"] == 0.25 and numbers["gain.image.shuffled"] == 0.5
+    assert numbers["gain.text.blank"] == 0.25 and numbers["gain.text.shuffled"] == 0.625
+    assert numbers["same.text.blank"] == 0.75  # a a b against a a a b
+    assert numbers["same.text.shuffled"] == pytest.approx((0.75 + 0.25) / 2)
+    assert numbers["same.image.blank"] == 0.5
+    assert numbers["lean.answers"] == 0.25
     # phi: text ((.5 - .25) + (.75 - .5)) / 2 = .25, image the same.
-    assert found["lean.shapley"] == 0
-    shares = {name: found[f"group.{name}.share"] for name in profile.GROUPS.values()}
+    assert numbers["lean.shapley"] == 0
+    shares = {name: numbers[f"group.{name}.share"] for name in profile.GROUPS.values()}
     assert shares == {"both": 0.25, "text": 0.25, "image": 0.25, "neither": 0.25}
-    assert found["group.neither.score"] == 0 and found["group.image.score"] == 1
-    assert found["information.image"] == 0.5
+    assert numbers["group.neither.score"] == 0 and numbers["group.image.score"] == 1
+    assert numbers["information.image"] == 0.5
     # Blind answers are wrong for the last two items: one is kept, one is put right.
     assert (part.conflict, part.conflicts) == ("text_only", 2)
-    assert (found["conflict.text"], found["conflict.image"]) == (0.5, 0.5)
+    assert (numbers["conflict.text"], numbers["conflict.image"]) == (0.5, 0.5)
 
 
-def test_a_side_that_spoils_answers_has_a_negative_gain_also_of_errors() -> None:
+def test_a_modality_that_spoils_answers_has_a_negative_gain_also_of_errors() -> None:
     table = [
         *rows("full", "", [1, 1, 0, 0], "bbaa"),
         *rows("text", "blank", [0, 0, 0, 0], "aaaa"),
@@ -149,19 +149,19 @@ def test_intervals_are_those_of_independent_clusters() -> None:
 
 
 def test_seeds_asked_about_different_items_are_refused() -> None:
-    one = pd.DataFrame([*rows("full", "", [1, 1], "aa"), *rows("text", "blank", [1, 1], "aa")])
-    other = one.assign(id=one["id"] + "x")
+    first = pd.DataFrame([*rows("full", "", [1, 1], "aa"), *rows("text", "blank", [1, 1], "aa")])
+    second = first.assign(id=first["id"] + "x")
     with pytest.raises(UserError, match="different items"):
-        profile.measure([one, other], "toy", higher_is_better=True)
+        profile.measure([first, second], "toy", higher_is_better=True)
     with pytest.raises(UserError, match="two clusters or more"):
-        profile.measure([one], "toy", higher_is_better=True)
+        profile.measure([first], "toy", higher_is_better=True)
 
 
 def test_the_full_view_scores_what_evaluation_scores(tmp_path: Path) -> None:
     corpus = pope_like(tmp_path)
     model = Talker(lambda item: "yes" if "dog" in item.prompt else "no")
-    found = asked(model, corpus, limit=30, draws=1)
-    full = found[found["view"] == "full"]
+    answers = asked(model, corpus, limit=30, draws=1)
+    full = answers[answers["view"] == "full"]
     scores = evaluate(model, tasks.Variant("pope"), corpus, limit=30).scores  # type: ignore[arg-type]
     official = next(s.value for s in scores if s.metric == "accuracy" and not s.subset)
     assert full["top"].sum() / full["bottom"].sum() == pytest.approx(official)
@@ -194,7 +194,7 @@ def test_a_model_that_looks_is_told_from_one_that_does_not(tmp_path: Path) -> No
 def test_the_profile_exposes_an_object_prior_on_official_pope(
     tmp_path: Path, kind: str, accuracy: float, f1: float
 ) -> None:
-    """It says yes to an object that is more often there than not, and never looks.
+    """Profile a guesser that says yes to objects that are usually present.
 
     The photos are not needed for that: a grey pixel stands for each.
     """
@@ -211,35 +211,35 @@ def test_the_profile_exposes_an_object_prior_on_official_pope(
     def guess(item: Inputs) -> str:
         return "yes" if votes[item.prompt.partition("\n")[0]] > 0 else "no"
 
-    given = [guess(Inputs(None, text, text)) for text in lines["text"]]
-    scored = pope.scores(list(lines["label"]), given)
+    guesses = [guess(Inputs(None, text, text)) for text in lines["text"]]
+    scored = pope.scores(list(lines["label"]), guesses)
     assert (round(scored["accuracy"], 3), round(scored["f1"], 3)) == (accuracy, f1)
     corpus = tasks.load("pope", tmp_path, questions=f"coco_pope_{kind}.json")
     (part,) = parts_of("pope", [asked(Talker(guess), corpus, draws=1, limit=900)])
-    found = means(part)
-    assert found["score.full"] == pytest.approx(accuracy, abs=0.03)
-    assert found["gain.image.blank"] == found["gain.image.shuffled"] == 0
-    assert found["same.text.blank"] == found["same.text.shuffled"] == 1
-    assert found["conflict.text"] == 1
+    numbers = means(part)
+    assert numbers["score.full"] == pytest.approx(accuracy, abs=0.03)
+    assert numbers["gain.image.blank"] == numbers["gain.image.shuffled"] == 0
+    assert numbers["same.text.blank"] == numbers["same.text.shuffled"] == 1
+    assert numbers["conflict.text"] == 1
     assert tables.verdict(part).startswith("does not use the image (+0.0 ± 0.0")
 
 
 def test_every_view_shows_what_it_says(tmp_path: Path) -> None:
     corpus = pope_like(tmp_path)
     docs = list(tasks.build(tasks.Variant("pope"), corpus).dataset["test"])
-    shown = reliance.plan(docs, has_text=True, draws=2)
-    assert len(shown) == 40 * (1 + 3 + 3 * 2)
-    for each in shown:
-        lacks = reliance.REMOVED.get(each.view.name, ())
-        for modality, row in (("image", each.image), ("text", each.text)):
+    queries = reliance.plan(docs, has_text=True, draws=2)
+    assert len(queries) == 40 * (1 + 3 + 3 * 2)
+    for query in queries:
+        lacks = reliance.REMOVED.get(query.view.name, ())
+        for modality, row in (("image", query.image), ("text", query.text)):
             if modality not in lacks:
-                assert row == each.row
-            elif each.view.way == "blank":
+                assert row == query.row
+            elif query.view.way == "blank":
                 assert row is None
             else:
-                assert row is not None and docs[row][modality] != docs[each.row][modality]
+                assert row is not None and docs[row][modality] != docs[query.row][modality]
     again = reliance.plan(docs[::-1], has_text=True, draws=2)
-    assert {_named(docs, a) for a in shown} == {_named(docs[::-1], a) for a in again}
+    assert {_named(docs, a) for a in queries} == {_named(docs[::-1], a) for a in again}
 
 
 def _named(docs: Sequence[Any], ask: reliance.ModelQuery) -> tuple[Any, ...]:
@@ -247,7 +247,7 @@ def _named(docs: Sequence[Any], ask: reliance.ModelQuery) -> tuple[Any, ...]:
     return ask.view, docs[ask.row]["id"], *rows
 
 
-def test_equal_sides_cannot_be_swapped() -> None:
+def test_equal_contents_cannot_be_swapped() -> None:
     with pytest.raises(UserError, match="Every text of the chosen items is the same"):
         reliance.donors(["a", "a", None], ["0", "1", "2"], "text", 0)
 
@@ -255,7 +255,7 @@ def test_equal_sides_cannot_be_swapped() -> None:
 def test_equal_questions_are_put_once_and_an_interrupted_diagnosis_goes_on(tmp_path: Path) -> None:
     corpus = pope_like(tmp_path / "data")
     path, model = tmp_path / "answers.jsonl", Talker(sees)
-    whole = asked(model, corpus, draws=2)
+    uninterrupted = asked(model, corpus, draws=2)
     # Forty items in full, two questions blind, one prompt of nothing, twenty images without text.
     assert model.asked < 40 + 2 + 1 + 20 + 40 * 2 * 3 + 1
 
@@ -273,8 +273,8 @@ def test_equal_questions_are_put_once_and_an_interrupted_diagnosis_goes_on(tmp_p
     with path.open("a") as file:
         file.write('["half a li')
     second = Talker(sees)
-    found = reliance.ask(second, "pope", corpus, AnswerCache(path), settings)  # type: ignore[arg-type]
-    pd.testing.assert_frame_equal(found, whole)
+    resumed = reliance.ask(second, "pope", corpus, AnswerCache(path), settings)  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(resumed, uninterrupted)
     assert first.asked + second.asked == model.asked
     path.write_text("no json\n")
     with pytest.raises(UserError, match="not a file of answers: delete it"):
@@ -289,14 +289,14 @@ def test_conflict_by_habit_and_by_misleading_text() -> None:
             *rows("image", "shuffled", [0, 0, 0, 0], "abbc"),
         ]
     )
-    habit = table.assign(habit=["y", "y", "y", "a"] * 3)
-    kind, found = _conflict(habit)
+    by_prior = table.assign(habit=["y", "y", "y", "a"] * 3)
+    kind, ratios = _conflict(by_prior)
     assert kind == "prior"  # three items whose right answer a is not the usual y
-    assert found == {"text": pytest.approx(1 / 3), "image": pytest.approx(1 / 3)}
-    told = table.assign(told=np.where(table["view"] == "image", "b", ""))
-    kind, found = _conflict(told)
+    assert ratios == {"text": pytest.approx(1 / 3), "image": pytest.approx(1 / 3)}
+    misleading = table.assign(told=np.where(table["view"] == "image", "b", ""))
+    kind, ratios = _conflict(misleading)
     assert kind == "misleading"  # answers a b b c to texts of class b
-    assert found == {"text": 0.5, "image": 0.25}
+    assert ratios == {"text": 0.5, "image": 0.25}
 
 
 def _conflict(table: pd.DataFrame) -> tuple[str, dict[str, float]]:
@@ -321,18 +321,18 @@ def diagnosis(tmp_path: Path, model: Talker) -> Diagnosis:
 
 
 def test_page_tables_and_picture(tmp_path: Path) -> None:
-    found = diagnosis(tmp_path, Talker(sees))
-    page = tables.markdown(found, "p.svg")
+    result = diagnosis(tmp_path, Talker(sees))
+    page = tables.markdown(result, "p.svg")
     assert page.startswith("# What a\\|model relies on\n\n- pope: uses the image (+")
     assert "![reliance profile](p.svg)" in page and "| 40 | pope | accuracy | 100.0 ± 0.0 |" in page
-    content = json.loads(tables.as_json(found))
+    content = json.loads(tables.as_json(result))
     assert content["parts"][0]["numbers"]["gain.image.blank"]["mean"] == 0.5
-    assert content["parts"][0]["verdict"] == tables.verdict(found.parts[0])
-    lines = tables.as_csv(found).splitlines()
+    assert content["parts"][0]["verdict"] == tables.verdict(result.parts[0])
+    lines = tables.as_csv(result).splitlines()
     assert lines[0] == "task,subset,score,number,mean,low,high,about"
     assert any(line.startswith("pope,,accuracy,score.full,1,1,1,") for line in lines)
-    images = picture("p", found)
-    assert images["p.png"][:4] == b"\x89PNG" and images == picture("p", found)
+    images = picture("p", result)
+    assert images["p.png"][:4] == b"\x89PNG" and images == picture("p", result)
     assert b"<svg" in images["p.svg"]
 
 
@@ -345,14 +345,16 @@ def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> N
         ]
     )
     table["subset"] = ["small", "small", "one", "one", "one", "one"] * 3
-    found = profile.profile_task("toy", "accuracy", higher_is_better=True, runs=[table])
-    assert [part.name for part in found] == ["toy"]  # small is one image, one alone is no part
+    parts = profile.profile_task("toy", "accuracy", higher_is_better=True, runs=[table])
+    assert [part.name for part in parts] == ["toy"]  # small is one image, one alone is no part
     (nothing,) = profile.profile_task(
         "toy", "wrong", higher_is_better=False, runs=[table.assign(bottom=0.0, top=0.0)]
     )
     assert tables.verdict(nothing) == "no answer on which wrong could be counted."
-    made = Diagnosis("model", {}, (nothing,))
-    assert picture("profile", made) == {} and "| 6 | toy | wrong ↓ |  |" in tables.markdown(made)
+    result = Diagnosis("model", {}, (nothing,))
+    assert picture("profile", result) == {} and "| 6 | toy | wrong ↓ |  |" in tables.markdown(
+        result
+    )
 
 
 def test_every_number_is_described() -> None:

@@ -1,4 +1,4 @@
-"""What methods declare for tuning: accepted by their options, and drawn alike everywhere."""
+"""Search spaces of methods: accepted by their options, drawn alike everywhere."""
 
 from pathlib import Path
 
@@ -23,8 +23,8 @@ def test_every_value_that_may_be_drawn_is_accepted(name: str) -> None:
     method = methods.load(name)
     space = methods.search_space(method)
     for kind in method.ABOUT.backbones:
-        for share in SHARES:
-            options = {o: found.at(share) for o, found in space.items() if kind in found.on}
+        for fraction in SHARES:
+            options = {o: values.at(fraction) for o, values in space.items() if kind in values.on}
             methods.configure(method, options, kind)
             for option, value in options.items():
                 methods.configure(method, {option: value}, kind)
@@ -59,14 +59,14 @@ def train(backbone, data, meter, config, seed):
 
 
 @pytest.mark.parametrize(
-    ("search", "said"),
+    ("search", "message"),
     [
         ('{"amont": Uniform(0.0, 1.0)}', "Did you mean 'amount'"),
         ('{"amount": (0.0, 1.0)}', "amount must be a Choice, Uniform or LogUniform"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused(tmp_path: Path, search: str, said: str) -> None:
+def test_a_search_that_cannot_be_is_refused(tmp_path: Path, search: str, message: str) -> None:
     path = tmp_path / "mine.py"
     path.write_text(METHOD.format(search=search))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         methods.load(str(path))
