@@ -128,8 +128,9 @@ def environment_changes(old: Record, device: str) -> Iterator[str]:
     """Yield a line for each change of code, packages and machine since the record."""
     before, now = old.provenance["code"], code()
     if before["source"] != now["source"]:
+        layout = "" if old.layout == now["layout"] else f" (source layout {old.layout})"
         yield (
-            f"other code: recorded {before['commit'] or before['source']}, here "
+            f"other code: recorded {before['commit'] or before['source']}{layout}, here "
             f"{now['commit'] or now['source']}{' with changes' if now['dirty'] else ''}"
         )
     task = digest(path.read_bytes() for path in tasks.files(old.spec.task))

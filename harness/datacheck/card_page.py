@@ -12,7 +12,7 @@ PAGE_ROWS, TERMINAL_ROWS = 200, 15
 """Most rows of a table in the page and on the terminal; ``card.json`` has all."""
 
 
-class Section(TypedDict):
+class CardSection(TypedDict):
     """Table with text below it; a row maps column names to cells, fractions are floats."""
 
     rows: Sequence[Mapping[str, Any]]
@@ -30,10 +30,10 @@ class DataCard(TypedDict):
     generated: bool
     problems: list[str]
     warnings: list[str]
-    sections: dict[str, Section]
+    sections: dict[str, CardSection]
 
 
-def table(rows: Iterable[Any] = (), text: str = "") -> Section:
+def table(rows: Iterable[Any] = (), text: str = "") -> CardSection:
     """Build a section of mappings or named tuples, whose fields become columns."""
     mappings = [row if isinstance(row, dict) else row._asdict() for row in rows]
     return {"rows": mappings, "text": text}
@@ -92,7 +92,7 @@ def _escape(text: str) -> str:
     return _MARKUP.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), text)
 
 
-def split_tables(core: card.Core, repeated: Mapping[str, int]) -> dict[str, Section]:
+def split_tables(core: card.Core, repeated: Mapping[str, int]) -> dict[str, CardSection]:
     """Tabulate the splits of the core, their labels and their subsets."""
     splits = {name: core["splits"][name] for name in ordered_splits(core["splits"])}
     columns = ("items", "images", "without image", "without text")

@@ -58,15 +58,16 @@ def is_image(path: str) -> bool:
 
 def expected(layout: str, files: Files) -> list[ExpectedPath]:
     """Look up each line of a layout, ``PATH (note)``, among the files of a folder."""
-    images = Counter(str(PurePosixPath(path).parent) for path in files if is_image(path))
+    images = [path for path in files if is_image(path)]
     rows = []
     for line in layout.splitlines():
         path, _, note = line.partition(" ")
-        note = note.strip("()")
+        note, suffix = note.strip("()"), PurePosixPath(path).suffix
         if is_image(path):
-            rows.append(_find_images(path, note, images))
+            rows.append(_find_many(path, note, images, "images"))
         elif EXAMPLE.search(PurePosixPath(path).stem):
-            rows.append(_find_examples(path, note, files))
+            same_kind = [name for name in files if name.endswith(suffix)]
+            rows.append(_find_many(path, note, same_kind, suffix))
         else:
             rows.append(_find_file(path, note, files))
     return rows
@@ -85,25 +86,15 @@ def _find_file(path: str, note: str, files: Files) -> ExpectedPath:
     return ExpectedPath(path, note, "missing", "")
 
 
-def _find_examples(path: str, note: str, files: Files) -> ExpectedPath:
-    """Count files of the same kind below the folder of ``path``, or below one of its parents."""
-    suffix = PurePosixPath(path).suffix
+def _find_many(path: str, note: str, files: Sequence[str], kind: str) -> ExpectedPath:
+    """Count files of a kind below the folder of ``path``, or below one of its parents."""
     for folder in [*PurePosixPath(path).parents][:-1]:
-        count = sum(name.startswith(f"{folder}/") and name.endswith(suffix) for name in files)
-        if count:
-            return ExpectedPath(path, note, "found", f"{count:,} {suffix} in {folder}")
-    return ExpectedPath(path, note, "missing", "")
-
-
-def _find_images(path: str, note: str, images: Counter[str]) -> ExpectedPath:
-    for folder in [*PurePosixPath(path).parents][:-1]:
-        count = sum(n for name, n in images.items() if f"{name}/".startswith(f"{folder}/"))
-        if count:
-            return ExpectedPath(path, note, "found", f"{count:,} images in {folder}")
-    if not images:
+        if count := sum(name.startswith(f"{folder}/") for name in files):
+            return ExpectedPath(path, note, "found", f"{count:,} {kind} in {folder}")
+    if not files or kind != "images":
         return ExpectedPath(path, note, "missing", "")
-    most = f"{images.total():,} images, most in {max(images, key=images.__getitem__)}"
-    return ExpectedPath(path, note, "elsewhere", most)
+    ((folder, _),) = Counter(PurePosixPath(name).parent for name in files).most_common(1)
+    return ExpectedPath(path, note, "elsewhere", f"{len(files):,} images, most in {folder}")
 
 
 def nested(rows: Sequence[ExpectedPath]) -> str:

@@ -14,7 +14,7 @@ from steelyard.harness.core.files import cache_folder, digest
 from steelyard.harness.data import card, image_scan
 from steelyard.harness.data.reading import MAIN_SPLITS, RefusedData, check_max_bad
 from steelyard.harness.datacheck import annotations, card_page, duplicates, layout, text_only
-from steelyard.harness.datacheck.card_page import DataCard, Section, split_tables, table
+from steelyard.harness.datacheck.card_page import CardSection, DataCard, split_tables, table
 from steelyard.tasks.world.build import MARKER
 
 OnStep = Callable[[str], None]
@@ -120,7 +120,7 @@ def _load(
 
 def _examine_items(
     root: Path, files: layout.Files, corpus: Corpus | None, on_step: OnStep
-) -> tuple[dict[str, Section], list[str]]:
+) -> tuple[dict[str, CardSection], list[str]]:
     """Return sections and warnings about items and images; all images if no item can be read."""
     if corpus:
         paths = duplicates.used_images(corpus)

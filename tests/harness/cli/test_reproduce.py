@@ -96,7 +96,7 @@ def test_a_score_that_does_not_hold_is_shown_with_its_distance(
 
 def test_what_differs_here_is_named(done: Path, world: Path, tmp_path: Path) -> None:
     def elsewhere(content: dict[str, Any]) -> None:
-        content["provenance"]["code"] |= {"source": "0", "commit": "abc"}
+        content["provenance"]["code"] = {"source": "0", "commit": "abc"}
         content["provenance"]["packages"]["torch"] = "1.0"
         content["provenance"]["task"] = "ab"
         content["ledger"]["device"] = "an abacus"
@@ -104,7 +104,7 @@ def test_what_differs_here_is_named(done: Path, world: Path, tmp_path: Path) -> 
     shown = reproduced(edited(done, tmp_path, elsewhere), world, tmp_path / "out")
     assert shown.exit_code == 0, shown.output
     for part in (
-        "other code: recorded abc",
+        "other code: recorded abc (source layout 1), here",
         "other files of task food101: recorded ab",
         "other torch: recorded 1.0",
         "recorded an abacus",
