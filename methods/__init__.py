@@ -48,6 +48,11 @@ class About:
     """False if the method needs no training items and leaves the model unchanged."""
 
 
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """``Config`` of a method without options."""
+
+
 class Method(Protocol):
     """Contract of a method module; there is no base class."""
 

@@ -186,7 +186,11 @@ def weighted_kl(
     text = kullback_leibler(logits.image.detach(), logits.text, multi_label).mean()
     kl_blocks: dict[Modality, Tensor] = {}
     if config.projection != "none" or config.weighting == "R6":
-        kl_blocks = kl_gradients(image, text, scope, shared)
+        if shared:
+            kl_blocks["image"] = flat_gradient(image, scope["image"])
+            kl_blocks["text"] = flat_gradient(text, scope["text"])
+        else:  # the two blocks are disjoint, so one backward pass computes both gradients
+            kl_blocks = block_gradients(image + text, scope)
     weights = modality_weights(losses, kl_blocks, config.weighting)
     weight = dict(zip(MODALITIES, weights, strict=True))
     scale = dict.fromkeys(MODALITIES, torch.ones_like(task))
@@ -196,33 +200,15 @@ def weighted_kl(
         weighted = {
             modality: config.kl * weight[modality] * kl_blocks[modality] for modality in MODALITIES
         }
-        scale = block_lambdas(task_gradients(task, scope, shared), weighted, shared, config)
+        if shared:
+            task_blocks = dict.fromkeys(MODALITIES, flat_gradient(task, scope["image"]))
+        else:
+            task_blocks = block_gradients(task, scope)
+        scale = block_lambdas(task_blocks, weighted, shared, config)
         values["conflict"] = sum(float(scale[modality] > 1.0) for modality in MODALITIES) / 2
     values["lambda"] = (scale["image"] + scale["text"]) / 2
     total = scale["image"] * weight["image"] * image + scale["text"] * weight["text"] * text
     return config.kl * total, values
-
-
-def kl_gradients(
-    image: Tensor, text: Tensor, scope: dict[Modality, Sequence[nn.Parameter]], shared: bool
-) -> dict[Modality, Tensor]:
-    """Return the gradient of each K_m on its parameters in scope: one vector [P] per modality."""
-    if shared:
-        return {
-            "image": flat_gradient(image, scope["image"]),
-            "text": flat_gradient(text, scope["text"]),
-        }
-    # The two blocks are disjoint, so one backward pass computes both gradients.
-    return block_gradients(image + text, scope)
-
-
-def task_gradients(
-    task: Tensor, scope: dict[Modality, Sequence[nn.Parameter]], shared: bool
-) -> dict[Modality, Tensor]:
-    """Return the gradient of L_T on the parameters in scope: one vector [P] per modality."""
-    if shared:
-        return dict.fromkeys(MODALITIES, flat_gradient(task, scope["image"]))
-    return block_gradients(task, scope)
 
 
 def modality_weights(

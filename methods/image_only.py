@@ -4,13 +4,10 @@ The image encoder, its embedding and a linear head are trained on the task loss 
 budget; the text encoder never runs. The image head is scored.
 """
 
-from dataclasses import dataclass
-
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.backbone import TwoTower
-from steelyard.harness.training.search import Space
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods import About
+from steelyard.methods import About, NoOptions
 from steelyard.methods._shared.pretrain import train_modality
 
 ABOUT = About(
@@ -19,13 +16,7 @@ ABOUT = About(
     summary="Trains and scores the image encoder alone.",
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Empty: this control has no options."""
-
-
-SEARCH: Space = {}  # only the learning rate, which is tuned for every method
+Config = NoOptions
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -5,16 +5,14 @@ entropy averaged over classes if an item has several labels.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.training.fit import fit
-from steelyard.harness.training.search import Space
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods import About
+from steelyard.methods import About, NoOptions
 
 ABOUT = About(
     title="Joint",
@@ -22,13 +20,7 @@ ABOUT = About(
     summary="Plain joint training on the fused prediction.",
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Empty: this control has no options."""
-
-
-SEARCH: Space = {}  # only the learning rate, which is tuned for every method
+Config = NoOptions
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

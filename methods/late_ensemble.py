@@ -4,13 +4,10 @@ No modality can suppress the other in training, since the two models share nothi
 missing modality is left out of the average.
 """
 
-from dataclasses import dataclass
-
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.backbone import TwoTower
-from steelyard.harness.training.search import Space
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods import About
+from steelyard.methods import About, NoOptions
 from steelyard.methods._shared.pretrain import train_modality
 
 ABOUT = About(
@@ -19,13 +16,7 @@ ABOUT = About(
     summary="Averages the probabilities of two models trained apart on half the budget each.",
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Empty: this control has no options."""
-
-
-SEARCH: Space = {}  # only the learning rate, which is tuned for every method
+Config = NoOptions
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

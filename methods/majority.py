@@ -3,13 +3,10 @@
 This is the score of chance on a data set whose classes are not equally frequent.
 """
 
-from dataclasses import dataclass
-
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.backbone import TwoTower
-from steelyard.harness.training.search import Space
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods import About
+from steelyard.methods import About, NoOptions
 
 ABOUT = About(
     title="Majority",
@@ -17,13 +14,7 @@ ABOUT = About(
     summary="Answers every item with the class frequencies of the training split.",
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Empty: this control has no options."""
-
-
-SEARCH: Space = {}  # nothing is trained
+Config = NoOptions
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -170,8 +170,8 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         end = fraction_after(meter, config.mine_share)
         with meter.phase("mine"):
             positions = select(backbone, data, meter, config.selection, seed)
-            answers = mine(policy, meter, positions, backbone.recipe.batch_size, end, seed)
-        pairs = filter_pairs(answers, config.filters, policy, meter)
+            answers = mine(policy, positions, end)
+        pairs = filter_pairs(policy, answers, config.filters)
     policy.train(pairs)
 
 

@@ -8,7 +8,8 @@ first, so the two differ if answers differ in length.
 
 ``share`` ends training, and its learning-rate schedule, at a fraction of the budget. A step of a
 preference method costs two to four times as much as one of SFT: with the full budget SFT sees more
-examples, with a fraction of it the same number. Leave ``share`` at 1 for equal compute.
+examples, with a fraction of it the same number. Leave ``share`` at 1 for equal compute; it defines
+the control and is not tuned.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from typing import cast
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.models.backbone import Backbone
-from steelyard.harness.training.search import Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 
@@ -39,9 +39,6 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise UserError(f"share={self.share}: give a fraction of the budget in (0, 1].")
-
-
-SEARCH: Space = {}  # ``share`` defines the control; the learning rate is tuned for every method
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

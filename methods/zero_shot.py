@@ -1,12 +1,9 @@
 """Zero-shot: the untrained model, from which every method of a board starts."""
 
-from dataclasses import dataclass
-
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.backbone import Backbone
-from steelyard.harness.training.search import Space
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods import About
+from steelyard.methods import About, NoOptions
 
 ABOUT = About(
     title="Zero-shot",
@@ -16,13 +13,7 @@ ABOUT = About(
     learns=False,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Empty: this control has no options."""
-
-
-SEARCH: Space = {}  # nothing is trained
+Config = NoOptions
 
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:

@@ -16,8 +16,8 @@ model:
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,10 @@ from steelyard.methods._mbpo.mining import (
     Attack,
     Fault,
     MinedAnswer,
+    Policy,
     attacked_pixels,
     information_gain,
 )
-from steelyard.methods._preference.online import Sampling, Streams
 
 REJECTED = "rejected"  # key of the wrong classes [B] in Batch.extra
 StepResult = tuple[Tensor, dict[str, "Tensor | float"]]
@@ -61,32 +61,21 @@ def warm_up(backbone: Backbone, data: TrainData, meter: Meter, until: float, see
     fit(backbone, data, meter, joint, seed=seed, stage="warmup", until=until)
 
 
-class ClassifierPolicy:
-    """Policy of ``mining.Policy`` over classes; its reference is the model it is made of."""
+@dataclass
+class ClassifierPolicy(Policy):
+    """Policy over classes; its reference is a frozen copy of the model it is given."""
 
-    required_filters: frozenset[Fault] = frozenset(("same",))
-    logged_faults: tuple[Fault, ...] = ("grounded",)
+    required_filters: ClassVar[frozenset[Fault]] = frozenset(("same",))
+    logged_faults: ClassVar[tuple[Fault, ...]] = ("grounded",)
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        data: TrainData,
-        meter: Meter,
-        attack: Attack,
-        sampling: Sampling,
-        streams: Streams,
-        seed: int,
-    ) -> None:
-        self.backbone, self.data, self.meter, self.seed = backbone, data, meter, seed
-        self.attack, self.sampling, self.streams = attack, sampling, streams
-        frozen_copy = copy.deepcopy(cast(nn.Module, backbone)).eval().requires_grad_(False)
+    def __post_init__(self) -> None:
+        frozen_copy = copy.deepcopy(cast(nn.Module, self.backbone)).eval().requires_grad_(False)
         self.reference = cast(Backbone, frozen_copy)
-        self.generator = torch.Generator().manual_seed(seed_for(seed, "mbpo", "answers"))
+        self.generator = torch.Generator().manual_seed(seed_for(self.seed, "mbpo", "answers"))
 
     def answer_attacked(
         self, positions: Sequence[int], generator: torch.Generator
     ) -> list[MinedAnswer]:
-        """Classify the attacked images of these training items."""
         batch = self.data.gather(positions)
         wrong = attacked_classes(self.backbone, batch, self.attack, generator)
         gain = information_gain(self.backbone, replace(batch, targets=wrong))
@@ -100,7 +89,6 @@ class ClassifierPolicy:
         return answers
 
     def train(self, pairs: Sequence[MinedAnswer]) -> None:
-        """Train on pairs and on sampled answers until the budget is spent."""
         backbone, meter, seed = self.backbone, self.meter, self.seed
         stream = self.streams.stream
         if stream == "online":

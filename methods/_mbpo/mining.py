@@ -6,9 +6,10 @@ and the model is in evaluation mode. Callers charge it with ``meter.phase("mine"
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.models.pgd import ascend, frozen_weights, noisy_start
 from steelyard.harness.training.train_data import TrainData
+from steelyard.methods._preference.online import Sampling, Streams
 
 Reference = Literal["removed", "black", "noise"]
 Mining = Literal["adversarial", "noise", "blank", "no_image"]
@@ -82,18 +84,29 @@ class MinedAnswer:
     """Everything that makes the answer useless as the wrong one of a pair."""
 
 
-class Policy(Protocol):
-    """Model that is mined and trained; classifiers and vision-language models implement this."""
+@dataclass
+class Policy(ABC):
+    """Model that is mined and trained; each kind of backbone has a subclass."""
 
-    required_filters: frozenset[Fault]
+    backbone: Backbone
+    data: TrainData
+    meter: Meter
+    attack: Attack
+    sampling: Sampling
+    streams: Streams
+    seed: int
+
+    required_filters: ClassVar[frozenset[Fault]] = frozenset()
     """Faults that always drop an answer."""
-    logged_faults: tuple[Fault, ...]
+    logged_faults: ClassVar[tuple[Fault, ...]] = FAULTS
 
+    @abstractmethod
     def answer_attacked(
         self, positions: Sequence[int], generator: torch.Generator
     ) -> list[MinedAnswer]:
         """Answer the attacked images of these training items."""
 
+    @abstractmethod
     def train(self, pairs: Sequence[MinedAnswer]) -> None:
         """Train on pairs and on sampled answers until the budget is spent."""
 
@@ -128,20 +141,17 @@ def select(
     return [positions[index] for index in best(gains, subsets, selection.top)]
 
 
-def mine(
-    policy: Policy, meter: Meter, positions: Sequence[int], size: int, end: float, seed: int
-) -> list[MinedAnswer]:
-    """Answer attacked images in batches of ``size`` until the meter's fraction is ``end``."""
-    generator = torch.Generator().manual_seed(seed_for(seed, "mining", "attack"))
+def mine(policy: Policy, positions: Sequence[int], end: float) -> list[MinedAnswer]:
+    """Answer attacked images, batch by batch, until the meter's fraction is ``end``."""
+    generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "attack"))
     answers: list[MinedAnswer] = []
-    for chunk in affordable(meter, end, positions, size):
+    size = policy.backbone.recipe.batch_size
+    for chunk in affordable(policy.meter, end, positions, size):
         answers += policy.answer_attacked(chunk, generator)
     return answers
 
 
-def filter_pairs(
-    answers: Sequence[MinedAnswer], filters: str, policy: Policy, meter: Meter
-) -> list[MinedAnswer]:
+def filter_pairs(policy: Policy, answers: Sequence[MinedAnswer], filters: str) -> list[MinedAnswer]:
     """Drop answers with a fault that ``filters`` names, and log the fraction of each fault.
 
     Raises:
@@ -151,7 +161,8 @@ def filter_pairs(
     pairs = [answer for answer in answers if not dropped.intersection(answer.faults)]
     counts = {fault: sum(fault in answer.faults for answer in answers) for fault in FAULTS}
     fractions = {f"mine_{fault}": counts[fault] / len(answers) for fault in policy.logged_faults}
-    meter.log({"mine_items": float(len(answers)), "mine_pairs": float(len(pairs)), **fractions})
+    sizes = {"mine_items": float(len(answers)), "mine_pairs": float(len(pairs))}
+    policy.meter.log(sizes | fractions)
     if not pairs:
         most = max((fault for fault in FAULTS if fault in dropped), key=lambda f: counts[f])
         optional = "" if most in policy.required_filters else ", or remove that fault from filters"

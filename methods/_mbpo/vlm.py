@@ -1,55 +1,42 @@
 """MBPO on a vision-language model: answers are rows of tokens, training is GRPO on two streams."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from trl import GRPOConfig
 
-from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._mbpo.mining import (
-    FAULTS,
-    Attack,
     Fault,
     MinedAnswer,
+    Policy,
     attacked_pixels,
     find_faults,
     information_gain,
 )
 from steelyard.methods._preference import online, trl
 from steelyard.methods._preference.hybrid import HybridTrainer, stored
-from steelyard.methods._preference.online import Sampling, StreamRow, Streams
+from steelyard.methods._preference.online import StreamRow
 from steelyard.tasks.answers import normalise
 
 
-class VlmPolicy:
-    """Policy of ``mining.Policy`` over answer tokens."""
+@dataclass
+class VlmPolicy(Policy):
+    """Policy over answer tokens."""
 
-    required_filters: frozenset[Fault] = frozenset()
-    logged_faults = FAULTS
+    backbone: Vlm
 
-    def __init__(
-        self,
-        backbone: Vlm,
-        data: TrainData,
-        meter: Meter,
-        attack: Attack,
-        sampling: Sampling,
-        streams: Streams,
-        seed: int,
-    ) -> None:
-        online.check_group(backbone, sampling.group)
-        self.backbone, self.data, self.meter, self.seed = backbone, data, meter, seed
-        self.attack, self.sampling, self.streams = attack, sampling, streams
-        self.online_rows = [] if streams.stream == "offline" else online.online_rows(data)
+    def __post_init__(self) -> None:
+        # Before mining, so that a run that cannot train ends at once.
+        online.check_group(self.backbone, self.sampling.group)
+        is_offline = self.streams.stream == "offline"
+        self.online_rows = [] if is_offline else online.online_rows(self.data)
 
     def answer_attacked(
         self, positions: Sequence[int], generator: torch.Generator
     ) -> list[MinedAnswer]:
-        """Answer the attacked images of these training items."""
         batch = self.data.gather(positions)
         if self.attack.mining == "no_image":
             inputs = [replace(self.data.turn(i).inputs, image=None) for i in positions]
@@ -84,7 +71,6 @@ class VlmPolicy:
         )
 
     def train(self, pairs: Sequence[MinedAnswer]) -> None:
-        """Train on pairs and on sampled answers until the budget is spent."""
         backbone, options = self.backbone, self.sampling
         offline = (StreamRow(p.position, True, "offline", p.right, p.wrong) for p in pairs)
         rows = [*self.online_rows, *offline]

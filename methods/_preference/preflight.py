@@ -30,7 +30,12 @@ def check(
     """
     if not len(data):
         raise UserError("There is no training example: raise --limit or choose another task.")
-    check_padding(backbone)
+    side = backbone.processor.tokenizer.padding_side
+    if side != "left":  # token types of shorter rows would be shifted
+        raise UserError(
+            f"The processor pads on the {side}; training needs the left: set padding_side to "
+            "'left' in the checkpoint's tokenizer_config.json."
+        )
     count = len(data) if pairs is None else len(pairs)
     for row in spaced(count, CHECKED):
         position = row if pairs is None else pairs[row].position
@@ -53,16 +58,6 @@ def spaced(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return [index * count // most for index in range(most)]
-
-
-def check_padding(backbone: Vlm) -> None:
-    """Refuse padding on the right, which shifts the token types of shorter rows."""
-    side = backbone.processor.tokenizer.padding_side
-    if side != "left":
-        raise UserError(
-            f"The processor pads on the {side}; training needs the left: set padding_side to "
-            "'left' in the checkpoint's tokenizer_config.json."
-        )
 
 
 def check_image(backbone: Vlm, prompt: Prompt, inputs: Inputs, name: str) -> None:

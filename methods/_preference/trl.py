@@ -93,28 +93,24 @@ def _quiet() -> Iterator[None]:
     import transformers
     from huggingface_hub import constants
 
-    bars = datasets.are_progress_bars_disabled()
-    levels = {name: logging.getLogger(name).level for name in NOISY_LIBRARIES}
-    telemetry = constants.HF_HUB_DISABLE_TELEMETRY
-    advice = os.environ.get("TRANSFORMERS_NO_ADVISORY_WARNINGS")
-    with warnings.catch_warnings():
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        for name in NOISY_LIBRARIES:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        datasets.disable_progress_bars()
+        for logger in map(logging.getLogger, NOISY_LIBRARIES):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        if not datasets.are_progress_bars_disabled():
+            stack.callback(datasets.enable_progress_bars)
+            datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
-        constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL sends usage data to the hub
-        os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
-        try:
-            yield
-        finally:
-            constants.HF_HUB_DISABLE_TELEMETRY = telemetry
-            if advice is None:
-                del os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"]
-            if not bars:
-                datasets.enable_progress_bars()
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+        # TRL sends usage data to the hub.
+        telemetry = constants.HF_HUB_DISABLE_TELEMETRY
+        stack.callback(setattr, constants, "HF_HUB_DISABLE_TELEMETRY", telemetry)
+        constants.HF_HUB_DISABLE_TELEMETRY = True
+        if "TRANSFORMERS_NO_ADVISORY_WARNINGS" not in os.environ:
+            stack.callback(os.environ.pop, "TRANSFORMERS_NO_ADVISORY_WARNINGS")
+            os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+        yield
 
 
 def arguments(
@@ -203,6 +199,7 @@ def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float =
         UserError: the answers' log-probability is exactly zero, so nothing is trained.
         BudgetSpent: the next pass would overshoot the budget.
     """
+    from peft import PeftModel
     from transformers import PrinterCallback
 
     meter.start_stage()
@@ -225,7 +222,8 @@ def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float =
     for module in filter(None, (trainer.model, vars(trainer).get("ref_model"))):
         # Online trainers score answers at the temperature they were sampled with.
         temperature = vars(trainer).get("temperature", 1.0)
-        score_answers(_unwrapped(module), temperature, recipe.precision == "bf16")
+        base = module.get_base_model() if isinstance(module, PeftModel) else module
+        score_answers(base, temperature, recipe.precision == "bf16")
     trainer.remove_callback(PrinterCallback)  # it prints every log
     trainer.add_callback(_callback(meter, items, progress))
     # A walk over all parameters per step, for statistics of the hub only.
@@ -249,12 +247,6 @@ def _reference_phase(trainer: Any, meter: Meter) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def _unwrapped(model: Any) -> Any:
-    from peft import PeftModel
-
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _adapters(model: Any) -> Mapping[str, object]:

@@ -63,8 +63,8 @@ def mined_pairs(
     policy: Policy = kind(model, pool, meter, config.attack, config, config.streams, seed=0)
     with meter.phase("mine"):
         positions = select(model, pool, meter, config.selection, seed=0)
-        answers = mine(policy, meter, positions, model.recipe.batch_size, end=0.3, seed=0)
-    return filter_pairs(answers, config.filters, policy, meter)
+        answers = mine(policy, positions, end=0.3)
+    return filter_pairs(policy, answers, config.filters)
 
 
 @torch.no_grad()
