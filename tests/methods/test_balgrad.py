@@ -69,15 +69,15 @@ def loss_of(
 def five_gradients(
     backbone: MLPBackbone, data: Batch, config: balgrad.Config
 ) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor], dict[Modality, Tensor]]:
-    """Task, unimodal and R1-weighted KL gradient of each side, each loss on its own."""
+    """Task, unimodal and R1-weighted KL gradient of each modality, one loss at a time."""
     scope = balgrad.probe_scope(backbone, config.projection)
     latents = backbone.encode(data)
-    own = backbone.unimodal(latents)
+    logits = backbone.unimodal(latents)
     task = backbone.loss(backbone.predict(data), data).mean()
-    image, text = backbone.loss(own.image, data).mean(), backbone.loss(own.text, data).mean()
+    image, text = backbone.loss(logits.image, data).mean(), backbone.loss(logits.text, data).mean()
     multi = backbone.multi_label
-    kl_image = kullback_leibler(own.text.detach(), own.image, multi).mean()
-    kl_text = kullback_leibler(own.image.detach(), own.text, multi).mean()
+    kl_image = kullback_leibler(logits.text.detach(), logits.image, multi).mean()
+    kl_text = kullback_leibler(logits.image.detach(), logits.text, multi).mean()
     weight_image = 2 * image.item() / (image.item() + text.item())
     weight_text = 2 * text.item() / (image.item() + text.item())
     g_image, g_text = block_gradients(image, scope), block_gradients(text, scope)
@@ -98,8 +98,8 @@ def joined(blocks: dict[Modality, Tensor]) -> Tensor:
     return torch.cat([blocks[modality] for modality in MODALITIES])
 
 
-def off(one: Tensor, two: Tensor) -> float:
-    return float((one - two).norm() / two.norm())
+def off(value: Tensor, expected: Tensor) -> float:
+    return float((value - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -117,7 +117,7 @@ def test_one_backward_is_the_projected_update_over_all_parameters(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_one_backward_is_the_projected_update_side_by_side(seed: int) -> None:
+def test_one_backward_is_the_projected_update_modality_by_modality(seed: int) -> None:
     backbone, data = case(seed)
     config = balgrad.Config(projection="P3")
     loss, _ = loss_of(backbone, data, config)
@@ -148,8 +148,8 @@ def test_embedding_scope_gives_its_lambda_to_the_whole_update() -> None:
     expected = 1 - float(task.dot(kl) / kl.dot(kl))
     assert 1.0 < expected < config.lambda_cap
     assert float(values["lambda"]) == pytest.approx(expected, rel=1e-12)
-    whole = balgrad.Config(projection="P1")
-    g_task, g_unimodal, g_kl = (joined(x) for x in five_gradients(backbone, data, whole))
+    config = balgrad.Config(projection="P1")
+    g_task, g_unimodal, g_kl = (joined(x) for x in five_gradients(backbone, data, config))
     got = joined(block_gradients(loss, balgrad.probe_scope(backbone, "P1")))
     assert off(got, g_task + g_unimodal + expected * g_kl) < 1e-9
 
@@ -187,9 +187,9 @@ def test_lambda_is_capped_and_one_without_a_kl_direction() -> None:
 
 def test_weights_by_hand() -> None:
     def pair(image: float, text: float) -> list[float]:
-        found = reweight(torch.tensor(image), torch.tensor(text))
-        assert float(found[0] + found[1]) == 2.0
-        return [value.item() for value in found]
+        weights = reweight(torch.tensor(image), torch.tensor(text))
+        assert float(weights[0] + weights[1]) == 2.0
+        return [value.item() for value in weights]
 
     assert pair(3.0, 1.0) == [1.5, 0.5]
     assert pair(0.0, 0.0) == [1.0, 1.0]
@@ -215,22 +215,22 @@ def test_weighting_rules_by_hand() -> None:
 
 
 def mirrored(backbone: MLPBackbone) -> MLPBackbone:
-    """The same network with its sides exchanged."""
-    other = small()
+    """Network with exchanged modalities."""
+    mirror = small()
     swap = {"image": "text", "text": "image"}
-    other.load_state_dict(
+    mirror.load_state_dict(
         {
             ".".join(swap.get(part, part) for part in name.split(".")): value
             for name, value in backbone.state_dict().items()
         }
     )
-    return other
+    return mirror
 
 
 @pytest.mark.parametrize("heads", ["separate", "shared"])
 @pytest.mark.parametrize("projection", ["P1", "P2", "P3", "none"])
 @pytest.mark.parametrize("weighting", ["R1", "R2", "R6", "equal"])
-def test_swapping_the_sides_swaps_the_weights(
+def test_swapping_the_modalities_swaps_the_weights(
     weighting: Literal["R1", "R2", "R6", "equal"],
     projection: Projection,
     heads: Literal["separate", "shared"],
@@ -238,14 +238,16 @@ def test_swapping_the_sides_swaps_the_weights(
     config = balgrad.Config(weighting=weighting, projection=projection, heads=heads)
     data = batch(1)
     swapped = batch_of(data.pixels.flip(1), data.targets)
-    one, values = loss_of(small(), data, config)
-    two, mirror = loss_of(mirrored(small()), swapped, config)
-    assert one.item() == pytest.approx(two.item(), rel=1e-12)
-    assert values.keys() == mirror.keys() and ("conflict" in values) == (projection != "none")
+    loss, values = loss_of(small(), data, config)
+    mirror_loss, mirror_values = loss_of(mirrored(small()), swapped, config)
+    assert loss.item() == pytest.approx(mirror_loss.item(), rel=1e-12)
+    assert values.keys() == mirror_values.keys() and ("conflict" in values) == (
+        projection != "none"
+    )
     swap = {"weight_image": "weight_text", "kl_image": "kl_text", "loss_image": "loss_text"}
-    swap |= {other: name for name, other in swap.items()}
+    swap |= {text: image for image, text in swap.items()}
     for name, value in values.items():
-        assert float(value) == pytest.approx(float(mirror[swap.get(name, name)]), rel=1e-12)
+        assert float(value) == pytest.approx(float(mirror_values[swap.get(name, name)]), rel=1e-12)
     assert float(values["weight_image"]) + float(values["weight_text"]) == pytest.approx(2.0)
 
 
@@ -269,23 +271,23 @@ def test_heads_get_the_kl_gradient_only_on_request(kl_to_heads: bool) -> None:
     backbone, data = small(), batch(0)
     config = balgrad.Config(weighting="equal", projection="none", kl_to_heads=kl_to_heads)
     head = list(backbone.heads.parameters())
-    got = torch.autograd.grad(loss_of(backbone, data, config)[0], head)
-    own = backbone.unimodal(backbone.encode(data))
-    plain = backbone.loss(own.image, data).mean() + backbone.loss(own.text, data).mean()
+    gradients = torch.autograd.grad(loss_of(backbone, data, config)[0], head)
+    logits = backbone.unimodal(backbone.encode(data))
+    plain = backbone.loss(logits.image, data).mean() + backbone.loss(logits.text, data).mean()
     if kl_to_heads:
-        plain = plain + kullback_leibler(own.text.detach(), own.image, False).mean()
-        plain = plain + kullback_leibler(own.image.detach(), own.text, False).mean()
-    for one, two in zip(got, torch.autograd.grad(plain, head), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=1e-14)
+        plain = plain + kullback_leibler(logits.text.detach(), logits.image, False).mean()
+        plain = plain + kullback_leibler(logits.image.detach(), logits.text, False).mean()
+    for gradient, expected in zip(gradients, torch.autograd.grad(plain, head), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-14)
 
 
-def test_shared_heads_read_the_fused_classifier_with_the_other_side_blanked() -> None:
+def test_shared_heads_read_the_fused_classifier_with_the_other_modality_blanked() -> None:
     backbone, data = small(head="additive"), batch(0)
     latents = backbone.encode(data)
-    own = balgrad.unimodal_logits(backbone, latents, "shared")
+    logits = balgrad.unimodal_logits(backbone, latents, "shared")
     parts = backbone.contribute(latents)
-    torch.testing.assert_close(own.image, parts.image + backbone.bias)
-    torch.testing.assert_close(own.text, parts.text + backbone.bias)
+    torch.testing.assert_close(logits.image, parts.image + backbone.bias)
+    torch.testing.assert_close(logits.text, parts.text + backbone.bias)
 
 
 def test_carry_has_the_value_and_only_the_given_gradient() -> None:
@@ -322,8 +324,8 @@ def test_without_kl_it_is_joint_training_with_unimodal_heads() -> None:
     values = torch.randn(60, 2, INPUTS, generator=generator, dtype=torch.float64)
     targets = torch.randint(CLASSES, (60,), generator=generator)
     data = train_data(values, targets, CLASSES, multi_label=False)
-    one, two = small(), small()
-    fit_method(one, data, "balgrad", {"kl": 0.0}, seed=0, flops=2e6)
-    fit_method(two, data, "joint_unimodal", {}, seed=0, flops=2e6)
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, two.state_dict()[name]), name
+    without_kl, unimodal = small(), small()
+    fit_method(without_kl, data, "balgrad", {"kl": 0.0}, seed=0, flops=2e6)
+    fit_method(unimodal, data, "joint_unimodal", {}, seed=0, flops=2e6)
+    for name, value in without_kl.state_dict().items():
+        assert torch.equal(value, unimodal.state_dict()[name]), name

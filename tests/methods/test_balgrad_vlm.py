@@ -1,4 +1,4 @@
-"""BalGrad on a vision-language model, whose sides share parameters: weights, λ and the update."""
+"""BalGrad on a vision-language model, whose modalities share parameters: weights, λ and the update."""
 
 from pathlib import Path
 
@@ -22,9 +22,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(**options: methods.Option) -> balgrad.Config:
-    made = methods.configure(methods.load("balgrad"), options, "vlm")
-    assert isinstance(made, balgrad.Config)
-    return made
+    configured = methods.configure(methods.load("balgrad"), options, "vlm")
+    assert isinstance(configured, balgrad.Config)
+    return configured
 
 
 def trainable(model: Vlm) -> list[torch.nn.Parameter]:
@@ -32,7 +32,7 @@ def trainable(model: Vlm) -> list[torch.nn.Parameter]:
 
 
 def parts(model: Vlm, batch: Batch) -> dict[str, Tensor]:
-    """Every loss of the method by itself, spelt out."""
+    """Losses of the method, written out."""
     latents = model.encode(batch)
     image = model.fuse(model.blank(latents, "text"))
     text = model.fuse(model.blank(latents, "image"))
@@ -47,12 +47,12 @@ def parts(model: Vlm, batch: Batch) -> dict[str, Tensor]:
 
 
 def conflicting(model: Vlm, projection: str) -> tuple[Batch, dict[str, Tensor | float]]:
-    """A batch whose task gradient works against the KL gradient."""
+    """Return a batch whose task gradient conflicts with the KL gradient."""
     for seed in range(30):
         batch = vlm_toys.batch(model, 3, seed)
-        chosen = config(projection=projection, kl=0.3)
-        scope = balgrad.probe_scope(model, chosen.projection)
-        _, values = balgrad.balanced_loss(model, batch, scope, chosen)
+        options = config(projection=projection, kl=0.3)
+        scope = balgrad.probe_scope(model, options.projection)
+        _, values = balgrad.balanced_loss(model, batch, scope, options)
         if values["conflict"] == 1.0:
             return batch, values
     raise AssertionError("no conflict in thirty batches")
@@ -62,8 +62,8 @@ def conflicting(model: Vlm, projection: str) -> tuple[Batch, dict[str, Tensor | 
 def test_one_backward_is_the_projected_update(projection: str, root: Path) -> None:
     model = vlm_toys.build("llava", root)
     batch, values = conflicting(model, projection)
-    chosen = config(projection=projection, kl=0.3)
-    scope = balgrad.probe_scope(model, chosen.projection)
+    options = config(projection=projection, kl=0.3)
+    scope = balgrad.probe_scope(model, options.projection)
     probe = list(scope["image"])
     losses = parts(model, batch)
     total = losses["L_image"] + losses["L_text"]
@@ -74,10 +74,10 @@ def test_one_backward_is_the_projected_update(projection: str, root: Path) -> No
     task, against = flat_gradient(losses["task"], probe), flat_gradient(kl, probe)
     assert task @ against < 0
     expected = 1 - (task @ against) / (against @ against)
-    assert 1.0 < float(values["lambda"]) < chosen.lambda_cap
+    assert 1.0 < float(values["lambda"]) < options.lambda_cap
     assert float(values["lambda"]) == pytest.approx(expected.item(), rel=1e-3)
     # On the probe the task's part along the KL gradient is gone; elsewhere λ is that of the probe.
-    loss, _ = balgrad.balanced_loss(model, batch, scope, chosen)
+    loss, _ = balgrad.balanced_loss(model, batch, scope, options)
     projected = task - (task @ against) / (against @ against) * against
     update = projected + flat_gradient(total, probe) + against
     torch.testing.assert_close(flat_gradient(loss, probe), update, rtol=1e-3, atol=1e-5)
@@ -87,12 +87,12 @@ def test_one_backward_is_the_projected_update(projection: str, root: Path) -> No
     )
 
 
-def test_each_side_has_its_own_lambda_on_the_shared_parameters(root: Path) -> None:
+def test_each_modality_has_a_lambda_on_the_shared_parameters(root: Path) -> None:
     model = vlm_toys.build("llava", root)
     batch = vlm_toys.batch(model, 3, seed=1)
-    chosen = config(projection="P3", weighting="equal")
+    options = config(projection="P3", weighting="equal")
     scope = balgrad.probe_scope(model, "P3")
-    _, values = balgrad.balanced_loss(model, batch, scope, chosen)
+    _, values = balgrad.balanced_loss(model, batch, scope, options)
     losses, scales = parts(model, batch), []
     task = flat_gradient(losses["task"], list(scope["text"]))
     for modality in MODALITIES:
@@ -119,9 +119,9 @@ def test_the_rule_by_gradient_norms_evens_them_out(root: Path) -> None:
 def test_a_probe_holds_each_parameter_once_and_never_a_frozen_one(root: Path) -> None:
     model = vlm_toys.build("llava", root, tune="lora")
     last = balgrad.probe_scope(model, "P2")["image"]
-    whole = balgrad.probe_scope(model, "P1")["text"]
-    assert len(last) == 8 and len(whole) == len(trainable(model)) == 16
-    assert len({id(p) for p in whole}) == len(whole)
+    all_parameters = balgrad.probe_scope(model, "P1")["text"]
+    assert len(last) == 8 and len(all_parameters) == len(trainable(model)) == 16
+    assert len({id(p) for p in all_parameters}) == len(all_parameters)
     frozen = vlm_toys.build("llava", root)
     model.embedding("text").requires_grad_(False)
     with pytest.raises(UserError, match="projection=none"):

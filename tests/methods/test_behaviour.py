@@ -1,4 +1,4 @@
-"""What methods do to a model on the world, as differences paired by seed.
+"""Effects of methods on a model of the generated world, as differences paired by seed.
 
 By default one seed of what has no lighter test elsewhere; among the heavy tests three seeds.
 """
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What is trained on, and with which seeds."""
+    """Data and seeds."""
 
     root: Path
     seeds: tuple[int, ...]
@@ -56,7 +56,7 @@ def study(root: Path, request: pytest.FixtureRequest) -> Study:
 def outcome(
     study: Study, name: str, seed: int, options: tuple[tuple[str, methods.Option], ...] = ()
 ) -> dict[str, float]:
-    """Accuracy clean, without text and without image, and what the method logged."""
+    """Accuracy clean, without text and without image, and the method's logged values."""
     corpus = tasks.load("food101", study.root)
     spec = RunSpec(name, "food101", "tiny", "S", seed)
     model = registry.build_untrained(spec, corpus, "cpu")
@@ -90,29 +90,30 @@ def outcome(
     }
 
 
-def gains(study: Study, name: str, other: str, what: str) -> list[float]:
+def gains(study: Study, name: str, control: str, value: str) -> list[float]:
     """Paired differences by seed."""
     return [
-        outcome(study, name, seed)[what] - outcome(study, other, seed)[what] for seed in study.seeds
+        outcome(study, name, seed)[value] - outcome(study, control, seed)[value]
+        for seed in study.seeds
     ]
 
 
 def test_joint_training_under_uses_the_image(study: Study) -> None:
-    """The image alone can do far more than what a jointly trained model gets out of it."""
+    """Without text, a joint model is far worse than a model of the image alone."""
     differences = gains(study, "image_only", "joint", "no_text")
     assert min(differences) > 0.15, differences
 
 
 @pytest.mark.heavy  # training on the text alone takes the most steps
 def test_joint_training_is_better_than_the_text_alone(study: Study) -> None:
-    """So it does see, though too little."""
+    """Joint training does use the image, though too little."""
     assert np.mean(gains(study, "joint", "text_only", "clean")) > 0
 
 
 @pytest.mark.parametrize(
     "name", ["joint_unimodal", "balgrad", pytest.param("late_ensemble", marks=pytest.mark.heavy)]
 )
-def test_training_each_side_recovers_the_image(study: Study, name: str) -> None:
+def test_training_each_modality_recovers_the_image(study: Study, name: str) -> None:
     differences = gains(study, name, "joint", "no_text")
     assert min(differences) > 0 and np.mean(differences) > 0.04, differences
 
@@ -124,10 +125,10 @@ def test_modality_dropout_helps_without_text(study: Study) -> None:
 
 @pytest.mark.heavy
 def test_the_permutation_game_raises_what_it_says_it_raises(study: Study) -> None:
-    """With the paper's sign, what permuting sides costs grows; with the other sign it shrinks.
+    """With the paper's sign permuting a modality costs more; with the opposite sign less.
 
-    Both sides together and the weaker one by itself; the leading side may lose what the other
-    gains, since they explain the same labels.
+    Tested on the sum and on the weaker modality; the leading one may lose what the other gains,
+    since both explain the same labels.
     """
     base = (("game", "collaborative"), ("contrastive", 0.0), ("unimodal", 0.0))
     for seed in study.seeds[:2]:
@@ -137,7 +138,7 @@ def test_the_permutation_game_raises_what_it_says_it_raises(study: Study) -> Non
         assert up["J_image"] + up["J_text"] > down["J_image"] + down["J_text"] + 0.02
 
 
-def test_dominant_side_is_damped(study: Study) -> None:
-    """OGM-GE slows the side that leads; on this world that is the text, learnt first."""
+def test_dominant_modality_is_slowed(study: Study) -> None:
+    """OGM-GE slows the leading modality: here the text, which is learnt first."""
     logged = outcome(study, "ogm_ge", 0)
     assert logged["coefficient_text"] < logged["coefficient_image"]

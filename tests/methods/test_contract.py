@@ -1,4 +1,4 @@
-"""Every method in the folder, without its name being known here, keeps the contract."""
+"""Contract of a method, tested for all methods of the folder."""
 
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
@@ -21,9 +21,9 @@ LIMIT = 6e9  # some fifteen joint steps of the tiny classifier
 VLM_LIMIT = 1.5e9
 CLASSIFIER = [n for n in methods.names() if "classifier" in methods.load(n).ABOUT.backbones]
 FOR_RANDOM_MODELS = {"mbpo": {"filters": "same"}}
-"""What a model without any sense mines would not pass the filters."""
+"""Answers mined from a random model would not pass the filters."""
 REFUSED = {("mbpo", "mm_imdb")}
-"""Preferring one class to another has no meaning where an item has several."""
+"""Preferring one class to another is undefined if an item has several."""
 VLM = [n for n in methods.names() if "vlm" in methods.load(n).ABOUT.backbones]
 
 
@@ -51,7 +51,7 @@ def trained_vlm(name: str, tune: str, root: Path) -> SimpleNamespace:
 
 first_of = cache(trained)
 first_vlm_of = cache(trained_vlm)
-"""What two tests look at is trained once for both."""
+"""Two tests share these runs."""
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +102,11 @@ def run_inputs(example: "object") -> "object":
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIER)
 def test_same_seed_same_weights(name: str, world: Path) -> None:
-    one, two = first_of(name, world, "food101"), trained(name, world)
-    left, right = one.backbone.state_dict(), two.backbone.state_dict()
-    assert all(torch.equal(left[key], right[key]) for key in left)
-    assert one.meter.ledger("budget").flops == two.meter.ledger("budget").flops
-    assert one.meter.diagnostics == two.meter.diagnostics
+    first, second = first_of(name, world, "food101"), trained(name, world)
+    first_state, second_state = first.backbone.state_dict(), second.backbone.state_dict()
+    assert all(torch.equal(first_state[key], second_state[key]) for key in first_state)
+    assert first.meter.ledger("budget").flops == second.meter.ledger("budget").flops
+    assert first.meter.diagnostics == second.meter.diagnostics
 
 
 @pytest.mark.slow
@@ -124,10 +124,10 @@ def test_a_vlm_is_trained_within_the_budget(name: str, tune: str, root: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VLM)
 def test_a_vlm_is_trained_the_same_way_twice(name: str, root: Path) -> None:
-    one, two = first_vlm_of(name, "full", root), trained_vlm(name, "full", root)
-    assert all(torch.equal(value, two.state[key]) for key, value in one.state.items())
-    assert one.meter.ledger("budget").flops == two.meter.ledger("budget").flops
-    assert one.meter.diagnostics == two.meter.diagnostics
+    first, second = first_vlm_of(name, "full", root), trained_vlm(name, "full", root)
+    assert all(torch.equal(value, second.state[key]) for key, value in first.state.items())
+    assert first.meter.ledger("budget").flops == second.meter.ledger("budget").flops
+    assert first.meter.diagnostics == second.meter.diagnostics
 
 
 def test_a_loss_that_is_not_finite_names_its_step(world: Path, tmp_path: Path) -> None:

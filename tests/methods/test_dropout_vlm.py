@@ -1,4 +1,4 @@
-"""Modality dropout and unimodal losses on a vision-language model: which sides are blanked."""
+"""Modality dropout and unimodal losses on a vision-language model: blanked modalities."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("vlms")
 
 
-def sides_seen(
+def visible_modalities(
     model: Vlm, monkeypatch: pytest.MonkeyPatch, **options: methods.Option
 ) -> tuple[Tensor, Tensor]:
-    """Which rows of all fused passes of a run still had their image and their text."""
+    """Rows of all fused passes of a run that kept their image, and that kept their text."""
     image, text, fuse = [], [], model.fuse
 
     def spy(parts: Latents) -> Tensor:
@@ -35,12 +35,12 @@ def sides_seen(
     return torch.cat(image), torch.cat(text)
 
 
-def test_a_third_of_items_lacks_each_side_and_none_lacks_both(
+def test_a_third_of_items_lacks_each_modality_and_none_lacks_both(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image, text = sides_seen(vlm_toys.build("llava", root), monkeypatch)
+    image, text = visible_modalities(vlm_toys.build("llava", root), monkeypatch)
     assert len(image) > 400
-    error = 4 * (2 / 9 / len(image)) ** 0.5  # four standard errors of a share of 1/3
+    error = 4 * (2 / 9 / len(image)) ** 0.5  # four standard errors of a fraction of 1/3
     assert abs((~image).float().mean().item() - 1 / 3) < error
     assert abs((~text).float().mean().item() - 1 / 3) < error
     assert bool((image | text).all())
@@ -58,10 +58,10 @@ def test_at_rate_zero_it_is_joint_training_bit_for_bit(root: Path) -> None:
     assert torch.equal(*weights)
 
 
-def test_training_on_one_side_alone_teaches_to_do_without_the_other(root: Path) -> None:
-    """Blind loss after training with and without the loss of each side by itself."""
+def test_a_loss_of_the_text_alone_lowers_the_loss_without_image(root: Path) -> None:
+    """After training with and without the losses of each modality alone."""
 
-    def blind_loss(name: str, **options: methods.Option) -> float:
+    def text_only_loss(name: str, **options: methods.Option) -> float:
         model = vlm_toys.build("llava", root)
         vlm_toys.train(model, name, 4e9, **options)
         batch = vlm_toys.batch(model, 24)
@@ -69,20 +69,22 @@ def test_training_on_one_side_alone_teaches_to_do_without_the_other(root: Path) 
             alone = model.unimodal(model.encode(batch)).text
             return model.loss(alone, batch).mean().item()
 
-    weighted, bare = blind_loss("joint_unimodal"), blind_loss("joint_unimodal", weight=0.0)
-    dropped = blind_loss("modality_dropout")
+    weighted, bare = text_only_loss("joint_unimodal"), text_only_loss("joint_unimodal", weight=0.0)
+    dropped = text_only_loss("modality_dropout")
     assert max(weighted, dropped) < 0.8 * bare
 
 
-def test_what_is_logged_is_the_loss_with_the_other_side_rendered_away(root: Path) -> None:
+def test_the_logged_text_loss_is_that_of_prompts_without_an_image(root: Path) -> None:
     model = vlm_toys.build("llava", root, batch_size=48)
     data = vlm_toys.train_data(model)
     batch = data.gather(range(48))
     answers = [data.turn(row).answer for row in range(48)]
     inputs = [data.turn(row).inputs for row in range(48)]
     with torch.no_grad():
-        unseen = [type(one)(None, one.text, one.prompt) for one in inputs]
-        expected = model.loss(model.predict(model.collate(unseen, answers)), batch).mean().item()
+        without_image = [type(item)(None, item.text, item.prompt) for item in inputs]
+        expected = (
+            model.loss(model.predict(model.collate(without_image, answers)), batch).mean().item()
+        )
     meter = vlm_toys.train(model, "joint_unimodal", 1.4e9)
     assert meter.steps == 1
     assert meter.diagnostics["loss_text"] == pytest.approx(expected, rel=1e-4)

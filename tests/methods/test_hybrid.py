@@ -1,4 +1,4 @@
-"""The hybrid trainer: stored answers are trained on as they are; streams keep their rewards."""
+"""Hybrid trainer: stored answers are trained on unchanged; streams keep their rewards."""
 
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,15 @@ def model() -> Vlm:
 
 
 def rows_of(model: Vlm, stream: Stream) -> list[StreamRow]:
-    """Each item with its answer against another colour, or to be asked."""
+    """Rows of items with their answer and another colour as the wrong one."""
     colours = list(toy.COLOURS)
-    made = []
+    rows = []
     for position, item in enumerate(toy.examples(COUNT, seed=4)):
         right = item.answers[0]
         wrong = colours[(colours.index(right) + 1) % len(colours)]
         good, bad = (tuple(model.prompts.answer_ids(answer)) for answer in (right, wrong))
-        made.append(StreamRow(position, True, stream, good, bad))
-    return made
+        rows.append(StreamRow(position, True, stream, good, bad))
+    return rows
 
 
 def trainer_of(
@@ -55,7 +55,7 @@ def trainer_of(
 
 
 def batch_of(trainer: Any) -> list[dict[str, Any]]:
-    """The first batch that the sampler makes."""
+    """First batch of the sampler."""
     order = iter(trainer._get_train_sampler())
     return [trainer.train_dataset[next(order)] for _ in range(BATCH)]
 
@@ -64,17 +64,17 @@ def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path)
     rows = rows_of(model, "offline")
     with trl.workspace(model):
         trainer = trainer_of(model, rows, tmp_path, Streams(weight=0.5))
-        asked = batch_of(trainer)
-        made = trainer._generate_and_score_completions(asked)
+        inputs = batch_of(trainer)
+        output = trainer._generate_and_score_completions(inputs)
         assert trainer.num_generations == GROUP
     # std of {2, 0} with Bessel's correction is sqrt 2: +-1 / sqrt 2, times the weight
     expected = torch.tensor([0.35353, -0.35353]).repeat(BATCH // 2)
-    torch.testing.assert_close(made["advantages"], expected, rtol=0, atol=1e-4)
-    assert made["chosen"].tolist() == [True, False] * (BATCH // 2)
-    told = zip(asked, made["completion_ids"], made["completion_mask"], strict=True)
-    for position, (row, ids, mask) in enumerate(told):
-        wanted = row["good"] if position % 2 == 0 else row["bad"]
-        assert ids[mask.bool()].tolist() == list(wanted) and wanted[-1] == model.eos_id
+    torch.testing.assert_close(output["advantages"], expected, rtol=0, atol=1e-4)
+    assert output["chosen"].tolist() == [True, False] * (BATCH // 2)
+    triples = zip(inputs, output["completion_ids"], output["completion_mask"], strict=True)
+    for position, (row, ids, mask) in enumerate(triples):
+        answer = row["good"] if position % 2 == 0 else row["bad"]
+        assert ids[mask.bool()].tolist() == list(answer) and answer[-1] == model.eos_id
     assert "rewards/correctness/mean" in trainer._metrics["train"]
     assert trainer._metrics["train"]["rewards/stored/mean"] == [1.0]
 
@@ -84,13 +84,13 @@ def test_each_stream_has_its_own_rewards(model: Vlm, tmp_path: Path) -> None:
     with trl.workspace(model):
         trainer = trainer_of(model, rows, tmp_path, Streams())
         torch.manual_seed(0)
-        made = trainer._generate_and_score_completions(batch_of(trainer))
+        output = trainer._generate_and_score_completions(batch_of(trainer))
     metrics = trainer._metrics["train"]
-    assert "chosen" not in made and made["advantages"].shape == (BATCH,)
+    assert "chosen" not in output and output["advantages"].shape == (BATCH,)
     assert 0 < metrics["rewards/correctness/mean"][0] <= 1
     assert metrics["rewards/stored/mean"][0] != metrics["rewards/stored/mean"][0]  # NaN: not judged
     assert torch.allclose(
-        made["advantages"].view(-1, GROUP).sum(1), torch.zeros(BATCH // GROUP), atol=1e-4
+        output["advantages"].view(-1, GROUP).sum(1), torch.zeros(BATCH // GROUP), atol=1e-4
     )
 
 
@@ -103,18 +103,18 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
         trainer = trainer_of(model, rows, tmp_path, Streams(anchor=anchor))
         model.eval()
         trainer.model.train()
-        made = trainer._generate_and_score_completions(batch_of(trainer))
+        output = trainer._generate_and_score_completions(batch_of(trainer))
         order = torch.tensor([5, 0, 3, 2, 7, 4, 1, 6])  # TRL shuffles rows; pairs are torn apart
         mixed = {
             name: value[order] if isinstance(value, torch.Tensor) and value.dim() else value
-            for name, value in made.items()
+            for name, value in output.items()
         }
-        mixed["num_images"] = [made["num_images"][row] for row in order.tolist()]
+        mixed["num_images"] = [output["num_images"][row] for row in order.tolist()]
         loss = trainer._compute_loss(trainer.model, mixed)
         (gradient,) = torch.autograd.grad(loss, [model.base.lm_head.weight])
-        each = trainer._log_probs  # [B, A]
+        log_probs = trainer._log_probs  # [B, A]
         mask = mixed["completion_mask"]
-        mean = (each * mask).sum(1) / mask.sum(1)
+        mean = (log_probs * mask).sum(1) / mask.sum(1)
         right = mean[mixed["chosen"]].mean()
         by_hand = -(mixed["advantages"] * mean).mean() - anchor * right
     torch.testing.assert_close(loss, -anchor * right, rtol=1e-4, atol=1e-5)  # mean A is zero
@@ -133,11 +133,11 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
             pixel_values=mixed["pixel_values"],
             num_images=mixed["num_images"],
         )[0]
-        torch.testing.assert_close(again, each)
+        torch.testing.assert_close(again, log_probs)
         mean = (again * mask).sum(1) / mask.sum(1)
         target = -(mixed["advantages"] * mean).mean() - anchor * mean[mixed["chosen"]].mean()
-        (wanted,) = torch.autograd.grad(target, [model.base.lm_head.weight])
-    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-6)
+        (expected,) = torch.autograd.grad(target, [model.base.lm_head.weight])
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(by_hand, target)
 
 

@@ -56,7 +56,7 @@ def order() -> Tensor:
 def four_terms(
     backbone: MLPBackbone, parts: Latents, reference: Tensor, index: Tensor, game: Game
 ) -> Tensor:
-    """The regulariser as the paper's code spells it: separate copies, some of them detached."""
+    """Regulariser as in the paper's code: separate copies, some of them detached."""
     plain = torch.arange(ROWS).repeat(DRAWS)
     u, v = parts.image, parts.text
 
@@ -76,9 +76,11 @@ def four_terms(
 
 
 def gradients(loss: Tensor, backbone: MLPBackbone) -> dict[str, Tensor | None]:
-    named = dict(backbone.named_parameters())
-    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
-    return dict(zip(named, found, strict=True))
+    parameters = dict(backbone.named_parameters())
+    values = torch.autograd.grad(
+        loss, list(parameters.values()), allow_unused=True, retain_graph=True
+    )
+    return dict(zip(parameters, values, strict=True))
 
 
 def player(name: str) -> bool:
@@ -114,13 +116,13 @@ def test_encoder_gradient_is_own_term_plus_k_times_the_other(game: Game) -> None
     parts = backbone.contribute(latents)
     logits = backbone.fuse(parts)
     image, text = mipd(backbone.fuse, parts, logits, order(), "collaborative", False)
-    own, other = gradients(-image, backbone), gradients(-text, backbone)
+    image_term, text_term = gradients(-image, backbone), gradients(-text, backbone)
     config = mcr.Config(game=game, mipd=1.0)
     got = gradients(mcr.game_term(backbone, latents, parts, logits, order(), config)[0], backbone)
     for name in got:
         if not player(name):
             continue
-        mine, theirs = (own, other) if "image" in name else (other, own)
+        mine, theirs = (image_term, text_term) if "image" in name else (text_term, image_term)
         a, b, c = mine[name], theirs[name], got[name]
         assert a is not None and b is not None and c is not None
         torch.testing.assert_close(c, a + SIGN[game] * b, rtol=0, atol=1e-15)
@@ -151,15 +153,15 @@ def test_the_latent_cut_gives_encoders_the_same_gradient() -> None:
     latents = backbone.encode(batch())
     parts = backbone.contribute(latents)
     logits = backbone.fuse(parts)
-    found = [
+    results = [
         gradients(
             mcr.game_term(backbone, latents, parts, logits, order(), mcr.Config(detach=detach))[0],
             backbone,
         )
         for detach in ("contribution", "latent")
     ]
-    for name in found[1]:
-        a, b = found[0][name], found[1][name]
+    for name in results[1]:
+        a, b = results[0][name], results[1][name]
         if name.startswith("encoders"):
             assert a is not None and b is not None
             torch.testing.assert_close(a, b, rtol=0, atol=1e-15)
@@ -238,14 +240,14 @@ def test_jensen_shannon_stays_in_bounds_and_differentiable(multi_label: bool) ->
     generator = torch.Generator().manual_seed(1)
     scale = torch.logspace(-2, 4, 200, dtype=torch.float64)[:, None]
     logits = torch.randn(200, 5, generator=generator, dtype=torch.float64) * scale
-    other = torch.randn(200, 5, generator=generator, dtype=torch.float64) * scale
+    reference = torch.randn(200, 5, generator=generator, dtype=torch.float64) * scale
     logits.requires_grad_(True)
-    value = jensen_shannon(logits, other, multi_label)
+    value = jensen_shannon(logits, reference, multi_label)
     assert value.min() >= -1e-15 and value.max() <= math.log(2) + 1e-15
     (gradient,) = torch.autograd.grad(value.sum(), logits)
     assert bool(gradient.isfinite().all()) and gradient.abs().max() > 0.01
     near = torch.randn(4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: jensen_shannon(x, other[:4], multi_label), near)
+    assert torch.autograd.gradcheck(lambda x: jensen_shannon(x, reference[:4], multi_label), near)
 
 
 def test_kullback_leibler_by_hand() -> None:
@@ -278,7 +280,7 @@ def contrastive_by_loop(latents: Latents, same: Tensor, temperature: float) -> f
 def test_contrastive_loss_equals_a_loop_over_pairs(multi_label: bool, temperature: float) -> None:
     values, targets = tensors(multi_label=multi_label)
     if multi_label:
-        targets[0] = 0.0  # an item without labels is still its own other side's positive
+        targets[0] = 0.0  # an item without labels is a positive of its other modality
     latents = Latents(values[:, 0], values[:, 1])
     same = torch.zeros(ROWS, ROWS, dtype=torch.bool)
     for a in range(ROWS):
@@ -312,8 +314,8 @@ def test_reconstruction_trains_encoders_and_decoder_but_not_the_prediction() -> 
     reached = {name for name, value in gradients(loss, backbone).items() if value is not None}
     assert reached and all(name.startswith(("encoders", "embeddings")) for name in reached)
     again = mcr.latent_decoder(backbone, CLASSES, seed=1)
-    for one, two in zip(decoder.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one, two) and one.dtype == torch.float64
+    for parameter, repeated in zip(decoder.parameters(), again.parameters(), strict=True):
+        assert torch.equal(parameter, repeated) and parameter.dtype == torch.float64
 
 
 def test_permutations_are_uniform_permutations() -> None:
@@ -350,8 +352,8 @@ def test_the_sign_of_the_game_moves_both_j() -> None:
             "mcr", {**ZERO, "mipd": weight, "game": "collaborative", "draws": 4}, flops=1e7
         )
         parts = backbone.contribute(backbone.encode(batch()))
-        found = mipd(backbone.fuse, parts, backbone.fuse(parts), order(), "collaborative", False)
-        return found[0].item(), found[1].item()
+        values = mipd(backbone.fuse, parts, backbone.fuse(parts), order(), "collaborative", False)
+        return values[0].item(), values[1].item()
 
     lowered, plain, raised = js(-1.0), js(0.0), js(1.0)
     assert lowered[0] < plain[0] < raised[0]

@@ -44,22 +44,22 @@ def collated(model: Vlm, turns: list[Turn], image: Tensor, text: Tensor) -> Tens
 
 
 def config(**options: methods.Option) -> mcr.Config:
-    made = methods.configure(methods.load("mcr"), options, "vlm")
-    assert isinstance(made, mcr.Config)
-    return made
+    configured = methods.configure(methods.load("mcr"), options, "vlm")
+    assert isinstance(configured, mcr.Config)
+    return configured
 
 
-def judged(
+def both_j(
     model: Vlm, game: Game = "collaborative", order: Tensor = ORDER
 ) -> tuple[Tensor, Tensor, Latents]:
-    """Both J and the tensors of both sides."""
+    """J and tensors of both modalities."""
     latents = model.encode(vlm_toys.batch(model, ROWS))
     image, text = mipd(model.fuse, latents, model.fuse(latents), order, game, False)
     return image, text, latents
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
-def test_j_is_the_divergence_from_prompts_rendered_with_exchanged_sides(
+def test_j_is_the_divergence_from_prompts_rendered_with_exchanged_modalities(
     family: str, root: Path
 ) -> None:
     model = vlm_toys.build(family, root).eval()
@@ -73,16 +73,18 @@ def test_j_is_the_divergence_from_prompts_rendered_with_exchanged_sides(
             [collated(model, turns, plain, draw) for draw in ORDER.view(2, ROWS)],
         ]
         expected = [
-            torch.stack([jensen_shannon(one, reference, False).mean() for one in modality]).mean()
+            torch.stack(
+                [jensen_shannon(logits, reference, False).mean() for logits in modality]
+            ).mean()
             for modality in exchanged
         ]
-        image, text, _ = judged(model)
+        image, text, _ = both_j(model)
     assert min(expected) > 1e-3
     torch.testing.assert_close(torch.stack([image, text]), torch.stack(expected), rtol=1e-4, atol=0)
 
 
 def test_identity_permutation_loses_nothing(root: Path) -> None:
-    image, text, _ = judged(vlm_toys.build("llava", root), order=torch.arange(ROWS).repeat(2))
+    image, text, _ = both_j(vlm_toys.build("llava", root), order=torch.arange(ROWS).repeat(2))
     assert abs(image.item()) < 1e-6 and abs(text.item()) < 1e-6
 
 
@@ -91,68 +93,71 @@ def test_the_trained_base_loses_by_a_shuffled_picture_and_not_by_one_nobody_sees
     model = vlm_build.build("tiny-vlm", vlm_config.configure("tiny-vlm", {}), seed=0).eval()
     rng, prior = np.random.default_rng(0), BASE_PRIOR
     scenes = [compose(prior, rng) for _ in range(24)]
-    asked = [ASK["colour"](scene, prior, rng) for scene in scenes]
+    questions = [ASK["colour"](scene, prior, rng) for scene in scenes]
     inputs = [
         Inputs(Image.fromarray(draw(scene, rng)), question.text, prompt(question))
-        for scene, question in zip(scenes, asked, strict=True)
+        for scene, question in zip(scenes, questions, strict=True)
     ]
-    latents = model.encode(model.collate(inputs, [question.answer for question in asked]))
+    latents = model.encode(model.collate(inputs, [question.answer for question in questions]))
     order = torch.arange(24).roll(1)
     with torch.no_grad():
-        seen, _ = mipd(model.fuse, latents, model.fuse(latents), order, "greedy", False)
-        blind = model.blank(latents, "image")
-        unseen, _ = mipd(model.fuse, blind, model.fuse(blind), order, "greedy", False)
-    assert seen > 0.05
-    assert abs(unseen.item()) < 1e-6
+        with_image, _ = mipd(model.fuse, latents, model.fuse(latents), order, "greedy", False)
+        blanked = model.blank(latents, "image")
+        without_image, _ = mipd(model.fuse, blanked, model.fuse(blanked), order, "greedy", False)
+    assert with_image > 0.05
+    assert abs(without_image.item()) < 1e-6
 
 
 def reached(model: Vlm, loss: Tensor) -> dict[str, Tensor]:
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, retain_graph=True)
-    return {n: g for n, g in zip(named, found, strict=True) if g is not None}
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(
+        loss, list(parameters.values()), allow_unused=True, retain_graph=True
+    )
+    return {n: g for n, g in zip(parameters, gradients, strict=True) if g is not None}
 
 
 @pytest.mark.parametrize("players", ["sides", "whole"])
 @pytest.mark.parametrize("game", GAMES)
-def test_a_side_raises_its_own_j_and_k_times_the_other(
-    game: Game, players: str, root: Path
-) -> None:
+def test_a_player_raises_its_j_and_k_times_the_other(game: Game, players: str, root: Path) -> None:
     model = vlm_toys.build("llava", root)
-    image, text, latents = judged(model)
-    own = torch.autograd.grad(image, (latents.image, latents.text), retain_graph=True)
-    other = torch.autograd.grad(text, (latents.image, latents.text), retain_graph=True)
+    image, text, latents = both_j(model)
+    image_gradients = torch.autograd.grad(image, (latents.image, latents.text), retain_graph=True)
+    text_gradients = torch.autograd.grad(text, (latents.image, latents.text), retain_graph=True)
     k = SIGN[game]
-    expected = (-(own[0] + k * other[0]), -(other[1] + k * own[1]))
-    chosen = config(game=game, players=players, mipd=1.0)
+    expected = (
+        -(image_gradients[0] + k * text_gradients[0]),
+        -(text_gradients[1] + k * image_gradients[1]),
+    )
+    options = config(game=game, players=players, mipd=1.0)
     logits = model.fuse(latents)
-    term, values = mcr.game_term(model, latents, latents, logits, ORDER, chosen)
-    got = torch.autograd.grad(term, (latents.image, latents.text), retain_graph=True)
+    term, values = mcr.game_term(model, latents, latents, logits, ORDER, options)
+    gradients = torch.autograd.grad(term, (latents.image, latents.text), retain_graph=True)
     assert term.item() == 0.0
     assert values["J_image"] == image
-    for found, wanted in zip(got, expected, strict=True):
-        assert wanted.abs().max() > 1e-6
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-7)
+    for gradient, target in zip(gradients, expected, strict=True):
+        assert target.abs().max() > 1e-6
+        torch.testing.assert_close(gradient, target, rtol=1e-3, atol=1e-7)
 
 
 def test_who_takes_part(root: Path) -> None:
     model = vlm_toys.build("llava", root)
-    image, text, latents = judged(model, "greedy")
+    image, text, latents = both_j(model, "greedy")
     logits = model.fuse(latents)
-    found = {
+    reached_by = {
         players: reached(
             model, mcr.game_term(model, latents, latents, logits, ORDER, config(players=players))[0]
         )
         for players in ("sides", "whole")
     }
-    modalities = set(found["sides"])
+    modalities = set(reached_by["sides"])
     assert all("projector" in name or "embed_tokens" in name for name in modalities)
     assert len(modalities) == 5
-    language = next(name for name in found["whole"] if "layers.0.mlp.up_proj" in name)
-    wanted = reached(model, -config().mipd * (image + text))[language]
-    assert wanted.abs().max() > 1e-7
-    torch.testing.assert_close(found["whole"][language], wanted, rtol=1e-4, atol=1e-8)
+    language = next(name for name in reached_by["whole"] if "layers.0.mlp.up_proj" in name)
+    expected = reached(model, -config().mipd * (image + text))[language]
+    assert expected.abs().max() > 1e-7
+    torch.testing.assert_close(reached_by["whole"][language], expected, rtol=1e-4, atol=1e-8)
     projector = next(name for name in modalities if "projector" in name)
-    torch.testing.assert_close(found["whole"][projector], found["sides"][projector])
+    torch.testing.assert_close(reached_by["whole"][projector], reached_by["sides"][projector])
 
 
 def test_under_an_adapter_only_the_whole_can_play(root: Path) -> None:
@@ -162,11 +167,11 @@ def test_under_an_adapter_only_the_whole_can_play(root: Path) -> None:
     with pytest.raises(UserError, match="players=whole"):
         mcr.game_term(model, latents, latents, logits, ORDER, config(players="sides"))
     term, _ = mcr.game_term(model, latents, latents, logits, ORDER, config())
-    found = reached(model, term)
-    assert found and all("lora" in name for name in found)
+    gradients = reached(model, term)
+    assert gradients and all("lora" in name for name in gradients)
 
 
-def test_parameters_are_held_only_inside_even_after_an_error(root: Path) -> None:
+def test_parameters_are_frozen_only_inside_even_after_an_error(root: Path) -> None:
     model = vlm_toys.build("llava", root)
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     with pytest.raises(ValueError), frozen_parameters(model):
@@ -190,7 +195,7 @@ def test_the_sign_of_the_game_moves_the_loss_of_a_shuffled_image(root: Path) -> 
         model = vlm_toys.build("llava", root)
         vlm_toys.train(model, "mcr", 2e9, mipd=weight, unimodal=0.0, game="independent")
         with torch.no_grad():
-            return judged(model)[0].item()
+            return both_j(model)[0].item()
 
     lowered, raised = trained(-2.0), trained(2.0)
     assert raised > 1.2 * lowered
@@ -202,8 +207,8 @@ def test_without_its_terms_it_is_joint_training_bit_for_bit(root: Path) -> None:
         model = vlm_toys.build("llava", root)
         method = methods.load(name)
         data, meter = vlm_toys.train_data(model), vlm_toys.watched(model, 5e8)
-        chosen = methods.configure(method, options, "vlm") if options else method.Config()
+        options_set = methods.configure(method, options, "vlm") if options else method.Config()
         with meter, pytest.raises(vlm_toys.BudgetSpent):
-            method.train(model, data, meter, chosen, 0)
+            method.train(model, data, meter, options_set, 0)
         weights.append(torch.cat([p.flatten() for p in model.parameters()]))
     assert torch.equal(*weights)

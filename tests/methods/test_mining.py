@@ -98,12 +98,12 @@ def batch() -> Batch:
 
 def test_information_gain_by_hand() -> None:
     """Scores w x + t: 2 + 1 for class 0 and -3 for class 1; without the image 1 and 0."""
-    found = information_gain(linear(), batch_of([[2.0, 0.0, 0.0], [0.0, 1.5, 0.0]], [0, 1], [1, 0]))
+    gains = information_gain(linear(), batch_of([[2.0, 0.0, 0.0], [0.0, 1.5, 0.0]], [0, 1], [1, 0]))
     score = torch.tensor([3.0, 3.0])  # of the right class
-    blind = torch.tensor([1.0, 0.0])
-    expected = nn.functional.logsigmoid(score) - nn.functional.logsigmoid(blind)
-    torch.testing.assert_close(found, expected)
-    assert bool((found > 0).all())
+    without_image = torch.tensor([1.0, 0.0])
+    expected = nn.functional.logsigmoid(score) - nn.functional.logsigmoid(without_image)
+    torch.testing.assert_close(gains, expected)
+    assert bool((gains > 0).all())
 
 
 def test_information_gain_against_a_black_image(batch: Batch) -> None:
@@ -133,8 +133,10 @@ def test_attack_by_hand(batch: Batch) -> None:
         [[-reach, reach, -reach], [1 + reach, 2.9 - reach, -0.9 + reach]]
     ).view_as(moved)
     torch.testing.assert_close(moved, expected)
-    one = pgd(linear(), batch, EPSILON, STEP, steps=1, random_start=False)
-    torch.testing.assert_close((one - batch.pixels).abs(), torch.full_like(one, 0.16))
+    single_step = pgd(linear(), batch, EPSILON, STEP, steps=1, random_start=False)
+    torch.testing.assert_close(
+        (single_step - batch.pixels).abs(), torch.full_like(single_step, 0.16)
+    )
 
 
 def test_attack_stays_within_the_range(batch: Batch) -> None:
@@ -164,7 +166,7 @@ def test_mining_leaves_the_model_as_it_was(batch: Batch) -> None:
 
 
 def test_equal_frames_stay_equal(batch: Batch) -> None:
-    """Where the processor copies pixels the whole attack, random start included, follows."""
+    """If the processor copies pixels, the attack and its random start keep copies equal."""
 
     class Copied(Linear):
         def pixel_gradient(self, gradient: Tensor) -> Tensor:
@@ -262,7 +264,7 @@ def model() -> Vlm:
 
 
 def test_attack_on_a_trained_model_beats_noise(model: Vlm) -> None:
-    """The attack is exact in grey levels, and what it does is not the size of the change."""
+    """Exact bound in grey levels; noise of the same size has no effect."""
     batch = toy.data(model, 48, seed=5).gather(range(48))
     generator = torch.Generator().manual_seed(0)
     moved = pgd(model, batch, 16 / 255, 4 / 255, 5, generator)
@@ -288,19 +290,19 @@ def test_batched_attack_is_each_item_alone(model: Vlm) -> None:
         assert differing.float().mean() < 0.01
 
 
-def test_candidates_need_their_image(model: Vlm) -> None:
-    """Those kept have higher gain than those left out, within each subset."""
+def test_selected_items_need_their_image(model: Vlm) -> None:
+    """Selected items have higher gain than the others of their subset."""
     pool = toy.data(model, 64, seed=7)
     meter = toy.metered(model, 1e12)
     with meter:
-        kept = select(model, pool, meter, Selection(48, 0.5, 0.5, "removed"), seed=1)
-        every = select(model, pool, meter, Selection(48, 0.5, None, "removed"), seed=1)
-    assert len(every) == 48 and set(kept) < set(every)
+        selected = select(model, pool, meter, Selection(48, 0.5, 0.5, "removed"), seed=1)
+        candidates = select(model, pool, meter, Selection(48, 0.5, None, "removed"), seed=1)
+    assert len(candidates) == 48 and set(selected) < set(candidates)
     gains = dict(enumerate(information_gain(model, pool.gather(range(64))).tolist()))
     for subset in ("banana", "cup"):
-        members = [i for i in every if pool.examples[i].subset == subset]
-        inside = [gains[i] for i in members if i in kept]
-        outside = [gains[i] for i in members if i not in kept]
+        members = [i for i in candidates if pool.examples[i].subset == subset]
+        inside = [gains[i] for i in members if i in selected]
+        outside = [gains[i] for i in members if i not in selected]
         assert len(inside) == -(-len(members) // 2)
         assert min(inside) >= max(outside) - 1e-5
     assert meter.diagnostics["gain_q10"] < meter.diagnostics["gain_q90"]

@@ -1,4 +1,4 @@
-"""Wrong answers: what is drawn, what is mined, what is dropped, and what it costs."""
+"""Wrong answers: random ones, mined ones, dropped ones, and their cost."""
 
 from dataclasses import replace
 from typing import Any
@@ -27,33 +27,33 @@ def data(backbone: Vlm) -> TrainData:
 
 
 def test_random_answers_are_other_choices_and_cover_them(data: TrainData) -> None:
-    drawn = negatives.random_answers(data, range(32), seed=0)
-    for position, answer in enumerate(drawn):
+    answers = negatives.random_answers(data, range(32), seed=0)
+    for position, answer in enumerate(answers):
         turn = data.turn(position)
         assert answer in turn.choices and answer != turn.answer
-    assert len(set(drawn)) == 4
-    assert drawn == negatives.random_answers(data, range(32), seed=0)
-    assert drawn != negatives.random_answers(data, range(32), seed=1)
+    assert len(set(answers)) == 4
+    assert answers == negatives.random_answers(data, range(32), seed=0)
+    assert answers != negatives.random_answers(data, range(32), seed=1)
     # Not a matter of which others are drawn.
-    assert negatives.random_answers(data, [7, 3], seed=0) == [drawn[7], drawn[3]]
+    assert negatives.random_answers(data, [7, 3], seed=0) == [answers[7], answers[3]]
 
 
-def test_open_questions_take_answers_of_their_own_part(data: TrainData) -> None:
+def test_open_questions_take_answers_of_their_subset(data: TrainData) -> None:
     texts = [("a", "x"), ("b", "x"), ("A.", "x"), ("c", "y")]
-    made = tuple(
+    examples = tuple(
         Example(str(i), None, "q", (), (answer,), subset=part)
         for i, (answer, part) in enumerate(texts)
     )
     turns = [replace(data.turn(0), answer=answer, choices=()) for answer, _ in texts]
-    opened = replace(data, examples=made, turn=lambda position: turns[position])
-    # "A." is the same answer as "a"; nothing but "c" is said in part y.
+    opened = replace(data, examples=examples, turn=lambda position: turns[position])
+    # "A." is the same answer as "a"; "c" is the only answer of subset y.
     assert negatives.random_answers(opened, range(4), 0) in (
         ["b", "a", "b", None],
         ["b", "A.", "b", None],
     )
 
 
-def test_damage_does_what_it_says(data: TrainData) -> None:
+def test_corrupted_inputs(data: TrainData) -> None:
     inputs = data.turn(0).inputs
     assert inputs.image is not None
     assert negatives.corrupted_inputs(inputs, PairOptions("no_image"), "k").image is None
@@ -61,13 +61,13 @@ def test_damage_does_what_it_says(data: TrainData) -> None:
     assert isinstance(blank, Image.Image)
     assert blank.size == inputs.image.size and blank.getcolors() == [(32 * 32, (127, 127, 127))]
 
-    def away(severity: int, key: str = "k") -> Any:
+    def noise(severity: int, key: str = "k") -> Any:
         image = negatives.corrupted_inputs(inputs, PairOptions("noise_image", severity), key).image
         assert image is not None and inputs.image is not None
         return np.asarray(image, float) - np.asarray(inputs.image, float)
 
-    assert away(1).std() < away(5).std()
-    assert not np.array_equal(away(3), away(3, "other"))
+    assert noise(1).std() < noise(5).std()
+    assert not np.array_equal(noise(3), noise(3, "other"))
     assert negatives.corrupted_inputs(inputs, PairOptions("no_image"), "k").prompt == inputs.prompt
 
 
@@ -113,9 +113,9 @@ def test_the_limit_takes_a_random_part_that_depends_on_the_seed(
         meter = toy.metered(backbone, 1e12)
         source = PairOptions("random_answer", max_pairs=5)
         with meter:
-            made = negatives.make_pairs(backbone, data, meter, source, seed)
+            pairs = negatives.make_pairs(backbone, data, meter, source, seed)
         assert meter.spent == 0
-        return [pair.position for pair in made]
+        return [pair.position for pair in pairs]
 
     assert len(positions(0)) == 5
     assert positions(0) == positions(0) != positions(1)

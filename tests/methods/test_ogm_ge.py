@@ -43,9 +43,9 @@ def test_multi_label_score_is_the_geometric_mean_over_labels() -> None:
     torch.nn.init.zeros_(backbone.bias)
     image = torch.tensor([[math.log(3.0), 0.0, math.log(3.0)]], dtype=torch.float64)
     data = batch_of(torch.zeros(1, 2, INPUTS), torch.tensor([[1.0, 0, 0]], dtype=torch.float64))
-    found, other = ogm_ge.scores(backbone, Latents(image, torch.zeros_like(image)), data)
-    assert found == pytest.approx((0.75 * 0.5 * 0.25) ** (1 / 3))
-    assert other == pytest.approx(0.5)
+    image_score, text_score = ogm_ge.scores(backbone, Latents(image, torch.zeros_like(image)), data)
+    assert image_score == pytest.approx((0.75 * 0.5 * 0.25) ** (1 / 3))
+    assert text_score == pytest.approx(0.5)
 
 
 def test_modulation_scales_and_adds_noise_of_the_gradients_spread() -> None:

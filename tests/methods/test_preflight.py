@@ -1,4 +1,4 @@
-"""Checks before step 1: each mistake is named with its row and what to do."""
+"""Checks before step 1: a mistake is reported with its row and what to do."""
 
 from dataclasses import replace
 
@@ -26,14 +26,16 @@ def data(backbone: Vlm) -> TrainData:
 
 def _with(data: TrainData, position: int, **changes: object) -> TrainData:
     def turn(at: int) -> Turn:
-        own = data.turn(at)
+        original = data.turn(at)
         if at != position:
-            return own
+            return original
         if "prompt" in changes:
-            return replace(own, inputs=replace(own.inputs, image=None, prompt=changes["prompt"]))
+            return replace(
+                original, inputs=replace(original.inputs, image=None, prompt=changes["prompt"])
+            )
         if "extra" in changes:
-            return replace(own, inputs=replace(own.inputs, prompt=changes["extra"]))
-        return replace(own, **changes)
+            return replace(original, inputs=replace(original.inputs, prompt=changes["extra"]))
+        return replace(original, **changes)
 
     return replace(data, turn=turn)
 
@@ -44,7 +46,7 @@ def test_sound_data_pass(backbone: Vlm, data: TrainData) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"answer": ""}, "Row 0-3 has an empty answer"),
         ({"answer": "red <end> blue"}, "Row 0-3: its answer .* has the end token in the middle"),
@@ -55,9 +57,9 @@ def test_sound_data_pass(backbone: Vlm, data: TrainData) -> None:
     ],
 )
 def test_each_mistake_names_its_row(
-    backbone: Vlm, data: TrainData, changes: dict[str, object], said: str
+    backbone: Vlm, data: TrainData, changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         preflight.check(backbone, _with(data, 3, **changes))
 
 
@@ -71,9 +73,9 @@ def test_an_image_without_its_tokens_is_refused(backbone: Vlm, data: TrainData) 
     bare = render(backbone, replace(inputs, image=None))
     with pytest.raises(UserError, match="Row q has an image but its prompt has 0 image tokens"):
         preflight.check_image(backbone, bare, inputs, "q")
-    whole = render(backbone, inputs)
-    preflight.check_image(backbone, whole, inputs, "q")
-    assert int((whole.tokens == backbone.prompts.image_token).sum()) == 16  # 32 / 8 squared
+    prompt = render(backbone, inputs)
+    preflight.check_image(backbone, prompt, inputs, "q")
+    assert int((prompt.tokens == backbone.prompts.image_token).sum()) == 16  # 32 / 8 squared
 
 
 def test_a_prompt_over_the_limit_is_refused(data: TrainData) -> None:
@@ -83,10 +85,10 @@ def test_a_prompt_over_the_limit_is_refused(data: TrainData) -> None:
 
 
 def test_right_padding_is_refused(data: TrainData) -> None:
-    other = toy.load(toy.random_base())
-    other.processor.tokenizer.padding_side = "right"
+    model = toy.load(toy.random_base())
+    model.processor.tokenizer.padding_side = "right"
     with pytest.raises(UserError, match="pads on the right"):
-        preflight.check(other, data)
+        preflight.check(model, data)
 
 
 def test_no_data_is_refused(backbone: Vlm, data: TrainData) -> None:

@@ -10,41 +10,44 @@ from steelyard.methods._preference.rewards import correctness, formatting, verif
 END = 2
 
 
-def said(*answers: str) -> list[Any]:
-    """Completions as TRL hands them over."""
+def completions_of(*answers: str) -> list[Any]:
+    """Completions in TRL's format."""
     return [[{"role": "assistant", "content": answer}] for answer in answers]
 
 
 def test_correctness_ignores_case_articles_and_stops() -> None:
-    found = correctness(
-        completions=said("Red.", "blue", "red blue", "", "a banana"),
+    rewards = correctness(
+        completions=completions_of("Red.", "blue", "red blue", "", "a banana"),
         solution=["red", "red", "red", "red", "banana"],
         trainer_state=None,
     )
-    assert found == [1.0, 0.0, 0.0, 0.0, 1.0]
+    assert rewards == [1.0, 0.0, 0.0, 0.0, 1.0]
 
 
 def test_rewards_leave_other_streams_alone() -> None:
-    assert correctness(completions=said("red", "red"), solution=[None, "red"]) == [None, 1.0]
+    assert correctness(completions=completions_of("red", "red"), solution=[None, "red"]) == [
+        None,
+        1.0,
+    ]
     form = formatting([END])
-    found = form(
-        completions=said("red", "red"),
+    rewards = form(
+        completions=completions_of("red", "red"),
         completion_ids=[[7, END], [7, END]],
         solution=[None, "red"],
         choices=[(), ()],
     )
-    assert found == [None, 1.0]
+    assert rewards == [None, 1.0]
 
 
 def test_form_needs_the_end_token() -> None:
     form = formatting([END, 9])
-    found = form(
-        completions=said("red", "red", "red", ""),
+    rewards = form(
+        completions=completions_of("red", "red", "red", ""),
         completion_ids=[[7, END], [7, 9], [7], []],
         solution=["red"] * 4,
         choices=[("red",)] * 4,
     )
-    assert found == [1.0, 1.0, 0.0, 0.0]
+    assert rewards == [1.0, 1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The offline methods: hand-worked losses, and what a short run does to a model that sees."""
+"""Offline methods: losses by hand, and effects of a short run on a model that uses images."""
 
 import math
 from typing import Any
@@ -35,8 +35,8 @@ def _sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
-class _Said(torch.nn.Module):
-    """Stands in for a model: log-probabilities of each row, spread over its answer tokens."""
+class _FixedModel(torch.nn.Module):
+    """Model with fixed log-probabilities of rows, spread over their answer tokens."""
 
     def __init__(self, model: torch.nn.Module, rows: list[float]) -> None:
         super().__init__()
@@ -47,39 +47,43 @@ class _Said(torch.nn.Module):
 
         mask = inputs["labels"][:, 1:] != -100
         rows = torch.tensor(self.rows)[:, None]
-        each = torch.where(mask, rows / mask.sum(1, keepdim=True), torch.zeros(()))
-        zero = torch.zeros_like(each)
+        log_probs = torch.where(mask, rows / mask.sum(1, keepdim=True), torch.zeros(()))
+        zero = torch.zeros_like(log_probs)
         return FusedCausalLMOutput(
-            log_probs=each, entropy=zero, mean_logits=zero, is_top1=mask, label_mask=mask
+            log_probs=log_probs, entropy=zero, mean_logits=zero, is_top1=mask, label_mask=mask
         )
 
 
 def _first_loss(
-    monkeypatch: pytest.MonkeyPatch, method: Any, config: Any, own: list[float], ref: list[float]
+    monkeypatch: pytest.MonkeyPatch,
+    method: Any,
+    config: Any,
+    policy: list[float],
+    reference: list[float],
 ) -> tuple[float, int]:
-    """The loss a trainer computes of its first batch, the models' log-probabilities made up."""
+    """Loss of a trainer's first batch, for fixed log-probabilities of both models."""
     from steelyard.methods._preference import trl
 
-    found: list[tuple[float, int]] = []
+    results: list[tuple[float, int]] = []
 
     def instead(trainer: Any, backbone: Any, meter: Any, *, items: int, until: float = 1.0) -> None:
         batch = next(iter(trainer.get_train_dataloader()))
-        trainer.ref_model = _Said(trainer.model, ref)
+        trainer.ref_model = _FixedModel(trainer.model, reference)
         tokens = int(batch["completion_mask"][:2].sum())
-        loss = trainer.compute_loss(_Said(trainer.model, own), batch)
-        found.append((float(loss), tokens))
+        loss = trainer.compute_loss(_FixedModel(trainer.model, policy), batch)
+        results.append((float(loss), tokens))
 
     monkeypatch.setattr(trl, "run", instead)
     backbone = _model(batch_size=2)
     meter = toy.metered(backbone, 1e12)
     with meter:
         method.train(backbone, toy.data(backbone, 8, 3), meter, config, 0)
-    return found[0]
+    return results[0]
 
 
 def test_dpo_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, ref = [-1.0, -2.0, -3.0, -2.5], [-1.5, -1.0, -2.0, -2.5]
-    loss, tokens = _first_loss(monkeypatch, dpo, dpo.Config(beta=0.2, sft=0.5), own, ref)
+    policy, reference = [-1.0, -2.0, -3.0, -2.5], [-1.5, -1.0, -2.0, -2.5]
+    loss, tokens = _first_loss(monkeypatch, dpo, dpo.Config(beta=0.2, sft=0.5), policy, reference)
     margins = [(-1.0 + 1.5) - (-3.0 + 2.0), (-2.0 + 1.0) - 0.0]  # 1.5 and -1
     preferred = sum(-math.log(_sigmoid(0.2 * margin)) for margin in margins) / 2
     likelihood = (1.0 + 2.0) / tokens
@@ -87,35 +91,39 @@ def test_dpo_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mpo_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, ref = [-1.0, -2.0, -3.0, -2.5], [-1.5, -1.0, -2.0, -2.5]
+    policy, reference = [-1.0, -2.0, -3.0, -2.5], [-1.5, -1.0, -2.0, -2.5]
     config = mpo.Config(negatives="random_answer")
-    loss, tokens = _first_loss(monkeypatch, mpo, config, own, ref)
+    loss, tokens = _first_loss(monkeypatch, mpo, config, policy, reference)
     right, wrong = [0.5, -1.0], [-1.0, 0.0]
     total = 0.0
-    for w, lost in zip(right, wrong, strict=True):
-        total += 0.8 * -math.log(_sigmoid(0.1 * (w - lost))) / 2
-        total += 0.2 * (-math.log(_sigmoid(0.1 * w)) - math.log(_sigmoid(-0.1 * lost))) / 2
+    for right_ratio, wrong_ratio in zip(right, wrong, strict=True):
+        total += 0.8 * -math.log(_sigmoid(0.1 * (right_ratio - wrong_ratio))) / 2
+        total += (
+            0.2
+            * (-math.log(_sigmoid(0.1 * right_ratio)) - math.log(_sigmoid(-0.1 * wrong_ratio)))
+            / 2
+        )
     assert loss == pytest.approx(total + 3.0 / tokens, rel=1e-5)
 
 
 def test_mdpo_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = [-1.0, -2.0, -3.0, -2.5, -4.0, -1.0]
-    ref = [-1.5, -1.0, -2.0, -2.5, -3.0, -1.5]
+    policy = [-1.0, -2.0, -3.0, -2.5, -4.0, -1.0]
+    reference = [-1.5, -1.0, -2.0, -2.5, -3.0, -1.5]
     config = mdpo.Config(negatives="random_answer", image=2.0, anchor=0.5, delta=0.3)
-    loss, _ = _first_loss(monkeypatch, mdpo, config, own, ref)
+    loss, _ = _first_loss(monkeypatch, mdpo, config, policy, reference)
     right, wrong, cropped = [0.5, -1.0], [-1.0, 0.0], [-1.0, 0.5]
     total = 0.0
-    for w, lost, corrupted in zip(right, wrong, cropped, strict=True):
-        total += -math.log(_sigmoid(0.1 * (w - lost))) / 2
-        total += 2.0 * -math.log(_sigmoid(0.1 * (w - corrupted))) / 2
-        total += 0.5 * -math.log(_sigmoid(0.1 * w - 0.3)) / 2
+    for right_ratio, wrong_ratio, corrupted in zip(right, wrong, cropped, strict=True):
+        total += -math.log(_sigmoid(0.1 * (right_ratio - wrong_ratio))) / 2
+        total += 2.0 * -math.log(_sigmoid(0.1 * (right_ratio - corrupted))) / 2
+        total += 0.5 * -math.log(_sigmoid(0.1 * right_ratio - 0.3)) / 2
     assert loss == pytest.approx(total, rel=1e-5)
 
 
 def test_mdpo_leaves_rows_without_an_image_out_of_the_image_term() -> None:
     right, wrong, corrupted = torch.tensor([1.0, 2.0]), torch.zeros(2), torch.zeros(2)
-    seen = torch.tensor([True, False])
-    terms = mdpo.loss_terms(right, wrong, corrupted, seen, mdpo.Config(beta=1.0))
+    has_image = torch.tensor([True, False])
+    terms = mdpo.loss_terms(right, wrong, corrupted, has_image, mdpo.Config(beta=1.0))
     assert terms["loss_image"].item() == pytest.approx(-math.log(_sigmoid(1.0)))
     none = mdpo.loss_terms(right, wrong, corrupted, torch.zeros(2).bool(), mdpo.Config())
     assert none["loss_image"].item() == 0
@@ -127,17 +135,17 @@ def test_kto_starts_at_one_half_and_takes_the_next_rows_answer_for_its_kl() -> N
     backbone = _model()
     data = toy.data(backbone, 4, 3)
     pairs = [trl_data.AnswerPair(i, data.turn(i).answer, "a cup") for i in range(4)]
-    made = trl_data.unpaired(backbone, pairs, trl_data.prompts_of(backbone, data))(
+    inputs = trl_data.unpaired(backbone, pairs, trl_data.prompts_of(backbone, data))(
         [{"row": 0}, {"row": 3}, {"row": 6}]
     )
-    assert made["label"].tolist() == [True, False, True]
+    assert inputs["label"].tolist() == [True, False, True]
 
     def answers(prefix: str) -> list[list[int]]:
-        ids, mask = made[f"{prefix}input_ids"], made[f"{prefix}completion_mask"].bool()
+        ids, mask = inputs[f"{prefix}input_ids"], inputs[f"{prefix}completion_mask"].bool()
         return [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
 
-    said = [data.turn(0).answer, "a cup", data.turn(3).answer]
-    assert answers("") == [backbone.prompts.answer_ids(text) for text in said]
+    texts = [data.turn(0).answer, "a cup", data.turn(3).answer]
+    assert answers("") == [backbone.prompts.answer_ids(text) for text in texts]
     assert answers("KL_") == [answers("")[2], answers("")[0], answers("")[1]]
 
 
@@ -148,9 +156,9 @@ def test_a_crop_holds_up_to_a_fifth_of_the_image_at_its_size() -> None:
     image = Image.fromarray(ramp)
     areas = []
     for seed in range(30):
-        made = mdpo.random_crop(image, np.random.default_rng(seed))
-        assert made.size == image.size
-        pixels = np.asarray(made, float)
+        crop = mdpo.random_crop(image, np.random.default_rng(seed))
+        assert crop.size == image.size
+        pixels = np.asarray(crop, float)
         wide = (pixels[..., 0].max() - pixels[..., 0].min()) / 4 + 1
         high = (pixels[..., 1].max() - pixels[..., 1].min()) / 6 + 1
         areas.append(wide * high / (60 * 40))

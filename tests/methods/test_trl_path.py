@@ -46,16 +46,16 @@ def test_a_row_means_the_same_to_trl_and_to_the_backbone(family: str, tmp_path: 
     tiny_vlms.make(family, tmp_path)
     backbone = vlm_build.build("x", configure(str(tmp_path), {"tune": "full"}), 0)
     data = vlm_data(backbone, toy.examples(6, 0), toy.turn)
-    made = trl_data.supervised(backbone, data, trl_data.prompts_of(backbone, data))(
+    inputs = trl_data.supervised(backbone, data, trl_data.prompts_of(backbone, data))(
         [{"row": row} for row in range(6)]
     )
     batch = data.gather(range(6))
     counts = (batch.targets != -100).sum(1)
-    own = (backbone.loss(backbone.predict(batch), batch) * counts).sum() / counts.sum()
+    expected = (backbone.loss(backbone.predict(batch), batch) * counts).sum() / counts.sum()
     score_answers(backbone.base)
-    found = backbone.base(**made, fused_lm_head=True)
-    torch.testing.assert_close(found.loss, own, rtol=1e-4, atol=1e-5)
-    assert found.label_mask.sum() == counts.sum()
+    output = backbone.base(**inputs, fused_lm_head=True)
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-5)
+    assert output.label_mask.sum() == counts.sum()
 
 
 def test_the_head_at_answer_tokens_gives_what_trls_gives(base: Path) -> None:
@@ -64,20 +64,20 @@ def test_the_head_at_answer_tokens_gives_what_trls_gives(base: Path) -> None:
     backbone = toy.load(base)
     data = toy.data(backbone, 5, 0)
     rows = [{"row": row} for row in range(5)]
-    made = trl_data.supervised(backbone, data, trl_data.prompts_of(backbone, data))(rows)
+    inputs = trl_data.supervised(backbone, data, trl_data.prompts_of(backbone, data))(rows)
     add_fused_lm_head(
         backbone.base, temperature=1.3, outputs=("log_probs", "entropy", "mean_logits", "is_top1")
     )
-    theirs = backbone.base(**made, fused_lm_head=True)
+    theirs = backbone.base(**inputs, fused_lm_head=True)
     score_answers(backbone.base, temperature=1.3)
-    ours = backbone.base(**made, fused_lm_head=True)
+    ours = backbone.base(**inputs, fused_lm_head=True)
     for name in ("loss", "log_probs", "mean_logits"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-4)
     mask = ours.label_mask
     torch.testing.assert_close(ours.entropy[mask], theirs.entropy[mask], rtol=1e-4, atol=1e-4)
     assert torch.equal(ours.is_top1 & mask, theirs.is_top1 & mask)
-    plain = backbone.base(**made)
-    torch.testing.assert_close(backbone.base(**made, use_cache=False).loss, plain.loss)
+    plain = backbone.base(**inputs)
+    torch.testing.assert_close(backbone.base(**inputs, use_cache=False).loss, plain.loss)
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
@@ -99,12 +99,12 @@ def test_the_meter_agrees_with_the_flop_counter_on_a_run(base: Path, tune: str) 
     backbone = toy.load(base, tune)
     data, meter = toy.data(backbone, 40, 1), toy.metered(backbone, FLOPS)
     counter = total_counter()
-    seen = []
-    meter.on_progress = lambda fraction: seen.append((meter.spent, counter.get_total_flops()))
+    totals = []
+    meter.on_progress = lambda fraction: totals.append((meter.spent, counter.get_total_flops()))
     with counter, meter, suppress(BudgetSpent):
         dpo.train(backbone, data, meter, dpo.Config(), 0)
     # The first step holds the meter's measuring passes.
-    ours, theirs = (last - first for first, last in zip(seen[1], seen[-1], strict=True))
+    ours, theirs = (last - first for first, last in zip(totals[1], totals[-1], strict=True))
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
@@ -119,12 +119,12 @@ def test_a_trainer_leaves_only_weights_behind(base: Path, tune: str, tmp_path: P
         [name for name, module in backbone.named_modules() if "forward" in vars(module)],
         warnings.filters[:],
     )
-    here = Path.cwd()
+    folder = Path.cwd()
     os.chdir(tmp_path)
     try:
         toy.run(dpo, backbone, data, dpo.Config(), FLOPS)
     finally:
-        os.chdir(here)
+        os.chdir(folder)
     assert not list(tmp_path.iterdir())
     assert backbone.training
     assert before == (
@@ -150,19 +150,19 @@ def test_equal_seeds_give_equal_weights(base: Path, tune: str) -> None:
 def test_the_learning_rate_follows_the_budget(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = toy.load(base)
     data, meter = toy.data(backbone, 40, 1), toy.metered(backbone, FLOPS)
-    asked: list[tuple[float, float]] = []
+    calls: list[tuple[float, float]] = []
 
     def noted(progress: float, warmup: float) -> float:
-        asked.append((progress, meter.fraction))
+        calls.append((progress, meter.fraction))
         return schedule(progress, warmup)
 
     monkeypatch.setattr(trl, "schedule", noted)
     with meter, suppress(BudgetSpent):
         sft.train(backbone, data, meter, sft.Config(share=0.5), 0)
     assert 0.5 <= meter.fraction < 0.75
-    assert asked[0][0] == 0
-    assert all(progress == min(1, fraction / 0.5) for progress, fraction in asked)
-    assert asked[-1][0] == 1  # the stage ended by itself, not by the budget
+    assert calls[0][0] == 0
+    assert all(progress == min(1, fraction / 0.5) for progress, fraction in calls)
+    assert calls[-1][0] == 1  # the stage ended by itself, not by the budget
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(base: Path) -> None:
@@ -184,34 +184,36 @@ def test_log_probabilities_of_exactly_zero_are_an_alarm() -> None:
 
 
 def test_the_order_is_the_harness_order_and_lives_in_memory() -> None:
-    made = trl_data.ordered(10, 4, 0, "x")
-    rows = made["row"][:16]
+    dataset = trl_data.ordered(10, 4, 0, "x")
+    rows = dataset["row"][:16]
     assert sorted(set(rows[:8])) == sorted(rows[:8])  # one pass, whole batches only
     assert rows[:8] != rows[8:16]
     assert list(rows) == list(trl_data.ordered(10, 4, 0, "x")["row"][:16])
     assert list(rows) != list(trl_data.ordered(10, 4, 1, "x")["row"][:16])
-    assert not made.cache_files
+    assert not dataset.cache_files
 
 
 def test_rows_without_an_image_share_a_batch_with_rows_that_have_one(base: Path) -> None:
     backbone = toy.load(base)
     data = toy.data(backbone, 6, 1)
-    blind = {0, 3}
+    without_image = {0, 3}
 
     def inputs(position: int) -> Any:
         from dataclasses import replace
 
-        own = data.turn(position).inputs
-        return replace(own, image=None) if position in blind else own
+        original = data.turn(position).inputs
+        return replace(original, image=None) if position in without_image else original
 
     prompts = trl_data.prompts_of(backbone, data, inputs)
-    made = trl_data.supervised(backbone, data, prompts)([{"row": row} for row in range(6)])
-    assert len(made["pixel_values"]) == 4
+    inputs_of_rows = trl_data.supervised(backbone, data, prompts)(
+        [{"row": row} for row in range(6)]
+    )
+    assert len(inputs_of_rows["pixel_values"]) == 4
     score_answers(backbone.base)
-    mixed = backbone.base(**made, fused_lm_head=True).log_probs.sum(1)
+    mixed = backbone.base(**inputs_of_rows, fused_lm_head=True).log_probs.sum(1)
     batch = backbone.collate(
         [inputs(row) for row in range(6)], [data.turn(row).answer for row in range(6)]
     )
     counts = (batch.targets != -100).sum(1)
-    own = backbone.loss(backbone.predict(batch), batch) * counts
-    torch.testing.assert_close(mixed, -own, rtol=1e-4, atol=1e-4)
+    expected = backbone.loss(backbone.predict(batch), batch) * counts
+    torch.testing.assert_close(mixed, -expected, rtol=1e-4, atol=1e-4)
