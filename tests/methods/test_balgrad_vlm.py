@@ -1,4 +1,4 @@
-"""BalGrad on a vision-language model, whose modalities share parameters: weights, λ and the update."""
+"""BalGrad on a vision-language model with shared parameters: weights, λ and the update."""
 
 from pathlib import Path
 
