@@ -26,15 +26,15 @@ def validate(path: Path, method: Path | None, against: Path | None) -> None:
       steelyard validate submission/records --method submission/mine.py \\
           --against leaderboards/records
     """
-    from steelyard.leaderboards.validate import record
+    from steelyard.leaderboards import validate as validation
 
     with show_progress() as progress:
-        report = record.validate(path, report=progress, method=method, against=against)
+        report = validation.validate(path, report=progress, method=method, against=against)
     for finding in report.findings:
         click.echo(str(finding))
     click.echo(f"{len(report.runs)} records checked, {len(report.findings)} findings")
-    if report.unsealed:
-        click.echo(f"{report.unsealed} of them have schema 1, which had no checksum")
+    if report.without_checksum:
+        click.echo(f"{report.without_checksum} of them have schema 1, which had no checksum")
     if report.unchecked:
         click.echo(f"scores not computed again, no items: {', '.join(report.unchecked)}")
     if report.findings:

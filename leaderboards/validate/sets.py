@@ -1,49 +1,44 @@
-"""Records against one another: a suite's seeds, items, data and costs, and its tuning file."""
+"""Checks across records: seeds, items, data and costs of a suite, and its tuning file."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.records import record
-from steelyard.harness.records.record import Record, Score
+from steelyard.harness.records.record import Record, Score, find, read
 from steelyard.harness.runs import tuning
 from steelyard.leaderboards.loading.collect import Run, backbone_name, budget_name
-from steelyard.leaderboards.validate.record import Finding
+from steelyard.leaderboards.validate.finding import Finding
 
 JUMP = 0.02
-"""How far a score may be from that of the published run of the same id."""
+"""Largest allowed difference to the published score of the same run."""
 SLOW = 10.0
-"""How many times the usual seconds for its FLOPs a run may have taken, and
-a minute more: machines are not equally busy."""
+"""A run may take this many times the median seconds for its FLOPs, plus ``GRACE_SECONDS``."""
 GRACE_SECONDS = 60.0
 SPREAD = 0.25
-"""How far the FLOPs of a training item may be from the median of an entry's seeds, relatively."""
+"""Largest relative difference of the FLOPs per training item to the median of the seeds."""
 DECODING = ("mine", "rollout")
-"""Phases in which words are decoded, which takes long for few FLOPs."""
-
-Key = tuple[Path, str, str, str]
-
-
+"""Phases that decode words, which takes long for few FLOPs."""
 Ids = Mapping[Path, Mapping[tuple[str, str], str]]
 """Hash of the scored item ids, by run folder, then by task and variant."""
 
 
 def check(path: Path, runs: Sequence[Run], ids: Ids) -> list[Finding]:
-    """Findings over runs that lie together and were trained alike, and over tuning files."""
+    """Check runs of the same folder, task, backbone and budget together, and the tuning files."""
     findings: list[Finding] = []
-    groups: defaultdict[Key, list[Run]] = defaultdict(list)
+    groups: defaultdict[tuple[Path, str, str, str], list[Run]] = defaultdict(list)
     for run in runs:
         spec = run.record.spec
         if run.record.kind != "trial":
             key = (run.folder.parent, spec.task, backbone_name(spec), budget_name(spec))
             groups[key].append(run)
     for (folder, task, _, _), group in sorted(groups.items()):
-        sets = (_seeds(group), _twice(group), _data(group), _items(group, ids), _speed(group))
-        findings += [Finding(folder, f"{task}: {what}") for found in sets for what in found]
-    findings += [Finding(folder, what) for folder, what in _same_run(runs)]
+        checks = (_seeds(group), _twice(group), _data(group), _items(group, ids), _speed(group))
+        findings += [Finding(folder, f"{task}: {message}") for message in chain(*checks)]
+    findings += [Finding(folder, message) for folder, message in _same_run(runs)]
     contents: dict[Path, dict[str, Any]] = {}
     for file in sorted(path.rglob(tuning.FILE)):
         try:
@@ -51,87 +46,87 @@ def check(path: Path, runs: Sequence[Run], ids: Ids) -> list[Finding]:
         except UserError as error:
             findings.append(Finding(file, str(error)))
             continue
-        findings += [Finding(file, what) for what in _tuning(contents[file])]
-    return findings + [Finding(run.folder, what) for run, what in _tuned(runs, contents.values())]
+        findings += [Finding(file, message) for message in _tuning(contents[file])]
+    tuned = _tuned(runs, contents.values())
+    return findings + [Finding(run.folder, message) for run, message in tuned]
 
 
-def jumps(runs: Sequence[Run], against: Path) -> list[Finding]:
-    """Runs that scored otherwise than the published run with the same spec."""
-    published = {_scored(found): found for found in map(record.read, record.find(against))}
+def compare_published(runs: Sequence[Run], against: Path) -> list[Finding]:
+    """Find runs whose scores differ from the published run with the same spec."""
+    published = {_run_key(record): record for record in map(read, find(against))}
     return [
-        Finding(run.folder, f"{what} in {against}")
+        Finding(run.folder, f"{message} in {against}")
         for run in runs
-        if (known := published.get(_scored(run.record))) is not None
-        for what in _apart(run.record.scores, known.scores, JUMP)
+        if (record := published.get(_run_key(run.record))) is not None
+        for message in _differences(run.record.scores, record.scores)
     ]
 
 
-def _scored(found: Record) -> tuple[str, str, str]:
-    """Which run it is and which items it was scored on."""
-    made = found.provenance
-    return found.id, str(made.get("data", {}).get("items")), str(made.get("limit"))
+def _run_key(record: Record) -> tuple[str, str, str]:
+    """Return the run's id, and the items that it was scored on."""
+    provenance = record.provenance
+    return record.id, str(provenance.get("data", {}).get("items")), str(provenance.get("limit"))
 
 
-def _apart(own: Sequence[Score], other: Sequence[Score], tolerance: float) -> Iterator[str]:
-    known = {(s.task, s.variant, s.metric, s.subset): s.value for s in other}
-    for score in own:
-        value = known.get((score.task, score.variant, score.metric, score.subset), score.value)
-        if abs(value - score.value) > tolerance * max(1.0, abs(value)):
+def _differences(scores: Sequence[Score], expected: Sequence[Score]) -> Iterator[str]:
+    values = {(s.task, s.variant, s.metric, s.subset): s.value for s in expected}
+    for score in scores:
+        value = values.get((score.task, score.variant, score.metric, score.subset), score.value)
+        if abs(value - score.value) > JUMP * max(1.0, abs(value)):
             yield (
                 f"{score.task} {score.variant} {score.metric} is {score.value:.4f}, the same run "
                 f"has {value:.4f}"
             )
-            return  # one is enough: all of a run's scores move together
+            return  # all scores of a run change together
 
 
 def _seeds(group: Sequence[Run]) -> Iterator[str]:
     by_label: defaultdict[str, set[int]] = defaultdict(set)
     for run in group:
         by_label[run.record.label].add(run.record.spec.seed)
-    wanted = set(range(max(seed for seeds in by_label.values() for seed in seeds) + 1))
+    expected = set(range(max(seed for seeds in by_label.values() for seed in seeds) + 1))
     for label, seeds in sorted(by_label.items()):
-        if missing := sorted(wanted - seeds):
-            named = ", ".join(map(str, missing))
-            yield f"{label} has no run of seed {named}; seeds count from 0, none is left out"
+        if missing := ", ".join(map(str, sorted(expected - seeds))):
+            yield f"{label} has no run of seed {missing}; seeds are 0, 1, 2 ... without gaps"
 
 
 def _twice(group: Sequence[Run]) -> Iterator[str]:
     first: dict[tuple[str, int], Run] = {}
     for run in group:
         key = (run.record.label, run.record.spec.seed)
-        if (other := first.setdefault(key, run)) is not run:
-            names = f"{other.folder.name} and {run.folder.name}"
+        if (earlier := first.setdefault(key, run)) is not run:
+            names = f"{earlier.folder.name} and {run.folder.name}"
             yield f"{key[0]} has two runs of seed {key[1]}: {names}"
 
 
 def _data(group: Sequence[Run]) -> Iterator[str]:
-    """Trained on the same items in the same form, under the same rules."""
-    for what, name in (("data revisions", "revision"), ("item sets", "items")):
+    """Check that all runs have the same data, rules and torch version."""
+    for noun, name in (("data revisions", "revision"), ("item sets", "items")):
         values = {str(run.record.provenance.get("data", {}).get(name)) for run in group}
         if len(values) > 1:
-            yield f"{len(values)} {what} among runs that are compared: {', '.join(sorted(values))}"
+            yield f"{len(values)} {noun} among the runs: {', '.join(sorted(values))}"
     rules = {str(run.record.provenance.get("rules", 1)) for run in group}
     if len(rules) > 1:
         yield f"runs under {len(rules)} versions of the rules: {', '.join(sorted(rules))}"
-    made = {str(run.record.provenance.get("packages", {}).get("torch")) for run in group}
-    if len(made) > 1:
-        yield f"runs under {len(made)} versions of torch, which may count unlike: " + ", ".join(
-            sorted(made)
-        )
+    versions = {str(run.record.provenance.get("packages", {}).get("torch")) for run in group}
+    if len(versions) > 1:
+        listed = ", ".join(sorted(versions))
+        yield f"runs under {len(versions)} versions of torch, which may count differently: {listed}"
 
 
 def _items(group: Sequence[Run], ids: Ids) -> Iterator[str]:
-    """Every run of a group was scored on the same items of each task and variant."""
+    """Check that all runs were scored on the same items of each task and variant."""
     first: dict[tuple[str, str], tuple[str, str]] = {}
     for run in group:
-        for key, own in ids.get(run.folder, {}).items():
-            name, other = first.setdefault(key, (run.folder.name, own))
-            if other != own:
-                yield f"{run.folder.name} and {name} were scored on other items of {' '.join(key)}"
+        for key, items in ids.get(run.folder, {}).items():
+            name, expected = first.setdefault(key, (run.folder.name, items))
+            if items != expected:
+                names = f"{run.folder.name} and {name}"
+                yield f"{names} were scored on different items of {' '.join(key)}"
 
 
 def _speed(group: Sequence[Run]) -> Iterator[str]:
-    """Seconds that FLOPs do not explain, and FLOPs an item that jump from seed to seed."""
+    """Check that seconds fit the FLOPs, and that seeds use similar FLOPs per training item."""
     rates: defaultdict[str, list[float]] = defaultdict(list)
     for run in group:
         flops, seconds = _undecoded(run)
@@ -139,24 +134,24 @@ def _speed(group: Sequence[Run]) -> Iterator[str]:
             rates[run.record.ledger.device].append(flops / seconds)
     for run in group:
         flops, seconds = _undecoded(run)
-        known = rates[run.record.ledger.device]
-        if known and seconds > SLOW * flops / median(known) + GRACE_SECONDS:
+        device_rates = rates[run.record.ledger.device]
+        if device_rates and seconds > SLOW * flops / median(device_rates) + GRACE_SECONDS:
             yield (
-                f"{run.folder.name} trained {seconds:.0f} s, {flops:.3g} FLOPs explain "
-                f"{flops / median(known):.0f} s: work that was not counted?"
+                f"{run.folder.name} trained {seconds:.0f} s, its {flops:.3g} FLOPs take about "
+                f"{flops / median(device_rates):.0f} s: was work not counted?"
             )
     entries: defaultdict[str, list[Run]] = defaultdict(list)
     for run in group:
         if run.record.status == "done" and run.record.ledger.items:
             entries[run.record.label].append(run)
-    for own in entries.values():
-        costs = [run.record.ledger.total_flops / run.record.ledger.items for run in own]
-        usual = median(costs)
-        for run, cost in zip(own, costs, strict=True):
-            if abs(cost - usual) > SPREAD * usual:
+    for entry in entries.values():
+        costs = [run.record.ledger.total_flops / run.record.ledger.items for run in entry]
+        middle = median(costs)
+        for run, cost in zip(entry, costs, strict=True):
+            if abs(cost - middle) > SPREAD * middle:
                 yield (
-                    f"{run.folder.name} spent {cost:.3g} FLOPs a training item, its other seeds "
-                    f"{usual:.3g}"
+                    f"{run.folder.name} used {cost:.3g} FLOPs per training item, the median seed "
+                    f"{middle:.3g}"
                 )
 
 
@@ -168,43 +163,43 @@ def _undecoded(run: Run) -> tuple[float, float]:
 
 
 def _same_run(runs: Sequence[Run]) -> Iterator[tuple[Path, str]]:
-    """The same spec in two folders gives the same scores on the same items."""
+    """Check that runs of the same spec and items in two folders have the same scores."""
     first: dict[tuple[str, str, str], Run] = {}
     for run in runs:
-        other = first.setdefault(_scored(run.record), run)
-        if other is not run:
-            for what in _apart(run.record.scores, other.record.scores, JUMP):
-                yield run.folder, f"{what} in {other.folder}"
+        earlier = first.setdefault(_run_key(run.record), run)
+        if earlier is not run:
+            for message in _differences(run.record.scores, earlier.record.scores):
+                yield run.folder, f"{message} in {earlier.folder}"
 
 
 def _tuning(content: Mapping[str, Any]) -> Iterator[str]:
-    """As many trials for each entry, the best of them chosen, and no more spent than allowed."""
+    """Check the numbers of trials, the choice of the best, the limits and the hashes."""
     for entry in content["entries"]:
         label, trials, ledger = entry["label"], entry["trials"], entry["ledger"]
         if len(trials) != content["trials"] and not (len(trials) == 1 and not ledger["steps"]):
-            yield f"{label} has {len(trials)} trials, the plan is {content['trials']}"
+            yield f"{label} has {len(trials)} trials instead of {content['trials']}"
         if entry["chosen"] != tuning.best([trial["score"] for trial in trials]):
-            yield f"{label}: trial {entry['chosen']} was chosen and is not the best"
+            yield f"{label}: trial {entry['chosen']} was chosen, but is not the best"
         if entry["hash"] != tuning.entry_hash(content, entry):
-            yield f"{label}: its hash does not follow from its trials"
+            yield f"{label}: its hash is not that of its trials"
         for name, limit in (("flops", ledger["limit_flops"]), ("seconds", ledger["limit_seconds"])):
             spent = sum(ledger[name].values())
             if name == "flops" and limit is not None and spent > limit * (1 + 1e-9):
-                yield f"{label}: tuning spent {spent:.4g} FLOPs of {limit:.4g}"
+                yield f"{label}: tuning used {spent:.4g} FLOPs of {limit:.4g}"
 
 
 def _tuned(runs: Sequence[Run], contents: Any) -> Iterator[tuple[Run, str]]:
-    """Every tuned run names trials that lie beside it, as many as the other entries had."""
-    known = {entry["hash"]: entry for content in contents for entry in content["entries"]}
+    """Check that the trials of tuned runs exist, equally many for all entries."""
+    entries = {entry["hash"]: entry for content in contents for entry in content["entries"]}
     tuned = [run for run in runs if run.record.spec.tuning and run.record.kind != "trial"]
     plans: defaultdict[tuple[Path, str], set[Any]] = defaultdict(set)
     for run in tuned:
         plans[_board(run)].add(run.record.provenance.get("tuning", {}).get("trials"))
     for run in tuned:
         about = run.record.provenance.get("tuning", {})
-        entry = known.get(run.record.spec.tuning.removeprefix("oracle-"))
+        entry = entries.get(run.record.spec.tuning.removeprefix("oracle-"))
         if entry is None:
-            yield run, f"no {tuning.FILE} with the trials {run.record.spec.tuning} lies beside it"
+            yield run, f"there is no {tuning.FILE} with the trials {run.record.spec.tuning}"
             continue
         setting = entry["trials"][about.get("trial", 0)]
         spec = run.record.spec
@@ -212,10 +207,10 @@ def _tuned(runs: Sequence[Run], contents: Any) -> Iterator[tuple[Run, str]]:
             setting["options"], setting["learning_rate"],
         ):  # fmt: skip
             yield run, f"its settings are not those of trial {about.get('trial')}"
-        if len(unequal := plans[_board(run)]) > 1:
-            yield run, f"entries had unequal numbers of trials: {sorted(map(str, unequal))}"
+        if len(numbers := plans[_board(run)]) > 1:
+            yield run, f"entries have different numbers of trials: {sorted(map(str, numbers))}"
 
 
 def _board(run: Run) -> tuple[Path, str]:
-    """Which entries are compared: those trained on one task whose runs lie together."""
+    """Return the folder and the task, whose entries are compared."""
     return run.folder.parent, run.record.spec.task

@@ -11,7 +11,7 @@ from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
 from steelyard.harness.runs.run import Job
-from steelyard.leaderboards.validate.record import validate
+from steelyard.leaderboards.validate import validate
 
 METHOD = '''
 """A method of the tests."""
@@ -115,7 +115,7 @@ def test_a_left_out_seed_is_a_finding(food: Corpus, tmp_path: Path) -> None:
     for seed in (0, 2):
         trained(food, tmp_path, seed=seed)
     (finding,) = validate(tmp_path / "runs").findings
-    assert "mine has no run of seed 1" in finding.what
+    assert "mine has no run of seed 1" in finding.message
 
 
 def test_reading_the_file_names_what_a_reviewer_has_to_look_at(
@@ -125,7 +125,7 @@ def test_reading_the_file_names_what_a_reviewer_has_to_look_at(
     path = tmp_path / "mine.py"
     text = METHOD.format(root="", before=READS_TEST, in_step=PEEKS_EACH_STEP)
     path.write_text(text + "\n\ndef more(meter):\n    meter._spent = 0\n    gc.get_objects()\n")
-    messages = [finding.what for finding in validate(tmp_path / "runs", method=path).findings]
-    for part in ("records were made by", "imports gc", "calls read_text", "calls forward",
-                 "touches meter._spent", "calls get_objects"):  # fmt: skip
+    messages = [finding.message for finding in validate(tmp_path / "runs", method=path).findings]
+    for part in ("the records have", "imports gc", "calls read_text", "calls forward",
+                 "uses meter._spent", "calls get_objects"):  # fmt: skip
         assert any(part in message for message in messages), part

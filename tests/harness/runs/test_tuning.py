@@ -19,7 +19,7 @@ from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import suite, tuning
 from steelyard.harness.runs.suite import Suite, SuiteEntry
 from steelyard.harness.runs.tuning import TuningPlan
-from steelyard.leaderboards.validate.record import validate
+from steelyard.leaderboards.validate import validate
 
 BUDGET = 4e9
 SUITE = {
@@ -200,11 +200,11 @@ def test_validation_finds_a_trial_that_was_not_the_best(tuned: Path, tmp_path: P
     kept = file_of(tuned).read_bytes()
     try:
         tuning.write({**content, "seal": record.checksum(content)}, file_of(tuned).parent)
-        said = [finding.what for finding in validate(runs).findings]
-        assert any("was chosen and is not the best" in what for what in said)
+        said = [finding.message for finding in validate(runs).findings]
+        assert any("was chosen, but is not the best" in what for what in said)
         content["entries"][1]["trials"].pop()
         file_of(tuned).write_text(json.dumps(content))
-        said = [finding.what for finding in validate(runs).findings]
+        said = [finding.message for finding in validate(runs).findings]
         assert any("was changed after it was written" in what for what in said)
     finally:
         file_of(tuned).write_bytes(kept)
@@ -227,8 +227,8 @@ def test_other_boards_may_have_other_numbers_of_trials(
             content["provenance"]["tuning"]["trials"] = 4
             content["seal"] = record.checksum(content)
             (path / record.RECORD).write_text(json.dumps(content))
-        found = [finding.what for finding in validate(tmp_path).findings]
-        return [what for what in found if "unequal numbers of trials" in what]
+        found = [finding.message for finding in validate(tmp_path).findings]
+        return [what for what in found if "different numbers of trials" in what]
 
     assert unequal("one", changed=100) == []
     assert len(unequal("other", changed=1)) >= 2

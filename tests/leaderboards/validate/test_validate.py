@@ -1,4 +1,4 @@
-"""Validation finds what was edited, left out or does not fit, and says it in one line."""
+"""Validation finds edited, missing and inconsistent records, with one line each."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
 from steelyard.harness.runs.run import Job
 from steelyard.leaderboards.loading.collect import collect
-from steelyard.leaderboards.validate.record import validate
+from steelyard.leaderboards.validate import validate
 
 Content = dict[str, Any]
 VARIANTS = ("food101", "food101@image-blank")
@@ -72,7 +72,7 @@ def findings(runs: Path) -> list[str]:
 def test_honest_records_have_no_finding(runs: Path) -> None:
     report = validate(runs)
     assert report.findings == () and len(report.runs) == 4
-    assert report.unsealed == 0 and report.unchecked == ()
+    assert report.without_checksum == 0 and report.unchecked == ()
     assert validate(runs, against=runs).findings == ()
 
 
@@ -166,14 +166,14 @@ def from_validation(content: Content) -> None:
         (undirected, "is the main metric and has no direction"),
         (weightless, "lacks the hash of the weights"),
         (turned, "higher is better is False, the task says True"),
-        (doubled, "is given twice"),
-        (overspent, "FLOPs spent of 4e+09"),
-        (richer, "the budget means caps"),
+        (doubled, "occurs twice"),
+        (overspent, "FLOPs used of 4e+09"),
+        (richer, "the budget gives limits"),
         (more_items, "steps of at most 32"),
-        (slow, "work that was not counted?"),
-        (hidden_work, "40% of the audited FLOPs were executed behind the meter"),
+        (slow, "was work not counted?"),
+        (hidden_work, "40% of the audited FLOPs were not counted by the meter"),
         (other_options, "the spec gives joint-food101-tiny-4e9-s0-"),
-        (other_data, "2 data revisions among runs that are compared"),
+        (other_data, "2 data revisions among the runs"),
         (other_rules, "runs under 2 versions of the rules: 1, 2"),
         (other_torch, "runs under 2 versions of torch"),
         (invisible, r"control characters in label"),
@@ -222,7 +222,7 @@ def test_missing_items_other_items_and_items_twice_are_found(runs: Path) -> None
     said = findings(runs)
     assert any("items.parquet is missing" in what for what in said)
     assert any("an item is scored twice" in what for what in said)
-    assert any("were scored on other items of food101" in what for what in said)
+    assert any("were scored on different items of food101" in what for what in said)
 
 
 def test_left_out_seeds_and_doubled_runs_are_found(runs: Path) -> None:
@@ -241,7 +241,10 @@ def test_a_score_that_jumped_from_the_published_one_is_found(runs: Path, tmp_pat
     published = shutil.copytree(runs, tmp_path / "published")
     edit(one(published), lambda content: content["scores"][0].update(value=0.9))
     (finding,) = validate(runs, against=published).findings
-    assert "food101 clean accuracy is" in finding.what and "the same run has 0.9000" in finding.what
+    assert (
+        "food101 clean accuracy is" in finding.message
+        and "the same run has 0.9000" in finding.message
+    )
 
 
 def test_records_of_the_first_schema_are_read_and_counted_and_of_later_ones_refused(
@@ -264,7 +267,7 @@ def test_records_of_the_first_schema_are_read_and_counted_and_of_later_ones_refu
     old = record.read(one(runs))
     assert (old.id, old.spec, old.scores) == (before.id, before.spec, before.scores)
     report = validate(runs)
-    assert report.findings == () and report.unsealed == 4
+    assert report.findings == () and report.without_checksum == 4
     edit(one(runs), lambda content: content.update(schema=9))
     with pytest.raises(UserError, match=r"schema 9, this version reads 1 and 2"):
         record.read(one(runs))
