@@ -33,7 +33,7 @@ def scores(parts: list[dict[str, Any]]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("caption", "found"),
+    ("caption", "result"),
     [
         ("Dogs on the ground.", ["dog", "ground"]),
         ("People and a man's cat", ["people", "man", "cat"]),
@@ -44,8 +44,8 @@ def scores(parts: list[dict[str, Any]]) -> dict[str, float]:
         ("", []),
     ],
 )
-def test_words_of_the_vocabulary(caption: str, found: list[str]) -> None:
-    assert amber_files.nouns(caption, LINES) == found
+def test_words_of_the_vocabulary(caption: str, result: list[str]) -> None:
+    assert amber_files.nouns(caption, LINES) == result
 
 
 FACTS = {"truth": ("dog", "grass", "person"), "hallu": ("cat", "ball"), "relation": LINES,
@@ -53,12 +53,12 @@ FACTS = {"truth": ("dog", "grass", "person"), "hallu": ("cat", "ball"), "relatio
 
 
 def test_captions_by_hand() -> None:
-    given = [
+    replies = [
         "A dog on the ground with a cat and a ball.",  # dog, grass; cat and ball are invented
         "A man on the floor beside a bin.",  # person; floor is safe; bin is invented, not dreamt
         "Nothing to see.",
     ]
-    parts = [amber_files.caption_fractions(FACTS, caption) for caption in given]
+    parts = [amber_files.caption_fractions(FACTS, caption) for caption in replies]
     assert scores(parts) == {
         "chair": pytest.approx(3 / 7),  # dog ground cat ball, man floor bin
         "cover": pytest.approx(3 / 9),
@@ -84,7 +84,7 @@ def stock_scorer(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "spacy", types.ModuleType("spacy"))
     utils = importlib.import_module("lmms_eval.tasks.amber_g.utils")
     monkeypatch.setattr(utils, "extract_nouns", str.split)
-    monkeypatch.setattr(utils, "check_synonyms_word", lambda one, other, threshold: False)
+    monkeypatch.setattr(utils, "check_synonyms_word", lambda first, second, threshold: False)
     return utils
 
 
@@ -102,12 +102,12 @@ def test_captions_count_as_lmms_eval_counts_them(monkeypatch: pytest.MonkeyPatch
     ours = Counter[str]()
     for row in annotations[:1004]:
         near = [*row["truth"], *row["hallu"], *(w for o in row["truth"] for w in relation[o])]
-        named = [draw.choice(near if draw.random() < 0.7 else words) for _ in range(8)]
-        item = {"question_id": row["id"], "text": " ".join(named)}
+        names = [draw.choice(near if draw.random() < 0.7 else words) for _ in range(8)]
+        item = {"question_id": row["id"], "text": " ".join(names)}
         utils.process_generative_task(item, row, relation, set(words), safe, 0.8, theirs)
         facts = {"truth": tuple(row["truth"]), "hallu": tuple(row["hallu"]), "relation": lines,
                  "safe": tuple(safe)}  # fmt: skip
-        for name, (top, bottom) in amber_files.noun_fractions(named, facts, 8).items():
+        for name, (top, bottom) in amber_files.noun_fractions(names, facts, 8).items():
             ours[f"{name} top"] += int(top)
             ours[f"{name} bottom"] += int(bottom)
     assert theirs["chair_score"] > 500 and theirs["hallu_cover_score"] > 500
@@ -142,10 +142,10 @@ def test_cog_is_better_low_which_lmms_eval_has_the_other_way() -> None:
 
 def test_answers_by_hand() -> None:
     truths = ["no", "no", "no", "yes", "yes"]
-    given = ["No.", "Yes", "hard to say", "no, it is not", "Yes, it is not grey"]
+    replies = ["No.", "Yes", "hard to say", "no, it is not", "Yes, it is not grey"]
     parts = [
         amber_files.answer_fractions(truth, answer)
-        for truth, answer in zip(truths, given, strict=True)
+        for truth, answer in zip(truths, replies, strict=True)
     ]
     assert scores(parts) == {  # positive is no: one hit, one false alarm, two missed
         "f1": pytest.approx(2 / 5),
@@ -159,22 +159,24 @@ def test_answers_by_hand() -> None:
 
 def test_answers_against_scikit_learn() -> None:
     draw = random.Random(1)
-    truths, given = ([draw.choice(["yes", "no"]) for _ in range(200)] for _ in range(2))
-    ours = scores([amber_files.answer_fractions(t, g) for t, g in zip(truths, given, strict=True)])
+    truths, replies = ([draw.choice(["yes", "no"]) for _ in range(200)] for _ in range(2))
+    ours = scores(
+        [amber_files.answer_fractions(t, g) for t, g in zip(truths, replies, strict=True)]
+    )
     precision, recall, f1, _ = precision_recall_fscore_support(
-        truths, given, pos_label="no", average="binary"
+        truths, replies, pos_label="no", average="binary"
     )
     assert (ours["precision"], ours["recall"], ours["f1"]) == pytest.approx((precision, recall, f1))
-    assert ours["accuracy"] == pytest.approx(accuracy_score(truths, given))
+    assert ours["accuracy"] == pytest.approx(accuracy_score(truths, replies))
 
 
 @official
 def test_official_counts_and_constant_answers() -> None:
     annotations = json.loads(gzip.decompress((OFFICIAL / "annotations.json.gz").read_bytes()))
-    asked = [row for row in annotations if row["type"] != "generative"]
-    assert len(annotations) == 15220 and len(asked) == 14216
-    assert Counter(row["truth"] for row in asked) == {"no": 9427, "yes": 4789}
-    sizes = Counter(amber_files.KINDS[row["type"]] for row in asked)
+    questions = [row for row in annotations if row["type"] != "generative"]
+    assert len(annotations) == 15220 and len(questions) == 14216
+    assert Counter(row["truth"] for row in questions) == {"no": 9427, "yes": 4789}
+    sizes = Counter(amber_files.KINDS[row["type"]] for row in questions)
     assert sizes == {
         "existence": 4924,
         "attribute: state": 4764,
@@ -182,14 +184,14 @@ def test_official_counts_and_constant_answers() -> None:
         "attribute: action": 792,
         "relation": 1664,
     }
-    never = scores([amber_files.answer_fractions(row["truth"], "No") for row in asked])
-    always = scores([amber_files.answer_fractions(row["truth"], "Yes") for row in asked])
+    never = scores([amber_files.answer_fractions(row["truth"], "No") for row in questions])
+    always = scores([amber_files.answer_fractions(row["truth"], "Yes") for row in questions])
     assert never["accuracy"] == never["precision"] == 9427 / 14216
     assert (never["recall"], never["f1"]) == (1, pytest.approx(2 * 9427 / (9427 + 14216)))
     assert always["accuracy"] == 4789 / 14216
     assert always["f1"] == always["precision"] == always["recall"] == 0
     # Each of relation's two types has one answer only: apart, a constant answer is perfect.
-    relations = [(row["type"], row["truth"]) for row in asked if "relation" in row["type"]]
+    relations = [(row["type"], row["truth"]) for row in questions if "relation" in row["type"]]
     assert Counter(relations) == {("discriminative-relation", "yes"): 975, ("relation", "no"): 689}
 
 

@@ -137,12 +137,12 @@ def test_one_file_of_all_queries_and_a_validation_part(folder: Path) -> None:
         write(folder, f"query/query_discriminative-{name}.json", rows)
     assert amber.load(folder).revision == before
     build.write(build.WorldSpec("amber", train=16, test=40), folder.parent / "made")
-    made = amber.load(folder.parent / "made")
-    assert set(made.splits) == {"test", "val"} and made.splits["val"][0].id == "val/1"
+    built = amber.load(folder.parent / "made")
+    assert set(built.splits) == {"test", "val"} and built.splits["val"][0].id == "val/1"
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "said"),
+    ("file", "change", "message"),
     [
         (
             "annotations.json",
@@ -178,9 +178,9 @@ def test_one_file_of_all_queries_and_a_validation_part(folder: Path) -> None:
         ("relation.json", lambda rows: [], r"relation\.json: expected an object"),
     ],
 )
-def test_files_of_another_version(folder: Path, file: str, change: Any, said: str) -> None:
+def test_files_of_another_version(folder: Path, file: str, change: Any, message: str) -> None:
     write(folder, file, change(json.loads((folder / "data" / file).read_text())))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         amber.load(folder)
 
 
@@ -208,16 +208,16 @@ def test_a_hub_copy_becomes_the_official_tree(folder: Path, tmp_path: Path) -> N
     picture = (folder / "image" / "AMBER_1.jpg").read_bytes()
     objects = {"truth": ["dog", "grass"], "hallu": ["cat"]}
     rows = ({"question_id": n, "image": {"bytes": picture}, **objects} for n in (1, 2))
-    made = tmp_path / "made"
-    amber_generative.write_official(rows, made)
+    built = tmp_path / "made"
+    amber_generative.write_official(rows, built)
     with pytest.raises(UserError, match=r"No data/relation\.json"):
-        amber_generative.load(made)
+        amber_generative.load(built)
     for name in ("relation.json", "safe_words.txt"):
-        (made / "data" / name).write_bytes((folder / "data" / name).read_bytes())
-    test = amber_generative.load(made).splits["test"]
+        (built / "data" / name).write_bytes((folder / "data" / name).read_bytes())
+    test = amber_generative.load(built).splits["test"]
     assert [example.id for example in test] == ["1", "2"]
     assert test[0].facts["truth"] == ("dog", "grass")
-    assert (made / "image" / "AMBER_2.jpg").read_bytes() == picture
+    assert (built / "image" / "AMBER_2.jpg").read_bytes() == picture
     with pytest.raises(UserError, match="no column truth; its columns are image, question_id"):
         amber_generative.write_official(
             iter([{"question_id": 1, "image": {"bytes": picture}}]), tmp_path / "other"

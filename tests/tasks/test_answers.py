@@ -26,7 +26,7 @@ def test_pope_official_rule(answer: str, label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "label"),
     [
         ("yes", "yes"),
         ("Yes.", "yes"),
@@ -43,12 +43,12 @@ def test_pope_official_rule(answer: str, label: str) -> None:
         ("notable eyes", None),
     ],
 )
-def test_yes_or_no(answer: str, said: str | None) -> None:
-    assert answers.yes_or_no(answer) == said
+def test_yes_or_no(answer: str, label: str | None) -> None:
+    assert answers.yes_or_no(answer) == label
 
 
 @pytest.mark.parametrize(
-    ("given", "normal"),
+    ("text", "normal"),
     [
         ("Red.", "red"),
         ("The red car", "red car"),
@@ -72,8 +72,8 @@ def test_yes_or_no(answer: str, said: str | None) -> None:
         ("the", ""),
     ],
 )
-def test_normalise(given: str, normal: str) -> None:
-    assert answers.normalise(given) == normal
+def test_normalise(text: str, normal: str) -> None:
+    assert answers.normalise(text) == normal
 
 
 def test_normalising_twice_changes_nothing() -> None:

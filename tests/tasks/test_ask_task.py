@@ -50,12 +50,12 @@ def scored(task: Any, answer: Callable[[Any, Asked], str]) -> tuple[dict[str, An
 
     class Table(lmms):  # type: ignore[misc]
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
-            given = []
+            replies = []
             for request in requests:
                 ctx, settings, visual, doc_id, name, split = request.args
                 doc = self.task_dict[name][split][doc_id]
-                given.append(answer(doc, (ctx, settings, visual(doc))))
-            return given
+                replies.append(answer(doc, (ctx, settings, visual(doc))))
+            return replies
 
         def loglikelihood(self, requests: Any) -> Any:
             raise AssertionError("not asked for")
@@ -76,10 +76,10 @@ def scored(task: Any, answer: Callable[[Any, Asked], str]) -> tuple[dict[str, An
 
 def test_metrics_reach_lmms_eval_and_items_are_kept(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
-    seen: dict[str, Asked] = {}
+    requests: dict[str, Asked] = {}
 
-    def right_but_for_one(doc: Any, asked: Asked) -> str:
-        seen[doc["id"]] = asked
+    def right_but_for_one(doc: Any, arguments: Asked) -> str:
+        requests[doc["id"]] = arguments
         return "Yes, there is." if doc["id"] == "03" else f"{doc['answers'][0]}."
 
     values, samples = scored(tasks.build(tasks.parse_variant("pope"), corpus), right_but_for_one)
@@ -94,7 +94,7 @@ def test_metrics_reach_lmms_eval_and_items_are_kept(tmp_path: Path) -> None:
         "answer": "Yes, there is.",
     }
     assert items["03"]["precision"] == (False, True)
-    ctx, settings, images = seen["03"]
+    ctx, settings, images = requests["03"]
     assert ctx == f"Is there a thing 3 in it?\n{SHORT}"
     assert settings == {"max_new_tokens": 16, "do_sample": False, "until": []}
     assert images[0].getpixel((0, 0)) == (10, 50, 90)
@@ -121,8 +121,8 @@ def test_corruptions_reach_their_side_and_never_the_instruction(
         if corruption == "image-blank":
             assert corrupted.doc_to_visual(after) == []
     modality = CORRUPTIONS[corruption].modality
-    other = {"image": "text", "text": "image"}[modality]
-    assert changed[other] == 0
+    second = {"image": "text", "text": "image"}[modality]
+    assert changed[second] == 0
     assert (
         changed[modality] == 12
         if corruption.endswith(("blank", "-shuffle"))
@@ -138,9 +138,9 @@ def test_the_right_answers_to_the_generated_set_are_right(world: Path, task: str
     docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     results = [module.process_results(doc, [tasks.target(task, doc)]) for doc in docs]
     about = tasks.info(task)
-    found = {metric: ratio([row[metric] for row in results]) for metric in about.metrics}
+    result = {metric: ratio([row[metric] for row in results]) for metric in about.metrics}
     best = {metric: float(higher) for metric, higher in about.metrics.items() if higher is not None}
-    assert {metric: found[metric] for metric in best} == best
+    assert {metric: result[metric] for metric in best} == best
     subsets = {doc["subset"] for doc in docs}
     columns = [column.rpartition(".")[0] for column in about.columns]
     assert {subset for subset in columns if subset} <= subsets
@@ -176,7 +176,7 @@ def test_the_same_task_by_its_yaml_alone(tmp_path: Path, monkeypatch: pytest.Mon
     manager = evaluator.TaskManager(include_path=folder, include_defaults=False)
     name = "steelyard_prior_conflict"
     task = manager.load_task_or_group([name])[name]
-    values, _ = scored(task, lambda doc, asked: "red" if asked[2][0].size == (7, 7) else "")
+    values, _ = scored(task, lambda doc, questions: "red" if questions[2][0].size == (7, 7) else "")
     assert (values["in_prior,none"], values["invalid,none"]) == (1.0, 0.0)
     assert values["counter_prior,none"] == 0.0  # no such item
 

@@ -40,7 +40,7 @@ def row(image: str, objects: list[str] | None, *captions: str) -> dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "result"),
     [
         ("A man and two women ride horses.", ["person", "person", "horse"]),
         ("The dog's bowl", ["dog", "bowl"]),
@@ -58,8 +58,8 @@ def row(image: str, objects: list[str] | None, *captions: str) -> dict[str, Any]
         ("", []),
     ],
 )
-def test_coco_mentions(text: str, found: list[str]) -> None:
-    assert _objects.mentions(text, _objects.COCO) == found
+def test_coco_mentions(text: str, result: list[str]) -> None:
+    assert _objects.mentions(text, _objects.COCO) == result
 
 
 def test_every_coco_class_is_understood_in_singular_and_plural() -> None:
@@ -88,11 +88,11 @@ def test_singular(plural: str, singular: str) -> None:
 # --- Metrics ---------------------------------------------------------------------------------
 
 
-def scores(root: Path, given: Sequence[str]) -> dict[str, float]:
+def scores(root: Path, replies: Sequence[str]) -> dict[str, float]:
     corpus = chair.load(root)
     docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     results = [
-        chair.process_results(doc, [answer]) for doc, answer in zip(docs, given, strict=True)
+        chair.process_results(doc, [answer]) for doc, answer in zip(docs, replies, strict=True)
     ]
     declared = tasks.info("chair").metrics
     assert all(set(result) == {*declared, "item"} for result in results)
@@ -101,8 +101,8 @@ def scores(root: Path, given: Sequence[str]) -> dict[str, float]:
 
 def test_metrics_by_hand(tmp_path: Path) -> None:
     root = write(tmp_path, [row("a.png", ["dog", "cup"]), row("b.png", ["cup"]), row("c.png", [])])
-    found = scores(root, ["A puppy, a pup and a hot dog.", "mugs", "nothing here"])
-    assert found == {
+    result = scores(root, ["A puppy, a pup and a hot dog.", "mugs", "nothing here"])
+    assert result == {
         "chair_i": pytest.approx(1 / 4),  # dog dog hot-dog, cup: one of four is wrong
         "chair_s": pytest.approx(1 / 3),
         "recall": pytest.approx(2 / 3),  # dog of dog and cup, cup
@@ -128,9 +128,9 @@ def test_equal_to_lmms_eval_on_the_same_mentions(tmp_path: Path) -> None:
     draw = random.Random(0)
     rows = [row(f"{n}.png", draw.sample(names, draw.randint(1, 5))) for n in range(60)]
     root = write(tmp_path, rows, "")
-    said = [[draw.choice(names[:40]) for _ in range(draw.randint(0, 6))] for _ in rows]
-    ours = scores(root, [", ".join(words) for words in said])
-    pairs = zip(rows, said, strict=True)
+    mentioned = [[draw.choice(names[:40]) for _ in range(draw.randint(0, 6))] for _ in rows]
+    ours = scores(root, [", ".join(words) for words in mentioned])
+    pairs = zip(rows, mentioned, strict=True)
     theirs = [{"answer": line["objects"], "pred": words} for line, words in pairs]
     for metric in ("chair_i", "chair_s", "recall"):
         aggregate = vars(stock)[f"coco_cap_chair_aggregate_results_{metric}"]
@@ -159,8 +159,8 @@ def test_reading(tmp_path: Path) -> None:
 def test_vocabulary_without_a_file(tmp_path: Path) -> None:
     of_coco = chair.load(write(tmp_path / "coco", [row("a.png", ["Dog"])], ""))
     assert of_coco.splits["test"][0].facts["vocabulary"] == _objects.COCO
-    other = chair.load(write(tmp_path / "other", [row("a.png", ["dog", "corn"])], ""))
-    assert other.splits["test"][0].facts["vocabulary"] == ("corn", "dog")
+    second = chair.load(write(tmp_path / "other", [row("a.png", ["dog", "corn"])], ""))
+    assert second.splits["test"][0].facts["vocabulary"] == ("corn", "dog")
 
 
 def write_coco(root: Path, part: str = "val2014") -> None:

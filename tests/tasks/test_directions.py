@@ -117,13 +117,13 @@ def test_directions_are_those_of_the_paper(task: str) -> None:
 
 def aggregations(task: str) -> dict[str, Callable[[Any], float]]:
     text = tasks.definition(task).read_text(encoding="utf-8").replace("!function ", "")
-    named = {row["metric"]: row["aggregation"] for row in yaml.safe_load(text)["metric_list"]}
-    return {metric: vars(metrics)[path.rpartition(".")[2]] for metric, path in named.items()}
+    names = {row["metric"]: row["aggregation"] for row in yaml.safe_load(text)["metric_list"]}
+    return {metric: vars(metrics)[path.rpartition(".")[2]] for metric, path in names.items()}
 
 
 def given(task: str, docs: list[Any], shift: int) -> list[str]:
     """The right answers, moved on by ``shift`` items."""
-    moved = [docs[(place + shift) % len(docs)] for place in range(len(docs))]
+    moved = [docs[(index + shift) % len(docs)] for index in range(len(docs))]
     if "labels" not in docs[0]:
         return [tasks.target(task, doc) for doc in moved]
     return [json.dumps(metrics.indicator(doc["labels"], len(doc["classes"]))) for doc in moved]
@@ -135,13 +135,13 @@ def scores(task: str, root: Path, shift: int) -> dict[str, float]:
     docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     # Of one kind, so that moved answers are answers to the same sort of question.
     docs.sort(key=lambda doc: str(doc.get("subset", "")))
-    found = [
+    result = [
         score(doc, [answer]) for doc, answer in zip(docs, given(task, docs, shift), strict=True)
     ]
     return {
-        metric: aggregate([row[metric] for row in found if metric in row])
+        metric: aggregate([row[metric] for row in result if metric in row])
         for metric, aggregate in aggregations(task).items()
-        if any(metric in row for row in found)
+        if any(metric in row for row in result)
     }
 
 

@@ -25,11 +25,11 @@ AGGREGATIONS: dict[str, Callable[[Any], float]] = {
 
 
 def row(category: str, figure: int, question: int, label: int, **changes: Any) -> dict[str, Any]:
-    shown = category == "VD" or figure > 0
+    has_figure = category == "VD" or figure > 0
     return {
         "category": category,
         "subcategory": "map",
-        "visual_input": str(int(shown)),
+        "visual_input": str(int(has_figure)),
         "set_id": "0",
         "figure_id": str(figure),
         "sample_note": "a note",
@@ -37,7 +37,7 @@ def row(category: str, figure: int, question: int, label: int, **changes: Any) -
         "question": f"Is it {question}?",
         "gt_answer_details": "It is.",
         "gt_answer": str(label),
-        "filename": f"./{category}/map/0_{figure}.png" if shown else None,
+        "filename": f"./{category}/map/0_{figure}.png" if has_figure else None,
         **changes,
     }
 
@@ -130,7 +130,7 @@ def test_the_official_file_and_constant_answers(whole: Corpus) -> None:
     test = whole.splits["test"]
     assert len(test) == 1129 and sum(example.image is not None for example in test) == 951
     assert Counter(example.answers[0] for example in test) == {"no": 645, "yes": 484}
-    never, always = (scores(whole, lambda doc, said=said: said) for said in ("No", "Yes"))
+    never, always = (scores(whole, lambda doc, answer=answer: answer) for answer in ("No", "Yes"))
     assert never["aAcc"] == 645 / 1129  # 57 % without looking
     assert always["aAcc"] == 484 / 1129
     assert (never["fAcc"], never["qAcc"]) == (pytest.approx(42 / 346), pytest.approx(88 / 455))
@@ -145,17 +145,20 @@ def test_equal_to_lmms_eval_without_its_judge(
     """On plain yes and no; its judge-free rule takes whatever lacks a yes for a no."""
     stock = pytest.importorskip("lmms_eval.tasks.hallusion_bench.evaluate_hb")
     rows = json.loads(gzip.decompress(OFFICIAL.read_bytes()))
-    shown = [row for row in rows if row["filename"]]  # it is given only these
-    place = ("category", "subcategory", "set_id", "figure_id", "question_id")
-    ids = ["/".join(row[key] for key in place) for row in shown]
-    kept = [example for example in whole.splits["test"] if example.id in ids]
-    corpus = Corpus("hallusionbench", whole.root, (), False, {"test": tuple(kept)}, "")
-    given = {id: ("Yes", "No", "Yes.", "no")[hash_of(id) % 4] for id in ids}
-    ours = scores(corpus, lambda doc: given[doc["id"]])
+    with_figure = [row for row in rows if row["filename"]]  # it is given only these
+    keys = ("category", "subcategory", "set_id", "figure_id", "question_id")
+    ids = ["/".join(row[key] for key in keys) for row in with_figure]
+    entries = [example for example in whole.splits["test"] if example.id in ids]
+    corpus = Corpus("hallusionbench", whole.root, (), False, {"test": tuple(entries)}, "")
+    replies = {id: ("Yes", "No", "Yes.", "no")[hash_of(id) % 4] for id in ids}
+    ours = scores(corpus, lambda doc: replies[doc["id"]])
     for name in ("aAcc", "fAcc", "qAcc"):
-        said = [{**row, "model_prediction": given[id]} for row, id in zip(shown, ids, strict=True)]
-        assert ours[name] == pytest.approx(stock.hb_aggregation_result_intern(said, name))
-    silent = [{**row, "model_prediction": ""} for row in shown]
+        answered = [
+            {**row, "model_prediction": replies[id]}
+            for row, id in zip(with_figure, ids, strict=True)
+        ]
+        assert ours[name] == pytest.approx(stock.hb_aggregation_result_intern(answered, name))
+    silent = [{**row, "model_prediction": ""} for row in with_figure]
     assert stock.hb_aggregation_result_intern(silent, "aAcc") == pytest.approx(550 / 951)
     assert scores(corpus, lambda doc: "")["aAcc"] == 0.0
 
@@ -194,7 +197,7 @@ def test_a_judges_verdicts_are_used_for_the_answers_they_were_given_on(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([{"id": "a", "answer": "b", "verdict": "right"}], r"1: verdict 'right', allowed are corr"),
         ([{"id": "a", "verdict": "correct"}], r"1: no 'answer'; a line is \{"),
@@ -205,9 +208,9 @@ def test_a_judges_verdicts_are_used_for_the_answers_they_were_given_on(tmp_path:
         ),
     ],
 )
-def test_malformed_verdicts(tmp_path: Path, rows: list[dict[str, Any]], said: str) -> None:
+def test_malformed_verdicts(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     root = write(tmp_path / "data", ROWS)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         hallusionbench.load(root, verdicts=verdicts(tmp_path / "judged.jsonl", rows))
     with pytest.raises(UserError, match="No file of verdicts at nowhere"):
         hallusionbench.load(root, verdicts="nowhere")
@@ -230,7 +233,7 @@ def test_the_official_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"gt_answer": "2"}, r"row 1: gt_answer '2', allowed are '0' and '1'"),
         ({"category": "VX"}, r"row 1: category 'VX', allowed are VD and VS"),
@@ -238,8 +241,8 @@ def test_the_official_layout(tmp_path: Path) -> None:
         ({"set_id": None}, r"row 1: 'set_id' must be a string or a number"),
     ],
 )
-def test_malformed_rows(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_malformed_rows(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         hallusionbench.load(write(tmp_path / "data", [{**ROWS[0], **change}]))
 
 
@@ -261,6 +264,6 @@ def test_a_hub_copy_becomes_the_official_tree(tmp_path: Path) -> None:
         picture = {"bytes": path.read_bytes()} if row["filename"] else None
         copy.append({**row, "image": picture, "__split__": "image"})
     hallusionbench.write_official(iter(copy), tmp_path / "made")
-    made, before = hallusionbench.load(tmp_path / "made"), hallusionbench.load(source)
-    assert made.revision == before.revision
+    built, before = hallusionbench.load(tmp_path / "made"), hallusionbench.load(source)
+    assert built.revision == before.revision
     assert json.loads((tmp_path / "made" / "HallusionBench.json").read_text()) == ROWS

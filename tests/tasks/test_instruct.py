@@ -63,9 +63,9 @@ def test_examples(tmp_path: Path) -> None:
 def test_captions_have_no_share_of_the_accuracy(tmp_path: Path) -> None:
     corpus = instruct.load(write(tmp_path, ("train", "val", "test")))
     docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
-    given = ["Two.", "no", "purple", "A cup."]
+    replies = ["Two.", "no", "purple", "A cup."]
     results = [
-        instruct.process_results(doc, [answer]) for doc, answer in zip(docs, given, strict=True)
+        instruct.process_results(doc, [answer]) for doc, answer in zip(docs, replies, strict=True)
     ]
     assert [result["accuracy"] for result in results] == [(1, 1), (0, 1), (1, 1), (0, 0)]
     assert results[2]["item"]["cluster"] == "test2"  # no image: the item stands alone
@@ -76,7 +76,7 @@ def test_prompts_are_those_the_tiny_base_model_learnt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"answer": None}, r"val.jsonl:1: 'answer' must be a string or a number, found None"),
         ({"choices": [1]}, "'choices' must be a list of strings"),
@@ -86,10 +86,10 @@ def test_prompts_are_those_the_tiny_base_model_learnt() -> None:
         ({"image": "images/gone.png"}, "1 of 4 rows of val cannot be used.*gone.png"),
     ],
 )
-def test_malformed_rows(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_malformed_rows(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     write(tmp_path, ("train",))
     write(tmp_path, ("val",), **change)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         instruct.load(tmp_path)
 
 

@@ -83,7 +83,7 @@ def test_food_with_header_is_the_same_data(
 ) -> None:
     plain = food101.load(food)
     for split, count in (("train", 10), ("test", 2)):
-        rows = [[row[place] for place in order] for row in food_rows(count)]
+        rows = [[row[index] for index in order] for row in food_rows(count)]
         write_titles(food, split, [header, *rows])
     assert food101.load(food).revision == plain.revision
 
@@ -243,8 +243,8 @@ def test_films(films: Path) -> None:
 def test_films_layouts_are_the_same_data(
     tmp_path: Path, films: Path, annotations: str, images: str
 ) -> None:
-    other = write_films(tmp_path / "other", annotations, images)
-    assert mm_imdb.load(other).revision == mm_imdb.load(films).revision
+    second = write_films(tmp_path / "other", annotations, images)
+    assert mm_imdb.load(second).revision == mm_imdb.load(films).revision
 
 
 def test_films_first_plot(films: Path) -> None:

@@ -87,8 +87,8 @@ def test_memes_integer_ids_find_images_by_img(memes: Path) -> None:
 
 
 def test_memes_phase_1_test_has_no_labels(memes_phase_1: Path) -> None:
-    said = r"6 of 6 rows of test\.jsonl have no label as in the .* first phase .* test=dev"
-    with pytest.raises(UserError, match=said):
+    text_of_error = r"6 of 6 rows of test\.jsonl have no label as in the .* first phase .* test=dev"
+    with pytest.raises(UserError, match=text_of_error):
         hateful_memes.load(memes_phase_1)
 
 

@@ -43,21 +43,21 @@ def test_both_shapes_of_a_category(tmp_path: Path, home: str) -> None:
 
 def test_the_prompt_has_the_instruction_of_short_answers(tmp_path: Path) -> None:
     corpus = mme.load(write(tmp_path, {"count": 1}))
-    wanted = "Is there a 1 in this image?\nAnswer the question using a single word or phrase."
-    assert tasks.prompt("mme", docs(corpus)[0]) == wanted
+    expected = "Is there a 1 in this image?\nAnswer the question using a single word or phrase."
+    assert tasks.prompt("mme", docs(corpus)[0]) == expected
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("Is it?\tMaybe\nIs it not?\tNo\n", r"0000\.txt:1: expected a question, a tab, and Yes"),
         (f"{lines('Yes')}a question without an answer\n", r"0000\.txt:3: expected a question"),
     ],
 )
-def test_a_broken_line_is_named(tmp_path: Path, content: str, said: str) -> None:
+def test_a_broken_line_is_named(tmp_path: Path, content: str, message: str) -> None:
     write(tmp_path, {"count": 1})
     (tmp_path / "count" / "0000.txt").write_text(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         mme.load(tmp_path)
 
 
@@ -164,14 +164,14 @@ class Yes:
 def test_always_yes_gets_half_of_all_accuracy_and_no_pair(tmp_path: Path) -> None:
     from steelyard.harness.evaluation.evaluate import evaluate
 
-    sizes = {name: 1 + place % 3 for place, name in enumerate((*mme.PERCEPTION, *mme.COGNITION))}
+    sizes = {name: 1 + index % 3 for index, name in enumerate((*mme.PERCEPTION, *mme.COGNITION))}
     corpus = mme.load(write(tmp_path, sizes, nested=mme.NESTED))
     assert corpus.notes == {"categories missing": "none"}
-    made: Any = Yes()
-    found = evaluate(made, tasks.parse_variant("mme"), corpus)
-    value = {(score.subset, score.metric): score.value for score in found.scores}
-    whole = {metric: number for (subset, metric), number in value.items() if not subset}
-    assert whole == {
+    model: Any = Yes()
+    result = evaluate(model, tasks.parse_variant("mme"), corpus)
+    value = {(score.subset, score.metric): score.value for score in result.scores}
+    complete = {metric: number for (subset, metric), number in value.items() if not subset}
+    assert complete == {
         "score": pytest.approx(0.25),
         "perception": pytest.approx(500),
         "cognition": pytest.approx(200),
@@ -191,8 +191,8 @@ def test_points_are_of_the_categories_there(tmp_path: Path) -> None:
     from steelyard.harness.evaluation.evaluate import evaluate
 
     corpus = mme.load(write(tmp_path, {"count": 2, "color": 1}))
-    made: Any = Yes()
-    scores = evaluate(made, tasks.parse_variant("mme"), corpus).scores
+    model: Any = Yes()
+    scores = evaluate(model, tasks.parse_variant("mme"), corpus).scores
     value = {score.metric: score.value for score in scores if not score.subset}
     assert value["perception"] == pytest.approx(100)
     assert "cognition" not in value
@@ -216,8 +216,8 @@ def test_a_hub_copy_becomes_the_official_tree(tmp_path: Path) -> None:
         for example in tree.splits["test"]
     ]
     mme.write_official(iter(rows), tmp_path / "made")
-    made = mme.load(tmp_path / "made")
-    assert made.revision == tree.revision
+    built = mme.load(tmp_path / "made")
+    assert built.revision == tree.revision
     assert (tmp_path / "made/posters/questions_answers_YN/0000.txt").is_file()
     with pytest.raises(UserError, match="category 'smell', which MME does not have"):
         mme.write_official(iter([{**rows[0], "category": "smell"}]), tmp_path / "other")

@@ -37,9 +37,9 @@ def write(root: Path, content: Any) -> Path:
     return root
 
 
-def results(corpus: Corpus, given: list[str]) -> list[metrics.AnswerScores]:
+def results(corpus: Corpus, replies: list[str]) -> list[metrics.AnswerScores]:
     docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
-    return [mmhal.process_results(doc, [answer]) for doc, answer in zip(docs, given, strict=True)]
+    return [mmhal.process_results(doc, [answer]) for doc, answer in zip(docs, replies, strict=True)]
 
 
 def test_without_a_judge_nothing_says_whether_an_answer_is_right(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_ratings_by_hand(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     corpus = mmhal.load(root, ratings=str(path))
     assert corpus.notes == {"judge": "ratings"}
-    found: list[Any] = results(corpus, ["a", "b", "c"])
-    assert metrics.ratio([row["score"] for row in found]) == pytest.approx(11 / 3)
-    assert metrics.ratio([row["hallucination"] for row in found]) == pytest.approx(1 / 3)
+    result: list[Any] = results(corpus, ["a", "b", "c"])
+    assert metrics.ratio([row["score"] for row in result]) == pytest.approx(11 / 3)
+    assert metrics.ratio([row["hallucination"] for row in result]) == pytest.approx(1 / 3)
     with pytest.raises(UserError, match="none on this answer to 1: 'c'"):
         results(corpus, ["a", "c", "c"])
     path.write_text(json.dumps({**lines[0], "rating": 7}))
@@ -84,8 +84,8 @@ def test_the_official_layout(tmp_path: Path) -> None:
     assert (example.id, example.subset, example.cluster) == ("41", "adversarial", "1_o.jpg")
     assert (example.text, example.answers) == ("What is 41?", ("It is 41.",))
     assert example.image == root / "images" / "1_o.jpg"
-    named = [{**row, "question_type": "holistic", "image_path": "/x/3_o.jpg"} for row in rows(2)]
-    first = mmhal.load(write(tmp_path, named)).splits["test"][0]
+    names = [{**row, "question_type": "holistic", "image_path": "/x/3_o.jpg"} for row in rows(2)]
+    first = mmhal.load(write(tmp_path, names)).splits["test"][0]
     assert (first.subset, first.cluster) == ("holistic", "3_o.jpg")
     doc: Any = tasks.document(mmhal.load(root), "test", example, example.text)
     assert tasks.prompt("mmhal", doc) == "What is 41?"
@@ -93,15 +93,15 @@ def test_the_official_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ([{"question": "a", "gt_answer": "b"}], r"row 1: 'image_src' must be a string"),
         ([{**rows(1)[0], "gt_answer": None}], r"row 1: 'gt_answer' must be a string"),
         ({"rows": []}, r"response_template\.json: expected a list of objects"),
     ],
 )
-def test_malformed_files(tmp_path: Path, content: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_malformed_files(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         mmhal.load(write(tmp_path, content))
 
 

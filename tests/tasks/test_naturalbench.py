@@ -80,7 +80,7 @@ def test_saying_yes_always_solves_no_group(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"Question_Type": "open"}, "'Question_Type' 'open', allowed are yes_no, multiple"),
         ({"Image_1_Question_0": "A"}, "'Image_1_Question_0' is 'A', allowed are Yes or No"),
@@ -89,9 +89,9 @@ def test_saying_yes_always_solves_no_group(tmp_path: Path) -> None:
         ({"Image_0": None}, "'Image_0' must be a string"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, change: Row, said: str) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, change: Row, message: str) -> None:
     write(tmp_path, [group(1), group(2, **change)])
-    with pytest.raises(UserError, match=rf"naturalbench\.jsonl:2: {said}"):
+    with pytest.raises(UserError, match=rf"naturalbench\.jsonl:2: {message}"):
         naturalbench.load(tmp_path)
 
 
@@ -108,33 +108,33 @@ def test_a_broken_line_and_a_missing_file(tmp_path: Path) -> None:
 def test_a_lost_image_takes_its_group_along(tmp_path: Path) -> None:
     write(tmp_path, [group(number) for number in range(4)])
     (tmp_path / "images" / "2_1.jpg").unlink()
-    said = r"4 of 16 rows .*: 2/q0_i0 \(incomplete group, image missing: images/2_1\.jpg\)"
-    with pytest.raises(UserError, match=said):
+    message = r"4 of 16 rows .*: 2/q0_i0 \(incomplete group, image missing: images/2_1\.jpg\)"
+    with pytest.raises(UserError, match=message):
         naturalbench.load(tmp_path)
     corpus = naturalbench.load(tmp_path, max_bad=0.25)
     assert {item.cluster for item in corpus.splits["test"]} == {"0", "1", "3"}
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_hub_copies_become_the_tree(tmp_path: Path, whole: bool) -> None:
+@pytest.mark.parametrize("by_group", [True, False])
+def test_hub_copies_become_the_tree(tmp_path: Path, by_group: bool) -> None:
     """The official copy has a row a group, the one made for lmms-eval a row an item."""
     tree = naturalbench.load(write(tmp_path / "tree", [group(0), group(1)]))
 
-    def image(number: int, place: int) -> Row:
-        path = tmp_path / "tree" / "images" / f"{number}_{place}.jpg"
+    def image(number: int, index: int) -> Row:
+        path = tmp_path / "tree" / "images" / f"{number}_{index}.jpg"
         return {"bytes": path.read_bytes(), "path": None}
 
     rows: list[Row] = []
-    for made in (group(0), group(1)):
+    for content in (group(0), group(1)):
         about = {official.CONFIG: "default", official.SPLIT: "train"}
-        kind, number = made["Question_Type"], made["Index"]
-        if whole:
-            shown = {f"Image_{place}": image(number, place) for place in (0, 1)}
-            rows.append({**about, **made, **shown})
+        kind, number = content["Question_Type"], content["Index"]
+        if by_group:
+            images = {f"Image_{index}": image(number, index) for index in (0, 1)}
+            rows.append({**about, **content, **images})
             continue
-        for item, (question, place) in enumerate(naturalbench.ITEMS):
-            row = {"Index": 4 * number + item, "Image": image(number, place)}
-            row |= {"Question": made[f"Question_{question}"], "Question_Type": kind}
-            rows.append({**about, **row, "Answer": made[f"Image_{place}_Question_{question}"]})
+        for item, (question, index) in enumerate(naturalbench.ITEMS):
+            row = {"Index": 4 * number + item, "Image": image(number, index)}
+            row |= {"Question": content[f"Question_{question}"], "Question_Type": kind}
+            rows.append({**about, **row, "Answer": content[f"Image_{index}_Question_{question}"]})
     naturalbench.write_official(iter(rows), tmp_path / "made")
     assert naturalbench.load(tmp_path / "made").revision == tree.revision

@@ -61,10 +61,10 @@ def test_recorded_answers_give_the_published_numbers() -> None:
     for name, run in recorded.items():
         path = OFFICIAL / f"coco_pope_{name.partition('-')[0]}.json.gz"
         labels = [row["label"] for _, row in read_json_lines(path)]
-        given = ["yes" if letter == "y" else "no" for letter in run["answers"]]
-        counts = pope.confusion(labels, given)
+        replies = ["yes" if letter == "y" else "no" for letter in run["answers"]]
+        counts = pope.confusion(labels, replies)
         assert counts == {key: run[key] for key in ("tp", "fp", "tn", "fn")}
-        ours = pope.scores(labels, given)
+        ours = pope.scores(labels, replies)
         for metric in ("accuracy", "precision", "recall", "f1"):
             assert ours[metric] == pytest.approx(run[metric], abs=1e-15), (name, metric)
         assert ours["yes_rate"] == run["yes_ratio"]
@@ -103,12 +103,12 @@ def test_other_places_and_packing_give_the_same_items(folder: Path, tmp_path: Pa
 def test_a_file_with_kinds_in_its_rows(folder: Path) -> None:
     mixed = [{**row, "kind": "popular", "source": "POPE/aokvqa"} for row in rows()]
     write(folder / "my_pope_subset.jsonl", mixed)
-    chosen = pope.load(folder, questions="my_pope_subset.jsonl").splits["test"]
-    assert [example.id for example in chosen][:2] == [
+    selection = pope.load(folder, questions="my_pope_subset.jsonl").splits["test"]
+    assert [example.id for example in selection][:2] == [
         "POPE/aokvqa/popular/1",
         "POPE/aokvqa/popular/2",
     ]
-    assert {example.subset for example in chosen} == {"popular"}
+    assert {example.subset for example in selection} == {"popular"}
     assert len(pope.load(folder).splits["test"]) == 12
     for kind in pope.KINDS:
         (folder / f"coco_pope_{kind}.json").unlink()
@@ -117,8 +117,8 @@ def test_a_file_with_kinds_in_its_rows(folder: Path) -> None:
 
 def add(root: Path, source: str, folder: str, image: str) -> None:
     for kind in pope.KINDS:
-        found = [{**row, "image": image.format(row["question_id"] // 3)} for row in rows()]
-        write(root / folder / f"{source}_pope_seem_{kind}.json", found)
+        result = [{**row, "image": image.format(row["question_id"] // 3)} for row in rows()]
+        write(root / folder / f"{source}_pope_seem_{kind}.json", result)
 
 
 def test_the_questions_of_other_data_sets(folder: Path) -> None:
@@ -128,8 +128,8 @@ def test_the_questions_of_other_data_sets(folder: Path) -> None:
     for number in (0, 1):
         picture(folder / "gqa" / "images" / f"24057{number:02}.jpg")
     assert pope.load(folder).revision == before  # COCO's where there are any
-    other = pope.load(folder, source="aokvqa").splits["test"]
-    assert [other[0].id, other[0].subset, len(other)] == ["aokvqa/random/1", "random", 12]
+    second = pope.load(folder, source="aokvqa").splits["test"]
+    assert [second[0].id, second[0].subset, len(second)] == ["aokvqa/random/1", "random", 12]
     every = pope.load(folder, source="all").splits["test"]
     assert len(every) == 36
     assert {e.subset for e in every} == {f"{k}: {s}" for k in pope.KINDS for s in pope.SOURCES}
@@ -137,7 +137,7 @@ def test_the_questions_of_other_data_sets(folder: Path) -> None:
     assert (last.id, last.image) == ("gqa/adversarial/4", folder / "gqa" / "images" / "2405701.jpg")
     for kind in pope.KINDS:
         (folder / f"coco_pope_{kind}.json").unlink()
-    assert pope.load(folder).splits["test"] == other
+    assert pope.load(folder).splits["test"] == second
     with pytest.raises(UserError, match=r"No coco_pope_random\.json, coco_pope_popular"):
         pope.load(folder, source="coco")
     with pytest.raises(UserError, match="Unknown source of pope 'gqua'"):
@@ -153,7 +153,7 @@ def test_a_validation_part_has_ids_of_its_own(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"label": "maybe"}, r"random.json:1: label 'maybe', allowed are 'yes' and 'no'"),
         ({"text": None}, r"random.json:1: 'text' must be a string or a number, found None"),
@@ -162,9 +162,9 @@ def test_a_validation_part_has_ids_of_its_own(folder: Path) -> None:
         ({"kind": "odd"}, r"kind 'odd', allowed are random, popular, adversarial"),
     ],
 )
-def test_a_malformed_row_names_its_line(folder: Path, change: dict[str, Any], said: str) -> None:
+def test_a_malformed_row_names_its_line(folder: Path, change: dict[str, Any], message: str) -> None:
     write(folder / "coco_pope_random.json", [{**rows()[0], **change}])
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         pope.load(folder)
 
 
@@ -196,10 +196,10 @@ def test_damaged_images_are_counted_and_listed(folder: Path) -> None:
 
 def test_scores_by_hand() -> None:
     labels = ["yes", "yes", "yes", "no", "no", "no"]
-    given = ["Yes.", "yes, one", "No", "no", "Yes", "a dog"]
+    replies = ["Yes.", "yes, one", "No", "no", "Yes", "a dog"]
     # Official: yes yes no no yes yes. tp 2, fn 1, tn 1, fp 2.
-    assert pope.confusion(labels, given) == {"tp": 2, "fp": 2, "tn": 1, "fn": 1}
-    assert pope.scores(labels, given) == {
+    assert pope.confusion(labels, replies) == {"tp": 2, "fp": 2, "tn": 1, "fn": 1}
+    assert pope.scores(labels, replies) == {
         "f1": pytest.approx(4 / 7),
         "accuracy": 0.5,
         "precision": 0.5,
@@ -263,7 +263,7 @@ def test_constant_answers(kind: str) -> None:
     path = OFFICIAL / f"coco_pope_{kind}.json.gz"
     labels = [row["label"] for _, row in read_json_lines(path)]
     assert len(labels) == 3000 and labels.count("yes") == 1500
-    always, never = (pope.scores(labels, [said] * 3000) for said in ("Yes", "No"))
+    always, never = (pope.scores(labels, [answer] * 3000) for answer in ("Yes", "No"))
     assert (always["f1"], always["recall"], always["yes_rate"]) == (pytest.approx(2 / 3), 1.0, 1.0)
     assert (never["f1"], never["accuracy"], never["yes_rate"]) == (0.0, 0.5, 0.0)
 
@@ -272,10 +272,10 @@ def test_lmms_eval_wants_the_bare_word_and_counts_the_labels_as_answers() -> Non
     stock = pytest.importorskip("lmms_eval.tasks.pope.utils")
     labels = ["yes", "no", "yes", "no"]
 
-    def theirs(given: Sequence[str], metric: str) -> float:
+    def theirs(replies: Sequence[str], metric: str) -> float:
         results = [
             stock.pope_process_results({"answer": label, "question_id": 1}, [answer])
-            for label, answer in zip(labels, given, strict=True)
+            for label, answer in zip(labels, replies, strict=True)
         ]
         rows = [row[f"pope_{metric}"] for row in results]
         return float(vars(stock)[f"pope_aggregate_{metric}"](rows))

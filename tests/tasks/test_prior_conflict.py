@@ -39,12 +39,12 @@ def write(root: Path, content: list[dict[str, Any]]) -> Path:
     return root
 
 
-def scores(root: Path, given: list[str]) -> dict[str, float]:
+def scores(root: Path, replies: list[str]) -> dict[str, float]:
     corpus = prior_conflict.load(root)
     docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
     results = [
         prior_conflict.process_results(doc, [answer])
-        for doc, answer in zip(docs, given, strict=True)
+        for doc, answer in zip(docs, replies, strict=True)
     ]
     declared = tasks.info("prior_conflict").metrics
     assert all(set(result) == {*declared, "item"} for result in results)
@@ -52,8 +52,8 @@ def scores(root: Path, given: list[str]) -> dict[str, float]:
 
 
 def test_metrics_by_hand(tmp_path: Path) -> None:
-    given = ["Yellow.", "red", "It is red", "yellow", "blue", "teal"]
-    assert scores(write(tmp_path, rows()), given) == {
+    replies = ["Yellow.", "red", "It is red", "yellow", "blue", "teal"]
+    assert scores(write(tmp_path, rows()), replies) == {
         "in_prior": 0.5,
         "counter_prior": 0.5,  # red and blue of four, held-out ones too
         "held_out": 0.5,
@@ -64,8 +64,8 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
 
 
 def test_habit_alone_is_right_where_it_agrees_and_nowhere_else(tmp_path: Path) -> None:
-    found = scores(write(tmp_path, rows()), ["yellow"] * 6)
-    assert found == {
+    result = scores(write(tmp_path, rows()), ["yellow"] * 6)
+    assert result == {
         "in_prior": 1.0,
         "counter_prior": 0.0,
         "held_out": 0.0,
@@ -91,7 +91,7 @@ def test_reading(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"answer": "green"}, "jsonl:1: answer 'green' is not one of the choices"),
         ({"prior": "green"}, "prior 'green' is not one of the choices"),
@@ -101,9 +101,9 @@ def test_reading(tmp_path: Path) -> None:
         ({"question": ""}, "'question' must be a string"),
     ],
 )
-def test_malformed_rows(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_malformed_rows(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     write(tmp_path, [{**rows()[0], **change}])
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         prior_conflict.load(tmp_path)
 
 

@@ -203,19 +203,19 @@ def test_f1_equals_scikit_learn(values: list[tuple[list[int], list[int]]]) -> No
         ("weighted", metrics.weighted_f1),
         ("samples", samples_f1),
     ):
-        wanted = sklearn.metrics.f1_score(target, predicted, average=average, zero_division=0)
-        assert f1(padded) == pytest.approx(wanted), average
+        expected = sklearn.metrics.f1_score(target, predicted, average=average, zero_division=0)
+        assert f1(padded) == pytest.approx(expected), average
 
 
 def test_macro_f1_of_memes_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     target, predicted = rng.integers(0, 2, (2, 200)).tolist()
     values = [
-        (metrics.indicator([one], 2), metrics.indicator([other], 2))
-        for one, other in zip(target, predicted, strict=True)
+        (metrics.indicator([first], 2), metrics.indicator([second], 2))
+        for first, second in zip(target, predicted, strict=True)
     ]
-    wanted = sklearn.metrics.f1_score(target, predicted, average="macro")
-    assert metrics.macro_f1(values) == pytest.approx(wanted)
+    expected = sklearn.metrics.f1_score(target, predicted, average="macro")
+    assert metrics.macro_f1(values) == pytest.approx(expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -223,8 +223,8 @@ def test_macro_f1_of_memes_equals_scikit_learn() -> None:
 def test_auroc_equals_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     # Few distinct scores, so that ties are common; both classes present.
     values = [(target, score / 4) for target, score in [*pairs, (0, 1), (1, 2)]]
-    wanted = sklearn.metrics.roc_auc_score([t for t, _ in values], [s for _, s in values])
-    assert metrics.auroc(values) == pytest.approx(wanted)
+    expected = sklearn.metrics.roc_auc_score([t for t, _ in values], [s for _, s in values])
+    assert metrics.auroc(values) == pytest.approx(expected)
 
 
 # --- Prompts ---------------------------------------------------------------------------------

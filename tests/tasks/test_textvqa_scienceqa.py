@@ -53,7 +53,7 @@ def test_textvqa_ocr_tokens_are_another_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda data: data[1].pop("answers"), "question 31 has no 'answers': .* part=val"),
         (lambda data: data[1].update(answers=[1]), "question 31: 'answers' must be a list of str"),
@@ -62,10 +62,10 @@ def test_textvqa_ocr_tokens_are_another_setting(tmp_path: Path) -> None:
         (lambda data: data.append("x"), "'data' must be a list of objects"),
     ],
 )
-def test_textvqa_malformed(tmp_path: Path, change: Change, said: str) -> None:
+def test_textvqa_malformed(tmp_path: Path, change: Change, message: str) -> None:
     write_textvqa(tmp_path)
     edit(tmp_path / "TextVQA_0.5.1_val.json", lambda content: change(content["data"]))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         textvqa.load(tmp_path)
 
 
@@ -91,12 +91,12 @@ def test_textvqa_hub_copy(tmp_path: Path) -> None:
         for example in tree.splits["test"]
     ]
     hidden = [{**row, "answers": [""] * 10} for row in rows]
-    made = tmp_path / "made"
-    textvqa.write_official(iter([*hub(rows, "validation"), *hub(hidden, "test")]), made)
-    assert textvqa.load(made, ocr="tokens").revision == tree.revision
-    assert textvqa.load(made).notes["ocr"] == "none"
+    built = tmp_path / "made"
+    textvqa.write_official(iter([*hub(rows, "validation"), *hub(hidden, "test")]), built)
+    assert textvqa.load(built, ocr="tokens").revision == tree.revision
+    assert textvqa.load(built).notes["ocr"] == "none"
     with pytest.raises(UserError, match="has no 'answers': those of test are not public"):
-        textvqa.load(made, part="test")
+        textvqa.load(built, part="test")
 
 
 # --- ScienceQA -------------------------------------------------------------------------------
@@ -105,8 +105,8 @@ def test_textvqa_hub_copy(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["images/", ""])
 def test_scienceqa(tmp_path: Path, folder: str) -> None:
     corpus = scienceqa.load(write_scienceqa(tmp_path, folder))
-    found = {split: [example.id for example in rows] for split, rows in corpus.splits.items()}
-    assert found == {"train": ["2", "6"], "val": ["3", "7"], "test": ["1", "4", "5", "8"]}
+    result = {split: [example.id for example in rows] for split, rows in corpus.splits.items()}
+    assert result == {"train": ["2", "6"], "val": ["3", "7"], "test": ["1", "4", "5", "8"]}
     one, _, five, eight = corpus.splits["test"]
     assert (one.subset, five.subset, five.image) == ("image", "text_only", None)
     assert one.image == tmp_path / f"{folder}test" / "1" / "image.png"
@@ -117,9 +117,9 @@ def test_scienceqa(tmp_path: Path, folder: str) -> None:
 def test_scienceqa_options_belong_to_the_instruction(tmp_path: Path) -> None:
     doc = docs(scienceqa.load(write_scienceqa(tmp_path)))[2]
     options = "A. stone\nB. wood"
-    asked = "Answer with the option's letter from the given choices directly."
-    assert tasks.prompt("scienceqa", doc) == f"{doc['text']}\n{options}\n{asked}"
-    assert tasks.prompt("scienceqa", {**doc, "text": None}) == f"{options}\n{asked}"
+    instruction = "Answer with the option's letter from the given choices directly."
+    assert tasks.prompt("scienceqa", doc) == f"{doc['text']}\n{options}\n{instruction}"
+    assert tasks.prompt("scienceqa", {**doc, "text": None}) == f"{options}\n{instruction}"
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_scienceqa_options_belong_to_the_instruction(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_scienceqa_reads_letters(tmp_path: Path, answer: str, right: bool) -> None:
     doc = docs(scienceqa.load(write_scienceqa(tmp_path)))[3]
-    found: Any = scienceqa.process_results(doc, [answer])
-    assert found["accuracy"] == (right, 1)
-    assert found["unparsed"] == (not right and answer != "A", 1)
-    assert found["language_accuracy"] == (right, 1) and "natural_accuracy" not in found
+    result: Any = scienceqa.process_results(doc, [answer])
+    assert result["accuracy"] == (right, 1)
+    assert result["unparsed"] == (not right and answer != "A", 1)
+    assert result["language_accuracy"] == (right, 1) and "natural_accuracy" not in result
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda rows: rows["4"].update(answer=3), "problem 4: 'answer' must be .* its 3 choices"),
         (lambda rows: rows["4"].update(answer="A"), "problem 4: 'answer' must be"),
@@ -148,10 +148,10 @@ def test_scienceqa_reads_letters(tmp_path: Path, answer: str, right: bool) -> No
         (lambda rows: rows.pop("4"), "no problem 4, one of 1 that test .* different versions"),
     ],
 )
-def test_scienceqa_malformed(tmp_path: Path, change: Change, said: str) -> None:
+def test_scienceqa_malformed(tmp_path: Path, change: Change, message: str) -> None:
     write_scienceqa(tmp_path)
     edit(tmp_path / "problems.json", change)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         scienceqa.load(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_scienceqa_hub_copy(tmp_path: Path) -> None:
             rows += hub([row], name, "ScienceQA-FULL")
     part = [{**row, official.CONFIG: "ScienceQA-IMG"} for row in rows if row["image"]]
     scienceqa.write_official(iter([*rows, *part]), tmp_path / "made")
-    made = scienceqa.load(tmp_path / "made")
+    built = scienceqa.load(tmp_path / "made")
 
     def content(corpus: Corpus) -> dict[str, list[Any]]:
         return {
@@ -189,8 +189,8 @@ def test_scienceqa_hub_copy(tmp_path: Path) -> None:
             for split, rows in corpus.splits.items()
         }
 
-    assert content(made) == content(tree)
-    assert [example.id for example in made.splits["test"]] == ["5", "6", "7", "8"]
+    assert content(built) == content(tree)
+    assert [example.id for example in built.splits["test"]] == ["5", "6", "7", "8"]
 
 
 # --- all of them -----------------------------------------------------------------------------
@@ -225,9 +225,9 @@ def test_broken_files_name_the_line(tmp_path: Path, module: Any, write: Any, nam
     ],
 )
 def test_questions_without_their_image(tmp_path: Path, module: Any, write: Any, image: str) -> None:
-    whole = module.load(write(tmp_path))
+    complete = module.load(write(tmp_path))
     (tmp_path / image).unlink()
     with pytest.raises(UserError, match=rf"image missing: {image}"):
         module.load(tmp_path)
-    kept = module.load(tmp_path, max_bad=0.5).splits["test"]
-    assert 0 < len(kept) < len(whole.splits["test"])
+    entries = module.load(tmp_path, max_bad=0.5).splits["test"]
+    assert 0 < len(entries) < len(complete.splits["test"])

@@ -40,8 +40,8 @@ def write(root: Path, part: str = "val2014", types: int = 2, answers: int = 10) 
         picture(root / "val2014" / f"COCO_val2014_{number:012}.jpg")
 
 
-def doc_of(corpus: Any, place: int = 0) -> Any:
-    example = corpus.splits["test"][place]
+def doc_of(corpus: Any, index: int = 0) -> Any:
+    example = corpus.splits["test"][index]
     return tasks.document(corpus, "test", example, example.text)
 
 
@@ -66,8 +66,8 @@ def test_images_are_found_by_number(tmp_path: Path, name: str) -> None:
 
 def test_many_question_types_are_scored_by_answer_type(tmp_path: Path) -> None:
     write(tmp_path, types=21)
-    found = {example.subset for example in vqa.load(tmp_path).splits["test"]}
-    assert found == {"number", "other"}
+    result = {example.subset for example in vqa.load(tmp_path).splits["test"]}
+    assert result == {"number", "other"}
 
 
 def test_a_part_is_chosen_among_several(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def edit(root: Path, kind: str, change: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "said"),
+    ("kind", "change", "message"),
     [
         ("annotations", lambda rows: rows.pop(), r"1 of 4 rows .* 1 \(no annotation in v2_"),
         ("annotations", lambda rows: rows.clear(), "answers none of the 4 questions of v2_Open"),
@@ -127,10 +127,10 @@ def edit(root: Path, kind: str, change: Any) -> None:
         ("questions", lambda rows: rows.append(rows[0]), "occur more than once in test"),
     ],
 )
-def test_malformed_files(tmp_path: Path, kind: str, change: Any, said: str) -> None:
+def test_malformed_files(tmp_path: Path, kind: str, change: Any, message: str) -> None:
     write(tmp_path)
     edit(tmp_path, kind, change)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         vqa.load(tmp_path)
 
 

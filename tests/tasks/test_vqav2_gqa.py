@@ -38,8 +38,8 @@ def test_vqav2(tmp_path: Path) -> None:
     assert value(vqav2, corpus, "Red.") == pytest.approx((3 * 2 / 3 + 7) / 10)
     assert value(vqav2, corpus, "blue") == 1
     assert tasks.target("vqav2", docs(corpus)[0]) == "blue"  # most say so, though red comes first
-    wanted = "What is 10?\nAnswer the question using a single word or phrase."
-    assert tasks.prompt("vqav2", docs(corpus)[0]) == wanted
+    expected = "What is 10?\nAnswer the question using a single word or phrase."
+    assert tasks.prompt("vqav2", docs(corpus)[0]) == expected
 
 
 def test_vqav2_parts_are_told_apart(tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_vqav2_parts_are_told_apart(tmp_path: Path) -> None:
 def test_vqav2_images_are_found_by_number(tmp_path: Path) -> None:
     write_vqa(tmp_path)
     (tmp_path / vqav2.image_name("val2014", 40)).unlink()
-    other = picture(tmp_path / "images" / "40.png")
-    assert vqav2.load(tmp_path).splits["test"][0].image == other
+    path = picture(tmp_path / "images" / "40.png")
+    assert vqav2.load(tmp_path).splits["test"][0].image == path
 
 
 def test_vqav2_does_not_take_the_first_version(tmp_path: Path) -> None:
@@ -101,11 +101,11 @@ def test_vqav2_hub_copy(tmp_path: Path, listed: bool) -> None:
         for example in tree.splits["test"]
     ]
     hidden = [{**row, "answers": None} for row in rows]
-    made = tmp_path / "made"
-    vqav2.write_official(iter([*hub(rows, "validation"), *hub(hidden, "testdev")]), made)
-    assert vqav2.load(made).revision == tree.revision
-    assert (made / VQA[0].format("test-dev2015")).is_file()
-    assert not (made / VQA[1].format("test-dev2015")).exists()
+    built = tmp_path / "made"
+    vqav2.write_official(iter([*hub(rows, "validation"), *hub(hidden, "testdev")]), built)
+    assert vqav2.load(built).revision == tree.revision
+    assert (built / VQA[0].format("test-dev2015")).is_file()
+    assert not (built / VQA[1].format("test-dev2015")).exists()
 
 
 # --- GQA -------------------------------------------------------------------------------------
@@ -121,12 +121,12 @@ def test_gqa(tmp_path: Path, folder: str) -> None:
     assert value(gqa, corpus, "Red.") == pytest.approx(1 / 3)
     assert value(gqa, corpus, "Red.", "attribute_accuracy") == 1
     assert value(gqa, corpus, "Red.", "object_accuracy") == 0
-    found: Any = gqa.process_results(docs(corpus)[0], ["it is"])
-    assert "attribute_accuracy" not in found and found["object_accuracy"] == (0.0, 1)
+    result: Any = gqa.process_results(docs(corpus)[0], ["it is"])
+    assert "attribute_accuracy" not in result and result["object_accuracy"] == (0.0, 1)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda rows: rows["1"].pop("answer"), "question 1 has no 'answer': those of test are not"),
         (lambda rows: rows["1"].update(imageId=None), "question 1: 'imageId' must be a string"),
@@ -138,10 +138,10 @@ def test_gqa(tmp_path: Path, folder: str) -> None:
         (lambda rows: rows.update({"2": "x"}), "expected an object of questions by their ids"),
     ],
 )
-def test_gqa_malformed(tmp_path: Path, change: Change, said: str) -> None:
+def test_gqa_malformed(tmp_path: Path, change: Change, message: str) -> None:
     write_gqa(tmp_path)
     edit(tmp_path / "testdev_balanced_questions.json", change)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         gqa.load(tmp_path)
 
 
@@ -163,12 +163,12 @@ def test_gqa_another_part(tmp_path: Path) -> None:
 
 def test_gqa_hub_copy(tmp_path: Path) -> None:
     tree = gqa.load(write_gqa(tmp_path / "tree"))
-    asked = json.loads((tmp_path / "tree/testdev_balanced_questions.json").read_text())
-    questions = [{"id": id, **row} for id, row in asked.items()]
+    question = json.loads((tmp_path / "tree/testdev_balanced_questions.json").read_text())
+    questions = [{"id": id, **row} for id, row in question.items()]
     images = {example.cluster: example.image for example in tree.splits["test"]}
-    shown = [{"id": id, "image": bytes_of(path)} for id, path in images.items()]
+    pictures = [{"id": id, "image": bytes_of(path)} for id, path in images.items()]
     rows = [
-        *hub(shown, "testdev", "testdev_balanced_images"),
+        *hub(pictures, "testdev", "testdev_balanced_images"),
         *hub(questions, "testdev", "testdev_balanced_instructions"),
     ]
     gqa.write_official(iter(rows), tmp_path / "made")

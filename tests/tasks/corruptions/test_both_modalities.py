@@ -34,7 +34,7 @@ def test_what_a_variant_is() -> None:
 
 def test_both_sides_have_columns_of_their_own_and_count_for_neither(tmp_path: Path) -> None:
     make_run(tmp_path, "joint", HITS)
-    (row,) = (made := board_of(tmp_path)).entries
+    (row,) = (built := board_of(tmp_path)).entries
     means = {name: round(interval.mean, 10) for name, interval in row.scores.items()}
     assert means == {
         "balanced": 0.7,
@@ -47,7 +47,13 @@ def test_both_sides_have_columns_of_their_own_and_count_for_neither(tmp_path: Pa
         "image-noise+text-typo": 0.2,
         "both-missing": 0.5,
     }
-    assert set(made.corruptions) == set(means) - {"balanced", "clean", "corrupted", "image", "text"}
+    assert set(built.corruptions) == set(means) - {
+        "balanced",
+        "clean",
+        "corrupted",
+        "image",
+        "text",
+    }
 
 
 def test_a_board_of_nothing_but_both_sides(tmp_path: Path) -> None:
@@ -61,9 +67,9 @@ def test_a_profile_keeps_them_apart_too(tmp_path: Path) -> None:
     answers = entry(36)
     answers["asked"] |= {"image-noise:3+text-typo:2": said(10), "text-blank": said(24)}
     make_answered(tmp_path, "sft", answers)
-    made = profile.build(collect([tmp_path]), "pool", control=None)
-    found = {column.name: column.variants for column in made.corrupted}
-    assert found == {
+    built = profile.build(collect([tmp_path]), "pool", control=None)
+    result = {column.name: column.variants for column in built.corrupted}
+    assert result == {
         "asked f1, no image": ("image-blank",),
         "asked f1, image corrupted": ("image-blank", "image-noise:3"),
         "asked f1, text corrupted": ("text-blank",),
@@ -90,13 +96,13 @@ def with_table(root: Path, label: str, items: dict[str, Modality]) -> Path:
 
 
 def test_tables_are_published_once_and_read_back(tmp_path: Path) -> None:
-    lost: dict[str, Modality] = {"00003": "image", "00001": "image"}
+    missing_items: dict[str, Modality] = {"00003": "image", "00001": "image"}
     for label in ("joint", "fair"):
-        with_table(tmp_path / "runs", label, lost)
+        with_table(tmp_path / "runs", label, missing_items)
     published = publish([tmp_path / "runs"], tmp_path / "out")
     tables = [path for path in published.files if path.parent.name == missing.FOLDER]
     assert [path.name for path in tables] == ["toy--image-missing-20.csv"]
-    assert tables[0].read_bytes() == missing.table(lost)
+    assert tables[0].read_bytes() == missing.table(missing_items)
 
 
 def test_other_items_or_no_table_are_refused(tmp_path: Path) -> None:

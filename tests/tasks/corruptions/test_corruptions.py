@@ -117,11 +117,11 @@ def test_damage_depends_on_item_severity_and_name() -> None:
 
 def test_same_damage_in_another_order_and_process(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
-    here = fingerprints(corpus)
+    in_process = fingerprints(corpus)
     backwards = dict(corpus.splits, test=corpus.splits["test"][::-1])
     turned = Corpus("food101", tmp_path, corpus.classes, False, backwards, "r1")
-    assert fingerprints(turned) == here
-    assert fingerprints(corpus, order=-1) == here
+    assert fingerprints(turned) == in_process
+    assert fingerprints(corpus, order=-1) == in_process
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
         "import corrupted_items as t\n"
@@ -134,8 +134,8 @@ def test_same_damage_in_another_order_and_process(tmp_path: Path) -> None:
         str(Path(corrupted_items.__file__).parent),
         str(tmp_path / "again"),
     ]
-    there = subprocess.run(call, capture_output=True, text=True, check=True)
-    assert there.stdout.strip() == str(here)
+    in_subprocess = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert in_subprocess.stdout.strip() == str(in_process)
 
 
 class Watcher(torch.nn.Module):
@@ -157,10 +157,10 @@ class Watcher(torch.nn.Module):
 def test_two_models_and_two_batch_sizes_see_the_same(tmp_path: Path, name: str) -> None:
     corpus = corpus_at(tmp_path)
     variant = tasks.parse_variant(f"food101@{name}")
-    one, other = Watcher(corpus.classes, 0), Watcher(corpus.classes, 2)
-    evaluate(one, variant, corpus, batch_size=5)
-    evaluate(other, variant, corpus, batch_size=64)
-    assert one.shown == other.shown and len(one.shown) == 12
+    small, large = Watcher(corpus.classes, 0), Watcher(corpus.classes, 2)
+    evaluate(small, variant, corpus, batch_size=5)
+    evaluate(large, variant, corpus, batch_size=64)
+    assert small.shown == large.shown and len(small.shown) == 12
 
 
 def test_both_sides_at_once_are_each_as_alone(tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def test_both_sides_at_once_are_each_as_alone(tmp_path: Path) -> None:
     )
     assert both.dataset["test"] == text.dataset["test"]
     for together, alone in zip(both.dataset["test"], image.dataset["test"], strict=True):
-        (one,), (other,) = both.doc_to_visual(together), image.doc_to_visual(alone)
-        assert one.tobytes() == other.tobytes()
+        (joint,), (single,) = both.doc_to_visual(together), image.doc_to_visual(alone)
+        assert joint.tobytes() == single.tobytes()
 
 
 def test_variants_leave_no_files_and_hold_no_images(tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def peak_of(corpus: Corpus, names: list[str]) -> int:
 def test_shuffles_never_give_an_item_its_own(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
     text = tasks.build(tasks.parse_variant("food101@text-shuffle"), corpus).dataset["test"]
-    own = {example.id: example.text for example in corpus.splits["test"]}
-    assert all(doc["text"] in own.values() and doc["text"] != own[doc["id"]] for doc in text)
+    texts = {example.id: example.text for example in corpus.splits["test"]}
+    assert all(doc["text"] in texts.values() and doc["text"] != texts[doc["id"]] for doc in text)
     task = tasks.build(tasks.parse_variant("food101@image-shuffle"), corpus)
     for position, doc in enumerate(task.dataset["test"]):
         (image,) = task.doc_to_visual(doc)
@@ -331,9 +331,9 @@ def test_mistakes_name_what_is_allowed(text: str, message: str) -> None:
 
 
 def test_variants_expand_ranges_and_drop_repeats() -> None:
-    found = tasks.variants("food101", ["image-noise:1-3", "image-noise", "text-blank"])
+    result = tasks.variants("food101", ["image-noise:1-3", "image-noise", "text-blank"])
     names = ["clean", "image-noise:1", "image-noise:2", "image-noise:3", "text-blank"]
-    assert [variant.name for variant in found] == names
+    assert [variant.name for variant in result] == names
     both = tasks.variants("food101", ["text-typo:1-2+image-blur:4-5"])[1:]
     assert [variant.name for variant in both] == [
         f"image-blur:{image}+text-typo:{text}" for text in (1, 2) for image in (4, 5)
@@ -345,14 +345,14 @@ def test_variants_expand_ranges_and_drop_repeats() -> None:
 
 
 def test_each_task_declares_itself() -> None:
-    found = {name: tasks.info(name) for name in tasks.names()}
-    asked = {name for name, info in found.items() if info.generative}
-    assert asked >= {"chair", "instruct", "pope", "prior_conflict", "vqa"}
-    named = {name: (found[name].main, found[name].multi_label) for name in CLASSIFIED}
-    assert named == CLASSIFIED
-    assert asked.isdisjoint(CLASSIFIED)
-    assert all(all(found[name].metrics.values()) for name in CLASSIFIED)
-    assert set(found["food101"].metrics) == {"accuracy"}
+    infos = {name: tasks.info(name) for name in tasks.names()}
+    generative = {name for name, info in infos.items() if info.generative}
+    assert generative >= {"chair", "instruct", "pope", "prior_conflict", "vqa"}
+    classified = {name: (infos[name].main, infos[name].multi_label) for name in CLASSIFIED}
+    assert classified == CLASSIFIED
+    assert generative.isdisjoint(CLASSIFIED)
+    assert all(all(infos[name].metrics.values()) for name in CLASSIFIED)
+    assert set(infos["food101"].metrics) == {"accuracy"}
 
 
 def test_names_need_no_heavy_import() -> None:

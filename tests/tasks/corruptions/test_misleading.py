@@ -19,10 +19,10 @@ def givers(corpus: Corpus, task: str) -> dict[str, Example]:
 
 def test_a_misleading_text_is_that_of_another_class(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
-    own = {example.id: example.labels for example in corpus.splits["test"]}
-    found = {id_: giver.labels for id_, giver in givers(corpus, "food101").items()}
-    assert all(labels != own[id_] for id_, labels in found.items())
-    assert len(set(found.values())) == 3
+    true_labels = {example.id: example.labels for example in corpus.splits["test"]}
+    result = {id_: giver.labels for id_, giver in givers(corpus, "food101").items()}
+    assert all(labels != true_labels[id_] for id_, labels in result.items())
+    assert len(set(result.values())) == 3
 
 
 def test_a_misleading_text_shares_no_class_and_no_answer(tmp_path: Path) -> None:
@@ -31,12 +31,12 @@ def test_a_misleading_text_shares_no_class_and_no_answer(tmp_path: Path) -> None
         for n, labels in enumerate([(0,), (0, 1), (1, 2), (2,)])
     ]
     corpus = Corpus("mm_imdb", tmp_path, ("a", "b", "c"), True, {"test": tuple(films)}, "r1")
-    found = {id_: giver.id for id_, giver in givers(corpus, "mm_imdb").items()}
-    assert found["1"] == "3" and found["2"] == "0"
-    assert found["0"] in "23" and found["3"] in "01"
+    result = {id_: giver.id for id_, giver in givers(corpus, "mm_imdb").items()}
+    assert result["1"] == "3" and result["2"] == "0"
+    assert result["0"] in "23" and result["3"] in "01"
     answers = [("Yes.",), ("yes", "yeah"), ("no",)]
-    asked = [Example(f"{n}", None, f"q {n}", (), answers=a) for n, a in enumerate(answers)]
-    corpus = Corpus("vqa", tmp_path, (), False, {"test": tuple(asked)}, "r1")
+    questions = [Example(f"{n}", None, f"q {n}", (), answers=a) for n, a in enumerate(answers)]
+    corpus = Corpus("vqa", tmp_path, (), False, {"test": tuple(questions)}, "r1")
     assert [giver.id for giver in givers(corpus, "vqa").values()][:2] == ["2", "2"]
 
 

@@ -24,16 +24,18 @@ HUNDRED = [Example(f"{n:03}", PICTURE, f"text {n}", (0,)) for n in range(100)]
 
 
 def lost(kind: str, rate: int, seed: int = 0, **where: str) -> dict[str, Modality]:
-    place = {"task": "food101", "split": "test", **where}
-    return missing.missing_modality(kind, rate, seed, place["task"], place["split"], HUNDRED)
+    arguments = {"task": "food101", "split": "test", **where}
+    return missing.missing_modality(
+        kind, rate, seed, arguments["task"], arguments["split"], HUNDRED
+    )
 
 
 @pytest.mark.parametrize("kind", missing.MISSING)
 @pytest.mark.parametrize("rate", [0, 1, 30, 70, 99, 100])
 def test_counts_are_exact(kind: str, rate: int) -> None:
-    found = lost(kind, rate)
-    assert len(found) == rate
-    halves = {modality: list(found.values()).count(modality) for modality in ("image", "text")}
+    result = lost(kind, rate)
+    assert len(result) == rate
+    halves = {modality: list(result.values()).count(modality) for modality in ("image", "text")}
     expected = {
         "image-missing": {"image": rate, "text": 0},
         "text-missing": {"image": 0, "text": rate},
@@ -51,8 +53,8 @@ def test_a_higher_rate_contains_a_lower_one_side_for_side(kind: str) -> None:
 
 def test_counts_are_rounded_down() -> None:
     """As in the published code: 70 % of 7 items are 4, of which 2 lose the image."""
-    found = missing.missing_modality("both-missing", 70, 0, "food101", "test", HUNDRED[:7])
-    assert sorted(found.values()) == ["image", "image", "text", "text"]
+    result = missing.missing_modality("both-missing", 70, 0, "food101", "test", HUNDRED[:7])
+    assert sorted(result.values()) == ["image", "image", "text", "text"]
 
 
 def test_a_draw_belongs_to_a_task_a_split_and_a_seed_and_not_to_an_order() -> None:
@@ -106,13 +108,13 @@ def test_the_items_of_the_table_lose_that_side_and_no_other(food: Corpus, varian
     table = missing.of_variant(
         tasks.parse_variant(f"food101@{variant}"), "test", food.splits["test"]
     )
-    found = seen(food, f"food101@{variant}")
+    result = seen(food, f"food101@{variant}")
     assert table
     for id_, (image, text) in full.items():
         modality = table.get(id_)
-        assert found[id_] == (image and modality != "image", text and modality != "text")
+        assert result[id_] == (image and modality != "image", text and modality != "text")
     some = seen(food, f"food101@{variant}", limit=20)
-    assert len(some) == 20 and some.items() <= found.items()
+    assert len(some) == 20 and some.items() <= result.items()
 
 
 def test_all_of_a_side_is_that_side_blank_and_none_is_clean(food: Corpus) -> None:
@@ -127,8 +129,8 @@ def test_the_other_modality_can_be_corrupted_too(food: Corpus) -> None:
     assert [doc["text"] for doc in both.dataset["test"]] == [
         doc["text"] for doc in typed.dataset["test"]
     ]
-    shown = seen(food, "food101@image-missing:40+text-typo:5")
-    assert [image for image, _ in shown.values()] == [
+    images = seen(food, "food101@image-missing:40+text-typo:5")
+    assert [image for image, _ in images.values()] == [
         image for image, _ in seen(food, "food101@image-missing:40").values()
     ]
 
@@ -192,9 +194,9 @@ def test_rates_and_seeds_are_read_and_written() -> None:
         assert tasks.parse_variant(f"food101@{text}").corruptions == (corruption,)
         assert str(corruption) == text
     assert str(tasks.parse_variant("food101@image-missing:07s0")) == "food101@image-missing:7"
-    found = tasks.variants("food101", ["image-missing:0-30s2"])
+    result = tasks.variants("food101", ["image-missing:0-30s2"])
     names = ["clean", *(f"image-missing:{rate}s2" for rate in (0, 10, 20, 30))]
-    assert [variant.name for variant in found] == names
+    assert [variant.name for variant in result] == names
 
 
 @pytest.mark.parametrize(

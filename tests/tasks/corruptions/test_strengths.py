@@ -32,14 +32,14 @@ def corrupted(
     def other(rng: np.random.Generator) -> Inputs:
         return Inputs(Image.new("RGB", (4, 4)), None)
 
-    found = corrupt(name, severity, key, Inputs(image, None), other).image
-    assert found is not None
-    return found
+    result = corrupt(name, severity, key, Inputs(image, None), other).image
+    assert result is not None
+    return result
 
 
 def misspelt(text: str, severity: int | None, key: str = "item", name: str = "text-typo") -> str:
-    found = corrupt(name, severity, key, Inputs(None, text), lambda rng: Inputs(None, "else"))
-    return found.text or ""
+    result = corrupt(name, severity, key, Inputs(None, text), lambda rng: Inputs(None, "else"))
+    return result.text or ""
 
 
 def scene(size: int, seed: int) -> Image.Image:
@@ -58,8 +58,8 @@ def photo(width: int, height: int, seed: int) -> Image.Image:
     return Image.blend(coarse, fine, 0.25)
 
 
-def psnr(one: Image.Image, other: Image.Image) -> float:
-    error = np.asarray(one, float) - np.asarray(other.convert("RGB"), float)
+def psnr(first: Image.Image, second: Image.Image) -> float:
+    error = np.asarray(first, float) - np.asarray(second.convert("RGB"), float)
     return float(10 * np.log10(255**2 / (error**2).mean()))
 
 
@@ -108,9 +108,9 @@ def test_damage_of_a_large_photo_survives_an_encoders_shrinking(name: str) -> No
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "CMYK"])
 def test_every_kind_of_image_is_damaged_as_its_rgb(name: str, mode: str) -> None:
     image = photo(30, 20, 1).convert(mode)
-    found = corrupted(name, 3, image)
-    assert found.mode == "RGB" and found.size == (30, 20)
-    assert found.tobytes() == corrupted(name, 3, image.convert("RGB")).tobytes()
+    result = corrupted(name, 3, image)
+    assert result.mode == "RGB" and result.size == (30, 20)
+    assert result.tobytes() == corrupted(name, 3, image.convert("RGB")).tobytes()
 
 
 @pytest.mark.parametrize("name", GRADED)
@@ -139,8 +139,8 @@ def test_contrast_by_hand() -> None:
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_brightness_is_that_of_hsv(severity: int) -> None:
     image = photo(12, 10, 3)
-    found = np.asarray(corrupted("image-brightness", severity, image), float)
-    for clean, bright in zip(np.asarray(image).reshape(-1, 3), found.reshape(-1, 3), strict=True):
+    result = np.asarray(corrupted("image-brightness", severity, image), float)
+    for clean, bright in zip(np.asarray(image).reshape(-1, 3), result.reshape(-1, 3), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*clean / 255)
         value = min(1.0, value + BRIGHTNESS_ADDED[severity - 1])
         expected = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
@@ -153,18 +153,18 @@ def test_brightness_is_that_of_hsv(severity: int) -> None:
 def test_occlusion_covers_the_stated_share(severity: int) -> None:
     share = OCCLUDED_AREA[severity - 1]
     for key in range(5):
-        found = corrupted("image-occlusion", severity, Image.new("RGB", (200, 150)), str(key))
-        covered = (np.asarray(found) == 128).all(axis=2).mean()
+        result = corrupted("image-occlusion", severity, Image.new("RGB", (200, 150)), str(key))
+        covered = (np.asarray(result) == 128).all(axis=2).mean()
         assert share <= covered < share + 0.045
 
 
 def test_pixelate_leaves_the_stated_number_of_values() -> None:
     ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (200, 200, 3))
-    for severity, left in enumerate(PIXEL_SCALE, 1):
+    for severity, fraction in enumerate(PIXEL_SCALE, 1):
         row = np.asarray(corrupted("image-pixelate", severity, Image.fromarray(ramp.copy())))[
             0, :, 0
         ]
-        assert len(set(row.tolist())) == int(200 * left)
+        assert len(set(row.tolist())) == int(200 * fraction)
 
 
 def test_rotation_turns_by_the_stated_angle_to_either_side() -> None:
@@ -190,18 +190,18 @@ def test_a_blur_done_on_a_smaller_image_is_the_blur(size: tuple[int, int], sever
     image = photo(*size, 4)
     sigma = np.hypot(BLUR_SIGMA[severity - 1] * max(size) / 224, 0.4)
     exact = image.filter(ImageFilter.GaussianBlur(float(sigma)))
-    found = corrupted("image-blur", severity, image)
-    assert found.tobytes() == exact.tobytes() or psnr(found, exact) > 45
+    result = corrupted("image-blur", severity, image)
+    assert result.tobytes() == exact.tobytes() or psnr(result, exact) > 45
 
 
 def test_blur_keeps_the_mean_and_spreads_a_point_by_the_stated_width() -> None:
     """Sigma at severity 5: 6 pixels of 224, with the least blur in quadrature sqrt(36.16)."""
     pixels = np.zeros((224, 224, 3), np.uint8)
     pixels[92:132, 92:132] = 250
-    found = np.asarray(corrupted("image-blur", 5, Image.fromarray(pixels)), float)[..., 0]
-    assert found.mean() == pytest.approx(pixels[..., 0].mean(), rel=0.01)
+    result = np.asarray(corrupted("image-blur", 5, Image.fromarray(pixels)), float)[..., 0]
+    assert result.mean() == pytest.approx(pixels[..., 0].mean(), rel=0.01)
     columns = np.arange(224)
-    profile = found.sum(axis=0)
+    profile = result.sum(axis=0)
     spread = (profile * (columns - 111.5) ** 2).sum() / profile.sum()
     assert spread == pytest.approx(6**2 + 0.4**2 + (40**2 - 1) / 12, rel=0.03)
 
@@ -214,8 +214,8 @@ def test_typing_errors_hit_exactly_the_stated_share_of_words(severity: int) -> N
     words = TEXT.split()
     assert len(words) == 60
     for key in range(5):
-        found = misspelt(TEXT, severity, str(key)).split()
-        wrong = sum(a != b for a, b in zip(words, found, strict=True))
+        result = misspelt(TEXT, severity, str(key)).split()
+        wrong = sum(a != b for a, b in zip(words, result, strict=True))
         assert wrong == round(WORD_FRACTIONS[severity - 1] * 60)
 
 
@@ -224,9 +224,9 @@ def edits(word: str, typed: str) -> int:
     rows = [list(range(len(typed) + 1))]
     for i, letter in enumerate(word, 1):
         row = [i]
-        for j, other in enumerate(typed, 1):
-            best = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other))
-            if i > 1 and j > 1 and letter == typed[j - 2] and word[i - 2] == other:
+        for j, second in enumerate(typed, 1):
+            best = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != second))
+            if i > 1 and j > 1 and letter == typed[j - 2] and word[i - 2] == second:
                 best = min(best, rows[-2][j - 2] + 1)
             row.append(best)
         rows.append(row)
@@ -237,8 +237,8 @@ def edits(word: str, typed: str) -> int:
 def test_a_typing_error_is_one_edit_and_all_kinds_occur(word: str) -> None:
     typed = {misspelt(word, 5, str(key)) for key in range(200)}
     assert word not in typed and "" not in typed
-    assert {edits(word, other) for other in typed} == {1}
-    lengths = {len(other) - len(word) for other in typed}
+    assert {edits(word, second) for second in typed} == {1}
+    lengths = {len(second) - len(word) for second in typed}
     assert 1 in lengths
     assert (-1 in lengths) == (len(word) > 1)
 
@@ -248,7 +248,7 @@ def test_neighbours_are_those_of_a_keyboard_and_keep_the_case() -> None:
     assert set(NEIGHBOURS["q"]) == set("wa")
     assert all(a in NEIGHBOURS[b] for a, near in NEIGHBOURS.items() for b in near)
     one_key = {t for k in range(300) if len(t := misspelt("SS", 5, str(k))) == 2}
-    assert one_key and all(set(other) <= set("SWEADZX") for other in one_key)
+    assert one_key and all(set(second) <= set("SWEADZX") for second in one_key)
 
 
 def test_the_shortest_text_is_not_spared_and_an_empty_one_is() -> None:
@@ -282,13 +282,13 @@ def test_damage_of_published_records_is_still_the_same() -> None:
         np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3).astype(np.uint8)
     )
     large = image.resize((400, 320), Image.Resampling.NEAREST)
-    found = {
+    result = {
         "noise": corrupted("image-noise", 3, image).tobytes(),
         "large": corrupted("image-noise", 5, large).tobytes(),
         "words": misspelt(TEXT, 3, name="text-noise").encode(),
         "order": misspelt(TEXT, None, name="text-wordshuffle").encode(),
     }
-    hashes = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in found.items()}
+    hashes = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in result.items()}
     assert hashes == {
         "noise": "feea512b3a871195",
         "large": "3e767a0a10275e8a",

@@ -32,16 +32,16 @@ class Guesser(lmms):
 
     def _look(self, requests: Sequence[Instance]) -> Iterator[Any]:
         for request in requests:
-            _, asked, visual, place, _, split = request.args
-            assert all(image.size for image in visual(self.documents[split][place]))
+            _, questions, visual, index, _, split = request.args
+            assert all(image.size for image in visual(self.documents[split][index]))
             self.shown += 1
-            yield asked
+            yield questions
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         return ["yes" for _ in self._look(requests)]
 
     def score_choices(self, requests: Sequence[Instance]) -> list[str]:
-        sizes = [len(asked["choices"]) for asked in self._look(requests)]
+        sizes = [len(questions["choices"]) for questions in self._look(requests)]
         return [json.dumps([1 / size] * size) for size in sizes]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
@@ -97,12 +97,12 @@ def test_every_task_is_built_asked_and_scored_by_stock_lmms_eval(
 
     build.write(build.WorldSpec(name, train=120, test=16), tmp_path / name)
     monkeypatch.setenv(tasks.DATA_VARIABLE, str(tmp_path))
-    made = manager.load_task_or_group([tasks.PREFIX + name])
-    (task,) = made.values()
+    built = manager.load_task_or_group([tasks.PREFIX + name])
+    (task,) = built.values()
     model = Guesser(dict(task.dataset))
     results = evaluate(
         model,
-        made,
+        built,
         bootstrap_iters=0,
         process_docs_parallel=1,
         distributed_executor_backend="torchrun",
@@ -138,9 +138,9 @@ def test_the_stock_command_scores_a_run_as_we_do(tmp_path: Path) -> None:
         command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
     )
     # The command exits with 0 whatever happens: only its files tell.
-    found = list((tmp_path / "out").rglob("*_results.json"))
-    assert len(found) == 1, ran.stdout[-2000:] + ran.stderr[-2000:]
-    theirs = json.loads(found[0].read_text())["results"]["steelyard_food101"]
+    result = list((tmp_path / "out").rglob("*_results.json"))
+    assert len(result) == 1, ran.stdout[-2000:] + ran.stderr[-2000:]
+    theirs = json.loads(result[0].read_text())["results"]["steelyard_food101"]
     assert theirs["accuracy,none"] == ours.scores[0].value
     (log,) = (tmp_path / "out").rglob("*_samples_steelyard_food101.jsonl")
     items = [json.loads(line)["item"] for line in log.read_text().splitlines()]

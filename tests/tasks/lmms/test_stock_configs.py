@@ -30,8 +30,8 @@ def ask(name: str, root: Path, talker: Talker, corruption: str = "", **options: 
     return evaluate(talker, variant, corpus, **options)
 
 
-def values(found: Evaluation) -> dict[str, float]:
-    return {score.metric: score.value for score in found.scores}
+def values(result: Evaluation) -> dict[str, float]:
+    return {score.metric: score.value for score in result.scores}
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
@@ -59,22 +59,24 @@ def test_an_oracle_is_right_and_a_mute_is_wrong(shipped: Any) -> None:
 
 def test_every_image_corruption_reaches_the_model_and_no_other(shipped: Any) -> None:
     name, root, rows, answer, _ = shipped
-    shown = {}
+    images = {}
     for corruption in ("", "image-blank", "image-shuffle", "image-noise:5", "image-missing:50"):
         talker = Talker(right(rows, answer))
-        found = ask(name, root, talker, corruption)
-        assert {score.variant for score in found.scores} == {corruption or "clean"}
-        shown[corruption] = {
+        result = ask(name, root, talker, corruption)
+        assert {score.variant for score in result.scores} == {corruption or "clean"}
+        images[corruption] = {
             item.prompt: item.image and item.image.tobytes() for item in talker.seen
         }
-        assert shown[corruption].keys() == shown[""].keys()  # the prompt is never touched
-    clean = shown[""]
+        assert images[corruption].keys() == images[""].keys()  # the prompt is never touched
+    clean = images[""]
     assert all(clean.values())
-    assert not any(shown["image-blank"].values())
+    assert not any(images["image-blank"].values())
     for corruption in ("image-shuffle", "image-noise:5"):
-        assert all(image and image != clean[p] for p, image in shown[corruption].items())
-    lost = [prompt for prompt, image in shown["image-missing:50"].items() if image is None]
-    assert len(lost) == len(rows) // 2
+        assert all(image and image != clean[p] for p, image in images[corruption].items())
+    missing_items = [
+        prompt for prompt, image in images["image-missing:50"].items() if image is None
+    ]
+    assert len(missing_items) == len(rows) // 2
 
 
 def test_mmstars_average_is_a_mean_over_categories_with_an_interval(tmp_path: Path) -> None:
@@ -84,13 +86,13 @@ def test_mmstars_average_is_a_mean_over_categories_with_an_interval(tmp_path: Pa
     def knows_geometry(row: Row) -> str:
         return row["answer"] if row["l2_category"] == "geometry" else "none of them"
 
-    found = ask("mmstar", root, Talker(right(rows, knows_geometry)))
-    scores = {score.metric: score for score in found.scores}
+    result = ask("mmstar", root, Talker(right(rows, knows_geometry)))
+    scores = {score.metric: score for score in result.scores}
     # 12 of 24 right, but one of three subcategories, two of which make up mathematics.
     assert scores["average"].value == pytest.approx(1 / 3)
     assert scores["math"].value == pytest.approx(1 / 2)
     assert scores["average"].main and scores["average"].n == 24 and scores["math"].n == 18
-    top, bottom = (found.items[f"average.{end}"].sum() for end in ("top", "bottom"))
+    top, bottom = (result.items[f"average.{end}"].sum() for end in ("top", "bottom"))
     assert top / bottom == pytest.approx(1 / 3)
     # Each item is 4/9 above or below its weighted place: by sqrt(24/23) over sqrt(24).
     assert scores["average"].stderr == pytest.approx(4 / 9 / 23**0.5)
@@ -99,11 +101,11 @@ def test_mmstars_average_is_a_mean_over_categories_with_an_interval(tmp_path: Pa
 def test_a_limit_never_cuts_a_pair_of_mme(tmp_path: Path) -> None:
     rows = stock_data.mme()
     root = write(tmp_path / "mme", rows)
-    found = ask("mme", root, Talker(right(rows, lambda row: row["answer"])), limit=5)
-    assert len(found.items) == 4
-    assert set(values(found).values()) == {200.0}
-    assert [score.stderr for score in found.scores if score.stderr is not None] == []
-    assert not any(score.main for score in found.scores)  # pairs, so no mean over items
+    result = ask("mme", root, Talker(right(rows, lambda row: row["answer"])), limit=5)
+    assert len(result.items) == 4
+    assert set(values(result).values()) == {200.0}
+    assert [score.stderr for score in result.scores if score.stderr is not None] == []
+    assert not any(score.main for score in result.scores)  # pairs, so no mean over items
 
 
 def test_an_incomplete_pair_is_said_in_one_line(tmp_path: Path) -> None:

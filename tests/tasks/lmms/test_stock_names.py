@@ -44,10 +44,10 @@ def test_the_index_is_that_of_lmms_eval() -> None:
     kinds = {
         name: "task" if v["type"] == "python_task" else v["type"] for name, v in theirs.items()
     }
-    assert {name: found.kind for name, found in ours.items()} == kinds
-    for name, found in ours.items():
-        if found.kind == "tag":
-            assert set(found.members) == set(theirs[name]["task"])
+    assert {name: result.kind for name, result in ours.items()} == kinds
+    for name, result in ours.items():
+        if result.kind == "tag":
+            assert set(result.members) == set(theirs[name]["task"])
 
 
 def test_looking_names_up_imports_nothing_heavy() -> None:

@@ -25,11 +25,11 @@ SAME = {"accuracy": "pope_accuracy", "precision": "pope_precision", "recall": "p
 def theirs(root: Path, answers: Sequence[str]) -> dict[str, float]:
     """What lmms-eval's POPE makes of these answers."""
     rows = stock_data.pope(len(answers))
-    given = dict(zip((row["question"] for row in rows), answers, strict=True))
+    replies = dict(zip((row["question"] for row in rows), answers, strict=True))
     corpus = tasks.load("stock/pope", write(root / "pope", rows))
-    talker = Talker(right(rows, lambda row: given[row["question"]]))
-    found = evaluate(talker, tasks.parse_variant("stock/pope"), corpus)
-    return {score.metric: score.value for score in found.scores}
+    talker = Talker(right(rows, lambda row: replies[row["question"]]))
+    result = evaluate(talker, tasks.parse_variant("stock/pope"), corpus)
+    return {score.metric: score.value for score in result.scores}
 
 
 def ours(answers: Sequence[str]) -> dict[str, float]:
@@ -39,24 +39,26 @@ def ours(answers: Sequence[str]) -> dict[str, float]:
 
 def test_bare_answers_give_equal_scores(tmp_path: Path) -> None:
     answers = ["yes", "no", "yes", "Yes", "no", "No"] * 4
-    stock, own = theirs(tmp_path, answers), ours(answers)
+    stock, our_scores = theirs(tmp_path, answers), ours(answers)
     for metric, name in SAME.items():
-        assert stock[name] == pytest.approx(own[metric], abs=1e-12), metric
+        assert stock[name] == pytest.approx(our_scores[metric], abs=1e-12), metric
 
 
 def test_theirs_wants_the_bare_word_and_ours_reads_the_sentence(tmp_path: Path) -> None:
     labels = [row["answer"] for row in stock_data.pope()]
     answers = [f"{label.capitalize()}." for label in labels]
-    stock, own = theirs(tmp_path, answers), ours(answers)
-    assert all(own[metric] == 1 for metric in SAME)
+    stock, our_scores = theirs(tmp_path, answers), ours(answers)
+    assert all(our_scores[metric] == 1 for metric in SAME)
     assert [stock[name] for name in SAME.values()] == [0, 0, 0, 0]
 
 
 def test_what_neither_says_plainly_is_a_yes_by_the_official_rule_and_nothing_by_theirs(
     tmp_path: Path,
 ) -> None:
-    stock, own = theirs(tmp_path, ["NO"] * 23 + ["maybe"]), ours(["NO"] * 23 + ["maybe"])
-    assert own["yes_rate"] == own["recall"] == 1.0  # POPE's own scorer knows 'No' and 'no' alone
+    stock, our_scores = theirs(tmp_path, ["NO"] * 23 + ["maybe"]), ours(["NO"] * 23 + ["maybe"])
+    assert (
+        our_scores["yes_rate"] == our_scores["recall"] == 1.0
+    )  # POPE's own scorer knows 'No' and 'no' alone
     assert (stock["pope_recall"], stock["pope_accuracy"]) == (0.0, 12 / 24)
 
 
@@ -78,10 +80,10 @@ def test_recorded_answers_of_llava_as_their_scorer_reads_them() -> None:
     for name, run in recorded.items():
         path = OFFICIAL / f"coco_pope_{name.partition('-')[0]}.json.gz"
         labels = [row["label"] for _, row in read_json_lines(path)]
-        given = ["yes" if letter == "y" else "no" for letter in run["answers"]]
+        replies = ["yes" if letter == "y" else "no" for letter in run["answers"]]
         parts = [
-            utils.pope_process_results({"answer": label, "question_id": place}, [answer])
-            for place, (label, answer) in enumerate(zip(labels, given, strict=True))
+            utils.pope_process_results({"answer": label, "question_id": index}, [answer])
+            for index, (label, answer) in enumerate(zip(labels, replies, strict=True))
         ]
         for metric, key in SAME.items():
             rule = vars(utils)[f"pope_aggregate_{key.removeprefix('pope_')}"]
@@ -110,8 +112,8 @@ SAID = (
 @pytest.mark.parametrize("turn", range(len(SAID)))
 def test_mme_gives_equal_points_on_equal_answers(tmp_path: Path, turn: int) -> None:
     rows = stock_data.mme(24)
-    given = {row["question"]: SAID[(place + turn) % len(SAID)] for place, row in enumerate(rows)}
-    talker = Talker(right(rows, lambda row: given[row["question"]]))
+    replies = {row["question"]: SAID[(index + turn) % len(SAID)] for index, row in enumerate(rows)}
+    talker = Talker(right(rows, lambda row: replies[row["question"]]))
     mme.write_official(iter(rows), tmp_path / "official")
     sources = {
         "mme": tmp_path / "official",
@@ -119,13 +121,13 @@ def test_mme_gives_equal_points_on_equal_answers(tmp_path: Path, turn: int) -> N
     }
     points = {}
     for name, root in sources.items():
-        found = evaluate(talker, tasks.parse_variant(name), tasks.load(name, root))
-        assert len(found.items) == 24
+        result = evaluate(talker, tasks.parse_variant(name), tasks.load(name, root))
+        assert len(result.items) == 24
         points[name] = {
             score.metric: score.value
-            for score in found.scores
+            for score in result.scores
             if not score.subset and score.metric.startswith(("perception", "cognition", "mme_"))
         }
-    own, stock = points["mme"], points["stock/mme"]
-    assert stock["mme_perception_score"] == pytest.approx(own["perception"])
-    assert stock["mme_cognition_score"] == pytest.approx(own["cognition"])
+    our_scores, stock = points["mme"], points["stock/mme"]
+    assert stock["mme_perception_score"] == pytest.approx(our_scores["perception"])
+    assert stock["mme_cognition_score"] == pytest.approx(our_scores["cognition"])

@@ -86,12 +86,12 @@ def rows(count: int = 15) -> list[dict[str, Any]]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the task's files, and its data beside it in ``data``."""
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "colours.yaml").write_text(YAML)
-    (own / "fns.py").write_text(FUNCTIONS)
+    path = tmp_path / "own"
+    path.mkdir()
+    (path / "colours.yaml").write_text(YAML)
+    (path / "fns.py").write_text(FUNCTIONS)
     write(tmp_path / "data", rows())
-    monkeypatch.setenv(stock.FOLDERS_VARIABLE, str(own))
+    monkeypatch.setenv(stock.FOLDERS_VARIABLE, str(path))
     stock.index.cache_clear()
     yield tmp_path
     stock.index.cache_clear()
@@ -178,8 +178,8 @@ def test_splits_are_found_by_the_card_or_by_the_files_names(folder: Path) -> Non
 
 
 def test_scores_are_the_tasks_own_with_errors_where_there_can_be_one(folder: Path) -> None:
-    found = run(corpus_of(folder), reds())
-    scores = {score.metric: score for score in found.scores}
+    result = run(corpus_of(folder), reds())
+    scores = {score.metric: score for score in result.scores}
     assert set(scores) == {"by_kind", "hit", "f1", "length"}  # a submission is no number
     # Red is right for 8 of 15; of kind a for 5 of 9, of kind b for 1 of 3.
     assert scores["hit"].value == pytest.approx(8 / 15)
@@ -187,17 +187,17 @@ def test_scores_are_the_tasks_own_with_errors_where_there_can_be_one(folder: Pat
     assert (scores["by_kind"].n, scores["hit"].n) == (12, 15)
     assert scores["f1"].value == pytest.approx(2 * 6 / 18)
     assert scores["f1"].stderr is None and scores["hit"].stderr is not None
-    assert [score.metric for score in found.scores if score.main] == ["hit"]
+    assert [score.metric for score in result.scores if score.main] == ["hit"]
     assert scores["length"].higher_is_better is False and scores["length"].value == 3
 
 
 def test_the_error_is_of_images_and_the_items_give_the_value(folder: Path) -> None:
-    found = run(corpus_of(folder), reds())
+    result = run(corpus_of(folder), reds())
     # By image 2, 1, 2, 1, 2 of 3 right: from 1.6 off by .4 .6 .4 .6 .4, squares sum to 1.2.
-    stderr = next(score.stderr for score in found.scores if score.metric == "hit")
+    stderr = next(score.stderr for score in result.scores if score.metric == "hit")
     assert stderr == pytest.approx((1.2 * 5 / 4) ** 0.5 / 15)
-    items = found.items
-    for score in found.scores:
+    items = result.items
+    for score in result.scores:
         if score.stderr is not None:
             top, bottom = (items[f"{score.metric}.{end}"].sum() for end in ("top", "bottom"))
             assert top / bottom == pytest.approx(score.value, abs=1e-6)
@@ -231,16 +231,16 @@ def test_a_limit_takes_the_documents_of_an_image_uncut(folder: Path) -> None:
 
 
 def test_a_blank_a_shuffle_and_the_clean_image(folder: Path) -> None:
-    corpus, shown = corpus_of(folder), {}
+    corpus, images = corpus_of(folder), {}
     for corruption in ("", "image-blank", "image-shuffle"):
         talker = reds()
         run(corpus, talker, corruption)
-        shown[corruption] = {item.prompt: pixels(item.image) for item in talker.seen}
-        assert len(shown[corruption]) == 15
-        assert not any("<image>" in prompt for prompt in shown[corruption])
-    clean, swapped = shown[""], shown["image-shuffle"]
+        images[corruption] = {item.prompt: pixels(item.image) for item in talker.seen}
+        assert len(images[corruption]) == 15
+        assert not any("<image>" in prompt for prompt in images[corruption])
+    clean, swapped = images[""], images["image-shuffle"]
     assert len(set(clean.values())) == 5
-    assert set(shown["image-blank"].values()) == {"none"}
+    assert set(images["image-blank"].values()) == {"none"}
     assert all(swapped[prompt] != clean[prompt] for prompt in clean)
     assert set(swapped.values()) <= set(clean.values())
 
@@ -269,10 +269,10 @@ def test_missing_images_are_the_rate_asked_for(folder: Path) -> None:
 
 
 def test_a_document_without_an_image_stays_without(folder: Path) -> None:
-    given = rows()
-    for row in given[:3]:
+    documents = rows()
+    for row in documents[:3]:
         row["image"] = None
-    write(folder / "some", given)
+    write(folder / "some", documents)
     corpus = corpus_of(folder, "some")
     assert [item.image for item in corpus.splits["test"][:3]] == [None] * 3
     for corruption in ("", "image-noise:1", "image-shuffle"):
@@ -288,15 +288,15 @@ def test_images_outside_a_column_are_known_by_their_pixels(folder: Path) -> None
             'from PIL import Image; return [Image.new("RGB", (4, 4), doc["colour"])]',
         )
     )
-    given = [{**row, "colour": ("red", "blue")[i % 2]} for i, row in enumerate(rows())]
-    write(folder / "drawn", [{k: v for k, v in row.items() if k != "image"} for row in given])
+    documents = [{**row, "colour": ("red", "blue")[i % 2]} for i, row in enumerate(rows())]
+    write(folder / "drawn", [{k: v for k, v in row.items() if k != "image"} for row in documents])
     corpus = corpus_of(folder, "drawn")
     assert len({item.cluster for item in corpus.splits["test"]}) == 2
     clean, swapped = reds(), reds()
     run(corpus, clean)
     run(corpus, swapped, "image-shuffle")
-    for one, other in zip(clean.seen, swapped.seen, strict=True):
-        assert pixels(one.image) != pixels(other.image)
+    for shown, swapped_item in zip(clean.seen, swapped.seen, strict=True):
+        assert pixels(shown.image) != pixels(swapped_item.image)
 
 
 def test_no_variant_writes_a_file(folder: Path) -> None:
@@ -322,7 +322,7 @@ def changed(folder: Path, old: str, new: str, file: str = "fns.py") -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('hit = float(results[0] == doc["answer"])', 'hit = doc["nothing"]',
          r"its scorer fails on the answer 'red' \(KeyError: 'nothing'\)"),
@@ -336,16 +336,18 @@ def changed(folder: Path, old: str, new: str, file: str = "fns.py") -> None:
          r"its code cannot be loaded \((ImportError|ModuleNotFoundError)"),
     ],
 )  # fmt: skip
-def test_a_fault_in_a_tasks_code_is_one_line(folder: Path, old: str, new: str, said: str) -> None:
+def test_a_fault_in_a_tasks_code_is_one_line(
+    folder: Path, old: str, new: str, message: str
+) -> None:
     changed(folder, old, new)
-    with pytest.raises(UserError, match=rf"stock/colours: {said}"):
+    with pytest.raises(UserError, match=rf"stock/colours: {message}"):
         run(corpus_of(folder), reds())
 
 
 def test_a_failing_scorer_is_asked_once(folder: Path) -> None:
     calls = folder / "calls"
-    asked = f'open({str(calls)!r}, "a").write("x"); hit = doc["nothing"]'
-    changed(folder, 'hit = float(results[0] == doc["answer"])', asked)
+    counting = f'open({str(calls)!r}, "a").write("x"); hit = doc["nothing"]'
+    changed(folder, 'hit = float(results[0] == doc["answer"])', counting)
     with pytest.raises(UserError, match="its scorer fails"):
         run(corpus_of(folder), reds())
     assert calls.read_text() == "x"  # lmms-eval would ask five times, two seconds apart
@@ -389,10 +391,10 @@ def test_data_that_is_not_there_says_what_to_fetch(folder: Path) -> None:
     start = time.monotonic()
     with pytest.raises(UserError) as caught:
         tasks.load("stock/colours", Path())
-    told = str(caught.value)
-    assert "'nowhere/none' on the hub" in told and "--data-root colours=DIR" in told
-    assert "hf download nowhere/none --repo-type dataset --local-dir DIR" in told
-    assert "\n" not in told and time.monotonic() - start < 6
+    message = str(caught.value)
+    assert "'nowhere/none' on the hub" in message and "--data-root colours=DIR" in message
+    assert "hf download nowhere/none --repo-type dataset --local-dir DIR" in message
+    assert "\n" not in message and time.monotonic() - start < 6
 
 
 def test_a_rule_for_sampling_is_refused(folder: Path) -> None:
