@@ -181,7 +181,7 @@ def test_a_model_that_looks_is_told_from_one_that_does_not(tmp_path: Path) -> No
     assert means(guesses)["same.text.blank"] == 1
     assert tables.state(guesses, "image") == "not used"
     assert "does not use the image" in tables.verdict(guesses)
-    assert "answers 100.0 % the same without it" in tables.verdict(guesses)
+    assert "keeps 100.0 % of its answers without it" in tables.verdict(guesses)
     (few,) = parts_of("pope", [asked(blind, pope_like(tmp_path / "few", 20), draws=3)])
     assert tables.state(few, "image") == "unclear"  # 10 images can hide 30 points
 
@@ -350,7 +350,7 @@ def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> N
     (nothing,) = profile.profile_task(
         "toy", "wrong", higher_is_better=False, runs=[table.assign(bottom=0.0, top=0.0)]
     )
-    assert tables.verdict(nothing) == "no answer on which wrong could be counted."
+    assert tables.verdict(nothing) == "no answer that wrong can be computed on."
     result = Diagnosis("model", {}, (nothing,))
     assert picture("profile", result) == {} and "| 6 | toy | wrong ↓ |  |" in tables.markdown(
         result
