@@ -245,19 +245,19 @@ class Meter:
             self._on_backward(_nodes(output), self._parts[-1][0])
 
     def _on_backward(self, at: "list[Node]", flops: float) -> None:
-        """Charge this cost once per backward pass that goes through any of these nodes.
-
-            inputs --> [ layers before | part: last block ] --> output --> loss
-                                       ^                          ^
-                       entrance: charges the rest     output: charges the part
-
-        A pass that only needs gradients inside the part never reaches the entrance. Torch gives
-        each backward pass an id, so the nodes of one place charge together once, and a second
-        backward pass over the same graph is charged again.
-
-        Any of the nodes, because the loss may depend on a hidden state and not on the last one.
-        Nodes and not tensors, because a gradient of a tensor does not go through its node.
-        """
+        """Charge this cost once per backward pass that goes through any of these nodes."""
+        #
+        #   inputs --> [ layers before | part: last block ] --> output --> loss
+        #                              ^                          ^
+        #              entrance: charges the rest     output: charges the part
+        #
+        # A backward pass that only needs gradients inside the part never reaches the entrance, and
+        # is not charged for the rest. The charge is made when torch executes a node, and torch
+        # gives each backward pass an id: several nodes of one pass charge once, and a second pass
+        # over the same graph charges again.
+        #
+        # Any of the nodes, because the loss may depend on a hidden state and not on the last one.
+        # Nodes and not tensors, because a gradient of a tensor does not go through its node.
         import torch
 
         if not at or flops <= 0:

@@ -51,7 +51,7 @@ def settings(task: "StockTask") -> Iterator[argparse.Namespace]:
 
 @dataclass(frozen=True, slots=True)
 class StockMetric:
-    """One metric of one of lmms-eval's tasks."""
+    """Value of one metric, and its items' parts."""
 
     name: str
     value: float

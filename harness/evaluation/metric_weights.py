@@ -85,5 +85,4 @@ def _fits(
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number."""
     return isinstance(value, int | float | np.number) and math.isfinite(value)

@@ -113,20 +113,12 @@ class Layout:
         Raises:
             UserError: a row's image does not have as many tokens as its prompt has slots.
         """
-        layout = replace(
-            self,
-            tokens=self.tokens[text],
-            mask=self.mask[text],
-            slots=self.slots[text],
-            only_with_image=self.only_with_image[text],
-            only_without_image=self.only_without_image[text],
-            text_tokens=self.text_tokens[text],
-            text_visible=self.text_visible[text],
-            image_visible=self.image_visible[image],
-            image_count=self.image_count[image],
-            grid=self.grid[image],
-            answers=self.answers[rows],
-        )
+        of_text = ("tokens", "mask", "slots", "only_with_image", "only_without_image",
+                   "text_tokens", "text_visible")  # fmt: skip
+        parts = {name: getattr(self, name)[text] for name in of_text}
+        for name in ("image_visible", "image_count", "grid"):
+            parts[name] = getattr(self, name)[image]
+        layout = replace(self, **parts, answers=self.answers[rows])
         # A prompt that was rendered without image has no slot for one.
         slots = layout.slots.sum(1)
         visible = layout.image_visible & (slots > 0)

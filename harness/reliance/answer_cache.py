@@ -35,7 +35,6 @@ class AnswerCache:
 
     @staticmethod
     def key(*parts: str | None) -> str:
-        """Hash the parts of a query."""
         text = json.dumps(parts)
         return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 

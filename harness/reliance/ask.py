@@ -65,7 +65,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class ModelQuery:
-    """One question to the model about the item in ``row``."""
+    """Question to the model about the item in ``row``."""
 
     view: View
     row: int
@@ -206,7 +206,7 @@ def profile_metric(info: "tasks.TaskInfo") -> str:
 
 @dataclass(frozen=True, slots=True)
 class _CachedModel:
-    """A model behind an answer cache: equal queries are sent once, known ones never."""
+    """Model behind an answer cache: equal queries are sent once, answered ones never."""
 
     task: "MemoryTask"
     scorer: "Scorer"
@@ -237,7 +237,6 @@ class _CachedModel:
         return self._through_cache(keys, pairs, score)
 
     def inputs(self, query: ModelQuery) -> Inputs:
-        """Return what the model gets for a query."""
         images = self._images(query)
         text, prompt = self._text(query)
         return Inputs(images[0] if images else None, text, prompt)
@@ -259,7 +258,6 @@ class _CachedModel:
         return [self.cache[key] for key in keys]
 
     def _text(self, query: ModelQuery) -> tuple[str | None, str]:
-        """Return the text and the full prompt."""
         docs = self.task.docs
         text = None if query.text is None else docs[query.text]["text"]
         return text, self.task.doc_to_text({**docs[query.row], "text": text})
@@ -321,7 +319,7 @@ def _gains(
 
 
 def _log_probability(doc: Mapping[str, Any], answer: str) -> float:
-    """Return that of the correct class; if multi-label, the mean over all classes' decisions."""
+    # Of the correct class; if multi-label, the mean over the decisions for all classes.
     probabilities = np.clip(json.loads(answer), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
     if len(doc["labels"]) == 1 and abs(sum(probabilities) - 1) < 1e-3:
         return float(np.log(probabilities[doc["labels"][0]]))

@@ -33,7 +33,7 @@ def collect_answers(
 ) -> "DataFrame":
     """Return the table of ``ask`` for a task, written below ``out``; cached answers are reused.
 
-    ``label`` stands at the progress bar.
+    ``label`` is the progress bar's text.
     """
     # The cache belongs to these weights, this data and these scoring rules.
     rules = (file_hash(path) for path in tasks.files(task))

@@ -39,7 +39,6 @@ class Uniform:
     on: tuple[ModelKind, ...] = BOTH
 
     def at(self, fraction: float) -> Option:
-        """Return the value at a fraction in [0, 1) of the range."""
         return _rounded(self.low + fraction * (self.high - self.low))
 
 
@@ -52,7 +51,6 @@ class LogUniform:
     on: tuple[ModelKind, ...] = BOTH
 
     def at(self, fraction: float) -> Option:
-        """Return the value at a fraction in [0, 1) of the range."""
         low, high = math.log(self.low), math.log(self.high)
         return _rounded(math.exp(low + fraction * (high - low)))
 
