@@ -63,7 +63,7 @@ class Context(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """Tensors of image and text, rows aligned: [B, D] latents, [B, H] contributions or [B, C] logits.
+    """Image and text tensors, rows aligned: [B, D] latents, [B, H] contributions or [B, C] logits.
 
     Of a vlm: [B, I, D] image tokens after the projector and [B, T, D] embeddings of the prompt's
     tokens; logits are [A, V], one row per answer token of the batch.
