@@ -6,7 +6,7 @@ better model of the text may reach more.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -98,7 +98,7 @@ def interval(scores: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
 
 def _from_train(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) -> Floats:
     """Score predictions from the text: [N]."""
-    vocabulary = {answer: index for index, answer in enumerate(_vocabulary(corpus, train))}
+    vocabulary = _vocabulary(corpus, train)
     if not vocabulary:
         return _scores(corpus, test, _majority(corpus, train, test))
     return _scores(corpus, test, _predict(corpus, train, test, vocabulary))
@@ -117,42 +117,39 @@ def _cross_fitted(corpus: Corpus, examples: Sequence[Example]) -> Floats:
 
 def _majority(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) -> list[list[str]]:
     """Predict the most common answer, or classes, of ``train`` for all items."""
-    return [[*_vocabulary(corpus, train)][: _answer_count(corpus, train)]] * len(test)
+    return [_vocabulary(corpus, train)[: _answer_count(corpus, train)]] * len(test)
 
 
 def _predict(
-    corpus: Corpus, train: Sequence[Example], test: Sequence[Example], vocabulary: Mapping[str, int]
+    corpus: Corpus, train: Sequence[Example], test: Sequence[Example], vocabulary: Sequence[str]
 ) -> list[list[str]]:
     """Predict the likeliest answers of the vocabulary from the text of each item."""
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
     from sklearn.naive_bayes import MultinomialNB
+    from sklearn.pipeline import make_pipeline
 
     words = HashingVectorizer(
         n_features=FEATURES, ngram_range=(1, 2), alternate_sign=False, norm=None
     )
-    targets = [
-        (row, vocabulary[answer])
-        for row in train
-        for answer in _targets(corpus, row)
-        if answer in vocabulary
-    ]
+    encoder = make_pipeline(words, TfidfTransformer(sublinear_tf=True)).fit(_texts(train))
+    index = {answer: number for number, answer in enumerate(vocabulary)}
+    pairs = [(row, index[a]) for row in train for a in _targets(corpus, row) if a in index]
     # In chunks: a dense matrix of classes by features or by texts is large.
-    weights, model = TfidfTransformer(sublinear_tf=True), MultinomialNB()
-    weights.fit(words.transform(_texts(train)))
-    for chunk in _chunks(targets):
-        features = weights.transform(words.transform(_texts(row for row, _ in chunk)))
-        model.partial_fit(features, [index for _, index in chunk], classes=range(len(vocabulary)))
-    predictions, names, count = [], [*vocabulary], _answer_count(corpus, train)
+    model = MultinomialNB()
+    for chunk in _chunks(pairs):
+        features = encoder.transform(_texts(row for row, _ in chunk))
+        model.partial_fit(features, [target for _, target in chunk], classes=range(len(index)))
+    predictions, count = [], _answer_count(corpus, train)
     for part in _chunks(test):
-        log_proba = model.predict_log_proba(weights.transform(words.transform(_texts(part))))
+        log_proba = model.predict_log_proba(encoder.transform(_texts(part)))
         # A closed question is answered by one of its choices.
         log_proba[~_allowed(part, vocabulary)] = -np.inf
         best = np.argsort(-log_proba, axis=1, kind="stable")[:, :count]
-        predictions += [[names[index] for index in row] for row in best.tolist()]
+        predictions += [[vocabulary[target] for target in row] for row in best.tolist()]
     return predictions
 
 
-def _allowed(test: Sequence[Example], vocabulary: Mapping[str, int]) -> NDArray[np.bool_]:
+def _allowed(test: Sequence[Example], vocabulary: Sequence[str]) -> NDArray[np.bool_]:
     """Mask the answers that are among the choices of each question, [N, V]; all if none is."""
 
     @cache
@@ -172,18 +169,14 @@ def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
 
 
-def _vocabulary(corpus: Corpus, examples: Sequence[Example]) -> dict[str, int]:
-    """Count the answers that can be predicted, most common first."""
-    clusters: dict[str, set[str]] = {}
-    counts: Counter[str] = Counter()
-    for example in examples:
-        for answer in _targets(corpus, example):
-            counts[answer] += 1
-            clusters.setdefault(answer, set()).add(example.cluster or example.id)
+def _vocabulary(corpus: Corpus, examples: Sequence[Example]) -> list[str]:
+    """List the answers that can be predicted, most common first."""
+    pairs = [(a, row.cluster or row.id) for row in examples for a in _targets(corpus, row)]
+    counts = Counter(answer for answer, _ in pairs)
+    clusters = Counter(answer for answer, _ in set(pairs))
     # An answer that occurs in one cluster alone, such as a caption, helps with no other item.
-    enough = 1 if corpus.classes else 2
-    useful = ((answer, n) for answer, n in counts.items() if len(clusters[answer]) >= enough)
-    return dict(sorted(useful, key=lambda pair: (-pair[1], pair[0]))[:CLASSES])
+    useful = [answer for answer in counts if corpus.classes or clusters[answer] > 1]
+    return sorted(useful, key=lambda answer: (-counts[answer], answer))[:CLASSES]
 
 
 def _answer_count(corpus: Corpus, examples: Sequence[Example]) -> int:
