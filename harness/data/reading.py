@@ -270,15 +270,15 @@ def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) ->
     for split in sorted(splits):
         for example in splits[split]:
             size = example.image.stat().st_size if example.image else None
-            row = [split, example.id, example.text, example.labels, size, *_question(example)]
+            row: list[Any] = [split, example.id, example.text, example.labels, size]
+            question: list[Any] = [
+                example.answers, example.choices, example.subset, example.cluster,
+                dict(example.facts),
+            ]  # fmt: skip
+            # Items that are no questions are hashed as before there were any.
+            row += question if any(question) else []
             digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _question(example: Example) -> list[Any]:
-    """List the fields of a question; empty for an item that is none, as in older revisions."""
-    parts = (example.answers, example.choices, example.subset, example.cluster, example.facts)
-    return [*parts[:-1], dict(example.facts)] if any(parts) else []
 
 
 def _first(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 Nothing is downloaded unless the user names a hub id; the result is a new folder of the user's.
 """
 
+import itertools
 import json
 import re
 import shutil
@@ -123,7 +124,7 @@ def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
             source = tasks.info(task).source
             raise UserError(f"Tables of {task} cannot be converted; its official files: {source}.")
         folder.mkdir()
-        vars(tasks.module(task))["write_official"](_counted(rows(path), on_row), folder)
+        vars(tasks.module(task))["write_official"](rows(path, on_row), folder)
     elif (official := _official(task, path)) is None:
         kinds = " or ".join((*TABLES, *(f"*{ending}" for ending in ARCHIVES)))
         raise UserError(f"No {kinds} and no official layout of {task} at {path}.")
@@ -146,18 +147,14 @@ def _official(task: str, path: Path) -> Path | None:
     return None
 
 
-def _counted(rows: Iterator[TableRow], on_row: OnRow) -> Iterator[TableRow]:
-    for number, row in enumerate(rows, start=1):
-        yield row
-        on_row(number)
-
-
-def rows(path: Path) -> Iterator[TableRow]:
+def rows(path: Path, on_row: OnRow = lambda number: None) -> Iterator[TableRow]:
     """Yield the rows of all tables of a folder, file by file, with configuration and split."""
+    numbers = itertools.count(1)
     for table in _tables(path):
         config, split = _config_and_split(table, path)
         for row in _read_table(table):
             yield {**row, CONFIG: config, SPLIT: split}
+            on_row(next(numbers))
 
 
 def count(path: Path) -> int | None:

@@ -25,7 +25,6 @@ WINDOW = 256
 """Most neighbours that an image is compared with if very many share a part of the hash."""
 SHOWN = 5
 """Most examples that are listed."""
-FAULTY, SAME = "missing or unreadable", "duplicates (same bytes)"
 LEAKS = (
     "Items of the second split whose id, image (same bytes) or text is in the first, too; near "
     "duplicate counts other images that look like one of the first."
@@ -132,8 +131,8 @@ def count_images(root: Path, files: Files, images: Images, near: PathPairs) -> l
     unused = [path for path in files if is_image(path) and path not in names]
     return [
         ImageCount("image files", len(images), _sizes(images)),
-        ImageCount(FAULTY, sum(bool(i.fault) for i in images.values()), ""),
-        ImageCount(SAME, sum(map(len, groups)), examples(groups)),
+        ImageCount("missing or unreadable", sum(bool(i.fault) for i in images.values()), ""),
+        ImageCount("duplicates (same bytes)", sum(map(len, groups)), examples(groups)),
         ImageCount("near-duplicates", len({p for pair in near for p in pair}), examples(near)),
         ImageCount("named by no row", len(unused), ", ".join(unused[:SHOWN])),
     ]

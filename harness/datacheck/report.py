@@ -130,7 +130,12 @@ def _examine_items(
     on_step("comparing images")
     near = duplicates.near_duplicates(images)
     counts = duplicates.count_images(root, files, images, near)
-    warnings = list(_image_warnings(counts))
+    _, faulty, same, *_ = counts
+    warnings = []
+    if faulty.images:
+        warnings.append(f"Images that cannot be used: {faulty.images:,}; their rows are skipped.")
+    if same.images:
+        warnings.append(f"Image files with the same bytes as another: {same.images:,}.")
     sections = {"Images": table(counts) if images else table(text="There are none.")}
     if corpus is None:
         faults = [
@@ -153,14 +158,6 @@ def _examine_items(
         else table(text_only.scores(corpus), text_only.ABOUT),
     }
     return sections, warnings + list(_leak_warnings(leaks))
-
-
-def _image_warnings(counts: Iterable[duplicates.ImageCount]) -> Iterator[str]:
-    number = {count.kind: count.images for count in counts}
-    if faulty := number[duplicates.FAULTY]:
-        yield f"Images that cannot be used: {faulty:,}; their rows are skipped."
-    if same := number[duplicates.SAME]:
-        yield f"Image files with the same bytes as another: {same:,}."
 
 
 def _leak_warnings(leaks: Iterable[duplicates.Leak]) -> Iterator[str]:
