@@ -1,8 +1,8 @@
-"""What a GPU makes of the generative track at real size.
+"""Measure the generative track at real size on a GPU.
 
 ``python gpu_session.py OUT [--small]`` has two parts. ``speed`` writes a Qwen2-VL checkpoint
 with random weights and the generated questions at 224 px, trains ``METHODS`` on them in bf16 with
-LoRA, and prints items and steps a second, peak memory, model FLOPs utilisation and the share of
+LoRA, and prints items and steps a second, peak memory, model FLOPs utilisation and the fraction of
 each phase. ``world`` trains a base model of tens of millions of parameters on a larger world,
 scenes of 3 x 3 cells at 128 px, then runs the entries of the suite ``world_vlm`` on it and writes
 their board. ``--small`` is tiny models on the CPU, to try the session itself.
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from steelyard import tasks
 from steelyard.harness.cli.leaderboard import BoardOptions, write_boards
+from steelyard.harness.core.compat import prepare_imports
 from steelyard.harness.models.tiny_vlm import train as scenes_base
 from steelyard.harness.models.tiny_vlm.config import Training
 from steelyard.harness.records.record import Record
@@ -50,96 +51,98 @@ LARGE = tiny_vlms.Size(
     hidden=1024, layers=24, heads=16, vision_hidden=768, vision_layers=12, words=30000
 )
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
-"""Dense bf16, by what the device's name contains."""
+"""Dense bf16 TFLOP/s, by a part of the device's name."""
 
 
 def main() -> None:
-    """Run the parts asked for on the GPU, or tiny ones on the CPU."""
+    """Run the chosen parts on the GPU, or tiny ones on the CPU."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--flops", default="2e15", help="Budget of each run.")
-    parser.add_argument("--part", choices=PARTS, action="append", help="Only this one.")
-    given = parser.parse_args()
-    device = "cpu" if given.small else pick_device("auto")
-    if device == "cpu" and not given.small:
+    parser.add_argument("--part", choices=PARTS, action="append", help="Run only this part.")
+    options = parser.parse_args()
+    prepare_imports()
+    device = "cpu" if options.small else pick_device("auto")
+    if device == "cpu" and not options.small:
         parser.error("no GPU here; --small tries the session on the CPU")
-    for part in given.part or PARTS:
-        {"speed": measure_speed, "world": board_world}[part](given, device)
+    for part in options.part or PARTS:
+        {"speed": measure_speed, "world": board_world}[part](options, device)
 
 
-def board_world(given: argparse.Namespace, device: str) -> None:
+def board_world(options: argparse.Namespace, device: str) -> None:
     """Train the larger world's base model, run the suite of the small one on it, write a board."""
-    training = SMALL_WORLD if given.small else WORLD
-    train, test = (120, 40) if given.small else (20_000, 1000)
+    training = SMALL_WORLD if options.small else WORLD
+    train, test = (120, 40) if options.small else (20_000, 1000)
     scene = {"size": training.size, "grid": training.grid, "objects": training.objects}
     for task in QUESTIONS:
-        build.write(build.WorldSpec(task, train, test, **scene), given.out / "world" / task)
-    base = scenes_base.ensure(given.out, training=training, device=device)
-    (made,) = suite.load("world_vlm")
-    made = replace(
-        made,
-        entries=made.entries[:2] if given.small else made.entries,
-        seeds=(0,) if given.small else (0, 1, 2),
+        build.write(build.WorldSpec(task, train, test, **scene), options.out / "world" / task)
+    base = scenes_base.ensure(options.out, training=training, device=device)
+    (world_suite,) = suite.load("world_vlm")
+    world_suite = replace(
+        world_suite,
+        entries=world_suite.entries[:2] if options.small else world_suite.entries,
+        seeds=(0,) if options.small else (0, 1, 2),
         backbone=str(base),
         backbone_options={"tune": "full", "batch_size": 32, "max_prompt_tokens": 512},
-        budget="1e9" if given.small else given.flops,
+        budget="1e9" if options.small else options.flops,
     )
-    roots = tuple(f"{task}={given.out / 'world' / task}" for task in QUESTIONS)
-    runs = given.out / "world_runs"
-    suite.check(made)
-    run_suite(made, RunOptions(runs=runs, device=device, data_root=roots, jobs=1))
-    write_boards((runs,), BoardOptions(out=given.out / "world_board"))
+    roots = tuple(f"{task}={options.out / 'world' / task}" for task in QUESTIONS)
+    runs = options.out / "world_runs"
+    suite.check(world_suite)
+    run_suite(world_suite, RunOptions(runs=runs, device=device, data_root=roots, jobs=1))
+    write_boards((runs,), BoardOptions(out=options.out / "world_board"))
 
 
-def measure_speed(given: argparse.Namespace, device: str) -> None:
-    """Make the checkpoint and the data, train, and print what was measured."""
-    model = given.out / "qwen2_vl"
+def measure_speed(options: argparse.Namespace, device: str) -> None:
+    """Write the checkpoint and the data, train, and print the measurements."""
+    model = options.out / "qwen2_vl"
     if not model.exists():
-        tiny_vlms.make("qwen2_vl", model, None if given.small else LARGE)
-    data = given.out / "instruct"
-    train, test, size = (120, 40, 64) if given.small else (2800, 500, 224)
+        tiny_vlms.make("qwen2_vl", model, None if options.small else LARGE)
+    data = options.out / "instruct"
+    train, test, size = (120, 40, 64) if options.small else (2800, 500, 224)
     build.write(build.WorldSpec("instruct", train, test, size=size), data)
-    made = Suite(
+    speed_suite = Suite(
         "gpu",
         tuple(SuiteEntry(name, {"filters": "same"} if name == "mbpo" else {}) for name in METHODS),
         ("instruct",),
         (),
         backbone=str(model),
         backbone_options={
-            "precision": "fp32" if given.small else "bf16",
-            "checkpointing": not given.small,
+            "precision": "fp32" if options.small else "bf16",
+            "checkpointing": not options.small,
             "batch_size": 8,
         },
-        budget="3e9" if given.small else given.flops,
+        budget="3e9" if options.small else options.flops,
         limit=20,
     )
-    suite.check(made)
-    options = RunOptions(runs=given.out / "runs", device=device, data_root=(str(data),), jobs=1)
-    records = run_suite(made, options)
+    suite.check(speed_suite)
+    roots = (str(data),)
+    run_options = RunOptions(runs=options.out / "runs", device=device, data_root=roots, jobs=1)
+    records = run_suite(speed_suite, run_options)
     report(records, len(tasks.load("instruct", data).splits["train"]))
 
 
 def report(records: list[Record], examples: int) -> None:
-    """One row a method."""
+    """Print one row per method."""
     table = Table("method", "steps", "steps/s", "items/s", "TFLOP/s", "MFU", "peak GB", "phases")
-    for found in records:
-        ledger = found.ledger
+    for record in records:
+        ledger = record.ledger
         seconds = ledger.total_seconds or 1.0
         rate = ledger.total_flops / seconds / 1e12
         peak = next((v for name, v in PEAK_TFLOPS.items() if name in ledger.device), None)
-        shares = ", ".join(
-            f"{phase} {spent / seconds:.0%}" for phase, spent in sorted(ledger.seconds.items())
+        phases = ", ".join(
+            f"{phase} {used / seconds:.0%}" for phase, used in sorted(ledger.seconds.items())
         )
         table.add_row(
-            found.label,
+            record.label,
             str(ledger.steps),
             f"{ledger.steps / seconds:.2f}",
             f"{ledger.items / seconds:.1f}",
             f"{rate:.3g}",
             "unknown device" if peak is None else f"{rate / peak:.1%}",
             f"{ledger.peak_bytes / 1e9:.1f}",
-            shares,
+            phases,
         )
     Console().print(table)
     Console().print(f"{examples} training questions, {records[0].ledger.device}")

@@ -1,7 +1,7 @@
 """Measure the tiny base model on the generated question sets, with and without the picture.
 
 ``python measure_base.py [--part val|test] [--seed N] [--base FOLDER] [--data CACHE]`` prints
-one line a subset. Settings are chosen on ``val``; ``test`` is for reporting.
+one line per subset. Settings are chosen on ``val``; ``test`` is for reporting.
 """
 
 import argparse
@@ -25,8 +25,8 @@ PER_FORWARD = 250
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One question of a set."""
+class BaseQuestion:
+    """Question of a set, with the facts that its rates need."""
 
     group: str
     image: Path
@@ -36,47 +36,51 @@ class Asked:
     objects: tuple[str, ...] = ()
 
 
-def read(root: Path, task: str, part: str) -> Iterator[Asked]:
-    """Questions of one part of a set."""
+def read(root: Path, task: str, part: str) -> Iterator[BaseQuestion]:
+    """Yield the questions of one part of a set."""
     folder = root / "val" if part == "val" else root
     images = folder / "images"
     if task == "prior_conflict":
         for row in lines(folder / "questions.jsonl"):
             prompt = row["question"] + SHORT
-            yield Asked(row["subset"], folder / row["image"], prompt, row["answer"], row["prior"])
+            yield BaseQuestion(
+                row["subset"], folder / row["image"], prompt, row["answer"], row["prior"]
+            )
     elif task == "pope":
         for name in ("random", "popular", "adversarial"):
             for row in lines(folder / f"coco_pope_{name}.json"):
-                yield Asked(
+                yield BaseQuestion(
                     f"pope {name}", images / row["image"], row["text"] + SHORT, row["label"]
                 )
     elif task == "vqa":
-        asked = json.loads(next(folder.glob("*questions.json")).read_text())["questions"]
-        told = json.loads(next(folder.glob("*annotations.json")).read_text())["annotations"]
-        for row, fact in zip(asked, told, strict=True):
+        questions = json.loads(next(folder.glob("*questions.json")).read_text())["questions"]
+        facts = json.loads(next(folder.glob("*annotations.json")).read_text())["annotations"]
+        for row, fact in zip(questions, facts, strict=True):
             image = next(images.glob(f"*_{row['image_id']:012d}.png"))
             answer = fact["multiple_choice_answer"]
-            yield Asked(f"vqa {fact['question_type']}", image, row["question"] + SHORT, answer)
+            yield BaseQuestion(
+                f"vqa {fact['question_type']}", image, row["question"] + SHORT, answer
+            )
     else:
         for row in lines(folder / "images.jsonl"):
             objects = tuple(row["objects"])
             image = images / row["image"]
-            yield Asked("chair", image, CAPTION, row["captions"][0], objects=objects)
+            yield BaseQuestion("chair", image, CAPTION, row["captions"][0], objects=objects)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file."""
+    """Return the rows of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @torch.no_grad()
-def answers(
-    model: Any, processor: Any, asked: Sequence[Asked], *, picture: bool, tokens: int
+def answer(
+    model: Any, processor: Any, questions: Sequence[BaseQuestion], *, picture: bool, tokens: int
 ) -> list[str]:
-    """Greedy answers."""
-    found = []
-    for start in range(0, len(asked), PER_FORWARD):
-        rows = asked[start : start + PER_FORWARD]
+    """Return greedy answers."""
+    answers = []
+    for start in range(0, len(questions), PER_FORWARD):
+        rows = questions[start : start + PER_FORWARD]
         texts = []
         for row in rows:
             content = [{"type": "image"}] * picture + [{"type": "text", "text": row.text}]
@@ -88,20 +92,22 @@ def answers(
         inputs = processor(text=texts, **images, padding=True, return_tensors="pt")
         output = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
-        found += processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return [answer.strip() for answer in found]
+        answers += processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+    return [answer.strip() for answer in answers]
 
 
-def report(task: str, asked: Sequence[Asked], said: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Rates of each group of questions."""
-    groups: defaultdict[str, list[tuple[Asked, str]]] = defaultdict(list)
-    for question, answer in zip(asked, said, strict=True):
-        groups[question.group].append((question, answer))
+def report(
+    task: str, questions: Sequence[BaseQuestion], answers: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return the rates of each group of questions."""
+    groups: defaultdict[str, list[tuple[BaseQuestion, str]]] = defaultdict(list)
+    for question, text in zip(questions, answers, strict=True):
+        groups[question.group].append((question, text))
     return {name: rates(task, rows) for name, rows in groups.items()}
 
 
-def rates(task: str, rows: Sequence[tuple[Asked, str]]) -> dict[str, float]:
-    """Accuracy and what else the task tells; of captions CHAIR's rates over kinds."""
+def rates(task: str, rows: Sequence[tuple[BaseQuestion, str]]) -> dict[str, float]:
+    """Return accuracy and the task's other rates; for captions, CHAIR's rates over kinds."""
     size = len(rows)
     right = sum(answer == row.answer for row, answer in rows) / size
     if task == "prior_conflict":
@@ -110,13 +116,13 @@ def rates(task: str, rows: Sequence[tuple[Asked, str]]) -> dict[str, float]:
         return {"n": size, "right": right, "yes": sum(a == "yes" for _, a in rows) / size}
     if task == "vqa":
         return {"n": size, "right": right}
-    said = [
+    mentioned = [
         [kind for kind in KINDS if kind in answer.replace(".", " ").split()] for _, answer in rows
     ]
-    mentions = sum(map(len, said))
+    mentions = sum(map(len, mentioned))
     wrong = [
         [k for k in kinds if k not in row.objects]
-        for (row, _), kinds in zip(rows, said, strict=True)
+        for (row, _), kinds in zip(rows, mentioned, strict=True)
     ]
     present = sum(len(row.objects) for row, _ in rows)
     return {
@@ -136,13 +142,14 @@ def measure(base: Path, data: Path, part: str) -> None:
     model = AutoModelForImageTextToText.from_pretrained(base).eval()
     processor = AutoProcessor.from_pretrained(base)
     for task in ("prior_conflict", "pope", "vqa", "chair"):
-        asked = list(read(build.ensure(build.WorldSpec(task, seed=1), data), task, part))
+        questions = list(read(build.ensure(build.WorldSpec(task, seed=1), data), task, part))
         tokens = 16 if task == "chair" else 3
         for picture in (True, False):
-            said = answers(model, processor, asked, picture=picture, tokens=tokens)
-            for group, found in report(task, asked, said).items():
-                numbers = "  ".join(f"{name} {value:.3f}" for name, value in found.items())
-                print(f"{'seen ' if picture else 'blind'}  {group:18} {numbers}", flush=True)
+            texts = answer(model, processor, questions, picture=picture, tokens=tokens)
+            for group, values in report(task, questions, texts).items():
+                numbers = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+                view = "with image" if picture else "text-only "
+                print(f"{view}  {group:18} {numbers}", flush=True)
 
 
 if __name__ == "__main__":
@@ -151,10 +158,10 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--base", type=Path)
     parser.add_argument("--data", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with TemporaryDirectory() as temporary:
         measure(
-            given.base or train.ensure(seed=given.seed),
-            given.data or Path(temporary),
-            given.part,
+            options.base or train.ensure(seed=options.seed),
+            options.data or Path(temporary),
+            options.part,
         )
