@@ -21,6 +21,7 @@ from steelyard.harness.cli.leaderboard import BoardOptions, write_boards
 from steelyard.harness.core.compat import prepare_imports
 from steelyard.harness.models.tiny_vlm import train as scenes_base
 from steelyard.harness.models.tiny_vlm.config import Training
+from steelyard.harness.models.tiny_vlm.tokenizer import vocabulary
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite
 from steelyard.harness.runs.parallel import pick_device, run_suite
@@ -48,8 +49,15 @@ SMALL_WORLD = Training(
 )  # fmt: skip
 QUESTIONS = ("instruct", "prior_conflict", "pope", "vqa", "chair")
 LARGE = tiny_vlms.Size(
-    hidden=1024, layers=24, heads=16, vision_hidden=768, vision_layers=12, words=30000
+    hidden=1024,
+    layers=24,
+    heads=16,
+    vision_hidden=768,
+    vision_layers=12,
+    words=30000,
+    vocabulary=vocabulary(),
 )
+SMALL = tiny_vlms.Size(vocabulary=vocabulary())
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
 """Dense bf16 TFLOP/s, by a part of the device's name."""
 
@@ -98,7 +106,7 @@ def measure_speed(options: argparse.Namespace, device: str) -> None:
     """Write the checkpoint and the data, train, and print the measurements."""
     model = options.out / "qwen2_vl"
     if not model.exists():
-        tiny_vlms.make("qwen2_vl", model, None if options.small else LARGE)
+        tiny_vlms.make("qwen2_vl", model, SMALL if options.small else LARGE)
     data = options.out / "instruct"
     train, test, size = (120, 40, 64) if options.small else (2800, 500, 224)
     build.write(build.WorldSpec("instruct", train, test, size=size), data)
