@@ -173,14 +173,8 @@ def weighted_kl(
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
     """Return the sum of λ_m kl w_m K_m with detached weights (scalar), and values to log.
 
-    Args:
-        multi_label: predictions are Bernoulli variables.
-        task: L_T.
-        logits: of each modality alone, one row per decision.
-        losses: task losses [B] of each modality alone.
-        scope: parameters of the inner product.
-        shared: both modalities have the same parameters in scope.
-        config: the readings.
+    ``task`` is L_T; ``logits``, one row per decision, and task losses [B] are those of each
+    modality alone. ``shared``: both modalities have the same parameters in ``scope``.
     """
     image = kullback_leibler(logits.text.detach(), logits.image, multi_label).mean()
     text = kullback_leibler(logits.image.detach(), logits.text, multi_label).mean()

@@ -64,6 +64,7 @@ SEARCH: Space = {
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Make pairs with the start model, then minimise L until the budget is spent."""
+    # Imported here, because trl takes seconds.
     from steelyard.methods._preference.pairwise import train_on_pairs
 
     train_on_pairs(

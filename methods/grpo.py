@@ -68,6 +68,7 @@ SEARCH: Space = {
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Reinforce right answers until the budget is spent."""
+    # Imported here, because trl takes seconds.
     from trl import GRPOConfig, GRPOTrainer
 
     train_online(

@@ -67,6 +67,7 @@ SEARCH: Space = {
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Make pairs with the start model, then minimise L until the budget is spent."""
+    # Imported here, because trl takes seconds.
     from trl import KTOConfig, KTOTrainer
 
     from steelyard.harness.models.vlm import Vlm
@@ -77,6 +78,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     pairs = make_pairs(model, data, meter, config, seed)
     prompts = trl_data.prompts_of(model, data)
     preflight.check(model, data, pairs, prompts)
+    # Each pair is two rows, and the KL estimate takes the answer of another row.
     size = trl_data.batch_size(model, 2 * len(pairs), least=2)
     with trl.workspace(model) as folder:
         settings = {

@@ -167,6 +167,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     policy = start_policy(backbone, data, meter, config, seed)
     pairs: list[MinedAnswer] = []
     if config.stream != "online":
+        # Before selection, which is part of the same fraction.
         end = fraction_after(meter, config.mine_share)
         with meter.phase("mine"):
             positions = select(backbone, data, meter, config.selection, seed)
@@ -182,6 +183,7 @@ def start_policy(
     if backbone.kind == "classifier":
         warm_up(backbone, data, meter, config.warmup, seed)
         return ClassifierPolicy(backbone, data, meter, config.attack, config, config.streams, seed)
+    # Imported here, because trl takes seconds and a classifier does not need it.
     from steelyard.methods._mbpo.vlm import VlmPolicy
 
     vlm = cast("Vlm", backbone)

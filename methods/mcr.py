@@ -232,6 +232,7 @@ def contrastive_loss(latents: Latents, targets: Tensor, temperature: float) -> T
     # Finite, so that a batch with a single label has a defined gradient.
     excluded = torch.finfo(similarity.dtype).min
     negatives = similarity.masked_fill(same, excluded).logsumexp(dim=1, keepdim=True)
+    # -log(p / (p + n)) = softplus(log n - log p), without overflow.
     losses = nn.functional.softplus(negatives - similarity)
     positive = same & ~diagonal
     return losses.masked_fill(~positive, 0.0).sum() / positive.sum()
@@ -255,6 +256,7 @@ def reconstruction_loss(decoder: nn.Module, logits: Tensor, latents: Latents) ->
 def latent_decoder(backbone: Backbone, classes: int, seed: int) -> nn.Sequential:
     """Return a decoder of logits [B, C] into both latents [B, 2D], on the backbone's device."""
     width = backbone.width
+    # A private stream: the decoder must not shift the random numbers of the training.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = nn.Sequential(

@@ -87,6 +87,7 @@ SEARCH: Space = {
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Make pairs with the start model, then minimise L until the budget is spent."""
+    # Imported here, because trl takes seconds.
     from trl import DPOConfig
 
     from steelyard.harness.models.vlm import Vlm
@@ -145,6 +146,7 @@ def corrupted_inputs(data: TrainData, config: Config, seed: int) -> Callable[[in
         if config.corruption == "crop":
             generator = np.random.default_rng(seed_for(seed, "mdpo", "crop", name))
             return replace(inputs, image=random_crop(inputs.image, generator))
+        # Evaluation seeds its noise with the id alone: training must not see the same noise.
         key = f"mdpo {seed} {name}"
         noisy = corrupt("image-noise", config.severity, key, inputs, lambda generator: inputs)
         return replace(inputs, image=noisy.image)
@@ -156,6 +158,7 @@ def random_crop(image: Image.Image, generator: np.random.Generator) -> Image.Ima
     """Crop 1 to 20 % of the area at random and scale the crop back to the image's size."""
     area = generator.uniform(*CROP_AREA) * image.width * image.height
     narrow, wide = CROP_ASPECT
+    # Uniform in its logarithm, so that wide and tall crops are equally likely.
     aspect = math.exp(generator.uniform(math.log(narrow), math.log(wide)))
     width = min(image.width, max(1, round(math.sqrt(area * aspect))))
     height = min(image.height, max(1, round(math.sqrt(area / aspect))))

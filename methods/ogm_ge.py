@@ -100,7 +100,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 def scores(backbone: Backbone, parts: Latents, batch: Batch) -> tuple[float, float]:
     """Return s_image and s_text, as the mean over the batch instead of the sum."""
     nothing = Latents(torch.zeros_like(parts.image), torch.zeros_like(parts.text))
-    half_bias = backbone.fuse(nothing) / 2
+    half_bias = backbone.fuse(nothing) / 2  # of an additive head: half of its bias
 
     def score(modality: Modality) -> float:
         logits = backbone.fuse(nothing.replace(modality, parts.of(modality))) - half_bias

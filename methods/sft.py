@@ -43,6 +43,7 @@ class Config:
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Minimise L until the fraction ``share`` of the budget is spent."""
+    # Imported here, because trl takes seconds.
     from trl import SFTConfig, SFTTrainer
 
     from steelyard.harness.models.vlm import Vlm

@@ -28,7 +28,7 @@ These Those Their Its It
 MOST_LEADS = 0.31
 """Fraction of docstrings that begin with an article, a pronoun or a question word."""
 
-ORDINARY_WORDS = {"joint", "sft", "majority", "text_only"}
+ORDINARY_WORDS = {"joint", "sft", "majority", "image_only", "text_only"}
 """Methods whose name is also a word, which identifiers and comments may contain."""
 MENTIONS = {
     "harness/cli": {"joint", "sft"},  # examples and the default control in help texts

@@ -69,6 +69,7 @@ class ClassifierPolicy(Policy):
     logged_faults: ClassVar[tuple[Fault, ...]] = ("grounded",)
 
     def __post_init__(self) -> None:
+        # A deep copy keeps the meter's hooks, so passes of the reference are counted.
         frozen_copy = copy.deepcopy(cast(nn.Module, self.backbone)).eval().requires_grad_(False)
         self.reference = cast(Backbone, frozen_copy)
         self.generator = torch.Generator().manual_seed(seed_for(self.seed, "mbpo", "answers"))
@@ -171,6 +172,7 @@ def mixed(
     def step(batch: Batch) -> StepResult:
         nonlocal count
         count += 1
+        # The rounded product grows at evenly spaced counts.
         if int(count * mix) > int((count - 1) * mix):
             return offline(next(batches))
         return online(batch)

@@ -65,7 +65,7 @@ class Selection:
 
     limit: int
     """Maximum number of items to score."""
-    share: float
+    fraction: float
     """Fraction of the remaining budget for scoring and mining together."""
     top: float | None
     """Fraction of each subset to select, by information gain; None selects all."""
@@ -130,7 +130,7 @@ def select(
     if selection.top is None:
         return positions
     gains: list[float] = []
-    end = fraction_after(meter, selection.share / 2)
+    end = fraction_after(meter, selection.fraction / 2)
     for chunk in affordable(meter, end, positions, backbone.recipe.batch_size):
         batch = data.gather(chunk)
         gains += information_gain(backbone, batch, selection.reference, generator).tolist()
@@ -269,9 +269,9 @@ def attacked_pixels(
     )
 
 
-def fraction_after(meter: Meter, share: float) -> float:
-    """Return the meter's fraction once this fraction of the remaining budget is spent."""
-    return meter.fraction + share * (1 - meter.fraction)
+def fraction_after(meter: Meter, part: float) -> float:
+    """Return the meter's fraction once this part of the remaining budget is spent."""
+    return meter.fraction + part * (1 - meter.fraction)
 
 
 def affordable(
@@ -289,6 +289,7 @@ def best(gains: Sequence[float], subsets: Sequence[str], top: float) -> list[int
     indices: set[int] = set()
     for subset in set(subsets):
         members = [index for index, name in enumerate(subsets) if name == subset]
+        # The sort is stable: items of equal gain stay in their random order.
         members.sort(key=lambda index: -gains[index])
         indices.update(members[: math.ceil(top * len(members))])
     return sorted(indices)

@@ -46,7 +46,7 @@ class VlmPolicy(Policy):
             attacked = replace(batch, pixels=pixels)
         temperature = self.attack.temperature or None
         wrong = self.backbone.continuations(attacked, self.sampling.max_tokens, temperature)
-        # Whether an answer is grounded is a matter of the clean image.
+        # Both gains are those of the clean image.
         gains = zip(
             information_gain(self.backbone, retarget(batch, wrong)).tolist(),
             information_gain(self.backbone, batch).tolist(),

@@ -77,6 +77,7 @@ class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
             self._note("logps/chosen", right)
             self._note("logps/rejected", wrong)
             self._note("margin", right - wrong)
+            # TRL's loss is divided by the number of accumulated batches as well.
             loss = loss - self._streams.anchor * right / self.current_gradient_accumulation_steps
         self._note(f"loss_{stream}", loss)
         return loss

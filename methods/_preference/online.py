@@ -151,6 +151,7 @@ class BlockSampler(Sampler[int]):
         self._due = [
             due + pool.fraction / total for due, pool in zip(self._due, self.pools, strict=True)
         ]
+        # The pool that is furthest behind its proportion is next.
         index = max(range(len(self.pools)), key=lambda index: self._due[index])
         self._due[index] -= 1
         return index

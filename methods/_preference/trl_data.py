@@ -210,6 +210,7 @@ def unpaired(backbone: Vlm, pairs: Sequence[AnswerPair], prompt_at: PromptAt) ->
         ]
         inputs = join(prompts, answers, padding)
         kl_inputs = join(prompts, answers[-1:] + answers[:-1], padding)
+        # KTOTrainer reads KL rows under this prefix, and takes their pictures from the rows.
         pictures = {name for prompt in prompts for name in prompt.images}
         inputs |= {f"KL_{name}": value for name, value in kl_inputs.items() if name not in pictures}
         return inputs | {"label": torch.tensor(is_right)}

@@ -63,6 +63,7 @@ def scores(states: Tensor, labels: Tensor, head: Any, temperature: float, total:
     from trl.trainer.utils import FusedCausalLMOutput
 
     mask = labels != IGNORED
+    # The head has a column per word, so only the positions of answers pass through it.
     logits = head(states[mask]).float() / temperature
     targets = labels[mask]
     log_softmax = torch.log_softmax(logits, dim=-1)

@@ -15,6 +15,7 @@ SIGN: dict[Game, float] = {"greedy": -1.0, "independent": 0.0, "collaborative": 
 
 def permutations(draws: int, rows: int, generator: torch.Generator) -> Tensor:
     """Draw independent uniform permutations of the rows: [draws * rows] int64."""
+    # The order of independent uniform keys is a uniform permutation.
     keys = torch.rand(draws, rows, generator=generator, dtype=torch.float64)
     return keys.argsort(dim=1).flatten()
 
@@ -39,13 +40,8 @@ def mipd(
     reference is detached: in the greedy game its gradient cancels, in the others it would reach the
     wrong player.
 
-    Args:
-        fuse: logits from contributions.
-        parts: contributions [B, ...].
-        reference: ordinary logits, one row per decision.
-        order: K permutations [K * B].
-        game: k.
-        multi_label: predictions are Bernoulli variables.
+    ``parts`` are contributions [B, ...], ``reference`` the ordinary logits, one row per decision,
+    and ``order`` holds K permutations [K * B].
     """
     rows = len(parts.image)
     draws = len(order) // rows
