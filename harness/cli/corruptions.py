@@ -97,6 +97,7 @@ def draw_sheet(image: Image.Image) -> Image.Image:
         for name, corruption in CORRUPTIONS.items()
         if corruption.modality == "image" and corruption.apply is not None
     }
+    # A corruption without severities has one cell.
     plain: dict[str, Image.Image | None] = {"clean": image}
     plain |= {name: cells[0] for name, cells in corrupted.items() if len(cells) == 1}
     graded = {name: cells for name, cells in corrupted.items() if len(cells) > 1}

@@ -98,6 +98,7 @@ def check_data(task: str, options: CheckOptions) -> bool:
             content, folder = datacheck.check(task, root, loader, options.max_bad, on_stage)
     console.print(Markdown(card_page.markdown(content, card_page.TERMINAL_ROWS)))
     console.print(escape(card_page.verdict(content)), highlight=False, soft_wrap=True)
+    # The check has already written the card into the cache.
     if options.out is not None:
         card.write(options.out, content, card_page.markdown(content))
     page = (options.out or folder) / card.MARKDOWN

@@ -158,6 +158,7 @@ def _task_names(texts: Sequence[str], run: Record | None) -> list[str]:
     for name in names:
         if name not in tasks.names():
             raise unknown("task", name, tasks.names())
+    # A classifier has one head: the classes of its task.
     if run is None or registry.kind_of(run.spec.backbone) == "vlm":
         return list(dict.fromkeys(names or TASKS))
     trained_on = run.spec.task

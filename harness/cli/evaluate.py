@@ -107,6 +107,7 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
     stock.include(options.include_path)
     folder = Path(source)
     variants = [variant for name in names for variant in _expand(name)]
+    # A run that was interrupted before its record has only some of these files.
     if any((folder / name).exists() for name in (record.RECORD, TRAINING, registry.WEIGHTS)):
         job, runs = _job_of_run(folder, variants, options), folder.parent
     else:
@@ -150,6 +151,7 @@ def _job_of_run(folder: Path, variants: Sequence[tasks.Variant], options: Evalua
             f"{folder} was trained on {trained_on}, it cannot answer {', '.join(foreign)}."
         )
     source = old.provenance
+    # All variants of a record are scored on the same items.
     limit = options.limit or source["limit"]  # the same items as its other variants
     split = source["data"]["split"]
     return Job(old.spec, old.label, tuple(map(str, variants)), split, limit, old.kind)
@@ -169,6 +171,7 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
         budget=BUDGET,
         seed=0,
         backbone_options=backbone_options,
+        # Part of the run's id: scores on fewer items are another record.
         data={"limit": str(options.limit)} if options.limit else {},
     )
     changes = ", ".join(f"{key}={value}" for key, value in sorted(backbone_options.items()))

@@ -211,6 +211,7 @@ def _train_levels(plan: FactorPlan, options: FactorOptions, out: Path) -> Iterat
         return
     for level in plan.levels:
         console.print(f"{level.parameter} = {level.value}", highlight=False)
+        # The vision-language model's bias is that of its base model, trained here per level.
         if options.vlm:
             yield from _train_base_models(plan, level)
             continue
@@ -263,6 +264,7 @@ def _collect_answers(
             folder = out / "models" / Path(model.source).name
             rows = collect_answers(backbone, task, corpus, folder, plan.profile, label=label)
             tables.setdefault((task, level), {})[model.seed] = rows
+    # One group per point of a curve.
     return [
         LevelAnswers(
             task,

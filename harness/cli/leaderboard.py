@@ -91,6 +91,7 @@ def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"No folder of runs at {folder}; 'steelyard run demo' makes one.")
+    # Kinds are read without importing the methods, which would import torch.
     common: dict[str, Any] = {
         "control": options.control,
         "kinds": {name: methods.about(name).kind for name in methods.names()},

@@ -156,6 +156,7 @@ def print_record(folder: Path) -> None:
     console.print(scores)
     for name, attack in result.provenance.get("attacks", {}).items():
         console.print(f"  attack of {name}: {attack['flops']:.3g} FLOPs, not in the ledger")
+    # Means over training of what the method logged.
     for name, value in result.diagnostics.items():
         console.print(f"  {name}: {value:.4g}")
     data, code = result.provenance["data"], result.provenance["code"]

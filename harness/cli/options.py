@@ -146,6 +146,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         dry_run,
     )  # fmt: skip
     command = pass_options(RunOptions)(command)
+    # A decorator puts its option before those of the decorators below it.
     for option in reversed(declared):
         command = option(command)
     return command

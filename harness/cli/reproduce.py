@@ -148,6 +148,7 @@ def environment_changes(old: Record, device: str) -> Iterator[str]:
 
 def compare(old: Record, new: Record) -> Iterator[Mismatch]:
     """Yield all differences of two records of one spec, scores first."""
+    # Matched by name: the rerun may have more scores.
     values = {(s.task, s.variant, s.metric, s.subset): s.value for s in new.scores}
     for score in old.scores:
         value = values.get((score.task, score.variant, score.metric, score.subset))
@@ -161,6 +162,7 @@ def compare(old: Record, new: Record) -> Iterator[Mismatch]:
         "steps": (str(old.ledger.steps), str(new.ledger.steps)),
         "FLOPs": (f"{old.ledger.total_flops:.0f}", f"{new.ledger.total_flops:.0f}"),
     }
+    # A run without training has no weights.
     if old.provenance["weights"] is not None:
         facts["weights"] = (old.provenance["weights"], str(new.provenance["weights"]))
     for name, (before, now) in facts.items():

@@ -117,10 +117,12 @@ def suites_from(target: str, options: RunOptions) -> list[Suite]:
     if len(bases) > 1 and conflicts:
         names = " and ".join(base.name for base in bases)
         raise UserError(f"{target} consists of {names}: give {conflicts[0]} with one of them.")
+    # Groups of a user's folder must be known before they are replaced by their tasks.
     stock.include(options.include_path)
     suites = [_changed(base, options) for base in bases]
     for path in options.tuned:
         suites = tuning.add_chosen(suites, path, oracle=options.oracle)
+    # Once, after all changes: a wrong name in the second suite must not wait for the first.
     for suite in suites:
         try:
             check(suite)
@@ -136,12 +138,14 @@ def _suite_of_one(method: str, options: RunOptions) -> Suite:
     kind = registry.kind_of(options.backbone) if options.backbone else kinds[0]
     if kind == "classifier":
         return Suite("run", entries, ("food101",), STANDARD)
+    # A vision-language model learns from one pool of questions and is scored on other sets.
     evaluate = ("prior_conflict", "pope", "vqa", "chair")
     return Suite("run", entries, ("instruct",), STANDARD, evaluate, backbone="tiny-vlm")
 
 
 def _changed(base: Suite, options: RunOptions) -> Suite:
     """Return a suite with the options of the command line."""
+    # Other training tasks replace all tasks of the suite, also those that are only scored.
     tasks = options.tasks or base.tasks
     evaluate = () if options.tasks else base.evaluate
     loader = {key: str(value) for key, value in parse_pairs(options.data_set).items()}

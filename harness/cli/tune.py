@@ -54,6 +54,7 @@ def tune(target: str, trials: int, rule: str, seed: int, options: RunOptions) ->
                 f"--{name}: trials are trained with seed {plan.training_seed} and scored on "
                 "validation items; leave it out."
             )
+    # The anytime track is tuned once per budget.
     for suite in suites_from(target, options):
         for budget in suite.budgets:
             one_budget = replace(suite, budget=budget, track=suite.run_track)
@@ -117,6 +118,7 @@ def _score_on_test(
     trials = [replace(job, split="test") for job in trials if job.spec.id in done]
     for job in trials:
         source, target = options.runs / job.spec.id, folder / job.spec.id
+        # Copied so that no trial is trained again; training.json marks the weights as complete.
         if not (target / TRAINING).is_file():
             shutil.copytree(source / WEIGHTS, target / WEIGHTS, dirs_exist_ok=True)
             shutil.copyfile(source / TRAINING, target / TRAINING)

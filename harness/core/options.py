@@ -78,6 +78,7 @@ def parse_value(text: str) -> Option:
     """Read a number, ``true`` or ``false``; anything else stays text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
+    # int first: 3 stays a whole number, and a run's id depends on it.
     for kind in (int, float):
         try:
             return kind(text)

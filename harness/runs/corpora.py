@@ -75,6 +75,7 @@ def load_job_corpora(job: Job, record: Record | None, options: DataOptions) -> d
     roots = parse_roots(options.data_root, names)
     loader = parse_loader_options(options.data_set, names)
     trained_on = job.spec.task
+    # Not before: DIR and KEY=VALUE without a task are about the only scored one.
     if trained_on != tasks.NOTHING:
         names = list(dict.fromkeys([*names, trained_on]))
         loader[trained_on] = {**loader_options(job.spec), **loader.get(trained_on, {})}
@@ -82,6 +83,7 @@ def load_job_corpora(job: Job, record: Record | None, options: DataOptions) -> d
     if record is not None:
         for corpus in corpora.values():
             check_revision(corpus, record)
+    # Provenance of an untrained model describes an empty data set.
     if trained_on == tasks.NOTHING:
         corpora[trained_on] = Corpus(trained_on, Path(), (), False, {job.split: ()}, "")
     return corpora

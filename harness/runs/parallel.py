@@ -55,6 +55,7 @@ def run_jobs(
     With several processes a bug in one job is raised after the other jobs.
     """
     device = pick_device(options.device)
+    # Runs on one GPU would share its memory and distort each other's seconds.
     workers = options.jobs or (1 if device.startswith("cuda") else os.cpu_count() or 1)
     states = [(job, finished(job, options.runs)) for job in jobs]
     if options.dry_run:
@@ -64,6 +65,7 @@ def run_jobs(
     waiting = [job for job, record in states if record is None]
     if records and waiting:
         console.print(f"{len(records)} runs are done already, {len(waiting)} to go")
+    # One method's bug must not lose the runs of the other methods.
     bugs: list[BaseException] = []
     fractions: dict[str, float] = {}
     start = time.monotonic()
@@ -71,17 +73,16 @@ def run_jobs(
         line = bar.add_task("starting", total=max(len(waiting), 1))
 
         def report(run_id: str, stage: str, fraction: float) -> None:
-            training, evaluating = stage == "training", stage.startswith("evaluating")
-            done = TRAINING_FRACTION * fraction if training else 0.0
-            if evaluating:
-                done = TRAINING_FRACTION + (1 - TRAINING_FRACTION) * fraction
-            fractions[run_id] = done
+            fractions[run_id] = TRAINING_FRACTION * fraction
+            if stage.startswith("evaluating"):
+                fractions[run_id] = TRAINING_FRACTION + (1 - TRAINING_FRACTION) * fraction
             bar.update(line, description=f"{run_id}: {stage}", completed=sum(fractions.values()))
 
         shared = (corpora, options.runs, device)
         alone = min(workers, len(waiting)) <= 1  # then this process works
         if alone:
             _start_worker(*shared)
+        # The corpora are sent once per worker: with every job they would be most of the time.
         futures = spread(
             _work, waiting, 0 if alone else workers, report, _start_worker, shared,
             parent_works=alone,

@@ -112,7 +112,8 @@ def run(
     folder = runs / job.spec.id
     folder.mkdir(parents=True, exist_ok=True)
     scored_before: Mapping[str, Any] = {}
-    if (folder / record.RECORD).is_file():  # has other variants or another label: keep its scores
+    # Another label or further variants: its scores become parts, so only the rest is evaluated.
+    if (folder / record.RECORD).is_file():
         old = record.read(folder)
         names = _split_into_parts(old, job, folder)
         variants = tuple(dict.fromkeys((*job.variants, *names)))
@@ -121,6 +122,7 @@ def run(
         scored_before = old.provenance.get("scored", {})
         if costs := old.provenance.get("attacks"):  # a record may have come without this file
             write_json(folder / ATTACKS, {**costs, **_attack_costs(folder)})
+    # An untrained model costs nothing; the meter still names the device.
     if job.spec.task == tasks.NOTHING:
         with Meter(parse_budget(job.spec.budget), device) as meter:
             training = TrainingResult("done", "", meter.ledger("finished"), {})
@@ -201,14 +203,17 @@ def _train(
         backbone.recipe = replace(backbone.recipe, learning_rate=spec.learning_rate)
     data = train_data(backbone, spec.task, corpus)
     budget = parse_budget(spec.budget, spec.track, spec.wall)
+    # The seed decides which windows the audit compares: a method cannot know them.
     meter = Meter(budget, device, Audit(spec.seed_for("audit")))
     for module in backbone.metered_modules:
         meter.watch(module)
     meter.on_progress = lambda fraction: progress("training", fraction)
+    # After the build, so that dropout does not depend on the number of weights drawn before.
     torch.manual_seed(spec.seed_for("training"))
     stopped: Literal["finished", "budget"] = "finished"
     failure = ""
     images = (example.image for example in data.examples if example.image)
+    # Reading validation or test images during training is cheating and fails the run.
     roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
     with meter, only_training_images(images, roots, [folder]) as guard:
         try:
@@ -336,6 +341,7 @@ def _score_variant(
         progress=on_progress,
     )
     write_items(result.items, table)
+    # Before the summary, which marks the variant as complete.
     if result.attack is not None:
         costs = {**_attack_costs(folder), str(variant): dict(result.attack)}
         write_json(folder / ATTACKS, costs)

@@ -149,10 +149,12 @@ def load(name_or_path: str) -> tuple[Suite, ...]:
             raise UserError(f"a suite is a mapping with the keys {', '.join(KEYS)}.")
         if content.keys() <= {"suites", "about"} and isinstance(content.get("suites"), list):
             return tuple(suite for name in content["suites"] for suite in load(str(name)))
+        # A dataclass field with a default would accept a missing list.
         for key in ("methods", "tasks"):
             if not isinstance(content.get(key), list) or not content[key]:
                 raise UserError(f"'{key}' must be a list of at least one name.")
         entries = tuple(_entry(item) for item in content.pop("methods"))
+        # YAML reads 16000 as a number, a budget is a name or a number as text.
         content["budget"] = str(content.get("budget", "S"))
         suite = apply(Suite(path.stem, entries), content, "suite key", KEYS)
         return (replace(suite, evaluate=expand_groups(suite.evaluate)),)
@@ -214,6 +216,7 @@ def expand_groups(names: Sequence[str]) -> tuple[str, ...]:
 
 def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant]:
     """Return the clean task and its corruptions; without text only those of the image."""
+    # A suite of several tasks gives each those corruptions that it can have.
     image_only = not tasks.has_text(task)
     applicable = [c for c in corruptions if not (image_only and tasks.corrupts_text(c))]
     return tasks.variants(task, applicable)

@@ -70,6 +70,7 @@ def main_metric(record: Record) -> float:
 def balanced(record: Record) -> float:
     """Return the rank score of a board of one task: clean and corrupted weigh the same."""
     values = _main_scores(record)
+    # Sorted, so that equal records add up in the same order.
     weights = columns_of(record.spec.task, sorted(values))["balanced"]
     return sum(weight * values[variant] for variant, weight in weights.items())
 
@@ -102,6 +103,7 @@ def trials_of(entry: SuiteEntry, suite: Suite, plan: TuningPlan) -> list[SuiteEn
     kind = registry.kind_of(suite.backbone)
     default = registry.configure(suite.backbone, suite.backbone_options).learning_rate
     space = methods.search_space(methods.load(entry.method))
+    # An option that the entry sets is what the entry is about, so it is not searched.
     free = {name: values for name, values in space.items() if name not in entry.options}
     trials = []
     for number in range(plan.trials):
