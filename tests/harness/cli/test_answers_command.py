@@ -35,12 +35,12 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, data: Path) -> Path:
-    """A record of a model that answered the three questions, clean and without images."""
+    """Write a record of a model that answered the three questions, clean and without images."""
     spec = RunSpec("control", tasks.NOTHING, "tiny-vlm", "XS", 0)
     ledger = Ledger({}, {}, 0, 0, 0, "cpu", None, None, "finished")
     score = Score("mmhal", "clean", "answered", 1.0, 3, None, True, None)
-    known = {"revision": tasks.load("mmhal", data).revision, "split": "test"}
-    made = {"data": {"split": "test"}, "scored": {"mmhal": {"data": known}}}
+    data_facts = {"revision": tasks.load("mmhal", data).revision, "split": "test"}
+    provenance = {"data": {"split": "test"}, "scored": {"mmhal": {"data": data_facts}}}
     folder = tmp_path / "runs" / spec.id
     folder.mkdir(parents=True)
     rows = [
@@ -49,7 +49,7 @@ def run(tmp_path: Path, data: Path) -> Path:
         for n in range(3)
     ]
     pd.DataFrame(rows).to_parquet(folder / record.items_file("mmhal", spec.task))
-    record.write(Record(spec.id, "tiny", spec, "done", "", ledger, (score,), made), folder)
+    record.write(Record(spec.id, "tiny", spec, "done", "", ledger, (score,), provenance), folder)
     return folder
 
 
@@ -90,8 +90,8 @@ def test_mistakes(run: Path, data: Path) -> None:
 
 def test_options_of_several_tasks() -> None:
     assert parse_loader_options(["source=gqa"], ["pope"]) == {"pope": {"source": "gqa"}}
-    given = ["pope.source=gqa", "mmhal.ratings=a.jsonl"]
-    assert parse_loader_options(given, ["mmhal", "pope"]) == {
+    pairs = ["pope.source=gqa", "mmhal.ratings=a.jsonl"]
+    assert parse_loader_options(pairs, ["mmhal", "pope"]) == {
         "pope": {"source": "gqa"},
         "mmhal": {"ratings": "a.jsonl"},
     }

@@ -131,5 +131,5 @@ def test_train_evaluate_show_and_leaderboard(
     assert done.code == 0, done.stderr
     assert (tmp_path / "board" / "board.md").is_file()
     # The wrong data is noticed before anything is evaluated on it.
-    other = steelyard("evaluate", str(folder), "food101@text-blank")
-    assert other.code == 2 and "does not match" in other.stderr
+    mistake = steelyard("evaluate", str(folder), "food101@text-blank")
+    assert mistake.code == 2 and "does not match" in mistake.stderr

@@ -21,21 +21,21 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
     assert intervals.mcnemar(1, 5) == pytest.approx(14 / 64)
     assert intervals.mcnemar(5, 1) == intervals.mcnemar(1, 5)
     assert intervals.mcnemar(0, 0) == intervals.mcnemar(4, 4) == 1
-    for one, other in ((3, 9), (0, 12), (40, 61)):
-        expected = binomtest(one, one + other, 0.5).pvalue
-        assert intervals.mcnemar(one, other) == pytest.approx(expected)
+    for wins, losses in ((3, 9), (0, 12), (40, 61)):
+        expected = binomtest(wins, wins + losses, 0.5).pvalue
+        assert intervals.mcnemar(wins, losses) == pytest.approx(expected)
 
 
 def test_two_run_folders_by_hand(tmp_path: Path) -> None:
-    one = make_run(tmp_path, "one", {"clean": first(8)})
-    other = make_run(tmp_path, "other", {"clean": [0.0, 0.0, 0.0, 1, 1, 1, 1, 1, 1, 0.0]})
-    (pair,) = compare(paired_runs(str(one), str(other), []), ["clean"])
+    run_a = make_run(tmp_path, "one", {"clean": first(8)})
+    run_b = make_run(tmp_path, "other", {"clean": [0.0, 0.0, 0.0, 1, 1, 1, 1, 1, 1, 0.0]})
+    (pair,) = compare(paired_runs(str(run_a), str(run_b), []), ["clean"])
     assert (pair.task, pair.variant, pair.metric) == ("toy", "clean", "accuracy")
     assert (pair.left.mean, pair.right.mean) == (pytest.approx(0.8), pytest.approx(0.6))
     assert pair.difference.mean == pytest.approx(0.2)
     assert pair.counts == (McNemarCounts("0", both=5, only_left=3, only_right=1, neither=1),)
     assert pair.counts[0].p == pytest.approx(10 / 16)  # 1 against 3 of 4
-    back = compare(paired_runs(str(other), str(one), []), ["clean"])[0]
+    back = compare(paired_runs(str(run_b), str(run_a), []), ["clean"])[0]
     assert back.difference.low == pytest.approx(-pair.difference.high)
 
 
@@ -46,7 +46,7 @@ def test_entries_are_paired_by_seed_on_the_seeds_both_have(toy: Path) -> None:
     assert pair.difference.values == pytest.approx((0.2,)) and len(pair.counts) == 1
     assert pair.counts[0].seed == "1"
     both = compare(paired_runs("fair", "joint", [toy]), ["all"])
-    assert [each.variant for each in both] == ["clean", "image-blank", "text-blank"]
+    assert [comparison.variant for comparison in both] == ["clean", "image-blank", "text-blank"]
     assert both[1].difference.values == pytest.approx((0.4, 0.4))
 
 
@@ -104,9 +104,9 @@ def test_what_cannot_be_compared_is_refused(toy: Path, tmp_path: Path) -> None:
 
 
 def test_other_items_and_lost_items_are_refused(toy: Path, tmp_path: Path) -> None:
-    other = make_run(tmp_path / "x", "other", {"clean": [1.0] * 11})
+    foreign = make_run(tmp_path / "x", "other", {"clean": [1.0] * 11})
     with pytest.raises(UserError, match="on other items"):
-        compare(paired_runs(str(toy / "0000"), str(other), []), ["clean"])
+        compare(paired_runs(str(toy / "0000"), str(foreign), []), ["clean"])
     (toy / "0000" / ITEMS).unlink()
     with pytest.raises(UserError, match="copy its whole folder"):
         compare(paired_runs("fair", "joint", [toy]), ["clean"])

@@ -1,4 +1,4 @@
-"""The guide's own text works: its method file, its commands, its row on the board."""
+"""Check the guide's method file, its commands and its row on the board."""
 
 import re
 import shlex
@@ -12,10 +12,10 @@ GUIDE = ROOT / "CONTRIBUTING.md"
 
 
 def block(marker: str) -> str:
-    """The fenced block that follows a marker comment."""
-    found = re.search(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```", GUIDE.read_text(), re.S)
-    assert found, f"no block '{marker}' in the guide"
-    return found.group(1)
+    """Return the fenced block that follows a marker comment."""
+    match = re.search(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```", GUIDE.read_text(), re.S)
+    assert match, f"no block '{marker}' in the guide"
+    return match.group(1)
 
 
 @pytest.mark.slow

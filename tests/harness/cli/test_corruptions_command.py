@@ -19,10 +19,10 @@ GRADED = [n for n, c in CORRUPTIONS.items() if c.modality == "image" and c.apply
 
 
 def cell(page: Image.Image, row: int, column: int) -> Image.Image:
-    """A picture of the sheet; row 0 has no severities."""
-    left = MARGIN + column * (SIZE + GAP)
+    """Return an image of the sheet; row 0 has no severities."""
+    x = MARGIN + column * (SIZE + GAP)
     top = HEAD + row * (SIZE + GAP) + (HEAD if row else 0)
-    return page.crop((left, top, left + SIZE, top + SIZE))
+    return page.crop((x, top, x + SIZE, top + SIZE))
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -35,9 +35,12 @@ def test_the_sheet_shows_what_the_corruptions_do() -> None:
     assert np.array_equal(pixels(cell(page, 0, 0)), pixels(clean))
     for row, name in enumerate(GRADED, 1):
         for column in (0, 4):
-            made = corruptions.corrupt_image(name, column + 1, clean)
-            assert made is not None
-            assert np.array_equal(pixels(cell(page, row, column)), pixels(made)), (name, column)
+            corrupted = corruptions.corrupt_image(name, column + 1, clean)
+            assert corrupted is not None
+            assert np.array_equal(pixels(cell(page, row, column)), pixels(corrupted)), (
+                name,
+                column,
+            )
 
 
 def test_the_committed_sheet_is_what_the_command_makes(tmp_path: Path) -> None:
@@ -46,9 +49,9 @@ def test_the_committed_sheet_is_what_the_command_makes(tmp_path: Path) -> None:
         pytest.skip("the picture is no part of an installed package")
     ran = CliRunner().invoke(cli, ["corruptions", "--out", str(tmp_path / "one" / "sheet.png")])
     assert ran.exit_code == 0 and "text-misleading" in ran.output
-    made, committed = (Image.open(p) for p in (tmp_path / "one" / "sheet.png", COMMITTED))
-    assert made.size == committed.size
-    assert np.abs(pixels(made) - pixels(committed)).mean() < 2
+    sheet, committed = (Image.open(p) for p in (tmp_path / "one" / "sheet.png", COMMITTED))
+    assert sheet.size == committed.size
+    assert np.abs(pixels(sheet) - pixels(committed)).mean() < 2
 
 
 def test_twice_the_same_bytes(tmp_path: Path) -> None:
@@ -64,9 +67,9 @@ def test_twice_the_same_bytes(tmp_path: Path) -> None:
 def test_the_table_has_every_text_corruption_at_every_severity() -> None:
     table = corruptions.text_table()
     names = [str(name) for name in table.columns[0].cells]
-    wanted = {n: len(c.severities) or 1 for n, c in CORRUPTIONS.items() if c.modality == "text"}
-    assert {name: names.count(name) for name in wanted} == wanted
-    assert names[0] == "clean" and len(names) == 1 + sum(wanted.values())
+    rows = {n: len(c.severities) or 1 for n, c in CORRUPTIONS.items() if c.modality == "text"}
+    assert {name: names.count(name) for name in rows} == rows
+    assert names[0] == "clean" and len(names) == 1 + sum(rows.values())
 
 
 def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def test_check_prints_tables_and_writes_the_card_outside_of_the_data(
         assert title in done.stdout
     assert "usable: test 40" in done.stdout
     assert sorted(pope.rglob("*")) == before
-    (kept,) = (tmp_path / "cache").rglob("card.md")
-    assert str(kept) in done.stdout
+    (card_page,) = (tmp_path / "cache").rglob("card.md")
+    assert str(card_page) in done.stdout
     again = steelyard(
         "check", "pope", "--data-root", f"pope={pope}", "--out", str(tmp_path / "out")
     )
@@ -53,7 +53,7 @@ def test_check_refuses_what_a_run_would_refuse(pope: Path, steelyard: Command) -
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("check", "pop"), "Unknown task 'pop'. Did you mean 'pope'?"),
         (("check", "pope", "--data-root", "/nowhere"), "no folder at /nowhere"),
@@ -67,13 +67,13 @@ def test_check_refuses_what_a_run_would_refuse(pope: Path, steelyard: Command) -
     ],
 )
 def test_a_mistake_is_one_line(
-    pope: Path, words: tuple[str, ...], said: str, steelyard: Command
+    pope: Path, words: tuple[str, ...], message: str, steelyard: Command
 ) -> None:
     rooted = (
         words if "/nowhere" in words or words[0] == "data" else (*words, "--data-root", str(pope))
     )
     done = steelyard(*rooted)
-    assert done.code == 2 and said in done.stderr, done.stderr
+    assert done.code == 2 and message in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
@@ -102,9 +102,9 @@ def test_what_is_declared_of_published_files_is_well_formed(name: str) -> None:
     about = tasks.info(name)
     assert about.licence and about.source and about.layout and about.citation
     assert about.hub == "" or re.fullmatch(r"[\w-]+/[\w.-]+", about.hub)
-    for file, known in about.official.items():
+    for file, facts in about.official.items():
         assert "/" not in file
-        assert isinstance(known["rows"], int | dict)
-        assert re.fullmatch(r"[0-9a-f]{64}", known.get("sha256", "0" * 64))
-        for column in known.keys() - {"rows", "sha256"}:
-            assert sum(known[column].values()) == known["rows"], (file, column)
+        assert isinstance(facts["rows"], int | dict)
+        assert re.fullmatch(r"[0-9a-f]{64}", facts.get("sha256", "0" * 64))
+        for column in facts.keys() - {"rows", "sha256"}:
+            assert sum(facts[column].values()) == facts["rows"], (file, column)

@@ -22,16 +22,16 @@ from steelyard.leaderboards.factor_effects.plots import picture
 
 
 def invoke(*words: str) -> str:
-    """What a command prints; a user's mistake is raised."""
-    found = CliRunner().invoke(cli, words, standalone_mode=False)
-    if found.exception is not None:
-        raise found.exception
-    return found.output
+    """Return what a command prints; raise a user's mistake."""
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return result.output
 
 
 @pytest.fixture(scope="module")
 def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier trained for a few steps."""
+    """Train a classifier for a few steps; return its folder."""
     runs = tmp_path_factory.mktemp("runs")
     suite = Suite("run", (SuiteEntry("joint"),), ("hateful_memes",), budget="2e9")
     roots = (f"hateful_memes={world / 'hateful_memes'}",)
@@ -44,8 +44,8 @@ def test_a_run_is_diagnosed_on_its_own_task(run: Path, world: Path, tmp_path: Pa
     out = tmp_path / "out"
     words = ("diagnose", str(run), "--data-root", str(world / "hateful_memes"), "--limit", "40",
              "--draws", "2", "--out", str(out))  # fmt: skip
-    said = invoke(*words)
-    assert "hateful memes" in said and "begin with" in said
+    output = invoke(*words)
+    assert "hateful memes" in output and "begin with" in output
     names = {path.name for path in out.iterdir() if path.is_file()}
     assert names == {f"diagnosis.{end}" for end in ("md", "csv", "json", "png", "svg")}
     assert (out / "asked" / "items-hateful_memes.parquet").is_file()
@@ -61,7 +61,7 @@ def test_a_run_is_diagnosed_on_its_own_task(run: Path, world: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--tasks", "hateful_meme"), "Unknown task 'hateful_meme'. Did you mean 'hateful_memes'"),
         (("--tasks", "food101"), "was trained on hateful_memes, it cannot answer food101"),
@@ -73,13 +73,13 @@ def test_a_run_is_diagnosed_on_its_own_task(run: Path, world: Path, tmp_path: Pa
     ],
 )
 def test_mistakes(
-    run: Path, world: Path, tmp_path: Path, words: tuple[str, ...], said: str
+    run: Path, world: Path, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     root = ("--data-root", str(world / "hateful_memes"))
-    given = words if "--data-root" in words else (*root, *words)
+    arguments = words if "--data-root" in words else (*root, *words)
     with pytest.raises(UserError) as error:
-        invoke("diagnose", str(run), *given, "--out", str(tmp_path / "out"))
-    assert said in str(error.value)
+        invoke("diagnose", str(run), *arguments, "--out", str(tmp_path / "out"))
+    assert message in str(error.value)
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:
@@ -100,11 +100,11 @@ def answers(right: int, blind: int, shift: int = 0) -> pd.DataFrame:
     def words(count: int) -> str:
         return "a" * count + "b" * (40 - count)
 
-    made = [*rows("full", "", scores(right + shift), words(right + shift))]
+    records = [*rows("full", "", scores(right + shift), words(right + shift))]
     for way in ("blank", "shuffled"):
         for view, count in (("text", blind), ("image", 10), ("neither", 5)):
-            made += rows(view, way, scores(count), words(count))
-    return pd.DataFrame(made)
+            records += rows(view, way, scores(count), words(count))
+    return pd.DataFrame(records)
 
 
 def factor() -> bias.Factor:
@@ -130,13 +130,13 @@ def test_a_level_is_compared_with_the_usual_one_seed_by_seed() -> None:
 
 
 def test_factor_files() -> None:
-    made = factor()
-    page = bias_files.markdown(made, "data.svg")
+    effects = factor()
+    page = bias_files.markdown(effects, "data.svg")
     assert "| 1 (usual) | 75.0 ± " in page and "| 2 | +7.5 ± " in page and "One seed" not in page
-    lines = bias_files.as_csv(made).splitlines()
+    lines = bias_files.as_csv(effects).splitlines()
     assert any(line.startswith("toy,size,2,false,score.full,0.825,") for line in lines)
-    assert json.loads(bias_files.as_json(made))["curves"][0]["points"][1]["value"] == "2"
-    assert picture(made) == picture(made) and picture(made)["data.svg"].count(b"<svg") == 1
+    assert json.loads(bias_files.as_json(effects))["curves"][0]["points"][1]["value"] == "2"
+    assert picture(effects) == picture(effects) and picture(effects)["data.svg"].count(b"<svg") == 1
 
 
 def test_every_parameter_has_one_usual_level_and_changes_one_thing() -> None:

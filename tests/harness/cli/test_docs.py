@@ -49,6 +49,6 @@ def test_the_help_of_a_command(name: str) -> None:
     lines = examples.replace("\\\n", "").splitlines()
     assert any(line.startswith(f"steelyard {name}") for line in lines)
     for line in lines:
-        program, other, *words = shlex.split(line, comments=True)
+        program, called, *words = shlex.split(line, comments=True)
         assert program == "steelyard"
-        command_of(other).make_context(other, words)  # a wrong option is an error
+        command_of(called).make_context(called, words)  # a wrong option is an error

@@ -26,7 +26,7 @@ GENERATE = vlm.Vlm.generate
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model of real layout."""
+    """Make a tiny random model of real layout."""
     return tiny_vlms.make("llava", tmp_path_factory.mktemp("models") / "tiny-llava")
 
 
@@ -55,12 +55,12 @@ def ask(model: Path, data: Path, tmp_path: Path) -> Callable[..., Record]:
     return evaluate
 
 
-def variants(found: Record) -> list[str]:
-    return list(dict.fromkeys(f"{score.task}@{score.variant}" for score in found.scores))
+def variants(result: Record) -> list[str]:
+    return list(dict.fromkeys(f"{score.task}@{score.variant}" for score in result.scores))
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
-    """How many items each call of the model answered; it fails at one of them."""
+    """Count the items that each call of the model answers; fail at one call."""
     calls: list[int] = []
 
     def counting(self: vlm.Vlm, inputs: Sequence[Inputs], *rest: Any, **named: Any) -> list[str]:
@@ -76,18 +76,18 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
 def test_a_model_gets_a_record_like_any_run(
     ask: Callable[..., Record], model: Path, data: Path, tmp_path: Path
 ) -> None:
-    found = ask("pope", "pope@image-blank", "stock/pope@image-shuffle")
-    assert variants(found) == ["pope@clean", "pope@image-blank", "stock/pope@image-shuffle"]
-    assert (found.label, found.status, found.spec.task) == ("tiny-llava", "done", tasks.NOTHING)
-    assert (found.ledger.total_flops, found.ledger.steps) == (0, 0)
-    made = found.provenance
-    assert made["weights"] == registry.revision(str(model), {})
-    assert set(made["scored"]) == {"pope", "stock/pope"}
-    stock = made["scored"]["stock/pope"]
+    result = ask("pope", "pope@image-blank", "stock/pope@image-shuffle")
+    assert variants(result) == ["pope@clean", "pope@image-blank", "stock/pope@image-shuffle"]
+    assert (result.label, result.status, result.spec.task) == ("tiny-llava", "done", tasks.NOTHING)
+    assert (result.ledger.total_flops, result.ledger.steps) == (0, 0)
+    provenance = result.provenance
+    assert provenance["weights"] == registry.revision(str(model), {})
+    assert set(provenance["scored"]) == {"pope", "stock/pope"}
+    stock = provenance["scored"]["stock/pope"]
     corpus = tasks.load("stock/pope", data / "theirs")
     assert stock["data"]["revision"] == corpus.revision
     assert stock["data"]["notes"]["split"] == "test" and stock["data"]["sizes"] == {"test": 12}
-    assert stock["data"]["items"] and stock["task"] != made["scored"]["pope"]["task"]
+    assert stock["data"]["items"] and stock["task"] != provenance["scored"]["pope"]["task"]
     (folder,) = (tmp_path / "runs").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == [
         "items-pope.parquet", "items-stock-pope.parquet", "record.json",
@@ -119,16 +119,16 @@ def test_an_interrupted_command_goes_on_and_loses_nothing(
     (folder,) = (tmp_path / "runs").iterdir()
     assert variants(record.read(folder)) == ["stock/pope@clean"]  # still whole
     calls = counted(monkeypatch)
-    found = ask("stock/pope@image-blank", "stock/pope@image-noise:1")
-    assert calls == [12] and len(variants(found)) == 3
+    result = ask("stock/pope@image-blank", "stock/pope@image-noise:1")
+    assert calls == [12] and len(variants(result)) == 3
     assert not (folder / PARTS).exists()
 
 
 def test_some_items_have_a_record_of_their_own(ask: Callable[..., Record], tmp_path: Path) -> None:
-    whole, some = ask("stock/pope"), ask("stock/pope", limit=6)
-    assert whole.id != some.id and some.spec.data == {"limit": "6"}
+    full, some = ask("stock/pope"), ask("stock/pope", limit=6)
+    assert full.id != some.id and some.spec.data == {"limit": "6"}
     assert {score.n for score in some.scores} == {6}
-    assert {score.n for score in whole.scores} == {12}
+    assert {score.n for score in full.scores} == {12}
     with pytest.raises(UserError, match="data revisions"):
         publish([tmp_path / "runs"], tmp_path / "board")
 
@@ -136,15 +136,15 @@ def test_some_items_have_a_record_of_their_own(ask: Callable[..., Record], tmp_p
 def test_models_stand_beside_each_other_on_a_board(
     ask: Callable[..., Record], tmp_path: Path, model: Path
 ) -> None:
-    other = tmp_path / "second"
-    shutil.copytree(model, other)
-    for source in (model, other):
+    second = tmp_path / "second"
+    shutil.copytree(model, second)
+    for source in (model, second):
         ask("pope", "pope@image-blank", "stock/pope", source=source)
     published = publish([tmp_path / "runs"], tmp_path / "board")
     (profile,) = published.profiles
     assert {row.label for row in profile.rows} == {"tiny-llava", "second"}
-    shown = [column.name for column in profile.clean]
-    assert "stock/pope pope_accuracy" in shown and "pope f1" in shown
+    columns = [column.name for column in profile.clean]
+    assert "stock/pope pope_accuracy" in columns and "pope f1" in columns
     text = (tmp_path / "board" / "board.md").read_text()
     assert "Models as they are, nothing trained" in text
 
@@ -189,8 +189,8 @@ def test_mistakes(ask: Callable[..., Record], tmp_path: Path, model: Path) -> No
         ask("pope", backbone_set=("precison=bf16",))
     with pytest.raises(UserError, match=r"'image-noize'\. Did you mean 'image-noise'"):
         ask("stock/pope@image-noize")
-    found = ask("stock/pope")
-    folder = tmp_path / "runs" / found.id
+    result = ask("stock/pope")
+    folder = tmp_path / "runs" / result.id
     with pytest.raises(UserError, match=r"--out goes with a model; .* is a run"):
         ask("pope", source=folder)
     with pytest.raises(UserError, match=r"Say what to score"):

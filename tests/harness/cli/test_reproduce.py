@@ -1,4 +1,4 @@
-"""A record run again gives the same scores, and one that claims more is told so."""
+"""Run records again: equal scores hold, changed records do not."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def food(world: Path) -> Corpus:
 
 @pytest.fixture(scope="module")
 def done(food: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small run of a user's method, on equal data."""
+    """Return the folder of a small run of a user's method, on equal data."""
     folder = tmp_path_factory.mktemp("done")
     (folder / "mine.py").write_text(MINE)
     spec = RunSpec(
@@ -57,19 +57,19 @@ def done(food: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
         source=file_hash(folder / "mine.py"),
     )
     job = Job(spec, "mine", ("food101", "food101@image-blank"), limit=40)
-    found = run.run(job, {"food101": food}, folder / "runs", "cpu", lambda doing, share: None)
-    return folder / "runs" / found.id
+    result = run.run(job, {"food101": food}, folder / "runs", "cpu", lambda doing, share: None)
+    return folder / "runs" / result.id
 
 
 def reproduced(folder: Path, world: Path, out: Path, *words: str) -> Any:
-    place = ("--out", str(out), "--device", "cpu", "--data-root", str(world / "food101"))
-    return CliRunner().invoke(cli, ["reproduce", str(folder), *place, *words])
+    arguments = ("--out", str(out), "--device", "cpu", "--data-root", str(world / "food101"))
+    return CliRunner().invoke(cli, ["reproduce", str(folder), *arguments, *words])
 
 
 def test_equal_scores_weights_and_costs(done: Path, world: Path, tmp_path: Path) -> None:
-    shown = reproduced(done, world, tmp_path / "out")
-    assert shown.exit_code == 0, shown.output
-    assert "equal: weights" in shown.output and "2 scores" in shown.output
+    printed = reproduced(done, world, tmp_path / "out")
+    assert printed.exit_code == 0, printed.output
+    assert "equal: weights" in printed.output and "2 scores" in printed.output
 
 
 def edited(done: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -86,10 +86,10 @@ def test_a_score_that_does_not_hold_is_shown_with_its_distance(
 ) -> None:
     value = record.read(done).scores[0].value
     copy = edited(done, tmp_path, lambda c: c["scores"][0].update(value=value + 0.05))
-    shown = reproduced(copy, world, tmp_path / "out")
-    assert shown.exit_code == 1
-    assert "0.050000" in shown.output
-    assert "1 of 2 scores differ by more than 0" in shown.output
+    printed = reproduced(copy, world, tmp_path / "out")
+    assert printed.exit_code == 1
+    assert "0.050000" in printed.output
+    assert "1 of 2 scores differ by more than 0" in printed.output
     loose = reproduced(copy, world, tmp_path / "out", "--tolerance", "0.06")
     assert loose.exit_code == 0, loose.output
 
@@ -101,31 +101,31 @@ def test_what_differs_here_is_named(done: Path, world: Path, tmp_path: Path) -> 
         content["provenance"]["task"] = "ab"
         content["ledger"]["device"] = "an abacus"
 
-    shown = reproduced(edited(done, tmp_path, elsewhere), world, tmp_path / "out")
-    assert shown.exit_code == 0, shown.output
+    printed = reproduced(edited(done, tmp_path, elsewhere), world, tmp_path / "out")
+    assert printed.exit_code == 0, printed.output
     for part in (
         "other code: recorded abc (source layout 1), here",
         "other files of task food101: recorded ab",
         "other torch: recorded 1.0",
         "recorded an abacus",
     ):
-        assert part in shown.output
+        assert part in printed.output
 
 
 def test_other_data_another_method_file_and_the_same_folder_are_refused(
     done: Path, world: Path, tmp_path: Path
 ) -> None:
     def refusal(folder: Path, *words: str, out: Path = tmp_path / "out") -> str:
-        shown = reproduced(folder, world, out, *words)
-        assert isinstance(shown.exception, UserError), shown.output
-        return str(shown.exception)
+        printed = reproduced(folder, world, out, *words)
+        assert isinstance(printed.exception, UserError), printed.output
+        return str(printed.exception)
 
-    other = tmp_path / "other"
+    foreign = tmp_path / "other"
 
     def moved(content: dict[str, Any]) -> None:
         content["provenance"]["data"]["revision"] = "another"
 
-    assert "recorded is another" in refusal(edited(done, other, moved))
+    assert "recorded is another" in refusal(edited(done, foreign, moved))
     (tmp_path / "mine.py").write_text(MINE + "\n# changed\n")
     assert "is not the file that trained" in refusal(done, "--method", str(tmp_path / "mine.py"))
     assert "holds the record itself" in refusal(done, out=done.parent)

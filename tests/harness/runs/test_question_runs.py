@@ -1,4 +1,4 @@
-"""Every question and classification task through the harness: clean and with either side damaged.
+"""Run every question and classification task: clean and with either modality corrupted.
 
 The oracle knows the right answer to every prompt with its picture, and nothing else: where either
 is changed by so much as a pixel or a letter, it has no answer.
@@ -40,33 +40,33 @@ class Oracle:
             self.known[key] = tasks.target(corpus.name, doc)
 
     def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
-        seen = [item.image.tobytes() if item.image else b"" for item in inputs]
-        asked = zip(inputs, seen, strict=True)
-        return [self.known.get((item.prompt, pixels), "?") for item, pixels in asked]
+        pixel_bytes = [item.image.tobytes() if item.image else b"" for item in inputs]
+        pairs = zip(inputs, pixel_bytes, strict=True)
+        return [self.known.get((item.prompt, pixels), "?") for item, pixels in pairs]
 
     def count_tokens(self, text: str) -> int:
         return 1
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> Path:
+def worlds(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> Path:
     return tmp_path_factory.mktemp("questions")
 
 
-def root_of(task: str, made: Path) -> Path:
-    return ensure(WorldSpec(task, train=96, test=TEST, seed=5), made)
+def root_of(task: str, worlds: Path) -> Path:
+    return ensure(WorldSpec(task, train=96, test=TEST, seed=5), worlds)
 
 
-def generated(task: str, made: Path) -> Corpus:
-    return tasks.load(task, root_of(task, made))
+def generated(task: str, worlds: Path) -> Corpus:
+    return tasks.load(task, root_of(task, worlds))
 
 
 def run(model: Any, corpus: Corpus, corruption: str = "", **options: Any) -> Evaluation:
     return evaluate(model, tasks.parse_variant(corpus.name + corruption), corpus, **options)
 
 
-def values(found: Evaluation) -> dict[str, float]:
-    return {f"{score.subset}.{score.metric}".strip("."): score.value for score in found.scores}
+def values(evaluation: Evaluation) -> dict[str, float]:
+    return {f"{score.subset}.{score.metric}".strip("."): score.value for score in evaluation.scores}
 
 
 BEST = {
@@ -81,12 +81,12 @@ BEST = {
 
 
 @pytest.mark.parametrize("task", QUESTIONS)
-def test_the_oracle_is_right_until_a_side_is_damaged(task: str, made: Path) -> None:
-    corpus = generated(task, made)
+def test_the_oracle_is_right_until_a_side_is_damaged(task: str, worlds: Path) -> None:
+    corpus = generated(task, worlds)
     oracle, main = Oracle(corpus), tasks.info(task).main
     clean = run(oracle, corpus)
-    found = values(clean)
-    assert {name: found[name] for name in BEST[task]} == pytest.approx(BEST[task])
+    scores = values(clean)
+    assert {name: scores[name] for name in BEST[task]} == pytest.approx(BEST[task])
     assert len(clean.items) == TEST == clean.scores[0].n
     assert [score.metric for score in clean.scores if score.main] == [main]
     half = 0.5 if task == "scienceqa" else 0  # a question without an image has none to lose
@@ -98,20 +98,20 @@ def test_the_oracle_is_right_until_a_side_is_damaged(task: str, made: Path) -> N
     assert noisy[main] < 0.9
 
 
-def test_a_limit_keeps_groups_whole(made: Path) -> None:
-    corpus = generated("naturalbench", made)
-    found = run(Oracle(corpus), corpus, limit=18)
-    assert len(found.items) == 16
-    assert values(found)["group_accuracy"] == 1
-    assert set(found.items["cluster"].value_counts()) == {4}
+def test_a_limit_keeps_groups_whole(worlds: Path) -> None:
+    corpus = generated("naturalbench", worlds)
+    evaluation = run(Oracle(corpus), corpus, limit=18)
+    assert len(evaluation.items) == 16
+    assert values(evaluation)["group_accuracy"] == 1
+    assert set(evaluation.items["cluster"].value_counts()) == {4}
 
 
-def test_items_hold_what_the_scores_follow_from(made: Path) -> None:
-    corpus = generated("mme", made)
+def test_items_hold_what_the_scores_follow_from(worlds: Path) -> None:
+    corpus = generated("mme", worlds)
     oracle = Oracle(corpus)
     oracle.known = dict(list(oracle.known.items())[::2])  # every no unknown
-    found = run(oracle, corpus)
-    items, value = found.items, values(found)
+    evaluation = run(oracle, corpus)
+    items, value = evaluation.items, values(evaluation)
     for metric in tasks.info("mme").metrics:
         share = items[f"{metric}.top"].sum() / items[f"{metric}.bottom"].sum()
         assert share == pytest.approx(value[metric], rel=1e-5)
@@ -123,7 +123,7 @@ def test_items_hold_what_the_scores_follow_from(made: Path) -> None:
 
 
 class Reader:
-    """A classifier that finds its classes' words in the text; it is certain where it finds one."""
+    """Classifier that looks for its classes' words in the text."""
 
     name = "reader"
 
@@ -132,52 +132,52 @@ class Reader:
         self.words = words
 
     def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> torch.Tensor:
-        found = [[float(w in (item.text or "").lower()) for w in self.words] for item in inputs]
-        scores = torch.tensor(found) + 1e-3
+        hits = [[float(w in (item.text or "").lower()) for w in self.words] for item in inputs]
+        scores = torch.tensor(hits) + 1e-3
         return scores / scores.sum(1, keepdim=True)
 
 
-def test_food_from_titles_and_from_pages(made: Path, tmp_path: Path) -> None:
-    root = shutil.copytree(root_of("food101", made), tmp_path / "food101")
+def test_food_from_titles_and_from_pages(worlds: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(root_of("food101", worlds), tmp_path / "food101")
     for image in root.glob("images/*/*/*.jpg"):
         page = root / "texts_txt" / image.parent.name / f"{image.stem}.txt"
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(f"All about {image.parent.name}.")
     titles, pages = (tasks.load("food101", root, text=text) for text in ("titles", "pages"))
     assert titles.notes["text"] == "titles" and pages.notes["text"] == "pages"
-    found = {
+    accuracy = {
         corpus.notes["text"]: values(run(Reader(corpus, corpus.classes), corpus))["accuracy"]
         for corpus in (titles, pages)
     }
-    assert found["pages"] == 1 and 0.5 < found["titles"] < 1  # a quarter of titles name no dish
+    assert accuracy["pages"] == 1 and 0.5 < accuracy["titles"] < 1  # of titles, a quarter name none
     blank = values(run(Reader(pages, pages.classes), pages, "@text-blank"))["accuracy"]
     assert blank == pytest.approx(1 / len(pages.classes), abs=0.05)
     assert values(run(Reader(pages, pages.classes), pages, "@image-noise:3"))["accuracy"] == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"test": "unseen"}, {"test": "dev"}])
-def test_memes_of_each_test_split(made: Path, options: dict[str, str]) -> None:
-    corpus = tasks.load("hateful_memes", root_of("hateful_memes", made), **options)
+def test_memes_of_each_test_split(worlds: Path, options: dict[str, str]) -> None:
+    corpus = tasks.load("hateful_memes", root_of("hateful_memes", worlds), **options)
     file = {"unseen": "test_unseen.jsonl", "dev": "dev_seen.jsonl"}.get(
         options.get("test", ""), "test_seen.jsonl"
     )
     assert corpus.notes["test"] == file and corpus.notes["phase"] == "2"
     for corruption in ("", "@image-noise:3", "@text-noise:3"):
-        found = run(Reader(corpus, ("pure", "dread")), corpus, corruption)
-        assert len(found.items) == len(corpus.splits["test"])
+        evaluation = run(Reader(corpus, ("pure", "dread")), corpus, corruption)
+        assert len(evaluation.items) == len(corpus.splits["test"])
         # The label is picture group XOR phrase group, so words alone are at chance.
-        assert values(found)["auroc"] == pytest.approx(0.5, abs=0.15)
+        assert values(evaluation)["auroc"] == pytest.approx(0.5, abs=0.15)
 
 
-def test_films_by_each_choice_of_plot(made: Path) -> None:
+def test_films_by_each_choice_of_plot(worlds: Path) -> None:
     rows = {}
     for plot in ("longest", "first", "all"):
-        corpus = tasks.load("mm_imdb", root_of("mm_imdb", made), plot=plot)
+        corpus = tasks.load("mm_imdb", root_of("mm_imdb", worlds), plot=plot)
         words = [genre.lower() for genre in corpus.classes]
         for corruption in ("", "@image-noise:3", "@text-noise:3"):
-            found = run(Reader(corpus, words), corpus, corruption)
-            assert set(values(found)) == {"macro_f1", "micro_f1", "weighted_f1", "samples_f1"}
-        rows[plot] = len(found.items), found.items["cluster"].nunique()
+            evaluation = run(Reader(corpus, words), corpus, corruption)
+            assert set(values(evaluation)) == {"macro_f1", "micro_f1", "weighted_f1", "samples_f1"}
+        rows[plot] = len(evaluation.items), evaluation.items["cluster"].nunique()
     assert rows["longest"] == rows["first"] == (TEST, TEST)  # one row a film
     assert rows["all"][0] > TEST and rows["all"][1] == TEST  # one a plot, together by film
 
@@ -206,10 +206,10 @@ def test_food_photos_and_titles() -> None:
         pytest.skip("no shared/data/food101_mini beside the repository")
     corpus = tasks.load("food101", root)
     words = [name.replace("_", " ") for name in corpus.classes]
-    found = {
+    accuracy = {
         corruption: values(run(Reader(corpus, words), corpus, corruption, limit=100))["accuracy"]
         for corruption in ("", "@image-noise:3", "@text-noise:3", "@text-blank")
     }
     # About two thirds of the titles name their class.
-    assert found[""] == found["@image-noise:3"] > 0.5
-    assert found["@text-blank"] < found["@text-noise:3"] < found[""]
+    assert accuracy[""] == accuracy["@image-noise:3"] > 0.5
+    assert accuracy["@text-blank"] < accuracy["@text-noise:3"] < accuracy[""]

@@ -42,7 +42,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(backbone: str) -> suite.Suite:
+def real_suite(backbone: str) -> suite.Suite:
     return suite.Suite(
         "real",
         tuple(map(suite.SuiteEntry, REFERENCE)),
@@ -55,10 +55,10 @@ def made(backbone: str) -> suite.Suite:
 
 
 @pytest.fixture(scope="module")
-def corpus(made: suite.Suite) -> Corpus:
+def corpus(real_suite: suite.Suite) -> Corpus:
     if not DATA.is_dir():
         pytest.skip("no shared/data/food101_mini beside the repository")
-    return suite.load_suite_corpora(made, RunOptions(data_root=(str(DATA),), max_bad=0.0))[
+    return suite.load_suite_corpora(real_suite, RunOptions(data_root=(str(DATA),), max_bad=0.0))[
         "food101"
     ]
 
@@ -69,16 +69,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def records(made: suite.Suite, corpus: Corpus, runs: Path) -> Mapping[str, Record]:
+def records(real_suite: suite.Suite, corpus: Corpus, runs: Path) -> Mapping[str, Record]:
     corpora = {"food101": corpus}
-    jobs = suite.jobs(made, corpora)
+    jobs = suite.jobs(real_suite, corpora)
     results = run_jobs(jobs, corpora, RunOptions(runs=runs, device="cpu", jobs=1))
     return {result.label: result for result in results}
 
 
-def accuracies(found: Record) -> dict[str, float]:
-    assert found.status == "done", found.failure
-    return {score.variant: score.value for score in found.scores}
+def accuracies(record: Record) -> dict[str, float]:
+    assert record.status == "done", record.failure
+    return {score.variant: score.value for score in record.scores}
 
 
 def features(
@@ -101,22 +101,25 @@ def test_the_image_encoder_holds_every_tensor_of_the_package(backbone: str) -> N
     from transformers import AutoModel
 
     folder = pretrained.package_folder(pretrained.IMAGE_PACKAGE)
-    given = list(torch.load(next(folder.rglob("*.pth")), weights_only=True).values())
+    package_tensors = list(torch.load(next(folder.rglob("*.pth")), weights_only=True).values())
     loaded, info = AutoModel.from_pretrained(backbone.split("+")[0], output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"]
     head = {"timm_model.classifier.weight", "timm_model.classifier.bias"}
     assert set(info["unexpected_keys"]) == head
-    kept = list(loaded.state_dict().values())
-    assert len(kept) == len(given) - len(head)
-    assert all(torch.equal(one, other) for one, other in zip(kept, given, strict=False))
+    loaded_tensors = list(loaded.state_dict().values())
+    assert len(loaded_tensors) == len(package_tensors) - len(head)
+    assert all(
+        torch.equal(left_tensor, right_tensor)
+        for left_tensor, right_tensor in zip(loaded_tensors, package_tensors, strict=False)
+    )
 
 
 def test_photos_lie_nearest_to_the_centre_of_their_class(backbone: str, corpus: Corpus) -> None:
     from sklearn.neighbors import NearestCentroid
 
     image, _, classes = features(backbone, corpus, "train")
-    seen, _, right = features(backbone, corpus, "val")
-    assert NearestCentroid().fit(image, classes).score(seen, right) > 0.5  # chance is 0.1
+    val_images, _, right = features(backbone, corpus, "val")
+    assert NearestCentroid().fit(image, classes).score(val_images, right) > 0.5  # chance is 0.1
 
 
 def test_accuracies_are_those_of_a_logistic_regression(
@@ -127,8 +130,8 @@ def test_accuracies_are_those_of_a_logistic_regression(
     *train, classes = features(backbone, corpus, "train")
     *test, right = features(backbone, corpus, "test")
     image, text = (
-        LogisticRegression(max_iter=3000).fit(seen, classes).predict_proba(asked)
-        for seen, asked in zip(train, test, strict=True)
+        LogisticRegression(max_iter=3000).fit(train_features, classes).predict_proba(test_features)
+        for train_features, test_features in zip(train, test, strict=True)
     )
     expected = {"image_only": image, "text_only": text, "joint": image + text}
     for label, answer in expected.items():
@@ -157,7 +160,7 @@ def test_every_corruption_reaches_the_side_it_is_for(records: Mapping[str, Recor
 def test_all_variants_score_the_same_items(
     corpus: Corpus, records: Mapping[str, Record], runs: Path
 ) -> None:
-    wanted = sorted(example.id for example in corpus.splits["test"])
+    ids = sorted(example.id for example in corpus.splits["test"])
     items = pd.read_parquet(runs / records["joint"].id / record.ITEMS)
     for variant, rows in items.groupby("variant"):
-        assert rows["id"].tolist() == wanted, variant
+        assert rows["id"].tolist() == ids, variant

@@ -52,8 +52,8 @@ def test_pope_from_the_labels() -> None:
     present = {e.cluster: set(e.facts["objects"]) for e in chair.load(COCO).splits["test"]}
 
     def knows(doc: Any) -> str:
-        thing = doc["text"].removesuffix(" in the image?").partition(" a")[2]
-        return "yes" if thing.removeprefix("n").strip() in present[doc["cluster"]] else "no"
+        noun = doc["text"].removesuffix(" in the image?").partition(" a")[2]
+        return "yes" if noun.removeprefix("n").strip() in present[doc["cluster"]] else "no"
 
     assert scores("pope", corpus, knows)["accuracy"] > 0.97  # captions add objects to the labels
 
@@ -93,9 +93,9 @@ def test_every_corruption_builds(task: str, root: Path, corruption: str) -> None
     images = [(clean.doc_to_visual(a), corrupted.doc_to_visual(b)) for a, b in pairs]
     assert all(prompt for _, prompt in prompts)
     if CORRUPTIONS[corruption].modality == "text":
-        assert sum(one != other for one, other in prompts) > LIMIT / 2
-        assert all(one[0].tobytes() == other[0].tobytes() for one, other in images)
+        assert sum(clean != corrupted for clean, corrupted in prompts) > LIMIT / 2
+        assert all(clean[0].tobytes() == corrupted[0].tobytes() for clean, corrupted in images)
     else:
-        assert all(one == other for one, other in prompts)
+        assert all(clean == corrupted for clean, corrupted in prompts)
         assert all(not o or o[0].tobytes() != a[0].tobytes() for a, o in images)
-        assert all(bool(other) == (corruption != "image-blank") for _, other in images)
+        assert all(bool(corrupted) == (corruption != "image-blank") for _, corrupted in images)

@@ -57,12 +57,12 @@ def stripped(folder: Path) -> tuple[Any, bytes]:
 
 
 def test_twice_the_same_run_gives_the_same_record(food: Corpus, tmp_path: Path) -> None:
-    one = ran(job(food), food, tmp_path / "a")
+    result = ran(job(food), food, tmp_path / "a")
     ran(job(food), food, tmp_path / "b")
-    assert stripped(tmp_path / "a" / one.id) == stripped(tmp_path / "b" / one.id)
-    assert {score.variant for score in one.scores} == {"clean", "image-blank"}
-    assert one.provenance["weights"] and one.provenance["data"]["revision"] == food.revision
-    items = pd.read_parquet(tmp_path / "a" / one.id / record.ITEMS)
+    assert stripped(tmp_path / "a" / result.id) == stripped(tmp_path / "b" / result.id)
+    assert {score.variant for score in result.scores} == {"clean", "image-blank"}
+    assert result.provenance["weights"] and result.provenance["data"]["revision"] == food.revision
+    items = pd.read_parquet(tmp_path / "a" / result.id / record.ITEMS)
     assert len(items) == 2 * len(food.splits["test"])
 
 
@@ -151,17 +151,17 @@ def test_a_nan_loss_marks_the_run_failed_and_the_suite_goes_on(
     broken.write_text(NAN)
     jobs = [job(food, str(broken)), job(food)]
     options = RunOptions(runs=tmp_path / "runs", device="cpu", jobs=1)
-    done = run_jobs(jobs, {"food101": food}, options)
-    assert [found.status for found in done] == ["failed", "done"]
-    assert done[0].failure == "loss became nan at step 5"
-    assert done[0].scores == ()
-    assert record.read(tmp_path / "runs" / done[0].id) == done[0]
+    records = run_jobs(jobs, {"food101": food}, options)
+    assert [result.status for result in records] == ["failed", "done"]
+    assert records[0].failure == "loss became nan at step 5"
+    assert records[0].scores == ()
+    assert record.read(tmp_path / "runs" / records[0].id) == records[0]
 
 
 def test_a_budget_too_small_for_one_step_fails_the_run(food: Corpus, tmp_path: Path) -> None:
-    found = ran(job(food, budget="1e6"), food, tmp_path)
-    assert found.status == "failed"
-    assert found.failure.startswith("budget too small for one step")
+    result = ran(job(food, budget="1e6"), food, tmp_path)
+    assert result.status == "failed"
+    assert result.failure.startswith("budget too small for one step")
 
 
 WAITING = '''
@@ -195,12 +195,12 @@ def test_killed_in_the_middle_a_suite_resumes_to_the_same_records(
     world: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "waiting.py").write_text(WAITING)
-    made = tmp_path / "two.yaml"
-    made.write_text(
+    suite_file = tmp_path / "two.yaml"
+    suite_file.write_text(
         f"methods: [joint, {tmp_path / 'waiting.py'}]\ntasks: [food101]\nseeds: [0]\n"
         "budget: 4e9\ncorruptions: [image-blank]\n"
     )
-    words = ["run", str(made), "--data-root", str(world / "food101"), "--device", "cpu"]
+    words = ["run", str(suite_file), "--data-root", str(world / "food101"), "--device", "cpu"]
     command = [sys.executable, "-c", "from steelyard.harness.cli.main import main; main()", *words]
     first, second = ["--runs", str(tmp_path / "a")], ["--runs", str(tmp_path / "b")]
 

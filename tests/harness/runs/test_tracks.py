@@ -41,8 +41,8 @@ def test_methods_of_unequal_cost_train_on_equally_many_items(world: Path, tmp_pa
     for method in ("joint", "text_only", "late_ensemble"):
         spec = replace(SPEC, method=method, budget="320", track="data")
         job = Job(replace(spec, data={"revision": corpus.revision}), method, ())
-        found = run.run(job, {"food101": corpus}, tmp_path, "cpu", lambda doing, share: None)
-        ledgers.append(found.ledger)
+        result = run.run(job, {"food101": corpus}, tmp_path, "cpu", lambda doing, share: None)
+        ledgers.append(result.ledger)
     assert [(ledger.items, ledger.steps, ledger.limit_items) for ledger in ledgers] == [
         (320, 10, 320)
     ] * 3
@@ -52,9 +52,9 @@ def test_methods_of_unequal_cost_train_on_equally_many_items(world: Path, tmp_pa
 
 
 def test_anytime_is_three_budgets_on_the_compute_track(world: Path) -> None:
-    made = suite.Suite("mine", (SuiteEntry("joint"),), ("food101",), track="anytime")
+    anytime = suite.Suite("mine", (SuiteEntry("joint"),), ("food101",), track="anytime")
     corpus = tasks.load("food101", world / "food101")
-    specs = [job.spec for job in suite.jobs(made, {"food101": corpus})]
+    specs = [job.spec for job in suite.jobs(anytime, {"food101": corpus})]
     assert [(spec.budget, spec.track) for spec in specs] == [
         ("5e10", "compute"), ("1e11", "compute"), ("S", "compute"),
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_anytime_is_three_budgets_on_the_compute_track(world: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"track": "dat"}, "Did you mean 'data'"),
         ({"track": "anytime", "wall": 60}, "anytime track has three budgets"),
@@ -72,38 +72,40 @@ def test_anytime_is_three_budgets_on_the_compute_track(world: Path) -> None:
     ],
 )
 def test_a_track_that_makes_no_sense_is_refused(
-    changes: dict[str, Any], said: str, tmp_path: Path
+    changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"methods": ["joint"], "tasks": ["food101"], **changes}))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         suites_from(str(path), RunOptions())
 
 
 def rewritten(folder: Path, **changes: Any) -> None:
-    """A record of the same run on another track, under other rules or of another kind."""
-    found = record.read(folder)
-    spec = replace(found.spec, **changes.pop("spec", {}))
-    ledger = replace(found.ledger, **changes.pop("ledger", {}))
-    record.write(replace(found, spec=spec, id=spec.id, ledger=ledger, **changes), folder)
+    """Rewrite a record for another track, other rules or another kind."""
+    old = record.read(folder)
+    spec = replace(old.spec, **changes.pop("spec", {}))
+    ledger = replace(old.ledger, **changes.pop("ledger", {}))
+    record.write(replace(old, spec=spec, id=spec.id, ledger=ledger, **changes), folder)
 
 
 def test_no_board_mixes_tracks_rules_or_machines_under_a_cap_on_seconds(toy: Path) -> None:
-    one, *_, last = record.find(toy)
-    for change, said, choice in (
+    first, *_, last = record.find(toy)
+    for change, message, choice in (
         ({"spec": {"track": "data"}}, "2 tracks, 'compute' and 'data'", "--track"),
         ({"provenance": {"data": {"classes": 2}, "rules": 2}}, "2 versions of the rules", ""),
     ):
         before = record.read(last)
         rewritten(last, **change)
-        with pytest.raises(UserError, match=said) as refused:
+        with pytest.raises(UserError, match=message) as refused:
             collect([toy])
         assert choice in str(refused.value)
         record.write(before, last)
     for folder in record.find(toy):
         rewritten(folder, spec={"wall": 60.0})
-    assert {budget_name(each.record.spec) for each in collect([toy]).runs} == {"S within 60 s"}
-    rewritten(one, ledger={"device": "another"})
+    assert {budget_name(selected.record.spec) for selected in collect([toy]).runs} == {
+        "S within 60 s"
+    }
+    rewritten(first, ledger={"device": "another"})
     with pytest.raises(UserError, match="2 devices under a cap on seconds"):
         collect([toy])
 
@@ -112,9 +114,9 @@ def test_one_track_can_be_chosen_and_its_name_is_in_the_table(toy: Path) -> None
     data = [folder for folder in record.find(toy) if record.read(folder).label != "poor"]
     for folder in data:
         rewritten(folder, spec={"track": "data"})
-    found = collect([toy], track="data")
-    assert {each.record.label for each in found.runs} == {"joint", "fair"}
-    assert set(found.scores["track"]) == {"data"}
+    results = collect([toy], track="data")
+    assert {result.record.label for result in results.runs} == {"joint", "fair"}
+    assert set(results.scores["track"]) == {"data"}
     assert "track" not in collect([toy], track="compute").scores.columns
 
 
@@ -124,12 +126,12 @@ def test_trials_are_on_no_board_and_oracles_are_apart(toy: Path) -> None:
         label = record.read(folder).label
         if label != "joint":
             rewritten(folder, kind="trial" if label == "poor" else "oracle")
-    found = collect([toy])
-    assert {each.record.label for each in found.runs} == {"joint"}
-    assert {each.record.label for each in found.oracle} == {"fair"}
+    results = collect([toy])
+    assert {result.record.label for result in results.runs} == {"joint"}
+    assert {result.record.label for result in results.oracle} == {"fair"}
     out = toy.parent / "board"
-    shown = CliRunner().invoke(cli, ["leaderboard", str(toy), "--out", str(out)])
-    assert shown.exit_code == 0, shown.output
+    printed = CliRunner().invoke(cli, ["leaderboard", str(toy), "--out", str(out)])
+    assert printed.exit_code == 0, printed.output
     assert "fair" not in (out / "board.md").read_text()
     page = (out / "oracle.md").read_text()
     assert '<span style="color:#888">fair</span>' in page and "Not ranked" in page
@@ -148,11 +150,11 @@ def test_curves_over_budgets(tmp_path: Path) -> None:
         make_run(runs, "joint", profile(joint, joint, joint), budget=budget)
         make_run(runs, "fair", profile(fair, fair, fair), budget=budget)
     make_run(runs, "late", profile(9, 9, 9), budget="S")
-    made = publish_anytime([runs], tmp_path / "out")
-    assert [(curve.label, round(curve.area, 3)) for curve in made.curves] == [
+    published = publish_anytime([runs], tmp_path / "out")
+    assert [(curve.label, round(curve.area, 3)) for curve in published.curves] == [
         ("fair", 0.5), ("joint", 0.45),
     ]  # fmt: skip
-    assert made.lacking == ("late on toy",)
+    assert published.lacking == ("late on toy",)
     text = (tmp_path / "out" / "anytime.md").read_text()
     assert "late on toy" in text and "5e10" in text
     assert (tmp_path / "out" / "budget-5e10" / "board.md").is_file()

@@ -38,36 +38,36 @@ SUITE = {
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Suite:
+def mine(tmp_path: Path) -> Suite:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SUITE))
     return suite.load(str(tmp_path / "mine.yaml"))[0]
 
 
-def test_trial_zero_is_the_entry_and_what_it_fixes_stays_fixed(made: Suite) -> None:
+def test_trial_zero_is_the_entry_and_what_it_fixes_stays_fixed(mine: Suite) -> None:
     entry = SuiteEntry("mcr", {"mipd": 0.0}, "plain mcr", learning_rate=1e-3)
-    trials = tuning.trials_of(entry, made, TuningPlan(trials=6))
+    trials = tuning.trials_of(entry, mine, TuningPlan(trials=6))
     assert (trials[0].options, trials[0].learning_rate) == ({"mipd": 0.0}, 1e-3)
     assert all(trial.options["mipd"] == 0.0 for trial in trials)
-    drawn = trials[1:]
-    assert all(set(trial.options) == {"mipd", "unimodal", "contrastive"} for trial in drawn)
-    assert all(5e-4 <= (trial.learning_rate or 0) <= 8e-3 for trial in drawn)  # of 2e-3
-    assert len({(trial.learning_rate, trial.options["unimodal"]) for trial in drawn}) == 5
-    assert trials == tuning.trials_of(entry, made, TuningPlan(trials=6))
-    assert trials[:4] == tuning.trials_of(entry, made, TuningPlan(trials=4))
-    assert drawn != tuning.trials_of(entry, made, TuningPlan(trials=6, seed=1))[1:]
+    drawn_trials = trials[1:]
+    assert all(set(trial.options) == {"mipd", "unimodal", "contrastive"} for trial in drawn_trials)
+    assert all(5e-4 <= (trial.learning_rate or 0) <= 8e-3 for trial in drawn_trials)  # of 2e-3
+    assert len({(trial.learning_rate, trial.options["unimodal"]) for trial in drawn_trials}) == 5
+    assert trials == tuning.trials_of(entry, mine, TuningPlan(trials=6))
+    assert trials[:4] == tuning.trials_of(entry, mine, TuningPlan(trials=4))
+    assert drawn_trials != tuning.trials_of(entry, mine, TuningPlan(trials=6, seed=1))[1:]
 
 
-def test_trials_see_validation_items_and_a_seed_of_their_own(made: Suite) -> None:
-    trials = tuning.trial_suite(made, TuningPlan(trials=3), [1, 2], ["joint"])
+def test_trials_see_validation_items_and_a_seed_of_their_own(mine: Suite) -> None:
+    trials = tuning.trial_suite(mine, TuningPlan(trials=3), [1, 2], ["joint"])
     assert trials.split == "val" and trials.seeds == (100,) and trials.corruptions == ()
     assert [entry.label for entry in trials.entries] == ["joint trial 1", "joint trial 2"]
     assert {entry.kind for entry in trials.entries} == {"trial"}
-    corrupted = tuning.trial_suite(made, TuningPlan(trials=3, rule="best-balanced"), [1], ["joint"])
+    corrupted = tuning.trial_suite(mine, TuningPlan(trials=3, rule="best-balanced"), [1], ["joint"])
     assert corrupted.corruptions == ("image-blank", "text-blank")
 
 
 def scored(*rows: tuple[str, str, str, float, bool | None, bool]) -> Record:
-    """A record of scores: task, variant, metric, value, higher is better, main."""
+    """Return a record of scores: task, variant, metric, value, higher is better, main."""
     scores = tuple(
         Score(task, variant, metric, value, 10, None, main, higher, shown=True)
         for task, variant, metric, value, higher, main in rows
@@ -78,7 +78,7 @@ def scored(*rows: tuple[str, str, str, float, bool | None, bool]) -> Record:
 
 
 def test_rules_by_hand() -> None:
-    found = scored(
+    result = scored(
         ("a", "clean", "accuracy", 0.8, True, True),
         ("a", "image-blank", "accuracy", 0.2, True, True),
         ("a", "text-blank", "accuracy", 0.4, True, True),
@@ -87,22 +87,22 @@ def test_rules_by_hand() -> None:
         ("b", "clean", "yes_rate", 0.9, None, False),
     )
     # Of a: 0.8 and 1 - 0.4; of b: 0.3; what has no direction stays out.
-    assert tuning.composite(found) == pytest.approx((0.7 + 0.3) / 2)
-    assert tuning.main_metric(found) == 0.8
-    assert tuning.balanced(found) == pytest.approx((0.8 + (0.2 + 0.4) / 2) / 2)
+    assert tuning.composite(result) == pytest.approx((0.7 + 0.3) / 2)
+    assert tuning.main_metric(result) == 0.8
+    assert tuning.balanced(result) == pytest.approx((0.8 + (0.2 + 0.4) / 2) / 2)
 
 
 @pytest.mark.parametrize(
-    ("scores", "chosen"),
+    ("scores", "best"),
     [([0.2, 0.5, 0.5], 1), ([0.5, 0.5], 0), ([None, 0.1, None], 1), ([None, None], None)],
 )
-def test_the_first_of_the_best_is_chosen(scores: Sequence[float | None], chosen: int) -> None:
-    assert tuning.best(scores) == chosen
+def test_the_first_of_the_best_is_chosen(scores: Sequence[float | None], best: int) -> None:
+    assert tuning.best(scores) == best
 
 
 @pytest.fixture(scope="module")
 def tuned(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A suite tuned by the command, as a user would; the folder it was done in."""
+    """Tune a suite by the command; return the folder."""
     folder = tmp_path_factory.mktemp("tuned")
     (folder / "mine.yaml").write_text(yaml.safe_dump(SUITE))
     done = command(folder, world, "tune", "--trials", "3", "--oracle")
@@ -111,8 +111,15 @@ def tuned(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(folder: Path, world: Path, name: str, *words: str) -> Any:
-    place = ["--data-root", str(world / "food101"), "--runs", str(folder / "runs"), "--jobs", "1"]
-    return CliRunner().invoke(cli, [name, str(folder / "mine.yaml"), *place, *words])
+    arguments = [
+        "--data-root",
+        str(world / "food101"),
+        "--runs",
+        str(folder / "runs"),
+        "--jobs",
+        "1",
+    ]
+    return CliRunner().invoke(cli, [name, str(folder / "mine.yaml"), *arguments, *words])
 
 
 def file_of(folder: Path) -> Path:
@@ -134,10 +141,10 @@ def test_the_file_says_what_was_tried_and_what_it_cost(tuned: Path) -> None:
         assert ledger["flops"]["tune"] == sum(trial["flops"] for trial in entry["trials"])
         assert ledger["flops"]["tune"] <= 3 * BUDGET
     trials = [record.read(path) for path in record.find(file_of(tuned).parent)]
-    assert {found.kind for found in trials} == {"trial"}
-    apart = {found.provenance["data"]["split"] for found in trials}
-    assert apart == {"val", "test"}  # test only because an oracle was asked for
-    assert {found.spec.seed for found in trials} == {100}
+    assert {result.kind for result in trials} == {"trial"}
+    splits = {result.provenance["data"]["split"] for result in trials}
+    assert splits == {"val", "test"}  # test only because an oracle was asked for
+    assert {result.spec.seed for result in trials} == {100}
 
 
 def test_tuning_again_runs_nothing_and_chooses_the_same(
@@ -160,30 +167,30 @@ def test_chosen_settings_run_beside_the_defaults_and_are_accounted_for(
     done = command(tuned, world, "run", *words)
     assert done.exit_code == 0, done.output
     runs = tuned / "runs"
-    found = [record.read(path) for path in record.find(runs) if path.parent == runs]
-    assert {each.label for each in found} == {
+    results = [record.read(path) for path in record.find(runs) if path.parent == runs]
+    assert {result.label for result in results} == {
         "majority", "joint", "joint tuned", "joint oracle",
         "plain mcr", "plain mcr tuned", "plain mcr oracle",
     }  # fmt: skip
-    assert {each.label for each in found if each.kind == "oracle"} == {
+    assert {result.label for result in results if result.kind == "oracle"} == {
         "joint oracle", "plain mcr oracle",
     }  # fmt: skip
     entries = {entry["label"]: entry for entry in tuning.read(file_of(tuned))["entries"]}
-    for each in found:
-        if not each.label.endswith(" tuned"):
+    for result in results:
+        if not result.label.endswith(" tuned"):
             continue
-        entry = entries[each.label.removesuffix(" tuned")]
-        about = each.provenance["tuning"]
-        assert each.spec.tuning == about["hash"] == entry["hash"]
+        entry = entries[result.label.removesuffix(" tuned")]
+        about = result.provenance["tuning"]
+        assert result.spec.tuning == about["hash"] == entry["hash"]
         assert (about["trials"], about["rule"]) == (3, "best-composite")
         assert about["flops"] == entry["ledger"]["flops"]["tune"]
-        chosen = entry["trials"][entry["chosen"]]
-        assert dict(each.spec.options) == chosen["options"]
+        trial = entry["trials"][entry["chosen"]]
+        assert dict(result.spec.options) == trial["options"]
     assert validate(runs).findings == ()
-    shown = CliRunner().invoke(
+    printed = CliRunner().invoke(
         cli, ["leaderboard", str(runs), "--out", str(tuned / "board")], catch_exceptions=False
     )
-    assert shown.exit_code == 0, shown.output
+    assert printed.exit_code == 0, printed.output
     board = json.loads((tuned / "board" / "board-food101.json").read_text())
     costs = {entry["label"]: entry["cost"] for entry in board["entries"]}
     assert set(costs) == {"majority", "joint", "joint tuned", "plain mcr", "plain mcr tuned"}
@@ -197,17 +204,17 @@ def test_validation_finds_a_trial_that_was_not_the_best(tuned: Path, tmp_path: P
     entry["chosen"] = (entry["chosen"] + 1) % 3
     entry["hash"] = tuning.entry_hash(content, entry)
     runs = tuned / "runs"
-    kept = file_of(tuned).read_bytes()
+    content_bytes = file_of(tuned).read_bytes()
     try:
         tuning.write({**content, "seal": record.checksum(content)}, file_of(tuned).parent)
-        said = [finding.message for finding in validate(runs).findings]
-        assert any("was chosen, but is not the best" in what for what in said)
+        findings = [finding.message for finding in validate(runs).findings]
+        assert any("was chosen, but is not the best" in finding for finding in findings)
         content["entries"][1]["trials"].pop()
         file_of(tuned).write_text(json.dumps(content))
-        said = [finding.message for finding in validate(runs).findings]
-        assert any("was changed after it was written" in what for what in said)
+        findings = [finding.message for finding in validate(runs).findings]
+        assert any("was changed after it was written" in finding for finding in findings)
     finally:
-        file_of(tuned).write_bytes(kept)
+        file_of(tuned).write_bytes(content_bytes)
 
 
 def test_other_boards_may_have_other_numbers_of_trials(
@@ -219,7 +226,7 @@ def test_other_boards_may_have_other_numbers_of_trials(
         shutil.copytree(tuned / "runs", tmp_path / name)
 
     def unequal(folder: str, changed: int) -> list[str]:
-        """What is found when so many tuned runs of a folder claim one more trial."""
+        """Return the findings when so many tuned runs of a folder claim one more trial."""
         paths = [path for path in record.find(tmp_path / folder) if path.parent.name == folder]
         tried = [path for path in paths if record.read(path).spec.tuning]
         for path in tried[:changed]:
@@ -227,35 +234,35 @@ def test_other_boards_may_have_other_numbers_of_trials(
             content["provenance"]["tuning"]["trials"] = 4
             content["seal"] = record.checksum(content)
             (path / record.RECORD).write_text(json.dumps(content))
-        found = [finding.message for finding in validate(tmp_path).findings]
-        return [what for what in found if "different numbers of trials" in what]
+        findings = [finding.message for finding in validate(tmp_path).findings]
+        return [finding for finding in findings if "different numbers of trials" in finding]
 
     assert unequal("one", changed=100) == []
     assert len(unequal("other", changed=1)) >= 2
 
 
 def test_bad_input_is_one_line(tuned: Path, world: Path, tmp_path: Path) -> None:
-    def said(*words: str) -> str:
+    def message(*words: str) -> str:
         done = command(tuned, world, *words)
         assert isinstance(done.exception, UserError), done.output
         return str(done.exception)
 
-    assert "Did you mean 'best-main'" in said("tune", "--rule", "best-mian")
-    assert "give at least 1" in said("tune", "--trials", "0")
-    assert "trials are trained with seed 100" in said("tune", "--seeds", "0-4")
-    assert "--oracle goes with --tuned" in said("run", "--oracle")
+    assert "Did you mean 'best-main'" in message("tune", "--rule", "best-mian")
+    assert "give at least 1" in message("tune", "--trials", "0")
+    assert "trials are trained with seed 100" in message("tune", "--seeds", "0-4")
+    assert "--oracle goes with --tuned" in message("run", "--oracle")
     foreign = tmp_path / "foreign.json"
     foreign.write_text("{}")
-    assert "is not a tuning file" in said("run", "--tuned", str(foreign))
+    assert "is not a tuning file" in message("run", "--tuned", str(foreign))
     words = ("run", "--tuned", str(file_of(tuned)), "--backbone", "tiny-additive")
-    assert "no such entry is run here" in said(*words)
+    assert "no such entry is run here" in message(*words)
 
 
-def test_chosen_settings_of_other_data_are_not_taken(tuned: Path, made: Suite) -> None:
+def test_chosen_settings_of_other_data_are_not_taken(tuned: Path, mine: Suite) -> None:
     content = tuning.read(file_of(tuned))
-    own = made
-    assert [entry.label for entry in tuning.chosen_entries(content, own, oracle=False)] == [
+    same = mine
+    assert [entry.label for entry in tuning.chosen_entries(content, same, oracle=False)] == [
         "joint tuned", "plain mcr tuned",
     ]  # fmt: skip
-    other = replace(own, tasks=("mm_imdb",))
-    assert tuning.chosen_entries(content, other, oracle=True) == []
+    foreign = replace(same, tasks=("mm_imdb",))
+    assert tuning.chosen_entries(content, foreign, oracle=True) == []
