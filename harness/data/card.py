@@ -15,6 +15,7 @@ from steelyard.harness.core.examples import Corpus, Example
 from steelyard.harness.core.files import write_atomic
 
 FORMAT = 1
+"""Version of the core."""
 COMMON = 20
 """Most answers of open questions that are counted one by one."""
 JSON, MARKDOWN = "card.json", "card.md"

@@ -8,6 +8,8 @@ from steelyard.harness.data import card
 from steelyard.harness.data.reading import ordered_splits
 from steelyard.harness.datacheck.annotations import count_text
 
+FORMAT = 2
+"""Version of ``card.json``; its core has a version of its own, which is hashed."""
 PAGE_ROWS, TERMINAL_ROWS = 200, 15
 """Most rows of a table in the page and on the terminal; ``card.json`` has all."""
 

@@ -99,15 +99,6 @@ def used_images(corpus: Corpus) -> list[Path]:
     return list(dict.fromkeys(image for image in (*usable, *skipped) if image))
 
 
-def same_bytes(images: Images) -> list[list[Path]]:
-    """Group usable images by their bytes; groups of one are left out."""
-    groups = defaultdict(list)
-    for path, image in images.items():
-        if not image.fault:
-            groups[image.content].append(path)
-    return [paths for paths in groups.values() if len(paths) > 1]
-
-
 def near_duplicates(images: Images) -> list[tuple[Path, Path]]:
     """Find pairs of images that look alike; of several files with the same bytes, one counts."""
     by_content: dict[str, Path] = {}
@@ -126,7 +117,11 @@ def count_images(root: Path, files: Files, images: Images, near: PathPairs) -> l
         names = ([relative(root, path) for path in group[:SHOWN]] for group in groups[:SHOWN])
         return "; ".join(" = ".join(group) for group in names)
 
-    groups = same_bytes(images)
+    by_content = defaultdict(list)
+    for path, image in images.items():
+        if not image.fault:
+            by_content[image.content].append(path)
+    groups = [paths for paths in by_content.values() if len(paths) > 1]
     names = {relative(root, path) for path in images}
     unused = [path for path in files if is_image(path) and path not in names]
     return [

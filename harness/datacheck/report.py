@@ -84,7 +84,7 @@ def _build(
             warnings.append(f"{file.path}: {file.official}")
         warnings += [fault for fault in file.faults if fault not in problems]
     data_card: DataCard = {
-        "format": card.FORMAT,
+        "format": card_page.FORMAT,
         "task": about.name,
         "card": card.identity(core) if core else None,
         "core": core,
