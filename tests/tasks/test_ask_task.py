@@ -102,7 +102,7 @@ def test_metrics_reach_lmms_eval_and_items_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("corruption", [n for n, c in CORRUPTIONS.items() if c.apply])
 @pytest.mark.parametrize("task", QUESTIONS)
-def test_corruptions_reach_their_side_and_never_the_instruction(
+def test_corruptions_reach_their_modality_and_never_the_instruction(
     tmp_path: Path, task: str, corruption: str
 ) -> None:
     corpus = corpus_at(tmp_path, task)

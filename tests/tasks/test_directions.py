@@ -1,4 +1,4 @@
-"""Every metric's direction: what its paper reports, and how answers known to be worse score."""
+"""Directions of all metrics: by their papers, and by scores of worse answers."""
 
 import json
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def aggregations(task: str) -> dict[str, Callable[[Any], float]]:
 
 
 def given(task: str, docs: list[Any], shift: int) -> list[str]:
-    """The right answers, moved on by ``shift`` items."""
+    """Return the right answers, shifted by ``shift`` items."""
     moved = [docs[(index + shift) % len(docs)] for index in range(len(docs))]
     if "labels" not in docs[0]:
         return [tasks.target(task, doc) for doc in moved]

@@ -81,7 +81,7 @@ def test_groups_by_hand(tmp_path: Path) -> None:
 
     assert scores(corpus, answer) == {
         "aAcc": pytest.approx(7 / 10),
-        "fAcc": pytest.approx(2 / 4),  # VD/0 and VS/1 whole; VS/0 is no figure
+        "fAcc": pytest.approx(2 / 4),  # VD/0 and VS/1 complete; VS/0 is no figure
         "qAcc": pytest.approx(1 / 4),  # only VD question 0 right in both of its figures
         "easy": pytest.approx(3 / 4),
         "hard": pytest.approx(2 / 4),  # VD question 0, VS question 0
@@ -120,27 +120,29 @@ def test_not_to_know_is_right_where_there_is_no_figure(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def official_set(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     root = tmp_path_factory.mktemp("official")
     return hallusionbench.load(write(root, json.loads(gzip.decompress(OFFICIAL.read_bytes()))))
 
 
 @official
-def test_the_official_file_and_constant_answers(whole: Corpus) -> None:
-    test = whole.splits["test"]
+def test_the_official_file_and_constant_answers(official_set: Corpus) -> None:
+    test = official_set.splits["test"]
     assert len(test) == 1129 and sum(example.image is not None for example in test) == 951
     assert Counter(example.answers[0] for example in test) == {"no": 645, "yes": 484}
-    never, always = (scores(whole, lambda doc, answer=answer: answer) for answer in ("No", "Yes"))
+    never, always = (
+        scores(official_set, lambda doc, answer=answer: answer) for answer in ("No", "Yes")
+    )
     assert never["aAcc"] == 645 / 1129  # 57 % without looking
     assert always["aAcc"] == 484 / 1129
     assert (never["fAcc"], never["qAcc"]) == (pytest.approx(42 / 346), pytest.approx(88 / 455))
     assert (always["fAcc"], always["qAcc"]) == (pytest.approx(25 / 346), pytest.approx(18 / 455))
-    assert scores(whole, lambda doc: doc["answers"][0])["qAcc"] == 1.0
+    assert scores(official_set, lambda doc: doc["answers"][0])["qAcc"] == 1.0
 
 
 @official
 def test_equal_to_lmms_eval_without_its_judge(
-    whole: Corpus, monkeypatch: pytest.MonkeyPatch
+    official_set: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On plain yes and no; its judge-free rule takes whatever lacks a yes for a no."""
     stock = pytest.importorskip("lmms_eval.tasks.hallusion_bench.evaluate_hb")
@@ -148,8 +150,8 @@ def test_equal_to_lmms_eval_without_its_judge(
     with_figure = [row for row in rows if row["filename"]]  # it is given only these
     keys = ("category", "subcategory", "set_id", "figure_id", "question_id")
     ids = ["/".join(row[key] for key in keys) for row in with_figure]
-    entries = [example for example in whole.splits["test"] if example.id in ids]
-    corpus = Corpus("hallusionbench", whole.root, (), False, {"test": tuple(entries)}, "")
+    entries = [example for example in official_set.splits["test"] if example.id in ids]
+    corpus = Corpus("hallusionbench", official_set.root, (), False, {"test": tuple(entries)}, "")
     replies = {id: ("Yes", "No", "Yes.", "no")[hash_of(id) % 4] for id in ids}
     ours = scores(corpus, lambda doc: replies[doc["id"]])
     for name in ("aAcc", "fAcc", "qAcc"):
@@ -252,7 +254,7 @@ def test_missing_files_and_figures(tmp_path: Path) -> None:
     root = write(tmp_path / "data", ROWS)
     (root / "hallusion_bench" / "VD" / "map" / "0_1.png").unlink()
     with pytest.raises(UserError, match="4 of 10 rows of test cannot be used: VD/map/0/0/0"):
-        hallusionbench.load(root)  # the whole set goes, for its groups would be cut
+        hallusionbench.load(root)  # the complete set goes, for its groups would be cut
     assert len(hallusionbench.load(root, max_bad=0.4).splits["test"]) == 6
 
 

@@ -1,4 +1,4 @@
-"""The training pool: prompts and answers to train on, kinds, and exact match."""
+"""Training pool: prompts and answers to train on, kinds, and exact match."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Hateful Memes loader: both phases' file names, splits in use, unlabelled and bad rows."""
+"""Loader of Hateful Memes: both phases' file names, splits in use, unlabelled and bad rows."""
 
 import json
 from collections import Counter

@@ -45,9 +45,9 @@ def results(corpus: Corpus, replies: list[str]) -> list[metrics.AnswerScores]:
 def test_without_a_judge_nothing_says_whether_an_answer_is_right(tmp_path: Path) -> None:
     corpus = mmhal.load(write(tmp_path, rows(2)))
     assert corpus.notes == {"judge": "none, so no score"}
-    found = results(corpus, ["A cup of tea.", " "])
-    assert [set(result) for result in found] == [{"answered", "length", "item"}] * 2
-    assert [(result["answered"], result["length"]) for result in found] == [
+    scores = results(corpus, ["A cup of tea.", " "])
+    assert [set(result) for result in scores] == [{"answered", "length", "item"}] * 2
+    assert [(result["answered"], result["length"]) for result in scores] == [
         ((True, 1), (4, 1)),
         ((False, 1), (0, 1)),
     ]

@@ -117,7 +117,7 @@ def test_a_lost_image_takes_its_group_along(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("by_group", [True, False])
 def test_hub_copies_become_the_tree(tmp_path: Path, by_group: bool) -> None:
-    """The official copy has a row a group, the one made for lmms-eval a row an item."""
+    """Read the official copy with one group a row, and lmms-eval's with one item a row."""
     tree = naturalbench.load(write(tmp_path / "tree", [group(0), group(1)]))
 
     def image(number: int, index: int) -> Row:

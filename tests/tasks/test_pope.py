@@ -181,7 +181,7 @@ def test_files_that_are_not_there_or_broken(folder: Path, tmp_path: Path) -> Non
         pope.load(folder)
 
 
-def test_damaged_images_are_counted_and_listed(folder: Path) -> None:
+def test_corrupted_images_are_counted_and_listed(folder: Path) -> None:
     broken = folder / "images" / "COCO_val2014_000000000001.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(UserError, match="6 of 12 rows of test cannot be used"):

@@ -1,4 +1,4 @@
-"""Habit against picture: every metric by hand, and what the loader refuses."""
+"""Language prior against image: every metric by hand, and what the loader refuses."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
     }
 
 
-def test_habit_alone_is_right_where_it_agrees_and_nowhere_else(tmp_path: Path) -> None:
+def test_the_language_prior_alone_is_right_where_it_agrees_and_nowhere_else(tmp_path: Path) -> None:
     result = scores(write(tmp_path, rows()), ["yellow"] * 6)
     assert result == {
         "in_prior": 1.0,

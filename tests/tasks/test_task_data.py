@@ -1,4 +1,4 @@
-"""Where a task's data is looked for."""
+"""Search path of a task's data."""
 
 from pathlib import Path
 

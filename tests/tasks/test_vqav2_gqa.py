@@ -42,7 +42,7 @@ def test_vqav2(tmp_path: Path) -> None:
     assert tasks.prompt("vqav2", docs(corpus)[0]) == expected
 
 
-def test_vqav2_parts_are_told_apart(tmp_path: Path) -> None:
+def test_vqav2_parts_are_distinguished(tmp_path: Path) -> None:
     write_vqa(write_vqa(tmp_path), "train2014")
     write_vqa(tmp_path, "test-dev2015", answers=False)
     assert vqav2.load(tmp_path).notes == {"part": "val2014"}
@@ -69,7 +69,7 @@ def test_vqav2_does_not_take_the_first_version(tmp_path: Path) -> None:
         vqav2.load(tmp_path)
 
 
-def test_vqav2_questions_without_annotation_are_listed_up_to_a_share(tmp_path: Path) -> None:
+def test_vqav2_questions_without_annotation_are_listed_up_to_a_fraction(tmp_path: Path) -> None:
     write_vqa(tmp_path)
     path = tmp_path / VQA[1].format("val2014")
     edit(path, lambda content: content["annotations"].pop())

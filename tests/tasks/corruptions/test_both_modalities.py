@@ -1,4 +1,4 @@
-"""Damage to both sides, and missing-modality rates, on boards."""
+"""Corruption to both modalities, and missing-modality rates, on boards."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_what_a_variant_is() -> None:
     assert list(modalities) == ["image", "text", "both", "both"]
 
 
-def test_both_sides_have_columns_of_their_own_and_count_for_neither(tmp_path: Path) -> None:
+def test_both_modalities_have_columns_of_their_own_and_count_for_neither(tmp_path: Path) -> None:
     make_run(tmp_path, "joint", HITS)
     (row,) = (built := board_of(tmp_path)).entries
     means = {name: round(interval.mean, 10) for name, interval in row.scores.items()}
@@ -56,7 +56,7 @@ def test_both_sides_have_columns_of_their_own_and_count_for_neither(tmp_path: Pa
     }
 
 
-def test_a_board_of_nothing_but_both_sides(tmp_path: Path) -> None:
+def test_a_board_of_nothing_but_both_modalities(tmp_path: Path) -> None:
     make_run(tmp_path, "joint", {"clean": first(9), "both-missing:70": first(5)})
     (row,) = board_of(tmp_path).entries
     means = {name: round(interval.mean, 10) for name, interval in row.scores.items()}

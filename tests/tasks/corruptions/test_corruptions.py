@@ -69,7 +69,7 @@ def test_noise_on_a_large_photo_survives_shrinking() -> None:
     assert (blocks == blocks[:, :1, :, :1]).all()
 
 
-def test_word_noise_replaces_the_stated_share() -> None:
+def test_word_noise_replaces_the_stated_fraction() -> None:
     for severity, share in enumerate(WORD_FRACTIONS, 1):
         words = (corrupted("text-noise", severity, "here " * 4000).text or "").split()
         assert len(words) == 4000
@@ -93,7 +93,7 @@ def test_blank_and_shuffle() -> None:
 
 
 @pytest.mark.parametrize("name", MODEL_FREE)
-def test_one_side_is_left_alone(name: str) -> None:
+def test_one_modality_is_left_alone(name: str) -> None:
     corruption = CORRUPTIONS[name]
     result = corrupted(name, corruption.severities[-1] if corruption.severities else None)
     if corruption.modality == "image":
@@ -102,7 +102,7 @@ def test_one_side_is_left_alone(name: str) -> None:
         assert result.image is GREY
 
 
-def test_damage_depends_on_item_severity_and_name() -> None:
+def test_corruption_depends_on_item_severity_and_name() -> None:
     def noise(severity: int, key: str) -> bytes:
         result = corrupt("image-noise", severity, key, Inputs(GREY, None), other)
         assert result.image is not None
@@ -115,7 +115,7 @@ def test_damage_depends_on_item_severity_and_name() -> None:
 # In a task
 
 
-def test_same_damage_in_another_order_and_process(tmp_path: Path) -> None:
+def test_same_corruption_in_another_order_and_process(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
     in_process = fingerprints(corpus)
     backwards = dict(corpus.splits, test=corpus.splits["test"][::-1])
@@ -139,7 +139,7 @@ def test_same_damage_in_another_order_and_process(tmp_path: Path) -> None:
 
 
 class Watcher(torch.nn.Module):
-    """A model that keeps a hash of what it is shown, and answers by a rule of its own."""
+    """Model that keeps a hash of its inputs and answers by a rule."""
 
     def __init__(self, classes: tuple[str, ...], answer: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def test_two_models_and_two_batch_sizes_see_the_same(tmp_path: Path, name: str) 
     assert small.shown == large.shown and len(small.shown) == 12
 
 
-def test_both_sides_at_once_are_each_as_alone(tmp_path: Path) -> None:
+def test_both_modalities_at_once_are_each_as_alone(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
     both, image, text = (
         tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
@@ -226,7 +226,7 @@ def test_shuffles_never_give_an_item_its_own(tmp_path: Path) -> None:
         assert image.getpixel((0, 0))[0] != position * 9
 
 
-def test_a_limit_does_not_change_the_damage_and_is_nested(tmp_path: Path) -> None:
+def test_a_limit_does_not_change_the_corruption_and_is_nested(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
     variant = tasks.parse_variant("food101@text-noise:5")
     every = {doc["id"]: doc["text"] for doc in tasks.build(variant, corpus).dataset["test"]}
@@ -302,8 +302,8 @@ def test_a_severity_left_out_is_the_middle_one() -> None:
     assert str(tasks.parse_variant("food101@text-noise")) == "food101@text-noise:3"
 
 
-def test_equal_damage_has_one_name() -> None:
-    """The image first, whatever was written first, and every severity said."""
+def test_equal_corruption_has_one_name() -> None:
+    """Write the image first, whatever the order, and every severity."""
     turned = tasks.parse_variant("food101@text-typo:2+image-noise")
     assert str(turned) == "food101@image-noise:3+text-typo:2"
     assert turned == tasks.parse_variant(str(turned))

@@ -1,4 +1,4 @@
-"""The missing-modality protocol: exact counts, nested rates, tables beside records."""
+"""Missing-modality protocol: exact counts, nested rates, tables beside records."""
 
 import csv
 import io
@@ -45,7 +45,7 @@ def test_counts_are_exact(kind: str, rate: int) -> None:
 
 
 @pytest.mark.parametrize("kind", missing.MISSING)
-def test_a_higher_rate_contains_a_lower_one_side_for_side(kind: str) -> None:
+def test_a_higher_rate_contains_a_lower_one_modality_for_modality(kind: str) -> None:
     rates = [lost(kind, rate) for rate in range(0, 101, 10)]
     for lower, higher in itertools.pairwise(rates):
         assert lower.items() < higher.items()
@@ -67,7 +67,7 @@ def test_a_draw_belongs_to_a_task_a_split_and_a_seed_and_not_to_an_order() -> No
     assert len({tuple(sorted(draw)) for draw in draws}) == 4
     turned = missing.missing_modality("image-missing", 50, 0, "food101", "test", HUNDRED[::-1])
     assert turned == draws[0]
-    # The same items whichever side is lost, so that the sides can be compared.
+    # The same items whichever modality is lost, so that the modalities can be compared.
     assert list(lost("text-missing", 50)) == list(draws[0])
     # Which items: about half of each half of the ids, not the first ones.
     assert 15 < sum(int(id_) < 50 for id_ in draws[0]) < 35
@@ -89,7 +89,7 @@ def test_only_what_is_there_can_be_lost() -> None:
 
 
 def seen(corpus: Corpus, variant: str, limit: int | None = None) -> dict[str, tuple[bool, bool]]:
-    """Whether each item shows an image and a text."""
+    """Return for each item whether it has an image and a text."""
     task = tasks.build(tasks.parse_variant(variant), corpus, limit=limit)
     return {
         doc["id"]: (bool(task.doc_to_visual(doc)), doc["text"] is not None)
@@ -103,7 +103,7 @@ def food(world: Path) -> Corpus:
 
 
 @pytest.mark.parametrize("variant", ["image-missing:70", "text-missing:30", "both-missing:50s4"])
-def test_the_items_of_the_table_lose_that_side_and_no_other(food: Corpus, variant: str) -> None:
+def test_the_items_of_the_table_lose_that_modality_and_no_other(food: Corpus, variant: str) -> None:
     full = seen(food, "food101")
     table = missing.of_variant(
         tasks.parse_variant(f"food101@{variant}"), "test", food.splits["test"]
@@ -117,7 +117,7 @@ def test_the_items_of_the_table_lose_that_side_and_no_other(food: Corpus, varian
     assert len(some) == 20 and some.items() <= result.items()
 
 
-def test_all_of_a_side_is_that_side_blank_and_none_is_clean(food: Corpus) -> None:
+def test_all_of_a_modality_is_that_modality_blank_and_none_is_clean(food: Corpus) -> None:
     assert seen(food, "food101@image-missing:100") == seen(food, "food101@image-blank")
     assert seen(food, "food101@text-missing:100") == seen(food, "food101@text-blank")
     assert seen(food, "food101@both-missing:0") == seen(food, "food101")

@@ -93,7 +93,7 @@ def test_also_on_the_generated_world(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [n for n in GRADED if n not in ("image-contrast", "image-rotation")]
 )
-def test_damage_of_a_large_photo_survives_an_encoders_shrinking(name: str) -> None:
+def test_corruption_of_a_large_photo_survives_an_encoders_shrinking(name: str) -> None:
     """As far from the clean image after both are shrunk to 224 pixels as at that size, within 3 dB.
 
     Contrast and rotation do not depend on size.
@@ -106,7 +106,7 @@ def test_damage_of_a_large_photo_survives_an_encoders_shrinking(name: str) -> No
 
 @pytest.mark.parametrize("name", GRADED)
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "CMYK"])
-def test_every_kind_of_image_is_damaged_as_its_rgb(name: str, mode: str) -> None:
+def test_every_kind_of_image_is_corrupted_as_its_rgb(name: str, mode: str) -> None:
     image = photo(30, 20, 1).convert(mode)
     result = corrupted(name, 3, image)
     assert result.mode == "RGB" and result.size == (30, 20)
@@ -150,7 +150,7 @@ def test_brightness_is_that_of_hsv(severity: int) -> None:
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_occlusion_covers_the_stated_share(severity: int) -> None:
+def test_occlusion_covers_the_stated_fraction(severity: int) -> None:
     share = OCCLUDED_AREA[severity - 1]
     for key in range(5):
         result = corrupted("image-occlusion", severity, Image.new("RGB", (200, 150)), str(key))
@@ -168,7 +168,7 @@ def test_pixelate_leaves_the_stated_number_of_values() -> None:
 
 
 def test_rotation_turns_by_the_stated_angle_to_either_side() -> None:
-    """A bar from the middle to the right edge points along the angle afterwards."""
+    """Rotate a bar from the middle to the right edge: it points along the angle."""
     pixels = np.zeros((101, 101, 3), np.uint8)
     pixels[49:52, 50:] = 255
     for severity, degrees in enumerate(ROTATION_DEGREES, 1):
@@ -186,7 +186,7 @@ def test_rotation_turns_by_the_stated_angle_to_either_side() -> None:
 @pytest.mark.parametrize("severity", SEVERITIES)
 @pytest.mark.parametrize("size", [(48, 48), (224, 224), (640, 480), (1000, 600)])
 def test_a_blur_done_on_a_smaller_image_is_the_blur(size: tuple[int, int], severity: int) -> None:
-    """Within 45 dB of Pillow's own at full size, where the damage itself is at 15 to 35."""
+    """Within 45 dB of Pillow's own at full size, where the corruption itself is at 15 to 35."""
     image = photo(*size, 4)
     sigma = np.hypot(BLUR_SIGMA[severity - 1] * max(size) / 224, 0.4)
     exact = image.filter(ImageFilter.GaussianBlur(float(sigma)))
@@ -210,7 +210,7 @@ def test_blur_keeps_the_mean_and_spreads_a_point_by_the_stated_width() -> None:
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_typing_errors_hit_exactly_the_stated_share_of_words(severity: int) -> None:
+def test_typing_errors_hit_exactly_the_stated_fraction_of_words(severity: int) -> None:
     words = TEXT.split()
     assert len(words) == 60
     for key in range(5):
@@ -277,7 +277,7 @@ def test_more_words_change_with_severity() -> None:
 # --- what published records rest on ------------------------------------------------------------
 
 
-def test_damage_of_published_records_is_still_the_same() -> None:
+def test_corruption_of_published_records_is_still_the_same() -> None:
     image = Image.fromarray(
         np.arange(40 * 50 * 3, dtype=np.uint32).reshape(40, 50, 3).astype(np.uint8)
     )

@@ -1,4 +1,4 @@
-"""What lmms-eval does to a process is undone, and each of its behaviours relied on is there."""
+"""Side effects of lmms-eval on a process are undone; each behaviour that we rely on is tested."""
 
 import json
 import subprocess
@@ -68,7 +68,7 @@ def test_operators_are_declared_only_for_a_mismatched_torchvision() -> None:
 
 
 def test_contract_samples(tmp_path: Path) -> None:
-    """A custom request type is dispatched by its name, and a sample keeps what scoring returned."""
+    """Dispatch a custom request type by its name, and a sample keeps what scoring returned."""
     from steelyard.harness.evaluation.lmms_model import Scorer
 
     evaluator = import_lmms_eval()
@@ -158,7 +158,7 @@ def test_contract_the_entry_point_names_our_model() -> None:
 
 
 def test_text_is_generated_from_the_prompt(tmp_path: Path) -> None:
-    """A task of another package asks for text: the model names its likeliest class."""
+    """Answer a task of another package that asks for text: the model names its likeliest class."""
     from steelyard.harness.evaluation.lmms_model import Scorer
 
     corpus = corpus_at(tmp_path)

@@ -24,7 +24,7 @@ from lmms_eval.api.model import lmms  # noqa: E402
 
 
 class Guesser(lmms):
-    """A model as anyone would write one for lmms-eval, without a word of ours."""
+    """Model written for lmms-eval alone, without steelyard."""
 
     def __init__(self, documents: dict[str, Any]) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def write_food101(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def manager() -> Any:
-    """What ``lmms-eval --include_path tasks`` finds in our folder."""
+    """Index of ``lmms-eval --include_path tasks``."""
     import_lmms_eval()
     from lmms_eval.tasks import TaskManager
 

@@ -24,8 +24,8 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of task files that is searched."""
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder of task files and include it."""
     monkeypatch.delenv(stock.FOLDERS_VARIABLE, raising=False)
     folder = tmp_path / "own"
     folder.mkdir()
@@ -66,11 +66,11 @@ def test_ours_goes_before_theirs_and_a_prefix_forces_theirs() -> None:
     assert tasks.definition("pope") != stock.definition("stock/pope")
 
 
-def test_groups_and_tags_stand_for_their_members(own: Path) -> None:
+def test_groups_and_tags_stand_for_their_members(user_folder: Path) -> None:
     assert tasks.find("pope_full") == ["stock/pope_adv", "stock/pope_pop", "stock/pope_random"]
     assert "stock/mmstar" in tasks.find("public_eval_qwen3_5_family")  # a tag
-    (own / "other.yaml").write_text(TASK.format(name="other") + "tag: [few, all_of_mine]\n")
-    (own / "many.yaml").write_text(
+    (user_folder / "other.yaml").write_text(TASK.format(name="other") + "tag: [few, all_of_mine]\n")
+    (user_folder / "many.yaml").write_text(
         "group: many\ntask: [few, mine, {group: inner, task: [mine, pope_pop]}]\n"
     )
     stock.index.cache_clear()
@@ -78,9 +78,9 @@ def test_groups_and_tags_stand_for_their_members(own: Path) -> None:
     assert tasks.find("all_of_mine") == ["stock/other"]
 
 
-def test_a_group_that_changes_or_lacks_a_member_is_refused(own: Path) -> None:
-    (own / "set.yaml").write_text("group: set\ntask: [{task: mine, num_fewshot: 2}]\n")
-    (own / "gone.yaml").write_text("group: gone\ntask: [mine, vanished]\n")
+def test_a_group_that_changes_or_lacks_a_member_is_refused(user_folder: Path) -> None:
+    (user_folder / "set.yaml").write_text("group: set\ntask: [{task: mine, num_fewshot: 2}]\n")
+    (user_folder / "gone.yaml").write_text("group: gone\ntask: [mine, vanished]\n")
     stock.index.cache_clear()
     with pytest.raises(UserError, match="The group set changes its member mine"):
         tasks.find("set")
@@ -88,16 +88,16 @@ def test_a_group_that_changes_or_lacks_a_member_is_refused(own: Path) -> None:
         tasks.find("gone")
 
 
-def test_a_task_of_ones_own_goes_before_theirs_of_the_same_name(own: Path) -> None:
-    (own / "mmstar.yaml").write_text("include: mine.yaml\ntask: mmstar\n")
+def test_a_task_of_ones_own_goes_before_theirs_of_the_same_name(user_folder: Path) -> None:
+    (user_folder / "mmstar.yaml").write_text("include: mine.yaml\ntask: mmstar\n")
     stock.index.cache_clear()
-    assert stock.definition("stock/mmstar") == own / "mmstar.yaml"
-    assert stock.files("stock/mmstar") == [own / "mmstar.yaml", own / "mine.yaml"]
-    (own / "fns.py").write_text("")
-    assert stock.files("stock/mmstar")[-1] == own / "fns.py"
+    assert stock.definition("stock/mmstar") == user_folder / "mmstar.yaml"
+    assert stock.files("stock/mmstar") == [user_folder / "mmstar.yaml", user_folder / "mine.yaml"]
+    (user_folder / "fns.py").write_text("")
+    assert stock.files("stock/mmstar")[-1] == user_folder / "fns.py"
 
 
-def test_mistakes_in_names_and_folders(own: Path, tmp_path: Path) -> None:
+def test_mistakes_in_names_and_folders(user_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"'mmstarr'\. Did you mean 'mmstar'\? Known: .*pope.*names of lmms-eval"
     ):
@@ -109,7 +109,7 @@ def test_mistakes_in_names_and_folders(own: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no task file \(\*\.yaml\) under .*empty"):
         stock.include([tmp_path / "empty"])
-    (own / "broken.yaml").write_text("task: [broken\n")
+    (user_folder / "broken.yaml").write_text("task: [broken\n")
     stock.index.cache_clear()
     with pytest.raises(UserError, match=r"broken\.yaml is not valid YAML"):
         tasks.find("mine")

@@ -23,7 +23,7 @@ SAME = {"accuracy": "pope_accuracy", "precision": "pope_precision", "recall": "p
 
 
 def theirs(root: Path, answers: Sequence[str]) -> dict[str, float]:
-    """What lmms-eval's POPE makes of these answers."""
+    """Score these answers by lmms-eval's POPE."""
     rows = stock_data.pope(len(answers))
     replies = dict(zip((row["question"] for row in rows), answers, strict=True))
     corpus = tasks.load("stock/pope", write(root / "pope", rows))
@@ -73,7 +73,7 @@ def test_theirs_counts_the_yes_of_labels_and_ours_of_answers(
 
 @pytest.mark.skipif(not OFFICIAL.is_dir(), reason="no shared/data beside the repository")
 def test_recorded_answers_of_llava_as_their_scorer_reads_them() -> None:
-    """The published numbers come out of both once the answers are a bare yes or no."""
+    """Get the published numbers from both once the answers are a bare yes or no."""
     from lmms_eval.tasks.pope import utils
 
     recorded = json.loads((OFFICIAL / "llava15_7b_answers.json").read_text())

@@ -1,4 +1,4 @@
-"""Any lmms-eval task under our damage: a user's YAML with parquet, dict metrics, own metrics."""
+"""lmms-eval tasks of a user under our corruptions: parquet, dict metrics, own metrics."""
 
 import hashlib
 import os
@@ -85,7 +85,7 @@ def rows(count: int = 15) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the task's files, and its data beside it in ``data``."""
+    """Make a folder with the task's files, and its data in ``data``."""
     path = tmp_path / "own"
     path.mkdir()
     (path / "colours.yaml").write_text(YAML)
@@ -227,7 +227,7 @@ def test_a_limit_takes_the_documents_of_an_image_uncut(folder: Path) -> None:
         run(corpus, reds(), limit=0)
 
 
-# --- damage ------------------------------------------------------------------------------------
+# --- corruptions -------------------------------------------------------------------------------
 
 
 def test_a_blank_a_shuffle_and_the_clean_image(folder: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_blank_a_shuffle_and_the_clean_image(folder: Path) -> None:
     assert set(swapped.values()) <= set(clean.values())
 
 
-def test_damage_belongs_to_the_document(folder: Path) -> None:
+def test_corruption_belongs_to_the_document(folder: Path) -> None:
     """Alike for another order, batch size, limit and model; unlike for two documents."""
     corpus = corpus_of(folder)
     first, second, third = reds(), Talker(lambda item: "blue"), reds()
@@ -253,13 +253,13 @@ def test_damage_belongs_to_the_document(folder: Path) -> None:
     write(folder / "turned", rows()[::-1])
     run(corpus_of(folder, "turned"), second, "image-noise:3", batch_size=4)
     run(corpus, third, "image-noise:3", limit=6)
-    one, two, few = (
+    noisy, again, few = (
         {item.prompt: pixels(item.image) for item in talker.seen}
         for talker in (first, second, third)
     )
-    assert one == two
-    assert len(few) == 6 and few.items() <= one.items()
-    assert len(set(one.values())) == 15  # three documents share an image, each has its own noise
+    assert noisy == again
+    assert len(few) == 6 and few.items() <= noisy.items()
+    assert len(set(noisy.values())) == 15  # three documents share an image, each has its own noise
 
 
 def test_missing_images_are_the_rate_asked_for(folder: Path) -> None:
@@ -282,12 +282,8 @@ def test_a_document_without_an_image_stays_without(folder: Path) -> None:
 
 
 def test_images_outside_a_column_are_known_by_their_pixels(folder: Path) -> None:
-    (folder / "own" / "fns.py").write_text(
-        FUNCTIONS.replace(
-            'return [doc["image"]] if doc["image"] is not None else []',
-            'from PIL import Image; return [Image.new("RGB", (4, 4), doc["colour"])]',
-        )
-    )
+    drawn = 'from PIL import Image; return [Image.new("RGB", (4, 4), doc["colour"])]'
+    changed(folder, 'return [doc["image"]] if doc["image"] is not None else []', drawn)
     documents = [{**row, "colour": ("red", "blue")[i % 2]} for i, row in enumerate(rows())]
     write(folder / "drawn", [{k: v for k, v in row.items() if k != "image"} for row in documents])
     corpus = corpus_of(folder, "drawn")
@@ -295,8 +291,8 @@ def test_images_outside_a_column_are_known_by_their_pixels(folder: Path) -> None
     clean, swapped = reds(), reds()
     run(corpus, clean)
     run(corpus, swapped, "image-shuffle")
-    for shown, swapped_item in zip(clean.seen, swapped.seen, strict=True):
-        assert pixels(shown.image) != pixels(swapped_item.image)
+    for entry, swapped_item in zip(clean.seen, swapped.seen, strict=True):
+        assert pixels(entry.image) != pixels(swapped_item.image)
 
 
 def test_no_variant_writes_a_file(folder: Path) -> None:
