@@ -66,7 +66,7 @@ def spread(
     running: dict[Future[Result], int] = {}
     try:
         while waiting or running:
-            # The parent takes the first job, for workers need seconds to start.
+            # The parent takes the first job: workers need seconds to start.
             parent_jobs = [waiting.popleft()] if parent_works and waiting else []
             while waiting and len(running) < workers:
                 index, job = waiting.popleft()

@@ -103,7 +103,7 @@ def phases_figure(title: str, costs: Mapping[str, Cost]) -> "Figure":
     width, height = names + BARS + GAP, OVER + high + under
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((names / width, under / height, BARS / width, high / height))
-    name_rows(axes, labels, named=True)
+    name_rows(axes, labels, with_names=True)
     axes.grid(axis="y", visible=False)
     starts = [0.0] * len(labels)
     for index, phase in enumerate(phases):

@@ -46,12 +46,12 @@ def modalities_figure(board: Board) -> "Figure":
     figure = Figure(figsize=(width, height))
     box = UNDER / height, high / height
     axes = figure.add_axes((names / width, box[0], WIDE / width, box[1]))
-    name_rows(axes, labels, named=True)
+    name_rows(axes, labels, with_names=True)
     _scores(axes, board)
     left = names + WIDE + GAP
     for title, pick in _panels(board).items():
         axes = figure.add_axes((left / width, box[0], NARROW / width, box[1]))
-        name_rows(axes, labels, named=False)
+        name_rows(axes, labels, with_names=False)
         _differences(axes, board, title, pick)
         left += NARROW + GAP
     traded = any(entry.tradeoff is not None and entry.tradeoff.traded for entry in board.entries)

@@ -85,7 +85,7 @@ def _grid(count: int, rows: Sequence[ProfileRow]) -> tuple["Figure", list["Axes"
         left = (names + column * (WIDE + GAP)) / width
         bottom = 1 - (OVER + line * step + TITLE + high) / height
         axes = figure.add_axes((left, bottom, WIDE / width, high / height))
-        name_rows(axes, _labels(rows), named=column == 0)
+        name_rows(axes, _labels(rows), with_names=column == 0)
         grid.append(axes)
     return figure, grid
 

@@ -41,7 +41,7 @@ def critical_figure(critical: CriticalDifference, name: str, look: Mapping[str, 
     height = OVER + high + UNDER
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((names / width, UNDER / height, WIDE / width, high / height))
-    name_rows(axes, labels, named=True)
+    name_rows(axes, labels, with_names=True)
     axes.set_xlim(0.6, max(len(labels), means[-1]) + 0.4)
     for line, (label, mean) in enumerate(zip(labels, means, strict=True)):
         mark = look[label]

@@ -49,7 +49,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """All runs of a board, ordered by task, label and seed."""
+    """Runs of all boards, ordered by task, label and seed."""
 
     runs: tuple[Run, ...]
     oracle: tuple[Run, ...] = ()

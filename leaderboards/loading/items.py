@@ -74,14 +74,14 @@ def read(
     import pyarrow.parquet as parquet
 
     shared = [name for name in SHARED if name in KEYS or name in columns]
-    other = [name for name in columns if name not in shared]
+    unshared = [name for name in columns if name not in shared]
     try:
         content = path.read_bytes()
         file = parquet.ParquetFile(pyarrow.BufferReader(content), pre_buffer=False)
         stored = _stored(file, content, shared)
         # Decoding columns that nearly all runs share would take half of the time.
         is_expected = expected is not None and stored is not None and stored == expected.stored
-        names = other if is_expected else [*shared, *other]
+        names = unshared if is_expected else [*shared, *unshared]
         table = file.read(names, use_threads=False)
     except FileNotFoundError:
         raise UserError(
@@ -94,7 +94,7 @@ def read(
         raise UserError(f"{path} lacks the columns {', '.join(missing)}: run again.")
     if expected is not None and is_expected:
         return table, expected
-    return table.select(other), _order(table.select(shared), stored, expected)
+    return table.select(unshared), _order(table.select(shared), stored, expected)
 
 
 def _stored(file: "parquet.ParquetFile", content: bytes, shared: Sequence[str]) -> object:

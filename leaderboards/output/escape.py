@@ -1,21 +1,21 @@
-"""Text made safe for Markdown, LaTeX, spreadsheets and names of files."""
+"""Escape text for Markdown, LaTeX, spreadsheets and file names."""
 
 import csv
 import io
 import re
 
-# Underscores within a word and number signs within a line mean nothing to Markdown.
+# Underscores within a word and number signs within a line are plain text in Markdown.
 _MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_+|_+(?!\w)|^#(?=.)")
 
 
 def md(text: str) -> str:
-    """Text that Markdown, also inside a table, shows as it is."""
+    """Escape text for Markdown, also inside a table."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKUP.sub(lambda found: "".join(f"\\{sign}" for sign in found[0]), text)
+    return _MARKUP.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), text)
 
 
 def file_name(text: str) -> str:
-    """Text as part of a file's name that any system takes."""
+    """Replace characters that a file name on some system must not have."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
 
 
@@ -42,12 +42,12 @@ _MINUS = re.compile(r"(?<!\w)-(?=\d)")
 
 
 def tex(text: str) -> str:
-    """Text that LaTeX prints as it is; needs the package textcomp."""
+    """Escape text for LaTeX with the package textcomp."""
     return _MINUS.sub("$-$", " ".join(text.split()).translate(_LATEX))
 
 
 _FORMULA = re.compile(rb'(?m)(?:^|,)"?(?:[=+@\t\r]|-(?![\d.]))')
-"""A cell that may begin like a formula."""
+"""Cell that may begin like a formula."""
 
 
 def escape_formulas(content: bytes) -> bytes:

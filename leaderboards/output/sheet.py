@@ -1,4 +1,4 @@
-"""Tables of cells, written as Markdown, LaTeX and bullet lists."""
+"""Write tables of cells as Markdown and LaTeX, and bullet lists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Plain text of one cell; every format escapes it in its own way."""
+    """Plain text of one cell; each format escapes it."""
 
     text: str
     best: bool = False
@@ -20,7 +20,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A table ready for printing; columns after the second are numbers."""
+    """Table of text cells; columns after the second are numbers."""
 
     title: str
     header: tuple[str, ...]
@@ -28,9 +28,9 @@ class Sheet:
 
 
 def sheet_markdown(sheet: Sheet) -> str:
-    """One table in Markdown."""
+    """Return a table in Markdown."""
     lines = [[md(name) for name in sheet.header]]
-    lines.append(["---" if place == 1 else "--:" for place in range(len(sheet.header))])
+    lines.append(["---" if column == 1 else "--:" for column in range(len(sheet.header))])
     for row in sheet.rows:
         texts = [md(cell.text) for cell in row]
         lines.append(
@@ -40,12 +40,12 @@ def sheet_markdown(sheet: Sheet) -> str:
 
 
 def bullets(title: str, lines: Sequence[str]) -> list[str]:
-    """A list under its title; nothing for no lines."""
+    """Return a list under its title; nothing without lines."""
     return [title + "\n".join(f"- {md(line)}" for line in lines)] if lines else []
 
 
 def sheet_latex(sheet: Sheet, about: str) -> str:
-    """A table environment; needs the packages booktabs and textcomp."""
+    """Return a LaTeX table; it needs the packages booktabs and textcomp."""
     columns = "rl" + "r" * (len(sheet.header) - 2)
     rows = [
         [rf"\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text) for cell in row]

@@ -92,13 +92,13 @@ def names_width(labels: Sequence[str]) -> float:
     return max(LEFT, LETTER * max(len(shorten(label)) for label in labels) + 0.15)
 
 
-def name_rows(axes: "Axes", labels: Sequence[str], *, named: bool) -> None:
-    """Prepare one row per entry, the first on top, with the names if ``named``."""
+def name_rows(axes: "Axes", labels: Sequence[str], *, with_names: bool) -> None:
+    """Prepare one row per entry, the first on top, with the names if ``with_names``."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_ylim(len(labels) - 0.5, -0.5)
     # One call for all grid lines is ten times faster than a tick for each.
-    rows = range(len(labels) if named else 0)
+    rows = range(len(labels) if with_names else 0)
     axes.set_yticks(rows, [shorten(labels[row]) for row in rows], fontsize=8)
     axes.grid(visible=False, axis="y")
     transform = axes.get_yaxis_transform()

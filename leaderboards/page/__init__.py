@@ -1,1 +1,1 @@
-"""One self-contained HTML page of all boards."""
+"""Write all boards as one self-contained HTML page."""

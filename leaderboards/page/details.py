@@ -1,4 +1,4 @@
-"""What opens below an entry: differences, variants, cost by phase, provenance, one command."""
+"""Build an entry's details: differences, variants, cost by phase, provenance, command."""
 
 import html
 import shlex
@@ -27,9 +27,9 @@ NAMES = {
     "rules": "version of the rules",
     "limit": "limit on items",
 }
-"""What entries of a record's provenance are called; the others keep their names."""
-APART = ("packages", "tables", "data.sizes", "data.notes")
-"""Groups that make one line."""
+"""Titles of provenance entries; the others keep their names."""
+ONE_LINE = ("packages", "tables", "data.sizes", "data.notes")
+"""Provenance groups shown on one line."""
 
 
 def detail(
@@ -38,37 +38,37 @@ def detail(
     variants: Mapping[str, Interval],
     cost: Cost | None,
     percent: bool,
-    places: Mapping[str, str],
+    paths: Mapping[str, str],
 ) -> str:
-    """Everything known about one entry, as HTML.
+    """Return the details of one entry as HTML.
 
     Args:
         runs: the entry's runs on the board.
         differences: to the control, by column.
         variants: scores by variant or column.
         cost: means over seeds; None for an incomplete entry.
-        percent: whether scores are shares, to be shown as percentages.
-        places: folder of each run by id, as a command names it.
+        percent: show scores as percentages.
+        paths: folder of each run by id, as commands name it.
     """
     scores = _differences(differences, percent) if differences else ""
     scores += _variants(variants, percent) if variants else ""
     origin = _cost(cost) if cost is not None else ""
-    origin += _commands(runs, places) + _seeds(runs) + _provenance(runs)
+    origin += _commands(runs, paths) + _seeds(runs) + _provenance(runs)
     return "".join(f'<div class="half">{half}</div>' for half in (scores, origin) if half)
 
 
-def _shown(value: float, percent: bool, sign: str = "") -> str:
+def _format(value: float, percent: bool, sign: str = "") -> str:
     return f"{100 * value:{sign}.1f}" if percent else f"{value:{sign}.4g}"
 
 
 def _differences(differences: Mapping[str, ControlDifference], percent: bool) -> str:
     rows = []
-    for name, found in differences.items():
-        each = found.interval
-        text = f"{_shown(each.mean, percent, '+')} ± {_shown(each.half, percent)}"
-        ends = f"{_shown(each.low, percent, '+')} to {_shown(each.high, percent, '+')}"
-        shown = number_html(text + VERDICTS[found.verdict])
-        rows.append((esc(name), shown, ends, f"{each.p:.3g}", f"{found.adjusted:.3g}"))
+    for name, difference in differences.items():
+        interval = difference.interval
+        text = f"{_format(interval.mean, percent, '+')} ± {_format(interval.half, percent)}"
+        ends = f"{_format(interval.low, percent, '+')} to {_format(interval.high, percent, '+')}"
+        number = number_html(text + VERDICTS[difference.verdict])
+        rows.append((esc(name), number, ends, f"{interval.p:.3g}", f"{difference.adjusted:.3g}"))
     header = ("column", "difference", "95 % interval", "p", "p (Holm)")
     return plain("Difference to the control, paired by seed and item", header, rows)
 
@@ -77,34 +77,34 @@ def _variants(variants: Mapping[str, Interval], percent: bool) -> str:
     rows = [
         (
             esc(name),
-            number_html(f"{_shown(each.mean, percent)} ± {_shown(each.half, percent)}"),
-            f"{_shown(each.low, percent)} to {_shown(each.high, percent)}",
-            " ".join(_shown(value, percent) for value in each.values),
+            number_html(f"{_format(interval.mean, percent)} ± {_format(interval.half, percent)}"),
+            f"{_format(interval.low, percent)} to {_format(interval.high, percent)}",
+            " ".join(_format(value, percent) for value in interval.values),
         )
-        for name, each in variants.items()
+        for name, interval in variants.items()
     ]
     return plain("Scores", ("scored on", "mean", "95 % interval", "each seed"), rows)
 
 
 def _cost(cost: Cost) -> str:
     rows = [
-        (esc(phase), f"{flops:.3g}", _share(flops / cost.flops if cost.flops else 0.0))
+        (esc(phase), f"{flops:.3g}", _fraction(flops / cost.flops if cost.flops else 0.0))
         for phase, flops in cost.phases.items()
     ]
-    told = {
+    totals = {
         "total": f"{cost.flops:.3g} FLOPs"
         + ("" if cost.relative is None else f", {cost.relative:.2f} of the control's"),
         "artefacts shared by all seeds": f"{cost.amortised:.3g} FLOPs",
-        "tuning, beside it": f"{cost.tuning:.3g} FLOPs" if cost.tuning else "none",
+        "tuning, not in the total": f"{cost.tuning:.3g} FLOPs" if cost.tuning else "none",
         "training": f"{cost.steps:.0f} steps, {cost.items:.0f} items, {cost.seconds:.1f} s",
         "peak memory": f"{cost.peak_bytes / 2**20:.0f} MiB",
     }
-    table = plain("Cost by phase, mean over seeds", ("phase", "FLOPs", "share"), rows)
-    return table + facts({name: esc(text) for name, text in told.items()})
+    table = plain("Cost by phase, mean over seeds", ("phase", "FLOPs", "fraction"), rows)
+    return table + facts({name: esc(text) for name, text in totals.items()})
 
 
-def _share(share: float) -> str:
-    return f"{bar(share)} {100 * share:.0f}%"
+def _fraction(fraction: float) -> str:
+    return f"{bar(fraction)} {100 * fraction:.0f}%"
 
 
 def _seeds(runs: Sequence[Run]) -> str:
@@ -115,31 +115,31 @@ def _seeds(runs: Sequence[Run]) -> str:
         weights = record.provenance.get("weights")
         rows.append((str(record.spec.seed), f"<code>{esc(record.id)}</code>",
                      f"<code>{esc(weights or 'not kept')}</code>", esc(ended)))  # fmt: skip
-    return plain("Runs", ("seed", "run (its hash is that of its settings)", "weights", "end"), rows)
+    return plain("Runs", ("seed", "run (with the hash of its settings)", "weights", "end"), rows)
 
 
 def _provenance(runs: Sequence[Run]) -> str:
-    """What all runs share, or each of the values where they differ."""
+    """Return the provenance; where runs differ, all values."""
     spec = runs[0].record.spec
-    found = {
+    values = {
         "method": {esc(_method(run.record.spec)) for run in runs},
         "options": {esc(_pairs(run.record.spec.options)) for run in runs},
         "learning rate": {esc(run.record.spec.learning_rate or "the backbone's") for run in runs},
         "backbone": {esc(f"{spec.backbone} {_pairs(spec.backbone_options, '')}") for run in runs},
         "device": {esc(run.record.ledger.device) for run in runs},
         "budget": {esc(_budget(run)) for run in runs},
-        "unposted FLOPs": {esc(_audit(run)) for run in runs},
+        "unaccounted FLOPs": {esc(_audit(run)) for run in runs},
     }
     for run in runs:
         for name, value in _flat(run.record.provenance):
             if name != "weights":
-                found.setdefault(NAMES.get(name, name), set()).add(esc(value))
-    shown = {name: "<br>".join(sorted(values)) for name, values in found.items()}
-    return "<h4>Where it comes from</h4>" + facts(shown)
+                values.setdefault(NAMES.get(name, name), set()).add(esc(value))
+    joined = {name: "<br>".join(sorted(texts)) for name, texts in values.items()}
+    return "<h4>Provenance</h4>" + facts(joined)
 
 
 def _method(spec: RunSpec) -> str:
-    """Without the folder of a user's file, which names a machine."""
+    """Return the method without the folder of a user's file, which is private."""
     return f"{PurePath(spec.method).name} {spec.source}".strip()
 
 
@@ -165,14 +165,14 @@ def _audit(run: Run) -> str:
     ledger = run.record.ledger
     if not ledger.audited:
         return "not audited"
-    return f"at most {100 * ledger.unposted:.2g}% in {ledger.audited} stretches audited"
+    return f"at most {100 * ledger.unposted:.2g}% in {ledger.audited} audited windows"
 
 
 def _flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves of a nested mapping by their path; some groups as one line."""
+    """Yield the leaves of a nested mapping by their path; some groups as one line."""
     for name, value in sorted(content.items()):
         path = f"{before}{name}"
-        if isinstance(value, Mapping) and path.endswith(APART):
+        if isinstance(value, Mapping) and path.endswith(ONE_LINE):
             yield path, ", ".join(f"{key} {part}" for key, part in sorted(value.items())) or "none"
         elif isinstance(value, Mapping):
             yield from _flat(value, f"{path}.")
@@ -182,13 +182,13 @@ def _flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, s
             yield path, "none" if value is None else str(value)
 
 
-def _commands(runs: Sequence[Run], places: Mapping[str, str]) -> str:
-    again = reproduce([places[run.record.id] for run in runs])
+def _commands(runs: Sequence[Run], paths: Mapping[str, str]) -> str:
+    rerun = reproduce([paths[run.record.id] for run in runs])
     parts = ["<h4>Reproduce it</h4><p>Run each seed again and compare every score and cost:</p>"]
-    parts.append(command_html(again))
-    anew = from_nothing([run.record.spec for run in runs], _variants_of(runs))
-    if anew and not any(run.record.provenance.get("limit") for run in runs):
-        parts += ["<p>Or from nothing, without these records:</p>", command_html(anew)]
+    parts.append(command_html(rerun))
+    fresh = from_nothing([run.record.spec for run in runs], _variants_of(runs))
+    if fresh and not any(run.record.provenance.get("limit") for run in runs):
+        parts += ["<p>Or without these records:</p>", command_html(fresh)]
     revisions = sorted({str(run.record.spec.data.get("revision", "")) for run in runs})
     parts.append(
         "<p>Without <code>--data-root</code> the data is generated; the runs used revision "
@@ -198,23 +198,23 @@ def _commands(runs: Sequence[Run], places: Mapping[str, str]) -> str:
 
 
 def command_html(command: str) -> str:
-    """A shell command whose words stay whole where lines wrap."""
+    """Return a shell command whose lines wrap between words."""
     words = " ".join(f"<span>{html.escape(word)}</span>" for word in command.split(" "))
     return f'<pre class="command"><code>{words}</code></pre>'
 
 
 def reproduce(folders: Sequence[str]) -> str:
-    """One shell command that runs each record in ``folders`` again."""
+    """Return one shell command that repeats the runs in ``folders``."""
     if len(folders) == 1:
         return f"steelyard reproduce {shlex.quote(folders[0])}"
     return f'for run in {shlex.join(folders)}; do steelyard reproduce "$run" || break; done'
 
 
 def from_nothing(specs: Sequence[RunSpec], variants: Sequence[str]) -> str:
-    """The ``steelyard run`` that makes runs of these specs; empty where options cannot say it.
+    """Return the ``steelyard run`` with these specs; empty if its options cannot express them.
 
-    ``variants`` are tasks with a corruption or without one. A learning rate of its own, a user's
-    file and a tuned setting are not options of the command.
+    ``variants`` are tasks with or without a corruption. A learning rate, a user's method file and
+    tuned settings are not options of the command.
     """
     spec = specs[0]
     if spec.learning_rate or spec.source or spec.tuning or not variants:
@@ -222,7 +222,7 @@ def from_nothing(specs: Sequence[RunSpec], variants: Sequence[str]) -> str:
     tasks = dict.fromkeys(variant.partition("@")[0] for variant in variants)
     words = ["steelyard", "run", spec.method, "--task", spec.task]
     words += ["--backbone", spec.backbone, "--budget", spec.budget]
-    words += ["--seeds", ",".join(str(each.seed) for each in specs)]
+    words += ["--seeds", ",".join(str(spec.seed) for spec in specs)]
     if spec.track != "compute":
         words += ["--track", spec.track]
     if spec.wall is not None:
@@ -238,34 +238,35 @@ def from_nothing(specs: Sequence[RunSpec], variants: Sequence[str]) -> str:
 
 
 def _ranges(corruptions: Iterable[str]) -> list[str]:
-    """Corruptions with runs of severities put together: ``image-noise:1-5``."""
+    """Join consecutive severities of a corruption: ``image-noise:1-5``."""
     levels: dict[str, list[int]] = {}
-    for each in corruptions:
-        name, _, level = each.rpartition(":")
+    for corruption in corruptions:
+        name, _, level = corruption.rpartition(":")
         if name and level.isdigit() and "+" not in name and "missing" not in name:
             levels.setdefault(name, []).append(int(level))
         else:
-            levels.setdefault(each, [])
-    found = []
-    for name, of in levels.items():
-        whole = len(of) > 1 and sorted(of) == list(range(min(of), max(of) + 1))
-        ends = [f"{min(of)}-{max(of)}"] if whole else [str(level) for level in of]
-        found += [f"{name}:{end}" for end in ends] or [name]
-    return found
+            levels.setdefault(corruption, [])
+    names = []
+    for name, severities in levels.items():
+        low, high = min(severities, default=0), max(severities, default=0)
+        is_range = low < high and sorted(severities) == list(range(low, high + 1))
+        ends = [f"{low}-{high}"] if is_range else map(str, severities)
+        names += [f"{name}:{end}" for end in ends] or [name]
+    return names
 
 
 def _options(name: str, options: Mapping[str, Any]) -> Iterable[str]:
     for key, value in sorted(options.items()):
-        shown = str(value).lower() if isinstance(value, bool) else str(value)
-        yield from (name, f"{key}={shown}")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        yield from (name, f"{key}={text}")
 
 
 def _variants_of(runs: Sequence[Run]) -> list[str]:
-    """What a run was scored on, its own task first."""
-    found = dict.fromkeys(
+    """Return the variants that the runs were scored on, those of the trained task first."""
+    variants = dict.fromkeys(
         score.task if score.variant == "clean" else f"{score.task}@{score.variant}"
         for run in runs
         for score in run.record.scores
     )
-    own = runs[0].record.spec.task
-    return sorted(found, key=lambda name: name.partition("@")[0] != own)
+    task = runs[0].record.spec.task
+    return sorted(variants, key=lambda name: name.partition("@")[0] != task)

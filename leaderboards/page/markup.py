@@ -1,4 +1,4 @@
-"""Markup of the page: escaped text, a small part of Markdown, and figures fit to stand in it."""
+"""Convert text, a part of Markdown, and figures to the page's HTML."""
 
 import html
 import re
@@ -28,35 +28,35 @@ WIDE = 800
 
 
 def esc(text: object) -> str:
-    """Text that HTML shows as it is, also inside an attribute."""
+    """Escape text for HTML, also inside an attribute."""
     return html.escape(" ".join(str(text).split()))
 
 
 def inline(text: str) -> str:
-    """Code, bold, italic and links; all else is text. Only links to the web are followed."""
+    """Convert code, bold, italic and links; only links to the web are active."""
     parts, end = [], 0
-    for found in _INLINE.finditer(text):
-        parts.append(html.escape(text[end : found.start()]))
-        parts.append(_span(found))
-        end = found.end()
+    for match in _INLINE.finditer(text):
+        parts.append(html.escape(text[end : match.start()]))
+        parts.append(_span(match))
+        end = match.end()
     return "".join([*parts, html.escape(text[end:])])
 
 
-def _span(found: re.Match[str]) -> str:
-    if found["code"]:
-        return f"<code>{html.escape(found['code'])}</code>"
-    if found["strong"]:
-        return f"<strong>{inline(found['strong'])}</strong>"
-    if found["em"]:
-        return f"<em>{inline(found['em'])}</em>"
-    shown = inline(found["text"])
-    if re.match(r"https?://", found["to"]):
-        return f'<a href="{html.escape(found["to"])}" rel="noopener noreferrer">{shown}</a>'
-    return shown
+def _span(match: re.Match[str]) -> str:
+    if match["code"]:
+        return f"<code>{html.escape(match['code'])}</code>"
+    if match["strong"]:
+        return f"<strong>{inline(match['strong'])}</strong>"
+    if match["em"]:
+        return f"<em>{inline(match['em'])}</em>"
+    label = inline(match["text"])
+    if re.match(r"https?://", match["to"]):
+        return f'<a href="{html.escape(match["to"])}" rel="noopener noreferrer">{label}</a>'
+    return label
 
 
 def markdown(text: str, deeper: int) -> str:
-    """Headings, paragraphs, lists, tables and code blocks; headings ``deeper`` levels down."""
+    """Convert headings (``deeper`` levels down), paragraphs, lists, tables and code blocks."""
     return "\n".join(_block(lines, deeper) for lines in _blocks(text))
 
 
@@ -110,7 +110,7 @@ def _table(lines: list[str]) -> str:
 
 
 def docstring(text: str) -> str:
-    """A method's docstring: prose as paragraphs, lists as lists, formulas as they are laid out."""
+    """Convert a docstring: prose to paragraphs, lists to lists, formulas to preformatted text."""
     return "\n".join(_passage(block) for block in re.split(r"\n\s*\n", text.strip("\n")))
 
 

@@ -2,50 +2,50 @@
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const say = (text) => { document.getElementById("status").textContent = text; };
 
-function button(text, act) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.textContent = text;
-  made.addEventListener("click", act);
-  return made;
+function button(text, onClick) {
+  const element = document.createElement("button");
+  element.type = "button";
+  element.textContent = text;
+  element.addEventListener("click", onClick);
+  return element;
 }
 
-// A row and its details are a body of their own, so they move and vanish together.
+// A row and its details share a tbody, so they move and hide together.
 function bodies(table) { return [...table.tBodies]; }
 
-function cellOf(body, place) { return body.rows[0].cells[place]; }
+function cellOf(body, column) { return body.rows[0].cells[column]; }
 
-function compare(place, up) {
+function compare(column, ascending) {
   return (left, right) => {
-    const [a, b] = [cellOf(left, place), cellOf(right, place)];
+    const [a, b] = [cellOf(left, column), cellOf(right, column)];
     const [x, y] = [Number(a.dataset.v), Number(b.dataset.v)];
-    if (a.dataset.v !== undefined && b.dataset.v !== undefined) return up ? x - y : y - x;
+    if (a.dataset.v !== undefined && b.dataset.v !== undefined) return ascending ? x - y : y - x;
     if (a.dataset.v !== undefined || b.dataset.v !== undefined) return a.dataset.v === undefined ? 1 : -1;
     const order = a.textContent.localeCompare(b.textContent, "en");
-    return up ? order : -order;
+    return ascending ? order : -order;
   };
 }
 
 function sortBy(head) {
   const table = head.closest("table");
-  const up = head.getAttribute("aria-sort") !== "ascending";
-  for (const other of table.tHead.rows[0].cells) {
-    if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
+  const ascending = head.getAttribute("aria-sort") !== "ascending";
+  for (const cell of table.tHead.rows[0].cells) {
+    if (cell.hasAttribute("aria-sort")) cell.setAttribute("aria-sort", "none");
   }
-  head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  table.append(...bodies(table).sort(compare(head.cellIndex, up)));
-  say(`Sorted by ${head.textContent}, ${up ? "ascending" : "descending"}`);
+  head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+  table.append(...bodies(table).sort(compare(head.cellIndex, ascending)));
+  say(`Sorted by ${head.textContent}, ${ascending ? "ascending" : "descending"}`);
 }
 
 function filterRows() {
   const words = document.getElementById("filter").value.trim().toLowerCase();
   const kind = document.getElementById("kind").value;
-  let shown = 0;
+  let count = 0;
   for (const body of all(".entries > tbody")) {
     body.hidden = !body.dataset.name.toLowerCase().includes(words) || (kind && body.dataset.kind !== kind);
-    shown += body.hidden ? 0 : 1;
+    count += body.hidden ? 0 : 1;
   }
-  say(`${shown} rows shown`);
+  say(`${count} rows shown`);
 }
 
 function toggle(opener, open) {

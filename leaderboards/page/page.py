@@ -1,4 +1,4 @@
-"""The boards as one HTML file: no server, no request, the same bytes for the same runs."""
+"""Write all boards as one HTML file that needs no server; equal runs give equal bytes."""
 
 import base64
 import hashlib
@@ -21,18 +21,18 @@ from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.page import cards
 from steelyard.leaderboards.page.details import command_html, detail
 from steelyard.leaderboards.page.markup import esc, figure, inline, markdown
-from steelyard.leaderboards.page.tables import Name, pictures, plain, table
+from steelyard.leaderboards.page.tables import Name, draw_intervals, plain, table
 from steelyard.tasks import NOTHING
 
 HERE = Path(__file__).parent
 FINDINGS = "findings.md"
-"""A file of this name in a folder of records is shown at the top of its page."""
+"""Markdown file in a folder of records, shown at the top of the page."""
 KINDS = ("csv", "json", "tex")
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part of the page with a heading of its own."""
+    """Part of the page with a heading."""
 
     key: str
     title: str
@@ -42,33 +42,32 @@ class Section:
 def page(
     folders: Sequence[Path],
     runs: Runs,
-    whole: Summary,
+    summary: Summary,
     designs: Mapping[str, Sequence[factorial.Factorial]],
     files: Mapping[str, bytes],
 ) -> bytes:
-    """The page of everything published from ``folders``.
+    """Return the page of everything published from ``folders``.
 
     ``designs`` are the factorials of each profile by the task it was trained on.
     ``files`` are the published files by name: figures are shown, tables offered for download.
     """
-    boards, profiles, places = whole.boards, whole.profiles, dict(_places(folders, runs))
-    named = {f"board-{b.task}": b.stem for b in boards}
-    named |= {f"profile-{p.trained_on}": p.stem for p in profiles}
-    figures = _figures(files, list(named.values()))
+    boards, profiles, paths = summary.boards, summary.profiles, dict(_run_paths(folders, runs))
+    stems = [board.stem for board in boards] + [profile.stem for profile in profiles]
+    figures = _figures(files, stems)
     sections = [*_findings(folders)]
     if len(boards) > 1 or figures.get(""):
-        sections.append(_together(whole, figures.get("", "")))
+        sections.append(_summary(summary, figures.get("", "")))
     for board in boards:
-        sections.append(_board(runs, board, places, figures.get(board.stem, "")))
-    for made in profiles:
-        drawn = figures.get(made.stem, "")
-        sections.append(_profile(runs, made, designs[made.trained_on], places, drawn))
+        sections.append(_board(runs, board, paths, figures.get(board.stem, "")))
+    for profile in profiles:
+        profile_figures = figures.get(profile.stem, "")
+        profile_designs = designs[profile.trained_on]
+        sections.append(_profile(runs, profile, profile_designs, paths, profile_figures))
     sections += _about(runs, boards, profiles, folders)
-    downloads = _downloads(files, ["overall", *named.values()])
-    return _filled(runs, sections, downloads).encode()
+    return _fill(runs, sections, _downloads(files, ["overall", *stems])).encode()
 
 
-def _filled(runs: Runs, sections: Sequence[Section], downloads: str) -> str:
+def _fill(runs: Runs, sections: Sequence[Section], downloads: str) -> str:
     script, style = _part("page.js"), _part("page.css")
     body = "\n".join(
         f'<section id="{part.key}"{" class=findings" if part.key == "findings" else ""}>'
@@ -113,34 +112,33 @@ def _lead(runs: Runs) -> str:
     )
 
 
-def _places(folders: Sequence[Path], runs: Runs) -> Iterator[tuple[str, str]]:
-    """By run id the folder that a reader names; of a machine's path only the last part."""
+def _run_paths(folders: Sequence[Path], runs: Runs) -> Iterator[tuple[str, str]]:
+    """Yield run id and folder; of an absolute path only the last part of the root."""
     for run in (*runs.runs, *runs.oracle):
         root = next(folder for folder in folders if run.folder.is_relative_to(folder))
-        shown = Path(root.resolve().name) if root.is_absolute() else root
-        yield run.record.id, str(shown / run.folder.relative_to(root))
+        short_root = Path(root.resolve().name) if root.is_absolute() else root
+        yield run.record.id, str(short_root / run.folder.relative_to(root))
 
 
 def _figures(files: Mapping[str, bytes], stems: Sequence[str]) -> dict[str, str]:
-    """The figures of each board by its stem, those of none under the empty name."""
-    found: dict[str, list[str]] = {}
+    """Return the figures of each board by its stem; all others under the empty name."""
+    figures: dict[str, list[str]] = {}
     slugs = {name.partition("-")[2]: name for name in sorted(stems, key=len)}
-    pictures = [name for name in files if name.endswith(".svg")]
-    for number, name in enumerate(pictures):
-        words = name.removesuffix(".svg")
-        own = [board for slug, board in slugs.items() if f"-{slug}-" in f"{words}-"]
-        shown = figure(files[name].decode(), number, words)
-        found.setdefault(own[-1] if own else "", []).append(shown)
-    return {name: f'<div class="plots">{"".join(each)}</div>' for name, each in found.items()}
+    svg_files = [name for name in files if name.endswith(".svg")]
+    for number, file in enumerate(svg_files):
+        name = file.removesuffix(".svg")
+        boards = ["", *(board for slug, board in slugs.items() if f"-{slug}-" in f"{name}-")]
+        figures.setdefault(boards[-1], []).append(figure(files[file].decode(), number, name))
+    return {name: f'<div class="plots">{"".join(group)}</div>' for name, group in figures.items()}
 
 
 def _downloads(files: Mapping[str, bytes], names: Sequence[str]) -> str:
-    """Tables by name and kind as JSON that no script block can be ended by."""
+    """Return tables by name and kind as JSON that cannot end a script block."""
     content: dict[str, dict[str, Any]] = {}
     for name in names:
         for kind in KINDS:
-            if (made := files.get(f"{name}.{kind}")) is not None:
-                text = (escape_formulas(made) if kind == "csv" else made).decode()
+            if (data := files.get(f"{name}.{kind}")) is not None:
+                text = (escape_formulas(data) if kind == "csv" else data).decode()
                 content.setdefault(name, {})[kind] = json.loads(text) if kind == "json" else text
     text = json.dumps(content, separators=(",", ":"))
     for sign in "<>&":
@@ -159,15 +157,15 @@ def _tools(file: str) -> str:
     return f'<div class="tools" data-file="{file}"></div>'
 
 
-def _together(whole: Summary, figures: str) -> Section:
-    if len(whole.boards) < 2:
+def _summary(summary: Summary, figures: str) -> Section:
+    if len(summary.boards) < 2:
         return Section("all", "All tasks", figures)
-    made = whole.overall
-    ranked = [Name(entry.label, entry.kind) for entry in made.entries]
-    names = [*ranked, *(Name(blank.label, blank.kind) for blank in made.blanks)]
-    body = _tools("overall") + table(front_page.overall_sheet(made), names, "all")
-    lacking = absences(made)
-    return Section("all", made.title, body + _list([front_page.OVERALL_RULE, *lacking]) + figures)
+    overall = summary.overall
+    names = [Name(entry.label, entry.kind) for entry in overall.entries]
+    names += [Name(blank.label, blank.kind) for blank in overall.blanks]
+    body = _tools("overall") + table(front_page.overall_sheet(overall), names, "all")
+    notes = _list([front_page.OVERALL_RULE, *absences(overall)])
+    return Section("all", overall.title, body + notes + figures)
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -175,34 +173,35 @@ def _list(lines: Sequence[str]) -> str:
     return f'<ul class="notes">{rows}</ul>' if rows else ""
 
 
-def _board(runs: Runs, board: Board, places: Mapping[str, str], figures: str) -> Section:
+def _board(runs: Runs, board: Board, paths: Mapping[str, str], figures: str) -> Section:
     groups = runs.groups(board.task)
     percent = board.percent
     names = []
     for entry in board.entries:
-        compared = dict(entry.differences)
-        compared |= entry.tradeoff.by_name if entry.tradeoff else {}
-        below = detail(groups[entry.label], compared, entry.variants, entry.cost, percent, places)
-        names.append(Name(entry.label, entry.kind, below))
+        differences = dict(entry.differences)
+        differences |= entry.tradeoff.by_name if entry.tradeoff else {}
+        entry_runs = groups[entry.label]
+        details = detail(entry_runs, differences, entry.variants, entry.cost, percent, paths)
+        names.append(Name(entry.label, entry.kind, details))
     for blank in board.blanks:
-        below = detail(groups[blank.label], {}, {}, None, percent, places)
-        names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{below}"))
+        details = detail(groups[blank.label], {}, {}, None, percent, paths)
+        names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{details}"))
     key, name = f"b-{_slug(board.task)}", board.stem
     main, *rest = tables.sheets(board)
-    at = main.header.index("balanced")
     balanced = [entry.scores["balanced"] for entry in board.entries]
-    drawn = at, pictures(balanced, higher_is_better=board.higher_is_better)
+    drawings = draw_intervals(balanced, higher_is_better=board.higher_is_better)
+    whiskers = main.header.index("balanced"), drawings
     body = [f'<p class="about">{esc(tables.caption(board))}</p>', _tools(name)]
-    body += [table(main, names, key, drawn), _list(tables.remarks(board))]
+    body += [table(main, names, key, whiskers), _list(tables.remarks(board))]
     body += [_more(sheet, names, f"{key}-{n}") for n, sheet in enumerate(rest)]
     return Section(key, board.title, "".join([*body, figures]))
 
 
 def _more(sheet: Sheet, names: Sequence[Name], key: str) -> str:
-    bare = [replace(name, detail="") for name in names]
+    plain_names = [replace(name, detail="") for name in names]
     return (
         f'<details class="more"><summary>{esc(sheet.title)}</summary>'
-        f"{table(sheet, bare, key)}</details>"
+        f"{table(sheet, plain_names, key)}</details>"
     )
 
 
@@ -210,46 +209,47 @@ def _profile(
     runs: Runs,
     profile: Profile,
     designs: Sequence[factorial.Factorial],
-    places: Mapping[str, str],
+    paths: Mapping[str, str],
     figures: str,
 ) -> Section:
     groups = runs.groups(profile.trained_on)
     names = [
         Name(row.label, row.kind, detail(
             groups[row.label], row.differences, {"composite": row.composite, **row.scores},
-            row.cost, True, places,
+            row.cost, True, paths,
         ))
         for row in profile.rows
     ]  # fmt: skip
     for blank in profile.blanks:
-        below = detail(groups[blank.label], {}, {}, None, True, places)
-        names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{below}"))
+        details = detail(groups[blank.label], {}, {}, None, True, paths)
+        names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{details}"))
     key, name = f"p-{_slug(profile.trained_on)}", profile.stem
-    drawn = 2, pictures([row.composite for row in profile.rows])
+    whiskers = 2, draw_intervals([row.composite for row in profile.rows])
     body = [f'<p class="about">{esc(profile_tables.caption(profile))}</p>', _tools(name)]
-    body += [table(_side_by_side(profile), names, key, drawn)]
+    body += [table(_with_intervals(profile), names, key, whiskers)]
     body.append(_list(profile_tables.remarks(profile)))
     rest = profile_tables.sheets(profile)
     body += [_more(sheet, names, f"{key}-{n}") for n, sheet in enumerate(rest)]
-    for sheet in (sheet for each in designs for sheet in factorial.sheets(each)):
+    for sheet in (sheet for design in designs for sheet in factorial.sheets(design)):
         rows = [[esc(cell.text) for cell in row] for row in sheet.rows]
-        shown = plain(sheet.title, sheet.header, rows)
-        body.append(f'<details class="more"><summary>{esc(sheet.title)}</summary>{shown}</details>')
+        content = f"<summary>{esc(sheet.title)}</summary>{plain(sheet.title, sheet.header, rows)}"
+        body.append(f'<details class="more">{content}</details>')
     return Section(key, profile.title, "".join([*body, figures]))
 
 
-def _side_by_side(profile: Profile) -> Sheet:
-    """Every clean number with half its interval."""
-    made = profile_tables.overview(profile)
+def _with_intervals(profile: Profile) -> Sheet:
+    """Return the overview with half the interval of every clean number."""
+    overview = profile_tables.overview(profile)
     rows = []
-    for row, cells in zip(profile.rows, made.rows, strict=False):
-        found = [row.composite, *(row.scores[column.name] for column in profile.clean)]
-        shown = [Cell(f"{'≈' if row.tied else ''}{cells[0].text}"), cells[1]]
-        for cell, each in zip(cells[2:], found, strict=True):
+    for row, cells in zip(profile.rows, overview.rows, strict=False):
+        intervals = [row.composite, *(row.scores[column.name] for column in profile.clean)]
+        new_cells = [Cell(f"{'≈' if row.tied else ''}{cells[0].text}"), cells[1]]
+        for cell, interval in zip(cells[2:], intervals, strict=True):
             mean, _, mark = cell.text.partition(" ")
-            shown.append(Cell(f"{mean} ± {100 * each.half:.1f} {mark}".strip(), cell.best))
-        rows.append(tuple(shown))
-    return replace(made, rows=(*rows, *made.rows[len(profile.rows) :]))
+            text = f"{mean} ± {100 * interval.half:.1f} {mark}".strip()
+            new_cells.append(Cell(text, cell.best))
+        rows.append(tuple(new_cells))
+    return replace(overview, rows=(*rows, *overview.rows[len(profile.rows) :]))
 
 
 def _slug(task: str) -> str:
@@ -259,7 +259,7 @@ def _slug(task: str) -> str:
 def _about(
     runs: Runs, boards: Sequence[Board], profiles: Sequence[Profile], folders: Sequence[Path]
 ) -> Iterator[Section]:
-    """Methods, tasks, rules, how to read and how to reproduce."""
+    """Yield the sections on methods, tasks, reading, rules and reproduction."""
     methods = sorted({run.record.spec.method for run in runs.runs})
     yield Section("methods", "Methods", "\n".join(map(cards.method_card, methods)))
     tasks = {score.task for run in runs.runs for score in run.record.scores}
@@ -268,9 +268,9 @@ def _about(
     reading = [*(tables.RULES if boards else ()), *(profile_tables.RULES if profiles else ())]
     yield Section("reading", "How to read", "".join(f"<p>{esc(line)}</p>" for line in reading))
     _, _, rules = _part("RULES.md").partition("\n")
-    shown = markdown(rules, 1)
-    body = f'<details class="card"><summary><span class="title">All rules</span></summary>{shown}'
-    yield Section("rules", "Rules", f"{body}</details>")
+    title = '<summary><span class="title">All rules</span></summary>'
+    body = f'<details class="card">{title}{markdown(rules, 1)}</details>'
+    yield Section("rules", "Rules", body)
     roots = [Path(f.resolve().name) if f.is_absolute() else f for f in folders]
     yield Section("reproduce", "Reproduce", _reproduce(" ".join(map(str, roots))))
 
@@ -278,8 +278,8 @@ def _about(
 def _reproduce(roots: str) -> str:
     steps = (
         ("Check the records: hashes, ledgers, scores from items", f"steelyard validate {roots}"),
-        ("Make this page and its boards again, byte for byte",
+        ("Build this page and its boards again, with the same bytes",
          f"steelyard leaderboard {roots} --html --out board"),
     )  # fmt: skip
-    shown = "".join(f"<p>{esc(what)}:</p>{command_html(command)}" for what, command in steps)
-    return shown + inline("Each entry's own command stands in its row: open it by its name.")
+    commands = "".join(f"<p>{esc(title)}:</p>{command_html(command)}" for title, command in steps)
+    return commands + inline("The command of each entry is in its row: click its name.")

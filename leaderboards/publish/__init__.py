@@ -47,7 +47,7 @@ def publish(
 ) -> Published:
     """Write every board, its figures, the front page ``board.md`` and ``scores.csv`` into ``out``.
 
-    Equal records give equal bytes. Each file is replaced as a whole, the front page last.
+    Equal records give equal bytes. Each file is replaced atomically, the front page last.
 
     Args:
         folders: searched for run folders at any depth.
@@ -71,18 +71,18 @@ def publish(
     runs = collect(folders, backbone=backbone, budget=budget, track=track)
     requests = list(_requests(runs, control, kinds or {}))
     reports = task_report.build_all(requests, jobs, report)
-    whole = summary.build(runs, [task.board for task in reports])
+    combined = summary.build(runs, [task.board for task in reports])
 
     contents = tables_of(runs.runs)
     for task in reports:
         contents |= task.files
-    contents |= {**render(whole.figures), **whole.files}
-    contents["board.md"] = summary.front_page(runs, whole, robustness.links(contents))
+    contents |= {**render(combined.figures), **combined.files}
+    contents["board.md"] = summary.front_page(runs, combined, robustness.links(contents))
     if html:
         designs = {task.task: task.designs for task in reports}
-        contents = {"index.html": page(folders, runs, whole, designs, contents), **contents}
+        contents = {"index.html": page(folders, runs, combined, designs, contents), **contents}
     files = write_files(out, contents)
-    return Published(tuple(files), whole.boards, whole.profiles)
+    return Published(tuple(files), combined.boards, combined.profiles)
 
 
 def _requests(runs: Runs, control: str | None, kinds: Mapping[str, str]) -> Iterator[ReportRequest]:

@@ -49,14 +49,14 @@ def _figure(model: str, parts: Sequence[TaskReliance]) -> "Figure":
     rows = ROW * len(parts) + 0.1
     total_width, total_height = names + WIDE + 2 * (NARROW + GAP) + 0.1, UNDER + rows + OVER
     figure = Figure(figsize=(total_width, total_height))
-    left = names
+    x = names
     panels = []
     for width in (WIDE, NARROW, NARROW):
-        box = (left / total_width, UNDER / total_height, width / total_width, rows / total_height)
+        box = (x / total_width, UNDER / total_height, width / total_width, rows / total_height)
         panels.append(figure.add_axes(box))
-        left += width + GAP
+        x += width + GAP
     for axes, draw in zip(panels, (_scores, _unchanged, _conflicts), strict=True):
-        _rows(axes, parts, named=axes is panels[0])
+        _rows(axes, parts, with_names=axes is panels[0])
         draw(axes, parts)
     figure.text(0.1 / total_width, 1 - 0.1 / total_height, f"What {shorten(model)} relies on",
                 fontsize=10.5, weight="bold", va="top")  # fmt: skip
@@ -70,12 +70,12 @@ def _figure(model: str, parts: Sequence[TaskReliance]) -> "Figure":
     return figure
 
 
-def _rows(axes: "Axes", parts: Sequence[TaskReliance], *, named: bool) -> None:
+def _rows(axes: "Axes", parts: Sequence[TaskReliance], *, with_names: bool) -> None:
     axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_yticks(range(len(parts)))
-    axes.set_yticklabels([shorten(part.name) for part in parts] if named else [], fontsize=8)
+    axes.set_yticklabels([shorten(part.name) for part in parts] if with_names else [], fontsize=8)
     axes.set_xlim(-3, 103)
-    axes.set_xticks([0, 50, 100] if not named else [0, 20, 40, 60, 80, 100])
+    axes.set_xticks([0, 50, 100] if not with_names else [0, 20, 40, 60, 80, 100])
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelsize=7.5)
     axes.grid(visible=False, axis="y")

@@ -24,7 +24,7 @@ from steelyard.harness.runs.suite import RunOptions
 from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.page import markup
 from steelyard.leaderboards.page.details import from_nothing, reproduce
-from steelyard.leaderboards.page.tables import pictures
+from steelyard.leaderboards.page.tables import draw_intervals
 from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.stats.intervals import Interval
 
@@ -284,10 +284,10 @@ def test_whiskers_share_a_scale_and_one_far_behind_is_an_arrow() -> None:
     def each(low: float, high: float) -> Interval:
         return Interval((low + high) / 2, low, high, 1.0, (), 1)
 
-    best, next_, last = pictures([each(0.8, 0.9), each(0.7, 0.8), each(0.0, 0.1)])
+    best, next_, last = draw_intervals([each(0.8, 0.9), each(0.7, 0.8), each(0.0, 0.1)])
     assert 'd="M50.0 6H96.0"' in best and 'cx="73.0"' in best
     assert 'd="M4.0 6H50.0"' in next_ and "circle" not in last
-    assert pictures([]) == []
+    assert draw_intervals([]) == []
 
 
 def test_markdown_keeps_to_its_subset() -> None:
