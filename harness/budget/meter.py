@@ -173,7 +173,7 @@ class Meter:
         self._costliest_step = max(self._costliest_step, self._spent - self._spent_before)
         self._spent_before = self._spent
         self._items += items
-        self._reserved = 0.0
+        self._reserved = 0.0  # a backward pass that was skipped will not come after the step
         self.on_progress(min(1.0, self.fraction))
         self.audit.step(self.steps, self.fraction)
 

@@ -52,8 +52,9 @@ def ascend(
         for _ in range(steps):
             pixels = pixels.detach().requires_grad_()
             total = loss(replace(batch, pixels=pixels)).sum()
-            if not total.requires_grad:
+            if not total.requires_grad:  # the loss uses no pixels
                 break
+            # Zeros instead of None if the loss does not depend on the pixels.
             (gradient,) = torch.autograd.grad(total, pixels, materialize_grads=True)
             pixels = move(pixels.detach(), step * backbone.pixel_gradient(gradient).sign())
     return pixels.detach()

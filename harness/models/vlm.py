@@ -126,6 +126,7 @@ class Vlm(nn.Module):
         losses = cross_entropy(logits.float(), batch.targets[answered], reduction="none")
         rows = answered.nonzero()[:, 0]
         total = torch.zeros(len(answered), device=losses.device).index_add(0, rows, losses)
+        # A row without answer tokens has loss 0.
         return total / answered.sum(1).clamp(min=1)
 
     def scored_loss(self, batch: Batch) -> Tensor:
@@ -178,7 +179,7 @@ class Vlm(nn.Module):
             tokens = self.model.generate(
                 **self.prompts.plain(batch),
                 max_new_tokens=max_tokens,
-                suppress_tokens=self.prompts.image_ids,
+                suppress_tokens=self.prompts.image_ids,  # they are no text
                 eos_token_id=self.eos_id,
                 pad_token_id=self.prompts.pad_id,
                 use_cache=True,
@@ -246,6 +247,7 @@ class Vlm(nn.Module):
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state
+            # The next choice continues the prompt, not this choice.
             if ids.shape[1] > 1:
                 cache.crop(1 - ids.shape[1])
             rest = log_softmax(head(states).float(), dim=2).gather(2, ids[:, 1:, None])

@@ -264,11 +264,12 @@ def _lead(processor: Any) -> tuple[str, str]:
 def _text_tokens(text: str, item: Inputs, offsets: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
     """Mark the tokens of a rendered prompt that belong to the item's text, else to the prompt."""
     part = item.text if item.text and item.text in item.prompt else item.prompt
-    turn = text.rfind(item.prompt)
+    turn = text.rfind(item.prompt)  # the last: a system prompt may have the same words
     if not part or turn < 0:
         return (False,) * len(offsets)
     begin = turn + item.prompt.find(part)
     end = begin + len(part)
+    # Special tokens have an empty span.
     return tuple(stop > begin and start < end and stop > start for start, stop in offsets)
 
 

@@ -103,7 +103,7 @@ def donors(
     for row, content in enumerate(contents):
         rng = np.random.default_rng(seed_for("reliance", modality, draw, ids[row]))
         donor = present[rng.integers(len(present))]
-        while contents[donor] == content:
+        while contents[donor] == content:  # several items may share an image or a question
             donor = present[rng.integers(len(present))]
         chosen_rows.append(donor)
     return chosen_rows

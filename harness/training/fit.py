@@ -60,12 +60,13 @@ def fit(
         progress = (meter.fraction - start) / (until - start) if until > start else 1.0
         if progress >= 1.0:
             return
-        meter.afford_step()
+        meter.afford_step()  # ends the run between two steps and not inside one
         rate = backbone.recipe.learning_rate * learning_rate_scale
         for group in optimiser.param_groups:
             group["lr"] = rate * schedule(progress, backbone.recipe.warmup)
         with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=half):
             loss, values = step(batch)
+        # Before the backward pass: a NaN would reach all weights.
         if not math.isfinite(loss.item()):
             raise NonFiniteLoss(meter.steps + 1, loss.item())
         optimiser.zero_grad(set_to_none=True)
@@ -81,7 +82,7 @@ def fit(
 def schedule(progress: float, warmup: float) -> float:
     """Return the learning-rate factor in [0, 1] at a fraction of the stage."""
     if progress < warmup:
-        return max(progress / warmup, 1e-3)
+        return max(progress / warmup, 1e-3)  # not 0, or the first step would be lost
     return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
 
 

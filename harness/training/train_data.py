@@ -44,6 +44,7 @@ class TrainData:
         size = min(size, len(self.examples))
         while True:
             order = generator.permutation(len(self.examples))
+            # An incomplete last batch is dropped: all steps cost the same.
             for start in range(0, len(order) - size + 1, size):
                 yield self.gather(order[start : start + size].tolist())
 
@@ -80,8 +81,9 @@ def classifier_data(
     def turn_at(position: int) -> Turn:
         return turn(examples[position])
 
-    first = collate(range(min(CHUNK, len(examples))))
     classes = len(backbone.classes)
+    # The first chunk shows how large the full split is.
+    first = collate(range(min(CHUNK, len(examples))))
     if first.pixels[0].nbytes * len(examples) > IN_MEMORY_BYTES:
         return TrainData(examples, collate, turn_at, classes, backbone.multi_label)
     starts = range(CHUNK, len(examples), CHUNK)
