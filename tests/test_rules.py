@@ -35,6 +35,7 @@ MENTIONS = {
     "harness/records": {"joint"},  # a folder's name in an example
     "harness/datacheck": {"majority", "text_only"},  # keys of the text-only baseline
     "leaderboards/boards": {"joint", "sft"},  # a board's default controls
+    "leaderboards/reliance": {"text_only"},  # kind of conflicting items
     "leaderboards/publish": {"joint"},  # the default control in an example
 }
 """Methods that string literals of a folder may name."""
