@@ -19,13 +19,13 @@ found made given known shown told said asked seen kept wanted named left drawn o
 others whole place taken held brought chosen judged used lost heard here there what thing things
 """
 """Participles and pronouns that say nothing about a variable's value."""
-MOST_VAGUE_NAMES = 0.27
+MOST_VAGUE_NAMES = 0.05
 """Fraction of functions that bind one of them."""
 LEADS = """
 What Whether How Where When Which Who Why The A An One All Each Every Both No Some Any This That
 These Those Their Its It
 """
-MOST_LEADS = 0.31
+MOST_LEADS = 0.09
 """Fraction of docstrings that begin with an article, a pronoun or a question word."""
 
 ORDINARY_WORDS = {"joint", "sft", "majority", "image_only", "text_only"}
