@@ -146,7 +146,7 @@ def test_models_stand_beside_each_other_on_a_board(
     columns = [column.name for column in profile.clean]
     assert "stock/pope pope_accuracy" in columns and "pope f1" in columns
     text = (tmp_path / "board" / "board.md").read_text()
-    assert "Models as they are, nothing trained" in text
+    assert "Models without any training" in text
 
 
 def test_a_task_without_an_interval_is_left_off_the_board_and_named(
