@@ -24,8 +24,7 @@ from steelyard.leaderboards.stats import intervals, ranking
 from steelyard.leaderboards.stats.differences import (
     ControlDifference,
     DetectableDifference,
-    detectable,
-    differences,
+    compare,
 )
 from steelyard.leaderboards.stats.intervals import Interval, Sample
 from steelyard.tasks.corruptions.columns import Columns, columns_of
@@ -171,19 +170,24 @@ def build(
     columns = columns_of(grid.task, grid.variants)
     groups = runs.groups(task)
     kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
-    missing = {label: lacking(group, grid) for label, group in groups.items()}
+    required = {(task, variant) for variant in grid.variants}
+    missing = {label: lacking(group, grid.seeds, required) for label, group in groups.items()}
     complete = {label: group for label, group in groups.items() if not missing[label]}
     scores, disagreements = measure(grid, complete, progress)
-    samples = {label: entry.column(columns["balanced"]) for label, entry in scores.items()}
-    compared, detectable = _compare_with_control(columns, scores, control)
-    strong, traded = _tradeoffs(columns, scores, control, compared)
-    costs = costs_of(complete, control)
+    up = grid.higher_is_better
+
+    def samples_of(column: str) -> dict[str, Sample]:
+        return {label: entry.column(columns[column]) for label, entry in scores.items()}
+
+    by_column = {name: samples_of(name) for name in COMPARED if name in columns}
+    comparison = compare(by_column, control, lambda name: up)
+    modalities = {name: samples_of(name) for name in MODALITIES if name in columns}
+    strong, traded = tradeoffs(modalities, comparison.differences, control, higher_is_better=up)
+    costs, samples = costs_of(complete, control), samples_of("balanced")
     all_intervals = _intervals(grid, columns, scores)
     entries = [
-        _entry(
-            label, kind[label], rank, all_intervals[label], compared[label], traded.get(label),
-            costs[label], higher_is_better=grid.higher_is_better,
-        )
+        _entry(label, kind[label], rank, all_intervals[label], comparison.differences[label],
+               traded.get(label), costs[label], higher_is_better=up)
         for label, rank in _ranks(grid, samples).items()
     ]  # fmt: skip
     reference = next(iter(scores.values()), None)
@@ -192,7 +196,7 @@ def build(
         generated=evidence.is_generated(task_runs),
         preliminary=evidence.preliminary(complete),
         metric=grid.metric,
-        higher_is_better=grid.higher_is_better,
+        higher_is_better=up,
         backbone=backbone_name(task_runs[0].record.spec),
         budget=budget_name(task_runs[0].record.spec),
         control=control,
@@ -204,7 +208,7 @@ def build(
         entries=tuple(entries),
         blanks=tuple(Blank(label, kind[label], why) for label, why in missing.items() if why),
         strong_modality=strong,
-        detectable=detectable,
+        detectable=comparison.detectable,
         notes=(*notes_of(grid.seeds, control, complete), *disagreements),
         samples=samples,
         entry_scores=scores,
@@ -305,41 +309,6 @@ def _entry(
         tradeoff=tradeoff,
         cost=cost,
     )
-
-
-def _compare_with_control(
-    columns: Columns, scores: Mapping[str, EntryScores], control: str
-) -> tuple[dict[str, dict[str, ControlDifference]], dict[str, DetectableDifference]]:
-    """Return differences by label and column, Holm-adjusted within a column, and by column the
-    smallest detectable difference."""
-    compared: dict[str, dict[str, ControlDifference]] = {label: {} for label in scores}
-    smallest = {}
-    for name in (name for name in COMPARED if name in columns):
-        samples = {label: entry.column(columns[name]) for label, entry in scores.items()}
-        up = all(entry.grid.higher_is_better for entry in scores.values())
-        for label, difference in differences(samples, control, higher_is_better=up).items():
-            compared[label][name] = difference
-        if (limit := detectable(samples, control)) is not None:
-            smallest[name] = limit
-    return compared, smallest
-
-
-def _tradeoffs(
-    columns: Columns,
-    scores: Mapping[str, EntryScores],
-    control: str,
-    compared: Mapping[str, Mapping[str, ControlDifference]],
-) -> tuple[str, dict[str, Tradeoff]]:
-    """Return the control's strong modality and the tradeoffs; empty with one modality."""
-    if not scores or not all(modality in columns for modality in MODALITIES):
-        return "", {}
-    samples = {
-        label: {modality: entry.column(columns[modality]) for modality in MODALITIES}
-        for label, entry in scores.items()
-    }
-    clean = {label: by_name[CLEAN] for label, by_name in compared.items() if CLEAN in by_name}
-    up = next(iter(scores.values())).grid.higher_is_better
-    return tradeoffs(samples, clean, control, higher_is_better=up)
 
 
 def notes_of(

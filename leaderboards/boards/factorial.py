@@ -1,7 +1,5 @@
 """Analyse a factorial of one method's options: scores by level, and the effect of each level."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -11,6 +9,7 @@ from steelyard.harness.models import registry
 from steelyard.leaderboards.boards.profile import COMPOSITE, composite
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading.collect import Run
+from steelyard.leaderboards.output.files import csv_text
 from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval, Sample
@@ -184,21 +183,21 @@ def _level(level: OptionLevel) -> str:
 
 def as_csv(factorials: Sequence[Factorial]) -> str:
     """Write one row per entry or effect and column; levels as ``option=level``."""
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["method", "row", "name", "levels", "pairs", "column", "mean", "low", "high"])
+    lines: list[list[str]] = [
+        ["method", "row", "name", "levels", "pairs", "column", "mean", "low", "high"]
+    ]
     for factorial in factorials:
         for cell in factorial.cells:
             levels = " ".join(f"{name}={_level(level)}" for name, level in cell.levels.items())
             start = [factorial.method, "entry", cell.label, levels, ""]
-            table.writerows(_lines(start, cell.scores))
+            lines += _lines(start, cell.scores)
         for effect in factorial.effects:
             levels = _comparison(effect)
             start = [factorial.method, "effect", effect.factor, levels, str(effect.pairs)]
-            table.writerows(_lines(start, effect.scores))
-    return out.getvalue()
+            lines += _lines(start, effect.scores)
+    return csv_text(lines)
 
 
 def _lines(start: Sequence[str], scores: Mapping[str, Interval]) -> Iterator[list[str]]:
     for name, score in scores.items():
-        yield [*start, name, *(f"{value:.6g}" for value in (score.mean, score.low, score.high))]
+        yield [*start, name, *(f"{value:.6g}" for value in score.ends)]

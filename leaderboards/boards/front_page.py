@@ -1,7 +1,5 @@
 """Write the front page of several boards, and the table of oracle runs."""
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
@@ -21,7 +19,7 @@ from steelyard.leaderboards.boards.tables import (
 )
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import exact
+from steelyard.leaderboards.output.files import csv_text, exact
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.stats.intervals import Interval
 from steelyard.leaderboards.stats.ranking import FEWEST_BLOCKS, OverallRank
@@ -129,13 +127,11 @@ def oracle_files(runs: Sequence[Run]) -> dict[str, bytes]:
     """Write ``oracle.md``, grey where Markdown is shown with HTML, and ``oracle.csv``."""
     lines = ["# Oracle", "", ORACLE, "", "| trained on | entry | metric | mean | seeds |",
              "| --- | --- | --- | --: | --: |"]  # fmt: skip
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(OracleScore._fields)
+    rows: list[Sequence[object]] = [OracleScore._fields]
     for score in oracle_scores(runs):
         texts = [*map(md, score[:3]), f"{100 * score.mean:.1f}", str(score.seeds)]
         grey = (f'<span style="color:#888">{text}</span>' for text in texts)
         lines.append(f"| {' | '.join(grey)} |")
-        writer.writerow([*score[:3], exact(score.mean), score.seeds])
+        rows.append([*score[:3], exact(score.mean), score.seeds])
     page = "\n".join(lines) + "\n"
-    return {"oracle.md": page.encode(), "oracle.csv": out.getvalue().encode()}
+    return {"oracle.md": page.encode(), "oracle.csv": csv_text(rows).encode()}

@@ -1,6 +1,6 @@
 """Measure the main metric of every entry over one task's seeds and variants, with resamples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import NamedTuple
@@ -95,17 +95,19 @@ def main_scores(run: Run) -> list[Score]:
     return [score for score in run.record.scores if score.main]
 
 
-def lacking(runs: Sequence[Run], grid: Grid) -> str:
-    """Describe what an entry's runs lack to cover the grid; empty if nothing."""
+def lacking(runs: Sequence[Run], seeds: Iterable[int], required: Set[tuple[str, str]]) -> str:
+    """Describe which seeds and (task, variant) pairs an entry's runs lack; empty if none."""
     present = {run.record.spec.seed for run in runs}
-    parts = [f"no run of seed {seed}" for seed in grid.seeds if seed not in present]
+    parts = [f"no run of seed {seed}" for seed in seeds if seed not in present]
+    several_tasks = len({task for task, _ in required}) > 1
     for run in runs:
-        seed, record = run.record.spec.seed, run.record
-        unscored = sorted(set(grid.variants) - {score.variant for score in main_scores(run)})
-        if record.status == "failed":
-            parts.append(f"seed {seed} failed: {record.failure}")
-        elif unscored:
-            parts.append(f"seed {seed} lacks {', '.join(unscored)}")
+        seed = run.record.spec.seed
+        missing = sorted(required - {(score.task, score.variant) for score in main_scores(run)})
+        names = [f"{task} {variant}" if several_tasks else variant for task, variant in missing]
+        if run.record.status == "failed":
+            parts.append(f"seed {seed} failed: {run.record.failure}")
+        elif missing:
+            parts.append(f"seed {seed} lacks {', '.join(names)}")
     return "; ".join(parts)
 
 

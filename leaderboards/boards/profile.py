@@ -8,6 +8,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Score
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import MODALITIES, Blank, kind_of, notes_of
+from steelyard.leaderboards.boards.measure import lacking
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn, measure
 from steelyard.leaderboards.loading.collect import Run, Runs, backbone_name, budget_name
 from steelyard.leaderboards.loading.costs import Cost, costs_of
@@ -16,8 +17,7 @@ from steelyard.leaderboards.stats import intervals, ranking
 from steelyard.leaderboards.stats.differences import (
     ControlDifference,
     DetectableDifference,
-    detectable,
-    differences,
+    compare,
 )
 from steelyard.leaderboards.stats.intervals import Interval, Sample
 from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank, TaskScores
@@ -132,18 +132,26 @@ def build(
     control = control or default_control(groups)
     scores, unranked = _ranked_scores(_all_scores(all_runs))
     columns = columns_of(scores)
-    if not any(column.higher_is_better is not None for column in columns.clean):
+    directed = [column for column in columns.clean if column.higher_is_better is not None]
+    if not directed:
         raise UserError(f"No number of the runs on {trained_on} has a direction: nothing to rank.")
     seeds = tuple(sorted({run.record.spec.seed for run in all_runs}))
     required = {(score.task, score.variant) for score in scores if score.main}
-    missing = {label: _lacking(group, seeds, required) for label, group in groups.items()}
+    missing = {label: lacking(group, seeds, required) for label, group in groups.items()}
     complete = {label: group for label, group in groups.items() if not missing[label]}
     samples, notes = measure((*columns.clean, *columns.corrupted), complete)
     kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
     composites = {label: composite(columns.clean, entry) for label, entry in samples.items()}
     order = sorted(composites, key=lambda label: (-composites[label].values.mean(), label))
     task_scores = _task_scores(columns.clean, samples, seeds)
-    compared, smallest = _compare_with_control(columns.clean, samples, composites, control)
+    by_column = {
+        column.name: {label: entry[column.name] for label, entry in samples.items()}
+        for column in directed
+    }
+    falling = {column.name for column in directed if not column.higher_is_better}
+    comparison = compare(
+        {**by_column, COMPOSITE: composites}, control, lambda name: name not in falling
+    )
     return Profile(
         trained_on=trained_on,
         generated=evidence.is_generated(all_runs),
@@ -155,13 +163,13 @@ def build(
         clean=columns.clean,
         corrupted=columns.corrupted,
         main=columns.main,
-        rows=_rows(order, kind, columns, samples, composites, task_scores, compared,
-                   costs_of(complete, control)),
+        rows=_rows(order, kind, columns, samples, composites, task_scores,
+                   comparison.differences,                    costs_of(complete, control)),
         groups=complete,
         samples=samples,
         blanks=tuple(Blank(label, kind[label], why) for label, why in missing.items() if why),
         critical=ranking.critical(ranking.block_ranks(task_scores, order)) if order else None,
-        detectable=smallest,
+        detectable=comparison.detectable,
         notes=(*notes_of(seeds, control, complete), *_learning_rates(complete), *unranked, *notes),
     )  # fmt: skip
 
@@ -308,47 +316,6 @@ def _reliance(columns: ProfileColumns, samples: Mapping[str, Sample]) -> dict[st
             better, worse = pair if column.higher_is_better is not False else pair[::-1]
             result[column.task] = intervals.paired_difference(better, worse)
     return result
-
-
-def _compare_with_control(
-    clean: Sequence[ProfileColumn],
-    samples: Mapping[str, Mapping[str, Sample]],
-    composites: Mapping[str, Sample],
-    control: str,
-) -> tuple[dict[str, dict[str, ControlDifference]], dict[str, DetectableDifference]]:
-    """Return differences by label and column, Holm-adjusted within a column, and by column the
-    smallest detectable difference."""
-    by_column = {
-        column.name: {label: entry[column.name] for label, entry in samples.items()}
-        for column in clean
-        if column.higher_is_better is not None
-    }
-    lower = {column.name for column in clean if column.higher_is_better is False}
-    compared: dict[str, dict[str, ControlDifference]] = {}
-    smallest = {}
-    for name, column_samples in {**by_column, COMPOSITE: composites}.items():
-        by_label = differences(column_samples, control, higher_is_better=name not in lower)
-        for label, difference in by_label.items():
-            compared.setdefault(label, {})[name] = difference
-        if (limit := detectable(column_samples, control)) is not None:
-            smallest[name] = limit
-    return compared, smallest
-
-
-def _lacking(runs: Sequence[Run], seeds: Sequence[int], required: set[tuple[str, str]]) -> str:
-    """Describe what an entry's runs lack; empty if nothing."""
-    present = {run.record.spec.seed for run in runs}
-    parts = [f"no run of seed {seed}" for seed in seeds if seed not in present]
-    for run in runs:
-        seed = run.record.spec.seed
-        if run.record.status == "failed":
-            parts.append(f"seed {seed} failed: {run.record.failure}")
-            continue
-        scored = {(score.task, score.variant) for score in run.record.scores if score.main}
-        absent = [f"{task} {variant}" for task, variant in sorted(required - scored)]
-        if absent:
-            parts.append(f"seed {seed} lacks {', '.join(absent)}")
-    return "; ".join(parts)
 
 
 def _learning_rates(complete: Mapping[str, Sequence[Run]]) -> list[str]:

@@ -1,10 +1,7 @@
 """Write a profile as Markdown, CSV, JSON, LaTeX or terminal tables."""
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from steelyard.leaderboards.boards import factorial
@@ -22,8 +19,15 @@ from steelyard.leaderboards.boards.tables import (
     with_kind,
 )
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import json_text, members
-from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_latex, sheet_markdown
+from steelyard.leaderboards.output.files import csv_text, json_text, members
+from steelyard.leaderboards.output.sheet import (
+    Cell,
+    Sheet,
+    bullets,
+    page_markdown,
+    sheet_latex,
+    sheet_markdown,
+)
 from steelyard.leaderboards.output.style import shorten
 from steelyard.leaderboards.stats.intervals import Interval
 from steelyard.tasks import NOTHING
@@ -229,13 +233,8 @@ def markdown(
     profile: Profile, factorials: Sequence[Factorial], pictures: Sequence[str] = ()
 ) -> str:
     """Write the profile as one page, with the named picture files at its end."""
-    parts = [f"# {md(profile.title)}", md(caption(profile))]
     tables = [overview(profile), *sheets(profile), *factorial.all_sheets(factorials)]
-    parts += [f"## {md(sheet.title)}\n\n{sheet_markdown(sheet)}" for sheet in tables]
-    parts += bullets("## Notes\n\n", remarks(profile))
-    parts += bullets("## How to read this\n\n", RULES)
-    parts += [f"![{Path(name).stem}]({name})" for name in pictures]
-    return "\n\n".join(parts) + "\n"
+    return page_markdown(profile.title, caption(profile), tables, remarks(profile), RULES, pictures)
 
 
 def index_section(profile: Profile) -> str:
@@ -257,29 +256,20 @@ def as_csv(profile: Profile) -> str:
 
     An incomplete entry has one row that says what it lacks.
     """
-    out = io.StringIO()
-    table = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
-    table.writeheader()
-    mark = {"preliminary": profile.preliminary}
+    lines: list[Sequence[object]] = [CSV_COLUMNS]
     for row in profile.rows:
         reliance = {f"{task} reliance": interval for task, interval in row.reliance.items()}
         for name, interval in {COMPOSITE: row.composite, **row.scores, **reliance}.items():
-            line = {"entry": row.label, "column": name, **_ends("", interval)} | mark
-            line["seeds"] = " ".join(f"{value:.6g}" for value in interval.values)
-            difference = row.differences.get(name)
-            if difference is not None:
-                line |= _ends("difference", difference.interval)
-                line |= {"p_holm": f"{difference.adjusted:.6g}", "verdict": difference.verdict}
-            table.writerow(line)
-    table.writerows({"entry": b.label, "missing": b.missing, **mark} for b in profile.blanks)
-    return out.getvalue()
-
-
-def _ends(name: str, interval: Interval) -> dict[str, str]:
-    start = f"{name}_" if name else ""
-    values = {name or "mean": interval.mean, f"{start}low": interval.low}
-    values[f"{start}high"] = interval.high
-    return {key: f"{value:.6g}" for key, value in values.items()}
+            seeds = " ".join(f"{value:.6g}" for value in interval.values)
+            change = [""] * 5
+            if difference := row.differences.get(name):
+                numbers = (*difference.interval.ends, difference.adjusted)
+                change = [*(f"{value:.6g}" for value in numbers), difference.verdict]
+            ends = [f"{value:.6g}" for value in interval.ends]
+            lines.append([row.label, name, *ends, seeds, *change, "", profile.preliminary])
+    for blank in profile.blanks:
+        lines.append([blank.label, *[""] * 10, blank.missing, profile.preliminary])
+    return csv_text(lines)
 
 
 def as_json(profile: Profile, factorials: Sequence[Factorial] = ()) -> str:

@@ -1,18 +1,14 @@
 """Write a board as Markdown, LaTeX, CSV, JSON or a terminal table."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.boards.board import COMPARED, MODALITIES, Blank, Board, BoardEntry
 from steelyard.leaderboards.boards.evidence import sentence
 from steelyard.leaderboards.boards.overall import Overall
 from steelyard.leaderboards.boards.tradeoff import OTHER
-from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import exact, json_text, members
-from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_latex, sheet_markdown
+from steelyard.leaderboards.output.files import csv_text, exact, json_text, members
+from steelyard.leaderboards.output.sheet import Cell, Sheet, page_markdown, sheet_latex
 from steelyard.leaderboards.stats.differences import ControlDifference
 from steelyard.leaderboards.stats.intervals import Interval
 
@@ -50,12 +46,9 @@ def sheets(board: Board) -> tuple[Sheet, ...]:
 
 def markdown(board: Board, pictures: Sequence[str] = ()) -> str:
     """Write the board as one Markdown page, with the named picture files at its end."""
-    parts = [f"# {md(board.title)}", md(caption(board))]
-    parts += [f"## {sheet.title}\n\n{sheet_markdown(sheet)}" for sheet in sheets(board)]
-    parts += bullets("## Notes\n\n", remarks(board))
-    parts += bullets("## How to read this\n\n", RULES)
-    parts += [f"![{Path(name).stem}]({name})" for name in pictures]
-    return "\n\n".join(parts) + "\n"
+    return page_markdown(
+        board.title, caption(board), sheets(board), remarks(board), RULES, pictures
+    )
 
 
 def latex(board: Board) -> str:
@@ -283,18 +276,10 @@ def _difference(board: Board, difference: ControlDifference | None) -> str:
 
 def as_csv(board: Board) -> str:
     """Write one row an entry with every column, unrounded; blank where there is no value."""
-    rows = [dict(_flat(board, entry)) for entry in board.entries]
-    rows += [
-        {"label": blank.label, "kind": blank.kind, "missing": blank.missing,
-         "preliminary": board.preliminary}
-        for blank in board.blanks
-    ]  # fmt: skip
+    rows: list[Mapping[str, object]] = [dict(_flat(board, entry)) for entry in board.entries]
+    rows += [members(blank) | {"preliminary": board.preliminary} for blank in board.blanks]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return csv_text([names, *([row.get(name, "") for name in names] for row in rows)])
 
 
 def as_json(board: Board | Overall) -> str:
@@ -327,15 +312,15 @@ def _flat(board: Board, entry: BoardEntry) -> Iterator[tuple[str, str]]:
             yield f"difference_{name}_p_holm", exact(difference.adjusted)
         yield "balance_traded", str(entry.tradeoff.traded).lower()
     yield from (("flops", exact(cost.flops)), ("flops_relative", _exact(cost.relative)))
-    yield from (("seconds", exact(cost.seconds)), ("steps", exact(cost.steps)))
-    yield from (("items", exact(cost.items)), ("peak_bytes", exact(cost.peak_bytes)))
+    for name in ("seconds", "steps", "items", "peak_bytes"):
+        yield name, exact(getattr(cost, name))
     for phase, flops in cost.phases.items():
         yield f"flops_{phase}", exact(flops)
 
 
 def _ends(name: str, interval: Interval) -> Iterator[tuple[str, str]]:
-    yield from ((name, exact(interval.mean)), (f"{name}_low", exact(interval.low)))
-    yield f"{name}_high", exact(interval.high)
+    names = (name, f"{name}_low", f"{name}_high")
+    return zip(names, map(exact, interval.ends), strict=True)
 
 
 def _exact(value: float | None) -> str:

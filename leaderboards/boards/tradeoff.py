@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from steelyard.leaderboards.stats.differences import ControlDifference, differences
 from steelyard.leaderboards.stats.intervals import Sample, minus, scaled
+from steelyard.tasks.corruptions.variants import CLEAN
 
 OTHER = {"text": "image", "image": "text"}
 
@@ -32,7 +33,7 @@ class Tradeoff:
 
 def tradeoffs(
     samples: Mapping[str, Mapping[str, Sample]],
-    clean: Mapping[str, ControlDifference],
+    compared: Mapping[str, Mapping[str, ControlDifference]],
     control: str,
     *,
     higher_is_better: bool,
@@ -40,21 +41,21 @@ def tradeoffs(
     """Return the control's strong modality, and the tradeoff of every other entry by label.
 
     Args:
-        samples: by label, the scores with ``image`` and with ``text`` corrupted.
-        clean: differences to the control on clean inputs.
+        samples: by corrupted modality and label; the result is empty unless there are both.
+        compared: differences to the control by label and column.
         control: label of the control; without it the result is empty.
         higher_is_better: direction of the metric.
     """
-    if control not in samples:
+    if len(samples) < len(OTHER) or control not in samples["image"]:
         return "", {}
-    only_text, only_image = (samples[control][name].values.mean() for name in ("image", "text"))
+    only_text, only_image = (samples[name][control].values.mean() for name in ("image", "text"))
     strong = "text" if (only_text > only_image) == higher_is_better else "image"
-    weak = OTHER[strong]
-    strong_scores = {label: entry[weak] for label, entry in samples.items()}
-    weak_scores = {label: entry[strong] for label, entry in samples.items()}
+    # The score of a modality is the one with the other corrupted.
+    strong_scores, weak_scores = samples[OTHER[strong]], samples[strong]
     sign = 1 if higher_is_better else -1
     gaps = {
-        label: scaled(minus(strong_scores[label], weak_scores[label]), sign) for label in samples
+        label: scaled(minus(score, weak_scores[label]), sign)
+        for label, score in strong_scores.items()
     }
     strong_differences, weak_differences = (
         differences(scores, control, higher_is_better=higher_is_better)
@@ -63,9 +64,8 @@ def tradeoffs(
     sizes = {label: abs(float(gap.values.mean())) for label, gap in gaps.items()}
     result = {}
     for label, gap in differences(gaps, control, higher_is_better=False).items():
+        difference = strong_differences[label]
         closes = gap.verdict == "better" and sizes[label] < sizes[control]
-        hurts = "worse" in (strong_differences[label].verdict, clean[label].verdict)
-        result[label] = Tradeoff(
-            strong_differences[label], weak_differences[label], gap, closes and hurts
-        )
+        hurts = "worse" in (difference.verdict, compared[label][CLEAN].verdict)
+        result[label] = Tradeoff(difference, weak_differences[label], gap, closes and hurts)
     return strong, result

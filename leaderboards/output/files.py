@@ -1,7 +1,9 @@
 """Writing of report files, and the numbers in them: ten significant digits on every machine."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,13 @@ def json_text(content: Mapping[str, Any]) -> str:
         ValueError: a number is not finite.
     """
     return json.dumps(_plain(content), indent=1, allow_nan=False) + "\n"
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return CSV of rows, the header first."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
 
 
 def members(record: Any) -> dict[str, Any]:

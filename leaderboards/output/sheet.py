@@ -39,6 +39,22 @@ def sheet_markdown(sheet: Sheet) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def page_markdown(
+    title: str,
+    about: str,
+    sheets: Sequence[Sheet],
+    notes: Sequence[str],
+    rules: Sequence[str],
+    pictures: Sequence[str],
+) -> str:
+    """Return a page: title, description, tables, notes, rules, and pictures by file name."""
+    parts = [f"# {md(title)}", md(about)]
+    parts += [f"## {md(sheet.title)}\n\n{sheet_markdown(sheet)}" for sheet in sheets]
+    parts += bullets("## Notes\n\n", notes) + bullets("## How to read this\n\n", rules)
+    parts += [f"![{name.rpartition('.')[0]}]({name})" for name in pictures]
+    return "\n\n".join(parts) + "\n"
+
+
 def bullets(title: str, lines: Sequence[str]) -> list[str]:
     """Return a list under its title; nothing without lines."""
     return [title + "\n".join(f"- {md(line)}" for line in lines)] if lines else []

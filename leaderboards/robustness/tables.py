@@ -1,7 +1,5 @@
 """Write robustness as a page, CSV, JSON and a figure per task."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +10,7 @@ from steelyard.leaderboards.boards.evidence import sentence
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.tables import SCHEMA, VERDICTS
 from steelyard.leaderboards.output.escape import file_name, md
-from steelyard.leaderboards.output.files import exact, json_text, members
+from steelyard.leaderboards.output.files import csv_text, exact, json_text, members
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.output.style import Figures, marks
 from steelyard.leaderboards.robustness import items
@@ -195,28 +193,24 @@ def markdown(
 
 def as_csv(tasks: Sequence[Robustness]) -> str:
     """Write one row per entry and number, unrounded, and one per variant: score minus clean."""
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["task", "label", "number", "variant", "mean", "low", "high", "about"])
+    lines = [["task", "label", "number", "variant", "mean", "low", "high", "about"]]
     for task in tasks:
         for row in task.rows:
             start = [task.task, row.label]
             for name, interval in row.numbers.items():
                 variant = row.worst if name == "worst" else ""
-                table.writerow([*start, name, variant, *_ends(interval), NUMBERS[name]])
+                lines.append([*start, name, variant, *map(exact, interval.ends), NUMBERS[name]])
             for name, difference in row.differences.items():
                 about = f"minus {task.control}, p (Holm) {difference.adjusted:.3g}"
-                ends = _ends(difference.interval)
-                table.writerow([*start, f"{name} difference", "", *ends, about])
+                ends = map(exact, difference.interval.ends)
+                lines.append([*start, f"{name} difference", "", *ends, about])
             for corruption in task.corruptions:
                 curve = row.curves[corruption.name]
                 for variant, step in zip(corruption.variants, curve, strict=True):
-                    table.writerow([*start, "change", variant, *_ends(step), "score minus clean"])
-    return out.getvalue()
-
-
-def _ends(interval: Interval) -> tuple[str, str, str]:
-    return exact(interval.mean), exact(interval.low), exact(interval.high)
+                    lines.append(
+                        [*start, "change", variant, *map(exact, step.ends), "score minus clean"]
+                    )
+    return csv_text(lines)
 
 
 def as_json(source: RobustnessSource, tasks: Sequence[Robustness]) -> str:

@@ -1,7 +1,8 @@
 """Compare entries with the control: paired differences, Holm-corrected verdicts, power."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from steelyard.leaderboards.stats import intervals as stats
 from steelyard.leaderboards.stats import power
@@ -32,15 +33,43 @@ class DetectableDifference:
     """If it must pass Holm's first step over all entries."""
 
 
+class Comparison(NamedTuple):
+    """Comparison of every entry with the control."""
+
+    differences: Mapping[str, Mapping[str, ControlDifference]]
+    """By label and column, Holm-adjusted within a column; empty for the control."""
+    detectable: Mapping[str, DetectableDifference]
+    """By column."""
+
+
+def compare(
+    columns: Mapping[str, Mapping[str, Sample]],
+    control: str,
+    is_higher_better: Callable[[str], bool],
+) -> Comparison:
+    """Compare all entries with the control, by samples of each column and label."""
+    by_label: dict[str, dict[str, ControlDifference]] = {
+        label: {} for samples in columns.values() for label in samples
+    }
+    smallest = {}
+    for name, samples in columns.items():
+        up = is_higher_better(name)
+        for label, difference in differences(samples, control, higher_is_better=up).items():
+            by_label[label][name] = difference
+        if (limit := detectable(samples, control)) is not None:
+            smallest[name] = limit
+    return Comparison(by_label, smallest)
+
+
 def differences(
     samples: Mapping[str, Sample], control: str, *, higher_is_better: bool
 ) -> dict[str, ControlDifference]:
     """Return every other entry minus the control, by label; empty without the control."""
-    others = [label for label in samples if label != control]
-    if control not in samples or not others:
+    labels = [label for label in samples if label != control]
+    if control not in samples or not labels:
         return {}
-    pairs = [stats.minus(samples[label], samples[control]) for label in others]
-    intervals = dict(zip(others, stats.intervals(pairs), strict=True))
+    pairs = [stats.minus(samples[label], samples[control]) for label in labels]
+    intervals = dict(zip(labels, stats.intervals(pairs), strict=True))
     adjusted = stats.holm({label: interval.p for label, interval in intervals.items()})
     result = {}
     for label, interval in intervals.items():

@@ -63,6 +63,11 @@ class Interval:
     """Independent clusters of test items."""
 
     @property
+    def ends(self) -> tuple[float, float, float]:
+        """Mean, low and high."""
+        return self.mean, self.low, self.high
+
+    @property
     def half(self) -> float:
         return (self.high - self.low) / 2
 

@@ -1,7 +1,5 @@
 """Publish scores over budgets: separate runs at each, a curve per entry and the area under it."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import exact, json_text, write_files
+from steelyard.leaderboards.output.files import csv_text, exact, json_text, write_files
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_markdown
 from steelyard.leaderboards.publish import Published, publish
 from steelyard.leaderboards.stats.intervals import Interval
@@ -173,12 +171,10 @@ def _markdown(sheets: Sequence[Sheet], preliminary: Sequence[str], lacking: Sequ
 def _csv(
     curves: Sequence[AnytimeCurve], budgets: Sequence[str], preliminary: Mapping[str, str]
 ) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     ends = [f"{name}{end}" for name in budgets for end in ("", "_low", "_high")]
-    writer.writerow(["trained_on", "label", *ends, "area", "preliminary"])
+    lines = [["trained_on", "label", *ends, "area", "preliminary"]]
     for curve in curves:
-        numbers = [value for s in curve.scores for value in (s.mean, s.low, s.high)]
+        numbers = [value for s in curve.scores for value in s.ends]
         cells = [exact(value) for value in (*numbers, curve.area)]
-        writer.writerow([curve.trained_on, curve.label, *cells, preliminary[curve.trained_on]])
-    return out.getvalue()
+        lines.append([curve.trained_on, curve.label, *cells, preliminary[curve.trained_on]])
+    return csv_text(lines)

@@ -1,7 +1,5 @@
 """Publish how ranks change from equal data to equal compute."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +13,7 @@ from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.profile import composite
 from steelyard.leaderboards.boards.rank_plots import slope_figure
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import exact, json_text, write_files
+from steelyard.leaderboards.output.files import csv_text, exact, json_text, write_files
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.publish import Published, publish
@@ -211,12 +209,10 @@ def _markdown(tasks: Sequence[TaskRankChanges], sheets: Sequence[Sheet]) -> str:
 
 
 def _csv(tasks: Sequence[TaskRankChanges]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     ends = [f"{track}{end}" for track in TRACKS for end in ("", "_low", "_high")]
-    writer.writerow(["about", "label", *ends, "verdict", "preliminary"])
+    lines = [["about", "label", *ends, "verdict", "preliminary"]]
     for task in tasks:
         for c in task.changes:
             ranks = [c.before, *c.before_range, c.after, *c.after_range]
-            writer.writerow([task.about, c.label, *map(exact, ranks), c.verdict, task.preliminary])
-    return out.getvalue()
+            lines.append([task.about, c.label, *map(exact, ranks), c.verdict, task.preliminary])
+    return csv_text(lines)
