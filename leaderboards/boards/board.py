@@ -1,6 +1,6 @@
 """Build the board of one task, a pure function of the collected runs."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -96,7 +96,7 @@ class Blank:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """All entries of one task."""
+    """Ranking of one task."""
 
     task: str
     generated: bool
@@ -130,7 +130,7 @@ class Board:
 
     @property
     def percent(self) -> bool:
-        """Whether the metric is a fraction, to be shown as a percentage."""
+        """True for a fraction, to be shown as a percentage."""
         return self.metric in METRICS
 
     @property
@@ -152,18 +152,15 @@ def build(
     kinds: Mapping[str, str] | None = None,
     progress: Callable[[float], None] = no_progress,
 ) -> Board:
-    """Build the board of one task.
+    """Build the board of one task that has a finished run.
 
     Args:
-        runs: all collected runs.
-        task: a task with at least one finished run.
         control: label of the entry that all others are compared with.
         kinds: kind of each entry by label, or by method name for all of a method's entries.
         progress: called with the fraction of entries that are resampled.
 
     Raises:
-        UserError: the runs disagree about metric or test items, none is scored clean, or a
-            variant names no modality.
+        UserError: runs disagree about metric or items, none is clean, or a variant has no modality.
     """
     task_runs = runs.of(task)
     grid = grid_of(task, task_runs)
@@ -174,35 +171,27 @@ def build(
     missing = {label: lacking(group, grid.seeds, required) for label, group in groups.items()}
     complete = {label: group for label, group in groups.items() if not missing[label]}
     scores, disagreements = measure(grid, complete, progress)
-    up = grid.higher_is_better
-
-    def samples_of(column: str) -> dict[str, Sample]:
-        return {label: entry.column(columns[column]) for label, entry in scores.items()}
-
-    by_column = {name: samples_of(name) for name in COMPARED if name in columns}
-    comparison = compare(by_column, control, lambda name: up)
-    modalities = {name: samples_of(name) for name in MODALITIES if name in columns}
-    strong, traded = tradeoffs(modalities, comparison.differences, control, higher_is_better=up)
-    costs, samples = costs_of(complete, control), samples_of("balanced")
-    all_intervals = _intervals(grid, columns, scores)
-    entries = [
-        _entry(label, kind[label], rank, all_intervals[label], comparison.differences[label],
-               traded.get(label), costs[label], higher_is_better=up)
-        for label, rank in _ranks(grid, samples).items()
-    ]  # fmt: skip
-    reference = next(iter(scores.values()), None)
+    by_column = {name: _column(scores, columns[name]) for name in COMPARED if name in columns}
+    comparison = compare(by_column, control, lambda name: grid.higher_is_better)
+    modalities = {name: _column(scores, columns[name]) for name in MODALITIES if name in columns}
+    strong, traded = tradeoffs(
+        modalities, comparison.differences, control, higher_is_better=grid.higher_is_better
+    )
+    samples, costs = _column(scores, columns["balanced"]), costs_of(complete, control)
+    entries = _entries(grid, columns, scores, _ranks(grid, samples), kind, comparison.differences,
+                       traded, costs)  # fmt: skip
     return Board(
         task=task,
         generated=evidence.is_generated(task_runs),
         preliminary=evidence.preliminary(complete),
         metric=grid.metric,
-        higher_is_better=up,
+        higher_is_better=grid.higher_is_better,
         backbone=backbone_name(task_runs[0].record.spec),
         budget=budget_name(task_runs[0].record.spec),
         control=control,
         seeds=grid.seeds,
-        items=reference.items if reference else 0,
-        clusters=reference.clusters if reference else 0,
+        items=max((entry.items for entry in scores.values()), default=0),
+        clusters=max((entry.clusters for entry in scores.values()), default=0),
         columns=tuple(columns),
         corruptions=corruptions_of(columns),
         entries=tuple(entries),
@@ -213,6 +202,10 @@ def build(
         samples=samples,
         entry_scores=scores,
     )
+
+
+def _column(scores: Mapping[str, EntryScores], weights: Mapping[str, float]) -> dict[str, Sample]:
+    return {label: entry.column(weights) for label, entry in scores.items()}
 
 
 def kind_of(run: Run, kinds: Mapping[str, str]) -> str:
@@ -260,14 +253,10 @@ def _intervals(
     result: dict[str, EntryIntervals] = {}
     labels = list(scores)
     for batch in (labels[start : start + AT_ONCE] for start in range(0, len(labels), AT_ONCE)):
-        samples = [
-            sample
-            for entry in (scores[label] for label in batch)
-            for sample in (
-                *map(entry.column, columns.values()),
-                *map(entry.variant, grid.variants),
-            )
-        ]
+        samples: list[Sample] = []
+        for label in batch:
+            samples += map(scores[label].column, columns.values())
+            samples += map(scores[label].variant, grid.variants)
         remaining = iter(intervals.intervals(samples))
         for label in batch:
             by_column = dict(zip(columns, remaining, strict=False))
@@ -276,39 +265,41 @@ def _intervals(
     return result
 
 
-def _entry(
-    label: str,
-    kind: str,
-    rank: BoardRank,
-    scores: EntryIntervals,
-    compared: Mapping[str, ControlDifference],
-    tradeoff: Tradeoff | None,
-    cost: Cost,
-    *,
-    higher_is_better: bool,
-) -> BoardEntry:
-    columns = scores.columns
-    means = [columns[modality].mean for modality in MODALITIES if modality in columns]
-    both = len(means) == len(MODALITIES)
-    worse, sign = (min, 1) if higher_is_better else (max, -1)
-    gains = [
-        name
-        for name in corruptions_of(columns)
-        if sign * (columns[name].mean - columns[CLEAN].mean) > ROUNDING
-    ]
-    return BoardEntry(
-        label=label,
-        kind=kind,
-        rank=rank,
-        scores=columns,
-        variants=scores.variants,
-        worst=worse(means) if both else None,
-        gap=abs(means[0] - means[1]) if both else None,
-        better_corrupted=tuple(gains),
-        differences=compared,
-        tradeoff=tradeoff,
-        cost=cost,
-    )
+def _entries(
+    grid: Grid,
+    columns: Columns,
+    scores: Mapping[str, EntryScores],
+    ranks: Mapping[str, BoardRank],
+    kind: Mapping[str, str],
+    compared: Mapping[str, Mapping[str, ControlDifference]],
+    traded: Mapping[str, Tradeoff],
+    costs: Mapping[str, Cost],
+) -> Iterator[BoardEntry]:
+    """Yield the rows in the order of ranks."""
+    all_intervals = _intervals(grid, columns, scores)
+    worse, sign = (min, 1) if grid.higher_is_better else (max, -1)
+    for label, rank in ranks.items():
+        by_column, by_variant = all_intervals[label]
+        means = [by_column[modality].mean for modality in MODALITIES if modality in columns]
+        both = len(means) == len(MODALITIES)
+        gains = [
+            name
+            for name in corruptions_of(columns)
+            if sign * (by_column[name].mean - by_column[CLEAN].mean) > ROUNDING
+        ]
+        yield BoardEntry(
+            label=label,
+            kind=kind[label],
+            rank=rank,
+            scores=by_column,
+            variants=by_variant,
+            worst=worse(means) if both else None,
+            gap=abs(means[0] - means[1]) if both else None,
+            better_corrupted=tuple(gains),
+            differences=compared[label],
+            tradeoff=traded.get(label),
+            cost=costs[label],
+        )
 
 
 def notes_of(

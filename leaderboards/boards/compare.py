@@ -32,14 +32,14 @@ class McNemarCounts:
     seed: str
     """Seeds of both runs, if they differ."""
     both: int
-    only_left: int
-    only_right: int
+    only_first: int
+    only_second: int
     neither: int
 
     @property
     def p(self) -> float:
         """Two-sided p-value of McNemar's exact test."""
-        return intervals.mcnemar(self.only_left, self.only_right)
+        return intervals.mcnemar(self.only_first, self.only_second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ class RunComparison:
     higher_is_better: bool | None
     percent: bool
     """Whether the metric is a fraction."""
-    left: Interval
-    right: Interval
+    first: Interval
+    second: Interval
     difference: Interval
-    """Left minus right, paired by seed and item."""
+    """First minus second, paired by seed and item."""
     counts: tuple[McNemarCounts, ...]
     """By seed; empty if items of the metric are not right or wrong."""
 
@@ -63,13 +63,13 @@ class RunComparison:
 class RunPairs(NamedTuple):
     """Runs to compare, pair by pair."""
 
-    left: Sequence[Run]
-    right: Sequence[Run]
+    first: Sequence[Run]
+    second: Sequence[Run]
 
 
 def show(
-    left: str,
-    right: str,
+    first: str,
+    second: str,
     folders: Sequence[Path],
     *,
     variants: Sequence[str] = (CLEAN,),
@@ -80,13 +80,13 @@ def show(
     """Print the comparison of two run folders or entries."""
     from rich.console import Console
 
-    pairs = paired_runs(left, right, folders, task, backbone, budget)
-    Console().print(terminal(left, right, compare(pairs, variants)))
+    pairs = paired_runs(first, second, folders, task, backbone, budget)
+    Console().print(terminal(first, second, compare(pairs, variants)))
 
 
 def paired_runs(
-    left: str,
-    right: str,
+    first: str,
+    second: str,
     folders: Sequence[Path],
     task: str | None = None,
     backbone: str | None = None,
@@ -99,9 +99,8 @@ def paired_runs(
     Raises:
         UserError: a name is neither, or the two share no seed on the same training data.
     """
-    if (Path(left) / RECORD).is_file() and (Path(right) / RECORD).is_file():
-        first, second = (Run(Path(name), read(Path(name))) for name in (left, right))
-        return RunPairs([first], [second])
+    if (Path(first) / RECORD).is_file() and (Path(second) / RECORD).is_file():
+        return RunPairs(*([Run(Path(name), read(Path(name)))] for name in (first, second)))
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"No folder of runs at {folder}: give two run folders, or --runs DIR.")
@@ -113,13 +112,13 @@ def paired_runs(
         if run.record.status == "done":
             key = run.record.spec.task, run.record.spec.seed
             by_label.setdefault(run.record.label, {})[key] = run
-    for name in (left, right):
+    for name in (first, second):
         if name not in by_label:
             raise unknown("run folder or entry", name, by_label)
-    common = sorted(by_label[left].keys() & by_label[right].keys())
+    common = sorted(by_label[first].keys() & by_label[second].keys())
     if not common:
-        raise UserError(f"{left} and {right} share no seed on the same training data.")
-    return RunPairs(*([by_label[name][key] for key in common] for name in (left, right)))
+        raise UserError(f"{first} and {second} share no seed on the same training data.")
+    return RunPairs(*([by_label[name][key] for key in common] for name in (first, second)))
 
 
 def compare(pairs: RunPairs, variants: Sequence[str]) -> list[RunComparison]:
@@ -131,8 +130,8 @@ def compare(pairs: RunPairs, variants: Sequence[str]) -> list[RunComparison]:
         UserError: a run failed, nothing was scored in common, or the items are not the same.
     """
     groups: dict[str, list[tuple[Run, Run]]] = {}
-    for left, right in zip(*pairs, strict=True):
-        groups.setdefault(left.record.spec.task, []).append((left, right))
+    for first, second in zip(*pairs, strict=True):
+        groups.setdefault(first.record.spec.task, []).append((first, second))
     return [
         comparison
         for group in groups.values()
@@ -141,22 +140,22 @@ def compare(pairs: RunPairs, variants: Sequence[str]) -> list[RunComparison]:
 
 
 def _comparisons(pairs: RunPairs, variants: Sequence[str]) -> list[RunComparison]:
-    columns = _columns([*pairs.left, *pairs.right], variants)
+    columns = _columns([*pairs.first, *pairs.second], variants)
     samples, _ = profile_measure.measure(columns, pairs._asdict())
     result = []
     for column in columns:
-        left, right = samples["left"][column.name], samples["right"][column.name]
-        counts = [_counts(column, *pair) for pair in zip(*pairs, strict=True)]
+        pair = samples["first"][column.name], samples["second"][column.name]
+        counts = [_counts(column, *runs) for runs in zip(*pairs, strict=True)]
         result.append(
             RunComparison(
                 task=column.task,
                 variant=column.variants[0],
                 metric=column.metric,
                 higher_is_better=column.higher_is_better,
-                percent=column.metric in METRICS or not _is_labelled(column, pairs.left[0]),
-                left=intervals.interval(left),
-                right=intervals.interval(right),
-                difference=intervals.paired_difference(left, right),
+                percent=column.metric in METRICS or not _is_labelled(column, pairs.first[0]),
+                first=intervals.interval(pair[0]),
+                second=intervals.interval(pair[1]),
+                difference=intervals.paired_difference(*pair),
                 counts=tuple(count for count in counts if count is not None),
             )
         )
@@ -195,15 +194,15 @@ def _columns(runs: Sequence[Run], variants: Sequence[str]) -> list[ProfileColumn
     ]
 
 
-def _counts(column: ProfileColumn, left: Run, right: Run) -> McNemarCounts | None:
+def _counts(column: ProfileColumn, first: Run, second: Run) -> McNemarCounts | None:
     """Count right and wrong items; None if items of the metric are not right or wrong."""
-    results = [_right_items(column, run) for run in (left, right)]
+    results = [_right_items(column, run) for run in (first, second)]
     if results[0] is None or results[1] is None:
         return None
-    (left_ids, a), (right_ids, b) = results[0], results[1]
-    if not np.array_equal(left_ids, right_ids):
+    (first_ids, a), (second_ids, b) = results[0], results[1]
+    if not np.array_equal(first_ids, second_ids):
         return None
-    seeds = dict.fromkeys(str(run.record.spec.seed) for run in (left, right))
+    seeds = dict.fromkeys(str(run.record.spec.seed) for run in (first, second))
     cells = (int(cell.sum()) for cell in (a & b, a & ~b, ~a & b, ~a & ~b))
     return McNemarCounts(" and ".join(seeds), *cells)
 
@@ -229,7 +228,7 @@ def _right_items(
     return ids[counted], top[counted] == 1
 
 
-def terminal(left: str, right: str, comparisons: Sequence[RunComparison]) -> "RenderableType":
+def terminal(first: str, second: str, comparisons: Sequence[RunComparison]) -> "RenderableType":
     """Draw the table of differences, and a table of counts if there are any."""
     from rich import box
     from rich.console import Group
@@ -237,11 +236,11 @@ def terminal(left: str, right: str, comparisons: Sequence[RunComparison]) -> "Re
     from rich.text import Text
 
     style: dict[str, Any] = {
-        "box": box.SIMPLE_HEAD, "title_justify": "left", "show_edge": False, "pad_edge": False,
+        "box": box.SIMPLE_HEAD, "title_justify": "first", "show_edge": False, "pad_edge": False,
         "padding": (0, 1, 0, 0),
     }  # fmt: skip
     table = Table("task", "variant", "metric", "A", "B", "A - B (95 %)", "p",
-                  title=Text(f"A: {left}\nB: {right}"), **style)  # fmt: skip
+                  title=Text(f"A: {first}\nB: {second}"), **style)  # fmt: skip
     for comparison in comparisons:
         table.add_row(*map(Text, _difference_row(comparison)))
     parts: list[RenderableType] = [table]
@@ -250,7 +249,7 @@ def terminal(left: str, right: str, comparisons: Sequence[RunComparison]) -> "Re
                       title="\nItems right with (McNemar's exact test)", **style)  # fmt: skip
         for comparison in comparisons:
             for count in comparison.counts:
-                numbers = (count.both, count.only_left, count.only_right, count.neither)
+                numbers = (count.both, count.only_first, count.only_second, count.neither)
                 names = (comparison.task, comparison.variant, count.seed)
                 table.add_row(*map(Text, (*names, *map(str, numbers), f"{count.p:.3g}")))
         parts.append(table)
@@ -261,13 +260,11 @@ def _difference_row(comparison: RunComparison) -> list[str]:
     arrow = {True: " ↑", False: " ↓", None: ""}[comparison.higher_is_better]
     scale, digits = (100, ".1f") if comparison.percent else (1, ".4g")
     difference = comparison.difference
-    left, right, mean, half = (
-        scale * value
-        for value in (comparison.left.mean, comparison.right.mean, difference.mean, difference.half)
-    )
+    first, second = scale * comparison.first.mean, scale * comparison.second.mean
+    mean, half = scale * difference.mean, scale * difference.half
     names = [comparison.task, comparison.variant, comparison.metric + arrow]
     change = f"{mean:+{digits}} ± {half:{digits}}"
-    return [*names, f"{left:{digits}}", f"{right:{digits}}", change, f"{difference.p:.3g}"]
+    return [*names, f"{first:{digits}}", f"{second:{digits}}", change, f"{difference.p:.3g}"]
 
 
 def remarks(comparisons: Sequence[RunComparison]) -> list[str]:

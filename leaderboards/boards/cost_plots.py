@@ -30,7 +30,7 @@ ACROSS = 5
 
 
 class CostAxis(NamedTuple):
-    """What a cost axis shows."""
+    """Label and values of a cost axis."""
 
     label: str
     remark: str

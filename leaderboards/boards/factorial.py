@@ -26,7 +26,7 @@ Samples = Mapping[str, Mapping[str, Sample]]
 
 @dataclass(frozen=True, slots=True)
 class FactorialCell:
-    """One entry of the factorial."""
+    """Entry of a factorial."""
 
     label: str
     levels: Mapping[str, OptionLevel]
@@ -36,7 +36,7 @@ class FactorialCell:
 
 @dataclass(frozen=True, slots=True)
 class LevelEffect:
-    """One level of a factor against another, over pairs of entries equal in all other factors."""
+    """Effect of one level of a factor, over pairs of entries equal in all other factors."""
 
     factor: str
     level: OptionLevel
@@ -47,7 +47,7 @@ class LevelEffect:
 
 @dataclass(frozen=True, slots=True)
 class Factorial:
-    """All entries of one method that differ in two or more options."""
+    """Entries of one method that differ in two or more options."""
 
     method: str
     factors: tuple[str, ...]

@@ -135,15 +135,15 @@ def measure(
     for label, group in entries.items():
         draws = list(islice(run_draws, len(group)))
         values = []
-        for run, drawn in zip(group, draws, strict=True):
+        for run, run_draw in zip(group, draws, strict=True):
             recorded = {score.variant: score.value for score in main_scores(run)}
             values.append([recorded[variant] for variant in grid.variants])
-            notes += _disagreement(run, grid, values[-1], drawn.metric[:, 0])
+            notes += _disagreement(run, grid, values[-1], run_draw.metric[:, 0])
         scores[label] = EntryScores(
             grid=grid,
             values=np.array(values),
-            draws=np.stack([drawn.metric for drawn in draws])[:, :, 1:],
-            same=np.stack([drawn.same for drawn in draws]),
+            draws=np.stack([run_draw.metric for run_draw in draws])[:, :, 1:],
+            same=np.stack([run_draw.same for run_draw in draws]),
             items=len(test.clusters),
             clusters=clusters,
         )

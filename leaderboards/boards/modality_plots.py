@@ -1,6 +1,6 @@
 """Draw the score of each modality alone, and how it differs from the control."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,8 @@ def modalities_figure(board: Board) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    labels = [_name(entry) for entry in board.entries]
+    traded = {e.label for e in board.entries if e.tradeoff and e.tradeoff.traded}
+    labels = [f"{e.label} ‡" if e.label in traded else e.label for e in board.entries]
     names, high = names_width(labels), LINE * len(labels) + 0.1
     width, height = names + WIDE + 4 * (NARROW + GAP) + 0.1, OVER + high + UNDER
     figure = Figure(figsize=(width, height))
@@ -48,13 +49,12 @@ def modalities_figure(board: Board) -> "Figure":
     axes = figure.add_axes((names / width, box[0], WIDE / width, box[1]))
     name_rows(axes, labels, with_names=True)
     _scores(axes, board)
-    left = names + WIDE + GAP
+    start = names + WIDE + GAP
     for title, pick in _panels(board).items():
-        axes = figure.add_axes((left / width, box[0], NARROW / width, box[1]))
+        axes = figure.add_axes((start / width, box[0], NARROW / width, box[1]))
         name_rows(axes, labels, with_names=False)
         _differences(axes, board, title, pick)
-        left += NARROW + GAP
-    traded = any(entry.tradeoff is not None and entry.tradeoff.traded for entry in board.entries)
+        start += NARROW + GAP
     mark = " ‡ gap closed at the cost of the strong modality or clean inputs." if traded else ""
     headline(
         figure,
@@ -64,10 +64,6 @@ def modalities_figure(board: Board) -> "Figure":
         f"correction; numbers: off scale.{mark}",
     )
     return figure
-
-
-def _name(entry: BoardEntry) -> str:
-    return f"{entry.label} ‡" if entry.tradeoff and entry.tradeoff.traded else entry.label
 
 
 def _panels(board: Board) -> dict[str, Callable[[BoardEntry], ControlDifference | None]]:
@@ -107,7 +103,9 @@ def _differences(
     all_changes = {line: pick(entry) for line, entry in enumerate(board.entries)}
     changes = {line: change for line, change in all_changes.items() if change is not None}
     means = {line: scale * change.interval.mean for line, change in changes.items()}
-    reach = _reach([*means.values()])
+    # Numbers replace means beyond thrice those of four fifths of the entries.
+    sizes = sorted(map(abs, means.values()))
+    reach = 3 * sizes[4 * (len(sizes) - 1) // 5]
     axes.axvline(0, color=INK, lw=0.8)
     near = {line: change for line, change in changes.items() if abs(means[line]) <= reach}
     for verdict, (colour, shape) in LOOKS.items():
@@ -125,9 +123,3 @@ def _differences(
     for line in (line for line in all_changes if line not in changes):
         axes.axhspan(line - 0.5, line + 0.5, color="#f2f2f2", lw=0, zorder=0)
     axes.set_title(f"Δ {title}", fontsize=8, pad=3)
-
-
-def _reach(means: Sequence[float]) -> float:
-    """Return the largest mean to draw, thrice that of four fifths of the entries."""
-    ends = sorted(map(abs, means))
-    return 3 * ends[4 * (len(ends) - 1) // 5]

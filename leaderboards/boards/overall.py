@@ -20,7 +20,7 @@ class OverallEntry:
 
 @dataclass(frozen=True, slots=True)
 class Overall:
-    """All entries of all tasks."""
+    """Ranking over all tasks."""
 
     tasks: tuple[str, ...]
     generated: tuple[str, ...]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from steelyard.leaderboards.boards.board import Board, BoardEntry
+from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cost_plots import (
     cost_axis,
     cost_scale,
@@ -271,8 +271,17 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Draw a panel per graded corruption, on one scale: clean to the highest severity."""
     graded, scale = _graded(board), _scale(board)
     figure, row = panels(len(graded), 3.0, len(board.entries))
-    variants = {variant for steps in graded.values() for variant in steps.values()}
-    spans = {entry.label: _reach(entry, variants, scale) for entry in board.entries}
+    curves = {
+        name: {
+            entry.label: [scale * entry.variants[variant].mean for variant in steps.values()]
+            for entry in board.entries
+        }
+        for name, steps in graded.items()
+    }
+    spans = {}
+    for label in (entry.label for entry in board.entries):
+        means = [mean for by_label in curves.values() for mean in by_label[label]]
+        spans[label] = min(means), max(means)
     off = _off(board, spans)
     outside = [
         f"{label} {_number(board, low)} to {_number(board, high)}"
@@ -286,19 +295,11 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
         axes.set(title=name, xlabel="severity (0: clean)", xticks=severities)
         axes.set_ylabel(_axis(board, ""))
         axes.set_xlim(*axis_limits(severities[0], severities[-1], ASIDE, ASIDE))
-        curves = {entry.label: _curve(entry, steps, scale) for entry in board.entries}
-        draw_curves(axes, severities, curves, look)
-        anchors = [Anchor(label, severities[-1], means[-1]) for label, means in curves.items()]
+        draw_curves(axes, severities, curves[name], look)
+        anchors = [
+            Anchor(label, severities[-1], means[-1]) for label, means in curves[name].items()
+        ]
     name_points(row[-1], anchors, look)
     reading = "Means over seeds; a flat line is robust. The intervals are in the JSON file."
     headline(figure, f"{board.task}: score by severity", reading)
     return figure
-
-
-def _reach(entry: BoardEntry, variants: set[str], scale: float) -> Span:
-    means = [scale * entry.variants[variant].mean for variant in variants]
-    return min(means), max(means)
-
-
-def _curve(entry: BoardEntry, steps: Mapping[int, str], scale: float) -> list[float]:
-    return [scale * entry.variants[variant].mean for variant in steps.values()]

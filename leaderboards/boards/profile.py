@@ -34,7 +34,7 @@ CONTROLS = ("joint", "sft")
 
 @dataclass(frozen=True, slots=True)
 class ProfileRow:
-    """One complete entry."""
+    """Complete entry."""
 
     label: str
     kind: str
@@ -68,7 +68,7 @@ class ProfileColumns:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """All entries trained on one data set."""
+    """Numbers of all entries trained on one data set."""
 
     trained_on: str
     generated: bool

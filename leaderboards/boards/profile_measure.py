@@ -25,7 +25,7 @@ KEYS = ("variant", "id", "cluster")
 
 @dataclass(frozen=True, slots=True)
 class ProfileColumn:
-    """One number of a profile: a metric of one task, averaged over variants."""
+    """Metric of one task, averaged over variants."""
 
     name: str
     task: str
@@ -122,8 +122,13 @@ def _read(run: Run, task: str, columns: Sequence[ProfileColumn]) -> TaskItems:
         raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
     names = _columns_to_read(path, parquet.read_schema(path).names, columns)
     table = pd.read_parquet(path, columns=names)
-    parts = {str(name): part for name, part in table.groupby("variant", sort=True)}
-    return TaskItems(run, task, {name: _sorted_by_id(part) for name, part in parts.items()})
+    variants = {
+        str(name): rows
+        if rows["id"].is_monotonic_increasing
+        else rows.sort_values("id", kind="stable")
+        for name, rows in table.groupby("variant", sort=True)
+    }
+    return TaskItems(run, task, variants)
 
 
 def _columns_to_read(
@@ -138,10 +143,6 @@ def _columns_to_read(
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}: run again.")
     return names
-
-
-def _sorted_by_id(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows if rows["id"].is_monotonic_increasing else rows.sort_values("id", kind="stable")
 
 
 def _weights(clusters: Mapping[str, NDArray[np.str_]]) -> dict[str, Floats]:
@@ -165,7 +166,10 @@ def _values(
     """Return each number of a task under every row of item weights [R, n]: [R] each."""
     keys = list(dict.fromkeys(ScoreKey(v, c.metric, c.subset) for c in columns for v in c.variants))
     if "subset" not in next(iter(items.variants.values())):
-        by_variant = items.run.items(_classes(items), items.task)
+        provenance = items.run.record.provenance
+        if items.task != items.run.record.spec.task:
+            provenance = provenance["scored"][items.task]
+        by_variant = items.run.items(int(provenance["data"]["classes"]), items.task)
         return {key: resampled(key.metric, by_variant[key.variant], weights) for key in keys}
     top = weights @ np.stack([_sums(items, key, "top") for key in keys], axis=1)
     bottom = weights @ np.stack([_sums(items, key, "bottom") for key in keys], axis=1)
@@ -175,13 +179,6 @@ def _values(
         top, bottom, out=np.broadcast_to(empty, bottom.shape).copy(), where=bottom != 0
     )
     return dict(zip(keys, values.T, strict=True))
-
-
-def _classes(items: TaskItems) -> int:
-    provenance = items.run.record.provenance
-    if items.task != items.run.record.spec.task:
-        provenance = provenance["scored"][items.task]
-    return int(provenance["data"]["classes"])
 
 
 def _sums(items: TaskItems, key: ScoreKey, end: Literal["top", "bottom"]) -> Floats:
@@ -234,12 +231,8 @@ def _remarks(
     empty = [
         f"{run}: no answer on which {column.name} could be counted, so it is 0."
         for column in columns
-        if column.variants == (CLEAN,) and _counts_nothing(items, column)
+        if column.variants == (CLEAN,)
+        and "subset" in items.of(CLEAN)
+        and not _sums(items, ScoreKey(CLEAN, column.metric, column.subset), "bottom").any()
     ]
     return [*off[:1], *empty]
-
-
-def _counts_nothing(items: TaskItems, column: ProfileColumn) -> bool:
-    if "subset" not in items.of(CLEAN):
-        return False
-    return not _sums(items, ScoreKey(CLEAN, column.metric, column.subset), "bottom").any()

@@ -82,9 +82,9 @@ def _grid(count: int, rows: Sequence[ProfileRow]) -> tuple["Figure", list["Axes"
     grid = []
     for index in range(count):
         line, column = divmod(index, across)
-        left = (names + column * (WIDE + GAP)) / width
+        start = (names + column * (WIDE + GAP)) / width
         bottom = 1 - (OVER + line * step + TITLE + high) / height
-        axes = figure.add_axes((left, bottom, WIDE / width, high / height))
+        axes = figure.add_axes((start, bottom, WIDE / width, high / height))
         name_rows(axes, _labels(rows), with_names=column == 0)
         grid.append(axes)
     return figure, grid

@@ -83,23 +83,22 @@ def sheets(profile: Profile) -> tuple[Sheet, ...]:
 def overview(profile: Profile) -> Sheet:
     """Build the table with every clean number side by side, without intervals."""
     header = ("#", "entry", "composite", *map(heading, profile.clean))
-    best = {column.name: _best(profile, column) for column in profile.clean}
+    best = {
+        column.name: (max if column.higher_is_better else min)(
+            (row.scores[column.name].mean for row in profile.rows), default=None
+        )
+        for column in profile.clean
+        if column.higher_is_better is not None
+    }
     rows = []
     for position, row in enumerate(profile.rows, start=1):
         cells = [Cell(str(position)), Cell(_name(row)), Cell(_percent(row.composite.mean))]
         for column in profile.clean:
             mean = row.scores[column.name].mean
             mark = VERDICTS[_verdict(row, column.name)]
-            cells.append(Cell(_percent(mean) + mark, mean == best[column.name]))
+            cells.append(Cell(_percent(mean) + mark, mean == best.get(column.name)))
         rows.append(tuple(cells))
     return Sheet("Side by side", header, (*rows, *blank_rows(profile.blanks, len(header))))
-
-
-def _best(profile: Profile, column: ProfileColumn) -> float | None:
-    means = [row.scores[column.name].mean for row in profile.rows]
-    if column.higher_is_better is None or not means:
-        return None
-    return max(means) if column.higher_is_better else min(means)
 
 
 def _composites(profile: Profile) -> Sheet:

@@ -51,13 +51,19 @@ def critical_figure(critical: CriticalDifference, name: str, look: Mapping[str, 
         x = 1 + index * BRACKET / WIDE
         ends = [1 - (line + 0.5) / len(labels) for line in (first - 0.25, last + 0.25)]
         axes.plot([x, x], ends, color=INK, lw=2, transform=axes.transAxes, clip_on=False)
-    _ruler(axes, critical.difference, len(labels))
+    # The critical difference to scale, in the empty upper right of the axes.
+    end = len(labels) + 0.2
+    start = max(end - critical.difference, 0.7)
+    axes.plot([start, end], [0, 0], color=SOFT, lw=1.2, marker="|", ms=7)
+    axes.text((start + end) / 2, 0.45, "critical difference", fontsize=7, color=SOFT, ha="center",
+              va="top")  # fmt: skip
+    p = "below 0.001" if critical.p < 0.001 else f"{critical.p:.3f}"
     axes.set_xlabel("mean rank (1: best)", fontsize=8)
     headline(
         figure,
         f"{title}: critical difference of mean ranks",
         f"{critical.blocks} blocks; a block is one seed on one task. Friedman's test: p "
-        f"{_p_text(critical.p)}.\nBars at the right join entries within the critical difference "
+        f"{p}.\nBars at the right join entries within the critical difference "
         f"{critical.difference:.2f} (Nemenyi, 5 % over all pairs).\nBlocks of a task share its "
         "test items: other items could change ranks more than this shows.",
     )
@@ -74,20 +80,7 @@ def close_runs(means: Sequence[float], difference: float) -> list[tuple[int, int
     return runs
 
 
-def _ruler(axes: "Axes", length: float, entries: int) -> None:
-    """Draw the critical difference to scale, in the empty upper right of the axes."""
-    right = entries + 0.2
-    left = max(right - length, 0.7)
-    axes.plot([left, right], [0, 0], color=SOFT, lw=1.2, marker="|", ms=7)
-    axes.text((left + right) / 2, 0.45, "critical difference", fontsize=7, color=SOFT, ha="center",
-              va="top")  # fmt: skip
-
-
-def _p_text(p: float) -> str:
-    return "below 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def slope_figure(changes: Sequence[RankChange], name: str, left: str, right: str) -> "Figure":
+def slope_figure(changes: Sequence[RankChange], name: str, before: str, after: str) -> "Figure":
     """Draw a line per entry from its rank on one board to its rank on another.
 
     It is coloured and thick if the two ranges of ranks do not touch.
@@ -105,7 +98,7 @@ def slope_figure(changes: Sequence[RankChange], name: str, left: str, right: str
         spine.set_visible(False)
     for change in changes:
         _slope(axes, change)
-    for x, board in ((0, left), (1, right)):
+    for x, board in ((0, before), (1, after)):
         axes.annotate(board, (x, 1), xycoords="axes fraction", xytext=(0, 4), ha="center",
                       textcoords="offset points", fontsize=9, weight="bold")  # fmt: skip
     headline(

@@ -14,7 +14,7 @@ from steelyard.leaderboards.output.style import Figures
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All boards and profiles, and what is made from all of them."""
+    """Boards and profiles of all tasks, with their common files."""
 
     boards: tuple[Board, ...]
     profiles: tuple[Profile, ...]

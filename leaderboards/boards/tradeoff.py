@@ -12,7 +12,7 @@ OTHER = {"text": "image", "image": "text"}
 
 @dataclass(frozen=True, slots=True)
 class Tradeoff:
-    """Both modalities of one entry against those of the control.
+    """Differences of both modalities to the control.
 
     The score of a modality is the score with the other modality corrupted.
     """

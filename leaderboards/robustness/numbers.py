@@ -76,7 +76,7 @@ class VariantScores:
 
 @dataclass(frozen=True, slots=True)
 class RobustnessRow:
-    """One complete entry."""
+    """Complete entry."""
 
     label: str
     worst: str
@@ -91,7 +91,7 @@ class RobustnessRow:
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """All entries of one task."""
+    """Numbers of all entries of one task."""
 
     task: str
     metric: str
@@ -115,15 +115,13 @@ def corruptions_of(variants: Sequence[str]) -> tuple[CorruptionVariants, ...]:
     for name, members in by_name.items():
         ends = [variant.partition(":")[2] for variant in members]
         graded = "+" not in name and all(end.isdecimal() for end in ends)
-        members = sorted(members, key=_level) if graded else sorted(members)
+        members = (
+            sorted(members, key=lambda v: int(v.partition(":")[2])) if graded else sorted(members)
+        )
         levels = tuple(sorted(map(int, ends))) if graded else ()
         modality = modality_of(members[0])
         corruptions.append(CorruptionVariants(name, modality, tuple(members), levels))
     return tuple(sorted(corruptions, key=lambda c: (GROUPS.index(c.modality), c.name)))
-
-
-def _level(variant: str) -> int:
-    return int(variant.partition(":")[2])
 
 
 def build(variant_scores: VariantScores, control: str) -> Robustness | None:
@@ -168,6 +166,7 @@ def build(variant_scores: VariantScores, control: str) -> Robustness | None:
         )
         for label in scores
     ]
+    drops = {label: drop.mean for label, drop in numbers["drop"].items()}
     return Robustness(
         task=variant_scores.task,
         metric=variant_scores.metric,
@@ -177,13 +176,8 @@ def build(variant_scores: VariantScores, control: str) -> Robustness | None:
         seeds=len(first[CLEAN].values),
         clusters=first[CLEAN].clusters,
         corruptions=corruptions,
-        rows=tuple(sorted(rows, key=_drop_and_label)),
+        rows=tuple(sorted(rows, key=lambda row: (drops.get(row.label, np.inf), row.label))),
     )
-
-
-def _drop_and_label(row: RobustnessRow) -> tuple[float, str]:
-    drop = row.numbers.get("drop")
-    return (np.inf if drop is None else drop.mean, row.label)
 
 
 def _numbers(

@@ -86,9 +86,9 @@ def _grid(count: int, names: int) -> tuple["Figure", list["Axes"]]:
     panels = []
     for index in range(count):
         row, column = divmod(index, ACROSS)
-        left = (LEFT + column * step_across) / width
+        start = (LEFT + column * step_across) / width
         bottom = 1 - (TOP + row * step_up + high) / height
-        panels.append(figure.add_axes((left, bottom, WIDE / width, high / height)))
+        panels.append(figure.add_axes((start, bottom, WIDE / width, high / height)))
     return figure, panels
 
 

@@ -66,46 +66,37 @@ class RobustnessReport(NamedTuple):
     """By stem."""
 
 
-class RobustnessSource(NamedTuple):
-    """The board or profile that the numbers belong to."""
-
-    name: str
-    title: str
-    preliminary: str
-
-
 def board_report(board: Board, labels: Sequence[str]) -> RobustnessReport:
     """Report the robustness of a board; ``labels`` are those of all boards, for equal looks."""
     scores = items.of_board(board)
     robustness = build(scores, board.control) if scores else None
-    source = RobustnessSource(board.task, board.title, board.preliminary)
-    return _report(source, [robustness] if robustness else [], labels)
+    return _report(board, board.task, [robustness] if robustness else [], labels)
 
 
 def profile_report(profile: Profile) -> RobustnessReport:
     """Report the robustness of each task of a profile."""
     tasks = [build(scores, profile.control) for scores in items.of_profile(profile)]
-    source = RobustnessSource(profile.trained_on, profile.title, profile.preliminary)
-    return _report(source, [task for task in tasks if task is not None], list(profile.groups))
+    complete = [task for task in tasks if task is not None]
+    return _report(profile, profile.trained_on, complete, list(profile.groups))
 
 
 def _report(
-    source: RobustnessSource, tasks: Sequence[Robustness], labels: Sequence[str]
+    source: Board | Profile, name: str, tasks: Sequence[Robustness], labels: Sequence[str]
 ) -> RobustnessReport:
     if not tasks:
         return RobustnessReport({}, {})
-    name = f"robustness-{file_name(source.name)}"
+    start = f"robustness-{file_name(name)}"
     pictures, figures = {}, {}
     for task in tasks:
-        alone = task.task == source.name
-        stem = f"{name}-fan" if alone else f"{name}-{file_name(task.task)}-fan"
+        alone = task.task == name
+        stem = f"{start}-fan" if alone else f"{start}-{file_name(task.task)}-fan"
         title = source.title if alone else f"{task.task}, {source.title}"
         pictures[task.task] = f"{stem}.svg"
         figures[stem] = partial(fan, best_of(task, title), marks(labels, task.control))
     pages = {
-        f"{name}.md": markdown(source, tasks, pictures).encode(),
-        f"{name}.csv": as_csv(tasks).encode(),
-        f"{name}.json": as_json(source, tasks).encode(),
+        f"{start}.md": markdown(source, tasks, pictures).encode(),
+        f"{start}.csv": as_csv(tasks).encode(),
+        f"{start}.json": as_json(source, tasks).encode(),
     }
     return RobustnessReport(pages, figures)
 
@@ -177,7 +168,7 @@ def caption(task: Robustness) -> str:
 
 
 def markdown(
-    source: RobustnessSource, tasks: Sequence[Robustness], pictures: Mapping[str, str]
+    source: Board | Profile, tasks: Sequence[Robustness], pictures: Mapping[str, str]
 ) -> str:
     """Write one page; ``pictures`` are file names by task."""
     parts = [f"# {md(source.title)}: robustness"]
@@ -213,7 +204,7 @@ def as_csv(tasks: Sequence[Robustness]) -> str:
     return csv_text(lines)
 
 
-def as_json(source: RobustnessSource, tasks: Sequence[Robustness]) -> str:
+def as_json(source: Board | Profile, tasks: Sequence[Robustness]) -> str:
     """Write every number."""
     entries = [{"task": task.task, **members(row)} for task in tasks for row in task.rows]
     headers = [{k: v for k, v in members(task).items() if k != "rows"} for task in tasks]

@@ -186,10 +186,10 @@ def holm_adjusted(p_values: Floats) -> Floats:
     return adjusted
 
 
-def mcnemar(only_left: int, only_right: int) -> float:
+def mcnemar(only_first: int, only_second: int) -> float:
     """Return McNemar's exact two-sided p-value; counts of items only one of two models got."""
-    discordant = only_left + only_right
-    return min(1.0, 2 * float(bdtr(min(only_left, only_right), discordant, 0.5)))
+    discordant = only_first + only_second
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), discordant, 0.5)))
 
 
 def spread_of(samples: Sequence[Sample]) -> Spread:

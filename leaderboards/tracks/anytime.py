@@ -36,7 +36,7 @@ class AnytimeCurve:
 
 @dataclass(frozen=True, slots=True)
 class Anytime:
-    """All curves, largest area first within a data set, and the written files."""
+    """Curves, largest area first within a data set, and the written files."""
 
     curves: tuple[AnytimeCurve, ...]
     sheets: tuple[Sheet, ...]
@@ -93,8 +93,8 @@ def area(flops: Sequence[float], heights: Sequence[float]) -> float:
     """Return the mean height of the line through the points over log FLOPs (trapezoid rule)."""
     logs = [math.log(value) for value in flops]
     strips = [
-        (right - left) * (low + high) / 2
-        for left, right, low, high in zip(logs, logs[1:], heights, heights[1:], strict=False)
+        (end - start) * (low + high) / 2
+        for start, end, low, high in zip(logs, logs[1:], heights, heights[1:], strict=False)
     ]
     return sum(strips) / (logs[-1] - logs[0])
 

@@ -50,7 +50,7 @@ class TaskRankChanges:
 
 @dataclass(frozen=True, slots=True)
 class TrackComparison:
-    """All rank changes and the written files."""
+    """Rank changes and the written files."""
 
     rank_changes: tuple[TaskRankChanges, ...]
     sheets: tuple[Sheet, ...]

@@ -31,9 +31,9 @@ def test_two_run_folders_by_hand(tmp_path: Path) -> None:
     run_b = make_run(tmp_path, "other", {"clean": [0.0, 0.0, 0.0, 1, 1, 1, 1, 1, 1, 0.0]})
     (pair,) = compare(paired_runs(str(run_a), str(run_b), []), ["clean"])
     assert (pair.task, pair.variant, pair.metric) == ("toy", "clean", "accuracy")
-    assert (pair.left.mean, pair.right.mean) == (pytest.approx(0.8), pytest.approx(0.6))
+    assert (pair.first.mean, pair.second.mean) == (pytest.approx(0.8), pytest.approx(0.6))
     assert pair.difference.mean == pytest.approx(0.2)
-    assert pair.counts == (McNemarCounts("0", both=5, only_left=3, only_right=1, neither=1),)
+    assert pair.counts == (McNemarCounts("0", both=5, only_first=3, only_second=1, neither=1),)
     assert pair.counts[0].p == pytest.approx(10 / 16)  # 1 against 3 of 4
     back = compare(paired_runs(str(run_b), str(run_a), []), ["clean"])[0]
     assert back.difference.low == pytest.approx(-pair.difference.high)

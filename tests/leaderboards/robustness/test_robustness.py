@@ -17,7 +17,6 @@ from steelyard.leaderboards.robustness.items import consistency, of_board
 from steelyard.leaderboards.robustness.numbers import Robustness, VariantScores, corruptions_of
 from steelyard.leaderboards.robustness.plots import best_of
 from steelyard.leaderboards.robustness.tables import (
-    RobustnessSource,
     as_csv,
     as_json,
     board_report,
@@ -130,7 +129,7 @@ def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
     assert better["same"].interval.mean == pytest.approx(0.2)
     assert made.rows[1].worst == "image-noise:3" and not made.rows[1].differences
     assert [step.mean for step in made.rows[1].curves["image-noise"]] == pytest.approx([-0.1, -0.3])
-    source = RobustnessSource("toy", "toy", "")
+    source = build_board(collect([tmp_path]), "toy")
     page = markdown(source, [made], {"toy": "fan.svg"})
     assert "| 1 | firm | 90.0 ± " in page and "-20.0 ± " in page and "▲" in page
     assert "![fan](fan.svg)" in page and len(sheets(made)) == 2
