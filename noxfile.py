@@ -1,4 +1,4 @@
-"""What CI runs: ``nox`` alone runs its default sessions, lint to validate, in one environment.
+"""Run what CI runs: ``nox`` alone runs the sessions from lint to validate, in one environment.
 
 Installing torch and its companions takes minutes, so the default sessions share one environment:
 each calls ``prepare``, and only the first finds something to install. Checks that are long or need
@@ -53,7 +53,7 @@ def run(session: nox.Session, python: str, *words: str) -> None:
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
-    """Style, formatting, and the direction of imports."""
+    """Check style, formatting and the direction of imports."""
     python = prepare(session)
     run(session, python, "-m", "ruff", "check", ".")
     run(session, python, "-m", "ruff", "format", "--check", ".")
@@ -62,7 +62,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
-    """mypy --strict on the installed packages."""
+    """Run mypy --strict on the installed packages."""
     python = prepare(session)
     packages = [word for name in PACKAGES for word in ("-p", f"steelyard.{name}")]
     run(session, python, "-m", "mypy", "--strict", *packages)
@@ -70,7 +70,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """The test suite against the installed package."""
+    """Run the test suite against the installed package."""
     run(session, prepare(session), "-m", "pytest", *PARALLEL, *session.posargs)
 
 
@@ -85,7 +85,7 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """The main job in a minute: train, evaluate, publish."""
+    """Train, evaluate and publish in a minute."""
     command = str(Path(prepare(session)).with_name("steelyard"))
     out = Path(session.create_tmp()).resolve()
     runs, board = str(out / "runs"), str(out / "board")
@@ -107,7 +107,7 @@ def validate(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Costs of steps, meter, evaluation and trainers; the base model; a synthetic study."""
+    """Measure steps, meter, evaluation, trainers, boards and the base model; a synthetic study."""
     python = prepare(session)
     out = str(Path(session.create_tmp()).resolve())
     run(session, python, "tests/bench/benchmarks.py", *session.posargs)
@@ -119,25 +119,25 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def heavy(session: nox.Session) -> None:
-    """The default tests at larger size and on further families of models."""
+    """Run tests at larger size and on further families of models."""
     run(session, prepare(session), "-m", "pytest", "-m", "heavy", *PARALLEL, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def real(session: nox.Session) -> None:
-    """Real photos and titles with pretrained encoders, from ../shared/data if it exists."""
+    """Test real photos and titles with pretrained encoders, from ../shared/data if it exists."""
     run(session, prepare(session, "encoders"), "-m", "pytest", "-m", "real", "-s", "tests")
 
 
 @nox.session(venv_backend="none")
 def page(session: nox.Session) -> None:
-    """The HTML page in a headless Chromium: Debian's packages chromium and chromium-driver."""
+    """Test the HTML page in a headless Chromium: Debian's chromium and chromium-driver."""
     file = "tests/leaderboards/page/test_page_browser.py"
     run(session, prepare(session, "page"), "-m", "pytest", "-rs", file, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
-    """A vision-language model of real size with random weights, bf16 and LoRA, on a GPU."""
+    """Train a vision-language model of real size with random weights, bf16 and LoRA, on a GPU."""
     out = str(Path(session.create_tmp()).resolve())
     run(session, prepare(session), "tests/bench/gpu_session.py", out, *session.posargs)

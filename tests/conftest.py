@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, one CPU thread, a small generated world, a tiny classifier."""
+"""Fixtures of all tests: no network, one CPU thread, a small generated world, a short base model."""
 
 import os
 import socket
@@ -32,13 +32,13 @@ def _light_and_quiet() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_of_data_sets(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """lmms-eval asks once where its library keeps what it reads."""
+    """Set the cache of lmms-eval's data sets, which its library reads once."""
     os.environ["LMMS_EVAL_DATASETS_CACHE"] = str(tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test that reaches for another machine fails at once."""
+    """Fail a test that connects to another machine."""
     connect = socket.socket.connect
 
     def refuse(self: socket.socket, address: Any) -> None:
@@ -61,14 +61,14 @@ def _fewer_to_validate() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def short_validation() -> Iterator[None]:
-    """Generated sets have validation parts of 80 items, which are written faster than 300."""
+    """Write generated sets with 80 validation items instead of 300, which is faster."""
     with _fewer_to_validate():
         yield
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a small world of each task that something is trained on or that suites score."""
+    """Return a folder with a small world of each task that is trained on or that suites score."""
     from steelyard.tasks.world import build
 
     root = tmp_path_factory.mktemp("world")
@@ -80,13 +80,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def steelyard(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command, called with words."""
+    """Return the command, to be called with words."""
     return lambda *words: typed(monkeypatch, capsys, words)
 
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own in place of the user's."""
+    """Return an empty cache folder that replaces the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -101,14 +101,14 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _base_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cache folder that all workers of pytest-xdist share."""
+    """Return the cache folder that all workers of pytest-xdist share."""
     root = tmp_path_factory.getbasetemp()
     return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
 
 @pytest.fixture
 def short_base(_base_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of ``tiny-vlm`` after a short training, made once and in place of the user's."""
+    """Return the folder of a ``tiny-vlm`` that all workers share, trained shortly and only once."""
     from filelock import FileLock
 
     from steelyard.harness.models.tiny_vlm import train
@@ -124,7 +124,7 @@ def short_base(_base_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    """Records of three entries, two seeds, ten items."""
+    """Write records of three entries, two seeds, ten items."""
     from board_factory import make_run, profile
 
     for seed in (0, 1):

@@ -1,9 +1,9 @@
 """Synthetic study: accuracy lost to the Bayes classifier as shared information becomes unique.
 
-Five classes, uniform. Side m is N(0, I) in ten dimensions, plus the class index in every dimension
-if that side carries the label of this item; a fixed U(0, 1) matrix maps it to 100 dimensions. An
-item is shared (both sides carry the label), unique to the image or unique to the text. The share
-unique to the text stays 0.2 while the image's grows from 0.2 to 0.8 at the cost of the shared one.
+Five classes, uniform. Modality m is N(0, I) in ten dimensions, plus the class index in every
+dimension if it has the label of this item; a fixed U(0, 1) matrix maps it to 100 dimensions. An
+item is shared (both modalities have the label), unique to the image or unique to the text. The
+fraction unique to the text stays 0.2 while the image's grows from 0.2 to 0.8.
 This follows the published description of MCR's synthetic data, whose sizes are not published.
 
     python tests/bench/synthetic_study.py FOLDER
@@ -55,21 +55,21 @@ ENTRIES: dict[str, tuple[str, dict[str, methods.Option]]] = {
 
 
 @dataclass(frozen=True)
-class Shares:
-    """Shares of items by which side carries the label; they sum to one."""
+class LabelFractions:
+    """Fractions of items by the modality that has the label; they sum to one."""
 
     image: float
     text: float
 
     @property
     def both(self) -> float:
-        """Share of items whose label is on both sides."""
+        """Fraction of items whose label is in both modalities."""
         return max(0.0, 1.0 - self.image - self.text)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Items drawn from the generator, before the fixed matrices."""
+class StudySample:
+    """Items of the generator, before the fixed matrices."""
 
     image: NDArray[np.float64]
     """[N, 10]"""
@@ -79,28 +79,28 @@ class Sample:
     """[N]"""
 
 
-def draw(shares: Shares, items: int, generator: np.random.Generator) -> Sample:
+def draw(fractions: LabelFractions, items: int, generator: np.random.Generator) -> StudySample:
     """Draw items of the generative model."""
     labels = generator.integers(CLASSES, size=items)
-    kind = generator.choice(3, size=items, p=[shares.both, shares.image, shares.text])
+    kind = generator.choice(3, size=items, p=[fractions.both, fractions.image, fractions.text])
     noise = generator.normal(size=(2, items, NOISE_DIMENSIONS))
     image = noise[0] + np.where(kind != 2, labels, 0)[:, None]
     text = noise[1] + np.where(kind != 1, labels, 0)[:, None]
-    return Sample(image, text, labels)
+    return StudySample(image, text, labels)
 
 
-def bayes_accuracy(sample: Sample, shares: Shares) -> float:
-    """Accuracy of the exact posterior on these items; the fixed matrices lose nothing."""
+def bayes_accuracy(sample: StudySample, fractions: LabelFractions) -> float:
+    """Return the accuracy of the exact posterior; the fixed matrices lose nothing."""
 
     def likelihood(modality: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Density ratio to label-free noise of a side carrying each class: [N, C], logarithm."""
+        """Return the log density ratio of a modality with each class to pure noise: [N, C]."""
         classes = np.arange(CLASSES, dtype=np.float64)
         ratio: NDArray[np.float64] = classes * modality.sum(1, keepdims=True)
         return ratio - NOISE_DIMENSIONS * classes**2 / 2
 
     image, text = likelihood(sample.image), likelihood(sample.text)
     with np.errstate(divide="ignore"):
-        weights = np.log([shares.both, shares.image, shares.text])
+        weights = np.log([fractions.both, fractions.image, fractions.text])
     posterior = np.logaddexp.reduce(
         [weights[0] + image + text, weights[1] + image, weights[2] + text]
     )
@@ -149,7 +149,7 @@ class MLPBackbone(nn.Module):
 
     @property
     def metered_modules(self) -> list[nn.Module]:
-        """Modules that hold every matrix product."""
+        """Return the modules with all matrix products."""
         groups = (self.encoders, self.embeddings, self.heads, self.halves)
         modules = [module for group in groups for module in group.values()]
         return modules if self.output is None else [*modules, self.output]
@@ -229,15 +229,15 @@ def _encoder(inputs: int, width: int) -> nn.Sequential:
 
 
 def batch_of(values: Tensor, targets: Tensor) -> Batch:
-    """Batch of both sides' vectors [B, 2, P] and targets, nothing missing."""
+    """Make a batch of both modalities' vectors [B, 2, P] and targets, with nothing missing."""
     rows = len(values)
     present = torch.ones(rows, dtype=torch.bool)
-    nothing = torch.zeros(rows, 0, dtype=torch.int64)
-    return Batch(values, present, nothing, nothing, present, targets)
+    empty = torch.zeros(rows, 0, dtype=torch.int64)
+    return Batch(values, present, empty, empty, present, targets)
 
 
 def train_data(values: Tensor, targets: Tensor, classes: int, multi_label: bool) -> TrainData:
-    """Training data over tensors [N, 2, P] and targets [N] or [N, C]."""
+    """Make training data of tensors [N, 2, P] and targets [N] or [N, C]."""
     labels = targets.tolist()
     examples = tuple(
         Example(
@@ -259,21 +259,21 @@ def train_data(values: Tensor, targets: Tensor, classes: int, multi_label: bool)
 
 
 @dataclass(frozen=True)
-class World:
-    """One draw of the generator: training data, test tensors and the Bayes classifier's score."""
+class StudyWorld:
+    """Training data, test tensors and the Bayes classifier's score."""
 
     data: TrainData
     test: Batch
     bayes: float
 
 
-def make_world(shares: Shares, seed: int) -> World:
-    """Draw matrices, training and test items; standardise by the training items."""
-    generator = np.random.default_rng(seed_for("synthetic study", seed, shares.image))
+def make_world(fractions: LabelFractions, seed: int) -> StudyWorld:
+    """Sample matrices, training and test items; standardise by the training items."""
+    generator = np.random.default_rng(seed_for("synthetic study", seed, fractions.image))
     matrices = generator.uniform(size=(2, NOISE_DIMENSIONS, INPUTS))
-    train, test = (draw(shares, items, generator) for items in (TRAIN_ITEMS, TEST_ITEMS))
+    train, test = (draw(fractions, items, generator) for items in (TRAIN_ITEMS, TEST_ITEMS))
 
-    def lift(sample: Sample) -> NDArray[np.float64]:
+    def lift(sample: StudySample) -> NDArray[np.float64]:
         return np.stack([sample.image @ matrices[0], sample.text @ matrices[1]], axis=1)
 
     lifted = lift(train)
@@ -283,8 +283,10 @@ def make_world(shares: Shares, seed: int) -> World:
         return torch.tensor((values - mean) / spread, dtype=torch.float32)
 
     data = train_data(tensors(lifted), torch.tensor(train.labels), CLASSES, multi_label=False)
-    return World(
-        data, batch_of(tensors(lift(test)), torch.tensor(test.labels)), bayes_accuracy(test, shares)
+    return StudyWorld(
+        data,
+        batch_of(tensors(lift(test)), torch.tensor(test.labels)),
+        bayes_accuracy(test, fractions),
     )
 
 
@@ -296,7 +298,7 @@ def fit_method(
     seed: int,
     flops: float,
 ) -> Meter:
-    """Train a method of the package on a FLOP budget; the meter with what it spent and logged."""
+    """Train a method of the package on a FLOP budget; return the meter with costs and log."""
     method = methods.load(name)
     meter = Meter(Budget("study", flops))
     for module in backbone.metered_modules:
@@ -308,15 +310,15 @@ def fit_method(
 
 @torch.no_grad()
 def score(backbone: MLPBackbone, test: Batch) -> tuple[float, float]:
-    """Test accuracy and negative log likelihood."""
+    """Return test accuracy and negative log likelihood."""
     logits = backbone.predict(test)
     accuracy = (logits.argmax(1) == test.targets).double().mean()
     return float(accuracy), float(backbone.loss(logits, test).double().mean())
 
 
 def run(image_only: float, seed: int) -> list[dict[str, float | str]]:
-    """One row an entry, all on the same data, initial weights and batch order."""
-    world = make_world(Shares(image_only, TEXT_ONLY), seed)
+    """Return one row per entry, all on the same data, initial weights and batch order."""
+    world = make_world(LabelFractions(image_only, TEXT_ONLY), seed)
     rows: list[dict[str, float | str]] = []
     for label, (name, options) in ENTRIES.items():
         backbone = MLPBackbone(seed_for("synthetic study", seed, "weights"))
@@ -340,7 +342,7 @@ def run(image_only: float, seed: int) -> list[dict[str, float | str]]:
 
 
 def plot(frame: "pd.DataFrame", path: Path) -> None:
-    """Mean gap to Bayes over seeds, one line an entry, bars of one standard error."""
+    """Plot the mean gap to Bayes over seeds, one line per entry, bars of one standard error."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -348,7 +350,7 @@ def plot(frame: "pd.DataFrame", path: Path) -> None:
     for entry, group in frame.groupby("entry", sort=False):
         gaps = 100 * group.groupby("image_only")["gap"].agg(["mean", "sem"])
         axes.errorbar(gaps.index, gaps["mean"], yerr=gaps["sem"], label=entry, capsize=2)
-    axes.set_xlabel(f"share of items with the label on the image only (text only: {TEXT_ONLY})")
+    axes.set_xlabel(f"fraction of items with the label in the image only (text only: {TEXT_ONLY})")
     axes.set_ylabel("accuracy below Bayes, points")
     axes.set_title(f"Synthetic study, {frame['seed'].nunique()} seeds, {FLOPS:.0e} FLOPs a run")
     axes.legend()
