@@ -1,4 +1,4 @@
-"""Fixtures of all tests: no network, one CPU thread, a small generated world, a short base model."""
+"""Fixtures of all tests: no network, one CPU thread, a small generated world, a base model."""
 
 import os
 import socket
