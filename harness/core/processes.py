@@ -38,7 +38,7 @@ def spread(
     Args:
         work: called with a job and a function that sends the arguments of ``on_message``.
         jobs: started in this order.
-        workers: number of processes beside this one, at most; 0 with ``parent_works``.
+        workers: number of processes beside this one, at most; may be 0 if ``parent_works``.
         on_message: called in this process with every message.
         start: called with ``start_args`` once in each worker.
         start_args: arguments of ``start``.
@@ -49,12 +49,9 @@ def spread(
     """
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    pool = ProcessPoolExecutor(
-        max(1, min(workers, len(jobs))),
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(messages, start, start_args),
-    )
+    init_args = (messages, start, start_args)
+    count = max(1, min(workers, len(jobs)))
+    pool = ProcessPoolExecutor(count, context, _start_worker, init_args)
 
     def receive(*message: Any) -> None:
         while not messages.empty():

@@ -3,7 +3,7 @@
 import atexit
 import gc
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -81,24 +81,15 @@ def build_all(requests: Sequence[ReportRequest], jobs: int, report: Progress) ->
         total = sum(fractions.values()) / len(fractions)
         report(f"{task}: {stage}", READ + (1 - READ) * total)
 
-    for result in _results(requests, jobs, on_progress):
-        reports[result.task] = result
-        on_progress(result.task, "done", 1.0)
-    return [reports[request.task] for request in requests]
-
-
-def _results(
-    requests: Sequence[ReportRequest], jobs: int, on_progress: OnProgress
-) -> Iterator[TaskReport]:
     largest_first = sorted(requests, key=_size, reverse=True)
     workers = min(jobs, len(requests)) - 1
-    if workers < 1:
-        yield from (build(request, on_progress) for request in largest_first)
-        return
     for _, future in spread(
         build, largest_first, workers, on_progress, _start_worker, parent_works=True
     ):
-        yield future.result()
+        result = future.result()
+        reports[result.task] = result
+        on_progress(result.task, "done", 1.0)
+    return [reports[request.task] for request in requests]
 
 
 def _size(request: ReportRequest) -> float:
