@@ -117,6 +117,7 @@ def module(name: str) -> TaskModule:
     Raises:
         UserError: there is no such task.
     """
+    # A task of another package may replace one of ours.
     outside = _outside().get(name)
     if outside is None and name not in _shipped():
         raise unknown("task", name, names())
@@ -151,6 +152,7 @@ def files(name: str) -> list[Path]:
         return []
     if is_stock(name):
         return stock.files(name)
+    # Shared code is covered by the hash of all code in a record.
     yaml_file = definition(name)
     return [yaml_file, yaml_file.with_suffix(".py")]
 
@@ -171,6 +173,7 @@ def info(name: str) -> TaskInfo:
     """Read a task's declarations from its YAML."""
     content = _read(name)
     metadata, generation = content["metadata"], content.get("generation_kwargs")
+    # Keys under ``metadata`` have the names of the fields.
     declared: dict[str, Any] = {"columns": [metadata["main"]]}
     declared |= {key.name: metadata[key.name] for key in fields(TaskInfo) if key.name in metadata}
     declared = {key: tuple(v) if isinstance(v, list) else v for key, v in declared.items()}
@@ -284,6 +287,7 @@ def training_turn(task: str, corpus: Corpus, example: Example, image: "Image | N
 
     A multi-label answer lists several classes, so it has no closed set of choices.
     """
+    # The same functions as in evaluation, so that training and test prompts are equal.
     doc = document(corpus, "train", example, example.text)
     choices = example.choices
     if corpus.classes:
@@ -309,6 +313,7 @@ def parse_variant(text: str) -> Variant:
 def variants(task: str, corruptions: Iterable[str]) -> list[Variant]:
     """List the clean task, then its variants under ``image-noise:1-5``, ``text-blank`` ..."""
     corrupted = [_variant(task, text, parts) for text in corruptions for parts in expand(text)]
+    # Two ranges may name the same variant.
     return list(dict.fromkeys([parse_variant(task), *corrupted]))
 
 

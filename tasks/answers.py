@@ -65,6 +65,7 @@ def pope_label(answer: str) -> str:
     The first sentence without its commas is no if one of its words, separated by spaces, is
     ``No``, ``no`` or ``not``.
     """
+    # split(" ") and not split(): the official code does not split at line ends.
     words = answer.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"
 
@@ -76,6 +77,7 @@ def yes_or_no(answer: str) -> str | None:
     """
     plain = answer.strip().lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     words = WORD.findall(re.split(r"[.!?\n]", plain, maxsplit=1)[0])
+    # Only the first sentence: later ones often mention the opposite.
     no = any(word in NO or word.endswith("n't") for word in words)
     yes = any(word in YES for word in words)
     if yes == no:
@@ -111,6 +113,7 @@ def normalise(answer: str) -> str:
         removed = has_number or f"{mark} " in plain or f" {mark}" in plain
         text = text.replace(mark, "" if removed else " ")
     words = PERIOD.sub("", text).lower().split()
+    # Number words before articles, as officially.
     numbered = (NUMBERS.get(word, word) for word in words)
     return " ".join(CONTRACTIONS.get(word, word) for word in numbered if word not in ARTICLES)
 
@@ -153,6 +156,7 @@ def choice(answer: str, choices: Sequence[str]) -> str | None:
     forms = {normalise(option): option for option in choices}
     if text in forms:
         return forms[text]
+    # Two choices in one answer are no choice.
     matches = [option for form, option in forms.items() if f" {form} " in f" {text} "]
     return matches[0] if len(matches) == 1 else None
 

@@ -54,7 +54,6 @@ def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
         root,
         classes,
         {"train": train, "val": val, "test": _examples(root, "test", rows["test"], classes)},
-        multi_label=False,
         skipped=skipped,
         notes={
             "text": text,
@@ -68,15 +67,11 @@ def _examples(
     root: Path, split: str, rows: Sequence[FoodRow], classes: tuple[str, ...]
 ) -> list[Example]:
     index = {name: number for number, name in enumerate(classes)}
-    return [
-        Example(
-            f"{split}/{label}/{Path(file).stem}",
-            root / "images" / split / label / file,
-            text,
-            (index[label],),
-        )
-        for file, text, label in rows
-    ]
+    examples = []
+    for file, text, label in rows:
+        image = root / "images" / split / label / file
+        examples.append(Example(f"{split}/{label}/{image.stem}", image, text, (index[label],)))
+    return examples
 
 
 def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]:

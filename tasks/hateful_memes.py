@@ -77,7 +77,6 @@ def load(root: Path, *, max_bad: float = 0.01, val: str = "seen", test: str = "s
         root,
         CLASSES,
         splits,
-        multi_label=False,
         skipped=skipped,
         notes=notes,
         max_bad=max_bad,

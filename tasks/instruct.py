@@ -27,8 +27,6 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
         root,
         (),
         {split: list(_examples(root, path)) for split, path in paths.items()},
-        multi_label=False,
-        skipped=(),
         notes={},
         max_bad=max_bad,
     )

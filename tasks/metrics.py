@@ -155,6 +155,22 @@ def indicator(labels: Sequence[int], classes: int) -> list[int]:
     return [int(index in labels) for index in range(classes)]
 
 
+def yes_no_fractions(
+    truth: str, predicted: str | None, *, positive: str, unparsed: bool
+) -> dict[str, Fraction]:
+    """Score one yes-no answer by each metric; ``positive`` is the label that F1 counts."""
+    is_positive, is_claimed = truth == positive, predicted == positive
+    hit = is_positive and is_claimed
+    return {
+        "f1": (2.0 * hit, is_positive + is_claimed),
+        "accuracy": (predicted == truth, 1),
+        "precision": (hit, is_claimed),
+        "recall": (hit, is_positive),
+        "yes_rate": (predicted == "yes", 1),
+        "unparsed": (unparsed, 1),
+    }
+
+
 def item_f1(target: Sequence[int], predicted: Sequence[int]) -> float:
     """Return F1 of one item's predicted class indices; 0 when both are empty."""
     size = len(target) + len(predicted)
@@ -183,6 +199,7 @@ def group_accuracy(members: Sequence[GroupMember]) -> float:
 
 def group_fractions(members: Sequence[GroupMember]) -> list[Fraction]:
     """Give each group's outcome to its first item, so that a group metric is a sum over items."""
+    # A group is right if its worst item is.
     right: dict[str, float] = {}
     for group, correct in members:
         right[group] = min(right.get(group, 1.0), correct)
@@ -217,6 +234,7 @@ def total_point_fractions(items: Sequence[PairItem]) -> list[Fraction]:
 
 def _points(items: Sequence[PairItem]) -> list[Fraction]:
     """Split each category's accuracy plus accuracy of pairs over its items."""
+    # Pair names are unique only within their category.
     size = Counter(category for category, _, _ in items)
     pairs = group_fractions([(f"{category}/{pair}", right) for category, pair, right in items])
     count = Counter[str]()
@@ -276,6 +294,7 @@ def auroc(values: Sequence[tuple[int, float]]) -> float:
             f"AUROC needs items of both classes, got {positives} positive and {negatives} "
             "negative: score more items."
         )
+    # One-hot targets [n, 2]: the weighted form ranks class 1.
     classes = np.stack([~target, target], axis=1)
     return _unweighted("auroc", classes, classes, np.array([score for _, score in values], float))
 
@@ -312,6 +331,7 @@ def ratio_stderr(fractions: Sequence[Fraction], clusters: Sequence[str]) -> floa
     if not total:
         return None
     centre = ratio(fractions)
+    # Linear part of the ratio: as if it were a mean of residuals.
     scale = len(fractions) / total
     residuals = [scale * (top - centre * bottom) for top, bottom in fractions]
     return clustered_stderr(residuals, clusters)
@@ -328,5 +348,6 @@ def clustered_stderr(values: Sequence[float], clusters: Sequence[str]) -> float 
         sums[cluster] += value - centre
     if len(sums) < 2:
         return None
+    # Sums of clusters are the independent draws.
     spread = sum(total**2 for total in sums.values()) * len(sums) / (len(sums) - 1)
     return math.sqrt(spread) / len(values)

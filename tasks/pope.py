@@ -139,16 +139,8 @@ def answer_fractions(label: str, answer: str) -> dict[str, metrics.Fraction]:
     An answer that is neither yes nor no counts as yes by the official rule: ``unparsed`` is the
     fraction of such answers.
     """
-    positive, predicted = label == "yes", answers.pope_label(answer) == "yes"
-    hit = positive and predicted
-    return {
-        "f1": (2.0 * hit, positive + predicted),
-        "accuracy": (positive == predicted, 1),
-        "precision": (hit, predicted),
-        "recall": (hit, positive),
-        "yes_rate": (predicted, 1),
-        "unparsed": (answers.yes_or_no(answer) is None, 1),
-    }
+    predicted, unparsed = answers.pope_label(answer), answers.yes_or_no(answer) is None
+    return metrics.yes_no_fractions(label, predicted, positive="yes", unparsed=unparsed)
 
 
 def scores(labels: Sequence[str], replies: Sequence[str]) -> Mapping[str, float]:

@@ -50,8 +50,6 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
         root,
         (),
         splits,
-        multi_label=False,
-        skipped=(),
         notes={"context": "hint"},
         max_bad=max_bad,
     )
@@ -77,7 +75,10 @@ def _example(path: Path, split: str, id: str, row: Any) -> Example:
         )
     hint = str(row.get("hint") or "").strip()
     question = questions.field(where, row, "question")
-    image = _image(path.parent, split, id, row.get("image"))
+    image = None
+    if name := row.get("image"):
+        paths = [path.parent / folder / split / id / str(name) for folder in ("images", ".")]
+        image = next((path for path in paths if path.is_file()), paths[0])
     return Example(
         id,
         image,
@@ -87,13 +88,6 @@ def _example(path: Path, split: str, id: str, row: Any) -> Example:
         subset=IMAGE if image else TEXT_ONLY,
         facts={"options": options, "subject": (str(row.get("subject") or ""),)},
     )
-
-
-def _image(home: Path, split: str, id: str, name: Any) -> Path | None:
-    if not name:
-        return None
-    paths = [home / folder / split / id / str(name) for folder in ("images", ".")]
-    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:

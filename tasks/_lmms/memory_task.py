@@ -38,9 +38,15 @@ class MemoryTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untype
 
     def __init__(self, config: Mapping[str, Any], docs: Docs | None = None) -> None:
         name = config["task"].removeprefix(tasks.PREFIX).partition("@")[0]
-        self.docs = docs or _stock_docs(name, config)
+        if docs is None:
+            root, split = config["dataset_kwargs"]["root"], config["test_split"]
+            corpus = tasks.load(name, tasks.find_root(name, Path(root) if root else None))
+            items = corpus.splits[split]
+            docs = Docs(tasks.document(corpus, split, item, item.text) for item in items)
+        self.docs = docs
         doc: Any = self.docs[0]
         self.choices = tasks.module(name).choices(doc["classes"]) if "classes" in doc else []
+        # lmms-eval's configuration has no key for the class itself.
         super().__init__(config={key: config[key] for key in config if key != "class"})
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None) -> None:
@@ -96,6 +102,7 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
         image = read_image(by_id[doc["id"]]).image
         return [] if image is None else [image]
 
+    # Images are decoded and corrupted when a request is answered, one batch at a time.
     changes = {
         "task": str(variant),
         "test_split": split,
@@ -104,9 +111,3 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
     }
     docs = Docs(tasks.document(corpus, split, item, read_text(item).text) for item in examples)
     return MemoryTask({**config, **changes}, docs)
-
-
-def _stock_docs(name: str, config: Mapping[str, Any]) -> Docs:
-    root, split = config["dataset_kwargs"]["root"], config["test_split"]
-    corpus = tasks.load(name, tasks.find_root(name, Path(root) if root else None))
-    return Docs(tasks.document(corpus, split, item, item.text) for item in corpus.splits[split])

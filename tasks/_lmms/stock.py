@@ -171,6 +171,7 @@ def _of_folder(folder: Path) -> dict[str, Definition]:
             entries[task] = Definition("task", path)
             for tag in (*_listed(raw.get("tag")), *_listed(group)):
                 tagged.setdefault(tag, []).append(task)
+    # A task or group takes precedence over a tag of the same name.
     for tag, members in tagged.items():
         entries.setdefault(tag, Definition("tag", None, tuple(members)))
     return entries

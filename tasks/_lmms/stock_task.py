@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,11 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
             raise UserError(f"{self.name}: its prompt is a list of texts, not one.")
         settings = copy.deepcopy(self.config.generation_kwargs)
         where = (doc_id, self.config.task, self.split)
-        visual = partial(_images, self.read, doc_id)
+
+        # By index: the document that lmms-eval passes has no images.
+        def visual(doc: Any) -> list[Image.Image]:
+            return list(self.read(doc_id))
+
         return Instance(
             request_type="generate_until",
             arguments=(ctx.replace(MARKER, "").strip(), settings, visual, *where),
@@ -144,11 +147,6 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
     def filter_name(self) -> str:
         """Name of the first filter, whose answers are scored."""
         return str(self._filters[0].name)
-
-
-def _images(read: ImageReader, index: int, doc: Any) -> list[Image.Image]:
-    """Read the images of a request by index: the document that lmms-eval passes has none."""
-    return list(read(index))
 
 
 def _checked(task: str, metric: str, rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -278,6 +276,7 @@ def _corpus(name: str, root: Path, task: StockTask) -> Corpus:
     columns = image_columns(rows)
     names, counts, revision = _scan(rows, columns)
     if not columns:
+        # The task's code makes the images, from paths or archives.
         names, counts = _probe(task, len(rows))
     if not any(names):
         raise UserError(f"{name}: none of its documents has an image.")
@@ -343,6 +342,7 @@ def _scan(rows: Any, columns: Sequence[str]) -> tuple[list[str], list[int], str]
     names: list[str] = []
     counts: list[int] = []
     total = blake2b(digest_size=8)
+    # Arrow keeps the encoded bytes; plain rows would decode every image.
     for table in rows.with_format("arrow").iter(batch_size=64):
         for row in table.to_pylist():
             media = [row.pop(column) for column in columns]
@@ -356,6 +356,7 @@ def _scan(rows: Any, columns: Sequence[str]) -> tuple[list[str], list[int], str]
 def _digest(value: Any) -> str:
     state = blake2b(digest_size=8)
     for part in _parts(value):
+        # With its length, so that parts cannot run together.
         state.update(len(part).to_bytes(8, "big"))
         state.update(part)
     return state.hexdigest()

@@ -191,16 +191,7 @@ def fractions(doc: metrics.QuestionDoc, answer: str) -> dict[str, metrics.Fracti
 def answer_fractions(truth: str, answer: str) -> dict[str, metrics.Fraction]:
     """Score a yes-no answer; ``no`` is the positive label, as officially."""
     label = answers.stance(answer)
-    positive, denied = truth == "no", label == "no"
-    hit = positive and denied
-    return {
-        "f1": (2.0 * hit, positive + denied),
-        "accuracy": (label == truth, 1),
-        "precision": (hit, denied),
-        "recall": (hit, positive),
-        "yes_rate": (label == "yes", 1),
-        "unparsed": (label is None, 1),
-    }
+    return metrics.yes_no_fractions(truth, label, positive="no", unparsed=label is None)
 
 
 # --- captions ----------------------------------------------------------------------------------
@@ -219,6 +210,7 @@ def noun_fractions(words: Sequence[str], facts: Facts, length: int) -> dict[str,
     invented: set[int] = set()
     wrong = 0
     for word in words:
+        # Safe words, such as "picture", are neither right nor wrong.
         if word in facts["safe"]:
             continue
         if (index := _object_of(word, truth, related)) is not None:
@@ -251,6 +243,7 @@ def nouns(caption: str, relation: tuple[str, ...]) -> list[str]:
     before = ["", *(word.lower() for word in words)]
     forms = []
     for word, last in zip(words, before, strict=False):
+        # "can" is mostly the auxiliary verb.
         lower = word.lower()
         if lower != "can" or last in A_CAN:
             variants = (word, lower, _objects.singular(lower))

@@ -65,6 +65,7 @@ def images_by_number(root: Path) -> dict[int, Path]:
     images: dict[int, Path] = {}
     for folder in IMAGE_FOLDERS:
         for path in sorted((root / folder).glob("*")):
+            # COCO names end with the number, other copies are only the number.
             digits = path.stem.rpartition("_")[2]
             if path.suffix.lower() in IMAGE_SUFFIXES and digits.isdecimal():
                 images.setdefault(int(digits), path)
@@ -180,7 +181,6 @@ def corpus(
         root,
         (),
         splits,
-        multi_label=False,
         skipped=skipped,
         notes=notes,
         max_bad=max_bad,
