@@ -1,4 +1,4 @@
-"""The tiny base model: vocabulary, chat template, repeatable training and caching by content."""
+"""Tiny base model: vocabulary, chat template, repeatable training and caching by content."""
 
 import dataclasses
 from dataclasses import replace
