@@ -81,9 +81,9 @@ def test_empty_text_counts_as_missing() -> None:
 def test_equal_seeds_give_equal_weights_and_the_global_stream_is_left_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    left, right = make().state_dict(), make().state_dict()
+    first, second = make().state_dict(), make().state_dict()
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(left[key], right[key]) for key in left)
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize("readout", ["fused", "image", "text", "ensemble", "prior"])

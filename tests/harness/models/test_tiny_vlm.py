@@ -96,27 +96,27 @@ def test_case_and_punctuation_do_not_change_words() -> None:
 
 
 def test_a_conversation_is_the_prompt_then_the_answer_and_the_end(processor: Any) -> None:
-    asked = "Is there a fish in the image?" + SHORT
-    message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked}]}]
+    question = "Is there a fish in the image?" + SHORT
+    message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     start = processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    assert start == f"<s><user>{IMAGE}{asked}<assistant>"
-    whole = conversation(processor, asked, "yes", patches=4)
-    assert whole == start.replace(IMAGE, IMAGE * 4) + "yes</s>"
-    assert conversation(processor, asked, "yes", patches=0) == whole.replace(IMAGE, "")
+    assert start == f"<s><user>{IMAGE}{question}<assistant>"
+    full = conversation(processor, question, "yes", patches=4)
+    assert full == start.replace(IMAGE, IMAGE * 4) + "yes</s>"
+    assert conversation(processor, question, "yes", patches=0) == full.replace(IMAGE, "")
 
 
 def test_training_tokens_and_pixels_are_those_of_the_processor(processor: Any) -> None:
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
     text = f"<s><user>{IMAGE}{CAPTION}<assistant>"
-    made = processor(images=[Image.fromarray(picture)], text=[text], return_tensors="pt")
+    output = processor(images=[Image.fromarray(picture)], text=[text], return_tensors="pt")
     ours = processor.tokenizer(
         conversation(processor, CAPTION, "a red cup.", patches=4), add_special_tokens=False
     ).input_ids
-    assert ours[: made.input_ids.shape[1]] == made.input_ids[0].tolist()
+    assert ours[: output.input_ids.shape[1]] == output.input_ids[0].tolist()
     assert vocabulary()[ours[-1]] == "</s>"
     pixels = train._pixels([picture])
-    assert torch.allclose(pixels, made.pixel_values, atol=1e-6)
+    assert torch.allclose(pixels, output.pixel_values, atol=1e-6)
 
 
 # --- training --------------------------------------------------------------------------------
@@ -153,9 +153,9 @@ def test_training_repeats_bit_for_bit_and_touches_no_global_state(
 
 
 def test_what_is_trained_already_is_not_trained_again(base: Path) -> None:
-    told: list[str] = []
-    found = ensure(base.parent, 1, FEW, lambda stage, share: told.append(stage))
-    assert found == base and not told
+    stages: list[str] = []
+    folder = ensure(base.parent, 1, FEW, lambda stage, fraction: stages.append(stage))
+    assert folder == base and not stages
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,11 @@ def test_what_is_trained_already_is_not_trained_again(base: Path) -> None:
 def test_a_changed_argument_has_its_own_folder_and_weights(
     seed: int, training: Training, base: Path
 ) -> None:
-    told: list[tuple[str, float]] = []
-    other = ensure(base.parent, seed, training, lambda *call: told.append(call))
-    assert other != base
-    assert [stage for stage, _ in told] == ["vision"] * 2 + ["text"] * 2 + ["alignment"] * 3
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (base, other))
+    calls: list[tuple[str, float]] = []
+    changed = ensure(base.parent, seed, training, lambda *call: calls.append(call))
+    assert changed != base
+    assert [stage for stage, _ in calls] == ["vision"] * 2 + ["text"] * 2 + ["alignment"] * 3
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (base, changed))
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -212,11 +212,11 @@ def test_a_larger_world_makes_a_larger_model(tmp_path: Path) -> None:
     model = AutoModelForImageTextToText.from_pretrained(folder)
     assert model.config.image_seq_length == 36
     assert model.config.text_config.hidden_size == 32
-    asked = f"<s><user>{IMAGE}how many objects are there in the image?<assistant>"
+    prompt = f"<s><user>{IMAGE}how many objects are there in the image?<assistant>"
     processor = AutoProcessor.from_pretrained(folder)
-    made = processor(images=[Image.new("RGB", (36, 36))], text=[asked], return_tensors="pt")
-    assert int((made.input_ids == model.config.image_token_id).sum()) == 36
-    assert model.generate(**made, max_new_tokens=1).shape[1] == made.input_ids.shape[1] + 1
+    output = processor(images=[Image.new("RGB", (36, 36))], text=[prompt], return_tensors="pt")
+    assert int((output.input_ids == model.config.image_token_id).sum()) == 36
+    assert model.generate(**output, max_new_tokens=1).shape[1] == output.input_ids.shape[1] + 1
 
 
 def test_features_of_a_cell_are_the_mean_of_its_patches() -> None:
