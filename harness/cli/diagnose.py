@@ -26,7 +26,6 @@ from steelyard.harness.runs.corpora import (
     load_corpora,
     loader_options,
     parse_loader_options,
-    parse_roots,
 )
 from steelyard.harness.runs.parallel import ensure_base_model, pick_device, quiet_heavy_libraries
 
@@ -172,14 +171,10 @@ def _task_names(texts: Sequence[str], run: Record | None) -> list[str]:
 def _load_corpora(
     names: Sequence[str], run: Record | None, options: DiagnoseOptions
 ) -> dict[str, Corpus]:
-    roots = parse_roots(options.data_root, names)
-    for task in roots:
-        if task not in names:
-            raise unknown("task of this diagnosis", task, names)
     loader = parse_loader_options(options.data_set, names)
     if run and run.spec.task in names:
         loader[run.spec.task] = {**loader_options(run.spec), **loader.get(run.spec.task, {})}
-    return load_corpora(names, roots, loader, options.max_bad)
+    return load_corpora(names, options, loader)
 
 
 def _describe(

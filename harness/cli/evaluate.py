@@ -221,7 +221,8 @@ def answer_rows(folder: Path, name: str, root: Path | None, max_bad: float) -> l
         raise UserError(f"{folder} has no answers to {name}: steelyard evaluate {folder} {name}.")
     task = variant.task
     loader = {task: loader_options(result.spec)} if task == result.spec.task else {}
-    corpus = load_corpora([task], {task: root} if root else {}, loader, max_bad)[task]
+    roots = (f"{task}={root}",) if root else ()
+    corpus = load_corpora([task], DataOptions(data_root=roots, max_bad=max_bad), loader)[task]
     check_revision(corpus, result)
     split = task_provenance(result, task)["data"]["split"]
     examples = {example.id: example for example in corpus.splits[split]}

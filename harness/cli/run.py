@@ -12,7 +12,6 @@ from steelyard.harness.cli.options import run_options
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.options import parse_pairs, parse_seeds
 from steelyard.harness.models import registry
-from steelyard.harness.records.record import Record
 from steelyard.harness.runs import tuning
 from steelyard.harness.runs.parallel import run_suite
 from steelyard.harness.runs.suite import (
@@ -43,7 +42,8 @@ def run(target: str, options: RunOptions) -> None:
       steelyard run mine.py --set amount=0.2 --corruption image-blank
       steelyard run joint --task food101 --data-root ~/food101 --method mine.py
     """
-    if run_target(target, options):
+    suites = suites_from(target, options)
+    if [record for suite in suites for record in run_suite(suite, options)]:
         track = " --track anytime" if options.track == "anytime" else ""
         click.echo(f"Next: steelyard leaderboard {options.runs}{track}")
 
@@ -58,7 +58,8 @@ def train(target: str, options: RunOptions) -> None:
     Example:
       steelyard train joint --task hateful_memes --seeds 0
     """
-    run_target(target, options, evaluate=False)
+    for suite in suites_from(target, options):
+        run_suite(suite, options, evaluate=False)
 
 
 @click.command()
@@ -78,23 +79,15 @@ def demo(quick: bool, runs: Path, out: Path, jobs: int | None, dry_run: bool) ->
       steelyard demo --quick
     """
     name = "quick" if quick else "demo"
-    if run_target(name, RunOptions(runs=runs / name, jobs=jobs, dry_run=dry_run)):
+    options = RunOptions(runs=runs / name, jobs=jobs, dry_run=dry_run)
+    if [record for suite in suites_from(name, options) for record in run_suite(suite, options)]:
         write_boards((runs / name,), BoardOptions(out=out))
-
-
-def run_target(target: str, options: RunOptions, *, evaluate: bool = True) -> list[Record]:
-    """Run the suites of a target one after another."""
-    if options.oracle and not options.tuned:
-        raise UserError("--oracle goes with --tuned FILE, and with 'steelyard tune'.")
-    return [
-        record
-        for suite in suites_from(target, options)
-        for record in run_suite(suite, options, evaluate=evaluate)
-    ]
 
 
 def suites_from(target: str, options: RunOptions) -> list[Suite]:
     """Return the suites of a target with the options of the command line, checked."""
+    if options.oracle and not options.tuned:
+        raise UserError("--oracle goes with --tuned FILE, and with 'steelyard tune'.")
     is_suite = target in shipped() or target.endswith((".yaml", ".yml"))
     if is_suite:
         if options.method_set:

@@ -17,9 +17,10 @@ from steelyard.harness.core.progress import console
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import tuning
+from steelyard.harness.runs.corpora import load_corpora
 from steelyard.harness.runs.parallel import run_jobs
 from steelyard.harness.runs.run import TRAINING, Job
-from steelyard.harness.runs.suite import RunOptions, Suite, jobs, load_suite_corpora
+from steelyard.harness.runs.suite import RunOptions, Suite, jobs
 from steelyard.harness.runs.tuning import TuningPlan
 
 
@@ -55,7 +56,7 @@ def tune(target: str, trials: int, rule: str, seed: int, options: RunOptions) ->
                 "validation items; leave it out."
             )
     # The anytime track is tuned once per budget.
-    for suite in suites_from(target, options):
+    for suite in suites_from(target, replace(options, oracle=False)):
         for budget in suite.budgets:
             one_budget = replace(suite, budget=budget, track=suite.run_track)
             if (file := tune_suite(one_budget, plan, options)) is not None:
@@ -64,7 +65,7 @@ def tune(target: str, trials: int, rule: str, seed: int, options: RunOptions) ->
 
 def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | None:
     """Tune a suite of one budget; return its tuning file, or None on a dry run."""
-    corpora = load_suite_corpora(suite, options)
+    corpora = load_corpora(suite.all_tasks, options, suite.data_options)
     suite = _with_validation(suite, corpora)
     options = replace(options, runs=options.runs / _folder_name(suite))
     names = [entry.name for entry in suite.entries]

@@ -1,6 +1,6 @@
 """Read the data sets of runs: their folders, their loader options, and the recorded revision."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,20 +43,29 @@ def show_reading() -> Iterator[None]:
 
 
 def load_corpora(
-    names: Iterable[str],
-    roots: Mapping[str, Path],
+    names: Sequence[str],
+    options: DataOptions,
     loader: Mapping[str, Mapping[str, str]],
-    max_bad: float,
+    further: Sequence[str] = (),
 ) -> dict[str, Corpus]:
     """Read data sets with progress; print how many rows could not be used.
 
-    ``roots`` are their folders, by default generated data; ``loader`` has their loader options.
+    ``loader`` has their loader options; those of ``options`` are not used. A ``--data-root``
+    without a task is about ``names``, not about the ``further`` data sets.
+
+    Raises:
+        UserError: a folder is missing, its data is unusable, or it is of another task.
     """
+    roots = parse_roots(options.data_root, names)
+    names = list(dict.fromkeys((*names, *further)))
+    for task in roots:
+        if task not in names:
+            raise unknown("task of --data-root", task, names)
     corpora = {}
     with show_reading():
         for name in names:
             root = tasks.find_root(name, roots.get(name))
-            corpora[name] = tasks.load(name, root, max_bad=max_bad, **loader.get(name, {}))
+            corpora[name] = tasks.load(name, root, max_bad=options.max_bad, **loader.get(name, {}))
     for corpus in corpora.values():
         if corpus.skipped:
             rows = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
@@ -72,14 +81,12 @@ def load_job_corpora(job: Job, record: Record | None, options: DataOptions) -> d
         UserError: data has another revision than the record; an option names another task.
     """
     names = sorted({name.partition("@")[0] for name in job.variants})
-    roots = parse_roots(options.data_root, names)
     loader = parse_loader_options(options.data_set, names)
     trained_on = job.spec.task
-    # Not before: DIR and KEY=VALUE without a task are about the only scored one.
-    if trained_on != tasks.NOTHING:
-        names = list(dict.fromkeys([*names, trained_on]))
-        loader[trained_on] = {**loader_options(job.spec), **loader.get(trained_on, {})}
-    corpora = load_corpora(names, roots, loader, options.max_bad)
+    further = () if trained_on == tasks.NOTHING else (trained_on,)
+    for task in further:
+        loader[task] = {**loader_options(job.spec), **loader.get(task, {})}
+    corpora = load_corpora(names, options, loader, further)
     if record is not None:
         for corpus in corpora.values():
             check_revision(corpus, record)

@@ -21,6 +21,7 @@ from steelyard.harness.models import registry
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite as suites
+from steelyard.harness.runs.corpora import load_corpora
 from steelyard.harness.runs.run import Job, finished, run
 from steelyard.harness.runs.suite import RunOptions, Suite
 
@@ -30,7 +31,7 @@ TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation
 
 def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> list[Record]:
     """Run the jobs of a checked suite that have no record yet; on a dry run print the plan."""
-    corpora = suites.load_suite_corpora(suite, options)
+    corpora = load_corpora(suite.all_tasks, options, suite.data_options)
     if not options.dry_run:
         ensure_base_model(suite.backbone, suite.backbone_options)
     jobs = suites.jobs(suite, corpora)

@@ -2,7 +2,7 @@
 
 (suite,) = load("quick")
 check(suite)
-corpora = load_suite_corpora(suite, RunOptions())
+corpora = load_corpora(suite.all_tasks, RunOptions(), suite.data_options)
 for job in jobs(suite, corpora): ...
 """
 
@@ -23,7 +23,7 @@ from steelyard.harness.models import registry
 from steelyard.harness.records.budget import FRACTIONS, Track, parse_budget, scaled
 from steelyard.harness.records.record import RecordKind
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.corpora import DataOptions, load_corpora, parse_roots
+from steelyard.harness.runs.corpora import DataOptions
 from steelyard.harness.runs.run import Job
 
 
@@ -75,6 +75,11 @@ class Suite:
     split: str = "test"
     """Scored items; ``val`` to choose settings."""
     about: str = ""
+
+    @property
+    def all_tasks(self) -> tuple[str, ...]:
+        """Tasks that are read: those trained on and those only scored."""
+        return tuple(dict.fromkeys((*self.tasks, *self.evaluate)))
 
     @property
     def run_track(self) -> Track:
@@ -193,7 +198,7 @@ def check(suite: Suite) -> None:
     for task in suite.tasks:
         if tasks.is_stock(task):
             raise UserError(f"{task} has no training items; score it with --evaluate {task}.")
-    for task in (*suite.tasks, *suite.evaluate):
+    for task in suite.all_tasks:
         scored_variants(task, suite.corruptions)
     if suite.evaluate and kind == "classifier":
         raise UserError(
@@ -220,16 +225,6 @@ def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant
     image_only = not tasks.has_text(task)
     applicable = [c for c in corruptions if not (image_only and tasks.corrupts_text(c))]
     return tasks.variants(task, applicable)
-
-
-def load_suite_corpora(suite: Suite, options: DataOptions) -> dict[str, Corpus]:
-    """Read the data sets of a suite's tasks from their folders or from the generated world."""
-    names = list(dict.fromkeys((*suite.tasks, *suite.evaluate)))
-    roots = parse_roots(options.data_root, names)
-    for task in roots:
-        if task not in names:
-            raise unknown("task of this suite", task, names)
-    return load_corpora(names, roots, suite.data_options, options.max_bad)
 
 
 def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:

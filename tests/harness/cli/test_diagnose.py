@@ -68,7 +68,7 @@ def test_a_run_is_diagnosed_on_its_own_task(run: Path, world: Path, tmp_path: Pa
         (("--draws", "0"), "--draws 0: replace a modality once or more"),
         (("--limit", "0"), "--limit 0: score one or more items"),
         (("--split", "dev"), "Unknown split of hateful_memes 'dev'"),
-        (("--data-root", "pope=."), "Unknown task of this diagnosis 'pope'"),
+        (("--data-root", "pope=."), "Unknown task of --data-root 'pope'"),
         (("--data-root", "nowhere"), "--data-root: no folder at nowhere"),
     ],
 )

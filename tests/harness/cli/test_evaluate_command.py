@@ -46,7 +46,9 @@ def ask(model: Path, data: Path, tmp_path: Path) -> Callable[..., Record]:
     """Ask the model these variants; the record that is then in ``runs``."""
 
     def evaluate(*variants: str, source: Path = model, **changed: Any) -> Record:
-        roots = (f"pope={data / 'ours'}", f"stock/pope={data / 'theirs'}")
+        folders = {"pope": data / "ours", "stock/pope": data / "theirs"}
+        names = {variant.partition("@")[0] for variant in variants}
+        roots = tuple(f"{task}={root}" for task, root in folders.items() if task in names)
         values = {"out": tmp_path / "runs", "data_root": roots, "device": "cpu", **changed}
         score_model(str(source), variants, EvaluateOptions(**values))
         newest = max(record.find(tmp_path / "runs"), key=lambda path: path.stat().st_mtime_ns)

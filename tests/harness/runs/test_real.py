@@ -16,6 +16,7 @@ from steelyard.harness.models import encoders
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite
+from steelyard.harness.runs.corpora import load_corpora
 from steelyard.harness.runs.parallel import quiet_heavy_libraries, run_jobs
 from steelyard.harness.runs.suite import RunOptions
 from steelyard.tasks._shared.images import open_image
@@ -58,9 +59,8 @@ def real_suite(backbone: str) -> suite.Suite:
 def corpus(real_suite: suite.Suite) -> Corpus:
     if not DATA.is_dir():
         pytest.skip("no shared/data/food101_mini beside the repository")
-    return suite.load_suite_corpora(real_suite, RunOptions(data_root=(str(DATA),), max_bad=0.0))[
-        "food101"
-    ]
+    options = RunOptions(data_root=(str(DATA),), max_bad=0.0)
+    return load_corpora(["food101"], options, {})["food101"]
 
 
 @pytest.fixture(scope="module")
