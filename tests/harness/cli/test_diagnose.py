@@ -132,7 +132,7 @@ def test_a_level_is_compared_with_the_usual_one_seed_by_seed() -> None:
 def test_factor_files() -> None:
     effects = factor()
     page = bias_files.markdown(effects, "data.svg")
-    assert "| 1 (usual) | 75.0 ± " in page and "| 2 | +7.5 ± " in page and "One seed" not in page
+    assert "| 1 (reference) | 75.0 ± " in page and "| 2 | +7.5 ± " in page and "One seed" not in page
     lines = bias_files.as_csv(effects).splitlines()
     assert any(line.startswith("toy,size,2,false,score.full,0.825,") for line in lines)
     assert json.loads(bias_files.as_json(effects))["curves"][0]["points"][1]["value"] == "2"
@@ -160,7 +160,7 @@ def test_factors_trains_each_level_and_goes_on(tmp_path: Path, monkeypatch: Any)
     monkeypatch.setitem(LEVELS, ("data", "classifier"), two)
     words = ("factors", "data", "--quick", "--budget", "2e9", "--limit", "30", "--out",
              str(tmp_path / "out"))  # fmt: skip
-    assert "p_named 0.75 (usual)" in invoke(*words)
+    assert "p_named 0.75 (reference)" in invoke(*words)
     runs = sorted((tmp_path / "out" / "data" / "runs").glob("*/record.json"))
     assert len(runs) == 2
     stamps = [path.stat().st_mtime_ns for path in runs]
