@@ -17,10 +17,10 @@ from typing import Any
 
 from steelyard import methods
 from steelyard.harness.records.record import find, read
-from steelyard.leaderboards.boards import front_page
+from steelyard.leaderboards.boards import evidence, front_page
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.overall import overall
-from steelyard.leaderboards.loading.collect import backbone_name, budget_name
+from steelyard.leaderboards.loading.collect import Run, backbone_name, budget_name
 from steelyard.leaderboards.output.sheet import sheet_markdown
 from steelyard.leaderboards.publish import Published, publish
 from steelyard.leaderboards.tracks.rank_change import publish_tracks
@@ -162,6 +162,7 @@ def json_numbers(value: Any) -> Iterator[str]:
 def index_row(records: Path) -> str:
     """Describe a folder of records in one row, with links to its boards."""
     runs = [read(path) for path in find(records)]
+    generated = evidence.is_generated(Run(records, record) for record in runs)
     specs = [run.spec for run in runs]
     tracks = sorted({spec.track for spec in specs})
     first = "rank-change.md" if len(tracks) > 1 else "board.md"
@@ -171,7 +172,9 @@ def index_row(records: Path) -> str:
         ", ".join(tracks),
         ", ".join(sorted({backbone_name(spec) for spec in specs})),
         ", ".join(sorted({budget_name(spec) for spec in specs})),
-        ", ".join(sorted({spec.task for spec in specs})),
+        evidence.titled(
+            ", ".join(sorted({spec.task for spec in specs})), generated=generated, preliminary=""
+        ),
         str(len({run.label for run in runs})),
         str(len({spec.seed for spec in specs})),
         str(len(runs)),

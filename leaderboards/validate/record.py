@@ -81,7 +81,7 @@ def check_scores(folder: Path, record: Record) -> Iterator[str]:
 
 
 def _directions(scores: Iterable[Score]) -> Iterator[str]:
-    for score in {(score.task, score.metric): score for score in scores}.values():
+    for score in scores:
         declared = _declared(score.task)
         if score.metric in declared and declared[score.metric] != score.higher_is_better:
             yield (
