@@ -30,10 +30,6 @@ from steelyard.tasks.world.source import (
 )
 
 
-def _kinds(scene: Scene) -> list[str]:
-    return [obj.kind for obj in scene.objects]
-
-
 def _expected_absent(scene: Scene) -> list[str]:
     """Return absent kinds that are usual in the place, or any if all usual ones are present."""
     expected = absent_kinds(scene, same_place=True)
@@ -86,7 +82,8 @@ AmberQuery = tuple[str, JsonRow]
 
 
 def _amber_caption(scene: Scene, source: SceneSource) -> list[AmberQuery]:
-    objects = {"truth": _kinds(scene), "hallu": _expected_absent(scene)}
+    present = [obj.kind for obj in scene.objects]
+    objects = {"truth": present, "hallu": _expected_absent(scene)}
     return [("Describe this image.", {"type": "generative", **objects})]
 
 
@@ -190,7 +187,8 @@ def _write_mmhal(folder: Path, count: int, source: SceneSource) -> list[JsonRow]
         name = f"{source.split}_{number:05d}.png"
         source.save(scene, folder / "images" / name)
         types = {"question_type": kind, "question_topic": scene.place}
-        image = {"image_id": name, "image_src": f"images/{name}", "image_content": _kinds(scene)}
+        kinds = [obj.kind for obj in scene.objects]
+        image = {"image_id": name, "image_src": f"images/{name}", "image_content": kinds}
         answered = {"question": question, "gt_answer": answer, "model_answer": ""}
         rows.append({**types, **image, **answered})
         fact = {"scene": scene.symbol, "kind": kind, "answer": answer}

@@ -78,7 +78,6 @@ def number_question(number: int) -> str:
 
 
 def yes_no(is_true: bool) -> str:
-    """Return the answer of a yes-no question."""
     return "yes" if is_true else "no"
 
 

@@ -172,5 +172,4 @@ def _usual_or_other(
 
 
 def pick(choices: Sequence[T], rng: np.random.Generator) -> T:
-    """Return one of the choices at random."""
     return choices[int(rng.integers(len(choices)))]

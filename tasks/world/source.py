@@ -70,7 +70,6 @@ class SceneSource:
 
     @property
     def prior(self) -> LanguagePrior:
-        """Return the prior that the parameters describe."""
         return LanguagePrior(
             self.parameters["p_color"],
             self.parameters["p_cooc"],
@@ -131,11 +130,9 @@ class SceneSource:
         self.picture(scene, sign).save(path, quality=95, subsampling=0)
 
     def pick(self, choices: Sequence[T]) -> T:
-        """Return one of the choices at random."""
         return pick(choices, self.rng)
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
-        """Return the items in random order."""
         return [items[index] for index in self.rng.permutation(len(items)).tolist()]
 
     def fill(self, template: str, **words: str) -> str:

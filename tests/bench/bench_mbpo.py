@@ -82,8 +82,8 @@ def hybrid_speed(model: Vlm) -> None:
     rows = rows_of(model, 128)
     sampled = [StreamRow(row.position, True) for row in rows]
     plain = training(model, sampled, hybrid=False)
-    for name, chosen in (("all sampled", sampled), ("half stored", rows)):
-        result = compare(training(model, chosen, hybrid=True), plain)
+    for name, mix in (("all sampled", sampled), ("half stored", rows)):
+        result = compare(training(model, mix, hybrid=True), plain)
         name = f"hybrid trainer, {name} / GRPOTrainer, {STEPS} steps"
         print_row(name, result, "speed >= 0.95", speed=True)
 

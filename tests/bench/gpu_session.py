@@ -140,7 +140,7 @@ def report(records: list[Record], examples: int) -> None:
         rate = ledger.total_flops / seconds / 1e12
         peak = next((v for name, v in PEAK_TFLOPS.items() if name in ledger.device), None)
         phases = ", ".join(
-            f"{phase} {used / seconds:.0%}" for phase, used in sorted(ledger.seconds.items())
+            f"{phase} {spent / seconds:.0%}" for phase, spent in sorted(ledger.seconds.items())
         )
         table.add_row(
             record.label,

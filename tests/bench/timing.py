@@ -60,7 +60,7 @@ def compare(first: Work, second: Work, rounds: int = 7) -> Comparison:
     first()
     second()
     times = in_turns({"first": first, "second": second}, rounds)
-    ratios = [left / right for left, right in zip(times["first"], times["second"], strict=True)]
+    ratios = [a / b for a, b in zip(times["first"], times["second"], strict=True)]
     return Comparison(*map(statistics.median, (times["first"], times["second"], ratios)))
 
 
