@@ -81,7 +81,10 @@ def check_scores(folder: Path, record: Record) -> Iterator[str]:
 
 
 def _directions(scores: Iterable[Score]) -> Iterator[str]:
+    first: dict[tuple[str, str], Score] = {}
     for score in scores:
+        first.setdefault((score.task, score.metric), score)
+    for score in first.values():
         declared = _declared(score.task)
         if score.metric in declared and declared[score.metric] != score.higher_is_better:
             yield (
