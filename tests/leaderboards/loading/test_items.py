@@ -1,4 +1,4 @@
-"""Items from files: in an order found once, and found again where a file holds other places."""
+"""Read items of several files: the order is shared where their keys are equal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,20 +25,20 @@ def written(path: Path, ids: Sequence[str], scores: Sequence[float], **options: 
     return path
 
 
-def scores(path: Path, known: Order | None = None) -> tuple[list[str], list[float], Order]:
-    table, order = item_table.read(path, ["score"], known)
+def scores(path: Path, expected: Order | None = None) -> tuple[list[str], list[float], Order]:
+    table, order = item_table.read(path, ["score"], expected)
     items = item_table.items_of([table], order, 2, ["score"])[0]["clean"]
     return items.ids.tolist(), items.score.tolist(), order
 
 
-def test_runs_that_hold_the_same_places_share_their_order(tmp_path: Path) -> None:
+def test_files_with_equal_keys_share_their_order(tmp_path: Path) -> None:
     ids, values, order = scores(written(tmp_path / "one", IDS, (1, 0, 0.5)))
     assert (ids, values) == (["a", "b", "c"], [0, 1, 0.5])
     _, values, same = scores(written(tmp_path / "two", IDS, (0, 0.25, 1)), order)
     assert same is order and values == [0.25, 0, 1]
-    # Stored in another way, the same all the same.
-    other = written(tmp_path / "three", IDS, (0, 0.25, 1), use_dictionary=False)
-    _, values, same = scores(other, order)
+    # Another encoding of the same keys.
+    path = written(tmp_path / "three", IDS, (0, 0.25, 1), use_dictionary=False)
+    _, values, same = scores(path, order)
     assert same is order and values == [0.25, 0, 1]
 
 

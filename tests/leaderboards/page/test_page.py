@@ -1,4 +1,4 @@
-"""The page as text: well formed, without requests, with everything escaped; and what it offers."""
+"""Check the page as text: well formed, without requests, everything escaped."""
 
 import base64
 import csv
@@ -71,7 +71,7 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of a hostile entry, an incomplete one and their control on two tasks, and a page."""
     root = tmp_path_factory.mktemp("page")
     runs = root / "records"
@@ -88,8 +88,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def text(made: Path) -> str:
-    return (made / "board" / "index.html").read_text(encoding="utf-8")
+def text(folder: Path) -> str:
+    return (folder / "board" / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +142,11 @@ def test_a_hostile_name_is_shown_and_does_nothing(read: Reader) -> None:
     assert HOSTILE in labels
 
 
-def test_formulas_in_csv_files_are_inert(made: Path, read: Reader) -> None:
+def test_formulas_in_csv_files_are_inert(folder: Path, read: Reader) -> None:
     embedded = json.loads(read.scripts[0])["board-toy"]["csv"]
-    assert embedded == (made / "board" / "board-toy.csv").read_text(encoding="utf-8")
+    assert embedded == (folder / "board" / "board-toy.csv").read_text(encoding="utf-8")
     for name in ("board-toy.csv", "scores.csv"):
-        rows = list(csv.reader(io.StringIO((made / "board" / name).read_text(encoding="utf-8"))))
+        rows = list(csv.reader(io.StringIO((folder / "board" / name).read_text(encoding="utf-8"))))
         cells = [cell for row in rows for cell in row]
         assert f"'{HOSTILE}" in cells and HOSTILE not in cells
 
@@ -171,7 +171,7 @@ def rows_of(text: str, board: str) -> dict[str, str]:
     return {html.unescape(part.split('"')[1]): html.unescape(part) for part in parts}
 
 
-def test_rows_open_to_their_differences_costs_and_provenance(made: Path, text: str) -> None:
+def test_rows_open_to_their_differences_costs_and_provenance(folder: Path, text: str) -> None:
     rows = rows_of(text, "b-toy")
     assert list(rows) == [HOSTILE, "joint", "late"]
     for words in ("Difference to the control", "image-blank", "Cost by phase", "mcr", "device"):
@@ -179,7 +179,7 @@ def test_rows_open_to_their_differences_costs_and_provenance(made: Path, text: s
     assert "+20.0 <span" in rows[HOSTILE] and "Difference" not in rows["joint"]
     command = re.sub("<.*?>", "", rows["joint"])
     assert "for run in records/0000 records/0004; do steelyard reproduce" in command
-    assert str(made) not in text
+    assert str(folder) not in text
 
 
 def test_an_incomplete_entry_says_what_it_lacks(text: str) -> None:
@@ -196,24 +196,24 @@ def test_cards_hold_equations_defaults_rules_and_tasks(text: str) -> None:
         assert f"<h3>{heading}</h3>" in text
 
 
-def test_equal_records_give_an_equal_page(made: Path, text: str) -> None:
-    again = publish([made / "records"], made / "again", kinds={"joint": "control"}, html=True)
-    assert made / "again" / "index.html" in again.files
-    assert (made / "again" / "index.html").read_text(encoding="utf-8") == text
+def test_equal_records_give_an_equal_page(folder: Path, text: str) -> None:
+    again = publish([folder / "records"], folder / "again", kinds={"joint": "control"}, html=True)
+    assert folder / "again" / "index.html" in again.files
+    assert (folder / "again" / "index.html").read_text(encoding="utf-8") == text
 
 
 def test_a_profile_has_a_page_too(tmp_path: Path) -> None:
     yes, no = (True, True), (True, False)
     for seed in (0, 1):
-        for label, said in (("sft", [yes, no, yes, yes]), (HOSTILE, [yes, no, no, yes])):
-            make_answered(tmp_path, label.replace("/", "-"), {"quiz": {"clean": said}}, seed=seed)
+        for label, items in (("sft", [yes, no, yes, yes]), (HOSTILE, [yes, no, no, yes])):
+            make_answered(tmp_path, label.replace("/", "-"), {"quiz": {"clean": items}}, seed=seed)
     publish([tmp_path], tmp_path / "board", html=True)
     read = Reader((tmp_path / "board" / "index.html").read_text(encoding="utf-8"))
     assert any("quiz f1" in piece for piece in read.text)
 
 
-def test_no_page_unless_asked(made: Path, tmp_path: Path) -> None:
-    publish([made / "records"], tmp_path)
+def test_no_page_unless_asked(folder: Path, tmp_path: Path) -> None:
+    publish([folder / "records"], tmp_path)
     assert not (tmp_path / "index.html").exists() and (tmp_path / "board.md").exists()
 
 
@@ -272,12 +272,14 @@ def test_a_figure_is_fit_for_the_strict_policy_of_the_page() -> None:
         '<g id="a"><use xlink:href="#m1" x="1.23456" y="2" clip-path="url(#m1)"/></g>\n'
         '<path id="m1" d="M 1.2345 2 \nL 3 4" style="fill: #ffffff"/></svg>'
     )
-    drawn = markup.figure(svg, 7, 'say "so"')
-    assert '<text font-size="9px" fill="var(--soft)" transform="rotate(-0 1.23 2)">a&lt;b' in drawn
-    assert '<path id="f7-m1" d="M 1.23 2 L 3 4" fill="var(--paper)" />' in drawn
-    assert '<use href="#f7-m1" x="1.23" y="2" clip-path="url(#f7-m1)" />' in drawn
-    assert 'width="120"' in drawn and "Plot: say &quot;so&quot;. a&lt;b: it.</title>" in drawn
-    assert "style" not in drawn and "metadata" not in drawn and "text_1" not in drawn
+    drawing = markup.figure(svg, 7, 'say "so"')
+    assert (
+        '<text font-size="9px" fill="var(--soft)" transform="rotate(-0 1.23 2)">a&lt;b' in drawing
+    )
+    assert '<path id="f7-m1" d="M 1.23 2 L 3 4" fill="var(--paper)" />' in drawing
+    assert '<use href="#f7-m1" x="1.23" y="2" clip-path="url(#f7-m1)" />' in drawing
+    assert 'width="120"' in drawing and "Plot: say &quot;so&quot;. a&lt;b: it.</title>" in drawing
+    assert "style" not in drawing and "metadata" not in drawing and "text_1" not in drawing
 
 
 def test_whiskers_share_a_scale_and_one_far_behind_is_an_arrow() -> None:
@@ -292,6 +294,6 @@ def test_whiskers_share_a_scale_and_one_far_behind_is_an_arrow() -> None:
 
 def test_markdown_keeps_to_its_subset() -> None:
     table = "| x | y |\n|---|---|\n| 1 | *2* |"
-    shown = markup.markdown(f"## A `b`\n\n{table}\n\n1. one\n   more\n2. two", 1)
-    assert "<h3>A <code>b</code></h3>" in shown and "<td><em>2</em></td>" in shown
-    assert "<ol><li>one more</li><li>two</li></ol>" in shown
+    converted = markup.markdown(f"## A `b`\n\n{table}\n\n1. one\n   more\n2. two", 1)
+    assert "<h3>A <code>b</code></h3>" in converted and "<td><em>2</em></td>" in converted
+    assert "<ol><li>one more</li><li>two</li></ol>" in converted

@@ -1,4 +1,4 @@
-"""What a board is written as: escaped tables, figures, equal bytes."""
+"""Write boards: escaped tables, figures, equal bytes."""
 
 import csv
 import io
@@ -52,7 +52,7 @@ def test_markdown_escapes_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("joint_unimodal", "joint_unimodal"),
         ("a__b", "a__b"),
@@ -61,8 +61,8 @@ def test_markdown_escapes_labels(tmp_path: Path) -> None:
         ("#", "#"),
     ],
 )
-def test_markdown_escapes_only_what_would_be_markup(text: str, shown: str) -> None:
-    assert md(text) == shown
+def test_markdown_escapes_only_what_would_be_markup(text: str, expected: str) -> None:
+    assert md(text) == expected
 
 
 def test_latex_escapes_labels(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_csv_and_json_give_labels_and_figures_back(tmp_path: Path) -> None:
 
 
 def printed(board: Board, width: int) -> str:
-    """The terminal table as text."""
+    """Return the terminal table as text."""
     from rich.console import Console
 
     console = Console(width=width, record=True, file=io.StringIO())
@@ -188,8 +188,8 @@ def test_spread_names_neither_overlap_nor_leave_the_column(
 def test_off_scale_leaves_out_what_lies_far_behind_the_bulk(
     means: Sequence[float], left_out: set[int]
 ) -> None:
-    names = {f"{place}": (mean, mean) for place, mean in enumerate(means)}
-    assert off_scale(names) == {f"{place}" for place in left_out}
+    names = {f"{rank}": (mean, mean) for rank, mean in enumerate(means)}
+    assert off_scale(names) == {f"{rank}" for rank in left_out}
 
 
 def test_off_scale_of_losses_is_above() -> None:
@@ -238,7 +238,7 @@ def test_no_text_is_cut_at_the_edge_of_a_figure(ending: str) -> None:
         headline(figure, "A title", f"Small print below a title is often wider than {ending}")
         return figure
 
-    made = dict(render({"long": long}))
-    picture = np.asarray(Image.open(io.BytesIO(made["long.png"])).convert("L"))
+    images = render({"long": long})
+    picture = np.asarray(Image.open(io.BytesIO(images["long.png"])).convert("L"))
     margin = int(0.08 * 150)  # of a tenth of an inch
     assert (picture[:, -margin:] == 255).all() and (picture[:, -3 * margin :] < 255).any()

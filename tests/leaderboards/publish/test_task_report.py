@@ -12,7 +12,7 @@ from steelyard.leaderboards.publish import publish
 
 @pytest.fixture
 def several(tmp_path: Path) -> Path:
-    """A board on two tasks and a profile."""
+    """Write records of boards on two tasks and a profile."""
     runs = tmp_path / "runs"
     for task, gain in (("toy", 1), ("toys", 2)):
         for seed in (0, 1):
@@ -29,15 +29,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_boards_built_in_parallel_have_the_same_bytes(several: Path, tmp_path: Path) -> None:
     steps: list[tuple[str, float]] = []
-    one = publish([several], tmp_path / "one", html=True)
-    two = publish(
+    serial = publish([several], tmp_path / "one", html=True)
+    parallel = publish(
         [several], tmp_path / "two", html=True, jobs=3, report=lambda *step: steps.append(step)
     )
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert [path.name for path in one.files] == [path.name for path in two.files]
-    assert [board.task for board in two.boards] == ["toy", "toys"] and len(two.profiles) == 1
+    assert [path.name for path in serial.files] == [path.name for path in parallel.files]
+    assert [board.task for board in parallel.boards] == ["toy", "toys"] and len(
+        parallel.profiles
+    ) == 1
     # Resamples, which only the task's own files need, would fill the memory.
-    assert not any(board.entry_scores for board in one.boards) and not one.profiles[0].groups
+    assert not any(board.entry_scores for board in serial.boards) and not serial.profiles[0].groups
     names, fractions = zip(*steps, strict=True)
     assert list(fractions) == sorted(fractions) and fractions[-1] == 1.0
     assert {"toy: resampling items", "pool: figures", "toys: done"} <= set(names)

@@ -51,9 +51,9 @@ def runs(honest: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(honest, tmp_path / "runs"))
 
 
-def one(runs: Path, start: str = "joint", seed: int = 0) -> Path:
-    (found,) = runs.glob(f"{start}-*-s{seed}-*")
-    return found
+def run_folder(runs: Path, start: str = "joint", seed: int = 0) -> Path:
+    (folder,) = runs.glob(f"{start}-*-s{seed}-*")
+    return folder
 
 
 def edit(folder: Path, change: Callable[[Content], object], *, seal: bool = True) -> None:
@@ -77,15 +77,15 @@ def test_honest_records_have_no_finding(runs: Path) -> None:
 
 
 def test_rules_of_no_number_are_a_finding_and_no_traceback(runs: Path) -> None:
-    edit(one(runs), lambda content: content["provenance"].update(rules="x", weights=None))
-    assert any("lacks the hash of the weights" in what for what in findings(runs))
+    edit(run_folder(runs), lambda content: content["provenance"].update(rules="x", weights=None))
+    assert any("lacks the hash of the weights" in message for message in findings(runs))
 
 
 def test_an_edited_record_is_named_and_no_board_takes_it(runs: Path) -> None:
-    edit(one(runs), lambda content: content["scores"][0].update(value=0.99), seal=False)
-    said = findings(runs)
-    assert any("edited: checksum" in what for what in said)
-    assert any("the record says accuracy 0.99, its items give" in what for what in said)
+    edit(run_folder(runs), lambda content: content["scores"][0].update(value=0.99), seal=False)
+    messages = findings(runs)
+    assert any("edited: checksum" in message for message in messages)
+    assert any("the record says accuracy 0.99, its items give" in message for message in messages)
     with pytest.raises(UserError, match=r"record.json was changed after it was written"):
         collect([runs])
 
@@ -159,7 +159,7 @@ def from_validation(content: Content) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (raised, "food101 clean: the record says accuracy 0.99, its items give"),
         (not_a_number, "accuracy is nan"),
@@ -181,19 +181,19 @@ def from_validation(content: Content) -> None:
     ],
 )
 def test_what_does_not_fit_is_found_under_a_fresh_seal(
-    runs: Path, change: Callable[[Content], object], said: str
+    runs: Path, change: Callable[[Content], object], expected: str
 ) -> None:
-    edit(one(runs), change)
-    assert any(said in what for what in findings(runs)), findings(runs)
+    edit(run_folder(runs), change)
+    assert any(expected in message for message in findings(runs)), findings(runs)
 
 
 def test_a_finding_is_one_line_without_what_moves_a_cursor(runs: Path) -> None:
-    edit(one(runs), invisible)
-    assert not any(letter in what for what in findings(runs) for letter in "\x1b\u202e\n")
+    edit(run_folder(runs), invisible)
+    assert not any(letter in message for message in findings(runs) for letter in "\x1b\u202e\n")
 
 
 def test_edited_items_are_found_by_their_hash_and_by_themselves(runs: Path) -> None:
-    path = one(runs) / "items.parquet"
+    path = run_folder(runs) / "items.parquet"
     items = pd.read_parquet(path)
     clean = items["variant"] == "clean"
     wrong = items.index[clean & (items["score"] == 0)][:5]
@@ -205,41 +205,41 @@ def test_edited_items_are_found_by_their_hash_and_by_themselves(runs: Path) -> N
         (score,) = (s for s in content["scores"] if s["variant"] == "clean")
         score["value"] = value
 
-    edit(one(runs), follows)
-    said = findings(runs)
-    assert any("items.parquet was changed: its hash is" in what for what in said)
-    assert any("5 items have another score than their target and prediction give" in what
-               for what in said)  # fmt: skip
+    edit(run_folder(runs), follows)
+    messages = findings(runs)
+    assert any("items.parquet was changed: its hash is" in message for message in messages)
+    assert any("5 items have another score than their target and prediction give" in message
+               for message in messages)  # fmt: skip
 
 
 def test_missing_items_other_items_and_items_twice_are_found(runs: Path) -> None:
-    folders = [one(runs, seed=seed) for seed in (0, 1)]
+    folders = [run_folder(runs, seed=seed) for seed in (0, 1)]
     (folders[0] / "items.parquet").unlink()
     path = folders[1] / "items.parquet"
     items = pd.read_parquet(path)
     items["id"] = items["id"].where(items.index != 0, items["id"].iloc[1])
     items.to_parquet(path, index=False)
-    said = findings(runs)
-    assert any("items.parquet is missing" in what for what in said)
-    assert any("an item is scored twice" in what for what in said)
-    assert any("were scored on different items of food101" in what for what in said)
+    messages = findings(runs)
+    assert any("items.parquet is missing" in message for message in messages)
+    assert any("an item is scored twice" in message for message in messages)
+    assert any("were scored on different items of food101" in message for message in messages)
 
 
 def test_left_out_seeds_and_doubled_runs_are_found(runs: Path) -> None:
-    shutil.rmtree(one(runs, seed=0))
-    assert any("joint has no run of seed 0" in what for what in findings(runs))
-    twin = one(runs, "majority", 1)
+    shutil.rmtree(run_folder(runs, seed=0))
+    assert any("joint has no run of seed 0" in message for message in findings(runs))
+    twin = run_folder(runs, "majority", 1)
     edit(twin, lambda content: content["spec"].update(learning_rate=0.01))
     edit(twin, lambda content: content.update(id=record.parse(content, twin).spec.id))
-    shutil.copytree(one(runs, "majority", 0), runs / "copy")
-    said = findings(runs)
-    assert any("the folder is called copy" in what for what in said)
-    assert any("majority has two runs of seed 0" in what for what in said)
+    shutil.copytree(run_folder(runs, "majority", 0), runs / "copy")
+    messages = findings(runs)
+    assert any("the folder is called copy" in message for message in messages)
+    assert any("majority has two runs of seed 0" in message for message in messages)
 
 
 def test_a_score_that_jumped_from_the_published_one_is_found(runs: Path, tmp_path: Path) -> None:
     published = shutil.copytree(runs, tmp_path / "published")
-    edit(one(published), lambda content: content["scores"][0].update(value=0.9))
+    edit(run_folder(published), lambda content: content["scores"][0].update(value=0.9))
     (finding,) = validate(runs, against=published).findings
     assert (
         "food101 clean accuracy is" in finding.message
@@ -261,39 +261,39 @@ def test_records_of_the_first_schema_are_read_and_counted_and_of_later_ones_refu
             del content["provenance"][name]
         content["schema"] = 1
 
-    before = record.read(one(runs))
+    before = record.read(run_folder(runs))
     for folder in record.find(runs):
         edit(folder, aged, seal=False)
-    old = record.read(one(runs))
+    old = record.read(run_folder(runs))
     assert (old.id, old.spec, old.scores) == (before.id, before.spec, before.scores)
     report = validate(runs)
     assert report.findings == () and report.without_checksum == 4
-    edit(one(runs), lambda content: content.update(schema=9))
+    edit(run_folder(runs), lambda content: content.update(schema=9))
     with pytest.raises(UserError, match=r"schema 9, this version reads 1 and 2"):
-        record.read(one(runs))
-    assert any("schema 9, this version reads 1 and 2" in what for what in findings(runs))
+        record.read(run_folder(runs))
+    assert any("schema 9, this version reads 1 and 2" in message for message in findings(runs))
 
 
 def test_answers_in_words_are_computed_again_with_their_subsets(tmp_path: Path) -> None:
     answers = {"pool": {"clean": [(True, True), (True, False), (False, True), (False, False)]}}
     make_answered(tmp_path, "sft", answers)
     (folder,) = record.find(tmp_path)
-    wanted = [what for what in findings(tmp_path) if "its items give" in what]
-    assert wanted == []
+    messages = [message for message in findings(tmp_path) if "its items give" in message]
+    assert messages == []
 
     def raise_even(content: Content) -> None:
         (score,) = (s for s in content["scores"] if s["subset"] == "even" and s["metric"] == "f1")
         score["value"] = 0.9  # of hits 1, yes 1 + 2: 2 / 3
 
     edit(folder, raise_even)
-    assert any("pool clean even: the record says f1 0.9, its items give 0.666667" in what
-               for what in findings(tmp_path))  # fmt: skip
+    assert any("pool clean even: the record says f1 0.9, its items give 0.666667" in message
+               for message in findings(tmp_path))  # fmt: skip
 
 
 def test_the_command_prints_a_line_a_finding_and_exits_by_them(runs: Path) -> None:
     fine = CliRunner().invoke(cli, ["validate", str(runs)])
     assert fine.exit_code == 0 and fine.output == "4 records checked, 0 findings\n"
-    edit(one(runs), raised)
+    edit(run_folder(runs), raised)
     bad = CliRunner().invoke(cli, ["validate", str(runs)])
     assert bad.exit_code == 1
     assert bad.output.splitlines()[-1] == "4 records checked, 1 findings"
@@ -302,6 +302,6 @@ def test_the_command_prints_a_line_a_finding_and_exits_by_them(runs: Path) -> No
 
 
 def test_items_files_are_hashed_when_they_are_written(runs: Path) -> None:
-    found = record.read(one(runs))
-    path = one(runs) / "items.parquet"
+    found = record.read(run_folder(runs))
+    path = run_folder(runs) / "items.parquet"
     assert found.provenance["tables"] == {"items.parquet": file_hash(path)}
