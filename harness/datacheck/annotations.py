@@ -53,18 +53,22 @@ def examine(root: Path, files: Files, official: Official) -> list[AnnotationFile
             name = PurePosixPath(path).name.removesuffix(".gz")
             # With one file per item only the published ones are of interest.
             if len(paths) <= MANY or name in official:
-                examined.append(_examine(root, path, official.get(name, {})))
+                examined.append(_examine(root, path, official.get(name)))
     return sorted(examined, key=lambda file: file.path)
 
 
-def _examine(root: Path, path: str, published: Mapping[str, Any]) -> AnnotationFile:
+def _examine(root: Path, path: str, published: Mapping[str, Any] | None) -> AnnotationFile:
     try:
         content = reading.read_bytes(root / path)
         text = reading.decode(content, root / path)
     except UserError as error:
         return AnnotationFile(path, faults=[str(error).replace(f"{root}/", "")])
     rows, faults = _parse(path, text)
-    counts, checksum = _counts(rows), hashlib.sha256(content).hexdigest()
+    counts: RowCounts = None if rows is None else len(rows)
+    if isinstance(rows, dict):
+        lists = {key: len(value) for key, value in rows.items() if isinstance(value, list)}
+        counts = lists if lists and len(lists) <= SHOWN else len(rows)
+    checksum = hashlib.sha256(content).hexdigest()
     official = _compare(published, checksum, counts, rows) if published else ""
     return AnnotationFile(path, counts, len(content), checksum, official, faults)
 
@@ -88,13 +92,6 @@ def _parse(path: str, text: str) -> tuple[Any, list[str]]:
     rows = [row for _, row in reading.json_lines(text, path, faults.append)]
     more = [f"{path}: {len(faults) - SHOWN} more broken lines."] if len(faults) > SHOWN else []
     return rows, faults[:SHOWN] + more
-
-
-def _counts(rows: Any) -> RowCounts:
-    if isinstance(rows, dict):
-        lists = {key: len(value) for key, value in rows.items() if isinstance(value, list)}
-        return lists if lists and len(lists) <= SHOWN else len(rows)
-    return None if rows is None else len(rows)
 
 
 def _compare(published: Mapping[str, Any], checksum: str, counts: RowCounts, rows: Any) -> str:

@@ -1,7 +1,7 @@
 """Build the data card of a folder for ``steelyard check``, even if parts of the data are broken."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -37,7 +37,12 @@ def check(
         raise UserError(f"No data folder at {root}: '{task}' expects one; see 'steelyard data'.")
     on_step("listing files")
     files = layout.walk(root)
-    folder = cache_folder() / "cards" / f"{task}-{_cache_key(task, files, options, max_bad)}"
+    # The key has all inputs of a card: files by size and time, options, versions of the code.
+    stats = [Path(value).stat() for value in options.values() if Path(value).is_file()]
+    option_files = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    inputs = [task, dict(options), option_files, max_bad, code()["source"], packages(), files]
+    key = digest(json.dumps(part, sort_keys=True).encode() for part in inputs)
+    folder = cache_folder() / "cards" / f"{task}-{key}"
     try:
         return json.loads((folder / card.JSON).read_text(encoding="utf-8")), folder
     except (OSError, ValueError):
@@ -49,14 +54,6 @@ def check(
     except UserError:
         on_step("the card is not cached: the cache folder cannot be written to")
     return data_card, folder
-
-
-def _cache_key(task: str, files: layout.Files, options: Mapping[str, str], max_bad: float) -> str:
-    """Hash all inputs of a card: files by size and time, options, versions of the code."""
-    stats = [Path(value).stat() for value in options.values() if Path(value).is_file()]
-    option_files = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
-    inputs = [task, dict(options), option_files, max_bad, code()["source"], packages(), files]
-    return digest(json.dumps(part, sort_keys=True).encode() for part in inputs)
 
 
 def _build(
@@ -147,25 +144,23 @@ def _examine_items(
     skipped = [{"split": r.split, "item": r.id, "reason": r.reason} for r in corpus.skipped]
     leaks = duplicates.leaks(corpus, images, near)
     on_step("fitting the text-only baseline")
-    unsuitable = text_only.unsuitable(corpus)
+    if reason := text_only.unsuitable(corpus):
+        baseline = table(text=f"Not measured: {reason}.")
+    else:
+        baseline = table(text_only.scores(corpus), text_only.ABOUT)
     sections = {
         **split_tables(card.core(corpus), duplicates.repeated(corpus, images)),
         "Skipped rows": table(skipped),
         **sections,
         "Leakage": table(leaks, duplicates.LEAKS if leaks else ""),
-        "Text-only baseline": table(text=f"Not measured: {unsuitable}.")
-        if unsuitable
-        else table(text_only.scores(corpus), text_only.ABOUT),
+        "Text-only baseline": baseline,
     }
-    return sections, warnings + list(_leak_warnings(leaks))
-
-
-def _leak_warnings(leaks: Iterable[duplicates.Leak]) -> Iterator[str]:
     for leak in leaks:
         # Official splits of other names share items with val and test.
         separate = leak.first == "train" or {leak.first, leak.second} <= set(MAIN_SPLITS)
         if separate and (leak.image or leak.near_duplicate):
-            yield (
+            warnings.append(
                 f"Items of {leak.second} whose image is in {leak.first} too: {leak.image:,} of "
                 f"{leak.items:,}; {leak.near_duplicate:,} more have a near-duplicate there."
             )
+    return sections, warnings

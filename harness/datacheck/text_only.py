@@ -59,13 +59,17 @@ def scores(corpus: Corpus) -> list[TextOnlyScore]:
     train = corpus.splits.get("train", ())
     fitted_on = "train" if train else f"{FOLDS} folds by cluster"
     for split, examples in corpus.splits.items():
-        for subset in _subsets(examples) if split != "train" else ():
+        if split == "train":
+            continue
+        subsets = sorted({part for example in examples for part in enclosing(example.subset)})
+        for subset in ["", *subsets] if 1 < len(subsets) <= MOST_SUBSETS else [""]:
             test, same_kind = _in_subset(subset, examples), _in_subset(subset, train)
             if train:
-                from_text = _from_train(corpus, same_kind or train, test)
+                from_text = _scores(corpus, test, _predict(corpus, same_kind or train, test))
             else:
                 from_text = _cross_fitted(corpus, test)
-            one_answer = _scores(corpus, test, _majority(corpus, test, test)).mean()
+            most_common = _vocabulary(corpus, test)[: _answer_count(corpus, test)]
+            one_answer = _scores(corpus, test, [most_common] * len(test)).mean()
             low, high = interval(from_text.tolist(), [row.cluster or row.id for row in test])
             means = (float(one_answer), float(from_text.mean()), low, high)
             rows.append(TextOnlyScore(split, subset, len(test), *means, fitted_on))
@@ -96,14 +100,6 @@ def interval(scores: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _from_train(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) -> Floats:
-    """Score predictions from the text: [N]."""
-    vocabulary = _vocabulary(corpus, train)
-    if not vocabulary:
-        return _scores(corpus, test, _majority(corpus, train, test))
-    return _scores(corpus, test, _predict(corpus, train, test, vocabulary))
-
-
 def _cross_fitted(corpus: Corpus, examples: Sequence[Example]) -> Floats:
     """Score predictions from the text of each fold, fitted on the others: [N]."""
     folds = np.array([seed_for("fold", row.cluster or row.id) % FOLDS for row in examples])
@@ -111,23 +107,18 @@ def _cross_fitted(corpus: Corpus, examples: Sequence[Example]) -> Floats:
     for fold in set(folds.tolist()):
         test = [row for row, number in zip(examples, folds, strict=True) if number == fold]
         train = [row for row, number in zip(examples, folds, strict=True) if number != fold]
-        result[folds == fold] = _from_train(corpus, train, test)
+        result[folds == fold] = _scores(corpus, test, _predict(corpus, train, test))
     return result
 
 
-def _majority(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) -> list[list[str]]:
-    """Predict the most common answer, or classes, of ``train`` for all items."""
-    return [_vocabulary(corpus, train)[: _answer_count(corpus, train)]] * len(test)
-
-
-def _predict(
-    corpus: Corpus, train: Sequence[Example], test: Sequence[Example], vocabulary: Sequence[str]
-) -> list[list[str]]:
-    """Predict the likeliest answers of the vocabulary from the text of each item."""
+def _predict(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) -> list[list[str]]:
+    """Predict the likeliest answers of ``train`` from the text of each item, if it has any."""
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
     from sklearn.naive_bayes import MultinomialNB
     from sklearn.pipeline import make_pipeline
 
+    if not (vocabulary := _vocabulary(corpus, train)):
+        return [[]] * len(test)
     words = HashingVectorizer(
         n_features=FEATURES, ngram_range=(1, 2), alternate_sign=False, norm=None
     )
@@ -209,12 +200,6 @@ def _scores(
         return float(bool(names) and names[0] in set(map(_normalise, row.answers)))
 
     return np.array([score(*pair) for pair in zip(test, predictions, strict=True)])
-
-
-def _subsets(examples: Sequence[Example]) -> list[str]:
-    """List the subsets to score, the full split first; only that if there are too many."""
-    subsets = sorted({part for example in examples for part in enclosing(example.subset)})
-    return ["", *subsets] if 1 < len(subsets) <= MOST_SUBSETS else [""]
 
 
 def _in_subset(subset: str, examples: Sequence[Example]) -> list[Example]:
