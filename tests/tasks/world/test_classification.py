@@ -102,7 +102,7 @@ def test_no_scene_is_in_two_splits_whatever_the_seed(
             assert len(set(shown)) >= (1 - DRAWN_AGAIN) * len(shown) / most
             for scene in shown:
                 splits[scene].add(split)
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(names) == 1 for names in splits.values())
 
 
 @pytest.mark.parametrize("task", ["food101", "mm_imdb"])
@@ -198,7 +198,7 @@ def test_each_side_of_a_meme_alone_is_exactly_at_chance(name: str, sets: dict[st
         if row["split"] == name:
             labels["kind group", row["kind_group"]].append(row["label"])
             labels["phrase group", row["phrase_group"]].append(row["label"])
-    assert all(np.mean(found) == 0.5 for found in labels.values())
+    assert all(np.mean(values) == 0.5 for values in labels.values())
 
 
 def test_a_linear_probe_of_both_sides_does_not_solve_the_memes(sets: dict[str, Path]) -> None:

@@ -21,7 +21,7 @@ TEST = 96
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> Path:
+def world_sets(tmp_path_factory: pytest.TempPathFactory, short_validation: None) -> Path:
     root = tmp_path_factory.mktemp("hallucinations")
     for task in SETS:
         build.write(build.WorldSpec(task, train=16, test=TEST, seed=5), root / task)
@@ -37,34 +37,34 @@ def truth(root: Path, split: str = "test") -> list[dict[str, Any]]:
     return [row for row in rows if row["split"] == split]
 
 
-def things(symbol: str) -> dict[str, str]:
+def colours_of(symbol: str) -> dict[str, str]:
     """Colour by kind, from ``sea: blue fish@0, red cup@3``."""
-    found = (thing.split("@")[0].split() for thing in symbol.partition(": ")[2].split(", "))
-    return {kind: colour for colour, kind in found}
+    words = (text.split("@")[0].split() for text in symbol.partition(": ")[2].split(", "))
+    return {kind: colour for colour, kind in words}
 
 
 # --- What is asked is true -------------------------------------------------------------------
 
 
-def test_amber_asks_what_is_true(made: Path) -> None:
-    root = made / "amber"
-    noted = {row["id"]: row for row in read(root / "data" / "annotations.json")}
+def test_amber_asks_what_is_true(world_sets: Path) -> None:
+    root = world_sets / "amber"
+    annotations = {row["id"]: row for row in read(root / "data" / "annotations.json")}
     query = root / "data" / "query"
     captions = read(query / "query_generative.json")
     questions = read(query / "query_discriminative.json")
     facts = {row["id"]: row for row in truth(root)}
     assert (
         [row["id"] for row in captions + questions]
-        == sorted(noted)
-        == list(range(1, len(noted) + 1))
+        == sorted(annotations)
+        == list(range(1, len(annotations) + 1))
     )
-    assert abs(len(noted) - TEST) < 10 and len(captions) == TEST // 8
+    assert abs(len(annotations) - TEST) < 10 and len(captions) == TEST // 8
     for row in captions:
-        shown, about = things(facts[str(row["id"])]["scene"]), noted[row["id"]]
+        shown, about = colours_of(facts[str(row["id"])]["scene"]), annotations[row["id"]]
         assert set(about["truth"]) == set(shown) and not set(about["hallu"]) & set(shown)
     answers = Counter()
     for row in questions:
-        shown, about = things(facts[str(row["id"])]["scene"]), noted[row["id"]]
+        shown, about = colours_of(facts[str(row["id"])]["scene"]), annotations[row["id"]]
         words = row["query"].rstrip("?").split()
         kind = next((word for word in words if word in KINDS), "")
         right = {
@@ -81,42 +81,44 @@ def test_amber_asks_what_is_true(made: Path) -> None:
         assert type in one_answer or count == answers[type, "yes"] == answers[type, "no"]
 
 
-def test_relations_are_of_rows_of_the_picture(made: Path) -> None:
-    root = made / "amber_discriminative"
-    asked = {str(r["id"]): r["query"] for r in read(root / "data/query/query_discriminative.json")}
-    found = [row for row in truth(root) if "relation" in row["type"]]
-    assert len(found) > 3
-    for row in found:
-        cells = [thing.split("@") for thing in row["scene"].partition(": ")[2].split(", ")]
+def test_relations_are_of_rows_of_the_picture(world_sets: Path) -> None:
+    root = world_sets / "amber_discriminative"
+    queries = {
+        str(r["id"]): r["query"] for r in read(root / "data/query/query_discriminative.json")
+    }
+    relations = [row for row in truth(root) if "relation" in row["type"]]
+    assert len(relations) > 3
+    for row in relations:
+        cells = [text.split("@") for text in row["scene"].partition(": ")[2].split(", ")]
         level = {words.split()[1]: int(cell) // 2 for words, cell in cells}
-        _, _, upper, _, _, lower = asked[row["id"]].rstrip("?").split()
+        _, _, upper, _, _, lower = queries[row["id"]].rstrip("?").split()
         assert (level[upper] < level[lower]) == (row["truth"] == "yes")
 
 
-def test_hallusionbench_asks_one_question_of_several_pictures(made: Path) -> None:
-    rows = read(made / "hallusionbench" / "HallusionBench.json")
-    facts = {row["id"]: row for row in truth(made / "hallusionbench")}
+def test_hallusionbench_asks_one_question_of_several_pictures(world_sets: Path) -> None:
+    rows = read(world_sets / "hallusionbench" / "HallusionBench.json")
+    facts = {row["id"]: row for row in truth(world_sets / "hallusionbench")}
     sets: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        place = [row[key] for key in ("category", "subcategory", "set_id")]
-        fact = facts["/".join([*place, row["figure_id"], row["question_id"]])]
+        names = [row[key] for key in ("category", "subcategory", "set_id")]
+        fact = facts["/".join([*names, row["figure_id"], row["question_id"]])]
         kind, colour = row["sample_note"], row["question"].rstrip("?").split()[-1]
-        shown = things(fact["scene"])[kind] == colour
+        shown = colours_of(fact["scene"])[kind] == colour
         assert row["gt_answer"] == str(int(shown))
         assert (row["filename"] is None) == (row["visual_input"] == "0")
         if row["visual_input"] == "0":  # the usual colour, which one can know
             assert (row["gt_answer"] == "1") == (KINDS[kind].colour == colour)
-        sets["/".join(place)].append(row)
-    assert {name[:2]: len(found) for name, found in sets.items()} == {"VD": 4, "VS": 6}
+        sets["/".join(names)].append(row)
+    assert {name[:2]: len(members) for name, members in sets.items()} == {"VD": 4, "VS": 6}
     # A constant answer is right half the time, and never for a whole figure or question.
     assert Counter(row["gt_answer"] for row in rows) == {"0": len(rows) // 2, "1": len(rows) // 2}
 
 
-def test_mmhal_asks_of_every_type_and_of_what_is_not_there(made: Path) -> None:
-    rows, facts = read(made / "mmhal" / "response_template.json"), truth(made / "mmhal")
+def test_mmhal_asks_of_every_type_and_of_what_is_not_there(world_sets: Path) -> None:
+    rows, facts = read(world_sets / "mmhal" / "response_template.json"), truth(world_sets / "mmhal")
     assert len(rows) == TEST and len({row["question_type"] for row in rows}) == 5
     for row, fact in zip(rows, facts, strict=True):
-        shown = things(fact["scene"])
+        shown = colours_of(fact["scene"])
         assert row["image_content"] == list(shown) and row["gt_answer"] == fact["answer"]
         if row["question_type"] == "adversarial":
             assert row["question"].rstrip("?").split()[-1] not in shown
@@ -140,72 +142,72 @@ class Knowing:
             self.known[key] = tasks.target(task, doc)
 
     def generate(self, inputs: Sequence[Inputs], max_tokens: int) -> list[str]:
-        seen = ((item.image.tobytes() if item.image else b"", item.prompt) for item in inputs)
-        return [self.known.get(key) or self.rule(key[1]) for key in seen]
+        keys = ((item.image.tobytes() if item.image else b"", item.prompt) for item in inputs)
+        return [self.known.get(key) or self.rule(key[1]) for key in keys]
 
     def count_tokens(self, text: str) -> int:
         return len(text.split())
 
 
-def scored(made: Path, task: str, variant: str) -> tuple[dict[str, float], Any]:
-    corpus = tasks.load(task, made / task)
+def scored(world_sets: Path, task: str, variant: str) -> tuple[dict[str, float], Any]:
+    corpus = tasks.load(task, world_sets / task)
     model: Any = Knowing(corpus, task, lambda prompt: "no")
-    found = evaluate(model, tasks.parse_variant(variant), corpus)
-    for score in found.scores:  # what is kept of the items gives the score again
+    result = evaluate(model, tasks.parse_variant(variant), corpus)
+    for score in result.scores:  # what is kept of the items gives the score again
         if not score.subset:
-            parts = found.items[[f"{score.metric}.top", f"{score.metric}.bottom"]].to_numpy(float)
+            parts = result.items[[f"{score.metric}.top", f"{score.metric}.bottom"]].to_numpy(float)
             assert ratio(parts.tolist()) == pytest.approx(score.value, abs=1e-6)
     return {
-        f"{s.subset}.{s.metric}" if s.subset else s.metric: s.value for s in found.scores
-    }, found
+        f"{s.subset}.{s.metric}" if s.subset else s.metric: s.value for s in result.scores
+    }, result
 
 
 @pytest.mark.parametrize("task", ["amber", "amber_discriminative", "hallusionbench"])
-def test_right_answers_are_right_and_need_picture_and_question(made: Path, task: str) -> None:
+def test_right_answers_are_right_and_need_picture_and_question(world_sets: Path, task: str) -> None:
     main = tasks.info(task).main
-    clean, _ = scored(made, task, task)
+    clean, _ = scored(world_sets, task, task)
     assert clean[main] == 1.0
     for corruption in ("image-blank", "text-noise:5"):
-        corrupted, _ = scored(made, task, f"{task}@{corruption}")
+        corrupted, _ = scored(world_sets, task, f"{task}@{corruption}")
         assert corrupted[main] < 0.95, corruption
 
 
-def test_amber_in_parts(made: Path) -> None:
-    clean, found = scored(made, "amber", "amber")
+def test_amber_in_parts(world_sets: Path) -> None:
+    clean, result = scored(world_sets, "amber", "amber")
     assert {"generative.chair", "attribute.f1", "attribute: state.f1", "relation.f1"} <= set(clean)
     assert not [name for name in clean if name.endswith(".score")]
     assert "generative.f1" not in clean and "existence.chair" not in clean
-    shown = [(score.subset, score.metric) for score in found.scores if score.shown]
+    shown = [(score.subset, score.metric) for score in result.scores if score.shown]
     assert [f"{s}.{m}".lstrip(".") for s, m in shown] == sorted(
         tasks.info("amber").columns, key=lambda name: ("." in name, 0 if "." not in name else name)
     )
-    sizes = {score.subset: score.n for score in found.scores}
+    sizes = {score.subset: score.n for score in result.scores}
     assert sizes["attribute"] == sizes["attribute: state"] + sizes["attribute: number"]
     assert sizes[""] == sum(
         sizes[name] for name in ("generative", "existence", "attribute", "relation")
     )
 
 
-def test_captions_have_no_text_to_damage(made: Path) -> None:
-    clean, _ = scored(made, "amber_generative", "amber_generative")
-    blank, _ = scored(made, "amber_generative", "amber_generative@image-blank")
+def test_captions_have_no_text_to_corrupt(world_sets: Path) -> None:
+    clean, _ = scored(world_sets, "amber_generative", "amber_generative")
+    blank, _ = scored(world_sets, "amber_generative", "amber_generative@image-blank")
     assert (clean["chair"], clean["cover"], clean["hal"]) == (0, 1, 0)
     assert blank["cover"] == 0
     with pytest.raises(UserError, match="amber_generative has no text beside the image"):
         tasks.parse_variant("amber_generative@text-blank")
 
 
-def test_mmhal_reports_no_score_without_a_judge(made: Path, tmp_path: Path) -> None:
-    clean, found = scored(made, "mmhal", "mmhal")
+def test_mmhal_reports_no_score_without_a_judge(world_sets: Path, tmp_path: Path) -> None:
+    clean, result = scored(world_sets, "mmhal", "mmhal")
     assert {name for name in clean if "." not in name} == {"answered", "length"}
-    assert "score.top" not in found.items.columns
+    assert "score.top" not in result.items.columns
     rated = [
-        {"id": row.id, "answer": row.answer, "rating": place % 7}
-        for place, row in enumerate(found.items.itertuples())
+        {"id": row.id, "answer": row.answer, "rating": index % 7}
+        for index, row in enumerate(result.items.itertuples())
     ]
     path = tmp_path / "rated.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rated))
-    corpus = tasks.load("mmhal", made / "mmhal", ratings=str(path))
+    corpus = tasks.load("mmhal", world_sets / "mmhal", ratings=str(path))
     model: Any = Knowing(corpus, "mmhal", lambda prompt: "no")
     values = {
         score.metric: score.value
@@ -220,11 +222,11 @@ def test_mmhal_reports_no_score_without_a_judge(made: Path, tmp_path: Path) -> N
         evaluate(model, tasks.parse_variant("mmhal@image-blank"), corpus)
 
 
-def test_a_limit_takes_whole_pictures_and_sets(made: Path) -> None:
+def test_a_limit_takes_whole_pictures_and_sets(world_sets: Path) -> None:
     for task in ("amber", "hallusionbench"):
-        corpus = tasks.load(task, made / task)
+        corpus = tasks.load(task, world_sets / task)
         some = tasks.build(tasks.parse_variant(task), corpus, limit=30).dataset["test"]
         assert 0 < len(some) <= 30
         everyone = Counter(example.cluster for example in corpus.splits["test"])
-        taken = Counter(doc["cluster"] for doc in some)
-        assert all(everyone[cluster] == count for cluster, count in taken.items())
+        clusters = Counter(doc["cluster"] for doc in some)
+        assert all(everyone[cluster] == count for cluster, count in clusters.items())

@@ -97,11 +97,11 @@ def test_only_captions_go_without_the_short_answer_suffix() -> None:
 def test_questions_drawn_have_the_stated_shares_of_yes_and_of_near_negatives() -> None:
     rng = generator()
     for prior in (USUAL, EVEN):
-        asked = [(scene, ASK["existence"](scene, prior, rng)) for scene in scenes(prior)]
-        yes = [question.answer == "yes" for _, question in asked]
+        pairs_asked = [(scene, ASK["existence"](scene, prior, rng)) for scene in scenes(prior)]
+        yes = [question.answer == "yes" for _, question in pairs_asked]
         near = [
             question.about in residents(scene.place)
-            for scene, question in asked
+            for scene, question in pairs_asked
             if question.answer == "no"
         ]
         # Four standard errors of 3,000 and of at least 900 items.
@@ -112,8 +112,8 @@ def test_questions_drawn_have_the_stated_shares_of_yes_and_of_near_negatives() -
 def test_a_wrong_attribute_is_the_usual_colour_where_that_is_wrong() -> None:
     rng = generator()
     assert {other_colour(FISH, rng) for _ in range(20)} == {"blue"}
-    others = {other_colour(Object("fish", "blue", 0), rng) for _ in range(300)}
-    assert others == set(COLOURS) - {"blue"}
+    colours = {other_colour(Object("fish", "blue", 0), rng) for _ in range(300)}
+    assert colours == set(COLOURS) - {"blue"}
 
 
 def test_absent_kinds_are_all_kinds_not_shown_split_by_place() -> None:
@@ -124,42 +124,42 @@ def test_absent_kinds_are_all_kinds_not_shown_split_by_place() -> None:
 
 
 def test_composed_scenes_follow_the_prior() -> None:
-    made = scenes(USUAL)
-    things = [thing for scene in made for thing in scene.objects]
-    foods = [(scene, thing) for scene in made for thing in scene.objects if thing.kind in FOODS]
-    usual = np.mean([KINDS[thing.kind].colour == thing.colour for _, thing in foods])
-    home = np.mean([KINDS[thing.kind].place == scene.place for scene, thing in foods])
-    assert np.mean([len(scene.objects) == 2 for scene in made]) == pytest.approx(0.5, abs=0.04)
+    samples = scenes(USUAL)
+    objects = [obj for scene in samples for obj in scene.objects]
+    foods = [(scene, obj) for scene in samples for obj in scene.objects if obj.kind in FOODS]
+    usual = np.mean([KINDS[obj.kind].colour == obj.colour for _, obj in foods])
+    home = np.mean([KINDS[obj.kind].place == scene.place for scene, obj in foods])
+    assert np.mean([len(scene.objects) == 2 for scene in samples]) == pytest.approx(0.5, abs=0.04)
     assert usual == pytest.approx(0.985, abs=0.01)
     assert home == pytest.approx(0.9, abs=0.03)
-    assert np.mean([thing.kind in NEUTRAL for thing in things]) == pytest.approx(0.25, abs=0.03)
+    assert np.mean([obj.kind in NEUTRAL for obj in objects]) == pytest.approx(0.25, abs=0.03)
     assert sum(rate(kind, USUAL) for kind in KINDS) == pytest.approx(1)
-    counted = [thing.kind for thing in things]
+    counted = [obj.kind for obj in objects]
     for kind in ("banana", "grapes", "cup"):
         assert counted.count(kind) / len(counted) == pytest.approx(rate(kind, USUAL), abs=0.015)
     # Two different kinds in two different cells, in cell order.
-    for scene in made:
-        assert len({thing.kind for thing in scene.objects}) == len(scene.objects)
-        cells = [thing.cell for thing in scene.objects]
+    for scene in samples:
+        assert len({obj.kind for obj in scene.objects}) == len(scene.objects)
+        cells = [obj.cell for obj in scene.objects]
         assert cells == sorted(set(cells))
 
 
 def test_a_fixed_object_is_in_the_scene_with_its_colour() -> None:
     rng = generator()
-    made = [compose(USUAL, rng, first="banana", first_colour="blue") for _ in range(400)]
-    assert all(("banana", "blue") in {(t.kind, t.colour) for t in s.objects} for s in made)
-    home = np.mean([scene.place == "orchard" for scene in made])
+    samples = [compose(USUAL, rng, first="banana", first_colour="blue") for _ in range(400)]
+    assert all(("banana", "blue") in {(t.kind, t.colour) for t in s.objects} for s in samples)
+    home = np.mean([scene.place == "orchard" for scene in samples])
     assert home == pytest.approx(0.9, abs=0.06)
     neutral = [compose(USUAL, rng, first="cup").place for _ in range(100)]
     assert set(neutral) == set(PLACES)
 
 
 def test_parts_divide_the_worlds_training_scenes_and_keep_val_and_test() -> None:
-    made = {scene.symbol: scene for scene in scenes(EVEN)}
-    parts = {symbol: part_of(scene) for symbol, scene in made.items()}
+    samples = {scene.symbol: scene for scene in scenes(EVEN)}
+    parts = {symbol: part_of(scene) for symbol, scene in samples.items()}
     for symbol, part in parts.items():
         expected = {"base": "train", "pool": "train"}.get(part, part)
-        assert split_of(made[symbol]) == expected
+        assert split_of(samples[symbol]) == expected
     shares = {part: list(parts.values()).count(part) / len(parts) for part in set(parts.values())}
     assert shares == pytest.approx({"base": 0.42, "pool": 0.28, "val": 0.1, "test": 0.2}, abs=0.05)
 
@@ -171,13 +171,13 @@ def test_half_of_the_unusual_pairs_are_held_out_and_none_is_usual() -> None:
     assert all(pool_colours(kind) == set(COLOURS) for kind in NEUTRAL)
     rng = generator()
     pool = [compose(EVEN, rng, pool_colours) for _ in range(2000)]
-    seen = {(thing.kind, thing.colour) for scene in pool for thing in scene.objects}
-    assert not seen & pairs
+    pairs_in_pool = {(obj.kind, obj.colour) for scene in pool for obj in scene.objects}
+    assert not pairs_in_pool & pairs
     usual = [
-        thing.colour == KINDS[thing.kind].colour
+        obj.colour == KINDS[obj.kind].colour
         for scene in pool
-        for thing in scene.objects
-        if thing.kind in FOODS
+        for obj in scene.objects
+        if obj.kind in FOODS
     ]
     assert np.mean(usual) == pytest.approx(0.6, abs=0.042)
 
@@ -187,8 +187,8 @@ def test_prior_say_how_large_a_scene_is() -> None:
     prior = LanguagePrior(0.5, 0.5, 0.5, 0.5, 0.5, grid=3, objects=4)
     scenes = [compose(prior, rng) for _ in range(300)]
     assert {len(scene.objects) for scene in scenes} == {1, 2, 3, 4}
-    assert {thing.cell for scene in scenes for thing in scene.objects} == set(range(9))
-    assert all(len({thing.kind for thing in s.objects}) == len(s.objects) for s in scenes)
+    assert {obj.cell for scene in scenes for obj in scene.objects} == set(range(9))
+    assert all(len({obj.kind for obj in s.objects}) == len(s.objects) for s in scenes)
     question = count_question(scenes[0], prior.objects)
     assert question.choices == ("1", "2", "3", "4")
     assert scenes[0].symbol != replace(scenes[0], grid=4).symbol

@@ -36,23 +36,23 @@ def facts(root: Path, split: str = "test") -> dict[str, Any]:
 
 def items(root: Path, task: str) -> list[tuple[Example, dict[str, Any], Scene]]:
     """Test items with what is true of them and the scene they show."""
-    known = facts(root)
+    facts_by_id = facts(root)
     rows = tasks.load(task, root).splits["test"]
-    return [(row, known[row.id], parse(known[row.id]["scene"])) for row in rows]
+    return [(row, facts_by_id[row.id], parse(facts_by_id[row.id]["scene"])) for row in rows]
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_loader_reads_all_that_was_asked_for(task: str, sets: dict[str, Path]) -> None:
     corpus = tasks.load(task, sets[task])
     sizes = {split: len(rows) for split, rows in corpus.splits.items()}
-    wanted = {"val": build.VALIDATION, "test": TEST} | (
+    expected = {"val": build.VALIDATION, "test": TEST} | (
         {"train": 64} if task == "scienceqa" else {}
     )
-    assert sizes == wanted and corpus.skipped == ()
-    known = {split: facts(sets[task], split) for split in sizes}
+    assert sizes == expected and corpus.skipped == ()
+    facts_by_id = {split: facts(sets[task], split) for split in sizes}
     for split, rows in corpus.splits.items():
         ids = {row.id.removeprefix("val/") for row in rows}
-        assert ids == set(known[split])
+        assert ids == set(facts_by_id[split])
 
 
 def sign(path: Path) -> str:
@@ -61,14 +61,14 @@ def sign(path: Path) -> str:
     letters = {tuple(row): letter for letter, row in DOTS.items()}
     read = []
     for first in (1, 24 - 8, 24 - 12):  # on the left, and two or three letters on the right
-        found = ""
+        text_read = ""
         for left in range(first, 24, 4):
             dots = pixels[1:6, left : left + 3] @ np.array([4, 2, 1])
             letter = letters.get(tuple(str(value) for value in dots))
             if letter is None:
                 break
-            found += letter
-        read.append(found)
+            text_read += letter
+        read.append(text_read)
     return max(read, key=len)
 
 
@@ -76,8 +76,8 @@ def test_textvqa_writes_the_number_that_it_asks_for(sets: dict[str, Path]) -> No
     rows = items(sets["textvqa"], "textvqa")
     assert all(sign(row.image or Path()) == fact["answer"] for row, fact, _ in rows)
     corpus = tasks.load("textvqa", sets["textvqa"], ocr="tokens")
-    told = [row.text or "" for row in corpus.splits["test"]]
-    both = zip(rows, told, strict=True)
+    texts = [row.text or "" for row in corpus.splits["test"]]
+    both = zip(rows, texts, strict=True)
     assert all(f"token: {fact['answer']}" in text for (_, fact, _), text in both)
 
 
@@ -97,18 +97,18 @@ def test_gqa_has_every_structure_and_right_answers(sets: dict[str, Path]) -> Non
     structures = Counter()
     for row, fact, scene in items(sets["gqa"], "gqa"):
         structures[row.subset, row.facts["semantic"][0]] += 1
-        things = {thing.kind: thing.colour for thing in scene.objects}
+        colours = {obj.kind: obj.colour for obj in scene.objects}
         words = re.findall(r"\w+", str(row.text).lower())
-        asked = [word for word in words if word in KINDS]
+        kinds = [word for word in words if word in KINDS]
         answer = row.answers[0]
         if fact["kind"] == "choose colour":
-            assert things[asked[0]] == answer and answer in words
+            assert colours[kinds[0]] == answer and answer in words
         elif fact["kind"] == "both":
-            assert answer == ("yes" if set(asked) <= set(things) else "no")
+            assert answer == ("yes" if set(kinds) <= set(colours) else "no")
         elif fact["kind"] == "same colour":
-            assert answer == ("yes" if len({things[kind] for kind in asked}) == 1 else "no")
+            assert answer == ("yes" if len({colours[kind] for kind in kinds}) == 1 else "no")
         elif fact["kind"] == "beside":
-            assert {asked[0], answer} == set(things)
+            assert {kinds[0], answer} == set(colours)
         elif fact["kind"] == "place":
             assert answer == scene.place and answer in PLACES
         else:
@@ -120,7 +120,7 @@ def test_scienceqa_tells_in_words_what_it_does_not_show(sets: dict[str, Path]) -
     for row, fact, scene in items(sets["scienceqa"], "scienceqa"):
         options = row.facts["options"]
         answer = options["ABCD".index(row.answers[0])]
-        present = {thing.kind: thing.colour for thing in scene.objects}
+        present = {obj.kind: obj.colour for obj in scene.objects}
         right = present.keys() if fact["kind"] == "kind" else set(present.values())
         assert answer in right and len(set(options)) == len(options)
         if fact["kind"] == "kind":
@@ -135,8 +135,8 @@ def test_scienceqa_tells_in_words_what_it_does_not_show(sets: dict[str, Path]) -
 
 def test_scienceqa_trains_on_no_held_out_pair(sets: dict[str, Path]) -> None:
     scenes = [parse(row["scene"]) for row in facts(sets["scienceqa"], "train").values()]
-    foods = [thing for scene in scenes for thing in scene.objects if thing.kind in FOODS]
-    assert foods and not [thing for thing in foods if thing.colour in held_out(thing.kind)]
+    foods = [obj for scene in scenes for obj in scene.objects if obj.kind in FOODS]
+    assert foods and not [obj for obj in foods if obj.colour in held_out(obj.kind)]
 
 
 def test_mme_pairs_have_one_yes_and_one_no_that_the_scene_gives(sets: dict[str, Path]) -> None:
@@ -144,32 +144,32 @@ def test_mme_pairs_have_one_yes_and_one_no_that_the_scene_gives(sets: dict[str, 
     usual = []
     for row, fact, scene in items(sets["mme"], "mme"):
         pairs[row.cluster].append(row.answers[0])
-        words, said = re.findall(r"\w+", str(row.text).lower()), row.answers[0] == "yes"
-        things = {thing.kind: thing for thing in scene.objects}
-        asked = [word for word in words if word in KINDS]
+        words, is_yes = re.findall(r"\w+", str(row.text).lower()), row.answers[0] == "yes"
+        objects = {obj.kind: obj for obj in scene.objects}
+        kinds = [word for word in words if word in KINDS]
         if row.subset == "count":
-            assert said == (int(re.findall(r"\d", str(row.text))[0]) == len(things))
+            assert is_yes == (int(re.findall(r"\d", str(row.text))[0]) == len(objects))
         elif row.subset == "position":
-            left = things[asked[0]].cell % 2 == 0
-            assert said == (("left" in words) == left)
+            left = objects[kinds[0]].cell % 2 == 0
+            assert is_yes == (("left" in words) == left)
         elif row.subset == "scene":
-            assert said == (scene.place in words)
+            assert is_yes == (scene.place in words)
         elif row.subset == "OCR":
             assert sign(row.image or Path()) == fact["sign"]
-            assert said == (fact["sign"] in words)
+            assert is_yes == (fact["sign"] in words)
         elif row.subset == "numerical_calculation":
             assert sign(row.image or Path()) == fact["sign"]
             one, other = map(int, fact["sign"].split("+"))
-            assert said == (str(one + other) in words)
+            assert is_yes == (str(one + other) in words)
         elif row.subset == "commonsense_reasoning":
-            is_usual = things[asked[0]].colour == KINDS[asked[0]].colour
-            assert said == (is_usual != ("not" in words))
+            is_usual = objects[kinds[0]].colour == KINDS[kinds[0]].colour
+            assert is_yes == (is_usual != ("not" in words))
             usual.append(is_usual)
         else:
             check_answer(str(row.text), row.answers[0], scene)
     assert {tuple(pair) for pair in pairs.values()} == {("yes", "no")}
-    found = Counter(row.subset for row, _, _ in items(sets["mme"], "mme"))
-    assert found == dict.fromkeys(CATEGORIES, TEST // len(CATEGORIES))
+    text_read = Counter(row.subset for row, _, _ in items(sets["mme"], "mme"))
+    assert text_read == dict.fromkeys(CATEGORIES, TEST // len(CATEGORIES))
     assert 0 < sum(usual) < len(usual)
 
 
@@ -191,8 +191,8 @@ def test_naturalbench_answers_are_opposite_and_seen(sets: dict[str, Path]) -> No
 def test_official_names(sets: dict[str, Path]) -> None:
     assert (sets["mme"] / "scene" / "questions_answers_YN").is_dir()
     assert (sets["mme"] / "count").is_dir() and not (sets["mme"] / "images").exists()
-    (asked,) = sets["gqa"].glob("testdev_balanced_questions.json")
-    one = next(iter(json.loads(asked.read_text()).values()))
+    (kinds,) = sets["gqa"].glob("testdev_balanced_questions.json")
+    one = next(iter(json.loads(kinds.read_text()).values()))
     assert {"imageId", "question", "answer", "fullAnswer", "types"} <= one.keys()
     assert len(lines(sets["naturalbench"] / "naturalbench.jsonl")) == TEST // 4
     assert list((sets["vqav2"] / "val2014").glob("COCO_val2014_*.jpg"))

@@ -56,16 +56,19 @@ def parts_of(root: Path, name: str) -> list[tuple[str, int, list[dict[str, Any]]
 
 
 def test_every_scene_is_of_the_part_it_may_be_of(sets: dict[str, Path]) -> None:
-    found: defaultdict[str, set[str]] = defaultdict(set)
+    scenes_by_split: defaultdict[str, set[str]] = defaultdict(set)
     for root in sets.values():
         for row in truth(root):
             scene = parse(row["scene"])
             assert scene.symbol == row["scene"]
             assert part_of(scene) == PARTS[row["split"]]
-            found[row["split"]].add(row["scene"])
-    assert min(map(len, found.values())) >= TRAIN // 3
-    assert not found["train"] & found["val"] | found["train"] & found["test"]
-    assert not found["val"] & found["test"]
+            scenes_by_split[row["split"]].add(row["scene"])
+    assert min(map(len, scenes_by_split.values())) >= TRAIN // 3
+    assert (
+        not scenes_by_split["train"] & scenes_by_split["val"]
+        | scenes_by_split["train"] & scenes_by_split["test"]
+    )
+    assert not scenes_by_split["val"] & scenes_by_split["test"]
 
 
 @pytest.mark.parametrize("task", SCENE_SETS)
@@ -114,9 +117,9 @@ def test_held_out_pairs_are_never_in_the_pool_and_always_in_the_held_out_items(
 ) -> None:
     biased = ensure(spec("instruct", biased=1.0), cache)
     for root in (sets["instruct"], biased):
-        things = [thing for row in truth(root) for thing in parse(row["scene"]).objects]
-        foods = [thing for thing in things if thing.kind in FOODS]
-        assert foods and not [thing for thing in foods if thing.colour in held_out(thing.kind)]
+        objects = [obj for row in truth(root) for obj in parse(row["scene"]).objects]
+        foods = [obj for obj in objects if obj.kind in FOODS]
+        assert foods and not [obj for obj in foods if obj.colour in held_out(obj.kind)]
     for row in truth(sets["prior_conflict"]):
         unseen = row["answer"] in held_out(row["object"])
         assert unseen == (row["subset"] == "held_out")
@@ -127,8 +130,10 @@ def test_the_biased_pool_follows_the_base_models_prior(sets: dict[str, Path], ca
     usual, yes = {}, {}
     for name, root in (("curated", sets["instruct"]), ("biased", biased)):
         rows = truth(root)
-        things = [t for s in {row["scene"] for row in rows} for t in parse(s).objects]
-        usual[name] = np.mean([KINDS[t.kind].colour == t.colour for t in things if t.kind in FOODS])
+        objects = [t for s in {row["scene"] for row in rows} for t in parse(s).objects]
+        usual[name] = np.mean(
+            [KINDS[t.kind].colour == t.colour for t in objects if t.kind in FOODS]
+        )
         yes[name] = np.mean([row["answer"] == "yes" for row in rows if row["kind"] == "existence"])
     assert usual["curated"] == pytest.approx(0.6, abs=0.1) and usual["biased"] > 0.95
     assert yes["curated"] == pytest.approx(0.5, abs=0.15)
@@ -157,26 +162,28 @@ def test_pope_files_are_official_balanced_and_right(name: str, sets: dict[str, P
 def test_pope_negatives_are_popular_or_occur_with_what_is_present(sets: dict[str, Path]) -> None:
     rng = np.random.default_rng(0)
     world = LanguagePrior(**BASE_PARAMETERS, yes=0.5, same_place=0.5)
-    drawn = [compose(world, rng) for _ in range(4000)]
-    seen = Counter(thing.kind for scene in drawn for thing in scene.objects)
+    sampled = [compose(world, rng) for _ in range(4000)]
+    frequency = Counter(obj.kind for scene in sampled for obj in scene.objects)
     pairs = Counter(
         (first.kind, second.kind)
-        for scene in drawn
+        for scene in sampled
         for first in scene.objects
         for second in scene.objects
         if first != second
     )
-    asked: defaultdict[str, list[str]] = defaultdict(list)
+    kinds_by_file: defaultdict[str, list[str]] = defaultdict(list)
     joint: defaultdict[str, list[int]] = defaultdict(list)
     for row in truth(sets["pope"]):
         if row["answer"] == "no":
             name = row["id"].partition("-")[0]
-            asked[name].append(row["asked"])
+            kinds_by_file[name].append(row["asked"])
             foods = [t.kind for t in parse(row["scene"]).objects if t.kind in FOODS]
             joint[name] += [pairs[kind, row["asked"]] for kind in foods[:1]]
             if name == "adversarial" and foods:
                 assert row["asked"] in residents(KINDS[foods[0]].place or "")
-    rate = {name: np.mean([seen[kind] for kind in kinds]) for name, kinds in asked.items()}
+    rate = {
+        name: np.mean([frequency[kind] for kind in kinds]) for name, kinds in kinds_by_file.items()
+    }
     assert rate["popular"] > 1.2 * rate["random"]
     assert np.mean(joint["adversarial"]) > 3 * np.mean(joint["random"])
 
@@ -244,7 +251,7 @@ def test_chair_lists_objects_captions_and_synonyms(sets: dict[str, Path]) -> Non
         facts = {row["id"]: row for row in truth(sets["chair"]) if row["split"] == part}
         for row in rows:
             scene = parse(facts[row["image"]]["scene"])
-            assert row["objects"] == sorted(thing.kind for thing in scene.objects)
+            assert row["objects"] == sorted(obj.kind for obj in scene.objects)
             check_answer(CAPTION, row["captions"][0], scene)
             assert (folder / "images" / row["image"]).is_file()
         table = (folder / "synonyms.txt").read_text().splitlines()

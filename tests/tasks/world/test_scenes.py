@@ -52,10 +52,10 @@ def test_glyphs_differ_pairwise_and_stay_near_their_cell() -> None:
 
 def test_draw_repeats_with_the_generator_and_varies_without() -> None:
     scene = Scene("sea", (Object("fish", "blue", 0), Object("cup", "red", 3)))
-    once, again, other = (draw(scene, generator(seed)) for seed in (0, 0, 1))
+    once, again, different = (draw(scene, generator(seed)) for seed in (0, 0, 1))
     assert once.shape == (48, 48, 3) and once.dtype == np.uint8
     assert np.array_equal(once, again)
-    assert not np.array_equal(once, other)
+    assert not np.array_equal(once, different)
 
 
 @pytest.mark.parametrize("size", [48, 96, 128])
@@ -77,7 +77,7 @@ def test_arrange_follows_the_priors_exactly_at_one_and_zero() -> None:
     for _ in range(50):
         usual = arrange(["banana", "fish"], prior(1, 1), rng)
         assert usual.place == "orchard"
-        assert {(thing.kind, thing.colour) for thing in usual.objects} == {
+        assert {(obj.kind, obj.colour) for obj in usual.objects} == {
             ("banana", "yellow"),
             ("fish", "blue"),
         }
@@ -88,14 +88,12 @@ def test_arrange_follows_the_priors_exactly_at_one_and_zero() -> None:
 def test_arrange_follows_the_priors_in_between() -> None:
     rng = generator()
     scenes = [arrange(["banana", "cup", "kite"], prior(0.8, 0.3), rng) for _ in range(2000)]
-    bananas = [thing for s in scenes for thing in s.objects if thing.kind == "banana"]
+    bananas = [obj for s in scenes for obj in s.objects if obj.kind == "banana"]
     # Four standard errors: 4 sqrt(0.8 * 0.2 / 2000) = 0.036, 4 sqrt(0.3 * 0.7 / 2000) = 0.041.
-    assert np.mean([thing.colour == "yellow" for thing in bananas]) == pytest.approx(0.8, abs=0.036)
+    assert np.mean([obj.colour == "yellow" for obj in bananas]) == pytest.approx(0.8, abs=0.036)
     assert np.mean([s.place == "orchard" for s in scenes]) == pytest.approx(0.3, abs=0.041)
-    assert {thing.colour for s in scenes for thing in s.objects if thing.kind == "cup"} == set(
-        COLOURS
-    )
-    assert all(len({thing.cell for thing in s.objects}) == 3 for s in scenes)
+    assert {obj.colour for s in scenes for obj in s.objects if obj.kind == "cup"} == set(COLOURS)
+    assert all(len({obj.cell for obj in s.objects}) == 3 for s in scenes)
 
 
 def test_split_depends_on_the_symbol_alone_and_has_the_stated_shares() -> None:
@@ -104,9 +102,9 @@ def test_split_depends_on_the_symbol_alone_and_has_the_stated_shares() -> None:
     scenes = [arrange([kind, "cup", "box"], prior(0.5, 0.5), rng) for kind in kinds]
     symbols = {scene.symbol: split_of(scene) for scene in scenes}
     assert all(symbols[scene.symbol] == split_of(scene) for scene in scenes)
-    found = Counter(symbols.values())
+    counts = Counter(symbols.values())
     for split, share in SPLITS.items():
-        assert found[split] / len(symbols) == pytest.approx(share, abs=0.04)
+        assert counts[split] / len(symbols) == pytest.approx(share, abs=0.04)
 
 
 def test_symbol_names_all_that_is_shown() -> None:
