@@ -76,22 +76,16 @@ def _example(
     split: str,
     verdicts: judged.Verdicts | None,
 ) -> Example:
-    keys = ("category", "subcategory", "set_id", "figure_id", "question_id")
-    category, subcategory, group, figure, question = (
-        questions.field(where, row, key) for key in keys
-    )
-    if category not in CATEGORIES:
-        raise UserError(f"{where}: category {category!r}, allowed are VD and VS.")
-    label = LABELS.get(str(row.get("gt_answer")))
-    if label is None:
-        raise UserError(f"{where}: gt_answer {row.get('gt_answer')!r}, allowed are '0' and '1'.")
+    keys = ("subcategory", "set_id", "figure_id", "question_id")
+    subcategory, group, figure, question = (questions.field(where, row, key) for key in keys)
+    category = questions.one_of(where, row, "category", CATEGORIES)
     cluster = f"{category}/{subcategory}/{group}"
     id_ = f"{questions.prefix(split)}{cluster}/{figure}/{question}"
     return Example(
         id_,
         _figure(where, root, row),
         questions.field(where, row, "question"),
-        answers=(label,),
+        answers=(LABELS[questions.one_of(where, row, "gt_answer", LABELS)],),
         choices=("yes", "no"),
         subset=f"{category}: {subcategory}",
         cluster=cluster,
@@ -106,8 +100,7 @@ def _figure(where: str, root: Path, row: questions.JsonRow) -> Path | None:
             raise UserError(f"{where}: no 'filename' of the figure.")
         return None
     name = questions.field(where, row, "filename")
-    paths = [root / folder / name for folder in IMAGE_FOLDERS]
-    return next((path for path in paths if path.is_file()), paths[0])
+    return questions.image_path(root, name, IMAGE_FOLDERS)
 
 
 def label_of(answer: str) -> str | None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import build_corpus, find_file, read_json
+from steelyard.harness.data.reading import build_corpus, find_file, read_object
 from steelyard.tasks import metrics
-from steelyard.tasks._shared import official
+from steelyard.tasks._shared import official, questions
 
 # fmt: off
 GENRES = (
@@ -78,9 +78,9 @@ def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
 
 
 def _split_ids(path: Path) -> dict[str, list[str]]:
-    content = read_json(path)
+    content = read_object(path)
     for split in SPLITS.values():
-        ids = content.get(split) if isinstance(content, dict) else None
+        ids = content.get(split)
         if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
             raise UserError(f"{path}: '{split}' must be a list of film ids written as strings.")
     return {split: content[split] for split in SPLITS.values()}
@@ -101,20 +101,15 @@ def _film(id: str, image: Path, annotation: Path) -> Film | None:
 
     The ``plot outline`` of some films is used only if they have no plot.
     """
-    content = read_json(annotation)
-    if not isinstance(content, dict):
-        raise UserError(f"{annotation}: expected an object, found {type(content).__name__}.")
-    for key in ("genres", "plot"):
-        values = content.setdefault(key, [])
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise UserError(f"{annotation}: '{key}' must be a list of strings.")
-    if not content["genres"]:
+    content = read_object(annotation)
+    genres, texts = (questions.strings(str(annotation), content, key) for key in ("genres", "plot"))
+    if not genres:
         return None
-    plots = [text for text in content["plot"] if text.strip()]
+    plots = [text for text in texts if text.strip()]
     outline = content.get("plot outline")
     if not plots and isinstance(outline, str) and outline.strip():
         plots = [outline]
-    return Film(id, image, tuple(content["genres"]), tuple(plots))
+    return Film(id, image, genres, tuple(plots))
 
 
 def _examples(film: Film, classes: Sequence[str], plot: str) -> Iterator[Example]:

@@ -40,9 +40,8 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
 
 def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterator[Example]:
-    kind = row.get("Question_Type", row.get("Question Type"))
-    if kind not in LABELS:
-        raise UserError(f"{where}: 'Question_Type' {kind!r}, allowed are {', '.join(LABELS)}.")
+    column = "Question_Type" if "Question_Type" in row else "Question Type"
+    kind = questions.one_of(where, row, column, LABELS)
     group = f"{questions.prefix(split)}{questions.field(where, row, 'Index')}"
     for question, image in ITEMS:
         key = f"Image_{image}_Question_{question}"

@@ -83,12 +83,8 @@ def _examples(root: Path, path: Path, split: str, several: bool) -> Iterator[Exa
     file_kind = next((kind for kind in KINDS if kind in path.name), "")
     file_source = "" if _source(path) == SOURCES[0] else f"{_source(path)}/"
     for where, row in read_json_lines(path):
-        label = row.get("label")
-        if label not in LABELS:
-            raise UserError(f"{where}: label {label!r}, allowed are 'yes' and 'no'.")
-        kind = row.get("kind", file_kind)
-        if kind not in KINDS:
-            raise UserError(f"{where}: kind {kind!r}, allowed are {', '.join(KINDS)}.")
+        label = _questions.one_of(where, row, "label", LABELS)
+        kind = _questions.one_of(where, {"kind": file_kind, **row}, "kind", KINDS)
         number = _questions.field(where, row, "question_id")
         source = f"{row['source']}/" if "source" in row else file_source
         image, name = _questions.image_of(where, root, row)

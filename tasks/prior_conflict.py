@@ -28,11 +28,9 @@ def _examples(root: Path, skipped: list[Skipped], split: str) -> Iterator[Exampl
         for key in ("answer", "prior"):
             if words[key] not in choices:
                 raise UserError(f"{where}: {key} '{words[key]}' is not one of the choices.")
-        if row.get("subset") not in SUBSETS:
-            allowed = ", ".join(SUBSETS)
-            raise UserError(f"{where}: subset {row.get('subset')!r}, allowed are {allowed}.")
-        if (words["answer"] == words["prior"]) != (row["subset"] == AGREEING):
-            raise UserError(f"{where}: answer and prior do not match subset '{row['subset']}'.")
+        subset = questions.one_of(where, row, "subset", SUBSETS)
+        if (words["answer"] == words["prior"]) != (subset == AGREEING):
+            raise UserError(f"{where}: answer and prior do not match subset '{subset}'.")
         image, name = questions.image_of(where, root, row)
         yield Example(
             f"{questions.prefix(split)}{questions.field(where, row, 'id')}",
@@ -40,7 +38,7 @@ def _examples(root: Path, skipped: list[Skipped], split: str) -> Iterator[Exampl
             words["question"],
             answers=(words["answer"],),
             choices=choices,
-            subset=row["subset"],
+            subset=subset,
             cluster=name,
             facts={"prior": (words["prior"],)},
         )

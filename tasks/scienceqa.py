@@ -7,7 +7,7 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example
-from steelyard.harness.data.reading import build_corpus, find_file, read_json
+from steelyard.harness.data.reading import build_corpus, find_file, read_object
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import official, questions
 
@@ -30,7 +30,7 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     ``text_only``; the others are the set called IMG.
     """
     path = find_file(root, *(f"{home}/problems.json" for home in HOMES))
-    problems, ids = _object(path), _object(find_file(path.parent, "pid_splits.json"))
+    problems, ids = read_object(path), read_object(find_file(path.parent, "pid_splits.json"))
     splits: dict[str, Sequence[Example]] = {}
     for split in SPLITS:
         if not isinstance(ids.get(split), list):
@@ -55,13 +55,6 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     )
 
 
-def _object(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object, found {type(content).__name__}.")
-    return content
-
-
 def _example(path: Path, split: str, id: str, row: Any) -> Example:
     where = f"{path}: problem {id}"
     if not isinstance(row, dict):
@@ -77,8 +70,7 @@ def _example(path: Path, split: str, id: str, row: Any) -> Example:
     question = questions.field(where, row, "question")
     image = None
     if name := row.get("image"):
-        paths = [path.parent / folder / split / id / str(name) for folder in ("images", ".")]
-        image = next((path for path in paths if path.is_file()), paths[0])
+        image = questions.image_path(path.parent, f"{split}/{id}/{name}", ("images", "."))
     return Example(
         id,
         image,

@@ -7,7 +7,7 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import find_file, read_json
+from steelyard.harness.data.reading import find_file, read_object
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import official
 from steelyard.tasks._shared import questions as _questions
@@ -35,7 +35,7 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "no
     def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
         path = find_file(folder, QUESTIONS.format(part))
         tokens = _tokens(find_file(folder, TOKENS.format(part))) if ocr == "tokens" else None
-        for row in _rows(path):
+        for row in _questions.objects(str(path), read_object(path), "data"):
             id = _questions.field(str(path), row, "question_id")
             where = f"{path}: question {id}"
             if not row.get("answers"):
@@ -59,18 +59,11 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "no
     return _questions.corpus("textvqa", root, read, notes=notes, max_bad=max_bad)
 
 
-def _rows(path: Path) -> list[Mapping[str, Any]]:
-    content = read_json(path)
-    rows = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: 'data' must be a list of objects.")
-    return rows
-
-
 def _tokens(path: Path) -> dict[str, tuple[str, ...]]:
     """Read the words on each image, by its id."""
     tokens = {}
-    for number, row in enumerate(_rows(path), start=1):
+    rows = _questions.objects(str(path), read_object(path), "data")
+    for number, row in enumerate(rows, start=1):
         where = f"{path}: row {number}"
         image = _questions.field(where, row, "image_id")
         tokens[image] = _questions.strings(where, row, "ocr_tokens")

@@ -48,10 +48,7 @@ def _listed(root: Path, split: str, scoring: str) -> Iterator[Example]:
         raise UserError(f"No *questions.json or {path.name} in {root}: check its layout.")
     for where, row in read_json_lines(path):
         image, name = _questions.image_of(where, root, row)
-        pairs = row.get("qas")
-        if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
-            raise UserError(f"{where}: 'qas' must be a list of objects.")
-        for pair in pairs:
+        for pair in _questions.objects(where, row, "qas"):
             yield Example(
                 f"{_questions.prefix(split)}{_questions.field(where, pair, 'qa_id')}",
                 image,

@@ -80,6 +80,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}).") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that must be an object."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object, found {type(content).__name__}.")
+    return content
+
+
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``("file:line", row)`` of each non-empty line; every row must be an object."""
     for where, row in json_lines(read_text(path), path):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import find_file, read_json, read_text
+from steelyard.harness.data.reading import find_file, read_object, read_text
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import objects as _objects
 from steelyard.tasks._shared import questions
@@ -98,9 +98,7 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
         if id_ not in annotations:
             raise UserError(f"{where}: {path.name} has no id {id_}; are both of one version?")
         annotated_at, annotation = annotations[id_]
-        kind = annotation.get("type")
-        if kind not in KINDS:
-            raise UserError(f"{annotated_at}: type {kind!r}, allowed are {', '.join(KINDS)}.")
+        kind = questions.one_of(annotated_at, annotation, "type", KINDS)
         image, name = questions.image_of(where, root, query)
         captions = kind == CAPTIONS
         words = {"relation": relation, "safe": safe}
@@ -108,7 +106,9 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
             f"{questions.prefix(split)}{id_}",
             image,
             None if captions else questions.field(where, query, "query"),
-            answers=() if captions else (_truth(annotated_at, annotation),),
+            answers=()
+            if captions
+            else (questions.one_of(annotated_at, annotation, "truth", LABELS),),
             choices=() if captions else LABELS,
             subset=KINDS[kind],
             cluster=name,
@@ -126,13 +126,6 @@ def _objects_of(where: str, annotation: questions.JsonRow, relation: tuple[str, 
     if absent:
         raise UserError(f"{where}: relation.json lacks '{absent[0]}'; are both of one version?")
     return objects
-
-
-def _truth(where: str, annotation: questions.JsonRow) -> str:
-    truth = annotation.get("truth")
-    if truth not in LABELS:
-        raise UserError(f"{where}: truth {truth!r}, allowed are 'yes' and 'no'.")
-    return str(truth)
 
 
 def _queries(root: Path) -> list[Path]:
@@ -153,9 +146,7 @@ def _queries(root: Path) -> list[Path]:
 def _relation(root: Path) -> tuple[str, ...]:
     """Read relation.json as lines ``object, word that counts for it, ...``."""
     path = questions.first_file(root, "data/relation.json", "relation.json")
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object that names words related to each word.")
+    content = read_object(path)
     lines = ((word, *questions.strings(str(path), content, word)) for word in content)
     return tuple(", ".join(line) for line in lines)
 

@@ -30,9 +30,7 @@ def read(path: str, key: str, allowed: Sequence[str]) -> Verdicts | None:
         raise UserError(f"No file of verdicts at {path}: a line is {_line(key, allowed)}.")
     verdicts: dict[str, dict[str, str]] = {}
     for where, row in read_json_lines(Path(path)):
-        verdict = str(row.get(key))
-        if verdict not in allowed:
-            raise UserError(f"{where}: {key} {row.get(key)!r}, allowed are {', '.join(allowed)}.")
+        verdict = questions.one_of(where, row, key, allowed)
         answer = row.get("answer")
         if not isinstance(answer, str):
             raise UserError(f"{where}: no 'answer'; a line is {_line(key, allowed)}.")

@@ -54,10 +54,10 @@ def most_frequent_answer(doc: QuestionDoc) -> str:
     return Counter(doc["answers"]).most_common(1)[0][0]
 
 
-def image_path(root: Path, name: str) -> Path:
-    """Find an image; return a path in ``images`` if there is none, so that it is reported there."""
-    paths = (root / folder / name for folder in IMAGE_FOLDERS)
-    return next((path for path in paths if path.is_file()), root / IMAGE_FOLDERS[0] / name)
+def image_path(root: Path, name: str, folders: Sequence[str] = IMAGE_FOLDERS) -> Path:
+    """Find an image; if there is none, return its path in the first folder, to be reported."""
+    paths = [root / folder / name for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def images_by_number(root: Path) -> dict[int, Path]:
@@ -143,6 +143,21 @@ def strings(where: str, row: JsonRow, key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
         raise UserError(f"{where}: '{key}' must be a list of strings, found {value!r}.")
     return tuple(value)
+
+
+def objects(where: str, row: JsonRow, key: str) -> list[JsonRow]:
+    """Return a row's list of objects; UserError for anything else."""
+    values = row.get(key)
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise UserError(f"{where}: '{key}' must be a list of objects.")
+    return values
+
+
+def one_of(where: str, row: JsonRow, key: str, allowed: Iterable[str]) -> str:
+    """Return a row's value as a string; UserError if it is none of the allowed ones."""
+    if str(row.get(key)) not in allowed:
+        raise UserError(f"{where}: {key} {row.get(key)!r}, allowed are {', '.join(allowed)}.")
+    return str(row[key])
 
 
 def image_of(where: str, root: Path, row: JsonRow) -> tuple[Path | None, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example, Skipped
-from steelyard.harness.data.reading import read_json
+from steelyard.harness.data.reading import read_object
 from steelyard.tasks._shared import questions as _questions
 
 FOLDERS = (".", "questions", "annotations")
@@ -68,11 +68,7 @@ def examples(
 def rows(path: Path) -> list[_questions.JsonRow]:
     """Read the list of objects under ``questions`` or ``annotations`` of a file."""
     kind = "questions" if "questions" in path.name else "annotations"
-    content = read_json(path)
-    values = content.get(kind) if isinstance(content, dict) else None
-    if not isinstance(values, list) or not all(isinstance(row, dict) for row in values):
-        raise UserError(f"{path}: '{kind}' must be a list of objects.")
-    return values
+    return _questions.objects(str(path), read_object(path), kind)
 
 
 def number(path: Path, row: _questions.JsonRow, key: str) -> int:

@@ -237,8 +237,8 @@ def test_the_official_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gt_answer": "2"}, r"row 1: gt_answer '2', allowed are '0' and '1'"),
-        ({"category": "VX"}, r"row 1: category 'VX', allowed are VD and VS"),
+        ({"gt_answer": "2"}, r"row 1: gt_answer '2', allowed are 0, 1"),
+        ({"category": "VX"}, r"row 1: category 'VX', allowed are VD, VS"),
         ({"filename": None}, r"row 1: no 'filename' of the figure"),
         ({"set_id": None}, r"row 1: 'set_id' must be a string or a number"),
     ],

@@ -82,7 +82,7 @@ def test_saying_yes_always_solves_no_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"Question_Type": "open"}, "'Question_Type' 'open', allowed are yes_no, multiple"),
+        ({"Question_Type": "open"}, "Question_Type 'open', allowed are yes_no, multiple"),
         ({"Image_1_Question_0": "A"}, "'Image_1_Question_0' is 'A', allowed are Yes or No"),
         ({"Image_1_Question_0": None}, "'Image_1_Question_0' is None"),
         ({"Question_1": ""}, "'Question_1' must be a string"),

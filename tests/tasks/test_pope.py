@@ -155,7 +155,7 @@ def test_a_validation_part_has_ids_of_its_own(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": "maybe"}, r"random.json:1: label 'maybe', allowed are 'yes' and 'no'"),
+        ({"label": "maybe"}, r"random.json:1: label 'maybe', allowed are yes, no"),
         ({"text": None}, r"random.json:1: 'text' must be a string or a number, found None"),
         ({"question_id": True}, r"'question_id' must be"),
         ({"image": ""}, r"'image' must be"),
