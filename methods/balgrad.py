@@ -60,7 +60,7 @@ from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES, Modality
 from steelyard.harness.models.backbone import Backbone, Batch, Latents
-from steelyard.harness.training.fit import fit
+from steelyard.harness.training.fit import StepResult, fit
 from steelyard.harness.training.search import LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
@@ -120,7 +120,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         )
     scope = probe_scope(backbone, config.projection)
 
-    def step(batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def step(batch: Batch) -> StepResult:
         return balanced_loss(backbone, batch, scope, config)
 
     fit(backbone, data, meter, step, seed=seed)
@@ -128,7 +128,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 
 def balanced_loss(
     backbone: Backbone, batch: Batch, scope: dict[Modality, Sequence[nn.Parameter]], config: Config
-) -> tuple[Tensor, dict[str, Tensor | float]]:
+) -> StepResult:
     """Return the scalar whose gradient is BalGrad's update, and values to log."""
     latents = backbone.encode(batch)
     task = backbone.loss(backbone.fuse(backbone.contribute(latents)), batch).mean()

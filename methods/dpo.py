@@ -20,8 +20,7 @@ paper takes preferences of people; here y_w is the data's answer.
 from dataclasses import dataclass
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError
-from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.search import Choice, LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
@@ -39,19 +38,13 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
-    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the options of mining."""
+    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the other options."""
 
     negatives: Negatives = "random_answer"
     beta: float = 0.2
     sft: float = 1.0
     """Weight of NLL(y_w)."""
-
-    def __post_init__(self) -> None:
-        if self.beta <= 0 or self.sft < 0:
-            raise UserError(
-                f"beta={self.beta} and sft={self.sft}: give beta above 0 and sft of at least 0."
-            )
-        PairOptions.__post_init__(self)  # super() fails in a dataclass with slots
+    weights = ("sft",)
 
 
 SEARCH: Space = {
@@ -62,7 +55,7 @@ SEARCH: Space = {
 }
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Make pairs with the start model, then minimise L until the budget is spent."""
     # Imported here, because trl takes seconds.
     from steelyard.methods._preference.pairwise import train_on_pairs
@@ -73,7 +66,6 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         meter,
         seed,
         config,
-        beta=config.beta,
         loss_type=["sigmoid", "sft"] if config.sft else ["sigmoid"],
         loss_weights=[1.0, config.sft] if config.sft else [1.0],
     )

@@ -25,17 +25,14 @@ same reward, every A_i is 0 and only the KL term remains: the fraction of such g
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.search import Choice, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 from steelyard.methods._preference.online import Sampling, train_online
-
-if TYPE_CHECKING:
-    from steelyard.harness.models.vlm import Vlm
 
 ABOUT = About(
     title="GRPO",
@@ -66,19 +63,10 @@ SEARCH: Space = {
 }
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Reinforce right answers until the budget is spent."""
     # Imported here, because trl takes seconds.
     from trl import GRPOConfig, GRPOTrainer
 
-    train_online(
-        GRPOTrainer,
-        GRPOConfig,
-        cast("Vlm", backbone),
-        data,
-        meter,
-        seed,
-        config,
-        epsilon=config.clip,
-        loss_type=config.loss_type,
-    )
+    loss = config.loss_type
+    train_online(GRPOTrainer, GRPOConfig, backbone, data, meter, seed, config, loss_type=loss)

@@ -4,13 +4,9 @@ Boards report each method's difference to this control. L = CE(fused, y), or the
 entropy averaged over classes if an item has several labels.
 """
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.models.backbone import Backbone, Batch
-from steelyard.harness.training.fit import fit
+from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.training.fit import TrainStep, fit
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About, NoOptions
 
@@ -25,8 +21,9 @@ Config = NoOptions
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Minimise the task loss of the fused prediction until the budget is spent."""
+    fit(backbone, data, meter, fused_step(backbone), seed=seed)
 
-    def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        return backbone.loss(backbone.predict(batch), batch).mean(), {}
 
-    fit(backbone, data, meter, step, seed=seed)
+def fused_step(backbone: Backbone) -> TrainStep:
+    """Return the step that minimises the task loss of the fused prediction."""
+    return lambda batch: (backbone.loss(backbone.predict(batch), batch).mean(), {})

@@ -8,14 +8,11 @@ On a vision-language model, which has no heads, L_image and L_text are the model
 other modality blanked: two more passes of the language model per step.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.backbone import Backbone, Batch
-from steelyard.harness.training.fit import fit
+from steelyard.harness.training.fit import StepResult, fit
 from steelyard.harness.training.search import LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
@@ -45,7 +42,7 @@ SEARCH: Space = {
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Minimise the sum of the three task losses until the budget is spent."""
 
-    def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+    def step(batch: Batch) -> StepResult:
         latents = backbone.encode(batch)
         heads = backbone.unimodal(latents)
         fused = backbone.loss(backbone.fuse(backbone.contribute(latents)), batch).mean()

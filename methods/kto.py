@@ -18,15 +18,13 @@ undesirable * n_wrong; the two numbers are equal here. Ours: the source of the w
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError
-from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.search import LogUniform, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.negatives import Negatives, PairOptions
+from steelyard.methods._preference.negatives import PairOptions
 
 ABOUT = About(
     title="KTO",
@@ -40,22 +38,13 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
-    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the options of mining."""
+    """Weights of the loss; ``PairOptions`` has the other options."""
 
-    negatives: Negatives = "no_image"
-    beta: float = 0.1
     desirable: float = 1.0
     """Weight of right answers (lambda_D)."""
     undesirable: float = 1.0
     """Weight of wrong answers (lambda_U)."""
-
-    def __post_init__(self) -> None:
-        if self.beta <= 0 or min(self.desirable, self.undesirable) < 0:
-            raise UserError(
-                f"beta={self.beta}, desirable={self.desirable}, undesirable={self.undesirable}: "
-                "give beta above 0 and weights of at least 0."
-            )
-        PairOptions.__post_init__(self)  # super() fails in a dataclass with slots
+    weights = ("desirable", "undesirable")
 
 
 SEARCH: Space = {
@@ -65,34 +54,25 @@ SEARCH: Space = {
 }
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Make pairs with the start model, then minimise L until the budget is spent."""
     # Imported here, because trl takes seconds.
     from trl import KTOConfig, KTOTrainer
 
-    from steelyard.harness.models.vlm import Vlm
-    from steelyard.methods._preference import preflight, trl, trl_data
-    from steelyard.methods._preference.negatives import make_pairs
+    from steelyard.methods._preference import trl_data
+    from steelyard.methods._preference.pairwise import train_on_pairs
 
-    model = cast(Vlm, backbone)
-    pairs = make_pairs(model, data, meter, config, seed)
-    prompts = trl_data.prompts_of(model, data)
-    preflight.check(model, data, pairs, prompts)
-    # Each pair is two rows, and the KL estimate takes the answer of another row.
-    size = trl_data.batch_size(model, 2 * len(pairs), least=2)
-    with trl.workspace(model) as folder:
-        settings = {
-            "per_device_train_batch_size": size,
-            "beta": config.beta,
-            "desirable_weight": config.desirable,
-            "undesirable_weight": config.undesirable,
-        }
-        trainer = KTOTrainer(
-            model=model.model,
-            ref_model=trl.reference_copy(model),
-            args=trl.arguments(KTOConfig, model, seed, folder, **settings),
-            data_collator=trl_data.unpaired(model, pairs, prompts),
-            train_dataset=trl_data.ordered(2 * len(pairs), size, seed, "kto"),
-            processing_class=model.processor,
-        )
-        trl.run(trainer, model, meter, items=size)
+    train_on_pairs(
+        backbone,
+        data,
+        meter,
+        seed,
+        config,
+        trainer_class=KTOTrainer,
+        config_class=KTOConfig,
+        collator=trl_data.unpaired,
+        rows_per_pair=2,  # and the KL estimate takes the answer of another row
+        stage="kto",
+        desirable_weight=config.desirable,
+        undesirable_weight=config.undesirable,
+    )

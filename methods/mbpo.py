@@ -30,34 +30,21 @@ The likelihood of the right answer may fall as well, by less than that of the wr
 On a classifier (ours) the policy is the distribution over classes: see ``_mbpo/classifier.py``.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
-
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.training.search import Choice, LogUniform, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 from steelyard.methods._mbpo.classifier import ClassifierPolicy, warm_up
 from steelyard.methods._mbpo.mining import (
-    FAULTS,
-    Attack,
     MinedAnswer,
-    Mining,
     Policy,
-    Reference,
-    Selection,
     filter_pairs,
     fraction_after,
     mine,
-    parse_faults,
     select,
 )
-from steelyard.methods._preference.online import Sampling, Streams
-
-if TYPE_CHECKING:
-    from steelyard.harness.models.vlm import Vlm
+from steelyard.methods._mbpo.options import Options
 
 ABOUT = About(
     title="MBPO",
@@ -70,86 +57,7 @@ ABOUT = About(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Config(Sampling):
-    """Mining, mixture of the streams, and losses; ``Sampling`` has the options of GRPO."""
-
-    mining: Mining = "adversarial"
-    """Replacement of the image that makes the model answer wrongly."""
-    iig: bool = True
-    """Mine the items whose right answer needs the image most."""
-    iig_top: float = 0.5
-    """Fraction of items to mine within each subset."""
-    iig_reference: Reference = "removed"
-    stream: Literal["hybrid", "offline", "online"] = "hybrid"
-    mix: float = 0.5
-    """Fraction of offline batches in the hybrid."""
-    beta: float = 0.04
-    """Weight of the divergence from the start model."""
-    offline_weight: float = 1.0
-    """Factor on the advantages of the pairs."""
-    nll_anchor: float = 0.0
-    """Weight of the negative log-likelihood of the right answers of pairs."""
-    epsilon: float = 16 / 255
-    """Largest change of a pixel, as a fraction of the range."""
-    step: float = 2 / 255
-    steps: int = 10
-    random_start: bool = True
-    mine_temperature: float = 0.0
-    """Of the answer to the attacked image; 0 is greedy."""
-    mine_limit: int = 1000
-    """Maximum number of items to score and mine."""
-    mine_share: float = 0.3
-    """Fraction of the budget for scoring and mining; after ``warmup``, of the remaining budget."""
-    filters: str = ",".join(FAULTS)
-    """Faults for which a mined answer is dropped, comma-separated."""
-    warmup: float = 0.5
-    """Classifier only: fraction of the budget for joint training before preferences begin."""
-
-    def __post_init__(self) -> None:
-        Sampling.__post_init__(self)  # super() fails in a dataclass with slots
-        parse_faults(self.filters)
-        fractions = {
-            "mix": self.mix,
-            "mine_share": self.mine_share,
-            "warmup": self.warmup,
-            "epsilon": self.epsilon,
-            "step": self.step,
-        }
-        for name, value in fractions.items():
-            if not 0 < value < 1:
-                raise UserError(f"{name}={value}: give a number between 0 and 1.")
-        if not 0 < self.iig_top <= 1:
-            raise UserError(
-                f"iig_top={self.iig_top}: give a fraction in (0, 1]; iig=false mines all items."
-            )
-        for name, count in {"steps": self.steps, "mine_limit": self.mine_limit}.items():
-            if count < 1:
-                raise UserError(f"{name}={count}: give at least 1.")
-
-    @property
-    def attack(self) -> Attack:
-        """Options of step 2 and of the answer to the attacked image."""
-        return Attack(
-            self.mining,
-            self.epsilon,
-            self.step,
-            self.steps,
-            self.random_start,
-            self.mine_temperature,
-        )
-
-    @property
-    def selection(self) -> Selection:
-        """Options of step 1."""
-        top = self.iig_top if self.iig else None
-        return Selection(self.mine_limit, self.mine_share, top, self.iig_reference)
-
-    @property
-    def streams(self) -> Streams:
-        """Options of step 4, beside those of GRPO."""
-        return Streams(self.stream, self.mix, self.offline_weight, self.nll_anchor)
-
+Config = Options
 
 SEARCH: Space = {
     # The paper prints neither the size and length of the attack nor any weight.
@@ -164,27 +72,18 @@ SEARCH: Space = {
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Mine pairs with the start model, then train on both streams until the budget is spent."""
-    policy = start_policy(backbone, data, meter, config, seed)
+    if backbone.kind == "classifier":
+        warm_up(backbone, data, meter, config.warmup, seed)
+        kind: type[Policy] = ClassifierPolicy
+    else:
+        # Imported here, because trl takes seconds and a classifier does not need it.
+        from steelyard.methods._mbpo.vlm import VlmPolicy as kind
+    policy = kind(backbone, data, meter, config, seed)
     pairs: list[MinedAnswer] = []
     if config.stream != "online":
         # Before selection, which is part of the same fraction.
         end = fraction_after(meter, config.mine_share)
         with meter.phase("mine"):
-            positions = select(backbone, data, meter, config.selection, seed)
-            answers = mine(policy, positions, end)
-        pairs = filter_pairs(policy, answers, config.filters)
+            answers = mine(policy, select(policy), end)
+        pairs = filter_pairs(policy, answers)
     policy.train(pairs)
-
-
-def start_policy(
-    backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int
-) -> Policy:
-    """Return the model as a policy to mine and train; a classifier after its joint training."""
-    if backbone.kind == "classifier":
-        warm_up(backbone, data, meter, config.warmup, seed)
-        return ClassifierPolicy(backbone, data, meter, config.attack, config, config.streams, seed)
-    # Imported here, because trl takes seconds and a classifier does not need it.
-    from steelyard.methods._mbpo.vlm import VlmPolicy
-
-    vlm = cast("Vlm", backbone)
-    return VlmPolicy(vlm, data, meter, config.attack, config, config.streams, seed)

@@ -57,6 +57,7 @@ without permutations. In an additive head the greedy game can inflate the contri
 limit; their centred norms are logged.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
@@ -67,14 +68,16 @@ from torch import Tensor, nn
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES
+from steelyard.harness.core.options import require
 from steelyard.harness.core.seeds import seed_for
-from steelyard.harness.models.backbone import Backbone, Batch, Latents, TwoTower
-from steelyard.harness.training.fit import fit
+from steelyard.harness.models.backbone import Backbone, Batch, Context, Latents, TwoTower
+from steelyard.harness.models.pgd import frozen_parameters
+from steelyard.harness.training.fit import StepResult, fit
 from steelyard.harness.training.search import Choice, LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._shared.gradients import carry, frozen_parameters, gradient_at
-from steelyard.methods._shared.permutation_game import Game, mipd, permutations
+from steelyard.methods._shared.divergences import jensen_shannon
+from steelyard.methods._shared.gradients import carry, gradient_at
 from steelyard.methods._shared.pretrain import pretrain_modalities
 
 ABOUT = About(
@@ -87,6 +90,9 @@ ABOUT = About(
     backbones=("classifier", "vlm"),
     on_vlm={"draws": 1, "contrastive": 0.0, "players": "whole"},
 )
+
+Game = Literal["greedy", "independent", "collaborative"]
+SIGN: dict[Game, float] = {"greedy": -1.0, "independent": 0.0, "collaborative": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +117,10 @@ class Config:
     """Fraction of the budget for training each modality alone first."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.pretrain < 1:
-            raise UserError(f"pretrain={self.pretrain}: give a fraction of the budget in [0, 1).")
-        if self.draws < 1:
-            raise UserError(f"draws={self.draws}: give at least 1; mipd=0 leaves out the game.")
-        if self.temperature <= 0:
-            raise UserError(f"temperature={self.temperature}: give a positive number.")
+        pretrain = "a fraction of the budget in [0, 1)"
+        require(self, "pretrain", 0 <= self.pretrain < 1, pretrain)
+        require(self, "draws", self.draws >= 1, "at least 1; mipd=0 leaves out the game")
+        require(self, "temperature", self.temperature > 0, "a positive number")
 
 
 SEARCH: Space = {
@@ -145,7 +149,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         extra.append(latent_decoder(backbone, data.classes, seed_for(seed, "mcr", "ceb")))
         meter.watch(extra[0])
 
-    def step(batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def step(batch: Batch) -> StepResult:
         latents = backbone.encode(batch)
         parts = backbone.contribute(latents)
         logits = backbone.fuse(parts)
@@ -190,7 +194,7 @@ def game_term(
     logits: Tensor,
     order: Tensor,
     config: Config,
-) -> tuple[Tensor, dict[str, Tensor | float]]:
+) -> StepResult:
     """Return zero with the gradient of the MIPD term at the players, and both J to log.
 
     Raises:
@@ -215,6 +219,67 @@ def game_term(
         gradient = gradient_at(term, ends)
     zero = torch.zeros((), dtype=logits.dtype, device=logits.device)
     return carry(zero, ends, gradient), values
+
+
+def permutations(draws: int, rows: int, generator: torch.Generator) -> Tensor:
+    """Draw independent uniform permutations of the rows: [draws * rows] int64."""
+    # The order of independent uniform keys is a uniform permutation.
+    keys = torch.rand(draws, rows, generator=generator, dtype=torch.float64)
+    return keys.argsort(dim=1).flatten()
+
+
+def mipd(
+    fuse: Callable[[Latents], Tensor],
+    parts: Latents,
+    reference: Tensor,
+    order: Tensor,
+    game: Game,
+    multi_label: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return J_image and J_text: mean JSD of the prediction and that with a modality permuted.
+
+    With k = -1, 0, +1 for the greedy, independent and collaborative game,
+
+        d(J_image + J_text) / d image  =  dJ_image / d image  +  k dJ_text / d image
+
+    and the same with image and text exchanged. The paper writes this as four fused passes on
+    separately detached copies, of which two pairs are equal in value. Here each term is evaluated
+    once, and the gradient of the modality that is *not* permuted in it is multiplied by k. The
+    reference is detached: in the greedy game its gradient cancels, in the others it would reach the
+    wrong player.
+
+    ``parts`` are contributions [B, ...], ``reference`` the ordinary logits, one row per decision,
+    and ``order`` holds K permutations [K * B].
+    """
+    rows = len(parts.image)
+    draws = len(order) // rows
+    sign = SIGN[game]
+
+    def permuted(part: Tensor) -> Tensor:
+        return part.index_select(0, order)
+
+    def scaled(part: Tensor) -> Tensor:
+        # Exact in floating point for k in {-1, 0, 1}: same value, gradient times k.
+        copies = [draws] + [1] * (part.dim() - 1)
+        return (sign * part + (1.0 - sign) * part.detach()).repeat(copies)
+
+    logits = fuse(
+        Latents(
+            image=torch.cat([permuted(parts.image), scaled(parts.image)]),
+            text=torch.cat([scaled(parts.text), permuted(parts.text)]),
+            context=None if parts.context is None else exchanged(parts.context, order, rows),
+        )
+    )
+    logits = logits.view(2, draws, len(reference), -1)
+    image, text = jensen_shannon(logits, reference.detach(), multi_label).mean(dim=(1, 2))
+    return image, text
+
+
+def exchanged(context: Context, order: Tensor, rows: int) -> Context:
+    """Return the context of 2K copies of a batch: K with permuted images, then K with texts."""
+    ordinary = torch.arange(rows, device=order.device).repeat(len(order) // rows)
+    image, text = torch.cat([order, ordinary]), torch.cat([ordinary, order])
+    return context.select(ordinary.repeat(2), image, text)
 
 
 def unimodal_loss(backbone: Backbone, latents: Latents, batch: Batch) -> Tensor:

@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -32,14 +32,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.seeds import seed_for
-from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.search import LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.negatives import Negatives, PairOptions
+from steelyard.methods._preference.negatives import PairOptions, with_noise
 
 ABOUT = About(
     title="mDPO",
@@ -55,10 +54,8 @@ CROP_ASPECT = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
-    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the options of mining."""
+    """Weights of the loss; ``PairOptions`` has the other options."""
 
-    negatives: Negatives = "no_image"
-    beta: float = 0.1
     corruption: Literal["crop", "noise"] = "crop"
     """How m_l is made; ``severity`` is also that of ``noise``."""
     image: float = 1.0
@@ -67,14 +64,7 @@ class Config(PairOptions):
     """Weight of the anchor."""
     delta: float = 0.0
     """Margin that the right answer's reward has to exceed."""
-
-    def __post_init__(self) -> None:
-        if self.beta <= 0 or min(self.image, self.anchor) < 0:
-            raise UserError(
-                f"beta={self.beta}, image={self.image}, anchor={self.anchor}: give beta above 0 "
-                "and weights of at least 0."
-            )
-        PairOptions.__post_init__(self)  # super() fails in a dataclass with slots
+    weights = ("image", "anchor")
 
 
 SEARCH: Space = {
@@ -85,35 +75,22 @@ SEARCH: Space = {
 }
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Make pairs with the start model, then minimise L until the budget is spent."""
     # Imported here, because trl takes seconds.
-    from trl import DPOConfig
+    from steelyard.methods._preference import trl_data
+    from steelyard.methods._preference.pairwise import ImagePairTrainer, train_on_pairs
 
-    from steelyard.harness.models.vlm import Vlm
-    from steelyard.methods._preference import preflight, trl, trl_data
-    from steelyard.methods._preference.image_pairs import ImagePairTrainer
-    from steelyard.methods._preference.negatives import make_pairs
-
-    model = cast(Vlm, backbone)
-    pairs = make_pairs(model, data, meter, config, seed)
-    prompts = trl_data.prompts_of(model, data)
-    corrupted = trl_data.prompts_of(model, data, corrupted_inputs(data, config, seed))
-    preflight.check(model, data, pairs, prompts)
-    size = trl_data.batch_size(model, len(pairs))
-    with trl.workspace(model) as folder:
-        trainer = ImagePairTrainer(
-            terms=partial(loss_terms, config=config),
-            model=model.model,
-            ref_model=trl.reference_copy(model),
-            args=trl.arguments(
-                DPOConfig, model, seed, folder, per_device_train_batch_size=size, beta=config.beta
-            ),
-            data_collator=trl_data.image_preference(model, pairs, prompts, corrupted),
-            train_dataset=trl_data.ordered(len(pairs), size, seed, "pairs"),
-            processing_class=model.processor,
-        )
-        trl.run(trainer, model, meter, items=size)
+    corrupted = trl_data.prompts_of(backbone, data, corrupted_inputs(data, config, seed))
+    train_on_pairs(
+        backbone,
+        data,
+        meter,
+        seed,
+        config,
+        trainer_class=partial(ImagePairTrainer, terms=partial(loss_terms, config=config)),
+        collator=partial(trl_data.preference, corrupted_at=corrupted),
+    )
 
 
 def loss_terms(
@@ -137,7 +114,6 @@ def loss_terms(
 
 def corrupted_inputs(data: TrainData, config: Config, seed: int) -> Callable[[int], Inputs]:
     """Return a function from a position to its inputs with a corrupted image, if there is one."""
-    from steelyard.tasks.corruptions import corrupt
 
     def at(position: int) -> Inputs:
         inputs, name = data.turn(position).inputs, data.examples[position].id
@@ -146,10 +122,7 @@ def corrupted_inputs(data: TrainData, config: Config, seed: int) -> Callable[[in
         if config.corruption == "crop":
             generator = np.random.default_rng(seed_for(seed, "mdpo", "crop", name))
             return replace(inputs, image=random_crop(inputs.image, generator))
-        # Evaluation seeds its noise with the id alone: training must not see the same noise.
-        key = f"mdpo {seed} {name}"
-        noisy = corrupt("image-noise", config.severity, key, inputs, lambda generator: inputs)
-        return replace(inputs, image=noisy.image)
+        return with_noise(inputs, config.severity, f"mdpo {seed} {name}")
 
     return at
 

@@ -14,17 +14,15 @@ passes, each with one modality of every item blanked. Encoders also run on blank
 step costs as much as in joint training.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.options import require
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
-from steelyard.harness.training.fit import fit
+from steelyard.harness.training.fit import StepResult, fit
 from steelyard.harness.training.search import Choice, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
@@ -57,11 +55,10 @@ SEARCH: Space = {
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Minimise the fused task loss under random blanking until the budget is spent."""
-    if not 0 <= config.rate <= 0.5:
-        raise UserError(f"rate={config.rate}: give a number between 0 and 0.5.")
+    require(config, "rate", 0 <= config.rate <= 0.5, "a number between 0 and 0.5")
     generator = torch.Generator().manual_seed(seed_for(seed, "modality dropout"))
 
-    def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+    def step(batch: Batch) -> StepResult:
         latents = backbone.encode(batch)
         draw = torch.rand(len(batch.targets), generator=generator).to(batch.targets.device)
         dropped = backbone.blank(latents, "image", draw < config.rate)

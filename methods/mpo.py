@@ -22,11 +22,11 @@ from dataclasses import dataclass
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.search import LogUniform, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.negatives import Negatives, PairOptions
+from steelyard.methods._preference.negatives import PairOptions
 
 ABOUT = About(
     title="MPO",
@@ -40,25 +40,21 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
-    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the options of mining."""
+    """Weights of the loss; ``PairOptions`` has the other options."""
 
-    negatives: Negatives = "no_image"
-    beta: float = 0.1
     preference: float = 0.8
     """Weight of L_DPO."""
     quality: float = 0.2
     """Weight of L_BCO."""
     generation: float = 1.0
     """Weight of NLL(y_w)."""
+    weights = ("preference", "quality", "generation")
 
     def __post_init__(self) -> None:
-        weights = (self.preference, self.quality, self.generation)
-        if self.beta <= 0 or min(weights) < 0 or max(weights) == 0:
-            raise UserError(
-                f"beta={self.beta}, weights {', '.join(map(str, weights))}: give beta above 0 and "
-                "weights of at least 0, at least one of them above 0."
-            )
         PairOptions.__post_init__(self)  # super() fails in a dataclass with slots
+        if not any(getattr(self, name) for name in self.weights):
+            zeros = ", ".join(f"{name}=0" for name in self.weights)
+            raise UserError(f"{zeros}: give at least one weight above 0.")
 
 
 SEARCH: Space = {
@@ -69,7 +65,7 @@ SEARCH: Space = {
 }
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Make pairs with the start model, then minimise L until the budget is spent."""
     # Imported here, because trl takes seconds.
     from steelyard.methods._preference.pairwise import train_on_pairs
@@ -80,7 +76,6 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         meter,
         seed,
         config,
-        beta=config.beta,
         loss_type=["sigmoid", "bco_pair", "sft"],
         loss_weights=[config.preference, config.quality, config.generation],
     )

@@ -34,13 +34,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.examples import MODALITIES, Modality
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch, Latents
-from steelyard.harness.training.fit import fit
+from steelyard.harness.training.fit import StepResult, fit
 from steelyard.harness.training.search import Choice, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
@@ -76,7 +75,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     generator = torch.Generator(device).manual_seed(seed_for(seed, "ogm_ge", "noise"))
     current: dict[Modality, float] = {}
 
-    def step(batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
+    def step(batch: Batch) -> StepResult:
         parts = backbone.contribute(backbone.encode(batch))
         loss = backbone.loss(backbone.fuse(parts), batch).mean()
         image, text = scores(backbone, parts, batch)

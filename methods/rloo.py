@@ -16,17 +16,13 @@ are those of ``grpo``. beta 0.05 and ``clip`` 0.2 are TRL's defaults; ours: ``gr
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.search import Choice, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 from steelyard.methods._preference.online import Sampling, train_online
-
-if TYPE_CHECKING:
-    from steelyard.harness.models.vlm import Vlm
 
 ABOUT = About(
     title="RLOO",
@@ -53,10 +49,9 @@ SEARCH: Space = {
 }
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Reinforce right answers until the budget is spent."""
     # Imported here, because trl takes seconds.
     from trl import RLOOConfig, RLOOTrainer
 
-    vlm = cast("Vlm", backbone)
-    train_online(RLOOTrainer, RLOOConfig, vlm, data, meter, seed, config, epsilon=config.clip)
+    train_online(RLOOTrainer, RLOOConfig, backbone, data, meter, seed, config)

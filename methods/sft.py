@@ -13,13 +13,13 @@ the control and is not tuned.
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError
-from steelyard.harness.models.backbone import Backbone
+from steelyard.harness.core.options import require
+from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
+from steelyard.methods._preference import preflight, trl, trl_data
 
 ABOUT = About(
     title="SFT",
@@ -37,28 +37,26 @@ class Config:
     """Fraction of the budget to spend."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise UserError(f"share={self.share}: give a fraction of the budget in (0, 1].")
+        require(self, "share", 0 < self.share <= 1, "a fraction of the budget in (0, 1]")
 
 
-def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
+def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Minimise L until the fraction ``share`` of the budget is spent."""
     # Imported here, because trl takes seconds.
     from trl import SFTConfig, SFTTrainer
 
-    from steelyard.harness.models.vlm import Vlm
-    from steelyard.methods._preference import preflight, trl, trl_data
-
-    model = cast(Vlm, backbone)
-    prompts = trl_data.prompts_of(model, data)
-    preflight.check(model, data, prompt_at=prompts)
-    size = trl_data.batch_size(model, len(data))
-    with trl.workspace(model) as folder:
-        trainer = SFTTrainer(
-            model=model.model,
-            args=trl.arguments(SFTConfig, model, seed, folder, per_device_train_batch_size=size),
-            data_collator=trl_data.supervised(model, data, prompts),
-            train_dataset=trl_data.ordered(len(data), size, seed, "sft"),
-            processing_class=model.processor,
-        )
-        trl.run(trainer, model, meter, items=size, until=config.share)
+    prompts = trl_data.prompts_of(backbone, data)
+    preflight.check(backbone, data, prompts)
+    trl.train_on_rows(
+        SFTTrainer,
+        SFTConfig,
+        backbone,
+        meter,
+        seed,
+        trl_data.supervised(backbone, data, prompts),
+        rows=len(data),
+        size=trl_data.batch_size(backbone, len(data)),
+        stage="sft",
+        until=config.share,
+        frozen=False,
+    )

@@ -9,18 +9,16 @@ the learning rate; the default keeps the full rate, because only half of the bud
 (``learning_rate_scale``).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.models.backbone import Batch, TwoTower
+from steelyard.harness.models.backbone import TwoTower
 from steelyard.harness.training.fit import fit
 from steelyard.harness.training.search import LogUniform, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 from steelyard.methods._shared.pretrain import pretrain_modalities
+from steelyard.methods.joint import fused_step
 
 ABOUT = About(
     title="Unimodal pre-training",
@@ -48,10 +46,6 @@ SEARCH: Space = {
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Train each modality alone, then minimise the fused task loss with the rest of the budget."""
-
-    def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
-        return backbone.loss(backbone.predict(batch), batch).mean(), {}
-
     pretrain_modalities(backbone, data, meter, config.share, seed)
     scale = config.learning_rate_scale
-    fit(backbone, data, meter, step, seed=seed, learning_rate_scale=scale)
+    fit(backbone, data, meter, fused_step(backbone), seed=seed, learning_rate_scale=scale)

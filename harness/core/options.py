@@ -40,6 +40,12 @@ def apply(
     return replace(config, **changes)  # type: ignore[type-var]
 
 
+def require(config: object, name: str, valid: bool, allowed: str) -> None:
+    """Refuse the value of an option unless it is valid; ``allowed`` says what to give."""
+    if not valid:
+        raise UserError(f"{name}={getattr(config, name)}: give {allowed}.")
+
+
 def _fits(value: Any, declared: Any) -> bool:
     """Return whether a value has a declared type; a whole number is also a float."""
     origin, parts = get_origin(declared), get_args(declared)

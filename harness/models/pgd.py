@@ -14,10 +14,9 @@ AttackLoss = Callable[[Batch], Tensor]
 
 
 @contextmanager
-def frozen_weights(backbone: Backbone, *, training: bool = True) -> Iterator[None]:
-    """Switch off parameter gradients and training mode; set ``training`` mode afterwards."""
+def frozen_parameters(backbone: Backbone) -> Iterator[None]:
+    """Freeze all parameters: a pass inside has gradients, and is charged, at its inputs only."""
     parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    backbone.train(False)
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
@@ -25,6 +24,16 @@ def frozen_weights(backbone: Backbone, *, training: bool = True) -> Iterator[Non
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def frozen_weights(backbone: Backbone, *, training: bool = True) -> Iterator[None]:
+    """Switch off parameter gradients and training mode; set ``training`` mode afterwards."""
+    backbone.train(False)
+    try:
+        with frozen_parameters(backbone):
+            yield
+    finally:
         backbone.train(training)
 
 

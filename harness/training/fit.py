@@ -9,19 +9,18 @@ fit(backbone, data, meter, step, seed=seed)
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import NonFiniteLoss
 from steelyard.harness.models.backbone import Backbone, Batch, Recipe
 from steelyard.harness.training.train_data import TrainData
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-TrainStep = Callable[[Batch], "tuple[Tensor, Mapping[str, Tensor | float]]"]
-"""Maps a batch to a scalar loss and values to log."""
+StepResult = tuple[Tensor, Mapping[str, Tensor | float]]
+"""Scalar loss of a batch, and values to log."""
+TrainStep = Callable[[Batch], StepResult]
 
 
 def fit(
@@ -33,7 +32,7 @@ def fit(
     seed: int,
     stage: str = "train",
     until: float = 1.0,
-    extra: "Sequence[nn.Module]" = (),
+    extra: Sequence[nn.Module] = (),
     after_backward: Callable[[], None] | None = None,
     learning_rate_scale: float = 1.0,
 ) -> None:
@@ -47,8 +46,6 @@ def fit(
         NonFiniteLoss: the loss is NaN or infinite; names the step.
         BudgetSpent: the next pass would overshoot the budget.
     """
-    import torch
-
     backbone.train()
     everything = [*backbone.parameters(), *(p for module in extra for p in module.parameters())]
     parameters = [parameter for parameter in everything if parameter.requires_grad]
@@ -86,10 +83,8 @@ def schedule(progress: float, warmup: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
 
 
-def new_optimiser(parameters: "list[nn.Parameter]", recipe: Recipe) -> "torch.optim.Optimizer":
+def new_optimiser(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """Build the recipe's optimiser; its learning rate is zero until a training loop sets it."""
-    import torch
-
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, lr=0.0, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True

@@ -43,19 +43,15 @@ class Uniform:
 
 
 @dataclass(frozen=True, slots=True)
-class LogUniform:
+class LogUniform(Uniform):
     """Range of positive numbers between two bounds, each factor equally likely."""
-
-    low: float
-    high: float
-    on: tuple[ModelKind, ...] = BOTH
 
     def at(self, fraction: float) -> Option:
         low, high = math.log(self.low), math.log(self.high)
         return _rounded(math.exp(low + fraction * (high - low)))
 
 
-Range = Choice | Uniform | LogUniform
+Range = Choice | Uniform
 Space = Mapping[str, Range]
 
 LEARNING_RATE = LogUniform(0.25, 4.0)

@@ -78,22 +78,20 @@ def classifier_data(
         inputs = [turn(example).inputs for example in batch]
         return backbone.collate(inputs, [example.labels for example in batch])
 
-    def turn_at(position: int) -> Turn:
-        return turn(examples[position])
-
-    classes = len(backbone.classes)
+    data = TrainData(
+        examples,
+        collate,
+        lambda position: turn(examples[position]),
+        len(backbone.classes),
+        backbone.multi_label,
+    )
     # The first chunk shows how large the full split is.
     first = collate(range(min(CHUNK, len(examples))))
     if first.pixels[0].nbytes * len(examples) > IN_MEMORY_BYTES:
-        return TrainData(examples, collate, turn_at, classes, backbone.multi_label)
+        return data
     starts = range(CHUNK, len(examples), CHUNK)
-    chunks = [first, *(collate(range(s, min(s + CHUNK, len(examples)))) for s in starts)]
-    joined = _join(chunks)
-
-    def gather(positions: Sequence[int]) -> Batch:
-        return _select(joined, positions)
-
-    return TrainData(examples, gather, turn_at, classes, backbone.multi_label)
+    joined = _join([first, *(collate(range(s, min(s + CHUNK, len(examples)))) for s in starts)])
+    return replace(data, gather=lambda positions: _select(joined, positions))
 
 
 def _join(chunks: Sequence[Batch]) -> Batch:
@@ -113,11 +111,10 @@ def _join(chunks: Sequence[Batch]) -> Batch:
 def _select(batch: Batch, rows: Sequence[int]) -> Batch:
     """Select rows of a batch, token columns cut to the longest text among them."""
     batch = batch.map(lambda tensor: tensor[rows])
-    width = batch.mask.shape[1]
-    if not width:
+    if not batch.mask.shape[1]:
         return batch
     longest = int(batch.mask.sum(1).max())
-    length = min(width, -(-max(longest, 1) // LENGTH_BUCKET) * LENGTH_BUCKET)
+    length = -(-max(longest, 1) // LENGTH_BUCKET) * LENGTH_BUCKET
     return replace(batch, tokens=batch.tokens[:, :length], mask=batch.mask[:, :length])
 
 
@@ -127,20 +124,22 @@ def vlm_data(
     """Prepare data for a vlm: processed once if it fits in memory, else on demand."""
     assemble, device = backbone.prompts.assemble, backbone.device
 
-    def turn_at(position: int) -> Turn:
-        return turn(examples[position])
-
     def encode(positions: Sequence[int]) -> list[EncodedItem]:
-        turns = [turn_at(position) for position in positions]
+        turns = [turn(examples[position]) for position in positions]
         return backbone.prompts.encode_items([t.inputs for t in turns], [t.answer for t in turns])
 
+    data = TrainData(
+        examples,
+        lambda rows: assemble(encode(rows), device),
+        lambda position: turn(examples[position]),
+        0,
+        False,
+    )
     # A set that only scores has no training items.
     items = encode(range(min(CHUNK, len(examples)))) if examples else []
     size = sum(t.nbytes for item in items for t in (item.picture or {}).values())
     if items and size / len(items) * len(examples) > IN_MEMORY_BYTES:
-        return TrainData(examples, lambda rows: assemble(encode(rows), device), turn_at, 0, False)
+        return data
     for start in range(CHUNK, len(examples), CHUNK):
         items += encode(range(start, min(start + CHUNK, len(examples))))
-    return TrainData(
-        examples, lambda rows: assemble([items[row] for row in rows], device), turn_at, 0, False
-    )
+    return replace(data, gather=lambda rows: assemble([items[row] for row in rows], device))

@@ -15,7 +15,7 @@ model:
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
@@ -27,20 +27,13 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.models.pgd import frozen_weights
-from steelyard.harness.training.fit import fit
+from steelyard.harness.training.fit import StepResult, TrainStep, fit
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._mbpo.mining import (
-    Attack,
-    Fault,
-    MinedAnswer,
-    Policy,
-    attacked_pixels,
-    information_gain,
-)
+from steelyard.methods._mbpo.mining import MinedAnswer, Policy, attacked_pixels, information_gain
+from steelyard.methods._mbpo.options import Fault, Options
+from steelyard.methods.joint import fused_step
 
 REJECTED = "rejected"  # key of the wrong classes [B] in Batch.extra
-StepResult = tuple[Tensor, dict[str, "Tensor | float"]]
-PolicyStep = Callable[[Batch], StepResult]
 
 
 def warm_up(backbone: Backbone, data: TrainData, meter: Meter, until: float, seed: int) -> None:
@@ -54,11 +47,7 @@ def warm_up(backbone: Backbone, data: TrainData, meter: Meter, until: float, see
             "MBPO prefers one class to another, but these items have several: choose data with "
             "one class per item, for example --task food101."
         )
-
-    def joint(batch: Batch) -> StepResult:
-        return backbone.loss(backbone.predict(batch), batch).mean(), {}
-
-    fit(backbone, data, meter, joint, seed=seed, stage="warmup", until=until)
+    fit(backbone, data, meter, fused_step(backbone), seed=seed, stage="warmup", until=until)
 
 
 @dataclass
@@ -78,7 +67,7 @@ class ClassifierPolicy(Policy):
         self, positions: Sequence[int], generator: torch.Generator
     ) -> list[MinedAnswer]:
         batch = self.data.gather(positions)
-        wrong = attacked_classes(self.backbone, batch, self.attack, generator)
+        wrong = attacked_classes(self.backbone, batch, self.config, generator)
         gain = information_gain(self.backbone, replace(batch, targets=wrong))
         grounded = ~(gain < information_gain(self.backbone, batch))
         answers = []
@@ -91,7 +80,7 @@ class ClassifierPolicy(Policy):
 
     def train(self, pairs: Sequence[MinedAnswer]) -> None:
         backbone, meter, seed = self.backbone, self.meter, self.seed
-        stream = self.streams.stream
+        stream = self.config.stream
         if stream == "online":
             fit(backbone, self.data, meter, self.online_step, seed=seed, stage="preference")
             return
@@ -100,13 +89,13 @@ class ClassifierPolicy(Policy):
             fit(backbone, offline, meter, self.offline_step, seed=seed, stage="preference")
             return
         batches = offline.batches(backbone.recipe.batch_size, seed, "pairs")
-        step = mixed(self.online_step, self.offline_step, batches, self.streams.mix)
+        step = mixed(self.online_step, self.offline_step, batches, self.config.mix)
         fit(backbone, self.data, meter, step, seed=seed, stage="both")
 
     def online_step(self, batch: Batch) -> StepResult:
         """Return the loss of sampled classes, and values to log."""
         logits = self.backbone.predict(batch)
-        group, temperature = self.sampling.group, self.sampling.temperature
+        group, temperature = self.config.group, self.config.temperature
         answers = sample_classes(logits, group, temperature, self.generator)
         rewards = (answers == batch.targets[:, None]).float()
         loss = self._objective(batch, logits, answers, group_advantages(rewards))
@@ -118,33 +107,31 @@ class ClassifierPolicy(Policy):
         logits = self.backbone.predict(batch)
         answers = torch.stack([batch.targets, batch.extra[REJECTED]], dim=1)
         advantages = group_advantages(torch.tensor([[2.0, 0.0]], device=logits.device))
-        advantages = self.streams.weight * advantages.expand(len(logits), -1)
+        advantages = self.config.offline_weight * advantages.expand(len(logits), -1)
         loss = self._objective(batch, logits, answers, advantages)
         right, wrong = logits.log_softmax(1).gather(1, answers).mean(0)
-        loss = loss - self.streams.anchor * right
+        loss = loss - self.config.nll_anchor * right
         return loss, {"loss_offline": loss.detach(), "margin": (right - wrong).detach()}
 
     def _objective(
         self, batch: Batch, logits: Tensor, answers: Tensor, advantages: Tensor
     ) -> Tensor:
-        beta = self.sampling.beta
-        if not beta:
-            return objective(logits, answers, advantages, None, beta)
-        with torch.no_grad(), self.meter.phase("reference"):
-            reference = self.reference.predict(batch)
-        return objective(logits, answers, advantages, reference, beta)
+        reference = None
+        if self.config.beta:
+            with torch.no_grad(), self.meter.phase("reference"):
+                reference = self.reference.predict(batch)
+        return objective(logits, answers, advantages, reference, self.config.beta)
 
 
 def attacked_classes(
-    backbone: Backbone, batch: Batch, attack: Attack, generator: torch.Generator
+    backbone: Backbone, batch: Batch, options: Options, generator: torch.Generator
 ) -> Tensor:
     """Return the class [B] of each item under the attack."""
-    if attack.mining != "no_image":
-        pixels = attacked_pixels(backbone, batch, attack, generator)
-        batch = replace(batch, pixels=pixels)
+    if options.mining != "no_image":
+        batch = replace(batch, pixels=attacked_pixels(backbone, batch, options, generator))
     with frozen_weights(backbone), torch.no_grad():
         latents = backbone.encode(batch)
-        if attack.mining == "no_image":
+        if options.mining == "no_image":
             latents = backbone.blank(latents, "image")
         return backbone.fuse(backbone.contribute(latents)).argmax(dim=1)
 
@@ -163,9 +150,7 @@ def pair_data(data: TrainData, pairs: Sequence[MinedAnswer]) -> TrainData:
     return replace(data, examples=examples, gather=gather, turn=lambda i: data.turn(positions[i]))
 
 
-def mixed(
-    online: PolicyStep, offline: PolicyStep, batches: Iterator[Batch], mix: float
-) -> PolicyStep:
+def mixed(online: TrainStep, offline: TrainStep, batches: Iterator[Batch], mix: float) -> TrainStep:
     """Return a step that takes the fraction ``mix`` of its batches from the pairs, evenly."""
     count = 0
 

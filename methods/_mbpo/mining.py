@@ -9,23 +9,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.models.pgd import ascend, frozen_weights, noisy_start
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._preference.online import Sampling, Streams
+from steelyard.methods._mbpo.options import FAULTS, Fault, Options, Reference, parse_faults
 
-Reference = Literal["removed", "black", "noise"]
-Mining = Literal["adversarial", "noise", "blank", "no_image"]
-Fault = Literal["same", "unfinished", "repetition", "refusal", "length", "grounded"]
-FAULTS: tuple[Fault, ...] = get_args(Fault)
 REPEATS = 3  # a block of tokens that occurs this often in sequence is a repetition
 LONGEST_BLOCK = 4
 QUANTILES = (0.1, 0.5, 0.9)
@@ -47,32 +43,6 @@ REFUSALS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Attack:
-    """Replacement of an image that makes the model answer wrongly."""
-
-    mining: Mining
-    epsilon: float
-    step: float
-    steps: int
-    random_start: bool
-    temperature: float = 0.0
-    """Of the answer to the attacked image; 0 is greedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Choice of the items to mine."""
-
-    limit: int
-    """Maximum number of items to score."""
-    fraction: float
-    """Fraction of the remaining budget for scoring and mining together."""
-    top: float | None
-    """Fraction of each subset to select, by information gain; None selects all."""
-    reference: Reference
-
-
-@dataclass(frozen=True, slots=True)
 class MinedAnswer:
     """Answer of the model to the attacked image of a training item, beside the right one."""
 
@@ -91,9 +61,7 @@ class Policy(ABC):
     backbone: Backbone
     data: TrainData
     meter: Meter
-    attack: Attack
-    sampling: Sampling
-    streams: Streams
+    config: Options
     seed: int
 
     required_filters: ClassVar[frozenset[Fault]] = frozenset()
@@ -111,53 +79,49 @@ class Policy(ABC):
         """Train on pairs and on sampled answers until the budget is spent."""
 
 
-def select(
-    backbone: Backbone, data: TrainData, meter: Meter, selection: Selection, seed: int
-) -> list[int]:
+def select(policy: Policy) -> list[int]:
     """Return positions of the items to mine, in random order.
 
-    Scoring takes at most half of the selection's fraction of the remaining budget. Logs quantiles
-    of the information gain.
+    Scoring takes at most half of the fraction of the remaining budget for mining. Logs quantiles of
+    the information gain.
 
     Raises:
         UserError: no training item has an image.
     """
-    generator = torch.Generator().manual_seed(seed_for(seed, "mining", "candidates"))
+    data, meter, config = policy.data, policy.meter, policy.config
+    generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "candidates"))
     order = torch.randperm(len(data), generator=generator).tolist()
-    positions = [i for i in order if data.examples[i].image is not None][: selection.limit]
+    positions = [i for i in order if data.examples[i].image is not None][: config.mine_limit]
     if not positions:
         raise UserError("No training item has an image: there is nothing to attack.")
-    if selection.top is None:
+    if not config.iig:
         return positions
     gains: list[float] = []
-    end = fraction_after(meter, selection.fraction / 2)
-    for chunk in affordable(meter, end, positions, backbone.recipe.batch_size):
+    for chunk in affordable(policy, fraction_after(meter, config.mine_share / 2), positions):
         batch = data.gather(chunk)
-        gains += information_gain(backbone, batch, selection.reference, generator).tolist()
+        gain = information_gain(policy.backbone, batch, config.iig_reference, generator)
+        gains += gain.tolist()
     levels = torch.tensor(gains).quantile(torch.tensor(QUANTILES))
     quantiles = {f"gain_q{100 * q:.0f}": level for q, level in zip(QUANTILES, levels, strict=True)}
     meter.log({"mine_scored": float(len(gains)), **quantiles})
     subsets = [data.examples[position].subset for position in positions[: len(gains)]]
-    return [positions[index] for index in best(gains, subsets, selection.top)]
+    return [positions[index] for index in best(gains, subsets, config.iig_top)]
 
 
 def mine(policy: Policy, positions: Sequence[int], end: float) -> list[MinedAnswer]:
     """Answer attacked images, batch by batch, until the meter's fraction is ``end``."""
     generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "attack"))
-    answers: list[MinedAnswer] = []
-    size = policy.backbone.recipe.batch_size
-    for chunk in affordable(policy.meter, end, positions, size):
-        answers += policy.answer_attacked(chunk, generator)
-    return answers
+    chunks = affordable(policy, end, positions)
+    return [answer for chunk in chunks for answer in policy.answer_attacked(chunk, generator)]
 
 
-def filter_pairs(policy: Policy, answers: Sequence[MinedAnswer], filters: str) -> list[MinedAnswer]:
-    """Drop answers with a fault that ``filters`` names, and log the fraction of each fault.
+def filter_pairs(policy: Policy, answers: Sequence[MinedAnswer]) -> list[MinedAnswer]:
+    """Drop answers with a fault that the filters name, and log the fraction of each fault.
 
     Raises:
         UserError: no answer remains.
     """
-    dropped = parse_faults(filters) | policy.required_filters
+    dropped = parse_faults(policy.config.filters) | policy.required_filters
     pairs = [answer for answer in answers if not dropped.intersection(answer.faults)]
     counts = {fault: sum(fault in answer.faults for answer in answers) for fault in FAULTS}
     fractions = {f"mine_{fault}": counts[fault] / len(answers) for fault in policy.logged_faults}
@@ -222,27 +186,26 @@ def perturb(
     return noisy_start(backbone, batch, epsilon, _uniform(batch.pixels, generator))
 
 
-def pgd(
-    backbone: Backbone,
-    batch: Batch,
-    epsilon: float,
-    step: float,
-    steps: int,
-    generator: torch.Generator | None = None,
-    random_start: bool = True,
+def attacked_pixels(
+    backbone: Backbone, batch: Batch, options: Options, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Return pixels near ``batch.pixels`` at which the batch's answers are least likely.
+    """Return the pixels of the batch under the attack; ``no_image`` is up to the caller.
 
-    This is the attack of ``harness.models.pgd``, untargeted, on NLL(answer | v, question). Items do
+    The attack is that of ``harness.models.pgd``, untargeted, on NLL(answer | v, question). Items do
     not affect each other's loss, so a batch gets the pixels that each item would get alone.
     """
-    start = perturb(backbone, batch, epsilon, generator) if random_start else batch.pixels
+    if options.mining == "blank":
+        return uninformative_pixels(backbone, batch, "black")
+    is_noisy = options.mining == "noise" or options.random_start
+    start = perturb(backbone, batch, options.epsilon, generator) if is_noisy else batch.pixels
+    if options.mining == "noise":
+        return start
 
     def loss(attacked_batch: Batch) -> Tensor:
         return backbone.loss(backbone.predict(attacked_batch), attacked_batch)
 
     with frozen_weights(backbone):
-        return ascend(backbone, batch, start, epsilon, step, steps, loss)
+        return ascend(backbone, batch, start, options.epsilon, options.step, options.steps, loss)
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -250,36 +213,16 @@ def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return (torch.rand(like.shape, generator=generator) * 2 - 1).to(like)
 
 
-def attacked_pixels(
-    backbone: Backbone, batch: Batch, attack: Attack, generator: torch.Generator
-) -> Tensor:
-    """Return the pixels of the batch under the attack; ``no_image`` is up to the caller."""
-    if attack.mining == "blank":
-        return uninformative_pixels(backbone, batch, "black")
-    if attack.mining == "noise":
-        return perturb(backbone, batch, attack.epsilon, generator)
-    return pgd(
-        backbone,
-        batch,
-        attack.epsilon,
-        attack.step,
-        attack.steps,
-        generator,
-        attack.random_start,
-    )
-
-
 def fraction_after(meter: Meter, part: float) -> float:
     """Return the meter's fraction once this part of the remaining budget is spent."""
     return meter.fraction + part * (1 - meter.fraction)
 
 
-def affordable(
-    meter: Meter, end: float, positions: Sequence[int], size: int
-) -> Iterator[Sequence[int]]:
-    """Yield chunks of positions until the meter's fraction is ``end``; at least one."""
+def affordable(policy: Policy, end: float, positions: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield batches of positions until the meter's fraction is ``end``; at least one."""
+    size = policy.backbone.recipe.batch_size
     for start in range(0, len(positions), size):
-        if start and meter.fraction >= end:
+        if start and policy.meter.fraction >= end:
             return
         yield positions[start : start + size]
 
@@ -293,15 +236,6 @@ def best(gains: Sequence[float], subsets: Sequence[str], top: float) -> list[int
         members.sort(key=lambda index: -gains[index])
         indices.update(members[: math.ceil(top * len(members))])
     return sorted(indices)
-
-
-def parse_faults(text: str) -> frozenset[Fault]:
-    """Read fault names from a comma-separated option; refuse unknown names."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in FAULTS:
-            raise unknown("filter", name, FAULTS)
-    return frozenset(fault for fault in FAULTS if fault in names)
 
 
 def find_faults(

@@ -1,25 +1,29 @@
 """MBPO on a vision-language model: answers are rows of tokens, training is GRPO on two streams."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
-from trl import GRPOConfig
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
 
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._mbpo.mining import (
-    Fault,
     MinedAnswer,
     Policy,
     attacked_pixels,
     find_faults,
     information_gain,
 )
-from steelyard.methods._preference import online, trl
-from steelyard.methods._preference.hybrid import HybridTrainer, stored
+from steelyard.methods._preference import online
 from steelyard.methods._preference.online import StreamRow
 from steelyard.tasks.answers import normalise
+
+PAIR = 2
+CHOSEN_REWARD, REJECTED_REWARD = 2.0, 0.0
 
 
 @dataclass
@@ -30,65 +34,140 @@ class VlmPolicy(Policy):
 
     def __post_init__(self) -> None:
         # Before mining, so that a run that cannot train ends at once.
-        online.check_group(self.backbone, self.sampling.group)
-        is_offline = self.streams.stream == "offline"
+        online.check_group(self.backbone, self.config.group)
+        is_offline = self.config.stream == "offline"
         self.online_rows = [] if is_offline else online.online_rows(self.data)
 
     def answer_attacked(
         self, positions: Sequence[int], generator: torch.Generator
     ) -> list[MinedAnswer]:
-        batch = self.data.gather(positions)
-        if self.attack.mining == "no_image":
+        batch, backbone = self.data.gather(positions), self.backbone
+        if self.config.mining == "no_image":
             inputs = [replace(self.data.turn(i).inputs, image=None) for i in positions]
-            attacked = self.backbone.collate(inputs)
+            attacked = backbone.collate(inputs)
         else:
-            pixels = attacked_pixels(self.backbone, batch, self.attack, generator)
+            pixels = attacked_pixels(backbone, batch, self.config, generator)
             attacked = replace(batch, pixels=pixels)
-        temperature = self.attack.temperature or None
-        wrong = self.backbone.continuations(attacked, self.sampling.max_tokens, temperature)
+        temperature = self.config.mine_temperature or None
+        wrong = backbone.continuations(attacked, self.config.max_tokens, temperature)
         # Both gains are those of the clean image.
         gains = zip(
-            information_gain(self.backbone, retarget(batch, wrong)).tolist(),
-            information_gain(self.backbone, batch).tolist(),
+            information_gain(backbone, retarget(batch, wrong)).tolist(),
+            information_gain(backbone, batch).tolist(),
             strict=True,
         )
+        answers, end = [], backbone.eos_id
         rows = zip(positions, answers_of(batch), wrong, gains, strict=True)
-        return [
-            MinedAnswer(position, tuple(good), tuple(bad), self._faults(good, bad, gain))
-            for position, good, bad, gain in rows
-        ]
-
-    def _faults(
-        self, right: list[int], wrong: list[int], gains: tuple[float, float]
-    ) -> tuple[Fault, ...]:
-        decode, end = self.backbone.decode, self.backbone.eos_id
-        return find_faults(
-            normalise(decode(wrong)),
-            normalise(decode(right)),
-            ([t for t in wrong if t != end], [t for t in right if t != end]),
-            gains,
-            finished=end in wrong,
-        )
+        for position, good, bad, gain in rows:
+            faults = find_faults(
+                normalise(backbone.decode(bad)),
+                normalise(backbone.decode(good)),
+                ([token for token in bad if token != end], [t for t in good if t != end]),
+                gain,
+                finished=end in bad,
+            )
+            answers.append(MinedAnswer(position, tuple(good), tuple(bad), faults))
+        return answers
 
     def train(self, pairs: Sequence[MinedAnswer]) -> None:
-        backbone, options = self.backbone, self.sampling
+        config = self.config
         offline = (StreamRow(p.position, True, "offline", p.right, p.wrong) for p in pairs)
-        rows = [*self.online_rows, *offline]
-        sampler = online.sampler_of(rows, backbone, options.group, self.streams.mix, self.seed)
-        with trl.workspace(backbone) as folder:
-            reference = trl.reference_copy(backbone) if options.beta else None
-            settings = options.arguments(reference is not None)
-            settings |= {"epsilon": options.clip, "loss_type": "grpo"}
-            trainer = HybridTrainer(
-                model=backbone.model,
-                reward_funcs=[*online.reward_functions(backbone, options.format_reward), stored],
-                args=trl.arguments(GRPOConfig, backbone, self.seed, folder, **settings),
-                train_dataset=online.dataset(backbone, self.data, rows),
-                processing_class=backbone.processor,
-                streams=self.streams,
-            )
-            online.set_up(trainer, self.meter, sampler, options, reference)
-            trl.run(trainer, backbone, self.meter, items=backbone.recipe.batch_size)
+        online.train_online(
+            partial(HybridTrainer, weight=config.offline_weight, anchor=config.nll_anchor),
+            GRPOConfig,
+            self.backbone,
+            self.data,
+            self.meter,
+            self.seed,
+            config,
+            [*self.online_rows, *offline],
+            mix=config.mix,
+            rewards=[stored],
+            loss_type="grpo",
+        )
+
+
+# TRL logs a reward under the name of its function.
+def stored(stored_reward: Sequence[float | None], **columns: object) -> list[float | None]:
+    """Return the rewards of stored answers; None for sampled ones."""
+    return list(stored_reward)
+
+
+class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
+    """``GRPOTrainer`` that reads the answers of offline rows from their columns.
+
+    A batch belongs to one stream (``online.BlockSampler``). An online batch is an ordinary one of
+    GRPO. An offline batch holds each row twice in sequence, first with its right answer and then
+    with its mined wrong one. The trainer treats both as sampled answers: a group of two with
+    rewards 2 and 0, whose advantages are +-0.7071 (the standard deviation has Bessel's correction).
+    Each batch gets one update, so the old policy is the policy itself and clipping never acts on
+    these answers; only the divergence from the start model limits how unlikely the wrong ones
+    become.
+
+    ``weight`` is a factor on the advantages of stored pairs, ``anchor`` the weight of the mean
+    negative log-likelihood of their right answers.
+    """
+
+    num_generations: int
+
+    def __init__(self, *args: Any, weight: float = 1.0, anchor: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._weight, self._anchor = weight, anchor
+        self._stored_answers: list[list[int]] | None = None
+        self._log_probs = torch.empty(0)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if inputs[0]["stream"] == "online":
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            return output
+        is_right = [position % PAIR == 0 for position in range(len(inputs))]
+        rows = [as_sampled(row, right) for row, right in zip(inputs, is_right, strict=True)]
+        self._stored_answers = [list(row["answer"]) for row in rows]
+        # TRL computes advantages within groups of ``num_generations`` rows.
+        group, self.num_generations = self.num_generations, PAIR
+        try:
+            output = super()._generate_and_score_completions(rows)
+        finally:
+            self._stored_answers, self.num_generations = None, group
+        output["advantages"] = self._weight * output["advantages"]
+        # TRL shuffles rows before the loss, and every tensor of this dictionary with them.
+        output["chosen"] = torch.tensor(is_right, device=output["advantages"].device)
+        return output
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        if self._stored_answers is not None:
+            return self._stored_answers, None
+        return super()._generate_single_turn(*args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        log_probs, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if torch.is_grad_enabled():
+            self._log_probs = log_probs  # of the policy: the anchor needs no second pass
+        return log_probs, *rest
+
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
+        loss: Tensor = super()._compute_loss(model, inputs)
+        stream = "offline" if "chosen" in inputs else "online"
+        if stream == "offline":
+            mask = inputs["completion_mask"]
+            means = (self._log_probs * mask).sum(1) / mask.sum(1)
+            right, wrong = means[inputs["chosen"]].mean(), means[~inputs["chosen"]].mean()
+            self._note("logps/chosen", right)
+            self._note("logps/rejected", wrong)
+            self._note("margin", right - wrong)
+            # TRL's loss is divided by the number of accumulated batches as well.
+            loss = loss - self._anchor * right / self.current_gradient_accumulation_steps
+        self._note(f"loss_{stream}", loss)
+        return loss
+
+    def _note(self, name: str, value: Tensor) -> None:
+        self._metrics["train"][name].append(value.item())
+
+
+def as_sampled(row: Mapping[str, Any], right: bool) -> dict[str, Any]:
+    """Return an offline row with its right or its wrong answer, and the reward of this answer."""
+    answer, reward = (row["good"], CHOSEN_REWARD) if right else (row["bad"], REJECTED_REWARD)
+    return {**row, "answer": answer, "stored_reward": reward}
 
 
 def retarget(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:

@@ -15,7 +15,7 @@ prior on items where it is right. ``refill`` keeps the other examples, with a ra
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,7 @@ from PIL import Image
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
+from steelyard.harness.core.options import require
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
@@ -45,12 +46,16 @@ class PairOptions:
     """Maximum number of training examples to make pairs of, drawn at random."""
     refill: bool = False
     """Take a random wrong answer if the mined one is dropped, and keep the example."""
+    beta: float = 0.1
+    weights: ClassVar[tuple[str, ...]] = ()
+    """Options of the method that are weights of its loss."""
 
     def __post_init__(self) -> None:
-        if self.severity not in SEVERITIES:
-            raise UserError(f"severity={self.severity}: give a whole number from 1 to 5.")
-        if self.max_pairs < 1:
-            raise UserError(f"max_pairs={self.max_pairs}: give at least 1.")
+        require(self, "severity", self.severity in SEVERITIES, "a whole number from 1 to 5")
+        require(self, "max_pairs", self.max_pairs >= 1, "at least 1")
+        require(self, "beta", self.beta > 0, "a number above 0")
+        for name in self.weights:
+            require(self, name, getattr(self, name) >= 0, "a weight of at least 0")
 
 
 def make_pairs(
@@ -143,7 +148,14 @@ def corrupted_inputs(inputs: Inputs, options: PairOptions, item: str) -> Inputs:
         return replace(inputs, image=None)
     if options.negatives == "blank_image":
         return replace(inputs, image=Image.new("RGB", inputs.image.size, GREY))
-    # Evaluation seeds its noise with the item's id alone: training must not see the same noise.
-    key = f"mined {item}"
-    noisy = corrupt("image-noise", options.severity, key, inputs, lambda generator: inputs)
+    return with_noise(inputs, options.severity, f"mined {item}")
+
+
+def with_noise(inputs: Inputs, severity: int, key: str) -> Inputs:
+    """Return the inputs with noise on the image.
+
+    Evaluation seeds its noise with the item's id alone; ``key`` must be another text, so that
+    training does not see the same noise.
+    """
+    noisy = corrupt("image-noise", severity, key, inputs, lambda generator: inputs)
     return replace(inputs, image=noisy.image)

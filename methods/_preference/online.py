@@ -5,10 +5,11 @@ TRL samples a group of answers per prompt, so its batches hold every row several
 image (TRL 1.16 fails on a mixture) or rows of different streams.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from torch.utils.data import Sampler
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.options import require
 from steelyard.harness.core.seeds import seed_for
+from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
+from steelyard.methods._preference import trl
 from steelyard.methods._preference.rewards import (
     PHRASE_WORDS,
     Reward,
@@ -25,9 +29,6 @@ from steelyard.methods._preference.rewards import (
     formatting,
     verifiable,
 )
-
-if TYPE_CHECKING:
-    from steelyard.harness.models.vlm import Vlm
 
 Stream = Literal["online", "offline"]
 DECODED = 128  # decoded rows in memory; a row occurs several times within one batch
@@ -52,43 +53,10 @@ class Sampling:
     """Leave a question out of the next pass if all its sampled answers got the same reward."""
 
     def __post_init__(self) -> None:
-        if self.group < 2:
-            raise UserError(f"group={self.group}: give at least 2 answers, to compare them.")
-        if self.temperature <= 0:
-            raise UserError(f"temperature={self.temperature}: give a positive number.")
-        if self.max_tokens < 1:
-            raise UserError(f"max_tokens={self.max_tokens}: give at least 1.")
-        if self.beta < 0:
-            raise UserError(f"beta={self.beta}: give 0 or more.")
-
-    def arguments(self, replaces_reference: bool) -> dict[str, Any]:
-        """Return these options under TRL's names.
-
-        Args:
-            replaces_reference: ``set_up`` gives the trainer its reference; see there.
-        """
-        return {
-            "num_generations": self.group,
-            "temperature": self.temperature,
-            "max_completion_length": self.max_tokens,
-            "beta": 0.0 if replaces_reference else self.beta,
-            "num_iterations": 1,
-            "steps_per_generation": 1,
-            "log_completions": False,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """Mixture of the two streams, and loss of the offline one."""
-
-    stream: Literal["hybrid", "offline", "online"] = "hybrid"
-    mix: float = 0.5
-    """Fraction of offline batches in the hybrid."""
-    weight: float = 1.0
-    """Factor on the advantages of stored pairs."""
-    anchor: float = 0.0
-    """Weight of the mean negative log-likelihood of the right answers of stored pairs."""
+        require(self, "group", self.group >= 2, "at least 2 answers, to compare them")
+        require(self, "temperature", self.temperature > 0, "a positive number")
+        require(self, "max_tokens", self.max_tokens >= 1, "at least 1")
+        require(self, "beta", self.beta >= 0, "0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +133,6 @@ class BlockSampler(Sampler[int]):
                     yield rows[index]
 
 
-def sampler_of(
-    rows: Sequence[StreamRow], backbone: "Vlm", group: int, mix: float, seed: int
-) -> BlockSampler:
-    """Return the order of a run's rows; ``mix`` is the fraction of offline batches."""
-    block = backbone.recipe.batch_size
-    return BlockSampler(pools(rows, group, mix), block, seed_for(seed, "online", "order"))
-
-
 def pools(rows: Sequence[StreamRow], group: int, mix: float) -> list[RowPool]:
     """Group rows by stream and image; ``mix`` is the fraction of offline batches if both exist."""
     fractions: dict[Stream, float] = {"online": 1 - mix, "offline": mix}
@@ -212,7 +172,7 @@ def online_rows(data: TrainData) -> list[StreamRow]:
     return rows
 
 
-def dataset(backbone: "Vlm", data: TrainData, rows: Sequence[StreamRow]) -> Any:
+def dataset(backbone: Vlm, data: TrainData, rows: Sequence[StreamRow]) -> Any:
     """Return a ``datasets.Dataset`` of row numbers, turned into TRL's columns when it is read.
 
     So no image is encoded or written to disk.
@@ -242,13 +202,7 @@ def dataset(backbone: "Vlm", data: TrainData, rows: Sequence[StreamRow]) -> Any:
     return Dataset.from_dict({"row": list(range(len(rows)))}).with_transform(look_up)
 
 
-def reward_functions(backbone: "Vlm", format_reward: bool) -> list[Reward]:
-    """Return the reward for right answers, and the one for their form unless switched off."""
-    form = [formatting([backbone.eos_id])] if format_reward else []
-    return [correctness, *form]
-
-
-def check_group(backbone: "Vlm", group: int) -> None:
+def check_group(backbone: Vlm, group: int) -> None:
     """Refuse a batch size that does not hold complete groups and complete pairs."""
     size = backbone.recipe.batch_size
     if size % group or size % 2:
@@ -259,49 +213,87 @@ def check_group(backbone: "Vlm", group: int) -> None:
 
 
 def train_online(
-    trainer_class: Any,
-    config_class: Any,
-    backbone: "Vlm",
+    trainer_class: Callable[..., Any],
+    config_class: type[Any],
+    backbone: Vlm,
     data: TrainData,
     meter: Meter,
     seed: int,
     options: Sampling,
+    rows: Sequence[StreamRow] | None = None,
     **settings: Any,
 ) -> None:
-    """Train with one of TRL's online trainers on verifiable questions until the budget is spent.
+    """Train with one of TRL's online trainers until the budget is spent.
 
-    ``settings`` are further arguments of ``config_class``.
+    ``rows`` are by default those of ``online_rows``. ``settings`` go to ``new_trainer``.
     """
-    from steelyard.methods._preference import trl
-
     check_group(backbone, options.group)
-    rows = online_rows(data)
-    sampler = sampler_of(rows, backbone, options.group, 0.0, seed)
+    rows = online_rows(data) if rows is None else rows
+    classes = (trainer_class, config_class)
     with trl.workspace(backbone) as folder:
-        reference = trl.reference_copy(backbone) if options.beta else None
-        settings = options.arguments(reference is not None) | settings
-        trainer = trainer_class(
-            model=backbone.model,
-            reward_funcs=reward_functions(backbone, options.format_reward),
-            args=trl.arguments(config_class, backbone, seed, folder, **settings),
-            train_dataset=dataset(backbone, data, rows),
-            processing_class=backbone.processor,
+        trainer = new_trainer(
+            *classes, backbone, data, meter, seed, options, rows, folder, **settings
         )
-        set_up(trainer, meter, sampler, options, reference)
         trl.run(trainer, backbone, meter, items=backbone.recipe.batch_size)
 
 
-def set_up(
-    trainer: Any, meter: Meter, sampler: BlockSampler, options: Sampling, reference: Any
-) -> None:
-    """Give a new GRPO or RLOO trainer its sampler, its reference model and its phases."""
-    if reference is not None:
+def new_trainer(
+    trainer_class: Callable[..., Any],
+    config_class: type[Any],
+    backbone: Vlm,
+    data: TrainData,
+    meter: Meter,
+    seed: int,
+    options: Sampling,
+    rows: Sequence[StreamRow],
+    folder: Path,
+    *,
+    mix: float = 0.0,
+    rewards: Sequence[Reward] = (),
+    **settings: Any,
+) -> Any:
+    """Build a GRPO or RLOO trainer on these rows, inside a workspace.
+
+    Args:
+        mix: fraction of offline batches.
+        rewards: further reward functions, after those for right answers and for their form.
+        settings: further arguments of ``config_class``.
+    """
+    reference = trl.reference_copy(backbone) if options.beta else None
+    order = pools(rows, options.group, mix)
+    sampler = BlockSampler(order, backbone.recipe.batch_size, seed_for(seed, "online", "order"))
+    settings = {
+        "num_generations": options.group,
+        "temperature": options.temperature,
+        "max_completion_length": options.max_tokens,
         # TRL would load the reference by the name in the model's configuration: that is not the
         # start of this run, and the meter does not watch it. With beta 0 TRL loads none. Under
         # LoRA ``reference`` is None, and TRL's second adapter is a copy of the start.
+        "beta": options.beta if reference is None else 0.0,
+        "num_iterations": 1,
+        "steps_per_generation": 1,
+        "log_completions": False,
+        "epsilon": options.clip,
+        **settings,
+    }
+    form = [formatting([backbone.eos_id])] if options.format_reward else []
+    trainer = trainer_class(
+        model=backbone.model,
+        reward_funcs=[correctness, *form, *rewards],
+        args=trl.arguments(config_class, backbone, seed, folder, **settings),
+        train_dataset=dataset(backbone, data, rows),
+        processing_class=backbone.processor,
+    )
+    if reference is not None:
         trainer.ref_model, trainer.beta = reference, options.beta
     # TRL's sampler mixes rows with and without an image.
     trainer._get_train_sampler = lambda dataset=None: sampler
+    watch(trainer, meter, sampler, options.skip_flat)
+    return trainer
+
+
+def watch(trainer: Any, meter: Meter, sampler: BlockSampler, skip_flat: bool) -> None:
+    """Charge a trainer's sampling to ``rollout``, and log or skip groups of equal rewards."""
     generate, calculate = trainer._generate_single_turn, trainer._calculate_rewards
 
     def charged(*args: Any, **kwargs: Any) -> Any:
@@ -313,7 +305,7 @@ def set_up(
         if inputs[0]["stream"] == "online":
             flat = flat_groups(rewards, trainer.num_generations)
             trainer._metrics["train"]["flat_groups"].append(flat.float().mean().item())
-            if options.skip_flat:
+            if skip_flat:
                 rows = [row["row"] for row in inputs[:: trainer.num_generations]]
                 sampler.rest(
                     [row for row, is_flat in zip(rows, flat.tolist(), strict=True) if is_flat]

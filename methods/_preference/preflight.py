@@ -10,7 +10,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._preference.trl_data import AnswerPair, Prompt, PromptAt, render
+from steelyard.methods._preference.trl_data import AnswerPair, Prompt, PromptAt
 
 CHECKED = 512  # maximum number of rows, evenly spaced
 
@@ -18,12 +18,10 @@ CHECKED = 512  # maximum number of rows, evenly spaced
 def check(
     backbone: Vlm,
     data: TrainData,
+    prompt_at: PromptAt,
     pairs: Sequence[AnswerPair] | None = None,
-    prompt_at: PromptAt | None = None,
 ) -> None:
     """Check up to ``CHECKED`` rows with the training answer, or with both answers of pairs.
-
-    ``prompt_at`` supplies the prompts cached for training.
 
     Raises:
         UserError: names the row, the mistake and what to change.
@@ -41,7 +39,7 @@ def check(
         position = row if pairs is None else pairs[row].position
         turn, name = data.turn(position), data.examples[position].id
         try:
-            prompt = prompt_at(position) if prompt_at else render(backbone, turn.inputs)
+            prompt = prompt_at(position)
         except UserError as error:  # the prompt is too long
             raise UserError(f"Row {name}: {error}") from error
         except ValueError as error:  # an image token in the text, or a broken picture
@@ -55,8 +53,7 @@ def check(
 
 def spaced(count: int, most: int) -> list[int]:
     """Return at most ``most`` numbers below ``count``, evenly spaced, beginning with 0."""
-    if count <= most:
-        return list(range(count))
+    most = min(count, most)
     return [index * count // most for index in range(most)]
 
 

@@ -1,14 +1,7 @@
 """Run a TRL trainer with the harness's optimiser, schedule, meter and end of training.
 
-A method opens a workspace, builds its trainer with ``arguments`` and calls ``run``::
-
-    with workspace(backbone) as folder:
-        args = arguments(DPOConfig, backbone, seed, folder, beta=0.1)
-        reference = reference_copy(backbone)
-        trainer = DPOTrainer(backbone.model, reference, args, data_collator=..., ...)
-        run(trainer, backbone, meter, items=backbone.recipe.batch_size)
-
-TRL changes a model beyond its weights (a patched ``forward``, a second adapter, gradient
+``train_on_rows`` opens a workspace, builds the trainer with ``arguments`` and calls ``run``. TRL
+changes a model beyond its weights (a patched ``forward``, a second adapter, gradient
 checkpointing). The workspace undoes this when it closes, also after an exception.
 """
 
@@ -20,7 +13,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +25,51 @@ from steelyard.harness.core.errors import NonFiniteLoss, UserError
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.fit import new_optimiser, schedule
+from steelyard.methods._preference.trl_data import Collator, ordered
 from steelyard.methods._preference.trl_head import score_answers
 
 REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
 UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
 NOISY_LIBRARIES = ("transformers", "trl", "accelerate", "datasets", "peft")
 UNLOGGED = ("epoch", "learning_rate", "num_tokens", "step_time")
+
+
+def train_on_rows(
+    trainer_class: Callable[..., Any],
+    config_class: type[Any],
+    backbone: Vlm,
+    meter: Meter,
+    seed: int,
+    collator: Collator,
+    *,
+    rows: int,
+    size: int,
+    stage: str,
+    until: float = 1.0,
+    frozen: bool = True,
+    **settings: Any,
+) -> None:
+    """Train with one of TRL's offline trainers until the fraction ``until`` of the budget is spent.
+
+    Args:
+        rows: number of rows that the collator knows.
+        size: rows of one optimiser step.
+        stage: decides the order of the rows, with the seed.
+        frozen: give the trainer a frozen copy of the model.
+        settings: further arguments of ``config_class``.
+    """
+    settings["per_device_train_batch_size"] = size
+    with workspace(backbone) as folder:
+        reference = {"ref_model": reference_copy(backbone)} if frozen else {}
+        trainer = trainer_class(
+            model=backbone.model,
+            args=arguments(config_class, backbone, seed, folder, **settings),
+            data_collator=collator,
+            train_dataset=ordered(rows, size, seed, stage),
+            processing_class=backbone.processor,
+            **reference,
+        )
+        run(trainer, backbone, meter, items=size, until=until)
 
 
 @contextmanager
@@ -162,16 +194,14 @@ def reference_copy(backbone: Vlm) -> Any | None:
 
 
 @contextmanager
-def charged(
-    module: nn.Module, meter: Meter, phase: str, when: Callable[[], bool] = lambda: True
-) -> Iterator[None]:
-    """Charge the module's forward passes to ``phase`` while ``when()`` is true."""
+def _charged(module: nn.Module, meter: Meter, when: Callable[[], bool]) -> Iterator[None]:
+    """Charge the module's forward passes to the phase ``reference`` while ``when()`` is true."""
     open_phases: list[ExitStack] = []
 
     def enter(called: nn.Module, args: Any) -> None:
         stack = ExitStack()
         if when():
-            stack.enter_context(meter.phase(phase))
+            stack.enter_context(meter.phase("reference"))
         open_phases.append(stack)
 
     def leave(called: nn.Module, args: Any, output: Any) -> None:
@@ -229,24 +259,17 @@ def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float =
     # A walk over all parameters per step, for statistics of the hub only.
     trainer.floating_point_ops = lambda inputs: 0.0
     backbone.train()
-    with _reference_phase(trainer, meter):
+    with _reference_phase(vars(trainer).get("ref_model"), trainer.model, meter):
         trainer.train()
 
 
-@contextmanager
-def _reference_phase(trainer: Any, meter: Meter) -> Iterator[None]:
+def _reference_phase(reference: Any, policy: Any, meter: Meter) -> AbstractContextManager[None]:
     """Charge the frozen copy, or the policy with the frozen adapter active, to ``reference``."""
-    reference, policy = vars(trainer).get("ref_model"), trainer.model
     if reference is not None:
-        with charged(reference, meter, "reference"):
-            yield
-    elif REFERENCE_ADAPTER in _adapters(policy):
-        with charged(
-            policy, meter, "reference", lambda: bool(policy.active_adapter == REFERENCE_ADAPTER)
-        ):
-            yield
-    else:
-        yield
+        return _charged(reference, meter, lambda: True)
+    if REFERENCE_ADAPTER in _adapters(policy):
+        return _charged(policy, meter, lambda: bool(policy.active_adapter == REFERENCE_ADAPTER))
+    return nullcontext()
 
 
 def _adapters(model: Any) -> Mapping[str, object]:

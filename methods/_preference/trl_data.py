@@ -54,16 +54,7 @@ Collator = Callable[[list[dict[str, int]]], dict[str, Tensor]]
 """Model inputs of rows of ``ordered``."""
 
 
-def render(backbone: Vlm, inputs: Inputs) -> Prompt:
-    """Render the prompt of one user turn.
-
-    Raises:
-        UserError: it is too long.
-    """
-    return _prompt(backbone, backbone.collate([inputs]))
-
-
-def _prompt(backbone: Vlm, batch: Batch) -> Prompt:
+def prompt_of(backbone: Vlm, batch: Batch) -> Prompt:
     """Return the prompt of a batch of one row, which has no padding."""
     inputs = {name: value.cpu() for name, value in backbone.prompts.plain(batch).items()}
     tokens, _ = inputs.pop("input_ids"), inputs.pop("attention_mask")
@@ -87,10 +78,9 @@ def prompts_of(
     def at(position: int) -> Prompt:
         if position in cached:
             return cached[position]
-        if inputs_at:
-            prompt = render(backbone, inputs_at(position))
-        else:
-            prompt = _prompt(backbone, data.gather([position]))
+        gather = data.gather
+        batch = backbone.collate([inputs_at(position)]) if inputs_at else gather([position])
+        prompt = prompt_of(backbone, batch)
         size = sum(value.nbytes for value in prompt.images.values())
         if size * len(data) <= IN_MEMORY_BYTES:
             cached[position] = prompt
@@ -180,15 +170,29 @@ def supervised(backbone: Vlm, data: TrainData, prompt_at: PromptAt) -> Collator:
     return collate
 
 
-def preference(backbone: Vlm, pairs: Sequence[AnswerPair], prompt_at: PromptAt) -> Collator:
-    """Return a collator for ``DPOTrainer``: all chosen rows, then all rejected ones."""
+def preference(
+    backbone: Vlm,
+    pairs: Sequence[AnswerPair],
+    prompt_at: PromptAt,
+    corrupted_at: PromptAt | None = None,
+) -> Collator:
+    """Return a collator for ``DPOTrainer``: all chosen rows, then all rejected ones.
+
+    With ``corrupted_at`` follow the chosen answers to corrupted images, and batches also hold
+    ``has_image`` [B] bool.
+    """
     padding, tokens = backbone.prompts.pad_id, cache(backbone.prompts.answer_ids)
 
     def collate(rows: list[dict[str, int]]) -> dict[str, Tensor]:
         batch = [pairs[row["row"]] for row in rows]
         prompts = [prompt_at(pair.position) for pair in batch]
-        answers = [pair.chosen for pair in batch] + [pair.rejected for pair in batch]
-        return join(prompts * 2, [tokens(answer) for answer in answers], padding)
+        right = [tokens(pair.chosen) for pair in batch]
+        wrong = [tokens(pair.rejected) for pair in batch]
+        if corrupted_at is None:
+            return join([*prompts, *prompts], [*right, *wrong], padding)
+        corrupted = [corrupted_at(pair.position) for pair in batch]
+        inputs = join([*prompts, *prompts, *corrupted], [*right, *wrong, *right], padding)
+        return inputs | {"has_image": torch.tensor([bool(prompt.images) for prompt in prompts])}
 
     return collate
 
@@ -214,26 +218,5 @@ def unpaired(backbone: Vlm, pairs: Sequence[AnswerPair], prompt_at: PromptAt) ->
         pictures = {name for prompt in prompts for name in prompt.images}
         inputs |= {f"KL_{name}": value for name, value in kl_inputs.items() if name not in pictures}
         return inputs | {"label": torch.tensor(is_right)}
-
-    return collate
-
-
-def image_preference(
-    backbone: Vlm, pairs: Sequence[AnswerPair], prompt_at: PromptAt, corrupted_at: PromptAt
-) -> Collator:
-    """Return a collator of chosen rows, rejected rows, and chosen answers to corrupted images.
-
-    Its batches also hold ``has_image`` [B] bool.
-    """
-    padding, tokens = backbone.prompts.pad_id, cache(backbone.prompts.answer_ids)
-
-    def collate(rows: list[dict[str, int]]) -> dict[str, Tensor]:
-        batch = [pairs[row["row"]] for row in rows]
-        clean = [prompt_at(pair.position) for pair in batch]
-        corrupted = [corrupted_at(pair.position) for pair in batch]
-        right, wrong = [pair.chosen for pair in batch], [pair.rejected for pair in batch]
-        answers = [tokens(answer) for answer in (*right, *wrong, *right)]
-        inputs = join([*clean, *clean, *corrupted], answers, padding)
-        return inputs | {"has_image": torch.tensor([bool(prompt.images) for prompt in clean])}
 
     return collate

@@ -1,13 +1,12 @@
 """Gradient arithmetic of several methods: gradients at latents, conflicts, weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from steelyard.harness.core.examples import MODALITIES, Modality
-from steelyard.harness.models.backbone import Backbone, Latents
+from steelyard.harness.models.backbone import Latents
 
 NO_DIRECTION = 1e-16  # squared norm below which a gradient is only rounding error
 
@@ -24,22 +23,6 @@ def gradient_at(loss: Tensor, at: Latents) -> Latents:
         for tensor in (at.image, at.text)
     )
     return Latents(image, text)
-
-
-@contextmanager
-def frozen_parameters(backbone: Backbone) -> Iterator[None]:
-    """Freeze all parameters, so that a pass inside has gradients at its inputs only.
-
-    The meter then charges no gradient of the parameters for this pass.
-    """
-    parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 def carry(value: Tensor, at: Latents, gradient: Latents) -> Tensor:

@@ -1,13 +1,9 @@
 """Training of one modality alone, for unimodal controls and for methods that start from it."""
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.examples import Modality
 from steelyard.harness.models.backbone import Batch, TwoTower
-from steelyard.harness.training.fit import fit
+from steelyard.harness.training.fit import StepResult, fit
 from steelyard.harness.training.train_data import TrainData
 
 
@@ -22,7 +18,7 @@ def train_modality(
 ) -> None:
     """Train a modality's encoder, embedding and head until this fraction of the budget is spent."""
 
-    def step(batch: Batch) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+    def step(batch: Batch) -> StepResult:
         logits = backbone.unimodal_logits(backbone.encode_modality(batch, modality), modality)
         return backbone.loss(logits, batch).mean(), {}
 

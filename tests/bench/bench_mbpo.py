@@ -14,10 +14,12 @@ import torch
 from timing import Comparison, Work, compare
 
 from steelyard.harness.core.compat import prepare_imports
+from steelyard.harness.models.pgd import frozen_weights
 from steelyard.harness.models.vlm import Vlm
-from steelyard.methods._mbpo.mining import frozen_weights, pgd
+from steelyard.methods._mbpo.mining import attacked_pixels
+from steelyard.methods._mbpo.options import Options
 from steelyard.methods._preference import online, trl
-from steelyard.methods._preference.online import Sampling, StreamRow, Streams
+from steelyard.methods._preference.online import Sampling, StreamRow
 
 STEPS = 8  # optimiser steps of one timed run
 GROUP, BATCH = 8, 32
@@ -38,24 +40,26 @@ def trainer_of(model: Vlm, folder: Path, rows: Sequence[StreamRow], hybrid: bool
     """Build TRL's own trainer or ours on these rows, with the same data and settings."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from steelyard.methods._preference.hybrid import HybridTrainer, stored
+    from steelyard.methods._mbpo.vlm import HybridTrainer, stored
 
-    options = Sampling(GROUP, 1.0, 4, 0.0)
-    settings = options.arguments(replaces_reference=True)
-    shared = {
-        "model": model.model,
-        "args": trl.arguments(
-            GRPOConfig, model, 0, folder, loss_type="grpo", max_steps=STEPS, **settings
-        ),
-        "train_dataset": online.dataset(model, toy.data(model, len(rows), seed=4), rows),
-        "processing_class": model.processor,
-    }
-    rewards = online.reward_functions(model, True)
-    if not hybrid:
-        return GRPOTrainer(reward_funcs=[*rewards], **shared)
-    trainer = HybridTrainer(reward_funcs=[*rewards, stored], streams=Streams(), **shared)
-    sampler = online.sampler_of(rows, model, GROUP, 0.5, seed=0)
-    online.set_up(trainer, toy.metered(model, 1e15), sampler, options, None)
+    trainer = online.new_trainer(
+        HybridTrainer if hybrid else GRPOTrainer,
+        GRPOConfig,
+        model,
+        toy.data(model, len(rows), seed=4),
+        toy.metered(model, 1e15),
+        0,
+        Sampling(GROUP, 1.0, 4, 0.0),
+        rows,
+        folder,
+        mix=0.5,
+        rewards=[stored] if hybrid else [],
+        loss_type="grpo",
+        max_steps=STEPS,
+    )
+    if not hybrid:  # as TRL makes it, with its own sampler
+        for name in ("_get_train_sampler", "_generate_single_turn", "_calculate_rewards"):
+            delattr(trainer, name)
     return trainer
 
 
@@ -105,7 +109,7 @@ def attack_cost(model: Vlm) -> None:
                 torch.autograd.grad(loss, pixels)
 
     def attack() -> None:
-        pgd(model, batch, 16 / 255, 2 / 255, steps, torch.Generator().manual_seed(0))
+        attacked_pixels(model, batch, Options(steps=steps), torch.Generator().manual_seed(0))
 
     print_row(
         f"attack of {steps} steps, 64 images / passes alone", compare(attack, passes), "<= 1.15"
@@ -118,7 +122,7 @@ def batching(model: Vlm) -> None:
 
     def mine(positions: Sequence[int]) -> None:
         batch = data.gather(positions)
-        pgd(model, batch, 16 / 255, 2 / 255, 5, torch.Generator().manual_seed(0))
+        attacked_pixels(model, batch, Options(steps=5), torch.Generator().manual_seed(0))
         model.continuations(batch, 4)
 
     result = compare(lambda: mine(range(32)), lambda: [mine([position]) for position in range(32)])

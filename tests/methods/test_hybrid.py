@@ -1,5 +1,6 @@
 """Hybrid trainer: stored answers are trained on unchanged; streams keep their rewards."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import pytest
 import torch
 
 from steelyard.harness.models.vlm import Vlm
+from steelyard.methods._mbpo.vlm import HybridTrainer, as_sampled, stored
 from steelyard.methods._preference import online, trl
-from steelyard.methods._preference.hybrid import HybridTrainer, as_sampled, stored
-from steelyard.methods._preference.online import Sampling, Stream, StreamRow, Streams
+from steelyard.methods._preference.online import Sampling, Stream, StreamRow
 
 GROUP, BATCH = 4, 8
 COUNT = 12
@@ -33,23 +34,23 @@ def rows_of(model: Vlm, stream: Stream) -> list[StreamRow]:
     return rows
 
 
-def trainer_of(
-    model: Vlm, rows: list[StreamRow], folder: Path, streams: Streams, beta: float = 0.0
-) -> Any:
+def trainer_of(model: Vlm, rows: list[StreamRow], folder: Path, **options: float) -> Any:
     from trl import GRPOConfig
 
-    options = Sampling(GROUP, 1.0, 4, beta)
-    sampler = online.sampler_of(rows, model, GROUP, 0.5, seed=0)
-    settings = options.arguments(replaces_reference=True)
-    trainer = HybridTrainer(
-        model=model.model,
-        reward_funcs=[*online.reward_functions(model, True), stored],
-        args=trl.arguments(GRPOConfig, model, 0, folder, loss_type="grpo", **settings),
-        train_dataset=online.dataset(model, toy.data(model, COUNT, seed=4), rows),
-        processing_class=model.processor,
-        streams=streams,
+    trainer = online.new_trainer(
+        partial(HybridTrainer, **options),
+        GRPOConfig,
+        model,
+        toy.data(model, COUNT, seed=4),
+        toy.metered(model, 1e12),
+        0,
+        Sampling(GROUP, 1.0, 4, beta=0.0),
+        rows,
+        folder,
+        mix=0.5,
+        rewards=[stored],
+        loss_type="grpo",
     )
-    online.set_up(trainer, toy.metered(model, 1e12), sampler, options, None)
     trainer.current_gradient_accumulation_steps = 1  # set by train()
     return trainer
 
@@ -63,7 +64,7 @@ def batch_of(trainer: Any) -> list[dict[str, Any]]:
 def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path) -> None:
     rows = rows_of(model, "offline")
     with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, Streams(weight=0.5))
+        trainer = trainer_of(model, rows, tmp_path, weight=0.5)
         inputs = batch_of(trainer)
         output = trainer._generate_and_score_completions(inputs)
         assert trainer.num_generations == GROUP
@@ -82,7 +83,7 @@ def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path)
 def test_each_stream_has_its_own_rewards(model: Vlm, tmp_path: Path) -> None:
     rows = rows_of(model, "online")
     with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, Streams())
+        trainer = trainer_of(model, rows, tmp_path)
         torch.manual_seed(0)
         output = trainer._generate_and_score_completions(batch_of(trainer))
     metrics = trainer._metrics["train"]
@@ -100,7 +101,7 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
     rows = rows_of(model, "offline")
     anchor = 0.3
     with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, Streams(anchor=anchor))
+        trainer = trainer_of(model, rows, tmp_path, anchor=anchor)
         model.eval()
         trainer.model.train()
         output = trainer._generate_and_score_completions(batch_of(trainer))
@@ -124,7 +125,7 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
         metrics["logps/chosen"][0] - metrics["logps/rejected"][0]
     )
     with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, Streams(anchor=anchor))
+        trainer = trainer_of(model, rows, tmp_path, anchor=anchor)
         again = trainer._get_per_token_logps_and_entropies(
             trainer.model,
             torch.cat([mixed["prompt_ids"], mixed["completion_ids"]], 1),

@@ -60,11 +60,10 @@ def mined_pairs(
     model: Any, pool: Any, meter: Meter, config: mbpo.Config, kind: type[Any] = VlmPolicy
 ) -> list[MinedAnswer]:
     """Pairs of the start model, by the first three steps of the method."""
-    policy: Policy = kind(model, pool, meter, config.attack, config, config.streams, seed=0)
+    policy: Policy = kind(model, pool, meter, config, seed=0)
     with meter.phase("mine"):
-        positions = select(model, pool, meter, config.selection, seed=0)
-        answers = mine(policy, positions, end=0.3)
-    return filter_pairs(policy, answers, config.filters)
+        answers = mine(policy, select(policy), end=0.3)
+    return filter_pairs(policy, answers)
 
 
 @torch.no_grad()

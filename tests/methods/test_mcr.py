@@ -12,7 +12,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.models.backbone import Batch, Latents, Recipe
 from steelyard.methods import mcr
 from steelyard.methods._shared.divergences import jensen_shannon, kullback_leibler
-from steelyard.methods._shared.permutation_game import SIGN, Game, mipd, permutations
+from steelyard.methods.mcr import SIGN, Game, mipd, permutations
 
 ROWS, INPUTS, WIDTH, CLASSES, DRAWS = 12, 6, 8, 4, 5
 GAMES: tuple[Game, ...] = ("greedy", "independent", "collaborative")

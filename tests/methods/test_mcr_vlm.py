@@ -15,11 +15,11 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs, Turn
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.backbone import Latents
+from steelyard.harness.models.pgd import frozen_parameters
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods import mcr
 from steelyard.methods._shared.divergences import jensen_shannon
-from steelyard.methods._shared.gradients import frozen_parameters
-from steelyard.methods._shared.permutation_game import SIGN, Game, mipd
+from steelyard.methods.mcr import SIGN, Game, mipd
 from steelyard.tasks.world.language import ASK, prompt
 from steelyard.tasks.world.prior import BASE_PRIOR, compose
 from steelyard.tasks.world.scenes import draw

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import preference_toy as toy
@@ -11,25 +12,22 @@ from torch import Tensor, nn
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Modality
-from steelyard.harness.models.backbone import Backbone, Batch, Latents, PixelRange
+from steelyard.harness.models.backbone import Backbone, Batch, Latents, PixelRange, Recipe
+from steelyard.harness.models.pgd import frozen_weights
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._mbpo.mining import (
-    Attack,
-    Selection,
     affordable,
     attacked_pixels,
     best,
     find_faults,
-    frozen_weights,
     information_gain,
-    parse_faults,
     perturb,
-    pgd,
     repeats,
     select,
     uninformative_pixels,
 )
-from steelyard.methods._mbpo.vlm import answers_of, retarget
+from steelyard.methods._mbpo.options import Options, parse_faults
+from steelyard.methods._mbpo.vlm import VlmPolicy, answers_of, retarget
 
 WEIGHT = torch.tensor([1.0, -2.0, 0.5])
 LOW, HIGH = -1.0, 3.0  # so that a share of the range is not a number of pixel units
@@ -73,6 +71,20 @@ class Linear(nn.Module):
 
     def pixel_gradient(self, gradient: Tensor) -> Tensor:
         return gradient
+
+
+def attacked(
+    model: Any,
+    batch: Batch,
+    steps: int,
+    generator: torch.Generator | None = None,
+    epsilon: float = EPSILON,
+    step: float = STEP,
+    **options: Any,
+) -> Tensor:
+    """Pixels under the attack."""
+    config = Options(epsilon=epsilon, step=step, steps=steps, **options)
+    return attacked_pixels(model, batch, config, generator)
 
 
 def linear() -> Any:
@@ -128,12 +140,12 @@ def test_noise_reference_fills_the_range_and_repeats_by_seed(batch: Batch) -> No
 def test_attack_by_hand(batch: Batch) -> None:
     """Against class 0 pixels move along -sign(w), against class 1 along it, as far as allowed."""
     reach = EPSILON * (HIGH - LOW)  # 0.4
-    moved = pgd(linear(), batch, EPSILON, STEP, steps=3, random_start=False)
+    moved = attacked(linear(), batch, 3, random_start=False)
     expected = torch.tensor(
         [[-reach, reach, -reach], [1 + reach, 2.9 - reach, -0.9 + reach]]
     ).view_as(moved)
     torch.testing.assert_close(moved, expected)
-    single_step = pgd(linear(), batch, EPSILON, STEP, steps=1, random_start=False)
+    single_step = attacked(linear(), batch, 1, random_start=False)
     torch.testing.assert_close(
         (single_step - batch.pixels).abs(), torch.full_like(single_step, 0.16)
     )
@@ -141,7 +153,7 @@ def test_attack_by_hand(batch: Batch) -> None:
 
 def test_attack_stays_within_the_range(batch: Batch) -> None:
     against = replace(batch, targets=1 - batch.targets)
-    moved = pgd(linear(), against, EPSILON, STEP, steps=5)
+    moved = attacked(linear(), against, 5)
     assert moved[1, 1] == HIGH and moved[1, 2] == LOW  # 2.9 + 0.4 and -0.9 - 0.4, clipped
 
 
@@ -149,13 +161,13 @@ def test_random_start_never_leaves_the_ball(batch: Batch) -> None:
     wide = replace(batch, pixels=torch.rand(2, 3, 1, 1))
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        moved = pgd(linear(), wide, EPSILON, STEP, steps=1, generator=generator)
+        moved = attacked(linear(), wide, 1, generator)
         assert (moved - wide.pixels).abs().max() <= EPSILON * (HIGH - LOW) + 1e-6
 
 
 def test_mining_leaves_the_model_as_it_was(batch: Batch) -> None:
     model = linear()
-    pgd(model, batch, EPSILON, STEP, steps=2)
+    attacked(model, batch, 2)
     assert model.weight.grad is None
     assert model.weight.requires_grad and not model.fixed.requires_grad
     assert model.modes == [False, True]
@@ -175,15 +187,15 @@ def test_equal_frames_stay_equal(batch: Batch) -> None:
 
     copied = replace(batch, pixels=torch.zeros(2, 3, 1, 1))
     generator = torch.Generator().manual_seed(0)
-    moved = pgd(cast(Any, Copied()), copied, EPSILON, STEP, 3, generator)
+    moved = attacked(Copied(), copied, 3, generator)
     assert torch.equal(moved[:, 0], moved[:, 1])
     assert not torch.equal(moved[:, 0], moved[:, 2])
 
 
 def test_kinds_of_mining(batch: Batch) -> None:
     def pixels(mining: Any) -> Tensor:
-        attack = Attack(mining, EPSILON, STEP, 5, random_start=True)
-        return attacked_pixels(linear(), batch, attack, torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        return attacked(linear(), batch, 5, generator, mining=mining)
 
     noisy = pixels("noise")
     generator = torch.Generator().manual_seed(0)
@@ -243,13 +255,12 @@ def test_answers_exchanged_in_a_batch(batch: Batch) -> None:
 
 
 def test_mining_stops_at_its_share() -> None:
-    class Spending:
-        fraction = 0.0
-
-    meter = Spending()
+    meter = SimpleNamespace(fraction=0.0)
+    backbone = SimpleNamespace(recipe=Recipe(batch_size=2))
+    policy: Any = SimpleNamespace(meter=meter, backbone=backbone)
 
     def spend() -> Iterator[list[int]]:
-        for chunk in affordable(cast(Any, meter), 0.3, range(10), 2):
+        for chunk in affordable(policy, 0.3, range(10)):
             meter.fraction += 0.2
             yield list(chunk)
 
@@ -267,7 +278,7 @@ def test_attack_on_a_trained_model_beats_noise(model: Vlm) -> None:
     """Exact bound in grey levels; noise of the same size has no effect."""
     batch = toy.data(model, 48, seed=5).gather(range(48))
     generator = torch.Generator().manual_seed(0)
-    moved = pgd(model, batch, 16 / 255, 4 / 255, 5, generator)
+    moved = attacked(model, batch, 5, generator, 16 / 255, 4 / 255)
     noisy = perturb(model, batch, 16 / 255, torch.Generator().manual_seed(0))
     bounds = model.pixel_range(batch)
     levels = (moved - batch.pixels).abs() / (bounds.high - bounds.low) * 255
@@ -283,9 +294,10 @@ def test_attack_on_a_trained_model_beats_noise(model: Vlm) -> None:
 
 def test_batched_attack_is_each_item_alone(model: Vlm) -> None:
     pool = toy.data(model, 3, seed=6)
-    together = pgd(model, pool.gather(range(3)), 8 / 255, 2 / 255, 3, random_start=False)
+    options = {"epsilon": 8 / 255, "step": 2 / 255, "random_start": False}
+    together = attacked(model, pool.gather(range(3)), 3, **options)
     for row in range(3):
-        alone = pgd(model, pool.gather([row]), 8 / 255, 2 / 255, 3, random_start=False)
+        alone = attacked(model, pool.gather([row]), 3, **options)
         differing = (alone[0] - together[row]).abs() > 1e-4  # a gradient near zero has no sign
         assert differing.float().mean() < 0.01
 
@@ -294,9 +306,10 @@ def test_selected_items_need_their_image(model: Vlm) -> None:
     """Selected items have higher gain than the others of their subset."""
     pool = toy.data(model, 64, seed=7)
     meter = toy.metered(model, 1e12)
+    options = Options(group=2, mine_limit=48, mine_share=0.5)
     with meter:
-        selected = select(model, pool, meter, Selection(48, 0.5, 0.5, "removed"), seed=1)
-        candidates = select(model, pool, meter, Selection(48, 0.5, None, "removed"), seed=1)
+        selected = select(VlmPolicy(model, pool, meter, options, 1))
+        candidates = select(VlmPolicy(model, pool, meter, replace(options, iig=False), 1))
     assert len(candidates) == 48 and set(selected) < set(candidates)
     gains = dict(enumerate(information_gain(model, pool.gather(range(64))).tolist()))
     for subset in ("banana", "cup"):

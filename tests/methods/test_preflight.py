@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Turn
+from steelyard.harness.core.examples import Inputs, Turn
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import preflight
-from steelyard.methods._preference.trl_data import AnswerPair, render
+from steelyard.methods._preference.trl_data import AnswerPair, Prompt, prompt_of
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,15 @@ def backbone() -> Vlm:
 @pytest.fixture(scope="module")
 def data(backbone: Vlm) -> TrainData:
     return toy.data(backbone, 6, 0)
+
+
+def render(backbone: Vlm, inputs: Inputs) -> Prompt:
+    return prompt_of(backbone, backbone.collate([inputs]))
+
+
+def check(backbone: Vlm, data: TrainData, pairs: list[AnswerPair] | None = None) -> None:
+    """Check prompts rendered from the questions themselves."""
+    preflight.check(backbone, data, lambda at: render(backbone, data.turn(at).inputs), pairs)
 
 
 def _with(data: TrainData, position: int, **changes: object) -> TrainData:
@@ -41,8 +50,8 @@ def _with(data: TrainData, position: int, **changes: object) -> TrainData:
 
 
 def test_sound_data_pass(backbone: Vlm, data: TrainData) -> None:
-    preflight.check(backbone, data)
-    preflight.check(backbone, data, [AnswerPair(0, "red", "a red cup")])
+    check(backbone, data)
+    check(backbone, data, [AnswerPair(0, "red", "a red cup")])
 
 
 @pytest.mark.parametrize(
@@ -60,12 +69,12 @@ def test_each_mistake_names_its_row(
     backbone: Vlm, data: TrainData, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        preflight.check(backbone, _with(data, 3, **changes))
+        check(backbone, _with(data, 3, **changes))
 
 
 def test_the_wrong_answer_of_a_pair_is_checked_too(backbone: Vlm, data: TrainData) -> None:
     with pytest.raises(UserError, match="Row 0-2 has an empty answer"):
-        preflight.check(backbone, data, [AnswerPair(1, "red", "blue"), AnswerPair(2, "red", "")])
+        check(backbone, data, [AnswerPair(1, "red", "blue"), AnswerPair(2, "red", "")])
 
 
 def test_an_image_without_its_tokens_is_refused(backbone: Vlm, data: TrainData) -> None:
@@ -81,19 +90,19 @@ def test_an_image_without_its_tokens_is_refused(backbone: Vlm, data: TrainData) 
 def test_a_prompt_over_the_limit_is_refused(data: TrainData) -> None:
     short = toy.load(toy.random_base(), max_prompt_tokens=20)
     with pytest.raises(UserError, match=r"^Row 0-0: A prompt has .* max_prompt_tokens="):
-        preflight.check(short, data)
+        check(short, data)
 
 
 def test_right_padding_is_refused(data: TrainData) -> None:
     model = toy.load(toy.random_base())
     model.processor.tokenizer.padding_side = "right"
     with pytest.raises(UserError, match="pads on the right"):
-        preflight.check(model, data)
+        check(model, data)
 
 
 def test_no_data_is_refused(backbone: Vlm, data: TrainData) -> None:
     with pytest.raises(UserError, match="no training example"):
-        preflight.check(backbone, replace(data, examples=()))
+        check(backbone, replace(data, examples=()))
 
 
 def test_many_rows_are_sampled_evenly() -> None:
