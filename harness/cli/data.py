@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import click
 from rich.markdown import Markdown
@@ -10,29 +11,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from steelyard import tasks
-from steelyard.harness.cli import options as shared
+from steelyard.harness.cli.options import pass_options
+from steelyard.harness.core.options import Help
 from steelyard.harness.core.progress import console, progress_bar
-from steelyard.harness.data import card, image_scan
-from steelyard.harness.datacheck import annotations, card_page, layout
-from steelyard.harness.datacheck import convert as conversion
-from steelyard.harness.datacheck import report as datacheck
-from steelyard.harness.runs.corpora import DataOptions, parse_loader_options, parse_roots
+from steelyard.harness.data import card
+from steelyard.harness.runs.options import OUT, DataOptions, parse_loader_options, parse_roots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions(DataOptions):
     """Options of ``steelyard check``."""
 
-    out: Path | None = None
+    out: Annotated[Path | None, Help(OUT.text, "in the user's cache")] = None
 
 
 @click.command()
 @click.argument("task")
-@shared.data_root
-@shared.data_set
-@shared.max_bad
-@shared.out(None, "in the user's cache")
-@shared.pass_options(CheckOptions)
+@pass_options(CheckOptions)
 def check(task: str, options: CheckOptions) -> None:
     """Check a dataset folder before training on it.
 
@@ -82,6 +77,9 @@ def data(task: str | None, source: str | None, to: Path | None) -> None:
 
 def check_data(task: str, options: CheckOptions) -> bool:
     """Print and write a task's data card; return whether a run would accept the data."""
+    from steelyard.harness.data.image_scan import report_images
+    from steelyard.harness.datacheck import card_page, report
+
     tasks.module(task)  # an unknown task is an error before a missing folder
     loader = parse_loader_options(options.data_set, [task]).get(task, {})
     root = tasks.find_root(task, parse_roots(options.data_root, [task]).get(task))
@@ -94,8 +92,8 @@ def check_data(task: str, options: CheckOptions) -> bool:
         def on_images(done: int, total: int) -> None:
             bar.update(line, description="reading images", completed=done, total=total)
 
-        with image_scan.report_images(on_images):
-            content, folder = datacheck.check(task, root, loader, options.max_bad, on_stage)
+        with report_images(on_images):
+            content, folder = report.check(task, root, loader, options.max_bad, on_stage)
     console.print(Markdown(card_page.markdown(content, card_page.TERMINAL_ROWS)))
     console.print(escape(card_page.verdict(content)), highlight=False, soft_wrap=True)
     # The check has already written the card into the cache.
@@ -124,6 +122,8 @@ def print_sources() -> None:
 
 def print_steps(task: str) -> None:
     """Print how to get one data set legally, its layout and its published files."""
+    from steelyard.harness.datacheck.annotations import count_text
+
     about = tasks.info(task)
     console.print(f"[bold]{task}[/]: {escape(about.citation)}", highlight=False)
     for number, step in enumerate(_steps(about), start=1):
@@ -135,16 +135,18 @@ def print_steps(task: str) -> None:
         console.print("\nAs published (sha256, file, rows):")
     for file, facts in about.official.items():
         counts = [
-            f"{column} {annotations.count_text(values)}"
+            f"{column} {count_text(values)}"
             for column, values in facts.items()
             if column not in ("rows", "sha256")
         ]
-        rows = annotations.count_text(facts["rows"])
+        rows = count_text(facts["rows"])
         line = "; ".join([f"{facts.get('sha256', '')}  {file}  {rows}", *counts])
         console.print(f"  {line.strip()}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _steps(about: tasks.TaskInfo) -> list[str]:
+    from steelyard.harness.datacheck.convert import is_convertible
+
     name = about.name
     if about.source == "generated":
         return [
@@ -153,12 +155,12 @@ def _steps(about: tasks.TaskInfo) -> list[str]:
         ]
     steps = [f"Terms: {about.licence}. Download the files yourself; steelyard redistributes none."]
     steps.append(f"Official files: {about.source}. Arrange them as in the layout below.")
-    if about.hub and conversion.is_convertible(name):
+    if about.hub and is_convertible(name):
         steps.append(
             f"Or convert the hub's copy: steelyard data {name} --from {about.hub} --to DIR"
             f" (or a downloaded folder of it), or give its id: --data-root {name}={about.hub}"
         )
-    elif conversion.is_convertible(name):
+    elif is_convertible(name):
         steps.append(f"Or convert a copy in tables: steelyard data {name} --from FOLDER --to DIR")
     steps.append(f"Or unpack an archive of them: steelyard data {name} --from FILE.zip --to DIR")
     steps.append(f"Check the folder: steelyard check {name} --data-root DIR")
@@ -167,6 +169,9 @@ def _steps(about: tasks.TaskInfo) -> list[str]:
 
 def convert(task: str, source: str, to: Path) -> None:
     """Convert a copy into the official layout and print the files."""
+    from steelyard.harness.datacheck import annotations, layout
+    from steelyard.harness.datacheck import convert as conversion
+
     copy = conversion.find(task, source)
     with progress_bar() as bar:
         line = bar.add_task(f"converting {copy.name}", total=conversion.count(copy.path))

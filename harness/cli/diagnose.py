@@ -3,37 +3,43 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from steelyard import tasks
-from steelyard.harness.cli import options as shared
 from steelyard.harness.cli.evaluate import check_model_path
+from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.environment import packages
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.options import parse_pairs
+from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import console
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
-from steelyard.harness.reliance import ask
-from steelyard.harness.reliance.ask import ProfileSettings
-from steelyard.harness.reliance.session import collect_answers, fingerprint
-from steelyard.harness.runs.corpora import (
+from steelyard.harness.runs.options import (
+    BACKBONE_SET,
+    DEVICE,
+    LIMIT,
+    OUT,
     DataOptions,
-    load_corpora,
-    loader_options,
     parse_loader_options,
 )
-from steelyard.harness.runs.parallel import ensure_base_model, pick_device, quiet_heavy_libraries
+from steelyard.harness.runs.parallel import (
+    ensure_base_model,
+    load_corpora,
+    pick_device,
+    quiet_heavy_libraries,
+)
+from steelyard.harness.runs.provenance import loader_options
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from steelyard.harness.models.classifier import Classifier
     from steelyard.harness.models.vlm import Vlm
+    from steelyard.harness.reliance.ask import ProfileSettings
     from steelyard.leaderboards.reliance.numbers import TaskReliance
 
 TASKS = ("prior_conflict", "pope", "vqa")
@@ -45,39 +51,21 @@ VERSIONS = ("steelyard", "torch", "transformers", "lmms-eval")
 class DiagnoseOptions(DataOptions):
     """Options of ``steelyard diagnose``."""
 
-    tasks: tuple[str, ...] = ()
-    limit: int = 500
-    split: str = "test"
-    draws: int = 5
-    backbone_set: tuple[str, ...] = ()
-    out: Path = Path("diagnosis")
-    device: str = "auto"
+    tasks: Annotated[
+        tuple[str, ...],
+        Help("Tasks to evaluate on", f"{','.join(TASKS)}; a classifier's own task", "TASK,TASK"),
+    ] = ()
+    limit: Annotated[int, LIMIT] = 500
+    split: Annotated[str, Help("Split to evaluate on")] = "test"
+    draws: Annotated[int, Help("Number of times that a modality is replaced by another item's")] = 5
+    backbone_set: Annotated[tuple[str, ...], BACKBONE_SET] = ()
+    out: Annotated[Path, OUT] = Path("diagnosis")
+    device: Annotated[str, DEVICE] = "auto"
 
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--tasks",
-    multiple=True,
-    metavar="TASK,TASK",
-    help=f"Tasks to evaluate on [default: {','.join(TASKS)}; a classifier's own task].",
-)
-@shared.data_root
-@shared.data_set
-@shared.max_bad
-@shared.limit(500)
-@click.option("--split", default="test", show_default=True, help="Split to evaluate on.")
-@click.option(
-    "--draws",
-    type=int,
-    default=5,
-    show_default=True,
-    help="Number of times that a modality is replaced by another item's.",
-)
-@shared.backbone_set
-@shared.out(Path("diagnosis"))
-@shared.device
-@shared.pass_options(DiagnoseOptions)
+@pass_options(DiagnoseOptions)
 def diagnose(model: str, options: DiagnoseOptions) -> None:
     """Profile how much MODEL relies on each modality.
 
@@ -93,6 +81,8 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
       steelyard diagnose Qwen/Qwen2-VL-2B-Instruct --tasks pope --data-root ~/POPE \\
           --backbone-set precision=bf16
     """
+    from steelyard.harness.reliance.ask import ProfileSettings
+    from steelyard.harness.reliance.session import collect_answers
     from steelyard.leaderboards.reliance import tables as reliance_tables
     from steelyard.leaderboards.reliance.numbers import Diagnosis
 
@@ -129,10 +119,11 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
 
 def parts_of(task: str, runs: "Sequence[DataFrame]") -> "list[TaskReliance]":
     """Return the profile of a task and of its parts, from a table of answers per training seed."""
+    from steelyard.harness.reliance.ask import profile_metric
     from steelyard.leaderboards.reliance.numbers import profile_task
 
     info = tasks.info(task)
-    metric = ask.profile_metric(info)
+    metric = profile_metric(info)
     higher = info.metrics.get(metric, True)
     return profile_task(task, metric, higher_is_better=higher is not False, runs=runs)
 
@@ -180,9 +171,11 @@ def _load_corpora(
 def _describe(
     backbone: "Classifier | Vlm",
     corpora: Mapping[str, Corpus],
-    settings: ProfileSettings,
+    settings: "ProfileSettings",
     device: str,
 ) -> dict[str, str]:
+    from steelyard.harness.reliance.session import fingerprint
+
     versions = packages()
     return {
         "backbone": backbone.name,

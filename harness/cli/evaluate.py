@@ -4,29 +4,37 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
 from steelyard import methods, tasks
 from steelyard.harness.cli import list as listing
-from steelyard.harness.cli import options as shared
+from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.options import parse_pairs
+from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import show_progress
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.corpora import (
+from steelyard.harness.runs.options import (
+    BACKBONE_SET,
+    DEVICE,
+    INCLUDE_PATH,
+    LIMIT,
+    OUT,
+    RUNS,
     DataOptions,
-    check_revision,
+)
+from steelyard.harness.runs.parallel import (
+    ensure_base_model,
     load_corpora,
     load_job_corpora,
-    loader_options,
-    task_provenance,
+    pick_device,
+    quiet_heavy_libraries,
 )
-from steelyard.harness.runs.parallel import ensure_base_model, pick_device, quiet_heavy_libraries
+from steelyard.harness.runs.provenance import check_revision, loader_options, task_provenance
 from steelyard.harness.runs.run import TRAINING, Job, run
 from steelyard.tasks._lmms import stock
 
@@ -38,25 +46,17 @@ BUDGET = "XS"  # of a model without training
 class EvaluateOptions(DataOptions):
     """Options of ``steelyard evaluate``."""
 
-    out: Path | None = None
-    backbone_set: tuple[str, ...] = ()
-    include_path: tuple[Path, ...] = ()
-    limit: int | None = None
-    device: str = "auto"
+    out: Annotated[Path | None, Help(OUT.text, "runs")] = None
+    backbone_set: Annotated[tuple[str, ...], BACKBONE_SET] = ()
+    include_path: Annotated[tuple[Path, ...], INCLUDE_PATH] = ()
+    limit: Annotated[int | None, LIMIT] = None
+    device: Annotated[str, DEVICE] = "auto"
 
 
 @click.command()
 @click.argument("model")
 @click.argument("variants", nargs=-1)
-@shared.out(None, "runs")
-@shared.backbone_set
-@shared.include_path
-@shared.data_root
-@shared.data_set
-@shared.max_bad
-@shared.limit()
-@shared.device
-@shared.pass_options(EvaluateOptions)
+@pass_options(EvaluateOptions)
 def evaluate(model: str, variants: tuple[str, ...], options: EvaluateOptions) -> None:
     """Score MODEL on task VARIANTS.
 
@@ -79,10 +79,10 @@ def evaluate(model: str, variants: tuple[str, ...], options: EvaluateOptions) ->
 @click.argument("folder", type=Path)
 @click.argument("variant")
 @click.option("--data-root", type=Path, metavar="DIR", help="Folder of the task's data.")
-@shared.max_bad
 @click.option("--out", type=Path, metavar="FILE", help="File to write [default: print].")
+@pass_options(DataOptions, "max_bad")
 def answers(
-    folder: Path, variant: str, data_root: Path | None, max_bad: float, out: Path | None
+    folder: Path, variant: str, data_root: Path | None, out: Path | None, options: DataOptions
 ) -> None:
     """Export a run's answers as JSON lines.
 
@@ -94,7 +94,7 @@ def answers(
       steelyard answers runs/RUN mmhal --out answers.jsonl
       steelyard evaluate tiny-vlm mmhal --data-set ratings=rated.jsonl --out judged
     """
-    rows = answer_rows(folder, variant, data_root, max_bad)
+    rows = answer_rows(folder, variant, data_root, options.max_bad)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if out is None:
         click.echo(text, nl=False)
@@ -111,7 +111,7 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
     if any((folder / name).exists() for name in (record.RECORD, TRAINING, registry.WEIGHTS)):
         job, runs = _job_of_run(folder, variants, options), folder.parent
     else:
-        job, runs = _job_of_model(source, variants, options), options.out or Path("runs")
+        job, runs = _job_of_model(source, variants, options), options.out or RUNS
     quiet_heavy_libraries()
     result_folder = runs / job.spec.id
     has_record = (result_folder / record.RECORD).is_file()

@@ -8,26 +8,34 @@ interrupted command continues.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from steelyard import tasks
-from steelyard.harness.cli import options as shared
+from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.options import parse_seeds
+from steelyard.harness.core.options import Help, parse_seeds
 from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.models import registry
-from steelyard.harness.reliance.ask import ProfileSettings
-from steelyard.harness.reliance.session import collect_answers
 from steelyard.harness.runs import suite as suites
+from steelyard.harness.runs.options import (
+    BUDGET,
+    DEVICE,
+    JOBS,
+    LIMIT,
+    OUT,
+    SEEDS,
+    RunOptions,
+)
 from steelyard.harness.runs.parallel import pick_device, quiet_heavy_libraries, run_suite
-from steelyard.harness.runs.suite import RunOptions, Suite
+from steelyard.harness.runs.suite import Suite
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from steelyard.harness.reliance.ask import ProfileSettings
     from steelyard.leaderboards.factor_effects.numbers import LevelAnswers
 
 CLASSIFIER, OBJECTIVE, OBJECTIVE_VLM = (
@@ -99,14 +107,14 @@ PARAMETERS = {
 class FactorOptions:
     """Options of ``steelyard factors``."""
 
-    vlm: bool = False
-    quick: bool = False
-    seeds: str | None = None
-    budget: str | None = None
-    limit: int = 500
-    jobs: int | None = 1
-    out: Path = Path("factors")
-    device: str = "auto"
+    vlm: Annotated[bool, Help("Use the small vision-language model, no classifier")] = False
+    quick: Annotated[bool, Help("One seed, budget XS, lowest and highest levels")] = False
+    seeds: Annotated[str | None, SEEDS] = None
+    budget: Annotated[str | None, BUDGET] = None
+    limit: Annotated[int, LIMIT] = 500
+    jobs: Annotated[int | None, JOBS] = 1
+    out: Annotated[Path, OUT] = Path("factors")
+    device: Annotated[str, DEVICE] = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +137,13 @@ class FactorPlan:
     levels: tuple[FactorLevel, ...]
     """Empty for the objective, whose levels are the suite's entries."""
     tasks: tuple[str, ...]
-    profile: ProfileSettings
+    profile: "ProfileSettings"
     device: str
 
 
 @click.command()
 @click.argument("factor", metavar="data|backbone|objective")
-@click.option("--vlm", is_flag=True, help="Use the small vision-language model, no classifier.")
-@click.option("--quick", is_flag=True, help="One seed, budget XS, lowest and highest levels.")
-@shared.seeds
-@shared.budget
-@shared.limit(500)
-@shared.jobs(1)
-@shared.out(Path("factors"))
-@shared.device
-@shared.pass_options(FactorOptions)
+@pass_options(FactorOptions)
 def factors(factor: str, options: FactorOptions) -> None:
     """Vary one factor of modality bias and plot its effect.
 
@@ -177,6 +177,8 @@ def factors(factor: str, options: FactorOptions) -> None:
 
 
 def _plan(factor: str, options: FactorOptions) -> FactorPlan:
+    from steelyard.harness.reliance.ask import ProfileSettings
+
     if factor not in FACTORS:
         raise unknown("factor", factor, FACTORS)
     objective = OBJECTIVE_VLM if options.vlm else OBJECTIVE
@@ -253,6 +255,7 @@ def _collect_answers(
     plan: FactorPlan, models: Sequence[FactorModel], corpora: Mapping[str, Corpus], out: Path
 ) -> "list[LevelAnswers]":
     """Return the answers of all seeds, by level and task."""
+    from steelyard.harness.reliance.session import collect_answers
     from steelyard.leaderboards.factor_effects.numbers import LevelAnswers
 
     tables: dict[tuple[str, FactorLevel], dict[int, DataFrame]] = {}

@@ -4,50 +4,43 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from steelyard import methods
-from steelyard.harness.cli import options as shared
-from steelyard.harness.cli.options import RUNS
+from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.options import Help
 from steelyard.harness.core.progress import console, show_progress
-from steelyard.harness.records.budget import TRACKS
+from steelyard.harness.runs.options import JOBS, OUT, RUNS
 
 if TYPE_CHECKING:
     from steelyard.leaderboards.output.sheet import Sheet
-
-BOARD = Path("board")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardOptions:
     """Options of ``steelyard leaderboard``."""
 
-    out: Path = BOARD
-    control: str | None = None
-    backbone: str | None = None
-    budget: str | None = None
-    track: str | None = None
-    html: bool = False
-    jobs: int | None = None
+    out: Annotated[Path, OUT] = Path("board")
+    control: Annotated[str | None, Help("Entry to compute differences to", "joint, or sft")] = None
+    backbone: Annotated[str | None, Help("Only runs of this backbone")] = None
+    budget: Annotated[str | None, Help("Only runs of this budget")] = None
+    track: Annotated[
+        Literal["compute", "data", "anytime", "both"] | None,
+        Help("Only runs of this track; anytime shows scores over budgets, both how ranks change "
+             "from equal data to equal compute"),
+    ] = None  # fmt: skip
+    html: Annotated[bool, Help("Also index.html: one page that needs no server")] = False
+    jobs: Annotated[int | None, JOBS] = None
 
 
 @click.command()
 @click.argument("folders", nargs=-1, type=Path)
-@shared.out(BOARD)
-@click.option("--control", help="Entry to compute differences to [default: joint, or sft].")
-@shared.only_backbone
-@shared.only_budget
-@click.option("--track", type=click.Choice((*TRACKS, "both")),
-              help="Only runs of this track; anytime shows scores over budgets, both how ranks "
-              "change from equal data to equal compute.")  # fmt: skip
-@click.option("--html", is_flag=True, help="Also index.html: one page that needs no server.")
-@shared.jobs()
-@shared.pass_options(BoardOptions)
+@pass_options(BoardOptions)
 def leaderboard(folders: tuple[Path, ...], options: BoardOptions) -> None:
     """Write tables and plots from records.
 
@@ -69,9 +62,15 @@ def leaderboard(folders: tuple[Path, ...], options: BoardOptions) -> None:
 @click.option("--variant", "variants", multiple=True, default=("clean",), show_default=True,
               help="Variant that both were scored on, or all.")  # fmt: skip
 @click.option("--task", help="Only runs trained on this task.")
-@shared.only_backbone
-@shared.only_budget
-def compare(left: str, right: str, folders: tuple[Path, ...], **filters: Any) -> None:
+@pass_options(BoardOptions, "backbone", "budget")
+def compare(
+    left: str,
+    right: str,
+    folders: tuple[Path, ...],
+    variants: tuple[str, ...],
+    task: str | None,
+    options: BoardOptions,
+) -> None:
     """Compare two run folders, or two entries of a board.
 
     Prints the difference paired by seed and item with its interval, and McNemar's exact test.
@@ -83,7 +82,8 @@ def compare(left: str, right: str, folders: tuple[Path, ...], **filters: Any) ->
     """
     from steelyard.leaderboards.boards import compare as comparison
 
-    comparison.show(left, right, folders or (RUNS,), **filters)
+    filters = {"task": task, "backbone": options.backbone, "budget": options.budget}
+    comparison.show(left, right, folders or (RUNS,), variants=variants, **filters)
 
 
 def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
@@ -91,6 +91,10 @@ def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"No folder of runs at {folder}; 'steelyard run demo' makes one.")
+    if options.track == "anytime" and options.budget is not None:
+        raise UserError("--track anytime shows every budget: leave out --budget.")
+    if options.track == "anytime" and options.html:
+        raise UserError("--html shows one budget: leave out --html or --track anytime.")
     # Kinds are read without importing the methods, which would import torch.
     common: dict[str, Any] = {
         "control": options.control,
@@ -98,52 +102,36 @@ def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
         "backbone": options.backbone,
         "jobs": options.jobs or os.cpu_count() or 1,
     }
+    out = options.out
     if options.track == "anytime":
-        if options.budget is not None:
-            raise UserError("--track anytime shows every budget: leave out --budget.")
-        if options.html:
-            raise UserError("--html shows one budget: leave out --html or --track anytime.")
-        _write_anytime(folders, options.out, **common)
-        return
-    common |= {"budget": options.budget, "html": options.html}
-    if options.track == "both":
-        _write_rank_changes(folders, options.out, **common)
-        return
-    from steelyard.leaderboards.publish import publish
+        from steelyard.leaderboards.tracks import anytime
 
-    with show_progress() as progress:
-        published = publish(folders, options.out, track=options.track, report=progress, **common)
-    from steelyard.leaderboards.boards import profile_tables
-    from steelyard.leaderboards.boards.tables import terminal
+        with show_progress() as progress:
+            curves = anytime.publish_anytime(folders, out, report=progress, **common)
+        _print_sheets(curves.sheets)
+        files, first = curves.files, "anytime.md"
+    elif options.track == "both":
+        from steelyard.leaderboards.tracks import rank_change
 
-    for board in published.boards:
-        console.print(terminal(board, console.width))
-    for profile in published.profiles:
-        console.print(profile_tables.terminal(profile, console.width))
-    _print_files(published.files, options.out, "index.html" if options.html else "board.md")
+        common |= {"budget": options.budget, "html": options.html}
+        with show_progress() as progress:
+            changes = rank_change.publish_tracks(folders, out, report=progress, **common)
+        _print_sheets(changes.sheets)
+        for task in changes.rank_changes:
+            console.print(rank_change.sentence(task), markup=False, highlight=False)
+        files, first = changes.files, "rank-change.md"
+    else:
+        from steelyard.leaderboards.boards import profile_tables, tables
+        from steelyard.leaderboards.publish import publish
 
-
-def _write_anytime(folders: Sequence[Path], out: Path, **common: Any) -> None:
-    from steelyard.leaderboards.tracks import anytime
-
-    with show_progress() as progress:
-        published = anytime.publish_anytime(folders, out, report=progress, **common)
-    _print_sheets(published.sheets)
-    _print_files(published.files, out, "anytime.md")
-
-
-def _write_rank_changes(folders: Sequence[Path], out: Path, **common: Any) -> None:
-    from steelyard.leaderboards.tracks import rank_change
-
-    with show_progress() as progress:
-        published = rank_change.publish_tracks(folders, out, report=progress, **common)
-    _print_sheets(published.sheets)
-    for task in published.rank_changes:
-        console.print(rank_change.sentence(task), markup=False, highlight=False)
-    _print_files(published.files, out, "rank-change.md")
-
-
-def _print_files(files: Sequence[Any], out: Path, first: str) -> None:
+        common |= {"budget": options.budget, "html": options.html, "track": options.track}
+        with show_progress() as progress:
+            published = publish(folders, out, report=progress, **common)
+        for board in published.boards:
+            console.print(tables.terminal(board, console.width))
+        for profile in published.profiles:
+            console.print(profile_tables.terminal(profile, console.width))
+        files, first = published.files, "index.html" if options.html else "board.md"
     console.print(f"{len(files)} files in {out}, begin with {out / first}")
 
 

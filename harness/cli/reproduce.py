@@ -4,21 +4,28 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import click
 from rich.table import Table
 
 from steelyard import tasks
-from steelyard.harness.cli import options as shared
+from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.environment import code, device_name, packages
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import digest, file_hash
+from steelyard.harness.core.options import Help
 from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.corpora import DataOptions, load_job_corpora
-from steelyard.harness.runs.parallel import ensure_base_model, pick_device, quiet_heavy_libraries
+from steelyard.harness.runs.options import DEVICE, METHOD_FILE, OUT, DataOptions
+from steelyard.harness.runs.parallel import (
+    ensure_base_model,
+    load_job_corpora,
+    pick_device,
+    quiet_heavy_libraries,
+)
 from steelyard.harness.runs.run import Job, run, variant_name
 
 SHOWN = 10  # scores with the largest distance
@@ -29,10 +36,10 @@ ROUNDING = 1e-12  # of a score's last digits in JSON
 class ReproduceOptions(DataOptions):
     """Options of ``steelyard reproduce``."""
 
-    tolerance: float = 0.0
-    out: Path = Path("reproduced")
-    method: Path | None = None
-    device: str = "auto"
+    tolerance: Annotated[float, Help("Largest allowed difference of a score in [0, 1]")] = 0.0
+    out: Annotated[Path, OUT] = Path("reproduced")
+    method: Annotated[Path | None, METHOD_FILE] = None
+    device: Annotated[str, DEVICE] = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +64,7 @@ class Mismatch:
 
 @click.command()
 @click.argument("folder", type=Path)
-@click.option("--tolerance", default=0.0, show_default=True,
-              help="Largest allowed difference of a score in [0, 1].")  # fmt: skip
-@shared.out(Path("reproduced"))
-@shared.method_file
-@shared.data_root
-@shared.data_set
-@shared.max_bad
-@shared.device
-@shared.pass_options(ReproduceOptions)
+@pass_options(ReproduceOptions)
 def reproduce(folder: Path, options: ReproduceOptions) -> None:
     """Run a record again and compare scores and costs.
 

@@ -1,35 +1,26 @@
 """Commands that train: run, train and demo."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import click
 
 from steelyard import methods
-from steelyard.harness.cli import options as shared
-from steelyard.harness.cli.leaderboard import BOARD, BoardOptions, write_boards
-from steelyard.harness.cli.options import run_options
+from steelyard.harness.cli.leaderboard import BoardOptions, write_boards
+from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.options import parse_pairs, parse_seeds
 from steelyard.harness.models import registry
 from steelyard.harness.runs import tuning
+from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_suite
-from steelyard.harness.runs.suite import (
-    RunOptions,
-    Suite,
-    SuiteEntry,
-    check,
-    expand_groups,
-    load,
-    shipped,
-)
+from steelyard.harness.runs.suite import Suite, SuiteEntry, check, expand_groups, load, shipped
 from steelyard.tasks._lmms import stock
 from steelyard.tasks.corruptions import STANDARD
 
 
 @click.command()
 @click.argument("target")
-@run_options
+@pass_options(RunOptions)
 def run(target: str, options: RunOptions) -> None:
     """Train and evaluate a suite, or one method.
 
@@ -50,7 +41,7 @@ def run(target: str, options: RunOptions) -> None:
 
 @click.command()
 @click.argument("target")
-@run_options
+@pass_options(RunOptions)
 def train(target: str, options: RunOptions) -> None:
     """Train without evaluation; evaluate later.
 
@@ -64,11 +55,9 @@ def train(target: str, options: RunOptions) -> None:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One seed and four methods: about a minute.")
-@shared.runs
-@shared.out(BOARD)
-@shared.jobs()
-@shared.dry_run
-def demo(quick: bool, runs: Path, out: Path, jobs: int | None, dry_run: bool) -> None:
+@pass_options(BoardOptions, "out", into="board")
+@pass_options(RunOptions, "runs", "jobs", "dry_run")
+def demo(quick: bool, options: RunOptions, board: BoardOptions) -> None:
     """Run both tracks on generated data and print the boards.
 
     One track trains classifiers, the other a small vision-language model.
@@ -79,9 +68,9 @@ def demo(quick: bool, runs: Path, out: Path, jobs: int | None, dry_run: bool) ->
       steelyard demo --quick
     """
     name = "quick" if quick else "demo"
-    options = RunOptions(runs=runs / name, jobs=jobs, dry_run=dry_run)
+    options = replace(options, runs=options.runs / name)
     if [record for suite in suites_from(name, options) for record in run_suite(suite, options)]:
-        write_boards((runs / name,), BoardOptions(out=out))
+        write_boards((options.runs,), board)
 
 
 def suites_from(target: str, options: RunOptions) -> list[Suite]:

@@ -7,36 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
-from steelyard.harness.cli.options import run_options
+from steelyard.harness.cli.options import pass_options
 from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.progress import console
+from steelyard.harness.core.progress import console, print_table
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import tuning
-from steelyard.harness.runs.corpora import load_corpora
-from steelyard.harness.runs.parallel import run_jobs
+from steelyard.harness.runs.options import RunOptions
+from steelyard.harness.runs.parallel import load_corpora, run_jobs
 from steelyard.harness.runs.run import TRAINING, Job
-from steelyard.harness.runs.suite import RunOptions, Suite, jobs
+from steelyard.harness.runs.suite import Suite, jobs
 from steelyard.harness.runs.tuning import TuningPlan
 
 
 @click.command()
 @click.argument("target")
-@click.option("--trials", default=8, show_default=True,
-              help="Number of trials per entry, its own settings included.")  # fmt: skip
-@click.option(
-    "--rule",
-    default="best-composite",
-    show_default=True,
-    help=f"Rule that chooses on validation items: {', '.join(tuning.RULES)}.",
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of the drawn settings.")
-@run_options
-def tune(target: str, trials: int, rule: str, seed: int, options: RunOptions) -> None:
+@pass_options(TuningPlan, "trials", "rule", "seed", into="plan")
+@pass_options(RunOptions)
+def tune(target: str, plan: TuningPlan, options: RunOptions) -> None:
     """Try settings of every entry and choose on validation items.
 
     Trial 0 has the entry's own settings; the others draw from the ranges in its method's file and
@@ -48,7 +39,7 @@ def tune(target: str, trials: int, rule: str, seed: int, options: RunOptions) ->
       steelyard tune mine.py --task food101 --trials 4 --budget XS
       steelyard run world_vlm --tuned runs/tuning-world_vlm-S/tuning.json
     """
-    plan = TuningPlan(trials, rule, seed, options.oracle)
+    plan = replace(plan, oracle=options.oracle)
     for name in ("seeds", "split", "tuned"):
         if getattr(options, name):
             raise UserError(
@@ -67,7 +58,10 @@ def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | No
     """Tune a suite of one budget; return its tuning file, or None on a dry run."""
     corpora = load_corpora(suite.all_tasks, options, suite.data_options)
     suite = _with_validation(suite, corpora)
-    options = replace(options, runs=options.runs / _folder_name(suite))
+    name = suite.entries[0].name if suite.name == "run" else suite.name
+    ending = "" if suite.run_track == "compute" else f"-{suite.run_track}"
+    folder = f"tuning-{name.replace('/', '_')}-{suite.budget}{ending}"
+    options = replace(options, runs=options.runs / folder)
     names = [entry.name for entry in suite.entries]
     if options.dry_run:
         trials = tuning.trial_suite(suite, plan, range(plan.trials), names)
@@ -88,12 +82,6 @@ def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | No
     content = tuning.report(suite, plan, records, test_records, revisions)
     _print_choices(content)
     return tuning.write(content, options.runs)
-
-
-def _folder_name(suite: Suite) -> str:
-    name = suite.entries[0].name if suite.name == "run" else suite.name
-    ending = "" if suite.run_track == "compute" else f"-{suite.run_track}"
-    return f"tuning-{name.replace('/', '_')}-{suite.budget}{ending}"
 
 
 def _with_validation(suite: Suite, corpora: Mapping[str, Corpus]) -> Suite:
@@ -127,27 +115,24 @@ def _score_on_test(
 
 
 def _print_choices(content: Mapping[str, Any]) -> None:
-    table = Table("entry", "own settings", "chosen", "settings", "trials", "FLOPs", "seconds",
-                  title=f"{content['rule']} on validation items")  # fmt: skip
+    rows = []
     for entry in content["entries"]:
         trials, ledger = entry["trials"], entry["ledger"]
         choice, settings = "", "failed"
         if (best := entry["chosen"]) is not None:
             choice, settings = _percent(trials[best]["score"]), "own"
             if best:
-                values = sorted(trials[best]["options"].items())
+                values = [
+                    f"{name}={value}" for name, value in sorted(trials[best]["options"].items())
+                ]
                 rate = f"learning rate {trials[best]['learning_rate']:g}"
-                settings = ", ".join([*(f"{name}={value}" for name, value in values), rate])
-        table.add_row(
-            entry["label"],
-            _percent(trials[0]["score"]),
-            choice,
-            settings,
-            str(len(trials)),
-            f"{ledger['flops'][tuning.PHASE]:.3g}",
-            f"{ledger['seconds'][tuning.PHASE]:.0f}",
-        )
-    console.print(table)
+                settings = ", ".join([*values, rate])
+        flops, seconds = ledger["flops"][tuning.PHASE], ledger["seconds"][tuning.PHASE]
+        own = _percent(trials[0]["score"])
+        cost = (f"{flops:.3g}", f"{seconds:.0f}")
+        rows.append((entry["label"], own, choice, settings, len(trials), *cost))
+    headers = ("entry", "own settings", "chosen", "settings", "trials", "FLOPs", "seconds")
+    print_table(headers, rows, f"{content['rule']} on validation items")
 
 
 def _percent(score: float | None) -> str:

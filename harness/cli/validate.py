@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from steelyard.harness.cli import options as shared
 from steelyard.harness.core.progress import show_progress
+from steelyard.harness.runs.options import METHOD_FILE
 
 
 @click.command()
 @click.argument("path", type=Path)
-@shared.method_file
+@click.option("--method", type=Path, metavar=METHOD_FILE.metavar, help=f"{METHOD_FILE.text}.")
 @click.option("--against", type=Path, metavar="DIR",
               help="Published records that the same runs must agree with.")  # fmt: skip
 def validate(path: Path, method: Path | None, against: Path | None) -> None:

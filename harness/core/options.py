@@ -1,7 +1,7 @@
 """Parse option values typed by a user and apply them to a configuration dataclass."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -12,6 +12,18 @@ Options = Mapping[str, Option]
 ConfigT = TypeVar("ConfigT")
 
 _TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """Help of a command's option, in the ``Annotated`` type of a field; without a final period."""
+
+    text: str
+    unset: str = ""
+    """Meaning of no value."""
+    metavar: str | None = None
+    flag: str = ""
+    """Name on the command line where it is not the field's."""
 
 
 def apply(

@@ -1,17 +1,26 @@
 """Report progress, and show it on the terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
+from rich.table import Table
 
 Progress = Callable[[str, float], None]
 """Called with the current stage and the completed fraction in [0, 1]."""
 
 console = Console()
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """Print a table; cells are texts with rich's markup, or numbers."""
+    table = Table(*headers, title=title or None)
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(table)
 
 
 def no_progress(*message: object) -> None:

@@ -1,4 +1,4 @@
-"""Run the jobs of a suite one after another or in several processes, with progress.
+"""Read the data of a suite and run its jobs, in one process or several, with progress.
 
 records = run_suite(suite, RunOptions(runs=Path("runs"), jobs=2))
 """
@@ -13,7 +13,8 @@ from typing import Any
 
 from rich.table import Table
 
-from steelyard.harness.core.errors import UserError
+from steelyard import tasks
+from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.processes import SendMessage, spread
 from steelyard.harness.core.progress import Progress, console, progress_bar, show_progress
@@ -21,9 +22,15 @@ from steelyard.harness.models import registry
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite as suites
-from steelyard.harness.runs.corpora import load_corpora
+from steelyard.harness.runs.options import (
+    DataOptions,
+    RunOptions,
+    parse_loader_options,
+    parse_roots,
+)
+from steelyard.harness.runs.provenance import check_revision, loader_options
 from steelyard.harness.runs.run import Job, finished, run
-from steelyard.harness.runs.suite import RunOptions, Suite
+from steelyard.harness.runs.suite import Suite
 
 MESSAGE_SECONDS = 0.3  # between two progress messages of a run
 TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation
@@ -38,6 +45,66 @@ def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> li
     if not evaluate:
         jobs = [replace(job, variants=()) for job in jobs]
     return run_jobs(jobs, corpora, options)
+
+
+def load_corpora(
+    names: Sequence[str],
+    options: DataOptions,
+    loader: Mapping[str, Mapping[str, str]],
+    further: Sequence[str] = (),
+) -> dict[str, Corpus]:
+    """Read data sets with progress; print how many rows could not be used.
+
+    ``loader`` has their loader options; those of ``options`` are not used. A ``--data-root``
+    without a task is about ``names``, not about the ``further`` data sets.
+
+    Raises:
+        UserError: a folder is missing, its data is unusable, or it is of another task.
+    """
+    from steelyard.harness.data.image_scan import report_images
+
+    roots = parse_roots(options.data_root, names)
+    names = list(dict.fromkeys((*names, *further)))
+    for task in roots:
+        if task not in names:
+            raise unknown("task of --data-root", task, names)
+    corpora = {}
+    with progress_bar() as bar:
+        line = bar.add_task("reading data", total=None)
+        # The time left is known once images are decoded.
+        with report_images(lambda done, total: bar.update(line, completed=done, total=total)):
+            for name in names:
+                root = tasks.find_root(name, roots.get(name))
+                values = loader.get(name, {})
+                corpora[name] = tasks.load(name, root, max_bad=options.max_bad, **values)
+    for corpus in corpora.values():
+        if corpus.skipped:
+            rows = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
+            count = len(corpus.skipped)
+            console.print(f"[yellow]{corpus.name}: {count} rows skipped[/] ({rows} ...)")
+    return corpora
+
+
+def load_job_corpora(job: Job, record: Record | None, options: DataOptions) -> dict[str, Corpus]:
+    """Read the data of the task trained on and of every task scored.
+
+    Raises:
+        UserError: data has another revision than the record; an option names another task.
+    """
+    names = sorted({name.partition("@")[0] for name in job.variants})
+    loader = parse_loader_options(options.data_set, names)
+    trained_on = job.spec.task
+    further = () if trained_on == tasks.NOTHING else (trained_on,)
+    for task in further:
+        loader[task] = {**loader_options(job.spec), **loader.get(task, {})}
+    corpora = load_corpora(names, options, loader, further)
+    if record is not None:
+        for corpus in corpora.values():
+            check_revision(corpus, record)
+    # Provenance of an untrained model describes an empty data set.
+    if trained_on == tasks.NOTHING:
+        corpora[trained_on] = Corpus(trained_on, Path(), (), False, {job.split: ()}, "")
+    return corpora
 
 
 def ensure_base_model(backbone: str, options: Mapping[str, Any]) -> None:

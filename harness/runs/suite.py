@@ -23,7 +23,6 @@ from steelyard.harness.models import registry
 from steelyard.harness.records.budget import FRACTIONS, Track, parse_budget, scaled
 from steelyard.harness.records.record import RecordKind
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.corpora import DataOptions
 from steelyard.harness.runs.run import Job
 
 
@@ -92,33 +91,6 @@ class Suite:
         if self.track != "anytime":
             return (self.budget,)
         return tuple(scaled(self.budget, fraction) for fraction in FRACTIONS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions(DataOptions):
-    """Options of the commands that train; those not given keep the suite's values."""
-
-    tasks: tuple[str, ...] = ()
-    evaluate: tuple[str, ...] = ()
-    corruptions: tuple[str, ...] = ()
-    seeds: str | None = None
-    budget: str | None = None
-    track: Literal["compute", "data", "anytime"] | None = None
-    wall: float | None = None
-    tuned: tuple[Path, ...] = ()
-    oracle: bool = False
-    backbone: str | None = None
-    backbone_set: tuple[str, ...] = ()
-    method_set: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    include_path: tuple[Path, ...] = ()
-    limit: int | None = None
-    split: str | None = None
-    runs: Path = Path("runs")
-    jobs: int | None = None
-    """Number of processes; None for one per CPU core, or one on a GPU."""
-    device: str = "auto"
-    dry_run: bool = False
 
 
 ENTRY_KEYS = ("method", "options", "label", "learning_rate")

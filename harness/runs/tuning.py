@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 from steelyard import methods
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.files import write_json
+from steelyard.harness.core.options import Help
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Ledger, Record, Score, checksum
 from steelyard.harness.runs.suite import Suite, SuiteEntry
@@ -26,30 +27,6 @@ SCHEMA = 1
 TRAINING_SEED = 100
 """Seed of the trials: boards use seeds from 0, so no run on a board was itself chosen."""
 PHASE = "tune"
-
-
-@dataclass(frozen=True, slots=True)
-class TuningPlan:
-    """Number of trials and rule of a tuning; the fields are keys of the tuning file."""
-
-    trials: int = 8
-    """Number of trials per entry, its own settings included."""
-    rule: str = "best-composite"
-    seed: int = 0
-    """Seed of the drawn settings, added to the trials' training seed."""
-    oracle: bool = False
-    """Whether to score the trials on test items too."""
-
-    def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise UserError(f"--trials {self.trials}: give at least 1.")
-        if self.rule not in RULES:
-            raise unknown("rule", self.rule, RULES)
-
-    @property
-    def training_seed(self) -> int:
-        """Seed of every trial."""
-        return TRAINING_SEED + self.seed
 
 
 def composite(record: Record) -> float:
@@ -96,6 +73,31 @@ RULES: dict[str, Callable[[Record], float]] = {
 """Scores on validation items, averaged over the data sets trained on; ties: the earlier trial."""
 CORRUPTED = ("best-balanced",)
 """Rules that also use corrupted items."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuningPlan:
+    """Number of trials and rule of a tuning; the fields are keys of the tuning file."""
+
+    trials: Annotated[int, Help("Number of trials per entry, its own settings included")] = 8
+    rule: Annotated[str, Help(f"Rule that chooses on validation items: {', '.join(RULES)}")] = (
+        "best-composite"
+    )
+    seed: Annotated[int, Help("Seed of the drawn settings")] = 0
+    """Added to the trials' training seed."""
+    oracle: bool = False
+    """Whether to score the trials on test items too."""
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise UserError(f"--trials {self.trials}: give at least 1.")
+        if self.rule not in RULES:
+            raise unknown("rule", self.rule, RULES)
+
+    @property
+    def training_seed(self) -> int:
+        """Seed of every trial."""
+        return TRAINING_SEED + self.seed
 
 
 def trials_of(entry: SuiteEntry, suite: Suite, plan: TuningPlan) -> list[SuiteEntry]:

@@ -15,34 +15,17 @@ photo and would average finer ones out. Occlusion, rotation and the text's stren
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
-
-import numpy as np
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Donor, Inputs
 from steelyard.harness.core.seeds import seed_for
-from steelyard.tasks.corruptions.image import (
-    image_blank,
-    image_blur,
-    image_brightness,
-    image_contrast,
-    image_jpeg,
-    image_noise,
-    image_occlusion,
-    image_pixelate,
-    image_rotation,
-    image_shuffle,
-)
-from steelyard.tasks.corruptions.text import (
-    text_blank,
-    text_noise,
-    text_shuffle,
-    text_typo,
-    text_wordshuffle,
-)
 
-Apply = Callable[[Inputs, int, np.random.Generator, Donor], Inputs]
+if TYPE_CHECKING:
+    import numpy as np
+
+Apply = Callable[[Inputs, int, "np.random.Generator", Donor], Inputs]
 """Corrupts inputs with a severity (0 if it has none), a generator and a draw of another item."""
 DonorKind = Literal["any", "other_class"]
 """Items to draw from: any with other content, or only those that also have another right answer."""
@@ -57,38 +40,49 @@ ATTACK_LEVELS = (2, 4, 8, 16, 32)
 class CorruptionKind:
     """Corruption as the registry describes it."""
 
-    apply: Apply | None
-    """None for the attack, which the scored model computes (``evaluation.adversarial``)."""
+    function: str
+    """Name in the module of its modality, imported when needed; empty for the attack, which the
+    scored model computes (``evaluation.adversarial``)."""
     modality: Literal["image", "text"]
     severities: tuple[int, ...]
     """Empty if severity has no meaning."""
     summary: str
     donor: DonorKind = "any"
 
+    @property
+    def apply(self) -> Apply | None:
+        """Function of the corruption; None for the attack."""
+        if not self.function:
+            return None
+        module: Any = import_module(f"{__name__}.{self.modality}")
+        return cast(Apply, getattr(module, self.function))
+
 
 CORRUPTIONS: dict[str, CorruptionKind] = {
-    "image-blank": CorruptionKind(image_blank, "image", (), "image removed"),
-    "image-noise": CorruptionKind(image_noise, "image", SEVERITIES, "Gaussian noise on the pixels"),
-    "image-blur": CorruptionKind(image_blur, "image", SEVERITIES, "Gaussian blur"),
-    "image-jpeg": CorruptionKind(image_jpeg, "image", SEVERITIES, "JPEG artefacts"),
-    "image-pixelate": CorruptionKind(image_pixelate, "image", SEVERITIES, "fewer, larger pixels"),
-    "image-contrast": CorruptionKind(image_contrast, "image", SEVERITIES, "less contrast"),
-    "image-brightness": CorruptionKind(image_brightness, "image", SEVERITIES, "overexposed"),
+    "image-blank": CorruptionKind("image_blank", "image", (), "image removed"),
+    "image-noise": CorruptionKind(
+        "image_noise", "image", SEVERITIES, "Gaussian noise on the pixels"
+    ),
+    "image-blur": CorruptionKind("image_blur", "image", SEVERITIES, "Gaussian blur"),
+    "image-jpeg": CorruptionKind("image_jpeg", "image", SEVERITIES, "JPEG artefacts"),
+    "image-pixelate": CorruptionKind("image_pixelate", "image", SEVERITIES, "fewer, larger pixels"),
+    "image-contrast": CorruptionKind("image_contrast", "image", SEVERITIES, "less contrast"),
+    "image-brightness": CorruptionKind("image_brightness", "image", SEVERITIES, "overexposed"),
     "image-occlusion": CorruptionKind(
-        image_occlusion, "image", SEVERITIES, "covered by rectangles"
+        "image_occlusion", "image", SEVERITIES, "covered by rectangles"
     ),
-    "image-rotation": CorruptionKind(image_rotation, "image", SEVERITIES, "turned left or right"),
-    "image-shuffle": CorruptionKind(image_shuffle, "image", (), "image of another item"),
+    "image-rotation": CorruptionKind("image_rotation", "image", SEVERITIES, "turned left or right"),
+    "image-shuffle": CorruptionKind("image_shuffle", "image", (), "image of another item"),
     "image-adversarial": CorruptionKind(
-        None, "image", SEVERITIES, "attacked by the model that is scored, white-box PGD"
+        "", "image", SEVERITIES, "attacked by the model that is scored, white-box PGD"
     ),
-    "text-blank": CorruptionKind(text_blank, "text", (), "text removed"),
-    "text-noise": CorruptionKind(text_noise, "text", SEVERITIES, "words replaced by random ones"),
-    "text-typo": CorruptionKind(text_typo, "text", SEVERITIES, "typing errors"),
-    "text-wordshuffle": CorruptionKind(text_wordshuffle, "text", (), "words in random order"),
-    "text-shuffle": CorruptionKind(text_shuffle, "text", (), "text of another item"),
+    "text-blank": CorruptionKind("text_blank", "text", (), "text removed"),
+    "text-noise": CorruptionKind("text_noise", "text", SEVERITIES, "words replaced by random ones"),
+    "text-typo": CorruptionKind("text_typo", "text", SEVERITIES, "typing errors"),
+    "text-wordshuffle": CorruptionKind("text_wordshuffle", "text", (), "words in random order"),
+    "text-shuffle": CorruptionKind("text_shuffle", "text", (), "text of another item"),
     "text-misleading": CorruptionKind(
-        text_shuffle, "text", (), "text of an item with another answer", donor="other_class"
+        "text_shuffle", "text", (), "text of an item with another answer", donor="other_class"
     ),
 }
 
@@ -104,7 +98,7 @@ def corrupt(
     severity: int | None,
     key: str,
     inputs: Inputs,
-    draw: Callable[[np.random.Generator], Inputs],
+    draw: "Callable[[np.random.Generator], Inputs]",
 ) -> Inputs:
     """Corrupt one item, each of its images separately.
 
@@ -117,6 +111,8 @@ def corrupt(
     Raises:
         UserError: the corruption is an attack, which only the scored model can compute.
     """
+    import numpy as np
+
     apply = CORRUPTIONS[name].apply
     if apply is None:
         raise UserError(

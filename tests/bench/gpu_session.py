@@ -24,8 +24,9 @@ from steelyard.harness.models.tiny_vlm.config import Training
 from steelyard.harness.models.tiny_vlm.tokenizer import vocabulary
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite
+from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import pick_device, run_suite
-from steelyard.harness.runs.suite import RunOptions, Suite, SuiteEntry
+from steelyard.harness.runs.suite import Suite, SuiteEntry
 from steelyard.tasks.world import build
 
 METHODS = ("sft", "grpo", "mbpo")

@@ -16,7 +16,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Ledger, Record, Score
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.corpora import parse_loader_options
+from steelyard.harness.runs.options import parse_loader_options
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from steelyard.harness.cli import factors
 from steelyard.harness.cli.factors import LEVELS, FactorLevel
 from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_suite
-from steelyard.harness.runs.suite import RunOptions, Suite, SuiteEntry
+from steelyard.harness.runs.suite import Suite, SuiteEntry
 from steelyard.leaderboards.factor_effects import numbers as bias
 from steelyard.leaderboards.factor_effects import tables as bias_files
 from steelyard.leaderboards.factor_effects.numbers import LevelAnswers

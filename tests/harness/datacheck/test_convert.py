@@ -22,7 +22,7 @@ from steelyard.harness.core.files import cache_folder
 from steelyard.harness.datacheck import annotations, layout
 from steelyard.harness.datacheck import convert as conversion
 from steelyard.harness.datacheck.convert import DataCopy
-from steelyard.harness.runs.corpora import parse_roots
+from steelyard.harness.runs.options import parse_roots
 from steelyard.tasks import pope
 from steelyard.tasks._shared import official
 

@@ -16,9 +16,8 @@ from steelyard.harness.models import encoders
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite
-from steelyard.harness.runs.corpora import load_corpora
-from steelyard.harness.runs.parallel import quiet_heavy_libraries, run_jobs
-from steelyard.harness.runs.suite import RunOptions
+from steelyard.harness.runs.options import RunOptions
+from steelyard.harness.runs.parallel import load_corpora, quiet_heavy_libraries, run_jobs
 from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.corruptions import CORRUPTIONS, STANDARD
 

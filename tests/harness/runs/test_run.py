@@ -23,9 +23,9 @@ from steelyard.harness.core.examples import Corpus
 from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run, suite
+from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_jobs
 from steelyard.harness.runs.run import Job
-from steelyard.harness.runs.suite import RunOptions
 
 MEASURED = ("seconds", "peak_bytes", "seal")  # of the machine, and the hash over that
 

@@ -17,10 +17,10 @@ import pytest
 from board_factory import make_answered, make_run, profile
 from paths import ROOT
 
-from steelyard.harness.cli.options import run_options
+from steelyard.harness.cli.options import pass_options
 from steelyard.harness.cli.run import suites_from
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.suite import RunOptions
+from steelyard.harness.runs.options import RunOptions
 from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.page import markup
 from steelyard.leaderboards.page.details import from_nothing, reproduce
@@ -223,7 +223,7 @@ def parsed(command: str) -> tuple[str, RunOptions]:
 
     @click.command()
     @click.argument("target")
-    @run_options
+    @pass_options(RunOptions)
     def run(target: str, options: RunOptions) -> None:
         calls.append((target, options))
 
