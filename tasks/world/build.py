@@ -21,7 +21,7 @@ from steelyard.tasks.world.classification import CLASSIFICATION_SETS
 from steelyard.tasks.world.prior import MAX_OBJECTS
 from steelyard.tasks.world.questions import SCENE_SETS
 from steelyard.tasks.world.scenes import GRID
-from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet, write_lines, write_text
+from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet, json_lines, write_text
 
 GENERATOR = 1
 """Version of the content; raised whenever equal arguments would give other files."""
@@ -135,5 +135,5 @@ def _generate(folder: Path, spec: WorldSpec) -> None:
         rng = np.random.default_rng(seed_for(spec.seed, spec.task, split))
         sources[split] = SceneSource(split, spec.size, parameters, rng, spec.grid, spec.objects)
     truth = SETS[spec.task].write(folder, counts, sources)
-    write_lines(folder / TRUTH, truth)
+    write_text(folder / TRUTH, json_lines(truth))
     write_text(folder / MARKER, _marker_text(spec))

@@ -1,6 +1,7 @@
 """Writers of generated Food-101, Hateful Memes and MM-IMDb, in the official layouts."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from steelyard.tasks.world.scenes import FOODS, KINDS, NEUTRAL, Scene
-from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet, write_lines, write_text
+from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet, json_lines, write_text
 
 # --- food101: a title that often names the class, a picture that always shows it ---------------
 
@@ -32,7 +33,6 @@ def _write_food(
     folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
 ) -> list[JsonRow]:
     truth = []
-    (folder / "texts").mkdir()
     for split in ("train", "test"):
         source, titles = sources[split], []
         for number in range(counts[split]):
@@ -47,9 +47,9 @@ def _write_food(
             titles.append((f"{name}.jpg", title, food))
             item = {"id": f"{split}/{food}/{name}", "split": split, "scene": scene.symbol}
             truth.append({**item, "class": food, "named": is_named})
-        table = folder / "texts" / f"{split}_titles.csv"
-        with table.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(titles)
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(titles)
+        write_text(folder / "texts" / f"{split}_titles.csv", table.getvalue())
     return truth
 
 
@@ -92,7 +92,8 @@ def _write_memes(
             official = {"label": fact["label"], "text": fact["text"]}
             rows.append({"id": id_, "img": f"img/{id_}.png", **official})
             truth.append({"id": id_, "split": name, **fact})
-        write_lines(folder / f"{name}.jsonl", sorted(rows, key=lambda row: str(row["id"])))
+        rows.sort(key=lambda row: str(row["id"]))
+        write_text(folder / f"{name}.jsonl", json_lines(rows))
         first += count
     return truth
 

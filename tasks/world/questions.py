@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from steelyard.tasks.world.hallucination import HALLUCINATION_SETS
+from steelyard.tasks.world.benchmarks import BENCHMARK_SETS
 from steelyard.tasks.world.language import (
     ASK,
     Question,
@@ -14,9 +14,7 @@ from steelyard.tasks.world.language import (
     count_question,
     existence_question,
 )
-from steelyard.tasks.world.pairs import PAIR_SETS
 from steelyard.tasks.world.prior import (
-    BASE_PARAMETERS,
     BASE_PRIOR,
     LanguagePrior,
     held_out,
@@ -27,15 +25,16 @@ from steelyard.tasks.world.prior import (
 from steelyard.tasks.world.scenes import COLOURS, FOODS, KINDS, NEUTRAL, PLACES, Scene
 from steelyard.tasks.world.source import (
     SYNONYMS,
+    Item,
     JsonRow,
     SceneSource,
     WorldSet,
     evaluation,
-    truth_of,
-    write_lines,
+    fact,
+    json_lines,
     write_text,
 )
-from steelyard.tasks.world.vqa import ANSWERS, QUESTION_SETS, VqaItem, write_vqa
+from steelyard.tasks.world.vqa import ANSWERS, QUESTION_SETS, encode_vqa, vqa_item
 
 POPULAR = 6
 """Number of most frequent kinds that POPE's popular questions use as absent ones."""
@@ -64,8 +63,8 @@ def _write_instruct(
                 answered = {"question": question.text, "answer": question.answer}
                 closed = {"choices": list(question.choices), "kind": question.kind}
                 rows.append({"id": id_, "image": image, **answered, **closed})
-                truth.append({"id": id_, "split": split, **truth_of(scene, question)})
-        write_lines(folder / f"{split}.jsonl", rows)
+                truth.append(fact(id_, scene, question.kind, question.answer, split=split))
+        write_text(folder / f"{split}.jsonl", json_lines(rows))
     return truth
 
 
@@ -82,26 +81,21 @@ def _pool_item(source: SceneSource) -> tuple[Scene, list[Question]]:
 # --- pope: is there one of these? --------------------------------------------------------------
 
 
-def _write_pope(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
-    """Write files of ``count`` questions each, with one present and one absent kind per image."""
-    truth = []
-    rows: dict[str, list[JsonRow]] = {name: [] for name in ABSENT}
+def _pope_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+    """Sample ``count`` questions per file, with one present and one absent kind per image."""
     for number in range(count // 2):
         scene = source.scene()
         image = f"{source.split}_{number:05d}.png"
         source.save(scene, folder / "images" / image)
         for name, absent in ABSENT.items():
             present = source.pick(scene.objects).kind
-            for kind in (present, source.pick(absent(scene, source.prior))):
+            kinds = (present, source.pick(absent(scene, source.prior)))
+            for id_, kind in enumerate(kinds, start=2 * number + 1):
                 question = existence_question(scene, kind)
-                id_ = len(rows[name]) + 1
-                answered = {"text": question.text, "label": question.answer}
-                rows[name].append({"question_id": id_, "image": image, **answered})
-                fact = {"id": f"{name}-{id_}", "asked": kind, **truth_of(scene, question)}
-                truth.append(fact)
-    for name, questions in rows.items():
-        write_lines(folder / f"coco_pope_{name}.json", questions)
-    return truth
+                row = {"question_id": id_, "image": image}
+                row |= {"text": question.text, "label": question.answer}
+                truth = fact(f"{name}-{id_}", scene, question.kind, question.answer, asked=kind)
+                yield Item(truth, {f"coco_pope_{name}.json": row})
 
 
 def _absent(scene: Scene, prior: LanguagePrior) -> list[str]:
@@ -140,11 +134,7 @@ ABSENT: Mapping[str, Callable[[Scene, LanguagePrior], list[str]]] = {
 ANSWER_TYPES = {"count": "number", "colour": "other", "attribute": "yes/no", "existence": "yes/no"}
 
 
-def _write_vqa(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
-    return write_vqa(folder, source.split, _vqa_items(folder, count, source), end="\n")
-
-
-def _vqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[VqaItem]:
+def _vqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
     """Sample two questions per image; each number of objects is equally frequent."""
     for first in range(0, count, 2):
         image = first // 2 + 1
@@ -153,7 +143,8 @@ def _vqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[VqaIte
         source.save(scene, folder / "images" / f"world_{source.split}_{image:012d}.png")
         for id_, question in enumerate(questions[: count - first], start=first + 1):
             answer_type, answers = ANSWER_TYPES[question.kind], [question.answer] * ANSWERS
-            yield VqaItem(id_, image, scene, question, question.kind, answer_type, answers)
+            types = {"question_type": question.kind, "answer_type": answer_type}
+            yield vqa_item(source.split, id_, image, scene, question, types, answers)
 
 
 def _vqa_pair(source: SceneSource, *, visual: bool, objects: int) -> tuple[Scene, list[Question]]:
@@ -171,9 +162,8 @@ def _vqa_pair(source: SceneSource, *, visual: bool, objects: int) -> tuple[Scene
 # --- prior_conflict: is the banana yellow here? ------------------------------------------------
 
 
-def _write_conflict(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
-    """Write ``count`` usual and ``count`` unusual objects, half of these held out."""
-    rows, truth = [], []
+def _conflict_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+    """Sample ``count`` usual and ``count`` unusual objects, half of these held out."""
     subsets = ("in_prior", "counter_prior", "in_prior", "held_out")
     for number in range(2 * count):
         subset, kind = subsets[number % 4], FOODS[number // 4 % len(FOODS)]
@@ -182,12 +172,10 @@ def _write_conflict(folder: Path, count: int, source: SceneSource) -> list[JsonR
         question = colour_question(next(obj for obj in scene.objects if obj.kind == kind))
         id_, image = f"{number:05d}", f"images/{source.split}_{number:05d}.png"
         source.save(scene, folder / image)
-        answered = {"id": id_, "image": image, "question": question.text, "answer": colour}
-        usual = {"prior": KINDS[kind].colour, "subset": subset, "choices": list(question.choices)}
-        rows.append({**answered, **usual})
-        truth.append({"id": id_, "object": kind, "subset": subset, **truth_of(scene, question)})
-    write_lines(folder / "questions.jsonl", rows)
-    return truth
+        row: JsonRow = {"id": id_, "image": image, "question": question.text, "answer": colour}
+        row |= {"prior": KINDS[kind].colour, "subset": subset, "choices": list(question.choices)}
+        truth = fact(id_, scene, question.kind, colour, object=kind, subset=subset)
+        yield Item(truth, {"questions.jsonl": row})
 
 
 def _subset_colours(kind: str, subset: str) -> list[str]:
@@ -202,19 +190,17 @@ def _subset_colours(kind: str, subset: str) -> list[str]:
 # --- chair: which objects does a caption invent? -----------------------------------------------
 
 
-def _write_chair(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
-    rows, truth = [], []
+def _chair_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+    synonyms = [", ".join((kind, *SYNONYMS.get(kind, ()))) + "\n" for kind in KINDS]
+    write_text(folder / "synonyms.txt", "".join(synonyms))
     for number in range(count):
         scene = source.scene()
         name = f"{source.split}_{number:05d}.png"
         source.save(scene, folder / "images" / name)
         present = sorted(obj.kind for obj in scene.objects)
-        rows.append({"image": name, "objects": present, "captions": [caption(scene)]})
-        truth.append({"id": name, "scene": scene.symbol, "objects": present})
-    write_lines(folder / "images.jsonl", rows)
-    synonyms = [", ".join((kind, *SYNONYMS.get(kind, ()))) + "\n" for kind in KINDS]
-    write_text(folder / "synonyms.txt", "".join(synonyms))
-    return truth
+        row = {"image": name, "objects": present, "captions": [caption(scene)]}
+        truth = {"id": name, "scene": scene.symbol, "objects": present}
+        yield Item(truth, {"images.jsonl": row})
 
 
 SCENE_SETS: Mapping[str, WorldSet] = {
@@ -223,11 +209,10 @@ SCENE_SETS: Mapping[str, WorldSet] = {
         | {"yes": 0.5, "same_place": 0.5, "biased": 0.0},
         _write_instruct,
     ),
-    "pope": WorldSet(BASE_PARAMETERS, evaluation(_write_pope)),
-    "vqa": WorldSet(BASE_PARAMETERS, evaluation(_write_vqa)),
-    "prior_conflict": WorldSet(BASE_PARAMETERS, evaluation(_write_conflict)),
-    "chair": WorldSet(BASE_PARAMETERS, evaluation(_write_chair)),
+    "pope": evaluation(_pope_items, lambda file, rows: json_lines(rows)),
+    "vqa": evaluation(_vqa_items, lambda file, rows: encode_vqa(file, rows) + "\n"),
+    "prior_conflict": evaluation(_conflict_items),
+    "chair": evaluation(_chair_items),
     **QUESTION_SETS,
-    **PAIR_SETS,
-    **HALLUCINATION_SETS,
+    **BENCHMARK_SETS,
 }

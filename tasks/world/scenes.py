@@ -7,6 +7,7 @@ sampled at known rates. A scene's symbol, not its pixels, decides which split it
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,11 @@ def _disc(x: Field, y: Field, r: float, cx: float = 0, cy: float = 0) -> Mask:
     return _oval(x, y, r, r, cx, cy)
 
 
+def _discs(x: Field, y: Field, r: float, cx: float, cy: float) -> Mask:
+    """Return a disc and its mirror image on the other side of the vertical axis."""
+    return _disc(np.abs(x), y, r, cx, cy)
+
+
 def _oval(x: Field, y: Field, a: float, b: float, cx: float = 0, cy: float = 0) -> Mask:
     inside: Mask = ((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 < 1
     return inside
@@ -68,38 +74,19 @@ def _cone(x: Field, y: Field, half: float, tip: float, base: float) -> Mask:
     return (np.abs(x) < half * rise) & (rise < 1)
 
 
-def _apple(x: Field, y: Field) -> Mask:
-    halves = _disc(x, y, 0.55, -0.35, 0.2) | _disc(x, y, 0.55, 0.35, 0.2)
-    return halves | _bar(x, y, 0.1, 0.3, 0, -0.55)
-
-
 def _grapes(x: Field, y: Field) -> Mask:
-    top = _disc(x, y, 0.3, -0.6, -0.5) | _disc(x, y, 0.3, 0, -0.5) | _disc(x, y, 0.3, 0.6, -0.5)
-    return (
-        top | _disc(x, y, 0.3, -0.3, 0.05) | _disc(x, y, 0.3, 0.3, 0.05) | _disc(x, y, 0.3, 0, 0.6)
-    )
-
-
-def _carrot(x: Field, y: Field) -> Mask:
-    leaves = _bar(x, y, 0.08, 0.25, -0.2, -0.7) | _bar(x, y, 0.08, 0.25, 0.2, -0.7)
-    return _cone(x, y, 0.42, 1, -0.5) | leaves
+    top = _discs(x, y, 0.3, 0.6, -0.5) | _disc(x, y, 0.3, 0, -0.5)
+    return top | _discs(x, y, 0.3, 0.3, 0.05) | _disc(x, y, 0.3, 0, 0.6)
 
 
 def _broccoli(x: Field, y: Field) -> Mask:
-    crown = _disc(x, y, 0.45, -0.45, -0.2) | _disc(x, y, 0.45, 0.45, -0.2)
-    return crown | _disc(x, y, 0.45, 0, -0.5) | _bar(x, y, 0.2, 0.4, 0, 0.5)
+    crown = _discs(x, y, 0.45, 0.45, -0.2) | _disc(x, y, 0.45, 0, -0.5)
+    return crown | _bar(x, y, 0.2, 0.4, 0, 0.5)
 
 
 def _pizza(x: Field, y: Field) -> Mask:
-    holes = (
-        _disc(x, y, 0.2, -0.35, -0.35) | _disc(x, y, 0.2, 0.35, -0.35) | _disc(x, y, 0.2, 0, 0.15)
-    )
+    holes = _discs(x, y, 0.2, 0.35, -0.35) | _disc(x, y, 0.2, 0, 0.15)
     return _cone(x, y, 0.95, 0.95, -0.75) & ~holes
-
-
-def _muffin(x: Field, y: Field) -> Mask:
-    case = _cone(x, y, 0.8, 2.6, -0.1) & (y < 0.85)
-    return case | _oval(x, y, 0.9, 0.45, 0, -0.3)
 
 
 def _fish(x: Field, y: Field) -> Mask:
@@ -108,12 +95,8 @@ def _fish(x: Field, y: Field) -> Mask:
 
 
 def _crab(x: Field, y: Field) -> Mask:
-    claws = _disc(x, y, 0.28, -0.65, -0.5) | _disc(x, y, 0.28, 0.65, -0.5)
-    return (
-        claws
-        | _oval(x, y, 0.65, 0.35, 0, 0.15)
-        | (_bar(x, y, 0.9, 0.35, 0, 0.45) & (x % 0.4 > 0.28))
-    )
+    legs = _bar(x, y, 0.9, 0.35, 0, 0.45) & (x % 0.4 > 0.28)
+    return _discs(x, y, 0.28, 0.65, -0.5) | _oval(x, y, 0.65, 0.35, 0, 0.15) | legs
 
 
 def _cup(x: Field, y: Field) -> Mask:
@@ -121,61 +104,58 @@ def _cup(x: Field, y: Field) -> Mask:
     return _bar(x, y, 0.45, 0.75, -0.2) | handle
 
 
-def _pear(x: Field, y: Field) -> Mask:
-    return _disc(x, y, 0.6, 0, 0.35) | _oval(x, y, 0.33, 0.6, 0, -0.35)
+GLYPHS: Mapping[str, Callable[[Field, Field], Mask]] = {
+    "banana": lambda x, y: _disc(x, y, 0.95, 0, -0.1) & ~_disc(x, y, 0.9, 0, -0.6),
+    "apple": lambda x, y: _discs(x, y, 0.55, 0.35, 0.2) | _bar(x, y, 0.1, 0.3, 0, -0.55),
+    "pear": lambda x, y: _disc(x, y, 0.6, 0, 0.35) | _oval(x, y, 0.33, 0.6, 0, -0.35),
+    "grapes": _grapes,
+    "carrot": lambda x, y: _cone(x, y, 0.42, 1, -0.5) | _bar(np.abs(x), y, 0.08, 0.25, 0.2, -0.7),
+    "corn": lambda x, y: _oval(x, y, 0.45, 0.95) & (np.abs(y) % 0.5 > 0.14),
+    "broccoli": _broccoli,
+    "mushroom": lambda x, y: _disc(x, y, 0.9, 0, 0.1) & (y < 0.1) | _bar(x, y, 0.25, 0.35, 0, 0.4),
+    "doughnut": lambda x, y: _disc(x, y, 0.9) & ~_disc(x, y, 0.4),
+    "bread": lambda x, y: _bar(x, y, 0.75, 0.4, 0, 0.3) | _oval(x, y, 0.95, 0.45, 0, -0.2),
+    "pizza": _pizza,
+    "muffin": lambda x, y: (
+        _cone(x, y, 0.8, 2.6, -0.1) & (y < 0.85) | _oval(x, y, 0.9, 0.45, 0, -0.3)
+    ),
+    "fish": _fish,
+    "crab": _crab,
+    "shrimp": lambda x, y: _disc(x, y, 0.9) & ~_disc(x, y, 0.5, 0.05, 0.05) & ((x < 0) | (y < 0)),
+    "mussel": lambda x, y: _disc(x, y, 1.0, 0, 0.4) & _disc(x, y, 1.0, 0, -0.4) & (np.abs(y) > 0.1),
+    "ball": lambda x, y: _disc(x, y, 0.8),
+    "box": lambda x, y: _bar(x, y, 0.72, 0.72),
+    "kite": lambda x, y: np.abs(x) / 0.6 + np.abs(y) < 1,
+    "cup": _cup,
+}
+"""Mask of each kind of object from coordinates in [-1, 1], y downwards."""
 
 
-def _mushroom(x: Field, y: Field) -> Mask:
-    return (_disc(x, y, 0.9, 0, 0.1) & (y < 0.1)) | _bar(x, y, 0.25, 0.35, 0, 0.4)
+class ObjectKind(NamedTuple):
+    """Usual place and colour of a kind of object, None for a neutral kind."""
 
-
-def _bread(x: Field, y: Field) -> Mask:
-    return _bar(x, y, 0.75, 0.4, 0, 0.3) | _oval(x, y, 0.95, 0.45, 0, -0.2)
-
-
-def _shrimp(x: Field, y: Field) -> Mask:
-    return _disc(x, y, 0.9) & ~_disc(x, y, 0.5, 0.05, 0.05) & ((x < 0) | (y < 0))
-
-
-def _mussel(x: Field, y: Field) -> Mask:
-    return _disc(x, y, 1.0, 0, 0.4) & _disc(x, y, 1.0, 0, -0.4) & (np.abs(y) > 0.1)
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectKind:
-    """Kind of object with its usual place and colour, None for a neutral kind."""
-
-    place: str | None
-    colour: str | None
-    glyph: Callable[[Field, Field], Mask]
-    """Mask of the object from coordinates in [-1, 1], y downwards."""
+    place: str | None = None
+    colour: str | None = None
 
 
 KINDS: Mapping[str, ObjectKind] = {
-    "banana": ObjectKind(
-        "orchard", "yellow", lambda x, y: _disc(x, y, 0.95, 0, -0.1) & ~_disc(x, y, 0.9, 0, -0.6)
-    ),
-    "apple": ObjectKind("orchard", "red", _apple),
-    "pear": ObjectKind("orchard", "green", _pear),
-    "grapes": ObjectKind("orchard", "purple", _grapes),
-    "carrot": ObjectKind("garden", "orange", _carrot),
-    "corn": ObjectKind(
-        "garden", "yellow", lambda x, y: _oval(x, y, 0.45, 0.95) & (np.abs(y) % 0.5 > 0.14)
-    ),
-    "broccoli": ObjectKind("garden", "green", _broccoli),
-    "mushroom": ObjectKind("garden", "brown", _mushroom),
-    "doughnut": ObjectKind("bakery", "pink", lambda x, y: _disc(x, y, 0.9) & ~_disc(x, y, 0.4)),
-    "bread": ObjectKind("bakery", "brown", _bread),
-    "pizza": ObjectKind("bakery", "orange", _pizza),
-    "muffin": ObjectKind("bakery", "blue", _muffin),
-    "fish": ObjectKind("sea", "blue", _fish),
-    "crab": ObjectKind("sea", "red", _crab),
-    "shrimp": ObjectKind("sea", "pink", _shrimp),
-    "mussel": ObjectKind("sea", "purple", _mussel),
-    "ball": ObjectKind(None, None, lambda x, y: _disc(x, y, 0.8)),
-    "box": ObjectKind(None, None, lambda x, y: _bar(x, y, 0.72, 0.72)),
-    "kite": ObjectKind(None, None, lambda x, y: np.abs(x) / 0.6 + np.abs(y) < 1),
-    "cup": ObjectKind(None, None, _cup),
+    "banana": ObjectKind("orchard", "yellow"),
+    "apple": ObjectKind("orchard", "red"),
+    "pear": ObjectKind("orchard", "green"),
+    "grapes": ObjectKind("orchard", "purple"),
+    "carrot": ObjectKind("garden", "orange"),
+    "corn": ObjectKind("garden", "yellow"),
+    "broccoli": ObjectKind("garden", "green"),
+    "mushroom": ObjectKind("garden", "brown"),
+    "doughnut": ObjectKind("bakery", "pink"),
+    "bread": ObjectKind("bakery", "brown"),
+    "pizza": ObjectKind("bakery", "orange"),
+    "muffin": ObjectKind("bakery", "blue"),
+    "fish": ObjectKind("sea", "blue"),
+    "crab": ObjectKind("sea", "red"),
+    "shrimp": ObjectKind("sea", "pink"),
+    "mussel": ObjectKind("sea", "purple"),
+    **{name: ObjectKind() for name in ("ball", "box", "kite", "cup")},
 }
 FOODS = tuple(name for name, kind in KINDS.items() if kind.place is not None)
 NEUTRAL = tuple(name for name, kind in KINDS.items() if kind.place is None)
@@ -217,10 +197,7 @@ def split_of(scene: Scene) -> str:
 
 
 def draw(scene: Scene, rng: np.random.Generator, size: int = 48) -> NDArray[np.uint8]:
-    """Draw a scene, [size, size, 3]: position, size, tilt, colour and contrast vary, with noise.
-
-    Equal scenes give different pictures unless ``rng`` is in the same state.
-    """
+    """Draw a scene, [size, size, 3]: position, size, tilt, colour and contrast vary, with noise."""
     columns, rows = _grid(size, scene.grid)
     canvas = np.empty((size, size, 3), np.float32)
     canvas[:] = PLACES[scene.place] + rng.normal(0, 4, 3)
@@ -232,7 +209,7 @@ def draw(scene: Scene, rng: np.random.Generator, size: int = 48) -> NDArray[np.u
         cos, sin = np.float32(np.cos(tilt) / radius), np.float32(np.sin(tilt) / radius)
         x = columns - np.float32(column + 0.5 + shift_x)
         y = rows - np.float32(row + 0.5 + shift_y)
-        mask = KINDS[obj.kind].glyph(x * cos + y * sin, y * cos - x * sin)
+        mask = GLYPHS[obj.kind](x * cos + y * sin, y * cos - x * sin)
         canvas[mask] = COLOURS[obj.colour] + rng.normal(0, 10, 3)
     noise = rng.standard_normal(canvas.shape, np.float32)
     picture = 128 + (canvas - 128) * rng.uniform(0.8, 1.1) + 8 * noise

@@ -5,17 +5,18 @@ Each evaluation set has its test items in the folder itself and items for choosi
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from steelyard.harness.core.errors import UserError
-from steelyard.tasks.world.language import Question
 from steelyard.tasks.world.prior import (
+    BASE_PARAMETERS,
     MAX_OBJECTS,
     LanguagePrior,
     all_colours,
@@ -144,45 +145,63 @@ class SceneSource:
         return bool(self.rng.random() < self.parameters[parameter])
 
 
-WriteSplits = Callable[[Path, Mapping[str, int], Mapping[str, SceneSource]], list[JsonRow]]
-
-
-@dataclass(frozen=True, slots=True)
-class WorldSet:
+class WorldSet(NamedTuple):
     """Writer of one generated data set."""
 
     parameters: Mapping[str, float]
     """Probabilities that shape the set, with their defaults."""
-    write: WriteSplits
+    write: Callable[[Path, Mapping[str, int], Mapping[str, SceneSource]], list[JsonRow]]
     """Writes the official files for so many items per split; returns the truth of each item."""
 
 
-def evaluation(write: Callable[[Path, int, SceneSource], list[JsonRow]]) -> WriteSplits:
-    """Make a writer of a set without training items: test in the folder, validation in ``val``."""
+class Item(NamedTuple):
+    """Item of an evaluation set: its facts, and its rows by official file."""
 
-    def write_both(
+    truth: JsonRow
+    rows: Mapping[str, JsonRow]
+
+
+def encode_rows(file: str, rows: list[JsonRow]) -> str:
+    """Return the text of a file: JSON lines, or a JSON list if its name ends in ``.json``."""
+    return json.dumps(rows) if file.endswith(".json") else json_lines(rows)
+
+
+def json_lines(rows: Iterable[JsonRow]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def evaluation(
+    sample: Callable[[Path, int, SceneSource], Iterator[Item]],
+    encode: Callable[[str, list[JsonRow]], str] = encode_rows,
+) -> WorldSet:
+    """Return a set without training items: test in the folder, validation in ``val``.
+
+    ``sample`` saves the pictures of about so many items; ``encode`` gives the text of each file.
+    """
+
+    def write(
         folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
     ) -> list[JsonRow]:
         truth = []
         for split, target in (("test", folder), ("val", folder / "val")):
-            target.mkdir(exist_ok=True)
-            rows = write(target, counts[split], sources[split])
-            truth += [{"split": split, **row} for row in rows]
+            tables: defaultdict[str, list[JsonRow]] = defaultdict(list)
+            for item in sample(target, counts[split], sources[split]):
+                truth.append({"split": split, **item.truth})
+                for file, row in item.rows.items():
+                    tables[file].append(row)
+            for file, rows in tables.items():
+                write_text(target / file, encode(file, rows))
         return truth
 
-    return write_both
-
-
-def write_lines(path: Path, rows: Iterable[JsonRow]) -> None:
-    """Write one JSON object per line."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return WorldSet(BASE_PARAMETERS, write)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write the same bytes on every system."""
+    """Write the same bytes on every system, in a folder created on demand."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def truth_of(scene: Scene, question: Question) -> JsonRow:
+def fact(id_: str, scene: Scene, kind: str, answer: str, **facts: object) -> JsonRow:
     """Return the true facts of an item, for ``truth.jsonl``."""
-    return {"scene": scene.symbol, "kind": question.kind, "answer": question.answer}
+    return {"id": id_, **facts, "scene": scene.symbol, "kind": kind, "answer": answer}

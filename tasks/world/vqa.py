@@ -1,10 +1,9 @@
 """Writers of generated VQAv2, GQA, TextVQA and ScienceQA, in the official layouts."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
-from typing import NamedTuple
 
 from steelyard.tasks.world.language import (
     YES_NO,
@@ -22,11 +21,12 @@ from steelyard.tasks.world.language import (
 from steelyard.tasks.world.prior import BASE_PARAMETERS, all_colours, pick, pool_colours
 from steelyard.tasks.world.scenes import COLOURS, PLACES, Scene
 from steelyard.tasks.world.source import (
+    Item,
     JsonRow,
     SceneSource,
     WorldSet,
     evaluation,
-    truth_of,
+    fact,
     write_text,
 )
 
@@ -52,49 +52,35 @@ def _answers(source: SceneSource, question: Question) -> list[str]:
 PART = "val2014"
 
 
-class VqaItem(NamedTuple):
-    """Item of VQAv2's two files."""
-
-    question_id: int
-    image_id: int
-    scene: Scene
-    question: Question
-    question_type: str
-    answer_type: str
-    answers: list[str]
-
-
-def write_vqa(folder: Path, part: str, items: Iterable[VqaItem], end: str = "") -> list[JsonRow]:
-    """Write VQAv2's file of questions and file of annotations; return the truth of each item.
-
-    ``end`` is the last text of each file.
-    """
-    truth, questions, annotations = [], [], []
-    for item in items:
-        ids = {"question_id": item.question_id, "image_id": item.image_id}
-        questions.append({**ids, "question": item.question.text})
-        answers = [
-            {"answer": answer, "answer_confidence": "yes", "answer_id": number}
-            for number, answer in enumerate(item.answers, start=1)
-        ]
-        types = {"question_type": item.question_type, "answer_type": item.answer_type}
-        right = {"multiple_choice_answer": item.question.answer, "answers": answers}
-        annotations.append({**ids, **types, **right})
-        truth.append({"id": str(item.question_id), **truth_of(item.scene, item.question)})
-    official = {
-        f"v2_OpenEnded_mscoco_{part}_questions.json": {"questions": questions},
-        f"v2_mscoco_{part}_annotations.json": {"annotations": annotations},
+def vqa_item(
+    part: str,
+    id_: int,
+    image: int,
+    scene: Scene,
+    question: Question,
+    types: Mapping[str, str],
+    answers: Sequence[str],
+) -> Item:
+    """Return an item of VQAv2's file of questions and file of annotations."""
+    ids = {"question_id": id_, "image_id": image}
+    answer_rows = [
+        {"answer": answer, "answer_confidence": "yes", "answer_id": number}
+        for number, answer in enumerate(answers, start=1)
+    ]
+    right = {"multiple_choice_answer": question.answer, "answers": answer_rows}
+    rows = {
+        f"v2_OpenEnded_mscoco_{part}_questions.json": {**ids, "question": question.text},
+        f"v2_mscoco_{part}_annotations.json": {**ids, **types, **right},
     }
-    for name, content in official.items():
-        write_text(folder / name, json.dumps(content) + end)
-    return truth
+    return Item(fact(str(id_), scene, question.kind, question.answer), rows)
 
 
-def _write_vqav2(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
-    return write_vqa(folder, PART, _vqav2_items(folder, count, source))
+def encode_vqa(file: str, rows: list[JsonRow]) -> str:
+    """Return the text of a file of VQAv2: its rows under the last word of its name."""
+    return json.dumps({Path(file).stem.rpartition("_")[2]: rows})
 
 
-def _vqav2_items(folder: Path, count: int, source: SceneSource) -> Iterator[VqaItem]:
+def _vqav2_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
     """Sample two questions per image: existence and attribute, then count and colour, in turn."""
     for number in range(count):
         image = number // 2 + 1
@@ -105,8 +91,9 @@ def _vqav2_items(folder: Path, count: int, source: SceneSource) -> Iterator[VqaI
         question = sample(scene, source)
         # VQAv2 takes the first two words for the type of a question.
         beginning = " ".join(question.text.lower().split()[:2])
+        types = {"question_type": beginning, "answer_type": answer_type}
         id_, answers = 1000 * image + number % 2, _answers(source, question)
-        yield VqaItem(id_, image, scene, question, beginning, answer_type, answers)
+        yield vqa_item(PART, id_, image, scene, question, types, answers)
 
 
 def _existence(scene: Scene, source: SceneSource) -> Question:
@@ -139,10 +126,8 @@ VQA_KINDS: Sequence[tuple[str, SampleQuestion]] = (
 # --- gqa ---------------------------------------------------------------------------------------
 
 
-def _write_gqa(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
-    """Write questions of every structural type; two per image, whose scene has two objects."""
-    truth: list[JsonRow] = []
-    questions: dict[str, JsonRow] = {}
+def _gqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+    """Sample questions of every structural type; two per image, whose scene has two objects."""
     for number in range(count):
         image = f"n{number // 2 + 1:06}"
         if number % 2 == 0:
@@ -150,7 +135,7 @@ def _write_gqa(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
             source.save(scene, folder / "images" / f"{image}.jpg")
         structural, semantic, sample = GQA_KINDS[number % len(GQA_KINDS)]
         question, id_ = sample(scene, source), f"{number + 1:08}"
-        questions[id_] = {
+        row = {
             "imageId": image,
             "question": question.text,
             "answer": question.answer,
@@ -158,9 +143,8 @@ def _write_gqa(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
             "isBalanced": True,
             "types": {"structural": structural, "semantic": semantic, "detailed": question.kind},
         }
-        truth.append({"id": id_, **truth_of(scene, question)})
-    write_text(folder / "testdev_balanced_questions.json", json.dumps(questions))
-    return truth
+        truth = fact(id_, scene, question.kind, question.answer)
+        yield Item(truth, {"testdev_balanced_questions.json": {id_: row}})
 
 
 def _either_colour(scene: Scene, source: SceneSource) -> Question:
@@ -211,9 +195,8 @@ GQA_KINDS: Sequence[tuple[str, str, SampleQuestion]] = (
 # --- textvqa -----------------------------------------------------------------------------------
 
 
-def _write_textvqa(folder: Path, count: int, source: SceneSource) -> list[JsonRow]:
-    """Write a number on a sign in each picture; some OCR tokens also have a wrong number."""
-    truth, rows, ocr = [], [], []
+def _textvqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+    """Draw a number on a sign in each picture; some OCR tokens also have a wrong number."""
     for number in range(count):
         scene = source.scene()
         value = str(source.rng.integers(10, 100))
@@ -224,13 +207,12 @@ def _write_textvqa(folder: Path, count: int, source: SceneSource) -> list[JsonRo
         text = f"What number is there in the image with {beside}?"
         question = Question("number", text, value, (value, "unanswerable"))
         answers = _answers(source, question)
-        rows.append({"question_id": id_, "image_id": image, "question": text, "answers": answers})
+        ids = {"question_id": id_, "image_id": image}
+        row = {**ids, "question": text, "answers": answers}
         tokens = [value, *([str(source.rng.integers(10))] if source.rng.random() < 0.3 else [])]
-        ocr.append({"image_id": image, "ocr_tokens": tokens})
-        truth.append({"id": str(id_), **truth_of(scene, question)})
-    write_text(folder / "TextVQA_0.5.1_val.json", json.dumps({"data": rows}))
-    write_text(folder / "TextVQA_Rosetta_OCR_v0.2_val.json", json.dumps({"data": ocr}))
-    return truth
+        ocr: JsonRow = {"image_id": image, "ocr_tokens": tokens}
+        rows = {"TextVQA_0.5.1_val.json": row, "TextVQA_Rosetta_OCR_v0.2_val.json": ocr}
+        yield Item(fact(str(id_), scene, question.kind, value), rows)
 
 
 # --- scienceqa ---------------------------------------------------------------------------------
@@ -264,8 +246,8 @@ def _write_scienceqa(
                 "subject": "natural science" if has_image else "language science",
                 "split": split,
             }
-            fact = {**truth_of(scene, question), "letter": ascii_uppercase[right]}
-            truth.append({"id": id_, "split": split, **fact})
+            facts = fact(id_, scene, question.kind, question.answer, split=split)
+            truth.append({**facts, "letter": ascii_uppercase[right]})
     write_text(folder / "problems.json", json.dumps(problems))
     write_text(folder / "pid_splits.json", json.dumps(ids))
     return truth
@@ -286,8 +268,11 @@ def _kind_options(scene: Scene, source: SceneSource) -> Question:
 
 
 QUESTION_SETS: Mapping[str, WorldSet] = {
-    "vqav2": WorldSet(BASE_PARAMETERS, evaluation(_write_vqav2)),
-    "gqa": WorldSet(BASE_PARAMETERS, evaluation(_write_gqa)),
-    "textvqa": WorldSet(BASE_PARAMETERS, evaluation(_write_textvqa)),
+    "vqav2": evaluation(_vqav2_items, encode_vqa),
+    "gqa": evaluation(
+        _gqa_items,
+        lambda file, rows: json.dumps({id_: row for item in rows for id_, row in item.items()}),
+    ),
+    "textvqa": evaluation(_textvqa_items, lambda file, rows: json.dumps({"data": rows})),
     "scienceqa": WorldSet(BASE_PARAMETERS, _write_scienceqa),
 }

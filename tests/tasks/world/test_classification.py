@@ -304,12 +304,12 @@ def test_movies_have_the_irregularities_of_real_files(sets: dict[str, Path]) -> 
 def test_interrupted_generation_leaves_nothing_to_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(path: Path, rows: object) -> None:
+    def interrupt(path: Path, text: str) -> None:
         assert (path.parent / "images").is_dir()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(build, "write_lines", interrupt)
+        patch.setattr(build, "write_text", interrupt)
         with pytest.raises(KeyboardInterrupt):
             ensure(SMALL, tmp_path)
     assert not any(tmp_path.iterdir())

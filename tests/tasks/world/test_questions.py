@@ -14,8 +14,8 @@ from world_files import check_answer, lines, parse, truth
 from steelyard import tasks
 from steelyard.harness.core.examples import Example
 from steelyard.tasks.world import build
+from steelyard.tasks.world.benchmarks import CATEGORIES
 from steelyard.tasks.world.build import WorldSpec, ensure
-from steelyard.tasks.world.pairs import CATEGORIES
 from steelyard.tasks.world.prior import held_out
 from steelyard.tasks.world.scenes import DOTS, FOODS, KINDS, PLACES, Scene
 from steelyard.tasks.world.vqa import GQA_KINDS

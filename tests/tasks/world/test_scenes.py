@@ -11,6 +11,7 @@ from steelyard.tasks.world.prior import LanguagePrior, arrange
 from steelyard.tasks.world.scenes import (
     COLOURS,
     FOODS,
+    GLYPHS,
     KINDS,
     NEUTRAL,
     PLACES,
@@ -40,7 +41,7 @@ def test_world_has_four_kinds_a_place_with_colours_of_their_own() -> None:
 
 def test_glyphs_differ_pairwise_and_stay_near_their_cell() -> None:
     axis = np.linspace(-1.5, 1.5, 96, dtype=np.float32)
-    masks = {name: kind.glyph(axis[None, :], axis[:, None]) for name, kind in KINDS.items()}
+    masks = {name: glyph(axis[None, :], axis[:, None]) for name, glyph in GLYPHS.items()}
     outside = (np.abs(axis)[None, :] > 1.02) | (np.abs(axis)[:, None] > 1.02)
     for mask in masks.values():
         assert mask.sum() > 0.04 * mask.size
