@@ -157,15 +157,9 @@ def files(name: str) -> list[Path]:
     return [yaml_file, yaml_file.with_suffix(".py")]
 
 
-class _NamesOnly(yaml.SafeLoader):
-    """YAML loader that reads ``!function a.b.c`` as the string ``a.b.c``, without importing it."""
-
-
-_NamesOnly.add_constructor("!function", lambda loader, node: str(node.value))
-
-
 def _read(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.load(definition(name).read_text(encoding="utf-8"), _NamesOnly)
+    text = definition(name).read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.load(text, stock.NamesOnly)
     return content
 
 

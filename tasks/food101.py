@@ -155,7 +155,9 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         split = "test" if row[official.SPLIT] == "test" else "train"
         label = _class_name(official.column(row, *COLUMNS["label"]))
         image = official.column(row, "image", "img")
-        file = _file_name(row, image)
+        path = image.get("path") if isinstance(image, Mapping) else None
+        name = next((row[key] for key in COLUMNS["file"] if isinstance(row.get(key), str)), path)
+        file = Path(name or "").name
         if not file or (split, label, file) in paths:
             file = f"{label}_{len(titles[split])}.jpg"
         paths.add((split, label, file))
@@ -163,9 +165,9 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         text = official.column(row, *COLUMNS["text"])
         titles[split].append((file, " ".join(str(text or "").split()), label))
     for split, split_rows in titles.items():
-        path = folder / "texts" / f"{split}_titles.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file_:
+        table = folder / "texts" / f"{split}_titles.csv"
+        table.parent.mkdir(parents=True, exist_ok=True)
+        with table.open("w", encoding="utf-8", newline="") as file_:
             csv.writer(file_, lineterminator="\n").writerows(split_rows)
 
 
@@ -176,13 +178,6 @@ def _class_name(label: Any) -> str:
         f"The copy labels a class {label!r}: its name is needed, for copies number the classes "
         "differently."
     )
-
-
-def _file_name(row: Mapping[str, Any], image: Any) -> str:
-    """Return the image's original file name, empty if the copy does not have it."""
-    path = image.get("path") if isinstance(image, Mapping) else None
-    name = next((row[key] for key in COLUMNS["file"] if isinstance(row.get(key), str)), path)
-    return Path(name).name if name else ""
 
 
 def choices(classes: Sequence[str]) -> list[str]:

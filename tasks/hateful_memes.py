@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Skipped
@@ -34,15 +34,6 @@ VAL_FRACTION = 0.1
 """Fraction of each class of train carved as validation if dev is the test split."""
 
 
-class MemeRow(NamedTuple):
-    """Row of a JSON lines file."""
-
-    where: str
-    """``file:line``"""
-    example: Example
-    is_labelled: bool
-
-
 def load(root: Path, *, max_bad: float = 0.01, val: str = "seen", test: str = "seen") -> Corpus:
     """Read ``<split>.jsonl`` rows of id, img, text and label; ``img`` is the path of the image.
 
@@ -52,22 +43,21 @@ def load(root: Path, *, max_bad: float = 0.01, val: str = "seen", test: str = "s
     official splits keep their names; their unlabelled rows are skipped.
     """
     roles = _roles(val, test)
-    phase = _phase(root)
+    names = {path.name for path in root.glob("*.jsonl")}
+    phase = "2" if names & {*SECOND_PHASE} else "1" if names & {*FIRST_PHASE} else "unknown"
     sources = {role: _source(root, phase, split) for role, split in roles.items()}
     if (root / PACKED).is_file() and not (root / "img").is_dir():
         raise UserError(f"The images in {root} are packed: unpack {PACKED} there.")
     splits: dict[str, Sequence[Example]] = {
-        role: _labelled(path, role, _rows(root, path)) for role, path in sources.items()
+        role: _labelled(root, path, role) for role, path in sources.items()
     }
     skipped: list[Skipped] = []
-    for split, path in _files(root).items():
-        if split in roles.values():
+    for split, file_names in FILES.items():
+        if split in roles.values() or not names & {*file_names}:
             continue
-        rows = _rows(root, path)
-        splits[split] = [row.example for row in rows if row.is_labelled]
-        skipped += [
-            Skipped(row.example.id, split, "no label") for row in rows if not row.is_labelled
-        ]
+        examples = [example for _, example in _rows(root, find_file(root, *file_names))]
+        splits[split] = [row for row in examples if row.labels]
+        skipped += [Skipped(row.id, split, "no label") for row in examples if not row.labels]
     notes = {role: path.name for role, path in sources.items()} | {"phase": phase}
     if "val" not in splits:
         splits["train"], splits["val"] = carve(splits["train"], VAL_FRACTION)
@@ -94,13 +84,6 @@ def _roles(val: str, test: str) -> dict[str, str]:
     return {"train": "train", "val": f"dev_{val}", "test": f"test_{test}"}
 
 
-def _phase(root: Path) -> str:
-    """Return the phase of the challenge by the file names: ``1``, ``2`` or ``unknown``."""
-    if any((root / name).is_file() for name in SECOND_PHASE):
-        return "2"
-    return "1" if any((root / name).is_file() for name in FIRST_PHASE) else "unknown"
-
-
 def _source(root: Path, phase: str, split: str) -> Path:
     if phase == "1" and split.endswith("_unseen"):
         raise UserError(
@@ -110,15 +93,8 @@ def _source(root: Path, phase: str, split: str) -> Path:
     return find_file(root, *FILES[split])
 
 
-def _files(root: Path) -> dict[str, Path]:
-    """Map the files that exist by official split."""
-    # The name of the second phase is last, so that it wins if a copy has both.
-    paths = ((split, root / name) for split, names in FILES.items() for name in reversed(names))
-    return {split: path for split, path in paths if path.is_file()}
-
-
-def _rows(root: Path, path: Path) -> list[MemeRow]:
-    rows: list[MemeRow] = []
+def _rows(root: Path, path: Path) -> Iterator[tuple[str, Example]]:
+    """Yield ``("file:line", item)``; an item without labels is unlabelled."""
     for where, row in read_json_lines(path):
         id, image, text, label = (row.get(key) for key in ("id", "img", "text", "label"))
         if not isinstance(id, int | str) or not isinstance(image, str):
@@ -129,21 +105,19 @@ def _rows(root: Path, path: Path) -> list[MemeRow]:
         if label is not None and (type(label) is not int or label not in (0, 1)):
             raise UserError(f"{where}: label {label!r}, allowed are 0, 1 or none.")
         labels = () if label is None else (label,)
-        example = Example(str(id), root / image, text or None, labels)
-        rows.append(MemeRow(where, example, label is not None))
-    return rows
+        yield where, Example(str(id), root / image, text or None, labels)
 
 
-def _labelled(path: Path, role: str, rows: Sequence[MemeRow]) -> list[Example]:
-    unlabelled = [row.where for row in rows if not row.is_labelled]
-    if unlabelled:
+def _labelled(root: Path, path: Path, role: str) -> list[Example]:
+    rows = list(_rows(root, path))
+    if unlabelled := [where for where, example in rows if not example.labels]:
         phase = " as in the challenge's first phase" if path.name in FIRST_PHASE else ""
         raise UserError(
             f"{len(unlabelled)} of {len(rows)} rows of {path.name} have no label{phase} "
             f"({unlabelled[0]}), so it cannot be the {role} split: use labelled files, or "
             "--data-set test=dev to score dev."
         )
-    return [row.example for row in rows]
+    return [example for _, example in rows]
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:

@@ -62,6 +62,8 @@ def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
                 films[split].append(film)
     in_train = {genre for film in films["train"] for genre in film.genres}
     classes = tuple(genre for genre in GENRES if genre in in_train)
+    counts = Counter(genre for rows in films.values() for film in rows for genre in film.genres)
+    ignored = [f"{genre} ({counts[genre]})" for genre in sorted(counts.keys() - set(classes))]
     return build_corpus(
         "mm_imdb",
         root,
@@ -72,7 +74,7 @@ def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
         },
         multi_label=True,
         skipped=skipped,
-        notes={"plot": plot, "genres ignored": _ignored(films, classes)},
+        notes={"plot": plot, "genres ignored": ", ".join(ignored) or "none"},
         max_bad=max_bad,
     )
 
@@ -121,12 +123,6 @@ def _examples(film: Film, classes: Sequence[str], plot: str) -> Iterator[Example
         yield Example(film.id, film.image, next(iter(film.plots), None), labels)
     else:
         yield Example(film.id, film.image, max(film.plots, key=len, default=None), labels)
-
-
-def _ignored(films: dict[str, list[Film]], classes: Sequence[str]) -> str:
-    genres = Counter(genre for rows in films.values() for film in rows for genre in film.genres)
-    ignored = [f"{genre} ({genres[genre]})" for genre in sorted(genres.keys() - set(classes))]
-    return ", ".join(ignored) or "none"
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:

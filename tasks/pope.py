@@ -137,18 +137,3 @@ def answer_fractions(label: str, answer: str) -> dict[str, metrics.Fraction]:
     """
     predicted, unparsed = answers.pope_label(answer), answers.yes_or_no(answer) is None
     return metrics.yes_no_fractions(label, predicted, positive="yes", unparsed=unparsed)
-
-
-def scores(labels: Sequence[str], replies: Sequence[str]) -> Mapping[str, float]:
-    """Score replies to questions with these labels by every metric, without images or a model."""
-    rows = [answer_fractions(label, reply) for label, reply in zip(labels, replies, strict=True)]
-    return {metric: metrics.ratio([row[metric] for row in rows]) for metric in rows[0]}
-
-
-def confusion(labels: Sequence[str], replies: Sequence[str]) -> Mapping[str, int]:
-    """Count true and false, positives and negatives: tp, fp, tn, fn."""
-    counts: dict[str, Any] = dict.fromkeys(("tp", "fp", "tn", "fn"), 0)
-    for label, reply in zip(labels, replies, strict=True):
-        predicted = answers.pope_label(reply)
-        counts[f"{'t' if predicted == label else 'f'}{'p' if predicted == 'yes' else 'n'}"] += 1
-    return counts

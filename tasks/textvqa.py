@@ -61,13 +61,12 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "no
 
 def _tokens(path: Path) -> dict[str, tuple[str, ...]]:
     """Read the words on each image, by its id."""
-    tokens = {}
     rows = _questions.objects(str(path), read_object(path), "data")
-    for number, row in enumerate(rows, start=1):
-        where = f"{path}: row {number}"
-        image = _questions.field(where, row, "image_id")
-        tokens[image] = _questions.strings(where, row, "ocr_tokens")
-    return tokens
+    located = ((f"{path}: row {number}", row) for number, row in enumerate(rows, start=1))
+    return {
+        _questions.field(where, row, "image_id"): _questions.strings(where, row, "ocr_tokens")
+        for where, row in located
+    }
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:

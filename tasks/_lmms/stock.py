@@ -206,7 +206,7 @@ def _chain(path: Path) -> Iterator[Path]:
 @functools.cache
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _NamesOnly)
+        raw = yaml.load(path.read_text(encoding="utf-8"), NamesOnly)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except yaml.YAMLError as error:
@@ -214,8 +214,8 @@ def _read(path: Path) -> Mapping[str, Any]:
     return raw if isinstance(raw, dict) else {}
 
 
-class _NamesOnly(yaml.CSafeLoader):
+class NamesOnly(yaml.CSafeLoader):
     """YAML loader that reads ``!function a.b`` as the string ``a.b``; compiled, for speed."""
 
 
-_NamesOnly.add_multi_constructor("!", lambda loader, suffix, node: str(node.value))
+NamesOnly.add_multi_constructor("!", lambda loader, suffix, node: str(node.value))

@@ -19,6 +19,7 @@ from PIL import Image
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Inputs
+from steelyard.harness.core.files import digest
 from steelyard.tasks._lmms import stock
 from steelyard.tasks._shared import images
 from steelyard.tasks.corruptions import apply, missing
@@ -81,14 +82,11 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
                     f"{self.name}: its data has the splits {', '.join(self.dataset)} but not "
                     f"'{self.split}', which the task is scored on."
                 )
-            self.documents = self.dataset, self._without_images()
+            without_images, rows = dict(self.dataset), self.dataset[self.split]
+            if not self.config.process_results_use_image:
+                without_images = {self.split: rows.remove_columns(image_columns(rows))}
+            self.documents = self.dataset, without_images
         self.dataset, self.dataset_no_image = self.documents
-
-    def _without_images(self) -> Documents:
-        if self.config.process_results_use_image:
-            return dict(self.dataset)
-        rows = self.dataset[self.split]
-        return {self.split: rows.remove_columns(image_columns(rows))}
 
     def images_of(self, index: int) -> images.Images:
         """Read the images of a document.
@@ -98,7 +96,7 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         """
         with failing_as(f"{self.name}: the image of document {index} cannot be read"):
             media = self.doc_to_visual(self.dataset[self.split][index]) or []
-        return [_as_image(self.name, index, medium) for medium in media]
+            return [_as_image(self.name, index, medium) for medium in media]
 
     def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> Instance:
         """Ask for a greedy answer about the document's corrupted images."""
@@ -162,8 +160,7 @@ def _as_image(task: str, index: int, medium: Any) -> Image.Image:
     if isinstance(medium, Image.Image):
         return medium.convert("RGB")
     if isinstance(medium, str) and medium.lower().endswith(IMAGE_SUFFIXES):
-        with failing_as(f"{task}: the image of document {index} cannot be read"):
-            return Image.open(medium).convert("RGB")
+        return Image.open(medium).convert("RGB")
     raise UserError(f"{task}: document {index} has a {type(medium).__name__}, not an image.")
 
 
@@ -290,6 +287,8 @@ def _corpus(name: str, root: Path, task: StockTask) -> Corpus:
         )
         for id_, image in zip(ids, names, strict=True)
     )
+    # It names the hub's commit of the data.
+    url = next(iter(rows.info.download_checksums or ()), "")
     most_images = sorted(range(len(rows)), key=lambda index: -counts[index])[:PROBED]
     return Corpus(
         name=name,
@@ -302,7 +301,7 @@ def _corpus(name: str, root: Path, task: StockTask) -> Corpus:
             "hub": str(task.config.dataset_path) if root == Path() else "a copy of it",
             "subset": str(task.config.dataset_name or ""),
             "split": task.split,
-            "commit": _commit(rows),
+            "commit": url.partition("@")[2].partition("/")[0],
             "ids": column,
         },
         at_once=max(len(task.images_of(index)) for index in most_images),  # also fails early
@@ -328,12 +327,6 @@ def _ids(rows: Any) -> tuple[str, list[str]]:
     return "row number", [str(number) for number in range(len(rows))]
 
 
-def _commit(rows: Any) -> str:
-    """Return the hub's commit of the data; empty if unknown."""
-    urls = list(rows.info.download_checksums or {})
-    return urls[0].partition("@")[2].partition("/")[0] if urls and "@" in urls[0] else ""
-
-
 def _scan(rows: Any, columns: Sequence[str]) -> tuple[list[str], list[int], str]:
     """Return each document's hash of its images, their number, and a hash of all documents.
 
@@ -346,20 +339,11 @@ def _scan(rows: Any, columns: Sequence[str]) -> tuple[list[str], list[int], str]
     for table in rows.with_format("arrow").iter(batch_size=64):
         for row in table.to_pylist():
             media = [row.pop(column) for column in columns]
-            name = _digest(media) if any(media) else ""
+            name = digest(_parts(media)) if any(media) else ""
             names.append(name)
             counts.append(sum(len(m) if isinstance(m, list) else bool(m) for m in media))
-            total.update(f"{name} {_digest(row)}\n".encode())
+            total.update(f"{name} {digest(_parts(row))}\n".encode())
     return names, counts, total.hexdigest()
-
-
-def _digest(value: Any) -> str:
-    state = blake2b(digest_size=8)
-    for part in _parts(value):
-        # With its length, so that parts cannot run together.
-        state.update(len(part).to_bytes(8, "big"))
-        state.update(part)
-    return state.hexdigest()
 
 
 def _parts(value: Any) -> Iterator[bytes]:
@@ -388,5 +372,6 @@ def _probe(task: StockTask, count: int) -> tuple[list[str], list[int]]:
         pictures = task.images_of(index)
         counts[index] = len(pictures)
         if pictures:
-            names[index] = _digest([part for p in pictures for part in (p.tobytes(), *p.size)])
+            pixels = [part for p in pictures for part in (p.tobytes(), *p.size)]
+            names[index] = digest(_parts(pixels))
     return names, counts

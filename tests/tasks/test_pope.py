@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pope_scores
 import pytest
 from object_prior import guesses
 from paths import SHARED
@@ -62,9 +63,9 @@ def test_recorded_answers_give_the_published_numbers() -> None:
         path = OFFICIAL / f"coco_pope_{name.partition('-')[0]}.json.gz"
         labels = [row["label"] for _, row in read_json_lines(path)]
         replies = ["yes" if letter == "y" else "no" for letter in run["answers"]]
-        counts = pope.confusion(labels, replies)
+        counts = pope_scores.confusion(labels, replies)
         assert counts == {key: run[key] for key in ("tp", "fp", "tn", "fn")}
-        ours = pope.scores(labels, replies)
+        ours = pope_scores.scores(labels, replies)
         for metric in ("accuracy", "precision", "recall", "f1"):
             assert ours[metric] == pytest.approx(run[metric], abs=1e-15), (name, metric)
         assert ours["yes_rate"] == run["yes_ratio"]
@@ -198,8 +199,8 @@ def test_scores_by_hand() -> None:
     labels = ["yes", "yes", "yes", "no", "no", "no"]
     replies = ["Yes.", "yes, one", "No", "no", "Yes", "a dog"]
     # Official: yes yes no no yes yes. tp 2, fn 1, tn 1, fp 2.
-    assert pope.confusion(labels, replies) == {"tp": 2, "fp": 2, "tn": 1, "fn": 1}
-    assert pope.scores(labels, replies) == {
+    assert pope_scores.confusion(labels, replies) == {"tp": 2, "fp": 2, "tn": 1, "fn": 1}
+    assert pope_scores.scores(labels, replies) == {
         "f1": pytest.approx(4 / 7),
         "accuracy": 0.5,
         "precision": 0.5,
@@ -210,8 +211,8 @@ def test_scores_by_hand() -> None:
 
 
 def test_the_rate_is_of_answers_and_not_of_labels() -> None:
-    always = pope.scores(["yes", "no"], ["yes", "yes"])
-    never = pope.scores(["yes", "no"], ["no", "no"])
+    always = pope_scores.scores(["yes", "no"], ["yes", "yes"])
+    never = pope_scores.scores(["yes", "no"], ["no", "no"])
     assert (always["yes_rate"], never["yes_rate"]) == (1.0, 0.0)
     assert (always["f1"], never["f1"]) == (pytest.approx(2 / 3), 0.0)
     assert (never["precision"], never["recall"]) == (0.0, 0.0)  # no yes answer: 0, not NaN
@@ -253,7 +254,7 @@ def test_the_guesser_by_hand() -> None:
 )
 def test_object_frequency_alone_answers_much_of_pope(kind: str, right: int, about: float) -> None:
     rows = [row for _, row in read_json_lines(OFFICIAL / f"coco_pope_{kind}.json.gz")]
-    accuracy = pope.scores([row["label"] for row in rows], guesses(rows))["accuracy"]
+    accuracy = pope_scores.scores([row["label"] for row in rows], guesses(rows))["accuracy"]
     assert accuracy == right / 3000 == pytest.approx(about, abs=0.01)
 
 
@@ -263,7 +264,7 @@ def test_constant_answers(kind: str) -> None:
     path = OFFICIAL / f"coco_pope_{kind}.json.gz"
     labels = [row["label"] for _, row in read_json_lines(path)]
     assert len(labels) == 3000 and labels.count("yes") == 1500
-    always, never = (pope.scores(labels, [answer] * 3000) for answer in ("Yes", "No"))
+    always, never = (pope_scores.scores(labels, [answer] * 3000) for answer in ("Yes", "No"))
     assert (always["f1"], always["recall"], always["yes_rate"]) == (pytest.approx(2 / 3), 1.0, 1.0)
     assert (never["f1"], never["accuracy"], never["yes_rate"]) == (0.0, 0.5, 0.0)
 
@@ -283,8 +284,8 @@ def test_lmms_eval_wants_the_bare_word_and_counts_the_labels_as_answers() -> Non
     plain = ["yes", "yes", "no", "no"]
     for metric in ("accuracy", "precision", "recall", "f1_score"):
         assert theirs(plain, metric) == pytest.approx(
-            pope.scores(labels, plain)[metric.removesuffix("_score")]
+            pope_scores.scores(labels, plain)[metric.removesuffix("_score")]
         )
     right = ["Yes, there is.", "No.", "Yes.", "No, there is not."]
-    assert theirs(right, "accuracy") == 0.0 and pope.scores(labels, right)["accuracy"] == 1.0
+    assert theirs(right, "accuracy") == 0.0 and pope_scores.scores(labels, right)["accuracy"] == 1.0
     assert theirs(["yes"] * 4, "yes_ratio") == theirs(["no"] * 4, "yes_ratio") == 0.5

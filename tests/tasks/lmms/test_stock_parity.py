@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pope_scores
 import pytest
 import stock_data
 from paths import SHARED
@@ -15,7 +16,7 @@ from stock_data import Talker, right, write
 from steelyard import tasks
 from steelyard.harness.data.reading import read_json_lines
 from steelyard.harness.evaluation.evaluate import evaluate
-from steelyard.tasks import mme, pope
+from steelyard.tasks import mme
 
 OFFICIAL = SHARED / "official_json" / "pope"
 SAME = {"accuracy": "pope_accuracy", "precision": "pope_precision", "recall": "pope_recall",
@@ -34,7 +35,7 @@ def theirs(root: Path, answers: Sequence[str]) -> dict[str, float]:
 
 def ours(answers: Sequence[str]) -> dict[str, float]:
     labels = [row["answer"] for row in stock_data.pope(len(answers))]
-    return dict(pope.scores(labels, answers))
+    return dict(pope_scores.scores(labels, answers))
 
 
 def test_bare_answers_give_equal_scores(tmp_path: Path) -> None:
