@@ -2,7 +2,7 @@
 
     corpus = tasks.load("food101", tasks.find_root("food101"))
     for variant in tasks.variants("food101", ["image-noise:1-5", "text-blank"]):  # clean first
-        task = tasks.build(variant, corpus, limit=100)    # an lmms-eval task
+        task = build(variant, corpus, limit=100)    # an lmms-eval task, of tasks.build
 
 Importing this is fast: lmms-eval is imported when a task object is built.
 """
@@ -30,8 +30,6 @@ from steelyard.tasks.corruptions.variants import Variant as Variant
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from steelyard.tasks._lmms.memory_task import MemoryTask
-    from steelyard.tasks._lmms.stock_task import StockTask
     from steelyard.tasks.metrics import TaskDoc
 
 PREFIX = "steelyard_"
@@ -122,8 +120,7 @@ def module(name: str) -> TaskModule:
     if outside is None and name not in _shipped():
         raise unknown("task", name, names())
     return cast(
-        TaskModule,
-        outside.load() if outside else importlib.import_module(f"{__name__}.{name}"),
+        TaskModule, outside.load() if outside else importlib.import_module(f"{__name__}.{name}")
     )
 
 
@@ -329,27 +326,6 @@ def _variant(task: str, text: str, corruptions: tuple[Corruption, ...]) -> Varia
 def corrupts_text(text: str) -> bool:
     """Return True if a corruption, as ``variants`` reads it, changes the text."""
     return any(part.modality != "image" for parts in expand(text) for part in parts)
-
-
-def build(
-    variant: Variant, corpus: Corpus, split: str = "test", limit: int | None = None
-) -> "MemoryTask | StockTask":
-    """Build the variant as an lmms-eval task over a split of ``corpus``.
-
-    ``limit`` takes that many items by a hash of their ids, not the first ones: files are often
-    sorted by class. A smaller limit gives a subset of a larger one.
-
-    Raises:
-        UserError: no such split, or ``limit`` is not positive.
-    """
-    from steelyard.harness.core.compat import import_lmms_eval
-
-    import_lmms_eval()
-    from steelyard.tasks._lmms import memory_task, stock_task
-
-    if is_stock(variant.task):
-        return stock_task.build(variant, corpus, split, limit)
-    return memory_task.build(variant, corpus, split, limit)
 
 
 def doc_to_visual(doc: "TaskDoc") -> "list[Image]":

@@ -70,11 +70,7 @@ def load(root: Path, *, max_bad: float = 0.01, verdicts: str = "") -> Corpus:
 
 
 def _example(
-    root: Path,
-    where: str,
-    row: questions.JsonRow,
-    split: str,
-    verdicts: judged.Verdicts | None,
+    root: Path, where: str, row: questions.JsonRow, split: str, verdicts: judged.Verdicts | None
 ) -> Example:
     keys = ("subcategory", "set_id", "figure_id", "question_id")
     subcategory, group, figure, question = (questions.field(where, row, key) for key in keys)

@@ -9,7 +9,9 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -79,7 +81,6 @@ class AnswerItem(TypedDict):
 
     id: str
     cluster: str
-    """Items of one cluster are not independent: they are resampled together."""
     subset: str
     """Part of the task that is also scored separately."""
     answer: str
@@ -192,13 +193,19 @@ def ratio(fractions: Sequence[Fraction]) -> float:
     return float(sum(fraction[0] for fraction in fractions) / bottom) if bottom else 0.0
 
 
-def group_accuracy(members: Sequence[GroupMember]) -> float:
-    """Return the fraction of groups with every item right, such as all questions of an image."""
-    return ratio(group_fractions(members))
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Aggregation over several items at once: the ratio of one fraction an item."""
+
+    fractions: Callable[[Sequence[Any]], list[Fraction]]
+
+    def __call__(self, values: Sequence[Any]) -> float:
+        return ratio(self.fractions(values))
 
 
-def group_fractions(members: Sequence[GroupMember]) -> list[Fraction]:
-    """Give each group's outcome to its first item, so that a group metric is a sum over items."""
+@Pool
+def group_accuracy(members: Sequence[GroupMember]) -> list[Fraction]:
+    """Return the fraction of groups with every item right; a group counts at its first item."""
     # A group is right if its worst item is.
     right: dict[str, float] = {}
     for group, correct in members:
@@ -211,23 +218,15 @@ def group_fractions(members: Sequence[GroupMember]) -> list[Fraction]:
     return fractions
 
 
-def mean_points(items: Sequence[PairItem]) -> float:
+@Pool
+def mean_points(items: Sequence[PairItem]) -> list[Fraction]:
     """Average over categories: half of accuracy plus the fraction of pairs that are both right."""
-    return ratio(mean_point_fractions(items))
-
-
-def total_points(items: Sequence[PairItem]) -> float:
-    """Sum over categories of both in percent, as MME counts: at most 200 points a category."""
-    return ratio(total_point_fractions(items))
-
-
-def mean_point_fractions(items: Sequence[PairItem]) -> list[Fraction]:
-    """Split ``mean_points`` over items; every category has equal weight."""
     return [(points / 2, weight) for points, weight in _points(items)]
 
 
-def total_point_fractions(items: Sequence[PairItem]) -> list[Fraction]:
-    """Split ``total_points`` over items; the denominators sum to 1."""
+@Pool
+def total_points(items: Sequence[PairItem]) -> list[Fraction]:
+    """Sum over categories of both in percent, as MME counts: at most 200 points a category."""
     categories = len({category for category, _, _ in items})
     return [(100 * points, weight / categories) for points, weight in _points(items)]
 
@@ -236,7 +235,8 @@ def _points(items: Sequence[PairItem]) -> list[Fraction]:
     """Split each category's accuracy plus accuracy of pairs over its items."""
     # Pair names are unique only within their category.
     size = Counter(category for category, _, _ in items)
-    pairs = group_fractions([(f"{category}/{pair}", right) for category, pair, right in items])
+    members = [(f"{category}/{pair}", right) for category, pair, right in items]
+    pairs = group_accuracy.fractions(members)
     count = Counter[str]()
     for (category, _, _), (_, first) in zip(items, pairs, strict=True):
         count[category] += int(first)
@@ -246,19 +246,15 @@ def _points(items: Sequence[PairItem]) -> list[Fraction]:
     ]
 
 
-def contrast(terms: Sequence[ContrastTerm]) -> float:
+@Pool
+def contrast(terms: Sequence[ContrastTerm]) -> list[Fraction]:
     """Return (good ratio + 1 - bad ratio) / 2, as AMBER's score.
+
+    An item's numerator is the contrast plus what the item adds to it by the delta method, so that
+    the spread of items is the standard error to first order.
 
     Raises:
         UserError: one of the two ratios has no item.
-    """
-    return ratio(contrast_fractions(terms))
-
-
-def contrast_fractions(terms: Sequence[ContrastTerm]) -> list[Fraction]:
-    """Split the contrast over items so that their spread is its standard error to first order.
-
-    An item's numerator is the contrast plus what the item adds to it by the delta method.
     """
     fractions = {good: [term[1:] for term in terms if term[0] == good] for good in (True, False)}
     if not all(fractions.values()):
@@ -270,15 +266,6 @@ def contrast_fractions(terms: Sequence[ContrastTerm]) -> list[Fraction]:
     return [
         (value + scale[good] * (top - ratios[good] * bottom), 1.0) for good, top, bottom in terms
     ]
-
-
-POOLS: dict[Callable[..., float], Callable[..., list[Fraction]]] = {
-    group_accuracy: group_fractions,
-    contrast: contrast_fractions,
-    mean_points: mean_point_fractions,
-    total_points: total_point_fractions,
-}
-"""Aggregations over several items at once, and how to split each into one fraction an item."""
 
 
 def auroc(values: Sequence[tuple[int, float]]) -> float:
@@ -299,19 +286,16 @@ def auroc(values: Sequence[tuple[int, float]]) -> float:
     return _unweighted("auroc", classes, classes, np.array([score for _, score in values], float))
 
 
-def macro_f1(values: LabelSets) -> float:
-    """Average F1 over classes; a class neither present nor predicted counts as 0."""
-    return _unweighted("macro_f1", *np.array(values, bool).swapaxes(0, 1))
+def _f1(metric: str, values: LabelSets) -> float:
+    return _unweighted(metric, *np.array(values, bool).swapaxes(0, 1))
 
 
-def weighted_f1(values: LabelSets) -> float:
-    """Average F1 over classes, weighted by how often each is present; 0 when none ever is."""
-    return _unweighted("weighted_f1", *np.array(values, bool).swapaxes(0, 1))
-
-
-def micro_f1(values: LabelSets) -> float:
-    """Return F1 over all item-class decisions together."""
-    return _unweighted("micro_f1", *np.array(values, bool).swapaxes(0, 1))
+macro_f1 = partial(_f1, "macro_f1")
+"""Average of F1 over classes; a class neither present nor predicted counts as 0."""
+weighted_f1 = partial(_f1, "weighted_f1")
+"""Average of F1 over classes, weighted by how often each is present; 0 when none ever is."""
+micro_f1 = partial(_f1, "micro_f1")
+"""F1 over all item-class decisions together."""
 
 
 def _unweighted(
@@ -330,9 +314,8 @@ def ratio_stderr(fractions: Sequence[Fraction], clusters: Sequence[str]) -> floa
     total = sum(bottom for _, bottom in fractions)
     if not total:
         return None
-    centre = ratio(fractions)
     # Linear part of the ratio: as if it were a mean of residuals.
-    scale = len(fractions) / total
+    centre, scale = ratio(fractions), len(fractions) / total
     residuals = [scale * (top - centre * bottom) for top, bottom in fractions]
     return clustered_stderr(residuals, clusters)
 

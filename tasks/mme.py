@@ -14,12 +14,7 @@ from steelyard.tasks._shared import questions as _questions
 NESTED = ("posters", "celebrity", "scene", "landmark", "artwork")
 """Categories with separate folders of images and questions, as published."""
 PERCEPTION = ("existence", "count", "position", "color", *NESTED, "OCR")
-COGNITION = (
-    "commonsense_reasoning",
-    "numerical_calculation",
-    "text_translation",
-    "code_reasoning",
-)
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 CATEGORIES = (*PERCEPTION, *COGNITION)
 HOMES = (".", "MME_Benchmark", "MME_Benchmark_release_version",
          "MME_Benchmark_release_version/MME_Benchmark")  # fmt: skip

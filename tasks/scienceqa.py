@@ -45,14 +45,7 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
         examples = [_example(path, split, id, row) for id, row in rows]
         if examples or split == "test":
             splits[split] = examples
-    return build_corpus(
-        "scienceqa",
-        root,
-        (),
-        splits,
-        notes={"context": "hint"},
-        max_bad=max_bad,
-    )
+    return build_corpus("scienceqa", root, (), splits, notes={"context": "hint"}, max_bad=max_bad)
 
 
 def _example(path: Path, split: str, id: str, row: Any) -> Example:

@@ -18,7 +18,8 @@ from steelyard.harness.evaluation.scores import Evaluation, as_items
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.models.registry import check_images
 from steelyard.harness.records.record import Score
-from steelyard.tasks.metrics import POOLS, clustered_stderr, mean, ratio, ratio_stderr
+from steelyard.tasks.build import build
+from steelyard.tasks.metrics import Pool, clustered_stderr, mean, ratio, ratio_stderr
 
 if TYPE_CHECKING:
     from steelyard.harness.evaluation.adversarial import WhiteBox
@@ -47,7 +48,7 @@ def evaluate(
     from steelyard.harness.evaluation.adversarial import white_box
 
     check_images(backbone, variant.task, corpus.at_once)
-    task = tasks.build(variant, corpus, split, limit)
+    task = build(variant, corpus, split, limit)
     if tasks.is_stock(variant.task):
         with lmms_scores.settings(task) as settings:
             values, samples = _run(backbone, task, batch_size, progress, settings)
@@ -140,7 +141,8 @@ def _pooled(task: "MemoryTask", samples: list[dict[str, Any]]) -> list[dict[str,
         measured = [sample for sample in pooled if metric in sample]
         if not measured:
             continue
-        parts = POOLS.get(aggregate, list)([sample[metric] for sample in measured])
+        values = [sample[metric] for sample in measured]
+        parts = aggregate.fractions(values) if isinstance(aggregate, Pool) else values
         for sample, part in zip(measured, parts, strict=True):
             sample[metric] = part
         for sample in pooled:

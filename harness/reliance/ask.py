@@ -22,6 +22,7 @@ from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, evaluation_mode
 from steelyard.harness.reliance.answer_cache import AnswerCache
 from steelyard.tasks import answers as wording
+from steelyard.tasks.build import build
 
 if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
@@ -156,7 +157,7 @@ def ask(
     """
     import pandas as pd
 
-    task = tasks.build(tasks.Variant(task_name), corpus, settings.split, settings.limit)
+    task = build(tasks.Variant(task_name), corpus, settings.split, settings.limit)
     from steelyard.harness.evaluation.lmms_model import Scorer
 
     info = tasks.info(task_name)

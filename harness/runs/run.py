@@ -378,7 +378,7 @@ def _write_missing_table(
 ) -> None:
     """Write which items lose a modality; the corpus is None if an earlier part has the scores."""
     if variant.missing is not None and corpus is not None and split in corpus.splits:
-        items = missing.of_variant(variant, split, corpus.splits[split])
+        items = variant.missing_items(split, corpus.splits[split])
         write_atomic(folder / missing_table(variant, split), missing.table(items))
 
 

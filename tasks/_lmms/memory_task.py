@@ -13,11 +13,10 @@ from lmms_eval.utils import load_yaml_config
 from PIL.Image import Image
 
 from steelyard import tasks
-from steelyard.harness.core.errors import unknown
 from steelyard.harness.core.examples import Corpus, Example, Inputs
 from steelyard.tasks._shared.images import store_of
-from steelyard.tasks.corruptions import apply, missing
-from steelyard.tasks.metrics import POOLS, TaskDoc
+from steelyard.tasks.corruptions import apply
+from steelyard.tasks.metrics import Pool, TaskDoc
 
 
 class Docs(list[TaskDoc]):
@@ -25,7 +24,6 @@ class Docs(list[TaskDoc]):
 
     @property
     def features(self) -> dict[str, None]:
-        """Column names."""
         return dict.fromkeys(self[0])
 
 
@@ -58,15 +56,9 @@ class MemoryTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untype
         doc = self.docs[doc_id]
         kind, options = "generate_until", dict(self.config.generation_kwargs or {})
         if self.choices:
-            kind, options = (
-                "score_choices",
-                {
-                    "id": doc["id"],
-                    "text": doc["text"],
-                    "choices": self.choices,
-                    "multi_label": self.config.metadata["multi_label"],
-                },
-            )
+            kind, options = "score_choices", {"id": doc["id"], "text": doc["text"]}
+            multi_label = self.config.metadata["multi_label"]
+            options |= {"choices": self.choices, "multi_label": multi_label}
         where = (doc_id, self.config.task, self.config.test_split)
         arguments = (ctx, options, self.doc_to_visual, *where)
         return Instance(request_type=kind, arguments=arguments, idx=0, **kwargs)
@@ -79,11 +71,9 @@ class MemoryTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untype
 
 def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | None) -> MemoryTask:
     """Build a variant of one of our tasks, see ``tasks.build``."""
-    if split not in corpus.splits:
-        raise unknown(f"split of {corpus.name}", split, corpus.splits)
     config = load_yaml_config(str(tasks.definition(variant.task)), mode="full")
     everyone = corpus.splits[split]
-    has_groups = any(metric["aggregation"] in POOLS for metric in config["metric_list"])
+    has_groups = any(isinstance(row["aggregation"], Pool) for row in config["metric_list"])
     examples = apply.limited(everyone, limit, by_cluster=has_groups)
     images = store_of(corpus.root, split)
 
@@ -93,9 +83,8 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
     def text_of(example: Example) -> Inputs:
         return Inputs(None, example.text)
 
-    missing_modality = missing.of_variant(variant, split, everyone)
-    read_image = apply.corrupted_reader(variant, "image", everyone, missing_modality, image_of)
-    read_text = apply.corrupted_reader(variant, "text", everyone, missing_modality, text_of)
+    read_image = apply.corrupted_reader(variant, "image", split, everyone, image_of)
+    read_text = apply.corrupted_reader(variant, "text", split, everyone, text_of)
     by_id = {example.id: example for example in examples}
 
     def visual(doc: TaskDoc) -> list[Image]:
@@ -103,11 +92,6 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
         return [] if image is None else [image]
 
     # Images are decoded and corrupted when a request is answered, one batch at a time.
-    changes = {
-        "task": str(variant),
-        "test_split": split,
-        "num_fewshot": 0,
-        "doc_to_visual": visual,
-    }
+    changes = {"task": str(variant), "test_split": split, "num_fewshot": 0, "doc_to_visual": visual}
     docs = Docs(tasks.document(corpus, split, item, read_text(item).text) for item in examples)
     return MemoryTask({**config, **changes}, docs)

@@ -17,12 +17,12 @@ from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.utils import load_yaml_config
 from PIL import Image
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Inputs
 from steelyard.harness.core.files import digest
 from steelyard.tasks._lmms import stock
 from steelyard.tasks._shared import images
-from steelyard.tasks.corruptions import apply, missing
+from steelyard.tasks.corruptions import apply
 from steelyard.tasks.corruptions.variants import Variant
 
 SPLIT = "test"
@@ -201,8 +201,6 @@ def load(name: str, root: Path) -> Corpus:
 
 def build(variant: Variant, corpus: Corpus, split: str, limit: int | None) -> StockTask:
     """Build a variant, see ``tasks.build``; ``limit`` takes all documents of an image or none."""
-    if split not in corpus.splits:
-        raise unknown(f"split of {corpus.name}", split, corpus.splits)
     loaded = _loaded(stock.definition(corpus.name), corpus.name, corpus.root)
     everyone = corpus.splits[split]
     index = {example.id: number for number, example in enumerate(everyone)}
@@ -213,8 +211,7 @@ def build(variant: Variant, corpus: Corpus, split: str, limit: int | None) -> St
         first, *more = store.get(index[example.id]) or (None,)
         return Inputs(first, None, more=tuple(more))
 
-    missing_modality = missing.of_variant(variant, split, everyone)
-    read_corrupted = apply.corrupted_reader(variant, "image", everyone, missing_modality, read)
+    read_corrupted = apply.corrupted_reader(variant, "image", split, everyone, read)
     rows = [index[example.id] for example in items]
     with_images, without_images = (
         {loaded.task.split: data[loaded.task.split].select(rows)}

@@ -1,7 +1,7 @@
 """Apply a variant to the items of a split: take some of them and corrupt what each one shows."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,21 +43,14 @@ def limited(
 
 
 def corrupted_reader(
-    variant: Variant,
-    modality: Modality,
-    examples: Sequence[Example],
-    missing: Mapping[str, Modality],
-    read: InputReader,
+    variant: Variant, modality: Modality, split: str, examples: Sequence[Example], read: InputReader
 ) -> InputReader:
-    """Return ``read`` with the variant's corruption of this modality.
+    """Return ``read`` of a modality with the variant's corruption.
 
     A modality that an item does not have stays absent. An attack is left to the scored model.
-
-    Args:
-        examples: all items of the split, for some corruptions take content of other items.
-        missing: the modality that an item lacks, by its id.
-        read: reads this modality.
+    ``examples`` are all items of the split, for some corruptions take content of other items.
     """
+    missing = variant.missing_items(split, examples)
     corruption = variant.on(modality)
     if modality == "image" and variant.attack is not None:
         corruption = None
@@ -71,11 +64,10 @@ def corrupted_reader(
         inputs = read(example)
         if corruption is None or not has(example, modality):
             return inputs
+        kind = CORRUPTIONS[corruption.name]
 
         def draw(rng: np.random.Generator) -> Inputs:
-            return read(
-                _draw_donor(variant, CORRUPTIONS[corruption.name], candidates, example, rng)
-            )
+            return read(_draw_donor(variant, kind, candidates, example, rng))
 
         return corrupt(corruption.name, corruption.level, example.id, inputs, draw)
 
@@ -97,11 +89,17 @@ def _draw_donor(
         UserError: there is none.
     """
 
+    def content(item: Example) -> object:
+        return item.image if kind.modality == "image" else (item.text or "").strip()
+
+    def right_answers(item: Example) -> frozenset[int | str]:
+        return frozenset(item.labels or map(normalise, item.answers))
+
     def fits(donor: Example) -> bool:
-        if _content(donor, kind.modality) == _content(example, kind.modality):
+        if content(donor) == content(example):
             return False
-        answers = _right_answers(donor)
-        different = bool(answers) and answers.isdisjoint(_right_answers(example))
+        answers = right_answers(donor)
+        different = bool(answers) and answers.isdisjoint(right_answers(example))
         return kind.donor == "any" or different
 
     for draws in itertools.count(1):
@@ -116,11 +114,3 @@ def _draw_donor(
         else f"{variant}: no item of the split has another right answer than '{example.id}', "
         "none to mislead with."
     )
-
-
-def _content(example: Example, modality: Modality) -> object:
-    return example.image if modality == "image" else (example.text or "").strip()
-
-
-def _right_answers(example: Example) -> frozenset[int | str]:
-    return frozenset(example.labels or map(normalise, example.answers))

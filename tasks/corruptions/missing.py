@@ -15,13 +15,10 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from steelyard.harness.core.examples import Example, Modality
 from steelyard.harness.core.seeds import seed_for
-
-if TYPE_CHECKING:
-    from steelyard.tasks.corruptions.variants import Variant
 
 FOLDER = "missing"
 """Folder of the tables in a run and in published boards."""
@@ -32,8 +29,6 @@ RATE_STEP = 10
 
 @dataclass(frozen=True, slots=True)
 class MissingKind:
-    """Kind of missing modality."""
-
     modality: Literal["image", "text", "both"]
     order: tuple[Modality, ...]
     """Modalities that the chosen items lack, in turn."""
@@ -60,26 +55,15 @@ def has(example: Example, modality: Modality) -> bool:
 def missing_modality(
     kind: str, rate: int, seed: int, task: str, split: str, examples: Sequence[Example]
 ) -> dict[str, Modality]:
-    """Return the modality that each chosen item lacks, by id, in the order of the draw.
+    """Return the modality that each chosen item of the split lacks, by id, in order of the draw.
 
-    Args:
-        kind: a key of ``MISSING``.
-        rate: percentage from 0 to 100.
-        examples: all items of the split.
+    ``kind`` is a key of ``MISSING``, ``rate`` a percentage.
     """
     order = MISSING[kind].order
     ids = [example.id for example in examples if all(has(example, name) for name in order)]
     ids.sort(key=lambda id_: seed_for("missing", task, split, seed, id_))
     count = rate * len(ids) // 100
     return {id_: order[index % len(order)] for index, id_ in enumerate(ids[:count])}
-
-
-def of_variant(variant: "Variant", split: str, examples: Sequence[Example]) -> dict[str, Modality]:
-    """Return ``missing_modality`` of a variant; empty if no modality goes missing in it."""
-    part = variant.missing
-    if part is None or part.level is None:
-        return {}
-    return missing_modality(part.name, part.level, part.seed, variant.task, split, examples)
 
 
 def file_name(task: str, split: str, variant: str) -> str:

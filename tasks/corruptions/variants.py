@@ -9,13 +9,14 @@ have a seed; without one it is 0. ``+`` joins a corruption of the image and one 
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from steelyard.harness.core.errors import UserError, unknown
-from steelyard.harness.core.examples import Modality
+from steelyard.harness.core.examples import Example, Modality
 from steelyard.tasks.corruptions import CORRUPTIONS, DEFAULT_SEVERITY
-from steelyard.tasks.corruptions.missing import MISSING, RATE_STEP
+from steelyard.tasks.corruptions.missing import MISSING, RATE_STEP, missing_modality
 
 CLEAN = "clean"
 JOINT = "+"
@@ -34,7 +35,6 @@ class Corruption:
 
     @property
     def modality(self) -> Literal["image", "text", "both"]:
-        """Modality that it changes."""
         return (MISSING if self.name in MISSING else CORRUPTIONS)[self.name].modality
 
     def __str__(self) -> str:
@@ -67,6 +67,13 @@ class Variant:
     def missing(self) -> Corruption | None:
         """Missing modality, if one goes missing in some items."""
         return next((part for part in self.corruptions if part.name in MISSING), None)
+
+    def missing_items(self, split: str, examples: Sequence[Example]) -> dict[str, Modality]:
+        """Return ``missing_modality`` among all items of a split; empty if none goes missing."""
+        part = self.missing
+        if part is None or part.level is None:
+            return {}
+        return missing_modality(part.name, part.level, part.seed, self.task, split, examples)
 
     @property
     def attack(self) -> int | None:

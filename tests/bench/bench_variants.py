@@ -29,6 +29,7 @@ from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.runs.parallel import quiet_heavy_libraries
 from steelyard.tasks._shared.images import open_image
+from steelyard.tasks.build import build
 from steelyard.tasks.corruptions import CORRUPTIONS
 
 SIZE = tiny_vlms.Size(hidden=768, layers=12, heads=12, vision_hidden=384, vision_layers=6)
@@ -134,7 +135,7 @@ def _reader(corpus: Corpus) -> Callable[[int], object]:
     """Return a function that reads an item's image as a loop without a harness would."""
     if not tasks.is_stock(corpus.name):
         return lambda index: open_image(corpus.splits["test"][index].image)
-    return tasks.build(tasks.parse_variant(corpus.name), corpus).images_of
+    return build(tasks.parse_variant(corpus.name), corpus).images_of
 
 
 def _files(root: Path) -> set[Path]:

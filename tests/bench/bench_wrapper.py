@@ -17,6 +17,7 @@ from steelyard.harness.core.compat import import_lmms_eval
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.tiny_vlm import train
 from steelyard.harness.runs.parallel import quiet_heavy_libraries
+from steelyard.tasks.build import build
 
 ROUNDS = 3
 
@@ -29,7 +30,7 @@ def main(items: int) -> None:
 
     source = str(train.ensure())
     corpus = tasks.load("pope", tasks.find_root("pope"))
-    task = tasks.build(tasks.parse_variant("pope"), corpus, limit=items)
+    task = build(tasks.parse_variant("pope"), corpus, limit=items)
     task.build_all_requests()
     backbone = vlm_build.build(source, vlm_config.configure(source, {"tune": "full"}), 0).eval()
     models = {"steelyard": Scorer(backbone), "llava_hf": _stock(source)}

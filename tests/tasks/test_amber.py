@@ -202,7 +202,7 @@ def test_the_score_joins_both_halves_by_hand() -> None:
     terms: list[metrics.ContrastTerm] = [(False, 1, 4), (False, 0, 1), (True, 2, 3), (True, 0, 1)]
     value = (2 / 4 + 1 - 1 / 5) / 2
     assert metrics.contrast(terms) == pytest.approx(value)
-    parts = metrics.contrast_fractions(terms)
+    parts = metrics.contrast.fractions(terms)
     # The delta method by hand: top - centre * bottom, by the bottoms' sum, half, times the items.
     assert parts[0] == (pytest.approx(value - 4 / 2 * (1 - 4 / 5) / 5), 1)
     assert parts[2] == (pytest.approx(value + 4 / 2 * (2 - 3 / 2) / 4), 1)

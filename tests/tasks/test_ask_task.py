@@ -11,6 +11,7 @@ from PIL import Image
 from steelyard import tasks
 from steelyard.harness.core.compat import import_lmms_eval
 from steelyard.harness.core.examples import Corpus, Example
+from steelyard.tasks.build import build
 from steelyard.tasks.corruptions import CORRUPTIONS
 from steelyard.tasks.metrics import ratio
 
@@ -82,7 +83,7 @@ def test_metrics_reach_lmms_eval_and_items_are_kept(tmp_path: Path) -> None:
         requests[doc["id"]] = arguments
         return "Yes, there is." if doc["id"] == "03" else f"{doc['answers'][0]}."
 
-    values, samples = scored(tasks.build(tasks.parse_variant("pope"), corpus), right_but_for_one)
+    values, samples = scored(build(tasks.parse_variant("pope"), corpus), right_but_for_one)
     assert values["accuracy,none"] == pytest.approx(11 / 12)
     assert values["f1,none"] == pytest.approx(12 / 13)  # tp 6, fp 1
     assert values["yes_rate,none"] == pytest.approx(7 / 12)
@@ -106,8 +107,8 @@ def test_corruptions_reach_their_modality_and_never_the_instruction(
     tmp_path: Path, task: str, corruption: str
 ) -> None:
     corpus = corpus_at(tmp_path, task)
-    clean = tasks.build(tasks.parse_variant(task), corpus)
-    corrupted = tasks.build(tasks.parse_variant(f"{task}@{corruption}"), corpus)
+    clean = build(tasks.parse_variant(task), corpus)
+    corrupted = build(tasks.parse_variant(f"{task}@{corruption}"), corpus)
     changed = {"image": 0, "text": 0}
     for before, after in zip(clean.dataset["test"], corrupted.dataset["test"], strict=True):
         prompt = corrupted.doc_to_text(after)

@@ -12,6 +12,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.tasks import metrics, mme
 from steelyard.tasks._shared import official
+from steelyard.tasks.build import build
 
 
 def docs(corpus: Corpus, split: str = "test") -> list[Any]:
@@ -111,7 +112,7 @@ def test_a_limit_takes_whole_pairs(tmp_path: Path) -> None:
     corpus = mme.load(write(tmp_path, {"count": 5, "color": 5}))
 
     def taken(limit: int) -> list[str]:
-        task = tasks.build(tasks.parse_variant("mme"), corpus, limit=limit)
+        task = build(tasks.parse_variant("mme"), corpus, limit=limit)
         return [doc["cluster"] for doc in task.dataset["test"]]
 
     for limit, size in ((1, 2), (2, 2), (5, 4), (7, 6), (20, 20), (99, 20)):
@@ -143,9 +144,9 @@ def test_points_by_hand() -> None:
     items += [("b", "1", 1.0)]
     assert metrics.total_points(items) == pytest.approx(175)
     assert metrics.mean_points(items) == pytest.approx(175 / 400)
-    only_b = metrics.mean_point_fractions(items)[4:]
+    only_b = metrics.mean_points.fractions(items)[4:]
     assert metrics.ratio(only_b) == pytest.approx(50 / 200)
-    assert sum(part[1] for part in metrics.total_point_fractions(items)) == pytest.approx(1)
+    assert sum(part[1] for part in metrics.total_points.fractions(items)) == pytest.approx(1)
 
 
 class Yes:

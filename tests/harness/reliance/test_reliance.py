@@ -28,6 +28,7 @@ from steelyard.leaderboards.reliance import tables
 from steelyard.leaderboards.reliance.numbers import Diagnosis, TaskReliance
 from steelyard.leaderboards.reliance.plots import picture
 from steelyard.tasks import pope
+from steelyard.tasks.build import build
 
 OFFICIAL = SHARED / "official_json" / "pope"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -226,7 +227,7 @@ def test_the_profile_exposes_an_object_prior_on_official_pope(
 
 def test_every_view_shows_what_it_says(tmp_path: Path) -> None:
     corpus = pope_like(tmp_path)
-    docs = list(tasks.build(tasks.Variant("pope"), corpus).dataset["test"])
+    docs = list(build(tasks.Variant("pope"), corpus).dataset["test"])
     queries = reliance.plan(docs, has_text=True, draws=2)
     assert len(queries) == 40 * (1 + 3 + 3 * 2)
     for query in queries:

@@ -11,6 +11,7 @@ from paths import SHARED
 from steelyard import tasks
 from steelyard.harness.core.examples import Corpus
 from steelyard.tasks import chair, metrics, pope, vqa
+from steelyard.tasks.build import build
 from steelyard.tasks.corruptions import CORRUPTIONS
 
 pytestmark = pytest.mark.real
@@ -85,8 +86,8 @@ def test_every_corruption_builds(task: str, root: Path, corruption: str) -> None
     if CORRUPTIONS[corruption].modality == "text" and not tasks.info(task).text:
         pytest.skip("no text beside the image")
     corpus = tasks.load(task, root)
-    clean = tasks.build(tasks.parse_variant(task), corpus, limit=LIMIT)
-    corrupted = tasks.build(tasks.parse_variant(f"{task}@{corruption}"), corpus, limit=LIMIT)
+    clean = build(tasks.parse_variant(task), corpus, limit=LIMIT)
+    corrupted = build(tasks.parse_variant(f"{task}@{corruption}"), corpus, limit=LIMIT)
     pairs = list(zip(clean.dataset["test"], corrupted.dataset["test"], strict=True))
     assert len(pairs) == LIMIT
     prompts = [(clean.doc_to_text(a), corrupted.doc_to_text(b)) for a, b in pairs]

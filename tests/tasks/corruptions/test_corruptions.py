@@ -19,6 +19,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Inputs
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.tasks._shared.images import ImageStore, open_image, store_of
+from steelyard.tasks.build import build
 from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
 from steelyard.tasks.corruptions.image import NOISE_SIGMA
 from steelyard.tasks.corruptions.text import WORD_FRACTIONS
@@ -166,7 +167,7 @@ def test_two_models_and_two_batch_sizes_see_the_same(tmp_path: Path, name: str) 
 def test_both_modalities_at_once_are_each_as_alone(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
     both, image, text = (
-        tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
+        build(tasks.parse_variant(f"food101@{name}"), corpus)
         for name in ("image-noise:4+text-typo:5", "image-noise:4", "text-typo:5")
     )
     assert both.dataset["test"] == text.dataset["test"]
@@ -206,7 +207,7 @@ def peak_of(corpus: Corpus, names: list[str]) -> int:
     """Most bytes held at once, images included, while each item of each variant is read."""
     tracemalloc.start()
     for name in names:
-        task = tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
+        task = build(tasks.parse_variant(f"food101@{name}"), corpus)
         for doc in task.dataset["test"]:
             # Pillow's own memory is not traced, an array of the pixels is.
             assert [np.asarray(image).copy() for image in task.doc_to_visual(doc)]
@@ -217,10 +218,10 @@ def peak_of(corpus: Corpus, names: list[str]) -> int:
 
 def test_shuffles_never_give_an_item_its_own(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
-    text = tasks.build(tasks.parse_variant("food101@text-shuffle"), corpus).dataset["test"]
+    text = build(tasks.parse_variant("food101@text-shuffle"), corpus).dataset["test"]
     texts = {example.id: example.text for example in corpus.splits["test"]}
     assert all(doc["text"] in texts.values() and doc["text"] != texts[doc["id"]] for doc in text)
-    task = tasks.build(tasks.parse_variant("food101@image-shuffle"), corpus)
+    task = build(tasks.parse_variant("food101@image-shuffle"), corpus)
     for position, doc in enumerate(task.dataset["test"]):
         (image,) = task.doc_to_visual(doc)
         assert image.getpixel((0, 0))[0] != position * 9
@@ -229,9 +230,9 @@ def test_shuffles_never_give_an_item_its_own(tmp_path: Path) -> None:
 def test_a_limit_does_not_change_the_corruption_and_is_nested(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path)
     variant = tasks.parse_variant("food101@text-noise:5")
-    every = {doc["id"]: doc["text"] for doc in tasks.build(variant, corpus).dataset["test"]}
+    every = {doc["id"]: doc["text"] for doc in build(variant, corpus).dataset["test"]}
     five, seven = (
-        {doc["id"]: doc["text"] for doc in tasks.build(variant, corpus, limit=n).dataset["test"]}
+        {doc["id"]: doc["text"] for doc in build(variant, corpus, limit=n).dataset["test"]}
         for n in (5, 7)
     )
     assert len(five) == 5
@@ -244,7 +245,7 @@ def test_the_instruction_is_never_touched(tmp_path: Path, name: str) -> None:
     corpus = corpus_at(tmp_path)
     document = tasks.document(corpus, "test", corpus.splits["test"][0], None)
     instruction = tasks.prompt("food101", document)
-    task = tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
+    task = build(tasks.parse_variant(f"food101@{name}"), corpus)
     for doc in task.dataset["test"]:
         assert task.doc_to_text(doc).endswith(instruction)
         assert (doc["text"] or "") in task.doc_to_text(doc)
@@ -255,7 +256,7 @@ def test_a_missing_modality_stays_missing(tmp_path: Path) -> None:
     bare = (Example("x", None, None, (0,)), *full.splits["test"])
     corpus = Corpus("food101", tmp_path, full.classes, False, {"test": bare}, "r1")
     for name in CORRUPTIONS:
-        task = tasks.build(tasks.parse_variant(f"food101@{name}"), corpus)
+        task = build(tasks.parse_variant(f"food101@{name}"), corpus)
         assert task.dataset["test"][0]["text"] is None
         assert task.doc_to_visual(task.dataset["test"][0]) == []
 
@@ -263,8 +264,8 @@ def test_a_missing_modality_stays_missing(tmp_path: Path) -> None:
 def test_no_donor_is_a_user_error(tmp_path: Path) -> None:
     corpus = corpus_at(tmp_path, size=1)
     with pytest.raises(UserError, match="every text of the split is the same"):
-        tasks.build(tasks.parse_variant("food101@text-shuffle"), corpus)
-    assert tasks.build(tasks.parse_variant("food101@text-blank"), corpus).dataset["test"]
+        build(tasks.parse_variant("food101@text-shuffle"), corpus)
+    assert build(tasks.parse_variant("food101@text-blank"), corpus).dataset["test"]
 
 
 def test_the_store_keeps_its_bound(tmp_path: Path) -> None:

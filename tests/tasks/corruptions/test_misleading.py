@@ -8,11 +8,12 @@ from corrupted_items import corpus_at
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example
+from steelyard.tasks.build import build
 
 
 def donors(corpus: Corpus, task: str) -> dict[str, Example]:
     """Whose text each item got under ``text-misleading``."""
-    built = tasks.build(tasks.parse_variant(f"{task}@text-misleading"), corpus)
+    built = build(tasks.parse_variant(f"{task}@text-misleading"), corpus)
     by_text = {example.text: example for example in corpus.splits["test"]}
     return {doc["id"]: by_text[doc["text"]] for doc in built.dataset["test"]}
 

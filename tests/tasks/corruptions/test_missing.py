@@ -16,6 +16,7 @@ from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
 from steelyard.harness.runs.run import Job
+from steelyard.tasks.build import build
 from steelyard.tasks.corruptions import missing
 from steelyard.tasks.corruptions.variants import Corruption
 
@@ -90,7 +91,7 @@ def test_only_what_is_there_can_be_lost() -> None:
 
 def seen(corpus: Corpus, variant: str, limit: int | None = None) -> dict[str, tuple[bool, bool]]:
     """Return for each item whether it has an image and a text."""
-    task = tasks.build(tasks.parse_variant(variant), corpus, limit=limit)
+    task = build(tasks.parse_variant(variant), corpus, limit=limit)
     return {
         doc["id"]: (bool(task.doc_to_visual(doc)), doc["text"] is not None)
         for doc in task.dataset["test"]
@@ -105,9 +106,7 @@ def food(world: Path) -> Corpus:
 @pytest.mark.parametrize("variant", ["image-missing:70", "text-missing:30", "both-missing:50s4"])
 def test_the_items_of_the_table_lose_that_modality_and_no_other(food: Corpus, variant: str) -> None:
     full = seen(food, "food101")
-    table = missing.of_variant(
-        tasks.parse_variant(f"food101@{variant}"), "test", food.splits["test"]
-    )
+    table = tasks.parse_variant(f"food101@{variant}").missing_items("test", food.splits["test"])
     result = seen(food, f"food101@{variant}")
     assert table
     for id_, (image, text) in full.items():
@@ -124,8 +123,8 @@ def test_all_of_a_modality_is_that_modality_blank_and_none_is_clean(food: Corpus
 
 
 def test_the_other_modality_can_be_corrupted_too(food: Corpus) -> None:
-    both = tasks.build(tasks.parse_variant("food101@image-missing:40+text-typo:5"), food)
-    typed = tasks.build(tasks.parse_variant("food101@text-typo:5"), food)
+    both = build(tasks.parse_variant("food101@image-missing:40+text-typo:5"), food)
+    typed = build(tasks.parse_variant("food101@text-typo:5"), food)
     assert [doc["text"] for doc in both.dataset["test"]] == [
         doc["text"] for doc in typed.dataset["test"]
     ]

@@ -12,6 +12,7 @@ from stubs import CLASSES, corpus_at, reader
 
 from steelyard import tasks
 from steelyard.harness.core.compat import import_lmms_eval, needs_operators
+from steelyard.tasks.build import build
 
 # What lmms-eval does to a process, and that none of it is left
 
@@ -73,7 +74,7 @@ def test_contract_samples(tmp_path: Path) -> None:
 
     evaluator = import_lmms_eval()
     corpus = corpus_at(tmp_path)
-    task = tasks.build(tasks.parse_variant("food101@text-blank"), corpus)
+    task = build(tasks.parse_variant("food101@text-blank"), corpus)
     scorer = Scorer(reader(corpus))
     scorer.task_dict["food101@text-blank"] = task.dataset
     results = evaluator.evaluate(
@@ -113,7 +114,7 @@ def test_contract_simple_evaluate_takes_our_tasks_and_models_too(tmp_path: Path)
     corpus = corpus_at(tmp_path)
     results = evaluator.simple_evaluate(
         model=Scorer(reader(corpus)),
-        tasks=[tasks.build(tasks.parse_variant("food101"), corpus)],
+        tasks=[build(tasks.parse_variant("food101"), corpus)],
         task_manager=evaluator.TaskManager(include_path=str(tmp_path), include_defaults=False),
         bootstrap_iters=0,
         process_docs_parallel=1,
@@ -162,7 +163,7 @@ def test_text_is_generated_from_the_prompt(tmp_path: Path) -> None:
     from steelyard.harness.evaluation.lmms_model import Scorer
 
     corpus = corpus_at(tmp_path)
-    task = tasks.build(tasks.parse_variant("food101"), corpus)
+    task = build(tasks.parse_variant("food101"), corpus)
     task.build_all_requests(limit=1)
     (request,) = task.instances
     request.arguments = ("2 words", {"max_new_tokens": 4}, *request.arguments[2:])

@@ -12,6 +12,7 @@ from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Inputs
 from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.tasks.build import build as build_task
 from steelyard.tasks.metrics import ratio
 from steelyard.tasks.world import build
 from steelyard.tasks.world.scenes import KINDS
@@ -135,7 +136,7 @@ class Knowing:
     def __init__(self, corpus: Corpus, task: str, rule: Callable[[str], str]) -> None:
         self.known: dict[tuple[bytes, str], str] = {}
         self.rule = rule
-        built = tasks.build(tasks.parse_variant(task), corpus)
+        built = build_task(tasks.parse_variant(task), corpus)
         for doc in built.dataset["test"]:
             images = built.doc_to_visual(doc)
             key = images[0].tobytes() if images else b"", built.doc_to_text(doc)
@@ -225,7 +226,7 @@ def test_mmhal_reports_no_score_without_a_judge(world_sets: Path, tmp_path: Path
 def test_a_limit_takes_whole_pictures_and_sets(world_sets: Path) -> None:
     for task in ("amber", "hallusionbench"):
         corpus = tasks.load(task, world_sets / task)
-        some = tasks.build(tasks.parse_variant(task), corpus, limit=30).dataset["test"]
+        some = build_task(tasks.parse_variant(task), corpus, limit=30).dataset["test"]
         assert 0 < len(some) <= 30
         everyone = Counter(example.cluster for example in corpus.splits["test"])
         clusters = Counter(doc["cluster"] for doc in some)
