@@ -27,26 +27,27 @@ LabelSets = Sequence[tuple[Sequence[int], Sequence[int]]]
 """Per item: 0/1 target and 0/1 prediction of each class, [C] and [C]."""
 
 
-class ClassDoc(TypedDict):
-    """Document of a classification task, as lmms-eval passes it around."""
+class Doc(TypedDict):
+    """Document of a task, as lmms-eval passes it around."""
 
     id: str
     image: str | None
     """Path of the image file."""
     text: str | None
-    labels: list[int]
-    classes: list[str]
+    """Text or question, without the instruction how to answer."""
     split: str
 
 
-class QuestionDoc(TypedDict):
+class ClassDoc(Doc):
+    """Document of a classification task."""
+
+    labels: list[int]
+    classes: list[str]
+
+
+class QuestionDoc(Doc):
     """Document of a task that is answered in words."""
 
-    id: str
-    image: str | None
-    """Path of the image file."""
-    text: str | None
-    """The question, without the instruction how to answer."""
     answers: list[str]
     """Reference answers."""
     choices: list[str]
@@ -54,7 +55,6 @@ class QuestionDoc(TypedDict):
     subset: str
     cluster: str
     facts: Mapping[str, tuple[str, ...]]
-    split: str
 
 
 TaskDoc = ClassDoc | QuestionDoc

@@ -58,17 +58,11 @@ PACKAGES = ("steelyard", "torch", "torchvision", "transformers", "lmms-eval", "t
 def code() -> dict[str, Any]:
     """Hash the package: ``source``, ``layout``, and ``commit`` and ``dirty`` of git."""
     root = Path(__file__).resolve().parents[2]
-    files = (
-        path
-        for name in ("harness", "methods", "tasks", "leaderboards")
-        for pattern in ("*.py", "*.yaml")
-        for path in (root / name).rglob(pattern)
-    )
-    parts = (
-        part
-        for path in sorted(files)
-        for part in (str(path.relative_to(root)).encode(), path.read_bytes())
-    )
+    folders = ("harness", "methods", "tasks", "leaderboards")
+    paths = (path for name in folders for path in (root / name).rglob("*"))
+    parts: list[bytes] = []
+    for path in sorted(path for path in paths if path.suffix in (".py", ".yaml")):
+        parts += [str(path.relative_to(root)).encode(), path.read_bytes()]
     source = {"source": digest(parts), "layout": LAYOUT, "commit": None, "dirty": None}
     # Only a checkout of steelyard: an environment may be inside another project's repository.
     if (root / "pyproject.toml").is_file() and (root / ".git").exists():

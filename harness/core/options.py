@@ -1,6 +1,7 @@
 """Parse option values typed by a user and apply them to a configuration dataclass."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -98,10 +99,8 @@ def parse_value(text: str) -> Option:
         return text.lower() == "true"
     # int first: 3 stays a whole number, and a run's id depends on it.
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text
 
 

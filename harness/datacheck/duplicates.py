@@ -1,7 +1,7 @@
 """Duplicate and near-duplicate images, items shared by two splits, images that no row names."""
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -122,25 +122,20 @@ def count_images(root: Path, files: Files, images: Images, near: PathPairs) -> l
         if not image.fault:
             by_content[image.content].append(path)
     groups = [paths for paths in by_content.values() if len(paths) > 1]
+    usable = [image for image in images.values() if not image.fault]
+    usable.sort(key=lambda image: (image.width * image.height, image.width))
+    ranks = {"smallest": 0, "middle": len(usable) // 2, "largest": -1} if usable else {}
+    by_area = {name: usable[rank] for name, rank in ranks.items()}
+    sizes = [f"{name} {image.width} x {image.height}" for name, image in by_area.items()]
     names = {relative(root, path) for path in images}
     unused = [path for path in files if is_image(path) and path not in names]
     return [
-        ImageCount("image files", len(images), _sizes(images)),
+        ImageCount("image files", len(images), ", ".join(sizes)),
         ImageCount("missing or unreadable", sum(bool(i.fault) for i in images.values()), ""),
         ImageCount("duplicates (same bytes)", sum(map(len, groups)), examples(groups)),
         ImageCount("near-duplicates", len({p for pair in near for p in pair}), examples(near)),
         ImageCount("named by no row", len(unused), ", ".join(unused[:SHOWN])),
     ]
-
-
-def _sizes(images: Images) -> str:
-    """Describe the smallest, middle and largest usable image by area."""
-    sizes = [(image.width, image.height) for image in images.values() if not image.fault]
-    if not sizes:
-        return ""
-    sizes.sort(key=lambda size: (size[0] * size[1], size[0]))
-    steps = {"smallest": sizes[0], "middle": sizes[len(sizes) // 2], "largest": sizes[-1]}
-    return ", ".join(f"{name} {width} x {height}" for name, (width, height) in steps.items())
 
 
 def relative(root: Path, path: Path) -> str:
@@ -156,32 +151,26 @@ def leaks(corpus: Corpus, images: Images, near: PathPairs) -> list[Leak]:
         contents = [images[path].content for path in pair]
         alike[contents[0]].add(contents[1])
         alike[contents[1]].add(contents[0])
+    keys = {split: _keys(rows, images) for split, rows in corpus.splits.items()}
     rows = []
     for first, second in combinations(ordered_splits(corpus.splits), 2):
-        before, after = corpus.splits[first], corpus.splits[second]
-        ids = {row.id for row in before}
-        pictures = {_content(images, row) for row in before if row.image}
+        before, after = keys[first], keys[second]
+        pictures = {image for _, image, _ in before if image}
         # The text of a question is the question, which two splits may ask about different images.
-        texts = set(map(_text, before)) - {""}
-        both = {(_content(images, row), _text(row)) for row in before if row.image and row.text}
-        pictured = [row for row in after if row.image]
-        same = [row for row in pictured if _content(images, row) in pictures]
-        similar = [
-            row
-            for row in pictured
-            if _content(images, row) not in pictures
-            and not alike[_content(images, row)].isdisjoint(pictures)
-        ]
+        texts = {text for _, _, text in before if text}
+        both = {(image, text) for _, image, text in before if image and text}
+        same = [id for id, image, _ in after if image in pictures]
+        others = [(id, image) for id, image, _ in after if image not in pictures]
+        similar = [id for id, image in others if not alike[image].isdisjoint(pictures)]
         counts = {
             "items": len(after),
-            "id": len(ids & {row.id for row in after}),
+            "id": len({id for id, _, _ in before} & {id for id, _, _ in after}),
             "image": len(same),
             "near_duplicate": len(similar),
-            "text": sum(_text(row) in texts for row in after),
-            "image_and_text": sum((_content(images, row), _text(row)) in both for row in after),
+            "text": sum(text in texts for _, _, text in after),
+            "image_and_text": sum((image, text) in both for _, image, text in after),
         }
-        examples = [row.id for row in (*same, *similar)[:SHOWN]]
-        rows.append(Leak(first, second, **counts, examples=examples))
+        rows.append(Leak(first, second, **counts, examples=[*same, *similar][:SHOWN]))
     return rows
 
 
@@ -189,14 +178,15 @@ def repeated(corpus: Corpus, images: Images) -> dict[str, int]:
     """Count the items of each split that have image and text of another item of the split."""
     counts = {}
     for split, rows in corpus.splits.items():
-        pairs = Counter((_content(images, row), _text(row)) for row in rows if row.image)
-        counts[split] = pairs.total() - len(pairs)
+        pairs = [(image, text) for _, image, text in _keys(rows, images) if image]
+        counts[split] = len(pairs) - len(set(pairs))
     return counts
 
 
-def _content(images: Images, example: Example) -> str:
-    return images[example.image].content if example.image else ""
-
-
-def _text(example: Example) -> str:
-    return " ".join((example.text or "").casefold().split())
+def _keys(examples: Sequence[Example], images: Images) -> list[tuple[str, str, str]]:
+    """List id, image content and normalised text of items; the last two empty if absent."""
+    keys = []
+    for row in examples:
+        content = images[row.image].content if row.image else ""
+        keys.append((row.id, content, " ".join((row.text or "").casefold().split())))
+    return keys

@@ -38,7 +38,6 @@ class Ledger:
     seconds: Mapping[str, float]
     """Wall-clock seconds by phase, with the device synchronised."""
     steps: int
-    """Optimiser steps."""
     items: int
     """Training examples, counted again when repeated."""
     peak_bytes: int
