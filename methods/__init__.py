@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from steelyard.harness.core.errors import UserError, unknown
@@ -124,7 +123,14 @@ def load(name: str) -> Method:
         UserError: there is no such method or file, or it breaks the contract.
     """
     if name.endswith(".py"):
-        return _check(_module_from_file(Path(name)), name)
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"No method file at {path}.")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return _check(module, name)
     if name not in names():
         raise unknown("method", name, names())
     if (entry := _external().get(name)) is not None:
@@ -152,16 +158,6 @@ def configure(method: Method, options: Mapping[str, Option], kind: ModelKind = "
         )
     config = method.Config(**(about.on_vlm if kind == "vlm" else {}))
     return apply(config, options, f"option of {about.title}")
-
-
-def _module_from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"No method file at {path}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _check(module: Any, name: str) -> Method:

@@ -64,15 +64,8 @@ from steelyard.harness.training.fit import StepResult, fit
 from steelyard.harness.training.search import LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
+from steelyard.methods._shared import gradients
 from steelyard.methods._shared.divergences import kullback_leibler
-from steelyard.methods._shared.gradients import (
-    block_gradients,
-    carry,
-    flat_gradient,
-    gradient_at,
-    projection_weight,
-    reweight,
-)
 
 ABOUT = About(
     title="BalGrad",
@@ -84,13 +77,16 @@ ABOUT = About(
     on_vlm={"kl_to_heads": True},
 )
 
+Weighting = Literal["R1", "R2", "R6", "equal"]
+Projection = Literal["P1", "P2", "P3", "none"]
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """Reading of the reweighting and the projection; the module's docstring explains it."""
 
-    weighting: Literal["R1", "R2", "R6", "equal"] = "R1"
-    projection: Literal["P1", "P2", "P3", "none"] = "P2"
+    weighting: Weighting = "R1"
+    projection: Projection = "P2"
     kl: float = 1.0
     """Weight of g_kl."""
     unimodal: float = 1.0
@@ -143,10 +139,9 @@ def balanced_loss(
     }
     if config.kl == 0:
         return loss, values
-    shared = backbone.kind == "vlm"
-    kl, kl_values = weighted_kl(backbone.multi_label, task, logits, losses, scope, shared, config)
+    kl, kl_values = weighted_kl(backbone, task, logits, losses, scope, config)
     if not config.kl_to_heads:
-        kl = carry(kl, latents, gradient_at(kl, latents))
+        kl = gradients.carry(kl, latents, gradients.gradient_at(kl, latents))
     return loss + kl, values | kl_values
 
 
@@ -163,41 +158,40 @@ def unimodal_logits(
 
 
 def weighted_kl(
-    multi_label: bool,
+    backbone: Backbone,
     task: Tensor,
     logits: Latents,
     losses: Latents,
     scope: dict[Modality, Sequence[nn.Parameter]],
-    shared: bool,
     config: Config,
 ) -> tuple[Tensor, dict[str, Tensor | float]]:
     """Return the sum of λ_m kl w_m K_m with detached weights (scalar), and values to log.
 
     ``task`` is L_T; ``logits``, one row per decision, and task losses [B] are those of each
-    modality alone. ``shared``: both modalities have the same parameters in ``scope``.
+    modality alone.
     """
+    multi_label = backbone.multi_label
+    shared = backbone.kind == "vlm"  # both modalities have the same parameters in ``scope``
     image = kullback_leibler(logits.text.detach(), logits.image, multi_label).mean()
     text = kullback_leibler(logits.image.detach(), logits.text, multi_label).mean()
     kl_blocks: dict[Modality, Tensor] = {}
     if config.projection != "none" or config.weighting == "R6":
         if shared:
-            kl_blocks["image"] = flat_gradient(image, scope["image"])
-            kl_blocks["text"] = flat_gradient(text, scope["text"])
+            kl_blocks["image"] = gradients.flat_gradient(image, scope["image"])
+            kl_blocks["text"] = gradients.flat_gradient(text, scope["text"])
         else:  # the two blocks are disjoint, so one backward pass computes both gradients
-            kl_blocks = block_gradients(image + text, scope)
+            kl_blocks = gradients.block_gradients(image + text, scope)
     weights = modality_weights(losses, kl_blocks, config.weighting)
     weight = dict(zip(MODALITIES, weights, strict=True))
     scale = dict.fromkeys(MODALITIES, torch.ones_like(task))
     values: dict[str, Tensor | float] = {"kl_image": image.detach(), "kl_text": text.detach()}
     values |= {f"weight_{modality}": weight[modality] for modality in MODALITIES}
     if config.projection != "none":
-        weighted = {
-            modality: config.kl * weight[modality] * kl_blocks[modality] for modality in MODALITIES
-        }
+        weighted = {m: config.kl * weight[m] * kl_blocks[m] for m in MODALITIES}
         if shared:
-            task_blocks = dict.fromkeys(MODALITIES, flat_gradient(task, scope["image"]))
+            task_blocks = dict.fromkeys(MODALITIES, gradients.flat_gradient(task, scope["image"]))
         else:
-            task_blocks = block_gradients(task, scope)
+            task_blocks = gradients.block_gradients(task, scope)
         scale = block_lambdas(task_blocks, weighted, shared, config)
         values["conflict"] = sum(float(scale[modality] > 1.0) for modality in MODALITIES) / 2
     values["lambda"] = (scale["image"] + scale["text"]) / 2
@@ -206,19 +200,17 @@ def weighted_kl(
 
 
 def modality_weights(
-    losses: Latents,
-    kl_blocks: dict[Modality, Tensor],
-    weighting: Literal["R1", "R2", "R6", "equal"],
+    losses: Latents, kl_blocks: dict[Modality, Tensor], weighting: Weighting
 ) -> tuple[Tensor, Tensor]:
     """Return w_image and w_text: detached scalars with sum 2."""
     image, text = losses.image.detach(), losses.text.detach()
     if weighting == "R1":
-        return reweight(image.mean(), text.mean())
+        return gradients.reweight(image.mean(), text.mean())
     if weighting == "R2":
-        return reweight((-text).exp().mean(), (-image).exp().mean())
+        return gradients.reweight((-text).exp().mean(), (-image).exp().mean())
     if weighting == "R6":
-        return reweight(kl_blocks["text"].norm(), kl_blocks["image"].norm())
-    return reweight(torch.ones_like(image[0]), torch.ones_like(text[0]))
+        return gradients.reweight(kl_blocks["text"].norm(), kl_blocks["image"].norm())
+    return gradients.reweight(torch.ones_like(image[0]), torch.ones_like(text[0]))
 
 
 def block_lambdas(
@@ -227,22 +219,20 @@ def block_lambdas(
     """Return λ of each K_m: equal for P1 and P2, separate for P3."""
     if config.projection == "P3":
         return {
-            modality: projection_weight(task[modality], kl[modality], config.lambda_cap)
-            for modality in MODALITIES
+            m: gradients.projection_weight(task[m], kl[m], config.lambda_cap) for m in MODALITIES
         }
     if shared:  # both gradients are on the same parameters, so they add up
-        both = projection_weight(task["image"], kl["image"] + kl["text"], config.lambda_cap)
-    else:
-        both = projection_weight(
-            torch.cat([task[modality] for modality in MODALITIES]),
-            torch.cat([kl[modality] for modality in MODALITIES]),
-            config.lambda_cap,
+        both = gradients.projection_weight(
+            task["image"], kl["image"] + kl["text"], config.lambda_cap
         )
+    else:
+        task_gradient, kl_gradient = (torch.cat([g[m] for m in MODALITIES]) for g in (task, kl))
+        both = gradients.projection_weight(task_gradient, kl_gradient, config.lambda_cap)
     return dict.fromkeys(MODALITIES, both)
 
 
 def probe_scope(
-    backbone: Backbone, projection: Literal["P1", "P2", "P3", "none"]
+    backbone: Backbone, projection: Projection
 ) -> dict[Modality, Sequence[nn.Parameter]]:
     """Return the trainable parameters of the inner product per modality; of a vlm, all for both.
 

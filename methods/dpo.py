@@ -38,8 +38,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
-    """Kind of wrong answers and weights of the loss; ``PairOptions`` has the other options."""
-
     negatives: Negatives = "random_answer"
     beta: float = 0.2
     sft: float = 1.0
@@ -60,12 +58,5 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from steelyard.methods._preference.pairwise import train_on_pairs
 
-    train_on_pairs(
-        backbone,
-        data,
-        meter,
-        seed,
-        config,
-        loss_type=["sigmoid", "sft"] if config.sft else ["sigmoid"],
-        loss_weights=[1.0, config.sft] if config.sft else [1.0],
-    )
+    losses = {"sigmoid": 1.0, "sft": config.sft} if config.sft else {"sigmoid": 1.0}
+    train_on_pairs(backbone, data, meter, config, seed, losses=losses)

@@ -32,7 +32,8 @@ from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.search import Choice, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.online import Sampling, train_online
+from steelyard.methods._preference import trl
+from steelyard.methods._preference.online import Sampling, online_trainer
 
 ABOUT = About(
     title="GRPO",
@@ -46,8 +47,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(Sampling):
-    """Weight of the divergence and form of the loss; ``Sampling`` has the other options."""
-
     beta: float = 0.04
     """Weight of k3; 0 leaves it out."""
     loss_type: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
@@ -68,5 +67,6 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from trl import GRPOConfig, GRPOTrainer
 
-    loss = config.loss_type
-    train_online(GRPOTrainer, GRPOConfig, backbone, data, meter, seed, config, loss_type=loss)
+    args = (GRPOTrainer, GRPOConfig, backbone, data, meter, config, seed)
+    with online_trainer(*args, loss_type=config.loss_type) as trainer:
+        trl.run(trainer, backbone, meter, items=backbone.recipe.batch_size)

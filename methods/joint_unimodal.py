@@ -27,8 +27,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Weight of the unimodal losses."""
-
     weight: float = 1.0
     """Factor on L_image + L_text."""
 

@@ -38,8 +38,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
-    """Weights of the loss; ``PairOptions`` has the other options."""
-
     desirable: float = 1.0
     """Weight of right answers (lambda_D)."""
     undesirable: float = 1.0
@@ -66,8 +64,8 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         backbone,
         data,
         meter,
-        seed,
         config,
+        seed,
         trainer_class=KTOTrainer,
         config_class=KTOConfig,
         collator=trl_data.unpaired,

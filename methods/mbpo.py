@@ -35,16 +35,9 @@ from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.training.search import Choice, LogUniform, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
+from steelyard.methods._mbpo import mining
 from steelyard.methods._mbpo.classifier import ClassifierPolicy, warm_up
-from steelyard.methods._mbpo.mining import (
-    MinedAnswer,
-    Policy,
-    filter_pairs,
-    fraction_after,
-    mine,
-    select,
-)
-from steelyard.methods._mbpo.options import Options
+from steelyard.methods._mbpo.options import MbpoOptions
 
 ABOUT = About(
     title="MBPO",
@@ -57,7 +50,7 @@ ABOUT = About(
 )
 
 
-Config = Options
+Config = MbpoOptions
 
 SEARCH: Space = {
     # The paper prints neither the size and length of the attack nor any weight.
@@ -74,16 +67,16 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     """Mine pairs with the start model, then train on both streams until the budget is spent."""
     if backbone.kind == "classifier":
         warm_up(backbone, data, meter, config.warmup, seed)
-        kind: type[Policy] = ClassifierPolicy
+        kind: type[mining.Policy] = ClassifierPolicy
     else:
         # Imported here, because trl takes seconds and a classifier does not need it.
         from steelyard.methods._mbpo.vlm import VlmPolicy as kind
     policy = kind(backbone, data, meter, config, seed)
-    pairs: list[MinedAnswer] = []
+    pairs: list[mining.MinedAnswer] = []
     if config.stream != "online":
         # Before selection, which is part of the same fraction.
-        end = fraction_after(meter, config.mine_share)
+        end = mining.fraction_after(meter, config.mine_share)
         with meter.phase("mine"):
-            answers = mine(policy, select(policy), end)
-        pairs = filter_pairs(policy, answers)
+            answers = mining.mine(policy, mining.select(policy), end)
+        pairs = mining.filter_pairs(policy, answers)
     policy.train(pairs)

@@ -70,7 +70,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES
 from steelyard.harness.core.options import require
 from steelyard.harness.core.seeds import seed_for
-from steelyard.harness.models.backbone import Backbone, Batch, Context, Latents, TwoTower
+from steelyard.harness.models.backbone import Backbone, Batch, Latents, TwoTower
 from steelyard.harness.models.pgd import frozen_parameters
 from steelyard.harness.training.fit import StepResult, fit
 from steelyard.harness.training.search import Choice, LogUniform, Space
@@ -97,8 +97,6 @@ SIGN: dict[Game, float] = {"greedy": -1.0, "independent": 0.0, "collaborative": 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Weights of the terms and shape of the game."""
-
     game: Game = "greedy"
     mipd: float = 0.1
     """Weight of the permutation game; 0 leaves it out, below 0 each player *lowers* its J."""
@@ -161,7 +159,9 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
             loss = loss + term
             values |= game_values
         if config.unimodal > 0:
-            loss = loss + config.unimodal * unimodal_loss(backbone, latents, batch)
+            heads = backbone.unimodal(latents)
+            image, text = backbone.loss(heads.image, batch), backbone.loss(heads.text, batch)
+            loss = loss + config.unimodal * (image.mean() + text.mean())
         if config.contrastive > 0:
             contrastive = contrastive_loss(latents, batch.targets, config.temperature)
             loss = loss + config.contrastive * contrastive
@@ -263,29 +263,19 @@ def mipd(
         copies = [draws] + [1] * (part.dim() - 1)
         return (sign * part + (1.0 - sign) * part.detach()).repeat(copies)
 
+    ordinary = torch.arange(rows, device=order.device).repeat(draws)
+    images, texts = torch.cat([order, ordinary]), torch.cat([ordinary, order])
+    context = parts.context.select(ordinary.repeat(2), images, texts) if parts.context else None
     logits = fuse(
         Latents(
             image=torch.cat([permuted(parts.image), scaled(parts.image)]),
             text=torch.cat([scaled(parts.text), permuted(parts.text)]),
-            context=None if parts.context is None else exchanged(parts.context, order, rows),
+            context=context,
         )
     )
     logits = logits.view(2, draws, len(reference), -1)
     image, text = jensen_shannon(logits, reference.detach(), multi_label).mean(dim=(1, 2))
     return image, text
-
-
-def exchanged(context: Context, order: Tensor, rows: int) -> Context:
-    """Return the context of 2K copies of a batch: K with permuted images, then K with texts."""
-    ordinary = torch.arange(rows, device=order.device).repeat(len(order) // rows)
-    image, text = torch.cat([order, ordinary]), torch.cat([ordinary, order])
-    return context.select(ordinary.repeat(2), image, text)
-
-
-def unimodal_loss(backbone: Backbone, latents: Latents, batch: Batch) -> Tensor:
-    """Return CE(u_image) + CE(u_text), averaged over the batch; scalar."""
-    heads = backbone.unimodal(latents)
-    return backbone.loss(heads.image, batch).mean() + backbone.loss(heads.text, batch).mean()
 
 
 def contrastive_loss(latents: Latents, targets: Tensor, temperature: float) -> Tensor:

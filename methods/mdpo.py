@@ -48,14 +48,10 @@ ABOUT = About(
     "Models, EMNLP 2024, arXiv 2406.11839",
     backbones=("vlm",),
 )
-CROP_AREA = (0.01, 0.2)
-CROP_ASPECT = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
-    """Weights of the loss; ``PairOptions`` has the other options."""
-
     corruption: Literal["crop", "noise"] = "crop"
     """How m_l is made; ``severity`` is also that of ``noise``."""
     image: float = 1.0
@@ -86,8 +82,8 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         backbone,
         data,
         meter,
-        seed,
         config,
+        seed,
         trainer_class=partial(ImagePairTrainer, terms=partial(loss_terms, config=config)),
         collator=partial(trl_data.preference, corrupted_at=corrupted),
     )
@@ -129,10 +125,9 @@ def corrupted_inputs(data: TrainData, config: Config, seed: int) -> Callable[[in
 
 def random_crop(image: Image.Image, generator: np.random.Generator) -> Image.Image:
     """Crop 1 to 20 % of the area at random and scale the crop back to the image's size."""
-    area = generator.uniform(*CROP_AREA) * image.width * image.height
-    narrow, wide = CROP_ASPECT
+    area = generator.uniform(0.01, 0.2) * image.width * image.height
     # Uniform in its logarithm, so that wide and tall crops are equally likely.
-    aspect = math.exp(generator.uniform(math.log(narrow), math.log(wide)))
+    aspect = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
     width = min(image.width, max(1, round(math.sqrt(area * aspect))))
     height = min(image.height, max(1, round(math.sqrt(area / aspect))))
     x = int(generator.integers(image.width - width + 1))

@@ -38,8 +38,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Rate of blanking, and weight of unimodal losses."""
-
     rate: float = 1 / 3
     """Probability of blanking each modality; at most 0.5."""
     unimodal: float = 0.0

@@ -40,8 +40,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
-    """Weights of the loss; ``PairOptions`` has the other options."""
-
     preference: float = 0.8
     """Weight of L_DPO."""
     quality: float = 0.2
@@ -70,12 +68,5 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from steelyard.methods._preference.pairwise import train_on_pairs
 
-    train_on_pairs(
-        backbone,
-        data,
-        meter,
-        seed,
-        config,
-        loss_type=["sigmoid", "bco_pair", "sft"],
-        loss_weights=[config.preference, config.quality, config.generation],
-    )
+    losses = {"sigmoid": config.preference, "bco_pair": config.quality, "sft": config.generation}
+    train_on_pairs(backbone, data, meter, config, seed, losses=losses)

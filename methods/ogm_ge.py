@@ -56,8 +56,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Strength of the modulation, and the switch of the noise."""
-
     alpha: float = 0.8
     noise: bool = True
 

@@ -22,7 +22,8 @@ from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.search import Choice, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.online import Sampling, train_online
+from steelyard.methods._preference import trl
+from steelyard.methods._preference.online import Sampling, online_trainer
 
 ABOUT = About(
     title="RLOO",
@@ -36,8 +37,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(Sampling):
-    """Weight of the divergence; ``Sampling`` has the other options."""
-
     beta: float = 0.05
     """Weight of log(pi / pi_ref) in the reward; 0 leaves it out."""
 
@@ -54,4 +53,6 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from trl import RLOOConfig, RLOOTrainer
 
-    train_online(RLOOTrainer, RLOOConfig, backbone, data, meter, seed, config)
+    args = (RLOOTrainer, RLOOConfig, backbone, data, meter, config, seed)
+    with online_trainer(*args) as trainer:
+        trl.run(trainer, backbone, meter, items=backbone.recipe.batch_size)

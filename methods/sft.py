@@ -19,7 +19,7 @@ from steelyard.harness.core.options import require
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference import preflight, trl, trl_data
+from steelyard.methods._preference import trl, trl_data
 
 ABOUT = About(
     title="SFT",
@@ -31,8 +31,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Length of the training."""
-
     share: float = 1.0
     """Fraction of the budget to spend."""
 
@@ -45,17 +43,14 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from trl import SFTConfig, SFTTrainer
 
-    prompts = trl_data.prompts_of(backbone, data)
-    preflight.check(backbone, data, prompts)
     trl.train_on_rows(
         SFTTrainer,
         SFTConfig,
         backbone,
+        data,
         meter,
         seed,
-        trl_data.supervised(backbone, data, prompts),
-        rows=len(data),
-        size=trl_data.batch_size(backbone, len(data)),
+        trl_data.supervised,
         stage="sft",
         until=config.share,
         frozen=False,

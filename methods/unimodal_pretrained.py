@@ -29,8 +29,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Length of the unimodal stages and learning rate of the joint one."""
-
     share: float = 0.5
     """Fraction of the budget spent on the two unimodal stages together."""
     learning_rate_scale: float = 1.0

@@ -30,7 +30,7 @@ from steelyard.harness.models.pgd import frozen_weights
 from steelyard.harness.training.fit import StepResult, TrainStep, fit
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._mbpo.mining import MinedAnswer, Policy, attacked_pixels, information_gain
-from steelyard.methods._mbpo.options import Fault, Options
+from steelyard.methods._mbpo.options import Fault, MbpoOptions
 from steelyard.methods.joint import fused_step
 
 REJECTED = "rejected"  # key of the wrong classes [B] in Batch.extra
@@ -124,7 +124,7 @@ class ClassifierPolicy(Policy):
 
 
 def attacked_classes(
-    backbone: Backbone, batch: Batch, options: Options, generator: torch.Generator
+    backbone: Backbone, batch: Batch, options: MbpoOptions, generator: torch.Generator
 ) -> Tensor:
     """Return the class [B] of each item under the attack."""
     if options.mining != "no_image":

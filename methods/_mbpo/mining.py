@@ -6,6 +6,7 @@ and the model is in evaluation mode. Callers charge it with ``meter.phase("mine"
 """
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,25 +21,15 @@ from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.models.pgd import ascend, frozen_weights, noisy_start
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._mbpo.options import FAULTS, Fault, Options, Reference, parse_faults
+from steelyard.methods._mbpo.options import FAULTS, Fault, MbpoOptions, Reference, parse_faults
 
 REPEATS = 3  # a block of tokens that occurs this often in sequence is a repetition
 LONGEST_BLOCK = 4
 QUANTILES = (0.1, 0.5, 0.9)
+# Normalisation removes articles: "as an ai" is "as ai".
 REFUSALS = (
-    "sorry",
-    "i cannot",
-    "i can't",
-    "i can not",
-    "unable to",
-    "not able to",
-    "as ai",  # normalisation removes articles
-    "i don't know",
-    "i do not know",
-    "cannot determine",
-    "cannot see",
-    "can't see",
-    "no image",
+    r"sorry|i cannot|i can't|i can not|unable to|not able to|as ai|i don't know|i do not know|"
+    r"cannot determine|cannot see|can't see|no image"
 )
 
 
@@ -61,7 +52,7 @@ class Policy(ABC):
     backbone: Backbone
     data: TrainData
     meter: Meter
-    config: Options
+    config: MbpoOptions
     seed: int
 
     required_filters: ClassVar[frozenset[Fault]] = frozenset()
@@ -187,7 +178,7 @@ def perturb(
 
 
 def attacked_pixels(
-    backbone: Backbone, batch: Batch, options: Options, generator: torch.Generator | None = None
+    backbone: Backbone, batch: Batch, options: MbpoOptions, generator: torch.Generator | None = None
 ) -> Tensor:
     """Return the pixels of the batch under the attack; ``no_image`` is up to the caller.
 
@@ -257,7 +248,7 @@ def find_faults(
         "same": rejected == gold,
         "unfinished": not finished,
         "repetition": repeats(tokens[0]),
-        "refusal": any(phrase in rejected for phrase in REFUSALS),
+        "refusal": re.search(REFUSALS, rejected) is not None,
         "length": not 0.5 <= length <= 2,
         "grounded": gains[0] >= gains[1],
     }
@@ -267,9 +258,8 @@ def find_faults(
 def repeats(tokens: Sequence[int]) -> bool:
     """Return True if a block of one to four tokens occurs three times in sequence."""
     row = list(tokens)
-    for size in range(1, LONGEST_BLOCK + 1):
-        for start in range(len(row) - REPEATS * size + 1):
-            block = row[start : start + size]
-            if row[start : start + REPEATS * size] == block * REPEATS:
-                return True
-    return False
+    return any(
+        row[start : start + REPEATS * size] == row[start : start + size] * REPEATS
+        for size in range(1, LONGEST_BLOCK + 1)
+        for start in range(len(row) - REPEATS * size + 1)
+    )

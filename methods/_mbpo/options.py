@@ -13,7 +13,7 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
 @dataclass(frozen=True, slots=True)
-class Options(Sampling):
+class MbpoOptions(Sampling):
     """Options of MBPO: mining, mixture of the streams, and losses beside those of GRPO."""
 
     mining: Literal["adversarial", "noise", "blank", "no_image"] = "adversarial"

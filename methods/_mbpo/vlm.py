@@ -11,19 +11,13 @@ from trl import GRPOConfig, GRPOTrainer
 
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
-from steelyard.methods._mbpo.mining import (
-    MinedAnswer,
-    Policy,
-    attacked_pixels,
-    find_faults,
-    information_gain,
-)
-from steelyard.methods._preference import online
+from steelyard.methods._mbpo import mining
+from steelyard.methods._mbpo.mining import MinedAnswer, Policy
+from steelyard.methods._preference import online, trl
 from steelyard.methods._preference.online import StreamRow
 from steelyard.tasks.answers import normalise
 
 PAIR = 2
-CHOSEN_REWARD, REJECTED_REWARD = 2.0, 0.0
 
 
 @dataclass
@@ -46,20 +40,20 @@ class VlmPolicy(Policy):
             inputs = [replace(self.data.turn(i).inputs, image=None) for i in positions]
             attacked = backbone.collate(inputs)
         else:
-            pixels = attacked_pixels(backbone, batch, self.config, generator)
+            pixels = mining.attacked_pixels(backbone, batch, self.config, generator)
             attacked = replace(batch, pixels=pixels)
         temperature = self.config.mine_temperature or None
         wrong = backbone.continuations(attacked, self.config.max_tokens, temperature)
         # Both gains are those of the clean image.
         gains = zip(
-            information_gain(backbone, retarget(batch, wrong)).tolist(),
-            information_gain(backbone, batch).tolist(),
+            mining.information_gain(backbone, retarget(batch, wrong)).tolist(),
+            mining.information_gain(backbone, batch).tolist(),
             strict=True,
         )
         answers, end = [], backbone.eos_id
         rows = zip(positions, answers_of(batch), wrong, gains, strict=True)
         for position, good, bad, gain in rows:
-            faults = find_faults(
+            faults = mining.find_faults(
                 normalise(backbone.decode(bad)),
                 normalise(backbone.decode(good)),
                 ([token for token in bad if token != end], [t for t in good if t != end]),
@@ -70,21 +64,23 @@ class VlmPolicy(Policy):
         return answers
 
     def train(self, pairs: Sequence[MinedAnswer]) -> None:
-        config = self.config
+        config, backbone = self.config, self.backbone
         offline = (StreamRow(p.position, True, "offline", p.right, p.wrong) for p in pairs)
-        online.train_online(
-            partial(HybridTrainer, weight=config.offline_weight, anchor=config.nll_anchor),
+        hybrid = partial(HybridTrainer, weight=config.offline_weight, anchor=config.nll_anchor)
+        with online.online_trainer(
+            hybrid,
             GRPOConfig,
-            self.backbone,
+            backbone,
             self.data,
             self.meter,
-            self.seed,
             config,
-            [*self.online_rows, *offline],
+            self.seed,
+            rows=[*self.online_rows, *offline],
             mix=config.mix,
             rewards=[stored],
             loss_type="grpo",
-        )
+        ) as trainer:
+            trl.run(trainer, backbone, self.meter, items=backbone.recipe.batch_size)
 
 
 # TRL logs a reward under the name of its function.
@@ -166,7 +162,7 @@ class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
 
 def as_sampled(row: Mapping[str, Any], right: bool) -> dict[str, Any]:
     """Return an offline row with its right or its wrong answer, and the reward of this answer."""
-    answer, reward = (row["good"], CHOSEN_REWARD) if right else (row["bad"], REJECTED_REWARD)
+    answer, reward = (row["good"], 2.0) if right else (row["bad"], 0.0)
     return {**row, "answer": answer, "stored_reward": reward}
 
 

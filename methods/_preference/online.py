@@ -1,14 +1,21 @@
 """Parts of the methods that sample answers: options, rows, order of batches, trainer set-up.
 
+A reward is 0 or 1, by rules: for the right answer, and for its form. The functions have the
+signature of TRL's reward functions: keyword lists with one entry per completion, which is a
+conversation of one turn. They return None for rows of the offline stream, which TRL leaves out of
+sums and means. They read two data columns: ``solution``, the right answer, None in an offline row;
+and ``choices``, all answers that a closed question allows, empty for an open one.
+
 TRL samples a group of answers per prompt, so its batches hold every row several times in sequence.
 ``BlockSampler`` makes such batches and never mixes, within one batch, rows with and without an
 image (TRL 1.16 fails on a mixture) or rows of different streams.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -17,20 +24,17 @@ from torch.utils.data import Sampler
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Example
 from steelyard.harness.core.options import require
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import trl
-from steelyard.methods._preference.rewards import (
-    PHRASE_WORDS,
-    Reward,
-    correctness,
-    formatting,
-    verifiable,
-)
+from steelyard.tasks.answers import exact
 
 Stream = Literal["online", "offline"]
+Reward = Callable[..., list[float | None]]
+PHRASE_WORDS = 3  # an open question can be verified if its answer is at most this long
 DECODED = 128  # decoded rows in memory; a row occurs several times within one batch
 
 
@@ -135,16 +139,17 @@ class BlockSampler(Sampler[int]):
 
 def pools(rows: Sequence[StreamRow], group: int, mix: float) -> list[RowPool]:
     """Group rows by stream and image; ``mix`` is the fraction of offline batches if both exist."""
-    fractions: dict[Stream, float] = {"online": 1 - mix, "offline": mix}
+    streams: tuple[tuple[Stream, int, float], ...] = (
+        ("online", group, 1 - mix),
+        ("offline", 2, mix),
+    )
     result = []
-    for stream, fraction in fractions.items():
+    for (stream, repeats, fraction), has_image in product(streams, (True, False)):
         total = sum(row.stream == stream for row in rows)
-        for has_image in (True, False):
-            kind = (stream, has_image)
-            members = tuple(i for i, row in enumerate(rows) if (row.stream, row.has_image) == kind)
-            if members:
-                repeats = group if stream == "online" else 2
-                result.append(RowPool(members, repeats, fraction * len(members) / total))
+        kind = (stream, has_image)
+        members = tuple(i for i, row in enumerate(rows) if (row.stream, row.has_image) == kind)
+        if members:
+            result.append(RowPool(members, repeats, fraction * len(members) / total))
     return result
 
 
@@ -170,6 +175,57 @@ def online_rows(data: TrainData) -> list[StreamRow]:
             f"{PHRASE_WORDS} words: train an online method on --task instruct."
         )
     return rows
+
+
+def verifiable(example: Example) -> bool:
+    """Return True if answers can be checked by comparison: closed or short open questions."""
+    if example.choices or example.labels:
+        return True
+    return bool(example.answers) and 0 < len(example.answers[0].split()) <= PHRASE_WORDS
+
+
+def well_formed(answer: str, choices: Sequence[str], finished: bool) -> bool:
+    """Return True if an answer is one of the choices, or one short phrase, and has ended.
+
+    Choices are compared regardless of case, but not normalised: "a red ball." is not "red ball".
+    """
+    words = answer.strip().casefold()
+    if not finished or not words:
+        return False
+    if choices:
+        return words in {choice.casefold() for choice in choices}
+    return "\n" not in words and len(words.split()) <= PHRASE_WORDS
+
+
+def correctness(
+    completions: Sequence[Any], solution: Sequence[str | None], **columns: object
+) -> list[float | None]:
+    """Return 1 for answers that equal the right one after normalisation."""
+    return [
+        None if right is None else exact(turns[0]["content"], [right])
+        for turns, right in zip(completions, solution, strict=True)
+    ]
+
+
+def formatting(eos_ids: Sequence[int]) -> Reward:
+    """Return the reward for the form of an answer; ``eos_ids`` are the tokens that end one."""
+
+    def form(
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        solution: Sequence[str | None],
+        choices: Sequence[Sequence[str]],
+        **columns: object,
+    ) -> list[float | None]:
+        rows = zip(completions, completion_ids, solution, choices, strict=True)
+        return [
+            None
+            if right is None
+            else float(well_formed(turns[0]["content"], allowed, bool(ids) and ids[-1] in eos_ids))
+            for turns, ids, right, allowed in rows
+        ]
+
+    return form
 
 
 def dataset(backbone: Vlm, data: TrainData, rows: Sequence[StreamRow]) -> Any:
@@ -212,84 +268,60 @@ def check_group(backbone: Vlm, group: int) -> None:
         )
 
 
-def train_online(
+@contextmanager
+def online_trainer(
     trainer_class: Callable[..., Any],
     config_class: type[Any],
     backbone: Vlm,
     data: TrainData,
     meter: Meter,
+    config: Sampling,
     seed: int,
-    options: Sampling,
-    rows: Sequence[StreamRow] | None = None,
-    **settings: Any,
-) -> None:
-    """Train with one of TRL's online trainers until the budget is spent.
-
-    ``rows`` are by default those of ``online_rows``. ``settings`` go to ``new_trainer``.
-    """
-    check_group(backbone, options.group)
-    rows = online_rows(data) if rows is None else rows
-    classes = (trainer_class, config_class)
-    with trl.workspace(backbone) as folder:
-        trainer = new_trainer(
-            *classes, backbone, data, meter, seed, options, rows, folder, **settings
-        )
-        trl.run(trainer, backbone, meter, items=backbone.recipe.batch_size)
-
-
-def new_trainer(
-    trainer_class: Callable[..., Any],
-    config_class: type[Any],
-    backbone: Vlm,
-    data: TrainData,
-    meter: Meter,
-    seed: int,
-    options: Sampling,
-    rows: Sequence[StreamRow],
-    folder: Path,
     *,
+    rows: Sequence[StreamRow] | None = None,
     mix: float = 0.0,
     rewards: Sequence[Reward] = (),
     **settings: Any,
-) -> Any:
-    """Build a GRPO or RLOO trainer on these rows, inside a workspace.
+) -> Iterator[Any]:
+    """Open a workspace with a GRPO or RLOO trainer on these rows, by default ``online_rows``.
 
-    Args:
-        mix: fraction of offline batches.
-        rewards: further reward functions, after those for right answers and for their form.
-        settings: further arguments of ``config_class``.
+    ``mix`` is the fraction of offline batches. ``rewards`` follow those for right answers and for
+    their form. ``settings`` are further arguments of ``config_class``.
     """
-    reference = trl.reference_copy(backbone) if options.beta else None
-    order = pools(rows, options.group, mix)
+    check_group(backbone, config.group)
+    rows = online_rows(data) if rows is None else rows
+    order = pools(rows, config.group, mix)
     sampler = BlockSampler(order, backbone.recipe.batch_size, seed_for(seed, "online", "order"))
-    settings = {
-        "num_generations": options.group,
-        "temperature": options.temperature,
-        "max_completion_length": options.max_tokens,
+    form = [formatting([backbone.eos_id])] if config.format_reward else []
+    with trl.workspace(backbone) as folder:
         # TRL would load the reference by the name in the model's configuration: that is not the
         # start of this run, and the meter does not watch it. With beta 0 TRL loads none. Under
         # LoRA ``reference`` is None, and TRL's second adapter is a copy of the start.
-        "beta": options.beta if reference is None else 0.0,
-        "num_iterations": 1,
-        "steps_per_generation": 1,
-        "log_completions": False,
-        "epsilon": options.clip,
-        **settings,
-    }
-    form = [formatting([backbone.eos_id])] if options.format_reward else []
-    trainer = trainer_class(
-        model=backbone.model,
-        reward_funcs=[correctness, *form, *rewards],
-        args=trl.arguments(config_class, backbone, seed, folder, **settings),
-        train_dataset=dataset(backbone, data, rows),
-        processing_class=backbone.processor,
-    )
-    if reference is not None:
-        trainer.ref_model, trainer.beta = reference, options.beta
-    # TRL's sampler mixes rows with and without an image.
-    trainer._get_train_sampler = lambda dataset=None: sampler
-    watch(trainer, meter, sampler, options.skip_flat)
-    return trainer
+        reference = trl.reference_copy(backbone) if config.beta else None
+        settings = {
+            "num_generations": config.group,
+            "temperature": config.temperature,
+            "max_completion_length": config.max_tokens,
+            "beta": config.beta if reference is None else 0.0,
+            "num_iterations": 1,
+            "steps_per_generation": 1,
+            "log_completions": False,
+            "epsilon": config.clip,
+            **settings,
+        }
+        trainer = trainer_class(
+            model=backbone.model,
+            reward_funcs=[correctness, *form, *rewards],
+            args=trl.arguments(config_class, backbone, seed, folder, **settings),
+            train_dataset=dataset(backbone, data, rows),
+            processing_class=backbone.processor,
+        )
+        if reference is not None:
+            trainer.ref_model, trainer.beta = reference, config.beta
+        # TRL's sampler mixes rows with and without an image.
+        trainer._get_train_sampler = lambda dataset=None: sampler
+        watch(trainer, meter, sampler, config.skip_flat)
+        yield trainer
 
 
 def watch(trainer: Any, meter: Meter, sampler: BlockSampler, skip_flat: bool) -> None:

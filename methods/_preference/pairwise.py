@@ -10,7 +10,7 @@ from trl import DPOConfig, DPOTrainer
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._preference import preflight, trl, trl_data
+from steelyard.methods._preference import trl, trl_data
 from steelyard.methods._preference.negatives import PairOptions, make_pairs
 
 
@@ -18,29 +18,25 @@ def train_on_pairs(
     backbone: Vlm,
     data: TrainData,
     meter: Meter,
+    config: PairOptions,
     seed: int,
-    options: PairOptions,
     *,
     trainer_class: Callable[..., Any] = DPOTrainer,
     config_class: type[Any] = DPOConfig,
-    collator: Callable[..., trl_data.Collator] = trl_data.preference,
-    rows_per_pair: int = 1,
-    stage: str = "pairs",
+    collator: trl.CollatorOf = trl_data.preference,
+    losses: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> None:
     """Make pairs with the start model, then train on them until the budget is spent.
 
-    ``collator`` takes the backbone, the pairs and the prompts. ``settings`` are further arguments
-    of ``config_class``, such as beta, loss_type and loss_weights.
+    ``losses`` are TRL's names of losses, with weights. ``settings`` go to ``trl.train_on_rows``.
     """
-    pairs = make_pairs(backbone, data, meter, options, seed)
-    prompts = trl_data.prompts_of(backbone, data)
-    preflight.check(backbone, data, prompts, pairs)
-    rows = rows_per_pair * len(pairs)
-    size = trl_data.batch_size(backbone, rows, least=rows_per_pair)
-    collate = collator(backbone, pairs, prompts)
-    settings |= {"rows": rows, "size": size, "stage": stage, "beta": options.beta}
-    trl.train_on_rows(trainer_class, config_class, backbone, meter, seed, collate, **settings)
+    settings["pairs"] = make_pairs(backbone, data, meter, config, seed)
+    settings["beta"] = config.beta
+    if losses:
+        settings |= {"loss_type": list(losses), "loss_weights": list(losses.values())}
+    classes = (trainer_class, config_class)
+    trl.train_on_rows(*classes, backbone, data, meter, seed, collator, **settings)
 
 
 class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]
@@ -51,12 +47,7 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]
     adapter.
     """
 
-    def __init__(
-        self,
-        *,
-        terms: Callable[[Tensor, Tensor, Tensor, Tensor], Mapping[str, Tensor]],
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, terms: Callable[..., Mapping[str, Tensor]], **kwargs: Any) -> None:
         self.terms = terms
         super().__init__(**kwargs)
 

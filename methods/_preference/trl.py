@@ -6,14 +6,16 @@ checkpointing). The workspace undoes this when it closes, also after an exceptio
 """
 
 import copy
+import functools
 import inspect
 import logging
 import math
 import os
 import tempfile
+import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +27,67 @@ from steelyard.harness.core.errors import NonFiniteLoss, UserError
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.fit import new_optimiser, schedule
-from steelyard.methods._preference.trl_data import Collator, ordered
-from steelyard.methods._preference.trl_head import score_answers
+from steelyard.harness.training.train_data import TrainData
+from steelyard.methods._preference import preflight
+from steelyard.methods._preference.trl_data import (
+    IGNORED,
+    AnswerPair,
+    Collator,
+    PromptAt,
+    batch_size,
+    ordered,
+    prompts_of,
+)
 
 REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
 UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
 NOISY_LIBRARIES = ("transformers", "trl", "accelerate", "datasets", "peft")
 UNLOGGED = ("epoch", "learning_rate", "num_tokens", "step_time")
+SCALES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
+CollatorOf = Callable[[Vlm, Any, PromptAt], Collator]
+"""Returns the collator of training data or pairs, and of their prompts."""
 
 
 def train_on_rows(
     trainer_class: Callable[..., Any],
     config_class: type[Any],
     backbone: Vlm,
+    data: TrainData,
     meter: Meter,
     seed: int,
-    collator: Collator,
+    collator: CollatorOf,
     *,
-    rows: int,
-    size: int,
-    stage: str,
+    pairs: Sequence[AnswerPair] | None = None,
+    rows_per_pair: int = 1,
+    stage: str = "pairs",
     until: float = 1.0,
     frozen: bool = True,
     **settings: Any,
 ) -> None:
     """Train with one of TRL's offline trainers until the fraction ``until`` of the budget is spent.
 
-    Args:
-        rows: number of rows that the collator knows.
-        size: rows of one optimiser step.
-        stage: decides the order of the rows, with the seed.
-        frozen: give the trainer a frozen copy of the model.
-        settings: further arguments of ``config_class``.
+    Rows are those of the data, or of ``pairs``. The seed and ``stage`` decide their order.
+    ``frozen`` gives the trainer a frozen copy of the model. ``settings`` are further arguments of
+    ``config_class``.
     """
+    prompts = prompts_of(backbone, data)
+    preflight.check(backbone, data, prompts, pairs)
+    source = data if pairs is None else pairs
+    rows = rows_per_pair * len(source)
+    size = batch_size(backbone, rows, least=rows_per_pair)
     settings["per_device_train_batch_size"] = size
     with workspace(backbone) as folder:
         reference = {"ref_model": reference_copy(backbone)} if frozen else {}
         trainer = trainer_class(
             model=backbone.model,
             args=arguments(config_class, backbone, seed, folder, **settings),
-            data_collator=collator,
+            data_collator=collator(backbone, source, prompts),
             train_dataset=ordered(rows, size, seed, stage),
             processing_class=backbone.processor,
             **reference,
@@ -109,7 +132,7 @@ def _restored(model: Any) -> Iterator[None]:
         for config, values in zip(configs, before, strict=True):
             config.clear()
             config.update(values)
-        if REFERENCE_ADAPTER in _adapters(model):
+        if REFERENCE_ADAPTER in getattr(model, "peft_config", {}):
             model.delete_adapter(REFERENCE_ADAPTER)
         # Deleting an adapter changes which parameters are trainable.
         for parameter, required in trainable.items():
@@ -193,31 +216,6 @@ def reference_copy(backbone: Vlm) -> Any | None:
     return copy.deepcopy(backbone.model).eval().requires_grad_(False)
 
 
-@contextmanager
-def _charged(module: nn.Module, meter: Meter, when: Callable[[], bool]) -> Iterator[None]:
-    """Charge the module's forward passes to the phase ``reference`` while ``when()`` is true."""
-    open_phases: list[ExitStack] = []
-
-    def enter(called: nn.Module, args: Any) -> None:
-        stack = ExitStack()
-        if when():
-            stack.enter_context(meter.phase("reference"))
-        open_phases.append(stack)
-
-    def leave(called: nn.Module, args: Any, output: Any) -> None:
-        open_phases.pop().close()
-
-    handles = (
-        module.register_forward_pre_hook(enter, prepend=True),  # before the meter's hook
-        module.register_forward_hook(leave, always_call=True),  # also if the budget ends inside
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float = 1.0) -> None:
     """Train until the fraction ``until`` of the budget is spent, or BudgetSpent is raised.
 
@@ -263,19 +261,30 @@ def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float =
         trainer.train()
 
 
-def _reference_phase(reference: Any, policy: Any, meter: Meter) -> AbstractContextManager[None]:
+@contextmanager
+def _reference_phase(reference: Any, policy: Any, meter: Meter) -> Iterator[None]:
     """Charge the frozen copy, or the policy with the frozen adapter active, to ``reference``."""
-    if reference is not None:
-        return _charged(reference, meter, lambda: True)
-    if REFERENCE_ADAPTER in _adapters(policy):
-        return _charged(policy, meter, lambda: bool(policy.active_adapter == REFERENCE_ADAPTER))
-    return nullcontext()
+    module: nn.Module = policy if reference is None else reference
+    open_phases: list[ExitStack] = []
 
+    def enter(called: nn.Module, args: Any) -> None:
+        stack = ExitStack()
+        if module is reference or getattr(policy, "active_adapter", None) == REFERENCE_ADAPTER:
+            stack.enter_context(meter.phase("reference"))
+        open_phases.append(stack)
 
-def _adapters(model: Any) -> Mapping[str, object]:
-    from peft import PeftModel
+    def leave(called: nn.Module, args: Any, output: Any) -> None:
+        open_phases.pop().close()
 
-    return model.peft_config if isinstance(model, PeftModel) else {}
+    handles = (
+        module.register_forward_pre_hook(enter, prepend=True),  # before the meter's hook
+        module.register_forward_hook(leave, always_call=True),  # also if the budget ends inside
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _callback(meter: Meter, items: int, progress: Callable[[], float]) -> Any:
@@ -311,3 +320,66 @@ def check_step(values: Mapping[str, float], step: int) -> None:
             f"At step {step} the answers' log-probability is exactly 0: the batch has no answer "
             "token. Raise max_answer_tokens of the backbone or drop the empty answers."
         )
+
+
+def score_answers(model: Any, temperature: float = 1.0, half: bool = False) -> None:
+    """Make ``model(..., labels=labels, fused_lm_head=True)`` score through the head's module.
+
+    TRL 1.16 replaces a model's forward by one that multiplies hidden states by the head's weight
+    itself, without a Triton device at every position. It calls no module, so the meter does not
+    count it. The forward here gives the same numbers and calls the head as a module, at the
+    positions of answers, as the backbone's ``fuse`` does. A model that rescales its logits keeps
+    TRL's head, which applies the scale.
+
+    Args:
+        model: a transformers model, not its PEFT wrapper.
+        temperature: divides the logits.
+        half: run under bfloat16 autocast, which TRL does not do for a frozen copy.
+    """
+    settings = model.config.get_text_config().to_dict()
+    if any(settings.get(name) not in (None, 1.0) for name in SCALES):
+        return
+    ordinary = type(model).forward
+
+    @functools.wraps(ordinary)  # generate() reads the signature
+    def forward(
+        self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any
+    ) -> Any:
+        if not fused_lm_head:
+            kwargs |= {} if labels is None else {"labels": labels}
+            return ordinary(self, *args, **kwargs)
+        total = kwargs.pop("num_items_in_batch", None)
+        kwargs["use_cache"] = False
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=half):
+            states = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+            return scores(states, labels[:, 1:], self.get_output_embeddings(), temperature, total)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def scores(states: Tensor, labels: Tensor, head: Any, temperature: float, total: Any) -> Any:
+    """Return TRL's output for hidden states [N, L, D] that predict labels [N, L].
+
+    Its values are zero at ignored labels. ``total`` divides the loss; None means the mean.
+    """
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    mask = labels != IGNORED
+    # The head has a column per word, so only the positions of answers pass through it.
+    logits = head(states[mask]).float() / temperature
+    targets = labels[mask]
+    log_softmax = torch.log_softmax(logits, dim=-1)
+    target_log_probs = log_softmax.gather(1, targets[:, None])[:, 0]
+
+    def scatter(values: Tensor) -> Tensor:
+        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+    log_probs = scatter(target_log_probs)
+    return FusedCausalLMOutput(
+        loss=-log_probs.sum() / (mask.sum().clamp(min=1) if total is None else total),
+        log_probs=log_probs,
+        entropy=scatter(-(log_softmax.exp() * log_softmax).sum(-1)),
+        mean_logits=scatter(logits.detach().mean(-1)),
+        is_top1=scatter(logits.argmax(-1) == targets),
+        label_mask=mask,
+    )

@@ -4,10 +4,7 @@ Medians of times and of their ratios; the model is the tiny one of the preferenc
 names what it is compared with and the ratio that is allowed.
 """
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import preference_toy as toy
 import torch
@@ -17,8 +14,8 @@ from steelyard.harness.core.compat import prepare_imports
 from steelyard.harness.models.pgd import frozen_weights
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._mbpo.mining import attacked_pixels
-from steelyard.methods._mbpo.options import Options
-from steelyard.methods._preference import online, trl
+from steelyard.methods._mbpo.options import MbpoOptions
+from steelyard.methods._preference import online
 from steelyard.methods._preference.online import Sampling, StreamRow
 
 STEPS = 8  # optimiser steps of one timed run
@@ -36,40 +33,32 @@ def rows_of(model: Vlm, count: int) -> list[StreamRow]:
     return rows
 
 
-def trainer_of(model: Vlm, folder: Path, rows: Sequence[StreamRow], hybrid: bool) -> Any:
-    """Build TRL's own trainer or ours on these rows, with the same data and settings."""
+def training(model: Vlm, rows: Sequence[StreamRow], hybrid: bool) -> Work:
+    """Return work that builds TRL's own trainer or ours on these rows and runs a few steps."""
     from trl import GRPOConfig, GRPOTrainer
 
     from steelyard.methods._mbpo.vlm import HybridTrainer, stored
 
-    trainer = online.new_trainer(
-        HybridTrainer if hybrid else GRPOTrainer,
-        GRPOConfig,
-        model,
-        toy.data(model, len(rows), seed=4),
-        toy.metered(model, 1e15),
-        0,
-        Sampling(GROUP, 1.0, 4, 0.0),
-        rows,
-        folder,
-        mix=0.5,
-        rewards=[stored] if hybrid else [],
-        loss_type="grpo",
-        max_steps=STEPS,
-    )
-    if not hybrid:  # as TRL makes it, with its own sampler
-        for name in ("_get_train_sampler", "_generate_single_turn", "_calculate_rewards"):
-            delattr(trainer, name)
-    return trainer
-
-
-def training(model: Vlm, rows: Sequence[StreamRow], hybrid: bool) -> Work:
-    """Return work that builds a trainer and runs a few steps."""
-
     def work() -> None:
         torch.manual_seed(0)
-        with tempfile.TemporaryDirectory() as folder, trl.workspace(model):
-            trainer_of(model, Path(folder), rows, hybrid).train()
+        with online.online_trainer(
+            HybridTrainer if hybrid else GRPOTrainer,
+            GRPOConfig,
+            model,
+            toy.data(model, len(rows), seed=4),
+            toy.metered(model, 1e15),
+            Sampling(GROUP, 1.0, 4, beta=0.0),
+            seed=0,
+            rows=rows,
+            mix=0.5,
+            rewards=[stored] if hybrid else [],
+            loss_type="grpo",
+            max_steps=STEPS,
+        ) as trainer:
+            if not hybrid:  # as TRL makes it, with its own sampler
+                for name in ("_get_train_sampler", "_generate_single_turn", "_calculate_rewards"):
+                    delattr(trainer, name)
+            trainer.train()
 
     return work
 
@@ -109,7 +98,7 @@ def attack_cost(model: Vlm) -> None:
                 torch.autograd.grad(loss, pixels)
 
     def attack() -> None:
-        attacked_pixels(model, batch, Options(steps=steps), torch.Generator().manual_seed(0))
+        attacked_pixels(model, batch, MbpoOptions(steps=steps), torch.Generator().manual_seed(0))
 
     print_row(
         f"attack of {steps} steps, 64 images / passes alone", compare(attack, passes), "<= 1.15"
@@ -122,7 +111,7 @@ def batching(model: Vlm) -> None:
 
     def mine(positions: Sequence[int]) -> None:
         batch = data.gather(positions)
-        attacked_pixels(model, batch, Options(steps=5), torch.Generator().manual_seed(0))
+        attacked_pixels(model, batch, MbpoOptions(steps=5), torch.Generator().manual_seed(0))
         model.continuations(batch, 4)
 
     result = compare(lambda: mine(range(32)), lambda: [mine([position]) for position in range(32)])

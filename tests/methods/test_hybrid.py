@@ -1,7 +1,8 @@
 """Hybrid trainer: stored answers are trained on unchanged; streams keep their rewards."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import preference_toy as toy
@@ -10,7 +11,7 @@ import torch
 
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._mbpo.vlm import HybridTrainer, as_sampled, stored
-from steelyard.methods._preference import online, trl
+from steelyard.methods._preference import online
 from steelyard.methods._preference.online import Sampling, Stream, StreamRow
 
 GROUP, BATCH = 4, 8
@@ -34,25 +35,25 @@ def rows_of(model: Vlm, stream: Stream) -> list[StreamRow]:
     return rows
 
 
-def trainer_of(model: Vlm, rows: list[StreamRow], folder: Path, **options: float) -> Any:
+@contextmanager
+def trainer_of(model: Vlm, rows: list[StreamRow], **options: float) -> Iterator[Any]:
     from trl import GRPOConfig
 
-    trainer = online.new_trainer(
+    with online.online_trainer(
         partial(HybridTrainer, **options),
         GRPOConfig,
         model,
         toy.data(model, COUNT, seed=4),
         toy.metered(model, 1e12),
-        0,
         Sampling(GROUP, 1.0, 4, beta=0.0),
-        rows,
-        folder,
+        seed=0,
+        rows=rows,
         mix=0.5,
         rewards=[stored],
         loss_type="grpo",
-    )
-    trainer.current_gradient_accumulation_steps = 1  # set by train()
-    return trainer
+    ) as trainer:
+        trainer.current_gradient_accumulation_steps = 1  # set by train()
+        yield trainer
 
 
 def batch_of(trainer: Any) -> list[dict[str, Any]]:
@@ -61,10 +62,9 @@ def batch_of(trainer: Any) -> list[dict[str, Any]]:
     return [trainer.train_dataset[next(order)] for _ in range(BATCH)]
 
 
-def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path) -> None:
+def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm) -> None:
     rows = rows_of(model, "offline")
-    with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, weight=0.5)
+    with trainer_of(model, rows, weight=0.5) as trainer:
         inputs = batch_of(trainer)
         output = trainer._generate_and_score_completions(inputs)
         assert trainer.num_generations == GROUP
@@ -80,10 +80,9 @@ def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm, tmp_path: Path)
     assert trainer._metrics["train"]["rewards/stored/mean"] == [1.0]
 
 
-def test_each_stream_has_its_own_rewards(model: Vlm, tmp_path: Path) -> None:
+def test_each_stream_has_its_own_rewards(model: Vlm) -> None:
     rows = rows_of(model, "online")
-    with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path)
+    with trainer_of(model, rows) as trainer:
         torch.manual_seed(0)
         output = trainer._generate_and_score_completions(batch_of(trainer))
     metrics = trainer._metrics["train"]
@@ -95,13 +94,12 @@ def test_each_stream_has_its_own_rewards(model: Vlm, tmp_path: Path) -> None:
     )
 
 
-def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
+def test_offline_loss_by_hand(model: Vlm) -> None:
     """At ratio one the loss is -mean A, its gradient that of -mean A log pi, and the anchor adds
     the negative log-likelihood of the right answers."""
     rows = rows_of(model, "offline")
     anchor = 0.3
-    with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, anchor=anchor)
+    with trainer_of(model, rows, anchor=anchor) as trainer:
         model.eval()
         trainer.model.train()
         output = trainer._generate_and_score_completions(batch_of(trainer))
@@ -124,8 +122,7 @@ def test_offline_loss_by_hand(model: Vlm, tmp_path: Path) -> None:
     assert metrics["margin"][0] == pytest.approx(
         metrics["logps/chosen"][0] - metrics["logps/rejected"][0]
     )
-    with trl.workspace(model):
-        trainer = trainer_of(model, rows, tmp_path, anchor=anchor)
+    with trainer_of(model, rows, anchor=anchor) as trainer:
         again = trainer._get_per_token_logps_and_entropies(
             trainer.model,
             torch.cat([mixed["prompt_ids"], mixed["completion_ids"]], 1),

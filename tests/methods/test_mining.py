@@ -26,7 +26,7 @@ from steelyard.methods._mbpo.mining import (
     select,
     uninformative_pixels,
 )
-from steelyard.methods._mbpo.options import Options, parse_faults
+from steelyard.methods._mbpo.options import MbpoOptions, parse_faults
 from steelyard.methods._mbpo.vlm import VlmPolicy, answers_of, retarget
 
 WEIGHT = torch.tensor([1.0, -2.0, 0.5])
@@ -83,7 +83,7 @@ def attacked(
     **options: Any,
 ) -> Tensor:
     """Pixels under the attack."""
-    config = Options(epsilon=epsilon, step=step, steps=steps, **options)
+    config = MbpoOptions(epsilon=epsilon, step=step, steps=steps, **options)
     return attacked_pixels(model, batch, config, generator)
 
 
@@ -306,7 +306,7 @@ def test_selected_items_need_their_image(model: Vlm) -> None:
     """Selected items have higher gain than the others of their subset."""
     pool = toy.data(model, 64, seed=7)
     meter = toy.metered(model, 1e12)
-    options = Options(group=2, mine_limit=48, mine_share=0.5)
+    options = MbpoOptions(group=2, mine_limit=48, mine_share=0.5)
     with meter:
         selected = select(VlmPolicy(model, pool, meter, options, 1))
         candidates = select(VlmPolicy(model, pool, meter, replace(options, iig=False), 1))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from steelyard.harness.core.examples import Example
-from steelyard.methods._preference.rewards import correctness, formatting, verifiable, well_formed
+from steelyard.methods._preference.online import correctness, formatting, verifiable, well_formed
 
 END = 2
 

@@ -22,7 +22,7 @@ from steelyard.harness.training.fit import schedule
 from steelyard.harness.training.train_data import vlm_data
 from steelyard.methods import dpo, sft
 from steelyard.methods._preference import trl, trl_data
-from steelyard.methods._preference.trl_head import score_answers
+from steelyard.methods._preference.trl import score_answers
 
 FLOPS = 8e8
 
