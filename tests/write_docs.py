@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from steelyard import tasks
-from steelyard.harness.cli.main import COMMANDS, cli
+from steelyard.harness.cli.main import cli, summary
 from steelyard.harness.datacheck.annotations import count_text
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +137,9 @@ def command_index() -> str:
     """Return the page that lists all commands."""
     text, examples = help_parts(cli)
     _, _, codes = inspect.cleandoc(cli.help or "").partition("Exit codes:\n")
-    commands = [(f"[{name}]({name}.md)", about.summary) for name, about in COMMANDS.items()]
+    commands = [
+        (f"[{name}]({name}.md)", summary(command)) for name, command in cli.commands.items()
+    ]
     lines = [
         "# Commands",
         "",
@@ -161,7 +163,7 @@ def command_index() -> str:
 
 def pages() -> dict[Path, str]:
     """Return the content of all generated pages."""
-    commands = {COMMAND_PAGES / f"{name}.md": command_page(name) for name in COMMANDS}
+    commands = {COMMAND_PAGES / f"{name}.md": command_page(name) for name in cli.commands}
     return {TASK_PAGE: task_page(), COMMAND_PAGES / "README.md": command_index(), **commands}
 
 

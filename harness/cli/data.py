@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import click
-from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
@@ -39,7 +38,33 @@ def check(task: str, options: CheckOptions) -> None:
       steelyard check food101 --data-root ~/food101
       steelyard check hateful_memes --data-root ~/memes --data-set test=unseen --out card
     """
-    if not check_data(task, options):
+    from rich.markdown import Markdown
+
+    from steelyard.harness.data.image_scan import report_images
+    from steelyard.harness.datacheck import card_page, report
+
+    tasks.module(task)  # an unknown task is an error before a missing folder
+    loader = parse_loader_options(options.data_set, [task]).get(task, {})
+    root = tasks.find_root(task, parse_roots(options.data_root, [task]).get(task))
+    with progress_bar() as bar:
+        line = bar.add_task("", total=None)
+
+        def on_stage(stage: str) -> None:
+            bar.update(line, description=stage, total=None)
+
+        def on_images(done: int, total: int) -> None:
+            bar.update(line, description="reading images", completed=done, total=total)
+
+        with report_images(on_images):
+            content, folder = report.check(task, root, loader, options.max_bad, on_stage)
+    console.print(Markdown(card_page.markdown(content, card_page.TERMINAL_ROWS)))
+    console.print(escape(card_page.verdict(content)), highlight=False, soft_wrap=True)
+    # The check has already written the card into the cache.
+    if options.out is not None:
+        card.write(options.out, content, card_page.markdown(content))
+    page = (options.out or folder) / card.MARKDOWN
+    console.print(f"Data card {content['card'] or 'none'} of {root}: {page}", soft_wrap=True)
+    if content["problems"]:
         sys.exit(1)
 
 
@@ -73,35 +98,6 @@ def data(task: str | None, source: str | None, to: Path | None) -> None:
         print_steps(task)
     else:
         print_sources()
-
-
-def check_data(task: str, options: CheckOptions) -> bool:
-    """Print and write a task's data card; return whether a run would accept the data."""
-    from steelyard.harness.data.image_scan import report_images
-    from steelyard.harness.datacheck import card_page, report
-
-    tasks.module(task)  # an unknown task is an error before a missing folder
-    loader = parse_loader_options(options.data_set, [task]).get(task, {})
-    root = tasks.find_root(task, parse_roots(options.data_root, [task]).get(task))
-    with progress_bar() as bar:
-        line = bar.add_task("", total=None)
-
-        def on_stage(stage: str) -> None:
-            bar.update(line, description=stage, total=None)
-
-        def on_images(done: int, total: int) -> None:
-            bar.update(line, description="reading images", completed=done, total=total)
-
-        with report_images(on_images):
-            content, folder = report.check(task, root, loader, options.max_bad, on_stage)
-    console.print(Markdown(card_page.markdown(content, card_page.TERMINAL_ROWS)))
-    console.print(escape(card_page.verdict(content)), highlight=False, soft_wrap=True)
-    # The check has already written the card into the cache.
-    if options.out is not None:
-        card.write(options.out, content, card_page.markdown(content))
-    page = (options.out or folder) / card.MARKDOWN
-    console.print(f"Data card {content['card'] or 'none'} of {root}: {page}", soft_wrap=True)
-    return not content["problems"]
 
 
 def print_sources() -> None:

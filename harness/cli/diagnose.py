@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from steelyard import tasks
-from steelyard.harness.cli.evaluate import check_model_path
+from steelyard.harness.cli.evaluate import check_answerable, check_model_path
 from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.environment import packages
 from steelyard.harness.core.errors import UserError, unknown
@@ -24,7 +24,6 @@ from steelyard.harness.runs.options import (
     LIMIT,
     OUT,
     DataOptions,
-    parse_loader_options,
 )
 from steelyard.harness.runs.parallel import (
     ensure_base_model,
@@ -32,7 +31,6 @@ from steelyard.harness.runs.parallel import (
     pick_device,
     quiet_heavy_libraries,
 )
-from steelyard.harness.runs.provenance import loader_options
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -89,9 +87,15 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
     if options.draws < 1:
         raise UserError(f"--draws {options.draws}: replace a modality once or more.")
     settings = ProfileSettings(options.split, options.limit, options.draws)
-    run = _read_run(model)
+    run: Record | None = None
+    title = Path(model).resolve().name if Path(model).exists() else model
+    if (Path(model) / record.RECORD).is_file():
+        run = record.read(Path(model))
+        title = f"{run.label} (seed {run.spec.seed})"
+    else:
+        check_model_path(model)
     backbone_options = parse_pairs(options.backbone_set)
-    corpora = _load_corpora(_task_names(options.tasks, run), run, options)
+    corpora = load_corpora(_task_names(options.tasks, run), options, spec=run.spec if run else None)
     quiet_heavy_libraries()
     if run is None:
         ensure_base_model(model, backbone_options)
@@ -107,7 +111,7 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
     with console.status("computing the profile"):
         parts = [part for task, rows in tables.items() for part in parts_of(task, [rows])]
         description = _describe(backbone, corpora, settings, device)
-        diagnosis = Diagnosis(_name(model, run), description, tuple(parts))
+        diagnosis = Diagnosis(title, description, tuple(parts))
         files = reliance_tables.write(diagnosis, options.out)
     console.print(reliance_tables.terminal(diagnosis))
     for part in diagnosis.parts:
@@ -128,20 +132,6 @@ def parts_of(task: str, runs: "Sequence[DataFrame]") -> "list[TaskReliance]":
     return profile_task(task, metric, higher_is_better=higher is not False, runs=runs)
 
 
-def _read_run(model: str) -> Record | None:
-    """Return the record if the model is a run's folder."""
-    if (Path(model) / record.RECORD).is_file():
-        return record.read(Path(model))
-    check_model_path(model)
-    return None
-
-
-def _name(model: str, run: Record | None) -> str:
-    if run is not None:
-        return f"{run.label} (seed {run.spec.seed})"
-    return Path(model).resolve().name if Path(model).exists() else model
-
-
 def _task_names(texts: Sequence[str], run: Record | None) -> list[str]:
     """Return the tasks, given comma-separated or repeated; a classifier has only its own."""
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
@@ -151,21 +141,8 @@ def _task_names(texts: Sequence[str], run: Record | None) -> list[str]:
     # A classifier has one head: the classes of its task.
     if run is None or registry.kind_of(run.spec.backbone) == "vlm":
         return list(dict.fromkeys(names or TASKS))
-    trained_on = run.spec.task
-    if foreign := sorted(set(names) - {trained_on}):
-        raise UserError(
-            f"{run.id} was trained on {trained_on}, it cannot answer {', '.join(foreign)}."
-        )
-    return [trained_on]
-
-
-def _load_corpora(
-    names: Sequence[str], run: Record | None, options: DiagnoseOptions
-) -> dict[str, Corpus]:
-    loader = parse_loader_options(options.data_set, names)
-    if run and run.spec.task in names:
-        loader[run.spec.task] = {**loader_options(run.spec), **loader.get(run.spec.task, {})}
-    return load_corpora(names, options, loader)
+    check_answerable(run, names)
+    return [run.spec.task]
 
 
 def _describe(

@@ -1,7 +1,7 @@
 """Commands about scores of a model: evaluate, answers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +34,7 @@ from steelyard.harness.runs.parallel import (
     pick_device,
     quiet_heavy_libraries,
 )
-from steelyard.harness.runs.provenance import check_revision, loader_options, task_provenance
+from steelyard.harness.runs.provenance import check_revision, task_provenance
 from steelyard.harness.runs.run import TRAINING, Job, run
 from steelyard.tasks._lmms import stock
 
@@ -120,7 +120,12 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
     if job.spec.task == tasks.NOTHING:
         ensure_base_model(job.spec.backbone, job.spec.backbone_options)
         if old is not None:
-            _check_weights(job.spec, old)
+            revision = registry.revision(job.spec.backbone, job.spec.backbone_options)
+            if old.provenance["weights"] != revision:
+                raise UserError(
+                    f"{job.spec.backbone} has other weights (revision {revision}) than when "
+                    f"{old.id} was scored ({old.provenance['weights']}); give another --out."
+                )
     with show_progress() as progress:
         run(job, corpora, runs, pick_device(options.device), progress)
     listing.print_record(result_folder)
@@ -145,16 +150,19 @@ def _job_of_run(folder: Path, variants: Sequence[tasks.Variant], options: Evalua
     if not variants and trained_on == tasks.NOTHING:
         raise _no_variants(str(folder))
     variants = variants or [tasks.Variant(trained_on)]
-    foreign = sorted({variant.task for variant in variants} - {trained_on})
-    if foreign and registry.kind_of(old.spec.backbone) == "classifier":
-        raise UserError(
-            f"{folder} was trained on {trained_on}, it cannot answer {', '.join(foreign)}."
-        )
-    source = old.provenance
-    # All variants of a record are scored on the same items.
-    limit = options.limit or source["limit"]  # the same items as its other variants
-    split = source["data"]["split"]
+    check_answerable(old, [variant.task for variant in variants])
+    # By default the same items as its other variants.
+    limit, split = options.limit or old.provenance["limit"], old.provenance["data"]["split"]
     return Job(old.spec, old.label, tuple(map(str, variants)), split, limit, old.kind)
+
+
+def check_answerable(run: Record, names: Iterable[str]) -> None:
+    """Raise UserError for another task than a classifier's own, whose classes its head has."""
+    foreign = sorted({*names} - {run.spec.task})
+    if foreign and registry.kind_of(run.spec.backbone) == "classifier":
+        raise UserError(
+            f"{run.id} was trained on {run.spec.task}, it cannot answer {', '.join(foreign)}."
+        )
 
 
 def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: EvaluateOptions) -> Job:
@@ -191,15 +199,6 @@ def _no_variants(source: str) -> UserError:
     return UserError(f"Say what to score {source} on, for example: pope pope@image-blank.")
 
 
-def _check_weights(spec: RunSpec, old: Record) -> None:
-    revision = registry.revision(spec.backbone, spec.backbone_options)
-    if old.provenance["weights"] != revision:
-        raise UserError(
-            f"{spec.backbone} has other weights (revision {revision}) than when {old.id} was "
-            f"scored ({old.provenance['weights']}); give another --out."
-        )
-
-
 def answer_rows(folder: Path, name: str, root: Path | None, max_bad: float) -> list[dict[str, Any]]:
     """Return id, question, references and answer of every item of a variant, sorted by id.
 
@@ -220,9 +219,9 @@ def answer_rows(folder: Path, name: str, root: Path | None, max_bad: float) -> l
     if items.empty:
         raise UserError(f"{folder} has no answers to {name}: steelyard evaluate {folder} {name}.")
     task = variant.task
-    loader = {task: loader_options(result.spec)} if task == result.spec.task else {}
     roots = (f"{task}={root}",) if root else ()
-    corpus = load_corpora([task], DataOptions(data_root=roots, max_bad=max_bad), loader)[task]
+    options = DataOptions(data_root=roots, max_bad=max_bad)
+    corpus = load_corpora([task], options, spec=result.spec)[task]
     check_revision(corpus, result)
     split = task_provenance(result, task)["data"]["split"]
     examples = {example.id: example for example in corpus.splits[split]}

@@ -8,7 +8,7 @@ interrupted command continues.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import click
 
@@ -38,15 +38,8 @@ if TYPE_CHECKING:
     from steelyard.harness.reliance.ask import ProfileSettings
     from steelyard.leaderboards.factor_effects.numbers import LevelAnswers
 
-CLASSIFIER, OBJECTIVE, OBJECTIVE_VLM = (
-    "factors_classifier",
-    "factors_objective",
-    "factors_objective_vlm",
-)
-"""Suites of the trained entries."""
 VLM_TASKS = ("prior_conflict", "pope")
 """Tasks that a vision-language model is evaluated on."""
-QUICK_SEEDS, QUICK_BUDGET = (0,), "XS"
 DRAWS = 3
 
 
@@ -61,6 +54,11 @@ class FactorLevel:
     """Probabilities of the training data or widths of the backbone that are not the default."""
     reference: bool = False
     """Whether all other levels of the parameter are compared with this one."""
+
+    @property
+    def axis(self) -> tuple[str, str]:
+        """Parameter and its title."""
+        return self.parameter, PARAMETERS[self.parameter]
 
 
 def _levels(parameter: str, values: Sequence[float], default: float) -> tuple[FactorLevel, ...]:
@@ -117,28 +115,12 @@ class FactorOptions:
     device: Annotated[str, DEVICE] = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class FactorModel:
-    """Trained model of one level and seed."""
+class FactorModel(NamedTuple):
+    """Trained model of one level and seed, in the folder of a run or of a checkpoint."""
 
     level: FactorLevel
     seed: int
-    source: str
-    """Folder of a run or of a checkpoint."""
-
-
-@dataclass(frozen=True, slots=True)
-class FactorPlan:
-    """Levels to train and tasks to evaluate on."""
-
-    factor: str
-    base: Suite
-    """Trained at every level; of a vision-language model only for its objective."""
-    levels: tuple[FactorLevel, ...]
-    """Empty for the objective, whose levels are the suite's entries."""
-    tasks: tuple[str, ...]
-    profile: "ProfileSettings"
-    device: str
+    folder: Path
 
 
 @click.command()
@@ -157,142 +139,122 @@ def factors(factor: str, options: FactorOptions) -> None:
       steelyard factors backbone --seeds 0-4
       steelyard factors objective --vlm
     """
+    from steelyard.harness.reliance.ask import ProfileSettings
     from steelyard.leaderboards.factor_effects import numbers
     from steelyard.leaderboards.factor_effects import tables as effect_tables
 
-    plan = _plan(factor, options)
+    base, levels = _plan(factor, options)
+    device = pick_device(options.device)
+    names = VLM_TASKS if options.vlm else base.tasks
+    settings = ProfileSettings(limit=options.limit, draws=DRAWS)
     name = f"{factor}{'-vlm' if options.vlm else ''}"
     quiet_heavy_libraries()
-    models = list(_train_levels(plan, options, options.out / name))
-    corpora = {task: tasks.load(task, tasks.find_root(task)) for task in plan.tasks}
-    groups = _collect_answers(plan, models, corpora, options.out / name)
+    models = list(_train_levels(factor, base, levels, options, options.out / name))
+    corpora = {task: tasks.load(task, tasks.find_root(task)) for task in names}
+    groups = _collect_answers(models, corpora, settings, device, options.out / name)
+    trained = f"{base.backbone} on {', '.join(base.tasks)}, budget {base.budget}"
+    if levels:
+        trained = f"{', '.join(entry.name for entry in base.entries)}, {trained}"
+        if options.vlm:
+            trained = "the base model of the generated world, from random weights"
+    description = {
+        "trained": trained,
+        "seeds": ", ".join(map(str, base.seeds)),
+        "asked": f"at most {options.limit} test items of {', '.join(names)}, the same for all; a "
+        f"modality is replaced by another item's {DRAWS} times",
+        "device": device,
+    }
     with console.status("computing the effects"):
-        description = _describe(plan, options)
-        effects = numbers.build(
-            name, [numbers.measure_level(group) for group in groups], description
-        )
+        levels_measured = [numbers.measure_level(group) for group in groups]
+        effects = numbers.build(name, levels_measured, description)
         files = effect_tables.write(effects, options.out)
     console.print(effect_tables.terminal(effects))
     console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
 
 
-def _plan(factor: str, options: FactorOptions) -> FactorPlan:
-    from steelyard.harness.reliance.ask import ProfileSettings
-
+def _plan(factor: str, options: FactorOptions) -> tuple[Suite, Sequence[FactorLevel]]:
+    """Return the suite to train and its levels; without levels its entries are the levels."""
     if factor not in FACTORS:
         raise unknown("factor", factor, FACTORS)
-    objective = OBJECTIVE_VLM if options.vlm else OBJECTIVE
-    (base,) = suites.load(objective if factor == "objective" else CLASSIFIER)
+    objective = "factors_objective_vlm" if options.vlm else "factors_objective"
+    (base,) = suites.load(objective if factor == "objective" else "factors_classifier")
     seeds = parse_seeds(options.seeds) if options.seeds else base.seeds
     levels = LEVELS.get((factor, "vlm" if options.vlm else "classifier"), ())
     budget = options.budget or base.budget
     if options.quick:
-        seeds, levels = QUICK_SEEDS, tuple(_ends(levels))
-        budget = options.budget or QUICK_BUDGET
+        seeds, budget = (0,), options.budget or "XS"
+        by_parameter: dict[str, list[FactorLevel]] = {}
+        for level in levels:
+            by_parameter.setdefault(level.parameter, []).append(level)
+        ends = [level for group in by_parameter.values() for level in (group[0], group[-1])]
+        levels = tuple(level for level in levels if level in ends or level.reference)
     base = replace(base, seeds=seeds, budget=budget)
     suites.check(base)
     if options.limit < 1:
         raise UserError(f"--limit {options.limit}: evaluate on one or more items.")
-    names = VLM_TASKS if options.vlm else base.tasks
-    profile = ProfileSettings(limit=options.limit, draws=DRAWS)
-    return FactorPlan(factor, base, levels, names, profile, pick_device(options.device))
+    return base, levels
 
 
-def _ends(levels: Sequence[FactorLevel]) -> Iterator[FactorLevel]:
-    """Yield the first, the last and the reference level of each parameter."""
-    for parameter in dict.fromkeys(level.parameter for level in levels):
-        group = [level for level in levels if level.parameter == parameter]
-        yield from (level for level in group if level in (group[0], group[-1]) or level.reference)
-
-
-def _train_levels(plan: FactorPlan, options: FactorOptions, out: Path) -> Iterator[FactorModel]:
-    """Yield every model of the plan, trained unless its folder exists."""
-    run_options = RunOptions(runs=out / "runs", device=options.device, jobs=options.jobs)
-    if plan.factor == "objective":
-        yield from _train_suite(plan.base, run_options, None)
-        return
-    for level in plan.levels:
-        console.print(f"{level.parameter} = {level.value}", highlight=False)
-        # The vision-language model's bias is that of its base model, trained here per level.
-        if options.vlm:
-            yield from _train_base_models(plan, level)
-            continue
-        suite, roots = plan.base, []
-        if plan.factor == "backbone":
-            backbone_options = {**suite.backbone_options, **level.changes}
-            suite = replace(suite, backbone_options=backbone_options)
-        elif level.changes:
-            roots = [f"{task}={tasks.world_folder(task, **level.changes)}" for task in suite.tasks]
-        run_options = replace(run_options, data_root=tuple(roots))
-        yield from _train_suite(suite, run_options, level)
-
-
-def _train_suite(
-    suite: Suite, options: RunOptions, level: FactorLevel | None
+def _train_levels(
+    factor: str, base: Suite, levels: Sequence[FactorLevel], options: FactorOptions, out: Path
 ) -> Iterator[FactorModel]:
-    """Train a suite; without a level each entry is one and the first is the reference."""
-    for record in run_suite(suite, options, evaluate=False):
-        if record.status == "failed":
-            raise UserError(f"{record.id} failed ({record.failure}): give a larger --budget.")
-        reference = record.label == suite.entries[0].name
-        run_level = level or FactorLevel("objective", record.label, reference=reference)
-        yield FactorModel(run_level, record.spec.seed, str(options.runs / record.id))
+    """Yield every model, trained unless its folder exists."""
+    run_options = RunOptions(runs=out / "runs", device=options.device, jobs=options.jobs)
+    for level in levels or (None,):
+        suite = base
+        if level is not None:
+            console.print(f"{level.parameter} = {level.value}", highlight=False)
+            # The vision-language model's bias is that of its base model, trained here per level.
+            if options.vlm:
+                yield from _train_base_models(base.seeds, level)
+                continue
+            roots: list[str] = []
+            if factor == "backbone":
+                suite = replace(base, backbone_options={**base.backbone_options, **level.changes})
+            elif level.changes:
+                folders = {task: tasks.world_folder(task, **level.changes) for task in base.tasks}
+                roots = [f"{task}={folder}" for task, folder in folders.items()]
+            run_options = replace(run_options, data_root=tuple(roots))
+        for record in run_suite(suite, run_options, evaluate=False):
+            if record.status == "failed":
+                raise UserError(f"{record.id} failed ({record.failure}): give a larger --budget.")
+            reference = record.label == suite.entries[0].name
+            run_level = level or FactorLevel("objective", record.label, reference=reference)
+            yield FactorModel(run_level, record.spec.seed, run_options.runs / record.id)
 
 
-def _train_base_models(plan: FactorPlan, level: FactorLevel) -> Iterator[FactorModel]:
+def _train_base_models(seeds: Sequence[int], level: FactorLevel) -> Iterator[FactorModel]:
     """Train base models of the generated world with another prior or architecture."""
     from steelyard.harness.models.tiny_vlm import train
     from steelyard.harness.models.tiny_vlm.config import Training
 
     training = replace(Training(), **level.changes)  # type: ignore[arg-type]
-    for seed in plan.base.seeds:
+    for seed in seeds:
         with show_progress(f"base model, seed {seed}") as progress:
             folder = train.ensure(seed=seed, training=training, progress=progress)
-        yield FactorModel(level, seed, str(folder))
+        yield FactorModel(level, seed, folder)
 
 
 def _collect_answers(
-    plan: FactorPlan, models: Sequence[FactorModel], corpora: Mapping[str, Corpus], out: Path
+    models: Sequence[FactorModel],
+    corpora: Mapping[str, Corpus],
+    settings: "ProfileSettings",
+    device: str,
+    out: Path,
 ) -> "list[LevelAnswers]":
-    """Return the answers of all seeds, by level and task."""
+    """Return the answers of all seeds, by level and task: one group per point of a curve."""
     from steelyard.harness.reliance.session import collect_answers
     from steelyard.leaderboards.factor_effects.numbers import LevelAnswers
 
     tables: dict[tuple[str, FactorLevel], dict[int, DataFrame]] = {}
-    for index, model in enumerate(models, start=1):
-        backbone = registry.open_model(model.source, {}, plan.device)
+    for index, (level, seed, source) in enumerate(models, start=1):
+        backbone = registry.open_model(str(source), {}, device)
         for task, corpus in corpora.items():
-            level = model.level
             label = f"{index}/{len(models)} {level.parameter}={level.value} {task}"
-            folder = out / "models" / Path(model.source).name
-            rows = collect_answers(backbone, task, corpus, folder, plan.profile, label=label)
-            tables.setdefault((task, level), {})[model.seed] = rows
-    # One group per point of a curve.
+            folder = out / "models" / source.name
+            rows = collect_answers(backbone, task, corpus, folder, settings, label=label)
+            tables.setdefault((task, level), {})[seed] = rows
     return [
-        LevelAnswers(
-            task,
-            level.parameter,
-            PARAMETERS[level.parameter],
-            level.value,
-            level.reference,
-            by_seed,
-        )
+        LevelAnswers(task, *level.axis, level.value, level.reference, by_seed)
         for (task, level), by_seed in tables.items()
     ]
-
-
-def _describe(plan: FactorPlan, options: FactorOptions) -> dict[str, str]:
-    base = plan.base
-    trained = f"{base.backbone} on {', '.join(base.tasks)}, budget {base.budget}"
-    if plan.factor != "objective":
-        methods = ", ".join(entry.label or entry.method for entry in base.entries)
-        trained = f"{methods}, {trained}"
-        if options.vlm:
-            trained = "the base model of the generated world, from random weights"
-    return {
-        "trained": trained,
-        "seeds": ", ".join(map(str, base.seeds)),
-        "asked": f"at most {plan.profile.limit} test items of {', '.join(plan.tasks)}, the same "
-        f"for all; a modality is replaced by another item's {plan.profile.draws} times",
-        "device": plan.device,
-    }

@@ -1,21 +1,24 @@
 """Commands that print: list, show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from steelyard import methods, tasks
 from steelyard.harness.core.errors import unknown
-from steelyard.harness.core.progress import console
+from steelyard.harness.core.progress import console, print_table
 from steelyard.harness.models import classifier_config, vlm_config
 from steelyard.harness.records import record
 from steelyard.harness.records.budget import BUDGETS
+from steelyard.harness.records.record import Ledger
 from steelyard.harness.runs import suite
 from steelyard.tasks.corruptions import CORRUPTIONS
 from steelyard.tasks.corruptions.missing import MISSING
+
+Rows = Iterator[tuple[str, ...]]
+"""Headers, then rows."""
 
 
 @click.command("list")
@@ -29,7 +32,8 @@ def list_(kind: str) -> None:
     """
     if kind not in TABLES:
         raise unknown("list", kind, TABLES)
-    console.print(TABLES[kind]())
+    headers, *rows = TABLES[kind]()
+    print_table(headers, rows)
 
 
 @click.command()
@@ -44,8 +48,8 @@ def show(folder: Path) -> None:
     print_record(folder)
 
 
-def _methods() -> Table:
-    table = Table("method", "kind", "trains", "what it does", "options and defaults", "paper")
+def _methods() -> Rows:
+    yield "method", "kind", "trains", "what it does", "options and defaults", "paper"
     for name in methods.names():
         method = methods.load(name)
         about = method.ABOUT
@@ -54,66 +58,59 @@ def _methods() -> Table:
             for key, value in asdict(method.Config()).items()
         )
         backbones, paper = ", ".join(about.backbones), about.paper or "control"
-        table.add_row(name, about.kind, backbones, about.summary, options or "none", paper)
-    return table
+        yield name, about.kind, backbones, about.summary, options or "none", paper
 
 
-def _tasks() -> Table:
-    table = Table("task", "main metric", "metrics", "text beside the image", "licence")
-    for name in tasks.names():
-        about = tasks.info(name)
-        table.add_row(name, about.main, ", ".join(about.metrics), about.text, about.licence)
-    return table
+def _tasks() -> Rows:
+    yield "task", "main metric", "metrics", "text beside the image", "licence"
+    for about in map(tasks.info, tasks.names()):
+        yield about.name, about.main, ", ".join(about.metrics), about.text, about.licence
 
 
-def _corruptions() -> Table:
-    table = Table("corruption", "modality", "severities or rates", "what it does")
+def _corruptions() -> Rows:
+    yield "corruption", "modality", "severities or rates", "what it does"
     for name, corruption in CORRUPTIONS.items():
         severities = ", ".join(map(str, corruption.severities)) or "none"
-        table.add_row(name, corruption.modality, severities, corruption.summary)
+        yield name, corruption.modality, severities, corruption.summary
     for name, missing in MISSING.items():
-        table.add_row(f"{name}:RATE", missing.modality, "0 to 100 %", missing.summary)
-    table.add_row("IMAGE+TEXT", "both", "of each", "one corruption of each modality at once")
-    return table
+        yield f"{name}:RATE", missing.modality, "0 to 100 %", missing.summary
+    yield "IMAGE+TEXT", "both", "of each", "one corruption of each modality at once"
 
 
-def _backbones() -> Table:
-    table = Table("backbone", "kind", "parts", "training")
+def _backbones() -> Rows:
+    yield "backbone", "kind", "parts", "training"
     for name, config in classifier_config.PRESETS.items():
         parts = f"{config.image} image + {config.text} text encoder, {config.fusion} fusion"
-        table.add_row(name, "classifier", parts, _recipe(config))
-    table.add_row("IMAGE+TEXT", "classifier", "any two AutoModel encoders", "hub ids or paths")
+        yield name, "classifier", parts, _recipe(config)
+    yield "IMAGE+TEXT", "classifier", "any two AutoModel encoders", "hub ids or paths"
     for name, preset in vlm_config.PRESETS.items():
         parts = f"{preset.source}, {preset.tune} fine-tuning, {preset.vision} vision tower"
-        table.add_row(name, "vlm", parts, _recipe(preset))
-    table.add_row("MODEL", "vlm", "any AutoModelForImageTextToText", "a hub id or a path")
-    return table
+        yield name, "vlm", parts, _recipe(preset)
+    yield "MODEL", "vlm", "any AutoModelForImageTextToText", "a hub id or a path"
 
 
 def _recipe(config: classifier_config.ClassifierConfig | vlm_config.VlmConfig) -> str:
     return f"batch {config.batch_size}, {config.optimizer} at {config.learning_rate:g}"
 
 
-def _budgets() -> Table:
-    table = Table("budget", "FLOPs", "items on the data track", "meant for")
+def _budgets() -> Rows:
+    yield "budget", "FLOPs", "items on the data track", "meant for"
     for preset in BUDGETS.values():
-        table.add_row(preset.name, f"{preset.flops:.1g}", f"{preset.items:,}", preset.purpose)
-    table.add_row("a number", "the number", "the number", "anything, for example --budget 5e12")
-    return table
+        yield preset.name, f"{preset.flops:.1g}", f"{preset.items:,}", preset.purpose
+    yield "a number", "the number", "the number", "anything, for example --budget 5e12"
 
 
-def _suites() -> Table:
-    table = Table("suite", "entries", "tasks", "seeds", "about")
+def _suites() -> Rows:
+    yield "suite", "entries", "tasks", "seeds", "about"
     for name in suite.shipped():
         parts = suite.load(name)
-        scored = dict.fromkeys(task for part in parts for task in (*part.tasks, *part.evaluate))
+        scored = dict.fromkeys(task for part in parts for task in part.all_tasks)
         entries = sum(len(part.entries) for part in parts)
         about = " ".join(part.about for part in parts)
-        table.add_row(name, str(entries), ", ".join(scored), str(len(parts[0].seeds)), about)
-    return table
+        yield name, str(entries), ", ".join(scored), str(len(parts[0].seeds)), about
 
 
-TABLES: dict[str, Callable[[], Table]] = {
+TABLES: dict[str, Callable[[], Rows]] = {
     "methods": _methods,
     "tasks": _tasks,
     "corruptions": _corruptions,
@@ -128,32 +125,14 @@ def print_record(folder: Path) -> None:
     result = record.read(folder)
     console.print(f"[bold]{result.label}[/]  {result.id}  [{'red' if result.failure else 'green'}]"
                   f"{result.status}[/] {result.failure}")  # fmt: skip
-    ledger = result.ledger
-    cost = Table("phase", "FLOPs", "seconds", title="Cost")
-    for phase in sorted({*ledger.flops, *ledger.seconds}):
-        flops, seconds = ledger.flops.get(phase), ledger.seconds.get(phase)
-        cost.add_row(
-            phase,
-            "" if flops is None else f"{flops:.3g}",
-            "" if seconds is None else f"{seconds:.1f}",
-        )
-    flops_limit = f" of {ledger.limit_flops:.3g}" if ledger.limit_flops else ""
-    seconds_limit = f" of {ledger.limit_seconds:g}" if ledger.limit_seconds else ""
-    total_flops, total_seconds = f"{ledger.total_flops:.3g}", f"{ledger.total_seconds:.1f}"
-    cost.add_row("total", total_flops + flops_limit, total_seconds + seconds_limit)
-    if ledger.artefact_flops:
-        cost.add_row("of that, artefacts", f"{ledger.artefact_flops:.3g}", "", style="dim")
-    console.print(cost)
-    items = f" of {ledger.limit_items}" if ledger.limit_items else ""
-    audit = f", {ledger.audited} windows audited" if ledger.audited else ""
-    console.print(f"{ledger.steps} steps, {ledger.items}{items} items, on {ledger.device}{audit}")
-    scores = Table("task", "variant", "metric", "value", "± s.e.", "items", title="Scores")
+    _print_cost(result.ledger)
+    scores = []
     for score in result.scores:
         error = "" if score.stderr is None else f"{score.stderr:.4f}"
         name = f"{score.subset} {score.metric}".strip()
         name = f"[bold]{name}[/]" if score.main else name
-        scores.add_row(score.task, score.variant, name, f"{score.value:.4f}", error, str(score.n))
-    console.print(scores)
+        scores.append((score.task, score.variant, name, f"{score.value:.4f}", error, score.n))
+    print_table(("task", "variant", "metric", "value", "± s.e.", "items"), scores, "Scores")
     for name, attack in result.provenance.get("attacks", {}).items():
         console.print(f"  attack of {name}: {attack['flops']:.3g} FLOPs, not in the ledger")
     # Means over training of what the method logged.
@@ -165,3 +144,21 @@ def print_record(folder: Path) -> None:
     if data["name"] != tasks.NOTHING:
         source = f"data {data['name']} {data['revision']}{card}, {source}"
     console.print(source)
+
+
+def _print_cost(ledger: Ledger) -> None:
+    rows = []
+    for phase in sorted({*ledger.flops, *ledger.seconds}):
+        flops, seconds = ledger.flops.get(phase), ledger.seconds.get(phase)
+        cells = "" if flops is None else f"{flops:.3g}", "" if seconds is None else f"{seconds:.1f}"
+        rows.append((phase, *cells))
+    flops_limit = f" of {ledger.limit_flops:.3g}" if ledger.limit_flops else ""
+    seconds_limit = f" of {ledger.limit_seconds:g}" if ledger.limit_seconds else ""
+    total = f"{ledger.total_flops:.3g}{flops_limit}", f"{ledger.total_seconds:.1f}{seconds_limit}"
+    rows.append(("total", *total))
+    if ledger.artefact_flops:
+        rows.append(("[dim]of that, artefacts[/]", f"[dim]{ledger.artefact_flops:.3g}[/]", ""))
+    print_table(("phase", "FLOPs", "seconds"), rows, "Cost")
+    items = f" of {ledger.limit_items}" if ledger.limit_items else ""
+    audit = f", {ledger.audited} windows audited" if ledger.audited else ""
+    console.print(f"{ledger.steps} steps, {ledger.items}{items} items, on {ledger.device}{audit}")

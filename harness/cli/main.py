@@ -1,69 +1,48 @@
-"""Entry point of the ``steelyard`` command: the group, its lazy subcommands and the exit codes."""
+"""Entry point of the ``steelyard`` command: the group of all commands and the exit codes."""
 
 import sys
-from importlib import import_module
-from typing import NamedTuple
 
 import click
 
+from steelyard.harness.cli.corruptions import corruptions
+from steelyard.harness.cli.data import check, data
+from steelyard.harness.cli.diagnose import diagnose
+from steelyard.harness.cli.evaluate import answers, evaluate
+from steelyard.harness.cli.factors import factors
+from steelyard.harness.cli.leaderboard import compare, leaderboard
+from steelyard.harness.cli.list import list_, show
+from steelyard.harness.cli.reproduce import reproduce
+from steelyard.harness.cli.run import demo, run, train
+from steelyard.harness.cli.tune import tune
+from steelyard.harness.cli.validate import validate
 from steelyard.harness.core.errors import UserError, unknown
 
 
-class Subcommand(NamedTuple):
-    """Module of a subcommand and the first line of its help, known without the import."""
-
-    module: str
-    summary: str
-
-
-COMMANDS = {
-    "demo": Subcommand("run", "Run both tracks on generated data and print the boards."),
-    "run": Subcommand("run", "Train and evaluate a suite, or one method."),
-    "train": Subcommand("run", "Train without evaluation; evaluate later."),
-    "evaluate": Subcommand("evaluate", "Score MODEL on task VARIANTS."),
-    "answers": Subcommand("evaluate", "Export a run's answers as JSON lines."),
-    "tune": Subcommand("tune", "Try settings of every entry and choose on validation items."),
-    "leaderboard": Subcommand("leaderboard", "Write tables and plots from records."),
-    "compare": Subcommand("leaderboard", "Compare two run folders, or two entries of a board."),
-    "show": Subcommand("list", "Print one run: costs, scores and sources."),
-    "list": Subcommand("list", "List methods, tasks, corruptions, backbones, budgets or suites."),
-    "diagnose": Subcommand("diagnose", "Profile how much MODEL relies on each modality."),
-    "factors": Subcommand("factors", "Vary one factor of modality bias and plot its effect."),
-    "check": Subcommand("data", "Check a dataset folder before training on it."),
-    "data": Subcommand("data", "Show how to get a data set, or convert a copy of it."),
-    "corruptions": Subcommand("corruptions", "Draw every image corruption at every severity."),
-    "validate": Subcommand("validate", "Check records: hashes, scores, ledgers, seeds, tuning."),
-    "reproduce": Subcommand("reproduce", "Run a record again and compare scores and costs."),
-}
-
-
-class _LazyGroup(click.Group):
-    """Group that imports a subcommand when it is called; unknown names get a did-you-mean."""
+class _Group(click.Group):
+    """Group that keeps the order of its commands; an unknown name gets a did-you-mean."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"steelyard.harness.cli.{COMMANDS[cmd_name].module}")
-        members = vars(module).values()
-        return next(m for m in members if isinstance(m, click.Command) and m.name == cmd_name)
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            raise unknown("command", args[0], COMMANDS)
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown("command", args[0], self.commands)
         return super().resolve_command(ctx, args)
 
-    # click would import every command for its first line of help: a second instead of 0.1 s.
+    # click would cut long lines.
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
+            formatter.write_dl([(name, summary(cmd)) for name, cmd in self.commands.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def summary(command: click.Command) -> str:
+    """Return the first line of a command's help."""
+    return (command.help or "").strip().partition("\n")[0]
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="steelyard")
 def cli() -> None:
     """Benchmark methods for modality imbalance under one fixed compute budget.
@@ -83,6 +62,11 @@ def cli() -> None:
       2    mistake in the command or its files, one line says which
       130  interrupted; finished runs are kept, the same command continues
     """
+
+
+for command in (demo, run, train, evaluate, answers, tune, leaderboard, compare, show, list_,
+                diagnose, factors, check, data, corruptions, validate, reproduce):  # fmt: skip
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import click
-from rich.table import Table
 
 from steelyard import tasks
 from steelyard.harness.cli.options import pass_options
@@ -15,7 +14,7 @@ from steelyard.harness.core.environment import code, device_name, packages
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import digest, file_hash
 from steelyard.harness.core.options import Help
-from steelyard.harness.core.progress import console, show_progress
+from steelyard.harness.core.progress import console, print_table, show_progress
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
@@ -75,17 +74,6 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
     Example:
       steelyard reproduce leaderboards/records/world/joint-food101-tiny-S-s0-ad309750
     """
-    if not run_again(folder, options):
-        sys.exit(1)
-
-
-def run_again(folder: Path, options: ReproduceOptions) -> bool:
-    """Run the record in ``folder`` again; return whether all scores are within the tolerance.
-
-    Raises:
-        UserError: no such record, its method's file or its data has changed, or ``--out`` is the
-            folder of the record.
-    """
     old = record.read(folder)
     if options.out.resolve() == folder.parent.resolve():
         raise UserError(f"--out {options.out} holds the record itself: give another folder.")
@@ -104,7 +92,8 @@ def run_again(folder: Path, options: ReproduceOptions) -> bool:
         new = run(job, corpora, options.out, device, progress)
     mismatches = list(compare(old, new))
     _print_comparison(old, new, mismatches, options.tolerance)
-    return not any(mismatch.exceeds(options.tolerance) for mismatch in mismatches)
+    if any(mismatch.exceeds(options.tolerance) for mismatch in mismatches):
+        sys.exit(1)
 
 
 def _find_method(old: Record, path: Path | None) -> RunSpec:
@@ -179,12 +168,12 @@ def _print_comparison(
             f"{new.ledger.steps} steps, {new.ledger.total_flops:.4g} FLOPs", highlight=False
         )  # fmt: skip
         return
-    table = Table("name", "recorded", "rerun", "difference", title=old.id)
     largest = sorted(mismatches, key=lambda mismatch: -(mismatch.distance or 0.0))[:SHOWN]
-    for mismatch in mismatches:
-        if mismatch.distance is None or mismatch in largest:
-            distance = "" if mismatch.distance is None else f"{mismatch.distance:.6f}"
-            table.add_row(mismatch.name, mismatch.recorded, mismatch.rerun, distance)
-    console.print(table)
+    rows = [
+        (row.name, row.recorded, row.rerun, "" if row.distance is None else f"{row.distance:.6f}")
+        for row in mismatches
+        if row.distance is None or row in largest
+    ]
+    print_table(("name", "recorded", "rerun", "difference"), rows, old.id)
     off = sum(mismatch.exceeds(tolerance) for mismatch in mismatches)
     console.print(f"{off} of {len(old.scores)} scores differ by more than {tolerance:g}")

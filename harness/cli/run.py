@@ -131,19 +131,14 @@ def _changed(base: Suite, options: RunOptions) -> Suite:
     tasks = options.tasks or base.tasks
     evaluate = () if options.tasks else base.evaluate
     loader = {key: str(value) for key, value in parse_pairs(options.data_set).items()}
+    same = ("corruptions", "budget", "backbone", "limit", "split", "track", "wall")
     return replace(
         base,
         entries=(*base.entries, *map(SuiteEntry, options.methods)),
         tasks=tasks,
         evaluate=expand_groups(options.evaluate) or evaluate,
-        corruptions=options.corruptions or base.corruptions,
         seeds=parse_seeds(options.seeds) if options.seeds else base.seeds,
-        budget=options.budget or base.budget,
-        backbone=options.backbone or base.backbone,
         backbone_options={**base.backbone_options, **parse_pairs(options.backbone_set)},
         data_options=dict.fromkeys(tasks, loader) if loader else base.data_options,
-        limit=options.limit or base.limit,
-        split=options.split or base.split,
-        track=options.track or base.track,
-        wall=options.wall or base.wall,
+        **{name: value for name in same if (value := getattr(options, name))},
     )

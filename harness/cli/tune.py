@@ -12,6 +12,7 @@ from steelyard.harness.cli.options import pass_options
 from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import write_json
 from steelyard.harness.core.progress import console, print_table
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.record import Record
@@ -81,7 +82,8 @@ def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | No
     revisions = {task: corpora[task].revision for task in suite.tasks}
     content = tuning.report(suite, plan, records, test_records, revisions)
     _print_choices(content)
-    return tuning.write(content, options.runs)
+    write_json(options.runs / tuning.FILE, content)
+    return options.runs / tuning.FILE
 
 
 def _with_validation(suite: Suite, corpora: Mapping[str, Corpus]) -> Suite:

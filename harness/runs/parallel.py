@@ -11,16 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.processes import SendMessage, spread
-from steelyard.harness.core.progress import Progress, console, progress_bar, show_progress
+from steelyard.harness.core.progress import (
+    Progress,
+    console,
+    print_table,
+    progress_bar,
+    show_progress,
+)
 from steelyard.harness.models import registry
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Record
+from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import suite as suites
 from steelyard.harness.runs.options import (
     DataOptions,
@@ -28,7 +33,7 @@ from steelyard.harness.runs.options import (
     parse_loader_options,
     parse_roots,
 )
-from steelyard.harness.runs.provenance import check_revision, loader_options
+from steelyard.harness.runs.provenance import check_revision
 from steelyard.harness.runs.run import Job, finished, run
 from steelyard.harness.runs.suite import Suite
 
@@ -50,13 +55,18 @@ def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> li
 def load_corpora(
     names: Sequence[str],
     options: DataOptions,
-    loader: Mapping[str, Mapping[str, str]],
+    loader: Mapping[str, Mapping[str, str]] | None = None,
+    spec: RunSpec | None = None,
     further: Sequence[str] = (),
 ) -> dict[str, Corpus]:
     """Read data sets with progress; print how many rows could not be used.
 
-    ``loader`` has their loader options; those of ``options`` are not used. A ``--data-root``
-    without a task is about ``names``, not about the ``further`` data sets.
+    Args:
+        names: tasks that a ``--data-root`` or ``--data-set`` without a task is about.
+        options: where the data is, and how it is read.
+        loader: loader options by task, in place of those of ``options``.
+        spec: run whose loader options hold where none are given.
+        further: further tasks.
 
     Raises:
         UserError: a folder is missing, its data is unusable, or it is of another task.
@@ -64,6 +74,10 @@ def load_corpora(
     from steelyard.harness.data.image_scan import report_images
 
     roots = parse_roots(options.data_root, names)
+    loader = dict(parse_loader_options(options.data_set, names) if loader is None else loader)
+    if spec is not None:
+        recorded = {key: value for key, value in spec.data.items() if key != "revision"}
+        loader[spec.task] = {**recorded, **loader.get(spec.task, {})}
     names = list(dict.fromkeys((*names, *further)))
     for task in roots:
         if task not in names:
@@ -92,12 +106,9 @@ def load_job_corpora(job: Job, record: Record | None, options: DataOptions) -> d
         UserError: data has another revision than the record; an option names another task.
     """
     names = sorted({name.partition("@")[0] for name in job.variants})
-    loader = parse_loader_options(options.data_set, names)
     trained_on = job.spec.task
     further = () if trained_on == tasks.NOTHING else (trained_on,)
-    for task in further:
-        loader[task] = {**loader_options(job.spec), **loader.get(task, {})}
-    corpora = load_corpora(names, options, loader, further)
+    corpora = load_corpora(names, options, spec=job.spec, further=further)
     if record is not None:
         for corpus in corpora.values():
             check_revision(corpus, record)
@@ -179,19 +190,19 @@ def run_jobs(
 
 def print_plan(states: Sequence[tuple[Job, Record | None]], workers: int) -> None:
     """Print the state of every job and the largest cost of the unfinished ones."""
-    table = Table("entry", "run", "state", "budget", "variants")
+    rows: list[tuple[object, ...]] = []
     seconds: list[float] = []
     limits: dict[str, float] = {}
     for job, record in states:
         budget = parse_budget(job.spec.budget, job.spec.track, job.spec.wall)
         state = "to run" if record is None else record.status
-        table.add_row(job.label, job.spec.id, state, str(budget), str(len(job.variants)))
+        rows.append((job.label, job.spec.id, state, budget, len(job.variants)))
         if record is None:
             unit, amount = ("items", budget.items) if budget.items else ("FLOPs", budget.flops)
             limits[unit] = limits.get(unit, 0.0) + amount
         else:
             seconds.append(record.ledger.total_seconds)
-    console.print(table)
+    print_table(("entry", "run", "state", "budget", "variants"), rows)
     pending = len(states) - len(seconds)
     cost = " and ".join(f"{amount:.3g} {unit}" for unit, amount in limits.items()) or "nothing"
     console.print(f"{pending} of {len(states)} runs to do, at most {cost} of training.")

@@ -12,7 +12,6 @@ from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import digest
 from steelyard.harness.data import card
 from steelyard.harness.records.record import Record
-from steelyard.harness.records.spec import RunSpec
 
 
 def describe(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str, Any]:
@@ -66,8 +65,3 @@ def task_provenance(record: Record, task: str) -> Mapping[str, Any]:
         return record.provenance
     provenance: Mapping[str, Any] = record.provenance.get("scored", {}).get(task, {})
     return provenance
-
-
-def loader_options(spec: RunSpec) -> dict[str, str]:
-    """Return the loader options that a run's data was read with."""
-    return {key: value for key, value in spec.data.items() if key != "revision"}

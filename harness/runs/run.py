@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from steelyard.harness.models.backbone import Backbone
     from steelyard.harness.models.classifier import Classifier
     from steelyard.harness.models.encoders import Encoder
-    from steelyard.harness.models.vlm import Vlm
     from steelyard.harness.training.train_data import TrainData
 
 TRAINING, PARTS, ATTACKS = "training.json", "parts", "attacks.json"
@@ -126,8 +125,11 @@ def run(
     if job.spec.task == tasks.NOTHING:
         with Meter(parse_budget(job.spec.budget), device) as meter:
             training = TrainingResult("done", "", meter.ledger("finished"), {})
+    elif (folder / TRAINING).is_file():  # written after the weights by an interrupted run
+        content = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+        training = TrainingResult(**{**content, "ledger": Ledger(**content["ledger"])})
     else:
-        training = _restore(folder) or _train(job.spec, corpora, folder, device, progress)
+        training = _train(job.spec, corpora, folder, device, progress)
     scores: tuple[Score, ...] = ()
     if training.status == "done" and job.variants:
         scores = _evaluate(job, corpora, folder, device, progress)
@@ -191,6 +193,7 @@ def _train(
     """Train under the meter, its audit and the guard of opened files."""
     import torch
 
+    from steelyard.harness.models.classifier import Classifier
     from steelyard.harness.training.train_data import train_data
 
     progress("preparing", 0.0)
@@ -198,7 +201,8 @@ def _train(
     method = methods.load(spec.method)
     config = methods.configure(method, spec.options, registry.kind_of(spec.backbone))
     backbone = registry.build_untrained(spec, corpus, device)
-    _check_images(backbone, corpora)
+    for name, corpus in corpora.items():
+        registry.check_images(backbone, name, corpus.at_once)
     if spec.learning_rate is not None:
         backbone.recipe = replace(backbone.recipe, learning_rate=spec.learning_rate)
     data = train_data(backbone, spec.task, corpus)
@@ -217,7 +221,9 @@ def _train(
     roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
     with meter, only_training_images(images, roots, [folder]) as guard:
         try:
-            _charge_features(backbone, data, meter)
+            if isinstance(backbone, Classifier) and backbone.config.frozen:
+                with meter.phase("features"):
+                    meter.charge(feature_cost(backbone, data))
             method.train(backbone, data, meter, config, spec.seed_for("method"))
             stopped = "budget" if meter.fraction >= 1 else "finished"
         except BudgetSpent as error:
@@ -235,20 +241,6 @@ def _train(
         registry.save(backbone, folder / WEIGHTS)
     write_json(folder / TRAINING, asdict(result))
     return result
-
-
-def _check_images(backbone: "Backbone", corpora: Mapping[str, Corpus]) -> None:
-    """Raise UserError before any cost for a task with more images at once than the model takes."""
-    for name, corpus in corpora.items():
-        registry.check_images(backbone, name, corpus.at_once)
-
-
-def _charge_features(backbone: "Classifier | Vlm", data: "TrainData", meter: Meter) -> None:
-    from steelyard.harness.models.classifier import Classifier
-
-    if isinstance(backbone, Classifier) and backbone.config.frozen:
-        with meter.phase("features"):
-            meter.charge(feature_cost(backbone, data))
 
 
 def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
@@ -274,15 +266,6 @@ def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
     return image_flops + sum(cost(backbone.text_encoder, text) for text in texts)
 
 
-def _restore(folder: Path) -> TrainingResult | None:
-    """Read the training of an interrupted run; ``training.json`` is written after the weights."""
-    path = folder / TRAINING
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return TrainingResult(**{**content, "ledger": Ledger(**content["ledger"])})
-
-
 def _evaluate(
     job: Job, corpora: Mapping[str, Corpus], folder: Path, device: str, progress: Progress
 ) -> tuple[Score, ...]:
@@ -294,7 +277,8 @@ def _evaluate(
         backbone = registry.open_model(job.spec.backbone, job.spec.backbone_options, device)
     else:
         backbone = registry.load(folder / WEIGHTS).to(device)
-    _check_images(backbone, corpora)
+    for name, corpus in corpora.items():
+        registry.check_images(backbone, name, corpus.at_once)
     scores: list[Score] = []
     items: dict[str, list[pd.DataFrame]] = {}
     for index, name in enumerate(job.variants):
@@ -304,7 +288,11 @@ def _evaluate(
 
         report(0.0)
         variant = tasks.parse_variant(name)
-        _write_missing_table(folder, variant, job.split, corpora.get(variant.task))
+        # The corpus is absent if an earlier part has the scores.
+        examples = corpora[variant.task].splits.get(job.split) if variant.task in corpora else None
+        if variant.missing is not None and examples is not None:
+            lost = variant.missing_items(job.split, examples)
+            write_atomic(folder / missing_table(variant, job.split), missing.table(lost))
         variant_scores, rows = _score_variant(job, variant, backbone, corpora, folder, report)
         scores += variant_scores
         items.setdefault(variant.task, []).append(rows)
@@ -371,15 +359,6 @@ def _part_files(folder: Path, job: Job, name: str) -> tuple[Path, Path]:
     file = re.sub("[@:/]", "-", name)
     parts = folder / PARTS / f"{job.split}-{job.limit or 'all'}"
     return parts / f"{file}.parquet", parts / f"{file}.json"
-
-
-def _write_missing_table(
-    folder: Path, variant: tasks.Variant, split: str, corpus: Corpus | None
-) -> None:
-    """Write which items lose a modality; the corpus is None if an earlier part has the scores."""
-    if variant.missing is not None and corpus is not None and split in corpus.splits:
-        items = variant.missing_items(split, corpus.splits[split])
-        write_atomic(folder / missing_table(variant, split), missing.table(items))
 
 
 def missing_table(variant: tasks.Variant, split: str) -> str:

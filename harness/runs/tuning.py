@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 from steelyard import methods
 from steelyard.harness.core.errors import UserError, unknown
-from steelyard.harness.core.files import write_json
 from steelyard.harness.core.options import Help
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Ledger, Record, Score, checksum
@@ -163,8 +162,7 @@ def report(
         "track": suite.run_track,
         "wall": suite.wall,
         "entries": [
-            _entry_report(entry, suite, plan, _by_label(records), _by_label(test_records))
-            for entry in suite.entries
+            _entry_report(entry, suite, plan, records, test_records) for entry in suite.entries
         ],
     }
     for entry in content["entries"]:
@@ -172,37 +170,30 @@ def report(
     return {**content, "seal": checksum(content)}
 
 
-def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
-    by_label: dict[str, list[Record]] = {}
-    for record in records:
-        by_label.setdefault(record.label, []).append(record)
-    return by_label
-
-
 def _entry_report(
     entry: SuiteEntry,
     suite: Suite,
     plan: TuningPlan,
-    val_records: Mapping[str, Sequence[Record]],
-    test_records: Mapping[str, Sequence[Record]],
+    val_records: Sequence[Record],
+    test_records: Sequence[Record],
 ) -> dict[str, Any]:
     trials: list[dict[str, Any]] = []
     runs: list[Record] = []
     rule = RULES[plan.rule]
     for trial in trials_of(entry, suite, plan):
-        records = val_records.get(trial.label, ())
+        records = [record for record in val_records if record.label == trial.label]
         if not records:
             continue  # a method that trains nothing has one trial
         runs += records
         failures = [record.failure for record in records if record.status == "failed"]
-        tests = () if failures else test_records.get(trial.label, ())
+        tests = [rule(record) for record in test_records if record.label == trial.label]
         trials.append(
             {
                 "options": dict(trial.options),
                 "learning_rate": trial.learning_rate,
                 "runs": [record.id for record in records],
                 "score": None if failures else fmean(map(rule, records)),
-                "test": fmean(map(rule, tests)) if tests else None,
+                "test": fmean(tests) if tests and not failures else None,
                 "failure": "; ".join(failures),
                 "flops": sum(record.ledger.total_flops for record in records),
                 "seconds": round(sum(record.ledger.total_seconds for record in records), 3),
@@ -223,10 +214,6 @@ def _total_ledger(runs: Sequence[Record], count: int) -> Ledger:
     """Add up the trials of an entry; the limits are those of one run times ``count``."""
     ledgers = [record.ledger for record in runs]
     first = ledgers[0]
-
-    def times(limit: float | None) -> float | None:
-        return None if limit is None else limit * count
-
     return Ledger(
         flops={PHASE: sum(ledger.total_flops for ledger in ledgers)},
         seconds={PHASE: round(sum(ledger.total_seconds for ledger in ledgers), 3)},
@@ -234,10 +221,10 @@ def _total_ledger(runs: Sequence[Record], count: int) -> Ledger:
         items=sum(ledger.items for ledger in ledgers),
         peak_bytes=max(ledger.peak_bytes for ledger in ledgers),
         device=first.device,
-        limit_flops=times(first.limit_flops),
-        limit_seconds=times(first.limit_seconds),
+        limit_flops=first.limit_flops and first.limit_flops * count,
+        limit_seconds=first.limit_seconds and first.limit_seconds * count,
         stopped="finished",
-        limit_items=None if first.limit_items is None else first.limit_items * count,
+        limit_items=first.limit_items and first.limit_items * count,
     )
 
 
@@ -254,12 +241,6 @@ def entry_hash(content: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     choice = {name: entry[name] for name in ("label", "method", "source", "chosen", "oracle")}
     trials = [(trial["options"], trial["learning_rate"]) for trial in entry["trials"]]
     return checksum({**{name: content[name] for name in names}, **choice, "trials": trials})[:16]
-
-
-def write(content: Mapping[str, Any], folder: Path) -> Path:
-    """Write the tuning file into the folder of the trials; return its path."""
-    write_json(folder / FILE, content)
-    return folder / FILE
 
 
 def read(path: Path) -> dict[str, Any]:

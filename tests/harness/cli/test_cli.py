@@ -22,8 +22,8 @@ def test_help_has_an_example(words: tuple[str, ...], steelyard: Command) -> None
 
 def test_no_help_imports_anything_heavy() -> None:
     script = (
-        "import sys; from steelyard.harness.cli.main import COMMANDS, cli\n"
-        "for words in [], *([name] for name in COMMANDS):\n"
+        "import sys; from steelyard.harness.cli.main import cli\n"
+        "for words in [], *([name] for name in cli.commands):\n"
         "    cli([*words, '--help'], standalone_mode=False)\n"
         "    heavy = {'torch', 'transformers', 'lmms_eval', 'pandas', 'matplotlib', 'numpy', 'PIL'}"
         "    & set(sys.modules)\n"

@@ -48,7 +48,7 @@ def test_check_refuses_what_a_run_would_refuse(pope: Path, steelyard: Command) -
     done = steelyard("check", "pope", "--data-root", str(pope))
     assert done.code == 1 and not done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("refused"))
-    assert line.endswith("coco_pope_random.json:2: label 'none', allowed are 'yes' and 'no'.")
+    assert line.endswith("coco_pope_random.json:2: label 'none', allowed are yes, no.")
     assert "usable" not in done.stdout and "Images" in done.stdout
 
 

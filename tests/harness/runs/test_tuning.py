@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import write_json
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Ledger, Record, Score
 from steelyard.harness.records.spec import RunSpec
@@ -206,7 +207,7 @@ def test_validation_finds_a_trial_that_was_not_the_best(tuned: Path, tmp_path: P
     runs = tuned / "runs"
     content_bytes = file_of(tuned).read_bytes()
     try:
-        tuning.write({**content, "seal": record.checksum(content)}, file_of(tuned).parent)
+        write_json(file_of(tuned), {**content, "seal": record.checksum(content)})
         findings = [finding.message for finding in validate(runs).findings]
         assert any("was chosen, but is not the best" in finding for finding in findings)
         content["entries"][1]["trials"].pop()
