@@ -20,7 +20,7 @@ from steelyard.harness.records.budget import BUDGETS
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import COMPARED, Board, BoardEntry
-from steelyard.leaderboards.boards.tables import VERDICTS, with_kind
+from steelyard.leaderboards.boards.cells import VERDICTS, with_kind
 from steelyard.leaderboards.loading.collect import Run, backbone_name, budget_name
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_markdown
 from steelyard.leaderboards.publish import Published, publish

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
-from rich.table import Table
 from rich.text import Text
 
 from steelyard import methods
@@ -136,10 +135,7 @@ def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
 
 
 def _print_sheets(sheets: "Sequence[Sheet]") -> None:
+    from steelyard.leaderboards.output.sheet import sheet_terminal
+
     for sheet in sheets:
-        table = Table(title=Text(sheet.title))
-        for name in sheet.header:
-            table.add_column(Text(name))
-        for row in sheet.rows:
-            table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
-        console.print(table)
+        console.print(sheet_terminal(sheet, title=Text(sheet.title)))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.records.record import RECORD, read
 from steelyard.leaderboards.boards import profile_measure
+from steelyard.leaderboards.boards.cells import DIRECTIONS, number, with_half
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run, collect
+from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval
 from steelyard.tasks.corruptions.variants import CLEAN
@@ -230,41 +232,37 @@ def _right_items(
 
 def terminal(first: str, second: str, comparisons: Sequence[RunComparison]) -> "RenderableType":
     """Draw the table of differences, and a table of counts if there are any."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    style: dict[str, Any] = {
-        "box": box.SIMPLE_HEAD, "title_justify": "first", "show_edge": False, "pad_edge": False,
-        "padding": (0, 1, 0, 0),
-    }  # fmt: skip
-    table = Table("task", "variant", "metric", "A", "B", "A - B (95 %)", "p",
-                  title=Text(f"A: {first}\nB: {second}"), **style)  # fmt: skip
-    for comparison in comparisons:
-        table.add_row(*map(Text, _difference_row(comparison)))
-    parts: list[RenderableType] = [table]
-    if any(comparison.counts for comparison in comparisons):
-        table = Table("task", "variant", "seed", "both", "only A", "only B", "neither", "p",
-                      title="\nItems right with (McNemar's exact test)", **style)  # fmt: skip
-        for comparison in comparisons:
-            for count in comparison.counts:
-                numbers = (count.both, count.only_first, count.only_second, count.neither)
-                names = (comparison.task, comparison.variant, count.seed)
-                table.add_row(*map(Text, (*names, *map(str, numbers), f"{count.p:.3g}")))
-        parts.append(table)
-    return Group(*parts, *(Text(line, style="dim") for line in remarks(comparisons)))
+    names = ("task", "variant", "metric", "A", "B", "A - B (95 %)", "p")
+    rows = [tuple(map(Cell, _difference_row(comparison))) for comparison in comparisons]
+    sheets = [Sheet(f"A: {first}\nB: {second}", names, tuple(rows))]
+    rows = [
+        tuple(map(Cell, _count_row(comparison, count)))
+        for comparison in comparisons
+        for count in comparison.counts
+    ]
+    if rows:
+        title = "\nItems right with (McNemar's exact test)"
+        header = ("task", "variant", "seed", "both", "only A", "only B", "neither", "p")
+        sheets.append(Sheet(title, header, tuple(rows)))
+    tables = [sheet_terminal(sheet, left=range(3), title=Text(sheet.title)) for sheet in sheets]
+    return Group(*tables, *(Text(line, style="dim") for line in remarks(comparisons)))
 
 
 def _difference_row(comparison: RunComparison) -> list[str]:
-    arrow = {True: " ↑", False: " ↓", None: ""}[comparison.higher_is_better]
-    scale, digits = (100, ".1f") if comparison.percent else (1, ".4g")
-    difference = comparison.difference
-    first, second = scale * comparison.first.mean, scale * comparison.second.mean
-    mean, half = scale * difference.mean, scale * difference.half
-    names = [comparison.task, comparison.variant, comparison.metric + arrow]
-    change = f"{mean:+{digits}} ± {half:{digits}}"
-    return [*names, f"{first:{digits}}", f"{second:{digits}}", change, f"{difference.p:.3g}"]
+    percent, difference = comparison.percent, comparison.difference
+    means = [number(score.mean, percent) for score in (comparison.first, comparison.second)]
+    metric = comparison.metric + DIRECTIONS[comparison.higher_is_better]
+    change = with_half(difference, percent, "+")
+    return [comparison.task, comparison.variant, metric, *means, change, f"{difference.p:.3g}"]
+
+
+def _count_row(comparison: RunComparison, counts: McNemarCounts) -> list[str]:
+    numbers = (counts.both, counts.only_first, counts.only_second, counts.neither)
+    names = [comparison.task, comparison.variant, counts.seed]
+    return [*names, *map(str, numbers), f"{counts.p:.3g}"]
 
 
 def remarks(comparisons: Sequence[RunComparison]) -> list[str]:

@@ -1,11 +1,12 @@
 """Analyse a factorial of one method's options: scores by level, and the effect of each level."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 from steelyard import methods
 from steelyard.harness.models import registry
+from steelyard.leaderboards.boards.cells import with_half, words
 from steelyard.leaderboards.boards.profile import COMPOSITE, composite
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading.collect import Run
@@ -110,7 +111,11 @@ def _factorial(
     for factor in factors:
         by_name = sorted({entry[factor] for entry in levels.values()}, key=str)
         for baseline, level in combinations(by_name, 2):
-            pairs = _pairs(factor, level, baseline, levels)
+            pairs = [
+                (a, b)
+                for a, b in permutations(sorted(levels), 2)
+                if levels[a][factor] == level and levels[b] == {**levels[a], factor: baseline}
+            ]
             if pairs:
                 differences = {
                     name: intervals.averaged(
@@ -123,54 +128,34 @@ def _factorial(
     return Factorial(method, tuple(factors), names, tuple(cells), tuple(effects))
 
 
-def _pairs(
-    factor: str, level: OptionLevel, baseline: OptionLevel, levels: Levels
-) -> list[tuple[str, str]]:
-    """Return labels of entries with these levels of a factor and equal in all other factors."""
-
-    def rest(label: str) -> list[tuple[str, OptionLevel]]:
-        return sorted((k, v) for k, v in levels[label].items() if k != factor)
-
-    return [
-        (a, b)
-        for a in sorted(levels)
-        for b in sorted(levels)
-        if levels[a][factor] == level and levels[b][factor] == baseline and rest(a) == rest(b)
-    ]
-
-
-def all_sheets(factorials: Sequence[Factorial]) -> list[Sheet]:
-    """Build two tables per factorial: the entries by levels, and the effect of each level."""
-    return [sheet for factorial in factorials for sheet in sheets(factorial)]
-
-
-def sheets(factorial: Factorial) -> tuple[Sheet, Sheet]:
-    """Build the table of entries by their levels, and the table of effects."""
-    names = [name.replace("_", " ") for name in factorial.columns]
-    rows = []
-    for cell in factorial.cells:
-        texts = [_level(cell.levels[factor]) for factor in factorial.factors]
-        for column in factorial.columns:
-            score = cell.scores[column]
-            texts.append(f"{100 * score.mean:.1f} ± {100 * score.half:.1f}")
-        rows.append(tuple(map(Cell, texts)))
-    effects = []
-    for effect in factorial.effects:
-        texts = [effect.factor, _comparison(effect), str(effect.pairs)]
-        for column in factorial.columns:
-            score = effect.scores[column]
-            mark = "" if score.low <= 0 <= score.high else " *"
-            texts.append(f"{100 * score.mean:+.1f} ± {100 * score.half:.1f}{mark}")
-        effects.append(tuple(map(Cell, texts)))
-    return (
-        Sheet(f"{factorial.method}: factorial", (*factorial.factors, *names), tuple(rows)),
-        Sheet(
+def sheets(factorials: Sequence[Factorial]) -> list[Sheet]:
+    """Build two tables per factorial: entries by their levels, and the effect of each level."""
+    tables = []
+    for factorial in factorials:
+        names = map(words, factorial.columns)
+        rows = [
+            (*map(_level, cell.levels.values()), *map(with_half, cell.scores.values()))
+            for cell in factorial.cells
+        ]
+        tables.append(_sheet(f"{factorial.method}: factorial", (*factorial.factors, *names), rows))
+        rows = []
+        for effect in factorial.effects:
+            texts = [effect.factor, _comparison(effect), str(effect.pairs)]
+            for score in effect.scores.values():
+                mark = "" if score.low <= 0 <= score.high else " *"
+                texts.append(with_half(score, sign="+") + mark)
+            rows.append(tuple(texts))
+        title = (
             f"{factorial.method}: effect of each level, over pairs equal in all other factors "
-            "(* interval without 0, not corrected for the number of effects)",
-            ("factor", "levels", "pairs", *names),
-            tuple(effects),
-        ),
-    )
+            "(* interval without 0, not corrected for the number of effects)"
+        )
+        names = map(words, factorial.columns)
+        tables.append(_sheet(title, ("factor", "levels", "pairs", *names), rows))
+    return tables
+
+
+def _sheet(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Sheet:
+    return Sheet(title, header, tuple(tuple(map(Cell, row)) for row in rows))
 
 
 def _comparison(effect: LevelEffect) -> str:
@@ -183,21 +168,17 @@ def _level(level: OptionLevel) -> str:
 
 def as_csv(factorials: Sequence[Factorial]) -> str:
     """Write one row per entry or effect and column; levels as ``option=level``."""
-    lines: list[list[str]] = [
-        ["method", "row", "name", "levels", "pairs", "column", "mean", "low", "high"]
-    ]
+    lines = [["method", "row", "name", "levels", "pairs", "column", "mean", "low", "high"]]
     for factorial in factorials:
+        starts = []
         for cell in factorial.cells:
             levels = " ".join(f"{name}={_level(level)}" for name, level in cell.levels.items())
-            start = [factorial.method, "entry", cell.label, levels, ""]
-            lines += _lines(start, cell.scores)
+            starts.append((["entry", cell.label, levels, ""], cell.scores))
         for effect in factorial.effects:
-            levels = _comparison(effect)
-            start = [factorial.method, "effect", effect.factor, levels, str(effect.pairs)]
-            lines += _lines(start, effect.scores)
+            names = ["effect", effect.factor, _comparison(effect), str(effect.pairs)]
+            starts.append((names, effect.scores))
+        for start, scores in starts:
+            for column, score in scores.items():
+                ends = [f"{value:.6g}" for value in score.ends]
+                lines.append([factorial.method, *start, column, *ends])
     return csv_text(lines)
-
-
-def _lines(start: Sequence[str], scores: Mapping[str, Interval]) -> Iterator[list[str]]:
-    for name, score in scores.items():
-        yield [*start, name, *(f"{value:.6g}" for value in score.ends)]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from steelyard.leaderboards.boards.cells import DIRECTIONS, words
 from steelyard.leaderboards.boards.cost_plots import (
     cost_axis,
     cost_scale,
@@ -13,7 +14,6 @@ from steelyard.leaderboards.boards.cost_plots import (
 )
 from steelyard.leaderboards.boards.profile import NO_IMAGE, Profile, ProfileRow
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
-from steelyard.leaderboards.boards.profile_tables import DIRECTIONS, words
 from steelyard.leaderboards.boards.rank_plots import critical_figure
 from steelyard.leaderboards.output.style import (
     BAD,

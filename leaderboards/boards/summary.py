@@ -1,15 +1,44 @@
-"""Summarise all tasks: the board over tasks, its figure, every score, the front page."""
+"""Summarise all tasks: the board over tasks, its figure, every score, oracle runs, front page."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import NamedTuple
 
-from steelyard.leaderboards.boards import front_page as front
 from steelyard.leaderboards.boards import plots, profile_tables, tables
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.overall import Overall, overall
+from steelyard.leaderboards.boards.cells import (
+    FORMATS,
+    NO_DIAGRAM,
+    Column,
+    entry_sheet,
+    rank_columns,
+    with_kind,
+)
+from steelyard.leaderboards.boards.evidence import sentence, titled
+from steelyard.leaderboards.boards.overall import Overall, OverallEntry, absences, overall
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.loading.collect import Runs
+from steelyard.leaderboards.loading.collect import Run, Runs
+from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.output.files import csv_text, exact, json_text, members
+from steelyard.leaderboards.output.report import SCHEMA, file_links, image
+from steelyard.leaderboards.output.sheet import Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.output.style import Figures
+from steelyard.tasks.corruptions.variants import CLEAN
+
+OVERALL_RULE = (
+    "Ranks are among the entries complete on every task, by balanced score. Borda counts the "
+    "entries beaten on each task, ties half, and orders as the mean rank does; the range is the "
+    "middle 95 % of mean ranks when seeds and test items are resampled. The win rate is the "
+    "fraction of the others beaten, by seed, with its 95 % interval; entries that share a letter "
+    "under ties do not differ in it after Holm's correction over all pairs."
+)
+ORACLE = (
+    "Settings selected on the test items themselves: an upper bound on what selection can gain. "
+    "Not ranked, not compared, and on no board."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +61,99 @@ def build(runs: Runs, task_boards: Sequence[Board | Profile]) -> Summary:
     combined = overall(boards)
     files = {"scores.csv": runs.scores.to_csv(index=False, float_format="%.10g").encode()}
     if runs.oracle:
-        files |= front.oracle_files(runs.oracle)
+        files |= oracle_files(runs.oracle)
     figures: Figures = {}
     if boards:
         labels = sorted({run.record.label for run in runs.runs})
-        files["overall.json"] = tables.as_json(combined).encode()
+        files["overall.json"] = json_text({"schema": SCHEMA, **members(combined)}).encode()
         figures = plots.critical(combined, labels, boards[0].control)
     return Summary(boards, profiles, combined, files, figures)
 
 
 def front_page(runs: Runs, summary: Summary, sections: Sequence[str]) -> bytes:
-    """Write the front page; ``sections`` are appended, such as links to other reports."""
-    pictures = [f"{stem}.svg" for stem in summary.figures]
-    tasks = {board.task for board in summary.boards}
+    """Write the front page: the board over tasks, then the main table and files of each board.
+
+    ``sections`` are appended, such as links to other reports.
+    """
+    overall, boards = summary.overall, summary.boards
+    parts = ["# Leaderboards"]
+    if len(boards) > 1:
+        parts += [f"## {overall.title}\n\n{sheet_markdown(overall_sheet(overall))}"]
+        parts.append(md(OVERALL_RULE + sentence(overall.preliminary)))
+        parts += [f"- {md(line)}" for line in absences(overall)]
+    parts += [image(f"{stem}.svg") for stem in summary.figures]
+    parts += [md(NO_DIAGRAM)] if boards and overall.critical is None else []
+    for board in boards:
+        parts += _section(board, tables.caption(board), tables.ranking(board))
+        parts += bullets("", tables.remarks(board))
+    tasks = {board.task for board in boards}
     tasks |= {profile.trained_on for profile in summary.profiles}
-    unfinished = [task for task in runs.tasks() if task not in tasks]
-    page = front.index(summary.overall, summary.boards, unfinished, pictures)
-    profiles = map(profile_tables.index_section, summary.profiles)
-    return "\n".join([page, *profiles, *sections]).encode()
+    parts += [
+        f"No board for {md(task)}: none of its runs finished."
+        for task in runs.tasks()
+        if task not in tasks
+    ]
+    parts += bullets("## How to read this\n\n", tables.RULES if boards else ())
+    for profile in summary.profiles:
+        caption, overview = profile_tables.caption(profile), profile_tables.overview(profile)
+        parts += _section(profile, caption, overview)
+        parts += bullets("", profile_tables.remarks(profile))
+        parts += bullets("", profile_tables.RULES)
+    return ("\n\n".join([*parts, *sections]) + "\n").encode()
+
+
+def _section(board: Board | Profile, caption: str, sheet: Sheet) -> list[str]:
+    links = {name: f"{board.stem}.{kind}" for name, kind in FORMATS.items()}
+    return [f"## {md(board.title)}", md(caption), sheet_markdown(sheet), file_links(links)]
+
+
+def overall_sheet(overall: Overall) -> Sheet:
+    """Build the table of Borda points, mean rank and mean win rate over tasks."""
+
+    def rank(task: str, entry: OverallEntry) -> str:
+        return f"{entry.rank.ranks[task]:g}"
+
+    columns: list[Column[OverallEntry]] = [("ties", lambda entry: "".join(entry.rank.ties))]
+    columns += rank_columns(lambda entry: entry.rank)
+    for task in overall.tasks:
+        title = titled(task, generated=task in overall.generated, preliminary="")
+        columns.append((title, partial(rank, task)))
+    blanks = [with_kind(blank.label, blank.kind) for blank in overall.blanks]
+    return entry_sheet(
+        overall.title, overall.entries, lambda e: with_kind(e.label, e.kind), columns, blanks
+    )
+
+
+class OracleScore(NamedTuple):
+    """Clean main metric of one oracle entry on one task."""
+
+    trained_on: str
+    label: str
+    metric: str
+    mean: float
+    seeds: int
+
+
+def oracle_scores(runs: Sequence[Run]) -> list[OracleScore]:
+    """Average the clean main metric of every oracle entry over seeds."""
+    values: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for run in runs:
+        for score in run.record.scores:
+            if score.main and score.variant == CLEAN:
+                key = (run.record.spec.task, run.record.label, f"{score.task} {score.metric}")
+                values[key].append(score.value)
+    return [OracleScore(*key, fmean(v), len(v)) for key, v in sorted(values.items())]
+
+
+def oracle_files(runs: Sequence[Run]) -> dict[str, bytes]:
+    """Write ``oracle.md``, grey where Markdown is shown with HTML, and ``oracle.csv``."""
+    lines = ["# Oracle", "", ORACLE, "", "| trained on | entry | metric | mean | seeds |",
+             "| --- | --- | --- | --: | --: |"]  # fmt: skip
+    rows: list[Sequence[object]] = [OracleScore._fields]
+    for score in oracle_scores(runs):
+        texts = [*map(md, score[:3]), f"{100 * score.mean:.1f}", str(score.seeds)]
+        grey = (f'<span style="color:#888">{text}</span>' for text in texts)
+        lines.append(f"| {' | '.join(grey)} |")
+        rows.append([*score[:3], exact(score.mean), score.seeds])
+    page = "\n".join(lines) + "\n"
+    return {"oracle.md": page.encode(), "oracle.csv": csv_text(rows).encode()}

@@ -1,13 +1,13 @@
 """Write tables of cells as Markdown and LaTeX, and bullet lists."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.output.escape import md, tex
 
 if TYPE_CHECKING:
-    pass
+    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +39,6 @@ def sheet_markdown(sheet: Sheet) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def page_markdown(
-    title: str,
-    about: str,
-    sheets: Sequence[Sheet],
-    notes: Sequence[str],
-    rules: Sequence[str],
-    pictures: Sequence[str],
-) -> str:
-    """Return a page: title, description, tables, notes, rules, and pictures by file name."""
-    parts = [f"# {md(title)}", md(about)]
-    parts += [f"## {md(sheet.title)}\n\n{sheet_markdown(sheet)}" for sheet in sheets]
-    parts += bullets("## Notes\n\n", notes) + bullets("## How to read this\n\n", rules)
-    parts += [f"![{name.rpartition('.')[0]}]({name})" for name in pictures]
-    return "\n\n".join(parts) + "\n"
-
-
 def bullets(title: str, lines: Sequence[str]) -> list[str]:
     """Return a list under its title; nothing without lines."""
     return [title + "\n".join(f"- {md(line)}" for line in lines)] if lines else []
@@ -77,3 +61,40 @@ def sheet_latex(sheet: Sheet, about: str) -> str:
     lines += [" & ".join(row) + r" \\" for row in rows]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
+
+
+def sheet_terminal(
+    sheet: Sheet,
+    *,
+    columns: Sequence[int] | None = None,
+    left: Container[int] = (1,),
+    widest: int | None = None,
+    **options: Any,
+) -> "Table":
+    """Return a table for the terminal.
+
+    Args:
+        sheet: table of texts; a no-break space in the header ends no line.
+        columns: indices of the columns to show, by default all.
+        left: columns that are not numbers.
+        widest: characters of these columns at most; longer texts are cut.
+        options: those of ``rich.table.Table``.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False,
+        title_justify="left", caption_justify="left", **options,
+    )  # fmt: skip
+    shown = range(len(sheet.header)) if columns is None else columns
+    for index in shown:
+        table.add_column(
+            Text(sheet.header[index]), justify="left" if index in left else "right",
+            vertical="bottom", no_wrap=True, overflow="ellipsis",
+            max_width=widest if index in left else None,
+        )  # fmt: skip
+    for row in sheet.rows:
+        table.add_row(*(Text(row[i].text, style="bold" if row[i].best else "") for i in shown))
+    return table

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from steelyard.harness.records.spec import RunSpec
-from steelyard.leaderboards.boards.tables import VERDICTS
+from steelyard.leaderboards.boards.cells import VERDICTS
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.loading.costs import Cost
 from steelyard.leaderboards.page.markup import esc

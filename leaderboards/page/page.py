@@ -10,11 +10,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from steelyard.leaderboards.boards import factorial, front_page, profile_tables, tables
+from steelyard.leaderboards.boards import factorial, profile_tables, tables
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.overall import absences
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.boards.summary import Summary
+from steelyard.leaderboards.boards.summary import OVERALL_RULE, Summary, overall_sheet
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.output.sheet import Cell, Sheet
@@ -163,8 +163,8 @@ def _summary(summary: Summary, figures: str) -> Section:
     overall = summary.overall
     names = [Name(entry.label, entry.kind) for entry in overall.entries]
     names += [Name(blank.label, blank.kind) for blank in overall.blanks]
-    body = _tools("overall") + table(front_page.overall_sheet(overall), names, "all")
-    notes = _list([front_page.OVERALL_RULE, *absences(overall)])
+    body = _tools("overall") + table(overall_sheet(overall), names, "all")
+    notes = _list([OVERALL_RULE, *absences(overall)])
     return Section("all", overall.title, body + notes + figures)
 
 
@@ -230,7 +230,7 @@ def _profile(
     body.append(_list(profile_tables.remarks(profile)))
     rest = profile_tables.sheets(profile)
     body += [_more(sheet, names, f"{key}-{n}") for n, sheet in enumerate(rest)]
-    for sheet in (sheet for design in designs for sheet in factorial.sheets(design)):
+    for sheet in factorial.sheets(designs):
         rows = [[esc(cell.text) for cell in row] for row in sheet.rows]
         content = f"<summary>{esc(sheet.title)}</summary>{plain(sheet.title, sheet.header, rows)}"
         body.append(f'<details class="more">{content}</details>')

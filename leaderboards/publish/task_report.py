@@ -132,12 +132,8 @@ def _board_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
     on_progress(request.task, TABLES, RESAMPLED)
     stem = result.stem
     figures = {f"{stem}-{end}": draw for end, draw in plots.figures(result, request.labels).items()}
-    files = {
-        f"{stem}.md": tables.markdown(result, [f"{name}.svg" for name in figures]).encode(),
-        f"{stem}.csv": tables.as_csv(result).encode(),
-        f"{stem}.json": tables.as_json(result).encode(),
-        f"{stem}.tex": tables.latex(result).encode(),
-    }
+    pictures = [f"{name}.svg" for name in figures]
+    files = tables.report(result, pictures).files()
     more_files, more_figures = robustness.board_report(result, request.labels)
     light = replace(result, entry_scores={})
     return _Pages(light, (), files | more_files, {**figures, **more_figures})
@@ -149,13 +145,8 @@ def _profile_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
     on_progress(request.task, TABLES, RESAMPLED)
     stem = result.stem
     figures = {f"{stem}-{end}": draw for end, draw in profile_plots.figures(result).items()}
-    images = [f"{name}.svg" for name in figures]
-    files = {
-        f"{stem}.md": profile_tables.markdown(result, designs, images).encode(),
-        f"{stem}.csv": profile_tables.as_csv(result).encode(),
-        f"{stem}.json": profile_tables.as_json(result, designs).encode(),
-        f"{stem}.tex": profile_tables.latex(result, designs).encode(),
-    }
+    pictures = [f"{name}.svg" for name in figures]
+    files = profile_tables.report(result, designs, pictures).files()
     if designs:
         files[f"{stem}-factors.csv"] = factorial.as_csv(designs).encode()
     more_files, more_figures = robustness.profile_report(result)

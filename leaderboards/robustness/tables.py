@@ -1,17 +1,18 @@
-"""Write robustness as a page, CSV, JSON and a figure per task."""
+"""Build the robustness report of a board or profile, with a figure per task."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.cells import Column, entry_sheet, with_half, with_verdict
 from steelyard.leaderboards.boards.evidence import sentence
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.boards.tables import SCHEMA, VERDICTS
-from steelyard.leaderboards.output.escape import file_name, md
-from steelyard.leaderboards.output.files import csv_text, exact, json_text, members
-from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
+from steelyard.leaderboards.output.escape import file_name
+from steelyard.leaderboards.output.files import exact, members
+from steelyard.leaderboards.output.report import Report, ReportPart
+from steelyard.leaderboards.output.sheet import Sheet
 from steelyard.leaderboards.output.style import Figures, marks
 from steelyard.leaderboards.robustness import items
 from steelyard.leaderboards.robustness.numbers import (
@@ -85,20 +86,41 @@ def _report(
 ) -> RobustnessReport:
     if not tasks:
         return RobustnessReport({}, {})
-    start = f"robustness-{file_name(name)}"
-    pictures, figures = {}, {}
+    start, figures = f"robustness-{file_name(name)}", {}
     for task in tasks:
         alone = task.task == name
         stem = f"{start}-fan" if alone else f"{start}-{file_name(task.task)}-fan"
         title = source.title if alone else f"{task.task}, {source.title}"
-        pictures[task.task] = f"{stem}.svg"
         figures[stem] = partial(fan, best_of(task, title), marks(labels, task.control))
-    pages = {
-        f"{start}.md": markdown(source, tasks, pictures).encode(),
-        f"{start}.csv": as_csv(tasks).encode(),
-        f"{start}.json": as_json(source, tasks).encode(),
-    }
-    return RobustnessReport(pages, figures)
+    pictures = [f"{stem}.svg" for stem in figures]
+    return RobustnessReport(report(source, start, tasks, pictures).files(), figures)
+
+
+def report(
+    source: Board | Profile, stem: str, tasks: Sequence[Robustness], pictures: Sequence[str]
+) -> Report:
+    """Build the report of several tasks with a picture file for each."""
+    parts = [
+        ReportPart(
+            task.task, caption(task) + sentence(source.preliminary), sheets(task), (), [name]
+        )
+        for task, name in zip(tasks, pictures, strict=True)
+    ]
+    headers = [{k: v for k, v in members(task).items() if k != "rows"} for task in tasks]
+    entries = [{"task": task.task, **members(row)} for task in tasks for row in task.rows]
+    return Report(
+        stem=stem,
+        title=f"{source.title}: robustness",
+        parts=parts,
+        rules=RULES,
+        rows=[row for task in tasks for row in _rows(task)],
+        content={
+            "preliminary": source.preliminary,
+            "numbers": NUMBERS,
+            "tasks": headers,
+            "entries": entries,
+        },
+    )
 
 
 def links(names: Iterable[str]) -> list[str]:
@@ -114,45 +136,31 @@ def links(names: Iterable[str]) -> list[str]:
 
 def sheets(task: Robustness) -> tuple[Sheet, ...]:
     """Build the table of every entry's numbers, and of differences to the control."""
-    names = [name for name in NUMBERS if any(name in row.numbers for row in task.rows)]
-    rows = []
-    for position, row in enumerate(task.rows, start=1):
-        numbers = (_with_half(task, name, row.numbers.get(name)) for name in names)
-        rows.append(tuple(map(Cell, (str(position), row.label, *numbers, row.worst))))
-    header = ("#", "entry", *(HEADINGS[name] for name in names), "worst under")
-    tables = [Sheet("Cost of corruption", header, tuple(rows))]
+
+    def numbers(name: str) -> Column[RobustnessRow]:
+        return HEADINGS[name], lambda row: with_half(row.numbers.get(name), _percent(task, name))
+
+    def differences(name: str) -> Column[RobustnessRow]:
+        percent = _percent(task, name)
+        return HEADINGS[name], lambda row: with_verdict(row.differences.get(name), percent)
+
+    def label(row: RobustnessRow) -> str:
+        return row.label
+
+    columns = [numbers(name) for name in NUMBERS if any(name in row.numbers for row in task.rows)]
+    columns.append(("worst under", lambda row: row.worst))
+    costs = entry_sheet("Cost of corruption", task.rows, label, columns)
     compared = [name for name in COMPARED if any(name in row.differences for row in task.rows)]
-    if compared:
-        rows = [
-            tuple(map(Cell, (str(position), row.label, *_differences(task, row, compared))))
-            for position, row in enumerate(task.rows, start=1)
-            if row.differences
-        ]
-        header = ("#", "entry", *(HEADINGS[name] for name in compared))
-        tables.append(Sheet(f"Minus {task.control}", header, tuple(rows)))
-    return tuple(tables)
+    if not compared:
+        return (costs,)
+    columns = [differences(name) for name in compared]
+    table = entry_sheet(f"Minus {task.control}", task.rows, label, columns)
+    pairs = zip(task.rows, table.rows, strict=True)
+    return costs, replace(table, rows=tuple(cells for row, cells in pairs if row.differences))
 
 
-def _differences(task: Robustness, row: RobustnessRow, names: Sequence[str]) -> Iterator[str]:
-    for name in names:
-        difference = row.differences.get(name)
-        if difference is None:
-            yield ""
-        else:
-            text = _with_half(task, name, difference.interval, "+")
-            yield text + VERDICTS[difference.verdict]
-
-
-def _with_half(task: Robustness, name: str, interval: Interval | None, sign: str = "") -> str:
-    if interval is None:
-        return ""
-    return f"{_text(task, name, interval.mean, sign)} ± {_text(task, name, interval.half)}"
-
-
-def _text(task: Robustness, name: str, value: float, sign: str = "") -> str:
-    if task.percent or name.startswith(FRACTIONS):
-        return f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # adding 0 turns -0.0 into 0.0
-    return f"{value:{sign}.4g}"
+def _percent(task: Robustness, name: str) -> bool:
+    return task.percent or name.startswith(FRACTIONS)
 
 
 def caption(task: Robustness) -> str:
@@ -167,46 +175,24 @@ def caption(task: Robustness) -> str:
     )
 
 
-def markdown(
-    source: Board | Profile, tasks: Sequence[Robustness], pictures: Mapping[str, str]
-) -> str:
-    """Write one page; ``pictures`` are file names by task."""
-    parts = [f"# {md(source.title)}: robustness"]
-    for task in tasks:
-        parts += [f"## {md(task.task)}", md(caption(task) + sentence(source.preliminary))]
-        parts += [f"### {md(sheet.title)}\n\n{sheet_markdown(sheet)}" for sheet in sheets(task)]
-        if task.task in pictures:
-            name = pictures[task.task]
-            parts.append(f"![{Path(name).stem}]({name})")
-    parts += bullets("## How to read this\n\n", RULES)
-    return "\n\n".join(parts) + "\n"
+def _rows(task: Robustness) -> Iterator[dict[str, object]]:
+    """Yield a CSV row per entry and number, and one per variant: score minus clean."""
 
+    def fields(
+        row: RobustnessRow, name: str, variant: str, interval: Interval, about: str
+    ) -> dict[str, object]:
+        start = {"task": task.task, "label": row.label, "number": name, "variant": variant}
+        ends = zip(("mean", "low", "high"), map(exact, interval.ends), strict=True)
+        return {**start, **dict(ends), "about": about}
 
-def as_csv(tasks: Sequence[Robustness]) -> str:
-    """Write one row per entry and number, unrounded, and one per variant: score minus clean."""
-    lines = [["task", "label", "number", "variant", "mean", "low", "high", "about"]]
-    for task in tasks:
-        for row in task.rows:
-            start = [task.task, row.label]
-            for name, interval in row.numbers.items():
-                variant = row.worst if name == "worst" else ""
-                lines.append([*start, name, variant, *map(exact, interval.ends), NUMBERS[name]])
-            for name, difference in row.differences.items():
-                about = f"minus {task.control}, p (Holm) {difference.adjusted:.3g}"
-                ends = map(exact, difference.interval.ends)
-                lines.append([*start, f"{name} difference", "", *ends, about])
-            for corruption in task.corruptions:
-                curve = row.curves[corruption.name]
-                for variant, step in zip(corruption.variants, curve, strict=True):
-                    lines.append(
-                        [*start, "change", variant, *map(exact, step.ends), "score minus clean"]
-                    )
-    return csv_text(lines)
-
-
-def as_json(source: Board | Profile, tasks: Sequence[Robustness]) -> str:
-    """Write every number."""
-    entries = [{"task": task.task, **members(row)} for task in tasks for row in task.rows]
-    headers = [{k: v for k, v in members(task).items() if k != "rows"} for task in tasks]
-    content = {"numbers": NUMBERS, "tasks": headers, "entries": entries}
-    return json_text({"schema": SCHEMA, "preliminary": source.preliminary, **content})
+    for row in task.rows:
+        for name, interval in row.numbers.items():
+            variant = row.worst if name == "worst" else ""
+            yield fields(row, name, variant, interval, NUMBERS[name])
+        for name, difference in row.differences.items():
+            about = f"minus {task.control}, p (Holm) {difference.adjusted:.3g}"
+            yield fields(row, f"{name} difference", "", difference.interval, about)
+        for corruption in task.corruptions:
+            curve = row.curves[corruption.name]
+            for variant, step in zip(corruption.variants, curve, strict=True):
+                yield fields(row, "change", variant, step, "score minus clean")

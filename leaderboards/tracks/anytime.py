@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,24 @@ from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.cells import (
+    Column,
+    entry_sheet,
+    interval_fields,
+    number,
+    with_half,
+)
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import csv_text, exact, json_text, write_files
-from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_markdown
+from steelyard.leaderboards.output.files import exact, write_files
+from steelyard.leaderboards.output.report import Report, ReportPart
+from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.publish import Published, publish
 from steelyard.leaderboards.stats.intervals import Interval
+
+RULE = (
+    "Every number is of runs with that budget and a schedule that ends with it. Area is the mean "
+    "height of the curve over the logarithm of the budget; it does not rank."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +83,7 @@ def publish_anytime(
     }
     files = [path for published in by_budget.values() for path in published.files]
     curves, lacking = _curves(by_budget)
-    preliminary = {}
-    sheets = []
+    preliminary, sheets = {}, []
     for task in dict.fromkeys(curve.trained_on for curve in curves):
         boards = {name: _board(published, task) for name, published in by_budget.items()}
         reasons = {name: board.preliminary for name, board in boards.items()}
@@ -80,12 +92,20 @@ def publish_anytime(
         title = evidence.titled(task, generated=generated, preliminary=preliminary[task])
         task_curves = [curve for curve in curves if curve.trained_on == task]
         sheets.append(sheet(task_curves, budgets, f"{title} at any time"))
-    contents = {
-        "anytime.md": _markdown(sheets, [*preliminary.values()], lacking),
-        "anytime.csv": _csv(curves, budgets, preliminary),
-        "anytime.json": json_text({"curves": curves, "preliminary": preliminary}),
-    }
-    files += write_files(out, {name: text.encode() for name, text in contents.items()})
+    notes = [f"Not ranked at every budget: {', '.join(lacking)}."] if lacking else []
+    report_files = Report(
+        stem="anytime",
+        title="Scores over budgets",
+        parts=[
+            ReportPart(table.title, evidence.sentence(reason).strip(), [table])
+            for table, reason in zip(sheets, preliminary.values(), strict=True)
+        ],
+        notes=notes,
+        rules=[RULE],
+        rows=[dict(_fields(curve, budgets, preliminary[curve.trained_on])) for curve in curves],
+        content={"curves": curves, "preliminary": preliminary},
+    ).files()
+    files += write_files(out, report_files)
     return Anytime(tuple(curves), tuple(sheets), preliminary, tuple(lacking), tuple(files))
 
 
@@ -141,40 +161,22 @@ def _curves(by_budget: Mapping[str, Published]) -> tuple[list[AnytimeCurve], lis
 
 def sheet(curves: Sequence[AnytimeCurve], budgets: Sequence[str], title: str) -> Sheet:
     """Build the table of one data set's curves."""
+
+    def score(index: int, curve: AnytimeCurve) -> str:
+        return with_half(curve.scores[index])
+
     best = max(curve.area for curve in curves)
-    rows = [
-        (
-            Cell(str(position)),
-            Cell(curve.label),
-            *(Cell(f"{100 * s.mean:.1f} ± {100 * s.half:.1f}") for s in curve.scores),
-            Cell(f"{100 * curve.area:.1f}", best=curve.area == best),
-        )
-        for position, curve in enumerate(curves, 1)
+    columns: list[Column[AnytimeCurve]] = [
+        *((budget, partial(score, index)) for index, budget in enumerate(budgets)),
+        ("area", lambda curve: Cell(number(curve.area), best=curve.area == best)),
     ]
-    return Sheet(title, ("#", "entry", *budgets, "area"), tuple(rows))
+    return entry_sheet(title, curves, lambda curve: curve.label, columns)
 
 
-def _markdown(sheets: Sequence[Sheet], preliminary: Sequence[str], lacking: Sequence[str]) -> str:
-    parts = ["# Scores over budgets"]
-    for table, reason in zip(sheets, preliminary, strict=True):
-        parts += [f"## {md(table.title)}", sheet_markdown(table)]
-        parts += [md(evidence.sentence(reason).strip())] if reason else []
-    parts.append(
-        "Every number is of runs with that budget and a schedule that ends with it. Area is the "
-        "mean height of the curve over the logarithm of the budget; it does not rank."
-    )
-    if lacking:
-        parts.append(f"Not ranked at every budget: {', '.join(lacking)}.")
-    return "\n\n".join(parts) + "\n"
-
-
-def _csv(
-    curves: Sequence[AnytimeCurve], budgets: Sequence[str], preliminary: Mapping[str, str]
-) -> str:
-    ends = [f"{name}{end}" for name in budgets for end in ("", "_low", "_high")]
-    lines = [["trained_on", "label", *ends, "area", "preliminary"]]
-    for curve in curves:
-        numbers = [value for s in curve.scores for value in s.ends]
-        cells = [exact(value) for value in (*numbers, curve.area)]
-        lines.append([curve.trained_on, curve.label, *cells, preliminary[curve.trained_on]])
-    return csv_text(lines)
+def _fields(
+    curve: AnytimeCurve, budgets: Sequence[str], preliminary: str
+) -> Iterator[tuple[str, str]]:
+    yield from (("trained_on", curve.trained_on), ("label", curve.label))
+    for budget, score in zip(budgets, curve.scores, strict=True):
+        yield from interval_fields(budget, score)
+    yield from (("area", exact(curve.area)), ("preliminary", preliminary))

@@ -10,11 +10,12 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
+from steelyard.leaderboards.boards.cells import Column, entry_sheet
 from steelyard.leaderboards.boards.profile import composite
 from steelyard.leaderboards.boards.rank_plots import slope_figure
-from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import csv_text, exact, json_text, write_files
-from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
+from steelyard.leaderboards.output.files import exact, write_files
+from steelyard.leaderboards.output.report import Report, ReportPart
+from steelyard.leaderboards.output.sheet import Sheet
 from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.publish import Published, publish
 from steelyard.leaderboards.stats import ranking
@@ -97,16 +98,29 @@ def publish_tracks(
     sheets = tuple(map(sheet, tasks))
     names = list(TRACKS.values())
     figures = {
-        _figure_name(number): partial(slope_figure, task.changes, task.title, *names)
+        f"rank-change-{number}": partial(slope_figure, task.changes, task.title, *names)
         for number, task in enumerate(tasks, start=1)
     }
-    contents = {
-        **render(figures),
-        "rank-change.csv": _csv(tasks).encode(),
-        "rank-change.json": json_text({"tasks": tasks}).encode(),
-        "rank-change.md": _markdown(tasks, sheets).encode(),
-    }
-    files = (*before.files, *after.files, *write_files(out, contents))
+    parts = [
+        ReportPart(
+            task.title,
+            sentence(task),
+            [table],
+            [f"{label}: ranked on one track only." for label in task.lacking],
+            [f"{stem}.svg"],
+        )
+        for task, table, stem in zip(tasks, sheets, figures, strict=True)
+    ]
+    report_files = Report(
+        stem="rank-change",
+        title="Rank changes between equal data and equal compute",
+        links={name: f"track-{track}/board.md" for track, name in TRACKS.items()},
+        parts=parts,
+        rules=[RULE],
+        rows=[_fields(task, change) for task in tasks for change in task.changes],
+        content={"tasks": tasks},
+    ).files()
+    files = (*before.files, *after.files, *write_files(out, {**render(figures), **report_files}))
     return TrackComparison(tasks, sheets, files)
 
 
@@ -161,19 +175,18 @@ def _changes(
 
 def sheet(task: TaskRankChanges) -> Sheet:
     """Build the table of one task's changes, in the order at equal compute."""
-    header = ("#", "entry", *(f"{name} (range)" for name in TRACKS.values()), "change")
-    rows = []
-    for change in task.changes:
-        steps = f"{change.before - change.after:+d}"
-        texts = (
-            str(change.after),
-            change.label,
-            _with_range(change.before, change.before_range),
-            _with_range(change.after, change.after_range),
-            {"up": f"▲ {steps}", "down": f"▼ {steps}", "": steps}[change.verdict],
-        )
-        rows.append(tuple(map(Cell, texts)))
-    return Sheet(task.title, header, tuple(rows))
+
+    def step(change: RankChange) -> str:
+        text = f"{change.before - change.after:+d}"
+        return {"up": f"▲ {text}", "down": f"▼ {text}", "": text}[change.verdict]
+
+    before, after = (f"{name} (range)" for name in TRACKS.values())
+    columns: list[Column[RankChange]] = [
+        (before, lambda change: _with_range(change.before, change.before_range)),
+        (after, lambda change: _with_range(change.after, change.after_range)),
+        ("change", step),
+    ]
+    return entry_sheet(task.title, task.changes, lambda change: change.label, columns)
 
 
 def _with_range(rank: int, ends: tuple[float, float]) -> str:
@@ -193,26 +206,9 @@ def sentence(task: TaskRankChanges) -> str:
     )
 
 
-def _figure_name(number: int) -> str:
-    return f"rank-change-{number}"
-
-
-def _markdown(tasks: Sequence[TaskRankChanges], sheets: Sequence[Sheet]) -> str:
-    boards = [f"[{name}](track-{track}/board.md)" for track, name in TRACKS.items()]
-    parts = ["# Rank changes between equal data and equal compute"]
-    parts.append(f"Boards: {' · '.join(boards)}.")
-    for number, (task, table) in enumerate(zip(tasks, sheets, strict=True), start=1):
-        parts += [f"## {md(task.title)}", md(sentence(task)), sheet_markdown(table)]
-        parts += bullets("", [f"{label}: ranked on one track only." for label in task.lacking])
-        parts.append(f"![rank change]({_figure_name(number)}.svg)")
-    return "\n\n".join([*parts, md(RULE)]) + "\n"
-
-
-def _csv(tasks: Sequence[TaskRankChanges]) -> str:
-    ends = [f"{track}{end}" for track in TRACKS for end in ("", "_low", "_high")]
-    lines = [["about", "label", *ends, "verdict", "preliminary"]]
-    for task in tasks:
-        for c in task.changes:
-            ranks = [c.before, *c.before_range, c.after, *c.after_range]
-            lines.append([task.about, c.label, *map(exact, ranks), c.verdict, task.preliminary])
-    return csv_text(lines)
+def _fields(task: TaskRankChanges, change: RankChange) -> dict[str, object]:
+    ranks = (change.before, *change.before_range, change.after, *change.after_range)
+    names = [f"{track}{end}" for track in TRACKS for end in ("", "_low", "_high")]
+    numbers = dict(zip(names, map(exact, ranks), strict=True))
+    ends = {"verdict": change.verdict, "preliminary": task.preliminary}
+    return {"about": task.about, "label": change.label, **numbers, **ends}

@@ -95,7 +95,7 @@ def test_incomplete_entries_are_blank_unranked_and_explained(toy: Path) -> None:
         "crash": "seed 1 failed: loss became nan at step 3",
         "short": "seed 0 lacks text-blank; seed 1 lacks text-blank",
     }
-    page = tables.markdown(board)
+    page = tables.report(board).markdown()
     assert "half: no run of seed 1." in page
     row = next(line for line in page.splitlines() if line.startswith("|  | half |"))
     assert set(row.replace("half", "")) == {"|", " "}
@@ -115,14 +115,14 @@ def test_ties_are_those_whose_difference_to_the_first_contains_zero(tmp_path: Pa
     assert leader in ("best", "near")
     assert tied == {leader: False, ({"best", "near"} - {leader}).pop(): True, "joint": False}
     assert board.entries[2].rank.low == board.entries[2].rank.high == 3
-    assert "| ≈2 |" in tables.markdown(board)
+    assert "| ≈2 |" in tables.report(board).markdown()
 
 
 def test_better_impaired_than_clean_is_marked(tmp_path: Path) -> None:
     make_run(tmp_path, "joint", profile(5, 7, 5))
     board = board_of(tmp_path)
     assert board.entries[0].better_corrupted == ("image-blank",)
-    assert "70.0 †" in tables.markdown(board)
+    assert "70.0 †" in tables.report(board).markdown()
 
 
 def test_notes_name_single_seeds_absent_controls_and_mixed_devices(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_balance_bought_by_hurting_the_strong_side_is_marked(tmp_path: Path) -> 
     }
     assert found["hurts"].strong.interval.mean == pytest.approx(-0.3, abs=0.05)
     assert found["lifts"].gap.verdict == "better" and found["lifts"].weak.verdict == "better"
-    page = tables.markdown(board)
+    page = tables.report(board).markdown()
     marked = [line for line in page.splitlines() if "‡ |" in line]
     assert {line.split("|")[2].strip() for line in marked} == {"hurts", "both"}
 

@@ -51,12 +51,12 @@ def test_a_preliminary_board_says_so_in_every_format(tmp_path: Path) -> None:
     board = board_of(tmp_path / "runs")
     assert (board.preliminary, board.title) == (REASON, "toy (preliminary)")
     capital = REASON.replace("p", "P", 1)
-    assert "# toy (preliminary)\n\ntoy (preliminary): accuracy" in tables.markdown(board)
-    for text in (tables.markdown(board), tables.latex(board)):
+    assert "# toy (preliminary)\n\ntoy (preliminary): accuracy" in tables.report(board).markdown()
+    for text in (tables.report(board).markdown(), tables.report(board).latex()):
         assert capital in text
-    rows = csv.DictReader(io.StringIO(tables.as_csv(board)))
+    rows = csv.DictReader(io.StringIO(tables.report(board).csv()))
     assert {row["preliminary"] for row in rows} == {REASON}
-    assert json.loads(tables.as_json(board))["preliminary"] == REASON
+    assert json.loads(tables.report(board).json())["preliminary"] == REASON
     table = tables.terminal(board, 200)
     assert capital in str(table.title)
     files = {path.name: path for path in publish([tmp_path / "runs"], tmp_path / "out").files}
@@ -76,10 +76,10 @@ def test_a_preliminary_profile_says_so(tmp_path: Path) -> None:
     make_answered(tmp_path, "slow", entry(20), steps=299)
     made = build_profile(collect([tmp_path]), "pool", control="sft")
     assert (made.preliminary, made.title) == (REASON, "pool (tiny-vlm, preliminary)")
-    assert profile_tables.markdown(made, []).startswith("# pool (tiny-vlm, preliminary)\n")
+    assert profile_tables.report(made, []).markdown().startswith("# pool (tiny-vlm, preliminary)\n")
     assert REASON.capitalize() in profile_tables.caption(made)
-    assert all(REASON in line for line in profile_tables.as_csv(made).splitlines()[1:])
-    assert json.loads(profile_tables.as_json(made))["preliminary"] == REASON
+    assert all(REASON in line for line in profile_tables.report(made).csv().splitlines()[1:])
+    assert json.loads(profile_tables.report(made).json())["preliminary"] == REASON
 
 
 def test_tracks_and_budgets_say_so(tmp_path: Path) -> None:

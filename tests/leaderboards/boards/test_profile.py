@@ -103,7 +103,7 @@ def test_published_twice_it_is_the_same_and_lists_everything(pool: Path, tmp_pat
         "Side by side",
         "asked, difference to sft",
         "no image",
-        "Cost",
+        "Training cost",
         "mine",
         "▲",
         "▼",

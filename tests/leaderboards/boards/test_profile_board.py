@@ -136,7 +136,7 @@ def test_a_metric_without_anything_to_count_is_zero_and_told(tmp_path: Path) -> 
     score = made.rows[0].scores["asked f1"]
     assert (score.mean, score.low, score.high) == (0, 0, 0)
     assert any("no answer on which asked f1 could be counted" in note for note in made.notes)
-    json.loads(profile_tables.as_json(made), parse_constant=pytest.fail)
+    json.loads(profile_tables.report(made).json(), parse_constant=pytest.fail)
 
 
 def test_a_record_that_its_items_contradict_is_told(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_the_csv_has_reliance_and_says_what_entries_lack(tmp_path: Path) -> None
     for label, right in (("sft", 28), ("good", 36)):
         make_answered(tmp_path, label, entry(right))
     make_answered(tmp_path, "broken", {}, failed=True)
-    rows = list(csv.DictReader(io.StringIO(profile_tables.as_csv(built(tmp_path)))))
+    rows = list(csv.DictReader(io.StringIO(profile_tables.report(built(tmp_path)).csv())))
     found = {(row["entry"], row["column"]): row for row in rows}
     expected = f1_score(TRUTH, [p for _, p in said(36)]) - f1_score(TRUTH, [p for _, p in said(28)])
     assert float(found["good", "asked f1"]["difference"]) == pytest.approx(expected, abs=1e-5)

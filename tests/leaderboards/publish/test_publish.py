@@ -44,7 +44,7 @@ def hostile_board(root: Path) -> Board:
 
 
 def test_markdown_escapes_labels(tmp_path: Path) -> None:
-    page = tables.markdown(hostile_board(tmp_path))
+    page = tables.report(hostile_board(tmp_path)).markdown()
     row = next(line for line in page.splitlines() if "a\\|b" in line)
     assert "a\\|b&lt;i&gt;&amp;\\_%\\$#{x}\\~^\\\\\\*\\`\\[" in row
     header = next(line for line in page.splitlines() if line.startswith("| # | entry"))
@@ -66,7 +66,7 @@ def test_markdown_escapes_only_what_would_be_markup(text: str, expected: str) ->
 
 
 def test_latex_escapes_labels(tmp_path: Path) -> None:
-    text = tables.latex(hostile_board(tmp_path))
+    text = tables.report(hostile_board(tmp_path)).latex()
     escaped = (
         r"a\textbar{}b\textless{}i\textgreater{}\&\_\%\$\#\{x\}\textasciitilde{}"
         r"\textasciicircum{}\textbackslash{}*`["
@@ -78,12 +78,12 @@ def test_latex_escapes_labels(tmp_path: Path) -> None:
 
 def test_csv_and_json_give_labels_and_figures_back(tmp_path: Path) -> None:
     board = hostile_board(tmp_path)
-    rows = list(csv.DictReader(io.StringIO(tables.as_csv(board))))
+    rows = list(csv.DictReader(io.StringIO(tables.report(board).csv())))
     assert [row["label"] for row in rows] == [HOSTILE, "joint"]
     assert float(rows[0]["balanced"]) == pytest.approx(0.65)
     assert float(rows[0]["difference_clean"]) == pytest.approx(0.3)
     assert rows[1]["difference_clean"] == ""
-    content = json.loads(tables.as_json(board))
+    content = json.loads(tables.report(board).json())
     assert content["entries"][0]["label"] == HOSTILE
     assert content["entries"][0]["scores"]["clean"]["values"] == [0.8]
     assert "samples" not in content
@@ -119,7 +119,7 @@ def test_a_narrow_terminal_shows_main_columns_and_cuts_only_names(toy: Path) -> 
 
 
 def test_control_kind_is_shown(toy: Path) -> None:
-    page = tables.markdown(board_of(toy, kinds={"joint": "control", "fair": "objective"}))
+    page = tables.report(board_of(toy, kinds={"joint": "control", "fair": "objective"})).markdown()
     assert "joint (control)" in page and "fair (" not in page
 
 

@@ -17,11 +17,9 @@ from steelyard.leaderboards.robustness.items import consistency, of_board
 from steelyard.leaderboards.robustness.numbers import Robustness, VariantScores, corruptions_of
 from steelyard.leaderboards.robustness.plots import best_of
 from steelyard.leaderboards.robustness.tables import (
-    as_csv,
-    as_json,
     board_report,
-    markdown,
     profile_report,
+    report,
     sheets,
 )
 from steelyard.leaderboards.stats.intervals import Sample
@@ -130,11 +128,12 @@ def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
     assert made.rows[1].worst == "image-noise:3" and not made.rows[1].differences
     assert [step.mean for step in made.rows[1].curves["image-noise"]] == pytest.approx([-0.1, -0.3])
     source = build_board(collect([tmp_path]), "toy")
-    page = markdown(source, [made], {"toy": "fan.svg"})
+    written = report(source, "robustness", [made], ["fan.svg"])
+    page = written.markdown()
     assert "| 1 | firm | 90.0 ± " in page and "-20.0 ± " in page and "▲" in page
     assert "![fan](fan.svg)" in page and len(sheets(made)) == 2
-    assert "toy,joint,change,image-noise:3,-0.3," in as_csv([made])
-    assert json.loads(as_json(source, [made]))["entries"][0]["label"] == "firm"
+    assert "toy,joint,change,image-noise:3,-0.3," in written.csv()
+    assert json.loads(written.json())["entries"][0]["label"] == "firm"
 
 
 def test_boards_are_published_with_their_robustness(toy: Path, tmp_path: Path) -> None:

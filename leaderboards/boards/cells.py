@@ -1,0 +1,140 @@
+"""Cells and columns that the tables of several reports share."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from steelyard.leaderboards.loading.costs import Cost
+from steelyard.leaderboards.output.files import exact
+from steelyard.leaderboards.output.sheet import Cell, Sheet
+from steelyard.leaderboards.stats.differences import ControlDifference
+from steelyard.leaderboards.stats.intervals import Interval
+from steelyard.leaderboards.stats.ranking import FEWEST_BLOCKS, OverallRank
+
+VERDICTS = {"better": " ▲", "worse": " ▼", "": ""}
+DIRECTIONS = {True: " ↑", False: " ↓", None: ""}
+NO_DIAGRAM = (
+    "No critical-difference diagram: it needs three entries complete on every task and "
+    f"{FEWEST_BLOCKS} blocks; a block is one seed on one task."
+)
+FORMATS = {"all tables": "md", "CSV": "csv", "JSON": "json", "LaTeX": "tex"}
+
+
+class CostEntry(Protocol):
+    @property
+    def cost(self) -> Cost: ...
+
+
+Entry = TypeVar("Entry")
+CostlyEntry = TypeVar("CostlyEntry", bound=CostEntry)
+Column = tuple[str, Callable[[Entry], str | Cell]]
+"""Heading, and the cell of an entry."""
+
+
+def entry_sheet(
+    title: str,
+    entries: Iterable[Entry],
+    name: Callable[[Entry], str],
+    columns: Sequence[Column[Entry]],
+    blanks: Iterable[str] = (),
+    mark: Callable[[Entry], str] = lambda entry: "",
+) -> Sheet:
+    """Build a table with a row per entry in order of rank, then the names of unranked entries.
+
+    ``mark`` is put before the rank.
+    """
+    rows = []
+    for rank, entry in enumerate(entries, start=1):
+        cells = [f"{mark(entry)}{rank}", name(entry), *(cell(entry) for _, cell in columns)]
+        rows.append(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in cells))
+    rows += [(Cell(""), Cell(blank), *[Cell("")] * len(columns)) for blank in blanks]
+    return Sheet(title, ("#", "entry", *(heading for heading, _ in columns)), tuple(rows))
+
+
+def with_kind(label: str, kind: str) -> str:
+    return f"{label} ({kind})" if kind == "control" else label
+
+
+def words(name: str) -> str:
+    """Return a name without underscores."""
+    return name.replace("_", " ")
+
+
+def number(value: float | None, percent: bool = True, sign: str = "") -> str:
+    """Format a fraction in percent, any other value with four digits; empty for None."""
+    if value is None:
+        return ""
+    # Adding 0 turns -0.0 into 0.0.
+    return f"{round(100 * value, 1) + 0.0:{sign}.1f}" if percent else f"{value:{sign}.4g}"
+
+
+def with_half(interval: Interval | None, percent: bool = True, sign: str = "") -> str:
+    """Format the mean and half of the interval; empty for None."""
+    if interval is None:
+        return ""
+    return f"{number(interval.mean, percent, sign)} ± {number(interval.half, percent)}"
+
+
+def with_verdict(difference: ControlDifference | None, percent: bool = True) -> str:
+    """Format a difference to the control; empty for None."""
+    if difference is None:
+        return ""
+    return with_half(difference.interval, percent, "+") + VERDICTS[difference.verdict]
+
+
+def rank_columns(rank: Callable[[Entry], OverallRank]) -> list[Column[Entry]]:
+    """Return the columns of a rank over several tasks."""
+
+    def win_rate(entry: Entry) -> str:
+        wins = rank(entry).wins
+        if wins is None:
+            return ""
+        low, high = max(100 * wins.low, 0.0), min(100 * wins.high, 100.0)
+        return f"{100 * wins.mean:.0f}% ({low:.0f}-{high:.0f})"
+
+    return [
+        ("Borda", lambda entry: f"{rank(entry).borda:g}"),
+        ("mean rank", lambda entry: f"{rank(entry).mean_rank:.2f}"),
+        ("range", lambda entry: f"{rank(entry).low:.3g}-{rank(entry).high:.3g}"),
+        ("win rate", win_rate),
+    ]
+
+
+def cost_sheet(
+    entries: Sequence[CostlyEntry],
+    name: Callable[[CostlyEntry], str],
+    control: str,
+    blanks: Iterable[str],
+) -> Sheet:
+    """Build the table of training cost, with the fraction of FLOPs by phase."""
+
+    def column(heading: str, text: Callable[[Cost], str]) -> Column[CostlyEntry]:
+        return heading, lambda entry: text(entry.cost)
+
+    def fraction(phase: str) -> Callable[[Cost], str]:
+        return lambda cost: (
+            f"{100 * cost.phases[phase] / cost.flops:.0f}%" if cost.phases.get(phase) else ""
+        )
+
+    columns = [
+        column("FLOPs", lambda cost: f"{cost.flops:.2e}"),
+        column(f"x {control}", lambda c: "" if c.relative is None else f"{c.relative:.2f}"),
+        column("steps", lambda cost: f"{cost.steps:.0f}"),
+        column("items", lambda cost: f"{cost.items:.0f}"),
+        column("seconds", lambda cost: f"{cost.seconds:.1f}"),
+        column("peak MiB", lambda cost: f"{cost.peak_bytes / 2**20:.0f}"),
+        *(column(name, fraction(name)) for name in phases_of([e.cost for e in entries])),
+    ]
+    return entry_sheet("Training cost", entries, name, columns, blanks)
+
+
+def phases_of(costs: Sequence[Cost]) -> list[str]:
+    """Return every phase that some entry spent FLOPs on, forward and backward first."""
+    phases = {phase for cost in costs for phase in cost.phases}
+    passes = [phase for phase in ("forward", "backward") if phase in phases]
+    return [*passes, *sorted(phases.difference(passes))]
+
+
+def interval_fields(name: str, interval: Interval) -> Iterator[tuple[str, str]]:
+    """Yield mean, low and high as CSV fields that begin with ``name``."""
+    names = (name, f"{name}_low", f"{name}_high")
+    return zip(names, map(exact, interval.ends), strict=True)
