@@ -3,17 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from steelyard.leaderboards.boards.cells import phases_of
 from steelyard.leaderboards.loading.costs import Cost
 from steelyard.leaderboards.output.style import (
     COLOURS,
     FAINT,
     HATCHES,
-    LINE,
     SOFT,
+    Bar,
+    Mark,
+    dots,
     headline,
-    name_rows,
-    names_width,
+    lines,
+    named_panels,
 )
+from steelyard.leaderboards.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +29,10 @@ SAME_COST = 1.05
 """Largest factor between FLOPs that count as equal."""
 WIDE_COST = 10.0
 """Factor between costs above which their axis is logarithmic."""
+LIGHT: dict[str, Any] = {"lw": 0.8, "alpha": 0.35, "zorder": 2}
+"""Style of intervals."""
 # Inches: bars, right margin, heading, room for the legend with one and with more lines.
-BARS, GAP, OVER, UNDER = 5.0, 0.22, 0.62, (0.75, 0.95)
+WIDE, GAP, OVER, UNDER = 5.0, 0.22, 0.62, (0.75, 0.95)
 ACROSS = 5
 """Phases in a line of the legend."""
 
@@ -37,6 +45,10 @@ class CostAxis(NamedTuple):
     """Why it is not FLOPs; empty if it is."""
     costs: Mapping[str, float]
     """By entry."""
+
+
+def bar_of(interval: Interval, scale: float = 100.0) -> Bar:
+    return Bar(scale * interval.low, scale * interval.mean, scale * interval.high)
 
 
 def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> list[int]:
@@ -76,51 +88,49 @@ def cost_scale(axes: "Axes", costs: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def draw_front(
-    axes: "Axes", points: Sequence[tuple[float, float]], *, higher_is_better: bool
+def draw_costs(
+    axes: "Axes",
+    costs: Mapping[str, float],
+    bars: Mapping[str, Bar],
+    look: Mapping[str, Mark],
+    *,
+    higher_is_better: bool,
 ) -> None:
-    """Draw the Pareto front of (cost, score) points as a grey step to the end of the axis."""
+    """Draw scores with intervals over cost, with the Pareto front as a grey step."""
+    cost_scale(axes, [costs[label] for label in bars])
+    bounds = [(look[x].colour, [costs[x]] * 2, [bar.low, bar.high]) for x, bar in bars.items()]
+    lines(axes, bounds, **LIGHT)
+    dots(axes, [(look[x], costs[x], bar.mean) for x, bar in bars.items()], zorder=3)
+    points = [(costs[label], bar.mean) for label, bar in bars.items()]
     front = [points[index] for index in pareto(points, higher_is_better=higher_is_better)]
     front.append((axes.get_xlim()[1], front[-1][1]))
     axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=1.4, zorder=1)
 
 
-def phases_of(costs: Sequence[Cost]) -> list[str]:
-    """Return every phase that some entry spent FLOPs on, forward and backward first."""
-    phases = {phase for cost in costs for phase in cost.phases}
-    passes = [phase for phase in ("forward", "backward") if phase in phases]
-    return [*passes, *sorted(phases.difference(passes))]
-
-
 def phases_figure(title: str, costs: Mapping[str, Cost]) -> "Figure":
     """Draw the training FLOPs of each entry, stacked by phase; the first entry on top."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
     labels, phases = list(costs), phases_of([*costs.values()])
-    names, under = names_width(labels), UNDER[len(phases) > ACROSS]
-    high = LINE * len(labels) + 0.1
-    width, height = names + BARS + GAP, OVER + high + under
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((names / width, under / height, BARS / width, high / height))
-    name_rows(axes, labels, with_names=True)
+    bottom = UNDER[len(phases) > ACROSS]
+    figure, (axes,) = named_panels(labels, [WIDE], gap=GAP, top=OVER, bottom=bottom)
     axes.grid(axis="y", visible=False)
-    starts = [0.0] * len(labels)
+    starts = np.zeros(len(labels))
     for index, phase in enumerate(phases):
-        widths = [cost.phases.get(phase, 0.0) for cost in costs.values()]
-        style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "edgecolor": "white"}
-        style["hatch"] = HATCHES[index % len(HATCHES)]
-        axes.barh(range(len(labels)), widths, 0.7, starts, lw=0.5, label=phase, **style)
-        starts = [start + width for start, width in zip(starts, widths, strict=True)]
-    for line, total in enumerate(starts):
-        if total == 0:
-            axes.text(0, line, " no training", va="center", fontsize=7.5, color=SOFT)
+        widths = np.array([cost.phases.get(phase, 0.0) for cost in costs.values()])
+        axes.barh(
+            range(len(labels)), widths, 0.7, starts, lw=0.5, label=phase, edgecolor="white",
+            color=COLOURS[index % len(COLOURS)], hatch=HATCHES[index % len(HATCHES)],
+        )  # fmt: skip
+        starts = starts + widths
+    for line in np.flatnonzero(starts == 0).tolist():
+        axes.text(0, line, " no training", va="center", fontsize=7.5, color=SOFT)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("training FLOPs", fontsize=8)
     if phases:
         figure.legend(
-            loc="lower left", bbox_to_anchor=(names / width, 0), ncols=ACROSS, fontsize=7.5,
-            borderaxespad=0, handlelength=1.6, columnspacing=1.2,
+            loc="lower left", bbox_to_anchor=(axes.get_position().x0, 0), ncols=ACROSS,
+            fontsize=7.5, borderaxespad=0, handlelength=1.6, columnspacing=1.2,
         )  # fmt: skip
     reading = "Executed floating-point operations by phase, means over seeds."
     headline(figure, f"{title}: training compute by phase", reading)

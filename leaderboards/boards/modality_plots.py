@@ -1,24 +1,23 @@
 """Draw the score of each modality alone, and how it differs from the control."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steelyard.leaderboards.boards.board import Board, BoardEntry
+from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.cost_plots import bar_of
 from steelyard.leaderboards.boards.tradeoff import OTHER
 from steelyard.leaderboards.output.style import (
-    BAD,
+    BAND,
     FAINT,
-    GOOD,
     IMAGE,
     INK,
-    LINE,
-    SOFT,
     TEXT,
+    VERDICT_MARKS,
     headline,
-    name_rows,
-    names_width,
+    named_panels,
+    row_intervals,
 )
 from steelyard.leaderboards.stats.differences import ControlDifference
 from steelyard.tasks.corruptions.variants import CLEAN
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 # Inches: panel of scores, panel of differences, room between, below and above them.
 WIDE, NARROW, GAP, UNDER, OVER = 2.5, 1.2, 0.25, 0.4, 0.95
-LOOKS = {"better": (GOOD, "^"), "worse": (BAD, "v"), "": (SOFT, "o")}
 SHAPES = {"text": (TEXT, "s"), "image": (IMAGE, "D")}
 
 
@@ -38,23 +36,23 @@ def modalities_figure(board: Board) -> "Figure":
 
     Entries whose gap closes at the cost of the strong modality or of clean inputs are marked.
     """
-    from matplotlib.figure import Figure
-
     traded = {e.label for e in board.entries if e.tradeoff and e.tradeoff.traded}
     labels = [f"{e.label} ‡" if e.label in traded else e.label for e in board.entries]
-    names, high = names_width(labels), LINE * len(labels) + 0.1
-    width, height = names + WIDE + 4 * (NARROW + GAP) + 0.1, OVER + high + UNDER
-    figure = Figure(figsize=(width, height))
-    box = UNDER / height, high / height
-    axes = figure.add_axes((names / width, box[0], WIDE / width, box[1]))
-    name_rows(axes, labels, with_names=True)
+    widths = [WIDE, *[NARROW] * 4]
+    figure, (axes, *others) = named_panels(labels, widths, gap=GAP, top=OVER, bottom=UNDER)
     _scores(axes, board)
-    start = names + WIDE + GAP
-    for title, pick in _panels(board).items():
-        axes = figure.add_axes((start / width, box[0], NARROW / width, box[1]))
-        name_rows(axes, labels, with_names=False)
-        _differences(axes, board, title, pick)
-        start += NARROW + GAP
+    changes: dict[str, list[ControlDifference | None]] = {
+        name: [e.tradeoff.by_name[part] if e.tradeoff else None for e in board.entries]
+        for name, part in (
+            (f"{board.strong_modality} (strong)", "strong"),
+            (f"{OTHER[board.strong_modality]} (weak)", "weak"),
+            ("gap of the two", "gap"),
+        )
+    }
+    changes[CLEAN] = [entry.differences.get(CLEAN) for entry in board.entries]
+    for axes, (title, differences) in zip(others, changes.items(), strict=True):
+        _differences(axes, differences, 100 if board.percent else 1)
+        axes.set_title(f"Δ {title}", fontsize=8, pad=3)
     mark = " ‡ gap closed at the cost of the strong modality or clean inputs." if traded else ""
     headline(
         figure,
@@ -64,16 +62,6 @@ def modalities_figure(board: Board) -> "Figure":
         f"correction; numbers: off scale.{mark}",
     )
     return figure
-
-
-def _panels(board: Board) -> dict[str, Callable[[BoardEntry], ControlDifference | None]]:
-    strong, weak = board.strong_modality, OTHER[board.strong_modality]
-    return {
-        f"{strong} (strong)": lambda entry: entry.tradeoff.strong if entry.tradeoff else None,
-        f"{weak} (weak)": lambda entry: entry.tradeoff.weak if entry.tradeoff else None,
-        "gap of the two": lambda entry: entry.tradeoff.gap if entry.tradeoff else None,
-        CLEAN: lambda entry: entry.differences.get(CLEAN),
-    }
 
 
 def _scores(axes: "Axes", board: Board) -> None:
@@ -90,36 +78,32 @@ def _scores(axes: "Axes", board: Board) -> None:
     axes.vlines(means[CLEAN], rows - 0.32, rows + 0.32, colors=INK, lw=1.6, zorder=2)
     for line, entry in enumerate(board.entries):
         if entry.label == board.control:
-            axes.axhspan(line - 0.5, line + 0.5, color="#f2f2f2", lw=0, zorder=0)
+            axes.axhspan(line - 0.5, line + 0.5, color=BAND, lw=0, zorder=0)
     unit = " (%)" if board.percent else ""
     better = "" if board.higher_is_better else ", lower is better"
     axes.set_title(f"{board.metric}{unit}{better}", fontsize=8, pad=3)
 
 
 def _differences(
-    axes: "Axes", board: Board, title: str, pick: Callable[[BoardEntry], ControlDifference | None]
+    axes: "Axes", differences: Sequence[ControlDifference | None], scale: float
 ) -> None:
-    scale = 100 if board.percent else 1
-    all_changes = {line: pick(entry) for line, entry in enumerate(board.entries)}
-    changes = {line: change for line, change in all_changes.items() if change is not None}
+    changes = {line: change for line, change in enumerate(differences) if change is not None}
     means = {line: scale * change.interval.mean for line, change in changes.items()}
     # Numbers replace means beyond thrice those of four fifths of the entries.
     sizes = sorted(map(abs, means.values()))
     reach = 3 * sizes[4 * (len(sizes) - 1) // 5]
     axes.axvline(0, color=INK, lw=0.8)
-    near = {line: change for line, change in changes.items() if abs(means[line]) <= reach}
-    for verdict, (colour, shape) in LOOKS.items():
-        rows = [line for line, change in near.items() if change.verdict == verdict]
-        spans = [near[line].interval for line in rows]
-        ends = scale * np.array([(i.low, i.mean, i.high) for i in spans]).reshape(-1, 3)
-        axes.hlines(rows, ends[:, 0], ends[:, 2], colors=colour, lw=1.3, alpha=0.7,
-                    capstyle="round")  # fmt: skip
-        axes.plot(ends[:, 1], rows, shape, color=colour, ms=5, mec="white", mew=0.5)
-    for line in (line for line in changes if line not in near):
-        mean, (colour, _) = means[line], LOOKS[changes[line].verdict]
+    bars = [
+        (float(line), VERDICT_MARKS[change.verdict], bar_of(change.interval, scale))
+        for line, change in changes.items()
+        if abs(means[line]) <= reach
+    ]
+    row_intervals(axes, bars)
+    for line in (line for line, mean in means.items() if abs(mean) > reach):
+        mean, colour = means[line], VERDICT_MARKS[changes[line].verdict].colour
         axes.text(float(mean > 0), line, f"{mean:+.3g}", color=colour, fontsize=7,
                   ha="right" if mean > 0 else "left", va="center_baseline",
                   transform=axes.get_yaxis_transform())  # fmt: skip
-    for line in (line for line in all_changes if line not in changes):
-        axes.axhspan(line - 0.5, line + 0.5, color="#f2f2f2", lw=0, zorder=0)
-    axes.set_title(f"Δ {title}", fontsize=8, pad=3)
+    for line in range(len(differences)):
+        if line not in changes:
+            axes.axhspan(line - 0.5, line + 0.5, color=BAND, lw=0, zorder=0)

@@ -4,13 +4,14 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cost_plots import (
+    LIGHT,
+    bar_of,
     cost_axis,
-    cost_scale,
-    draw_front,
+    draw_costs,
     phases_figure,
 )
 from steelyard.leaderboards.boards.modality_plots import modalities_figure
@@ -21,6 +22,7 @@ from steelyard.leaderboards.output.style import (
     PRINT,
     SOFT,
     Anchor,
+    Bar,
     Figures,
     Mark,
     axis_limits,
@@ -33,6 +35,7 @@ from steelyard.leaderboards.output.style import (
     name_points,
     off_scale,
     panels,
+    score_height,
     select_entries,
     shorten,
 )
@@ -44,18 +47,8 @@ if TYPE_CHECKING:
 
 PAD, ASIDE = 0.06, 0.045
 """Fraction of an axis left free at each end; the second for an axis of severities."""
-LIGHT: dict[str, Any] = {"lw": 0.8, "alpha": 0.35, "zorder": 2}
-"""Style of intervals."""
 
 Span = tuple[float, float]
-
-
-class Bar(NamedTuple):
-    """Interval as drawn, in percent for fractions."""
-
-    low: float
-    mean: float
-    high: float
 
 
 def figures(board: Board, labels: Sequence[str]) -> Figures:
@@ -111,29 +104,21 @@ def _number(board: Board, value: float) -> str:
 
 
 def _bars(board: Board, name: str) -> dict[str, Bar]:
-    scale = _scale(board)
-    scores = {entry.label: entry.scores[name] for entry in board.entries}
-    return {
-        label: Bar(scale * score.low, scale * score.mean, scale * score.high)
-        for label, score in scores.items()
-    }
-
-
-def _off(board: Board, spans: Mapping[str, Span]) -> set[str]:
-    return off_scale(spans, higher_is_better=board.higher_is_better)
+    return {entry.label: bar_of(entry.scores[name], _scale(board)) for entry in board.entries}
 
 
 def _lagging(board: Board, bars: Mapping[str, Bar]) -> set[str]:
-    return _off(board, {label: (bar.mean, bar.mean) for label, bar in bars.items()})
+    spans = {label: (bar.mean, bar.mean) for label, bar in bars.items()}
+    return off_scale(spans, higher_is_better=board.higher_is_better)
 
 
-def _limits(board: Board, spans: Sequence[Span], below: float, above: float) -> Span:
+def _limits(spans: Sequence[Span], below: float, above: float, *, higher_is_better: bool) -> Span:
     """Return axis limits with the better scores at the far end."""
     low, high = min(low for low, _ in spans), max(high for _, high in spans)
-    return axis_limits(*((low, high) if board.higher_is_better else (high, low)), below, above)
+    return axis_limits(*((low, high) if higher_is_better else (high, low)), below, above)
 
 
-def _bar_limits(board: Board, bars: Sequence[Bar], below: float, above: float) -> Span:
+def bar_limits(bars: Sequence[Bar], below: float, above: float, *, higher_is_better: bool) -> Span:
     """Return limits around bars, which cut bars much longer than the range of the means.
 
     A bar counts at most that range, or a twentieth of the largest mean if that is more.
@@ -141,7 +126,7 @@ def _bar_limits(board: Board, bars: Sequence[Bar], below: float, above: float) -
     means = [bar.mean for bar in bars]
     longest = max(max(means) - min(means), max(map(abs, means)) / 20)
     spans = [(max(bar.low, bar.mean - longest), min(bar.high, bar.mean + longest)) for bar in bars]
-    return _limits(board, spans, below, above)
+    return _limits(spans, below, above, higher_is_better=higher_is_better)
 
 
 def _note(axes: "Axes", outside: Sequence[str], raised: float = 0.0) -> float:
@@ -159,38 +144,30 @@ def _note(axes: "Axes", outside: Sequence[str], raised: float = 0.0) -> float:
 def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Draw score against training cost, clean and corrupted, with the Pareto front."""
     names = [name for name in (CLEAN, "corrupted") if name in board.columns]
-    figure, row = panels(len(names), 3.2, len(board.entries))
-    costs = cost_axis({entry.label: entry.cost for entry in board.entries})
+    figure, row = panels([3.2] * len(names), score_height(len(board.entries)))
+    axis, up = (
+        cost_axis({entry.label: entry.cost for entry in board.entries}),
+        board.higher_is_better,
+    )
     for axes, name in zip(row, names, strict=True):
-        anchors = _cost_panel(axes, board, name, costs.costs, look)
-        axes.set(title=name, xlabel=costs.label, ylabel=_axis(board, name))
+        bars = _bars(board, name)
+        off = _lagging(board, bars)
+        inside = {label: bar for label, bar in bars.items() if label not in off}
+        below = _note(axes, [f"{x} {_number(board, bars[x].mean)}" for x in bars if x in off])
+        limits = bar_limits(list(inside.values()), below + PAD, PAD, higher_is_better=up)
+        axes.set_ylim(limits)
+        draw_costs(axes, axis.costs, inside, look, higher_is_better=up)
+        axes.set(title=name, xlabel=axis.label, ylabel=_axis(board, name))
+    anchors = [Anchor(label, axis.costs[label], bar.mean) for label, bar in bars.items()]
     name_points(row[-1], anchors, look)
-    reading = f"{costs.remark}Up and left is better. Grey: Pareto front. Bars: 95 % intervals."
+    reading = f"{axis.remark}Up and left is better. Grey: Pareto front. Bars: 95 % intervals."
     headline(figure, f"{board.task}: score against training cost", reading)
     return figure
 
 
-def _cost_panel(
-    axes: "Axes", board: Board, name: str, costs: Mapping[str, float], look: Mapping[str, Mark]
-) -> list[Anchor]:
-    """Fill one panel; return all points, also those off scale."""
-    bars = _bars(board, name)
-    off = _lagging(board, bars)
-    inside = {label: bar for label, bar in bars.items() if label not in off}
-    below = _note(axes, [f"{x} {_number(board, bars[x].mean)}" for x in bars if x in off])
-    axes.set_ylim(_bar_limits(board, list(inside.values()), below + PAD, PAD))
-    cost_scale(axes, [costs[label] for label in inside])
-    bounds = [(look[x].colour, [costs[x]] * 2, [bar.low, bar.high]) for x, bar in inside.items()]
-    lines(axes, bounds, **LIGHT)
-    dots(axes, [(look[x], costs[x], bar.mean) for x, bar in inside.items()], zorder=3)
-    points = [(costs[label], bar.mean) for label, bar in inside.items()]
-    draw_front(axes, points, higher_is_better=board.higher_is_better)
-    return [Anchor(label, costs[label], bar.mean) for label, bar in bars.items()]
-
-
 def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Draw clean against corrupted; below the control, balance costs clean score."""
-    figure, (axes,) = panels(1, 4.6, len(board.entries))
+    figure, (axes,) = panels([4.6], score_height(len(board.entries)))
     up, right = _bars(board, CLEAN), _bars(board, "corrupted")
     off = _lagging(board, up)
     off |= _lagging(board, {label: bar for label, bar in right.items() if label not in off})
@@ -203,8 +180,9 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     traded = {entry.label for entry in board.entries if entry.tradeoff and entry.tradeoff.traded}
     below = _note(axes, outside, raised=PRINT) + PAD
     above = PRINT / inches(axes)[1] + PAD
-    axes.set_xlim(_bar_limits(board, [right[label] for label in inside], PAD, PAD))
-    axes.set_ylim(_bar_limits(board, [up[label] for label in inside], below, above))
+    better: dict[str, bool] = {"higher_is_better": board.higher_is_better}
+    axes.set_xlim(bar_limits([right[label] for label in inside], PAD, PAD, **better))
+    axes.set_ylim(bar_limits([up[label] for label in inside], below, above, **better))
     _crosses(axes, {label: (right[label], up[label]) for label in inside}, look)
     for label in (label for label in inside if label in traded):
         x, y = right[label].mean, up[label].mean
@@ -270,7 +248,7 @@ def _graded(board: Board) -> dict[str, dict[int, str]]:
 def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Draw a panel per graded corruption, on one scale: clean to the highest severity."""
     graded, scale = _graded(board), _scale(board)
-    figure, row = panels(len(graded), 3.0, len(board.entries))
+    figure, row = panels([3.0] * len(graded), score_height(len(board.entries)))
     curves = {
         name: {
             entry.label: [scale * entry.variants[variant].mean for variant in steps.values()]
@@ -282,7 +260,7 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     for label in (entry.label for entry in board.entries):
         means = [mean for by_label in curves.values() for mean in by_label[label]]
         spans[label] = min(means), max(means)
-    off = _off(board, spans)
+    off = off_scale(spans, higher_is_better=board.higher_is_better)
     outside = [
         f"{label} {_number(board, low)} to {_number(board, high)}"
         for label, (low, high) in spans.items()
@@ -290,7 +268,8 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     ]
     ends = [span for label, span in spans.items() if label not in off]
     for axes, (name, steps) in zip(row, graded.items(), strict=True):
-        axes.set_ylim(_limits(board, ends, _note(axes, outside) + PAD, PAD))
+        below = _note(axes, outside) + PAD
+        axes.set_ylim(_limits(ends, below, PAD, higher_is_better=board.higher_is_better))
         severities = list(steps)
         axes.set(title=name, xlabel="severity (0: clean)", xticks=severities)
         axes.set_ylabel(_axis(board, ""))

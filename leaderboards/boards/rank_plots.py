@@ -7,13 +7,13 @@ from steelyard.leaderboards.output.style import (
     BAD,
     GOOD,
     INK,
-    LINE,
     SIZES,
     SOFT,
     Mark,
     headline,
-    name_rows,
+    named_panels,
     names_width,
+    panels,
     select_entries,
     shorten,
 )
@@ -31,17 +31,10 @@ STEP = 0.22
 
 def critical_figure(critical: CriticalDifference, name: str, look: Mapping[str, Mark]) -> "Figure":
     """Draw mean ranks, the best on top, with a bracket around entries that do not differ."""
-    from matplotlib.figure import Figure
-
     title, labels = select_entries(name, list(critical.mean_ranks), "", str)
     means = [critical.mean_ranks[label] for label in labels]
     groups = close_runs(means, critical.difference)
-    names, high = names_width(labels), LINE * len(labels) + 0.1
-    width = names + WIDE + BRACKET * (len(groups) + 2)
-    height = OVER + high + UNDER
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((names / width, UNDER / height, WIDE / width, high / height))
-    name_rows(axes, labels, with_names=True)
+    figure, (axes,) = named_panels(labels, [WIDE], top=OVER, bottom=UNDER)
     axes.set_xlim(0.6, max(len(labels), means[-1]) + 0.4)
     for line, (label, mean) in enumerate(zip(labels, means, strict=True)):
         mark = look[label]
@@ -85,13 +78,9 @@ def slope_figure(changes: Sequence[RankChange], name: str, before: str, after: s
 
     It is coloured and thick if the two ranges of ranks do not touch.
     """
-    from matplotlib.figure import Figure
-
     labels = [f"{change.label}  15 (10-15)" for change in changes]
     names, high = names_width(labels) + 0.35, STEP * len(changes) + 0.1
-    width, height = 2 * names + SLOPE, OVER + high + 0.15
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((names / width, 0.15 / height, SLOPE / width, high / height))
+    figure, (axes,) = panels([SLOPE], high, left=names, gap=names, top=OVER, bottom=0.15)
     axes.set(xlim=(0, 1), ylim=(len(changes) + 0.5, 0.5), xticks=[], yticks=[])
     axes.grid(visible=False)
     for spine in axes.spines.values():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,8 @@ INK, SOFT, FAINT, GRID = "#222222", "#6e6e6e", "#c8c8c8", "#ececec"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F3C8D")
 GOOD, BAD = "#0072B2", "#D55E00"
 """Better and worse than the control."""
+BAND = "#f2f2f2"
+"""Background of a row."""
 TEXT, IMAGE = "#D55E00", "#0072B2"
 """Colours of the two modalities."""
 HATCHES = ("", "////", "....", "xxxx", "----", "||||", "oooo", "\\\\\\\\")
@@ -52,6 +54,9 @@ class Mark:
     marker: str
 
 
+VERDICT_MARKS = {"better": Mark(GOOD, "^"), "worse": Mark(BAD, "v"), "": Mark(SOFT, "o")}
+
+
 @dataclass(frozen=True, slots=True)
 class Anchor:
     """Data point to be named in the column right of the axes."""
@@ -59,6 +64,14 @@ class Anchor:
     label: str
     x: float
     y: float
+
+
+class Bar(NamedTuple):
+    """Interval as drawn, in percent for fractions."""
+
+    low: float
+    mean: float
+    high: float
 
 
 def marks(labels: Sequence[str], control: str) -> dict[str, Mark]:
@@ -70,21 +83,57 @@ def marks(labels: Sequence[str], control: str) -> dict[str, Mark]:
     return look | {control: Mark(INK, "X")}
 
 
-def panels(count: int, width: float, names: int) -> tuple["Figure", list["Axes"]]:
-    """Return a figure and its panels, ``width`` inches each and as high as ``names`` names."""
+def panels(
+    widths: Sequence[float],
+    height: float,
+    *,
+    count: int | None = None,
+    left: float = LEFT,
+    gap: float = BETWEEN,
+    top: float = TOP,
+    bottom: float = BOTTOM,
+) -> tuple["Figure", list["Axes"]]:
+    """Return a figure and its panels, by default one line of panels of these widths.
+
+    Args:
+        widths: inches of the panels in a line.
+        height: inches of a panel.
+        count: number of panels, in as many lines as they need.
+        left: inches left of a line.
+        gap: inches right of each panel.
+        top: inches above the first line.
+        bottom: inches below each line, room for the titles of the next one included.
+    """
     from matplotlib.figure import Figure
 
-    panel_height = max(3.0, NAME * names)
-    total_width = LEFT + count * width + (count - 1) * BETWEEN
-    total_height = BOTTOM + panel_height + TOP
+    count = len(widths) if count is None else count
+    total_width = left + sum(widths[:count]) + gap * min(count, len(widths))
+    total_height = top + -(-count // len(widths)) * (height + bottom)
     figure = Figure(figsize=(total_width, total_height))
-    size = width / total_width, panel_height / total_height
-    return figure, [
-        figure.add_axes(
-            ((LEFT + index * (width + BETWEEN)) / total_width, BOTTOM / total_height, *size)
-        )
-        for index in range(count)
-    ]
+    grid = []
+    for index in range(count):
+        line, column = divmod(index, len(widths))
+        x = left + sum(widths[:column]) + gap * column
+        y = total_height - top - height - line * (height + bottom)
+        size = widths[column] / total_width, height / total_height
+        grid.append(figure.add_axes((x / total_width, y / total_height, *size)))
+    return figure, grid
+
+
+def score_height(names: int) -> float:
+    """Return inches of a panel with a column of names right of it."""
+    return max(3.0, NAME * names)
+
+
+def named_panels(
+    labels: Sequence[str], widths: Sequence[float], **room: Any
+) -> tuple["Figure", list["Axes"]]:
+    """Return panels with a row per entry, the first on top; ``room`` as in ``panels``."""
+    height = LINE * len(labels) + 0.1
+    figure, grid = panels(widths, height, left=names_width(labels), **room)
+    for index, axes in enumerate(grid):
+        name_rows(axes, labels, with_names=index % len(widths) == 0)
+    return figure, grid
 
 
 def names_width(labels: Sequence[str]) -> float:
@@ -184,6 +233,15 @@ def lines(
     paths = [list(zip(xs, ys, strict=True)) for _, xs, ys in curves]
     colours = [colour for colour, _, _ in curves]
     axes.add_collection(LineCollection(paths, colors=colours, **style), autolim=False)
+
+
+def row_intervals(axes: "Axes", rows: Sequence[tuple[float, Mark, Bar]]) -> None:
+    """Draw an interval in each row (height, mark, interval)."""
+    for y, mark, bar in rows:
+        axes.plot([bar.low, bar.high], [y, y], color=mark.colour, lw=1.3, alpha=0.7,
+                  solid_capstyle="round")  # fmt: skip
+        size = 0.85 * SIZES[mark.marker]
+        axes.plot(bar.mean, y, mark.marker, color=mark.colour, ms=size, mec="white", mew=0.5)
 
 
 def draw_curves(

@@ -5,12 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.output.style import (
-    BETWEEN,
     BOTTOM,
-    LEFT,
     NAME,
     SOFT,
-    TOP,
     Anchor,
     Mark,
     dots,
@@ -18,6 +15,7 @@ from steelyard.leaderboards.output.style import (
     headline,
     lines,
     name_points,
+    panels,
     select_entries,
 )
 from steelyard.leaderboards.robustness.numbers import CorruptionVariants, Robustness, RobustnessRow
@@ -46,50 +44,33 @@ def fan(task: Robustness, look: Mapping[str, Mark]) -> "Figure":
     """Draw a panel per corruption with two severities or more, and one for all others."""
     graded = [corruption for corruption in task.corruptions if len(corruption.levels) > 1]
     ungraded = [corruption for corruption in task.corruptions if len(corruption.levels) <= 1]
-    figure, panels = _grid(len(graded) + bool(ungraded), len(task.rows))
+    high, count = max(HIGH, NAME * len(task.rows)), len(graded) + bool(ungraded)
+    figure, grid = panels([WIDE] * ACROSS, high, count=count, bottom=BOTTOM + UNDER)
     scale = 100.0 if task.percent else 1.0
     limits = _limits(task, scale)
     anchors: list[Anchor] = []
     # Not strict: the last panel may be for the ungraded ones.
-    for axes, corruption in zip(panels, graded, strict=False):
+    for axes, corruption in zip(grid, graded, strict=False):
         axes.set(title=corruption.name, xlabel="severity or rate (0: clean)")
         axes.set(xticks=[0, *corruption.levels], xlim=(0, 1.04 * corruption.levels[-1]))
         anchors = _curves(axes, task.rows, corruption, look, scale)
         _band(axes, task, corruption, scale)
         axes.set_ylim(limits)
     if ungraded:
-        anchors = _dots(panels[-1], task, ungraded, look, scale)
-        panels[-1].set_ylim(limits)
-    for axes in panels[::ACROSS]:
+        anchors = _dots(grid[-1], task, ungraded, look, scale)
+        grid[-1].set_ylim(limits)
+    for axes in grid[::ACROSS]:
         unit = " (points)" if task.percent else ""
         axes.set_ylabel(f"{task.metric} minus own clean{unit}")
-    for axes in panels:
+    for axes in grid:
         axes.axhline(0, color=SOFT, lw=0.9, zorder=1)
-    name_points(panels[-1], anchors, look)
+    name_points(grid[-1], anchors, look)
     reading = (
         "Every entry starts from its own clean score; a flat line is robust, even of a poor model."
         f" Grey band: 95 % interval of {task.control}."
     )
     headline(figure, f"{task.task}: robustness fan", reading)
     return figure
-
-
-def _grid(count: int, names: int) -> tuple["Figure", list["Axes"]]:
-    """Lay out panels in rows of ``ACROSS``, each high enough for a column of ``names`` names."""
-    from matplotlib.figure import Figure
-
-    high, rows, across = max(HIGH, NAME * names), -(-count // ACROSS), min(count, ACROSS)
-    step_across, step_up = WIDE + BETWEEN, high + BOTTOM + UNDER
-    width = LEFT + across * step_across
-    height = TOP + rows * step_up
-    figure = Figure(figsize=(width, height))
-    panels = []
-    for index in range(count):
-        row, column = divmod(index, ACROSS)
-        start = (LEFT + column * step_across) / width
-        bottom = 1 - (TOP + row * step_up + high) / height
-        panels.append(figure.add_axes((start, bottom, WIDE / width, high / height)))
-    return figure, panels
 
 
 def _limits(task: Robustness, scale: float) -> tuple[float, float]:
