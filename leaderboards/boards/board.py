@@ -1,6 +1,6 @@
 """Build the board of one task, a pure function of the collected runs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,13 +38,6 @@ ROUNDING = 1e-9
 """Means closer than this are equal: averages over severities have rounding errors."""
 
 
-class EntryIntervals(NamedTuple):
-    """Intervals of one entry."""
-
-    columns: Mapping[str, Interval]
-    variants: Mapping[str, Interval]
-
-
 @dataclass(frozen=True, slots=True)
 class BoardRank:
     """Rank of an entry by balanced score."""
@@ -63,8 +56,6 @@ class BoardRank:
 
 @dataclass(frozen=True, slots=True)
 class BoardEntry:
-    """Ranked row of a board."""
-
     label: str
     kind: str
     rank: BoardRank
@@ -96,11 +87,8 @@ class Blank:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """Ranking of one task."""
-
     task: str
     generated: bool
-    """Whether the data is generated."""
     preliminary: str
     """Why the board cannot carry a conclusion; empty if it can."""
     metric: str
@@ -165,21 +153,23 @@ def build(
     task_runs = runs.of(task)
     grid = grid_of(task, task_runs)
     columns = columns_of(grid.task, grid.variants)
-    groups = runs.groups(task)
-    kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
     required = {(task, variant) for variant in grid.variants}
-    missing = {label: lacking(group, grid.seeds, required) for label, group in groups.items()}
-    complete = {label: group for label, group in groups.items() if not missing[label]}
+    groups = entry_groups(runs.groups(task), grid.seeds, required, kinds or {})
+    complete = groups.complete
     scores, disagreements = measure(grid, complete, progress)
-    by_column = {name: _column(scores, columns[name]) for name in COMPARED if name in columns}
-    comparison = compare(by_column, control, lambda name: grid.higher_is_better)
-    modalities = {name: _column(scores, columns[name]) for name in MODALITIES if name in columns}
+
+    def samples(name: str) -> dict[str, Sample]:
+        return {label: entry.column(columns[name]) for label, entry in scores.items()}
+
+    compared = {name: samples(name) for name in COMPARED if name in columns}
+    comparison = compare(compared, control, lambda name: grid.higher_is_better)
+    modalities = {name: samples(name) for name in MODALITIES if name in columns}
     strong, traded = tradeoffs(
         modalities, comparison.differences, control, higher_is_better=grid.higher_is_better
     )
-    samples, costs = _column(scores, columns["balanced"]), costs_of(complete, control)
-    entries = _entries(grid, columns, scores, _ranks(grid, samples), kind, comparison.differences,
-                       traded, costs)  # fmt: skip
+    balanced = samples("balanced")
+    entries = _entries(grid, columns, scores, _ranks(grid, balanced), groups.kinds,
+                       comparison.differences, traded, costs_of(complete, control))  # fmt: skip
     return Board(
         task=task,
         generated=evidence.is_generated(task_runs),
@@ -195,22 +185,41 @@ def build(
         columns=tuple(columns),
         corruptions=corruptions_of(columns),
         entries=tuple(entries),
-        blanks=tuple(Blank(label, kind[label], why) for label, why in missing.items() if why),
+        blanks=groups.blanks,
         strong_modality=strong,
         detectable=comparison.detectable,
         notes=(*notes_of(grid.seeds, control, complete), *disagreements),
-        samples=samples,
+        samples=balanced,
         entry_scores=scores,
     )
 
 
-def _column(scores: Mapping[str, EntryScores], weights: Mapping[str, float]) -> dict[str, Sample]:
-    return {label: entry.column(weights) for label, entry in scores.items()}
+class EntryGroups(NamedTuple):
+    """Entries of a board or profile, complete and incomplete."""
+
+    complete: dict[str, list[Run]]
+    blanks: tuple[Blank, ...]
+    kinds: dict[str, str]
 
 
-def kind_of(run: Run, kinds: Mapping[str, str]) -> str:
-    """Return the kind of a run's entry, by its label or else by its method."""
-    return kinds.get(run.record.label, kinds.get(run.record.spec.method, ""))
+def entry_groups(
+    groups: Mapping[str, list[Run]],
+    seeds: Sequence[int],
+    required: Set[tuple[str, str]],
+    kinds: Mapping[str, str],
+) -> EntryGroups:
+    """Split entries by whether they have all seeds and (task, variant) pairs.
+
+    ``kinds`` are by label, or else by method.
+    """
+    by_label = {
+        label: kinds.get(label, kinds.get(group[0].record.spec.method, ""))
+        for label, group in groups.items()
+    }
+    missing = {label: lacking(group, seeds, required) for label, group in groups.items()}
+    complete = {label: group for label, group in groups.items() if not missing[label]}
+    blanks = [Blank(label, by_label[label], why) for label, why in missing.items() if why]
+    return EntryGroups(complete, tuple(blanks), by_label)
 
 
 def corruptions_of(columns: Iterable[str]) -> tuple[str, ...]:
@@ -226,9 +235,8 @@ def _ranks(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, BoardRank]:
     sign = 1 if up else -1
     order = sorted(samples, key=lambda label: (-sign * samples[label].values.mean(), label))
     ordered = [samples[label] for label in order]
-    positions = np.arange(1.0, len(order) + 1)
-    draws = ranking.rank_draws(ordered, grid.task, higher_is_better=up)
-    ranges = ranking.central(draws, positions).tolist()
+    draws = ranking.ranks(ranking.bootstrap(ordered, grid.task), higher_is_better=up)
+    ranges = ranking.central(draws, np.arange(1.0, len(order) + 1)).tolist()
     letters = ranking.ties(ordered)
     wins: list[Interval | None] = [None]
     if len(order) > 1:
@@ -237,32 +245,13 @@ def _ranks(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, BoardRank]:
         label: BoardRank(
             position=index + 1,
             ties=letters[index],
-            tied=index > 0 and not set(letters[index]).isdisjoint(letters[0]),
             low=ranges[index][0],
             high=ranges[index][1],
             wins=wins[index],
+            tied=index > 0 and not set(letters[index]).isdisjoint(letters[0]),
         )
         for index, label in enumerate(order)
     }
-
-
-def _intervals(
-    grid: Grid, columns: Columns, scores: Mapping[str, EntryScores]
-) -> dict[str, EntryIntervals]:
-    """Return the intervals of all entries, computed in batches: faster than one by one."""
-    result: dict[str, EntryIntervals] = {}
-    labels = list(scores)
-    for batch in (labels[start : start + AT_ONCE] for start in range(0, len(labels), AT_ONCE)):
-        samples: list[Sample] = []
-        for label in batch:
-            samples += map(scores[label].column, columns.values())
-            samples += map(scores[label].variant, grid.variants)
-        remaining = iter(intervals.intervals(samples))
-        for label in batch:
-            by_column = dict(zip(columns, remaining, strict=False))
-            by_variant = dict(zip(grid.variants, remaining, strict=False))
-            result[label] = EntryIntervals(by_column, by_variant)
-    return result
 
 
 def _entries(
@@ -270,36 +259,42 @@ def _entries(
     columns: Columns,
     scores: Mapping[str, EntryScores],
     ranks: Mapping[str, BoardRank],
-    kind: Mapping[str, str],
+    kinds: Mapping[str, str],
     compared: Mapping[str, Mapping[str, ControlDifference]],
     traded: Mapping[str, Tradeoff],
     costs: Mapping[str, Cost],
 ) -> Iterator[BoardEntry]:
-    """Yield the rows in the order of ranks."""
-    all_intervals = _intervals(grid, columns, scores)
+    """Yield the rows in the order of ranks, in batches: intervals one by one are slower."""
     worse, sign = (min, 1) if grid.higher_is_better else (max, -1)
-    for label, rank in ranks.items():
-        by_column, by_variant = all_intervals[label]
-        means = [by_column[modality].mean for modality in MODALITIES if modality in columns]
-        both = len(means) == len(MODALITIES)
-        gains = [
-            name
-            for name in corruptions_of(columns)
-            if sign * (by_column[name].mean - by_column[CLEAN].mean) > ROUNDING
-        ]
-        yield BoardEntry(
-            label=label,
-            kind=kind[label],
-            rank=rank,
-            scores=by_column,
-            variants=by_variant,
-            worst=worse(means) if both else None,
-            gap=abs(means[0] - means[1]) if both else None,
-            better_corrupted=tuple(gains),
-            differences=compared[label],
-            tradeoff=traded.get(label),
-            cost=costs[label],
-        )
+    labels = list(ranks)
+    for batch in (labels[start : start + AT_ONCE] for start in range(0, len(labels), AT_ONCE)):
+        samples: list[Sample] = []
+        for label in batch:
+            samples += map(scores[label].column, columns.values())
+            samples += map(scores[label].variant, grid.variants)
+        remaining = iter(intervals.intervals(samples))
+        for label in batch:
+            by_column = {name: next(remaining) for name in columns}
+            means = [by_column[modality].mean for modality in MODALITIES if modality in columns]
+            both = len(means) == len(MODALITIES)
+            gains = [
+                name
+                for name in corruptions_of(columns)
+                if sign * (by_column[name].mean - by_column[CLEAN].mean) > ROUNDING
+            ]
+            yield BoardEntry(
+                label=label,
+                kind=kinds[label],
+                rank=ranks[label],
+                scores=by_column,
+                variants={name: next(remaining) for name in grid.variants},
+                worst=worse(means) if both else None,
+                gap=abs(means[0] - means[1]) if both else None,
+                better_corrupted=tuple(gains),
+                differences=compared[label],
+                tradeoff=traded.get(label),
+                cost=costs[label],
+            )
 
 
 def notes_of(

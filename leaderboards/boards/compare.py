@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.records.record import RECORD, read
-from steelyard.leaderboards.boards import profile_measure
-from steelyard.leaderboards.boards.cells import DIRECTIONS, number, with_half
+from steelyard.leaderboards.boards import cells, profile_measure
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run, collect
@@ -205,8 +204,8 @@ def _counts(column: ProfileColumn, first: Run, second: Run) -> McNemarCounts | N
     if not np.array_equal(first_ids, second_ids):
         return None
     seeds = dict.fromkeys(str(run.record.spec.seed) for run in (first, second))
-    cells = (int(cell.sum()) for cell in (a & b, a & ~b, ~a & b, ~a & ~b))
-    return McNemarCounts(" and ".join(seeds), *cells)
+    counts = (int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b))
+    return McNemarCounts(" and ".join(seeds), *counts)
 
 
 def _is_labelled(column: ProfileColumn, run: Run) -> bool:
@@ -253,9 +252,9 @@ def terminal(first: str, second: str, comparisons: Sequence[RunComparison]) -> "
 
 def _difference_row(comparison: RunComparison) -> list[str]:
     percent, difference = comparison.percent, comparison.difference
-    means = [number(score.mean, percent) for score in (comparison.first, comparison.second)]
-    metric = comparison.metric + DIRECTIONS[comparison.higher_is_better]
-    change = with_half(difference, percent, "+")
+    means = [cells.number(score.mean, percent) for score in (comparison.first, comparison.second)]
+    metric = comparison.metric + cells.DIRECTIONS[comparison.higher_is_better]
+    change = cells.with_half(difference, percent, "+")
     return [comparison.task, comparison.variant, metric, *means, change, f"{difference.p:.3g}"]
 
 

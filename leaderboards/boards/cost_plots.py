@@ -7,18 +7,7 @@ import numpy as np
 
 from steelyard.leaderboards.boards.cells import phases_of
 from steelyard.leaderboards.loading.costs import Cost
-from steelyard.leaderboards.output.style import (
-    COLOURS,
-    FAINT,
-    HATCHES,
-    SOFT,
-    Bar,
-    Mark,
-    dots,
-    headline,
-    lines,
-    named_panels,
-)
+from steelyard.leaderboards.output import style
 from steelyard.leaderboards.stats.intervals import Interval
 
 if TYPE_CHECKING:
@@ -47,8 +36,8 @@ class CostAxis(NamedTuple):
     """By entry."""
 
 
-def bar_of(interval: Interval, scale: float = 100.0) -> Bar:
-    return Bar(scale * interval.low, scale * interval.mean, scale * interval.high)
+def bar_of(interval: Interval, scale: float = 100.0) -> style.Bar:
+    return style.Bar(scale * interval.low, scale * interval.mean, scale * interval.high)
 
 
 def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> list[int]:
@@ -91,20 +80,20 @@ def cost_scale(axes: "Axes", costs: Sequence[float]) -> None:
 def draw_costs(
     axes: "Axes",
     costs: Mapping[str, float],
-    bars: Mapping[str, Bar],
-    look: Mapping[str, Mark],
+    bars: Mapping[str, style.Bar],
+    look: Mapping[str, style.Mark],
     *,
     higher_is_better: bool,
 ) -> None:
     """Draw scores with intervals over cost, with the Pareto front as a grey step."""
     cost_scale(axes, [costs[label] for label in bars])
     bounds = [(look[x].colour, [costs[x]] * 2, [bar.low, bar.high]) for x, bar in bars.items()]
-    lines(axes, bounds, **LIGHT)
-    dots(axes, [(look[x], costs[x], bar.mean) for x, bar in bars.items()], zorder=3)
+    style.lines(axes, bounds, **LIGHT)
+    style.dots(axes, [(look[x], costs[x], bar.mean) for x, bar in bars.items()], zorder=3)
     points = [(costs[label], bar.mean) for label, bar in bars.items()]
     front = [points[index] for index in pareto(points, higher_is_better=higher_is_better)]
     front.append((axes.get_xlim()[1], front[-1][1]))
-    axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=1.4, zorder=1)
+    axes.step(*zip(*front, strict=True), where="post", color=style.FAINT, lw=1.4, zorder=1)
 
 
 def phases_figure(title: str, costs: Mapping[str, Cost]) -> "Figure":
@@ -113,18 +102,18 @@ def phases_figure(title: str, costs: Mapping[str, Cost]) -> "Figure":
 
     labels, phases = list(costs), phases_of([*costs.values()])
     bottom = UNDER[len(phases) > ACROSS]
-    figure, (axes,) = named_panels(labels, [WIDE], gap=GAP, top=OVER, bottom=bottom)
+    figure, (axes,) = style.named_panels(labels, [WIDE], gap=GAP, top=OVER, bottom=bottom)
     axes.grid(axis="y", visible=False)
     starts = np.zeros(len(labels))
     for index, phase in enumerate(phases):
         widths = np.array([cost.phases.get(phase, 0.0) for cost in costs.values()])
-        axes.barh(
-            range(len(labels)), widths, 0.7, starts, lw=0.5, label=phase, edgecolor="white",
-            color=COLOURS[index % len(COLOURS)], hatch=HATCHES[index % len(HATCHES)],
-        )  # fmt: skip
+        colour = style.COLOURS[index % len(style.COLOURS)]
+        hatch = style.HATCHES[index % len(style.HATCHES)]
+        axes.barh(range(len(labels)), widths, 0.7, starts, lw=0.5, label=phase, color=colour,
+                  hatch=hatch, edgecolor="white")  # fmt: skip
         starts = starts + widths
     for line in np.flatnonzero(starts == 0).tolist():
-        axes.text(0, line, " no training", va="center", fontsize=7.5, color=SOFT)
+        axes.text(0, line, " no training", va="center", fontsize=7.5, color=style.SOFT)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("training FLOPs", fontsize=8)
     if phases:
@@ -133,5 +122,5 @@ def phases_figure(title: str, costs: Mapping[str, Cost]) -> "Figure":
             fontsize=7.5, borderaxespad=0, handlelength=1.6, columnspacing=1.2,
         )  # fmt: skip
     reading = "Executed floating-point operations by phase, means over seeds."
-    headline(figure, f"{title}: training compute by phase", reading)
+    style.headline(figure, f"{title}: training compute by phase", reading)
     return figure

@@ -1,6 +1,6 @@
 """Mark boards whose runs are too short for a conclusion, and boards of generated data."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from steelyard import methods
 from steelyard.harness.records.record import Record
@@ -63,16 +63,11 @@ def sentence(reason: str) -> str:
 def is_generated(runs: Iterable[Run]) -> bool:
     """Return whether any run was trained or scored on generated data."""
     return any(
-        data.get("generated", False) or data.get("revision") in GENERATED_REVISIONS
-        for run in runs
-        for data in _data_of(run.record)
+        part.get("data", {}).get("generated", False)
+        or part.get("data", {}).get("revision") in GENERATED_REVISIONS
+        for provenance in (run.record.provenance for run in runs)
+        for part in (provenance, *provenance.get("scored", {}).values())
     )
-
-
-def _data_of(record: Record) -> Iterator[Mapping[str, object]]:
-    yield record.provenance.get("data", {})
-    for scored in record.provenance.get("scored", {}).values():
-        yield scored.get("data", {})
 
 
 def titled(name: str, *, generated: bool, preliminary: str) -> str:

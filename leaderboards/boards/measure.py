@@ -1,9 +1,8 @@
 """Measure the main metric of every entry over one task's seeds and variants, with resamples."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,32 +132,23 @@ def measure(
     batches = (runs[start : start + AT_ONCE] for start in range(0, len(runs), AT_ONCE))
     run_draws = chain.from_iterable(map(test.score, batches))
     for label, group in entries.items():
-        draws = list(islice(run_draws, len(group)))
+        draws, same = zip(*islice(run_draws, len(group)), strict=True)
         values = []
-        for run, run_draw in zip(group, draws, strict=True):
+        for run, metric in zip(group, draws, strict=True):
             recorded = {score.variant: score.value for score in main_scores(run)}
             values.append([recorded[variant] for variant in grid.variants])
-            notes += _disagreement(run, grid, values[-1], run_draw.metric[:, 0])
+            notes += _disagreement(run, grid, values[-1], metric[:, 0])
         scores[label] = EntryScores(
             grid=grid,
             values=np.array(values),
-            draws=np.stack([run_draw.metric for run_draw in draws])[:, :, 1:],
-            same=np.stack([run_draw.same for run_draw in draws]),
+            draws=np.stack(draws)[:, :, 1:],
+            same=np.stack(same),
             items=len(test.clusters),
             clusters=clusters,
         )
         if len(scores) < len(entries):
             progress(len(scores) / len(entries))
     return scores, notes
-
-
-class RunDraws(NamedTuple):
-    """Numbers of one run under every row of item weights."""
-
-    metric: Floats
-    """[V, 1 + R]"""
-    same: Floats
-    """[D, 1 + R] fraction of unchanged answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +169,16 @@ class TestItems:
     def clusters(self) -> NDArray[np.str_]:
         return self.order.clusters[self.grid.variants[0]]
 
-    def score(self, runs: Sequence[Run]) -> list[RunDraws]:
-        """Score several runs at once, since a pass over all weights is the slow part."""
+    def score(self, runs: Sequence[Run]) -> Iterator[tuple[Floats, Floats]]:
+        """Score several runs at once, since a pass over all weights is the slow part.
+
+        Returns:
+            By run the metric [V, 1 + R] and the fraction of unchanged answers [D, 1 + R].
+        """
         items, same = self._read(runs)
         metric = all_resampled(self.grid.metric, items, self.weights)
         by_run = metric.reshape(len(runs), len(self.grid.variants), -1)
-        return [*map(RunDraws, by_run, fractions(same, self.weights))]
+        return zip(by_run, fractions(same, self.weights), strict=True)
 
     def _read(self, runs: Sequence[Run]) -> tuple[list[Items], NDArray[np.bool_]]:
         """Return the items of each run and variant, and which corrupted answers equal the clean

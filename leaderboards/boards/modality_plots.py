@@ -8,17 +8,7 @@ import numpy as np
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cost_plots import bar_of
 from steelyard.leaderboards.boards.tradeoff import OTHER
-from steelyard.leaderboards.output.style import (
-    BAND,
-    FAINT,
-    IMAGE,
-    INK,
-    TEXT,
-    VERDICT_MARKS,
-    headline,
-    named_panels,
-    row_intervals,
-)
+from steelyard.leaderboards.output import style
 from steelyard.leaderboards.stats.differences import ControlDifference
 from steelyard.tasks.corruptions.variants import CLEAN
 
@@ -28,7 +18,7 @@ if TYPE_CHECKING:
 
 # Inches: panel of scores, panel of differences, room between, below and above them.
 WIDE, NARROW, GAP, UNDER, OVER = 2.5, 1.2, 0.25, 0.4, 0.95
-SHAPES = {"text": (TEXT, "s"), "image": (IMAGE, "D")}
+SHAPES = {"text": (style.TEXT, "s"), "image": (style.IMAGE, "D")}
 
 
 def modalities_figure(board: Board) -> "Figure":
@@ -39,7 +29,7 @@ def modalities_figure(board: Board) -> "Figure":
     traded = {e.label for e in board.entries if e.tradeoff and e.tradeoff.traded}
     labels = [f"{e.label} ‡" if e.label in traded else e.label for e in board.entries]
     widths = [WIDE, *[NARROW] * 4]
-    figure, (axes, *others) = named_panels(labels, widths, gap=GAP, top=OVER, bottom=UNDER)
+    figure, (axes, *others) = style.named_panels(labels, widths, gap=GAP, top=OVER, bottom=UNDER)
     _scores(axes, board)
     changes: dict[str, list[ControlDifference | None]] = {
         name: [e.tradeoff.by_name[part] if e.tradeoff else None for e in board.entries]
@@ -54,7 +44,7 @@ def modalities_figure(board: Board) -> "Figure":
         _differences(axes, differences, 100 if board.percent else 1)
         axes.set_title(f"Δ {title}", fontsize=8, pad=3)
     mark = " ‡ gap closed at the cost of the strong modality or clean inputs." if traded else ""
-    headline(
+    style.headline(
         figure,
         f"{board.task}: both modalities and the cost of balance",
         f"Left: with text alone (square), image alone (diamond), both (bar). Right: differences to "
@@ -71,14 +61,14 @@ def _scores(axes: "Axes", board: Board) -> None:
         name: np.array([scale * entry.scores[name].mean for entry in board.entries])
         for name in (CLEAN, *OTHER)
     }
-    axes.hlines(rows, means["text"], means["image"], colors=FAINT, lw=3, zorder=0.9)
+    axes.hlines(rows, means["text"], means["image"], colors=style.FAINT, lw=3, zorder=0.9)
     for modality, (colour, shape) in SHAPES.items():
         axes.plot(means[OTHER[modality]], rows, shape, color=colour, ms=5, mec="white", mew=0.5,
                   zorder=3)  # fmt: skip
-    axes.vlines(means[CLEAN], rows - 0.32, rows + 0.32, colors=INK, lw=1.6, zorder=2)
+    axes.vlines(means[CLEAN], rows - 0.32, rows + 0.32, colors=style.INK, lw=1.6, zorder=2)
     for line, entry in enumerate(board.entries):
         if entry.label == board.control:
-            axes.axhspan(line - 0.5, line + 0.5, color=BAND, lw=0, zorder=0)
+            axes.axhspan(line - 0.5, line + 0.5, color=style.BAND, lw=0, zorder=0)
     unit = " (%)" if board.percent else ""
     better = "" if board.higher_is_better else ", lower is better"
     axes.set_title(f"{board.metric}{unit}{better}", fontsize=8, pad=3)
@@ -92,18 +82,18 @@ def _differences(
     # Numbers replace means beyond thrice those of four fifths of the entries.
     sizes = sorted(map(abs, means.values()))
     reach = 3 * sizes[4 * (len(sizes) - 1) // 5]
-    axes.axvline(0, color=INK, lw=0.8)
+    axes.axvline(0, color=style.INK, lw=0.8)
     bars = [
-        (float(line), VERDICT_MARKS[change.verdict], bar_of(change.interval, scale))
+        (float(line), style.VERDICT_MARKS[change.verdict], bar_of(change.interval, scale))
         for line, change in changes.items()
         if abs(means[line]) <= reach
     ]
-    row_intervals(axes, bars)
+    style.row_intervals(axes, bars)
     for line in (line for line, mean in means.items() if abs(mean) > reach):
-        mean, colour = means[line], VERDICT_MARKS[changes[line].verdict].colour
+        mean, colour = means[line], style.VERDICT_MARKS[changes[line].verdict].colour
         axes.text(float(mean > 0), line, f"{mean:+.3g}", color=colour, fontsize=7,
                   ha="right" if mean > 0 else "left", va="center_baseline",
                   transform=axes.get_yaxis_transform())  # fmt: skip
     for line in range(len(differences)):
         if line not in changes:
-            axes.axhspan(line - 0.5, line + 0.5, color=BAND, lw=0, zorder=0)
+            axes.axhspan(line - 0.5, line + 0.5, color=style.BAND, lw=0, zorder=0)

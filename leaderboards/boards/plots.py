@@ -17,28 +17,8 @@ from steelyard.leaderboards.boards.cost_plots import (
 from steelyard.leaderboards.boards.modality_plots import modalities_figure
 from steelyard.leaderboards.boards.overall import Overall
 from steelyard.leaderboards.boards.rank_plots import critical_figure
-from steelyard.leaderboards.output.style import (
-    BAD,
-    PRINT,
-    SOFT,
-    Anchor,
-    Bar,
-    Figures,
-    Mark,
-    axis_limits,
-    dots,
-    draw_curves,
-    headline,
-    inches,
-    lines,
-    marks,
-    name_points,
-    off_scale,
-    panels,
-    score_height,
-    select_entries,
-    shorten,
-)
+from steelyard.leaderboards.output import style
+from steelyard.leaderboards.output.style import Anchor, Bar, Figures, Mark
 from steelyard.tasks.corruptions.variants import CLEAN
 
 if TYPE_CHECKING:
@@ -58,7 +38,7 @@ def figures(board: Board, labels: Sequence[str]) -> Figures:
     """
     if not board.entries:
         return {}
-    look, board = marks(labels, board.control), best_of(board)
+    look, board = style.marks(labels, board.control), best_of(board)
     costs = {entry.label: entry.cost for entry in board.entries}
     drawings: dict[str, Callable[[], Figure]] = {
         "cost": partial(_cost, board, look),
@@ -77,13 +57,13 @@ def critical(overall: Overall, labels: Sequence[str], control: str) -> Figures:
     """Return what draws the critical difference over all tasks; empty with too few blocks."""
     if overall.critical is None:
         return {}
-    look = marks(labels, control)
+    look = style.marks(labels, control)
     return {"overall-critical": partial(critical_figure, overall.critical, overall.title, look)}
 
 
 def best_of(board: Board) -> Board:
     """Return the board with the entries that a figure has room for; its task becomes the title."""
-    title, entries = select_entries(
+    title, entries = style.select_entries(
         board.title, board.entries, board.control, lambda entry: entry.label
     )
     return replace(board, task=title, entries=entries, samples={}, entry_scores={})
@@ -109,13 +89,13 @@ def _bars(board: Board, name: str) -> dict[str, Bar]:
 
 def _lagging(board: Board, bars: Mapping[str, Bar]) -> set[str]:
     spans = {label: (bar.mean, bar.mean) for label, bar in bars.items()}
-    return off_scale(spans, higher_is_better=board.higher_is_better)
+    return style.off_scale(spans, higher_is_better=board.higher_is_better)
 
 
 def _limits(spans: Sequence[Span], below: float, above: float, *, higher_is_better: bool) -> Span:
     """Return axis limits with the better scores at the far end."""
     low, high = min(low for low, _ in spans), max(high for _, high in spans)
-    return axis_limits(*((low, high) if higher_is_better else (high, low)), below, above)
+    return style.axis_limits(*((low, high) if higher_is_better else (high, low)), below, above)
 
 
 def bar_limits(bars: Sequence[Bar], below: float, above: float, *, higher_is_better: bool) -> Span:
@@ -131,20 +111,20 @@ def bar_limits(bars: Sequence[Bar], below: float, above: float, *, higher_is_bet
 
 def _note(axes: "Axes", outside: Sequence[str], raised: float = 0.0) -> float:
     """List entries off scale at the foot of the axes; return the fraction of the height in use."""
-    wide, high = inches(axes)
+    wide, high = style.inches(axes)
     lines = textwrap.wrap("off scale: " + ", ".join(outside), int(wide * 17)) if outside else []
     axes.text(
         0.015, (raised + 0.04) / high, "\n".join(lines), transform=axes.transAxes, fontsize=7.5,
-        color=SOFT, va="bottom", linespacing=1.25,
+        color=style.SOFT, va="bottom", linespacing=1.25,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )  # fmt: skip
-    return (raised + PRINT * len(lines)) / high
+    return (raised + style.PRINT * len(lines)) / high
 
 
 def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Draw score against training cost, clean and corrupted, with the Pareto front."""
     names = [name for name in (CLEAN, "corrupted") if name in board.columns]
-    figure, row = panels([3.2] * len(names), score_height(len(board.entries)))
+    figure, row = style.panels([3.2] * len(names), style.score_height(len(board.entries)))
     axis, up = (
         cost_axis({entry.label: entry.cost for entry in board.entries}),
         board.higher_is_better,
@@ -159,15 +139,15 @@ def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
         draw_costs(axes, axis.costs, inside, look, higher_is_better=up)
         axes.set(title=name, xlabel=axis.label, ylabel=_axis(board, name))
     anchors = [Anchor(label, axis.costs[label], bar.mean) for label, bar in bars.items()]
-    name_points(row[-1], anchors, look)
+    style.name_points(row[-1], anchors, look)
     reading = f"{axis.remark}Up and left is better. Grey: Pareto front. Bars: 95 % intervals."
-    headline(figure, f"{board.task}: score against training cost", reading)
+    style.headline(figure, f"{board.task}: score against training cost", reading)
     return figure
 
 
 def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Draw clean against corrupted; below the control, balance costs clean score."""
-    figure, (axes,) = panels([4.6], score_height(len(board.entries)))
+    figure, (axes,) = style.panels([4.6], style.score_height(len(board.entries)))
     up, right = _bars(board, CLEAN), _bars(board, "corrupted")
     off = _lagging(board, up)
     off |= _lagging(board, {label: bar for label, bar in right.items() if label not in off})
@@ -178,24 +158,24 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
         if x in off
     ]
     traded = {entry.label for entry in board.entries if entry.tradeoff and entry.tradeoff.traded}
-    below = _note(axes, outside, raised=PRINT) + PAD
-    above = PRINT / inches(axes)[1] + PAD
+    below = _note(axes, outside, raised=style.PRINT) + PAD
+    above = style.PRINT / style.inches(axes)[1] + PAD
     better: dict[str, bool] = {"higher_is_better": board.higher_is_better}
     axes.set_xlim(bar_limits([right[label] for label in inside], PAD, PAD, **better))
     axes.set_ylim(bar_limits([up[label] for label in inside], below, above, **better))
     _crosses(axes, {label: (right[label], up[label]) for label in inside}, look)
     for label in (label for label in inside if label in traded):
         x, y = right[label].mean, up[label].mean
-        axes.plot(x, y, "o", ms=11, mfc="none", mec=BAD, mew=1.1, zorder=2.5)
+        axes.plot(x, y, "o", ms=11, mfc="none", mec=style.BAD, mew=1.1, zorder=2.5)
     if board.control in inside:
         _cross_hair(axes, board.control, right[board.control].mean, up[board.control].mean, below)
     axes.set(title="clean against corrupted")
     axes.set(xlabel=_axis(board, "corrupted"), ylabel=_axis(board, CLEAN))
-    name_points(axes, [Anchor(x, right[x].mean, up[x].mean) for x in up], look)
+    style.name_points(axes, [Anchor(x, right[x].mean, up[x].mean) for x in up], look)
     reading = "Up: better on clean inputs. Right: better on corrupted inputs. Bars: 95 % intervals."
     if traded.intersection(inside):
         reading += "\nRinged: balance traded for the strong modality or the clean score."
-    headline(figure, f"{board.task}: cost of balance", reading)
+    style.headline(figure, f"{board.task}: cost of balance", reading)
     return figure
 
 
@@ -206,21 +186,21 @@ def _crosses(axes: "Axes", bars: Mapping[str, tuple[Bar, Bar]], look: Mapping[st
         colour = look[label].colour
         bounds += [(colour, [x.low, x.high], [y.mean] * 2), (colour, [x.mean] * 2, [y.low, y.high])]
         points.append((look[label], x.mean, y.mean))
-    lines(axes, bounds, **LIGHT)
-    dots(axes, points, zorder=3)
+    style.lines(axes, bounds, **LIGHT)
+    style.dots(axes, points, zorder=3)
 
 
 def _cross_hair(axes: "Axes", control: str, x: float, y: float, foot: float) -> None:
     """Draw dashed lines through the control and name the quadrants."""
-    axes.axhline(y, color=SOFT, lw=0.9, ls=(0, (5, 4)), zorder=0.8)
-    axes.axvline(x, color=SOFT, lw=0.9, ls=(0, (5, 4)), zorder=0.8)
+    axes.axhline(y, color=style.SOFT, lw=0.9, ls=(0, (5, 4)), zorder=0.8)
+    axes.axvline(x, color=style.SOFT, lw=0.9, ls=(0, (5, 4)), zorder=0.8)
     right, (bottom, top) = axes.get_xlim()[1], axes.get_ylim()
     axes.fill_between([x, right], y, top, color="#eef4f1", lw=0, zorder=0)
-    quiet: dict[str, Any] = {"color": SOFT, "fontsize": 7.5}
+    quiet: dict[str, Any] = {"color": style.SOFT, "fontsize": 7.5}
     low = (y - bottom) / (top - bottom) < 0.5
     axes.text(
-        x, 1 - PAD if low else foot, f"{shorten(control)} (control) ", rotation=90, ha="right",
-        va="top" if low else "bottom", transform=axes.get_xaxis_transform(), **quiet,
+        x, 1 - PAD if low else foot, f"{style.shorten(control)} (control) ", rotation=90,
+        ha="right", va="top" if low else "bottom", transform=axes.get_xaxis_transform(), **quiet,
     )  # fmt: skip
     corners = (
         (0.015, 0.985, "better clean only"),
@@ -248,7 +228,7 @@ def _graded(board: Board) -> dict[str, dict[int, str]]:
 def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     """Draw a panel per graded corruption, on one scale: clean to the highest severity."""
     graded, scale = _graded(board), _scale(board)
-    figure, row = panels([3.0] * len(graded), score_height(len(board.entries)))
+    figure, row = style.panels([3.0] * len(graded), style.score_height(len(board.entries)))
     curves = {
         name: {
             entry.label: [scale * entry.variants[variant].mean for variant in steps.values()]
@@ -260,7 +240,7 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     for label in (entry.label for entry in board.entries):
         means = [mean for by_label in curves.values() for mean in by_label[label]]
         spans[label] = min(means), max(means)
-    off = off_scale(spans, higher_is_better=board.higher_is_better)
+    off = style.off_scale(spans, higher_is_better=board.higher_is_better)
     outside = [
         f"{label} {_number(board, low)} to {_number(board, high)}"
         for label, (low, high) in spans.items()
@@ -273,12 +253,12 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
         severities = list(steps)
         axes.set(title=name, xlabel="severity (0: clean)", xticks=severities)
         axes.set_ylabel(_axis(board, ""))
-        axes.set_xlim(*axis_limits(severities[0], severities[-1], ASIDE, ASIDE))
-        draw_curves(axes, severities, curves[name], look)
+        axes.set_xlim(*style.axis_limits(severities[0], severities[-1], ASIDE, ASIDE))
+        style.draw_curves(axes, severities, curves[name], look)
         anchors = [
             Anchor(label, severities[-1], means[-1]) for label, means in curves[name].items()
         ]
-    name_points(row[-1], anchors, look)
+    style.name_points(row[-1], anchors, look)
     reading = "Means over seeds; a flat line is robust. The intervals are in the JSON file."
-    headline(figure, f"{board.task}: score by severity", reading)
+    style.headline(figure, f"{board.task}: score by severity", reading)
     return figure

@@ -7,8 +7,7 @@ from statistics import fmean
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Score
 from steelyard.leaderboards.boards import evidence
-from steelyard.leaderboards.boards.board import MODALITIES, Blank, kind_of, notes_of
-from steelyard.leaderboards.boards.measure import lacking
+from steelyard.leaderboards.boards.board import MODALITIES, Blank, entry_groups, notes_of
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn, measure
 from steelyard.leaderboards.loading.collect import Run, Runs, backbone_name, budget_name
 from steelyard.leaderboards.loading.costs import Cost, costs_of
@@ -34,8 +33,6 @@ CONTROLS = ("joint", "sft")
 
 @dataclass(frozen=True, slots=True)
 class ProfileRow:
-    """Complete entry."""
-
     label: str
     kind: str
     composite: Interval
@@ -56,8 +53,6 @@ class ProfileRow:
 
 @dataclass(frozen=True, slots=True)
 class ProfileColumns:
-    """Columns of a profile."""
-
     clean: tuple[ProfileColumn, ...]
     """Clean numbers, in the order of tasks."""
     corrupted: tuple[ProfileColumn, ...]
@@ -72,7 +67,6 @@ class Profile:
 
     trained_on: str
     generated: bool
-    """Whether the data is generated."""
     preliminary: str
     """Why the profile cannot carry a conclusion; empty if it can."""
     backbone: str
@@ -137,13 +131,16 @@ def build(
         raise UserError(f"No number of the runs on {trained_on} has a direction: nothing to rank.")
     seeds = tuple(sorted({run.record.spec.seed for run in all_runs}))
     required = {(score.task, score.variant) for score in scores if score.main}
-    missing = {label: lacking(group, seeds, required) for label, group in groups.items()}
-    complete = {label: group for label, group in groups.items() if not missing[label]}
+    entries = entry_groups(groups, seeds, required, kinds or {})
+    complete = entries.complete
     samples, notes = measure((*columns.clean, *columns.corrupted), complete)
-    kind = {label: kind_of(group[0], kinds or {}) for label, group in groups.items()}
     composites = {label: composite(columns.clean, entry) for label, entry in samples.items()}
     order = sorted(composites, key=lambda label: (-composites[label].values.mean(), label))
-    task_scores = _task_scores(columns.clean, samples, seeds)
+    parts = {label: _task_means(columns.clean, entry) for label, entry in samples.items()}
+    task_scores = [
+        TaskScores(task, seeds, True, {label: by_task[task] for label, by_task in parts.items()})
+        for task in dict.fromkeys(task for by_task in parts.values() for task in by_task)
+    ]
     by_column = {
         column.name: {label: entry[column.name] for label, entry in samples.items()}
         for column in directed
@@ -163,11 +160,11 @@ def build(
         clean=columns.clean,
         corrupted=columns.corrupted,
         main=columns.main,
-        rows=_rows(order, kind, columns, samples, composites, task_scores,
-                   comparison.differences,                    costs_of(complete, control)),
+        rows=_rows(order, entries.kinds, columns, samples, composites, task_scores,
+                   comparison.differences, costs_of(complete, control)),
         groups=complete,
         samples=samples,
-        blanks=tuple(Blank(label, kind[label], why) for label, why in missing.items() if why),
+        blanks=entries.blanks,
         critical=ranking.critical(ranking.block_ranks(task_scores, order)) if order else None,
         detectable=comparison.detectable,
         notes=(*notes_of(seeds, control, complete), *_learning_rates(complete), *unranked, *notes),
@@ -240,6 +237,14 @@ def _ranked_scores(scores: Sequence[Score]) -> tuple[list[Score], list[str]]:
 
 def columns_of(scores: Sequence[Score]) -> ProfileColumns:
     """Return the columns that these scores give, task by task."""
+
+    def column(score: Score, variants: Sequence[str], ending: str = "") -> ProfileColumn:
+        name = " ".join(filter(None, (score.task, score.subset, score.metric))) + ending
+        direction = score.higher_is_better
+        return ProfileColumn(
+            name, score.task, score.metric, score.subset, direction, tuple(variants)
+        )
+
     clean: list[ProfileColumn] = []
     corrupted: list[ProfileColumn] = []
     main: dict[str, str] = {}
@@ -249,27 +254,16 @@ def columns_of(scores: Sequence[Score]) -> ProfileColumns:
         if not clean_scores:
             raise UserError(f"{task} has no clean scores: evaluate its runs on clean too.")
         head = next(score for score in clean_scores if score.main)
-        for score in clean_scores:
-            column = _column(score, (CLEAN,), "")
-            if score is head:
-                main[task] = column.name
-            if score.shown or score is head:
-                clean.append(column)
+        main[task] = column(head, [CLEAN]).name
+        clean += [column(s, [CLEAN]) for s in clean_scores if s.shown or s is head]
         variants = sorted({score.variant for score in task_scores if score.main} - {CLEAN})
         groups = {NO_IMAGE: [v for v in variants if v == BLANK_IMAGE]}
         for modality in MODALITIES:
             groups[f", {modality} corrupted"] = [v for v in variants if modality_of(v) == modality]
         for name in dict.fromkeys(corruption_of(v) for v in variants if modality_of(v) == "both"):
             groups[f", {name}"] = [v for v in variants if corruption_of(v) == name]
-        corrupted += [_column(head, tuple(v), ending) for ending, v in groups.items() if v]
+        corrupted += [column(head, v, ending) for ending, v in groups.items() if v]
     return ProfileColumns(tuple(clean), tuple(corrupted), main)
-
-
-def _column(score: Score, variants: tuple[str, ...], ending: str) -> ProfileColumn:
-    name = " ".join(part for part in (score.task, score.subset, score.metric) if part) + ending
-    return ProfileColumn(
-        name, score.task, score.metric, score.subset, score.higher_is_better, variants
-    )
 
 
 def composite(clean: Sequence[ProfileColumn], samples: Mapping[str, Sample]) -> Sample:
@@ -292,19 +286,6 @@ def _task_means(clean: Sequence[ProfileColumn], samples: Mapping[str, Sample]) -
         if column.higher_is_better is not None:
             by_task.setdefault(column.task, []).append(sample)
     return {task: intervals.averaged(parts) for task, parts in by_task.items()}
-
-
-def _task_scores(
-    clean: Sequence[ProfileColumn],
-    samples: Mapping[str, Mapping[str, Sample]],
-    seeds: tuple[int, ...],
-) -> list[TaskScores]:
-    """Return each task's part of the composite, for all entries."""
-    by_task: dict[str, dict[str, Sample]] = {}
-    for label, entry in samples.items():
-        for task, sample in _task_means(clean, entry).items():
-            by_task.setdefault(task, {})[label] = sample
-    return [TaskScores(task, seeds, True, scores) for task, scores in by_task.items()]
 
 
 def _reliance(columns: ProfileColumns, samples: Mapping[str, Sample]) -> dict[str, Interval]:

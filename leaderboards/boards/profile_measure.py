@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -50,12 +49,11 @@ class ProfileColumn:
 
 @dataclass(frozen=True, slots=True)
 class TaskItems:
-    """Items of one run and one task."""
+    """Items of one run and one task, by variant and sorted by id."""
 
     run: Run
     task: str
     variants: Mapping[str, pd.DataFrame]
-    """Rows by variant, sorted by id."""
 
     def of(self, variant: str) -> pd.DataFrame:
         if variant not in self.variants:
@@ -65,12 +63,8 @@ class TaskItems:
         return self.variants[variant]
 
 
-class ScoreKey(NamedTuple):
-    """Identifies one number of one task."""
-
-    variant: str
-    metric: str
-    subset: str
+ScoreKey = tuple[str, str, str]
+"""Variant, metric and subset of one number of one task."""
 
 
 def measure(
@@ -109,7 +103,12 @@ def measure(
                 values.append(_values(items, task_columns, weights[task]))
                 notes += _remarks(items, task_columns, values[-1])
             for column in task_columns:
-                draws = np.stack([_averaged(column, by_key) for by_key in values])
+                draws = sum(
+                    weight
+                    * np.stack([by_key[variant, column.metric, column.subset] for by_key in values])
+                    for variant, weight in column.weights().items()
+                )
+                draws = np.asarray(draws)
                 result[label][column.name] = Sample(draws[:, 0], draws[:, 1:], clusters)
     return result, notes
 
@@ -120,7 +119,12 @@ def _read(run: Run, task: str, columns: Sequence[ProfileColumn]) -> TaskItems:
     path = run.folder / items_file(task, run.record.spec.task)
     if not path.is_file():
         raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
-    names = _columns_to_read(path, parquet.read_schema(path).names, columns)
+    present, names = parquet.read_schema(path).names, [*KEYS]
+    if "target" not in present:  # label-scored items have more columns, which ``Run`` reads
+        sums = [f"{column.metric}.{end}" for column in columns for end in ("top", "bottom")]
+        names = list(dict.fromkeys((*KEYS, "subset", *sums)))
+        if missing := [name for name in names if name not in present]:
+            raise UserError(f"{path} lacks the columns {', '.join(missing)}: run again.")
     table = pd.read_parquet(path, columns=names)
     variants = {
         str(name): rows
@@ -129,20 +133,6 @@ def _read(run: Run, task: str, columns: Sequence[ProfileColumn]) -> TaskItems:
         for name, rows in table.groupby("variant", sort=True)
     }
     return TaskItems(run, task, variants)
-
-
-def _columns_to_read(
-    path: Path, present: Sequence[str], columns: Sequence[ProfileColumn]
-) -> list[str]:
-    """Return the columns to read; of label-scored items only the keys, ``Run`` reads the rest."""
-    if "target" in present:
-        return list(KEYS)
-    sums = [f"{column.metric}.{end}" for column in columns for end in ("top", "bottom")]
-    names = list(dict.fromkeys((*KEYS, "subset", *sums)))
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}: run again.")
-    return names
 
 
 def _weights(clusters: Mapping[str, NDArray[np.str_]]) -> dict[str, Floats]:
@@ -164,13 +154,13 @@ def _values(
     items: TaskItems, columns: Sequence[ProfileColumn], weights: Floats
 ) -> dict[ScoreKey, Floats]:
     """Return each number of a task under every row of item weights [R, n]: [R] each."""
-    keys = list(dict.fromkeys(ScoreKey(v, c.metric, c.subset) for c in columns for v in c.variants))
+    keys = list(dict.fromkeys((v, c.metric, c.subset) for c in columns for v in c.variants))
     if "subset" not in next(iter(items.variants.values())):
         provenance = items.run.record.provenance
         if items.task != items.run.record.spec.task:
             provenance = provenance["scored"][items.task]
         by_variant = items.run.items(int(provenance["data"]["classes"]), items.task)
-        return {key: resampled(key.metric, by_variant[key.variant], weights) for key in keys}
+        return {key: resampled(key[1], by_variant[key[0]], weights) for key in keys}
     top = weights @ np.stack([_sums(items, key, "top") for key in keys], axis=1)
     bottom = weights @ np.stack([_sums(items, key, "bottom") for key in keys], axis=1)
     # Nothing to count is 0 on the test items, as recorded, and unknown on a resample of others.
@@ -183,20 +173,13 @@ def _values(
 
 def _sums(items: TaskItems, key: ScoreKey, end: Literal["top", "bottom"]) -> Floats:
     """Return the item parts of a ratio, 0 outside the subset: [n]."""
-    rows = items.of(key.variant)
-    numbers = rows[f"{key.metric}.{end}"].to_numpy(np.float64)
-    if not key.subset:
+    variant, metric, subset = key
+    rows = items.of(variant)
+    numbers = rows[f"{metric}.{end}"].to_numpy(np.float64)
+    if not subset:
         return numbers
-    inside = [name for name in rows["subset"].unique() if key.subset in enclosing(name)]
+    inside = [name for name in rows["subset"].unique() if subset in enclosing(name)]
     return numbers * rows["subset"].isin(inside).to_numpy()
-
-
-def _averaged(column: ProfileColumn, values: Mapping[ScoreKey, Floats]) -> Floats:
-    parts = [
-        weight * values[ScoreKey(variant, column.metric, column.subset)]
-        for variant, weight in column.weights().items()
-    ]
-    return np.asarray(np.sum(parts, axis=0), dtype=np.float64)
 
 
 def _check_same(
@@ -216,14 +199,14 @@ def _remarks(
 ) -> list[str]:
     """Return lines about the first value that disagrees with the record, and empty ratios."""
     recorded = {
-        ScoreKey(score.variant, score.metric, score.subset): score.value
+        (score.variant, score.metric, score.subset): score.value
         for score in items.run.record.scores
         if score.task == items.task
     }
     run = f"{items.run.record.label}, seed {items.run.record.spec.seed}"
     off = [
         f"{run}: the record says {items.task} {' '.join(filter(None, key[1:]))} "
-        f"{recorded[key]:.6f} on {key.variant}, its items give {draws[0]:.6f}; the interval comes "
+        f"{recorded[key]:.6f} on {key[0]}, its items give {draws[0]:.6f}; the interval comes "
         "from the items."
         for key, draws in values.items()
         if key in recorded and not abs(draws[0] - recorded[key]) <= AGREEMENT
@@ -233,6 +216,6 @@ def _remarks(
         for column in columns
         if column.variants == (CLEAN,)
         and "subset" in items.of(CLEAN)
-        and not _sums(items, ScoreKey(CLEAN, column.metric, column.subset), "bottom").any()
+        and not _sums(items, (CLEAN, column.metric, column.subset), "bottom").any()
     ]
     return [*off[:1], *empty]

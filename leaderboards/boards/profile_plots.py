@@ -11,23 +11,8 @@ from steelyard.leaderboards.boards.plots import PAD, bar_limits
 from steelyard.leaderboards.boards.profile import NO_IMAGE, Profile, ProfileRow
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.boards.rank_plots import critical_figure
-from steelyard.leaderboards.output.style import (
-    FAINT,
-    GOOD,
-    INK,
-    SOFT,
-    VERDICT_MARKS,
-    Anchor,
-    Figures,
-    Mark,
-    headline,
-    marks,
-    name_points,
-    named_panels,
-    panels,
-    row_intervals,
-    score_height,
-)
+from steelyard.leaderboards.output import style
+from steelyard.leaderboards.output.style import Figures, Mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +29,7 @@ def figures(profile: Profile) -> Figures:
     if not profile.rows:
         return {}
     labels = [row.label for row in profile.rows] + [blank.label for blank in profile.blanks]
-    look, light = marks(labels, profile.control), replace(profile, groups={}, samples={})
+    look, light = style.marks(labels, profile.control), replace(profile, groups={}, samples={})
     drawings: dict[str, Callable[[], Figure]] = {"scores": partial(_scores, light, look)}
     if any(row.differences for row in profile.rows):
         drawings["differences"] = partial(_differences, light)
@@ -62,16 +47,16 @@ def _grid(
     columns: Sequence[ProfileColumn], rows: Sequence[ProfileRow]
 ) -> tuple["Figure", list["Axes"]]:
     """Lay out a panel per column, its task in small print above: one line is too narrow."""
-    figure, grid = named_panels(
+    figure, grid = style.named_panels(
         [row.label for row in rows], [WIDE] * ACROSS, count=len(columns), gap=GAP, top=OVER,
         bottom=UNDER,
     )  # fmt: skip
-    style: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    offset: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     for axes, column in zip(grid, columns, strict=True):
         metric = words(f"{column.subset} {column.metric}".strip())
         axes.set_title(metric + DIRECTIONS[column.higher_is_better], fontsize=8, pad=3)
         task = words(column.task)
-        axes.annotate(task, (0, 1), (0, 15), fontsize=7, color=SOFT, va="bottom", **style)
+        axes.annotate(task, (0, 1), (0, 15), fontsize=7, color=style.SOFT, va="bottom", **offset)
     return figure, grid
 
 
@@ -82,12 +67,12 @@ def _scores(profile: Profile, look: Mapping[str, Mark]) -> "Figure":
         bars = [bar_of(row.scores[column.name]) for row in profile.rows]
         for row, bar in zip(profile.rows, bars, strict=True):
             if row.label == profile.control:
-                axes.axvline(bar.mean, color=SOFT, lw=0.8, ls=(0, (4, 3)), zorder=0.8)
+                axes.axvline(bar.mean, color=style.SOFT, lw=0.8, ls=(0, (4, 3)), zorder=0.8)
         looks = [look[row.label] for row in profile.rows]
-        row_intervals(axes, list(zip(range(len(bars)), looks, bars, strict=True)))
+        style.row_intervals(axes, list(zip(range(len(bars)), looks, bars, strict=True)))
     compared = any(row.label == profile.control for row in profile.rows)
     dashed = f" Dashed: {profile.control}." if compared else ""
-    headline(
+    style.headline(
         figure,
         f"{profile.title}: clean scores side by side (%)",
         f"Bars: 95 % intervals.{dashed} ↓ lower is better; no arrow: only describes.\n"
@@ -101,13 +86,13 @@ def _differences(profile: Profile) -> "Figure":
     columns = [column for column in profile.clean if column.higher_is_better is not None]
     figure, grid = _grid(columns, rows)
     for axes, column in zip(grid, columns, strict=True):
-        axes.axvline(0, color=INK, lw=0.8)
+        axes.axvline(0, color=style.INK, lw=0.8)
         changes = [row.differences[column.name] for row in rows]
-        row_intervals(axes, [
-            (line, VERDICT_MARKS[change.verdict], bar_of(change.interval))
+        style.row_intervals(axes, [
+            (line, style.VERDICT_MARKS[change.verdict], bar_of(change.interval))
             for line, change in enumerate(changes)
         ])  # fmt: skip
-    headline(
+    style.headline(
         figure,
         f"{profile.title}: difference to {profile.control} (percentage points)",
         "Paired by seed and item, 95 % intervals. Blue ▲ better, orange ▼ worse after Holm's "
@@ -122,15 +107,14 @@ def _reliance(profile: Profile) -> "Figure":
     for axes, column in zip(grid, columns, strict=True):
         for line, row in enumerate(profile.rows):
             full, blank = row.scores[profile.main[column.task]], row.scores[column.name]
-            axes.plot(
-                [100 * blank.mean, 100 * full.mean], [line, line], color=FAINT, lw=3, zorder=0.9
-            )
-            for score, face in ((blank, "white"), (full, GOOD)):
+            ends = [100 * blank.mean, 100 * full.mean]
+            axes.plot(ends, [line, line], color=style.FAINT, lw=3, zorder=0.9)
+            for score, face in ((blank, "white"), (full, style.GOOD)):
                 low, mean, high = bar_of(score)
-                axes.plot([low, high], [line, line], color=GOOD, lw=1.3, alpha=0.7,
+                axes.plot([low, high], [line, line], color=style.GOOD, lw=1.3, alpha=0.7,
                           solid_capstyle="round")  # fmt: skip
-                axes.plot(mean, line, "o", ms=5, mfc=face, mec=GOOD, mew=1, zorder=3)
-    headline(
+                axes.plot(mean, line, "o", ms=5, mfc=face, mec=style.GOOD, mew=1, zorder=3)
+    style.headline(
         figure,
         f"{profile.title}: with the image and without (%)",
         "Filled: with the image. Open: image removed. Bars: 95 % intervals.\n"
@@ -141,14 +125,14 @@ def _reliance(profile: Profile) -> "Figure":
 
 def _value(profile: Profile, look: Mapping[str, Mark]) -> "Figure":
     """Draw the composite against training cost, with the Pareto front."""
-    figure, (axes,) = panels([4.2], score_height(len(profile.rows)))
+    figure, (axes,) = style.panels([4.2], style.score_height(len(profile.rows)))
     costs = cost_axis({row.label: row.cost for row in profile.rows})
     bars = {row.label: bar_of(row.composite) for row in profile.rows}
     axes.set_ylim(bar_limits(list(bars.values()), PAD, PAD, higher_is_better=True))
     draw_costs(axes, costs.costs, bars, look, higher_is_better=True)
     axes.set(xlabel=costs.label, ylabel="composite (%)")
-    anchors = [Anchor(label, costs.costs[label], bar.mean) for label, bar in bars.items()]
-    name_points(axes, anchors, look)
+    anchors = [style.Anchor(label, costs.costs[label], bar.mean) for label, bar in bars.items()]
+    style.name_points(axes, anchors, look)
     reading = f"{costs.remark}Up and left is better. Grey: Pareto front. Bars: 95 % intervals."
-    headline(figure, f"{profile.title}: composite against training cost", reading)
+    style.headline(figure, f"{profile.title}: composite against training cost", reading)
     return figure

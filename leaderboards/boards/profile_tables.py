@@ -5,21 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.boards import factorial
-from steelyard.leaderboards.boards.cells import (
-    DIRECTIONS,
-    NO_DIAGRAM,
-    VERDICTS,
-    Column,
-    cost_sheet,
-    entry_sheet,
-    number,
-    rank_columns,
-    with_half,
-    with_kind,
-    with_verdict,
-    words,
-)
+from steelyard.leaderboards.boards import cells, factorial
+from steelyard.leaderboards.boards.cells import VERDICTS, number, words
 from steelyard.leaderboards.boards.evidence import sentence, titled
 from steelyard.leaderboards.boards.factorial import Factorial
 from steelyard.leaderboards.boards.profile import COMPOSITE, NO_IMAGE, Profile, ProfileRow
@@ -92,7 +79,7 @@ def sheets(profile: Profile) -> tuple[Sheet, ...]:
 def overview(profile: Profile) -> Sheet:
     """Build the table with every clean number side by side, without intervals."""
 
-    def side_by_side(column: ProfileColumn) -> Column[ProfileRow]:
+    def side_by_side(column: ProfileColumn) -> cells.Column[ProfileRow]:
         means = [row.scores[column.name].mean for row in profile.rows]
         pick = max if column.higher_is_better else min
         best = None if column.higher_is_better is None else pick(means, default=None)
@@ -103,7 +90,7 @@ def overview(profile: Profile) -> Sheet:
 
         return heading(column), cell
 
-    composites: Column[ProfileRow] = "composite", lambda row: number(row.composite.mean)
+    composites: cells.Column[ProfileRow] = "composite", lambda row: number(row.composite.mean)
     return _sheet(profile, "Side by side", [composites, *map(side_by_side, profile.clean)])
 
 
@@ -111,20 +98,20 @@ def _composites(profile: Profile) -> Sheet:
     def p_value(row: ProfileRow) -> str:
         return f"{row.differences[COMPOSITE].adjusted:.3f}" if row.differences else ""
 
-    columns: list[Column[ProfileRow]] = [
+    columns: list[cells.Column[ProfileRow]] = [
         ("ties", lambda row: "".join(row.ties)),
-        ("composite", lambda row: with_half(row.composite)),
+        ("composite", lambda row: cells.with_half(row.composite)),
     ]
     if _is_compared(profile):
         columns += [_differences(COMPOSITE, f"minus {profile.control}"), ("p (Holm)", p_value)]
-    columns += rank_columns(lambda row: row.rank)
+    columns += cells.rank_columns(lambda row: row.rank)
     columns.append(("ties by wins", lambda row: "".join(row.rank.ties)))
     return _sheet(profile, "Composite", columns)
 
 
 def _corrupted(profile: Profile) -> Sheet:
     def reliance(task: str, row: ProfileRow) -> str:
-        return with_half(row.reliance[task], sign="+")
+        return cells.with_half(row.reliance[task], sign="+")
 
     columns = []
     for column in profile.corrupted:
@@ -135,36 +122,36 @@ def _corrupted(profile: Profile) -> Sheet:
 
 
 def _cost(profile: Profile) -> Sheet:
-    return cost_sheet(profile.rows, _name, profile.control, _blanks(profile))
+    return cells.cost_sheet(profile.rows, _name, profile.control, _blanks(profile))
 
 
-def _sheet(profile: Profile, title: str, columns: Sequence[Column[ProfileRow]]) -> Sheet:
-    return entry_sheet(title, profile.rows, _name, columns, _blanks(profile))
+def _sheet(profile: Profile, title: str, columns: Sequence[cells.Column[ProfileRow]]) -> Sheet:
+    return cells.entry_sheet(title, profile.rows, _name, columns, _blanks(profile))
 
 
 def _blanks(profile: Profile) -> list[str]:
-    return [with_kind(blank.label, blank.kind) for blank in profile.blanks]
+    return [cells.with_kind(blank.label, blank.kind) for blank in profile.blanks]
 
 
 def _name(row: ProfileRow) -> str:
-    return with_kind(row.label, row.kind) + (" ≈" if row.tied else "")
+    return cells.with_kind(row.label, row.kind) + (" ≈" if row.tied else "")
 
 
 def _is_compared(profile: Profile) -> bool:
     return any(row.differences for row in profile.rows)
 
 
-def _scores(column: ProfileColumn, title: str) -> Column[ProfileRow]:
-    return title, lambda row: with_half(row.scores[column.name])
+def _scores(column: ProfileColumn, title: str) -> cells.Column[ProfileRow]:
+    return title, lambda row: cells.with_half(row.scores[column.name])
 
 
-def _differences(name: str, title: str) -> Column[ProfileRow]:
-    return title, lambda row: with_verdict(row.differences.get(name))
+def _differences(name: str, title: str) -> cells.Column[ProfileRow]:
+    return title, lambda row: cells.with_verdict(row.differences.get(name))
 
 
 def heading(column: ProfileColumn) -> str:
     """Return a column's name with an arrow in the direction that is better."""
-    return words(column.name) + DIRECTIONS[column.higher_is_better]
+    return words(column.name) + cells.DIRECTIONS[column.higher_is_better]
 
 
 def _short(column: ProfileColumn) -> str:
@@ -195,7 +182,7 @@ def remarks(profile: Profile) -> list[str]:
             f"A difference to {profile.control} of {number(limit.alone)} points of composite "
             f"({number(limit.corrected)} after Holm's correction) is detected with 80 % power."
         )
-    return [*lines, *([NO_DIAGRAM] if profile.critical is None else [])]
+    return [*lines, *([cells.NO_DIAGRAM] if profile.critical is None else [])]
 
 
 def _rows(profile: Profile) -> Iterator[dict[str, object]]:
@@ -239,11 +226,11 @@ def _clean(profile: Profile) -> Sheet:
     # As wide as a mark, so that numbers align.
     unmarked = "  " if _is_compared(profile) else ""
 
-    def column(name: str, title: str) -> Column[ProfileRow]:
+    def column(name: str, title: str) -> cells.Column[ProfileRow]:
         return (
             title,
             lambda row: (
-                with_half(row.composite if name == COMPOSITE else row.scores[name])
+                cells.with_half(row.composite if name == COMPOSITE else row.scores[name])
                 + (VERDICTS[_verdict(row, name)] or unmarked)
             ),
         )

@@ -7,16 +7,8 @@ from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
-from steelyard.leaderboards.boards import plots, profile_tables, tables
+from steelyard.leaderboards.boards import cells, plots, profile_tables, tables
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.cells import (
-    FORMATS,
-    NO_DIAGRAM,
-    Column,
-    entry_sheet,
-    rank_columns,
-    with_kind,
-)
 from steelyard.leaderboards.boards.evidence import sentence, titled
 from steelyard.leaderboards.boards.overall import Overall, OverallEntry, absences, overall
 from steelyard.leaderboards.boards.profile import Profile
@@ -82,7 +74,7 @@ def front_page(runs: Runs, summary: Summary, sections: Sequence[str]) -> bytes:
         parts.append(md(OVERALL_RULE + sentence(overall.preliminary)))
         parts += [f"- {md(line)}" for line in absences(overall)]
     parts += [image(f"{stem}.svg") for stem in summary.figures]
-    parts += [md(NO_DIAGRAM)] if boards and overall.critical is None else []
+    parts += [md(cells.NO_DIAGRAM)] if boards and overall.critical is None else []
     for board in boards:
         parts += _section(board, tables.caption(board), tables.ranking(board))
         parts += bullets("", tables.remarks(board))
@@ -103,7 +95,7 @@ def front_page(runs: Runs, summary: Summary, sections: Sequence[str]) -> bytes:
 
 
 def _section(board: Board | Profile, caption: str, sheet: Sheet) -> list[str]:
-    links = {name: f"{board.stem}.{kind}" for name, kind in FORMATS.items()}
+    links = {name: f"{board.stem}.{kind}" for name, kind in cells.FORMATS.items()}
     return [f"## {md(board.title)}", md(caption), sheet_markdown(sheet), file_links(links)]
 
 
@@ -113,14 +105,14 @@ def overall_sheet(overall: Overall) -> Sheet:
     def rank(task: str, entry: OverallEntry) -> str:
         return f"{entry.rank.ranks[task]:g}"
 
-    columns: list[Column[OverallEntry]] = [("ties", lambda entry: "".join(entry.rank.ties))]
-    columns += rank_columns(lambda entry: entry.rank)
+    columns: list[cells.Column[OverallEntry]] = [("ties", lambda entry: "".join(entry.rank.ties))]
+    columns += cells.rank_columns(lambda entry: entry.rank)
     for task in overall.tasks:
         title = titled(task, generated=task in overall.generated, preliminary="")
         columns.append((title, partial(rank, task)))
-    blanks = [with_kind(blank.label, blank.kind) for blank in overall.blanks]
-    return entry_sheet(
-        overall.title, overall.entries, lambda e: with_kind(e.label, e.kind), columns, blanks
+    blanks = [cells.with_kind(blank.label, blank.kind) for blank in overall.blanks]
+    return cells.entry_sheet(
+        overall.title, overall.entries, lambda e: cells.with_kind(e.label, e.kind), columns, blanks
     )
 
 

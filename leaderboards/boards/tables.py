@@ -4,17 +4,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from steelyard.leaderboards.boards import cells
 from steelyard.leaderboards.boards.board import COMPARED, MODALITIES, Blank, Board, BoardEntry
-from steelyard.leaderboards.boards.cells import (
-    Column,
-    cost_sheet,
-    entry_sheet,
-    interval_fields,
-    number,
-    with_half,
-    with_kind,
-    with_verdict,
-)
+from steelyard.leaderboards.boards.cells import number, with_half
 from steelyard.leaderboards.boards.evidence import sentence
 from steelyard.leaderboards.boards.tradeoff import OTHER
 from steelyard.leaderboards.output.files import exact, members
@@ -64,7 +56,7 @@ def report(board: Board, pictures: Sequence[str] = ()) -> Report:
 
 def sheets(board: Board) -> tuple[Sheet, ...]:
     """Return the ranking, corruptions, modalities and cost; cells are blank where incomplete."""
-    cost = cost_sheet(board.entries, _name, board.control, map(_name, board.blanks))
+    cost = cells.cost_sheet(board.entries, _name, board.control, map(_name, board.blanks))
     tables = (ranking(board), _corruptions(board), *_modalities(board), cost)
     return tuple(sheet for sheet in tables if len(sheet.header) > 2)
 
@@ -123,7 +115,7 @@ def remarks(board: Board) -> list[str]:
 
 def ranking(board: Board) -> Sheet:
     """Build the table of entries by rank: scores with intervals, differences to the control."""
-    columns: list[Column[BoardEntry]] = [
+    columns: list[cells.Column[BoardEntry]] = [
         ("ties", lambda entry: "".join(entry.rank.ties)),
         ("range", lambda entry: f"{entry.rank.low:.0f}-{entry.rank.high:.0f}"),
     ]
@@ -134,7 +126,7 @@ def ranking(board: Board) -> Sheet:
         columns += [_worst(board), ("gap", partial(_gap, board))]
     columns += [_differences(board, name) for name in COMPARED if name in board.columns]
     blanks = map(_name, board.blanks)
-    return entry_sheet("Ranking", board.entries, _name, columns, blanks, _tie_mark)
+    return cells.entry_sheet("Ranking", board.entries, _name, columns, blanks, _tie_mark)
 
 
 def _brief(board: Board) -> Sheet:
@@ -145,7 +137,7 @@ def _brief(board: Board) -> Sheet:
     columns.append(_differences(board, means[-1]))
     blanks = [blank.label for blank in board.blanks]
     entries = board.entries
-    return entry_sheet("Ranking", entries, lambda e: e.label, columns, blanks, _tie_mark)
+    return cells.entry_sheet("Ranking", entries, lambda e: e.label, columns, blanks, _tie_mark)
 
 
 def _tie_mark(entry: BoardEntry) -> str:
@@ -158,7 +150,7 @@ def _has_both(board: Board) -> bool:
 
 def _scores(
     board: Board, name: str, *, heading: str = "", halves: bool = False
-) -> Column[BoardEntry]:
+) -> cells.Column[BoardEntry]:
     """Return the column of scores, the best in bold, a corrupted one above clean with †."""
     pick = max if board.higher_is_better else min
     best = pick((entry.scores[name].mean for entry in board.entries), default=None)
@@ -172,12 +164,12 @@ def _scores(
     return heading or name, cell
 
 
-def _worst(board: Board) -> Column[BoardEntry]:
+def _worst(board: Board) -> cells.Column[BoardEntry]:
     return "worst", lambda entry: number(entry.worst, board.percent)
 
 
-def _differences(board: Board, name: str) -> Column[BoardEntry]:
-    return f"Δ {name}", lambda entry: with_verdict(entry.differences.get(name), board.percent)
+def _differences(board: Board, name: str) -> cells.Column[BoardEntry]:
+    return f"Δ {name}", lambda entry: cells.with_verdict(entry.differences.get(name), board.percent)
 
 
 def _gap(board: Board, entry: BoardEntry) -> str:
@@ -190,7 +182,7 @@ def _corruptions(board: Board) -> Sheet:
     for name in MODALITIES:
         if name in board.columns:
             columns.append(_scores(board, name, heading=f"{name} corrupted"))
-    return entry_sheet("Corruptions", board.entries, _name, columns, map(_name, board.blanks))
+    return cells.entry_sheet("Corruptions", board.entries, _name, columns, map(_name, board.blanks))
 
 
 def _modalities(board: Board) -> list[Sheet]:
@@ -203,22 +195,22 @@ def _modalities(board: Board) -> list[Sheet]:
 
     def difference(name: str, entry: BoardEntry) -> str:
         change = entry.tradeoff.by_name[name] if entry.tradeoff else None
-        return with_verdict(change, board.percent)
+        return cells.with_verdict(change, board.percent)
 
     # The score of a modality is the one with the other corrupted.
     strong, weak = board.strong_modality, OTHER[board.strong_modality]
-    columns: list[Column[BoardEntry]] = [
+    columns: list[cells.Column[BoardEntry]] = [
         (f"{strong} (strong)", partial(score, weak)),
         (f"{weak} (weak)", partial(score, strong)),
         ("gap", partial(_gap, board)),
         *((f"Δ {name}", partial(difference, name)) for name in ("strong", "weak", "gap")),
     ]
     blanks = map(_name, board.blanks)
-    return [entry_sheet("Strong and weak modality", board.entries, _name, columns, blanks)]
+    return [cells.entry_sheet("Strong and weak modality", board.entries, _name, columns, blanks)]
 
 
 def _name(entry: Blank | BoardEntry) -> str:
-    return with_kind(entry.label, entry.kind)
+    return cells.with_kind(entry.label, entry.kind)
 
 
 def _fields(board: Board, entry: BoardEntry) -> Iterator[tuple[str, str]]:
@@ -228,22 +220,22 @@ def _fields(board: Board, entry: BoardEntry) -> Iterator[tuple[str, str]]:
     yield from (("rank_low", f"{rank.low:g}"), ("rank_high", f"{rank.high:g}"))
     yield "ties", " ".join(rank.ties)
     if rank.wins is not None:
-        yield from interval_fields("win_rate", rank.wins)
+        yield from cells.interval_fields("win_rate", rank.wins)
     yield from (("label", entry.label), ("kind", entry.kind), ("missing", ""))
     yield "preliminary", board.preliminary
     for name in board.columns:
-        yield from interval_fields(name, entry.scores[name])
+        yield from cells.interval_fields(name, entry.scores[name])
     for name in ("worst", "gap"):
         value = getattr(entry, name)
         yield name, "" if value is None else exact(value)
     yield "better_corrupted", " ".join(entry.better_corrupted)
     for name, difference in entry.differences.items():
-        yield from interval_fields(f"difference_{name}", difference.interval)
+        yield from cells.interval_fields(f"difference_{name}", difference.interval)
         yield f"difference_{name}_p", exact(difference.interval.p)
         yield f"difference_{name}_p_holm", exact(difference.adjusted)
     if entry.tradeoff is not None:
         for name, difference in entry.tradeoff.by_name.items():
-            yield from interval_fields(f"difference_{name}", difference.interval)
+            yield from cells.interval_fields(f"difference_{name}", difference.interval)
             yield f"difference_{name}_p_holm", exact(difference.adjusted)
         yield "balance_traded", str(entry.tradeoff.traded).lower()
     yield "flops", exact(cost.flops)

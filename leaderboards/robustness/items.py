@@ -47,7 +47,10 @@ def of_profile(profile: Profile) -> list[VariantScores]:
     """Return the scores of each task of a profile that has corruptions."""
     groups = profile.groups
     by_name = {column.name: column for column in profile.clean}
-    variants = _variants([run for runs in groups.values() for run in runs])
+    all_scores = [s for runs in groups.values() for run in runs for s in main_scores(run)]
+    variants: dict[str, list[str]] = {}
+    for task, variant in sorted({(score.task, score.variant) for score in all_scores}):
+        variants.setdefault(task, []).append(variant)
     main = {
         task: by_name[name]
         for task, name in profile.main.items()
@@ -104,12 +107,3 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
             for index, variant in enumerate(corrupted)
         }
     return result
-
-
-def _variants(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Return the sorted variants that some run was scored on, by task."""
-    pairs = {(score.task, score.variant) for run in runs for score in main_scores(run)}
-    variants: dict[str, list[str]] = {}
-    for task, variant in sorted(pairs):
-        variants.setdefault(task, []).append(variant)
-    return variants

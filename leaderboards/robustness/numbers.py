@@ -76,8 +76,6 @@ class VariantScores:
 
 @dataclass(frozen=True, slots=True)
 class RobustnessRow:
-    """Complete entry."""
-
     label: str
     worst: str
     """The variant that hurts it most, by the mean over seeds."""
@@ -91,8 +89,6 @@ class RobustnessRow:
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """Numbers of all entries of one task."""
-
     task: str
     metric: str
     higher_is_better: bool
@@ -132,7 +128,11 @@ def build(variant_scores: VariantScores, control: str) -> Robustness | None:
     if not first or not corruptions:
         return None
     sign = 1 if up else -1
-    worst = {label: _worst(corruptions, entry, sign) for label, entry in scores.items()}
+    variants = [variant for corruption in corruptions for variant in corruption.variants]
+    worst = {
+        label: min(variants, key=lambda v: (sign * float(entry[v].values.mean()), v))
+        for label, entry in scores.items()
+    }
     samples = {
         label: _numbers(corruptions, entry, variant_scores.same.get(label, {}), sign)
         | {"worst": entry[worst[label]]}
@@ -153,8 +153,7 @@ def build(variant_scores: VariantScores, control: str) -> Robustness | None:
                 for label, entry in scores.items()
             }
         )
-        for corruption in corruptions
-        for variant in corruption.variants
+        for variant in variants
     }
     rows = [
         RobustnessRow(
@@ -196,9 +195,13 @@ def _numbers(
     numbers |= {f"drop.{modality}": drop for modality, drop in drops.items()}
     if parts := [drops[modality] for modality in MODALITIES if modality in drops]:
         numbers["drop"] = averaged(parts)
-        relative = _over(numbers["drop"], clean)
-        if np.isfinite(relative.values).all():
-            numbers["relative"] = relative
+        drop = numbers["drop"]
+        values, draws = (
+            np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
+            for top, bottom in ((drop.values, clean.values), (drop.draws, clean.draws))
+        )
+        if np.isfinite(values).all():
+            numbers["relative"] = Sample(values, draws, drop.clusters)
     unchanged = _by_modality(corruptions, same) if same else {}
     numbers |= {f"same.{modality}": sample for modality, sample in unchanged.items()}
     if parts := [unchanged[modality] for modality in MODALITIES if modality in unchanged]:
@@ -222,11 +225,6 @@ def _by_modality(
     }
 
 
-def _worst(corruptions: Sequence[CorruptionVariants], scores: VariantSamples, sign: int) -> str:
-    variants = [variant for corruption in corruptions for variant in corruption.variants]
-    return min(variants, key=lambda v: (sign * float(scores[v].values.mean()), v))
-
-
 def area(corruption: CorruptionVariants, scores: VariantSamples) -> Sample:
     """Return the area under the score against severity, from clean to the highest, over its width.
 
@@ -239,15 +237,6 @@ def area(corruption: CorruptionVariants, scores: VariantSamples) -> Sample:
     values = sum(w * sample.values for w, sample in zip(weights, samples, strict=True))
     draws = sum(w * sample.draws for w, sample in zip(weights, samples, strict=True))
     return Sample(np.asarray(values), np.asarray(draws), samples[0].clusters)
-
-
-def _over(drop: Sample, clean: Sample) -> Sample:
-    """Return a drop as a fraction of the clean score, NaN where that is 0."""
-    values, draws = (
-        np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
-        for top, bottom in ((drop.values, clean.values), (drop.draws, clean.draws))
-    )
-    return Sample(values, draws, drop.clusters)
 
 
 def _intervals(samples: Mapping[str, Sample]) -> dict[str, Interval]:

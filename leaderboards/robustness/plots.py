@@ -4,20 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.output.style import (
-    BOTTOM,
-    NAME,
-    SOFT,
-    Anchor,
-    Mark,
-    dots,
-    draw_curves,
-    headline,
-    lines,
-    name_points,
-    panels,
-    select_entries,
-)
+from steelyard.leaderboards.output import style
+from steelyard.leaderboards.output.style import Anchor, Mark
 from steelyard.leaderboards.robustness.numbers import CorruptionVariants, Robustness, RobustnessRow
 
 if TYPE_CHECKING:
@@ -36,7 +24,7 @@ PAD = 0.06
 
 def best_of(task: Robustness, title: str) -> Robustness:
     """Return the rows that a figure has room for; the task becomes the title."""
-    title, rows = select_entries(title, task.rows, task.control, lambda row: row.label)
+    title, rows = style.select_entries(title, task.rows, task.control, lambda row: row.label)
     return replace(task, task=title, rows=rows)
 
 
@@ -44,8 +32,8 @@ def fan(task: Robustness, look: Mapping[str, Mark]) -> "Figure":
     """Draw a panel per corruption with two severities or more, and one for all others."""
     graded = [corruption for corruption in task.corruptions if len(corruption.levels) > 1]
     ungraded = [corruption for corruption in task.corruptions if len(corruption.levels) <= 1]
-    high, count = max(HIGH, NAME * len(task.rows)), len(graded) + bool(ungraded)
-    figure, grid = panels([WIDE] * ACROSS, high, count=count, bottom=BOTTOM + UNDER)
+    high, count = max(HIGH, style.NAME * len(task.rows)), len(graded) + bool(ungraded)
+    figure, grid = style.panels([WIDE] * ACROSS, high, count=count, bottom=style.BOTTOM + UNDER)
     scale = 100.0 if task.percent else 1.0
     limits = _limits(task, scale)
     anchors: list[Anchor] = []
@@ -63,13 +51,13 @@ def fan(task: Robustness, look: Mapping[str, Mark]) -> "Figure":
         unit = " (points)" if task.percent else ""
         axes.set_ylabel(f"{task.metric} minus own clean{unit}")
     for axes in grid:
-        axes.axhline(0, color=SOFT, lw=0.9, zorder=1)
-    name_points(grid[-1], anchors, look)
+        axes.axhline(0, color=style.SOFT, lw=0.9, zorder=1)
+    style.name_points(grid[-1], anchors, look)
     reading = (
         "Every entry starts from its own clean score; a flat line is robust, even of a poor model."
         f" Grey band: 95 % interval of {task.control}."
     )
-    headline(figure, f"{task.task}: robustness fan", reading)
+    style.headline(figure, f"{task.task}: robustness fan", reading)
     return figure
 
 
@@ -95,7 +83,7 @@ def _curves(
         row.label: [0.0, *(scale * step.mean for step in row.curves[corruption.name])]
         for row in rows
     }
-    draw_curves(axes, [0, *corruption.levels], changes, look, first=1)
+    style.draw_curves(axes, [0, *corruption.levels], changes, look, first=1)
     return [Anchor(label, corruption.levels[-1], curve[-1]) for label, curve in changes.items()]
 
 
@@ -105,7 +93,9 @@ def _band(axes: "Axes", task: Robustness, corruption: CorruptionVariants, scale:
             steps = row.curves[corruption.name]
             low = [0.0, *(scale * step.low for step in steps)]
             high = [0.0, *(scale * step.high for step in steps)]
-            axes.fill_between([0, *corruption.levels], low, high, color=SOFT, alpha=0.15, lw=0)
+            axes.fill_between(
+                [0, *corruption.levels], low, high, color=style.SOFT, alpha=0.15, lw=0
+            )
 
 
 def _dots(
@@ -130,6 +120,6 @@ def _dots(
             points.append((look[row.label], x, scale * step.mean))
         last = row.curves[corruptions[-1].name][-1]
         anchors.append(Anchor(row.label, len(corruptions) - 1 + shift, scale * last.mean))
-    lines(axes, bounds, lw=0.8, alpha=0.4)
-    dots(axes, points, zorder=3)
+    style.lines(axes, bounds, lw=0.8, alpha=0.4)
+    style.dots(axes, points, zorder=3)
     return anchors

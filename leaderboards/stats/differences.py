@@ -34,8 +34,6 @@ class DetectableDifference:
 
 
 class Comparison(NamedTuple):
-    """Comparison of every entry with the control."""
-
     differences: Mapping[str, Mapping[str, ControlDifference]]
     """By label and column, Holm-adjusted within a column; empty for the control."""
     detectable: Mapping[str, DetectableDifference]

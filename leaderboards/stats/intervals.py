@@ -195,31 +195,21 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def spread_of(samples: Sequence[Sample]) -> Spread:
     """Return both parts of the variance of each mean; resamples without a value are left out."""
     seeds = len(samples[0].values)
-    parts = [
-        _item_variances(draws)
-        for start in range(0, len(samples), AT_ONCE)
-        for draws in _without_gaps([sample.draws for sample in samples[start : start + AT_ONCE]])
-    ]
-    over, single = (np.concatenate(part) for part in zip(*parts, strict=True))
+    over, single = np.empty(len(samples)), np.empty(len(samples))
+    for start in range(0, len(samples), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        draws = np.stack([sample.draws for sample in samples[part]])
+        over[part] = draws.mean(axis=1).var(axis=1, ddof=1)
+        single[part] = draws.var(axis=2, ddof=1).mean(axis=1)
+        for index in np.flatnonzero(np.isnan(draws).any(axis=(1, 2))).tolist():
+            known = draws[index][:, ~np.isnan(draws[index]).any(axis=0)]
+            over[start + index] = known.mean(axis=0).var(ddof=1)
+            single[start + index] = known.var(axis=1, ddof=1).mean()
     freedom = np.array([sample.clusters - 1 for sample in samples])
     if seeds == 1:
         return Spread(np.zeros_like(over), over, over, 0, freedom)
     between = np.stack([sample.values for sample in samples]).var(axis=1, ddof=1) / seeds
     return Spread(between, _shared(over, single, seeds), over, seeds - 1, freedom)
-
-
-def _without_gaps(draws: Sequence[Floats]) -> list[Floats]:
-    """Stack K draws [S, R] to one [K, S, R]; if any has NaN, to K arrays without such resamples."""
-    stacked = np.stack(draws)
-    if not np.isnan(stacked).any():
-        return [stacked]
-    return [array[None, :, ~np.isnan(array).any(axis=0)] for array in draws]
-
-
-def _item_variances(draws: Floats) -> tuple[Floats, Floats]:
-    """Return the variance over R of the mean over seeds, and the mean variance of one seed: [K]."""
-    over = draws.mean(axis=1).var(axis=1, ddof=1)
-    return np.asarray(over), np.asarray(draws.var(axis=2, ddof=1).mean(axis=1))
 
 
 def margin(spread: Spread, chance: float | Floats) -> Floats:

@@ -50,11 +50,6 @@ def ranks(scores: Floats, *, higher_is_better: bool) -> Floats:
     return np.where(complete, ranked, np.nan).reshape(scores.shape)
 
 
-def rank_draws(samples: Sequence[Sample], *names: object, higher_is_better: bool) -> Floats:
-    """Return ranks of E entries when seeds, then items are resampled: [E, R]."""
-    return ranks(bootstrap(samples, *names), higher_is_better=higher_is_better)
-
-
 def central(draws: Floats, point: Floats) -> Floats:
     """Return the middle 95 % along the last axis, extended to include ``point``: [..., 2].
 
@@ -121,7 +116,7 @@ def overall_ranks(
     for task, samples in zip(task_scores, rows, strict=True):
         up, means = task.higher_is_better, np.array([sample.values.mean() for sample in samples])
         points.append(ranks(means, higher_is_better=up))
-        draws.append(rank_draws(samples, task.task, higher_is_better=up))
+        draws.append(ranks(bootstrap(samples, task.task), higher_is_better=up))
     by_entry = np.stack(points, axis=1)
     mean = np.asarray(by_entry.mean(axis=1), dtype=np.float64)
     mean_draws = np.asarray(np.mean(draws, axis=0), dtype=np.float64)
@@ -158,11 +153,9 @@ def _mean_wins(task_scores: Sequence[TaskScores], labels: Sequence[str]) -> list
         return []
     by_task = []
     for task in task_scores:
-        indices = [index for index, seed in enumerate(task.seeds) if seed in common]
-        samples = [
-            Sample(sample.values[indices], sample.draws[indices], sample.clusters)
-            for sample in (task.samples[label] for label in labels)
-        ]
+        rows = [index for index, seed in enumerate(task.seeds) if seed in common]
+        entries = (task.samples[label] for label in labels)
+        samples = [Sample(e.values[rows], e.draws[rows], e.clusters) for e in entries]
         by_task.append(wins(samples, higher_is_better=task.higher_is_better))
     return [averaged(parts) for parts in zip(*by_task, strict=True)]
 
@@ -208,22 +201,16 @@ def tie_letters(apart: NDArray[np.bool_]) -> list[tuple[str, ...]]:
                 fitting &= ~apart[candidate]
         covered[np.ix_(group, group)] = True
         groups.append(sorted(group))
-    letters = [(_letter(index), group) for index, group in enumerate(sorted(groups))]
-    return [
-        tuple(letter for letter, group in letters if entry in group) for entry in range(len(apart))
-    ]
-
-
-def _letter(index: int) -> str:
-    """Return a to z, then a2 to z2 and so on."""
-    turn, letter = divmod(index, 26)
-    return chr(ord("a") + letter) + (str(turn + 1) if turn else "")
+    letters: list[tuple[str, ...]] = [()] * len(apart)
+    for index, members in enumerate(sorted(groups)):
+        turn, letter = divmod(index, 26)  # a to z, then a2 to z2 and so on
+        for entry in members:
+            letters[entry] += (chr(ord("a") + letter) + (str(turn + 1) if turn else ""),)
+    return letters
 
 
 @dataclass(frozen=True, slots=True)
 class RankChange:
-    """Rank of one entry before and after."""
-
     label: str
     before: int
     before_range: tuple[float, float]

@@ -120,7 +120,7 @@ def rank_coverage(setting: Setting, boards: int) -> float:
         points = ranking.ranks(
             np.array([sample.values.mean() for sample in samples]), higher_is_better=True
         )
-        draws = ranking.rank_draws(samples, board, higher_is_better=True)
+        draws = ranking.ranks(ranking.bootstrap(samples, board), higher_is_better=True)
         low, high = ranking.central(draws, points).T
         inside.append(np.mean((low <= true_ranks) & (true_ranks <= high)))
     return float(np.mean(inside))

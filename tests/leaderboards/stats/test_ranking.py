@@ -12,7 +12,6 @@ from steelyard.leaderboards.stats.ranking import (
     central,
     critical,
     overall_ranks,
-    rank_draws,
     ranks,
     tie_letters,
     ties,
@@ -34,7 +33,7 @@ def test_where_one_has_no_score_none_has_a_rank() -> None:
 def test_rank_draws_know_which_entries_are_apart() -> None:
     rng = np.random.default_rng(0)
     samples = [Sample(rng.random(3), level + 0.1 * rng.random((3, 200)), 9) for level in (0, 0, 5)]
-    drawn = rank_draws(samples, "toy", higher_is_better=True)
+    drawn = ranks(bootstrap(samples, "toy"), higher_is_better=True)
     assert (drawn[2] == 1).all()
     assert set(drawn[0]) == set(drawn[1]) == {2, 3}
 
