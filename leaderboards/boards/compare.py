@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from steelyard.leaderboards.loading.collect import Run, collect
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval
-from steelyard.tasks.corruptions.variants import CLEAN
 from steelyard.tasks.weighted_metrics import METRICS
 
 if TYPE_CHECKING:
@@ -61,11 +60,7 @@ class RunComparison:
     """By seed; empty if items of the metric are not right or wrong."""
 
 
-class RunPairs(NamedTuple):
-    """Runs to compare, pair by pair."""
-
-    first: Sequence[Run]
-    second: Sequence[Run]
+RunPair = tuple[Run, Run]
 
 
 def show(
@@ -73,15 +68,13 @@ def show(
     second: str,
     folders: Sequence[Path],
     *,
-    variants: Sequence[str] = (CLEAN,),
-    task: str | None = None,
-    backbone: str | None = None,
-    budget: str | None = None,
+    variants: Sequence[str],
+    **filters: str | None,
 ) -> None:
-    """Print the comparison of two run folders or entries."""
+    """Print the comparison of two run folders or entries; ``filters`` as in ``paired_runs``."""
     from rich.console import Console
 
-    pairs = paired_runs(first, second, folders, task, backbone, budget)
+    pairs = paired_runs(first, second, folders, **filters)
     Console().print(terminal(first, second, compare(pairs, variants)))
 
 
@@ -92,7 +85,7 @@ def paired_runs(
     task: str | None = None,
     backbone: str | None = None,
     budget: str | None = None,
-) -> RunPairs:
+) -> list[RunPair]:
     """Return runs to compare, seed by seed: two run folders, or two labels in ``folders``.
 
     ``task`` (trained on), ``backbone`` and ``budget`` filter the records.
@@ -101,7 +94,7 @@ def paired_runs(
         UserError: a name is neither, or the two share no seed on the same training data.
     """
     if (Path(first) / RECORD).is_file() and (Path(second) / RECORD).is_file():
-        return RunPairs(*([Run(Path(name), read(Path(name)))] for name in (first, second)))
+        return [(Run(Path(first), read(Path(first))), Run(Path(second), read(Path(second))))]
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"No folder of runs at {folder}: give two run folders, or --runs DIR.")
@@ -119,10 +112,10 @@ def paired_runs(
     common = sorted(by_label[first].keys() & by_label[second].keys())
     if not common:
         raise UserError(f"{first} and {second} share no seed on the same training data.")
-    return RunPairs(*([by_label[name][key] for key in common] for name in (first, second)))
+    return [(by_label[first][key], by_label[second][key]) for key in common]
 
 
-def compare(pairs: RunPairs, variants: Sequence[str]) -> list[RunComparison]:
+def compare(pairs: Sequence[RunPair], variants: Sequence[str]) -> list[RunComparison]:
     """Compare runs pair by pair on every task and on these variants, or ``all``.
 
     Pairs that were trained on the same data form a group of their own.
@@ -130,36 +123,30 @@ def compare(pairs: RunPairs, variants: Sequence[str]) -> list[RunComparison]:
     Raises:
         UserError: a run failed, nothing was scored in common, or the items are not the same.
     """
-    groups: dict[str, list[tuple[Run, Run]]] = {}
-    for first, second in zip(*pairs, strict=True):
-        groups.setdefault(first.record.spec.task, []).append((first, second))
-    return [
-        comparison
-        for group in groups.values()
-        for comparison in _comparisons(RunPairs(*zip(*group, strict=True)), variants)
-    ]
-
-
-def _comparisons(pairs: RunPairs, variants: Sequence[str]) -> list[RunComparison]:
-    columns = _columns([*pairs.first, *pairs.second], variants)
-    samples, _ = profile_measure.measure(columns, pairs._asdict())
+    groups: dict[str, list[RunPair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair[0].record.spec.task, []).append(pair)
     result = []
-    for column in columns:
-        pair = samples["first"][column.name], samples["second"][column.name]
-        counts = [_counts(column, *runs) for runs in zip(*pairs, strict=True)]
-        result.append(
-            RunComparison(
-                task=column.task,
-                variant=column.variants[0],
-                metric=column.metric,
-                higher_is_better=column.higher_is_better,
-                percent=column.metric in METRICS or not _is_labelled(column, pairs.first[0]),
-                first=intervals.interval(pair[0]),
-                second=intervals.interval(pair[1]),
-                difference=intervals.paired_difference(*pair),
-                counts=tuple(count for count in counts if count is not None),
+    for group in groups.values():
+        columns = _columns([run for pair in group for run in pair], variants)
+        by_name = dict(zip(("first", "second"), zip(*group, strict=True), strict=True))
+        samples, _ = profile_measure.measure(columns, by_name)
+        for column in columns:
+            first, second = samples["first"][column.name], samples["second"][column.name]
+            counts = [_counts(column, *pair) for pair in group]
+            result.append(
+                RunComparison(
+                    task=column.task,
+                    variant=column.variants[0],
+                    metric=column.metric,
+                    higher_is_better=column.higher_is_better,
+                    percent=column.metric in METRICS or not _is_labelled(column, group[0][0]),
+                    first=intervals.interval(first),
+                    second=intervals.interval(second),
+                    difference=intervals.paired_difference(first, second),
+                    counts=tuple(count for count in counts if count is not None),
+                )
             )
-        )
     return result
 
 
@@ -169,11 +156,7 @@ def _columns(runs: Sequence[Run], variants: Sequence[str]) -> list[ProfileColumn
         if run.record.status == "failed":
             raise UserError(f"{run.folder} failed ({run.record.failure}): nothing to compare.")
     scores = [
-        {
-            (score.task, score.variant, score.metric): score
-            for score in run.record.scores
-            if score.main and not score.subset
-        }
+        {(s.task, s.variant, s.metric): s for s in run.record.scores if s.main and not s.subset}
         for run in runs
     ]
     common = [key for key in scores[0] if all(key in by_key for by_key in scores)]
@@ -182,15 +165,9 @@ def _columns(runs: Sequence[Run], variants: Sequence[str]) -> list[ProfileColumn
         if name != ALL and name not in names:
             raise unknown("variant that both were scored on", name, [*names, ALL])
     return [
-        ProfileColumn(
-            f"{task} {variant} {metric}",
-            task,
-            metric,
-            "",
-            scores[0][task, variant, metric].higher_is_better,
-            (variant,),
-        )
-        for task, variant, metric in common
+        ProfileColumn(" ".join(key), task, metric, "", scores[0][key].higher_is_better, (variant,))
+        for key in common
+        for task, variant, metric in [key]
         if ALL in variants or variant in variants
     ]
 

@@ -101,7 +101,6 @@ def resample_weights(clusters: NDArray[np.str_], draws: int, *names: object) -> 
 
 
 def interval(sample: Sample) -> Interval:
-    """Return the interval of one mean, see ``intervals``."""
     return intervals([sample])[0]
 
 
@@ -126,12 +125,11 @@ def intervals(samples: Sequence[Sample]) -> list[Interval]:
 
 
 def minus(a: Sample, b: Sample) -> Sample:
-    """Return ``a - b``, paired by training seed and test item."""
+    """Subtract, paired by training seed and test item."""
     return Sample(a.values - b.values, a.draws - b.draws, a.clusters)
 
 
 def paired_difference(a: Sample, b: Sample) -> Interval:
-    """Return the interval of ``a - b``, paired by training seed and test item."""
     return interval(minus(a, b))
 
 

@@ -35,8 +35,6 @@ RULE = (
 
 @dataclass(frozen=True, slots=True)
 class AnytimeCurve:
-    """Scores of one entry on one data set, by budget."""
-
     trained_on: str
     label: str
     flops: tuple[float, ...]

@@ -51,8 +51,6 @@ class TaskRankChanges:
 
 @dataclass(frozen=True, slots=True)
 class TrackComparison:
-    """Rank changes and the written files."""
-
     rank_changes: tuple[TaskRankChanges, ...]
     sheets: tuple[Sheet, ...]
     files: tuple[Path, ...]
@@ -60,8 +58,6 @@ class TrackComparison:
 
 @dataclass(frozen=True, slots=True)
 class _TrackScores:
-    """Scores of one board or profile on one track."""
-
     scores: TaskScores
     generated: bool
     preliminary: str
@@ -180,17 +176,16 @@ def sheet(task: TaskRankChanges) -> Sheet:
         text = f"{change.before - change.after:+d}"
         return {"up": f"▲ {text}", "down": f"▼ {text}", "": text}[change.verdict]
 
+    def with_range(rank: int, ends: tuple[float, float]) -> str:
+        return f"{rank} ({ends[0]:.3g}-{ends[1]:.3g})"
+
     before, after = (f"{name} (range)" for name in TRACKS.values())
     columns: list[Column[RankChange]] = [
-        (before, lambda change: _with_range(change.before, change.before_range)),
-        (after, lambda change: _with_range(change.after, change.after_range)),
+        (before, lambda change: with_range(change.before, change.before_range)),
+        (after, lambda change: with_range(change.after, change.after_range)),
         ("change", step),
     ]
     return entry_sheet(task.title, task.changes, lambda change: change.label, columns)
-
-
-def _with_range(rank: int, ends: tuple[float, float]) -> str:
-    return f"{rank} ({ends[0]:.3g}-{ends[1]:.3g})"
 
 
 def sentence(task: TaskRankChanges) -> str:
