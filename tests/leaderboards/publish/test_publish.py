@@ -26,6 +26,7 @@ from steelyard.leaderboards.output.style import (
     headline,
     off_scale,
     panels,
+    score_height,
     render,
     spread,
 )
@@ -234,7 +235,7 @@ def test_balance_is_drawn_where_each_half_lags_on_the_other_side(tmp_path: Path)
 @pytest.mark.parametrize("ending", ["pictures", "i" * 90, "m" * 60])
 def test_no_text_is_cut_at_the_edge_of_a_figure(ending: str) -> None:
     def long() -> "Figure":
-        figure, _ = panels(1, 1.0, 1)
+        figure, _ = panels([1.0], score_height(1))
         headline(figure, "A title", f"Small print below a title is often wider than {ending}")
         return figure
 
