@@ -26,8 +26,8 @@ from steelyard.leaderboards.output.style import (
     headline,
     off_scale,
     panels,
-    score_height,
     render,
+    score_height,
     spread,
 )
 from steelyard.leaderboards.publish import publish
