@@ -18,8 +18,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import yaml
-
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Inputs, Turn
 from steelyard.harness.core.files import cache_folder
@@ -45,8 +43,7 @@ WORLD_SEED = 1
 class TaskModule(Protocol):
     """Functions of a task's module, beside those that its YAML names."""
 
-    def load(self, root: Path, **options: Any) -> Corpus:
-        """Read the data set."""
+    def load(self, root: Path, **options: Any) -> Corpus: ...
 
     def choices(self, classes: Sequence[str]) -> list[str]:
         """Return answer strings in class order; called only for tasks with classes."""
@@ -98,9 +95,8 @@ def names() -> list[str]:
     return sorted({*_shipped(), *_outside()})
 
 
-@functools.cache
+@functools.cache  # called for every item
 def _shipped() -> frozenset[str]:
-    """List tasks of this folder; cached, for this is called for every item."""
     return frozenset(path.stem for path in Path(__file__).parent.glob("*.yaml"))
 
 
@@ -125,7 +121,7 @@ def module(name: str) -> TaskModule:
 
 
 def definition(name: str) -> Path:
-    """Return the path of a task's YAML file, which has the module's name and folder."""
+    """Return the path of a task's YAML file, which is beside its module."""
     return Path(str(vars(module(name))["__file__"])).with_suffix(".yaml")
 
 
@@ -154,15 +150,9 @@ def files(name: str) -> list[Path]:
     return [yaml_file, yaml_file.with_suffix(".py")]
 
 
-def _read(name: str) -> dict[str, Any]:
-    text = definition(name).read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.load(text, stock.NamesOnly)
-    return content
-
-
 def info(name: str) -> TaskInfo:
     """Read a task's declarations from its YAML."""
-    content = _read(name)
+    content = stock.read_yaml(definition(name))
     metadata, generation = content["metadata"], content.get("generation_kwargs")
     # Keys under ``metadata`` have the names of the fields.
     declared: dict[str, Any] = {"columns": [metadata["main"]]}
@@ -178,7 +168,6 @@ def info(name: str) -> TaskInfo:
 
 
 def has_text(name: str) -> bool:
-    """Return True if a task has text beside the image; lmms-eval's do not declare any."""
     return not is_stock(name) and bool(info(name).text)
 
 
@@ -195,7 +184,7 @@ def target(name: str, doc: Any) -> str:
 @functools.cache
 def function(name: str, key: str) -> Any:
     """Import the function that a task's YAML names under ``key``, such as ``process_results``."""
-    return pkgutil.resolve_name(_read(name)[key])
+    return pkgutil.resolve_name(stock.read_yaml(definition(name))[key])
 
 
 def find_root(name: str, root: Path | None = None) -> Path:
@@ -278,7 +267,6 @@ def training_turn(task: str, corpus: Corpus, example: Example, image: "Image | N
 
     A multi-label answer lists several classes, so it has no closed set of choices.
     """
-    # The same functions as in evaluation, so that training and test prompts are equal.
     doc = document(corpus, "train", example, example.text)
     choices = example.choices
     if corpus.classes:
@@ -289,8 +277,6 @@ def training_turn(task: str, corpus: Corpus, example: Example, image: "Image | N
 
 def parse_variant(text: str) -> Variant:
     """Read ``task`` or ``task@corruption``, in the syntax of ``corruptions.variants``.
-
-    Without a severity, a corruption that has severities gets the middle one.
 
     Raises:
         UserError: no such task or corruption, or the task cannot have it.
@@ -309,17 +295,14 @@ def variants(task: str, corruptions: Iterable[str]) -> list[Variant]:
 
 
 def _variant(task: str, text: str, corruptions: tuple[Corruption, ...]) -> Variant:
+    variant, fault = Variant(task, corruptions), ""
     if any(corruption.modality != "image" for corruption in corruptions) and not has_text(task):
         reason = " (lmms-eval does not declare which part of a prompt is text)"
-        raise UserError(
-            f"'{task}@{text}': {task} has no text beside the image to corrupt"
-            f"{reason if is_stock(task) else ''}."
-        )
-    variant = Variant(task, corruptions)
-    if variant.attack is not None and is_stock(task):
-        raise UserError(
-            f"'{task}@{text}': an attack needs right answers, and lmms-eval's tasks declare none."
-        )
+        fault = f"{task} has no text beside the image to corrupt{reason if is_stock(task) else ''}"
+    elif variant.attack is not None and is_stock(task):
+        fault = "an attack needs right answers, and lmms-eval's tasks declare none"
+    if fault:
+        raise UserError(f"'{task}@{text}': {fault}.")
     return variant
 
 

@@ -24,8 +24,6 @@ TEXTS = ("titles", "pages")
 
 
 class FoodRow(NamedTuple):
-    """Image of a class with its text."""
-
     file: str
     text: str | None
     label: str
@@ -66,21 +64,21 @@ def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
 def _examples(
     root: Path, split: str, rows: Sequence[FoodRow], classes: tuple[str, ...]
 ) -> list[Example]:
-    index = {name: number for number, name in enumerate(classes)}
-    examples = []
-    for file, text, label in rows:
-        image = root / "images" / split / label / file
-        examples.append(Example(f"{split}/{label}/{image.stem}", image, text, (index[label],)))
-    return examples
+    index = {name: (number,) for number, name in enumerate(classes)}
+    images = root / "images" / split
+    return [
+        Example(f"{split}/{label}/{Path(file).stem}", images / label / file, text, index[label])
+        for file, text, label in rows
+    ]
 
 
 def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]:
     path = find_file(root, f"texts/{split}_titles.csv")
-    order: tuple[int, int, int] | None = None
+    order: Sequence[int] = ()
     rows: list[FoodRow] = []
     unclassed: set[str] = set()
     for where, cells in read_csv(path):
-        if order is None:
+        if not order:
             if Path(cells[0].strip()).suffix.lower() not in IMAGE_SUFFIXES:
                 order = _header(where, cells)
                 continue
@@ -108,18 +106,16 @@ def _images(root: Path, split: str) -> list[Path]:
     return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _header(where: str, cells: Sequence[str]) -> tuple[int, int, int]:
+def _header(where: str, cells: Sequence[str]) -> list[int]:
     names = [cell.strip().lower() for cell in cells]
-    file, text, label = (
-        next((names.index(name) for name in accepted if name in names), None)
-        for accepted in COLUMNS.values()
-    )
-    if file is None or text is None or label is None:
+    accepted = (next(filter(names.__contains__, columns), "") for columns in COLUMNS.values())
+    order = [names.index(name) for name in accepted if name]
+    if len(order) < len(COLUMNS):
         header = "; ".join(f"{kind}: {' or '.join(names)}" for kind, names in COLUMNS.items())
         raise UserError(
             f"{where}: the first cell is no image file, and the row is no header with {header}."
         )
-    return file, text, label
+    return order
 
 
 def _page_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]:
@@ -145,9 +141,6 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
 
     Files keep their names if the copy has them. A validation part is added to train, for there is
     no official one.
-
-    Raises:
-        UserError: a column is missing, or a label is a number and not a name.
     """
     titles: defaultdict[str, list[tuple[str, str, str]]] = defaultdict(list)
     paths: set[tuple[str, str, str]] = set()
@@ -195,7 +188,6 @@ def doc_to_text(doc: metrics.ClassDoc) -> str:
 
 
 def doc_to_target(doc: metrics.ClassDoc) -> str:
-    """Return the class name."""
     return choices(doc["classes"])[doc["labels"][0]]
 
 

@@ -32,7 +32,6 @@ class Doc(TypedDict):
 
     id: str
     image: str | None
-    """Path of the image file."""
     text: str | None
     """Text or question, without the instruction how to answer."""
     split: str

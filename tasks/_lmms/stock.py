@@ -53,7 +53,6 @@ def include(folders: Iterable[Path]) -> None:
 
 
 def definition(name: str) -> Path:
-    """Return the YAML file of a task."""
     entry = index(_included()).get(name.removeprefix(PREFIX))
     if entry is None or entry.kind != "task" or entry.file is None:
         raise UserError(f"lmms-eval and {FOLDERS_VARIABLE} have no task '{name}'.")
@@ -75,9 +74,8 @@ def check(name: str) -> None:
     if extra.get("video") or "From_YouTube" in extra:
         raise UserError(f"{name} is about video; steelyard runs tasks about images.")
     if kind != SUPPORTED_OUTPUT:
-        reason = ""
-        if kind in ("multiple_choice", "loglikelihood"):
-            reason = "; lmms-eval 0.7.3 scores likelihoods wrongly"
+        likelihoods = kind in ("multiple_choice", "loglikelihood")
+        reason = "; lmms-eval 0.7.3 scores likelihoods wrongly" if likelihoods else ""
         raise UserError(f"{name} needs {kind}, and only {SUPPORTED_OUTPUT} is supported{reason}.")
     if "class" in config or len(config.get("filter_list") or ()) > 1:
         raise UserError(
@@ -101,27 +99,25 @@ def leaves(name: str, ours: Iterable[str] = ()) -> list[str]:
     """List the tasks under a name of lmms-eval as ``stock/...``: itself, or a group's members.
 
     Raises:
-        UserError: there is no such name (the message lists ``ours`` too), or a group changes the
-            settings of its members.
+        UserError: no such name (the message lists ``ours`` too), or a group changes its members.
     """
     entries = index(_included())
     short = name.removeprefix(PREFIX)
     if short not in entries:
         raise _unknown(name, entries, ours)
-    entry = entries[short]
-    if entry.kind == "task":
+    if entries[short].kind == "task":
         return [PREFIX + short]
-    inner = [leaf for member in entry.members for leaf in _of_member(short, member, ours)]
-    return list(dict.fromkeys(inner))
+    names = [leaf for member in entries[short].members for leaf in _of_member(short, member)]
+    return list(dict.fromkeys(names))
 
 
-def _of_member(group: str, member: Any, ours: Iterable[str]) -> list[str]:
+def _of_member(group: str, member: Any) -> list[str]:
     if isinstance(member, str) and member not in index(_included()):
         raise UserError(f"The group {group} names '{member}', which is no task.")
     if isinstance(member, str):
-        return leaves(PREFIX + member, ours)
+        return leaves(PREFIX + member)
     if isinstance(member, dict) and isinstance(member.get("task"), list):
-        return [leaf for inner in member["task"] for leaf in _of_member(group, inner, ours)]
+        return [leaf for inner in member["task"] for leaf in _of_member(group, inner)]
     label = member.get("task", member) if isinstance(member, dict) else member
     raise UserError(f"The group {group} changes its member {label}: name the tasks one by one.")
 
@@ -192,19 +188,20 @@ def _merged(path: Path) -> dict[str, Any]:
     """Read a file and its includes, merged as lmms-eval does: the file wins."""
     merged: dict[str, Any] = {}
     for part in reversed(list(_chain(path))):
-        merged |= _read(part)
+        merged |= read_yaml(part)
     return merged
 
 
 def _chain(path: Path) -> Iterator[Path]:
     """Yield a file, then its includes, nearest first."""
     yield path
-    for name in _listed(_read(path).get("include")):
+    for name in _listed(read_yaml(path).get("include")):
         yield from _chain(Path(name) if Path(name).is_file() else path.parent / name)
 
 
 @functools.cache
-def _read(path: Path) -> Mapping[str, Any]:
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """Read a task's YAML with ``!function a.b`` as the string ``a.b``, without importing it."""
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), NamesOnly)
     except OSError as error:
@@ -215,7 +212,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 class NamesOnly(yaml.CSafeLoader):
-    """YAML loader that reads ``!function a.b`` as the string ``a.b``; compiled, for speed."""
+    """Loader of ``!`` tags as strings; compiled, for speed."""
 
 
 NamesOnly.add_multi_constructor("!", lambda loader, suffix, node: str(node.value))

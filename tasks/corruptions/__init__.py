@@ -25,8 +25,9 @@ from steelyard.harness.core.seeds import seed_for
 if TYPE_CHECKING:
     import numpy as np
 
-Apply = Callable[[Inputs, int, "np.random.Generator", Donor], Inputs]
-"""Corrupts inputs with a severity (0 if it has none), a generator and a draw of another item."""
+Apply = Callable[[Any, int, "np.random.Generator", Donor], Any]
+"""Corrupts an RGB image or a text with a severity (0 if it has none), a generator and a draw of
+another item; returns None to remove it."""
 DonorKind = Literal["any", "other_class"]
 """Items to draw from: any with other content, or only those that also have another right answer."""
 
@@ -38,8 +39,6 @@ ATTACK_LEVELS = (2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class CorruptionKind:
-    """Corruption as the registry describes it."""
-
     function: str
     """Name in the module of its modality, imported when needed; empty for the attack, which the
     scored model computes (``evaluation.adversarial``)."""
@@ -52,37 +51,31 @@ class CorruptionKind:
     @property
     def apply(self) -> Apply | None:
         """Function of the corruption; None for the attack."""
-        if not self.function:
-            return None
-        module: Any = import_module(f"{__name__}.{self.modality}")
-        return cast(Apply, getattr(module, self.function))
+        module = import_module(f"{__name__}.{self.modality}")
+        return cast(Apply, vars(module)[self.function]) if self.function else None
 
 
 CORRUPTIONS: dict[str, CorruptionKind] = {
-    "image-blank": CorruptionKind("image_blank", "image", (), "image removed"),
-    "image-noise": CorruptionKind(
-        "image_noise", "image", SEVERITIES, "Gaussian noise on the pixels"
-    ),
-    "image-blur": CorruptionKind("image_blur", "image", SEVERITIES, "Gaussian blur"),
-    "image-jpeg": CorruptionKind("image_jpeg", "image", SEVERITIES, "JPEG artefacts"),
-    "image-pixelate": CorruptionKind("image_pixelate", "image", SEVERITIES, "fewer, larger pixels"),
-    "image-contrast": CorruptionKind("image_contrast", "image", SEVERITIES, "less contrast"),
-    "image-brightness": CorruptionKind("image_brightness", "image", SEVERITIES, "overexposed"),
-    "image-occlusion": CorruptionKind(
-        "image_occlusion", "image", SEVERITIES, "covered by rectangles"
-    ),
-    "image-rotation": CorruptionKind("image_rotation", "image", SEVERITIES, "turned left or right"),
-    "image-shuffle": CorruptionKind("image_shuffle", "image", (), "image of another item"),
+    "image-blank": CorruptionKind("blank", "image", (), "image removed"),
+    "image-noise": CorruptionKind("noise", "image", SEVERITIES, "Gaussian noise on the pixels"),
+    "image-blur": CorruptionKind("blur", "image", SEVERITIES, "Gaussian blur"),
+    "image-jpeg": CorruptionKind("jpeg", "image", SEVERITIES, "JPEG artefacts"),
+    "image-pixelate": CorruptionKind("pixelate", "image", SEVERITIES, "fewer, larger pixels"),
+    "image-contrast": CorruptionKind("contrast", "image", SEVERITIES, "less contrast"),
+    "image-brightness": CorruptionKind("brightness", "image", SEVERITIES, "overexposed"),
+    "image-occlusion": CorruptionKind("occlusion", "image", SEVERITIES, "covered by rectangles"),
+    "image-rotation": CorruptionKind("rotation", "image", SEVERITIES, "turned left or right"),
+    "image-shuffle": CorruptionKind("shuffle", "image", (), "image of another item"),
     "image-adversarial": CorruptionKind(
         "", "image", SEVERITIES, "attacked by the model that is scored, white-box PGD"
     ),
-    "text-blank": CorruptionKind("text_blank", "text", (), "text removed"),
-    "text-noise": CorruptionKind("text_noise", "text", SEVERITIES, "words replaced by random ones"),
-    "text-typo": CorruptionKind("text_typo", "text", SEVERITIES, "typing errors"),
-    "text-wordshuffle": CorruptionKind("text_wordshuffle", "text", (), "words in random order"),
-    "text-shuffle": CorruptionKind("text_shuffle", "text", (), "text of another item"),
+    "text-blank": CorruptionKind("blank", "text", (), "text removed"),
+    "text-noise": CorruptionKind("noise", "text", SEVERITIES, "words replaced by random ones"),
+    "text-typo": CorruptionKind("typo", "text", SEVERITIES, "typing errors"),
+    "text-wordshuffle": CorruptionKind("wordshuffle", "text", (), "words in random order"),
+    "text-shuffle": CorruptionKind("shuffle", "text", (), "text of another item"),
     "text-misleading": CorruptionKind(
-        "text_shuffle", "text", (), "text of an item with another answer", donor="other_class"
+        "shuffle", "text", (), "text of an item with another answer", "other_class"
     ),
 }
 
@@ -100,20 +93,18 @@ def corrupt(
     inputs: Inputs,
     draw: "Callable[[np.random.Generator], Inputs]",
 ) -> Inputs:
-    """Corrupt one item, each of its images separately.
+    """Corrupt one item, each of its images separately; the modality must be present.
 
-    Args:
-        severity: one of the corruption's severities, None if it has none.
-        key: the item's id, which seeds the corruption.
-        inputs: the item, with the modality to corrupt present.
-        draw: draws another item of the corruption's ``DonorKind``.
+    ``key`` is the item's id, which seeds the corruption; ``draw`` draws another item of the
+    corruption's ``DonorKind``.
 
     Raises:
-        UserError: the corruption is an attack, which only the scored model can compute.
+        UserError: the corruption is an attack.
     """
     import numpy as np
 
-    apply = CORRUPTIONS[name].apply
+    kind = CORRUPTIONS[name]
+    apply = kind.apply
     if apply is None:
         raise UserError(
             f"{name} is computed by the model that is scored, against the right answer: it works "
@@ -125,7 +116,16 @@ def corrupt(
         rng = np.random.default_rng(seed_for(*seed_parts, *([index] if index else [])))
         # All images of an item draw alike, so that they are swapped for those of one other item.
         draw_rng = np.random.default_rng(seed_for(*seed_parts)) if index else rng
-        return apply(inputs.only(index), severity or 0, rng, lambda: draw(draw_rng).only(index))
+        item = inputs.only(index)
+        image = item.image
+
+        def donor() -> Inputs:
+            return draw(draw_rng).only(index)
+
+        if kind.modality == "image":
+            content = image.convert("RGB") if image and image.mode != "RGB" else image
+            return Inputs(apply(content, severity or 0, rng, donor), item.text)
+        return Inputs(image, apply(item.text or "", severity or 0, rng, donor))
 
     first, *rest = (corrupted(index) for index in range(max(1, len(inputs.images))))
     return replace(first, more=tuple(part.image for part in rest if part.image is not None))

@@ -29,11 +29,10 @@ def columns_of(task: str, variants: Sequence[str]) -> Columns:
     if stray:
         raise UserError(f"Corruption '{stray[0]}' has no modality: name it image-... or text-...")
     single = {name: _average([{variant: 1.0} for variant in v]) for name, v in severities.items()}
-    by_modality = {
-        modality: [single[name] for name in single if modality_of(name) == modality]
-        for modality in MODALITIES
-    }
-    averages = {modality: _average(columns) for modality, columns in by_modality.items() if columns}
+    averages = {}
+    for modality in MODALITIES:
+        if columns := [single[name] for name in single if modality_of(name) == modality]:
+            averages[modality] = _average(columns)
     clean = {CLEAN: 1.0}
     if not averages:
         return {"balanced": clean, "clean": clean, **single}

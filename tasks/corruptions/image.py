@@ -1,13 +1,15 @@
-"""Corruptions of the image; each leaves the text alone and draws from ``rng`` only."""
+"""Corruptions of an RGB image, named by their functions; each draws from ``rng`` only."""
 
 import io
 import math
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageFilter
+from PIL import ImageChops, ImageFilter
+from PIL.Image import Image, Resampling, fromarray
+from PIL.Image import open as open_file
 
-from steelyard.harness.core.examples import Donor, Inputs
+from steelyard.harness.core.examples import Donor
 
 GRID = 224
 """Longest edge, in pixels, for which ImageNet-C's strengths are defined."""
@@ -36,14 +38,13 @@ ROTATION_DEGREES = (5, 10, 20, 30, 45)
 """Ours: up to 45 degrees, where an upright photo is furthest from all it could be taken for."""
 
 
-def image_blank(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def blank(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> None:
     """Remove the image; each backbone defines its input for a missing image."""
-    return Inputs(None, inputs.text)
 
 
-def image_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def noise(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
     """Add Gaussian noise to every pixel and channel, clipped to the valid range."""
-    pixels = np.asarray(_rgb(inputs))
+    pixels = np.asarray(image)
     height, width, _ = pixels.shape
     shrink = max(height, width, GRID) / GRID
     rows = (np.arange(height) / shrink).astype(int)
@@ -51,12 +52,11 @@ def image_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: 
     field = rng.standard_normal((rows[-1] + 1, columns[-1] + 1, 3), dtype=np.float32)
     # 16-bit integers halve the time on photos; the rounding is that of any image file.
     noise = np.rint(255 * NOISE_SIGMA[severity - 1] * field).astype(np.int16)
-    return Inputs(_added(pixels, noise, rows, columns), inputs.text)
+    return _added(pixels, noise, rows, columns)
 
 
-def image_blur(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def blur(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
     """Blur the image with a Gaussian."""
-    image = _rgb(inputs)
     sigma = math.hypot(BLUR_SIGMA[severity - 1] * max(image.size) / GRID, LEAST_BLUR)
     # A wide blur is done on a smaller image, four times as fast: shrinking removes only detail that
     # the blur removes too, and itself adds a variance of (factor**2 - 1) / 12.
@@ -64,48 +64,43 @@ def image_blur(inputs: Inputs, severity: int, rng: np.random.Generator, donor: D
     narrow = math.sqrt(sigma**2 - (factor**2 - 1) / 12) / factor
     small = image.reduce(factor).filter(ImageFilter.GaussianBlur(narrow))
     size = (small.width * factor, small.height * factor)
-    blurred = small.resize(size, Image.Resampling.BICUBIC).crop((0, 0, *image.size))
-    return Inputs(blurred, inputs.text)
+    return small.resize(size, Resampling.BICUBIC).crop((0, 0, *image.size))
 
 
-def image_jpeg(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def jpeg(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
     """Add the errors of low-quality JPEG at 224 pixels to the image at full size."""
-    image = _rgb(inputs)
-    small = _shrunk(image)
+    small = image
+    if max(image.size) > GRID:
+        small = image.resize(_scaled(image, GRID / max(image.size)), Resampling.BOX)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=JPEG_QUALITY[severity - 1])
-    packed = Image.open(file).convert("RGB")
+    packed = open_file(file).convert("RGB")
     if small is image:
-        return Inputs(packed, inputs.text)
+        return packed
     error = np.asarray(packed, np.int16) - np.asarray(small, np.int16)
     rows = np.arange(image.height) * small.height // image.height
     columns = np.arange(image.width) * small.width // image.width
-    return Inputs(_added(np.asarray(image), error, rows, columns), inputs.text)
+    return _added(np.asarray(image), error, rows, columns)
 
 
-def image_pixelate(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def pixelate(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
     """Average the pixels within larger squares, at the old size of the image."""
-    image = _rgb(inputs)
     scale = PIXEL_SCALE[severity - 1] * min(1.0, GRID / max(image.size))
-    coarse = image.resize(_scaled(image, scale), Image.Resampling.BOX)
-    return Inputs(coarse.resize(image.size, Image.Resampling.NEAREST), inputs.text)
+    coarse = image.resize(_scaled(image, scale), Resampling.BOX)
+    return coarse.resize(image.size, Resampling.NEAREST)
 
 
-def image_contrast(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def contrast(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
     """Move each channel towards its mean."""
-    image = _rgb(inputs)
     levels, factor = np.arange(256), CONTRAST[severity - 1]
     counts = np.reshape(image.histogram(), (3, 256))
     means = counts @ levels / counts.sum(axis=1)
     table = np.rint((levels - means[:, None]) * factor + means[:, None]).clip(0, 255)
-    return Inputs(image.point(table.astype(int).ravel().tolist()), inputs.text)
+    return image.point(table.astype(int).ravel().tolist())
 
 
-def image_brightness(
-    inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor
-) -> Inputs:
+def brightness(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
     """Raise the value of HSV at equal hue and saturation."""
-    image = _rgb(inputs)
     red, green, blue = image.split()
     value = np.asarray(ImageChops.lighter(ImageChops.lighter(red, green), blue), np.uint16)
     # Equal hue and saturation means that all channels grow by one factor; black becomes grey.
@@ -116,14 +111,12 @@ def image_brightness(
     table[0, 0] = round(brighter[0])
     # One flat look-up takes a third of the time of one by two indices.
     brightened = table.ravel().take((value << 8)[..., None] | np.asarray(image))
-    return Inputs(Image.fromarray(brightened), inputs.text)
+    return fromarray(brightened)
 
 
-def image_occlusion(
-    inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor
-) -> Inputs:
+def occlusion(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
     """Cover a fraction of the area with grey rectangles at random positions."""
-    image = _rgb(inputs).copy()
+    image = image.copy()
     target = OCCLUDED_AREA[severity - 1] * image.width * image.height
     covered: NDArray[np.bool_] = np.zeros((image.height, image.width), dtype=bool)
     while covered.sum() < target:
@@ -132,27 +125,20 @@ def image_occlusion(
         height = max(1, round(image.height * PATCH_AREA**0.5 / aspect))
         x, y = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
         covered[y : y + height, x : x + width] = True
-    image.paste((128, 128, 128), (0, 0), Image.fromarray(covered))
-    return Inputs(image, inputs.text)
+    image.paste((128, 128, 128), (0, 0), fromarray(covered))
+    return image
 
 
-def image_rotation(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def rotation(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
     """Rotate left or right about the centre; corners get the image's mean colour."""
-    image = _rgb(inputs)
     angle = ROTATION_DEGREES[severity - 1] * (1 if rng.random() < 0.5 else -1)
-    red, green, blue = image.resize((1, 1), Image.Resampling.BOX).tobytes()
-    turned = image.rotate(angle, Image.Resampling.BILINEAR, fillcolor=(red, green, blue))
-    return Inputs(turned, inputs.text)
+    red, green, blue = image.resize((1, 1), Resampling.BOX).tobytes()
+    return image.rotate(angle, Resampling.BILINEAR, fillcolor=(red, green, blue))
 
 
-def image_shuffle(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def shuffle(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image | None:
     """Swap in the image of another item."""
-    return Inputs(donor().image, inputs.text)
-
-
-def _rgb(inputs: Inputs) -> Image.Image:
-    assert inputs.image is not None
-    return inputs.image.convert("RGB") if inputs.image.mode != "RGB" else inputs.image
+    return donor().image
 
 
 def _added(
@@ -160,20 +146,13 @@ def _added(
     change: NDArray[np.int16],
     rows: NDArray[np.int_],
     columns: NDArray[np.int_],
-) -> Image.Image:
+) -> Image:
     """Add a coarser change to pixels [H, W, 3], given its row and column for each of theirs."""
     # One axis after the other is ten times faster than both at once.
     total = change.take(columns, axis=1).take(rows, axis=0)
     total += pixels
-    return Image.fromarray(np.clip(total, 0, 255, out=total).astype(np.uint8))
+    return fromarray(np.clip(total, 0, 255, out=total).astype(np.uint8))
 
 
-def _scaled(image: Image.Image, factor: float) -> tuple[int, int]:
+def _scaled(image: Image, factor: float) -> tuple[int, int]:
     return max(1, int(image.width * factor)), max(1, int(image.height * factor))
-
-
-def _shrunk(image: Image.Image) -> Image.Image:
-    """Shrink the image until its longest edge has ``GRID`` pixels, unless it is smaller."""
-    if max(image.size) <= GRID:
-        return image
-    return image.resize(_scaled(image, GRID / max(image.size)), Image.Resampling.BOX)

@@ -40,9 +40,7 @@ MISSING: dict[str, MissingKind] = {
     "text-missing": MissingKind("text", ("text",), "text removed from a percentage of items"),
     # Text first: the published code rounds an odd count in its favour.
     "both-missing": MissingKind(
-        "both",
-        ("text", "image"),
-        "image removed from one half of a percentage, text from the other",
+        "both", ("text", "image"), "image removed from half of a percentage, text from the rest"
     ),
 }
 

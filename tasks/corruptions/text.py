@@ -1,51 +1,48 @@
-"""Corruptions of the text; each leaves the image alone and draws from ``rng`` only."""
+"""Corruptions of a text, named by their functions; each draws from ``rng`` only."""
 
 import math
 
 import numpy as np
 
-from steelyard.harness.core.examples import Donor, Inputs
+from steelyard.harness.core.examples import Donor
 
 WORD_FRACTIONS = (0.1, 0.2, 0.4, 0.6, 0.8)
 """Probability that a word is replaced, and fraction of words that get a typing error; ours."""
 KEY_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
 
-def text_blank(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def blank(text: str, severity: int, rng: np.random.Generator, donor: Donor) -> None:
     """Remove the text; the prompt is built as for an item that never had any."""
-    return Inputs(inputs.image, None)
 
 
-def text_noise(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def noise(text: str, severity: int, rng: np.random.Generator, donor: Donor) -> str:
     """Replace some words by random words from the texts of other items."""
-    words = (inputs.text or "").split()
+    words = text.split()
     replaced = rng.random(len(words)) < WORD_FRACTIONS[severity - 1]
     for index in np.flatnonzero(replaced):
         donor_words = (donor().text or "").split()
         words[index] = donor_words[rng.integers(len(donor_words))]
-    return Inputs(inputs.image, " ".join(words))
+    return " ".join(words)
 
 
-def text_typo(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def typo(text: str, severity: int, rng: np.random.Generator, donor: Donor) -> str:
     """Put a typing error in a fraction of the words, rounded up so that every text changes."""
-    words = (inputs.text or "").split()
+    words = text.split()
     wrong = math.ceil(WORD_FRACTIONS[severity - 1] * len(words))
     for index in rng.permutation(len(words))[:wrong]:
         words[index] = _mistyped(words[index], rng)
-    return Inputs(inputs.image, " ".join(words))
+    return " ".join(words)
 
 
-def text_wordshuffle(
-    inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor
-) -> Inputs:
+def wordshuffle(text: str, severity: int, rng: np.random.Generator, donor: Donor) -> str:
     """Put the words in random order."""
-    words = (inputs.text or "").split()
-    return Inputs(inputs.image, " ".join(words[i] for i in rng.permutation(len(words))))
+    words = text.split()
+    return " ".join(words[i] for i in rng.permutation(len(words)))
 
 
-def text_shuffle(inputs: Inputs, severity: int, rng: np.random.Generator, donor: Donor) -> Inputs:
+def shuffle(text: str, severity: int, rng: np.random.Generator, donor: Donor) -> str | None:
     """Swap in the text of another item; under ``text-misleading`` of one with another answer."""
-    return Inputs(inputs.image, donor().text)
+    return donor().text
 
 
 def _mistyped(word: str, rng: np.random.Generator) -> str:

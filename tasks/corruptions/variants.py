@@ -44,8 +44,6 @@ class Corruption:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Task, clean or corrupted."""
-
     task: str
     corruptions: tuple[Corruption, ...] = ()
     """At most one a modality, the image's first."""
@@ -109,7 +107,13 @@ def expand(text: str) -> list[tuple[Corruption, ...]]:
 def _corruption(text: str) -> Corruption:
     name, colon, level = text.partition(":")
     if name in MISSING:
-        return _missing(text, name, level)
+        rate, _, seed = level.partition("s")
+        if not (rate.isdecimal() and int(rate) <= 100 and (seed.isdecimal() or level == rate)):
+            raise UserError(
+                f"'{text}': give a rate from 0 to 100 %, such as '{name}:70', and a seed only "
+                f"for another draw, '{name}:70s1'."
+            )
+        return Corruption(name, int(rate), int(seed or 0))
     if name not in CORRUPTIONS:
         raise unknown("corruption", name, [*CORRUPTIONS, *MISSING])
     severities = CORRUPTIONS[name].severities
@@ -121,16 +125,6 @@ def _corruption(text: str) -> Corruption:
         allowed = ", ".join(map(str, severities))
         raise UserError(f"'{text}': severity '{level}' is unknown. Allowed: {allowed}.")
     return Corruption(name, int(level))
-
-
-def _missing(text: str, name: str, level: str) -> Corruption:
-    rate, _, seed = level.partition("s")
-    if not (rate.isdecimal() and int(rate) <= 100 and (seed.isdecimal() or level == rate)):
-        raise UserError(
-            f"'{text}': give a rate from 0 to 100 %, such as '{name}:70', and a seed only "
-            f"for another draw, '{name}:70s1'."
-        )
-    return Corruption(name, int(rate), int(seed or 0))
 
 
 def _levels(text: str) -> list[str]:
