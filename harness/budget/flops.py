@@ -64,7 +64,8 @@ class FlopCache:
         """FLOPs of the measuring passes."""
         self._costs: dict[tuple[Any, ...], CallCost] = {}
         self._lines: dict[tuple[Any, ...], _CostLine] = {}
-        self._parts: dict[int, _ModuleParts] = {}
+        # The reference to the module lets no other module get its id.
+        self._parts: dict[int, tuple[nn.Module, tuple[Tensor, ...], tuple[nn.Module, ...]]] = {}
 
     def of(self, module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
         """Return the cost of this call in the module's present state, gradient mode, precision."""
@@ -90,23 +91,15 @@ class FlopCache:
         parts = self._parts.get(id(module))
         if parts is None:  # walking a module is slow
             inner = tuple(m for m in module.modules() if "gradient_checkpointing" in vars(m))
-            parts = _ModuleParts(module, tuple(module.parameters()), inner)
-            self._parts[id(module)] = parts
+            parts = self._parts[id(module)] = (module, tuple(module.parameters()), inner)
         return (
             id(module),
             module.training,
             torch.is_grad_enabled(),
-            tuple(map(NEEDS_GRADIENT, parts.parameters)),
-            tuple([vars(inner)["gradient_checkpointing"] for inner in parts.checkpointed]),
+            tuple(map(NEEDS_GRADIENT, parts[1])),
+            # Layers that can drop their activations and compute them again.
+            tuple([vars(inner)["gradient_checkpointing"] for inner in parts[2]]),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _ModuleParts:
-    module: "nn.Module"  # a reference, so that no other module gets its id
-    parameters: "tuple[nn.Parameter, ...]"
-    checkpointed: "tuple[nn.Module, ...]"
-    """Layers that can drop their activations and compute them again."""
 
 
 class _CostLine:
@@ -139,12 +132,9 @@ class _CostLine:
         distance = (size.attended - self._mean) ** 2
         if len(self._points) < required or not self._straight or distance > REACH * self._spread:
             return None
-        forward, backward = (
-            # Operations are whole numbers, and rounding gives exactly the measured one.
-            float(round(size.positions * self._at(line, size.attended)))
-            for line in (self._forward, self._backward)
-        )
-        return CallCost(forward, backward)
+        lines = (self._forward, self._backward)
+        # Operations are whole numbers, and rounding gives exactly the measured one.
+        return CallCost(*(float(round(size.positions * self._at(x, size.attended))) for x in lines))
 
     def _fit(self, ys: list[float]) -> tuple[float, float]:
         """Return height at the mean, and slope."""

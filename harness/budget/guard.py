@@ -46,7 +46,10 @@ class Guard:
         """
         if event in OBJECT_SEARCHES:
             self._refuse(f"{event} was called")
-        if event != "open" or not _is_read(args):
+        if event != "open" or not isinstance(args[0], (str, bytes, os.PathLike)):
+            return
+        _, mode, flags = args
+        if not ("r" in mode if isinstance(mode, str) else flags & os.O_ACCMODE == os.O_RDONLY):
             return
         path = _absolute(os.fsdecode(args[0]))
         if not path.lower().endswith(DATA_SUFFIXES) or path in self.images:
@@ -97,13 +100,6 @@ def only_training_images(
 def _absolute(path: str | Path) -> str:
     """Return an absolute path without dots; links are not followed."""
     return str(Path(os.path.normpath(path)).absolute())
-
-
-def _is_read(args: tuple[Any, ...]) -> bool:
-    path, mode, flags = args
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        return False
-    return "r" in mode if isinstance(mode, str) else flags & os.O_ACCMODE == os.O_RDONLY
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -52,7 +52,7 @@ class Meter:
         self._flops: dict[str, float] = defaultdict(float)
         self._seconds: dict[str, float] = defaultdict(float)
         self._items = 0
-        self._sums: dict[str, list[float]] = {}
+        self._sums: dict[str, tuple[float, int]] = {}
         self.history: list[dict[str, float]] = []
         self._phase = "train"
         self._since = 0.0
@@ -83,7 +83,7 @@ class Meter:
 
     @property
     def spent(self) -> float:
-        """Executed FLOPs of all phases."""
+        """Executed FLOPs of all phases; methods can only read it."""
         return self._spent
 
     @property
@@ -94,7 +94,7 @@ class Meter:
         before the method starts.
         """
         available = self.budget.flops - self._fixed
-        fraction = (self.spent - self._fixed) / available if available else 1.0
+        fraction = (self._spent - self._fixed) / available if available else 1.0
         if self.budget.seconds is not None:
             fraction = max(fraction, self._elapsed() / self.budget.seconds)
         if self.budget.items is not None:
@@ -119,17 +119,15 @@ class Meter:
         part = any(module is inner for watched in outer for inner in watched.modules())
         self._watched.append(module)
 
-        # Plain closures: deepcopy copies functions by reference, so a copied module keeps
-        # posting to this meter, whereas a bound method would be copied together with it.
-        def before(called: "nn.Module", args: Any, kwargs: Any) -> None:
-            (self._before_part if part else self._before)(called, args, kwargs)
-
-        def after(called: "nn.Module", args: Any, kwargs: Any, output: Any) -> None:
-            (self._after_part if part else self._after)(output)
-
+        before = self._before_part if part else self._before
+        after = self._after_part if part else self._after
+        # Plain functions: deepcopy copies them by reference, so a copied module keeps posting to
+        # this meter, whereas a bound method would be copied together with it.
         return (
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after, with_kwargs=True, always_call=True),
+            module.register_forward_pre_hook(lambda *call: before(*call), with_kwargs=True),
+            module.register_forward_hook(
+                lambda *call: after(call[-1]), with_kwargs=True, always_call=True
+            ),
         )
 
     @contextmanager
@@ -181,11 +179,10 @@ class Meter:
         """Log one step: means become the record's diagnostics, every tenth step the history."""
         numbers = {name: float(value) for name, value in values.items()}
         for name, value in numbers.items():
-            total = self._sums.setdefault(name, [0.0, 0.0])
-            total[0] += value
-            total[1] += 1
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, count + 1)
         if self.steps % HISTORY_EVERY == 0:
-            self.history.append({"step": self.steps + 1, "flops": self.spent, **numbers})
+            self.history.append({"step": self.steps + 1, "flops": self._spent, **numbers})
 
     @property
     def diagnostics(self) -> dict[str, float]:
@@ -276,7 +273,7 @@ class Meter:
             node.register_prehook(executed)
 
     def _demand(self, flops: float, items: int = 1) -> None:
-        total, caps = self.spent + self._reserved + flops, self.budget
+        total, caps = self._spent + self._reserved + flops, self.budget
         over = ""
         if total > caps.flops:
             over = f"{total:.3g} FLOPs needed"

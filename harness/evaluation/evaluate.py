@@ -6,6 +6,7 @@ print(result.scores[0].value, result.items.head())
 """
 
 from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +61,11 @@ def evaluate(
     if info.generative:
         samples = _pooled(task, samples)
         scores = _ratio_scores(variant, info, samples)
-        rows = [_ratio_row(variant, info, sample) for sample in samples]
     else:
         scores = _class_scores(variant, task, values, samples)
-        rows = [{"variant": variant.name, **sample["item"]} for sample in samples]
-    return Evaluation(variant, scores, as_items(rows), attack.cost if attack else None)
+    metrics = info.metrics if info.generative else ()
+    rows = ((s["item"], {name: s[name] for name in metrics if name in s}) for s in samples)
+    return Evaluation(variant, scores, as_items(variant, rows), attack.cost if attack else None)
 
 
 def _run(
@@ -154,12 +155,10 @@ def _ratio_scores(
     variant: tasks.Variant, info: tasks.TaskInfo, samples: Sequence[Mapping[str, Any]]
 ) -> tuple[Score, ...]:
     """Return every metric over all items and, if the task has subsets, over each of them."""
-    groups: dict[str, list[Mapping[str, Any]]] = {"": list(samples)}
-    if info.subsets:
-        subsets = [enclosing(sample["item"]["subset"]) for sample in samples]
-        for subset in sorted({name for names in subsets for name in names}):
-            pairs = zip(samples, subsets, strict=True)
-            groups[subset] = [sample for sample, names in pairs if subset in names]
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for sample in samples:
+        for subset in ("", *(enclosing(sample["item"]["subset"]) if info.subsets else ())):
+            groups[subset].append(sample)
     return tuple(
         Score(
             task=variant.task,
@@ -176,7 +175,7 @@ def _ratio_scores(
             subset=subset,
             shown=(f"{subset}.{metric}" if subset else metric) in info.columns,
         )
-        for subset, group in groups.items()
+        for subset, group in sorted(groups.items())
         for metric, higher in info.metrics.items()
         # Leave out metrics that were not measured, have no meaning in a subset, or count nothing.
         if metric in group[0]
@@ -185,12 +184,3 @@ def _ratio_scores(
             or (metric not in info.total_only and any(sample[metric][1] for sample in group))
         )
     )
-
-
-def _ratio_row(
-    variant: tasks.Variant, info: tasks.TaskInfo, sample: Mapping[str, Any]
-) -> dict[str, Any]:
-    row = {"variant": variant.name, **sample["item"]}
-    for metric in filter(sample.__contains__, info.metrics):
-        row[f"{metric}.top"], row[f"{metric}.bottom"] = sample[metric]
-    return row

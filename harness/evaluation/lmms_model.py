@@ -1,6 +1,6 @@
 """Backbone as an lmms-eval model, in this process and under the stock ``lmms-eval`` command."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -57,8 +57,15 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 texts = self.backbone.generate(inputs, MAX_TOKENS, **pixels)
                 rows = [[float(c) for c in wording.mentioned(text, choices)] for text in texts]
             else:
-                rows = self._probabilities(inputs, choices, **pixels).tolist()
-            answers += map(_as_json, rows)
+                probabilities = self.backbone.answer(inputs, choices, **pixels)
+                if probabilities.shape != (len(inputs), len(choices)):
+                    raise ValueError(
+                        f"{self.backbone.name} answered {probabilities.shape}, not "
+                        f"{(len(inputs), len(choices))}"
+                    )
+                rows = probabilities.tolist()
+            # Nine significant digits hold a float32 exactly, so that rounding makes no ties.
+            answers += [f"[{', '.join(f'{value:.9g}' for value in row)}]" for row in rows]
         return answers
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
@@ -71,13 +78,22 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         for batch in self._batches(requests):
             options = [request.args[1] for request in batch]
             inputs = self._inputs(batch, [request.args[0] for request in batch])
-            limit = max(_max_tokens(settings) for settings in options)
+            for settings in options:
+                if settings.get("do_sample") or settings.get("num_beams", 1) > 1:
+                    raise UserError(
+                        f"Answers are greedy here, and the task needs {dict(settings)}: leave the "
+                        "task out."
+                    )
+            limit = max(int(settings.get("max_new_tokens", MAX_TOKENS)) for settings in options)
             texts = self.backbone.generate(inputs, limit, **self._attacked(batch, inputs))
             if len(texts) != len(inputs):
                 raise ValueError(f"{self.backbone.name} gave {len(texts)} of {len(inputs)} answers")
             for text, settings in zip(texts, options, strict=True):
                 counts = TokenCounts(output_tokens=self.backbone.count_tokens(text))
-                answers.append(GenerationResult(_until(text, settings), counts))
+                stops = settings.get("until") or []
+                for stop in [stops] if isinstance(stops, str) else stops:
+                    text = text.partition(stop)[0]
+                answers.append(GenerationResult(text, counts))
         return answers
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
@@ -136,15 +152,6 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         choices: list[str] = batch[0].args[1]["choices"]
         return choices
 
-    def _probabilities(
-        self, inputs: Sequence[Inputs], choices: Sequence[str], **pixels: Tensor
-    ) -> Tensor:
-        probabilities = self.backbone.answer(inputs, choices, **pixels)
-        expected = (len(inputs), len(choices))
-        if tuple(probabilities.shape) != expected:
-            raise ValueError(f"{self.backbone.name} answered {probabilities.shape}, not {expected}")
-        return probabilities
-
 
 class RunScorer(Scorer):
     """Model of the stock command: ``--model steelyard --model_args run=<folder>``.
@@ -175,24 +182,3 @@ class RunScorer(Scorer):
 def manifest() -> ModelManifest:
     """Return the entry point ``lmms_eval.models``, by which stock lmms-eval finds ``steelyard``."""
     return ModelManifest("steelyard", simple_class_path=f"{__name__}.{RunScorer.__name__}")
-
-
-def _max_tokens(settings: Mapping[str, Any]) -> int:
-    if settings.get("do_sample") or settings.get("num_beams", 1) > 1:
-        raise UserError(
-            f"Answers are greedy here, and the task needs {dict(settings)}: leave the task out."
-        )
-    return int(settings.get("max_new_tokens", MAX_TOKENS))
-
-
-def _until(text: str, settings: Mapping[str, Any]) -> str:
-    """Cut the answer at the task's stop strings."""
-    stops = settings.get("until") or []
-    for stop in [stops] if isinstance(stops, str) else stops:
-        text = text.partition(stop)[0]
-    return text
-
-
-def _as_json(probabilities: Sequence[float]) -> str:
-    # Nine significant digits hold a float32 exactly, so that rounding makes no ties.
-    return f"[{', '.join(f'{value:.9g}' for value in probabilities)}]"

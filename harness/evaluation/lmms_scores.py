@@ -87,12 +87,32 @@ def stock_evaluation(
         )
     fractions = [metric for metric in metrics if metric.is_fraction]
     main = max(fractions, key=lambda metric: len(metric.parts)).name if fractions else ""
+    clusters = [item.cluster or item.id for item in task.items]
     scores = tuple(
-        _score(variant, task, metric, metric.name == main, samples) for metric in metrics
+        Score(
+            task=variant.task,
+            variant=variant.name,
+            metric=metric.name,
+            value=metric.value,
+            n=sum(metric.name in sample for sample in samples),
+            stderr=(
+                ratio_stderr(list(metric.parts.values()), [clusters[i] for i in metric.parts])
+                if metric.parts
+                else None
+            ),
+            main=metric.name == main,
+            higher_is_better=task.higher_is_better()[metric.name],
+        )
+        for metric in metrics
     )
-    ordered = sorted(samples, key=lambda sample: task.items[sample["doc_id"]].id)
-    rows = [_row(variant, task, metrics, sample) for sample in ordered]
-    return Evaluation(variant, scores, as_items(rows))
+    rows = []
+    for sample in sorted(samples, key=lambda sample: task.items[sample["doc_id"]].id):
+        index = sample["doc_id"]
+        answer = str(sample["filtered_resps"][0])
+        item = {"id": task.items[index].id, "cluster": clusters[index]}
+        parts = {m.name: m.parts.get(index, (0.0, 0.0)) for m in metrics if m.parts}
+        rows.append(({**item, "subset": "", "answer": answer}, parts))
+    return Evaluation(variant, scores, as_items(variant, rows))
 
 
 def _stock_metric(
@@ -114,42 +134,3 @@ def _stock_metric(
     is_mean = math.isclose(weights.sum(), 1, abs_tol=EXACT)
     in_range = bool(((numbers >= 0) & (numbers <= 1)).all())
     return StockMetric(metric, value, dict(parts), is_mean and in_range)
-
-
-def _score(
-    variant: Variant,
-    task: "StockTask",
-    metric: StockMetric,
-    main: bool,
-    samples: Sequence[Mapping[str, Any]],
-) -> Score:
-    clusters = [task.items[index].cluster or task.items[index].id for index in metric.parts]
-    return Score(
-        task=variant.task,
-        variant=variant.name,
-        metric=metric.name,
-        value=metric.value,
-        n=sum(metric.name in sample for sample in samples),
-        stderr=ratio_stderr(list(metric.parts.values()), clusters) if clusters else None,
-        main=main,
-        higher_is_better=task.higher_is_better()[metric.name],
-    )
-
-
-def _row(
-    variant: Variant, task: "StockTask", metrics: Sequence[StockMetric], sample: Mapping[str, Any]
-) -> dict[str, Any]:
-    index = sample["doc_id"]
-    item = task.items[index]
-    row: dict[str, Any] = {
-        "variant": variant.name,
-        "id": item.id,
-        "cluster": item.cluster or item.id,
-        "subset": "",
-        "answer": str(sample["filtered_resps"][0]),
-    }
-    for metric in metrics:
-        if metric.parts:
-            top, bottom = metric.parts.get(index, (0.0, 0.0))
-            row |= {f"{metric.name}.top": top, f"{metric.name}.bottom": bottom}
-    return row

@@ -1,6 +1,6 @@
 """Result of scoring one variant of a task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,27 @@ class Evaluation:
     """Cost of an attack by the model itself; None without one."""
 
 
-def as_items(rows: Sequence[Mapping[str, Any]]) -> "DataFrame":
-    """Build the item table as it is stored."""
+MetricParts = Mapping[str, tuple[float, float]]
+"""Sums whose ratio, over all items, is a metric's value, by metric."""
+
+
+def as_items(
+    variant: tasks.Variant, rows: Iterable[tuple[Mapping[str, Any], MetricParts]]
+) -> "DataFrame":
+    """Build the item table as it is stored, from each item's columns and parts of metrics."""
     import pandas as pd
 
-    items = pd.DataFrame(rows)
+    items = pd.DataFrame(
+        [
+            {"variant": variant.name, **item}
+            | {
+                f"{metric}.{name}": value
+                for metric, part in parts.items()
+                for name, value in zip(("top", "bottom"), part, strict=True)
+            }
+            for item, parts in rows
+        ]
+    )
     # Single precision is exact for these values, and double would double the file.
     suffixes = (".top", ".bottom", "confidence")
     numbers = [name for name in items.columns if name.endswith(suffixes)]

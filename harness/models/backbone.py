@@ -75,11 +75,9 @@ class Latents:
     """None for a classifier."""
 
     def of(self, modality: Modality) -> "Tensor":
-        """Return the tensor of one modality."""
         return self.image if modality == "image" else self.text
 
     def replace(self, modality: Modality, value: "Tensor") -> "Latents":
-        """Return a copy with one modality's tensor exchanged."""
         image, text = (value, self.text) if modality == "image" else (self.image, value)
         return Latents(image, text, self.context)
 
@@ -101,7 +99,7 @@ class Recipe:
     @classmethod
     def of(cls, config: object) -> Self:
         """Take the settings that a backbone's configuration has, by name."""
-        names = [setting.name for setting in fields(cls) if hasattr(config, setting.name)]
+        names = (setting.name for setting in fields(cls) if hasattr(config, setting.name))
         return cls(**{name: getattr(config, name) for name in names})
 
 

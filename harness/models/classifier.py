@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import MODALITIES, Inputs, Modality
+from steelyard.harness.core.examples import MODALITIES, Inputs, Modality, ModelKind
 from steelyard.harness.models.backbone import Batch, Latents, PixelRange, Readout, evaluation_mode
 from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.models.encoders import (
@@ -27,7 +28,7 @@ DESCRIPTION, WEIGHTS_FILE = "classifier.json", "model.safetensors"
 
 
 class Contributions(nn.Module):
-    """First layer of the fusion, split by modality: row-wise linear maps of the two latents."""
+    """First layer of the fusion, split by modality: linear maps of the latents to [B, H]."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -35,12 +36,11 @@ class Contributions(nn.Module):
         self.text = nn.Linear(width, out, bias=False)
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [B, D] of each modality to [B, H]."""
         return self.image(image), self.text(text)
 
 
 class Fusion(nn.Module):
-    """Rest of the fusion: sum of contributions, bias, and for ``concat`` ReLU and linear layer."""
+    """Rest of the fusion: sum of contributions, bias, for ``concat`` ReLU and linear layer."""
 
     def __init__(self, hidden: int, classes: int, perceptron: bool) -> None:
         super().__init__()
@@ -48,7 +48,6 @@ class Fusion(nn.Module):
         self.output = nn.Linear(hidden, classes) if perceptron else None
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        """Map contributions [B, H] to class logits [B, C]."""
         total = image + text + self.bias
         return total if self.output is None else self.output(torch.relu(total))
 
@@ -56,7 +55,7 @@ class Fusion(nn.Module):
 class Classifier(nn.Module):
     """``TwoTower`` backbone of late-fusion methods; the protocol documents its methods."""
 
-    kind: Literal["classifier", "vlm"] = "classifier"
+    kind: ModelKind = "classifier"
 
     def __init__(
         self,
@@ -80,13 +79,10 @@ class Classifier(nn.Module):
         self.fusion = Fusion(hidden, len(classes), perceptron)
         self.image_head = nn.Linear(config.width, len(classes))
         self.text_head = nn.Linear(config.width, len(classes))
-        learnt = config.missing == "learnt"
-        self.missing = nn.ParameterDict(
-            {
-                modality: nn.Parameter(torch.zeros(config.width), requires_grad=learnt)
-                for modality in MODALITIES
-            }
-        )
+        self.missing = nn.ParameterDict()
+        for modality in MODALITIES:
+            learnt = config.missing == "learnt"
+            self.missing[modality] = nn.Parameter(torch.zeros(config.width), requires_grad=learnt)
         self.register_buffer("prior", torch.full((len(classes),), 1.0 / len(classes)))
         self.prior: Tensor
 
@@ -113,12 +109,8 @@ class Classifier(nn.Module):
         return Latents(self.encode_modality(batch, "image"), self.encode_modality(batch, "text"))
 
     def encode_modality(self, batch: Batch, modality: Modality) -> Tensor:
-        """Return latents [B, D]; rows without the modality are blanked and not encoded."""
-        inputs: tuple[Tensor, ...]
-        if modality == "image":
-            present, inputs = batch.has_image, (batch.pixels,)
-        else:
-            present, inputs = batch.has_text, (batch.tokens, batch.mask)
+        present = batch.has_image if modality == "image" else batch.has_text
+        inputs = (batch.pixels,) if modality == "image" else (batch.tokens, batch.mask)
         if bool(present.all()):
             return self._latents(modality, *inputs)
         latents: Tensor = self.missing[modality].expand(len(present), -1)
@@ -144,9 +136,6 @@ class Classifier(nn.Module):
     def predict(self, batch: Batch) -> Tensor:
         return self.fuse(self.contribute(self.encode(batch)))
 
-    def forward(self, batch: Batch) -> Tensor:
-        return self.predict(batch)
-
     def unimodal(self, latents: Latents) -> Latents:
         image = self.unimodal_logits(latents.image, "image")
         return Latents(image, self.unimodal_logits(latents.text, "text"))
@@ -156,7 +145,6 @@ class Classifier(nn.Module):
         return logits
 
     def blank(self, latents: Latents, modality: Modality, rows: Tensor | None = None) -> Latents:
-        """Replace the latent of one modality by zeros or by the learnt vector."""
         latent = latents.of(modality)
         if rows is None:
             return latents.replace(modality, self.missing[modality].expand_as(latent))
@@ -166,11 +154,9 @@ class Classifier(nn.Module):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         if self.multi_label:
-            losses = nn.functional.binary_cross_entropy_with_logits(
-                logits, batch.targets, reduction="none"
-            )
-            return losses.mean(dim=1)
-        return nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+            entropy = functional.binary_cross_entropy_with_logits
+            return entropy(logits, batch.targets, reduction="none").mean(dim=1)
+        return functional.cross_entropy(logits, batch.targets, reduction="none")
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=1)
@@ -179,7 +165,6 @@ class Classifier(nn.Module):
         self.prior.copy_(torch.from_numpy(frequencies))
 
     def modality_modules(self, modality: Modality) -> tuple[nn.Module, ...]:
-        """Return encoder and embedding of one modality."""
         encoder = self.image_encoder if modality == "image" else self.text_encoder
         return (encoder, self.embedding(modality))
 
@@ -208,24 +193,17 @@ class Classifier(nn.Module):
             mask = torch.empty(len(inputs), 0)
         else:
             (tokens, mask), has_text = self.text_encoder.prepare(texts)
-        labels = self._targets(targets or [()] * len(inputs))
+        rows = targets or [()] * len(inputs)
+        if self.multi_label:
+            labels = torch.zeros(len(rows), len(self.classes))
+            for row, positive in zip(labels, rows, strict=True):
+                row[list(positive)] = 1.0
+        else:
+            labels = torch.tensor([row[0] if row else 0 for row in rows], dtype=torch.int64)
         batch = Batch(pixels, has_image, tokens, mask, has_text, labels)
         return batch.map(lambda tensor: tensor.to(self.device))
 
-    def _targets(self, labels: Sequence[Sequence[int]]) -> Tensor:
-        if not self.multi_label:
-            return torch.tensor([row[0] if row else 0 for row in labels], dtype=torch.int64)
-        targets = torch.zeros(len(labels), len(self.classes))
-        for row, positive in enumerate(labels):
-            targets[row, list(positive)] = 1.0
-        return targets
-
     def pixel_range(self, batch: Batch) -> PixelRange:
-        """Return black and white in the units of ``batch.pixels``: [1, 3, 1, 1] each.
-
-        Raises:
-            UserError: the encoders are frozen, so that the batch holds features and no image.
-        """
         if batch.pixels.dim() == 2:  # features [B, width], where pixels have four dimensions
             raise UserError(
                 f"{self.name} has frozen encoders, whose batches hold features and no pixels: "
@@ -260,7 +238,13 @@ class Classifier(nn.Module):
         with evaluation_mode(self):
             batch = self.collate(inputs)
             batch = batch if pixels is None else replace(batch, pixels=pixels)
-            return self._readout_probabilities(batch).float().cpu()
+            if self.readout == "prior":
+                return self.prior.expand(len(inputs), -1).float().cpu()
+            parts = [self.probabilities(logits) for logits in self._readout_logits(batch)]
+            if len(parts) == 2:
+                weights = self._ensemble_weights(batch)
+                parts = [weights[:, :1] * parts[0] + weights[:, 1:] * parts[1]]
+            return parts[0].float().cpu()
 
     def generate(
         self, inputs: Sequence[Inputs], max_tokens: int, pixels: Tensor | None = None
@@ -271,15 +255,6 @@ class Classifier(nn.Module):
 
     def count_tokens(self, text: str) -> int:
         return 1
-
-    def _readout_probabilities(self, batch: Batch) -> Tensor:
-        if self.readout == "prior":
-            return self.prior.expand(len(batch.has_image), -1)
-        parts = [self.probabilities(logits) for logits in self._readout_logits(batch)]
-        if len(parts) == 1:
-            return parts[0]
-        weights = self._ensemble_weights(batch)
-        return weights[:, :1] * parts[0] + weights[:, 1:] * parts[1]
 
     def _readout_logits(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return logits [B, C] of the readout; of the ensemble those of image and text."""
@@ -292,24 +267,11 @@ class Classifier(nn.Module):
         return logits.image, logits.text
 
     def _ensemble_weights(self, batch: Batch) -> Tensor:
-        """Return weights [B, 2] of image and text: equal over the modalities that are present.
-
-        With neither, both heads answer by their bias.
-        """
+        """Return weights [B, 2] of image and text: equal over the modalities that are present."""
         present = torch.stack([batch.has_image, batch.has_text], dim=1)
+        # With neither, both heads answer by their bias.
         counted = (present | ~present.any(dim=1, keepdim=True)).float()
         return counted / counted.sum(dim=1, keepdim=True)
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """Return all weights but those of frozen pretrained encoders, which can be loaded again."""
-        encoders = {"image_encoder.": self.image_encoder, "text_encoder.": self.text_encoder}
-        loadable = tuple(
-            prefix
-            for prefix, encoder in encoders.items()
-            if self.config.frozen and encoder.source != TINY
-        )
-        state: dict[str, Tensor] = self.state_dict()
-        return {key: value for key, value in state.items() if not key.startswith(loadable)}
 
 
 def build(
@@ -346,14 +308,17 @@ def save(model: Classifier, folder: Path) -> None:
     names = ("name", "classes", "multi_label", "readout")
     description = {name: getattr(model, name) for name in names} | {"config": asdict(model.config)}
     with describe_last(folder / DESCRIPTION, description):
-        model.image_encoder.save(folder / "image_encoder")
-        model.text_encoder.save(folder / "text_encoder")
-        state = {key: value.contiguous().cpu() for key, value in model.trained_state().items()}
-        save_file(state, folder / WEIGHTS_FILE)
+        weights: dict[str, Tensor] = model.state_dict()
+        for name in ("image_encoder", "text_encoder"):
+            encoder: Encoder = getattr(model, name)
+            encoder.save(folder / name)
+            if model.config.frozen and encoder.source != TINY:  # loaded from its source again
+                weights = {k: v for k, v in weights.items() if not k.startswith(f"{name}.")}
+        save_file({k: v.contiguous().cpu() for k, v in weights.items()}, folder / WEIGHTS_FILE)
 
 
 def load(folder: Path) -> Classifier:
-    """Load a saved classifier in evaluation mode; see ``read_description`` for its error."""
+    """Load a saved classifier in evaluation mode; UserError if there is none."""
     from safetensors.torch import load_file
 
     meta = read_description(folder / DESCRIPTION, "classifier")

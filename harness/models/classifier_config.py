@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import Options, apply
 from steelyard.harness.models.backbone import Recipe
 
@@ -55,14 +55,8 @@ PRESETS: dict[str, ClassifierConfig] = {
 
 def configure(name: str, options: Options) -> ClassifierConfig:
     """Build the config of a preset or of ``IMAGE+TEXT`` encoders, with some options changed."""
-    if name in PRESETS:
-        config = PRESETS[name]
-    elif "+" in name:
-        image, text = name.split("+", 1)
-        config = ClassifierConfig(image=image, text=text)
-    else:
-        hint = "Or give two encoders as IMAGE+TEXT, each a hub id or a path."
-        raise UserError(f"{unknown('backbone', name, PRESETS)} {hint}")
+    image, _, text = name.partition("+")
+    config = PRESETS.get(name) or ClassifierConfig(image=image, text=text)
     config = apply(config, options, "backbone option")
     for key in ("image_width", "text_width"):
         width = getattr(config, key)

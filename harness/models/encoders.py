@@ -37,8 +37,7 @@ class Encoder(nn.Module):
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map pixels [B, 3, H, W], or token ids [B, T] with their mask [B, T], to [B, width]."""
-        if self.modality == "text":
-            assert mask is not None
+        if mask is not None:
             states = self.model(input_ids=inputs, attention_mask=mask).last_hidden_state
             weights = mask.to(states.dtype)[:, :, None]
             pooled = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
@@ -88,7 +87,11 @@ class Encoder(nn.Module):
     def _cached(self, item: Image.Image | str) -> Tensor:
         # One item at a time: in a batch the last bits would depend on the other items, and so on
         # the content of the cache. On a CPU that is no slower, because nothing is padded.
-        key = _content_hash(item)
+        if isinstance(item, str):
+            content = item.encode()
+        else:
+            content = f"{item.mode}{item.size}".encode() + item.tobytes()
+        key = hashlib.blake2b(content, digest_size=16).digest()
         if key not in self._features:
             inputs, _ = self.prepare([item])
             device = next(self.model.parameters()).device
@@ -127,14 +130,13 @@ class Encoder(nn.Module):
 
 def hidden_size(config: Any) -> int:
     """Return the width of the last hidden state, which families of models name differently."""
-    values = config.to_dict()
     for name in ("hidden_dim", "hidden_size", "num_features", "d_model"):
-        if isinstance(values.get(name), int):
-            return int(values[name])
+        if isinstance(width := config.to_dict().get(name), int):
+            return width
     raise UserError(f"Encoder of type '{config.model_type}' does not declare a hidden size.")
 
 
-def tiny_image_encoder(size: int, width: int = 64, layers: int = 2) -> Encoder:
+def tiny_image_encoder(size: int, width: int, layers: int) -> Encoder:
     """Build a small CLIP vision transformer with random weights for images of this size."""
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
@@ -151,9 +153,7 @@ def tiny_image_encoder(size: int, width: int = 64, layers: int = 2) -> Encoder:
     return Encoder(CLIPVisionModel(config), processor, "image", 0, TINY)
 
 
-def tiny_text_encoder(
-    texts: Sequence[str], max_tokens: int, width: int = 64, layers: int = 1
-) -> Encoder:
+def tiny_text_encoder(texts: Sequence[str], max_tokens: int, width: int, layers: int) -> Encoder:
     """Build a small BERT with random weights over the words of the training texts."""
     from transformers import BertConfig, BertModel
 
@@ -171,7 +171,7 @@ def tiny_text_encoder(
     return Encoder(BertModel(config), tokenizer, "text", max_tokens, TINY)
 
 
-def word_tokenizer(texts: Sequence[str], max_tokens: int, limit: int = 8000) -> Any:
+def word_tokenizer(texts: Sequence[str], max_tokens: int) -> Any:
     """Build a tokenizer of lower-case words and punctuation; unseen words become [UNK]."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -182,7 +182,7 @@ def word_tokenizer(texts: Sequence[str], max_tokens: int, limit: int = 8000) -> 
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
     )
-    trainer = trainers.WordLevelTrainer(vocab_size=limit, special_tokens=special)
+    trainer = trainers.WordLevelTrainer(vocab_size=8000, special_tokens=special)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A", special_tokens=[("[CLS]", special.index("[CLS]"))]
@@ -198,8 +198,7 @@ def word_tokenizer(texts: Sequence[str], max_tokens: int, limit: int = 8000) -> 
 
 def pretrained_encoder(source: str, modality: Modality, max_tokens: int, frozen: bool) -> Encoder:
     """Load a pretrained encoder; all runs of a process share a frozen one and its features."""
-    load = _shared_encoder if frozen else load_encoder
-    return load(source, modality, max_tokens)
+    return (_shared_encoder if frozen else load_encoder)(source, modality, max_tokens)
 
 
 @functools.cache
@@ -235,15 +234,5 @@ def load_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
 def _processor(source: Path, modality: Modality) -> Any:
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    name = source.as_posix()
-    if modality == "image":
-        return AutoImageProcessor.from_pretrained(name)
-    return AutoTokenizer.from_pretrained(name)
-
-
-def _content_hash(item: Image.Image | str) -> bytes:
-    if isinstance(item, str):
-        content = item.encode()
-    else:
-        content = f"{item.mode}{item.size}".encode() + item.tobytes()
-    return hashlib.blake2b(content, digest_size=16).digest()
+    kind = AutoImageProcessor if modality == "image" else AutoTokenizer
+    return kind.from_pretrained(source.as_posix())

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Inputs, Modality
+from steelyard.harness.core.examples import Inputs, Modality, ModelKind
 from steelyard.harness.models.backbone import Batch, Latents, PixelRange, evaluation_mode
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.models.vlm_layout import IGNORED, Layout, layout_of
@@ -20,7 +21,7 @@ from steelyard.harness.models.vlm_prompts import PromptEncoder
 class Vlm(nn.Module):
     """``Backbone`` of generative models; the protocol documents its methods."""
 
-    kind: Literal["classifier", "vlm"] = "vlm"
+    kind: ModelKind = "vlm"
     classes: tuple[str, ...] = ()
     multi_label = False
 
@@ -40,8 +41,7 @@ class Vlm(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        return next(self.parameters()).device
 
     @property
     def eos_id(self) -> int:
@@ -49,10 +49,9 @@ class Vlm(nn.Module):
         return self.prompts.eos_id
 
     @property
-    def language_model(self) -> nn.Module:
+    def language_model(self) -> Any:
         """Decoder without its head."""
-        module: nn.Module = self.base.get_decoder()
-        return module
+        return self.base.get_decoder()
 
     @property
     def metered_modules(self) -> tuple[nn.Module, ...]:
@@ -69,7 +68,7 @@ class Vlm(nn.Module):
 
     def encode(self, batch: Batch) -> Latents:
         """Return image tokens [B, I, D] and prompt embeddings [B, P, D]; I is 0 without images."""
-        text = self.base.get_input_embeddings()(batch.extra["row"])
+        text = self.base.get_input_embeddings()(batch.extra["tokens"])
         image = text.new_zeros(len(text), 0, text.shape[2])
         if bool(batch.has_image.any()):
             arguments = self.prompts.image_arguments(batch)
@@ -80,8 +79,7 @@ class Vlm(nn.Module):
         return Latents(image, text, layout_of(batch))
 
     def contribute(self, latents: Latents) -> Latents:
-        """Return the latents: a decoder mixes both modalities from its first layer."""
-        return latents
+        return latents  # a decoder mixes both modalities from its first layer
 
     def fuse(self, parts: Latents) -> Tensor:
         """Return logits [A, V] at the answer tokens, one row per token in row order."""
@@ -104,19 +102,13 @@ class Vlm(nn.Module):
     def predict(self, batch: Batch) -> Tensor:
         return self.fuse(self.encode(batch))
 
-    def forward(self, batch: Batch) -> Tensor:
-        return self.predict(batch)
-
     def unimodal(self, latents: Latents) -> Latents:
         """Return logits [A, V] of each modality with the other blanked: two decoder passes."""
         image = self.fuse(self.blank(latents, "text"))
         return Latents(image, self.fuse(self.blank(latents, "image")))
 
     def blank(self, latents: Latents, modality: Modality, rows: Tensor | None = None) -> Latents:
-        """Attend to none of the modality's tokens, nor to those that wrap an image.
-
-        Equal to a prompt that was rendered without them.
-        """
+        """Attend to none of the modality's tokens, as if the prompt had been rendered without."""
         layout = _layout(latents)
         selected = torch.ones_like(layout.image_visible) if rows is None else rows
         return replace(latents, context=layout.blank(modality, selected))
@@ -133,12 +125,10 @@ class Vlm(nn.Module):
         return self.loss(self.predict(batch), batch)
 
     def modality_modules(self, modality: Modality) -> tuple[nn.Module, ...]:
-        """Return vision tower and projector, or the language model that both modalities share."""
         return vision_modules(self.base) if modality == "image" else (self.language_model,)
 
-    def embedding(self, modality: Modality) -> nn.Module:
-        last: nn.Module = self.base.get_decoder().layers[-1]
-        return last
+    def embedding(self, modality: Modality) -> Any:
+        return self.language_model.layers[-1]
 
     def pixel_range(self, batch: Batch) -> PixelRange:
         real = batch.extra.get("pixel_attention_mask")
@@ -148,12 +138,18 @@ class Vlm(nn.Module):
         return pixel_gradient(self.processor.image_processor, gradient)
 
     def image_capacity(self, images: int) -> int:
-        """Return how many of so many images at once the chat template takes."""
-        return self.prompts.image_capacity(images)
+        """Count the placeholders that the chat template renders for so many images."""
+        try:
+            text = self.prompts.render("?", images)
+        except TemplateError:  # the template refuses more than one image
+            return 1
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids.count(self.prompts.image_token)
 
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
         """Return one user turn as chat messages, images first."""
-        return self.prompts.messages(inputs)
+        images = [{"type": "image", "image": image} for image in inputs.images]
+        return [{"role": "user", "content": [*images, {"type": "text", "text": inputs.prompt}]}]
 
     def collate(self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None) -> Batch:
         """Render, tokenise and pad; ``answers`` become targets.
@@ -161,7 +157,7 @@ class Vlm(nn.Module):
         Raises:
             UserError: a prompt or an answer is longer than the configuration allows.
         """
-        return self.prompts.collate(inputs, answers, self.device)
+        return self.prompts.assemble(self.prompts.encode_items(inputs, answers), self.device)
 
     @torch.no_grad()
     def continuations(
@@ -190,12 +186,10 @@ class Vlm(nn.Module):
         return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens, without special ones."""
         text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
 
     def count_tokens(self, text: str) -> int:
-        """Return the length of an answer in tokens, without the end token."""
         return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @torch.no_grad()

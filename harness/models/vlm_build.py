@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def checkpoint(source: str) -> str:
 
 
 def save(backbone: Vlm, folder: Path) -> None:
-    """Write the trained weights, the processor and the revision of an adapter's checkpoint."""
+    """Write the trained weights, the processor and the revision of the checkpoint."""
     from safetensors.torch import save_file
 
     part = ADAPTER if backbone.config.tune == "lora" else MODEL
@@ -65,14 +66,14 @@ def save(backbone: Vlm, folder: Path) -> None:
     with describe_last(folder / DESCRIPTION, description):
         backbone.model.save_pretrained(folder / part, safe_serialization=True)
         backbone.processor.save_pretrained(folder / MODEL)
-        if (
-            part == ADAPTER and backbone.config.vision == "trained"
-        ):  # PEFT adapters do not contain it
+        # PEFT adapters do not contain the vision tower.
+        if part == ADAPTER and backbone.config.vision == "trained":
             modules = vision_modules(backbone.base)
             vision = {id(p) for module in modules for p in module.parameters()}
             weights = {n: p for n, p in backbone.base.named_parameters() if id(p) in vision}
-            state = {name: p.detach().contiguous().cpu() for name, p in weights.items()}
-            save_file(state, folder / VISION)
+            save_file(
+                {n: p.detach().contiguous().cpu() for n, p in weights.items()}, folder / VISION
+            )
 
 
 def load(folder: Path, device: str = "cpu") -> Vlm:
@@ -114,8 +115,7 @@ def revision(source: str) -> str:
         if path.suffix in (".safetensors", ".json", ".jinja"):
             digest.update(path.name.encode())
             with path.open("rb") as file:
-                while block := file.read(1 << 24):
-                    digest.update(block)
+                hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 
@@ -134,20 +134,14 @@ def _resolve(source: str) -> str:
 
     if Path(source).exists():
         return source
-    if not constants.HF_HUB_OFFLINE and _is_reachable(constants.ENDPOINT):
-        return source
+    if not constants.HF_HUB_OFFLINE:
+        if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+            return source  # only the proxy knows
+        hub = urlsplit(constants.ENDPOINT)
+        with suppress(OSError):
+            socket.create_connection((str(hub.hostname), hub.port or 443), timeout=3).close()
+            return source
     return str(snapshot_download(source, local_files_only=True))
-
-
-def _is_reachable(endpoint: str) -> bool:
-    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return True  # only the proxy knows
-    address = urlsplit(endpoint)
-    try:
-        socket.create_connection((str(address.hostname), address.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
 
 
 def _load_pair(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -179,15 +173,7 @@ def _with_adapter(model: Any, config: VlmConfig) -> Any:
         adapted = PeftModel.from_pretrained(model, config.adapter, is_trainable=True)
         # Full fine-tuning starts from the adapter's weights and trains the merged ones.
         return adapted if config.tune == "lora" else adapted.merge_and_unload()
-    targets = _targets(model, config)
-    lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets)
-    return get_peft_model(model, lora)
-
-
-def _targets(model: Any, config: VlmConfig) -> list[str]:
-    """Return full names of the language model's linear layers that ``lora_targets`` lists."""
-    decoder = model.get_decoder()
-    inside = {id(module) for module in decoder.modules()}
+    inside = {id(module) for module in model.get_decoder().modules()}
     linear = {
         name: name.rpartition(".")[2]
         for name, module in model.named_modules()
@@ -200,7 +186,9 @@ def _targets(model: Any, config: VlmConfig) -> list[str]:
             f"lora_targets: the language model has no layer called {', '.join(absent)}; it has "
             f"{', '.join(sorted(set(linear.values())))}."
         )
-    return [name for name, last in linear.items() if last in targets]
+    full_names = [name for name, last in linear.items() if last in targets]
+    lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=full_names)
+    return get_peft_model(model, lora)
 
 
 @torch.no_grad()

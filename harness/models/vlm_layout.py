@@ -10,8 +10,9 @@ A prompt is stored once, with its image and without it:
 The model attends to the shared tokens and to one of the two other groups.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Self
 
 import torch
@@ -23,6 +24,7 @@ from steelyard.harness.models.backbone import Batch
 
 MULTI_AXIS = ("qwen2_vl", "qwen2_5_vl")
 """Families that count positions along time, height and width (Qwen-VL's M-RoPE)."""
+TEXT_TENSORS = ("tokens", "mask", "slots", "only_with_image", "only_without_image", "text_tokens")
 IGNORED = -100  # marks padding among answer tokens, as torch's losses do
 
 
@@ -67,12 +69,12 @@ def merge_renderings(with_image: PromptRow, without_image: PromptRow) -> PromptR
 
 def differing_block(long: Sequence[int], short: Sequence[int]) -> tuple[int, int]:
     """Return start and end, in ``long``, of the part between the shared start and shared end."""
-    start = 0
-    while start < len(short) and long[start] == short[start]:
-        start += 1
-    tail = 0
-    while tail < len(short) - start and long[-1 - tail] == short[-1 - tail]:
-        tail += 1
+
+    def shared(pairs: Iterable[tuple[int, int]]) -> int:
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    start = shared(zip(long, short, strict=False))
+    tail = shared(zip(reversed(long[start:]), reversed(short[start:]), strict=False))
     return start, len(long) - tail
 
 
@@ -113,9 +115,7 @@ class Layout:
         Raises:
             UserError: a row's image does not have as many tokens as its prompt has slots.
         """
-        of_text = ("tokens", "mask", "slots", "only_with_image", "only_without_image",
-                   "text_tokens", "text_visible")  # fmt: skip
-        parts = {name: getattr(self, name)[text] for name in of_text}
+        parts = {name: getattr(self, name)[text] for name in (*TEXT_TENSORS, "text_visible")}
         for name in ("image_visible", "image_count", "grid"):
             parts[name] = getattr(self, name)[image]
         layout = replace(self, **parts, answers=self.answers[rows])
@@ -181,17 +181,10 @@ class Layout:
 
 def layout_of(batch: Batch) -> Layout:
     """Return the layout of a collated batch; only absent images are blanked."""
-    extra = batch.extra
     return Layout(
-        tokens=extra["row"],
-        mask=extra["real"],
-        slots=extra["slots"],
-        only_with_image=extra["only_with_image"],
-        only_without_image=extra["only_without_image"],
-        text_tokens=extra["text_tokens"],
+        **{name: batch.extra[name] for name in (*TEXT_TENSORS, "grid")},
         text_visible=torch.ones_like(batch.has_image),
         image_visible=batch.has_image,
-        image_count=extra["slots"].sum(1),
-        grid=extra["grid"],
+        image_count=batch.extra["slots"].sum(1),
         answers=batch.targets,
     )

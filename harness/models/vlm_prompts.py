@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -18,6 +17,8 @@ from steelyard.harness.models.vlm_layout import IGNORED, MULTI_AXIS, PromptRow, 
 from steelyard.harness.models.vlm_pixels import IMAGE_ARGUMENTS, PIXELS, Picture, join, split
 
 CACHED_PROMPTS = 1 << 14
+IMAGE_IDS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index",
+             "vision_start_token_id", "vision_end_token_id")  # fmt: skip
 PROBE = "steelyard"
 """Answer that is rendered to read a chat template's format."""
 
@@ -39,47 +40,45 @@ class PromptEncoder:
         self.processor, self.config = processor, config
         tokenizer = processor.tokenizer
         tokenizer.padding_side = "left"  # prompts have to end where answers begin
-        self.image_token = _image_token(model_config)
         values = model_config.to_dict()
-        further = ("video_token_id", "video_token_index", "vision_start_token_id",
-                   "vision_end_token_id")  # fmt: skip
-        ids = (values[name] for name in further if values.get(name) is not None)
-        self.image_ids = sorted({self.image_token, *map(int, ids)})
+        ids = {name: int(values[name]) for name in IMAGE_IDS if values.get(name) is not None}
+        if not ids.keys() & set(IMAGE_IDS[:2]):
+            raise UserError(
+                f"The checkpoint ({model_config.model_type}) has no image token: give a "
+                "vision-language model, one that AutoModelForImageTextToText loads."
+            )
+        self.image_token = next(iter(ids.values()))
+        self.image_ids = sorted(set(ids.values()))
         """Tokens that an answer cannot contain."""
-        self.eos_id = _end_of_turn(processor)
-        self.lead = _lead(processor)
+        self._read_template()
         # Most chat templates render the begin token themselves.
         begin = tokenizer.bos_token
         self.adds_special = begin is None or not self.lead[0].startswith(begin)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
         self.multi_axis = model_config.model_type in MULTI_AXIS
         # Templates are slow, and one question is often asked about many images.
-        self._rendered = lru_cache(CACHED_PROMPTS)(self._render)
+        self._cached_render = lru_cache(CACHED_PROMPTS)(self.render)
 
-    def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
-        """Return one user turn as chat messages, images first."""
-        images = [{"type": "image", "image": image} for image in inputs.images]
-        return [{"role": "user", "content": [*images, {"type": "text", "text": inputs.prompt}]}]
+    def _read_template(self) -> None:
+        """Find the token that ends an assistant's turn, else end of text, and what leads to it."""
+        tokenizer, prompt = self.processor.tokenizer, self.render("?", 0)
+        question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        reply = {"role": "assistant", "content": [{"type": "text", "text": PROBE}]}
+        full = self.processor.apply_chat_template([question, reply], tokenize=False)
+        tail = tokenizer(full.rpartition(PROBE)[2], add_special_tokens=False)["input_ids"]
+        ends = [token for token in tail if token in tokenizer.all_special_ids]
+        self.eos_id = int(ends[0] if ends else tokenizer.eos_token_id)
+        between = full[len(prompt) :].partition(PROBE)[0] if full.startswith(prompt) else ""
+        self.lead: tuple[str, str] = (prompt, between)
+        """A prompt and the text, such as a space, between it and an answer."""
 
-    def render(self, inputs: Inputs) -> str:
-        """Render the prompt up to the start of the answer, one placeholder per image."""
-        return self._rendered(inputs.prompt, len(inputs.images))
-
-    def _render(self, prompt: str, images: int) -> str:
+    def render(self, prompt: str, images: int) -> str:
+        """Render a prompt up to the start of the answer, one placeholder per image."""
         content = [*[{"type": "image"}] * images, {"type": "text", "text": prompt}]
         text: str = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
         return text
-
-    def image_capacity(self, images: int) -> int:
-        """Count the placeholders that the chat template renders for so many images."""
-        try:
-            text = self._render("?", images)
-        except TemplateError:  # the template refuses more than one image
-            return 1
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids.count(self.image_token)
 
     def answer_ids(self, answer: str) -> list[int]:
         """Return the tokens of an answer as they follow a prompt, end token included.
@@ -104,12 +103,6 @@ class PromptEncoder:
             )
         return [*ids, self.eos_id]
 
-    def collate(
-        self, inputs: Sequence[Inputs], answers: Sequence[str] | None, device: torch.device
-    ) -> Batch:
-        """Build a batch on the device; targets are [B, 0] without answers."""
-        return self.assemble(self.encode_items(inputs, answers), device)
-
     def encode_items(
         self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None
     ) -> list[EncodedItem]:
@@ -124,7 +117,12 @@ class PromptEncoder:
         processed = zip(*self._processed(with_image), self._tokenised(with_image), strict=True)
         pictures: dict[int, Picture] = {}
         for position, (ids, picture, short) in zip(positions, processed, strict=True):
-            rows[position] = merge_renderings(self._expanded(ids, short), rows[position])
+            # Tokens outside the images are those of the rendering with one placeholder per image.
+            start = short.tokens.index(self.image_token)
+            tail = short.tokens[::-1].index(self.image_token)
+            inside, end = (False,) * (len(ids) - start - tail), len(short.tokens) - tail
+            marks = short.text_tokens[:start] + inside + short.text_tokens[end:]
+            rows[position] = merge_renderings(PromptRow.of(ids, marks), rows[position])
             pictures[position] = picture
         longest = max(len(row.prompt) for row in rows)
         if longest > self.config.max_prompt_tokens:
@@ -133,22 +131,18 @@ class PromptEncoder:
                 f"{self.config.max_prompt_tokens}: --backbone-set max_prompt_tokens={longest}, or "
                 "smaller images."
             )
-        answer_ids = [tuple(self.answer_ids(answer)) for answer in answers or ()]
+        replies = [tuple(self.answer_ids(answer)) for answer in answers or ()] or [()] * len(rows)
+        columns = zip(rows, inputs, replies, strict=True)
         return [
-            EncodedItem(
-                row,
-                bool(inputs[position].text),
-                answer_ids[position] if answer_ids else (),
-                pictures.get(position),
-            )
-            for position, row in enumerate(rows)
+            EncodedItem(row, bool(item.text), reply, pictures.get(position))
+            for position, (row, item, reply) in enumerate(columns)
         ]
 
     def _tokenised(self, items: Sequence[Inputs]) -> list[PromptRow]:
         """Return prompts as token rows with their text marked, each image one placeholder."""
         if not items:
             return []
-        texts = [self.render(item) for item in items]
+        texts = [self._cached_render(item.prompt, len(item.images)) for item in items]
         coded = self.processor.tokenizer(
             texts, add_special_tokens=self.adds_special, return_offsets_mapping=True
         )
@@ -158,20 +152,12 @@ class PromptEncoder:
             for ids, text, item, offsets in columns
         ]
 
-    def _expanded(self, ids: Sequence[int], short: PromptRow) -> PromptRow:
-        """Mark the tokens that the model reads as in ``short``, with one placeholder per image."""
-        start = short.tokens.index(self.image_token)
-        tail = short.tokens[::-1].index(self.image_token)
-        inside = (False,) * (len(ids) - start - tail)
-        end = len(short.tokens) - tail
-        return PromptRow.of(ids, short.text_tokens[:start] + inside + short.text_tokens[end:])
-
     def _processed(self, items: Sequence[Inputs]) -> tuple[list[list[int]], list[Picture]]:
         """Return token rows and image tensors of each item from the processor."""
         if not items:
             return [], []
         output = self.processor(
-            text=[self.render(item) for item in items],
+            text=[self._cached_render(item.prompt, len(item.images)) for item in items],
             images=[list(item.images) for item in items],
             padding=True,
             add_special_tokens=self.adds_special,
@@ -185,27 +171,27 @@ class PromptEncoder:
         """Join encoded items to a batch on the device."""
         rows = [item.row for item in items]
         images = join([item.picture for item in items if item.picture is not None])
-        tokens = _pad_left([row.tokens for row in rows], self.pad_id)
-        real = _pad_left([(True,) * len(row.tokens) for row in rows], False)
+        tokens = _pad([row.tokens for row in rows], self.pad_id)
+        mask = _pad([(True,) * len(row.tokens) for row in rows], False)
         no_grid = torch.zeros(0, 3, dtype=torch.int64)
         grids = [(item.picture or {}).get("image_grid_thw", no_grid) for item in items]
         extra = {
-            "row": tokens,
-            "real": real,
-            "slots": (tokens == self.image_token) & real,
-            "only_with_image": _pad_left([row.only_with_image for row in rows], False),
-            "only_without_image": _pad_left([row.only_without_image for row in rows], False),
-            "text_tokens": _pad_left([row.text_tokens for row in rows], False),
+            "tokens": tokens,
+            "mask": mask,
+            "slots": (tokens == self.image_token) & mask,
+            "only_with_image": _pad([row.only_with_image for row in rows], False),
+            "only_without_image": _pad([row.only_without_image for row in rows], False),
+            "text_tokens": _pad([row.text_tokens for row in rows], False),
             "grid": pad_sequence(grids, batch_first=True),
         }
         prompts = [row.prompt for row in rows]
         batch = Batch(
             pixels=images.pop(PIXELS),
             has_image=torch.tensor([item.picture is not None for item in items]),
-            tokens=_pad_left(prompts, self.pad_id),
-            mask=_pad_left([(1,) * len(prompt) for prompt in prompts], 0),
+            tokens=_pad(prompts, self.pad_id),
+            mask=_pad([(1,) * len(prompt) for prompt in prompts], 0),
             has_text=torch.tensor([item.has_text for item in items]),
-            targets=_pad_right([item.answer for item in items], IGNORED),
+            targets=_pad([item.answer for item in items], IGNORED, left=False),
             extra=extra | images,
         )
         return batch if device.type == "cpu" else batch.map(lambda tensor: tensor.to(device))
@@ -225,42 +211,6 @@ class PromptEncoder:
         return arguments
 
 
-def _image_token(model_config: Any) -> int:
-    values = model_config.to_dict()
-    for name in ("image_token_id", "image_token_index"):
-        if values.get(name) is not None:
-            return int(values[name])
-    raise UserError(
-        f"The checkpoint ({model_config.model_type}) has no image token: give a vision-language "
-        "model, one that AutoModelForImageTextToText loads."
-    )
-
-
-def _end_of_turn(processor: Any) -> int:
-    """Return the token that ends an assistant's turn in the chat template, else end of text."""
-    tokenizer = processor.tokenizer
-    turns = [
-        {"role": "user", "content": [{"type": "text", "text": "?"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": PROBE}]},
-    ]
-    tail = processor.apply_chat_template(turns, tokenize=False).rpartition(PROBE)[2]
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    ends = [token for token in ids if token in tokenizer.all_special_ids]
-    return int(ends[0] if ends else tokenizer.eos_token_id)
-
-
-def _lead(processor: Any) -> tuple[str, str]:
-    """Return a prompt and the text, such as a space, between it and an answer."""
-    question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
-    reply = {"role": "assistant", "content": [{"type": "text", "text": PROBE}]}
-    render = processor.apply_chat_template
-    prompt: str = render([question], add_generation_prompt=True, tokenize=False)
-    full: str = render([question, reply], tokenize=False)
-    if not full.startswith(prompt):
-        return prompt, ""
-    return prompt, full[len(prompt) :].partition(PROBE)[0]
-
-
 def _text_tokens(text: str, item: Inputs, offsets: Sequence[tuple[int, int]]) -> tuple[bool, ...]:
     """Mark the tokens of a rendered prompt that belong to the item's text, else to the prompt."""
     part = item.text if item.text and item.text in item.prompt else item.prompt
@@ -273,14 +223,9 @@ def _text_tokens(text: str, item: Inputs, offsets: Sequence[tuple[int, int]]) ->
     return tuple(stop > begin and start < end and stop > start for start, stop in offsets)
 
 
-def _pad_left(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """Pad rows on the left: [B, longest]."""
-    width = max(len(row) for row in rows)
-    return torch.tensor([[fill] * (width - len(row)) + list(row) for row in rows])
-
-
-def _pad_right(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """Pad rows on the right: [B, longest] int64, or [B, 0]."""
-    width = max(len(row) for row in rows)
-    padded = [list(row) + [fill] * (width - len(row)) for row in rows]
-    return torch.tensor(padded, dtype=torch.int64).view(len(rows), width)
+def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool = True) -> Tensor:
+    """Pad rows with ``fill``, which decides the type: [B, longest] bool or int64."""
+    width = max(map(len, rows))
+    gaps = ([fill] * (width - len(row)) for row in rows)
+    padded = [[*gap, *row] if left else [*row, *gap] for gap, row in zip(gaps, rows, strict=True)]
+    return torch.tensor(padded, dtype=torch.bool if fill is False else torch.int64)

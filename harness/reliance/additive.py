@@ -31,24 +31,15 @@ def additive_probabilities(backbone: "Classifier", inputs: Sequence[Inputs]) -> 
         parts = [backbone.contribute(backbone.encode(batch)) for batch in batches]
         image = torch.cat([part.image for part in parts])
         text = torch.cat([part.text for part in parts])
-        logits = projection(_pair_logits(backbone, image, text))
-        return backbone.probabilities(logits).float().cpu()
+        rows = []
+        for start in range(0, len(image), CHUNK):
+            chunk = image[start : start + CHUNK]
+            pairs = Latents(chunk.repeat_interleave(len(text), dim=0), text.repeat(len(chunk), 1))
+            rows.append(backbone.fuse(pairs).reshape(len(chunk), len(text), -1))
+        return backbone.probabilities(projection(torch.cat(rows))).float().cpu()
 
 
 def projection(logits: "Tensor") -> "Tensor":
     """Return the approximation [N, C] at the pairs (i, i), from logits of all pairs [N, N, C]."""
     by_row, by_column = logits.mean(dim=1), logits.mean(dim=0)
     return by_row + by_column - logits.mean(dim=(0, 1))
-
-
-def _pair_logits(backbone: "Classifier", image: "Tensor", text: "Tensor") -> "Tensor":
-    """Return logits [N, N, C] of every image (rows) with every text (columns)."""
-    import torch
-
-    count = len(image)
-    rows = []
-    for start in range(0, count, CHUNK):
-        chunk = image[start : start + CHUNK]
-        latents = Latents(chunk.repeat_interleave(count, dim=0), text.repeat(len(chunk), 1))
-        rows.append(backbone.fuse(latents).reshape(len(chunk), count, -1))
-    return torch.cat(rows)

@@ -164,23 +164,31 @@ def ask(
     scorer = Scorer(backbone, backbone.recipe.batch_size)
     scorer.task_dict[task.task_name] = task.dataset
     model = _CachedModel(task, scorer, cache, info.generative, on_progress)
-    docs = task.dataset[settings.split]
+    docs: Sequence[Any] = task.dataset[settings.split]
     queries = plan(docs, has_text=bool(info.text), draws=settings.draws)
     answers = model.answers(queries)
     gains = _gains(model, queries, answers)
-    metric = profile_metric(info)
+    metric, single_label = profile_metric(info), bool(corpus.classes) and not corpus.multi_label
     rows = []
     for query, answer in zip(queries, answers, strict=True):
         doc, view = docs[query.row], query.view
         values = task.process_results(doc, [answer])
         top, bottom = _score_parts(values, metric)
+        prior = doc.get("facts", {}).get("prior", ())
+        donor = query.text if single_label and query.text != query.row else None
+        truth = (
+            " ".join(map(str, sorted(doc["labels"])))
+            if "labels" in doc
+            else _in_words(doc, tasks.target(task_name, doc))
+        )
         rows.append(
             {
                 "view": view.name, "way": view.way, "draw": view.draw,
                 "id": doc["id"], "cluster": values["item"]["cluster"],
                 "subset": doc.get("subset", ""), "top": top, "bottom": bottom,
-                "answer": _parsed(doc, answer, values), "truth": _truth(task_name, doc),
-                "habit": _language_prior(doc), "told": _donor_label(docs, query, corpus),
+                "answer": _parsed(doc, answer, values), "truth": truth,
+                "habit": _in_words(doc, prior[0]) if prior else "",
+                "told": "" if donor is None else str(docs[donor]["labels"][0]),
                 "gain": gains[query.row] if view.name == "full" else np.nan,
             }
         )  # fmt: skip
@@ -227,15 +235,21 @@ class _CachedModel:
         return self._through_cache(keys, queries, answer)
 
     def likelihoods(self, queries: Sequence[ModelQuery], targets: Sequence[str]) -> list[float]:
-        """Return the log-likelihood of each target, averaged over its tokens, in nats."""
+        """Return the log-likelihood of each target, averaged over its tokens, end included."""
+        import torch
+
+        backbone: Any = self.scorer.backbone
         pairs = list(zip(queries, targets, strict=True))
         keys = [self._key("likelihood", query, target) for query, target in pairs]
 
         def score(chunk: Sequence[tuple[ModelQuery, str]]) -> list[float]:
             inputs = [self.inputs(query) for query, _ in chunk]
-            return log_likelihoods(self.scorer.backbone, inputs, [target for _, target in chunk])
+            batch = backbone.collate(inputs, [target for _, target in chunk])
+            values: list[float] = (-backbone.loss(backbone.predict(batch), batch)).tolist()
+            return values
 
-        return self._through_cache(keys, pairs, score)
+        with torch.no_grad(), evaluation_mode(backbone):
+            return self._through_cache(keys, pairs, score)
 
     def inputs(self, query: ModelQuery) -> Inputs:
         images = self._images(query)
@@ -286,16 +300,6 @@ class _CachedModel:
             settings = {**settings, "text": text}
         images = self._images(query)
         return replace(request, arguments=(prompt, settings, lambda doc: images, *position))
-
-
-def log_likelihoods(backbone: Any, inputs: Sequence[Inputs], answers: Sequence[str]) -> list[float]:
-    """Return the mean log-likelihood of each answer's tokens, end token included, in nats: [B]."""
-    import torch
-
-    with torch.no_grad(), evaluation_mode(backbone):
-        batch = backbone.collate(inputs, answers)
-        values: list[float] = (-backbone.loss(backbone.predict(batch), batch)).tolist()
-        return values
 
 
 def _gains(
@@ -370,20 +374,3 @@ def _parsed(doc: Mapping[str, Any], answer: str, values: Mapping[str, Any]) -> s
 
 def _in_words(doc: Mapping[str, Any], answer: str) -> str:
     return wording.choice(answer, doc["choices"]) or wording.normalise(answer)
-
-
-def _truth(task: str, doc: Mapping[str, Any]) -> str:
-    if "labels" in doc:
-        return " ".join(map(str, sorted(doc["labels"])))
-    return _in_words(doc, tasks.target(task, doc))
-
-
-def _language_prior(doc: Mapping[str, Any]) -> str:
-    prior = doc.get("facts", {}).get("prior", ())
-    return _in_words(doc, prior[0]) if prior else ""
-
-
-def _donor_label(docs: Sequence[Mapping[str, Any]], query: ModelQuery, corpus: Corpus) -> str:
-    if not corpus.classes or corpus.multi_label or query.text in (None, query.row):
-        return ""
-    return str(docs[query.text]["labels"][0])

@@ -10,9 +10,9 @@ and named seeds, so equal arguments give equal weights on one machine::
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,29 +77,24 @@ def _content(seed: int, training: Training) -> str:
         if value is not None and name not in ("p_color", "p_cooc")
     }
     words = "\n".join(vocabulary()).encode()
+    # A sample of scenes, questions and pictures, which changes with the code of the world.
+    rng, sample = np.random.default_rng(seed_for("base", "sample")), hashlib.blake2b(digest_size=8)
+    for _ in range(40):
+        for scene in (_crowded_scene(training.grid, rng), _base_scene(training.prior, rng)):
+            sample.update(scene.symbol.encode())
+            sample.update(draw(scene, rng, training.size).tobytes())
+            for ask in ASK.values():
+                sample.update(str(ask(scene, training.prior, rng)).encode())
     content = {
         "version": VERSION,
         "seed": seed,
         "training": options,
         "habits": dataclasses.asdict(training.prior),
         "mix": MIX,
-        "sample": _sample(training),
+        "sample": sample.hexdigest(),
         "vocabulary": hashlib.blake2b(words, digest_size=8).hexdigest(),
     }
     return json.dumps(content, indent=1) + "\n"
-
-
-def _sample(training: Training) -> str:
-    """Hash some scenes, their questions and pictures: changes with the code of the world."""
-    rng = np.random.default_rng(seed_for("base", "sample"))
-    digest = hashlib.blake2b(digest_size=8)
-    for _ in range(40):
-        for scene in (_crowded_scene(training.grid, rng), _base_scene(training.prior, rng)):
-            digest.update(scene.symbol.encode())
-            digest.update(draw(scene, rng, training.size).tobytes())
-            for ask in ASK.values():
-                digest.update(str(ask(scene, training.prior, rng)).encode())
-    return digest.hexdigest()
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -109,32 +104,22 @@ def _train(folder: Path, seed: int, training: Training, progress: Progress, devi
     from transformers.utils import logging
 
     processor = build_processor(training.size, training.patches)
-    with _repeatable(seed):
-        model = build(training).to(device)
-        _train_vision(model, seed, training, progress)
-        _train_language(model, processor, seed, training, progress)
-    # Saving shows a progress bar, which would interrupt the caller's.
-    had_bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model.eval().save_pretrained(folder)
-    finally:
-        if had_bar:
-            logging.enable_progress_bar()
-    processor.save_pretrained(folder)
-
-
-@contextmanager
-def _repeatable(seed: int) -> Iterator[None]:
-    """Set one thread and a named seed; restore threads and random state afterwards."""
-    threads = torch.get_num_threads()
+    threads, had_bar = torch.get_num_threads(), logging.is_progress_bar_enabled()
     torch.set_num_threads(1)
+    # Saving shows a progress bar, which would interrupt the caller's.
+    logging.disable_progress_bar()
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "base", "weights"))
-            yield
+            model = build(training).to(device)
+            _train_vision(model, seed, training, progress)
+            _train_language(model, processor, seed, training, progress)
+        model.eval().save_pretrained(folder)
+        processor.save_pretrained(folder)
     finally:
         torch.set_num_threads(threads)
+        if had_bar:
+            logging.enable_progress_bar()
 
 
 def _optimise(
@@ -256,15 +241,14 @@ def _lessons(model: Any, processor: Any, seed: int, training: Training) -> Lesso
 
 def _tokens(processor: Any, questions: Sequence[Question], *, patches: int) -> Tensor:
     """Tokenize conversations as the chat template writes them: [N, T]."""
-    ids: dict[tuple[str, str], list[int]] = {}
-    for question in questions:
-        key = (prompt(question), question.answer)
-        if key not in ids:
-            text = conversation(processor, *key, patches=patches)
-            ids[key] = processor.tokenizer(text, add_special_tokens=False).input_ids
-    rows = [torch.tensor(ids[prompt(question), question.answer]) for question in questions]
-    pad = processor.tokenizer.pad_token_id
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+
+    @cache
+    def encoded(text: str, answer: str) -> Tensor:
+        rendered = conversation(processor, text, answer, patches=patches)
+        return torch.tensor(processor.tokenizer(rendered, add_special_tokens=False).input_ids)
+
+    rows = [encoded(prompt(question), question.answer) for question in questions]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 
 
 def conversation(processor: Any, text: str, answer: str, *, patches: int) -> str:
@@ -300,20 +284,17 @@ def _train_language(
         ) -> Tensor:
             progress(stage, step / steps)
             rows = torch.from_numpy(rng.integers(len(lessons.picture), size=training.batch))
-            return _answer_loss(model, lessons, rows[text_only:], rows[:text_only])
+            blind, sighted = rows[:text_only], rows[text_only:]
+            losses = []
+            if len(sighted):
+                features = lessons.features[lessons.picture[sighted]]
+                losses.append(_row_losses(model, lessons.with_image[sighted], features))
+            if len(blind):
+                losses.append(_row_losses(model, lessons.text_only[blind], None))
+            # The mean over questions, so that long captions weigh no more.
+            return torch.cat(losses).mean()
 
         _optimise(parameters, steps, training.learning_rate, loss)
-
-
-def _answer_loss(model: Any, lessons: Lessons, with_image: Tensor, text_only: Tensor) -> Tensor:
-    """Average the loss over questions of both kinds, so long captions weigh no more."""
-    losses = []
-    if len(with_image):
-        features = lessons.features[lessons.picture[with_image]]
-        losses.append(_row_losses(model, lessons.with_image[with_image], features))
-    if len(text_only):
-        losses.append(_row_losses(model, lessons.text_only[text_only], None))
-    return torch.cat(losses).mean()
 
 
 def _row_losses(model: Any, tokens: Tensor, features: Tensor | None) -> Tensor:

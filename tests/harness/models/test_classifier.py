@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
-from steelyard.harness.models import classifier, classifier_config
+from steelyard.harness.models import classifier, classifier_config, registry
 from steelyard.harness.models.backbone import Latents
 from steelyard.harness.models.classifier import Classifier
 
@@ -182,7 +182,7 @@ def test_wrong_options_are_refused_by_name() -> None:
     with pytest.raises(UserError, match="allowed are additive, concat"):
         classifier_config.configure("tiny", {"fusion": "sum"})
     with pytest.raises(UserError, match="Unknown backbone 'tinny'"):
-        classifier_config.configure("tinny", {})
+        registry.configure("tinny", {})
     with pytest.raises(UserError, match="expected whole number"):
         classifier_config.configure("tiny", {"width": "wide"})
 

@@ -72,7 +72,7 @@ def test_initial_weights_are_equal_whether_an_encoder_is_loaded_or_found(
 
     def load(source: str, modality: Modality, max_tokens: int) -> encoders.Encoder:
         loads.append(source)
-        return encoders.tiny_image_encoder(48)  # its weights are drawn at random
+        return encoders.tiny_image_encoder(48, 64, 2)  # its weights are drawn at random
 
     monkeypatch.setattr(encoders, "load_encoder", load)
     empty = functools.cache(encoders._shared_encoder.__wrapped__)
