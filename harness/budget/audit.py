@@ -95,13 +95,11 @@ class Audit:
         self._prepaid += flops
 
     def enter_call(self) -> None:
-        """Note the start of an outermost watched call."""
         if self._open and not self._full:
             self._calls += 1
             self._stop_counter()
 
     def leave_call(self) -> None:
-        """Note the end of that call."""
         if self._open and not self._full and self._calls:
             self._calls -= 1
             self._start_counter()

@@ -112,7 +112,6 @@ class _CostLine:
         self._forward = self._backward = (0.0, 0.0)
 
     def add(self, size: CallSize, cost: CallCost) -> None:
-        """Fit again with a measured call."""
         per_position = CallCost(cost.forward / size.positions, cost.backward / size.positions)
         self._points.append((size.attended, per_position))
         xs = [x for x, _ in self._points]
@@ -137,7 +136,7 @@ class _CostLine:
         return CallCost(*(float(round(size.positions * self._at(x, size.attended))) for x in lines))
 
     def _fit(self, ys: list[float]) -> tuple[float, float]:
-        """Return height at the mean, and slope."""
+        # Height at the mean, and slope.
         if not self._spread:
             return sum(ys) / len(ys), 0.0
         products = ((x - self._mean) * y for (x, _), y in zip(self._points, ys, strict=True))

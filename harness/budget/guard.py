@@ -39,11 +39,7 @@ class Guard:
     finding: str = ""
 
     def check_event(self, event: str, args: tuple[Any, ...]) -> None:
-        """Refuse an audit event that reads foreign data.
-
-        Raises:
-            ForeignData: it does.
-        """
+        """Raise ForeignData for an audit event that reads foreign data."""
         if event in OBJECT_SEARCHES:
             self._refuse(f"{event} was called")
         if event != "open" or not isinstance(args[0], (str, bytes, os.PathLike)):
@@ -55,8 +51,8 @@ class Guard:
         if not path.lower().endswith(DATA_SUFFIXES) or path in self.images:
             return
         real = os.path.realpath(path)
-        inside = any(_is_below(name, root) for name in (path, real) for root in self.roots)
-        exempt = any(_is_below(real, folder) for folder in self.exempt)
+        inside = any(Path(name).is_relative_to(r) for name in (path, real) for r in self.roots)
+        exempt = any(map(Path(real).is_relative_to, self.exempt))
         if inside and not exempt and real not in self.images:
             self._refuse(f"{path} was opened")
 
@@ -67,15 +63,12 @@ class Guard:
 
 # The interpreter never removes an audit hook, so one hook serves all guards.
 _active: list[Guard] = []
+_add_hook_once = functools.cache(sys.addaudithook)
 
 
-@functools.cache
-def _add_hook() -> None:
-    def check(event: str, args: tuple[Any, ...]) -> None:
-        if _active:
-            _active[-1].check_event(event, args)
-
-    sys.addaudithook(check)
+def _check_event(event: str, args: tuple[Any, ...]) -> None:
+    if _active:
+        _active[-1].check_event(event, args)
 
 
 @contextmanager
@@ -89,7 +82,7 @@ def only_training_images(
         frozenset(_absolute(image) for image in images),
         tuple(os.path.realpath(folder) for folder in folders),
     )
-    _add_hook()
+    _add_hook_once(_check_event)
     _active.append(guard)
     try:
         yield guard
@@ -100,7 +93,3 @@ def only_training_images(
 def _absolute(path: str | Path) -> str:
     """Return an absolute path without dots; links are not followed."""
     return str(Path(os.path.normpath(path)).absolute())
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -41,11 +41,7 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         self.attack = attack
 
     def score_choices(self, requests: Sequence[Instance]) -> list[str]:
-        """Return class probabilities of each item as a JSON list.
-
-        Raises:
-            UserError: a document's classes are not those of the backbone's training.
-        """
+        """Return class probabilities of each item as a JSON list."""
         answers: list[str] = []
         for batch in self._batches(requests):
             text = [request.args[1]["text"] for request in batch]
@@ -135,11 +131,7 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         return {"pixels": self.attack.pixels(inputs, [self._doc(request) for request in batch])}
 
     def _choices(self, batch: Sequence[Instance]) -> list[str]:
-        """Return the answers to choose among, equal for all items of a task.
-
-        Raises:
-            UserError: they are not the classes of a classifier's training.
-        """
+        """Return the answers to choose among; UserError if a classifier has other classes."""
         trained = tuple(self.backbone.classes)
         for request in batch:
             classes = self._doc(request)["classes"]

@@ -159,8 +159,7 @@ class Backbone(Protocol):
         Of a classifier that of the readout, which may not depend on the pixels.
         """
 
-    def parameters(self) -> "Iterator[nn.Parameter]":
-        """Yield all parameters."""
+    def parameters(self) -> "Iterator[nn.Parameter]": ...
 
     def train(self, mode: bool = True) -> object:
         """Switch dropout and the like on or off; frozen encoders stay in evaluation mode."""

@@ -13,7 +13,14 @@ from torch.nn import functional
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES, Inputs, Modality, ModelKind
-from steelyard.harness.models.backbone import Batch, Latents, PixelRange, Readout, evaluation_mode
+from steelyard.harness.models.backbone import (
+    Batch,
+    Latents,
+    PixelRange,
+    Readout,
+    Recipe,
+    evaluation_mode,
+)
 from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.models.encoders import (
     TINY,
@@ -67,7 +74,7 @@ class Classifier(nn.Module):
         text: Encoder,
     ) -> None:
         super().__init__()
-        self.name, self.config, self.recipe = name, config, config.recipe
+        self.name, self.config, self.recipe = name, config, Recipe.of(config)
         self.classes, self.multi_label, self.width = classes, multi_label, config.width
         self.readout: Readout = "fused"
         self.image_encoder, self.text_encoder = image, text

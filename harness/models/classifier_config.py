@@ -5,7 +5,6 @@ from typing import Literal
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import Options, apply
-from steelyard.harness.models.backbone import Recipe
 
 HEADS = 4
 """Attention heads of the tiny encoders."""
@@ -41,10 +40,6 @@ class ClassifierConfig:
     weight_decay: float = 0.01
     batch_size: int = 32
     precision: Literal["fp32", "bf16"] = "fp32"
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe.of(self)
 
 
 PRESETS: dict[str, ClassifierConfig] = {

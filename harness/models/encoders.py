@@ -52,8 +52,13 @@ class Encoder(nn.Module):
         """Return model inputs, with zeros for absent items, and a mask of present items [B]."""
         present = torch.tensor([item is not None for item in items], dtype=torch.bool)
         if self.modality == "image":
-            images = [item for item in items if item is not None]
-            return (self._pixels(images, present),), present
+            # One blank image if none is present, because processors state their output's shape in
+            # too many ways to read it off.
+            images = [item for item in items if item is not None] or [Image.new("RGB", (8, 8))]
+            pixels: Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
+            full = torch.zeros(len(items), *pixels.shape[1:])
+            full[present] = pixels[: int(present.sum())]
+            return (full,), present
         texts = [str(item) if item is not None else "" for item in items]
         coded = self.processor(
             texts,
@@ -114,18 +119,6 @@ class Encoder(nn.Module):
             return pretrained_encoder(source, modality, max_tokens, frozen)
         model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
         return cls(model, _processor(folder, modality), modality, max_tokens, TINY)
-
-    def _pixels(self, images: Sequence[Any], present: Tensor) -> Tensor:
-        if not images:
-            # Processors state their output's shape in too many ways to read it off.
-            blank = self._pixels([Image.new("RGB", (8, 8))], torch.ones(1, dtype=torch.bool))
-            return torch.zeros(len(present), *blank.shape[1:])
-        pixels: Tensor = self.processor(list(images), return_tensors="pt")["pixel_values"]
-        if bool(present.all()):
-            return pixels
-        full = torch.zeros(len(present), *pixels.shape[1:])
-        full[present] = pixels
-        return full
 
 
 def hidden_size(config: Any) -> int:
@@ -209,11 +202,7 @@ def _shared_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder
 
 
 def load_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
-    """Load a pretrained encoder by hub id or local path.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
+    """Load a pretrained encoder by hub id or local path; UserError if that fails."""
     from transformers import AutoModel
 
     try:

@@ -32,11 +32,7 @@ def kind_of(name: str) -> ModelKind:
 
 
 def configure(name: str, options: Mapping[str, Any]) -> ClassifierConfig | VlmConfig:
-    """Build the configuration of a backbone's name and options.
-
-    Raises:
-        UserError: unknown name or option, or a value that the option does not allow.
-    """
+    """Build the configuration of a backbone; UserError for an unknown name, option or value."""
     if kind_of(name) == "classifier":
         return classifier_config.configure(name, options)
     if name not in vlm_config.PRESETS and "/" not in name and not Path(name).exists():
@@ -91,11 +87,7 @@ def save(backbone: "Classifier | Vlm", folder: Path) -> None:
 
 
 def load(folder: Path) -> "Classifier | Vlm":
-    """Load a saved backbone of either kind, in evaluation mode.
-
-    Raises:
-        UserError: the folder is missing or holds no backbone.
-    """
+    """Load a saved backbone of either kind in evaluation mode; UserError if there is none."""
     from steelyard.harness.models import classifier, vlm_build
 
     if (folder / vlm_build.DESCRIPTION).is_file():
@@ -141,11 +133,7 @@ def _pretrained_config(source: str, options: Mapping[str, Any]) -> VlmConfig:
 
 
 def check_images(backbone: Backbone, task: str, count: int) -> None:
-    """Refuse a task that shows more images at once than the model takes.
-
-    Raises:
-        UserError: naming both.
-    """
+    """Raise UserError for a task that shows more images at once than the model takes."""
     if count <= 1:
         return
     capacity = cast("Vlm", backbone).image_capacity(count) if backbone.kind == "vlm" else 1

@@ -28,11 +28,7 @@ def describe_last(path: Path, description: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def read_description(path: Path, kind: str) -> dict[str, Any]:
-    """Read the description of a saved backbone.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Read the description of a saved backbone; UserError if there is none."""
     if not path.is_file():
         raise UserError(f"No {kind} at {path.parent}: {path.name} is missing.")
     description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs, Modality, ModelKind
-from steelyard.harness.models.backbone import Batch, Latents, PixelRange, evaluation_mode
+from steelyard.harness.models.backbone import Batch, Latents, PixelRange, Recipe, evaluation_mode
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.models.vlm_layout import IGNORED, Layout, layout_of
 from steelyard.harness.models.vlm_pixels import pixel_gradient, pixel_range
@@ -27,9 +27,10 @@ class Vlm(nn.Module):
 
     def __init__(self, name: str, config: VlmConfig, model: Any, processor: Any) -> None:
         super().__init__()
-        self.name, self.config, self.recipe = name, config, config.recipe
+        self.name, self.config, self.recipe = name, config, Recipe.of(config)
         self.model, self.processor = model, processor
         self.prompts = PromptEncoder(processor, self.base.config, config)
+        self.eos_id = self.prompts.eos_id
         self.width = self.base.config.get_text_config().hidden_size
 
     @property
@@ -44,18 +45,12 @@ class Vlm(nn.Module):
         return next(self.parameters()).device
 
     @property
-    def eos_id(self) -> int:
-        """Token that ends an answer."""
-        return self.prompts.eos_id
-
-    @property
     def language_model(self) -> Any:
         """Decoder without its head."""
         return self.base.get_decoder()
 
     @property
     def metered_modules(self) -> tuple[nn.Module, ...]:
-        """Modules a meter watches: together they contain every matrix product of the model."""
         # The last block shows the meter whether a backward pass ends there.
         last, head = self.embedding("image"), self.base.get_output_embeddings()
         return (*vision_modules(self.base), self.language_model, last, head)
@@ -88,16 +83,25 @@ class Vlm(nn.Module):
         answered = layout.answered
         answers = self.base.get_input_embeddings()(layout.answers.clamp(min=0))
         attended = torch.cat([layout.visible, answered], 1)
-        states = self.language_model(
-            inputs_embeds=torch.cat([prompt, answers.to(prompt.dtype)], 1),
-            attention_mask=attended.long(),
-            position_ids=layout.positions(self.base.model, attended),
-            use_cache=False,
-        ).last_hidden_state
+        states = self._decode(torch.cat([prompt, answers.to(prompt.dtype)], 1), layout, attended)
         # The last prompt token predicts the first answer token, and so on.
         before = states[:, prompt.shape[1] - 1 : -1]
         logits: Tensor = self.base.get_output_embeddings()(before[answered])
         return logits
+
+    def _decode(
+        self, embedded: Tensor, layout: Layout, attended: Tensor, cache: Any = None
+    ) -> Tensor:
+        """Return the states [B, N, D] of the last N of the tokens ``attended`` [B, L]."""
+        positions = layout.positions(self.base.model, attended)
+        states: Tensor = self.language_model(
+            inputs_embeds=embedded,
+            attention_mask=attended.long(),
+            position_ids=positions[..., attended.shape[1] - embedded.shape[1] :],
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+        return states
 
     def predict(self, batch: Batch) -> Tensor:
         return self.fuse(self.encode(batch))
@@ -152,11 +156,7 @@ class Vlm(nn.Module):
         return [{"role": "user", "content": [*images, {"type": "text", "text": inputs.prompt}]}]
 
     def collate(self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None) -> Batch:
-        """Render, tokenise and pad; ``answers`` become targets.
-
-        Raises:
-            UserError: a prompt or an answer is longer than the configuration allows.
-        """
+        """Render, tokenise and pad; UserError if a prompt or an answer is too long."""
         return self.prompts.assemble(self.prompts.encode_items(inputs, answers), self.device)
 
     @torch.no_grad()
@@ -218,14 +218,7 @@ class Vlm(nn.Module):
         layout = _layout(latents)
         cache = DynamicCache(config=self.base.config.get_text_config())
         prompt = layout.filled(latents.text, latents.image)
-        visible, length = layout.visible, prompt.shape[1]
-        first = self.language_model(
-            inputs_embeds=prompt,
-            attention_mask=visible.long(),
-            position_ids=layout.positions(self.base.model, visible),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        first = self._decode(prompt, layout, layout.visible, cache)[:, -1]
         head = self.base.get_output_embeddings()
         start = log_softmax(head(first).float(), dim=1)
         scores = []
@@ -233,14 +226,10 @@ class Vlm(nn.Module):
             ids = torch.tensor([self.prompts.answer_ids(choice)], device=prompt.device)
             ids = ids.expand(len(prompt), -1)
             total = start.gather(1, ids[:, :1])[:, 0]
-            attended = torch.cat([visible, torch.ones_like(ids[:, :-1], dtype=torch.bool)], 1)
-            states = self.language_model(
-                inputs_embeds=self.base.get_input_embeddings()(ids[:, :-1]),
-                attention_mask=attended.long(),
-                position_ids=layout.positions(self.base.model, attended)[..., length:],
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
+            added = torch.ones_like(ids[:, :-1], dtype=torch.bool)
+            attended = torch.cat([layout.visible, added], 1)
+            embedded = self.base.get_input_embeddings()(ids[:, :-1])
+            states = self._decode(embedded, layout, attended, cache)
             # The next choice continues the prompt, not this choice.
             if ids.shape[1] > 1:
                 cache.crop(1 - ids.shape[1])

@@ -193,11 +193,7 @@ def _with_adapter(model: Any, config: VlmConfig) -> Any:
 
 @torch.no_grad()
 def _check_parts(backbone: Vlm) -> None:
-    """Compare encode and fuse with the model's own forward pass, for an unknown family.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Raise UserError if encode and fuse differ from the model's own forward pass."""
     kind = backbone.base.config.model_type
     image = Image.effect_noise((64, 64), 60).convert("RGB")
     backbone.eval()

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from steelyard.harness.core.options import apply
-from steelyard.harness.models.backbone import Recipe
 
 TINY = "tiny-vlm"
 """Small LLaVA that is trained on generated scenes and cached; see ``tiny_vlm``."""
@@ -37,10 +36,6 @@ class VlmConfig:
     weight_decay: float = 0.01
     batch_size: int = 8
     precision: Literal["fp32", "bf16"] = "fp32"
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe.of(self)
 
 
 PRESETS: dict[str, VlmConfig] = {

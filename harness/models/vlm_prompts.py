@@ -106,11 +106,7 @@ class PromptEncoder:
     def encode_items(
         self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None
     ) -> list[EncodedItem]:
-        """Encode items; the result for an item does not depend on the others.
-
-        Raises:
-            UserError: a prompt or an answer is too long.
-        """
+        """Encode items one by one; UserError if a prompt or an answer is too long."""
         rows = self._tokenised([Inputs(None, item.text, item.prompt) for item in inputs])
         positions = [position for position, item in enumerate(inputs) if item.image is not None]
         with_image = [inputs[position] for position in positions]

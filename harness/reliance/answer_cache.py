@@ -11,7 +11,7 @@ from steelyard.harness.core.files import explain_write_errors
 Answer = str | float
 
 
-class AnswerCache:
+class AnswerCache(dict[str, Answer]):
     """Append-only JSONL cache of model answers, keyed by a hash of the query.
 
     Without a path, answers are kept in memory only. The hash does not cover the model, so each
@@ -19,8 +19,8 @@ class AnswerCache:
     """
 
     def __init__(self, path: Path | None = None) -> None:
+        super().__init__()
         self.path = path
-        self._answers: dict[str, Answer] = {}
         if path is None or not path.is_file():
             return
         # A killed process may have left half a line at the end.
@@ -29,7 +29,7 @@ class AnswerCache:
         if complete != text:
             path.write_text(complete, encoding="utf-8")
         try:
-            self._answers = dict(map(json.loads, complete.splitlines()))
+            self.update(map(json.loads, complete.splitlines()))
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is not a file of answers: delete it.") from error
 
@@ -38,18 +38,9 @@ class AnswerCache:
         text = json.dumps(parts)
         return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._answers
-
-    def __getitem__(self, key: str) -> Answer:
-        return self._answers[key]
-
-    def __len__(self) -> int:
-        return len(self._answers)
-
     def add(self, answers: Mapping[str, Answer]) -> None:
         """Store answers; they are on disk when this returns."""
-        self._answers.update(answers)
+        self.update(answers)
         if self.path is None:
             return
         lines = "".join(json.dumps([key, answer]) + "\n" for key, answer in answers.items())

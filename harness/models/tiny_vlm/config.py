@@ -48,7 +48,6 @@ class Training:
 
     @property
     def prior(self) -> LanguagePrior:
-        """Return the language prior of the training scenes."""
         return dataclasses.replace(
             BASE_PRIOR,
             p_color=self.p_color,
