@@ -28,18 +28,14 @@ class CallCost:
 
 @dataclass(frozen=True, slots=True)
 class CallSize:
-    """Size of one call, and which dimensions of its tensors express it."""
+    """Size of one call, and everything else that decides its cost."""
 
     positions: int
     """Positions worked on: rows times new tokens, or patches of all images."""
     attended: float
     """Positions that each of them attends to, itself included; the mean if images differ."""
-    lead: "Tensor"
-    """Tensor whose shape gives the size."""
-    free: int
-    """Number of its first dimensions that do."""
-    names: Mapping[int, str]
-    """Sizes in other tensors that follow from the call's size, and so are no difference in kind."""
+    pattern: tuple[Any, ...]
+    """Type and shape of every tensor, without the dimensions that express the size."""
 
 
 class FlopCache:
@@ -69,9 +65,8 @@ class FlopCache:
 
     def of(self, module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
         """Return the cost of this call in the module's present state, gradient mode, precision."""
-        inputs = tensors((args, kwargs))
-        size = _call_size(inputs, kwargs)
-        kind = (*self._state(module), *_pattern(inputs, size))
+        size = _call_size(tensors((args, kwargs)), kwargs)
+        kind = (*self._state(module), *size.pattern)
         key = (kind, size.positions, size.attended)
         cost = self._costs.get(key)
         if cost is not None:
@@ -269,39 +264,31 @@ def _call_size(inputs: "list[Tensor]", kwargs: Mapping[str, Any]) -> CallSize:
     """Return the size of a call: of a language model, a vision tower, or any layer on rows."""
     import torch
 
-    grid = kwargs.get("grid_thw")
+    grid, lead, free = kwargs.get("grid_thw"), inputs[0], 1
     if isinstance(grid, torch.Tensor):  # patches of images of unequal sizes in one row
         frames = [(t, h * w) for t, h, w in grid.tolist()]
-        patches = sum(t * area for t, area in frames)
-        attended = sum(t * area**2 for t, area in frames) / patches
-        names = {patches: "patches", len(grid): "images"}
-        return CallSize(patches, attended, inputs[0], 1, names)
-    lead = inputs[0]
-    for name in ("input_ids", "inputs_embeds"):
-        if kwargs.get(name) is not None:
-            lead = kwargs[name]
-    rows, new, free = lead.shape[0], 1, 1
-    if lead.dim() == 3 or (lead.dim() == 2 and not lead.is_floating_point()):
-        new, free = lead.shape[1], 2
-    cache = kwargs.get("past_key_values")
-    total = new if cache is None else new + int(cache.get_seq_length())
-    names = {total: "total", new: "new", rows: "rows"}
-    return CallSize(rows * new, float(total), lead, free, names)
-
-
-def _pattern(inputs: "list[Tensor]", size: CallSize) -> tuple[Any, ...]:
-    """Return type and shape of every tensor of a call, without the sizes in ``CallSize``.
-
-    In the leading tensor those are the first dimensions; elsewhere they are recognised by value,
-    so a size that is equal by chance makes one kind more and does no harm.
-    """
-    lead, names = size.lead, size.names
-    shapes: list[Any] = [lead.shape[size.free :], lead.dim()]
+        positions = sum(t * area for t, area in frames)
+        attended = sum(t * area**2 for t, area in frames) / positions
+        names = {positions: "patches", len(grid): "images"}
+    else:
+        for name in ("input_ids", "inputs_embeds"):
+            if kwargs.get(name) is not None:
+                lead = kwargs[name]
+        rows, new = lead.shape[0], 1
+        if lead.dim() == 3 or (lead.dim() == 2 and not lead.is_floating_point()):
+            new, free = lead.shape[1], 2
+        cache = kwargs.get("past_key_values")
+        total = new if cache is None else new + int(cache.get_seq_length())
+        positions, attended = rows * new, float(total)
+        names = {total: "total", new: "new", rows: "rows"}
+    # In the leading tensor the first dimensions express the size. Elsewhere they are recognised by
+    # value: a size that is equal by chance makes one kind more and does no harm.
+    shapes: list[Any] = [lead.shape[free:], lead.dim()]
     for t in inputs:
         if t is not lead:
             shapes += [length if length == 1 else names.get(length, length) for length in t.shape]
         shapes += (t.dtype, t.requires_grad)
-    return tuple(shapes)
+    return CallSize(positions, attended, tuple(shapes))
 
 
 def _detached(value: Any) -> Any:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from steelyard.tasks._lmms.memory_task import MemoryTask
     from steelyard.tasks._lmms.stock_task import StockTask
 
-FILTER = "none"  # lmms-eval's name for unfiltered answers
-
 
 def evaluate(
     backbone: Backbone,
@@ -117,7 +115,7 @@ def _class_scores(
             task=variant.task,
             variant=variant.name,
             metric=metric,
-            value=float(values[f"{metric},{FILTER}"]),
+            value=float(values[f"{metric},none"]),
             n=len(samples),
             stderr=(
                 clustered_stderr([sample[metric] for sample in samples], clusters)

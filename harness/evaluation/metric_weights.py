@@ -35,12 +35,8 @@ def metric_weights(
         [0.25, 0.25, 0.5]
 
     Three probes (all ones, uniform numbers, random 0 and 1) test a candidate: first equal weights,
-    then those found with one call per item, 1 for the item and 0 for the others.
-
-    Args:
-        metric: from a list of items' results to a number.
-        results: numbers, or mappings with a number under ``key`` and further inputs of the metric.
-        key: the name of the number.
+    then those found with one call per item, 1 for the item and 0 for the others. ``results`` are
+    numbers, or mappings with a number under ``key`` and further inputs of the metric.
     """
     if "args" in inspect.signature(metric).parameters:
         return None

@@ -51,20 +51,16 @@ def join(pictures: Sequence[Picture]) -> dict[str, Tensor]:
     """Join items' images to one batch, padded with zeros if their numbers of tiles differ."""
     if not pictures:
         return {PIXELS: torch.zeros(0, 3, 1, 1)}
-    return {name: _cat_padded([picture[name] for picture in pictures]) for name in pictures[0]}
-
-
-def _cat_padded(tensors: Sequence[Tensor]) -> Tensor:
-    """Concatenate over the first dimension, the others padded with zeros to the largest."""
-    inner = {tensor.shape[1:] for tensor in tensors}
-    if len(inner) == 1:
-        return torch.cat(list(tensors))
-    largest = [max(sizes) for sizes in zip(*inner, strict=True)]
-    padded = []
-    for tensor in tensors:
-        missing = [want - have for want, have in zip(largest, tensor.shape[1:], strict=True)]
-        padded.append(pad(tensor, [size for end in reversed(missing) for size in (0, end)]))
-    return torch.cat(padded)
+    batch = {}
+    for name in pictures[0]:
+        tensors = [picture[name] for picture in pictures]
+        largest = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
+        for index, tensor in enumerate(tensors):
+            gaps = [want - have for want, have in zip(largest, tensor.shape[1:], strict=True)]
+            if any(gaps):
+                tensors[index] = pad(tensor, [size for gap in reversed(gaps) for size in (0, gap)])
+        batch[name] = torch.cat(tensors)
+    return batch
 
 
 def pixel_range(processor: Any, pixels: Tensor, real: Tensor | None) -> PixelRange:

@@ -160,7 +160,6 @@ def _pixels(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
 
 def _train_vision(model: Any, seed: int, training: Training, progress: Progress) -> None:
     rng = np.random.default_rng(seed_for(seed, "base", "vision"))
-    tower = model.model.vision_tower
     heads = nn.Linear(training.width, len(KIND_NAMES) + len(COLOUR_NAMES)).to(model.device)
     scenes = [_crowded_scene(training.grid, rng) for _ in range(training.vision_images)]
     pictures = [draw(scene, rng, training.size) for scene in scenes]
@@ -177,15 +176,14 @@ def _train_vision(model: Any, seed: int, training: Training, progress: Progress)
             colour, colours[rows].flatten().to(colour.device)
         )
 
-    parameters = [*tower.parameters(), *heads.parameters()]
+    parameters = [*model.model.vision_tower.parameters(), *heads.parameters()]
     _optimise(parameters, training.vision_steps, training.learning_rate, loss)
 
 
 def _patch_features(model: Any, pixels: Tensor) -> Tensor:
     """Return the features of a picture's patches, before the projector: [B, P, D]."""
-    tower = model.model.vision_tower
-    states = tower(pixels.to(model.device), output_hidden_states=True).hidden_states
-    features: Tensor = states[-1][:, 1:]
+    outputs = model.model.vision_tower(pixels.to(model.device), output_hidden_states=True)
+    features: Tensor = outputs.hidden_states[-1][:, 1:]
     return features
 
 
@@ -207,10 +205,8 @@ class Lessons:
     """[N, T] prompt, answer and end, right-padded, which causal attention ignores."""
     text_only: Tensor
     """[N, T - P] the same without image tokens."""
-    picture: Tensor
-    """[N] row of each question in ``features``."""
     features: Tensor
-    """[images, P, D] of P patches; the vision tower is frozen by now."""
+    """[images, P, D] of P patches, each for ``turns`` questions; the vision tower is frozen."""
 
 
 def _base_scene(prior: LanguagePrior, rng: np.random.Generator) -> Scene:
@@ -234,7 +230,6 @@ def _lessons(model: Any, processor: Any, seed: int, training: Training) -> Lesso
     return Lessons(
         _tokens(processor, questions, patches=training.patches**2),
         _tokens(processor, questions, patches=0),
-        torch.arange(training.images).repeat_interleave(training.turns),
         features,
     )
 
@@ -283,11 +278,11 @@ def _train_language(
             step: int, stage: str = stage, steps: int = steps, text_only: int = text_only
         ) -> Tensor:
             progress(stage, step / steps)
-            rows = torch.from_numpy(rng.integers(len(lessons.picture), size=training.batch))
+            rows = torch.from_numpy(rng.integers(len(lessons.with_image), size=training.batch))
             blind, sighted = rows[:text_only], rows[text_only:]
             losses = []
             if len(sighted):
-                features = lessons.features[lessons.picture[sighted]]
+                features = lessons.features[sighted // training.turns]
                 losses.append(_row_losses(model, lessons.with_image[sighted], features))
             if len(blind):
                 losses.append(_row_losses(model, lessons.text_only[blind], None))
