@@ -138,8 +138,7 @@ class Backbone(Protocol):
     def fuse(self, parts: Latents) -> "Tensor":
         """Return logits from contributions."""
 
-    def predict(self, batch: Batch) -> "Tensor":
-        """Return ``fuse(contribute(encode(batch)))``."""
+    def predict(self, batch: Batch) -> "Tensor": ...
 
     def unimodal(self, latents: Latents) -> Latents:
         """Return logits of each modality alone: by its own linear head, or of a vlm by blanking."""

@@ -80,10 +80,7 @@ class Encoder(nn.Module):
         return pixels[:1, :, :1, :1], pixels[1:, :, :1, :1]
 
     def features(self, items: Sequence[Image.Image | str | None]) -> tuple[Tensor, Tensor]:
-        """Return outputs [B, width], zeros for absent items, and a mask of present items [B].
-
-        Equal items are encoded once, so the encoder must be frozen.
-        """
+        """Return outputs [B, width] of a frozen encoder, zeros if absent, and a mask [B]."""
         absent = torch.zeros(self.width)
         rows = [absent if item is None else self._cached(item) for item in items]
         return torch.stack(rows), torch.tensor([item is not None for item in items])
