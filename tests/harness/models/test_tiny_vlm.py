@@ -26,7 +26,7 @@ from steelyard.tasks import food101, hateful_memes, mm_imdb
 from steelyard.tasks.world.build import WorldSpec, write
 from steelyard.tasks.world.language import ASK, CAPTION, SHORT, prompt
 from steelyard.tasks.world.prior import BASE_PRIOR, compose, part_of
-from steelyard.tasks.world.scenes import KINDS
+from steelyard.tasks.world.scenes import GLYPHS
 
 FEW = Training(vision_steps=2, vision_images=64, text_steps=2, steps=3, images=20, batch=16)
 
@@ -175,7 +175,7 @@ def test_a_changed_argument_has_its_own_folder_and_weights(
 def test_changed_code_of_the_world_change_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     before = train._content(0, FEW)
     assert train._content(0, FEW) == before
-    monkeypatch.setitem(KINDS, "ball", KINDS["box"])  # type: ignore[misc]
+    monkeypatch.setitem(GLYPHS, "ball", GLYPHS["box"])  # type: ignore[misc]
     assert train._content(0, FEW) != before
 
 
