@@ -67,8 +67,7 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Return greedy answers in words; a classifier reads the full prompt as text.
 
-        Raises:
-            UserError: a request needs sampling, which would make scores depend on chance.
+        Sampling would make scores depend on chance, so a request for it raises UserError.
         """
         answers: list[GenerationResult] = []
         for batch in self._batches(requests):

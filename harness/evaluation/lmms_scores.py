@@ -67,13 +67,10 @@ def stock_evaluation(
     values: Mapping[str, Any],
     samples: Sequence[Mapping[str, Any]],
 ) -> Evaluation:
-    """Build scores and items from lmms-eval's results.
+    """Build scores and items from lmms-eval's results; UserError if no metric is a number.
 
     lmms-eval names no main metric. It is the fraction over the most documents, the first of
     several; without a fraction there is none.
-
-    Raises:
-        UserError: no metric is a number.
     """
     metrics = [
         _stock_metric(task, metric, float(values[key]), samples)

@@ -96,11 +96,7 @@ def load(folder: Path) -> "Classifier | Vlm":
 
 
 def revision(source: str, options: Mapping[str, Any]) -> str:
-    """Identify the weights of a pretrained model: the hub's commit, or a hash of its files.
-
-    Raises:
-        UserError: ``source`` is a classifier, which has no weights before training.
-    """
+    """Identify the weights of a pretrained model: the hub's commit, or a hash of its files."""
     from steelyard.harness.models import vlm_build
 
     config = _pretrained_config(source, options)

@@ -239,11 +239,7 @@ class Vlm(nn.Module):
 
 
 def vision_modules(base: Any) -> tuple[nn.Module, ...]:
-    """Return the vision tower and, if it is a separate module, the projector behind it.
-
-    Raises:
-        UserError: the model has neither under the names of the known families.
-    """
+    """Return vision tower and, if separate, projector; UserError for an unknown family's names."""
     children: Mapping[str, nn.Module] = dict(base.model.named_children())
     towers = ("vision_tower", "visual", "vision_model")
     tower = [children[name] for name in towers if name in children]

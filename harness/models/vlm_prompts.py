@@ -84,10 +84,7 @@ class PromptEncoder:
         """Return the tokens of an answer as they follow a prompt, end token included.
 
         They are cut out of the full text, because many tokenisers split a word differently at the
-        start of a text or after a space.
-
-        Raises:
-            UserError: there are more than the configuration allows.
+        start of a text or after a space. UserError if there are more than the options allow.
         """
         prompt, between = self.lead
         before, full = self.processor.tokenizer(

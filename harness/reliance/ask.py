@@ -89,10 +89,7 @@ def donors(
 ) -> list[int]:
     """Choose for each item another item, of different content, that lends this modality.
 
-    Donors depend on the ids and not on the order of the items.
-
-    Raises:
-        UserError: all items have the same content.
+    Donors depend on the ids and not on the order of the items. UserError if all contents are equal.
     """
     present = sorted((row for row, content in enumerate(contents) if content), key=lambda r: ids[r])
     if len({contents[row] for row in present}) < 2:
