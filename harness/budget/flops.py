@@ -101,24 +101,27 @@ class _CostLine:
     """Cost per position as a straight line over attended positions, by least squares."""
 
     def __init__(self) -> None:
-        self._points: list[tuple[float, CallCost]] = []
+        self._points: list[tuple[float, float, float]] = []
+        """Attended positions, and forward and backward cost per position."""
+        self._lines: list[tuple[float, float]] = []
+        """Height at the mean and slope, of forward and backward."""
         self._straight = True
         self._mean = self._spread = 0.0
-        self._forward = self._backward = (0.0, 0.0)
 
     def add(self, size: CallSize, cost: CallCost) -> None:
-        per_position = CallCost(cost.forward / size.positions, cost.backward / size.positions)
-        self._points.append((size.attended, per_position))
-        xs = [x for x, _ in self._points]
+        forward, backward = cost.forward / size.positions, cost.backward / size.positions
+        self._points.append((size.attended, forward, backward))
+        xs, *costs = zip(*self._points, strict=True)
         self._mean = sum(xs) / len(xs)
         self._spread = sum((x - self._mean) ** 2 for x in xs)
-        self._forward = self._fit([cost.forward for _, cost in self._points])
-        self._backward = self._fit([cost.backward for _, cost in self._points])
-        self._straight = self._straight and all(
-            abs(self._at(line, x) - value) <= TOLERANCE * value
-            for x, point in self._points
-            for line, value in ((self._forward, point.forward), (self._backward, point.backward))
-        )
+        self._lines = []
+        for ys in costs:
+            products = sum((x - self._mean) * y for x, y in zip(xs, ys, strict=True))
+            line = sum(ys) / len(ys), products / self._spread if self._spread else 0.0
+            self._lines.append(line)
+            self._straight = self._straight and all(
+                abs(self._at(line, x) - y) <= TOLERANCE * y for x, y in zip(xs, ys, strict=True)
+            )
 
     def predict(self, size: CallSize) -> CallCost | None:
         """Return the cost of a call of this size, or None if it has to be measured."""
@@ -126,16 +129,9 @@ class _CostLine:
         distance = (size.attended - self._mean) ** 2
         if len(self._points) < required or not self._straight or distance > REACH * self._spread:
             return None
-        lines = (self._forward, self._backward)
+        costs = (size.positions * self._at(line, size.attended) for line in self._lines)
         # Operations are whole numbers, and rounding gives exactly the measured one.
-        return CallCost(*(float(round(size.positions * self._at(x, size.attended))) for x in lines))
-
-    def _fit(self, ys: list[float]) -> tuple[float, float]:
-        # Height at the mean, and slope.
-        if not self._spread:
-            return sum(ys) / len(ys), 0.0
-        products = ((x - self._mean) * y for (x, _), y in zip(self._points, ys, strict=True))
-        return sum(ys) / len(ys), sum(products) / self._spread
+        return CallCost(*(float(round(cost)) for cost in costs))
 
     def _at(self, line: tuple[float, float], attended: float) -> float:
         return line[0] + line[1] * (attended - self._mean)

@@ -184,7 +184,7 @@ class PromptEncoder:
             tokens=_pad(prompts, self.pad_id),
             mask=_pad([(1,) * len(prompt) for prompt in prompts], 0),
             has_text=torch.tensor([item.has_text for item in items]),
-            targets=_pad([item.answer for item in items], IGNORED, left=False),
+            targets=_pad([item.answer for item in items], IGNORED, on_left=False),
             extra=extra | images,
         )
         return batch if device.type == "cpu" else batch.map(lambda tensor: tensor.to(device))
@@ -216,9 +216,11 @@ def _text_tokens(text: str, item: Inputs, offsets: Sequence[tuple[int, int]]) ->
     return tuple(stop > begin and start < end and stop > start for start, stop in offsets)
 
 
-def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool = True) -> Tensor:
+def _pad(rows: Sequence[Sequence[int]], fill: int, *, on_left: bool = True) -> Tensor:
     """Pad rows with ``fill``, which decides the type: [B, longest] bool or int64."""
     width = max(map(len, rows))
     gaps = ([fill] * (width - len(row)) for row in rows)
-    padded = [[*gap, *row] if left else [*row, *gap] for gap, row in zip(gaps, rows, strict=True)]
+    padded = [
+        [*gap, *row] if on_left else [*row, *gap] for gap, row in zip(gaps, rows, strict=True)
+    ]
     return torch.tensor(padded, dtype=torch.bool if fill is False else torch.int64)
