@@ -106,11 +106,7 @@ def _outside() -> dict[str, EntryPoint]:
 
 
 def module(name: str) -> TaskModule:
-    """Import a task's module.
-
-    Raises:
-        UserError: there is no such task.
-    """
+    """Import a task's module; UserError if there is no such task."""
     # A task of another package may replace one of ours.
     outside = _outside().get(name)
     if outside is None and name not in _shipped():
@@ -131,11 +127,7 @@ def is_stock(name: str) -> bool:
 
 
 def find(name: str) -> list[str]:
-    """List the tasks of a name: one of ours, else the tasks or groups lmms-eval has under it.
-
-    Raises:
-        UserError: neither has it.
-    """
+    """List the tasks of a name: one of ours, else those that lmms-eval has under it."""
     return [name] if name in names() else stock.leaves(name, names())
 
 
@@ -276,11 +268,7 @@ def training_turn(task: str, corpus: Corpus, example: Example, image: "Image | N
 
 
 def parse_variant(text: str) -> Variant:
-    """Read ``task`` or ``task@corruption``, in the syntax of ``corruptions.variants``.
-
-    Raises:
-        UserError: no such task or corruption, or the task cannot have it.
-    """
+    """Read ``task`` or ``task@corruption``, in the syntax of ``corruptions.variants``."""
     task, at, rest = text.partition("@")
     if task not in names() and not is_stock(task):
         raise unknown("task", task, names())

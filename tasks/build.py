@@ -19,9 +19,6 @@ def build(
 
     ``limit`` takes that many items by a hash of their ids, not the first ones: files are often
     sorted by class. A smaller limit gives a subset of a larger one.
-
-    Raises:
-        UserError: no such split, or ``limit`` is not positive.
     """
     if split not in corpus.splits:
         raise unknown(f"split of {corpus.name}", split, corpus.splits)

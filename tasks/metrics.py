@@ -101,11 +101,9 @@ ClassScores = dict[str, float | tuple[int, float] | tuple[list[int], list[int]] 
 
 
 def probabilities(answer: str, classes: int, *, multi_label: bool) -> list[float]:
-    """Read a model's answer, a JSON list of ``classes`` probabilities.
+    """Read a JSON list of ``classes`` probabilities; ValueError for anything else.
 
-    Raises:
-        ValueError: the answer is no such list, a number is not in [0, 1], or the numbers of a
-            single-label answer do not sum to 1.
+    Those of a single-label answer must sum to 1.
     """
     values = json.loads(answer)
     if not isinstance(values, list) or len(values) != classes:
@@ -251,9 +249,6 @@ def contrast(terms: Sequence[ContrastTerm]) -> list[Fraction]:
 
     An item's numerator is the contrast plus what the item adds to it by the delta method, so that
     the spread of items is the standard error to first order.
-
-    Raises:
-        UserError: one of the two ratios has no item.
     """
     fractions = {good: [term[1:] for term in terms if term[0] == good] for good in (True, False)}
     if not all(fractions.values()):
@@ -268,11 +263,7 @@ def contrast(terms: Sequence[ContrastTerm]) -> list[Fraction]:
 
 
 def auroc(values: Sequence[tuple[int, float]]) -> float:
-    """Return the area under the ROC curve of (0/1 target, score) pairs; ties count half.
-
-    Raises:
-        UserError: all items are of one class.
-    """
+    """Return the area under the ROC curve of (0/1 target, score) pairs; ties count half."""
     target = np.array([target for target, _ in values], bool)
     positives, negatives = int(target.sum()), int((~target).sum())
     if not positives or not negatives:

@@ -37,11 +37,7 @@ class Definition:
 
 
 def include(folders: Iterable[Path]) -> None:
-    """Add folders to the index, in this process and in those it starts.
-
-    Raises:
-        UserError: there is no such folder, or no task file in it.
-    """
+    """Add folders with task files to the index, in this process and in those it starts."""
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--include-path: no folder at {folder}.")
@@ -60,11 +56,7 @@ def definition(name: str) -> Path:
 
 
 def check(name: str) -> None:
-    """Check that a task asks about images and takes answers in words.
-
-    Raises:
-        UserError: it does not, with the reason.
-    """
+    """Raise a UserError unless a task asks about images and takes answers in words."""
     config = _merged(definition(name))
     kind, extra = config.get("output_type", SUPPORTED_OUTPUT), config.get("dataset_kwargs") or {}
     metadata = config.get("metadata")
@@ -98,8 +90,7 @@ def files(name: str) -> list[Path]:
 def leaves(name: str, ours: Iterable[str] = ()) -> list[str]:
     """List the tasks under a name of lmms-eval as ``stock/...``: itself, or a group's members.
 
-    Raises:
-        UserError: no such name (the message lists ``ours`` too), or a group changes its members.
+    A UserError for an unknown name lists ``ours`` too.
     """
     entries = index(_included())
     short = name.removeprefix(PREFIX)

@@ -89,11 +89,7 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         self.dataset, self.dataset_no_image = self.documents
 
     def images_of(self, index: int) -> images.Images:
-        """Read the images of a document.
-
-        Raises:
-            UserError: it has other media, such as video or sound.
-        """
+        """Read the images of a document; UserError for other media, such as video or sound."""
         with failing_as(f"{self.name}: the image of document {index} cannot be read"):
             media = self.doc_to_visual(self.dataset[self.split][index]) or []
             return [_as_image(self.name, index, medium) for medium in media]
@@ -192,9 +188,6 @@ def load(name: str, root: Path) -> Corpus:
     """Read the documents of ``stock/...`` as items; the content names their images, not a path.
 
     ``root`` has a copy of the hub data set; with ``Path()`` the data is where the YAML says.
-
-    Raises:
-        UserError: the task is not supported, or its data cannot be read or has no image.
     """
     return _loaded(stock.definition(name), name, root).corpus
 

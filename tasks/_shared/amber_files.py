@@ -62,12 +62,7 @@ Facts = Mapping[str, tuple[str, ...]]
 
 
 def load(task: str, root: Path, halves: Collection[str], max_bad: float) -> Corpus:
-    """Read the queries for captions (``generative``), the yes-no questions, or both.
-
-    Raises:
-        UserError: files are missing, malformed or not of one version, a half has no query, or
-            what ``build_corpus`` checks.
-    """
+    """Read the queries for captions (``generative``), the yes-no questions, or both."""
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> list[Example]:
         examples = [row for row in _examples(folder, split) if _half(row) in halves]

@@ -18,12 +18,7 @@ Verdicts = Mapping[str, Mapping[str, str]]
 
 
 def read(path: str, key: str, allowed: Sequence[str]) -> Verdicts | None:
-    """Read the verdicts of a file; None for an empty path.
-
-    Raises:
-        UserError: the file is missing or malformed, a verdict is not allowed, or an
-            answer has two.
-    """
+    """Read the verdicts of a file; None for an empty path."""
     if not path:
         return None
     if not Path(path).is_file():
@@ -49,11 +44,7 @@ def facts(verdicts: Verdicts | None, id: str) -> Facts:
 
 
 def verdict_on(doc: QuestionDoc, answer: str) -> str | None:
-    """Return the verdict on this answer; None without a file of verdicts.
-
-    Raises:
-        UserError: the file has no verdict on this answer.
-    """
+    """Return the verdict on this answer; None without a file, UserError if it has none."""
     if "judged" not in doc["facts"]:
         return None
     verdicts = dict(zip(doc["facts"]["judged"], doc["facts"]["verdicts"], strict=True))

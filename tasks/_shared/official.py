@@ -31,9 +31,6 @@ def write_image(image: Any, folder: Path, name: str) -> None:
     """Write a row's image as ``folder / name`` unless it exists: questions may share one.
 
     An image that was decoded (a PIL image) is encoded again, all others keep their bytes.
-
-    Raises:
-        UserError: the copy has no bytes of the image, or the path is outside of the folder.
     """
     path = folder / name
     if ".." in Path(name).parts or not path.is_relative_to(folder):

@@ -76,9 +76,6 @@ def files(root: Path, *patterns: str) -> list[Path]:
     """List JSON files of a folder, packed or not, that match the first pattern with a match.
 
     A pattern is for the name without ``.gz``, after a subfolder if any.
-
-    Raises:
-        UserError: there is no such folder.
     """
     if not root.is_dir():
         raise UserError(f"No data folder at {root}: give the folder that holds {patterns[0]}.")
@@ -94,11 +91,7 @@ def files(root: Path, *patterns: str) -> list[Path]:
 
 
 def first_file(root: Path, *patterns: str) -> Path:
-    """Find the first file of ``files``.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the first file of ``files``; UserError if there is none."""
     paths = files(root, *patterns)
     if not paths:
         names = " or ".join(patterns)
@@ -107,11 +100,7 @@ def first_file(root: Path, *patterns: str) -> Path:
 
 
 def only_file(root: Path, kind: str, *patterns: str) -> Path | None:
-    """Find the only file of ``files``, or None.
-
-    Raises:
-        UserError: there are several.
-    """
+    """Return the only file of ``files``, or None; UserError if there are several."""
     paths = files(root, *patterns)
     if len(paths) > 1:
         names = ", ".join(path.name for path in paths)
@@ -182,9 +171,6 @@ def corpus(
 
     ``by_cluster``: a metric needs all items of a cluster, so one lost image removes the others.
     ``holds`` says whether a folder has a set; without it, whether it has JSON files.
-
-    Raises:
-        UserError: what ``build_corpus`` or ``read`` checks.
     """
     skipped: list[Skipped] = []
     splits: dict[str, Sequence[Example]] = {"test": list(read(root, skipped, "test"))}

@@ -14,11 +14,7 @@ MANY_TYPES = 20
 
 
 def find(root: Path, kind: str, part: str) -> Path | None:
-    """Find the file of ``questions`` or ``annotations`` with ``part`` in its name, or None.
-
-    Raises:
-        UserError: there are several.
-    """
+    """Find the only file of ``questions`` or ``annotations`` with ``part`` in its name, or None."""
     patterns = (f"{folder}/*{part}*{kind}.json" for folder in FOLDERS)
     return _questions.only_file(root, kind, *patterns)
 
@@ -35,9 +31,6 @@ def examples(
 
     ``image_of`` finds an image by COCO's number. The subset is the annotation's column ``kind``,
     by default ``question_type``, or ``answer_type`` if there are many question types.
-
-    Raises:
-        UserError: a row is malformed, or no question has an annotation.
     """
     answered = {number(annotations, row, "question_id"): row for row in rows(annotations)}
     if not kind:

@@ -96,10 +96,7 @@ def corrupt(
     """Corrupt one item, each of its images separately; the modality must be present.
 
     ``key`` is the item's id, which seeds the corruption; ``draw`` draws another item of the
-    corruption's ``DonorKind``.
-
-    Raises:
-        UserError: the corruption is an attack.
+    corruption's ``DonorKind``. UserError for the attack.
     """
     import numpy as np
 

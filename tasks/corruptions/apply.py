@@ -84,9 +84,6 @@ def _draw_donor(
     """Draw an item with other content and, if of another class, no right answer in common.
 
     Items are drawn, not distinct contents, so that frequent contents stay frequent.
-
-    Raises:
-        UserError: there is none.
     """
 
     def content(item: Example) -> object:

@@ -15,9 +15,6 @@ def columns_of(task: str, variants: Sequence[str]) -> Columns:
 
     So neither a corruption with many severities nor a modality with many corruptions weighs more.
     Variants that corrupt both modalities have columns of their own and count for neither.
-
-    Raises:
-        UserError: no clean scores, or a corruption of neither image nor text.
     """
     if CLEAN not in variants:
         raise UserError(f"{task} has no clean scores: evaluate its runs on clean too.")

@@ -81,11 +81,7 @@ class Variant:
 
 
 def parse(text: str) -> tuple[Corruption, ...]:
-    """Read one corruption, or one of the image and one of the text; the image's is first.
-
-    Raises:
-        UserError: an unknown name or level, or two of one modality.
-    """
+    """Read one corruption, or one of the image and one of the text; the image's is first."""
     parts = sorted(map(_corruption, text.split(JOINT)), key=lambda part: part.modality)
     modalities = [part.modality for part in parts]
     if len(parts) > 1 and modalities != ["image", "text"]:
