@@ -80,12 +80,11 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         items = ITEMS if has_group else (ITEMS[index % len(ITEMS)],)
         for question, image in items:
             key = f"Image_{image}_Question_{question}"
-            group[f"Question_{question}"] = official.column(
-                row, f"Question_{question}" if has_group else "Question"
-            )
-            group[key] = official.column(row, key if has_group else "Answer")
+            text = official.column(row, f"Question_{question}", "Question")
+            group[f"Question_{question}"] = text
+            group[key] = official.column(row, key, "Answer")
             group[f"Image_{image}"] = name = f"{number}_{image}.jpg"
-            content = official.column(row, f"Image_{image}" if has_group else "Image")
+            content = official.column(row, f"Image_{image}", "Image")
             official.write_image(content, folder / "images", name)
     official.write_lines(folder / FILE, groups.values())
 

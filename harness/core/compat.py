@@ -18,25 +18,22 @@ _libraries: list[Any] = []
 def prepare_imports() -> None:
     """Make torchvision importable; call before the first import of transformers or lmms-eval."""
     with suppress(PackageNotFoundError):
-        if needs_operators(version("torch"), version("torchvision")):
-            _declare_operators()
+        if not needs_operators(version("torch"), version("torchvision")):
+            return
+        # A CUDA build of torchvision cannot load its compiled operators with a CPU-only torch, and
+        # its import then fails on ``nms``. The image transforms need no operator.
+        import torch
+
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        for name in ("nms", "qnms"):
+            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(schema)  # type: ignore[no-untyped-call]
+        _libraries.append(library)
 
 
 def needs_operators(torch: str, torchvision: str) -> bool:
     """Test by their versions whether torchvision was built for another torch."""
     return "+cpu" in torch and "+cpu" not in torchvision
-
-
-def _declare_operators() -> None:
-    # A CUDA build of torchvision cannot load its compiled operators with a CPU-only torch, and its
-    # import then fails on ``nms``. The image transforms need no operator.
-    import torch
-
-    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-    for name in ("nms", "qnms"):
-        schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        library.define(schema)  # type: ignore[no-untyped-call]
-    _libraries.append(library)
 
 
 @contextmanager

@@ -1,10 +1,4 @@
-"""Atomic writing of files and folders, their hashes, and the user's cache folder.
-
-Example:
-    write_atomic(path, "text or bytes")
-    with publish_folder(path) as folder:
-        build(folder)
-"""
+"""Atomic writing of files and folders, their hashes, and the user's cache folder."""
 
 import hashlib
 import json
@@ -62,12 +56,7 @@ def write_atomic(path: Path, data: bytes | str) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with sorted keys, atomically.
-
-    Raises:
-        ValueError: a number is not finite.
-        UserError: see ``write_atomic``.
-    """
+    """Write JSON with sorted keys, atomically; ValueError if a number is not finite."""
     write_atomic(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 

@@ -49,27 +49,23 @@ def identity(core: Core) -> str:
 
 def _split(corpus: Corpus, examples: Sequence[Example]) -> Core:
     images = Counter(str(row.image) for row in examples if row.image)
+    if corpus.classes:
+        counts = Counter(label for row in examples for label in row.labels)
+        labels = {name: counts[index] for index, name in enumerate(corpus.classes)}
+    else:
+        answers = _sorted(Counter(row.answers[0] for row in examples if row.answers))
+        # An answer that occurs once, such as a caption, says nothing about a distribution.
+        labels = dict([pair for pair in answers.items() if pair[1] > 1][:COMMON])
+        if rest := sum(answers.values()) - sum(labels.values()):
+            labels["(other answers)"] = rest
     return {
         "items": len(examples),
         "images": len(images),
         "without image": len(examples) - images.total(),
         "without text": sum(not row.text for row in examples),
         "subsets": _sorted(Counter(row.subset for row in examples if row.subset)),
-        "labels": _labels(corpus, examples),
+        "labels": labels,
     }
-
-
-def _labels(corpus: Corpus, examples: Sequence[Example]) -> dict[str, int]:
-    """Count items per class; of questions, per common first answer and for all other answers."""
-    if corpus.classes:
-        counts = Counter(label for row in examples for label in row.labels)
-        return {name: counts[index] for index, name in enumerate(corpus.classes)}
-    answers = Counter(row.answers[0] for row in examples if row.answers)
-    # An answer that occurs once, such as a caption, says nothing about a distribution.
-    repeated = [(answer, n) for answer, n in _sorted(answers).items() if n > 1]
-    common = dict(repeated[:COMMON])
-    rest = answers.total() - sum(common.values())
-    return common | ({"(other answers)": rest} if rest else {})
 
 
 def _sorted(counts: Mapping[str, int]) -> dict[str, int]:

@@ -1,10 +1,4 @@
-"""Shared parts of all loaders: files read with line numbers, checks of ids and images, carving.
-
-Example:
-    rows = [row for _, row in read_json_lines(find_file(root, "train.jsonl"))]
-    corpus = build_corpus("toy", root, classes, splits, multi_label=False, skipped=[], notes={},
-                          max_bad=0.01)
-"""
+"""Shared parts of all loaders: files read with line numbers, checks of ids and images, carving."""
 
 import csv
 import gzip

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -42,19 +42,19 @@ class AnnotationFile(NamedTuple):
 
 def examine(root: Path, files: Files, official: Official) -> list[AnnotationFile]:
     """Read and describe each annotation file below ``root``, sorted by path."""
-    folders = defaultdict(list)
-    for path in files:
-        file = PurePosixPath(path.removesuffix(".gz"))
-        if (file.suffix in SUFFIXES or file.name in official) and file.name not in GENERATED:
-            folders[file.parent].append(path)
-    examined = []
-    for paths in folders.values():
-        for path in paths:
-            name = PurePosixPath(path).name.removesuffix(".gz")
-            # With one file per item only the published ones are of interest.
-            if len(paths) <= MANY or name in official:
-                examined.append(_examine(root, path, official.get(name)))
-    return sorted(examined, key=lambda file: file.path)
+    plain = ((path, PurePosixPath(path.removesuffix(".gz"))) for path in files)
+    annotated = [
+        (path, file)
+        for path, file in plain
+        if (file.suffix in SUFFIXES or file.name in official) and file.name not in GENERATED
+    ]
+    counts = Counter(file.parent for _, file in annotated)
+    # With one file per item only the published ones are of interest.
+    return [
+        _examine(root, path, official.get(file.name))
+        for path, file in annotated
+        if counts[file.parent] <= MANY or file.name in official
+    ]
 
 
 def _examine(root: Path, path: str, published: Mapping[str, Any] | None) -> AnnotationFile:

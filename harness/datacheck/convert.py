@@ -118,7 +118,19 @@ def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
     """Write the official layout at ``folder``, which does not exist yet."""
     path = copy.path
     if path.name.endswith(ARCHIVES):
-        _unpack(task, path, folder.with_name(f"{folder.name}-unpacked")).rename(folder)
+        unpacked = folder.with_name(f"{folder.name}-unpacked")
+        try:
+            if path.suffix == ".zip":
+                with zipfile.ZipFile(path) as archive:
+                    archive.extractall(unpacked)
+            else:
+                with tarfile.open(path) as tar:
+                    tar.extractall(unpacked, filter="data")
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
+            raise UserError(f"{path}: cannot be unpacked ({error}).") from None
+        if (official := _official(task, unpacked)) is None:
+            raise UserError(f"{path} has no files in the official layout of {task}.")
+        official.rename(folder)
     elif _tables(path):
         if not is_convertible(task):
             source = tasks.info(task).source
@@ -213,19 +225,3 @@ def _read_table(path: Path) -> Iterator[TableRow]:
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a complete {path.suffix[1:]} file ({reason}).") from None
-
-
-def _unpack(task: str, archive: Path, folder: Path) -> Path:
-    """Unpack an archive into ``folder`` and return the subfolder with the official layout."""
-    try:
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(folder)
-        else:
-            with tarfile.open(archive) as packed:
-                packed.extractall(folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
-        raise UserError(f"{archive}: cannot be unpacked ({error}).") from None
-    if (official := _official(task, folder)) is None:
-        raise UserError(f"{archive} has no files in the official layout of {task}.")
-    return official

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any, Literal, NamedTuple
 
 from steelyard.harness.data.reading import IMAGE_SUFFIXES
@@ -31,23 +32,19 @@ class ExpectedPath(NamedTuple):
 def walk(root: Path) -> Files:
     """List every readable file below ``root`` that is not hidden; a folder is visited once."""
     files, visited = {}, set()
-
-    def visit(folder: str, prefix: str) -> None:
+    # os.walk instead of Path.rglob, and each real folder once: links may form a circle.
+    for folder, folders, names in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:
-            return
+            folders.clear()
+            continue
         visited.add(real)
-        with suppress(OSError), os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    visit(entry.path, f"{prefix}{entry.name}/")
-                elif entry.is_file():  # a broken link is neither
-                    stat = entry.stat()
-                    files[f"{prefix}{entry.name}"] = (stat.st_size, stat.st_mtime_ns)
-
-    # os.scandir instead of Path.rglob, and each real folder once: links may form a circle.
-    visit(str(root), "")
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = f"{folder}{os.sep}{name}"
+            with suppress(OSError):  # a broken link
+                stat = os.stat(path)  # noqa: PTH116 - for many files
+                if S_ISREG(stat.st_mode) and not name.startswith("."):
+                    files[path.removeprefix(f"{root}{os.sep}")] = stat.st_size, stat.st_mtime_ns
     return dict(sorted(files.items()))
 
 

@@ -119,6 +119,14 @@ def _predict(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) 
 
     if not (vocabulary := _vocabulary(corpus, train)):
         return [[]] * len(test)
+
+    @cache
+    def mask_of(choices: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Mask the answers of the vocabulary that are among the choices, [V]; all if none is."""
+        allowed = {answers.normalise(choice) for choice in choices}
+        mask = np.array([answer in allowed for answer in vocabulary])
+        return mask if mask.any() else ~mask
+
     words = HashingVectorizer(
         n_features=FEATURES, ngram_range=(1, 2), alternate_sign=False, norm=None
     )
@@ -134,22 +142,10 @@ def _predict(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) 
     for part in _chunks(test):
         log_proba = model.predict_log_proba(encoder.transform(_texts(part)))
         # A closed question is answered by one of its choices.
-        log_proba[~_allowed(part, vocabulary)] = -np.inf
+        log_proba[~np.array([mask_of(row.choices) for row in part])] = -np.inf
         best = np.argsort(-log_proba, axis=1, kind="stable")[:, :count]
         predictions += [[vocabulary[target] for target in row] for row in best.tolist()]
     return predictions
-
-
-def _allowed(test: Sequence[Example], vocabulary: Sequence[str]) -> NDArray[np.bool_]:
-    """Mask the answers that are among the choices of each question, [N, V]; all if none is."""
-
-    @cache
-    def mask_of(choices: tuple[str, ...]) -> NDArray[np.bool_]:
-        allowed = {answers.normalise(choice) for choice in choices}
-        mask = np.array([answer in allowed for answer in vocabulary])
-        return mask if mask.any() else ~mask
-
-    return np.array([mask_of(row.choices) for row in test])
 
 
 def _texts(examples: Iterable[Example]) -> list[str]:
