@@ -18,19 +18,8 @@ from steelyard.harness.core.progress import console
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
-from steelyard.harness.runs.options import (
-    BACKBONE_SET,
-    DEVICE,
-    LIMIT,
-    OUT,
-    DataOptions,
-)
-from steelyard.harness.runs.parallel import (
-    ensure_base_model,
-    load_corpora,
-    pick_device,
-    quiet_heavy_libraries,
-)
+from steelyard.harness.runs import options as shared
+from steelyard.harness.runs import parallel
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,19 +35,19 @@ VERSIONS = ("steelyard", "torch", "transformers", "lmms-eval")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiagnoseOptions(DataOptions):
+class DiagnoseOptions(shared.DataOptions):
     """Options of ``steelyard diagnose``."""
 
     tasks: Annotated[
         tuple[str, ...],
         Help("Tasks to evaluate on", f"{','.join(TASKS)}; a classifier's own task", "TASK,TASK"),
     ] = ()
-    limit: Annotated[int, LIMIT] = 500
+    limit: Annotated[int, shared.LIMIT] = 500
     split: Annotated[str, Help("Split to evaluate on")] = "test"
     draws: Annotated[int, Help("Number of times that a modality is replaced by another item's")] = 5
-    backbone_set: Annotated[tuple[str, ...], BACKBONE_SET] = ()
-    out: Annotated[Path, OUT] = Path("diagnosis")
-    device: Annotated[str, DEVICE] = "auto"
+    backbone_set: Annotated[tuple[str, ...], shared.BACKBONE_SET] = ()
+    out: Annotated[Path, shared.OUT] = Path("diagnosis")
+    device: Annotated[str, shared.DEVICE] = "auto"
 
 
 @click.command()
@@ -95,11 +84,13 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
     else:
         check_model_path(model)
     backbone_options = parse_pairs(options.backbone_set)
-    corpora = load_corpora(_task_names(options.tasks, run), options, spec=run.spec if run else None)
-    quiet_heavy_libraries()
+    corpora = parallel.load_corpora(
+        _task_names(options.tasks, run), options, spec=run.spec if run else None
+    )
+    parallel.quiet_heavy_libraries()
     if run is None:
-        ensure_base_model(model, backbone_options)
-    device = pick_device(options.device)
+        parallel.ensure_base_model(model, backbone_options)
+    device = parallel.pick_device(options.device)
     with console.status("loading the model"):
         backbone = registry.open_model(model, backbone_options, device)
     tables = {

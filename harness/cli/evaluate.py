@@ -18,39 +18,22 @@ from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.options import (
-    BACKBONE_SET,
-    DEVICE,
-    INCLUDE_PATH,
-    LIMIT,
-    OUT,
-    RUNS,
-    DataOptions,
-)
-from steelyard.harness.runs.parallel import (
-    ensure_base_model,
-    load_corpora,
-    load_job_corpora,
-    pick_device,
-    quiet_heavy_libraries,
-)
+from steelyard.harness.runs import options as shared
+from steelyard.harness.runs import parallel
 from steelyard.harness.runs.provenance import check_revision, task_provenance
 from steelyard.harness.runs.run import TRAINING, Job, run
 from steelyard.tasks._lmms import stock
 
-SPLIT = "test"
-BUDGET = "XS"  # of a model without training
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateOptions(DataOptions):
+class EvaluateOptions(shared.DataOptions):
     """Options of ``steelyard evaluate``."""
 
-    out: Annotated[Path | None, Help(OUT.text, "runs")] = None
-    backbone_set: Annotated[tuple[str, ...], BACKBONE_SET] = ()
-    include_path: Annotated[tuple[Path, ...], INCLUDE_PATH] = ()
-    limit: Annotated[int | None, LIMIT] = None
-    device: Annotated[str, DEVICE] = "auto"
+    out: Annotated[Path | None, Help(shared.OUT.text, "runs")] = None
+    backbone_set: Annotated[tuple[str, ...], shared.BACKBONE_SET] = ()
+    include_path: Annotated[tuple[Path, ...], shared.INCLUDE_PATH] = ()
+    limit: Annotated[int | None, shared.LIMIT] = None
+    device: Annotated[str, shared.DEVICE] = "auto"
 
 
 @click.command()
@@ -78,12 +61,9 @@ def evaluate(model: str, variants: tuple[str, ...], options: EvaluateOptions) ->
 @click.command()
 @click.argument("folder", type=Path)
 @click.argument("variant")
-@click.option("--data-root", type=Path, metavar="DIR", help="Folder of the task's data.")
 @click.option("--out", type=Path, metavar="FILE", help="File to write [default: print].")
-@pass_options(DataOptions, "max_bad")
-def answers(
-    folder: Path, variant: str, data_root: Path | None, out: Path | None, options: DataOptions
-) -> None:
+@pass_options(shared.DataOptions, "data_root", "max_bad")
+def answers(folder: Path, variant: str, out: Path | None, options: shared.DataOptions) -> None:
     """Export a run's answers as JSON lines.
 
     An external judge can rate them. Its file of ids, answers and ratings is read by an option of
@@ -94,7 +74,7 @@ def answers(
       steelyard answers runs/RUN mmhal --out answers.jsonl
       steelyard evaluate tiny-vlm mmhal --data-set ratings=rated.jsonl --out judged
     """
-    rows = answer_rows(folder, variant, data_root, options.max_bad)
+    rows = answer_rows(folder, variant, options)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if out is None:
         click.echo(text, nl=False)
@@ -111,14 +91,14 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
     if any((folder / name).exists() for name in (record.RECORD, TRAINING, registry.WEIGHTS)):
         job, runs = _job_of_run(folder, variants, options), folder.parent
     else:
-        job, runs = _job_of_model(source, variants, options), options.out or RUNS
-    quiet_heavy_libraries()
+        job, runs = _job_of_model(source, variants, options), options.out or shared.RUNS
+    parallel.quiet_heavy_libraries()
     result_folder = runs / job.spec.id
     has_record = (result_folder / record.RECORD).is_file()
     old = record.read(result_folder) if has_record else None
-    corpora = load_job_corpora(job, old, options)
+    corpora = parallel.load_job_corpora(job, old, options)
     if job.spec.task == tasks.NOTHING:
-        ensure_base_model(job.spec.backbone, job.spec.backbone_options)
+        parallel.ensure_base_model(job.spec.backbone, job.spec.backbone_options)
         if old is not None:
             revision = registry.revision(job.spec.backbone, job.spec.backbone_options)
             if old.provenance["weights"] != revision:
@@ -127,7 +107,7 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
                     f"{old.id} was scored ({old.provenance['weights']}); give another --out."
                 )
     with show_progress() as progress:
-        run(job, corpora, runs, pick_device(options.device), progress)
+        run(job, corpora, runs, parallel.pick_device(options.device), progress)
     listing.print_record(result_folder)
 
 
@@ -176,7 +156,7 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
         method=methods.idle(),
         task=tasks.NOTHING,
         backbone=source.rstrip("/"),
-        budget=BUDGET,
+        budget="XS",
         seed=0,
         backbone_options=backbone_options,
         # Part of the run's id: scores on fewer items are another record.
@@ -185,7 +165,7 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
     changes = ", ".join(f"{key}={value}" for key, value in sorted(backbone_options.items()))
     name = Path(spec.backbone).name
     label = f"{name}({changes})" if changes else name
-    return Job(spec, label, tuple(map(str, variants)), SPLIT, options.limit)
+    return Job(spec, label, tuple(map(str, variants)), limit=options.limit)
 
 
 def check_model_path(model: str) -> None:
@@ -199,7 +179,7 @@ def _no_variants(source: str) -> UserError:
     return UserError(f"Say what to score {source} on, for example: pope pope@image-blank.")
 
 
-def answer_rows(folder: Path, name: str, root: Path | None, max_bad: float) -> list[dict[str, Any]]:
+def answer_rows(folder: Path, name: str, options: shared.DataOptions) -> list[dict[str, Any]]:
     """Return id, question, references and answer of every item of a variant, sorted by id.
 
     Raises:
@@ -218,12 +198,9 @@ def answer_rows(folder: Path, name: str, root: Path | None, max_bad: float) -> l
         items = table.loc[table["variant"] == variant.name, ["id", "answer"]]
     if items.empty:
         raise UserError(f"{folder} has no answers to {name}: steelyard evaluate {folder} {name}.")
-    task = variant.task
-    roots = (f"{task}={root}",) if root else ()
-    options = DataOptions(data_root=roots, max_bad=max_bad)
-    corpus = load_corpora([task], options, spec=result.spec)[task]
+    (corpus,) = parallel.load_corpora([variant.task], options, spec=result.spec).values()
     check_revision(corpus, result)
-    split = task_provenance(result, task)["data"]["split"]
+    split = task_provenance(result, variant.task)["data"]["split"]
     examples = {example.id: example for example in corpus.splits[split]}
     return [
         {

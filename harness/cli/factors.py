@@ -19,16 +19,8 @@ from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import Help, parse_seeds
 from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.models import registry
+from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import suite as suites
-from steelyard.harness.runs.options import (
-    BUDGET,
-    DEVICE,
-    JOBS,
-    LIMIT,
-    OUT,
-    SEEDS,
-    RunOptions,
-)
 from steelyard.harness.runs.parallel import pick_device, quiet_heavy_libraries, run_suite
 from steelyard.harness.runs.suite import Suite
 
@@ -107,12 +99,12 @@ class FactorOptions:
 
     vlm: Annotated[bool, Help("Use the small vision-language model, no classifier")] = False
     quick: Annotated[bool, Help("One seed, budget XS, lowest and highest levels")] = False
-    seeds: Annotated[str | None, SEEDS] = None
-    budget: Annotated[str | None, BUDGET] = None
-    limit: Annotated[int, LIMIT] = 500
-    jobs: Annotated[int | None, JOBS] = 1
-    out: Annotated[Path, OUT] = Path("factors")
-    device: Annotated[str, DEVICE] = "auto"
+    seeds: Annotated[str | None, shared.SEEDS] = None
+    budget: Annotated[str | None, shared.BUDGET] = None
+    limit: Annotated[int, shared.LIMIT] = 500
+    jobs: Annotated[int | None, shared.JOBS] = 1
+    out: Annotated[Path, shared.OUT] = Path("factors")
+    device: Annotated[str, shared.DEVICE] = "auto"
 
 
 class FactorModel(NamedTuple):
@@ -199,7 +191,7 @@ def _train_levels(
     factor: str, base: Suite, levels: Sequence[FactorLevel], options: FactorOptions, out: Path
 ) -> Iterator[FactorModel]:
     """Yield every model, trained unless its folder exists."""
-    run_options = RunOptions(runs=out / "runs", device=options.device, jobs=options.jobs)
+    run_options = shared.RunOptions(runs=out / "runs", device=options.device, jobs=options.jobs)
     for level in levels or (None,):
         suite = base
         if level is not None:

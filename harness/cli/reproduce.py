@@ -18,13 +18,8 @@ from steelyard.harness.core.progress import console, print_table, show_progress
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.options import DEVICE, METHOD_FILE, OUT, DataOptions
-from steelyard.harness.runs.parallel import (
-    ensure_base_model,
-    load_job_corpora,
-    pick_device,
-    quiet_heavy_libraries,
-)
+from steelyard.harness.runs import options as shared
+from steelyard.harness.runs import parallel
 from steelyard.harness.runs.run import Job, run, variant_name
 
 SHOWN = 10  # scores with the largest distance
@@ -32,13 +27,13 @@ ROUNDING = 1e-12  # of a score's last digits in JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReproduceOptions(DataOptions):
+class ReproduceOptions(shared.DataOptions):
     """Options of ``steelyard reproduce``."""
 
     tolerance: Annotated[float, Help("Largest allowed difference of a score in [0, 1]")] = 0.0
-    out: Annotated[Path, OUT] = Path("reproduced")
-    method: Annotated[Path | None, METHOD_FILE] = None
-    device: Annotated[str, DEVICE] = "auto"
+    out: Annotated[Path, shared.OUT] = Path("reproduced")
+    method: Annotated[Path | None, shared.METHOD_FILE] = None
+    device: Annotated[str, shared.DEVICE] = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +77,12 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
     spec = _find_method(old, options.method)
     split, limit = source["data"]["split"], source["limit"]
     job = Job(spec, old.label, variants, split, limit, old.kind, source.get("tuning"))
-    quiet_heavy_libraries()
-    device = pick_device(options.device)
+    parallel.quiet_heavy_libraries()
+    device = parallel.pick_device(options.device)
     for line in environment_changes(old, device):
         console.print(line, highlight=False)
-    corpora = load_job_corpora(job, old, options)
-    ensure_base_model(spec.backbone, spec.backbone_options)
+    corpora = parallel.load_job_corpora(job, old, options)
+    parallel.ensure_base_model(spec.backbone, spec.backbone_options)
     with show_progress() as progress:
         new = run(job, corpora, options.out, device, progress)
     mismatches = list(compare(old, new))

@@ -35,23 +35,18 @@ def spread(
 ) -> Iterator[tuple[int, Future[Result]]]:
     """Run jobs in processes; yield the index and the finished future of each, as they finish.
 
-    Args:
-        work: called with a job and a function that sends the arguments of ``on_message``.
-        jobs: started in this order.
-        workers: number of processes beside this one, at most; may be 0 if ``parent_works``.
-        on_message: called in this process with every message.
-        start: called with ``start_args`` once in each worker.
-        start_args: arguments of ``start``.
-        parent_works: run jobs in this process too; their errors are raised at once.
+    ``work`` is called with a job and a function that sends the arguments of ``on_message`` to this
+    process; ``start`` with ``start_args`` once in each worker. There are at most ``workers``
+    processes beside this one. With ``parent_works`` this one runs jobs too, even alone; their
+    errors are raised at once.
 
     Raises:
         UserError: a worker was killed.
     """
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    init_args = (messages, start, start_args)
     count = max(1, min(workers, len(jobs)))
-    pool = ProcessPoolExecutor(count, context, _start_worker, init_args)
+    pool = ProcessPoolExecutor(count, context, _start_worker, (messages, start, start_args))
 
     def receive(*message: Any) -> None:
         while not messages.empty():
@@ -73,7 +68,7 @@ def spread(
                 future.set_result(work(job, receive))
                 yield index, future
             timeout = 0 if parent_jobs else WAIT_SECONDS
-            done, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, timeout, FIRST_COMPLETED)
             receive()
             for future in done:
                 if isinstance(future.exception(), BrokenProcessPool):
@@ -95,13 +90,14 @@ def _start_worker(
     global _messages
     _messages = messages
     messages.cancel_join_thread()  # unread messages must not keep a worker alive
-    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+    parent = os.getppid()
+
+    def exit_with_parent() -> None:
+        # Nobody shuts this worker down if the parent was killed.
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     if start is not None:
         start(*start_args)
-
-
-def _exit_with_parent(parent: int) -> None:
-    """Exit when the parent was killed, for then nobody shuts this worker down."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_SECONDS)
-    os._exit(1)

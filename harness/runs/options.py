@@ -15,13 +15,11 @@ from steelyard.harness.core.progress import progress_bar
 from steelyard.tasks._lmms import stock
 
 RUNS = Path("runs")
-BACKBONE_SET = Help(
-    "Option of the backbone, for example precision=bf16 or frozen=true", metavar="KEY=VALUE"
-)
-BUDGET = Help(
-    "Budget of a run: XS, S, M, L, paper, or a number of FLOPs such as 5e12, on the data track "
-    "of training items", "the suite's"
-)  # fmt: skip
+# fmt: off
+BACKBONE_SET = Help("Option of the backbone, for example precision=bf16 or frozen=true",
+                    metavar="KEY=VALUE")
+BUDGET = Help("Budget of a run: XS, S, M, L, paper, or a number of FLOPs such as 5e12, on the data "
+              "track of training items", "the suite's")
 DEVICE = Help("Device: auto, cpu, cuda or cuda:1")
 INCLUDE_PATH = Help("Folder of your own lmms-eval task files", metavar="DIR")
 JOBS = Help("Number of processes", "one per CPU core, 1 on a GPU")
@@ -30,19 +28,18 @@ METHOD_FILE = Help("File of a method that is not in the package", metavar="FILE.
 OUT = Help("Output folder")
 SEEDS = Help("Seeds, for example 0,1,2 or 0-4", "the suite's")
 
+Texts = tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataOptions:
     """Options of every command that reads data."""
 
-    data_root: Annotated[
-        tuple[str, ...], Help("Folder of a task's data", "generated data", metavar="[TASK=]DIR")
-    ] = ()
-    data_set: Annotated[
-        tuple[str, ...],
-        Help("Option of a task's loader, for example plot=first or pope.source=gqa",
-             metavar="[TASK.]KEY=VALUE"),
-    ] = ()  # fmt: skip
+    data_root: Annotated[Texts, Help(
+        "Folder of a task's data", "generated data", metavar="[TASK=]DIR")] = ()
+    data_set: Annotated[Texts, Help(
+        "Option of a task's loader, for example plot=first or pope.source=gqa",
+        metavar="[TASK.]KEY=VALUE")] = ()
     max_bad: Annotated[float, Help("Fraction of unusable rows above which reading fails")] = 0.01
 
 
@@ -50,54 +47,38 @@ class DataOptions:
 class RunOptions(DataOptions):
     """Options of the commands that train; those not given keep the suite's values."""
 
-    tasks: Annotated[tuple[str, ...], Help("Task to train and evaluate on", flag="--task")] = ()
-    evaluate: Annotated[
-        tuple[str, ...], Help("Further task to score a vision-language model on")
-    ] = ()
-    corruptions: Annotated[
-        tuple[str, ...],
-        Help("Corruption to score on, for example image-noise:1-5", flag="--corruption"),
-    ] = ()
+    tasks: Annotated[Texts, Help("Task to train and evaluate on", flag="--task")] = ()
+    evaluate: Annotated[Texts, Help("Further task to score a vision-language model on")] = ()
+    corruptions: Annotated[Texts, Help(
+        "Corruption to score on, for example image-noise:1-5", flag="--corruption")] = ()
     seeds: Annotated[str | None, SEEDS] = None
     budget: Annotated[str | None, BUDGET] = None
-    track: Annotated[
-        Literal["compute", "data", "anytime"] | None,
-        Help("What is equal for all methods: compute [default] or data; anytime runs a quarter, "
-             "a half and all of the compute budget"),
-    ] = None  # fmt: skip
-    wall: Annotated[
-        float | None,
-        Help("Cap on device seconds, whichever limit is reached first", metavar="SECONDS"),
-    ] = None
-    tuned: Annotated[
-        tuple[Path, ...],
-        Help("Also run the settings chosen in this file of 'steelyard tune'", metavar="FILE"),
-    ] = ()
-    oracle: Annotated[
-        bool, Help("With --tuned, also the settings that test items choose; never ranked")
-    ] = False
-    backbone: Annotated[
-        str | None, Help("Preset, IMAGE+TEXT encoders, or a model's id or path")
-    ] = None
-    backbone_set: Annotated[tuple[str, ...], BACKBONE_SET] = ()
-    method_set: Annotated[
-        tuple[str, ...],
-        Help("Option of the method; only with a single method", metavar="KEY=VALUE", flag="--set"),
-    ] = ()
-    methods: Annotated[
-        tuple[str, ...],
-        Help("Method to add to the suite, also from a file of your own", metavar="NAME|FILE.py",
-             flag="--method"),
-    ] = ()  # fmt: skip
+    track: Annotated[Literal["compute", "data", "anytime"] | None, Help(
+        "What is equal for all methods: compute [default] or data; anytime runs a quarter, a half "
+        "and all of the compute budget")] = None
+    wall: Annotated[float | None, Help(
+        "Cap on device seconds, whichever limit is reached first", metavar="SECONDS")] = None
+    tuned: Annotated[tuple[Path, ...], Help(
+        "Also run the settings chosen in this file of 'steelyard tune'", metavar="FILE")] = ()
+    oracle: Annotated[bool, Help(
+        "With --tuned, also the settings that test items choose; never ranked")] = False
+    backbone: Annotated[str | None, Help(
+        "Preset, IMAGE+TEXT encoders, or a model's id or path")] = None
+    backbone_set: Annotated[Texts, BACKBONE_SET] = ()
+    method_set: Annotated[Texts, Help(
+        "Option of the method; only with a single method", metavar="KEY=VALUE", flag="--set")] = ()
+    methods: Annotated[Texts, Help(
+        "Method to add to the suite, also from a file of your own", metavar="NAME|FILE.py",
+        flag="--method")] = ()
     include_path: Annotated[tuple[Path, ...], INCLUDE_PATH] = ()
     limit: Annotated[int | None, LIMIT] = None
-    split: Annotated[str | None, Help("Split to score [default: test]; val to choose settings")] = (
-        None
-    )
+    split: Annotated[str | None, Help(
+        "Split to score [default: test]; val to choose settings")] = None
     runs: Annotated[Path, Help("Folder of runs; finished runs are not repeated")] = RUNS
     jobs: Annotated[int | None, JOBS] = None
     device: Annotated[str, DEVICE] = "auto"
     dry_run: Annotated[bool, Help("Print the plan and its cost, then stop")] = False
+# fmt: on
 
 
 def parse_loader_options(pairs: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:

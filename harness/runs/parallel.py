@@ -16,7 +16,6 @@ from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.processes import SendMessage, spread
 from steelyard.harness.core.progress import (
-    Progress,
     console,
     print_table,
     progress_bar,
@@ -61,12 +60,9 @@ def load_corpora(
 ) -> dict[str, Corpus]:
     """Read data sets with progress; print how many rows could not be used.
 
-    Args:
-        names: tasks that a ``--data-root`` or ``--data-set`` without a task is about.
-        options: where the data is, and how it is read.
-        loader: loader options by task, in place of those of ``options``.
-        spec: run whose loader options hold where none are given.
-        further: further tasks.
+    ``loader`` has loader options by task, in place of those of ``options``; those of the run of
+    ``spec`` hold where none are given. A ``--data-root`` without a task is about ``names``, not
+    about the ``further`` tasks.
 
     Raises:
         UserError: a folder is missing, its data is unusable, or it is of another task.
@@ -261,18 +257,14 @@ def _start_worker(*shared: Any) -> None:
 
 
 def _work(job: Job, send_message: SendMessage) -> Record:
-    return run(job, *_shared, _throttled(job.spec.id, send_message))
-
-
-def _throttled(run_id: str, send_message: SendMessage) -> Progress:
-    """Return a callback that sends a new stage at once and else a few messages a second."""
     last_stage, last_time = "", 0.0
 
     def progress(stage: str, fraction: float) -> None:
+        # A new stage is sent at once, and else a few messages a second.
         nonlocal last_stage, last_time
         now = time.monotonic()
         if stage != last_stage or now - last_time > MESSAGE_SECONDS:
             last_stage, last_time = stage, now
-            send_message(run_id, stage, fraction)
+            send_message(job.spec.id, stage, fraction)
 
-    return progress
+    return run(job, *_shared, progress)

@@ -1,28 +1,15 @@
 """Sources of a result: code, packages, machine and data, each by hash or version."""
 
-import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from steelyard import tasks
-from steelyard.harness.core.environment import code, packages
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import digest
 from steelyard.harness.data import card
 from steelyard.harness.records.record import Record
-
-
-def describe(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str, Any]:
-    """Return code, environment, data and task of a run; the run adds its weights."""
-    return {
-        "code": code(),
-        "packages": packages(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        **describe_task(corpus, task_files, split),
-    }
 
 
 def describe_task(corpus: Corpus, task_files: Iterable[Path], split: str) -> dict[str, Any]:

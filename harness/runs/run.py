@@ -4,6 +4,7 @@ record = run(job, {"food101": corpus}, Path("runs"), "cpu", no_progress)
 """
 
 import json
+import platform
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from steelyard.harness.budget.audit import Audit, BehindMeter
 from steelyard.harness.budget.flops import measure
 from steelyard.harness.budget.guard import ForeignData, only_training_images
 from steelyard.harness.budget.meter import BudgetSpent, Meter
+from steelyard.harness.core.environment import code, packages
 from steelyard.harness.core.errors import NonFiniteLoss
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import (
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
     from steelyard.harness.training.train_data import TrainData
 
 TRAINING, PARTS, ATTACKS = "training.json", "parts", "attacks.json"
-AttackCosts = Mapping[str, Mapping[str, float]]
-"""By variant: FLOPs and seconds of attacking all items, epsilon and steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,15 @@ def _provenance(
     ``scored_before`` has the data of tasks scored earlier, whose files may be gone now.
     """
     spec = job.spec
-    content = provenance.describe(corpora[spec.task], tasks.files(spec.task), job.split)
+    content = {
+        "code": code(),
+        "packages": packages(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        **provenance.describe_task(corpora[spec.task], tasks.files(spec.task), job.split),
+        "limit": job.limit,
+        "rules": record.RULES,
+    }
     variants = [tasks.parse_variant(name) for name in job.variants]
     other_tasks = list(dict.fromkeys(v.task for v in variants if v.task != spec.task))
     if other_tasks:
@@ -173,15 +181,13 @@ def _provenance(
     content["weights"] = weights_hash(folder / WEIGHTS)
     if spec.task == tasks.NOTHING:
         content["weights"] = registry.revision(spec.backbone, spec.backbone_options)
-    content["limit"] = job.limit
-    content["rules"] = record.RULES
     tables = {record.items_file(name, spec.task) for name in (spec.task, *other_tasks)}
     tables |= {missing_table(variant, job.split) for variant in variants if variant.missing}
     paths = {name: folder / name for name in sorted(tables) if (folder / name).is_file()}
     content["tables"] = {name: file_hash(path) for name, path in paths.items()}
     costs = _attack_costs(folder)
     if attacked := [name for name in job.variants if name in costs]:
-        content["attacks"] = {name: dict(costs[name]) for name in attacked}
+        content["attacks"] = {name: costs[name] for name in attacked}
     if job.tuning is not None:
         content["tuning"] = dict(job.tuning)
     return content
@@ -366,7 +372,8 @@ def missing_table(variant: tasks.Variant, split: str) -> str:
     return f"{missing.FOLDER}/{missing.file_name(variant.task, split, variant.name)}"
 
 
-def _attack_costs(folder: Path) -> AttackCosts:
+def _attack_costs(folder: Path) -> dict[str, dict[str, float]]:
+    """Read FLOPs and seconds of attacking all items, epsilon and steps, by variant."""
     path = folder / ATTACKS
-    costs: AttackCosts = json.loads(path.read_bytes()) if path.is_file() else {}
+    costs: dict[str, dict[str, float]] = json.loads(path.read_bytes()) if path.is_file() else {}
     return costs

@@ -16,7 +16,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Ledger, Record, Score
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs.options import parse_loader_options
+from steelyard.harness.runs.options import DataOptions, parse_loader_options
 
 
 @pytest.fixture
@@ -53,15 +53,19 @@ def run(tmp_path: Path, data: Path) -> Path:
     return folder
 
 
+def options_for(data: Path) -> DataOptions:
+    return DataOptions(data_root=(str(data),))
+
+
 def test_a_line_has_what_a_judge_needs(run: Path, data: Path) -> None:
-    lines = answer_rows(run, "mmhal", data, 0.01)
+    lines = answer_rows(run, "mmhal", options_for(data))
     assert lines[1] == {
         "id": "1",
         "question": "What is 1?",
         "references": ["It is 1."],
         "answer": "clean 1",
     }
-    blank = answer_rows(run, "mmhal@image-blank", data, 0.01)
+    blank = answer_rows(run, "mmhal@image-blank", options_for(data))
     assert [line["answer"] for line in blank] == [f"image-blank {n}" for n in range(3)]
     words = ("answers", str(run), "mmhal", "--data-root", str(data))
     printed = CliRunner().invoke(cli, words).output
@@ -70,7 +74,7 @@ def test_a_line_has_what_a_judge_needs(run: Path, data: Path) -> None:
 
 def test_ratings_of_these_answers_come_back_by_a_loader_option(run: Path, data: Path) -> None:
     rated = data.parent / "rated.jsonl"
-    lines = answer_rows(run, "mmhal", data, 0.01)
+    lines = answer_rows(run, "mmhal", options_for(data))
     rated.write_text("".join(json.dumps({**line, "rating": 4}) + "\n" for line in lines))
     corpus = tasks.load("mmhal", data, ratings=str(rated))
     docs: list[Any] = [tasks.document(corpus, "test", e, e.text) for e in corpus.splits["test"]]
@@ -80,12 +84,12 @@ def test_ratings_of_these_answers_come_back_by_a_loader_option(run: Path, data: 
 
 def test_mistakes(run: Path, data: Path) -> None:
     with pytest.raises(UserError, match=r"has no answers to mmhal@image-noise:3: steelyard eval"):
-        answer_rows(run, "mmhal@image-noise:3", data, 0.01)
+        answer_rows(run, "mmhal@image-noise:3", options_for(data))
     with pytest.raises(UserError, match="has no answers to pope"):
-        answer_rows(run, "pope", data, 0.01)
+        answer_rows(run, "pope", options_for(data))
     Image.new("RGB", (80, 8), "blue").save(data / "images" / "1.jpg")
     with pytest.raises(UserError, match="mmhal has revision"):
-        answer_rows(run, "mmhal", data, 0.01)
+        answer_rows(run, "mmhal", options_for(data))
 
 
 def test_options_of_several_tasks() -> None:
