@@ -89,8 +89,7 @@ def about(name: str) -> About:
     """
     if name not in names() or name in _external():
         return load(name).ABOUT
-    paths = (Path(folder) / f"{name}.py" for folder in __path__)
-    return _parse_about(next(filter(Path.is_file, paths))) or load(name).ABOUT
+    return _parse_about(Path(__file__).with_name(f"{name}.py")) or load(name).ABOUT
 
 
 def _parse_about(path: Path) -> About | None:

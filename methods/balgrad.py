@@ -88,9 +88,7 @@ class Config:
     weighting: Weighting = "R1"
     projection: Projection = "P2"
     kl: float = 1.0
-    """Weight of g_kl."""
     unimodal: float = 1.0
-    """Weight of L_image + L_text."""
     heads: Literal["separate", "shared"] = "separate"
     lambda_cap: float = 10.0
     kl_to_heads: bool = False

@@ -41,7 +41,6 @@ class Config(PairOptions):
     negatives: Negatives = "random_answer"
     beta: float = 0.2
     sft: float = 1.0
-    """Weight of NLL(y_w)."""
     weights = ("sft",)
 
 

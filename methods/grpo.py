@@ -47,8 +47,6 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(Sampling):
-    beta: float = 0.04
-    """Weight of k3; 0 leaves it out."""
     loss_type: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
     """Average of token losses: per answer, per longest answer, or over all tokens."""
 
@@ -63,7 +61,6 @@ SEARCH: Space = {
 
 
 def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Reinforce right answers until the budget is spent."""
     # Imported here, because trl takes seconds.
     from trl import GRPOConfig, GRPOTrainer
 

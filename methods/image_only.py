@@ -20,6 +20,5 @@ Config = NoOptions
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Train the image modality with the full budget."""
     backbone.readout = "image"
     train_modality(backbone, data, meter, "image", seed=seed, until=1.0)

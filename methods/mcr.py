@@ -282,8 +282,10 @@ def contrastive_loss(latents: Latents, targets: Tensor, temperature: float) -> T
     """Return L_con of latents [B, D]; targets are classes [B] or 0/1 labels [B, C]; scalar."""
     both = nn.functional.normalize(torch.cat([latents.image, latents.text]), dim=1)
     similarity = both @ both.T / temperature
-    same = same_label(targets).repeat(2, 2)
     diagonal = torch.eye(len(both), dtype=torch.bool, device=both.device)
+    shared = targets[:, None] == targets if targets.dim() == 1 else targets @ targets.T > 0
+    # An item without any label is a positive of itself.
+    same = shared.fill_diagonal_(True).repeat(2, 2)
     # Finite, so that a batch with a single label has a defined gradient.
     excluded = torch.finfo(similarity.dtype).min
     negatives = similarity.masked_fill(same, excluded).logsumexp(dim=1, keepdim=True)
@@ -291,15 +293,6 @@ def contrastive_loss(latents: Latents, targets: Tensor, temperature: float) -> T
     losses = nn.functional.softplus(negatives - similarity)
     positive = same & ~diagonal
     return losses.masked_fill(~positive, 0.0).sum() / positive.sum()
-
-
-def same_label(targets: Tensor) -> Tensor:
-    """Return which items are positives of each other: [B, B] bool, true on the diagonal."""
-    if targets.dim() == 1:
-        return targets[:, None] == targets[None, :]
-    # An item without any label is a positive of itself.
-    diagonal = torch.eye(len(targets), dtype=torch.bool, device=targets.device)
-    return (targets @ targets.T > 0) | diagonal
 
 
 def reconstruction_loss(decoder: nn.Module, logits: Tensor, latents: Latents) -> Tensor:

@@ -55,9 +55,7 @@ class Config(PairOptions):
     corruption: Literal["crop", "noise"] = "crop"
     """How m_l is made; ``severity`` is also that of ``noise``."""
     image: float = 1.0
-    """Weight of the image term."""
     anchor: float = 1.0
-    """Weight of the anchor."""
     delta: float = 0.0
     """Margin that the right answer's reward has to exceed."""
     weights = ("image", "anchor")
@@ -92,13 +90,9 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
 def loss_terms(
     right: Tensor, wrong: Tensor, corrupted: Tensor, has_image: Tensor, config: Config
 ) -> dict[str, Tensor]:
-    """Return the three weighted terms, scalars, from log-ratios [B] of the policy to its start.
+    """Return the three weighted terms, scalars.
 
-    Args:
-        right: d(y_w, m_w).
-        wrong: d(y_l, m_w).
-        corrupted: d(y_w, m_l).
-        has_image: [B] bool; False for examples without an image.
+    ``right`` is d(y_w, m_w), ``wrong`` d(y_l, m_w) and ``corrupted`` d(y_w, m_l), each [B].
     """
     images = -logsigmoid(config.beta * (right - corrupted)) * has_image
     return {

@@ -41,7 +41,6 @@ class Config:
     rate: float = 1 / 3
     """Probability of blanking each modality; at most 0.5."""
     unimodal: float = 0.0
-    """Factor on the unimodal losses."""
 
 
 SEARCH: Space = {

@@ -41,11 +41,8 @@ ABOUT = About(
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
     preference: float = 0.8
-    """Weight of L_DPO."""
     quality: float = 0.2
-    """Weight of L_BCO."""
     generation: float = 1.0
-    """Weight of NLL(y_w)."""
     weights = ("preference", "quality", "generation")
 
     def __post_init__(self) -> None:

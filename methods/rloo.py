@@ -49,7 +49,6 @@ SEARCH: Space = {
 
 
 def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Reinforce right answers until the budget is spent."""
     # Imported here, because trl takes seconds.
     from trl import RLOOConfig, RLOOTrainer
 

@@ -53,5 +53,4 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         trl_data.supervised,
         stage="sft",
         until=config.share,
-        frozen=False,
     )

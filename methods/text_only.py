@@ -20,6 +20,5 @@ Config = NoOptions
 
 
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
-    """Train the text modality with the full budget."""
     backbone.readout = "text"
     train_modality(backbone, data, meter, "text", seed=seed, until=1.0)

@@ -30,18 +30,14 @@ from steelyard.harness.models.pgd import frozen_weights
 from steelyard.harness.training.fit import StepResult, TrainStep, fit
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._mbpo.mining import MinedAnswer, Policy, attacked_pixels, information_gain
-from steelyard.methods._mbpo.options import Fault, MbpoOptions
+from steelyard.methods._mbpo.options import Fault
 from steelyard.methods.joint import fused_step
 
 REJECTED = "rejected"  # key of the wrong classes [B] in Batch.extra
 
 
 def warm_up(backbone: Backbone, data: TrainData, meter: Meter, until: float, seed: int) -> None:
-    """Train jointly until the fraction ``until`` of the budget is spent.
-
-    Raises:
-        UserError: items have several classes.
-    """
+    """Train jointly up to this fraction of the budget; refuse items with several classes."""
     if backbone.multi_label:
         raise UserError(
             "MBPO prefers one class to another, but these items have several: choose data with "
@@ -66,10 +62,17 @@ class ClassifierPolicy(Policy):
     def answer_attacked(
         self, positions: Sequence[int], generator: torch.Generator
     ) -> list[MinedAnswer]:
-        batch = self.data.gather(positions)
-        wrong = attacked_classes(self.backbone, batch, self.config, generator)
-        gain = information_gain(self.backbone, replace(batch, targets=wrong))
-        grounded = ~(gain < information_gain(self.backbone, batch))
+        batch, backbone = self.data.gather(positions), self.backbone
+        attacked, is_removed = batch, self.config.mining == "no_image"
+        if not is_removed:
+            pixels = attacked_pixels(backbone, batch, self.config, generator)
+            attacked = replace(batch, pixels=pixels)
+        with frozen_weights(backbone), torch.no_grad():
+            latents = backbone.encode(attacked)
+            latents = backbone.blank(latents, "image") if is_removed else latents
+            wrong = backbone.fuse(backbone.contribute(latents)).argmax(dim=1)
+        gain = information_gain(backbone, replace(batch, targets=wrong))
+        grounded = ~(gain < information_gain(backbone, batch))
         answers = []
         columns = (batch.targets.tolist(), wrong.tolist(), grounded.tolist())
         for position, label, answer, is_grounded in zip(positions, *columns, strict=True):
@@ -95,8 +98,11 @@ class ClassifierPolicy(Policy):
     def online_step(self, batch: Batch) -> StepResult:
         """Return the loss of sampled classes, and values to log."""
         logits = self.backbone.predict(batch)
-        group, temperature = self.config.group, self.config.temperature
-        answers = sample_classes(logits, group, temperature, self.generator)
+        # On the CPU, so that a seed gives the same classes on every device.
+        policy = (logits.detach() / self.config.temperature).softmax(dim=1).float().cpu()
+        count, generator = self.config.group, self.generator
+        classes = torch.multinomial(policy, count, replacement=True, generator=generator)
+        answers = classes.to(logits.device)
         rewards = (answers == batch.targets[:, None]).float()
         loss = self._objective(batch, logits, answers, group_advantages(rewards))
         flat = (rewards.amax(1) == rewards.amin(1)).float().mean()
@@ -121,19 +127,6 @@ class ClassifierPolicy(Policy):
             with torch.no_grad(), self.meter.phase("reference"):
                 reference = self.reference.predict(batch)
         return objective(logits, answers, advantages, reference, self.config.beta)
-
-
-def attacked_classes(
-    backbone: Backbone, batch: Batch, options: MbpoOptions, generator: torch.Generator
-) -> Tensor:
-    """Return the class [B] of each item under the attack."""
-    if options.mining != "no_image":
-        batch = replace(batch, pixels=attacked_pixels(backbone, batch, options, generator))
-    with frozen_weights(backbone), torch.no_grad():
-        latents = backbone.encode(batch)
-        if options.mining == "no_image":
-            latents = backbone.blank(latents, "image")
-        return backbone.fuse(backbone.contribute(latents)).argmax(dim=1)
 
 
 def pair_data(data: TrainData, pairs: Sequence[MinedAnswer]) -> TrainData:
@@ -163,16 +156,6 @@ def mixed(online: TrainStep, offline: TrainStep, batches: Iterator[Batch], mix: 
         return online(batch)
 
     return step
-
-
-def sample_classes(
-    logits: Tensor, group: int, temperature: float, generator: torch.Generator
-) -> Tensor:
-    """Draw ``group`` classes per row from the policy [B, C]: [B, G]."""
-    # On the CPU, so that a seed gives the same classes on every device.
-    probabilities = (logits.detach() / temperature).softmax(dim=1).float().cpu()
-    classes = torch.multinomial(probabilities, group, replacement=True, generator=generator)
-    return classes.to(logits.device)
 
 
 def group_advantages(rewards: Tensor) -> Tensor:

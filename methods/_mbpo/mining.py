@@ -42,7 +42,6 @@ class MinedAnswer:
     """Token ids with the end token; of a classifier one class."""
     wrong: tuple[int, ...]
     faults: tuple[Fault, ...]
-    """Everything that makes the answer useless as the wrong one of a pair."""
 
 
 @dataclass
@@ -107,11 +106,7 @@ def mine(policy: Policy, positions: Sequence[int], end: float) -> list[MinedAnsw
 
 
 def filter_pairs(policy: Policy, answers: Sequence[MinedAnswer]) -> list[MinedAnswer]:
-    """Drop answers with a fault that the filters name, and log the fraction of each fault.
-
-    Raises:
-        UserError: no answer remains.
-    """
+    """Drop answers with a fault that the filters name; log the faults; refuse to drop all."""
     dropped = parse_faults(policy.config.filters) | policy.required_filters
     pairs = [answer for answer in answers if not dropped.intersection(answer.faults)]
     counts = {fault: sum(fault in answer.faults for answer in answers) for fault in FAULTS}
@@ -134,11 +129,9 @@ def information_gain(
     reference: Reference = "removed",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return by how much the image makes each answer likelier: [B], in nats per token.
+    """Return by how much the image makes each answer likelier: IG(y; v, q) [B], in nats per token.
 
-        IG(y; v, q) = (1/T) sum_t [ log p(y_t | v, q, y_<t) - log p(y_t | v', q, y_<t) ]
-
-    ``v'`` is no image at all (``removed``, the language prior), a black image, or uniform
+    It is compared with no image at all (``removed``, the language prior), a black image, or uniform
     ``noise`` over the full range, drawn from ``generator``. Zero for items without an image.
     """
     with frozen_weights(backbone), torch.no_grad():

@@ -26,8 +26,6 @@ class MbpoOptions(Sampling):
     stream: Literal["hybrid", "offline", "online"] = "hybrid"
     mix: float = 0.5
     """Fraction of offline batches in the hybrid."""
-    beta: float = 0.04
-    """Weight of the divergence from the start model."""
     offline_weight: float = 1.0
     """Factor on the advantages of the pairs."""
     nll_anchor: float = 0.0

@@ -92,13 +92,11 @@ def stored(stored_reward: Sequence[float | None], **columns: object) -> list[flo
 class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
     """``GRPOTrainer`` that reads the answers of offline rows from their columns.
 
-    A batch belongs to one stream (``online.BlockSampler``). An online batch is an ordinary one of
-    GRPO. An offline batch holds each row twice in sequence, first with its right answer and then
-    with its mined wrong one. The trainer treats both as sampled answers: a group of two with
-    rewards 2 and 0, whose advantages are +-0.7071 (the standard deviation has Bessel's correction).
-    Each batch gets one update, so the old policy is the policy itself and clipping never acts on
-    these answers; only the divergence from the start model limits how unlikely the wrong ones
-    become.
+    A batch belongs to one stream (``online.BlockSampler``). An offline batch holds each row twice,
+    first with its right answer and then with its mined wrong one. The trainer treats both as
+    sampled answers: a group of two with rewards 2 and 0, whose advantages are +-0.7071 (the
+    standard deviation has Bessel's correction). Each batch gets one update, so clipping never acts;
+    only the divergence from the start model limits how unlikely the wrong answers become.
 
     ``weight`` is a factor on the advantages of stored pairs, ``anchor`` the weight of the mean
     negative log-likelihood of their right answers.

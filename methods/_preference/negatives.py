@@ -74,14 +74,13 @@ def make_pairs(
         positions = positions[: options.max_pairs]
         answers = random_answers(data, positions, seed)
     else:
-        with_image = [i for i in positions if data.examples[i].image is not None]
-        positions = with_image[: options.max_pairs]
+        positions = [i for i in positions if data.examples[i].image is not None]
+        positions = positions[: options.max_pairs]
         with meter.phase("mine"):
             answers = mined_answers(backbone, data, positions, options)
-    none = [None] * len(positions)
-    substitutes = random_answers(data, positions, seed) if options.refill else none
+    refill = random_answers(data, positions, seed) if options.refill else [None] * len(positions)
     pairs, dropped = [], dict.fromkeys(("equal", "none"), 0.0)
-    for position, answer, substitute in zip(positions, answers, substitutes, strict=True):
+    for position, answer, substitute in zip(positions, answers, refill, strict=True):
         fault = _fault(data, position, answer)
         if fault:
             dropped[fault] += 1

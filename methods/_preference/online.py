@@ -154,11 +154,7 @@ def pools(rows: Sequence[StreamRow], group: int, mix: float) -> list[RowPool]:
 
 
 def online_rows(data: TrainData) -> list[StreamRow]:
-    """Return the training items whose answer can be verified: closed and short open questions.
-
-    Raises:
-        UserError: there is no such item, or items have several right answers at once.
-    """
+    """Return the training items whose answer can be verified: closed and short open questions."""
     if any(len(example.labels) > 1 for example in data.examples):
         raise UserError(
             "Answers with several labels cannot be verified as right or wrong: train an online "

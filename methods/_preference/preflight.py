@@ -1,8 +1,4 @@
-"""Checks of rendered rows before the first step, for mistakes that TRL does not report.
-
-These are: an answer that is cut off, a picture without its tokens, prompts padded on the right, an
-answer that generation could not have produced.
-"""
+"""Checks of rendered rows before the first step, for mistakes that TRL does not report."""
 
 from collections.abc import Sequence
 
@@ -16,16 +12,9 @@ CHECKED = 512  # maximum number of rows, evenly spaced
 
 
 def check(
-    backbone: Vlm,
-    data: TrainData,
-    prompt_at: PromptAt,
-    pairs: Sequence[AnswerPair] | None = None,
+    backbone: Vlm, data: TrainData, prompt_at: PromptAt, pairs: Sequence[AnswerPair] | None = None
 ) -> None:
-    """Check up to ``CHECKED`` rows with the training answer, or with both answers of pairs.
-
-    Raises:
-        UserError: names the row, the mistake and what to change.
-    """
+    """Check up to ``CHECKED`` rows with the training answer, or with both answers of pairs."""
     if not len(data):
         raise UserError("There is no training example: raise --limit or choose another task.")
     side = backbone.processor.tokenizer.padding_side

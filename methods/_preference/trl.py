@@ -28,16 +28,7 @@ from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.fit import new_optimiser, schedule
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._preference import preflight
-from steelyard.methods._preference.trl_data import (
-    IGNORED,
-    AnswerPair,
-    Collator,
-    PromptAt,
-    batch_size,
-    ordered,
-    prompts_of,
-)
+from steelyard.methods._preference import preflight, trl_data
 
 REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
 UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
@@ -50,7 +41,7 @@ SCALES = (
     "lm_head_multiplier",
     "logits_scaling",
 )
-CollatorOf = Callable[[Vlm, Any, PromptAt], Collator]
+CollatorOf = Callable[[Vlm, Any, trl_data.PromptAt], trl_data.Collator]
 """Returns the collator of training data or pairs, and of their prompts."""
 
 
@@ -63,32 +54,31 @@ def train_on_rows(
     seed: int,
     collator: CollatorOf,
     *,
-    pairs: Sequence[AnswerPair] | None = None,
+    pairs: Sequence[trl_data.AnswerPair] | None = None,
     rows_per_pair: int = 1,
     stage: str = "pairs",
     until: float = 1.0,
-    frozen: bool = True,
     **settings: Any,
 ) -> None:
     """Train with one of TRL's offline trainers until the fraction ``until`` of the budget is spent.
 
-    Rows are those of the data, or of ``pairs``. The seed and ``stage`` decide their order.
-    ``frozen`` gives the trainer a frozen copy of the model. ``settings`` are further arguments of
+    Rows are those of the data, or of ``pairs``, whose trainers compare with a frozen copy of the
+    model. The seed and ``stage`` decide their order. ``settings`` are further arguments of
     ``config_class``.
     """
-    prompts = prompts_of(backbone, data)
+    prompts = trl_data.prompts_of(backbone, data)
     preflight.check(backbone, data, prompts, pairs)
     source = data if pairs is None else pairs
     rows = rows_per_pair * len(source)
-    size = batch_size(backbone, rows, least=rows_per_pair)
+    size = trl_data.batch_size(backbone, rows, least=rows_per_pair)
     settings["per_device_train_batch_size"] = size
     with workspace(backbone) as folder:
-        reference = {"ref_model": reference_copy(backbone)} if frozen else {}
+        reference = {} if pairs is None else {"ref_model": reference_copy(backbone)}
         trainer = trainer_class(
             model=backbone.model,
             args=arguments(config_class, backbone, seed, folder, **settings),
             data_collator=collator(backbone, source, prompts),
-            train_dataset=ordered(rows, size, seed, stage),
+            train_dataset=trl_data.ordered(rows, size, seed, stage),
             processing_class=backbone.processor,
             **reference,
         )
@@ -331,10 +321,8 @@ def score_answers(model: Any, temperature: float = 1.0, half: bool = False) -> N
     positions of answers, as the backbone's ``fuse`` does. A model that rescales its logits keeps
     TRL's head, which applies the scale.
 
-    Args:
-        model: a transformers model, not its PEFT wrapper.
-        temperature: divides the logits.
-        half: run under bfloat16 autocast, which TRL does not do for a frozen copy.
+    ``model`` is not the PEFT wrapper. ``temperature`` divides the logits. ``half`` runs under
+    bfloat16 autocast, which TRL does not do for a frozen copy.
     """
     settings = model.config.get_text_config().to_dict()
     if any(settings.get(name) not in (None, 1.0) for name in SCALES):
@@ -364,7 +352,7 @@ def scores(states: Tensor, labels: Tensor, head: Any, temperature: float, total:
     """
     from trl.trainer.utils import FusedCausalLMOutput
 
-    mask = labels != IGNORED
+    mask = labels != trl_data.IGNORED
     # The head has a column per word, so only the positions of answers pass through it.
     logits = head(states[mask]).float() / temperature
     targets = labels[mask]
