@@ -143,7 +143,6 @@ def files(name: str) -> list[Path]:
 
 
 def info(name: str) -> TaskInfo:
-    """Read a task's declarations from its YAML."""
     content = stock.read_yaml(definition(name))
     metadata, generation = content["metadata"], content.get("generation_kwargs")
     # Keys under ``metadata`` have the names of the fields.
@@ -220,7 +219,6 @@ def load(name: str, root: Path, **options: Any) -> Corpus:
 
 
 def check_options(name: str, options: Iterable[str]) -> None:
-    """Raise a UserError for an option that a task's loader does not have."""
     parameters = inspect.signature(module(name).load).parameters
     allowed = parameters.keys() - {"root", "max_bad"}
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

@@ -88,7 +88,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
             name = f"{official.column(row, 'id')}.jpg"
             official.write_image(official.column(row, "image"), folder / "images", name)
         elif kind == "instructions":
-            content = {key: row[key] for key in row.keys() - {official.CONFIG, official.SPLIT}}
+            content = {k: row[k] for k in row if k not in (official.CONFIG, official.SPLIT)}
             questions[part][str(official.column(row, "id"))] = content
         else:
             raise UserError(
@@ -100,7 +100,6 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
-    """Score one answer by exact match, ignoring case and punctuation."""
     score = answers.exact(results[0], doc["answers"], answers.plain)
     semantic = doc["facts"]["semantic"][0]
     by_type: metrics.AnswerScores = {SEMANTIC[semantic]: (score, 1)} if semantic else {}

@@ -23,18 +23,9 @@ FILE = "HallusionBench.json"
 CATEGORIES = ("VD", "VS")
 """Questions that depend on the figure, and questions that it supplements."""
 COLUMNS = (
-    "category",
-    "subcategory",
-    "visual_input",
-    "set_id",
-    "figure_id",
-    "sample_note",
-    "question_id",
-    "question",
-    "gt_answer_details",
-    "gt_answer",
-    "filename",
-)
+    "category", "subcategory", "visual_input", "set_id", "figure_id", "sample_note",
+    "question_id", "question", "gt_answer_details", "gt_answer", "filename",
+)  # fmt: skip
 """Columns of the official file, in its order."""
 LABELS = {"0": "no", "1": "yes"}
 IMAGE_FOLDERS = ("hallusion_bench", ".", "images")

@@ -162,7 +162,6 @@ def doc_to_text(doc: metrics.ClassDoc) -> str:
 
 
 def doc_to_target(doc: metrics.ClassDoc) -> str:
-    """Return yes or no."""
     return choices(doc["classes"])[doc["labels"][0]]
 
 

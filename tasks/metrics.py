@@ -38,8 +38,6 @@ class Doc(TypedDict):
 
 
 class ClassDoc(Doc):
-    """Document of a classification task."""
-
     labels: list[int]
     classes: list[str]
 
@@ -291,7 +289,6 @@ micro_f1 = partial(_f1, "micro_f1")
 def _unweighted(
     metric: str, target: Bools, predicted: Bools, confidence: Floats = NO_SCORES
 ) -> float:
-    """Return a metric of ``METRICS`` over items [n, C] that are counted once each."""
     items = Items(NO_NAMES, NO_NAMES, target, predicted, NO_SCORES, confidence)
     return float(METRICS[metric]([items], np.ones((1, len(target))))[0, 0])
 

@@ -30,8 +30,6 @@ PLOTS = ("longest", "first", "all")
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """Film as one annotation file describes it."""
-
     id: str
     image: Path
     genres: tuple[str, ...]
@@ -164,7 +162,6 @@ def _genres(value: Any) -> list[str]:
 
 
 def choices(classes: Sequence[str]) -> list[str]:
-    """Return answer strings in class order: the genre names."""
     return list(classes)
 
 

@@ -88,7 +88,6 @@ def _category(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Exam
 
 
 def _pair(path: Path) -> list[tuple[str, str]]:
-    """Read the questions and labels of a file."""
     pairs = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():

@@ -16,15 +16,9 @@ from steelyard.tasks._shared import judged, official, questions
 
 FILE = "response_template.json"
 TYPES = (
-    "attribute",
-    "adversarial",
-    "comparison",
-    "counting",
-    "relation",
-    "environment",
-    "holistic",
-    "other",
-)
+    "attribute", "adversarial", "comparison", "counting",
+    "relation", "environment", "holistic", "other",
+)  # fmt: skip
 """Question types in the order in which the official file repeats them, if it names none.
 
 The official eval_gpt4.py relies on that order too: question ``i`` is of type ``i % 8``."""
@@ -32,15 +26,9 @@ RATINGS = ("0", "1", "2", "3", "4", "5", "6")
 FAITHFUL = 3
 """Least rating of an answer without hallucination, as in the official eval_gpt4.py."""
 COLUMNS = (
-    "question_type",
-    "question_topic",
-    "image_id",
-    "image_src",
-    "image_path",
-    "image_content",
-    "question",
-    "gt_answer",
-)
+    "question_type", "question_topic", "image_id", "image_src",
+    "image_path", "image_content", "question", "gt_answer",
+)  # fmt: skip
 """Columns of the official file that a copy may have. Source: the features of MMHal-Bench.py, the
 official loading script on the hub, which adds ``image_path`` from the file in test_data.zip."""
 NAMES = ("image_path", "image_src")
@@ -80,12 +68,10 @@ def _image_name(where: str, row: questions.JsonRow) -> str:
 
 
 def doc_to_text(doc: metrics.QuestionDoc) -> str:
-    """Return only the question, as officially."""
     return doc["text"] or ""
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
-    """Report length of one answer, and its rating if a judge gave one."""
     answer = results[0]
     scores: metrics.AnswerScores = {
         "answered": (bool(answer.strip()), 1),

@@ -124,7 +124,6 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
-    """Score one answer, read by the official rule."""
     fractions = answer_fractions(doc["answers"][0], results[0])
     return {**fractions, "item": metrics.answer_item(doc, results[0])}
 

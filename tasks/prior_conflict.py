@@ -45,7 +45,6 @@ def _examples(root: Path, skipped: list[Skipped], split: str) -> Iterator[Exampl
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
-    """Score one answer: the choice that it is or mentions."""
     choice = answers.choice(results[0], doc["choices"])
     correct = choice == doc["answers"][0]
     agreeing, held_out = doc["subset"] == AGREEING, doc["subset"] == HELD_OUT

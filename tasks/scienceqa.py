@@ -113,7 +113,6 @@ def doc_to_text(doc: metrics.QuestionDoc) -> str:
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
-    """Score one answer by the letter of its option."""
     letter = answers.letter(results[0], doc["choices"])
     right = float(letter == doc["answers"][0])
     subject = SUBJECTS.get(doc["facts"]["subject"][0])

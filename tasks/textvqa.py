@@ -94,6 +94,5 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
-    """Score one answer by its agreement with the ten reference answers."""
     score = answers.soft(results[0], doc["answers"], answers.normalise_evalai)
     return {"accuracy": (score, 1), "item": metrics.answer_item(doc, results[0])}

@@ -60,6 +60,5 @@ def _listed(root: Path, split: str, scoring: str) -> Iterator[Example]:
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
-    """Score one answer by the loader's option ``scoring``."""
     score = SCORERS[doc["facts"]["scoring"][0]](results[0], doc["answers"])
     return {"accuracy": (score, 1), "item": metrics.answer_item(doc, results[0])}

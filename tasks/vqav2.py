@@ -100,6 +100,5 @@ def _listed(answers: Any) -> list[dict[str, Any]]:
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
-    """Score one answer by its agreement with the ten reference answers."""
     score = answers.soft(results[0], doc["answers"])
     return {"accuracy": (score, 1), "item": metrics.answer_item(doc, results[0])}

@@ -202,8 +202,8 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     return raw if isinstance(raw, dict) else {}
 
 
-class NamesOnly(yaml.CSafeLoader):
-    """Loader of ``!`` tags as strings; compiled, for speed."""
+class NamesOnly(yaml.CSafeLoader):  # compiled, for speed
+    pass
 
 
 NamesOnly.add_multi_constructor("!", lambda loader, suffix, node: str(node.value))

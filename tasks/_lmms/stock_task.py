@@ -113,14 +113,12 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         )
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> Any:
-        """Build the prompt by the task's code."""
         with failing_as(f"{self.name}: its prompt cannot be built from the data"):
             return super().doc_to_text(doc)
 
     def process_results(
         self, doc: Mapping[str, Any], results: Sequence[Any], full_docs: Any = None
     ) -> dict[str, Any]:
-        """Score one answer by the task's own rule."""
         with failing_as(f"{self.name}: its scorer fails on the answer {str(results[0])[:60]!r}"):
             scored = ConfigurableTask.process_results.__wrapped__(self, doc, results, full_docs)
         return dict(scored)
@@ -177,8 +175,6 @@ def failing_as(message: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedTask:
-    """Task of lmms-eval with its data."""
-
     config: Mapping[str, Any]
     task: StockTask
     corpus: Corpus
@@ -299,7 +295,6 @@ def _corpus(name: str, root: Path, task: StockTask) -> Corpus:
 
 
 def image_columns(rows: Any) -> list[str]:
-    """List the columns of images."""
     return [
         name
         for name, kind in rows.features.items()

@@ -21,6 +21,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
@@ -86,7 +87,11 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
     path = questions.first_file(root, "data/annotations.json", "annotations.json")
     rows = questions.listed(path)
     annotations = {questions.field(where, row, "id"): (where, row) for where, row in rows}
-    relation = _relation(root)
+    # Lines ``object, word that counts for it, ...``.
+    relation_file = questions.first_file(root, "data/relation.json", "relation.json")
+    content = read_object(relation_file)
+    related = {word: questions.strings(str(relation_file), content, word) for word in content}
+    relation = tuple(", ".join((word, *words)) for word, words in related.items())
     safe = tuple(read_text(find_file(root, "data/safe_words.txt", "safe_words.txt")).split())
     for where, query in (row for file in _queries(root) for row in questions.listed(file)):
         id_ = questions.field(where, query, "id")
@@ -95,20 +100,16 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
         annotated_at, annotation = annotations[id_]
         kind = questions.one_of(annotated_at, annotation, "type", KINDS)
         image, name = questions.image_of(where, root, query)
-        captions = kind == CAPTIONS
-        words = {"relation": relation, "safe": safe}
-        yield Example(
-            f"{questions.prefix(split)}{id_}",
-            image,
-            None if captions else questions.field(where, query, "query"),
-            answers=()
-            if captions
-            else (questions.one_of(annotated_at, annotation, "truth", LABELS),),
-            choices=() if captions else LABELS,
-            subset=KINDS[kind],
-            cluster=name,
-            facts={**_objects_of(annotated_at, annotation, relation), **words} if captions else {},
-        )
+        details: dict[str, Any]
+        if kind == CAPTIONS:
+            objects = _objects_of(annotated_at, annotation, relation)
+            details = {"text": None, "facts": {**objects, "relation": relation, "safe": safe}}
+        else:
+            truth = questions.one_of(annotated_at, annotation, "truth", LABELS)
+            text = questions.field(where, query, "query")
+            details = {"text": text, "answers": (truth,), "choices": LABELS}
+        id_ = f"{questions.prefix(split)}{id_}"
+        yield Example(id_, image, subset=KINDS[kind], cluster=name, **details)
 
 
 def _objects_of(where: str, annotation: questions.JsonRow, relation: tuple[str, ...]) -> Facts:
@@ -138,17 +139,6 @@ def _queries(root: Path) -> list[Path]:
     return sets[0] or max(sets[1:], key=len)
 
 
-def _relation(root: Path) -> tuple[str, ...]:
-    """Read relation.json as lines ``object, word that counts for it, ...``."""
-    path = questions.first_file(root, "data/relation.json", "relation.json")
-    content = read_object(path)
-    lines = ((word, *questions.strings(str(path), content, word)) for word in content)
-    return tuple(", ".join(line) for line in lines)
-
-
-# --- what a row asks ---------------------------------------------------------------------------
-
-
 def doc_to_text(doc: metrics.QuestionDoc) -> str:
     """Return the official instruction to describe the image, or the question."""
     return DESCRIBE if doc["subset"] == CAPTIONS else questions.prompt(doc)
@@ -160,7 +150,6 @@ def doc_to_target(doc: metrics.QuestionDoc) -> str:
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
-    """Score one answer by the metrics of its half."""
     return {**fractions(doc, results[0]), "item": metrics.answer_item(doc, results[0])}
 
 
@@ -171,16 +160,10 @@ def fractions(doc: metrics.QuestionDoc, answer: str) -> dict[str, metrics.Fracti
     return answer_fractions(doc["answers"][0], answer)
 
 
-# --- yes-no questions --------------------------------------------------------------------------
-
-
 def answer_fractions(truth: str, answer: str) -> dict[str, metrics.Fraction]:
     """Score a yes-no answer; ``no`` is the positive label, as officially."""
     label = answers.stance(answer)
     return metrics.yes_no_fractions(truth, label, positive="no", unparsed=label is None)
-
-
-# --- captions ----------------------------------------------------------------------------------
 
 
 def caption_fractions(facts: Facts, caption: str) -> dict[str, metrics.Fraction]:
@@ -239,12 +222,10 @@ def nouns(caption: str, relation: tuple[str, ...]) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _related(relation: tuple[str, ...]) -> Mapping[str, frozenset[str]]:
-    """Return the words that count for each object."""
     lines = (line.split(", ") for line in relation)
     return {words[0]: frozenset(words[1:]) for words in lines}
 
 
 @lru_cache(maxsize=4)
 def _vocabulary(relation: tuple[str, ...]) -> frozenset[str]:
-    """Return all words that count as objects."""
     return frozenset(word for line in relation for word in line.split(", "))

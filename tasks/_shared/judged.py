@@ -36,7 +36,6 @@ def read(path: str, key: str, allowed: Sequence[str]) -> Verdicts | None:
 
 
 def facts(verdicts: Verdicts | None, id: str) -> Facts:
-    """Return the verdicts on answers to one question, as facts of an ``Example``."""
     if verdicts is None:
         return {}
     of_question = verdicts.get(id, {})

@@ -50,7 +50,6 @@ Phrase = tuple[str, ...]
 
 
 def coco_names() -> list[str]:
-    """List COCO's 80 class names."""
     return [line.partition(":")[0] for line in COCO]
 
 

@@ -22,16 +22,9 @@ CAPTION = "Describe this image in one sentence."
 VALIDATION = "val"
 """Folder with a validation part in the layout of the data folder."""
 IMAGE_FOLDERS = (
-    "images",
-    "image",
-    "val2014",
-    "train2014",
-    "val2017",
-    "train2017",
-    "test2015",
-    "gqa/images",
+    "images", "image", "val2014", "train2014", "val2017", "train2017", "test2015", "gqa/images",
     ".",
-)
+)  # fmt: skip
 """Folders of images, searched in this order."""
 
 JsonRow = Mapping[str, Any]

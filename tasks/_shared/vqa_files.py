@@ -32,11 +32,12 @@ def examples(
     ``image_of`` finds an image by COCO's number. The subset is the annotation's column ``kind``,
     by default ``question_type``, or ``answer_type`` if there are many question types.
     """
-    answered = {number(annotations, row, "question_id"): row for row in rows(annotations)}
+    rows = _questions.objects(str(annotations), read_object(annotations), "annotations")
+    answered = {number(annotations, row, "question_id"): row for row in rows}
     if not kind:
         types = {str(row.get("question_type", "")) for row in answered.values()}
         kind = "question_type" if len(types) <= MANY_TYPES else "answer_type"
-    asked_rows = rows(questions)
+    asked_rows = _questions.objects(str(questions), read_object(questions), "questions")
     if asked_rows and not any(row.get("question_id") in answered for row in asked_rows):
         raise UserError(
             f"{annotations} answers none of the {len(asked_rows)} questions of {questions.name}: "
@@ -58,14 +59,7 @@ def examples(
         )
 
 
-def rows(path: Path) -> list[_questions.JsonRow]:
-    """Read the list of objects under ``questions`` or ``annotations`` of a file."""
-    kind = "questions" if "questions" in path.name else "annotations"
-    return _questions.objects(str(path), read_object(path), kind)
-
-
 def number(path: Path, row: _questions.JsonRow, key: str) -> int:
-    """Return an integer of a row; UserError for anything else."""
     if type(row.get(key)) is not int:
         raise UserError(f"{path}: '{key}' must be a number, found {row.get(key)!r}.")
     return int(row[key])

@@ -56,7 +56,6 @@ def noise(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -
 
 
 def blur(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
-    """Blur the image with a Gaussian."""
     sigma = math.hypot(BLUR_SIGMA[severity - 1] * max(image.size) / GRID, LEAST_BLUR)
     # A wide blur is done on a smaller image, four times as fast: shrinking removes only detail that
     # the blur removes too, and itself adds a variance of (factor**2 - 1) / 12.
@@ -137,7 +136,6 @@ def rotation(image: Image, severity: int, rng: np.random.Generator, donor: Donor
 
 
 def shuffle(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image | None:
-    """Swap in the image of another item."""
     return donor().image
 
 

@@ -70,7 +70,6 @@ def file_name(task: str, split: str, variant: str) -> str:
 
 
 def table(items: Mapping[str, Modality]) -> bytes:
-    """Write a CSV with columns ``id`` and ``lost``, one row an item that lacks something, by id."""
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(HEADER)

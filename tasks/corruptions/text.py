@@ -35,7 +35,6 @@ def typo(text: str, severity: int, rng: np.random.Generator, donor: Donor) -> st
 
 
 def wordshuffle(text: str, severity: int, rng: np.random.Generator, donor: Donor) -> str:
-    """Put the words in random order."""
     words = text.split()
     return " ".join(words[i] for i in rng.permutation(len(words)))
 

@@ -24,8 +24,6 @@ JOINT = "+"
 
 @dataclass(frozen=True, slots=True)
 class Corruption:
-    """Corruption with its severity, or missing modality with its rate."""
-
     name: str
     """A key of ``CORRUPTIONS`` or ``MISSING``."""
     level: int | None = None
@@ -63,7 +61,6 @@ class Variant:
 
     @property
     def missing(self) -> Corruption | None:
-        """Missing modality, if one goes missing in some items."""
         return next((part for part in self.corruptions if part.name in MISSING), None)
 
     def missing_items(self, split: str, examples: Sequence[Example]) -> dict[str, Modality]:
