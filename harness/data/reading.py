@@ -229,23 +229,22 @@ def id_problems(splits: Mapping[str, Sequence[Example]]) -> list[str]:
     return problems
 
 
-def _fraction_problems(split: str, good: int, bad: Sequence[Skipped], max_bad: float) -> list[str]:
+def _fraction_problems(
+    split: str, good: int, bad: Sequence[Skipped], max_bad: float
+) -> Iterator[str]:
     """Report that ``split`` is empty, or that more than ``max_bad`` of it is unusable."""
     total = good + len(bad)
     examples = _first([f"{row.id} ({row.reason})" for row in bad])
-    if not good:
-        return [
-            f"No usable row in {split}: {total} skipped, such as {examples}."
-            if bad
-            else f"No row in {split}: check that its files are complete."
-        ]
-    if len(bad) > max_bad * total:
+    if total == 0:
+        yield f"No row in {split}: check that its files are complete."
+    elif good == 0:
+        yield f"No usable row in {split}: {total} skipped, such as {examples}."
+    elif len(bad) > max_bad * total:
         enough = math.ceil(100 * len(bad) / total) / 100
-        return [
+        yield (
             f"{len(bad)} of {total} rows of {split} cannot be used: {examples}. "
             f"Repair them, or allow it with --max-bad {enough:g} (now {max_bad:g})."
-        ]
-    return []
+        )
 
 
 def _unusable(

@@ -20,7 +20,7 @@ NEAR = 6
 """Most bits in which near-duplicates differ. Of 600 photos stored again (JPEG quality 40 and 70,
 half the size, 10 % brighter) 99 % are within it; two different photos differ in 26 or more."""
 FLAT = 8
-"""Images with fewer bits set show next to nothing: they would all be near-duplicates."""
+"""ScannedImages with fewer bits set show next to nothing: they would all be near-duplicates."""
 WINDOW = 256
 """Most neighbours that an image is compared with if very many share a part of the hash."""
 SHOWN = 5
@@ -32,7 +32,7 @@ LEAKS = (
 
 IndexPairs = NDArray[np.int64]
 """Indices of the two images of each pair, the smaller first, sorted: [P, 2]."""
-Images = Mapping[Path, ScannedImage]
+ScannedImages = Mapping[Path, ScannedImage]
 PathPairs = Sequence[tuple[Path, Path]]
 
 
@@ -99,7 +99,7 @@ def used_images(corpus: Corpus) -> list[Path]:
     return list(dict.fromkeys(image for image in (*usable, *skipped) if image))
 
 
-def near_duplicates(images: Images) -> list[tuple[Path, Path]]:
+def near_duplicates(images: ScannedImages) -> list[tuple[Path, Path]]:
     """Find pairs of images that look alike; of several files with the same bytes, one counts."""
     by_content: dict[str, Path] = {}
     for path, image in images.items():
@@ -110,7 +110,9 @@ def near_duplicates(images: Images) -> list[tuple[Path, Path]]:
     return [(paths[first], paths[second]) for first, second in pairs.tolist()]
 
 
-def count_images(root: Path, files: Files, images: Images, near: PathPairs) -> list[ImageCount]:
+def count_images(
+    root: Path, files: Files, images: ScannedImages, near: PathPairs
+) -> list[ImageCount]:
     """Count the images that rows name, their faults and duplicates, and images without a row."""
 
     def examples(groups: Sequence[Sequence[Path]]) -> str:
@@ -144,7 +146,7 @@ def relative(root: Path, path: Path) -> str:
     return text.removeprefix(prefix) if text.startswith(prefix) else os.path.relpath(path, root)
 
 
-def leaks(corpus: Corpus, images: Images, near: PathPairs) -> list[Leak]:
+def leaks(corpus: Corpus, images: ScannedImages, near: PathPairs) -> list[Leak]:
     """Count, for each pair of splits, items of the second that share something with the first."""
     alike = defaultdict(set)
     for pair in near:
@@ -174,7 +176,7 @@ def leaks(corpus: Corpus, images: Images, near: PathPairs) -> list[Leak]:
     return rows
 
 
-def repeated(corpus: Corpus, images: Images) -> dict[str, int]:
+def repeated(corpus: Corpus, images: ScannedImages) -> dict[str, int]:
     """Count the items of each split that have image and text of another item of the split."""
     counts = {}
     for split, rows in corpus.splits.items():
@@ -183,7 +185,7 @@ def repeated(corpus: Corpus, images: Images) -> dict[str, int]:
     return counts
 
 
-def _keys(examples: Sequence[Example], images: Images) -> list[tuple[str, str, str]]:
+def _keys(examples: Sequence[Example], images: ScannedImages) -> list[tuple[str, str, str]]:
     """List id, image content and normalised text of items; the last two empty if absent."""
     keys = []
     for row in examples:

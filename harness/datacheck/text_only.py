@@ -17,6 +17,7 @@ from steelyard.harness.core.examples import Corpus, Example, enclosing
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks import answers
 from steelyard.tasks.metrics import clustered_stderr, item_f1
+from steelyard.tasks.weighted_metrics import Floats
 
 FEATURES = 2**15
 CLASSES = 256
@@ -30,8 +31,6 @@ ABOUT = (
     "One answer: the best to give to all. Text only: naive Bayes on words and word pairs, with "
     "its 95 % interval from low to high."
 )
-
-Floats = NDArray[np.float64]
 
 
 class TextOnlyScore(NamedTuple):

@@ -12,7 +12,6 @@ from steelyard.harness.data.reading import read_json_lines
 from steelyard.tasks._shared import questions
 from steelyard.tasks.metrics import QuestionDoc
 
-Facts = Mapping[str, tuple[str, ...]]
 Verdicts = Mapping[str, Mapping[str, str]]
 """Verdict by question id and answer."""
 
@@ -35,7 +34,7 @@ def read(path: str, key: str, allowed: Sequence[str]) -> Verdicts | None:
     return verdicts
 
 
-def facts(verdicts: Verdicts | None, id: str) -> Facts:
+def facts(verdicts: Verdicts | None, id: str) -> Mapping[str, tuple[str, ...]]:
     if verdicts is None:
         return {}
     of_question = verdicts.get(id, {})

@@ -158,7 +158,7 @@ def corpus(
     notes: Mapping[str, str],
     max_bad: float,
     by_cluster: bool = False,
-    holds: Callable[[Path], bool] | None = None,
+    holds: Callable[[Path], bool] = lambda folder: any(folder.glob("*.json*")),
 ) -> Corpus:
     """Read an evaluation set: ``test`` in the folder, and ``val`` in its subfolder ``val`` if any.
 
@@ -168,7 +168,7 @@ def corpus(
     skipped: list[Skipped] = []
     splits: dict[str, Sequence[Example]] = {"test": list(read(root, skipped, "test"))}
     # A folder of that name may also hold images.
-    if (root / VALIDATION).is_dir() and (holds or _has_json)(root / VALIDATION):
+    if (root / VALIDATION).is_dir() and holds(root / VALIDATION):
         splits["val"] = list(read(root / VALIDATION, skipped, "val"))
     return build_corpus(
         task,
@@ -185,7 +185,3 @@ def corpus(
 def prefix(split: str) -> str:
     """Return a prefix for ids of other splits, which number their rows as the test files do."""
     return "" if split == "test" else f"{split}/"
-
-
-def _has_json(folder: Path) -> bool:
-    return any({".json", ".jsonl"} & set(path.suffixes) for path in folder.iterdir())
