@@ -92,6 +92,8 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
         job, runs = _job_of_run(folder, variants, options), folder.parent
     else:
         job, runs = _job_of_model(source, variants, options), options.out or shared.RUNS
+    if not job.variants:
+        raise UserError(f"Say what to score {source} on, for example: pope pope@image-blank.")
     parallel.quiet_heavy_libraries()
     result_folder = runs / job.spec.id
     has_record = (result_folder / record.RECORD).is_file()
@@ -127,9 +129,8 @@ def _job_of_run(folder: Path, variants: Sequence[tasks.Variant], options: Evalua
         raise UserError(f"{option} goes with a model; {folder} is a run and keeps its own.")
     old = record.read(folder)
     trained_on = old.spec.task
-    if not variants and trained_on == tasks.NOTHING:
-        raise _no_variants(str(folder))
-    variants = variants or [tasks.Variant(trained_on)]
+    if not variants and trained_on != tasks.NOTHING:
+        variants = [tasks.Variant(trained_on)]
     check_answerable(old, [variant.task for variant in variants])
     # By default the same items as its other variants.
     limit, split = options.limit or old.provenance["limit"], old.provenance["data"]["split"]
@@ -147,8 +148,6 @@ def check_answerable(run: Record, names: Iterable[str]) -> None:
 
 def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: EvaluateOptions) -> Job:
     """Return the job that scores an untrained model; a limit gives a record of its own."""
-    if not variants:
-        raise _no_variants(source)
     check_model_path(source)
     backbone_options = parse_pairs(options.backbone_set)
     registry.configure(source, backbone_options)
@@ -173,10 +172,6 @@ def check_model_path(model: str) -> None:
     path = Path(model)
     if not path.exists() and path.parent != Path() and path.parent.is_dir():
         raise UserError(f"Nothing at {model}: give the folder of a run or checkpoint, or a hub id.")
-
-
-def _no_variants(source: str) -> UserError:
-    return UserError(f"Say what to score {source} on, for example: pope pope@image-blank.")
 
 
 def answer_rows(folder: Path, name: str, options: shared.DataOptions) -> list[dict[str, Any]]:

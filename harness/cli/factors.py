@@ -7,6 +7,7 @@ interrupted command continues.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -175,10 +176,8 @@ def _plan(factor: str, options: FactorOptions) -> tuple[Suite, Sequence[FactorLe
     budget = options.budget or base.budget
     if options.quick:
         seeds, budget = (0,), options.budget or "XS"
-        by_parameter: dict[str, list[FactorLevel]] = {}
-        for level in levels:
-            by_parameter.setdefault(level.parameter, []).append(level)
-        ends = [level for group in by_parameter.values() for level in (group[0], group[-1])]
+        groups = [list(group) for _, group in groupby(levels, key=lambda level: level.parameter)]
+        ends = [level for group in groups for level in (group[0], group[-1])]
         levels = tuple(level for level in levels if level in ends or level.reference)
     base = replace(base, seeds=seeds, budget=budget)
     suites.check(base)

@@ -130,9 +130,9 @@ def _print_choices(content: Mapping[str, Any]) -> None:
                 rate = f"learning rate {trials[best]['learning_rate']:g}"
                 settings = ", ".join([*values, rate])
         flops, seconds = ledger["flops"][tuning.PHASE], ledger["seconds"][tuning.PHASE]
-        own = _percent(trials[0]["score"])
-        cost = (f"{flops:.3g}", f"{seconds:.0f}")
-        rows.append((entry["label"], own, choice, settings, len(trials), *cost))
+        scores = _percent(trials[0]["score"]), choice
+        cost = f"{flops:.3g}", f"{seconds:.0f}"
+        rows.append((entry["label"], *scores, settings, len(trials), *cost))
     headers = ("entry", "own settings", "chosen", "settings", "trials", "FLOPs", "seconds")
     print_table(headers, rows, f"{content['rule']} on validation items")
 

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from steelyard.harness.core.errors import UserError
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+JobT = TypeVar("JobT")
+ResultT = TypeVar("ResultT")
 SendMessage = Callable[..., None]
 
 PARENT_CHECK_SECONDS = 1.0
@@ -24,15 +24,15 @@ _messages: Any
 
 
 def spread(
-    work: Callable[[Job, SendMessage], Result],
-    jobs: Sequence[Job],
+    work: Callable[[JobT, SendMessage], ResultT],
+    jobs: Sequence[JobT],
     workers: int,
     on_message: SendMessage,
     start: Callable[..., None] | None = None,
     start_args: Sequence[Any] = (),
     *,
     parent_works: bool = False,
-) -> Iterator[tuple[int, Future[Result]]]:
+) -> Iterator[tuple[int, Future[ResultT]]]:
     """Run jobs in processes; yield the index and the finished future of each, as they finish.
 
     ``work`` is called with a job and a function that sends the arguments of ``on_message`` to this
@@ -55,7 +55,7 @@ def spread(
             on_message(*message)
 
     waiting = deque(enumerate(jobs))
-    running: dict[Future[Result], int] = {}
+    running: dict[Future[ResultT], int] = {}
     try:
         while waiting or running:
             # The parent takes the first job: workers need seconds to start.
@@ -64,7 +64,7 @@ def spread(
                 index, job = waiting.popleft()
                 running[pool.submit(_work_in_worker, work, job)] = index
             for index, job in parent_jobs:
-                future: Future[Result] = Future()
+                future: Future[ResultT] = Future()
                 future.set_result(work(job, receive))
                 yield index, future
             timeout = 0 if parent_jobs else WAIT_SECONDS
@@ -80,7 +80,7 @@ def spread(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _work_in_worker(work: Callable[[Job, SendMessage], Result], job: Job) -> Result:
+def _work_in_worker(work: Callable[[JobT, SendMessage], ResultT], job: JobT) -> ResultT:
     return work(job, lambda *message: _messages.put(message))
 
 

@@ -203,15 +203,14 @@ def _train(
     from steelyard.harness.training.train_data import train_data
 
     progress("preparing", 0.0)
-    corpus = corpora[spec.task]
     method = methods.load(spec.method)
     config = methods.configure(method, spec.options, registry.kind_of(spec.backbone))
-    backbone = registry.build_untrained(spec, corpus, device)
+    backbone = registry.build_untrained(spec, corpora[spec.task], device)
     for name, corpus in corpora.items():
         registry.check_images(backbone, name, corpus.at_once)
     if spec.learning_rate is not None:
         backbone.recipe = replace(backbone.recipe, learning_rate=spec.learning_rate)
-    data = train_data(backbone, spec.task, corpus)
+    data = train_data(backbone, spec.task, corpora[spec.task])
     budget = parse_budget(spec.budget, spec.track, spec.wall)
     # The seed decides which windows the audit compares: a method cannot know them.
     meter = Meter(budget, device, Audit(spec.seed_for("audit")))
@@ -297,8 +296,8 @@ def _evaluate(
         # The corpus is absent if an earlier part has the scores.
         examples = corpora[variant.task].splits.get(job.split) if variant.task in corpora else None
         if variant.missing is not None and examples is not None:
-            lost = variant.missing_items(job.split, examples)
-            write_atomic(folder / missing_table(variant, job.split), missing.table(lost))
+            table = missing.table(variant.missing_items(job.split, examples))
+            write_atomic(folder / missing_table(variant, job.split), table)
         variant_scores, rows = _score_variant(job, variant, backbone, corpora, folder, report)
         scores += variant_scores
         items.setdefault(variant.task, []).append(rows)

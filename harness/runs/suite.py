@@ -95,8 +95,6 @@ class Suite:
 
 ENTRY_KEYS = ("method", "options", "label", "learning_rate")
 KEYS = sorted({"methods", *(field.name for field in fields(Suite))} - {"name", "entries"})
-RENAMED_KEYS = {"set": "options"}
-"""Keys of earlier suite files and their names now."""
 
 
 def shipped() -> dict[str, Path]:
@@ -146,9 +144,8 @@ def _entry(item: Any) -> SuiteEntry:
         return SuiteEntry(item)
     if not isinstance(item, dict) or "method" not in item:
         raise UserError(f"'methods': {item!r} is neither a name nor a mapping with 'method'.")
-    for key in item:
-        if key in RENAMED_KEYS:
-            raise UserError(f"The key '{key}' of a method entry is now '{RENAMED_KEYS[key]}'.")
+    if "set" in item:
+        raise UserError("The key 'set' of a method entry is now 'options'.")
     values = dict(item)
     if "learning_rate" in item:
         # YAML reads 4e-4 as text.

@@ -20,6 +20,7 @@ from steelyard.harness.cli.main import cli
 from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.progress import no_progress
 from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run, suite
@@ -56,9 +57,14 @@ def stripped(folder: Path) -> tuple[Any, bytes]:
     return without_times(content), (folder / record.ITEMS).read_bytes()
 
 
-def test_twice_the_same_run_gives_the_same_record(food: Corpus, tmp_path: Path) -> None:
+def test_twice_the_same_run_gives_the_same_record(
+    food: Corpus, world: Path, tmp_path: Path
+) -> None:
     result = ran(job(food), food, tmp_path / "a")
-    ran(job(food), food, tmp_path / "b")
+    # Data of further tasks is not trained on.
+    others = tasks.load("hateful_memes", world / "hateful_memes")
+    corpora = {"food101": food, "hateful_memes": others}
+    run.run(job(food), corpora, tmp_path / "b", "cpu", no_progress)
     assert stripped(tmp_path / "a" / result.id) == stripped(tmp_path / "b" / result.id)
     assert {score.variant for score in result.scores} == {"clean", "image-blank"}
     assert result.provenance["weights"] and result.provenance["data"]["revision"] == food.revision
