@@ -9,7 +9,7 @@ of every finished folder, and folders appear only when finished::
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +85,8 @@ class WorldSpec:
     @property
     def content(self) -> JsonRow:
         """Return the content of ``world.json``, which also names the folder in a cache."""
-        names = ("task", "train", "test", "seed", "size", "grid", "objects")
-        parameters = {**SETS[self.task].parameters, **self.parameters}
-        values = {name: getattr(self, name) for name in names}
+        values = asdict(self)
+        parameters = {**SETS[self.task].parameters, **values.pop("parameters")}
         return {"generator": GENERATOR, **values, "knobs": parameters}
 
 
@@ -105,9 +104,17 @@ def write(spec: WorldSpec, root: Path) -> None:
         raise UserError(
             f"{root} exists and is not this generated data set; delete it or choose another folder."
         )
+    counts = {"train": spec.train, "val": VALIDATION, "test": spec.test}
+    sources = {}
+    for split in counts:
+        rng = np.random.default_rng(seed_for(spec.seed, spec.task, split))
+        parameters = spec.content["knobs"]
+        sources[split] = SceneSource(split, spec.size, parameters, rng, spec.grid, spec.objects)
     with publish_folder(root, lambda: _is_finished(root, spec)) as folder:
         folder.mkdir()
-        _generate(folder, spec)
+        truth = SETS[spec.task].write(folder, counts, sources)
+        write_text(folder / TRUTH, json_lines(truth))
+        write_text(folder / MARKER, _marker_text(spec))
 
 
 def ensure(spec: WorldSpec, cache: Path) -> Path:
@@ -125,15 +132,3 @@ def _is_finished(root: Path, spec: WorldSpec) -> bool:
 
 def _marker_text(spec: WorldSpec) -> str:
     return json.dumps(spec.content, indent=1, sort_keys=True) + "\n"
-
-
-def _generate(folder: Path, spec: WorldSpec) -> None:
-    counts = {"train": spec.train, "val": VALIDATION, "test": spec.test}
-    parameters = spec.content["knobs"]
-    sources = {}
-    for split in counts:
-        rng = np.random.default_rng(seed_for(spec.seed, spec.task, split))
-        sources[split] = SceneSource(split, spec.size, parameters, rng, spec.grid, spec.objects)
-    truth = SETS[spec.task].write(folder, counts, sources)
-    write_text(folder / TRUTH, json_lines(truth))
-    write_text(folder / MARKER, _marker_text(spec))

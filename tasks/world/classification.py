@@ -4,13 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
-from steelyard.tasks.world.scenes import FOODS, KINDS, NEUTRAL, Scene
+from steelyard.tasks.world.scenes import FOODS, KINDS, NEUTRAL
 from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet, json_lines, write_text
 
 # --- food101: a title that often names the class, a picture that always shows it ---------------
@@ -38,9 +38,8 @@ def _write_food(
         for number in range(counts[split]):
             food = FOODS[number % len(FOODS)]
             is_named = source.chance("p_named")
-            title = source.fill(
-                source.pick(NAMING_TITLES if is_named else SILENT_TITLES), food=food
-            )
+            template = source.pick(NAMING_TITLES if is_named else SILENT_TITLES)
+            title = source.fill(template, food=food)
             scene = source.classified_scene([food])
             name = f"{food}_{number // len(FOODS)}"
             source.save(scene, folder / "images" / split / food / f"{name}.jpg")
@@ -89,8 +88,8 @@ def _write_memes(
         for number, (picture, fact) in zip(ids, islice(quads, count), strict=True):
             id_ = f"{number:05d}"
             picture.save(folder / "img" / f"{id_}.png")
-            official = {"label": fact["label"], "text": fact["text"]}
-            rows.append({"id": id_, "img": f"img/{id_}.png", **official})
+            row = {"id": id_, "img": f"img/{id_}.png", "label": fact["label"], "text": fact["text"]}
+            rows.append(row)
             truth.append({"id": id_, "split": name, **fact})
         rows.sort(key=lambda row: str(row["id"]))
         write_text(folder / f"{name}.jsonl", json_lines(rows))
@@ -117,8 +116,7 @@ def _quad(source: SceneSource, unseen: bool) -> Iterator[tuple[Image.Image, Json
 # --- mm_imdb: some genres are in the poster, some in the plot, some in both --------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Genre:
+class Genre(NamedTuple):
     """Evidence of a genre: kinds of objects on the poster, sentences of the plot, or both."""
 
     kinds: tuple[str, ...] = ()
@@ -165,7 +163,10 @@ def _write_movies(
         for _ in range(counts[split]):
             number += 1
             id_ = f"{number:07d}"
-            genres, scene = _film(source)
+            genres = source.shuffled(tuple(GENRES))[: source.rng.integers(1, 4)]
+            # The poster has an object for each genre that has kinds.
+            kinds = [source.pick(GENRES[genre].kinds) for genre in genres if GENRES[genre].kinds]
+            scene = source.classified_scene(kinds or [source.pick(NEUTRAL)])
             outside = [OUTSIDE_GENRE] if source.chance("p_outside") else []
             content = {"title": source.fill("The {noun}"), "genres": [*genres, *outside]}
             content["plot"] = _outlines(source, genres)
@@ -173,20 +174,11 @@ def _write_movies(
             write_text(folder / "dataset" / f"{id_}.json", json.dumps(content))
             split_ids[name].append(id_)
             item = {"id": id_, "split": name, "scene": scene.symbol, "genres": genres}
-            evidence = {
-                "shown": [genre for genre in genres if GENRES[genre].kinds],
-                "told": [genre for genre in genres if GENRES[genre].sentences],
-            }
-            truth.append(item | evidence)
+            in_image = [genre for genre in genres if GENRES[genre].kinds]
+            in_text = [genre for genre in genres if GENRES[genre].sentences]
+            truth.append({**item, "shown": in_image, "told": in_text})
     write_text(folder / "split.json", json.dumps(split_ids))
     return truth
-
-
-def _film(source: SceneSource) -> tuple[list[str], Scene]:
-    """Sample one to three genres and a poster with an object for each genre that has kinds."""
-    genres = source.shuffled(tuple(GENRES))[: source.rng.integers(1, 4)]
-    kinds = [source.pick(GENRES[genre].kinds) for genre in genres if GENRES[genre].kinds]
-    return genres, source.classified_scene(kinds or [source.pick(NEUTRAL)])
 
 
 def _outlines(source: SceneSource, genres: Sequence[str]) -> list[str]:

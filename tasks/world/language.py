@@ -37,9 +37,8 @@ class Question:
 def phrase(kind: str, colour: str = "") -> str:
     """Return ``an apple``, ``a red apple`` or ``some bread``."""
     words = f"{colour} {kind}".strip()
-    if kind in MASS or kind in PLURAL:
-        return f"some {words}"
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    article = "an" if words[0] in "aeiou" else "a"
+    return f"{'some' if kind in MASS | PLURAL else article} {words}"
 
 
 def caption(scene: Scene) -> str:
@@ -108,14 +107,6 @@ def other_colour(obj: Object, rng: np.random.Generator) -> str:
     return pick([colour for colour in COLOURS if colour != obj.colour], rng)
 
 
-def _ask_colour(scene: Scene, prior: LanguagePrior, rng: np.random.Generator) -> Question:
-    return colour_question(pick(scene.objects, rng))
-
-
-def _ask_count(scene: Scene, prior: LanguagePrior, rng: np.random.Generator) -> Question:
-    return count_question(scene, prior.objects)
-
-
 def _ask_existence(scene: Scene, prior: LanguagePrior, rng: np.random.Generator) -> Question:
     if rng.random() < prior.yes:
         return existence_question(scene, pick(scene.objects, rng).kind)
@@ -125,20 +116,15 @@ def _ask_existence(scene: Scene, prior: LanguagePrior, rng: np.random.Generator)
 
 def _ask_attribute(scene: Scene, prior: LanguagePrior, rng: np.random.Generator) -> Question:
     obj = pick(scene.objects, rng)
-    if rng.random() < prior.yes:
-        return attribute_question(obj, obj.colour)
-    return attribute_question(obj, other_colour(obj, rng))
-
-
-def _ask_caption(scene: Scene, prior: LanguagePrior, rng: np.random.Generator) -> Question:
-    return Question("caption", CAPTION, caption(scene), ())
+    is_right = rng.random() < prior.yes
+    return attribute_question(obj, obj.colour if is_right else other_colour(obj, rng))
 
 
 ASK: Mapping[str, Callable[[Scene, LanguagePrior, np.random.Generator], Question]] = {
-    "colour": _ask_colour,
-    "count": _ask_count,
+    "colour": lambda scene, prior, rng: colour_question(pick(scene.objects, rng)),
+    "count": lambda scene, prior, rng: count_question(scene, prior.objects),
     "existence": _ask_existence,
     "attribute": _ask_attribute,
-    "caption": _ask_caption,
+    "caption": lambda scene, prior, rng: Question("caption", CAPTION, caption(scene), ()),
 }
 """Functions that sample a question about a scene, by kind of question."""

@@ -71,15 +71,10 @@ class SceneSource:
 
     @property
     def prior(self) -> LanguagePrior:
-        return LanguagePrior(
-            self.parameters["p_color"],
-            self.parameters["p_cooc"],
-            self.parameters.get("p_neutral", 0.0),
-            yes=self.parameters.get("yes", 0.5),
-            same_place=self.parameters.get("same_place", 0.5),
-            grid=self.grid,
-            objects=self.max_objects,
-        )
+        values = {"p_neutral": 0.0, "yes": 0.5, "same_place": 0.5, **self.parameters}
+        names = ("p_color", "p_cooc", "p_neutral", "yes", "same_place")
+        probabilities = {name: values[name] for name in names}
+        return LanguagePrior(**probabilities, grid=self.grid, objects=self.max_objects)
 
     def scene(
         self,

@@ -334,14 +334,15 @@ def test_folder_without_the_marker_is_refused(tmp_path: Path) -> None:
 def test_two_writers_of_one_folder_both_succeed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = build._generate
+    write_text = build.write_text
 
-    def overtaken(folder: Path, spec: WorldSpec) -> None:
-        generate(folder, spec)
-        monkeypatch.setattr(build, "_generate", generate)
-        ensure(SMALL, tmp_path)
+    def overtaken(path: Path, text: str) -> None:
+        write_text(path, text)
+        if path.name == build.MARKER:
+            monkeypatch.setattr(build, "write_text", write_text)
+            ensure(SMALL, tmp_path)
 
-    monkeypatch.setattr(build, "_generate", overtaken)
+    monkeypatch.setattr(build, "write_text", overtaken)
     root = ensure(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == [root]
 
