@@ -98,8 +98,8 @@ class Vlm(nn.Module):
             inputs_embeds=embedded,
             attention_mask=attended.long(),
             position_ids=positions[..., attended.shape[1] - embedded.shape[1] :],
-            past_key_values=cache,
             use_cache=cache is not None,
+            **({} if cache is None else {"past_key_values": cache}),
         ).last_hidden_state
         return states
 
