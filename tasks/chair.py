@@ -41,7 +41,13 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "") -> Corpus:
         rows = list(_listed(folder) if (folder / LIST).is_file() else _official(folder, part))
         labelled = [row for row in rows if row["objects"] is not None]
         unlabelled[split] = len(rows) - len(labelled)
-        lines = _vocabulary(root, labelled)
+        if (root / SYNONYMS).is_file():
+            content = read_text(root / SYNONYMS).split("\n")
+            lines = tuple(line for line in content if line.strip())
+        else:
+            names = {name.lower() for row in labelled for name in row["objects"]}
+            is_coco = names <= set(_objects.coco_names())
+            lines = _objects.COCO if is_coco else tuple(sorted(names))
         return [_example(folder, row, lines, split) for row in labelled]
 
     corpus = questions.corpus("chair", root, read, notes={}, max_bad=max_bad)
@@ -86,14 +92,6 @@ def _coco(root: Path, kind: str, part: str) -> Any:
     patterns = (f"{folder}/{kind}_*{part}*.json" for folder in FOLDERS)
     path = questions.only_file(root, kind, *patterns)
     return read_json(path) if path else None
-
-
-def _vocabulary(root: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return lines ``name, synonym, ...``: the file's, COCO's, or only the names in the data."""
-    if (root / SYNONYMS).is_file():
-        return tuple(line for line in read_text(root / SYNONYMS).split("\n") if line.strip())
-    names = {name.lower() for row in rows for name in row["objects"]}
-    return _objects.COCO if names <= set(_objects.coco_names()) else tuple(sorted(names))
 
 
 def _example(root: Path, row: Mapping[str, Any], lines: tuple[str, ...], split: str) -> Example:

@@ -32,8 +32,7 @@ IMAGE_FOLDERS = ("hallusion_bench", ".", "images")
 """Parent folders of the figures' paths, searched in this order."""
 ORIGINAL = "0"
 """Id of the original figure, or of none: the others are edited versions."""
-CORRECT, UNCLEAR = "correct", "unclear"
-VERDICTS = (CORRECT, "incorrect", UNCLEAR)
+CORRECT, INCORRECT, UNCLEAR = VERDICTS = ("correct", "incorrect", "unclear")
 UNCERTAIN = re.compile(
     r"\b(?:uncertain|unsure|unclear|unknown|insufficient|not (?:sure|certain|clear|possible|enough)"
     r"|impossible to|(?:do not|don't) know"
@@ -100,7 +99,12 @@ def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics
     """Score one answer; groups are a figure's questions and a question's figures."""
     label, cluster = label_of(results[0]), doc["cluster"]
     (figure,), (question,) = doc["facts"]["figure"], doc["facts"]["question"]
-    right = float(_right(doc, results[0]))
+    has_figure = figure != ORIGINAL or not cluster.startswith("VS/")
+    verdict = judged.verdict_on(doc, results[0])
+    if verdict is None:
+        unknown = label is None and UNCERTAIN.search(results[0].lower())
+        verdict = CORRECT if label == doc["answers"][0] else UNCLEAR if unknown else INCORRECT
+    right = float(verdict == CORRECT or (verdict == UNCLEAR and not has_figure))
     scores: metrics.AnswerScores = {
         "aAcc": (right, 1),
         "qAcc": (f"{cluster}/{question}", right),
@@ -108,24 +112,11 @@ def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics
         "unparsed": (label is None, 1),
         "item": metrics.answer_item(doc, results[0]),
     }
-    if not _without_figure(doc):
+    if has_figure:
         scores["fAcc"] = (f"{cluster}/{figure}", right)
     if figure == ORIGINAL:
         return {**scores, "easy": (right, 1)}
-    return {**scores, "hard": (f"{cluster}/{question}", right)}
-
-
-def _without_figure(doc: metrics.QuestionDoc) -> bool:
-    return doc["cluster"].startswith("VS/") and doc["facts"]["figure"] == (ORIGINAL,)
-
-
-def _right(doc: metrics.QuestionDoc, answer: str) -> bool:
-    verdict = judged.verdict_on(doc, answer)
-    if verdict is not None:
-        return verdict == CORRECT or (verdict == UNCLEAR and _without_figure(doc))
-    label = label_of(answer)
-    unknown = label is None and UNCERTAIN.search(answer.lower()) is not None
-    return label == doc["answers"][0] or (unknown and _without_figure(doc))
+    return {**scores, "hard": scores["qAcc"]}
 
 
 def write_official(rows: Iterator[questions.JsonRow], folder: Path) -> None:

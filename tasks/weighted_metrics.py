@@ -7,7 +7,8 @@ all_resampled("auroc", [clean, corrupted], draws)  # [2, R], how often each item
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,20 +138,16 @@ def _counts(indicators: Sequence[Bools], weights: Floats) -> Floats:
     return counted.transpose(1, 0, 2)
 
 
-def _macro_f1(variants: Sequence[Items], weights: Floats) -> Floats:
+def _f1(
+    average: Literal["macro", "micro", "weighted"], variants: Sequence[Items], weights: Floats
+) -> Floats:
     hits, target, predicted = _class_counts(variants, weights)
-    return np.asarray(_ratio(2 * hits, target + predicted).mean(axis=2))
-
-
-def _weighted_f1(variants: Sequence[Items], weights: Floats) -> Floats:
-    hits, target, predicted = _class_counts(variants, weights)
+    if average == "micro":
+        return _ratio(2 * hits.sum(axis=2), (target + predicted).sum(axis=2))
     by_class = _ratio(2 * hits, target + predicted)
+    if average == "macro":
+        return np.asarray(by_class.mean(axis=2))
     return _ratio((by_class * target).sum(axis=2), target.sum(axis=2))
-
-
-def _micro_f1(variants: Sequence[Items], weights: Floats) -> Floats:
-    hits, target, predicted = _class_counts(variants, weights)
-    return _ratio(2 * hits.sum(axis=2), (target + predicted).sum(axis=2))
 
 
 def _samples_f1(variants: Sequence[Items], weights: Floats) -> Floats:
@@ -163,9 +160,9 @@ def _samples_f1(variants: Sequence[Items], weights: Floats) -> Floats:
 METRICS: Mapping[str, Callable[[Sequence[Items], Floats], Floats]] = {
     "accuracy": _mean_scores,
     "auroc": _aurocs,
-    "macro_f1": _macro_f1,
-    "micro_f1": _micro_f1,
+    "macro_f1": partial(_f1, "macro"),
+    "micro_f1": partial(_f1, "micro"),
     "samples_f1": _samples_f1,
-    "weighted_f1": _weighted_f1,
+    "weighted_f1": partial(_f1, "weighted"),
 }
 """Metrics in closed form under item weights; all lie in [0, 1] and are shown as percentages."""

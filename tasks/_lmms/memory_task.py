@@ -80,11 +80,10 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
     def image_of(example: Example) -> Inputs:
         return Inputs(images.get(example.image)[0] if example.image else None, None)
 
-    def text_of(example: Example) -> Inputs:
-        return Inputs(None, example.text)
-
     read_image = apply.corrupted_reader(variant, "image", split, everyone, image_of)
-    read_text = apply.corrupted_reader(variant, "text", split, everyone, text_of)
+    read_text = apply.corrupted_reader(
+        variant, "text", split, everyone, lambda example: Inputs(None, example.text)
+    )
     by_id = {example.id: example for example in examples}
 
     def visual(doc: TaskDoc) -> list[Image]:

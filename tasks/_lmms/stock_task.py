@@ -131,23 +131,21 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
 
     def aggregation(self) -> dict[str, Callable[..., Any]]:
         """Return the task's aggregations; each names its metric if it fails."""
-        return {
-            name: _checked(self.name, name, rule) for name, rule in super().aggregation().items()
-        }
+
+        def checked(metric: str, rule: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(rule)  # lmms-eval reads its parameters
+            def aggregate(*args: Any, **kwargs: Any) -> Any:
+                with failing_as(f"{self.name}: its metric '{metric}' cannot be computed"):
+                    return rule(*args, **kwargs)
+
+            return aggregate
+
+        return {metric: checked(metric, rule) for metric, rule in super().aggregation().items()}
 
     @property
     def filter_name(self) -> str:
         """Name of the first filter, whose answers are scored."""
         return str(self._filters[0].name)
-
-
-def _checked(task: str, metric: str, rule: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(rule)  # lmms-eval reads its parameters
-    def aggregate(*args: Any, **kwargs: Any) -> Any:
-        with failing_as(f"{task}: its metric '{metric}' cannot be computed"):
-            return rule(*args, **kwargs)
-
-    return aggregate
 
 
 def _as_image(task: str, index: int, medium: Any) -> Image.Image:

@@ -64,21 +64,16 @@ def _mistyped(word: str, rng: np.random.Generator) -> str:
     return before + letter + (after if kind == "insert" else after[1:])
 
 
-def _neighbours() -> dict[str, str]:
-    """List the keys around each letter; every row is half a key to the right of the one above."""
-    positions = {
-        key: (column + row / 2, row)
-        for row, keys in enumerate(KEY_ROWS)
-        for column, key in enumerate(keys)
-    }
-    return {
-        key: "".join(
-            near
-            for near, (a, b) in positions.items()
-            if near != key and abs(a - x) <= 1 and abs(b - y) <= 1
-        )
-        for key, (x, y) in positions.items()
-    }
-
-
-NEIGHBOURS = _neighbours()
+KEYS = {
+    key: (column + row / 2, row)
+    for row, keys in enumerate(KEY_ROWS)
+    for column, key in enumerate(keys)
+}
+"""Column and row of each key; every row is half a key to the right of the one above."""
+NEIGHBOURS = {
+    key: "".join(
+        near for near, (a, b) in KEYS.items() if near != key and abs(a - x) <= 1 and abs(b - y) <= 1
+    )
+    for key, (x, y) in KEYS.items()
+}
+"""Keys around each letter."""
