@@ -144,7 +144,7 @@ def search_space(method: Method) -> Space:
 
 
 def configure(method: Method, options: Mapping[str, Option], kind: ModelKind = "classifier") -> Any:
-    """The method's frozen Config with ``options`` applied; unknown keys and wrong types refused.
+    """Return the frozen Config with ``options`` applied; refuse unknown keys and wrong types.
 
     Raises:
         UserError: also when the method does not train this kind of backbone.
