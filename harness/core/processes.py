@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 from steelyard.harness.core.errors import UserError
 
@@ -23,61 +24,93 @@ _messages: Any
 """Queue from a worker to its parent."""
 
 
+class Workers(NamedTuple):
+    """Processes beside this one."""
+
+    limit: int
+    executor: ProcessPoolExecutor
+    messages: Any
+    """Queue to this process."""
+    ready: Future[int]
+    """Done when the first worker has started, which takes seconds."""
+
+
+@contextmanager
+def start_workers(
+    limit: int, start: Callable[..., None] | None = None, start_args: Sequence[Any] = ()
+) -> Iterator[Workers]:
+    """Start one worker at once, and more when they are needed, ``limit`` at most; may be 0.
+
+    Each calls ``start`` with ``start_args`` once.
+    """
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    init_args = (messages, start, start_args)
+    executor = ProcessPoolExecutor(max(1, limit), context, _start_worker, init_args)
+    try:
+        yield Workers(limit, executor, messages, executor.submit(os.getpid) if limit else Future())
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
 def spread(
     work: Callable[[JobT, SendMessage], ResultT],
-    jobs: Sequence[JobT],
-    workers: int,
+    jobs: deque[JobT],
+    workers: Workers,
     on_message: SendMessage,
-    start: Callable[..., None] | None = None,
-    start_args: Sequence[Any] = (),
     *,
     parent_works: bool = False,
-) -> Iterator[tuple[int, Future[ResultT]]]:
-    """Run jobs in processes; yield the index and the finished future of each, as they finish.
+) -> Iterator[tuple[JobT, Future[ResultT]]]:
+    """Run jobs in processes; yield each job with its finished future, as they finish.
 
-    ``work`` is called with a job and a function that sends the arguments of ``on_message`` to this
-    process; ``start`` with ``start_args`` once in each worker. There are at most ``workers``
-    processes beside this one. With ``parent_works`` this one runs jobs too, even alone; their
-    errors are raised at once.
+    Args:
+        work: called with a job and a function that sends the arguments of ``on_message``.
+        jobs: removed and started in this order; the caller may add more.
+        workers: processes that run jobs.
+        on_message: called in this process with every message.
+        parent_works: run jobs in this process too, always the first one that is left; their errors
+            are raised at once. Workers get jobs once one of them has started.
 
     Raises:
         UserError: a worker was killed.
     """
-    context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
-    count = max(1, min(workers, len(jobs)))
-    pool = ProcessPoolExecutor(count, context, _start_worker, (messages, start, start_args))
+    running: dict[Future[ResultT], JobT] = {}
 
-    def receive(*message: Any) -> None:
-        while not messages.empty():
-            on_message(*messages.get())
-        if message:
-            on_message(*message)
+    def receive() -> None:
+        while not workers.messages.empty():
+            on_message(*workers.messages.get())
 
-    waiting = deque(enumerate(jobs))
-    running: dict[Future[ResultT], int] = {}
+    def hand_out() -> None:
+        while jobs and sum(not future.done() for future in running) < workers.limit:
+            if parent_works and not workers.ready.done():
+                break
+            job = jobs.popleft()
+            running[workers.executor.submit(_work_in_worker, work, job)] = job
+
+    def on_parent_message(*message: Any) -> None:
+        receive()
+        on_message(*message)
+        hand_out()
+
     try:
-        while waiting or running:
-            # The parent takes the first job: workers need seconds to start.
-            parent_jobs = [waiting.popleft()] if parent_works and waiting else []
-            while waiting and len(running) < workers:
-                index, job = waiting.popleft()
-                running[pool.submit(_work_in_worker, work, job)] = index
-            for index, job in parent_jobs:
+        while jobs or running:
+            parent_jobs = [jobs.popleft()] if parent_works and jobs else []
+            hand_out()
+            for job in parent_jobs:
                 future: Future[ResultT] = Future()
-                future.set_result(work(job, receive))
-                yield index, future
+                future.set_result(work(job, on_parent_message))
+                yield job, future
             timeout = 0 if parent_jobs else WAIT_SECONDS
-            done, _ = wait(running, timeout, FIRST_COMPLETED)
+            done, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
             receive()
             for future in done:
-                if isinstance(future.exception(), BrokenProcessPool):
-                    raise UserError(
-                        "A worker process was killed, probably out of memory: try --jobs 1."
-                    )
+                if isinstance(error := future.exception(), BrokenProcessPool):
+                    raise error
                 yield running.pop(future), future
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    except BrokenProcessPool:
+        raise UserError(
+            "A worker process was killed, probably out of memory: try --jobs 1."
+        ) from None
 
 
 def _work_in_worker(work: Callable[[JobT, SendMessage], ResultT], job: JobT) -> ResultT:

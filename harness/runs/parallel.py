@@ -6,6 +6,7 @@ records = run_suite(suite, RunOptions(runs=Path("runs"), jobs=2))
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.processes import SendMessage, spread
+from steelyard.harness.core.processes import SendMessage, spread, start_workers
 from steelyard.harness.core.progress import (
     console,
     print_table,
@@ -158,22 +159,21 @@ def run_jobs(
         if alone:
             _start_worker(*shared)
         # The corpora are sent once per worker: with every job they would be most of the time.
-        futures = spread(
-            _work, waiting, 0 if alone else workers, report, _start_worker, shared,
-            parent_works=alone,
-        )  # fmt: skip
-        for _, future in futures:
-            if (bug := future.exception()) is not None:
-                bugs.append(bug)
-                continue
-            record = future.result()
-            records.append(record)
-            fractions[record.id] = 1.0
-            bar.update(line, completed=sum(fractions.values()))
-            if not console.is_terminal:
-                seconds = time.monotonic() - start
-                count = f"{len(records)}/{len(jobs)}"
-                console.print(f"{count} {record.status} {record.id} ({seconds:.0f} s)")
+        count = 0 if alone else min(workers, len(waiting))
+        with start_workers(count, _start_worker, shared) as pool:
+            for _, future in spread(_work, deque(waiting), pool, report, parent_works=alone):
+                if (bug := future.exception()) is not None:
+                    bugs.append(bug)
+                    continue
+                record = future.result()
+                records.append(record)
+                fractions[record.id] = 1.0
+                bar.update(line, completed=sum(fractions.values()))
+                if not console.is_terminal:
+                    seconds = time.monotonic() - start
+                    console.print(
+                        f"{len(records)}/{len(jobs)} {record.status} {record.id} ({seconds:.0f} s)"
+                    )
     if bugs:
         raise bugs[0]
     failed = [record for record in records if record.status == "failed"]

@@ -1,15 +1,16 @@
-"""Report files of one task, and of several tasks in parallel."""
+"""Reports of all tasks and their summary, built in parallel."""
 
 import atexit
 import gc
 import signal
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
-from steelyard.harness.core.processes import spread
+from steelyard.harness.core.processes import Workers, spread
 from steelyard.harness.core.progress import Progress
 from steelyard.leaderboards.boards import (
     board,
@@ -18,14 +19,19 @@ from steelyard.leaderboards.boards import (
     profile,
     profile_plots,
     profile_tables,
+    summary,
     tables,
 )
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.factorial import Factorial, factorials
 from steelyard.leaderboards.boards.profile import Profile
+from steelyard.leaderboards.boards.summary import Summary
 from steelyard.leaderboards.loading.collect import Runs
-from steelyard.leaderboards.output.style import Figures, render
+from steelyard.leaderboards.output.style import KINDS, Figures, render
 from steelyard.leaderboards.robustness import tables as robustness
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESAMPLING, TABLES, FIGURES = "resampling items", "robustness and tables", "figures"
 READ, RESAMPLED, TABLED = 0.1, 0.5, 0.7
@@ -48,6 +54,27 @@ class ReportRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SummaryRequest:
+    """Input of the summary of all tasks."""
+
+    runs: Runs
+    boards: Sequence[Board | Profile]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Figure to draw."""
+
+    task: str
+    """Empty for a figure of all tasks."""
+    stem: str
+    draw: Callable[[], "Figure"]
+
+
+Job = ReportRequest | SummaryRequest | Drawing
+
+
+@dataclass(frozen=True, slots=True)
 class TaskReport:
     """Result of one task."""
 
@@ -57,24 +84,43 @@ class TaskReport:
     designs: tuple[Factorial, ...]
     """Factorials among the entries of a profile."""
     files: Mapping[str, bytes]
-    """By name, figures first."""
-
-
-class _Pages(NamedTuple):
-    board: Board | Profile
-    designs: tuple[Factorial, ...]
-    files: dict[str, bytes]
+    """By name, without figures."""
     figures: Figures
+    """By stem."""
 
 
-def build_all(requests: Sequence[ReportRequest], jobs: int, report: Progress) -> list[TaskReport]:
-    """Build every report, in at most ``jobs`` processes; the bytes do not depend on ``jobs``.
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Results of all tasks, in the order of the requests."""
+
+    tasks: Sequence[TaskReport]
+    summary: Summary
+    drawings: Mapping[str, bytes]
+    """Figures by file name."""
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Return all files by name, the figures of each part before its other files."""
+        files: dict[str, bytes] = {}
+        parts: list[TaskReport | Summary] = [*self.tasks, self.summary]
+        for part in parts:
+            names = [f"{stem}.{kind}" for stem in part.figures for kind in KINDS]
+            files |= {name: self.drawings[name] for name in names} | dict(part.files)
+        return files
+
+
+def build_all(
+    requests: Sequence[ReportRequest], runs: Runs, workers: Workers, report: Progress
+) -> Reports:
+    """Build reports, summary and figures in this process and workers; equal bytes with any number.
 
     Raises:
         UserError: a report cannot be built, or a worker process was killed.
     """
     fractions = {request.task: 0.0 for request in requests}
-    reports: dict[str, TaskReport] = {}
+    tasks: dict[str, TaskReport] = {}
+    summaries: list[Summary] = []
+    drawings: dict[str, bytes] = {}
 
     def on_progress(task: str, stage: str, fraction: float) -> None:
         fractions[task] = max(fractions[task], fraction)
@@ -82,14 +128,30 @@ def build_all(requests: Sequence[ReportRequest], jobs: int, report: Progress) ->
         report(f"{task}: {stage}", READ + (1 - READ) * total)
 
     largest_first = sorted(requests, key=_size, reverse=True)
-    workers = min(jobs, len(requests)) - 1
-    for _, future in spread(
-        build, largest_first, workers, on_progress, _start_worker, parent_works=True
-    ):
+    jobs = deque[Job](largest_first or [SummaryRequest(runs, ())])
+    # A figure is not worth the start of one more worker.
+    workers = workers._replace(limit=min(workers.limit, max(1, len(requests) - 1)))
+    for job, future in spread(_work, jobs, workers, on_progress, parent_works=True):
         result = future.result()
-        reports[result.task] = result
-        on_progress(result.task, "done", 1.0)
-    return [reports[request.task] for request in requests]
+        if isinstance(result, TaskReport):
+            tasks[result.task] = result
+            jobs.extend(Drawing(result.task, *figure) for figure in result.figures.items())
+            if len(tasks) == len(requests):
+                boards = [tasks[request.task].board for request in requests]
+                jobs.appendleft(SummaryRequest(runs, boards))  # for this process, with all runs
+        elif isinstance(result, Summary):
+            summaries.append(result)
+            jobs.extend(Drawing("", *figure) for figure in result.figures.items())
+        else:
+            drawings |= result
+        if isinstance(job, ReportRequest | Drawing) and job.task:
+            figures = tasks[job.task].figures
+            count = sum(f"{stem}.svg" in drawings for stem in figures)
+            if count == len(figures):
+                on_progress(job.task, "done", 1.0)
+            else:
+                on_progress(job.task, FIGURES, TABLED + (1 - TABLED) * count / len(figures))
+    return Reports([tasks[request.task] for request in requests], summaries[0], drawings)
 
 
 def _size(request: ReportRequest) -> float:
@@ -98,7 +160,8 @@ def _size(request: ReportRequest) -> float:
     return sum(score.n * (2 if score.metric == "auroc" else 1) for score in scores)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """Prepare a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports Ctrl-C
     gc.disable()  # no record is garbage: a search among them, also at exit, takes half a second
     atexit.register(gc.freeze)
@@ -106,22 +169,19 @@ def _start_worker() -> None:
     import matplotlib.backends.backend_svg  # noqa: F401
 
 
-def build(request: ReportRequest, on_progress: OnProgress) -> TaskReport:
-    """Build the board or profile of a task, its tables and its figures."""
-    task = request.task
+def _work(job: Job, on_progress: OnProgress) -> TaskReport | Summary | dict[str, bytes]:
     # Processes that each use all cores for sums take twice as long.
     with threadpool_limits(1, user_api="blas"):
-        on_progress(task, RESAMPLING, 0.0)
-        is_profile = profile.is_profile(request.runs.runs)
-        pages = (_profile_pages if is_profile else _board_pages)(request, on_progress)
-        drawings: dict[str, bytes] = {}
-        for count, (stem, draw) in enumerate(pages.figures.items()):
-            on_progress(task, FIGURES, TABLED + (1 - TABLED) * count / len(pages.figures))
-            drawings |= render({stem: draw})
-    return TaskReport(task, pages.board, pages.designs, drawings | pages.files)
+        if isinstance(job, Drawing):
+            return render({job.stem: job.draw})
+        if isinstance(job, SummaryRequest):
+            return summary.build(job.runs, job.boards)
+        on_progress(job.task, RESAMPLING, 0.0)
+        is_profile = profile.is_profile(job.runs.runs)
+        return (_profile_report if is_profile else _board_report)(job, on_progress)
 
 
-def _board_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
+def _board_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport:
     result = board.build(
         request.runs,
         request.task,
@@ -136,10 +196,10 @@ def _board_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
     files = tables.report(result, pictures).files()
     more_files, more_figures = robustness.board_report(result, request.labels)
     light = replace(result, entry_scores={})
-    return _Pages(light, (), files | more_files, {**figures, **more_figures})
+    return TaskReport(request.task, light, (), files | more_files, {**figures, **more_figures})
 
 
-def _profile_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
+def _profile_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport:
     result = profile.build(request.runs, request.task, control=request.control, kinds=request.kinds)
     designs = tuple(factorials(result.groups, result.samples, result.clean))
     on_progress(request.task, TABLES, RESAMPLED)
@@ -151,4 +211,5 @@ def _profile_pages(request: ReportRequest, on_progress: OnProgress) -> _Pages:
         files[f"{stem}-factors.csv"] = factorial.as_csv(designs).encode()
     more_files, more_figures = robustness.profile_report(result)
     light = replace(result, groups={})
-    return _Pages(light, designs, files | more_files, {**figures, **more_figures})
+    figures |= more_figures
+    return TaskReport(request.task, light, designs, files | more_files, figures)

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 from worker_jobs import LONG_TEXT, double, kill_itself
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.processes import spread
+from steelyard.harness.core.processes import spread, start_workers
 
 
 @pytest.mark.parametrize(("workers", "parent_works"), [(2, False), (1, True), (5, True)])
@@ -22,26 +23,37 @@ def test_every_job_is_run_and_its_messages_arrive(workers: int, parent_works: bo
         messages[number] = len(text)
 
     jobs = [3, 1, 2, 5]
-    futures = spread(double, jobs, workers, on_message, parent_works=parent_works)
-    results = {index: future.result() for index, future in futures}
-    assert results == {index: 2 * number for index, number in enumerate(jobs)}
+    results = {}
+    waiting = deque(jobs)
+    with start_workers(workers) as pool:
+        for job, future in spread(double, waiting, pool, on_message, parent_works=parent_works):
+            results[job] = future.result()
+            if job == 1:
+                waiting.append(7)  # jobs may be added while others run
+    jobs.append(7)
+    assert results == {number: 2 * number for number in jobs}
     assert set(messages.values()) == {LONG_TEXT} and set(messages) <= set(jobs)
 
 
 def test_a_failed_job_keeps_its_error() -> None:
-    ((_, future),) = spread(double, [-1], 1, lambda *_: None)
+    with start_workers(1) as pool:
+        ((_, future),) = spread(double, deque([-1]), pool, lambda *_: None)
     with pytest.raises(UserError, match="-1 is negative"):
         future.result()
 
 
 def test_a_killed_worker_is_one_line() -> None:
-    with pytest.raises(UserError, match="killed, probably out of memory: try --jobs 1"):
-        list(spread(kill_itself, [1], 1, lambda *_: None))
+    with (
+        start_workers(1) as pool,
+        pytest.raises(UserError, match="killed, probably out of memory: try --jobs 1"),
+    ):
+        list(spread(kill_itself, deque([1]), pool, lambda *_: None))
 
 
 SCRIPT = """
 import os, signal, sys, time
-from steelyard.harness.core.processes import spread
+from collections import deque
+from steelyard.harness.core.processes import spread, start_workers
 
 def start():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -58,7 +70,8 @@ def on_message(message):
         raise ValueError("a bug in the parent")
 
 if __name__ == "__main__":
-    list(spread(work, [float(sys.argv[2])] * 2, 2, on_message, start))
+    with start_workers(2, start) as workers:
+        list(spread(work, deque([float(sys.argv[2])] * 2), workers, on_message))
 """
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import f, friedmanchisquare
+from scipy.stats import f, friedmanchisquare, studentized_range
 
 from steelyard.leaderboards.stats.intervals import Sample
 from steelyard.leaderboards.stats.ranking import (
@@ -119,6 +119,8 @@ def test_critical_difference_of_demsars_example() -> None:
     found = critical(dict(zip("abcd", table, strict=True)))
     assert found is not None and found.blocks == 14
     assert found.difference == pytest.approx(1.25, abs=0.005)
+    quantile = studentized_range.ppf(0.95, 4, np.inf) / np.sqrt(2)
+    assert found.difference == pytest.approx(quantile * np.sqrt(4 * 5 / (6 * 14)), rel=1e-11)
     means = dict(zip("abcd", table.mean(axis=1), strict=True))
     assert found.mean_ranks == pytest.approx(means)
     assert list(found.mean_ranks.values()) == sorted(means.values())
