@@ -128,7 +128,9 @@ def build_all(
         report(f"{task}: {stage}", READ + (1 - READ) * total)
 
     largest_first = sorted(requests, key=_size, reverse=True)
-    jobs = deque[Job](largest_first or [SummaryRequest(runs, ())])
+    jobs = deque[Job](largest_first)
+    if not requests:
+        jobs.append(SummaryRequest(runs, ()))
     # A figure is not worth the start of one more worker.
     workers = workers._replace(limit=min(workers.limit, max(1, len(requests) - 1)))
     for job, future in spread(_work, jobs, workers, on_progress, parent_works=True):
