@@ -63,12 +63,7 @@ def leaderboard(folders: tuple[Path, ...], options: BoardOptions) -> None:
 @click.option("--task", help="Only runs trained on this task.")
 @pass_options(BoardOptions, "backbone", "budget")
 def compare(
-    left: str,
-    right: str,
-    folders: tuple[Path, ...],
-    variants: tuple[str, ...],
-    task: str | None,
-    options: BoardOptions,
+    left: str, right: str, folders: tuple[Path, ...], options: BoardOptions, **filters: Any
 ) -> None:
     """Compare two run folders, or two entries of a board.
 
@@ -81,8 +76,8 @@ def compare(
     """
     from steelyard.leaderboards.boards import compare as comparison
 
-    filters = {"task": task, "backbone": options.backbone, "budget": options.budget}
-    comparison.show(left, right, folders or (RUNS,), variants=variants, **filters)
+    filters |= {"backbone": options.backbone, "budget": options.budget}
+    comparison.show(left, right, folders or (RUNS,), **filters)
 
 
 def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
