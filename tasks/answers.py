@@ -86,10 +86,7 @@ def yes_or_no(answer: str) -> str | None:
 
 
 def stance(answer: str) -> str | None:
-    """Read ``yes`` or ``no`` from the first word, else as ``yes_or_no``.
-
-    In a long answer the first word counts: ``Yes, they are not parallel`` is yes.
-    """
+    """Read ``yes`` or ``no`` from the first word (``Yes, not parallel``), else as ``yes_or_no``."""
     return opening(answer) or yes_or_no(answer)
 
 
@@ -119,10 +116,7 @@ def normalise(answer: str) -> str:
 
 
 def normalise_evalai(answer: str) -> str:
-    """Normalise a short answer as TextVQA's scorer.
-
-    As ``normalise``, but commas and question marks are removed first, and ``'s`` is separated.
-    """
+    """Normalise as TextVQA's scorer: no commas and question marks, ``'s`` apart, ``normalise``."""
     separated = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     return normalise(separated)
 
@@ -138,10 +132,7 @@ def exact(answer: str, references: Iterable[str], form: Form = normalise) -> flo
 
 
 def soft(answer: str, references: Sequence[str], form: Form = normalise) -> float:
-    """Return VQAv2's accuracy: the mean of min(1, matches / 3) over leaving out each reference.
-
-    With fewer than four references it is ``exact``.
-    """
+    """Return VQAv2's accuracy: the mean of min(1, matches / 3) over leaving out each reference."""
     if len(references) < SOFT_REFERENCES:
         return exact(answer, references, form)
     normalised = form(answer)
@@ -162,10 +153,7 @@ def choice(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def letter(answer: str, letters: Sequence[str]) -> str | None:
-    """Read an option's letter from an answer: ``B``, ``(b)``, ``B. stone``; else None.
-
-    After the beginning it is read only behind ``answer is``.
-    """
+    """Read an option's letter from an answer: ``B``, ``(b)``, ``B. stone``, ``answer is B``."""
     match = LETTER.match(answer.strip()) or NAMED_LETTER.search(answer)
     option = match[1].upper() if match else ""
     return option if option in letters else None

@@ -146,7 +146,13 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
     paths: set[tuple[str, str, str]] = set()
     for row in rows:
         split = "test" if row[official.SPLIT] == "test" else "train"
-        label = _class_name(official.column(row, *COLUMNS["label"]))
+        label = official.column(row, *COLUMNS["label"])
+        if not isinstance(label, str) or not label.strip() or label.strip().isdecimal():
+            raise UserError(
+                f"The copy labels a class {label!r}: its name is needed, for copies number the "
+                "classes differently."
+            )
+        label = label.strip().replace(" ", "_")
         image = official.column(row, "image", "img")
         path = image.get("path") if isinstance(image, Mapping) else None
         name = next((row[key] for key in COLUMNS["file"] if isinstance(row.get(key), str)), path)
@@ -162,15 +168,6 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         table.parent.mkdir(parents=True, exist_ok=True)
         with table.open("w", encoding="utf-8", newline="") as file_:
             csv.writer(file_, lineterminator="\n").writerows(split_rows)
-
-
-def _class_name(label: Any) -> str:
-    if isinstance(label, str) and label.strip() and not label.strip().isdecimal():
-        return label.strip().replace(" ", "_")
-    raise UserError(
-        f"The copy labels a class {label!r}: its name is needed, for copies number the classes "
-        "differently."
-    )
 
 
 def choices(classes: Sequence[str]) -> list[str]:

@@ -53,7 +53,13 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
                 "in every question; use --data-set part=testdev_balanced or fix the file."
             )
         image = _questions.field(where, row, "imageId")
-        structural, semantic = _types(where, row)
+        types = row.get("types") or {}
+        if not isinstance(types, dict):
+            raise UserError(f"{where}: 'types' must be an object, found {types!r}.")
+        structural, semantic = (str(types.get(key) or "") for key in ("structural", "semantic"))
+        if semantic and semantic not in SEMANTIC:
+            allowed = ", ".join(SEMANTIC)
+            raise UserError(f"{where}: semantic type {semantic!r}, allowed are {allowed}.")
         yield Example(
             f"{_questions.prefix(split)}{id}",
             _questions.image_path(root, f"{image}.jpg"),
@@ -63,17 +69,6 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
             cluster=image,
             facts={"semantic": (semantic,)},
         )
-
-
-def _types(where: str, row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the structural and the semantic type of a question, each empty if absent."""
-    types = row.get("types") or {}
-    if not isinstance(types, dict):
-        raise UserError(f"{where}: 'types' must be an object, found {types!r}.")
-    structural, semantic = (str(types.get(key) or "") for key in ("structural", "semantic"))
-    if semantic and semantic not in SEMANTIC:
-        raise UserError(f"{where}: semantic type {semantic!r}, allowed are {', '.join(SEMANTIC)}.")
-    return structural, semantic
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:

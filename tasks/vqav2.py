@@ -85,18 +85,13 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         if references := row.get("answers"):
             keys = ("question_type", "answer_type", "multiple_choice_answer")
             types = {key: row.get(key) for key in keys}
-            annotations[part].append({**ids, **types, "answers": _listed(references)})
+            if isinstance(references, Mapping):  # some copies have an object of lists
+                answer_rows = zip(*references.values(), strict=True)
+                references = [dict(zip(references, row, strict=True)) for row in answer_rows]
+            annotations[part].append({**ids, **types, "answers": [*map(dict, references)]})
     for kind, parts in (("questions", questions), ("annotations", annotations)):
         for part, entries in parts.items():
             official.write_json(folder / FILES[kind].format(part), {kind: entries})
-
-
-def _listed(answers: Any) -> list[dict[str, Any]]:
-    """Return answers as a list of objects: some copies have an object of lists."""
-    if not isinstance(answers, Mapping):
-        return [dict(answer) for answer in answers]
-    rows = zip(*answers.values(), strict=True)
-    return [dict(zip(answers, values, strict=True)) for values in rows]
 
 
 def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics.AnswerScores:
