@@ -5,6 +5,7 @@ names what it is compared with and the ratio that is allowed.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import preference_toy as toy
 import torch
@@ -90,10 +91,7 @@ def attack_cost(model: Vlm) -> None:
         with frozen_weights(model):
             for _ in range(steps):
                 pixels = batch.pixels.detach().requires_grad_()
-                changed = type(batch)(
-                    pixels, batch.has_image, batch.tokens, batch.mask, batch.has_text,
-                    batch.targets, batch.extra,
-                )  # fmt: skip
+                changed = replace(batch, pixels=pixels)
                 loss = model.loss(model.predict(changed), batch).sum()
                 torch.autograd.grad(loss, pixels)
 

@@ -9,9 +9,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timing import arguments, cpu_seconds, in_turns
@@ -20,6 +21,7 @@ from torch import Tensor
 from steelyard import methods, tasks
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.core.examples import Corpus, Inputs
+from steelyard.harness.core.options import Option
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models import registry
 from steelyard.harness.models.backbone import Backbone, Batch
@@ -32,7 +34,8 @@ from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.world import build
 
 Work = Callable[[Batch], object]
-Cases = dict[str, tuple[str, dict[str, methods.Option]]]
+Options = dict[str, Option]
+Cases = dict[str, tuple[str, Options]]
 CASES: Cases = {
     "joint": ("joint", {}),
     "joint_unimodal": ("joint_unimodal", {}),
@@ -56,32 +59,47 @@ VLM_CASES: Cases = {
     "balgrad P1": ("balgrad", {"projection": "P1"}),
     "balgrad fixed KL": ("balgrad", {"projection": "none", "weighting": "equal"}),
 }
-STEPS_FLOPS = 1.2e10  # about thirty steps of joint training
-WARM = 5  # first steps of a run, in which the meter calibrates
+WARM, STEPS = 5, 20
+"""First steps of a run, in which the meter calibrates, and steps that are timed after them."""
 
 
-def prepared(corpus: Corpus, name: str, options: dict[str, methods.Option],
-             backbone: str) -> tuple[Classifier | Vlm, TrainData, Any]:  # fmt: skip
+class Setup(NamedTuple):
+    """Model, its training data and a method with its configuration."""
+
+    model: Classifier | Vlm
+    data: TrainData
+    method: methods.Method
+    config: Any
+
+    def train(self, on_step: Callable[[], None], *, metered: bool) -> None:
+        """Train until ``on_step`` raises BudgetSpent."""
+        meter = Meter(Budget("bench", 1e15))
+        meter.on_progress = lambda fraction: on_step()
+        for module in self.model.metered_modules if metered else ():
+            meter.watch(module)
+        with meter, suppress(BudgetSpent):
+            self.method.train(self.model, self.data, meter, self.config, 0)
+
+
+def prepared(corpus: Corpus, name: str, options: Options, backbone: str) -> Setup:
     """Build a model, its training data and the method's configuration for it."""
     method = methods.load(name)
     model = registry.build_untrained(RunSpec(name, corpus.name, backbone, "XS", 0), corpus, "cpu")
-    data = train_data(model, corpus.name, corpus)
     fits = model.kind in method.ABOUT.backbones
     config = methods.configure(method, options, model.kind) if fits else method.Config()
-    return model, data, config
+    return Setup(model, train_data(model, corpus.name, corpus), method, config)
 
 
-def step_times(corpus: Corpus, name: str, options: dict[str, methods.Option],
-               backbone: str) -> list[float]:  # fmt: skip
+def step_times(setup: Setup) -> list[float]:
     """Return the CPU seconds of each step of a short run."""
-    model, data, config = prepared(corpus, name, options, backbone)
-    meter = Meter(Budget("bench", STEPS_FLOPS))
     stamps: list[float] = []
-    meter.on_progress = lambda fraction: stamps.append(time.process_time())
-    for module in model.metered_modules:
-        meter.watch(module)
-    with meter, suppress(BudgetSpent):
-        methods.load(name).train(model, data, meter, config, 0)
+
+    def on_step() -> None:
+        stamps.append(time.process_time())
+        if len(stamps) > WARM + STEPS:
+            raise BudgetSpent
+
+    setup.train(on_step, metered=True)
     return [after - before for before, after in pairwise(stamps)][WARM:]
 
 
@@ -90,7 +108,7 @@ def bench_steps(corpus: Corpus, backbone: str, cases: Cases, rounds: int) -> Non
     times: dict[str, list[float]] = {label: [] for label in cases}
     for _ in range(rounds):
         for label, (name, options) in cases.items():
-            times[label] += step_times(corpus, name, options, backbone)
+            times[label] += step_times(prepared(corpus, name, options, backbone))
     base = statistics.median(times["joint"])
     print(f"\nCPU time of a training step, backbone {backbone}, batch 32 (joint = 1)")
     for label, values in times.items():
@@ -98,39 +116,30 @@ def bench_steps(corpus: Corpus, backbone: str, cases: Cases, rounds: int) -> Non
         print(f"  {label:28s} {1e3 * median:7.2f} ms  {median / base:5.2f}x")
 
 
-def kept_bytes(corpus: Corpus, name: str, options: dict[str, methods.Option], backbone: str) -> int:
+def kept_bytes(setup: Setup) -> int:
     """Return the bytes of activations that the first backward pass needs, each storage once."""
-    model, data, config = prepared(corpus, name, options, backbone)
     storages: dict[int, int] = {}
+    weights = {weight.untyped_storage().data_ptr() for weight in setup.model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    meter = Meter(Budget("bench", STEPS_FLOPS))
-
-    def first_step(fraction: float) -> None:
+    def first_step() -> None:
         raise BudgetSpent
 
-    meter.on_progress = first_step
-    with (
-        meter,
-        suppress(BudgetSpent),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-    ):
-        methods.load(name).train(model, data, meter, config, 0)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        setup.train(first_step, metered=False)
     return sum(size for address, size in storages.items() if address not in weights)
 
 
 def bench_memory(corpus: Corpus, backbone: str, cases: Cases) -> None:
     """Print the activations that one step of each method keeps for its backward pass."""
-    sizes = {label: kept_bytes(corpus, *case, backbone) for label, case in cases.items()}
-    base = next(iter(sizes.values()))
-    print(f"\nActivations kept in a step, backbone {backbone} (first line = 1)")
+    sizes = {label: kept_bytes(prepared(corpus, *case, backbone)) for label, case in cases.items()}
+    print(f"\nActivations kept in a step, backbone {backbone} (joint = 1)")
     for label, size in sizes.items():
-        print(f"  {label:28s} {size / 2**20:7.1f} MiB {size / base:5.2f}x")
+        print(f"  {label:28s} {size / 2**20:7.1f} MiB {size / sizes['joint']:5.2f}x")
 
 
 def bench_meter(
@@ -160,12 +169,15 @@ def bench_meter(
 def bench_meters(classes: Corpus, questions: Corpus, rounds: int) -> None:
     """Measure a classifier's steps, a vision-language model's steps and its generation."""
     for corpus, backbone in ((classes, "tiny"), (questions, "tiny-vlm")):
-        model, data, _ = prepared(corpus, "joint", {}, backbone)
+        model, data, *_ = prepared(corpus, "joint", {}, backbone)
         batches = data.batches(32, 0, "bench")
         bench_meter(f"training step of {backbone}", model, batches, training(model), rounds)
         if isinstance(model, Vlm):
-            batches = data.batches(8, 0, "bench")
-            bench_meter("eight tokens of tiny-vlm", model, batches, generating(model), rounds)
+            batches, answer = (
+                data.batches(8, 0, "bench"),
+                partial(model.continuations, max_tokens=8),
+            )
+            bench_meter("eight tokens of tiny-vlm", model, batches, answer, rounds)
 
 
 def training(model: Backbone) -> Work:
@@ -180,14 +192,9 @@ def training(model: Backbone) -> Work:
     return work
 
 
-def generating(model: Vlm) -> Work:
-    """Return the generation of eight tokens for each prompt."""
-    return lambda batch: model.continuations(batch, 8)
-
-
 def bench_evaluation(corpus: Corpus, rounds: int) -> None:
     """Print CPU time per item through lmms-eval and by calling the backbone in batches."""
-    model, _, _ = prepared(corpus, "joint", {}, "tiny")
+    model = prepared(corpus, "joint", {}, "tiny").model
     examples = corpus.splits["test"]
     variant = tasks.parse_variant(corpus.name)
 

@@ -13,20 +13,22 @@ trains the methods of the package at one FLOP budget and writes ``synthetic_stud
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from steelyard import methods
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.core.examples import MODALITIES, Example, Inputs, Modality, Turn
+from steelyard.harness.core.options import Option
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Batch, Latents, Readout, Recipe
 from steelyard.harness.training.train_data import TrainData
@@ -40,7 +42,7 @@ TEXT_ONLY = 0.2
 IMAGE_ONLY = (0.2, 0.4, 0.6, 0.8)
 SEEDS = range(5)
 FLOPS = 3e10  # some 480 steps of joint training, sixty epochs at batch 125
-ENTRIES: dict[str, tuple[str, dict[str, methods.Option]]] = {
+ENTRIES: dict[str, tuple[str, dict[str, Option]]] = {
     "joint": ("joint", {}),
     "joint + unimodal": ("joint_unimodal", {}),
     "OGM-GE": ("ogm_ge", {}),
@@ -54,8 +56,7 @@ ENTRIES: dict[str, tuple[str, dict[str, methods.Option]]] = {
 }
 
 
-@dataclass(frozen=True)
-class LabelFractions:
+class LabelFractions(NamedTuple):
     """Fractions of items by the modality that has the label; they sum to one."""
 
     image: float
@@ -67,8 +68,7 @@ class LabelFractions:
         return max(0.0, 1.0 - self.image - self.text)
 
 
-@dataclass(frozen=True)
-class StudySample:
+class StudySample(NamedTuple):
     """Items of the generator, before the fixed matrices."""
 
     image: NDArray[np.float64]
@@ -132,18 +132,10 @@ class MLPBackbone(nn.Module):
         hidden = classes if head == "additive" else width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.encoders = nn.ModuleDict(
-                {modality: _encoder(inputs, width) for modality in MODALITIES}
-            )
-            self.embeddings = nn.ModuleDict(
-                {modality: nn.Linear(width, width) for modality in MODALITIES}
-            )
-            self.heads = nn.ModuleDict(
-                {modality: nn.Linear(width, classes) for modality in MODALITIES}
-            )
-            self.halves = nn.ModuleDict(
-                {modality: nn.Linear(width, hidden, bias=False) for modality in MODALITIES}
-            )
+            self.encoders = _twice(lambda: _encoder(inputs, width))
+            self.embeddings = _twice(lambda: nn.Linear(width, width))
+            self.heads = _twice(lambda: nn.Linear(width, classes))
+            self.halves = _twice(lambda: nn.Linear(width, hidden, bias=False))
             self.bias = nn.Parameter(torch.randn(hidden) / 10)
             self.output = nn.Linear(width, classes) if head == "concat" else None
 
@@ -155,7 +147,8 @@ class MLPBackbone(nn.Module):
         return modules if self.output is None else [*modules, self.output]
 
     def encode(self, batch: Batch) -> Latents:
-        return Latents(self.encode_modality(batch, "image"), self.encode_modality(batch, "text"))
+        image, text = (self.encode_modality(batch, modality) for modality in MODALITIES)
+        return Latents(image, text)
 
     def encode_modality(self, batch: Batch, modality: Modality) -> Tensor:
         values = batch.pixels[:, MODALITIES.index(modality)]
@@ -173,9 +166,8 @@ class MLPBackbone(nn.Module):
         return self.fuse(self.contribute(self.encode(batch)))
 
     def unimodal(self, latents: Latents) -> Latents:
-        return Latents(
-            self.unimodal_logits(latents.image, "image"), self.unimodal_logits(latents.text, "text")
-        )
+        image, text = (self.unimodal_logits(latents.of(m), m) for m in MODALITIES)
+        return Latents(image, text)
 
     def unimodal_logits(self, latent: Tensor, modality: Modality) -> Tensor:
         logits: Tensor = self.heads[modality](latent)
@@ -188,11 +180,9 @@ class MLPBackbone(nn.Module):
         return latents.replace(modality, present.masked_fill(rows[:, None], 0.0))
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        if self.multi_label:
-            return nn.functional.binary_cross_entropy_with_logits(
-                logits, batch.targets, reduction="none"
-            ).mean(dim=1)
-        return nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+        if not self.multi_label:
+            return cross_entropy(logits, batch.targets, reduction="none")
+        return binary_cross_entropy_with_logits(logits, batch.targets, reduction="none").mean(1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.multi_label else logits.softmax(dim=1)
@@ -217,15 +207,13 @@ class MLPBackbone(nn.Module):
         raise NotImplementedError("the study scores tensors directly")
 
 
+def _twice(build: Callable[[], nn.Module]) -> nn.ModuleDict:
+    return nn.ModuleDict({modality: build() for modality in MODALITIES})
+
+
 def _encoder(inputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, width),
-        nn.ReLU(),
-        nn.Linear(width, width),
-        nn.ReLU(),
-        nn.Linear(width, width),
-        nn.ReLU(),
-    )
+    sizes = pairwise((inputs, width, width, width))
+    return nn.Sequential(*(layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU())))
 
 
 def batch_of(values: Tensor, targets: Tensor) -> Batch:
@@ -238,16 +226,11 @@ def batch_of(values: Tensor, targets: Tensor) -> Batch:
 
 def train_data(values: Tensor, targets: Tensor, classes: int, multi_label: bool) -> TrainData:
     """Make training data of tensors [N, 2, P] and targets [N] or [N, C]."""
-    labels = targets.tolist()
-    examples = tuple(
-        Example(
-            str(row),
-            None,
-            None,
-            tuple(np.flatnonzero(label).tolist()) if multi_label else (int(label),),
-        )
-        for row, label in enumerate(labels)
-    )
+    if multi_label:
+        indices = [tuple(np.flatnonzero(label).tolist()) for label in targets.tolist()]
+    else:
+        indices = [(int(label),) for label in targets.tolist()]
+    examples = tuple(Example(str(row), None, None, labels) for row, labels in enumerate(indices))
 
     def gather(rows: Sequence[int]) -> Batch:
         return batch_of(values[list(rows)], targets[list(rows)])
@@ -258,8 +241,7 @@ def train_data(values: Tensor, targets: Tensor, classes: int, multi_label: bool)
     return TrainData(examples, gather, turn, classes, multi_label)
 
 
-@dataclass(frozen=True)
-class StudyWorld:
+class StudyWorld(NamedTuple):
     """Training data, test tensors and the Bayes classifier's score."""
 
     data: TrainData
@@ -294,7 +276,7 @@ def fit_method(
     backbone: MLPBackbone,
     data: TrainData,
     name: str,
-    options: Mapping[str, methods.Option],
+    options: Mapping[str, Option],
     seed: int,
     flops: float,
 ) -> Meter:
