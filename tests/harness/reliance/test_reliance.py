@@ -29,6 +29,7 @@ from steelyard.leaderboards.reliance.numbers import Diagnosis, TaskReliance
 from steelyard.leaderboards.reliance.plots import picture
 from steelyard.tasks import pope
 from steelyard.tasks.build import build
+from steelyard.tasks.metrics import ratio
 
 OFFICIAL = SHARED / "official_json" / "pope"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -213,8 +214,9 @@ def test_the_profile_exposes_an_object_prior_on_official_pope(
         return "yes" if votes[item.prompt.partition("\n")[0]] > 0 else "no"
 
     guesses = [guess(Inputs(None, text, text)) for text in lines["text"]]
-    scored = pope.scores(list(lines["label"]), guesses)
-    assert (round(scored["accuracy"], 3), round(scored["f1"], 3)) == (accuracy, f1)
+    parts = [pope.answer_fractions(*pair) for pair in zip(lines["label"], guesses, strict=True)]
+    scored = [round(ratio([part[name] for part in parts]), 3) for name in ("accuracy", "f1")]
+    assert scored == [accuracy, f1]
     corpus = tasks.load("pope", tmp_path, questions=f"coco_pope_{kind}.json")
     (part,) = parts_of("pope", [asked(Talker(guess), corpus, draws=1, limit=900)])
     numbers = means(part)
