@@ -27,6 +27,7 @@ from steelyard.leaderboards.stats.differences import (
     compare,
 )
 from steelyard.leaderboards.stats.intervals import Interval, Sample
+from steelyard.leaderboards.stats.ranking import TaskScores
 from steelyard.tasks.corruptions.columns import Columns, columns_of
 from steelyard.tasks.corruptions.variants import CLEAN
 from steelyard.tasks.weighted_metrics import METRICS
@@ -125,6 +126,10 @@ class Board:
     def title(self) -> str:
         """Task with the marks *generated* and *preliminary*, for headings and figures."""
         return evidence.titled(self.task, generated=self.generated, preliminary=self.preliminary)
+
+    @property
+    def task_scores(self) -> TaskScores:
+        return TaskScores(self.task, self.seeds, self.higher_is_better, self.samples)
 
     @property
     def stem(self) -> str:

@@ -103,7 +103,9 @@ def _factorial(
     }
     cells = [
         FactorialCell(
-            label, levels[label], {n: intervals.interval(scores[label][n]) for n in names}
+            label,
+            levels[label],
+            intervals.named_intervals({name: scores[label][name] for name in names}),
         )
         for label in sorted(levels, key=lambda label: [str(levels[label][f]) for f in factors])
     ]
@@ -123,7 +125,7 @@ def _factorial(
                     )
                     for name in names
                 }
-                means = {name: intervals.interval(sample) for name, sample in differences.items()}
+                means = intervals.named_intervals(differences)
                 effects.append(LevelEffect(factor, level, baseline, len(pairs), means))
     return Factorial(method, tuple(factors), names, tuple(cells), tuple(effects))
 

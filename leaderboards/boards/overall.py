@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import Blank, Board
 from steelyard.leaderboards.stats import ranking
-from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank, TaskScores
+from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank
 
 
 @dataclass(frozen=True, slots=True)
 class OverallEntry:
-    """Ranked row of the board over tasks."""
-
     label: str
     kind: str
     rank: OverallRank
@@ -53,10 +51,7 @@ def overall(boards: Sequence[Board]) -> Overall:
         for label in sorted(kinds)
         if absent[label]
     )
-    task_scores = [
-        TaskScores(board.task, board.seeds, board.higher_is_better, board.samples)
-        for board in boards
-    ]
+    task_scores = [board.task_scores for board in boards]
     ranks = ranking.overall_ranks(task_scores, complete) if complete else {}
     return Overall(
         tasks=tuple(board.task for board in boards),

@@ -100,6 +100,12 @@ class Profile:
         return evidence.titled(self.name, generated=self.generated, preliminary=self.preliminary)
 
     @property
+    def task_scores(self) -> TaskScores:
+        """Composites as the scores of one task."""
+        samples = {label: composite(self.clean, row) for label, row in self.samples.items()}
+        return TaskScores(self.name, self.seeds, True, samples)
+
+    @property
     def stem(self) -> str:
         """File name without ending."""
         return f"profile-{file_name(self.trained_on)}"
@@ -194,9 +200,7 @@ def _rows(
             ties=letters[label],
             tied=label != order[0] and not set(letters[label]).isdisjoint(letters[order[0]]),
             rank=ranks[label],
-            scores=dict(
-                zip(samples[label], intervals.intervals([*samples[label].values()]), strict=True)
-            ),
+            scores=intervals.named_intervals(samples[label]),
             differences=compared.get(label, {}),
             reliance=_reliance(columns, samples[label]),
             cost=costs[label],

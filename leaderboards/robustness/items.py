@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steelyard.leaderboards.boards import profile_measure
 from steelyard.leaderboards.boards.board import Board
@@ -90,18 +89,14 @@ def consistency(groups: Groups, task: str, variants: Sequence[str]) -> dict[str,
     corrupted = [variant for variant in variants if variant != CLEAN]
     count = len(np.unique(clusters))
 
-    def unchanged(runs: Sequence[Run]) -> NDArray[np.bool_]:
-        tables = [items.read(run.items_path(task), [answer], order) for run in runs]
-        return np.concatenate(
-            [
-                items.unchanged_answers(*group, answer, corrupted, CLEAN)
-                for group in items.group_by_order(tables)
-            ]
-        )
-
     result: dict[str, VariantSamples] = {}
     for label, runs in groups.items():
-        same = fractions(unchanged(runs), weights)
+        tables = [items.read(run.items_path(task), [answer], order) for run in runs]
+        unchanged = [
+            items.unchanged_answers(*group, answer, corrupted, CLEAN)
+            for group in items.group_by_order(tables)
+        ]
+        same = fractions(np.concatenate(unchanged), weights)
         result[label] = {
             variant: Sample(same[:, index, 0], same[:, index, 1:], count)
             for index, variant in enumerate(corrupted)

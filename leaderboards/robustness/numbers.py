@@ -142,16 +142,13 @@ def build(variant_scores: VariantScores, control: str) -> Robustness | None:
     compared = {}
     for name in NUMBERS:
         by_label = {label: entry[name] for label, entry in samples.items() if name in entry}
-        numbers[name] = _intervals(by_label)
+        numbers[name] = intervals.named_intervals(by_label)
         if name in COMPARED:
             higher = name == "same" or (up and name not in ("drop", "relative"))
             compared[name] = differences(by_label, control, higher_is_better=higher)
     changes = {
-        variant: _intervals(
-            {
-                label: intervals.minus(entry[variant], entry[CLEAN])
-                for label, entry in scores.items()
-            }
+        variant: intervals.named_intervals(
+            {name: intervals.minus(entry[variant], entry[CLEAN]) for name, entry in scores.items()}
         )
         for variant in variants
     }
@@ -237,10 +234,3 @@ def area(corruption: CorruptionVariants, scores: VariantSamples) -> Sample:
     values = sum(w * sample.values for w, sample in zip(weights, samples, strict=True))
     draws = sum(w * sample.draws for w, sample in zip(weights, samples, strict=True))
     return Sample(np.asarray(values), np.asarray(draws), samples[0].clusters)
-
-
-def _intervals(samples: Mapping[str, Sample]) -> dict[str, Interval]:
-    """Return the intervals of all entries at once, which is much faster than one by one."""
-    if not samples:
-        return {}
-    return dict(zip(samples, intervals.intervals(list(samples.values())), strict=True))

@@ -63,11 +63,7 @@ def differences(
     samples: Mapping[str, Sample], control: str, *, higher_is_better: bool
 ) -> dict[str, ControlDifference]:
     """Return every other entry minus the control, by label; empty without the control."""
-    labels = [label for label in samples if label != control]
-    if control not in samples or not labels:
-        return {}
-    pairs = [stats.minus(samples[label], samples[control]) for label in labels]
-    intervals = dict(zip(labels, stats.intervals(pairs), strict=True))
+    intervals = stats.named_intervals(_minus_control(samples, control))
     adjusted = stats.holm({label: interval.p for label, interval in intervals.items()})
     result = {}
     for label, interval in intervals.items():
@@ -79,8 +75,14 @@ def differences(
 
 def detectable(samples: Mapping[str, Sample], control: str) -> DetectableDifference | None:
     """Return the smallest detectable difference; None if nothing is compared with the control."""
-    if control not in samples or len(samples) == 1:
+    pairs = [*_minus_control(samples, control).values()]
+    if not pairs:
         return None
-    base = samples[control]
-    pairs = [stats.minus(sample, base) for label, sample in samples.items() if label != control]
     return DetectableDifference(power.detectable(pairs), power.detectable(pairs, tests=len(pairs)))
+
+
+def _minus_control(samples: Mapping[str, Sample], control: str) -> dict[str, Sample]:
+    if control not in samples:
+        return {}
+    base = samples[control]
+    return {name: stats.minus(entry, base) for name, entry in samples.items() if name != control}

@@ -124,6 +124,11 @@ def intervals(samples: Sequence[Sample]) -> list[Interval]:
     ]
 
 
+def named_intervals(samples: Mapping[str, Sample]) -> dict[str, Interval]:
+    """Return the intervals by name, computed at once: much faster than one by one."""
+    return dict(zip(samples, intervals([*samples.values()]), strict=True)) if samples else {}
+
+
 def minus(a: Sample, b: Sample) -> Sample:
     """Subtract, paired by training seed and test item."""
     return Sample(a.values - b.values, a.draws - b.draws, a.clusters)

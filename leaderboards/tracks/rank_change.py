@@ -10,8 +10,9 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
+from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cells import Column, entry_sheet
-from steelyard.leaderboards.boards.profile import composite
+from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.rank_plots import slope_figure
 from steelyard.leaderboards.output.files import exact, write_files
 from steelyard.leaderboards.output.report import Report, ReportPart
@@ -19,7 +20,7 @@ from steelyard.leaderboards.output.sheet import Sheet
 from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.publish import Published, publish
 from steelyard.leaderboards.stats import ranking
-from steelyard.leaderboards.stats.ranking import RankChange, TaskScores
+from steelyard.leaderboards.stats.ranking import RankChange
 
 TRACKS = {"data": "equal data", "compute": "equal compute"}
 """Before and after: equal data as in most papers, then every cost counted."""
@@ -54,13 +55,6 @@ class TrackComparison:
     rank_changes: tuple[TaskRankChanges, ...]
     sheets: tuple[Sheet, ...]
     files: tuple[Path, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _TrackScores:
-    scores: TaskScores
-    generated: bool
-    preliminary: str
 
 
 def publish_tracks(
@@ -122,7 +116,7 @@ def publish_tracks(
 
 def rank_changes(before: Published, after: Published) -> Iterator[TaskRankChanges]:
     """Yield rank changes between two sets of boards: over all their tasks, then on each."""
-    old, new = dict(_track_scores(before)), dict(_track_scores(after))
+    old, new = _by_name(before), _by_name(after)
     common = [name for name in old if name in new]
     boards = [board.task for board in after.boards if board.task in common]
     if len(boards) > 1:
@@ -131,40 +125,33 @@ def rank_changes(before: Published, after: Published) -> Iterator[TaskRankChange
         yield from _changes(name, [old[name]], [new[name]])
 
 
-def _track_scores(published: Published) -> Iterator[tuple[str, _TrackScores]]:
-    for board in published.boards:
-        scores = TaskScores(board.task, board.seeds, board.higher_is_better, board.samples)
-        yield board.task, _TrackScores(scores, board.generated, board.preliminary)
-    for profile in published.profiles:
-        samples = {label: composite(profile.clean, row) for label, row in profile.samples.items()}
-        scores = TaskScores(profile.name, profile.seeds, True, samples)
-        yield profile.name, _TrackScores(scores, profile.generated, profile.preliminary)
+def _by_name(published: Published) -> dict[str, Board | Profile]:
+    names: dict[str, Board | Profile] = {board.task: board for board in published.boards}
+    return names | {profile.name: profile for profile in published.profiles}
 
 
 def _changes(
-    about: str, before: Sequence[_TrackScores], after: Sequence[_TrackScores]
+    about: str, before: Sequence[Board | Profile], after: Sequence[Board | Profile]
 ) -> Iterator[TaskRankChanges]:
     """Yield the changes among entries ranked on both tracks; nothing for fewer than two."""
-    old, new = ([part.scores for part in parts] for parts in (before, after))
+    old, new = ([board.task_scores for board in boards] for boards in (before, after))
     old_labels, new_labels = (
         set.intersection(*(set(task.samples) for task in tasks)) for tasks in (old, new)
     )
     labels = sorted(old_labels & new_labels)
     if len(labels) < 2:
         return
-    changes = ranking.changes(
-        ranking.overall_ranks(old, labels), ranking.overall_ranks(new, labels)
-    )
     reasons = {
-        track if len(parts) == 1 else f"{part.scores.task}, {track}": part.preliminary
-        for track, parts in zip(TRACKS.values(), (before, after), strict=True)
-        for part in parts
+        track if len(boards) == 1 else f"{scores.task}, {track}": board.preliminary
+        for track, boards, tasks in zip(TRACKS.values(), (before, after), (old, new), strict=True)
+        for board, scores in zip(boards, tasks, strict=True)
     }
+    ranks = (ranking.overall_ranks(tasks, labels) for tasks in (old, new))
     yield TaskRankChanges(
         about=about,
-        generated=any(part.generated for part in (*before, *after)),
+        generated=any(board.generated for board in (*before, *after)),
         preliminary=evidence.joined(reasons),
-        changes=tuple(changes),
+        changes=tuple(ranking.changes(*ranks)),
         lacking=tuple(sorted(old_labels ^ new_labels)),
     )
 
