@@ -15,8 +15,6 @@ from steelyard.leaderboards.boards.cost_plots import (
     phases_figure,
 )
 from steelyard.leaderboards.boards.modality_plots import modalities_figure
-from steelyard.leaderboards.boards.overall import Overall
-from steelyard.leaderboards.boards.rank_plots import critical_figure
 from steelyard.leaderboards.output import style
 from steelyard.leaderboards.output.style import Anchor, Bar, Figures, Mark
 from steelyard.tasks.corruptions.variants import CLEAN
@@ -51,14 +49,6 @@ def figures(board: Board, labels: Sequence[str]) -> Figures:
     if _graded(board):
         drawings["severity"] = partial(_severity, board, look)
     return drawings
-
-
-def critical(overall: Overall, labels: Sequence[str], control: str) -> Figures:
-    """Return what draws the critical difference over all tasks; empty with too few blocks."""
-    if overall.critical is None:
-        return {}
-    look = style.marks(labels, control)
-    return {"overall-critical": partial(critical_figure, overall.critical, overall.title, look)}
 
 
 def best_of(board: Board) -> Board:

@@ -7,17 +7,19 @@ from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
-from steelyard.leaderboards.boards import cells, plots, profile_tables, tables
-from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.evidence import sentence, titled
-from steelyard.leaderboards.boards.overall import Overall, OverallEntry, absences, overall
+from steelyard.leaderboards.boards import cells, profile_tables, tables
+from steelyard.leaderboards.boards.board import Blank, Board
+from steelyard.leaderboards.boards.evidence import joined, sentence, titled
 from steelyard.leaderboards.boards.profile import Profile
+from steelyard.leaderboards.boards.rank_plots import critical_figure
 from steelyard.leaderboards.loading.collect import Run, Runs
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.files import csv_text, exact, json_text, members
 from steelyard.leaderboards.output.report import SCHEMA, file_links, image
 from steelyard.leaderboards.output.sheet import Sheet, bullets, sheet_markdown
-from steelyard.leaderboards.output.style import Figures
+from steelyard.leaderboards.output.style import Figures, marks
+from steelyard.leaderboards.stats import ranking
+from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank
 from steelyard.tasks.corruptions.variants import CLEAN
 
 OVERALL_RULE = (
@@ -31,6 +33,68 @@ ORACLE = (
     "Settings selected on the test items themselves: an upper bound on what selection can gain. "
     "Not ranked, not compared, and on no board."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class OverallEntry:
+    label: str
+    kind: str
+    rank: OverallRank
+
+
+@dataclass(frozen=True, slots=True)
+class Overall:
+    """Ranking over all tasks."""
+
+    tasks: tuple[str, ...]
+    generated: tuple[str, ...]
+    """Tasks of generated data."""
+    preliminary: str
+    """Why the ranking cannot carry a conclusion; empty if it can."""
+    entries: tuple[OverallEntry, ...]
+    """Entries complete on every task, by mean rank."""
+    blanks: tuple[Blank, ...]
+    """Entries that lack a task: a missing task is never a vote."""
+    critical: CriticalDifference | None
+    """None with too few blocks or entries."""
+
+    @property
+    def title(self) -> str:
+        """Heading with the mark *preliminary*; the tasks say themselves what is generated."""
+        return titled("All tasks", generated=False, preliminary=self.preliminary)
+
+
+def overall(boards: Sequence[Board]) -> Overall:
+    """Combine the boards of several tasks."""
+    ranked = {entry.label: entry.kind for board in boards for entry in board.entries}
+    kinds = ranked | {blank.label: blank.kind for board in boards for blank in board.blanks}
+    absent = {
+        label: [board.task for board in boards if label not in board.samples] for label in kinds
+    }
+    complete = sorted(label for label in kinds if not absent[label])
+    blanks = tuple(
+        Blank(label, kinds[label], f"not ranked on {', '.join(absent[label])}")
+        for label in sorted(kinds)
+        if absent[label]
+    )
+    task_scores = [board.task_scores for board in boards]
+    ranks = ranking.overall_ranks(task_scores, complete) if complete else {}
+    return Overall(
+        tasks=tuple(board.task for board in boards),
+        generated=tuple(board.task for board in boards if board.generated),
+        preliminary=joined({board.task: board.preliminary for board in boards}),
+        entries=tuple(OverallEntry(label, kinds[label], rank) for label, rank in ranks.items()),
+        blanks=blanks,
+        critical=ranking.critical(ranking.block_ranks(task_scores, complete)) if ranks else None,
+    )
+
+
+def absences(overall: Overall) -> list[str]:
+    """Return which entries are not ranked, one line per reason."""
+    by_reason: dict[str, list[str]] = {}
+    for blank in overall.blanks:
+        by_reason.setdefault(blank.missing, []).append(blank.label)
+    return [f"{', '.join(labels)}: {reason}." for reason, labels in by_reason.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +120,11 @@ def build(runs: Runs, task_boards: Sequence[Board | Profile]) -> Summary:
         files |= oracle_files(runs.oracle)
     figures: Figures = {}
     if boards:
-        labels = sorted({run.record.label for run in runs.runs})
         files["overall.json"] = json_text({"schema": SCHEMA, **members(combined)}).encode()
-        figures = plots.critical(combined, labels, boards[0].control)
+    if combined.critical is not None:
+        look = marks([run.record.label for run in runs.runs], boards[0].control)
+        draw = partial(critical_figure, combined.critical, combined.title, look)
+        figures = {"overall-critical": draw}
     return Summary(boards, profiles, combined, files, figures)
 
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from steelyard.leaderboards.boards import factorial, profile_tables, tables
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.overall import absences
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.boards.summary import OVERALL_RULE, Summary, overall_sheet
+from steelyard.leaderboards.boards.summary import OVERALL_RULE, Summary, absences, overall_sheet
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.output.sheet import Cell, Sheet

@@ -15,7 +15,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import ITEMS, RECORD, checksum
 from steelyard.leaderboards.boards import tables
 from steelyard.leaderboards.boards.board import build
-from steelyard.leaderboards.boards.overall import absences, overall
+from steelyard.leaderboards.boards.summary import absences, overall
 from steelyard.leaderboards.loading.collect import collect
 
 
