@@ -20,8 +20,8 @@ from timing import arguments
 from steelyard.harness.core.seeds import seed_for
 from steelyard.leaderboards.stats import intervals as stats
 from steelyard.leaderboards.stats import ranking
+from steelyard.leaderboards.stats.differences import detectable_difference
 from steelyard.leaderboards.stats.intervals import DRAWS, Sample
-from steelyard.leaderboards.stats.power import detectable
 
 Floats = NDArray[np.float64]
 SKILLS = (0.9, 0.5)
@@ -136,7 +136,9 @@ def power(setting: Setting, boards: int) -> float:
     def difference(skills: tuple[float, float], board: int) -> Sample:
         return stats.minus(*samples_of(answers(setting, skills, rng), board))
 
-    target = float(np.mean([detectable([difference((0, 0), board)]) for board in range(100)]))
+    target = float(
+        np.mean([detectable_difference([difference((0, 0), board)]) for board in range(100)])
+    )
     step = 0.0
     while true_score(setting, step) - true_score(setting, -step) < target:
         step += 0.002

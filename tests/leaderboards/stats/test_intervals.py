@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from simulated_boards import Setting, answers, samples_of, true_score
 from sklearn import metrics as sk
 
+from steelyard.leaderboards.stats.differences import detectable_difference
 from steelyard.leaderboards.stats.intervals import (
     DRAWS,
     Sample,
@@ -20,7 +21,6 @@ from steelyard.leaderboards.stats.intervals import (
     resample_weights,
     spread_of,
 )
-from steelyard.leaderboards.stats.power import detectable
 from steelyard.tasks.weighted_metrics import METRICS, Items, resampled
 
 
@@ -205,16 +205,18 @@ def test_what_a_board_can_see_is_found_as_often_as_it_says() -> None:
     # Nothing between seeds and a known variance of items 0.04: z(0.975) + z(0.8) deviations.
     draws = np.random.default_rng(0).standard_normal(50_000) * 0.2
     shared = Sample(np.full(3, 0.1), np.stack([draws] * 3), clusters=10**6)
-    assert detectable([shared]) == pytest.approx((1.95996 + 0.84162) * 0.2, rel=0.01)
-    assert detectable([shared], tests=10) == pytest.approx((2.80703 + 0.84162) * 0.2, rel=0.01)
-    assert detectable([Sample(np.ones(3), np.ones((3, 9)), 5)]) == 0
+    assert detectable_difference([shared]) == pytest.approx((1.95996 + 0.84162) * 0.2, rel=0.01)
+    assert detectable_difference([shared], tests=10) == pytest.approx(
+        (2.80703 + 0.84162) * 0.2, rel=0.01
+    )
+    assert detectable_difference([Sample(np.ones(3), np.ones((3, 9)), 5)]) == 0
 
 
 def test_what_a_board_can_see_counts_the_seeds() -> None:
     # Seeds alone, variance of their mean 0.04: of 2,000 boards with that difference 80 % find it.
     rng = np.random.default_rng(1)
     some = [Sample(0.4 * rng.standard_normal(4), np.zeros((4, 9)), 50) for _ in range(300)]
-    wanted = detectable(some)
+    wanted = detectable_difference(some)
     boards = [Sample(wanted + each.values, each.draws, 50) for each in some]
     boards += [
         Sample(wanted + 0.4 * rng.standard_normal(4), np.zeros((4, 9)), 50) for _ in range(1_700)
