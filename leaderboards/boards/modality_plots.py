@@ -29,7 +29,7 @@ def modalities_figure(board: Board) -> "Figure":
     traded = {e.label for e in board.entries if e.tradeoff and e.tradeoff.traded}
     labels = [f"{e.label} ‡" if e.label in traded else e.label for e in board.entries]
     widths = [WIDE, *[NARROW] * 4]
-    figure, (axes, *others) = style.named_panels(labels, widths, gap=GAP, top=OVER, bottom=UNDER)
+    figure, (axes, *narrow) = style.named_panels(labels, widths, gap=GAP, top=OVER, bottom=UNDER)
     _scores(axes, board)
     changes: dict[str, list[ControlDifference | None]] = {
         name: [e.tradeoff.by_name[part] if e.tradeoff else None for e in board.entries]
@@ -40,7 +40,7 @@ def modalities_figure(board: Board) -> "Figure":
         )
     }
     changes[CLEAN] = [entry.differences.get(CLEAN) for entry in board.entries]
-    for axes, (title, differences) in zip(others, changes.items(), strict=True):
+    for axes, (title, differences) in zip(narrow, changes.items(), strict=True):
         _differences(axes, differences, 100 if board.percent else 1)
         axes.set_title(f"Δ {title}", fontsize=8, pad=3)
     mark = " ‡ gap closed at the cost of the strong modality or clean inputs." if traded else ""

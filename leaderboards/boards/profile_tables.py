@@ -76,22 +76,27 @@ def sheets(profile: Profile) -> tuple[Sheet, ...]:
     return (*tables, _cost(profile))
 
 
-def overview(profile: Profile) -> Sheet:
-    """Build the table with every clean number side by side, without intervals."""
+def overview(profile: Profile, *, halves: bool = False) -> Sheet:
+    """Build the table with every clean number side by side, with half the interval if asked."""
 
-    def side_by_side(column: ProfileColumn) -> cells.Column[ProfileRow]:
-        means = [row.scores[column.name].mean for row in profile.rows]
-        pick = max if column.higher_is_better else min
-        best = None if column.higher_is_better is None else pick(means, default=None)
+    def column(name: str, title: str, higher: bool | None) -> cells.Column[ProfileRow]:
+        scores = {
+            row.label: row.composite if name == COMPOSITE else row.scores[name]
+            for row in profile.rows
+        }
+        means = [score.mean for score in scores.values()]
+        best = None if higher is None else (max if higher else min)(means, default=None)
 
         def cell(row: ProfileRow) -> Cell:
-            mean = row.scores[column.name].mean
-            return Cell(number(mean) + VERDICTS[_verdict(row, column.name)], mean == best)
+            score = scores[row.label]
+            text = cells.with_half(score) if halves else number(score.mean)
+            verdict = row.differences[name].verdict if name in row.differences else ""
+            return Cell(text + VERDICTS[verdict], score.mean == best)
 
-        return heading(column), cell
+        return title, cell
 
-    composites: cells.Column[ProfileRow] = "composite", lambda row: number(row.composite.mean)
-    return _sheet(profile, "Side by side", [composites, *map(side_by_side, profile.clean)])
+    clean = [column(part.name, heading(part), part.higher_is_better) for part in profile.clean]
+    return _sheet(profile, "Side by side", [column(COMPOSITE, COMPOSITE, None), *clean])
 
 
 def _composites(profile: Profile) -> Sheet:
@@ -126,7 +131,12 @@ def _cost(profile: Profile) -> Sheet:
 
 
 def _sheet(profile: Profile, title: str, columns: Sequence[cells.Column[ProfileRow]]) -> Sheet:
-    return cells.entry_sheet(title, profile.rows, _name, columns, _blanks(profile))
+    blanks = _blanks(profile)
+    return cells.entry_sheet(title, profile.rows, _name, columns, blanks, _tie_mark)
+
+
+def _tie_mark(row: ProfileRow) -> str:
+    return "≈" if row.tied else ""
 
 
 def _blanks(profile: Profile) -> list[str]:
@@ -134,7 +144,7 @@ def _blanks(profile: Profile) -> list[str]:
 
 
 def _name(row: ProfileRow) -> str:
-    return cells.with_kind(row.label, row.kind) + (" ≈" if row.tied else "")
+    return cells.with_kind(row.label, row.kind)
 
 
 def _is_compared(profile: Profile) -> bool:
@@ -157,10 +167,6 @@ def heading(column: ProfileColumn) -> str:
 def _short(column: ProfileColumn) -> str:
     """Return a column's heading without its task, for a sheet about that task."""
     return heading(column).removeprefix(words(column.task) + " ")
-
-
-def _verdict(row: ProfileRow, column: str) -> str:
-    return row.differences[column].verdict if column in row.differences else ""
 
 
 def caption(profile: Profile) -> str:
@@ -212,7 +218,7 @@ def terminal(profile: Profile, width: int) -> "RenderableType":
     from rich.console import Group
     from rich.text import Text
 
-    sheets = [_clean(profile), *([_corrupted(profile)] if profile.corrupted else [])]
+    sheets = [overview(profile, halves=True), *([_corrupted(profile)] if profile.corrupted else [])]
     tables: list[RenderableType] = []
     for sheet in map(_narrow, (*sheets, _cost(profile))):
         for columns in _fitting(sheet, width):
@@ -221,30 +227,20 @@ def terminal(profile: Profile, width: int) -> "RenderableType":
     return Group(*tables, *(Text(line, style="dim") for line in lines))
 
 
-def _clean(profile: Profile) -> Sheet:
-    """Build the table of every clean number with half its interval, the composite first."""
-    # As wide as a mark, so that numbers align.
-    unmarked = "  " if _is_compared(profile) else ""
-
-    def column(name: str, title: str) -> cells.Column[ProfileRow]:
-        return (
-            title,
-            lambda row: (
-                cells.with_half(row.composite if name == COMPOSITE else row.scores[name])
-                + (VERDICTS[_verdict(row, name)] or unmarked)
-            ),
-        )
-
-    clean = [column(part.name, heading(part)) for part in profile.clean]
-    return _sheet(profile, "Clean", [column(COMPOSITE, COMPOSITE), *clean])
-
-
 def _narrow(sheet: Sheet) -> Sheet:
-    """Shorten names, and split headings into one line per word, the arrow with the last."""
+    """Shorten names, break headings into words, the arrow with the last, and align verdicts."""
     header = [name.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓") for name in sheet.header]
-    rows = [(row[0], Cell(shorten(row[1].text)), *row[2:]) for row in sheet.rows]
-    lines = tuple(name.replace(" ", "\n") for name in header)
-    return replace(sheet, header=lines, rows=tuple(rows))
+    verdicts = tuple(filter(None, VERDICTS.values()))
+    marked = {n for row in sheet.rows for n, cell in enumerate(row) if cell.text.endswith(verdicts)}
+
+    def padded(index: int, cell: Cell) -> Cell:
+        if index == 1:
+            return Cell(shorten(cell.text))
+        room = index in marked and not cell.text.endswith(verdicts)
+        return replace(cell, text=cell.text + "  " * room)
+
+    rows = tuple(tuple(padded(*pair) for pair in enumerate(row)) for row in sheet.rows)
+    return Sheet(sheet.title, tuple(name.replace(" ", "\n") for name in header), rows)
 
 
 def _fitting(sheet: Sheet, width: int) -> list[list[int]]:

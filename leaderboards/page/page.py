@@ -16,7 +16,7 @@ from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import OVERALL_RULE, Summary, absences, overall_sheet
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.output.escape import escape_formulas
-from steelyard.leaderboards.output.sheet import Cell, Sheet
+from steelyard.leaderboards.output.sheet import Sheet
 from steelyard.leaderboards.page import cards
 from steelyard.leaderboards.page.details import command_html, detail
 from steelyard.leaderboards.page.markup import esc, figure, inline, markdown
@@ -225,7 +225,7 @@ def _profile(
     key, name = f"p-{_slug(profile.trained_on)}", profile.stem
     whiskers = 2, draw_intervals([row.composite for row in profile.rows])
     body = [f'<p class="about">{esc(profile_tables.caption(profile))}</p>', _tools(name)]
-    body += [table(_with_intervals(profile), names, key, whiskers)]
+    body += [table(profile_tables.overview(profile, halves=True), names, key, whiskers)]
     body.append(_list(profile_tables.remarks(profile)))
     rest = profile_tables.sheets(profile)
     body += [_more(sheet, names, f"{key}-{n}") for n, sheet in enumerate(rest)]
@@ -234,21 +234,6 @@ def _profile(
         content = f"<summary>{esc(sheet.title)}</summary>{plain(sheet.title, sheet.header, rows)}"
         body.append(f'<details class="more">{content}</details>')
     return Section(key, profile.title, "".join([*body, figures]))
-
-
-def _with_intervals(profile: Profile) -> Sheet:
-    """Return the overview with half the interval of every clean number."""
-    overview = profile_tables.overview(profile)
-    rows = []
-    for row, cells in zip(profile.rows, overview.rows, strict=False):
-        intervals = [row.composite, *(row.scores[column.name] for column in profile.clean)]
-        new_cells = [Cell(f"{'≈' if row.tied else ''}{cells[0].text}"), cells[1]]
-        for cell, interval in zip(cells[2:], intervals, strict=True):
-            mean, _, mark = cell.text.partition(" ")
-            text = f"{mean} ± {100 * interval.half:.1f} {mark}".strip()
-            new_cells.append(Cell(text, cell.best))
-        rows.append(tuple(new_cells))
-    return replace(overview, rows=(*rows, *overview.rows[len(profile.rows) :]))
 
 
 def _slug(task: str) -> str:

@@ -205,9 +205,9 @@ def spread_of(samples: Sequence[Sample]) -> Spread:
         over[part] = draws.mean(axis=1).var(axis=1, ddof=1)
         single[part] = draws.var(axis=2, ddof=1).mean(axis=1)
         for index in np.flatnonzero(np.isnan(draws).any(axis=(1, 2))).tolist():
-            known = draws[index][:, ~np.isnan(draws[index]).any(axis=0)]
-            over[start + index] = known.mean(axis=0).var(ddof=1)
-            single[start + index] = known.var(axis=1, ddof=1).mean()
+            complete = draws[index][:, ~np.isnan(draws[index]).any(axis=0)]
+            over[start + index] = complete.mean(axis=0).var(ddof=1)
+            single[start + index] = complete.var(axis=1, ddof=1).mean()
     freedom = np.array([sample.clusters - 1 for sample in samples])
     if seeds == 1:
         return Spread(np.zeros_like(over), over, over, 0, freedom)
