@@ -1,7 +1,7 @@
 """Cells and columns that the tables of several reports share."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from steelyard.leaderboards.loading.costs import Cost
 from steelyard.leaderboards.output.files import exact
@@ -17,26 +17,18 @@ NO_DIAGRAM = (
     f"{FEWEST_BLOCKS} blocks; a block is one seed on one task."
 )
 FORMATS = {"all tables": "md", "CSV": "csv", "JSON": "json", "LaTeX": "tex"}
-
-
-class CostEntry(Protocol):
-    @property
-    def cost(self) -> Cost: ...
-
-
-Entry = TypeVar("Entry")
-CostlyEntry = TypeVar("CostlyEntry", bound=CostEntry)
-Column = tuple[str, Callable[[Entry], str | Cell]]
+RankedEntry = TypeVar("RankedEntry")
+Column = tuple[str, Callable[[RankedEntry], str | Cell]]
 """Heading, and the cell of an entry."""
 
 
 def entry_sheet(
     title: str,
-    entries: Iterable[Entry],
-    name: Callable[[Entry], str],
-    columns: Sequence[Column[Entry]],
+    entries: Iterable[RankedEntry],
+    name: Callable[[RankedEntry], str],
+    columns: Sequence[Column[RankedEntry]],
     blanks: Iterable[str] = (),
-    mark: Callable[[Entry], str] = lambda entry: "",
+    mark: Callable[[RankedEntry], str] = lambda entry: "",
 ) -> Sheet:
     """Build a table with a row per entry in order of rank, then the names of unranked entries.
 
@@ -81,10 +73,10 @@ def with_verdict(difference: ControlDifference | None, percent: bool = True) -> 
     return with_half(difference.interval, percent, "+") + VERDICTS[difference.verdict]
 
 
-def rank_columns(rank: Callable[[Entry], OverallRank]) -> list[Column[Entry]]:
+def rank_columns(rank: Callable[[RankedEntry], OverallRank]) -> list[Column[RankedEntry]]:
     """Return the columns of a rank over several tasks."""
 
-    def win_rate(entry: Entry) -> str:
+    def win_rate(entry: RankedEntry) -> str:
         wins = rank(entry).wins
         if wins is None:
             return ""
@@ -99,16 +91,11 @@ def rank_columns(rank: Callable[[Entry], OverallRank]) -> list[Column[Entry]]:
     ]
 
 
-def cost_sheet(
-    entries: Sequence[CostlyEntry],
-    name: Callable[[CostlyEntry], str],
-    control: str,
-    blanks: Iterable[str],
-) -> Sheet:
-    """Build the table of training cost, with the fraction of FLOPs by phase."""
+def cost_sheet(costs: Mapping[str, Cost], control: str, blanks: Iterable[str]) -> Sheet:
+    """Build the table of training cost by name, with the fraction of FLOPs by phase."""
 
-    def column(heading: str, text: Callable[[Cost], str]) -> Column[CostlyEntry]:
-        return heading, lambda entry: text(entry.cost)
+    def column(heading: str, text: Callable[[Cost], str]) -> Column[tuple[str, Cost]]:
+        return heading, lambda named: text(named[1])
 
     def fraction(phase: str) -> Callable[[Cost], str]:
         return lambda cost: (
@@ -122,9 +109,9 @@ def cost_sheet(
         column("items", lambda cost: f"{cost.items:.0f}"),
         column("seconds", lambda cost: f"{cost.seconds:.1f}"),
         column("peak MiB", lambda cost: f"{cost.peak_bytes / 2**20:.0f}"),
-        *(column(name, fraction(name)) for name in phases_of([e.cost for e in entries])),
+        *(column(name, fraction(name)) for name in phases_of([*costs.values()])),
     ]
-    return entry_sheet("Training cost", entries, name, columns, blanks)
+    return entry_sheet("Training cost", costs.items(), lambda named: named[0], columns, blanks)
 
 
 def phases_of(costs: Sequence[Cost]) -> list[str]:

@@ -127,7 +127,8 @@ def _corrupted(profile: Profile) -> Sheet:
 
 
 def _cost(profile: Profile) -> Sheet:
-    return cells.cost_sheet(profile.rows, _name, profile.control, _blanks(profile))
+    costs = {_name(row): row.cost for row in profile.rows}
+    return cells.cost_sheet(costs, profile.control, _blanks(profile))
 
 
 def _sheet(profile: Profile, title: str, columns: Sequence[cells.Column[ProfileRow]]) -> Sheet:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import NamedTuple
 
 from steelyard.leaderboards.boards import cells, profile_tables, tables
 from steelyard.leaderboards.boards.board import Blank, Board
@@ -182,36 +181,24 @@ def overall_sheet(overall: Overall) -> Sheet:
     )
 
 
-class OracleScore(NamedTuple):
-    """Clean main metric of one oracle entry on one task."""
+def oracle_files(runs: Sequence[Run]) -> dict[str, bytes]:
+    """Write ``oracle.md``, grey where Markdown is shown with HTML, and ``oracle.csv``.
 
-    trained_on: str
-    label: str
-    metric: str
-    mean: float
-    seeds: int
-
-
-def oracle_scores(runs: Sequence[Run]) -> list[OracleScore]:
-    """Average the clean main metric of every oracle entry over seeds."""
+    Both have the clean main metric of every oracle entry, averaged over seeds.
+    """
     values: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
     for run in runs:
         for score in run.record.scores:
             if score.main and score.variant == CLEAN:
                 key = (run.record.spec.task, run.record.label, f"{score.task} {score.metric}")
                 values[key].append(score.value)
-    return [OracleScore(*key, fmean(v), len(v)) for key, v in sorted(values.items())]
-
-
-def oracle_files(runs: Sequence[Run]) -> dict[str, bytes]:
-    """Write ``oracle.md``, grey where Markdown is shown with HTML, and ``oracle.csv``."""
     lines = ["# Oracle", "", ORACLE, "", "| trained on | entry | metric | mean | seeds |",
              "| --- | --- | --- | --: | --: |"]  # fmt: skip
-    rows: list[Sequence[object]] = [OracleScore._fields]
-    for score in oracle_scores(runs):
-        texts = [*map(md, score[:3]), f"{100 * score.mean:.1f}", str(score.seeds)]
+    rows: list[Sequence[object]] = [("trained_on", "label", "metric", "mean", "seeds")]
+    for names, scores in sorted(values.items()):
+        texts = [*map(md, names), f"{100 * fmean(scores):.1f}", str(len(scores))]
         grey = (f'<span style="color:#888">{text}</span>' for text in texts)
         lines.append(f"| {' | '.join(grey)} |")
-        rows.append([*score[:3], exact(score.mean), score.seeds])
+        rows.append([*names, exact(fmean(scores)), len(scores)])
     page = "\n".join(lines) + "\n"
     return {"oracle.md": page.encode(), "oracle.csv": csv_text(rows).encode()}

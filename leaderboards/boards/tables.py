@@ -56,7 +56,8 @@ def report(board: Board, pictures: Sequence[str] = ()) -> Report:
 
 def sheets(board: Board) -> tuple[Sheet, ...]:
     """Return the ranking, corruptions, modalities and cost; cells are blank where incomplete."""
-    cost = cells.cost_sheet(board.entries, _name, board.control, map(_name, board.blanks))
+    costs = {_name(entry): entry.cost for entry in board.entries}
+    cost = cells.cost_sheet(costs, board.control, map(_name, board.blanks))
     tables = (ranking(board), _corruptions(board), *_modalities(board), cost)
     return tuple(sheet for sheet in tables if len(sheet.header) > 2)
 

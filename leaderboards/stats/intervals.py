@@ -175,9 +175,8 @@ def pair_p_values(samples: Sequence[Sample]) -> Floats:
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Return p-values adjusted by Holm's step-down method, which bounds the family-wise error."""
-    names = sorted(p_values, key=lambda name: (p_values[name], name))
-    adjusted = holm_adjusted(np.array([p_values[name] for name in names]))
-    return dict(zip(names, adjusted.tolist(), strict=True))
+    adjusted = holm_adjusted(np.array([*p_values.values()]))
+    return dict(zip(p_values, adjusted.tolist(), strict=True))
 
 
 def holm_adjusted(p_values: Floats) -> Floats:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.budget import parse_budget
@@ -110,11 +112,7 @@ def publish_anytime(
 def area(flops: Sequence[float], heights: Sequence[float]) -> float:
     """Return the mean height of the line through the points over log FLOPs (trapezoid rule)."""
     logs = [math.log(value) for value in flops]
-    strips = [
-        (end - start) * (low + high) / 2
-        for start, end, low, high in zip(logs, logs[1:], heights, heights[1:], strict=False)
-    ]
-    return sum(strips) / (logs[-1] - logs[0])
+    return float(np.trapezoid(heights, logs)) / (logs[-1] - logs[0])
 
 
 def _budgets(folders: Sequence[Path]) -> list[str]:
