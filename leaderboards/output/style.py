@@ -237,11 +237,13 @@ def lines(
 
 def row_intervals(axes: "Axes", rows: Sequence[tuple[float, Mark, Bar]]) -> None:
     """Draw an interval in each row (height, mark, interval)."""
-    for y, mark, bar in rows:
-        axes.plot([bar.low, bar.high], [y, y], color=mark.colour, lw=1.3, alpha=0.7,
-                  solid_capstyle="round")  # fmt: skip
-        size = 0.85 * SIZES[mark.marker]
-        axes.plot(bar.mean, y, mark.marker, color=mark.colour, ms=size, mec="white", mew=0.5)
+    if rows:
+        ys, looks, bars = zip(*rows, strict=True)
+        ends = [bar.low for bar in bars], [bar.high for bar in bars]
+        colours = [mark.colour for mark in looks]
+        axes.hlines(ys, *ends, colors=colours, lw=1.3, alpha=0.7, capstyle="round")
+        means = [(mark, bar.mean, y) for y, mark, bar in rows]
+        dots(axes, means, smaller=0.9, edge=0.5, zorder=2.5)
 
 
 def draw_curves(
