@@ -30,17 +30,18 @@ def generated() -> str:
     about = [tasks.info(name) for name in tasks.names()]
     scored = [
         (
-            f"`{one.name}`",
-            _metrics(one),
-            one.cluster,
-            one.text or "none",
-            _answer(one),
-            one.judge,
+            f"`{info.name}`",
+            _metrics(info),
+            info.cluster,
+            info.text or "none",
+            _answer(info),
+            info.judge,
         )
-        for one in about
+        for info in about
     ]
     read = [
-        (f"`{one.name}`", _hub(one.hub), _layout(one), _official(one), one.licence) for one in about
+        (f"`{info.name}`", _hub(info.hub), _layout(info), _official(info), info.licence)
+        for info in about
     ]
     lines = [
         *_table(("task", "metrics", "cluster", "text", "answered by", "judge"), scored),
@@ -59,29 +60,29 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cell.replace('|', BAR) for cell in line)} |" for line in lines]
 
 
-def _metrics(one: tasks.TaskInfo) -> str:
+def _metrics(info: tasks.TaskInfo) -> str:
     return ", ".join(
-        f"**{name}**{ARROWS[higher]}" if name == one.main else f"{name}{ARROWS[higher]}"
-        for name, higher in one.metrics.items()
+        f"**{name}**{ARROWS[higher]}" if name == info.main else f"{name}{ARROWS[higher]}"
+        for name, higher in info.metrics.items()
     )
 
 
-def _answer(one: tasks.TaskInfo) -> str:
-    return f"words, at most {one.max_tokens} tokens" if one.generative else BY_CLASS
+def _answer(info: tasks.TaskInfo) -> str:
+    return f"words, at most {info.max_tokens} tokens" if info.generative else BY_CLASS
 
 
 def _hub(name: str) -> str:
     return f"[{name}](https://huggingface.co/datasets/{name})" if name else "none"
 
 
-def _layout(one: tasks.TaskInfo) -> str:
-    lines = (line.partition(" ") for line in one.layout.splitlines())
+def _layout(info: tasks.TaskInfo) -> str:
+    lines = (line.partition(" ") for line in info.layout.splitlines())
     return "<br>".join(f"`{path}` {note}".strip() for path, _, note in lines)
 
 
-def _official(one: tasks.TaskInfo) -> str:
-    files = (f"{file}: {count_text(known['rows'])}" for file, known in one.official.items())
-    return one.source if one.source == "generated" else "<br>".join(files) or "not known"
+def _official(info: tasks.TaskInfo) -> str:
+    files = (f"{file}: {count_text(known['rows'])}" for file, known in info.official.items())
+    return info.source if info.source == "generated" else "<br>".join(files) or "not known"
 
 
 def task_page() -> str:

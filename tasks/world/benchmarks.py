@@ -207,15 +207,10 @@ def _open_adversarial(scene: Scene, source: SceneSource) -> tuple[str, str]:
     return colour_question(Object(kind, "red", 0)).text, f"There is no {kind} in the image."
 
 
-def _open_count(scene: Scene, source: SceneSource) -> tuple[str, str]:
-    question = count_question(scene, source.max_objects)
-    return question.text, question.answer
-
-
 OPEN_QUESTIONS: Mapping[str, Callable[[Scene, SceneSource], tuple[str, str]]] = {
     "attribute": _open_attribute,
     "adversarial": _open_adversarial,
-    "counting": _open_count,
+    "counting": lambda scene, source: (count_question(scene).text, str(len(scene.objects))),
     "environment": lambda scene, source: ("Where is this?", f"In the {scene.place}."),
     "holistic": lambda scene, source: (CAPTION, caption(scene)),
 }
