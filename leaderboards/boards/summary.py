@@ -12,7 +12,7 @@ from steelyard.leaderboards.boards.evidence import joined, sentence, titled
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.rank_plots import critical_figure
 from steelyard.leaderboards.loading.collect import Run, Runs
-from steelyard.leaderboards.output.escape import md
+from steelyard.leaderboards.output.escape import escape_formulas, md
 from steelyard.leaderboards.output.files import csv_text, exact, json_text, members
 from steelyard.leaderboards.output.report import SCHEMA, file_links, image
 from steelyard.leaderboards.output.sheet import Sheet, bullets, sheet_markdown
@@ -114,7 +114,8 @@ def build(runs: Runs, task_boards: Sequence[Board | Profile]) -> Summary:
     boards = tuple(board for board in task_boards if isinstance(board, Board))
     profiles = tuple(board for board in task_boards if isinstance(board, Profile))
     combined = overall(boards)
-    files = {"scores.csv": runs.scores.to_csv(index=False, float_format="%.10g").encode()}
+    scores = runs.scores.to_csv(index=False, float_format="%.10g")
+    files = {"scores.csv": escape_formulas(scores.encode())}
     if runs.oracle:
         files |= oracle_files(runs.oracle)
     figures: Figures = {}

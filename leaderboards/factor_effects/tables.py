@@ -1,7 +1,5 @@
 """Write the effect of a factor as a page, CSV, JSON, a figure and a terminal table."""
 
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,7 @@ from steelyard.leaderboards.factor_effects.numbers import (
 )
 from steelyard.leaderboards.factor_effects.plots import picture
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import exact, json_text, members, write_files
+from steelyard.leaderboards.output.files import csv_text, exact, json_text, members, write_files
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.reliance.numbers import NUMBERS, PERCENTAGES
 from steelyard.leaderboards.stats.intervals import Interval
@@ -104,12 +102,10 @@ def _effect(interval: Interval | None, name: str) -> str:
 
 def as_csv(factor: Factor) -> str:
     """Return one line per level and number, unrounded, with its difference to the reference."""
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(
+    rows = [
         ["task", "parameter", "value", "reference", "number", "mean", "low", "high", "difference",
          "difference_low", "difference_high", "about"]
-    )  # fmt: skip
+    ]  # fmt: skip
     for curve in factor.curves:
         for level in curve.levels:
             start = [curve.task, curve.parameter, level.value, str(level.reference).lower()]
@@ -120,8 +116,8 @@ def as_csv(factor: Factor) -> str:
                     exact(value) for value in (interval.mean, interval.low, interval.high, *ends)
                 ]
                 blanks = [""] * (6 - len(values))
-                table.writerow([*start, name, *values, *blanks, NUMBERS[name]])
-    return out.getvalue()
+                rows.append([*start, name, *values, *blanks, NUMBERS[name]])
+    return csv_text(rows)
 
 
 def as_json(factor: Factor) -> str:
@@ -142,10 +138,7 @@ def terminal(factor: Factor) -> "Table":
         table.add_column(HEADINGS[name], justify="right")
     for curve in factor.curves:
         for level in curve.levels:
-            means = (_mean(level.numbers.get(name)) for name in names)
+            intervals = (level.numbers.get(name) for name in names)
+            means = ("" if i is None else f"{100 * i.mean:.1f}" for i in intervals)
             table.add_row(curve.task, f"{curve.parameter} {level.name}", *means)
     return table
-
-
-def _mean(interval: Interval | None) -> str:
-    return "" if interval is None else f"{100 * interval.mean:.1f}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Record
 from steelyard.leaderboards.loading.collect import Run
+from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.tasks.corruptions.missing import FOLDER, MISSING, file_name
 
 
@@ -28,7 +29,7 @@ def tables_of(runs: Sequence[Run]) -> dict[str, bytes]:
                 raise UserError(
                     f"{path} and {other_path} differ: score all runs of a board on the same data."
                 )
-    return {name: path.read_bytes() for name, path in sorted(first.items())}
+    return {name: escape_formulas(path.read_bytes()) for name, path in sorted(first.items())}
 
 
 def _names(record: Record) -> set[str]:

@@ -13,15 +13,12 @@ from steelyard.leaderboards.output.escape import escape_formulas
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Write files by name, each atomically, and return their paths; CSV formulas are escaped.
+    """Write files by name, each atomically, and return their paths.
 
     Raises:
         UserError: a file cannot be written.
     """
-    return [
-        write_atomic(folder / name, escape_formulas(data) if name.endswith(".csv") else data)
-        for name, data in contents.items()
-    ]
+    return [write_atomic(folder / name, data) for name, data in contents.items()]
 
 
 def json_text(content: Mapping[str, Any]) -> str:
@@ -44,10 +41,10 @@ def json_text(content: Mapping[str, Any]) -> str:
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Return CSV of rows, the header first."""
+    """Return CSV of rows, the header first; formulas are escaped."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue()
+    return escape_formulas(out.getvalue().encode()).decode()
 
 
 def members(record: Any) -> dict[str, Any]:

@@ -88,8 +88,9 @@ def _variants(variants: Mapping[str, Interval], percent: bool) -> str:
 
 def _cost(cost: Cost) -> str:
     rows = [
-        (esc(phase), f"{flops:.3g}", _fraction(flops / cost.flops if cost.flops else 0.0))
+        (esc(phase), f"{flops:.3g}", f"{bar(fraction)} {100 * fraction:.0f}%")
         for phase, flops in cost.phases.items()
+        for fraction in [flops / cost.flops if cost.flops else 0.0]
     ]
     totals = {
         "total": f"{cost.flops:.3g} FLOPs"
@@ -101,10 +102,6 @@ def _cost(cost: Cost) -> str:
     }
     table = plain("Cost by phase, mean over seeds", ("phase", "FLOPs", "fraction"), rows)
     return table + facts({name: esc(text) for name, text in totals.items()})
-
-
-def _fraction(fraction: float) -> str:
-    return f"{bar(fraction)} {100 * fraction:.0f}%"
 
 
 def _seeds(runs: Sequence[Run]) -> str:

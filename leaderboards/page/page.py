@@ -15,7 +15,6 @@ from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import OVERALL_RULE, Summary, absences, overall_sheet
 from steelyard.leaderboards.loading.collect import Runs
-from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.output.sheet import Sheet
 from steelyard.leaderboards.page import cards
 from steelyard.leaderboards.page.details import command_html, detail
@@ -137,7 +136,7 @@ def _downloads(files: Mapping[str, bytes], names: Sequence[str]) -> str:
     for name in names:
         for kind in KINDS:
             if (data := files.get(f"{name}.{kind}")) is not None:
-                text = (escape_formulas(data) if kind == "csv" else data).decode()
+                text = data.decode()
                 content.setdefault(name, {})[kind] = json.loads(text) if kind == "json" else text
     text = json.dumps(content, separators=(",", ":"))
     for sign in "<>&":

@@ -1,13 +1,11 @@
 """Write a reliance profile as verdicts, Markdown, CSV, JSON and a terminal table."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import exact, json_text, members, write_files
+from steelyard.leaderboards.output.files import csv_text, exact, json_text, members, write_files
 from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
 from steelyard.leaderboards.reliance.numbers import (
     CONFLICTS,
@@ -236,14 +234,12 @@ def markdown(diagnosis: Diagnosis, picture: str = "") -> str:
 
 def as_csv(diagnosis: Diagnosis) -> str:
     """Return one line per number, unrounded, with its description."""
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["task", "subset", "score", "number", "mean", "low", "high", "about"])
+    rows = [["task", "subset", "score", "number", "mean", "low", "high", "about"]]
     for part in diagnosis.parts:
         for name, interval in part.numbers.items():
             values = [exact(value) for value in (interval.mean, interval.low, interval.high)]
-            table.writerow([part.task, part.subset, part.metric, name, *values, NUMBERS[name]])
-    return out.getvalue()
+            rows.append([part.task, part.subset, part.metric, name, *values, NUMBERS[name]])
+    return csv_text(rows)
 
 
 def as_json(diagnosis: Diagnosis) -> str:
