@@ -6,9 +6,10 @@ entropy averaged over classes if an item has several labels.
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.backbone import Backbone
-from steelyard.harness.training.fit import TrainStep, fit
+from steelyard.harness.training.fit import fit
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About, NoOptions
+from steelyard.methods._shared.steps import fused_step
 
 ABOUT = About(
     title="Joint",
@@ -22,8 +23,3 @@ Config = NoOptions
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Minimise the task loss of the fused prediction until the budget is spent."""
     fit(backbone, data, meter, fused_step(backbone), seed=seed)
-
-
-def fused_step(backbone: Backbone) -> TrainStep:
-    """Return the step that minimises the task loss of the fused prediction."""
-    return lambda batch: (backbone.loss(backbone.predict(batch), batch).mean(), {})

@@ -78,7 +78,7 @@ from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 from steelyard.methods._shared.divergences import jensen_shannon
 from steelyard.methods._shared.gradients import carry, gradient_at
-from steelyard.methods._shared.pretrain import pretrain_modalities
+from steelyard.methods._shared.steps import pretrain_modalities
 
 ABOUT = About(
     title="MCR",

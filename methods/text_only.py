@@ -8,7 +8,7 @@ from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.backbone import TwoTower
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About, NoOptions
-from steelyard.methods._shared.pretrain import train_modality
+from steelyard.methods._shared.steps import train_modality
 
 ABOUT = About(
     title="Text only",

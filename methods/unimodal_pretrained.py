@@ -17,8 +17,7 @@ from steelyard.harness.training.fit import fit
 from steelyard.harness.training.search import LogUniform, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._shared.pretrain import pretrain_modalities
-from steelyard.methods.joint import fused_step
+from steelyard.methods._shared.steps import fused_step, pretrain_modalities
 
 ABOUT = About(
     title="Unimodal pre-training",

@@ -31,7 +31,7 @@ from steelyard.harness.training.fit import StepResult, TrainStep, fit
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._mbpo.mining import MinedAnswer, Policy, attacked_pixels, information_gain
 from steelyard.methods._mbpo.options import Fault
-from steelyard.methods.joint import fused_step
+from steelyard.methods._shared.steps import fused_step
 
 REJECTED = "rejected"  # key of the wrong classes [B] in Batch.extra
 

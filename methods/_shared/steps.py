@@ -1,10 +1,15 @@
-"""Training of one modality alone, for unimodal controls and for methods that start from it."""
+"""Training steps of several methods: on the fused prediction, and of one modality alone."""
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.examples import Modality
-from steelyard.harness.models.backbone import Batch, TwoTower
-from steelyard.harness.training.fit import StepResult, fit
+from steelyard.harness.models.backbone import Backbone, Batch, TwoTower
+from steelyard.harness.training.fit import StepResult, TrainStep, fit
 from steelyard.harness.training.train_data import TrainData
+
+
+def fused_step(backbone: Backbone) -> TrainStep:
+    """Return the step that minimises the task loss of the fused prediction."""
+    return lambda batch: (backbone.loss(backbone.predict(batch), batch).mean(), {})
 
 
 def train_modality(
