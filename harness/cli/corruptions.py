@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SIZE = 80
 """Longest edge of an image in pixels; noise makes large files."""
+# Pixels: between cells, left of them for names, above them for headings, height of a letter.
 GAP, MARGIN, HEAD, LETTER = 4, 74, 20, 12
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 SCENE = ("orchard", ("apple", "red", 0), ("pear", "green", 3))

@@ -58,6 +58,7 @@ def check(task: str, options: CheckOptions) -> None:
         with report_images(on_images):
             content, folder = report.check(task, root, loader, options.max_bad, on_stage)
     console.print(Markdown(card_page.markdown(content, card_page.TERMINAL_ROWS)))
+    # Not wrapped by rich: paths and commands in it are copied.
     console.print(escape(card_page.verdict(content)), highlight=False, soft_wrap=True)
     # The check has already written the card into the cache.
     if options.out is not None:

@@ -120,6 +120,7 @@ def parts_of(task: str, runs: "Sequence[DataFrame]") -> "list[TaskReliance]":
     info = tasks.info(task)
     metric = profile_metric(info)
     higher = info.metrics.get(metric, True)
+    # None, of a number that only describes, is read as higher.
     return profile_task(task, metric, higher_is_better=higher is not False, runs=runs)
 
 

@@ -119,6 +119,7 @@ def _expand(name: str) -> list[tasks.Variant]:
     names = tasks.find(task_or_group)
     if not at:
         return [tasks.parse_variant(task) for task in names]
+    # The first variant is the clean one.
     return [variant for task in names for variant in tasks.variants(task, [corruption])[1:]]
 
 
@@ -154,7 +155,9 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
     spec = RunSpec(
         method=methods.idle(),
         task=tasks.NOTHING,
+        # A shell adds the slash when it completes a folder's name; the run's id must be the same.
         backbone=source.rstrip("/"),
+        # Nothing is trained: budget and seed only complete the spec.
         budget="XS",
         seed=0,
         backbone_options=backbone_options,
@@ -170,6 +173,7 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
 def check_model_path(model: str) -> None:
     """Raise UserError for a path that does not exist in a folder that does."""
     path = Path(model)
+    # A hub id ORG/NAME is a path, too, but has no folder ORG here.
     if not path.exists() and path.parent != Path() and path.parent.is_dir():
         raise UserError(f"Nothing at {model}: give the folder of a run or checkpoint, or a hub id.")
 

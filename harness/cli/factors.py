@@ -143,6 +143,7 @@ def factors(factor: str, options: FactorOptions) -> None:
     name = f"{factor}{'-vlm' if options.vlm else ''}"
     quiet_heavy_libraries()
     models = list(_train_levels(factor, base, levels, options, options.out / name))
+    # Test items of the unchanged world for all levels.
     corpora = {task: tasks.load(task, tasks.find_root(task)) for task in names}
     groups = _collect_answers(models, corpora, settings, device, options.out / name)
     trained = f"{base.backbone} on {', '.join(base.tasks)}, budget {base.budget}"
@@ -191,6 +192,7 @@ def _train_levels(
 ) -> Iterator[FactorModel]:
     """Yield every model, trained unless its folder exists."""
     run_options = shared.RunOptions(runs=out / "runs", device=options.device, jobs=options.jobs)
+    # Without levels (objective) the entries of the suite are the levels.
     for level in levels or (None,):
         suite = base
         if level is not None:

@@ -72,6 +72,7 @@ for command in (demo, run, train, evaluate, answers, tune, leaderboard, compare,
 def main() -> None:
     """Run the command; a UserError is one line, a bug keeps its traceback."""
     try:
+        # Else click ends the process itself, with code 1 when interrupted.
         cli(standalone_mode=False)
     except UserError as error:
         click.echo(f"error: {error}", err=True)

@@ -68,6 +68,7 @@ def demo(quick: bool, options: RunOptions, board: BoardOptions) -> None:
       steelyard demo --quick
     """
     name = "quick" if quick else "demo"
+    # A folder of its own: the boards show these runs alone.
     options = replace(options, runs=options.runs / name)
     if [record for suite in suites_from(name, options) for record in run_suite(suite, options)]:
         write_boards((options.runs,), board)

@@ -59,12 +59,14 @@ def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | No
     """Tune a suite of one budget; return its tuning file, or None on a dry run."""
     corpora = load_corpora(suite.all_tasks, options, suite.data_options)
     suite = _with_validation(suite, corpora)
+    # "run" is the suite made of a single method.
     name = suite.entries[0].name if suite.name == "run" else suite.name
     ending = "" if suite.run_track == "compute" else f"-{suite.run_track}"
     folder = f"tuning-{name.replace('/', '_')}-{suite.budget}{ending}"
     options = replace(options, runs=options.runs / folder)
     names = [entry.name for entry in suite.entries]
     if options.dry_run:
+        # An upper bound: only trial 0 shows which methods train nothing.
         trials = tuning.trial_suite(suite, plan, range(plan.trials), names)
         run_jobs(jobs(trials, corpora), corpora, options)
         return None

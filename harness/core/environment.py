@@ -20,6 +20,7 @@ def reset_peak(device: str) -> None:
         return
     # Not Linux, or not permitted: the peak is then that since the process started.
     with suppress(OSError):
+        # 5 resets VmHWM, see proc(5).
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -34,6 +35,7 @@ def peak_bytes(device: str) -> int:
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
+            # Peak resident memory in kB.
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -61,12 +63,14 @@ def code() -> dict[str, Any]:
     folders = ("harness", "methods", "tasks", "leaderboards")
     paths = (path for name in folders for path in (root / name).rglob("*"))
     parts: list[bytes] = []
+    # The order of rglob depends on the file system.
     for path in sorted(path for path in paths if path.suffix in (".py", ".yaml")):
         parts += [str(path.relative_to(root)).encode(), path.read_bytes()]
     source = {"source": digest(parts), "layout": LAYOUT, "commit": None, "dirty": None}
     # Only a checkout of steelyard: an environment may be inside another project's repository.
     if (root / "pyproject.toml").is_file() and (root / ".git").exists():
         source["commit"] = _git(root, "rev-parse", "HEAD")
+        # Runs inside the checkout are untracked files and change no code.
         source["dirty"] = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     return source
 

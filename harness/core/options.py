@@ -70,6 +70,7 @@ def _fits(value: Any, declared: Any) -> bool:
         return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(_fits(v, parts[1]) for v in value.values())
+    # Not isinstance: a bool is an int.
     return type(value) is declared or (declared is float and type(value) is int)
 
 

@@ -43,13 +43,16 @@ def start_workers(
 
     Each calls ``start`` with ``start_args`` once.
     """
+    # CUDA does not work in forked processes.
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     init_args = (messages, start, start_args)
+    # The executor refuses a limit of 0, and starts a process only when a job is submitted.
     executor = ProcessPoolExecutor(max(1, limit), context, _start_worker, init_args)
     try:
         yield Workers(limit, executor, messages, executor.submit(os.getpid) if limit else Future())
     finally:
+        # Without waiting: after an error the running jobs may take many minutes.
         executor.shutdown(wait=False, cancel_futures=True)
 
 
@@ -81,6 +84,7 @@ def spread(
             on_message(*workers.messages.get())
 
     def hand_out() -> None:
+        # No more than can start at once: this process takes jobs from the same queue.
         while jobs and sum(not future.done() for future in running) < workers.limit:
             if parent_works and not workers.ready.done():
                 break
@@ -100,6 +104,7 @@ def spread(
                 future: Future[ResultT] = Future()
                 future.set_result(work(job, on_parent_message))
                 yield job, future
+            # This process does not wait while it has jobs of its own to run.
             timeout = 0 if parent_jobs else WAIT_SECONDS
             done, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
             receive()
@@ -129,6 +134,7 @@ def _start_worker(
         # Nobody shuts this worker down if the parent was killed.
         while os.getppid() == parent:
             time.sleep(PARENT_CHECK_SECONDS)
+        # sys.exit would end this thread only.
         os._exit(1)
 
     threading.Thread(target=exit_with_parent, daemon=True).start()

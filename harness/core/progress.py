@@ -50,6 +50,7 @@ def show_progress(name: str = "starting") -> Iterator[Progress]:
     """Show a bar while the block runs; yield the callback that moves it."""
     with progress_bar() as bar:
         line = bar.add_task(name, total=1.0)
+        # Brackets in a stage would be read as markup.
         yield lambda stage, fraction: bar.update(
             line, description=escape(stage), completed=fraction
         )

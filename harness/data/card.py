@@ -27,6 +27,7 @@ def core(corpus: Corpus) -> Core:
     """Describe a corpus: revision, image content, splits, labels, skipped rows, loader notes."""
     skipped: dict[str, Counter[str]] = {}
     for row in corpus.skipped:
+        # A reason is a kind and details: "image missing: images/1.jpg".
         skipped.setdefault(row.split, Counter())[row.reason.partition(":")[0]] += 1
     return {
         "format": FORMAT,

@@ -60,6 +60,7 @@ def scan(paths: Iterable[Path]) -> dict[Path, ScannedImage]:
     images: dict[Path, ScannedImage] = {}
     # lmms-eval switches Pillow to accept truncated images, for the full process.
     with swapped(ImageFile, "LOAD_TRUNCATED_IMAGES", False), ThreadPoolExecutor() as pool:
+        # Threads are enough: Pillow releases the interpreter lock while it decodes.
         results = pool.map(lambda chunk: [scan_image(path) for path in chunk], chunks)
         for chunk, scanned in zip(chunks, results, strict=True):
             images |= zip(chunk, scanned, strict=True)
@@ -92,6 +93,7 @@ def scan_image(path: Path) -> ScannedImage:
 
 def difference_hash(grey: Image.Image) -> bytes:
     """Pack where 9 x 9 grey pixels get brighter to the right, and where downwards: 128 bits."""
+    # In uint8 the sum with STEP would overflow.
     values = np.asarray(grey, dtype=np.int16)
     right = values[:-1, 1:] > values[:-1, :-1] + STEP
     down = values[1:, :-1] > values[:-1, :-1] + STEP

@@ -240,6 +240,7 @@ def _fraction_problems(
     elif good == 0:
         yield f"No usable row in {split}: {total} skipped, such as {examples}."
     elif len(bad) > max_bad * total:
+        # Rounded up: the proposed limit has to be enough.
         enough = math.ceil(100 * len(bad) / total) / 100
         yield (
             f"{len(bad)} of {total} rows of {split} cannot be used: {examples}. "
@@ -260,6 +261,7 @@ def _unusable(
             clusters[row.cluster] = f"incomplete group, image {reason}"
     for row in rows if whole_clusters else ():
         if row.cluster and row.cluster in clusters:
+            # An item with a broken image keeps that reason.
             reasons.setdefault(row.id, clusters[row.cluster])
     return reasons
 
@@ -270,6 +272,7 @@ def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) ->
     digest = blake2b(json.dumps(list(classes)).encode(), digest_size=8)
     for split in sorted(splits):
         for example in splits[split]:
+            # The bytes have a hash of their own, ``content``.
             size = example.image.stat().st_size if example.image else None
             row: list[Any] = [split, example.id, example.text, example.labels, size]
             question: list[Any] = [

@@ -62,10 +62,12 @@ def _examine(root: Path, path: str, published: Mapping[str, Any] | None) -> Anno
         content = reading.read_bytes(root / path)
         text = reading.decode(content, root / path)
     except UserError as error:
+        # A card has no path of this machine.
         return AnnotationFile(path, faults=[str(error).replace(f"{root}/", "")])
     rows, faults = _parse(path, text)
     counts: RowCounts = None if rows is None else len(rows)
     if isinstance(rows, dict):
+        # Few lists are tables, such as images and annotations of COCO; many keys are ids of rows.
         lists = {key: len(value) for key, value in rows.items() if isinstance(value, list)}
         counts = lists if lists and len(lists) <= SHOWN else len(rows)
     checksum = hashlib.sha256(content).hexdigest()
@@ -81,6 +83,7 @@ def _parse(path: str, text: str) -> tuple[Any, list[str]]:
         return text.split(), []
     if suffix == ".csv":
         table = [cells for _, cells in reading.csv_rows(text, path, faults.append)]
+        # A header names no image, the rows below it do.
         has_header = table and not any(map(is_image, table[0])) and any(map(is_image, table[-1]))
         return None if faults else table[1:] if has_header else table, faults
     if suffix == ".json":
@@ -100,6 +103,7 @@ def _compare(published: Mapping[str, Any], checksum: str, counts: RowCounts, row
     if counts != published["rows"]:
         sizes = f"{count_text(counts)}, not {count_text(published['rows'])}"
         return f"differs from the official size ({sizes}): subset?"
+    # All other facts are counts of a column's values.
     for column in sorted(published.keys() - {"rows", "sha256"}):
         values = Counter(str(row.get(column)) for row in rows if isinstance(row, dict))
         if values != {str(value): count for value, count in published[column].items()}:
@@ -122,6 +126,7 @@ def broken_sums(root: Path, files: Files) -> list[str]:
     problems = []
     for line in (root / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
         declared, _, name = line.partition(" ")
+        # sha256sum puts a star before files read in binary mode.
         path = name.strip().removeprefix("*").removeprefix("./")
         if not name:
             continue

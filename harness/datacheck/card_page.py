@@ -87,6 +87,7 @@ def _cell(name: str, value: Any) -> str:
     return count_text(value)
 
 
+# Underscores inside a word, as in file names, are no markup.
 _MARKUP = re.compile(r"[\\`*\[\]|<&]|(?<!\w)_+|_+(?!\w)")
 
 

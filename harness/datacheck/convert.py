@@ -118,6 +118,7 @@ def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
     """Write the official layout at ``folder``, which does not exist yet."""
     path = copy.path
     if path.name.endswith(ARCHIVES):
+        # Beside it: the parent is a temporary folder, so what is not used is removed with it.
         unpacked = folder.with_name(f"{folder.name}-unpacked")
         try:
             if path.suffix == ".zip":
@@ -125,7 +126,9 @@ def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
                     archive.extractall(unpacked)
             else:
                 with tarfile.open(path) as tar:
+                    # Refuses paths outside the folder, as zipfile does.
                     tar.extractall(unpacked, filter="data")
+        # RuntimeError: the zip archive is encrypted.
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
             raise UserError(f"{path}: cannot be unpacked ({error}).") from None
         if (official := _official(task, unpacked)) is None:
@@ -200,6 +203,7 @@ def _config_and_split(table: Path, root: Path) -> tuple[str, str]:
     folders = list(table.relative_to(root).parts[:-1]) if root.is_dir() else []
     split = SHARD.sub("", table.stem).rpartition("-")[2]
     if split == "data" or split.isdecimal():
+        # A single split saved with ``save_to_disk`` has its name only there.
         path = table.with_name("state.json")
         state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         split = folders.pop() if folders else state.get("_split") or "test"

@@ -20,7 +20,7 @@ NEAR = 6
 """Most bits in which near-duplicates differ. Of 600 photos stored again (JPEG quality 40 and 70,
 half the size, 10 % brighter) 99 % are within it; two different photos differ in 26 or more."""
 FLAT = 8
-"""ScannedImages with fewer bits set show next to nothing: they would all be near-duplicates."""
+"""Images with fewer bits set show next to nothing: they would all be near-duplicates."""
 WINDOW = 256
 """Most neighbours that an image is compared with if very many share a part of the hash."""
 SHOWN = 5
@@ -70,6 +70,7 @@ def near_pairs(hashes: Sequence[bytes]) -> IndexPairs:
     # Of NEAR + 1 parts at least one is equal, so only hashes with an equal part are compared.
     parts = np.array_split(np.arange(BITS), NEAR + 1)
     pairs = [np.empty((0, 2), np.int64), *(_near_pairs(bits[:, part], words) for part in parts)]
+    # Unique: a pair can be equal in several parts.
     result: IndexPairs = indices[np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)]
     return result
 
@@ -77,6 +78,7 @@ def near_pairs(hashes: Sequence[bytes]) -> IndexPairs:
 def _near_pairs(part: NDArray[np.uint8], words: NDArray[np.uint64]) -> IndexPairs:
     """Find pairs of rows that are equal in this part of the hash and near in all of it."""
     keys = part @ (1 << np.arange(part.shape[1]))
+    # Also by the full hash: equal hashes are neighbours even if a part has more than WINDOW rows.
     order = np.lexsort((words[:, 1], words[:, 0], keys))
     keys, words = keys[order], words[order]
     pairs = [np.empty((0, 2), np.int64)]

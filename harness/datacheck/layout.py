@@ -76,6 +76,7 @@ def _find_file(path: str, note: str, files: Files) -> ExpectedPath:
     for name in (name for path in names for name in (path, f"{path}.gz")):
         if name in files:
             return ExpectedPath(path, note, "found", name)
+    # Reversed: the first of several files with one name stays.
     by_name = {PurePosixPath(file).name.removesuffix(".gz"): file for file in reversed([*files])}
     for name in names:
         if file := by_name.get(PurePosixPath(name).name):
@@ -85,6 +86,7 @@ def _find_file(path: str, note: str, files: Files) -> ExpectedPath:
 
 def _find_many(path: str, note: str, files: Sequence[str], kind: str) -> ExpectedPath:
     """Count files of a kind below the folder of ``path``, or below one of its parents."""
+    # The last parent is ".", which has all files.
     for folder in [*PurePosixPath(path).parents][:-1]:
         if count := sum(name.startswith(f"{folder}/") for name in files):
             return ExpectedPath(path, note, "found", f"{count:,} {kind} in {folder}")
@@ -131,6 +133,7 @@ def _lines(folder: Mapping[str, Any], prefix: str) -> Iterator[str]:
         else:
             yield from (f"{prefix}{name}" for name in names)
     folders = [(name, content) for name, content in folder.items() if content is not None]
+    # "1 more folder" would be as long as its name.
     cut = len(folders) > MAX_FOLDERS + 1
     for name, content in folders[: MAX_FOLDERS if cut else None]:
         yield from _lines(content, f"{prefix}{name}")

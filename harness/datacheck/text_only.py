@@ -64,6 +64,7 @@ def scores(corpus: Corpus) -> list[TextOnlyScore]:
         for subset in ["", *subsets] if 1 < len(subsets) <= MOST_SUBSETS else [""]:
             test, same_kind = _in_subset(subset, examples), _in_subset(subset, train)
             if train:
+                # A subset may have no training items.
                 from_text = _scores(corpus, test, _predict(corpus, same_kind or train, test))
             else:
                 from_text = _cross_fitted(corpus, test)
@@ -126,6 +127,7 @@ def _predict(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) 
         mask = np.array([answer in allowed for answer in vocabulary])
         return mask if mask.any() else ~mask
 
+    # Naive Bayes needs features of one sign.
     words = HashingVectorizer(
         n_features=FEATURES, ngram_range=(1, 2), alternate_sign=False, norm=None
     )
@@ -136,12 +138,14 @@ def _predict(corpus: Corpus, train: Sequence[Example], test: Sequence[Example]) 
     model = MultinomialNB()
     for chunk in _chunks(pairs):
         features = encoder.transform(_texts(row for row, _ in chunk))
+        # All classes by name: a chunk may lack some.
         model.partial_fit(features, [target for _, target in chunk], classes=range(len(index)))
     predictions, count = [], _answer_count(corpus, train)
     for part in _chunks(test):
         log_proba = model.predict_log_proba(encoder.transform(_texts(part)))
         # A closed question is answered by one of its choices.
         log_proba[~np.array([mask_of(row.choices) for row in part])] = -np.inf
+        # Stable: of equally likely answers the most common one comes first, on every machine.
         best = np.argsort(-log_proba, axis=1, kind="stable")[:, :count]
         predictions += [[vocabulary[target] for target in row] for row in best.tolist()]
     return predictions

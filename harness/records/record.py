@@ -183,6 +183,7 @@ def parse(content: Mapping[str, Any], path: Path) -> Record:
 
 def items_file(task: str, trained_on: str) -> str:
     """Return the name of the table of a task's items in a run's folder."""
+    # Names of lmms-eval's tasks have a slash: stock/pope.
     return ITEMS if task == trained_on else f"items-{task.replace('/', '-')}.parquet"
 
 

@@ -52,6 +52,7 @@ class RunSpec:
     @property
     def id(self) -> str:
         """Name of the run's folder, such as ``joint-food101-tiny-S-s0-3f9c2a1e``."""
+        # Paths and hub ids have slashes, a folder's name must not.
         method = self.method.rsplit("/", 1)[-1].removesuffix(".py")
         backbone = "+".join(part.rsplit("/", 1)[-1] for part in self.backbone.split("+"))
         budget = self.budget if self.track == "compute" else f"{self.budget}-{self.track}"

@@ -167,6 +167,7 @@ def run_jobs(
                     continue
                 record = future.result()
                 records.append(record)
+                # Also for a failed run, which is not evaluated.
                 fractions[record.id] = 1.0
                 bar.update(line, completed=sum(fractions.values()))
                 if not console.is_terminal:
@@ -219,6 +220,7 @@ def pick_device(name: str) -> str:
     Raises:
         UserError: the device is not available.
     """
+    # Before the import of torch, which takes seconds.
     if name == "cpu":
         return name
     import torch
@@ -232,6 +234,7 @@ def pick_device(name: str) -> str:
 
 def quiet_heavy_libraries() -> None:
     """Set one CPU thread and turn off warnings and progress bars of tokenizers and transformers."""
+    # Else tokenizers starts threads, and warns whenever a process is forked after that.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from steelyard.harness.core.compat import prepare_imports
 

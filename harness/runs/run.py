@@ -83,7 +83,9 @@ def finished(job: Job, runs: Path) -> Record | None:
     result = record.read(folder)
     scored = {variant_name(score) for score in result.scores}
     complete = scored.issuperset(job.variants) and _has_same_items(result, job)
+    # A failed run is final: with its seed it would fail at the same step.
     final = complete or result.status == "failed"
+    # With another label the record is written again, from its scores.
     return result if final and result.label == job.label else None
 
 
@@ -146,6 +148,7 @@ def run(
         kind=job.kind,
     )
     result = record.write(result, folder)
+    # After the record: an interrupted run continues from its parts.
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return result
 
@@ -180,6 +183,7 @@ def _provenance(
         }
     content["weights"] = weights_hash(folder / WEIGHTS)
     if spec.task == tasks.NOTHING:
+        # Weights of an untrained model are not in the run's folder.
         content["weights"] = registry.revision(spec.backbone, spec.backbone_options)
     tables = {record.items_file(name, spec.task) for name in (spec.task, *other_tasks)}
     tables |= {missing_table(variant, job.split) for variant in variants if variant.missing}
@@ -223,6 +227,7 @@ def _train(
     failure = ""
     images = (example.image for example in data.examples if example.image)
     # Reading validation or test images during training is cheating and fails the run.
+    # Path() is the root of lmms-eval's tasks; it would forbid the full working directory.
     roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
     with meter, only_training_images(images, roots, [folder]) as guard:
         try:
@@ -244,6 +249,7 @@ def _train(
     write_atomic(folder / "log.jsonl", "".join(lines))
     if not failure:
         registry.save(backbone, folder / WEIGHTS)
+    # After the weights: a run that has this file is not trained again.
     write_json(folder / TRAINING, asdict(result))
     return result
 
@@ -259,6 +265,7 @@ def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
 
     def cost(encoder: "Encoder", item: "Image.Image | str") -> float:
         inputs, _ = encoder.prepare([item])
+        # FLOPs depend on the size of an input, not on its values.
         key = (encoder.modality, inputs[0].numel())
         if key not in costs:
             costs[key] = measure(encoder, [t.to(backbone.device) for t in inputs], {}).forward

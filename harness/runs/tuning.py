@@ -61,6 +61,7 @@ def _main_scores(record: Record) -> dict[str, float]:
 
 
 def _directed(score: Score) -> float:
+    # Metrics with a direction are fractions in [0, 1].
     return score.value if score.higher_is_better else 1 - score.value
 
 
@@ -192,6 +193,7 @@ def _entry_report(
                 "options": dict(trial.options),
                 "learning_rate": trial.learning_rate,
                 "runs": [record.id for record in records],
+                # A mean over fewer data sets is not comparable with the other trials.
                 "score": None if failures else fmean(map(rule, records)),
                 "test": fmean(tests) if tests and not failures else None,
                 "failure": "; ".join(failures),
@@ -221,6 +223,7 @@ def _total_ledger(runs: Sequence[Record], count: int) -> Ledger:
         items=sum(ledger.items for ledger in ledgers),
         peak_bytes=max(ledger.peak_bytes for ledger in ledgers),
         device=first.device,
+        # No limit (None) stays None.
         limit_flops=first.limit_flops and first.limit_flops * count,
         limit_seconds=first.limit_seconds and first.limit_seconds * count,
         stopped="finished",
@@ -230,6 +233,7 @@ def _total_ledger(runs: Sequence[Record], count: int) -> Ledger:
 
 def best(scores: Sequence[float | None]) -> int | None:
     """Return the first index of the highest score; None if no trial has a score."""
+    # Negative, so that the earlier trial wins a tie.
     ranked = [(score, -trial) for trial, score in enumerate(scores) if score is not None]
     return -max(ranked)[1] if ranked else None
 
@@ -313,6 +317,7 @@ def _chosen_entry(
 ) -> SuiteEntry:
     setting = choice["trials"][trial]
     summary = {
+        # A part of the run's id: runs of an oracle and of the tuned entry must not share a folder.
         "hash": choice["hash"] if kind == "tuned" else f"oracle-{choice['hash']}",
         "rule": content["rule"] if kind == "tuned" else f"{content['rule']} on test",
         "trial": trial,
