@@ -61,7 +61,7 @@ def _main_scores(record: Record) -> dict[str, float]:
 
 
 def _directed(score: Score) -> float:
-    # Metrics with a direction are fractions in [0, 1].
+    # Metrics that are better when lower are rates in [0, 1].
     return score.value if score.higher_is_better else 1 - score.value
 
 

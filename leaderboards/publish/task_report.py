@@ -71,7 +71,7 @@ class Drawing:
     draw: Callable[[], "Figure"]
 
 
-Job = ReportRequest | SummaryRequest | Drawing
+ReportJob = ReportRequest | SummaryRequest | Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def build_all(
         report(f"{task}: {stage}", READ + (1 - READ) * total)
 
     largest_first = sorted(requests, key=_size, reverse=True)
-    jobs = deque[Job](largest_first)
+    jobs = deque[ReportJob](largest_first)
     if not requests:
         jobs.append(SummaryRequest(runs, ()))
     # A figure is not worth the start of one more worker.
@@ -171,7 +171,7 @@ def start_worker() -> None:
     import matplotlib.backends.backend_svg  # noqa: F401
 
 
-def _work(job: Job, on_progress: OnProgress) -> TaskReport | Summary | dict[str, bytes]:
+def _work(job: ReportJob, on_progress: OnProgress) -> TaskReport | Summary | dict[str, bytes]:
     # Processes that each use all cores for sums take twice as long.
     with threadpool_limits(1, user_api="blas"):
         if isinstance(job, Drawing):
