@@ -44,6 +44,7 @@ class Guard:
             self._refuse(f"{event} was called")
         if event != "open" or not isinstance(args[0], (str, bytes, os.PathLike)):
             return
+        # ``os.open`` gives flags and no mode.
         _, mode, flags = args
         if not ("r" in mode if isinstance(mode, str) else flags & os.O_ACCMODE == os.O_RDONLY):
             return
@@ -76,6 +77,7 @@ def only_training_images(
     images: Iterable[Path], roots: Iterable[Path], exempt: Iterable[Path]
 ) -> Iterator[Guard]:
     """Let nothing below ``roots`` be read inside but ``images`` and files below ``exempt``."""
+    # A virtual environment may be in a data set's folder.
     folders = [Path(sys.prefix), Path(sys.base_prefix), *exempt]
     guard = Guard(
         tuple({path for root in roots for path in (_absolute(root), os.path.realpath(root))}),

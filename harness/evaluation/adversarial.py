@@ -88,9 +88,11 @@ class WhiteBox:
         if self.backbone.kind == "vlm":  # one row per image and not per item
             has_image = batch.has_image.tolist()
             ids = [id_ for id_, present in zip(ids, has_image, strict=True) if present]
+        # Qwen-VL has a row per patch, others one per image.
         rows = [1] * len(ids) if grids is None else grids.prod(1).tolist()
         parts = []
         for id_, count in zip(ids, rows, strict=True):
+            # By id, so that an item's noise does not depend on its batch.
             seed = seed_for("corruption", "image-adversarial", self.severity, id_)
             shape = (count, *batch.pixels.shape[1:])
             parts.append(np.random.default_rng(seed).random(shape, dtype=np.float32))
@@ -108,6 +110,7 @@ def white_box(backbone: Backbone, variant: tasks.Variant) -> Iterator[WhiteBox |
         # Training's meter leaves out a frozen encoder, but the attack passes through it.
         modules = list(dict.fromkeys((*modules, cast("Classifier", backbone).image_encoder)))
     device = str(next(iter(backbone.parameters())).device)
+    # Without a limit: it only counts.
     meter = Meter(Budget("attack", math.inf), device)
     handles = [handle for module in modules for handle in meter.watch(module)]
     try:

@@ -155,6 +155,7 @@ def _ratio_scores(
     """Return every metric over all items and, if the task has subsets, over each of them."""
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for sample in samples:
+        # The empty name is the group of all items.
         for subset in ("", *(enclosing(sample["item"]["subset"]) if info.subsets else ())):
             groups[subset].append(sample)
     return tuple(

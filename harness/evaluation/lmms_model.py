@@ -79,11 +79,13 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                         f"Answers are greedy here, and the task needs {dict(settings)}: leave the "
                         "task out."
                     )
+            # The longest of the batch, which cuts no answer short.
             limit = max(int(settings.get("max_new_tokens", MAX_TOKENS)) for settings in options)
             texts = self.backbone.generate(inputs, limit, **self._attacked(batch, inputs))
             if len(texts) != len(inputs):
                 raise ValueError(f"{self.backbone.name} gave {len(texts)} of {len(inputs)} answers")
             for text, settings in zip(texts, options, strict=True):
+                # Counted before the cut at a stop text, because the model generated them all.
                 counts = TokenCounts(output_tokens=self.backbone.count_tokens(text))
                 stops = settings.get("until") or []
                 for stop in [stops] if isinstance(stops, str) else stops:

@@ -37,6 +37,7 @@ def settings(task: "StockTask") -> Iterator[argparse.Namespace]:
     config = task.config
     rules = [config.doc_to_visual, config.doc_to_text, config.doc_to_target, config.process_results]
     modules = {rule.__module__ for rule in (*rules, *task.aggregation().values()) if callable(rule)}
+    # Some tasks write answers to files and print while they score.
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         for module in modules:
             logger.disable(module)
@@ -124,8 +125,10 @@ def _stock_metric(
         return StockMetric(metric, value, {}, False)
     numbers = np.array(values, dtype=np.float64)
     weights = metric_weights(task.aggregation()[metric], list(results.values()), key)
+    # The weights come from made-up numbers, so they are tested on the real ones.
     if weights is None or not math.isclose(weights @ numbers, value, rel_tol=EXACT, abs_tol=EXACT):
         return StockMetric(metric, value, {}, False)
+    # Bottoms add up to n and tops to n times the value, whatever the sum of the weights.
     tops, bottoms = len(numbers) * weights * numbers, len(numbers) * weights / weights.sum()
     parts = zip(results, zip(tops.tolist(), bottoms.tolist(), strict=True), strict=True)
     is_mean = math.isclose(weights.sum(), 1, abs_tol=EXACT)

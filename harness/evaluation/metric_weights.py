@@ -52,10 +52,12 @@ def metric_weights(
         value = metric(list(probe_results))
         return float(value) if is_number(value) else math.nan
 
+    # A fixed seed: whether a metric gets an interval must not depend on chance.
     rng = np.random.default_rng(0)
     probes = (np.ones(count), rng.random(count), rng.integers(2, size=count).astype(float))
     try:
         values = [call(probe) for probe in probes]
+        # A weighted sum of zeros is 0, and of ones the sum of the weights.
         if call(np.zeros(count)) != 0 or not values[0]:
             return None
         equal = np.full(count, values[0] / count)

@@ -215,6 +215,7 @@ class TwoTower(Backbone, Protocol):
 @contextmanager
 def evaluation_mode(module: "nn.Module") -> Iterator[None]:
     """Switch a module to evaluation mode inside, and back to its mode afterwards."""
+    # ``eval()`` and ``train()`` alone would not return to the mode before.
     training = module.training
     module.train(False)
     try:

@@ -51,6 +51,7 @@ class Fusion(nn.Module):
 
     def __init__(self, hidden: int, classes: int, perceptron: bool) -> None:
         super().__init__()
+        # One bias for the sum: contributions without bias belong to one modality each.
         self.bias = nn.Parameter(torch.zeros(hidden))
         self.output = nn.Linear(hidden, classes) if perceptron else None
 
@@ -88,6 +89,7 @@ class Classifier(nn.Module):
         self.text_head = nn.Linear(config.width, len(classes))
         self.missing = nn.ParameterDict()
         for modality in MODALITIES:
+            # A parameter in both cases, so that saved weights have the same names.
             learnt = config.missing == "learnt"
             self.missing[modality] = nn.Parameter(torch.zeros(config.width), requires_grad=learnt)
         self.register_buffer("prior", torch.full((len(classes),), 1.0 / len(classes)))
@@ -120,6 +122,7 @@ class Classifier(nn.Module):
         inputs = (batch.pixels,) if modality == "image" else (batch.tokens, batch.mask)
         if bool(present.all()):
             return self._latents(modality, *inputs)
+        # Absent items do not pass through the encoder and cost nothing.
         latents: Tensor = self.missing[modality].expand(len(present), -1)
         if not bool(present.any()):
             return latents
@@ -206,6 +209,7 @@ class Classifier(nn.Module):
             for row, positive in zip(labels, rows, strict=True):
                 row[list(positive)] = 1.0
         else:
+            # Without targets, as while answering, no label is read.
             labels = torch.tensor([row[0] if row else 0 for row in rows], dtype=torch.int64)
         batch = Batch(pixels, has_image, tokens, mask, has_text, labels)
         return batch.map(lambda tensor: tensor.to(self.device))
@@ -225,6 +229,7 @@ class Classifier(nn.Module):
     def scored_loss(self, batch: Batch) -> Tensor:
         """Return the loss [B] of the readout's logits, or of the ensemble's mean likelihood."""
         if self.readout == "prior":
+            # Logits whose probabilities are the prior.
             logits = torch.logit(self.prior) if self.multi_label else self.prior.log()
             return self.loss(logits.expand(len(batch.has_image), -1), batch)
         losses = [self.loss(logits, batch) for logits in self._readout_logits(batch)]
@@ -335,5 +340,6 @@ def load(folder: Path) -> Classifier:
     classes = tuple(meta["classes"])
     model = Classifier(meta["name"], config, classes, meta["multi_label"], image, text)
     model.readout = meta["readout"]
+    # Weights of frozen pretrained encoders came with their source and are not in the file.
     model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=not config.frozen)
     return model.eval()

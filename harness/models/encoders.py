@@ -56,6 +56,7 @@ class Encoder(nn.Module):
             # too many ways to read it off.
             images = [item for item in items if item is not None] or [Image.new("RGB", (8, 8))]
             pixels: Tensor = self.processor(images, return_tensors="pt")["pixel_values"]
+            # Zeros for absent items keep the rows of a batch aligned.
             full = torch.zeros(len(items), *pixels.shape[1:])
             full[present] = pixels[: int(present.sum())]
             return (full,), present
@@ -97,6 +98,7 @@ class Encoder(nn.Module):
         if key not in self._features:
             inputs, _ = self.prepare([item])
             device = next(self.model.parameters()).device
+            # On the CPU, where ``collate`` builds batches before it moves them.
             self._features[key] = self(*(tensor.to(device) for tensor in inputs))[0].float().cpu()
         return self._features[key]
 
@@ -136,6 +138,7 @@ def tiny_image_encoder(size: int, width: int, layers: int) -> Encoder:
         num_hidden_layers=layers,
         num_attention_heads=HEADS,
         image_size=size,
+        # Sixteen patches of any image size.
         patch_size=size // 4,
     )
     shape = {"height": size, "width": size}
@@ -154,6 +157,7 @@ def tiny_text_encoder(texts: Sequence[str], max_tokens: int, width: int, layers:
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=HEADS,
+        # Padding to a multiple of the bucket may exceed the longest text.
         max_position_embeddings=max_tokens + TEXT_BUCKET,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -172,6 +176,7 @@ def word_tokenizer(texts: Sequence[str], max_tokens: int) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
     )
+    # The most frequent words: rarer ones become [UNK], so that the embedding stays small.
     trainer = trainers.WordLevelTrainer(vocab_size=8000, special_tokens=special)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -206,9 +211,9 @@ def load_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
         model = AutoModel.from_pretrained(source, dtype=torch.float32)
         processor = _processor(Path(source), modality)
     except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
+        summary = str(error).strip().splitlines()[0]
         raise UserError(
-            f"Could not load the {modality} encoder '{source}': {first} "
+            f"Could not load the {modality} encoder '{source}': {summary} "
             "Give a local folder with config.json and weights, or a hub id while online."
         ) from error
     # CLIP-like checkpoints have a tower for each modality.

@@ -16,6 +16,7 @@ AttackLoss = Callable[[Batch], Tensor]
 @contextmanager
 def frozen_parameters(backbone: Backbone) -> Iterator[None]:
     """Freeze all parameters: a pass inside has gradients, and is charged, at its inputs only."""
+    # Only those that learn now, so that frozen ones stay frozen afterwards.
     parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -59,6 +60,7 @@ def ascend(
     move, pixels = _bounded_move(backbone, batch, epsilon), start
     with torch.enable_grad():
         for _ in range(steps):
+            # A new leaf for each step, or the graph would grow over all steps.
             pixels = pixels.detach().requires_grad_()
             total = loss(replace(batch, pixels=pixels)).sum()
             if not total.requires_grad:  # the loss uses no pixels

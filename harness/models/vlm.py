@@ -58,6 +58,7 @@ class Vlm(nn.Module):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.config.vision == "frozen":
+            # Frozen includes its dropout; the projector may still learn.
             vision_modules(self.base)[0].eval()
         return self
 
@@ -81,6 +82,7 @@ class Vlm(nn.Module):
         layout = _layout(parts)
         prompt = layout.filled(parts.text, parts.image)
         answered = layout.answered
+        # Padding (-100) is no token; the embedding of token 0 is masked out below.
         answers = self.base.get_input_embeddings()(layout.answers.clamp(min=0))
         attended = torch.cat([layout.visible, answered], 1)
         states = self._decode(torch.cat([prompt, answers.to(prompt.dtype)], 1), layout, attended)
@@ -148,6 +150,7 @@ class Vlm(nn.Module):
         except TemplateError:  # the template refuses more than one image
             return 1
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        # Some templates accept several images and show one.
         return ids.count(self.prompts.image_token)
 
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
@@ -182,6 +185,7 @@ class Vlm(nn.Module):
                 **sampling,
             )
         rows = tokens[:, batch.tokens.shape[1] :].tolist()
+        # The first end token: rows that end early may be padded with more of them.
         ends = (row.index(self.eos_id) + 1 if self.eos_id in row else len(row) for row in rows)
         return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
@@ -220,9 +224,11 @@ class Vlm(nn.Module):
         prompt = layout.filled(latents.text, latents.image)
         first = self._decode(prompt, layout, layout.visible, cache)[:, -1]
         head = self.base.get_output_embeddings()
+        # In single precision also for a bf16 model: differences between choices are small.
         start = log_softmax(head(first).float(), dim=1)
         scores = []
         for choice in choices:
+            # One row for all prompts, because a choice has the same tokens after each of them.
             ids = torch.tensor([self.prompts.answer_ids(choice)], device=prompt.device)
             ids = ids.expand(len(prompt), -1)
             total = start.gather(1, ids[:, :1])[:, 0]
@@ -234,6 +240,7 @@ class Vlm(nn.Module):
             if ids.shape[1] > 1:
                 cache.crop(1 - ids.shape[1])
             rest = log_softmax(head(states).float(), dim=2).gather(2, ids[:, 1:, None])
+            # The mean, so that choices of many tokens are not less probable for their length.
             scores.append((total + rest.sum((1, 2))) / ids.shape[1])
         return torch.stack(scores, dim=1)
 

@@ -34,6 +34,7 @@ def build(name: str, config: VlmConfig, seed: int, device: str = "cpu") -> Vlm:
         UserError: no such checkpoint, not a vision-language model, no chat template, or a LoRA
             target module does not exist.
     """
+    # New adapter weights depend on the seed alone, and the caller's random state is unchanged.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         source = checkpoint(config.source)
@@ -61,6 +62,7 @@ def save(backbone: Vlm, folder: Path) -> None:
     from safetensors.torch import save_file
 
     part = ADAPTER if backbone.config.tune == "lora" else MODEL
+    # An adapter fits only the weights it was trained on, and a hub id can get new ones.
     base = revision(checkpoint(backbone.config.source))
     description = {"name": backbone.name, "config": asdict(backbone.config), "base": base}
     with describe_last(folder / DESCRIPTION, description):
@@ -71,6 +73,7 @@ def save(backbone: Vlm, folder: Path) -> None:
             modules = vision_modules(backbone.base)
             vision = {id(p) for module in modules for p in module.parameters()}
             weights = {n: p for n, p in backbone.base.named_parameters() if id(p) in vision}
+            # Safetensors refuses tensors that are not contiguous.
             save_file(
                 {n: p.detach().contiguous().cpu() for n, p in weights.items()}, folder / VISION
             )
@@ -99,6 +102,7 @@ def load(folder: Path, device: str = "cpu") -> Vlm:
         model, processor = _load_pair(str(folder / MODEL), _dtype(config, device))
     backbone = Vlm(meta["name"], config, model, processor)
     if config.tune == "lora" and config.vision == "trained":
+        # Not strict: the file holds the vision tower only.
         backbone.base.load_state_dict(load_file(folder / VISION), strict=False)
     _set_trainable(backbone)
     return backbone.to(device).eval()
@@ -113,6 +117,7 @@ def revision(source: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(Path(source).iterdir()):
         if path.suffix in (".safetensors", ".json", ".jinja"):
+            # Names too, or two files with exchanged contents would give the same hash.
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 hashlib.file_digest(file, lambda: digest)
@@ -152,9 +157,10 @@ def _load_pair(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
         model = AutoModelForImageTextToText.from_pretrained(location, dtype=dtype)
         processor = AutoProcessor.from_pretrained(location)
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
+        # Transformers explains over many lines; the first names the fault.
+        summary = str(error).strip().splitlines()[0]
         raise UserError(
-            f"Could not load '{source}' as a vision-language model: {first} Give the folder of a "
+            f"Could not load '{source}' as a vision-language model: {summary} Give the folder of a "
             "checkpoint, or its hub id while online."
         ) from error
     if not processor.chat_template:
@@ -186,6 +192,7 @@ def _with_adapter(model: Any, config: VlmConfig) -> Any:
             f"lora_targets: the language model has no layer called {', '.join(absent)}; it has "
             f"{', '.join(sorted(set(linear.values())))}."
         )
+    # Full names, because a vision tower often has layers of the same last name.
     full_names = [name for name, last in linear.items() if last in targets]
     lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=full_names)
     return get_peft_model(model, lora)
@@ -195,15 +202,17 @@ def _with_adapter(model: Any, config: VlmConfig) -> Any:
 def _check_parts(backbone: Vlm) -> None:
     """Raise UserError if encode and fuse differ from the model's own forward pass."""
     kind = backbone.base.config.model_type
+    # Noise, because equal patches would hide image tokens in a wrong order.
     image = Image.effect_noise((64, 64), 60).convert("RGB")
     backbone.eval()
     try:
         batch = backbone.collate([Inputs(image, "What is this?", "What is this?")], ["yes"])
         arguments = backbone.prompts.plain(batch)
+        # Answer tokens are text, which is type 0.
         types = {"mm_token_type_ids": torch.zeros_like(batch.targets)}
-        more = {"input_ids": batch.targets, "attention_mask": torch.ones_like(batch.targets)}
-        for name in arguments.keys() & (more | types).keys():
-            arguments[name] = torch.cat([arguments[name], (more | types)[name]], 1)
+        answer = {"input_ids": batch.targets, "attention_mask": torch.ones_like(batch.targets)}
+        for name in arguments.keys() & (answer | types).keys():
+            arguments[name] = torch.cat([arguments[name], (answer | types)[name]], 1)
         logits = backbone.base(**arguments).logits[0, batch.tokens.shape[1] - 1 : -1]
         equal = torch.allclose(backbone.predict(batch), logits, atol=1e-3, rtol=1e-3)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
@@ -225,5 +234,6 @@ def _set_trainable(backbone: Vlm) -> None:
         for module in vision_modules(backbone.base):
             module.requires_grad_(True)
     if backbone.config.checkpointing:
+        # Reentrant checkpoints refuse ``autograd.grad``, by which the meter measures a call.
         backbone.base.gradient_checkpointing_enable({"use_reentrant": False})
         backbone.base.enable_input_require_grads()

@@ -73,6 +73,7 @@ def differing_block(long: Sequence[int], short: Sequence[int]) -> tuple[int, int
     def shared(pairs: Iterable[tuple[int, int]]) -> int:
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
+    # The end is searched after the start, so that no token is in both.
     start = shared(zip(long, short, strict=False))
     tail = shared(zip(reversed(long[start:]), reversed(short[start:]), strict=False))
     return start, len(long) - tail
@@ -155,6 +156,7 @@ class Layout:
         """Return prompt embeddings [B, P, D] with image tokens [B, I, D] in their slots."""
         if not image.shape[1]:
             return text
+        # Clamped, because tokens before the first slot have index -1; they are not filled.
         order = (self.slots.cumsum(1) - 1).clamp(0, image.shape[1] - 1)
         in_slots = image.gather(1, order[..., None].expand(-1, -1, image.shape[2]))
         filled = self.slots & self.image_visible[:, None]
@@ -168,11 +170,14 @@ class Layout:
         if model.config.model_type not in MULTI_AXIS:
             return (attended.cumsum(1) - 1).clamp(min=0)
         filled = self.slots & self.image_visible[:, None]
+        # Answer tokens are text, which is type 0.
         types = torch.nn.functional.pad(filled.long(), (0, attended.shape[1] - filled.shape[1]))
         grids = self.grid[self.image_visible].flatten(0, 1)
         positions: Tensor = model.get_rope_index(
+            # In place of token ids, of which only the shape is used.
             types,
             mm_token_type_ids=types,
+            # Without the rows of zeros that pad a batch.
             image_grid_thw=grids[grids.any(1)],
             attention_mask=attended.long(),
         )[0]

@@ -25,6 +25,7 @@ def split(output: Mapping[str, Tensor], counts: Sequence[int]) -> list[Picture]:
         return []
 
     def by_item(tensor: Tensor) -> list[Tensor]:
+        # Families differ: a row per image, or a row per item that holds all its images.
         per_image = len(tensor) == sum(counts)
         return list(torch.split(tensor, list(counts) if per_image else [1] * len(counts)))
 
@@ -39,6 +40,7 @@ def split(output: Mapping[str, Tensor], counts: Sequence[int]) -> list[Picture]:
     for index, part in enumerate(items):
         picture = {name: tensors[index] for name, tensors in further.items()}
         if part.dim() == 5:
+            # Tiles that only pad are all zeros.
             tiles = int(part.flatten(2).any(2).sum(1).max())
             part = part[:, :tiles]
             if "pixel_attention_mask" in picture:
@@ -56,6 +58,7 @@ def join(pictures: Sequence[Picture]) -> dict[str, Tensor]:
         tensors = [picture[name] for picture in pictures]
         largest = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
         for index, tensor in enumerate(tensors):
+            # ``pad`` takes the gaps from the last dimension to the first.
             gaps = [want - have for want, have in zip(largest, tensor.shape[1:], strict=True)]
             if any(gaps):
                 tensors[index] = pad(tensor, [size for gap in reversed(gaps) for size in (0, gap)])
@@ -71,6 +74,7 @@ def pixel_range(processor: Any, pixels: Tensor, real: Tensor | None) -> PixelRan
     """
     mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
     if not processor.do_normalize:
+        # The processor then leaves its mean and std unused.
         mean, std = torch.zeros_like(mean), torch.ones_like(std)
     white = 255 * processor.rescale_factor if processor.do_rescale else 255.0
     low, high = -mean / std, (white - mean) / std
@@ -92,5 +96,6 @@ def pixel_gradient(processor: Any, gradient: Tensor) -> Tensor:
     if gradient.dim() != 2:
         return gradient
     frames, area = processor.temporal_patch_size, processor.patch_size**2
+    # A patch's row is ordered by colour, frame and pixel.
     shaped = gradient.view(len(gradient), -1, frames, area)
     return shaped.mean(2, keepdim=True).expand_as(shaped).reshape(gradient.shape)

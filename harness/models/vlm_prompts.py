@@ -42,6 +42,7 @@ class PromptEncoder:
         tokenizer.padding_side = "left"  # prompts have to end where answers begin
         values = model_config.to_dict()
         ids = {name: int(values[name]) for name in IMAGE_IDS if values.get(name) is not None}
+        # Families name the image token by one or the other; the rest are optional.
         if not ids.keys() & set(IMAGE_IDS[:2]):
             raise UserError(
                 f"The checkpoint ({model_config.model_type}) has no image token: give a "
@@ -64,10 +65,12 @@ class PromptEncoder:
         tokenizer, prompt = self.processor.tokenizer, self.render("?", 0)
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
         reply = {"role": "assistant", "content": [{"type": "text", "text": PROBE}]}
+        # Read off an example, because templates do not say how a turn ends.
         full = self.processor.apply_chat_template([question, reply], tokenize=False)
         tail = tokenizer(full.rpartition(PROBE)[2], add_special_tokens=False)["input_ids"]
         ends = [token for token in tail if token in tokenizer.all_special_ids]
         self.eos_id = int(ends[0] if ends else tokenizer.eos_token_id)
+        # Empty for a template that renders a finished turn in another form.
         between = full[len(prompt) :].partition(PROBE)[0] if full.startswith(prompt) else ""
         self.lead: tuple[str, str] = (prompt, between)
         """A prompt and the text, such as a space, between it and an answer."""
@@ -104,6 +107,7 @@ class PromptEncoder:
         self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None
     ) -> list[EncodedItem]:
         """Encode items one by one; UserError if a prompt or an answer is too long."""
+        # Each item without its image first: a view without image needs these tokens.
         rows = self._tokenised([Inputs(None, item.text, item.prompt) for item in inputs])
         positions = [position for position, item in enumerate(inputs) if item.image is not None]
         with_image = [inputs[position] for position in positions]
@@ -135,6 +139,7 @@ class PromptEncoder:
         """Return prompts as token rows with their text marked, each image one placeholder."""
         if not items:
             return []
+        # Placeholders are not expanded here, so that offsets refer to the rendered text.
         texts = [self._cached_render(item.prompt, len(item.images)) for item in items]
         coded = self.processor.tokenizer(
             texts, add_special_tokens=self.adds_special, return_offsets_mapping=True
@@ -152,6 +157,7 @@ class PromptEncoder:
         output = self.processor(
             text=[self._cached_render(item.prompt, len(item.images)) for item in items],
             images=[list(item.images) for item in items],
+            # The processor stacks its tensors; the padding is removed below.
             padding=True,
             add_special_tokens=self.adds_special,
             return_tensors="pt",
@@ -171,6 +177,7 @@ class PromptEncoder:
         extra = {
             "tokens": tokens,
             "mask": mask,
+            # The mask too, because padding may have the id of any token.
             "slots": (tokens == self.image_token) & mask,
             "only_with_image": _pad([row.only_with_image for row in rows], False),
             "only_without_image": _pad([row.only_without_image for row in rows], False),

@@ -35,6 +35,7 @@ class AnswerCache(dict[str, Answer]):
 
     @staticmethod
     def key(*parts: str | None) -> str:
+        # JSON separates the parts and tells None from an empty text.
         text = json.dumps(parts)
         return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 

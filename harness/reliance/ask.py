@@ -197,6 +197,7 @@ def count_queries(task: str, corpus: Corpus, settings: ProfileSettings, kind: Mo
     """Count the answers and likelihoods that ``ask`` needs, before equal ones are merged."""
     items = min(settings.limit or sys.maxsize, len(corpus.splits.get(settings.split, ())))
     count = len(views(has_text=bool(tasks.info(task).text), draws=settings.draws))
+    # A vlm gives the correct answer's likelihood too, with the image and without.
     return items * (count + (2 if kind == "vlm" else 0))
 
 
@@ -260,6 +261,7 @@ class _CachedModel:
         respond: Callable[[Sequence[Any]], list[Any]],
     ) -> list[Any]:
         pairs = zip(keys, queries, strict=True)
+        # Equal queries share a key: the model gets one of them.
         waiting = {key: query for key, query in pairs if key not in self.cache}
         self.on_progress(len(keys) - len(waiting))
         for start in range(0, len(waiting), self.scorer.batch_size):
@@ -282,6 +284,7 @@ class _CachedModel:
 
     def _key(self, kind: str, query: ModelQuery, target: str = "") -> str:
         image = None if query.image is None else self.task.docs[query.image]["image"]
+        # The image's name is enough: the cache's path has the revision of the data.
         return AnswerCache.key(kind, image, *self._text(query), target)
 
     def _request(self, query: ModelQuery) -> "Instance":
@@ -292,6 +295,7 @@ class _CachedModel:
             prompt,
             metadata={"task": self.task.task_name, "doc_id": query.row, "repeats": 1},
         )
+        # The request has the item's own text and image; the query may show others.
         _, settings, _, *position = request.arguments
         if not self.in_words:
             settings = {**settings, "text": text}
@@ -323,6 +327,7 @@ def _gains(
 def _log_probability(doc: Mapping[str, Any], answer: str) -> float:
     # Of the correct class; if multi-label, the mean over the decisions for all classes.
     probabilities = np.clip(json.loads(answer), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+    # Softmax probabilities add up to 1, those of a multi-label model need not.
     if len(doc["labels"]) == 1 and abs(sum(probabilities) - 1) < 1e-3:
         return float(np.log(probabilities[doc["labels"][0]]))
     positive = np.isin(np.arange(len(probabilities)), doc["labels"])
@@ -339,6 +344,7 @@ def _additive_rows(
     backbone = model.scorer.backbone
     if not isinstance(backbone, Classifier) or backbone.readout != "fused":
         return []
+    # By id, so that the sample does not depend on the order of the items.
     sample = sorted(range(len(docs)), key=lambda r: seed_for("emap", docs[r]["id"]))[:EMAP_ITEMS]
     queries = [ModelQuery(View("full"), r, r, r if docs[r]["text"] else None) for r in sample]
     probabilities = additive_probabilities(backbone, [model.inputs(query) for query in queries])
@@ -358,6 +364,7 @@ def _score_parts(values: Mapping[str, Any], metric: str) -> tuple[float, float]:
     if "score" in values["item"]:
         return float(values["item"]["score"]), 1.0
     first, second = values.get(metric, (0.0, 0.0))  # an item may have no part in the metric
+    # A group metric's part is the group's name and whether this answer is correct.
     if isinstance(first, str):
         return float(second), 1.0
     return float(first), float(second)

@@ -58,6 +58,7 @@ def fit(
         if progress >= 1.0:
             return
         meter.afford_step()  # ends the run between two steps and not inside one
+        # By the used fraction of the budget and not by steps, whose number is unknown.
         rate = backbone.recipe.learning_rate * learning_rate_scale
         for group in optimiser.param_groups:
             group["lr"] = rate * schedule(progress, backbone.recipe.warmup)

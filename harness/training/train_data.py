@@ -114,6 +114,7 @@ def _select(batch: Batch, rows: Sequence[int]) -> Batch:
     if not batch.mask.shape[1]:
         return batch
     longest = int(batch.mask.sum(1).max())
+    # One bucket at least: a batch without texts still has a token column.
     length = -(-max(longest, 1) // LENGTH_BUCKET) * LENGTH_BUCKET
     return replace(batch, tokens=batch.tokens[:, :length], mask=batch.mask[:, :length])
 

@@ -89,6 +89,7 @@ def build(training: Training) -> Any:
             vision_config=vision,
             text_config=text,
             image_token_index=ids[IMAGE],
+            # The layer that the vision stage trains.
             vision_feature_layer=-1,
             vision_feature_select_strategy="default",
             image_seq_length=training.patches**2,

@@ -33,6 +33,7 @@ from steelyard.tasks.world.source import FILLERS
 
 IMAGE = "<image>"
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", IMAGE, "<user>", "<assistant>")
+# Images come before the text, in whatever order a message lists them.
 TEMPLATE = (
     "<s>{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<assistant>{% else %}<user>{% endif %}"
@@ -63,6 +64,7 @@ def texts() -> Iterator[str]:
     yield from (word for words in (*FILLERS.values(), *MEME_PHRASES) for word in words)
     for name, genre in GENRES.items():
         yield from (name, *genre.sentences)
+    # One scene of each kind of object covers the words of all scenes.
     for kind in KINDS:
         objects = (Object(kind, "red", 0), Object("cup", "orange", 1))
         scene = Scene("sea", objects)
@@ -79,6 +81,7 @@ def texts() -> Iterator[str]:
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Return the tokens by id: the special ones, then all words in alphabetical order."""
+    # Split as the tokenizer will, so that its words and the vocabulary's agree.
     pre = _raw_tokenizer({}).pre_tokenizer
     words = {word for text in texts() for word, _ in pre.pre_tokenize_str(text.lower())}
     return (*SPECIALS, *sorted(words - set(SPECIALS)))
@@ -139,5 +142,6 @@ def build_processor(size: int, patches: int) -> Any:
         vision_feature_select_strategy="default",
         chat_template=TEMPLATE,
         image_token=IMAGE,
+        # The vision tower's class token, which the strategy "default" drops again.
         num_additional_image_tokens=1,
     )

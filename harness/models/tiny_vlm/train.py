@@ -89,6 +89,7 @@ def _content(seed: int, training: Training) -> str:
         "version": VERSION,
         "seed": seed,
         "training": options,
+        # The key is part of the hash that names cached folders.
         "habits": dataclasses.asdict(training.prior),
         "mix": MIX,
         "sample": sample.hexdigest(),
@@ -105,10 +106,12 @@ def _train(folder: Path, seed: int, training: Training, progress: Progress, devi
 
     processor = build_processor(training.size, training.patches)
     threads, had_bar = torch.get_num_threads(), logging.is_progress_bar_enabled()
+    # The order of sums, and so the last bits, depends on the number of threads.
     torch.set_num_threads(1)
     # Saving shows a progress bar, which would interrupt the caller's.
     logging.disable_progress_bar()
     try:
+        # The caller's random state is unchanged, whether the model was cached or not.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(seed, "base", "weights"))
             model = build(training).to(device)
@@ -130,6 +133,7 @@ def _optimise(
 ) -> None:
     """Minimise a loss by AdamW with a cosine schedule and gradients clipped to norm 1."""
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
+    # A schedule of one step would stay at its lowest rate.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=max(steps, 2), pct_start=0.1
     )
@@ -183,6 +187,7 @@ def _train_vision(model: Any, seed: int, training: Training, progress: Progress)
 def _patch_features(model: Any, pixels: Tensor) -> Tensor:
     """Return the features of a picture's patches, before the projector: [B, P, D]."""
     outputs = model.model.vision_tower(pixels.to(model.device), output_hidden_states=True)
+    # Without the class token, as the "default" strategy of the full model.
     features: Tensor = outputs.hidden_states[-1][:, 1:]
     return features
 
@@ -212,6 +217,7 @@ class Lessons:
 def _base_scene(prior: LanguagePrior, rng: np.random.Generator) -> Scene:
     while True:
         scene = compose(prior, rng)
+        # Scenes of the other parts are for post-training and scoring.
         if part_of(scene) == "base":
             return scene
 
@@ -282,6 +288,7 @@ def _train_language(
             blind, sighted = rows[:text_only], rows[text_only:]
             losses = []
             if len(sighted):
+                # Questions are in order of their pictures.
                 features = lessons.features[sighted // training.turns]
                 losses.append(_row_losses(model, lessons.with_image[sighted], features))
             if len(blind):
@@ -294,12 +301,14 @@ def _train_language(
 
 def _row_losses(model: Any, tokens: Tensor, features: Tensor | None) -> Tensor:
     """Return the cross entropy of each row's answer and end, averaged over its tokens: [B]."""
+    # Without columns that only pad, which would cost compute.
     tokens = tokens[:, : int((tokens != PAD).sum(1).max())].to(model.device)
     embedded = model.get_input_embeddings()(tokens)
     if features is not None:
         is_image = (tokens == IMAGE_ID)[..., None].expand_as(embedded)
         embedded = embedded.masked_scatter(is_image, model.model.multi_modal_projector(features))
     hidden = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    # A token is a target if it follows the assistant's mark and is no padding.
     answered = (tokens == ASSISTANT_ID).cumsum(1)[:, :-1].bool() & (tokens[:, 1:] != PAD)
     logits = model.lm_head(hidden[:, :-1][answered])
     losses = cross_entropy(logits, tokens[:, 1:][answered], reduction="none")
