@@ -198,8 +198,10 @@ def world_folder(name: str, **parameters: float) -> Path:
 
     ``parameters`` change its probabilities, see ``tasks.world.build``.
     """
-    from steelyard.tasks.world.build import WorldSpec, ensure
+    from steelyard.tasks.world.build import SETS, WorldSpec, ensure
 
+    if name not in SETS:
+        raise UserError(f"{name} has no generated data: give --data-root {name}=DIR.")
     spec = WorldSpec(name, WORLD_TRAIN, WORLD_TEST, WORLD_SEED, parameters=parameters)
     return ensure(spec, cache_folder())
 
