@@ -23,6 +23,7 @@ from steelyard.harness.core.examples import ModelKind
 from steelyard.harness.core.options import Option, apply
 from steelyard.harness.training.search import Range, Space
 
+# They import torch, which ``list`` and boards do without.
 if typing.TYPE_CHECKING:
     from steelyard.harness.budget.meter import Meter
     from steelyard.harness.models.backbone import Backbone
@@ -76,6 +77,7 @@ def names() -> list[str]:
     return sorted({*modules, *_external()})
 
 
+# Entry points are read from the metadata of every installed package.
 @functools.cache
 def _external() -> Mapping[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group="steelyard.methods")}

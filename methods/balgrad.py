@@ -139,6 +139,7 @@ def balanced_loss(
         return loss, values
     kl, kl_values = weighted_kl(backbone, task, logits, losses, scope, config)
     if not config.kl_to_heads:
+        # The encoders keep the gradient of the KL, the heads lose it.
         kl = gradients.carry(kl, latents, gradients.gradient_at(kl, latents))
     return loss + kl, values | kl_values
 
@@ -191,6 +192,7 @@ def weighted_kl(
         else:
             task_blocks = gradients.block_gradients(task, scope)
         scale = block_lambdas(task_blocks, weighted, shared, config)
+        # λ exceeds 1 exactly if the gradients conflict.
         values["conflict"] = sum(float(scale[modality] > 1.0) for modality in MODALITIES) / 2
     values["lambda"] = (scale["image"] + scale["text"]) / 2
     total = scale["image"] * weight["image"] * image + scale["text"] * weight["text"] * text
@@ -245,6 +247,7 @@ def probe_scope(
             modules = (backbone.embedding(modality),)
         scope[modality] = [p for module in modules for p in module.parameters() if p.requires_grad]
     if backbone.kind == "vlm":
+        # The language model belongs to both modalities; its parameters count once.
         union = tuple({id(p): p for modality in MODALITIES for p in scope[modality]}.values())
         scope = {"image": union, "text": union}
     if projection != "none" and not any(scope.values()):

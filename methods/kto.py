@@ -69,7 +69,7 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         trainer_class=KTOTrainer,
         config_class=KTOConfig,
         collator=trl_data.unpaired,
-        rows_per_pair=2,  # and the KL estimate takes the answer of another row
+        rows_per_pair=2,  # a right and a wrong one; the KL estimate needs two rows as well
         stage="kto",
         desirable_weight=config.desirable,
         undesirable_weight=config.undesirable,

@@ -142,9 +142,11 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         towers = cast(TwoTower, backbone)
         pretrain_modalities(towers, data, meter, share=config.pretrain, seed=seed)
     generator = torch.Generator().manual_seed(seed_for(seed, "mcr", "permutations"))
+    # A list, because ``fit`` trains any number of further modules; without ``ceb`` none.
     extra: list[nn.Module] = []
     if config.ceb > 0:
         extra.append(latent_decoder(backbone, data.classes, seed_for(seed, "mcr", "ceb")))
+        # It is outside the backbone, so nothing else charges its passes.
         meter.watch(extra[0])
 
     def step(batch: Batch) -> StepResult:
@@ -215,6 +217,7 @@ def game_term(
         values: dict[str, Tensor | float] = {"J_image": image.detach(), "J_text": text.detach()}
         term = -config.mipd * (image + text)
         if not encoders_only:
+            # The value 0, with the gradient of the term.
             return term - term.detach(), values
         gradient = gradient_at(term, ends)
     zero = torch.zeros((), dtype=logits.dtype, device=logits.device)
@@ -223,7 +226,8 @@ def game_term(
 
 def permutations(draws: int, rows: int, generator: torch.Generator) -> Tensor:
     """Draw independent uniform permutations of the rows: [draws * rows] int64."""
-    # The order of independent uniform keys is a uniform permutation.
+    # The order of independent uniform keys is a uniform permutation; in double precision hardly any
+    # keys are equal.
     keys = torch.rand(draws, rows, generator=generator, dtype=torch.float64)
     return keys.argsort(dim=1).flatten()
 
@@ -280,6 +284,7 @@ def mipd(
 
 def contrastive_loss(latents: Latents, targets: Tensor, temperature: float) -> Tensor:
     """Return L_con of latents [B, D]; targets are classes [B] or 0/1 labels [B, C]; scalar."""
+    # Rows 0..B are images and B..2B texts of the same items, hence ``repeat(2, 2)`` below.
     both = nn.functional.normalize(torch.cat([latents.image, latents.text]), dim=1)
     similarity = both @ both.T / temperature
     diagonal = torch.eye(len(both), dtype=torch.bool, device=both.device)

@@ -94,6 +94,7 @@ def loss_terms(
 
     ``right`` is d(y_w, m_w), ``wrong`` d(y_l, m_w) and ``corrupted`` d(y_w, m_l), each [B].
     """
+    # Without an image, d(y_w, m_l) is d(y_w, m_w), and the term a constant log 2.
     images = -logsigmoid(config.beta * (right - corrupted)) * has_image
     return {
         "loss_answer": -logsigmoid(config.beta * (right - wrong)).mean(),

@@ -58,6 +58,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     def step(batch: Batch) -> StepResult:
         latents = backbone.encode(batch)
         draw = torch.rand(len(batch.targets), generator=generator).to(batch.targets.device)
+        # One draw decides for both, so no item loses both modalities.
         dropped = backbone.blank(latents, "image", draw < config.rate)
         dropped = backbone.blank(dropped, "text", draw > 1 - config.rate)
         loss = backbone.loss(backbone.fuse(backbone.contribute(dropped)), batch).mean()

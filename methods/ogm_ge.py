@@ -70,6 +70,8 @@ SEARCH: Space = {
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Train jointly with modulated encoder gradients until the budget is spent."""
     device = next(backbone.parameters()).device
+    # On the device, because noise as large as all gradients is slow to copy: unlike elsewhere, a
+    # seed gives other numbers on another kind of device.
     generator = torch.Generator(device).manual_seed(seed_for(seed, "ogm_ge", "noise"))
     current: dict[Modality, float] = {}
 
@@ -111,6 +113,7 @@ def coefficients(image: float, text: float, alpha: float) -> dict[Modality, floa
     """Return k_m from positive scores s_m: below 1 for the better modality, else 1."""
     if image > text:
         return {"image": 1.0 - math.tanh(alpha * image / text), "text": 1.0}
+    # Equal scores slow the text down, as in the public code.
     return {"image": 1.0, "text": 1.0 - math.tanh(alpha * text / image)}
 
 

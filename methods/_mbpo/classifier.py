@@ -50,6 +50,7 @@ def warm_up(backbone: Backbone, data: TrainData, meter: Meter, until: float, see
 class ClassifierPolicy(Policy):
     """Policy over classes; its reference is a frozen copy of the model it is given."""
 
+    # The two advantages of a pair of equal classes would cancel.
     required_filters: ClassVar[frozenset[Fault]] = frozenset(("same",))
     logged_faults: ClassVar[tuple[Fault, ...]] = ("grounded",)
 
@@ -72,11 +73,13 @@ class ClassifierPolicy(Policy):
             latents = backbone.blank(latents, "image") if is_removed else latents
             wrong = backbone.fuse(backbone.contribute(latents)).argmax(dim=1)
         gain = information_gain(backbone, replace(batch, targets=wrong))
+        # A gain that is not a number counts as grounded, so its pair is dropped.
         grounded = ~(gain < information_gain(backbone, batch))
         answers = []
         columns = (batch.targets.tolist(), wrong.tolist(), grounded.tolist())
         for position, label, answer, is_grounded in zip(positions, *columns, strict=True):
             faults: tuple[Fault, ...] = ("grounded",) if is_grounded else ()
+            # Equal classes have equal gains: count them as ``same`` only.
             faults = ("same",) if answer == label else faults
             answers.append(MinedAnswer(position, (label,), (answer,), faults))
         return answers
@@ -91,6 +94,7 @@ class ClassifierPolicy(Policy):
         if stream == "offline":
             fit(backbone, offline, meter, self.offline_step, seed=seed, stage="preference")
             return
+        # ``fit`` supplies the online batches; pairs have their own order.
         batches = offline.batches(backbone.recipe.batch_size, seed, "pairs")
         step = mixed(self.online_step, self.offline_step, batches, self.config.mix)
         fit(backbone, self.data, meter, step, seed=seed, stage="both")
@@ -112,6 +116,7 @@ class ClassifierPolicy(Policy):
         """Return the loss of pairs, and values to log."""
         logits = self.backbone.predict(batch)
         answers = torch.stack([batch.targets, batch.extra[REJECTED]], dim=1)
+        # The paper's reward; after division by the spread its size has no effect.
         advantages = group_advantages(torch.tensor([[2.0, 0.0]], device=logits.device))
         advantages = self.config.offline_weight * advantages.expand(len(logits), -1)
         loss = self._objective(batch, logits, answers, advantages)
@@ -161,7 +166,7 @@ def mixed(online: TrainStep, offline: TrainStep, batches: Iterator[Batch], mix: 
 def group_advantages(rewards: Tensor) -> Tensor:
     """Return GRPO's advantages of rewards [B, G] within each row; zero if all are equal."""
     centred = rewards - rewards.mean(dim=1, keepdim=True)
-    return centred / (rewards.std(dim=1, keepdim=True) + 1e-4)
+    return centred / (rewards.std(dim=1, keepdim=True) + 1e-4)  # TRL's constant
 
 
 def objective(
@@ -173,8 +178,10 @@ def objective(
     the divergence out.
     """
     scores = logits.log_softmax(dim=1).gather(1, answers)
+    # The ratio to the old policy: its value is 1, its gradient that of the log-probability.
     loss = -((scores - scores.detach()).exp() * advantages).mean()
     if reference is None:
         return loss
     gap = reference.log_softmax(dim=1).gather(1, answers) - scores
+    # k3, as in ``grpo``: never negative, and 0 where policy and start agree.
     return loss + beta * (gap.exp() - gap - 1).mean()

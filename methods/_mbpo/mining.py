@@ -24,7 +24,7 @@ from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._mbpo.options import FAULTS, Fault, MbpoOptions, Reference, parse_faults
 
 REPEATS = 3  # a block of tokens that occurs this often in sequence is a repetition
-LONGEST_BLOCK = 4
+LONGEST_BLOCK = 4  # tokens
 QUANTILES = (0.1, 0.5, 0.9)
 # Normalisation removes articles: "as an ai" is "as ai".
 REFUSALS = (
@@ -94,6 +94,7 @@ def select(policy: Policy) -> list[int]:
     levels = torch.tensor(gains).quantile(torch.tensor(QUANTILES))
     quantiles = {f"gain_q{100 * q:.0f}": level for q, level in zip(QUANTILES, levels, strict=True)}
     meter.log({"mine_scored": float(len(gains)), **quantiles})
+    # Scoring may have ended before the last position.
     subsets = [data.examples[position].subset for position in positions[: len(gains)]]
     return [positions[index] for index in best(gains, subsets, config.iig_top)]
 
@@ -114,6 +115,7 @@ def filter_pairs(policy: Policy, answers: Sequence[MinedAnswer]) -> list[MinedAn
     sizes = {"mine_items": float(len(answers)), "mine_pairs": float(len(pairs))}
     policy.meter.log(sizes | fractions)
     if not pairs:
+        # Only faults in the filters can be the cause.
         most = max((fault for fault in FAULTS if fault in dropped), key=lambda f: counts[f])
         optional = "" if most in policy.required_filters else ", or remove that fault from filters"
         raise UserError(

@@ -17,7 +17,7 @@ from steelyard.methods._preference import online, trl
 from steelyard.methods._preference.online import StreamRow
 from steelyard.tasks.answers import normalise
 
-PAIR = 2
+PAIR = 2  # rows of an offline group: the right and the wrong answer
 
 
 @dataclass
@@ -42,7 +42,7 @@ class VlmPolicy(Policy):
         else:
             pixels = mining.attacked_pixels(backbone, batch, self.config, generator)
             attacked = replace(batch, pixels=pixels)
-        temperature = self.config.mine_temperature or None
+        temperature = self.config.mine_temperature or None  # None is greedy
         wrong = backbone.continuations(attacked, self.config.max_tokens, temperature)
         # Both gains are those of the clean image.
         gains = zip(
@@ -56,6 +56,7 @@ class VlmPolicy(Policy):
             faults = mining.find_faults(
                 normalise(backbone.decode(bad)),
                 normalise(backbone.decode(good)),
+                # The end token would bring the ratio of lengths nearer to 1.
                 ([token for token in bad if token != end], [t for t in good if t != end]),
                 gain,
                 finished=end in bad,
@@ -78,7 +79,7 @@ class VlmPolicy(Policy):
             rows=[*self.online_rows, *offline],
             mix=config.mix,
             rewards=[stored],
-            loss_type="grpo",
+            loss_type="grpo",  # the paper's mean over the tokens of each answer
         ) as trainer:
             trl.run(trainer, backbone, self.meter, items=backbone.recipe.batch_size)
 
@@ -114,6 +115,7 @@ class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
         if inputs[0]["stream"] == "online":
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
             return output
+        # The sampler yields each offline row PAIR times in sequence.
         is_right = [position % PAIR == 0 for position in range(len(inputs))]
         rows = [as_sampled(row, right) for row, right in zip(inputs, is_right, strict=True)]
         self._stored_answers = [list(row["answer"]) for row in rows]
@@ -130,7 +132,7 @@ class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         if self._stored_answers is not None:
-            return self._stored_answers, None
+            return self._stored_answers, None  # log-probabilities, which only vLLM returns
         return super()._generate_single_turn(*args, **kwargs)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
@@ -166,6 +168,7 @@ def as_sampled(row: Mapping[str, Any], right: bool) -> dict[str, Any]:
 
 def retarget(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:
     """Return the batch with other answer tokens, right-padded with -100: [B, A]."""
+    # A batch of empty answers still needs a column.
     width = max(1, *(len(answer) for answer in answers))
     rows = [[*answer, *[-100] * (width - len(answer))] for answer in answers]
     targets = torch.tensor(rows, dtype=torch.int64, device=batch.targets.device)

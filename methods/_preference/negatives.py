@@ -32,7 +32,7 @@ from steelyard.tasks.answers import normalise
 from steelyard.tasks.corruptions import SEVERITIES, corrupt
 
 Negatives = Literal["random_answer", "blank_image", "no_image", "noise_image"]
-GREY = (127, 127, 127)
+GREY = (127, 127, 127)  # middle of the range: neither dark nor bright
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ def make_pairs(
         positions = positions[: options.max_pairs]
         answers = random_answers(data, positions, seed)
     else:
+        # Before the cut, so that items without an image take no part of ``max_pairs``.
         positions = [i for i in positions if data.examples[i].image is not None]
         positions = positions[: options.max_pairs]
         with meter.phase("mine"):
@@ -156,5 +157,6 @@ def with_noise(inputs: Inputs, severity: int, key: str) -> Inputs:
     Evaluation seeds its noise with the item's id alone; ``key`` must be another text, so that
     training does not see the same noise.
     """
+    # Noise takes nothing from a donor, so the last argument is never called.
     noisy = corrupt("image-noise", severity, key, inputs, lambda generator: inputs)
     return replace(inputs, image=noisy.image)

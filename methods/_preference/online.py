@@ -99,8 +99,10 @@ class BlockSampler(Sampler[int]):
         self.block = block
         self._resting: set[int] = set()
         generator = torch.Generator().manual_seed(seed)
+        # Made once, so that the trainer's next pass continues the order instead of repeating it.
         self._orders = [self._endless(pool.rows, generator) for pool in self.pools]
         self._due = [0.0] * len(self.pools)
+        # Rounded up, so that small data make at least one block.
         self._blocks = -(-sum(len(p.rows) * p.repeats for p in self.pools) // block)
 
     def __len__(self) -> int:
@@ -141,7 +143,7 @@ def pools(rows: Sequence[StreamRow], group: int, mix: float) -> list[RowPool]:
     """Group rows by stream and image; ``mix`` is the fraction of offline batches if both exist."""
     streams: tuple[tuple[Stream, int, float], ...] = (
         ("online", group, 1 - mix),
-        ("offline", 2, mix),
+        ("offline", 2, mix),  # right and wrong answer
     )
     result = []
     for (stream, repeats, fraction), has_image in product(streams, (True, False)):
@@ -299,6 +301,7 @@ def online_trainer(
             "temperature": config.temperature,
             "max_completion_length": config.max_tokens,
             "beta": config.beta if reference is None else 0.0,
+            # One update per sampled batch: the policy that sampled is the policy itself.
             "num_iterations": 1,
             "steps_per_generation": 1,
             "log_completions": False,
@@ -334,6 +337,7 @@ def watch(trainer: Any, meter: Meter, sampler: BlockSampler, skip_flat: bool) ->
             flat = flat_groups(rewards, trainer.num_generations)
             trainer._metrics["train"]["flat_groups"].append(flat.float().mean().item())
             if skip_flat:
+                # The rows of a group are equal; one of them is enough.
                 rows = [row["row"] for row in inputs[:: trainer.num_generations]]
                 sampler.rest(
                     [row for row, is_flat in zip(rows, flat.tolist(), strict=True) if is_flat]

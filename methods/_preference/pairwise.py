@@ -58,6 +58,7 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]
         arguments = {name: value for name, value in inputs.items() if name != "completion_mask"}
         output = model(**arguments, labels=labels, fused_lm_head=True, use_cache=False)
         policy = output.log_probs.sum(1)
+        # TRL returns two halves of the rows. Under LoRA it activates its second adapter itself.
         start = torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, inputs))
         right, wrong, corrupted = (policy - start).chunk(3)
         terms = self.terms(right, wrong, corrupted, has_image)
@@ -65,6 +66,7 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]
         for name, value in terms.items():
             metrics[name].append(value.item())
         policy_right, policy_wrong, _ = policy.chunk(3)
+        # TRL's names, by which ``trl.check_step`` finds a batch without answer tokens.
         metrics["logps/chosen"].append(policy_right.mean().item())
         metrics["logps/rejected"].append(policy_wrong.mean().item())
         metrics["rewards/margins"].append(self.beta * (right - wrong).mean().item())

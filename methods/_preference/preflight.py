@@ -8,7 +8,7 @@ from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference.trl_data import AnswerPair, Prompt, PromptAt
 
-CHECKED = 512  # maximum number of rows, evenly spaced
+CHECKED = 512  # maximum number of rows, evenly spaced; each costs a rendering
 
 
 def check(
@@ -65,7 +65,7 @@ def check_image(backbone: Vlm, prompt: Prompt, inputs: Inputs, name: str) -> Non
 def check_answer(backbone: Vlm, answer: str, name: str) -> None:
     """Refuse an answer that is empty, too long, ends early, or decodes to another text."""
     tokens = backbone.prompts.answer_ids(answer)  # raises if it is too long
-    if len(tokens) == 1:
+    if len(tokens) == 1:  # the end token
         raise UserError(f"Row {name} has an empty answer: drop it or give it an answer.")
     if backbone.eos_id in tokens[:-1]:
         raise UserError(

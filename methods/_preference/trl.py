@@ -34,6 +34,7 @@ REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
 UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
 NOISY_LIBRARIES = ("transformers", "trl", "accelerate", "datasets", "peft")
 UNLOGGED = ("epoch", "learning_rate", "num_tokens", "step_time")
+# Configuration keys of models that rescale or cap their logits.
 SCALES = (
     "final_logit_softcapping",
     "logit_scale",
@@ -177,8 +178,9 @@ def arguments(
         "bf16": recipe.precision == "bf16",
         "use_cpu": backbone.device.type == "cpu",
         "gradient_checkpointing": backbone.config.checkpointing,
+        # Reentrant checkpoints lose the gradient if no input needs one, as under LoRA.
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "seed": seed_for(seed, "trl") % 2**32,
+        "seed": seed_for(seed, "trl") % 2**32,  # NumPy takes 32 bits
         "data_seed": seed_for(seed, "trl", "data") % 2**32,
         "remove_unused_columns": False,  # the collators read columns that no model knows
         "dataloader_drop_last": True,
@@ -195,6 +197,7 @@ def arguments(
         "disable_dropout": False,
     }
     names = inspect.signature(config_class).parameters
+    # Trainers differ in the settings that they know.
     return config_class(**{k: v for k, v in shared.items() if k in names} | settings)
 
 
@@ -232,6 +235,7 @@ def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float =
     trainable = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     # TRL's schedule counts steps; this one follows the meter, as in ``fit``.
     trainer.optimizer = new_optimiser(trainable, recipe)
+    # ``LambdaLR`` multiplies this rate; ``new_optimiser`` leaves it at 0.
     for group in trainer.optimizer.param_groups:
         group["lr"] = recipe.learning_rate
     trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -339,6 +343,7 @@ def score_answers(model: Any, temperature: float = 1.0, half: bool = False) -> N
         total = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
         with torch.autocast(labels.device.type, torch.bfloat16, enabled=half):
+            # The state at one position predicts the label of the next.
             states = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
             return scores(states, labels[:, 1:], self.get_output_embeddings(), temperature, total)
 

@@ -58,6 +58,7 @@ def prompt_of(backbone: Vlm, batch: Batch) -> Prompt:
     """Return the prompt of a batch of one row, which has no padding."""
     inputs = {name: value.cpu() for name, value in backbone.prompts.plain(batch).items()}
     tokens, _ = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    # Token types, for example: answers need a value of them as well.
     aligned = {name: value for name, value in inputs.items() if value.shape == tokens.shape}
     return Prompt(
         tokens[0],
@@ -81,6 +82,7 @@ def prompts_of(
         gather = data.gather
         batch = backbone.collate([inputs_at(position)]) if inputs_at else gather([position])
         prompt = prompt_of(backbone, batch)
+        # Token tensors are small beside pictures, which are assumed to be of one size.
         size = sum(value.nbytes for value in prompt.images.values())
         if size * len(data) <= IN_MEMORY_BYTES:
             cached[position] = prompt
@@ -200,7 +202,8 @@ def preference(
 def unpaired(backbone: Vlm, pairs: Sequence[AnswerPair], prompt_at: PromptAt) -> Collator:
     """Return a collator for ``KTOTrainer``: row 2i is pair i's chosen, 2i+1 its rejected answer.
 
-    The KL rows pair each prompt with the next row's answer, which must belong to another prompt.
+    A KL row pairs a prompt with the answer of the row before it, as TRL's own data do. Rows are
+    shuffled, so this answer rarely belongs to the same prompt.
     """
     padding, tokens = backbone.prompts.pad_id, cache(backbone.prompts.answer_ids)
 

@@ -15,6 +15,7 @@ def jensen_shannon(logits: Tensor, reference: Tensor, multi_label: bool) -> Tens
     middle = 0.5 * (p + q)
     # The clamp only acts if both probabilities underflow; the product is zero then.
     log_middle = middle.clamp(min=torch.finfo(middle.dtype).tiny).log()
+    # Entropy of the middle minus the mean entropy of both, outcome by outcome.
     terms = 0.5 * (p * log_p + q * log_q) - middle * log_middle
     return _total(terms, multi_label)
 

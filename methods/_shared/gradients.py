@@ -31,6 +31,7 @@ def carry(value: Tensor, at: Latents, gradient: Latents) -> Tensor:
     Modules between ``at`` and ``value`` (heads, fusion) get no gradient; encoders get theirs in the
     one backward pass of the training loop.
     """
+    # Its gradient at ``at`` is ``gradient``; its value is subtracted again.
     product = (at.image * gradient.image).sum() + (at.text * gradient.text).sum()
     return value.detach() + (product - product.detach())
 
@@ -41,12 +42,14 @@ def block_gradients(
     """Return the gradient of a scalar on the parameters of each modality: one vector [P] each."""
     parameters = [parameter for modality in MODALITIES for parameter in scope[modality]]
     gradient = flat_gradient(loss, parameters)
+    # The vector follows MODALITIES, in which the image is first.
     image_size = sum(parameter.numel() for parameter in scope["image"])
     return {"image": gradient[:image_size], "text": gradient[image_size:]}
 
 
 def flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return the gradient of a scalar on parameters as one vector [P]; the graph is retained."""
+    # Parameters that the loss does not use become zeros: vectors of two losses have to align.
     gradients = torch.autograd.grad(
         loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
     )
@@ -68,6 +71,7 @@ def projection_weight(task: Tensor, kl: Tensor, cap: float) -> Tensor:
 def reweight(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Return weights in proportion to two non-negative scalars, with sum 2; equal if both are 0."""
     total = image + text
+    # ``where`` evaluates both branches, so the denominator is never 0.
     positive = torch.where(total > 0, total, torch.ones_like(total))
     weight = torch.where(total > 0, 2.0 * image / positive, torch.ones_like(total))
     return weight, 2.0 - weight

@@ -27,6 +27,7 @@ def train_modality(
         logits = backbone.unimodal_logits(backbone.encode_modality(batch, modality), modality)
         return backbone.loss(logits, batch).mean(), {}
 
+    # The name of a stage seeds the order of its batches: another name gives other results.
     fit(backbone, data, meter, step, seed=seed, stage=f"{modality} alone", until=until)
 
 
@@ -38,5 +39,6 @@ def pretrain_modalities(
     It is charged to the phase ``teacher``.
     """
     with meter.phase("teacher"):
+        # ``until`` counts from the start of the run, so the text gets the second half.
         train_modality(backbone, data, meter, "image", seed=seed, until=share / 2)
         train_modality(backbone, data, meter, "text", seed=seed, until=share)
