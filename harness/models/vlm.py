@@ -51,7 +51,8 @@ class Vlm(nn.Module):
 
     @property
     def metered_modules(self) -> tuple[nn.Module, ...]:
-        # The last block shows the meter whether a backward pass ends there.
+        # The last block shows the meter whether a backward pass ends there; it is watched after its
+        # outer module, or the meter would not know it as a part of it.
         last, head = self.embedding("image"), self.base.get_output_embeddings()
         return (*vision_modules(self.base), self.language_model, last, head)
 

@@ -57,7 +57,7 @@ def fingerprint(backbone: "Classifier | Vlm") -> str:
     parts = [backbone.readout.encode()] if isinstance(backbone, Classifier) else []
     for name, tensor in backbone.state_dict().items():
         flat = tensor.detach().flatten()
-        # Spread over the tensor, because training may change a part of it only.
+        # Spread over the tensor: some rows, such as embeddings of unused words, never change.
         sample = flat[:: max(1, len(flat) // SAMPLE)].float().cpu()
         parts += [f"{name}{tuple(tensor.shape)}".encode(), sample.numpy().tobytes()]
     return digest(parts)
