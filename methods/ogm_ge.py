@@ -113,7 +113,7 @@ def coefficients(image: float, text: float, alpha: float) -> dict[Modality, floa
     """Return k_m from positive scores s_m: below 1 for the better modality, else 1."""
     if image > text:
         return {"image": 1.0 - math.tanh(alpha * image / text), "text": 1.0}
-    # Equal scores slow the text down, as in the public code.
+    # Equal scores count as the text ahead.
     return {"image": 1.0, "text": 1.0 - math.tanh(alpha * text / image)}
 
 
