@@ -23,7 +23,7 @@ from steelyard.harness.core.examples import Corpus, Example, Inputs, Turn
 from steelyard.harness.core.files import cache_folder
 from steelyard.tasks._lmms import stock
 from steelyard.tasks.corruptions.variants import Corruption, expand, parse
-from steelyard.tasks.corruptions.variants import Variant as Variant
+from steelyard.tasks.corruptions.variants import Variant as Variant  # re-exported
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -148,6 +148,7 @@ def info(name: str) -> TaskInfo:
     # Keys under ``metadata`` have the names of the fields.
     declared: dict[str, Any] = {"columns": [metadata["main"]]}
     declared |= {key.name: metadata[key.name] for key in fields(TaskInfo) if key.name in metadata}
+    # Lists of the YAML become tuples, as immutable as ``TaskInfo``.
     declared = {key: tuple(v) if isinstance(v, list) else v for key, v in declared.items()}
     return TaskInfo(
         name=name,
@@ -188,6 +189,7 @@ def find_root(name: str, root: Path | None = None) -> Path:
         return root
     parent = os.environ.get(DATA_VARIABLE)
     if is_stock(name):
+        # ``stock/mmstar`` is a folder ``stock`` with one folder a task.
         folder = Path(parent or "", name)
         return folder if parent and folder.is_dir() else Path()
     return Path(parent) / name if parent else world_folder(name)
@@ -202,6 +204,7 @@ def world_folder(name: str, **parameters: float) -> Path:
 
     if name not in SETS:
         raise UserError(f"{name} has no generated data: give --data-root {name}=DIR.")
+    # Fixed sizes and seed: every machine generates the data that published records are about.
     spec = WorldSpec(name, WORLD_TRAIN, WORLD_TEST, WORLD_SEED, parameters=parameters)
     return ensure(spec, cache_folder())
 
@@ -210,6 +213,7 @@ def load(name: str, root: Path, **options: Any) -> Corpus:
     """Read a task's data set with the options of its loader; lmms-eval's tasks have no options."""
     if is_stock(name):
         stock.check(name)
+        # Imported here, for importing lmms-eval is slow.
         from steelyard.harness.core.compat import import_lmms_eval
 
         import_lmms_eval()
@@ -225,6 +229,7 @@ def check_options(name: str, options: Iterable[str]) -> None:
     allowed = parameters.keys() - {"root", "max_bad"}
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for option in options:
+        # ``max_bad`` is valid, but not offered in the message.
         if option not in (*allowed, "max_bad") and not open_ended:
             raise unknown(f"data option of {name}", option, allowed)
 

@@ -26,5 +26,6 @@ def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics
     """
     fractions = amber_files.fractions(doc, results[0])
     good = "f1" in fractions
+    # Only questions have an F1.
     term = (good, *fractions["f1" if good else "chair"])
     return {**fractions, "score": term, "item": metrics.answer_item(doc, results[0])}

@@ -35,8 +35,10 @@ CONTRACTED = (
     "you'd've", "you'll", "you're", "you've",
 )
 # fmt: on
+# The official list: no period, colon or apostrophe.
 PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 COMMA_IN_NUMBER = re.compile(r"(?<=\d),+(?=\d)")
+# The official pattern's look-behind is misspelt, ``(?!<=\d)``, and never excludes a match.
 PERIOD = re.compile(r"\.(?!\d)")
 YES = frozenset({"yes", "yeah", "yep", "true", "correct"})
 NO = frozenset({"no", "nope", "not", "none", "false", "incorrect", "cannot"})
@@ -137,6 +139,7 @@ def soft(answer: str, references: Sequence[str], form: Form = normalise) -> floa
         return exact(answer, references, form)
     normalised = form(answer)
     same = [form(reference) == normalised for reference in references]
+    # Leaving a reference out changes the matches only if it is one.
     points = (min(1.0, (sum(same) - is_match) / AGREEING) for is_match in same)
     return sum(points) / len(references)
 
@@ -147,8 +150,9 @@ def choice(answer: str, choices: Sequence[str]) -> str | None:
     forms = {normalise(option): option for option in choices}
     if text in forms:
         return forms[text]
-    # Two choices in one answer are no choice.
+    # Spaces around both, so that ``red`` is not found in ``bored``.
     matches = [option for form, option in forms.items() if f" {form} " in f" {text} "]
+    # Two choices in one answer are no choice.
     return matches[0] if len(matches) == 1 else None
 
 

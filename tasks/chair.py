@@ -45,6 +45,7 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "") -> Corpus:
             content = read_text(root / SYNONYMS).split("\n")
             lines = tuple(line for line in content if line.strip())
         else:
+            # Labels that are all classes of COCO get COCO's everyday words.
             names = {name.lower() for row in labelled for name in row["objects"]}
             is_coco = names <= set(_objects.coco_names())
             lines = _objects.COCO if is_coco else tuple(sorted(names))
@@ -81,6 +82,7 @@ def _official(root: Path, part: str) -> Iterator[Mapping[str, Any]]:
         for row in content["images"]:
             yield {
                 "image": row["file_name"],
+                # An image has one annotation for each instance of a class.
                 "objects": tuple(dict.fromkeys(objects[row["id"]])),
                 "captions": tuple(captions[row["id"]]),
             }

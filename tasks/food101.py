@@ -43,6 +43,7 @@ def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
     read = _title_rows if text == "titles" else _page_rows
     rows = {split: read(root, split, skipped) for split in ("train", "test")}
     classes = tuple(sorted({row.label for row in rows["train"]}))
+    # A class without training items cannot be learnt: most likely a folder is incomplete.
     foreign = sorted({row.label for row in rows["test"]} - set(classes))
     if foreign:
         raise UserError(f"Classes of test that are not in train: {', '.join(foreign)}.")
@@ -82,13 +83,16 @@ def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]
             if Path(cells[0].strip()).suffix.lower() not in IMAGE_SUFFIXES:
                 order = _header(where, cells)
                 continue
+            # The official tables have no header: file, title, class.
             order = (0, 1, 2)
         if len(cells) <= max(order):
             raise UserError(f"{where}: {len(cells)} cells, expected file, title and class.")
         file, title, label = (cells[index].strip() for index in order)
         if label:
+            # Some tables have a path in place of the name.
             rows.append(FoodRow(Path(file).name, title or None, label))
         else:
+            # Else the image would be reported a second time below, as one without a row.
             unclassed.add(Path(file).name)
             skipped.append(Skipped(file, split, "no class"))
     listed = {(row.label, row.file) for row in rows}
@@ -152,16 +156,19 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
                 f"The copy labels a class {label!r}: its name is needed, for copies number the "
                 "classes differently."
             )
+        # As in the official folder names.
         label = label.strip().replace(" ", "_")
         image = official.column(row, "image", "img")
         path = image.get("path") if isinstance(image, Mapping) else None
         name = next((row[key] for key in COLUMNS["file"] if isinstance(row.get(key), str)), path)
         file = Path(name or "").name
+        # Names in a copy may repeat.
         if not file or (split, label, file) in paths:
             file = f"{label}_{len(titles[split])}.jpg"
         paths.add((split, label, file))
         official.write_image(image, folder / "images" / split / label, file)
         text = official.column(row, *COLUMNS["text"])
+        # One line a title: line ends within cells break simple readers.
         titles[split].append((file, " ".join(str(text or "").split()), label))
     for split, split_rows in titles.items():
         table = folder / "texts" / f"{split}_titles.csv"

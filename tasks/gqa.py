@@ -66,6 +66,7 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
             _questions.field(where, row, "question"),
             answers=(_questions.field(where, row, "answer"),),
             subset=structural,
+            # Many questions are about one image.
             cluster=image,
             facts={"semantic": (semantic,)},
         )

@@ -60,7 +60,7 @@ def load(root: Path, *, max_bad: float = 0.01, verdicts: str = "") -> Corpus:
 
 
 def _example(
-    root: Path, where: str, row: questions.JsonRow, split: str, verdicts: judged.Verdicts | None
+    root: Path, where: str, row: questions.SourceRow, split: str, verdicts: judged.Verdicts | None
 ) -> Example:
     keys = ("subcategory", "set_id", "figure_id", "question_id")
     subcategory, group, figure, question = (questions.field(where, row, key) for key in keys)
@@ -79,7 +79,7 @@ def _example(
     )
 
 
-def _figure(where: str, root: Path, row: questions.JsonRow) -> Path | None:
+def _figure(where: str, root: Path, row: questions.SourceRow) -> Path | None:
     """Return the path of the figure; None for a question without one."""
     if row.get("filename") is None:
         if str(row.get("visual_input")) != "0":
@@ -92,6 +92,7 @@ def _figure(where: str, root: Path, row: questions.JsonRow) -> Path | None:
 def label_of(answer: str) -> str | None:
     """Read ``yes`` or ``no``; None for neither, and for an answer that one does not know."""
     unknown = UNCERTAIN.search(answer.lower()) is not None
+    # "No, it is unclear ..." is an answer: its first word decides.
     return answers.opening(answer) or (None if unknown else answers.yes_or_no(answer))
 
 
@@ -99,6 +100,7 @@ def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics
     """Score one answer; groups are a figure's questions and a question's figures."""
     label, cluster = label_of(results[0]), doc["cluster"]
     (figure,), (question,) = doc["facts"]["figure"], doc["facts"]["question"]
+    # Questions of VS have no figure in their original version.
     has_figure = figure != ORIGINAL or not cluster.startswith("VS/")
     verdict = judged.verdict_on(doc, results[0])
     if verdict is None:
@@ -116,10 +118,11 @@ def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics
         scores["fAcc"] = (f"{cluster}/{figure}", right)
     if figure == ORIGINAL:
         return {**scores, "easy": (right, 1)}
+    # The same groups as qAcc, but of edited figures only.
     return {**scores, "hard": scores["qAcc"]}
 
 
-def write_official(rows: Iterator[questions.JsonRow], folder: Path) -> None:
+def write_official(rows: Iterator[questions.SourceRow], folder: Path) -> None:
     """Write rows of a hub copy as ``HallusionBench.json`` and the figures.
 
     Only split ``image`` has a column of figures; questions of the other split have none.
@@ -130,5 +133,6 @@ def write_official(rows: Iterator[questions.JsonRow], folder: Path) -> None:
         questions_of_copy.append(content)
         if name := content["filename"]:
             image = official.column(row, "image")
+            # Path() drops the "./" of the official names.
             official.write_image(image, folder / IMAGE_FOLDERS[0], str(Path(name)))
     official.write_json(folder / FILE, questions_of_copy)

@@ -57,6 +57,7 @@ def load(root: Path, *, max_bad: float = 0.01, val: str = "seen", test: str = "s
             continue
         examples = [example for _, example in _rows(root, find_file(root, *file_names))]
         splits[split] = [row for row in examples if row.labels]
+        # Only in splits without a role: in test or val a missing label is an error.
         skipped += [Skipped(row.id, split, "no label") for row in examples if not row.labels]
     notes = {role: path.name for role, path in sources.items()} | {"phase": phase}
     if "val" not in splits:
@@ -141,6 +142,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
 
 def _label(value: Any) -> int | None:
     """Read a copy's label: 0, 1, or None for a row without one."""
+    # The datasets library writes -1 for a hidden label.
     if value is None or value in ("", -1):
         return None
     number = int(value) if isinstance(value, bool | int | float) and value in (0, 1) else value
@@ -158,6 +160,7 @@ def choices(classes: Sequence[str]) -> list[str]:
 def doc_to_text(doc: metrics.ClassDoc) -> str:
     """Ask whether the meme is hateful, after the words on it if there are any."""
     words = f'A meme with "{doc["text"]}" written on it.\n' if doc["text"] else ""
+    # Reversed: "yes or no" is the usual order of words.
     return f"{words}Is this meme hateful? Answer {' or '.join(reversed(choices(doc['classes'])))}."
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from steelyard.harness.core.errors import UserError
-from steelyard.tasks.weighted_metrics import METRICS, Bools, Floats, Items
+from steelyard.tasks.weighted_metrics import METRICS, Bools, FloatArray, Items
 
 SUM_TOLERANCE = 1e-3
 """Largest difference from 1 of summed class probabilities, which arrive rounded."""
@@ -106,6 +106,7 @@ def probabilities(answer: str, classes: int, *, multi_label: bool) -> list[float
     values = json.loads(answer)
     if not isinstance(values, list) or len(values) != classes:
         raise ValueError(f"expected a JSON list of {classes} probabilities, got {answer[:80]!r}")
+    # type(), for True is an int to Python; NaN fails the comparison.
     if not all(type(value) in (int, float) and 0 <= value <= 1 for value in values):
         raise ValueError(f"every probability must be in [0, 1], got {answer[:80]!r}")
     if not multi_label and not math.isclose(sum(values), 1, abs_tol=SUM_TOLERANCE):
@@ -136,6 +137,7 @@ def class_scores(
         score=score,
         confidence=confidence,
     )
+    # Means of items; other metrics need the whole matrix of targets and predictions.
     by_item = ("accuracy", "samples_f1")
     return {**{name: score if name in by_item else sets for name in metrics}, "item": item}
 
@@ -158,6 +160,7 @@ def yes_no_fractions(
     is_positive, is_claimed = truth == positive, predicted == positive
     hit = is_positive and is_claimed
     return {
+        # 2 hits / (positives + claims) over all items equals 2PR / (P + R).
         "f1": (2.0 * hit, is_positive + is_claimed),
         "accuracy": (predicted == truth, 1),
         "precision": (hit, is_claimed),
@@ -216,12 +219,14 @@ def group_accuracy(members: Sequence[GroupMember]) -> list[Fraction]:
 @Pool
 def mean_points(items: Sequence[PairItem]) -> list[Fraction]:
     """Average over categories: half of accuracy plus the fraction of pairs that are both right."""
+    # Points add two rates: half of them is 1 at best.
     return [(points / 2, weight) for points, weight in _points(items)]
 
 
 @Pool
 def total_points(items: Sequence[PairItem]) -> list[Fraction]:
     """Sum over categories of both in percent, as MME counts: at most 200 points a category."""
+    # The weights of all items then sum to 1, so that the pooled ratio is the sum of categories.
     categories = len({category for category, _, _ in items})
     return [(100 * points, weight / categories) for points, weight in _points(items)]
 
@@ -234,6 +239,7 @@ def _points(items: Sequence[PairItem]) -> list[Fraction]:
     pairs = group_accuracy.fractions(members)
     count = Counter[str]()
     for (category, _, _), (_, first) in zip(items, pairs, strict=True):
+        # A pair's denominator is 1 at its first item only.
         count[category] += int(first)
     return [
         (right / size[category] + both / count[category], 1 / size[category])
@@ -252,7 +258,9 @@ def contrast(terms: Sequence[ContrastTerm]) -> list[Fraction]:
     if not all(fractions.values()):
         raise UserError("A score of captions and of questions needs items of both: score more.")
     ratios = {good: ratio(values) for good, values in fractions.items()}
+    # Without a denominator the ratio and its residuals are 0: any divisor does.
     totals = {good: sum(bottom for _, bottom in fractions[good]) or 1.0 for good in fractions}
+    # Each ratio's residuals sum to 0, so that the mean of the numerators stays ``value``.
     value = (ratios[True] + 1 - ratios[False]) / 2
     scale = {True: len(terms) / 2 / totals[True], False: -len(terms) / 2 / totals[False]}
     return [
@@ -287,7 +295,7 @@ micro_f1 = partial(_f1, "micro_f1")
 
 
 def _unweighted(
-    metric: str, target: Bools, predicted: Bools, confidence: Floats = NO_SCORES
+    metric: str, target: Bools, predicted: Bools, confidence: FloatArray = NO_SCORES
 ) -> float:
     items = Items(NO_NAMES, NO_NAMES, target, predicted, NO_SCORES, confidence)
     return float(METRICS[metric]([items], np.ones((1, len(target))))[0, 0])

@@ -52,12 +52,14 @@ def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
     skipped: list[Skipped] = []
     for split, official_split in SPLITS.items():
         for id in ids[official_split]:
+            # Without an image the path is reported as missing.
             image = images.get(id, root / FOLDERS[0] / f"{id}.jpeg")
             film = _film(id, image, annotations[id]) if id in annotations else None
             if film is None:
                 skipped.append(Skipped(id, split, "no annotation with genres"))
             else:
                 films[split].append(film)
+    # Only classes that can be learnt, in official order.
     in_train = {genre for film in films["train"] for genre in film.genres}
     classes = tuple(genre for genre in GENRES if genre in in_train)
     counts = Counter(genre for rows in films.values() for film in rows for genre in film.genres)
@@ -136,6 +138,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         if split not in ids:
             raise UserError(f"The copy has a split {split!r}, allowed are {', '.join(ids)}.")
         name = next((row[key] for key in ("id", "imdb_id", "image_id") if key in row), number)
+        # IMDb numbers have seven digits.
         id = f"{name:07}" if isinstance(name, int) else str(name)
         plots = official.column(row, "plot", "plots", "text")
         content = {

@@ -68,6 +68,7 @@ def _category(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Exam
     )
     paths = {p.stem: p for p in sorted(images.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
     texts = {path.stem: path for path in sorted(questions.glob("*.txt"))}
+    # Both kinds of names: an image without questions is reported too.
     for name in sorted(paths.keys() | texts.keys()):
         id = f"{_questions.prefix(split)}{folder.name}/{name}"
         pair = _pair(texts[name]) if name in texts else []
@@ -83,6 +84,7 @@ def _category(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Exam
                 answers=(label,),
                 choices=LABELS,
                 subset=folder.name,
+                # Names repeat between categories.
                 cluster=f"{folder.name}/{name}",
             )
 
@@ -95,6 +97,7 @@ def _pair(path: Path) -> list[tuple[str, str]]:
         question, _, label = (part.strip() for part in line.rpartition("\t"))
         if not question or label.lower() not in LABELS:
             raise UserError(f"{path}:{number}: expected a question, a tab, and Yes or No.")
+        # Instruction is no text that a corruption may change.
         pairs.append((question.removesuffix(INSTRUCTION).strip(), label.lower()))
     return pairs
 
@@ -118,6 +121,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         questions.mkdir(parents=True, exist_ok=True)
         question, answer = (str(official.column(row, name)) for name in ("question", "answer"))
         path = questions / f"{Path(image).stem}.txt"
+        # Appended: an image's second question is a later row.
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(f"{' '.join(question.split())}\t{answer.strip().capitalize()}\n")
 
@@ -125,6 +129,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
 def label_of(answer: str) -> str | None:
     """Read ``yes`` or ``no`` from the first four letters, yes before no: the official rule."""
     start = answer.lower().strip().replace(".", "")
+    # The official rule for answers of one letter.
     if len(start) == 1:
         return {"y": "yes", "n": "no"}.get(start)
     return next((label for label in LABELS if label in start[:4]), None)

@@ -62,12 +62,13 @@ def load(root: Path, *, max_bad: float = 0.01, ratings: str = "") -> Corpus:
     return questions.corpus("mmhal", root, read, notes=notes, max_bad=max_bad)
 
 
-def _image_name(where: str, row: questions.JsonRow) -> str:
+def _image_name(where: str, row: questions.SourceRow) -> str:
     key = next((key for key in NAMES if row.get(key)), NAMES[-1])
     return PurePosixPath(urlparse(questions.field(where, row, key)).path).name
 
 
 def doc_to_text(doc: metrics.QuestionDoc) -> str:
+    # No instruction: answers are sentences, which a judge rates.
     return doc["text"] or ""
 
 
@@ -85,7 +86,7 @@ def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics
     return {**scores, "score": (points, 1), "hallucination": (points < FAITHFUL, 1)}
 
 
-def write_official(rows: Iterator[questions.JsonRow], folder: Path) -> None:
+def write_official(rows: Iterator[questions.SourceRow], folder: Path) -> None:
     """Write rows of a hub copy, in their order, as ``response_template.json`` and images."""
     entries = []
     for number, row in enumerate(rows, start=1):

@@ -40,6 +40,7 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
 
 def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterator[Example]:
+    # Copies differ in the column's name.
     column = "Question_Type" if "Question_Type" in row else "Question Type"
     kind = questions.one_of(where, row, column, LABELS)
     group = f"{questions.prefix(split)}{questions.field(where, row, 'Index')}"

@@ -68,6 +68,7 @@ def _of_source(root: Path, source: str) -> list[Path]:
     for folder in (".", *(f"{home}{source}" for home in HOMES)):
         by_kind = ([f"{folder}/{name.format(kind)}" for name in names] for kind in KINDS)
         paths = [path for patterns in by_kind for path in _questions.files(root, *patterns)]
+        # A file without a kind in its name has the kind in its rows.
         if not paths and source == SOURCES[0]:
             paths = _questions.files(root, f"{folder}/{ANY}")
         if of_source := [path for path in paths if _source(path) == source]:
@@ -81,9 +82,11 @@ def _source(path: Path) -> str:
 
 def _examples(root: Path, path: Path, split: str, several: bool) -> Iterator[Example]:
     file_kind = next((kind for kind in KINDS if kind in path.name), "")
+    # COCO's ids have no source in front, so that ids in earlier records stay valid.
     file_source = "" if _source(path) == SOURCES[0] else f"{_source(path)}/"
     for where, row in read_json_lines(path):
         label = _questions.one_of(where, row, "label", LABELS)
+        # The row's kind takes precedence over the file's name.
         kind = _questions.one_of(where, {"kind": file_kind, **row}, "kind", KINDS)
         number = _questions.field(where, row, "question_id")
         source = f"{row['source']}/" if "source" in row else file_source
@@ -114,6 +117,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
             raise UserError(f"The copy has category {kind!r}, allowed are {', '.join(KINDS)}.")
         name = f"{image}.jpg"
         official.write_image(official.column(row, "image"), folder / IMAGES, name)
+        # The official files have numbers, hub copies strings.
         numbered = int(number) if str(number).isdecimal() else number
         content = {"question_id": numbered, "image": name, "text": text, "label": label.lower()}
         questions[kind][str(number)] = content

@@ -49,6 +49,7 @@ def process_results(doc: metrics.QuestionDoc, results: Sequence[str]) -> metrics
     correct = choice == doc["answers"][0]
     agreeing, held_out = doc["subset"] == AGREEING, doc["subset"] == HELD_OUT
     return {
+        # Held-out items count as counter-prior too.
         "counter_prior": (correct and not agreeing, not agreeing),
         "held_out": (correct and held_out, held_out),
         "in_prior": (correct and agreeing, agreeing),

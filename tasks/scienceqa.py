@@ -43,6 +43,7 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
             )
         rows = ((str(id), problems[str(id)]) for id in ids[split])
         examples = [_example(path, split, id, row) for id, row in rows]
+        # Copies may lack train or val, but a task is scored on test.
         if examples or split == "test":
             splits[split] = examples
     return build_corpus("scienceqa", root, (), splits, notes={"context": "hint"}, max_bad=max_bad)

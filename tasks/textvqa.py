@@ -84,8 +84,10 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         content = {key: official.column(row, key) for key in ("question_id", "question")}
         references = [str(answer) for answer in row.get("answers") or ()]
         if any(references):
+            # Absent and not empty, as in the official test file.
             content["answers"] = references
         questions[part].append({"image_id": image, **content})
+        # Several questions are about one image: its words are kept once.
         tokens[part][image] = {"image_id": image, "ocr_tokens": list(row.get("ocr_tokens") or ())}
     for part, rows_of_part in questions.items():
         official.write_json(folder / QUESTIONS.format(part), {"data": rows_of_part})

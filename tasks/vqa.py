@@ -34,9 +34,11 @@ def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str 
         images = _questions.images_by_number(folder)
 
         def image_of(number: int) -> Path:
+            # COCO pads numbers to twelve digits.
             return images.get(number, folder / "images" / f"{number:012}.jpg")
 
         rows = vqa_files.examples(questions, annotations, image_of, split, skipped)
+        # In the item, for scoring sees nothing but documents.
         return [replace(example, facts={"scoring": (scoring,)}) for example in rows]
 
     return _questions.corpus("vqa", root, read, notes={"scoring": scoring}, max_bad=max_bad)

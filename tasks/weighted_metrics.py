@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 DrawCounts = NDArray[np.signedinteger[Any]]
 
@@ -30,13 +30,13 @@ class Items:
     """[n, C] classes of each item."""
     predicted: Bools
     """[n, C]"""
-    score: Floats
+    score: FloatArray
     """[n] score of each item."""
-    confidence: Floats
+    confidence: FloatArray
     """[n] probability of class 1, for AUROC."""
 
 
-def resampled(metric: str, items: Items, weights: Floats) -> Floats:
+def resampled(metric: str, items: Items, weights: FloatArray) -> FloatArray:
     """Return the metric under each row of weights [R, n], how often each item is drawn: [R].
 
     A metric not in ``METRICS`` is the weighted mean of the items' scores.
@@ -44,25 +44,27 @@ def resampled(metric: str, items: Items, weights: Floats) -> Floats:
     return np.asarray(all_resampled(metric, [items], weights)[0])
 
 
-def all_resampled(metric: str, variants: Sequence[Items], weights: Floats) -> Floats:
+def all_resampled(metric: str, variants: Sequence[Items], weights: FloatArray) -> FloatArray:
     """Return the metric of V variants of the same items, as ``resampled``: [V, R]."""
     return METRICS.get(metric, _mean_scores)(variants, weights)
 
 
-def fractions(marks: Bools, weights: Floats) -> Floats:
+def fractions(marks: Bools, weights: FloatArray) -> FloatArray:
     """Return the weighted fraction of marked items: [..., R] of marks [..., n], weights [R, n]."""
     flat = marks.reshape(-1, marks.shape[-1]).astype(np.float64)  # BLAS takes no truth values
     marked = flat @ weights.T / weights.sum(axis=1)
     return np.asarray(marked).reshape(*marks.shape[:-1], len(weights))
 
 
-def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> Floats:
+def _ratio(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> FloatArray:
     """Divide element by element, 0 where ``bottom`` is 0; shapes broadcast."""
+    # ``where`` leaves elements of ``out`` as they are: they must begin as 0.
     out = np.zeros(np.broadcast_shapes(np.shape(top), np.shape(bottom)))
     return np.asarray(np.divide(top, bottom, out=out, where=bottom != 0))
 
 
-def _mean_scores(variants: Sequence[Items], weights: Floats) -> Floats:
+def _mean_scores(variants: Sequence[Items], weights: FloatArray) -> FloatArray:
+    # One matrix product for all variants is faster than one for each.
     scores = np.stack([items.score for items in variants], axis=1)
     return _ratio((weights @ scores).T, weights.sum(axis=1)[None, :])
 
@@ -87,19 +89,21 @@ class _ByClass:
     """[2, P, R] buffer: a new array for each variant takes longer than the sums in it."""
 
 
-def _aurocs(variants: Sequence[Items], weights: Floats) -> Floats:
+def _aurocs(variants: Sequence[Items], weights: FloatArray) -> FloatArray:
     """Rank class 1 against the rest, ties count half; NaN where a resample lacks one of the two."""
     scores, classes = [], _by_class(variants[0].target[:, 1], weights)
     for items in variants:
+        # Variants of a task share their targets, so that this is rare.
         if not np.array_equal(items.target[:, 1], classes.is_positive):
             classes = _by_class(items.target[:, 1], weights)
         scores.append(_auroc(items.confidence, classes))
     return np.stack(scores)
 
 
-def _by_class(is_positive: Bools, weights: Floats) -> _ByClass:
+def _by_class(is_positive: Bools, weights: FloatArray) -> _ByClass:
     # The smallest integers that hold twice the pairs of a resample.
     integer = np.int32 if weights.sum(axis=1).max() < 2**16 else np.int64
+    # C order: an item's draws are contiguous, for the sums over items.
     by_item: DrawCounts = weights.T.astype(integer, order="C")
     positives, negatives = by_item[is_positive], by_item[~is_positive]
     pairs = positives.sum(axis=0) * negatives.sum(axis=0)
@@ -108,14 +112,16 @@ def _by_class(is_positive: Bools, weights: Floats) -> _ByClass:
     return _ByClass(is_positive, positives, [*negatives], pairs, below, [*below], wins)
 
 
-def _auroc(confidence: Floats, classes: _ByClass) -> Floats:
+def _auroc(confidence: FloatArray, classes: _ByClass) -> FloatArray:
     positive, negative = confidence[classes.is_positive], confidence[~classes.is_positive]
     order = np.argsort(negative, kind="stable")
     ordered, rows, negatives = negative[order], classes.rows, classes.negatives
     # A row at a time: numpy's cumsum down the columns takes longer.
     for row, index in enumerate(order.tolist()):
         np.add(rows[row], negatives[index], rows[row + 1])
+    # Draws of negatives below each positive, and of those not above it: the mean counts ties half.
     strict, with_ties = classes.wins
+    # With mode="raise" numpy would buffer the output.
     np.take(classes.below, np.searchsorted(ordered, positive, "left"), 0, strict, mode="clip")
     np.take(classes.below, np.searchsorted(ordered, positive, "right"), 0, with_ties, mode="clip")
     strict += with_ties
@@ -124,7 +130,9 @@ def _auroc(confidence: Floats, classes: _ByClass) -> Floats:
     return np.asarray(np.divide(wins, classes.pairs, out=undefined, where=classes.pairs > 0))
 
 
-def _class_counts(variants: Sequence[Items], weights: Floats) -> tuple[Floats, Floats, Floats]:
+def _class_counts(
+    variants: Sequence[Items], weights: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Count weighted hits, targets and predictions of each class: [V, R, C] each."""
     hits = [items.target & items.predicted for items in variants]
     target = [items.target for items in variants]
@@ -132,15 +140,16 @@ def _class_counts(variants: Sequence[Items], weights: Floats) -> tuple[Floats, F
     return _counts(hits, weights), _counts(target, weights), _counts(predicted, weights)
 
 
-def _counts(indicators: Sequence[Bools], weights: Floats) -> Floats:
+def _counts(indicators: Sequence[Bools], weights: FloatArray) -> FloatArray:
+    # BLAS multiplies floats only.
     wide = np.concatenate(indicators, axis=1).astype(np.float64)
     counted = (weights @ wide).reshape(len(weights), len(indicators), -1)
     return counted.transpose(1, 0, 2)
 
 
 def _f1(
-    average: Literal["macro", "micro", "weighted"], variants: Sequence[Items], weights: Floats
-) -> Floats:
+    average: Literal["macro", "micro", "weighted"], variants: Sequence[Items], weights: FloatArray
+) -> FloatArray:
     hits, target, predicted = _class_counts(variants, weights)
     if average == "micro":
         return _ratio(2 * hits.sum(axis=2), (target + predicted).sum(axis=2))
@@ -150,14 +159,15 @@ def _f1(
     return _ratio((by_class * target).sum(axis=2), target.sum(axis=2))
 
 
-def _samples_f1(variants: Sequence[Items], weights: Floats) -> Floats:
+def _samples_f1(variants: Sequence[Items], weights: FloatArray) -> FloatArray:
+    # F1 of an item does not depend on the weights: computed once for all resamples.
     hits = [(items.target & items.predicted).sum(axis=1) for items in variants]
     sizes = [items.target.sum(axis=1) + items.predicted.sum(axis=1) for items in variants]
     by_item = _ratio(2 * np.stack(hits, axis=1), np.stack(sizes, axis=1))
     return _ratio((weights @ by_item).T, weights.sum(axis=1)[None, :])
 
 
-METRICS: Mapping[str, Callable[[Sequence[Items], Floats], Floats]] = {
+METRICS: Mapping[str, Callable[[Sequence[Items], FloatArray], FloatArray]] = {
     "accuracy": _mean_scores,
     "auroc": _aurocs,
     "macro_f1": partial(_f1, "macro"),

@@ -24,6 +24,7 @@ class Docs(list[TaskDoc]):
 
     @property
     def features(self) -> dict[str, None]:
+        # Documents of a task have equal keys.
         return dict.fromkeys(self[0])
 
 
@@ -43,6 +44,7 @@ class MemoryTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untype
             docs = Docs(tasks.document(corpus, split, item, item.text) for item in items)
         self.docs = docs
         doc: Any = self.docs[0]
+        # Only documents of classification tasks have classes.
         self.choices = tasks.module(name).choices(doc["classes"]) if "classes" in doc else []
         # lmms-eval's configuration has no key for the class itself.
         super().__init__(config={key: config[key] for key in config if key != "class"})
@@ -59,6 +61,7 @@ class MemoryTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untype
             kind, options = "score_choices", {"id": doc["id"], "text": doc["text"]}
             multi_label = self.config.metadata["multi_label"]
             options |= {"choices": self.choices, "multi_label": multi_label}
+        # lmms-eval's order of arguments, which every model unpacks by position.
         where = (doc_id, self.config.task, self.config.test_split)
         arguments = (ctx, options, self.doc_to_visual, *where)
         return Instance(request_type=kind, arguments=arguments, idx=0, **kwargs)
@@ -72,7 +75,9 @@ class MemoryTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untype
 def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | None) -> MemoryTask:
     """Build a variant of one of our tasks, see ``tasks.build``."""
     config = load_yaml_config(str(tasks.definition(variant.task)), mode="full")
+    # A limit takes some items, but donors come from all of them.
     everyone = corpus.splits[split]
+    # A pooled metric needs complete groups.
     has_groups = any(isinstance(row["aggregation"], Pool) for row in config["metric_list"])
     examples = apply.limited(everyone, limit, by_cluster=has_groups)
     images = store_of(corpus.root, split)
@@ -92,5 +97,6 @@ def build(variant: "tasks.Variant", corpus: Corpus, split: str, limit: int | Non
 
     # Images are decoded and corrupted when a request is answered, one batch at a time.
     changes = {"task": str(variant), "test_split": split, "num_fewshot": 0, "doc_to_visual": visual}
+    # Texts are small, so they are corrupted at once.
     docs = Docs(tasks.document(corpus, split, item, read_text(item).text) for item in examples)
     return MemoryTask({**config, **changes}, docs)

@@ -44,6 +44,7 @@ def include(folders: Iterable[Path]) -> None:
         if not any(_files(folder)):
             raise UserError(f"--include-path: no task file (*.yaml) under {folder}.")
         included, path = list(map(str, _included())), str(folder.resolve())
+        # The newest folder is first, so that it takes precedence.
         if path not in included:
             os.environ[FOLDERS_VARIABLE] = os.pathsep.join([path, *included])
 
@@ -58,6 +59,7 @@ def definition(name: str) -> Path:
 def check(name: str) -> None:
     """Raise a UserError unless a task asks about images and takes answers in words."""
     config = _merged(definition(name))
+    # lmms-eval's default output type.
     kind, extra = config.get("output_type", SUPPORTED_OUTPUT), config.get("dataset_kwargs") or {}
     metadata = config.get("metadata")
     judge = metadata.get(JUDGE) if isinstance(metadata, dict) else None
@@ -69,6 +71,7 @@ def check(name: str) -> None:
         likelihoods = kind in ("multiple_choice", "loglikelihood")
         reason = "; lmms-eval 0.7.3 scores likelihoods wrongly" if likelihoods else ""
         raise UserError(f"{name} needs {kind}, and only {SUPPORTED_OUTPUT} is supported{reason}.")
+    # Only the first filter's answers are scored; a class may change prompts and scoring in code.
     if "class" in config or len(config.get("filter_list") or ()) > 1:
         raise UserError(
             f"{name} is not supported: it has a class or several filters; use a plain YAML task."
@@ -83,6 +86,7 @@ def check(name: str) -> None:
 def files(name: str) -> list[Path]:
     """List the files that define a task: its YAML, files it includes, and code in their folders."""
     chain = list(_chain(definition(name)))
+    # A dict keeps the order, so that the hash of the files is stable.
     folders = dict.fromkeys(path.parent for path in chain)
     return chain + [code for folder in folders for code in sorted(folder.glob("*.py"))]
 
@@ -134,6 +138,7 @@ def _included() -> tuple[Path, ...]:
 def index(folders: tuple[Path, ...]) -> Mapping[str, Definition]:
     """Index lmms-eval's task folder and ``folders``; earlier folders take precedence."""
     entries = dict(_shipped())
+    # Reversed, so that the first folder overwrites the others.
     for folder in reversed(folders):
         entries |= _of_folder(folder)
     return entries
@@ -141,6 +146,7 @@ def index(folders: tuple[Path, ...]) -> Mapping[str, Definition]:
 
 @functools.cache
 def _shipped() -> Mapping[str, Definition]:
+    # Finds the folder without running the package.
     spec = importlib.util.find_spec("lmms_eval")
     assert spec is not None and spec.submodule_search_locations is not None
     return _of_folder(Path(spec.submodule_search_locations[0]) / "tasks")
@@ -152,6 +158,7 @@ def _of_folder(folder: Path) -> dict[str, Definition]:
     for path in _files(folder):
         raw = _merged(path)
         task, group = raw.get("task"), raw.get("group")
+        # As in lmms-eval: with a list of tasks ``group`` is its name, with one task it is a tag.
         if isinstance(task, list) and isinstance(group, str):
             entries[group] = Definition("group", path, tuple(task))
         elif isinstance(task, str):
@@ -187,6 +194,7 @@ def _chain(path: Path) -> Iterator[Path]:
     """Yield a file, then its includes, nearest first."""
     yield path
     for name in _listed(read_yaml(path).get("include")):
+        # lmms-eval looks in the working directory first.
         yield from _chain(Path(name) if Path(name).is_file() else path.parent / name)
 
 
@@ -199,6 +207,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    # An included file may be empty.
     return raw if isinstance(raw, dict) else {}
 
 
@@ -206,4 +215,5 @@ class NamesOnly(yaml.CSafeLoader):  # compiled, for speed
     pass
 
 
+# Importing task functions would need each task's optional packages.
 NamesOnly.add_multi_constructor("!", lambda loader, suffix, node: str(node.value))

@@ -60,6 +60,7 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
     ) -> None:
         self.documents, self.read, self.items = documents, read or self.images_of, items
         self.dataset: Documents = {}
+        # lmms-eval removes keys from ``dataset_kwargs`` as it reads them.
         super().__init__(config=copy.deepcopy(dict(config)))
 
     @property
@@ -77,6 +78,7 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         if self.documents is None:
             # Without lmms-eval's decorator, which would retry five times.
             ConfigurableTask.download.__wrapped__(self, dataset_kwargs)
+            # lmms-eval would fail later with a bare KeyError.
             if self.split not in self.dataset:
                 raise UserError(
                     f"{self.name}: its data has the splits {', '.join(self.dataset)} but not "
@@ -98,6 +100,7 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         """Ask for a greedy answer about the document's corrupted images."""
         if not isinstance(ctx, str):
             raise UserError(f"{self.name}: its prompt is a list of texts, not one.")
+        # Models remove keys from these, and all requests share them.
         settings = copy.deepcopy(self.config.generation_kwargs)
         where = (doc_id, self.config.task, self.split)
 
@@ -120,6 +123,7 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
         self, doc: Mapping[str, Any], results: Sequence[Any], full_docs: Any = None
     ) -> dict[str, Any]:
         with failing_as(f"{self.name}: its scorer fails on the answer {str(results[0])[:60]!r}"):
+            # Without the decorator, as in ``download``.
             scored = ConfigurableTask.process_results.__wrapped__(self, doc, results, full_docs)
         return dict(scored)
 
@@ -165,6 +169,7 @@ def failing_as(message: str) -> Iterator[None]:
         raise
     except Exception as error:
         cause: BaseException | None = error
+        # Some tasks retry by themselves: report the error that they retried.
         while isinstance(cause, tenacity.RetryError):
             cause = cause.last_attempt.exception()
         reason = " ".join(str(cause).split())[:300]
@@ -183,6 +188,7 @@ def load(name: str, root: Path) -> Corpus:
 
     ``root`` has a copy of the hub data set; with ``Path()`` the data is where the YAML says.
     """
+    # The file is part of the cache key: ``--include-path`` may change which file a name means.
     return _loaded(stock.definition(name), name, root).corpus
 
 
@@ -195,6 +201,7 @@ def build(variant: Variant, corpus: Corpus, split: str, limit: int | None) -> St
     store = _store(loaded)
 
     def read(example: Example) -> Inputs:
+        # A document may have no image or several.
         first, *more = store.get(index[example.id]) or (None,)
         return Inputs(first, None, more=tuple(more))
 
@@ -204,6 +211,7 @@ def build(variant: Variant, corpus: Corpus, split: str, limit: int | None) -> St
         {loaded.task.split: data[loaded.task.split].select(rows)}
         for data in (loaded.task.dataset, loaded.task.dataset_no_image)
     )
+    # lmms-eval scores only the first of repeated answers.
     config = {**loaded.config, "task": str(variant), "repeats": 1}
     return StockTask(
         config, (with_images, without_images), lambda row: read_corrupted(items[row]).images, items
@@ -214,6 +222,7 @@ def build(variant: Variant, corpus: Corpus, split: str, limit: int | None) -> St
 def _loaded(file: Path, name: str, root: Path) -> LoadedTask:
     with failing_as(f"{name}: its code cannot be loaded"):
         config = {**load_yaml_config(str(file), mode="full"), "task": name}
+    # Before ``_location``: the message names the hub's path, not the local copy's.
     path, short = config["dataset_path"], name.removeprefix(stock.PREFIX)
     config |= _location(config, root)
     with failing_as(
@@ -267,12 +276,14 @@ def _corpus(name: str, root: Path, task: StockTask) -> Corpus:
             id=f"{name.removeprefix(stock.PREFIX)}/{id_}",
             image=Path(image) if image else None,
             text=None,
+            # Answers about equal images are not independent.
             cluster=image,
         )
         for id_, image in zip(ids, names, strict=True)
     )
     # It names the hub's commit of the data.
     url = next(iter(rows.info.download_checksums or ()), "")
+    # Every image counts: a backbone that takes fewer images at once is refused.
     most_images = sorted(range(len(rows)), key=lambda index: -counts[index])[:PROBED]
     return Corpus(
         name=name,
@@ -321,6 +332,7 @@ def _scan(rows: Any, columns: Sequence[str]) -> tuple[list[str], list[int], str]
     # Arrow keeps the encoded bytes; plain rows would decode every image.
     for table in rows.with_format("arrow").iter(batch_size=64):
         for row in table.to_pylist():
+            # Popped: in the row's hash their name replaces the bytes, which are large.
             media = [row.pop(column) for column in columns]
             name = digest(_parts(media)) if any(media) else ""
             names.append(name)
@@ -336,6 +348,7 @@ def _parts(value: Any) -> Iterator[bytes]:
         stored = value["bytes"]
         yield stored if stored is not None else path.read_bytes() if path.is_file() else b""
     elif isinstance(value, Mapping):
+        # Sorted: the order of an object's keys may differ between copies.
         for key in sorted(value):
             yield key.encode()
             yield from _parts(value[key])
@@ -350,11 +363,13 @@ def _probe(task: StockTask, count: int) -> tuple[list[str], list[int]]:
     """Hash the pixels of each document's images, for a task without a column of images."""
     names, counts = [""] * count, [0] * count
     for index in range(count):
+        # Calling a task's code for all documents of a set of texts would be slow.
         if index == PROBED and not any(names):
             break
         pictures = task.images_of(index)
         counts[index] = len(pictures)
         if pictures:
+            # The size too: other shapes may have equal bytes.
             pixels = [part for p in pictures for part in (p.tobytes(), *p.size)]
             names[index] = digest(_parts(pixels))
     return names, counts

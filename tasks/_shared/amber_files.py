@@ -91,6 +91,7 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
     relation_file = questions.first_file(root, "data/relation.json", "relation.json")
     content = read_object(relation_file)
     related = {word: questions.strings(str(relation_file), content, word) for word in content}
+    # Strings, for an item's facts are tuples of strings.
     relation = tuple(", ".join((word, *words)) for word, words in related.items())
     safe = tuple(read_text(find_file(root, "data/safe_words.txt", "safe_words.txt")).split())
     for where, query in (row for file in _queries(root) for row in questions.listed(file)):
@@ -108,11 +109,12 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
             truth = questions.one_of(annotated_at, annotation, "truth", LABELS)
             text = questions.field(where, query, "query")
             details = {"text": text, "answers": (truth,), "choices": LABELS}
+        # After the look-up: the files number without a prefix.
         id_ = f"{questions.prefix(split)}{id_}"
         yield Example(id_, image, subset=KINDS[kind], cluster=name, **details)
 
 
-def _objects_of(where: str, annotation: questions.JsonRow, relation: tuple[str, ...]) -> Facts:
+def _objects_of(where: str, annotation: questions.SourceRow, relation: tuple[str, ...]) -> Facts:
     """Read the objects in the image, and those that models often invent next to them."""
     objects = {key: questions.strings(where, annotation, key) for key in ("truth", "hallu")}
     if not objects["truth"]:
@@ -136,6 +138,7 @@ def _queries(root: Path) -> list[Path]:
     ]
     if not any(sets):
         raise UserError(f"No query_all.json or query_generative.json in {root} or its data/query.")
+    # The single file has all queries; else the set of which more files exist.
     return sets[0] or max(sets[1:], key=len)
 
 
@@ -175,6 +178,7 @@ def noun_fractions(words: Sequence[str], facts: Facts, length: int) -> dict[str,
     """Score a caption of ``length`` words that has these words of the vocabulary."""
     related = _related(facts["relation"])
     truth, hallu = facts["truth"], facts["hallu"]
+    # Sets: an object counts once, however often the caption mentions it.
     covered: set[int] = set()
     invented: set[int] = set()
     wrong = 0
@@ -216,6 +220,7 @@ def nouns(caption: str, relation: tuple[str, ...]) -> list[str]:
         lower = word.lower()
         if lower != "can" or last in A_CAN:
             variants = (word, lower, _objects.singular(lower))
+            # As written first: a vocabulary may have capital letters.
             forms += [form for form in variants if form in vocabulary][:1]
     return forms
 

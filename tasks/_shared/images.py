@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from PIL import Image, ImageOps
 
+# 512 MiB: about 3500 images of 224 pixels.
 STORE_BYTES = 512 << 20
 BYTES_PER_PIXEL = 3
 ImageName = TypeVar("ImageName")

@@ -29,6 +29,7 @@ def read(path: str, key: str, allowed: Sequence[str]) -> Verdicts | None:
         if not isinstance(answer, str):
             raise UserError(f"{where}: no 'answer'; a line is {_line(key, allowed)}.")
         of_question = verdicts.setdefault(questions.field(where, row, "id"), {})
+        # Runs of a judge may overlap: only a contradiction is an error.
         if of_question.setdefault(answer, verdict) != verdict:
             raise UserError(f"{where}: a second, different {key} of the same answer: {verdict}.")
     return verdicts
@@ -38,6 +39,7 @@ def facts(verdicts: Verdicts | None, id: str) -> Mapping[str, tuple[str, ...]]:
     if verdicts is None:
         return {}
     of_question = verdicts.get(id, {})
+    # Two parallel tuples, for an item's facts are tuples of strings.
     return {"judged": tuple(of_question), "verdicts": tuple(of_question.values())}
 
 

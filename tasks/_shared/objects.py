@@ -58,8 +58,10 @@ def singular(word: str) -> str:
     if word in IRREGULAR:
         return IRREGULAR[word]
     for ending, new_ending in ENDINGS:
+        # At least two letters must remain.
         if word.endswith(ending) and len(word) > len(ending) + 1:
             return word.removesuffix(ending) + new_ending
+    # Not ``glass``, ``bus`` and ``tennis``, nor words as short as ``gas``.
     plural = word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3
     return word[:-1] if plural else word
 
@@ -74,6 +76,7 @@ def vocabulary(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
 @lru_cache(maxsize=4)
 def _phrases(lines: tuple[str, ...]) -> dict[Phrase, str | None]:
     """Map each phrase of singular words to its object; None for a phrase that is no object."""
+    # First, so that a task's vocabulary may name such a phrase as an object.
     objects: dict[Phrase, str | None] = {_words(phrase): None for phrase in NO_OBJECTS}
     for name, synonyms in vocabulary(lines).items():
         for synonym in synonyms:
@@ -83,6 +86,7 @@ def _phrases(lines: tuple[str, ...]) -> dict[Phrase, str | None]:
 
 
 def _words(text: str) -> Phrase:
+    # Sentences and vocabulary are reduced alike, so that wrong singulars match too.
     return tuple(singular(word.removesuffix("'s")) for word in WORD.findall(text.lower()))
 
 
@@ -97,6 +101,7 @@ def mentions(text: str, lines: tuple[str, ...]) -> Sequence[str]:
     words, names, start = _words(text), [], 0
     while start < len(words):
         spans = (words[start : start + size] for size in range(longest, 0, -1))
+        # An unknown word is skipped alone.
         phrase = next((span for span in spans if span in objects), words[start : start + 1])
         if name := objects.get(phrase):
             names.append(name)

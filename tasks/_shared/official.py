@@ -33,6 +33,7 @@ def write_image(image: Any, folder: Path, name: str) -> None:
     An image that was decoded (a PIL image) is encoded again, all others keep their bytes.
     """
     path = folder / name
+    # Names are from the copy's rows: never write outside of the folder.
     if ".." in Path(name).parts or not path.is_relative_to(folder):
         raise UserError(f"The copy names an image {name!r}, which is outside of its folder.")
     if path.exists():
@@ -50,6 +51,7 @@ def write_image(image: Any, folder: Path, name: str) -> None:
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line; create the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Line ends do not depend on the system, and so neither do checksums.
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

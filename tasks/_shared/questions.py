@@ -27,7 +27,7 @@ IMAGE_FOLDERS = (
 )  # fmt: skip
 """Folders of images, searched in this order."""
 
-JsonRow = Mapping[str, Any]
+SourceRow = Mapping[str, Any]
 FolderReader = Callable[[Path, list[Skipped], str], Iterable[Example]]
 """Reads a folder; adds rows that cannot be used to the list, under the split's name."""
 
@@ -49,6 +49,7 @@ def most_frequent_answer(doc: QuestionDoc) -> str:
 
 def image_path(root: Path, name: str, folders: Sequence[str] = IMAGE_FOLDERS) -> Path:
     """Find an image; if there is none, return its path in the first folder, to be reported."""
+    # No listing: ``val2014`` alone has 40 504 files.
     paths = [root / folder / name for folder in folders]
     return next((path for path in paths if path.is_file()), paths[0])
 
@@ -61,6 +62,7 @@ def images_by_number(root: Path) -> dict[int, Path]:
             # COCO names end with the number, other copies are only the number.
             digits = path.stem.rpartition("_")[2]
             if path.suffix.lower() in IMAGE_SUFFIXES and digits.isdecimal():
+                # The first folder wins, as in ``image_path``.
                 images.setdefault(int(digits), path)
     return images
 
@@ -101,7 +103,7 @@ def only_file(root: Path, kind: str, *patterns: str) -> Path | None:
     return paths[0] if paths else None
 
 
-def listed(path: Path) -> Iterator[tuple[str, JsonRow]]:
+def listed(path: Path) -> Iterator[tuple[str, SourceRow]]:
     """Yield ``("file: row number", row)`` from a JSON file that is a list of objects."""
     content = read_json(path)
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
@@ -110,7 +112,7 @@ def listed(path: Path) -> Iterator[tuple[str, JsonRow]]:
         yield f"{path}: row {number}", row
 
 
-def field(where: str, row: JsonRow, key: str) -> str:
+def field(where: str, row: SourceRow, key: str) -> str:
     """Return a row's string or number as a string; UserError with ``where`` for anything else."""
     value = row.get(key)
     # type(), for True is an int to Python.
@@ -119,7 +121,7 @@ def field(where: str, row: JsonRow, key: str) -> str:
     return str(value)
 
 
-def strings(where: str, row: JsonRow, key: str) -> tuple[str, ...]:
+def strings(where: str, row: SourceRow, key: str) -> tuple[str, ...]:
     """Return a row's list of strings, empty if it is absent; UserError for anything else."""
     value = row.get(key) or []
     if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
@@ -127,7 +129,7 @@ def strings(where: str, row: JsonRow, key: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def objects(where: str, row: JsonRow, key: str) -> list[JsonRow]:
+def objects(where: str, row: SourceRow, key: str) -> list[SourceRow]:
     """Return a row's list of objects; UserError for anything else."""
     values = row.get(key)
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
@@ -135,14 +137,14 @@ def objects(where: str, row: JsonRow, key: str) -> list[JsonRow]:
     return values
 
 
-def one_of(where: str, row: JsonRow, key: str, allowed: Iterable[str]) -> str:
+def one_of(where: str, row: SourceRow, key: str, allowed: Iterable[str]) -> str:
     """Return a row's value as a string; UserError if it is none of the allowed ones."""
     if str(row.get(key)) not in allowed:
         raise UserError(f"{where}: {key} {row.get(key)!r}, allowed are {', '.join(allowed)}.")
     return str(row[key])
 
 
-def image_of(where: str, root: Path, row: JsonRow) -> tuple[Path | None, str]:
+def image_of(where: str, root: Path, row: SourceRow) -> tuple[Path | None, str]:
     """Return a row's image, and its name as the cluster; None for ``"image": null``."""
     if "image" in row and row["image"] is None:
         return None, ""

@@ -38,6 +38,7 @@ def examples(
         types = {str(row.get("question_type", "")) for row in answered.values()}
         kind = "question_type" if len(types) <= MANY_TYPES else "answer_type"
     asked_rows = _questions.objects(str(questions), read_object(questions), "questions")
+    # Else all questions would be listed as skipped, without the cause.
     if asked_rows and not any(row.get("question_id") in answered for row in asked_rows):
         raise UserError(
             f"{annotations} answers none of the {len(asked_rows)} questions of {questions.name}: "
@@ -59,13 +60,13 @@ def examples(
         )
 
 
-def number(path: Path, row: _questions.JsonRow, key: str) -> int:
+def number(path: Path, row: _questions.SourceRow, key: str) -> int:
     if type(row.get(key)) is not int:
         raise UserError(f"{path}: '{key}' must be a number, found {row.get(key)!r}.")
     return int(row[key])
 
 
-def _references(path: Path, row: _questions.JsonRow) -> tuple[str, ...]:
+def _references(path: Path, row: _questions.SourceRow) -> tuple[str, ...]:
     values = row.get("answers")
     entries = values if isinstance(values, list) else []
     answers = tuple(str(e["answer"]) for e in entries if isinstance(e, dict) and "answer" in e)

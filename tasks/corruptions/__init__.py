@@ -51,6 +51,7 @@ class CorruptionKind:
     @property
     def apply(self) -> Apply | None:
         """Function of the corruption; None for the attack."""
+        # Imported late: listing corruptions must not import numpy and PIL.
         module = import_module(f"{__name__}.{self.modality}")
         return cast(Apply, vars(module)[self.function]) if self.function else None
 
@@ -110,6 +111,7 @@ def corrupt(
     seed_parts = ("corruption", name, severity, key)
 
     def corrupted(index: int) -> Inputs:
+        # The first image's seed has no index: items with one image keep their published corruption.
         rng = np.random.default_rng(seed_for(*seed_parts, *([index] if index else [])))
         # All images of an item draw alike, so that they are swapped for those of one other item.
         draw_rng = np.random.default_rng(seed_for(*seed_parts)) if index else rng

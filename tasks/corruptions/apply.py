@@ -35,7 +35,9 @@ def limited(
         name = (example.cluster or example.id) if by_cluster else example.id
         clusters.setdefault(name, []).append(example.id)
     ids: set[str] = set()
+    # A fixed order, so that a smaller limit gives a subset of a larger one.
     for name in sorted(clusters, key=lambda name: seed_for("limit", name)):
+        # Stop, not skip: skipping would prefer small clusters.
         if ids and len(ids) + len(clusters[name]) > limit:
             break
         ids.update(clusters[name])
@@ -96,13 +98,16 @@ def _draw_donor(
         if content(donor) == content(example):
             return False
         answers = right_answers(donor)
+        # Without an answer an item cannot mislead.
         different = bool(answers) and answers.isdisjoint(right_answers(example))
         return kind.donor == "any" or different
 
+    # Drawing again is uniform over the items that fit and mostly faster than listing them.
     for draws in itertools.count(1):
         donor = candidates[rng.integers(len(candidates))]
         if fits(donor):
             return donor
+        # If an item fits, draw on: taking the first that fits would not be uniform.
         if draws == DRAWS_BEFORE_SEARCH and not any(map(fits, candidates)):
             break
     raise UserError(

@@ -22,6 +22,7 @@ def columns_of(task: str, variants: Sequence[str]) -> Columns:
     for variant in variants:
         if variant != CLEAN:
             severities.setdefault(corruption_of(variant), []).append(variant)
+    # Such a variant would count for no modality.
     stray = [name for name in severities if modality_of(name) not in (*MODALITIES, "both")]
     if stray:
         raise UserError(f"Corruption '{stray[0]}' has no modality: name it image-... or text-...")
@@ -31,6 +32,7 @@ def columns_of(task: str, variants: Sequence[str]) -> Columns:
         if columns := [single[name] for name in single if modality_of(name) == modality]:
             averages[modality] = _average(columns)
     clean = {CLEAN: 1.0}
+    # Only joint corruptions, or none: the clean score is the balanced one.
     if not averages:
         return {"balanced": clean, "clean": clean, **single}
     corrupted = _average(list(averages.values()))

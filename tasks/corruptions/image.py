@@ -46,6 +46,7 @@ def noise(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -
     """Add Gaussian noise to every pixel and channel, clipped to the valid range."""
     pixels = np.asarray(image)
     height, width, _ = pixels.shape
+    # One draw a pixel up to 224 pixels; on larger images neighbours share one.
     shrink = max(height, width, GRID) / GRID
     rows = (np.arange(height) / shrink).astype(int)
     columns = (np.arange(width) / shrink).astype(int)
@@ -76,6 +77,7 @@ def jpeg(image: Image, severity: int, rng: np.random.Generator, donor: Donor) ->
     packed = open_file(file).convert("RGB")
     if small is image:
         return packed
+    # Only the errors are made larger, so that the photo keeps its detail.
     error = np.asarray(packed, np.int16) - np.asarray(small, np.int16)
     rows = np.arange(image.height) * small.height // image.height
     columns = np.arange(image.width) * small.width // image.width
@@ -93,6 +95,7 @@ def contrast(image: Image, severity: int, rng: np.random.Generator, donor: Donor
     """Move each channel towards its mean."""
     levels, factor = np.arange(256), CONTRAST[severity - 1]
     counts = np.reshape(image.histogram(), (3, 256))
+    # By the histogram and a look-up table: no pass over the pixels in numpy.
     means = counts @ levels / counts.sum(axis=1)
     table = np.rint((levels - means[:, None]) * factor + means[:, None]).clip(0, 255)
     return image.point(table.astype(int).ravel().tolist())
@@ -105,6 +108,7 @@ def brightness(image: Image, severity: int, rng: np.random.Generator, donor: Don
     # Equal hue and saturation means that all channels grow by one factor; black becomes grey.
     levels = np.arange(256)
     brighter = (levels + 255 * BRIGHTNESS_ADDED[severity - 1]).clip(0, 255)
+    # [256 values, 1]; black has no factor and is set below.
     factors = brighter[:, None] / np.maximum(levels, 1)[:, None]
     table = np.rint(levels * factors).clip(0, 255).astype(np.uint8)
     table[0, 0] = round(brighter[0])
@@ -118,7 +122,9 @@ def occlusion(image: Image, severity: int, rng: np.random.Generator, donor: Dono
     image = image.copy()
     target = OCCLUDED_AREA[severity - 1] * image.width * image.height
     covered: NDArray[np.bool_] = np.zeros((image.height, image.width), dtype=bool)
+    # By covered pixels: rectangles overlap.
     while covered.sum() < target:
+        # Between 1:2 and 2:1, symmetric in logarithms, so that the area stays the same.
         aspect = 2 ** rng.uniform(-0.5, 0.5)
         width = max(1, round(image.width * PATCH_AREA**0.5 * aspect))
         height = max(1, round(image.height * PATCH_AREA**0.5 / aspect))
@@ -131,6 +137,7 @@ def occlusion(image: Image, severity: int, rng: np.random.Generator, donor: Dono
 def rotation(image: Image, severity: int, rng: np.random.Generator, donor: Donor) -> Image:
     """Rotate left or right about the centre; corners get the image's mean colour."""
     angle = ROTATION_DEGREES[severity - 1] * (1 if rng.random() < 0.5 else -1)
+    # The mean colour: black corners would tell a rotation at once.
     red, green, blue = image.resize((1, 1), Resampling.BOX).tobytes()
     return image.rotate(angle, Resampling.BILINEAR, fillcolor=(red, green, blue))
 
@@ -153,4 +160,5 @@ def _added(
 
 
 def _scaled(image: Image, factor: float) -> tuple[int, int]:
+    # Rounded down, as in ImageNet-C.
     return max(1, int(image.width * factor)), max(1, int(image.height * factor))

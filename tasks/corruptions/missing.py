@@ -60,12 +60,14 @@ def missing_modality(
     order = MISSING[kind].order
     ids = [example.id for example in examples if all(has(example, name) for name in order)]
     ids.sort(key=lambda id_: seed_for("missing", task, split, seed, id_))
+    # In integers: a product of floats may fall just below a whole number.
     count = rate * len(ids) // 100
     return {id_: order[index % len(order)] for index, id_ in enumerate(ids[:count])}
 
 
 def file_name(task: str, split: str, variant: str) -> str:
     """Return the file name of a variant's table: ``food101-test-image-missing-70.csv``."""
+    # A colon is not allowed in file names on Windows.
     return re.sub(r"[^A-Za-z0-9_.+-]", "-", f"{task}-{split}-{variant}") + ".csv"
 
 
@@ -73,5 +75,6 @@ def table(items: Mapping[str, Modality]) -> bytes:
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(HEADER)
+    # By id, so that the table does not depend on the order of the draw.
     rows.writerows(sorted(items.items()))
     return file.getvalue().encode()

@@ -46,10 +46,12 @@ def shuffle(text: str, severity: int, rng: np.random.Generator, donor: Donor) ->
 
 def _mistyped(word: str, rng: np.random.Generator) -> str:
     """Make one possible error in a word: swap, drop, insert, or hit a neighbouring key."""
+    # Equal neighbours swapped would change nothing.
     swaps = [i for i in range(len(word) - 1) if word[i] != word[i + 1]]
     keys = [i for i, letter in enumerate(word) if letter.lower() in NEIGHBOURS]
     kinds = {"swap": swaps, "drop": list(range(len(word))) if len(word) > 1 else [], "key": keys}
     kinds["insert"] = list(range(len(word) + 1))
+    # The generator draws by position: another order would change every published text.
     possible = sorted(kind for kind, indices in kinds.items() if indices)
     kind = possible[rng.integers(len(possible))]
     at = kinds[kind][rng.integers(len(kinds[kind]))]
@@ -58,6 +60,7 @@ def _mistyped(word: str, rng: np.random.Generator) -> str:
         return before + after[1] + after[0] + after[2:]
     if kind == "drop":
         return before + after[1:]
+    # At a word's end the last letter counts; a sign that is no letter gives any key.
     near = NEIGHBOURS.get((after or before[-1:])[0].lower(), "".join(KEY_ROWS))
     letter = near[rng.integers(len(near))]
     letter = letter.upper() if (after or before[-1:])[0].isupper() else letter

@@ -79,6 +79,7 @@ class Variant:
 
 def parse(text: str) -> tuple[Corruption, ...]:
     """Read one corruption, or one of the image and one of the text; the image's is first."""
+    # By modality in alphabetical order: image, text.
     parts = sorted(map(_corruption, text.split(JOINT)), key=lambda part: part.modality)
     modalities = [part.modality for part in parts]
     if len(parts) > 1 and modalities != ["image", "text"]:
@@ -94,6 +95,7 @@ def parse(text: str) -> tuple[Corruption, ...]:
 def expand(text: str) -> list[tuple[Corruption, ...]]:
     """Read a text with ranges: ``image-noise:1-3+text-typo:2`` gives three variants."""
     parts = [_levels(part) for part in text.split(JOINT)]
+    # Parsed one by one, so that every level of a range is checked.
     return [parse(JOINT.join(choice)) for choice in itertools.product(*parts)]
 
 
@@ -101,6 +103,7 @@ def _corruption(text: str) -> Corruption:
     name, colon, level = text.partition(":")
     if name in MISSING:
         rate, _, seed = level.partition("s")
+        # ``70s`` has a letter without a seed and is refused.
         if not (rate.isdecimal() and int(rate) <= 100 and (seed.isdecimal() or level == rate)):
             raise UserError(
                 f"'{text}': give a rate from 0 to 100 %, such as '{name}:70', and a seed only "
