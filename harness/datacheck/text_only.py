@@ -17,7 +17,7 @@ from steelyard.harness.core.examples import Corpus, Example, enclosing
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks import answers
 from steelyard.tasks.metrics import clustered_stderr, item_f1
-from steelyard.tasks.weighted_metrics import Floats
+from steelyard.tasks.weighted_metrics import FloatArray
 
 FEATURES = 2**15
 CLASSES = 256
@@ -100,7 +100,7 @@ def interval(scores: Sequence[float], clusters: Sequence[str]) -> tuple[float, f
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _cross_fitted(corpus: Corpus, examples: Sequence[Example]) -> Floats:
+def _cross_fitted(corpus: Corpus, examples: Sequence[Example]) -> FloatArray:
     """Score predictions from the text of each fold, fitted on the others: [N]."""
     folds = np.array([seed_for("fold", row.cluster or row.id) % FOLDS for row in examples])
     result = np.zeros(len(examples))
@@ -189,7 +189,7 @@ _normalise = cache(answers.normalise)
 
 def _scores(
     corpus: Corpus, test: Sequence[Example], predictions: Sequence[Sequence[str]]
-) -> Floats:
+) -> FloatArray:
     """Score predictions: F1 of the classes, or whether the answer equals a reference; [N]."""
     index = {name: number for number, name in enumerate(corpus.classes)}
 
