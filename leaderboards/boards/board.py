@@ -218,6 +218,7 @@ def entry_groups(
     ``kinds`` are by label, or else by method.
     """
     by_label = {
+        # A variant of a method is of the method's kind unless it has its own.
         label: kinds.get(label, kinds.get(group[0].record.spec.method, ""))
         for label, group in groups.items()
     }
@@ -240,10 +241,13 @@ def _ranks(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, BoardRank]:
     sign = 1 if up else -1
     order = sorted(samples, key=lambda label: (-sign * samples[label].values.mean(), label))
     ordered = [samples[label] for label in order]
+    # Seeded by the task, so that rebuilding a board repeats its ranges.
     draws = ranking.ranks(ranking.bootstrap(ordered, grid.task), higher_is_better=up)
     ranges = ranking.central(draws, np.arange(1.0, len(order) + 1)).tolist()
+    # By paired tests, not by ranges: entries with overlapping ranges may well differ.
     letters = ranking.ties(ordered)
     wins: list[Interval | None] = [None]
+    # A win rate needs an opponent.
     if len(order) > 1:
         wins = [*intervals.intervals(ranking.wins(ordered, higher_is_better=up))]
     return {
@@ -277,10 +281,12 @@ def _entries(
         for label in batch:
             samples += map(scores[label].column, columns.values())
             samples += map(scores[label].variant, grid.variants)
+        # Taken below in the order in which the samples were appended.
         remaining = iter(intervals.intervals(samples))
         for label in batch:
             by_column = {name: next(remaining) for name in columns}
             means = [by_column[modality].mean for modality in MODALITIES if modality in columns]
+            # With one modality corrupted there is nothing to be unbalanced against.
             both = len(means) == len(MODALITIES)
             gains = [
                 name

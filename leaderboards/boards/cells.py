@@ -80,6 +80,7 @@ def rank_columns(rank: Callable[[RankedEntry], OverallRank]) -> list[Column[Rank
         wins = rank(entry).wins
         if wins is None:
             return ""
+        # Student intervals have no bounds, fractions have.
         low, high = max(100 * wins.low, 0.0), min(100 * wins.high, 100.0)
         return f"{100 * wins.mean:.0f}% ({low:.0f}-{high:.0f})"
 
@@ -117,6 +118,7 @@ def cost_sheet(costs: Mapping[str, Cost], control: str, blanks: Iterable[str]) -
 def phases_of(costs: Sequence[Cost]) -> list[str]:
     """Return every phase that some entry spent FLOPs on, forward and backward first."""
     phases = {phase for cost in costs for phase in cost.phases}
+    # In the order of a step; other phases belong to single methods.
     passes = [phase for phase in ("forward", "backward") if phase in phases]
     return [*passes, *sorted(phases.difference(passes))]
 

@@ -104,6 +104,7 @@ def paired_runs(
     by_label: dict[str, dict[tuple[str, int], Run]] = {}
     for run in runs.runs if task is None else runs.of(task):
         if run.record.status == "done":
+            # Runs pair only if they had the same training data and seed.
             key = run.record.spec.task, run.record.spec.seed
             by_label.setdefault(run.record.label, {})[key] = run
     for name in (first, second):
@@ -140,6 +141,7 @@ def compare(pairs: Sequence[RunPair], variants: Sequence[str]) -> list[RunCompar
                     variant=column.variants[0],
                     metric=column.metric,
                     higher_is_better=column.higher_is_better,
+                    # Ratios of sums, the metrics of free answers, are fractions too.
                     percent=column.metric in METRICS or not _is_labelled(column, group[0][0]),
                     first=intervals.interval(first),
                     second=intervals.interval(second),
@@ -178,8 +180,10 @@ def _counts(column: ProfileColumn, first: Run, second: Run) -> McNemarCounts | N
     if results[0] is None or results[1] is None:
         return None
     (first_ids, a), (second_ids, b) = results[0], results[1]
+    # Where answers decide which items count, two runs may count different ones.
     if not np.array_equal(first_ids, second_ids):
         return None
+    # Two run folders may have different seeds: name both, equal ones once.
     seeds = dict.fromkeys(str(run.record.spec.seed) for run in (first, second))
     counts = (int(part.sum()) for part in (a & b, a & ~b, ~a & b, ~a & ~b))
     return McNemarCounts(" and ".join(seeds), *counts)
@@ -200,8 +204,10 @@ def _right_items(
     table, order = items.read(run.items_path(column.task), names)
     rows, ids = order.rows[column.variants[0]], order.ids[column.variants[0]]
     top, *bottom = (table[name].to_numpy()[rows] for name in names)
+    # McNemar's test needs right or wrong; a partial credit is neither.
     if not all(np.isin(part, (0, 1)).all() for part in (top, *bottom)):
         return None
+    # An item with nothing to count is neither right nor wrong.
     counted = bottom[0] != 0 if bottom else np.ones(len(ids), dtype=np.bool_)
     return ids[counted], top[counted] == 1
 

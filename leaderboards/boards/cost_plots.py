@@ -44,6 +44,7 @@ def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> 
     """Return indices of the (cost, score) points on the Pareto front, by cost."""
     sign = 1 if higher_is_better else -1
     front: list[int] = []
+    # At equal cost the best comes first and keeps the others off the front.
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):
         if not front or sign * points[index][1] > sign * points[front[-1]][1]:
             front.append(index)
@@ -53,7 +54,9 @@ def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> 
 def cost_axis(costs: Mapping[str, Cost]) -> CostAxis:
     """Return the FLOPs, or if all trained entries spent equally many, the device seconds."""
     flops = {label: cost.flops for label, cost in costs.items()}
+    # Untrained entries cost nothing under any budget.
     trained = [spent for spent in flops.values() if spent > 0]
+    # Under an equal budget all points would be on one vertical line.
     if trained and max(trained) <= SAME_COST * min(trained):
         remark = "Training FLOPs agree within 5 %, so the cost shown is device seconds. "
         seconds = {label: cost.seconds for label, cost in costs.items()}
@@ -68,6 +71,7 @@ def cost_scale(axes: "Axes", costs: Sequence[float]) -> None:
     low, high = min(costs), max(costs) or 1.0
     if low > 0 and high > WIDE_COST * low:
         axes.set_xscale("log")
+        # A factor, since the axis is logarithmic.
         axes.set_xlim(low / 1.3, 1.3 * high)
         subs = (1, 2, 5) if high < 30 * low else (1,)  # more labels would overlap
         axes.xaxis.set_major_locator(LogLocator(subs=subs))
@@ -92,6 +96,7 @@ def draw_costs(
     style.dots(axes, [(look[x], costs[x], bar.mean) for x, bar in bars.items()], zorder=3)
     points = [(costs[label], bar.mean) for label, bar in bars.items()]
     front = [points[index] for index in pareto(points, higher_is_better=higher_is_better)]
+    # More compute keeps the best score: the step goes on to the edge.
     front.append((axes.get_xlim()[1], front[-1][1]))
     axes.step(*zip(*front, strict=True), where="post", color=style.FAINT, lw=1.4, zorder=1)
 

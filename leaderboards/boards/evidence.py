@@ -33,6 +33,7 @@ def preliminary(entries: Mapping[str, Sequence[Run]]) -> str:
         for label, runs in entries.items()
         if any(_trains(run.record) for run in runs)
     }
+    # The label breaks ties: the sentence is the same in every build.
     label = min(steps, key=lambda label: (steps[label], label), default="")
     if not label or steps[label] >= FEWEST_STEPS:
         return ""
@@ -42,6 +43,7 @@ def preliminary(entries: Mapping[str, Sequence[Run]]) -> str:
 
 def _trains(record: Record) -> bool:
     """Return whether a run took steps, or would have if its budget had sufficed for one."""
+    # A method that finished without a step needs none.
     if record.ledger.steps or record.ledger.stopped == "finished":
         return record.ledger.steps > 0
     method = record.spec.method
@@ -75,5 +77,6 @@ def titled(name: str, *, generated: bool, preliminary: str) -> str:
     marks = ["generated"] * generated + [PRELIMINARY] * bool(preliminary)
     if not marks:
         return name
+    # One pair of brackets, as in ``vqa (tiny, generated)``.
     start = f"{name[:-1]}, " if name.endswith(")") else f"{name} ("
     return f"{start}{', '.join(marks)})"

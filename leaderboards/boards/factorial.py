@@ -36,7 +36,7 @@ class FactorialCell:
 
 
 @dataclass(frozen=True, slots=True)
-class LevelEffect:
+class FactorialEffect:
     """Effect of one level of a factor, over pairs of entries equal in all other factors."""
 
     factor: str
@@ -54,7 +54,7 @@ class Factorial:
     factors: tuple[str, ...]
     columns: tuple[str, ...]
     cells: tuple[FactorialCell, ...]
-    effects: tuple[LevelEffect, ...]
+    effects: tuple[FactorialEffect, ...]
 
 
 def factorials(
@@ -63,6 +63,7 @@ def factorials(
     """Find the factorials among complete entries, at most one per method."""
     by_method: dict[str, list[str]] = {}
     for label, runs in groups.items():
+        # Default options of a user's file are known only by running it.
         if not runs[0].record.spec.method.endswith(".py"):
             by_method.setdefault(runs[0].record.spec.method, []).append(label)
     result = []
@@ -70,6 +71,7 @@ def factorials(
         levels = {label: options(groups[label][0]) for label in labels}
         changed = {name for label in labels for name in groups[label][0].record.spec.options}
         candidates = [*sorted(changed), RATE]
+        # An option that was set alike in all entries is no factor.
         factors = [n for n in candidates if len({levels[label][n] for label in labels}) > 1]
         if len(factors) >= 2 and len(labels) >= FEWEST:
             by_label = {label: {n: levels[label][n] for n in factors} for label in labels}
@@ -107,11 +109,13 @@ def _factorial(
             levels[label],
             intervals.named_intervals({name: scores[label][name] for name in names}),
         )
+        # As text: levels of one factor may mix numbers and words.
         for label in sorted(levels, key=lambda label: [str(levels[label][f]) for f in factors])
     ]
     effects = []
     for factor in factors:
         by_name = sorted({entry[factor] for entry in levels.values()}, key=str)
+        # Each pair of levels once; the opposite effect is the same number negated.
         for baseline, level in combinations(by_name, 2):
             pairs = [
                 (a, b)
@@ -120,13 +124,14 @@ def _factorial(
             ]
             if pairs:
                 differences = {
+                    # Averaged before the interval: pairs share seeds and items.
                     name: intervals.averaged(
                         [intervals.minus(scores[a][name], scores[b][name]) for a, b in pairs]
                     )
                     for name in names
                 }
                 means = intervals.named_intervals(differences)
-                effects.append(LevelEffect(factor, level, baseline, len(pairs), means))
+                effects.append(FactorialEffect(factor, level, baseline, len(pairs), means))
     return Factorial(method, tuple(factors), names, tuple(cells), tuple(effects))
 
 
@@ -160,7 +165,7 @@ def _sheet(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]])
     return Sheet(title, header, tuple(tuple(map(Cell, row)) for row in rows))
 
 
-def _comparison(effect: LevelEffect) -> str:
+def _comparison(effect: FactorialEffect) -> str:
     return f"{_level(effect.level)} against {_level(effect.baseline)}"
 
 

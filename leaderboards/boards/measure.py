@@ -98,6 +98,7 @@ def lacking(runs: Sequence[Run], seeds: Iterable[int], required: Set[tuple[str, 
     """Describe which seeds and (task, variant) pairs an entry's runs lack; empty if none."""
     present = {run.record.spec.seed for run in runs}
     parts = [f"no run of seed {seed}" for seed in seeds if seed not in present]
+    # On the board of one task its name says nothing.
     several_tasks = len({task for task, _ in required}) > 1
     for run in runs:
         seed = run.record.spec.seed
@@ -130,11 +131,13 @@ def measure(
     clusters = len(np.unique(test.clusters))
     scores, notes = {}, []
     batches = (runs[start : start + AT_ONCE] for start in range(0, len(runs), AT_ONCE))
+    # Lazy: the items of one batch are in memory, whatever the sizes of the groups.
     run_draws = chain.from_iterable(map(test.score, batches))
     for label, group in entries.items():
         draws, same = zip(*islice(run_draws, len(group)), strict=True)
         values = []
         for run, metric in zip(group, draws, strict=True):
+            # The record has the score; the items only give its uncertainty.
             recorded = {score.variant: score.value for score in main_scores(run)}
             values.append([recorded[variant] for variant in grid.variants])
             notes += _disagreement(run, grid, values[-1], metric[:, 0])
@@ -188,11 +191,13 @@ class TestItems:
         names = list(dict.fromkeys([*scored, *([self.answer] if corrupted else [])]))
         tables_in_order = [item_table.read(run.items_path(), names, self.order) for run in runs]
         for run, (_, order) in zip(runs, tables_in_order, strict=True):
+            # The same object means the same items.
             if order is not self.order:
                 _check_items(run, order, self)
         items: list[Items] = []
         same = np.zeros((len(runs), len(corrupted), len(self.clusters)), np.bool_)
         start = 0
+        # Runs stored in another order still count, in a batch of their own.
         for tables, order in item_table.group_by_order(tables_in_order):
             for by_variant in item_table.items_of(tables, order, self.classes, scored):
                 items += [by_variant[variant] for variant in self.grid.variants]
@@ -210,6 +215,7 @@ def _test_items(grid: Grid, first: Run) -> TestItems:
     _, order = item_table.read(first.items_path(), columns)
     classes = int(first.record.provenance["data"]["classes"])
     answer = item_table.answer_column(first.items_path())
+    # Without weights: the check needs none, and should fail before they are drawn.
     test = TestItems(grid, first, order, classes, answer, np.empty((0, 0)))
     _check_items(first, order, test)
     draws = resample_weights(test.clusters, DRAWS, grid.task)

@@ -63,6 +63,7 @@ def _scores(axes: "Axes", board: Board) -> None:
     }
     axes.hlines(rows, means["text"], means["image"], colors=style.FAINT, lw=3, zorder=0.9)
     for modality, (colour, shape) in SHAPES.items():
+        # The score of a modality is the one with the other corrupted.
         axes.plot(means[OTHER[modality]], rows, shape, color=colour, ms=5, mec="white", mew=0.5,
                   zorder=3)  # fmt: skip
     axes.vlines(means[CLEAN], rows - 0.32, rows + 0.32, colors=style.INK, lw=1.6, zorder=2)

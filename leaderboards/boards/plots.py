@@ -56,6 +56,7 @@ def best_of(board: Board) -> Board:
     title, entries = style.select_entries(
         board.title, board.entries, board.control, lambda entry: entry.label
     )
+    # Without resamples: a drawing may be sent to another process.
     return replace(board, task=title, entries=entries, samples={}, entry_scores={})
 
 
@@ -102,6 +103,7 @@ def bar_limits(bars: Sequence[Bar], below: float, above: float, *, higher_is_bet
 def _note(axes: "Axes", outside: Sequence[str], raised: float = 0.0) -> float:
     """List entries off scale at the foot of the axes; return the fraction of the height in use."""
     wide, high = style.inches(axes)
+    # About 17 characters of this print fit an inch.
     lines = textwrap.wrap("off scale: " + ", ".join(outside), int(wide * 17)) if outside else []
     axes.text(
         0.015, (raised + 0.04) / high, "\n".join(lines), transform=axes.transAxes, fontsize=7.5,
@@ -128,6 +130,7 @@ def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
         axes.set_ylim(limits)
         draw_costs(axes, axis.costs, inside, look, higher_is_better=up)
         axes.set(title=name, xlabel=axis.label, ylabel=_axis(board, name))
+    # Names are beside the last panel, so its scores place them.
     anchors = [Anchor(label, axis.costs[label], bar.mean) for label, bar in bars.items()]
     style.name_points(row[-1], anchors, look)
     reading = f"{axis.remark}Up and left is better. Grey: Pareto front. Bars: 95 % intervals."
@@ -140,6 +143,7 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     figure, (axes,) = style.panels([4.6], style.score_height(len(board.entries)))
     up, right = _bars(board, CLEAN), _bars(board, "corrupted")
     off = _lagging(board, up)
+    # Judged among the rest: one far outlier hides the next.
     off |= _lagging(board, {label: bar for label, bar in right.items() if label not in off})
     inside = [label for label in up if label not in off]
     outside = [
@@ -187,6 +191,7 @@ def _cross_hair(axes: "Axes", control: str, x: float, y: float, foot: float) -> 
     right, (bottom, top) = axes.get_xlim()[1], axes.get_ylim()
     axes.fill_between([x, right], y, top, color="#eef4f1", lw=0, zorder=0)
     quiet: dict[str, Any] = {"color": style.SOFT, "fontsize": 7.5}
+    # The name is on the longer part of the line.
     low = (y - bottom) / (top - bottom) < 0.5
     axes.text(
         x, 1 - PAD if low else foot, f"{style.shorten(control)} (control) ", rotation=90,
@@ -229,6 +234,7 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
     spans = {}
     for label in (entry.label for entry in board.entries):
         means = [mean for by_label in curves.values() for mean in by_label[label]]
+        # One scale for all panels, so that slopes compare.
         spans[label] = min(means), max(means)
     off = style.off_scale(spans, higher_is_better=board.higher_is_better)
     outside = [

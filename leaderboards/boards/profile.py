@@ -151,6 +151,7 @@ def build(
         column.name: {label: entry[column.name] for label, entry in samples.items()}
         for column in directed
     }
+    # The composite is no column and always rises.
     falling = {column.name for column in directed if not column.higher_is_better}
     comparison = compare(
         {**by_column, COMPOSITE: composites}, control, lambda name: name not in falling
@@ -159,6 +160,7 @@ def build(
         trained_on=trained_on,
         generated=evidence.is_generated(all_runs),
         preliminary=evidence.preliminary(complete),
+        # Several only for untrained models, which are compared by backbone.
         backbone=", ".join(sorted({backbone_name(run.record.spec) for run in all_runs})),
         budget=budget_name(all_runs[0].record.spec),
         control=control,
@@ -257,6 +259,7 @@ def columns_of(scores: Sequence[Score]) -> ProfileColumns:
         clean_scores = [s for s in task_scores if s.variant == CLEAN and (s.shown or s.main)]
         if not clean_scores:
             raise UserError(f"{task} has no clean scores: evaluate its runs on clean too.")
+        # Corrupted columns are of the main metric alone: all metrics would be too many.
         head = next(score for score in clean_scores if score.main)
         main[task] = column(head, [CLEAN]).name
         clean += [column(s, [CLEAN]) for s in clean_scores if s.shown or s is head]
@@ -264,6 +267,7 @@ def columns_of(scores: Sequence[Score]) -> ProfileColumns:
         groups = {NO_IMAGE: [v for v in variants if v == BLANK_IMAGE]}
         for modality in MODALITIES:
             groups[f", {modality} corrupted"] = [v for v in variants if modality_of(v) == modality]
+        # Corruptions of both modalities are in no average, so each has its own column.
         for name in dict.fromkeys(corruption_of(v) for v in variants if modality_of(v) == "both"):
             groups[f", {name}"] = [v for v in variants if corruption_of(v) == name]
         corrupted += [column(head, v, ending) for ending, v in groups.items() if v]
@@ -275,7 +279,9 @@ def composite(clean: Sequence[ProfileColumn], samples: Mapping[str, Sample]) -> 
 
     All numbers are fractions, so 1 - x turns one around. Numbers without a direction stay out.
     """
+    # One vote per task, however many numbers it has.
     parts = list(_task_means(clean, samples).values())
+    # The fewest of any column: the widest interval.
     clusters = min(samples[column.name].clusters for column in clean)
     return replace(intervals.averaged(parts), clusters=clusters)
 
@@ -298,6 +304,7 @@ def _reliance(columns: ProfileColumns, samples: Mapping[str, Sample]) -> dict[st
     for column in columns.corrupted:
         if column.variants == (BLANK_IMAGE,) and column.name.endswith(NO_IMAGE):
             pair = samples[columns.main[column.task]], samples[column.name]
+            # Reliance is positive if the images help, in either direction of the metric.
             better, worse = pair if column.higher_is_better is not False else pair[::-1]
             result[column.task] = intervals.paired_difference(better, worse)
     return result

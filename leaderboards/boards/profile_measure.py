@@ -108,6 +108,7 @@ def measure(
                     * np.stack([by_key[variant, column.metric, column.subset] for by_key in values])
                     for variant, weight in column.weights().items()
                 )
+                # The first row of weights counts each item once: its draw is the value.
                 draws = np.asarray(draws)
                 result[label][column.name] = Sample(draws[:, 0], draws[:, 1:], clusters)
     return result, notes
@@ -128,6 +129,7 @@ def _read(run: Run, task: str, columns: Sequence[ProfileColumn]) -> TaskItems:
     table = pd.read_parquet(path, columns=names)
     variants = {
         str(name): rows
+        # Most files are sorted: to check is cheaper than to copy.
         if rows["id"].is_monotonic_increasing
         else rows.sort_values("id", kind="stable")
         for name, rows in table.groupby("variant", sort=True)
@@ -161,6 +163,7 @@ def _values(
             provenance = provenance["scored"][items.task]
         by_variant = items.run.items(int(provenance["data"]["classes"]), items.task)
         return {key: resampled(key[1], by_variant[key[0]], weights) for key in keys}
+    # One product for all numbers: reading the weights takes most of the time.
     top = weights @ np.stack([_sums(items, key, "top") for key in keys], axis=1)
     bottom = weights @ np.stack([_sums(items, key, "bottom") for key in keys], axis=1)
     # Nothing to count is 0 on the test items, as recorded, and unknown on a resample of others.
@@ -178,6 +181,7 @@ def _sums(items: TaskItems, key: ScoreKey, end: Literal["top", "bottom"]) -> Flo
     numbers = rows[f"{metric}.{end}"].to_numpy(np.float64)
     if not subset:
         return numbers
+    # Items outside get zeros, since the weights have a column for every item.
     inside = [name for name in rows["subset"].unique() if subset in enclosing(name)]
     return numbers * rows["subset"].isin(inside).to_numpy()
 
@@ -209,6 +213,7 @@ def _remarks(
         f"{recorded[key]:.6f} on {key[0]}, its items give {draws[0]:.6f}; the interval comes "
         "from the items."
         for key, draws in values.items()
+        # Not ``>``: NaN disagrees with everything.
         if key in recorded and not abs(draws[0] - recorded[key]) <= AGREEMENT
     ]
     empty = [

@@ -29,6 +29,7 @@ def figures(profile: Profile) -> Figures:
     if not profile.rows:
         return {}
     labels = [row.label for row in profile.rows] + [blank.label for blank in profile.blanks]
+    # Without runs and resamples: a drawing may be sent to another process.
     look, light = style.marks(labels, profile.control), replace(profile, groups={}, samples={})
     drawings: dict[str, Callable[[], Figure]] = {"scores": partial(_scores, light, look)}
     if any(row.differences for row in profile.rows):
@@ -83,6 +84,7 @@ def _scores(profile: Profile, look: Mapping[str, Mark]) -> "Figure":
 
 def _differences(profile: Profile) -> "Figure":
     rows = [row for row in profile.rows if row.differences]
+    # A verdict needs a direction.
     columns = [column for column in profile.clean if column.higher_is_better is not None]
     figure, grid = _grid(columns, rows)
     for axes, column in zip(grid, columns, strict=True):

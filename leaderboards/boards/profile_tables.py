@@ -96,6 +96,7 @@ def overview(profile: Profile, *, halves: bool = False) -> Sheet:
         return title, cell
 
     clean = [column(part.name, heading(part), part.higher_is_better) for part in profile.clean]
+    # No best composite in bold: it orders the rows and nothing more.
     return _sheet(profile, "Side by side", [column(COMPOSITE, COMPOSITE, None), *clean])
 
 
@@ -237,6 +238,7 @@ def _narrow(sheet: Sheet) -> Sheet:
     def padded(index: int, cell: Cell) -> Cell:
         if index == 1:
             return Cell(shorten(cell.text))
+        # Cells are aligned at the right: a verdict would shift its number.
         room = index in marked and not cell.text.endswith(verdicts)
         return replace(cell, text=cell.text + "  " * room)
 
@@ -252,6 +254,7 @@ def _fitting(sheet: Sheet, width: int) -> list[list[int]]:
         2 + max(map(cell_len, [*title.split("\n"), *(row[i].text for row in sheet.rows)]))
         for i, title in enumerate(sheet.header)
     ]
+    # Columns are never reordered: a table per group reads like one table.
     groups: list[list[int]] = []
     for index in range(2, len(sheet.header)):
         if not groups or sum(needs[i] for i in groups[-1]) + needs[index] > width:

@@ -56,6 +56,7 @@ def close_runs(means: Sequence[float], difference: float) -> list[tuple[int, int
     runs: list[tuple[int, int]] = []
     for first in range(len(means)):
         last = max(n for n in range(first, len(means)) if means[n] - means[first] <= difference)
+        # A run inside the previous one adds no bracket.
         if last > first and (not runs or last > runs[-1][1]):
             runs.append((first, last))
     return runs
@@ -66,6 +67,7 @@ def slope_figure(changes: Sequence[RankChange], name: str, before: str, after: s
 
     It is coloured and thick if the two ranges of ranks do not touch.
     """
+    # Room for the widest rank and range.
     labels = [f"{change.label}  15 (10-15)" for change in changes]
     names, high = style.names_width(labels) + 0.35, STEP * len(changes) + 0.1
     figure, (axes,) = style.panels([SLOPE], high, left=names, gap=names, top=OVER, bottom=0.15)

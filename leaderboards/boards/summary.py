@@ -67,6 +67,7 @@ def overall(boards: Sequence[Board]) -> Overall:
     """Combine the boards of several tasks."""
     ranked = {entry.label: entry.kind for board in boards for entry in board.entries}
     kinds = ranked | {blank.label: blank.kind for board in boards for blank in board.blanks}
+    # All entries of all tasks: one that no board ranks is still listed, with its reason.
     absent = {
         label: [board.task for board in boards if label not in board.samples] for label in kinds
     }
@@ -114,6 +115,7 @@ def build(runs: Runs, task_boards: Sequence[Board | Profile]) -> Summary:
     boards = tuple(board for board in task_boards if isinstance(board, Board))
     profiles = tuple(board for board in task_boards if isinstance(board, Profile))
     combined = overall(boards)
+    # Ten digits: the last ones of a double vary by machine.
     scores = runs.scores.to_csv(index=False, float_format="%.10g")
     files = {"scores.csv": escape_formulas(scores.encode())}
     if runs.oracle:

@@ -59,6 +59,7 @@ def sheets(board: Board) -> tuple[Sheet, ...]:
     costs = {_name(entry): entry.cost for entry in board.entries}
     cost = cells.cost_sheet(costs, board.control, map(_name, board.blanks))
     tables = (ranking(board), _corruptions(board), *_modalities(board), cost)
+    # Rank and entry alone are no table.
     return tuple(sheet for sheet in tables if len(sheet.header) > 2)
 
 
@@ -70,6 +71,7 @@ def terminal(board: Board, width: int) -> "Table":
     from rich.text import Text
 
     sheet = ranking(board)
+    # rich would break the cells of a table that is too wide.
     if sum(_widths(sheet)) > width:
         sheet = _brief(board)
     widths = _widths(sheet)
@@ -135,6 +137,7 @@ def _brief(board: Board) -> Sheet:
     means = [name for name in ("clean", "corrupted") if name in board.columns]
     columns = [_scores(board, "balanced", halves=True), *(_scores(board, name) for name in means)]
     columns += [_worst(board)] if _has_both(board) else []
+    # Corrupted if there is any: it is what the board is about.
     columns.append(_differences(board, means[-1]))
     blanks = [blank.label for blank in board.blanks]
     entries = board.entries

@@ -53,6 +53,7 @@ def tradeoffs(
     # The score of a modality is the one with the other corrupted.
     strong_scores, weak_scores = samples[OTHER[strong]], samples[strong]
     sign = 1 if higher_is_better else -1
+    # Positive where the strong modality is ahead, in either direction of the metric.
     gaps = {
         label: scaled(minus(score, weak_scores[label]), sign)
         for label, score in strong_scores.items()
@@ -65,6 +66,7 @@ def tradeoffs(
     result = {}
     for label, gap in differences(gaps, control, higher_is_better=False).items():
         difference = strong_differences[label]
+        # A gap that turns around falls too, and may be wider than before.
         closes = gap.verdict == "better" and sizes[label] < sizes[control]
         hurts = "worse" in (difference.verdict, compared[label][CLEAN].verdict)
         result[label] = Tradeoff(difference, weak_differences[label], gap, closes and hurts)

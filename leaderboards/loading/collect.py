@@ -96,6 +96,7 @@ def collect(
     """
     paths = [path for folder in folders for path in find(folder)]
     records = [Run(path, read(path)) for path in paths]
+    # Trials choose settings on validation items: their scores are no results.
     finished = [run for run in records if run.record.kind != "trial"]
     selected = [
         run
@@ -163,6 +164,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
         records = [run.record for run in runs if run.record.spec.task == task]
         specs = [record.spec for record in records]
         _check_single(task, "tracks", {spec.track for spec in specs}, "--track")
+        # Records older than the versions of the rules follow the first.
         rules = {str(record.provenance.get("rules", 1)) for record in records}
         _check_single(task, "versions of the rules", rules, "the folders you give")
         if task != NOTHING:  # untrained models are compared by backbone
@@ -173,6 +175,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
             {cap_name(spec) for spec in specs},
             "--budget, or show all of them with --track anytime",
         )
+        # A cap on seconds buys more on a faster device.
         if any(spec.wall is not None for spec in specs):
             devices = {record.ledger.device for record in records}
             _check_single(task, "devices under a cap on seconds", devices, "the folders you give")
@@ -218,6 +221,7 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         yield run
         return
     for score in sorted(record.scores, key=lambda score: (score.variant, score.metric)):
+        # Optional columns only where needed: most tables keep the same header.
         yield run | {
             **({"scored_on": score.task} if score.task != spec.task else {}),
             **({"subset": score.subset} if score.subset else {}),

@@ -30,6 +30,7 @@ class Cost:
 def costs_of(complete: Mapping[str, Sequence[Run]], control: str) -> dict[str, Cost]:
     """Return the cost of each entry by label, also relative to the control."""
     control_flops = [run.record.ledger.total_flops for run in complete.get(control, ())]
+    # A control without training has no FLOPs to divide by.
     base = fmean(control_flops) if any(control_flops) else None
     return {label: _cost(group, base) for label, group in complete.items()}
 
@@ -47,5 +48,6 @@ def _cost(runs: Sequence[Run], base: float | None) -> Cost:
         peak_bytes=fmean(ledger.peak_bytes for ledger in ledgers),
         phases={p: fmean(ledger.flops.get(p, 0.0) for ledger in ledgers) for p in phases},
         amortised=fmean(ledger.amortised_flops(len(runs)) for ledger in ledgers),
+        # Not a sum: all seeds share the trials.
         tuning=max(run.record.provenance.get("tuning", {}).get("flops", 0.0) for run in runs),
     )

@@ -76,6 +76,7 @@ def read(
     shared = [name for name in SHARED if name in KEYS or name in columns]
     unshared = [name for name in columns if name not in shared]
     try:
+        # In one piece and one thread: the files are small, and ``_stored`` needs the bytes.
         content = path.read_bytes()
         file = parquet.ParquetFile(pyarrow.BufferReader(content), pre_buffer=False)
         stored = _stored(file, content, shared)
@@ -103,17 +104,20 @@ def _stored(file: "parquet.ParquetFile", content: bytes, shared: Sequence[str]) 
     None if the columns are not the first of the file, or not in one row group.
     """
     metadata = file.metadata
+    # With several row groups the shared columns are not side by side.
     if metadata.num_row_groups != 1 or metadata.num_columns < len(shared):
         return None
     group = metadata.row_group(0)
     chunks = [group.column(index) for index in range(len(shared))]
     if [chunk.path_in_schema.split(".")[0] for chunk in chunks] != shared:
         return None
+    # A chunk starts with its dictionary, if it has one.
     start = chunks[0].dictionary_page_offset or chunks[0].data_page_offset
     encodings = [
         (chunk.compression, chunk.num_values, chunk.total_compressed_size) for chunk in chunks
     ]
     end = start + sum(size for _, _, size in encodings)
+    # Equal bytes mean equal columns only under equal types and compression.
     return file.schema, encodings, content[start:end]
 
 
@@ -121,6 +125,7 @@ def _order(shared: "pyarrow.Table", stored: object, expected: Order | None) -> O
     if expected is not None and shared.equals(expected.shared):
         return expected
     variants, ids, clusters = (np.array(shared[name].to_pylist(), dtype=np.str_) for name in KEYS)
+    # By variant, then id: the last key sorts first.
     order = np.lexsort((ids, variants))
     names, starts = np.unique(variants[order], return_index=True)
     rows = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
@@ -167,6 +172,7 @@ def items_of(
     return results
 
 
+# Keyed by identity, as orders have no equality; few are in use at a time.
 @lru_cache(maxsize=4)
 def _targets(order: Order, classes: int) -> Mapping[str, NDArray[np.bool_]]:
     """Return the classes of each item as 0/1, by variant: [n, C]; cached for all runs."""
@@ -229,6 +235,7 @@ def _class_sets(column: "pyarrow.ChunkedArray") -> NDArray[np.bool_] | NDArray[n
 
     flat = compute.list_flatten(column).to_numpy()
     classes: NDArray[np.int64] = flat.astype(np.int64, copy=False)
+    # One class per item is the usual case, and one number compares faster than C marks.
     if (compute.list_value_length(column).to_numpy() == 1).all():
         return classes[:, None]
     return _indicator(column, int(classes.max(initial=-1)) + 1)

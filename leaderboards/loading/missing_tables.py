@@ -37,6 +37,7 @@ def _names(record: Record) -> set[str]:
     scored = {
         (score.task, score.variant)
         for score in record.scores
+        # A variant of both modalities joins two corruptions by a plus.
         if any(part.partition(":")[0] in MISSING for part in score.variant.split("+"))
     }
     split = record.provenance["data"].get("split", "")

@@ -56,6 +56,7 @@ def of_profile(profile: Profile) -> list[VariantScores]:
         if any(variant != CLEAN for variant in variants.get(task, ()))
     }
     columns = [
+        # Any direction will do: only ``build`` uses it, that of the main metric.
         ProfileColumn(f"{task} {variant}", task, column.metric, column.subset, True, (variant,))
         for task, column in main.items()
         for variant in variants[task]

@@ -110,6 +110,7 @@ def corruptions_of(variants: Sequence[str]) -> tuple[CorruptionVariants, ...]:
     corruptions = []
     for name, members in by_name.items():
         ends = [variant.partition(":")[2] for variant in members]
+        # A combination has two severities, so no single scale.
         graded = "+" not in name and all(end.isdecimal() for end in ends)
         members = (
             sorted(members, key=lambda v: int(v.partition(":")[2])) if graded else sorted(members)
@@ -129,6 +130,7 @@ def build(variant_scores: VariantScores, control: str) -> Robustness | None:
         return None
     sign = 1 if up else -1
     variants = [variant for corruption in corruptions for variant in corruption.variants]
+    # Chosen once, by the means: the worst of each seed would pick its noise.
     worst = {
         label: min(variants, key=lambda v: (sign * float(entry[v].values.mean()), v))
         for label, entry in scores.items()
@@ -144,6 +146,7 @@ def build(variant_scores: VariantScores, control: str) -> Robustness | None:
         by_label = {label: entry[name] for label, entry in samples.items() if name in entry}
         numbers[name] = intervals.named_intervals(by_label)
         if name in COMPARED:
+            # Unchanged answers are good and drops bad under any metric.
             higher = name == "same" or (up and name not in ("drop", "relative"))
             compared[name] = differences(by_label, control, higher_is_better=higher)
     changes = {
@@ -197,6 +200,7 @@ def _numbers(
             np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
             for top, bottom in ((drop.values, clean.values), (drop.draws, clean.draws))
         )
+        # A clean score of 0 leaves nothing to be relative to.
         if np.isfinite(values).all():
             numbers["relative"] = Sample(values, draws, drop.clusters)
     unchanged = _by_modality(corruptions, same) if same else {}
@@ -216,6 +220,7 @@ def _by_modality(
 ) -> dict[str, Sample]:
     """Average over variants, then over corruptions, within each of ``GROUPS``."""
     return {
+        # Severities first: a corruption with more of them has no more weight.
         modality: averaged([averaged([numbers[v] for v in c.variants]) for c in members])
         for modality in GROUPS
         if (members := [c for c in corruptions if c.modality == modality])
@@ -227,8 +232,10 @@ def area(corruption: CorruptionVariants, scores: VariantSamples) -> Sample:
 
     By the trapezoidal rule; a constant score has an area equal to itself.
     """
+    # Severity 0 is clean; the highest is 1, so that the area is a mean height.
     levels = np.array([0, *corruption.levels], dtype=np.float64) / corruption.levels[-1]
     steps = np.diff(levels)
+    # As a weighted sum of samples, which keeps the pairing by seed and resample.
     weights = np.concatenate([steps, [0]]) / 2 + np.concatenate([[0], steps]) / 2
     samples = [scores[CLEAN], *(scores[variant] for variant in corruption.variants)]
     values = sum(w * sample.values for w, sample in zip(weights, samples, strict=True))

@@ -35,6 +35,7 @@ def fan(task: Robustness, look: Mapping[str, Mark]) -> "Figure":
     high, count = max(HIGH, style.NAME * len(task.rows)), len(graded) + bool(ungraded)
     figure, grid = style.panels([WIDE] * ACROSS, high, count=count, bottom=style.BOTTOM + UNDER)
     scale = 100.0 if task.percent else 1.0
+    # One scale for all panels, so that slopes compare.
     limits = _limits(task, scale)
     anchors: list[Anchor] = []
     # Not strict: the last panel may be for the ungraded ones.
@@ -83,6 +84,7 @@ def _curves(
         row.label: [0.0, *(scale * step.mean for step in row.curves[corruption.name])]
         for row in rows
     }
+    # No point at 0, which all entries share.
     style.draw_curves(axes, [0, *corruption.levels], changes, look, first=1)
     return [Anchor(label, corruption.levels[-1], curve[-1]) for label, curve in changes.items()]
 
@@ -113,6 +115,7 @@ def _dots(
     axes.grid(visible=False, axis="x")
     anchors, bounds, points = [], [], []
     for index, row in enumerate(task.rows):
+        # Within 0.7 of a column: a gap separates it from the next.
         shift = 0.7 * ((index + 0.5) / len(task.rows) - 0.5)
         for column, corruption in enumerate(corruptions):
             step, x = row.curves[corruption.name][-1], column + shift

@@ -156,6 +156,7 @@ def sheets(task: Robustness) -> tuple[Sheet, ...]:
     columns = [differences(name) for name in compared]
     table = entry_sheet(f"Minus {task.control}", task.rows, label, columns)
     pairs = zip(task.rows, table.rows, strict=True)
+    # Filtered after ranks are given: a row keeps its rank from the first table.
     return costs, replace(table, rows=tuple(cells for row, cells in pairs if row.differences))
 
 

@@ -95,8 +95,10 @@ def resample_weights(clusters: NDArray[np.str_], draws: int, *names: object) -> 
     ``names`` seed the generator.
     """
     groups, codes = np.unique(clusters, return_inverse=True)
+    # Never the name of an entry or variant: all share the draws, which pairs them.
     generator = np.random.default_rng(seed_for("resamples", *names))
     counts = generator.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)
+    # As floats, since BLAS multiplies no integers.
     return counts[:, codes].astype(np.float64)
 
 
@@ -146,6 +148,7 @@ def averaged(samples: Sequence[Sample]) -> Sample:
     """Return the mean of several samples of one entry, paired by seed and resample."""
     values = np.mean([sample.values for sample in samples], axis=0)
     draws = np.mean([sample.draws for sample in samples], axis=0)
+    # The fewest clusters give the widest Student quantile.
     return Sample(values, draws, min(sample.clusters for sample in samples))
 
 
@@ -160,12 +163,14 @@ def pair_p_values(samples: Sequence[Sample]) -> Floats:
         for a, b in zip(rows.tolist(), columns.tolist(), strict=True):
             p[a, b] = p[b, a] = paired_difference(samples[a], samples[b]).p
         return p
+    # One matrix product per seed, instead of one pass over the draws per pair.
     over = _difference_variances(draws.mean(axis=1))[rows, columns]
     between, shared = np.zeros_like(over), over
     if seeds > 1:
         single = np.mean([_difference_variances(draws[:, s]) for s in range(seeds)], axis=0)
         between = _difference_variances(values)[rows, columns] / seeds
         shared = _shared(over, single[rows, columns], seeds)
+    # Compared entries share their test items, hence their clusters.
     freedom = np.full(len(over), samples[0].clusters - 1)
     means = values.mean(axis=1)
     spread = Spread(between, shared, over, seeds - 1, freedom)
@@ -184,6 +189,7 @@ def holm_adjusted(p_values: Floats) -> Floats:
     order = np.argsort(p_values, kind="stable")
     steps = np.arange(len(p_values), 0, -1) * p_values[order]
     adjusted = np.empty_like(p_values)
+    # Holm stops at the first failure, so a larger p-value is never adjusted to a smaller one.
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
 
@@ -191,6 +197,7 @@ def holm_adjusted(p_values: Floats) -> Floats:
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return McNemar's exact two-sided p-value; counts of items only one of two models got."""
     discordant = only_first + only_second
+    # Twice a tail that includes the middle exceeds 1 if both counts are equal.
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), discordant, 0.5)))
 
 
@@ -204,10 +211,12 @@ def spread_of(samples: Sequence[Sample]) -> Spread:
         over[part] = draws.mean(axis=1).var(axis=1, ddof=1)
         single[part] = draws.var(axis=2, ddof=1).mean(axis=1)
         for index in np.flatnonzero(np.isnan(draws).any(axis=(1, 2))).tolist():
+            # Dropped for all seeds, which would lose their pairing otherwise.
             complete = draws[index][:, ~np.isnan(draws[index]).any(axis=0)]
             over[start + index] = complete.mean(axis=0).var(ddof=1)
             single[start + index] = complete.var(axis=1, ddof=1).mean()
     freedom = np.array([sample.clusters - 1 for sample in samples])
+    # One seed has no variance between seeds: only the items are left.
     if seeds == 1:
         return Spread(np.zeros_like(over), over, over, 0, freedom)
     between = np.stack([sample.values for sample in samples]).var(axis=1, ddof=1) / seeds
@@ -223,6 +232,7 @@ def margin(spread: Spread, chance: float | Floats) -> Floats:
     96.5 % with this w (99.3 to 99.8 % at a nominal 99.5 %). Seeds may agree by chance, so the
     margin is at least half of that from items alone; this changes none of the numbers above.
     """
+    # A single cluster has no degree of freedom, for which there is no quantile.
     by_items = stdtrit(np.maximum(spread.item_freedom, 1), np.asarray(chance) / 2)
     critical = _quantile(np.asarray(chance), *_mixture(spread))
     both = critical * np.sqrt(spread.seeds + spread.items)
@@ -241,6 +251,7 @@ def _quantile(
     chance: Floats, weight: Floats, by_seeds: NDArray[np.int64], by_items: NDArray[np.int64]
 ) -> Floats:
     tail = chance / 2
+    # The lower tail, squared: 1 - tail would round to 1 for tiny chances.
     squares = weight * stdtrit(by_seeds, tail) ** 2 + (1 - weight) * stdtrit(by_items, tail) ** 2
     return np.asarray(np.sqrt(squares))
 
@@ -253,6 +264,7 @@ def _p_values(spread: Spread, means: Floats) -> Floats:
     # The quantile is between the two Student quantiles, so p is between their two tails.
     ends = np.log([_tails(distance, total, degrees) for degrees in free])
     ratio = np.divide(distance, total, out=np.zeros_like(total), where=total > 0)
+    # Over the logarithm, since p-values span many orders of magnitude.
     root = find_root(
         lambda chance, target, *mixture: _quantile(np.exp(chance), *mixture) - target,
         (ends.min(axis=0) - ROUNDING, ends.max(axis=0) + ROUNDING),
@@ -260,6 +272,7 @@ def _p_values(spread: Spread, means: Floats) -> Floats:
     )
     # The search fails where the mean or its variance is zero.
     chance = np.where(root.success, root.x, ends.max(axis=0))
+    # The interval's floor is a floor of the p-value, so that both give one verdict.
     least = np.maximum(_tails(distance, floor, free[1]), LEAST_P)
     return np.asarray(np.maximum(np.exp(chance), least))
 
@@ -267,7 +280,9 @@ def _p_values(spread: Spread, means: Floats) -> Floats:
 def _tails(distance: Floats, deviation: Floats, freedom: int | NDArray[np.int64]) -> Floats:
     """Return the two-sided tail probability of a distance: 1 for no distance, never 0."""
     ratio = np.divide(distance, deviation, out=np.full_like(distance, np.inf), where=deviation > 0)
+    # The lower tail keeps its digits where 1 minus the upper one is 0.
     tails = 2 * stdtr(freedom, -np.where(distance > 0, ratio, 0.0))
+    # ``_p_values`` takes the logarithm.
     return np.asarray(np.maximum(tails, 1e-100))
 
 
@@ -276,11 +291,13 @@ def _shared(over: Floats, single: Floats, seeds: int) -> Floats:
 
     ``over`` is the variance of the mean over seeds, ``single`` the mean variance of one seed.
     """
+    # Solves over = (single + (seeds - 1) * covariance) / seeds.
     return _unrounded((seeds * over - single) / (seeds - 1), single)
 
 
 def _difference_variances(rows: Floats) -> Floats:
     """Return the variances of the differences of all pairs of E rows: [E, E]."""
+    # Centred first: subtracting products of means would cancel most digits.
     centred = rows - rows.mean(axis=1, keepdims=True)
     products = centred @ centred.T / (rows.shape[1] - 1)
     variances = np.diagonal(products)
@@ -290,4 +307,5 @@ def _difference_variances(rows: Floats) -> Floats:
 
 def _unrounded(differences: Floats, of: Floats) -> Floats:
     """Return the differences, with 0 in place of rounding errors of numbers as large as ``of``."""
+    # Negative ones too: they estimate a variance of common items, which is at least 0.
     return np.where(differences <= ROUNDED * of, 0.0, differences)

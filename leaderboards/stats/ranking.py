@@ -32,6 +32,7 @@ def bootstrap(samples: Sequence[Sample], *names: object) -> Floats:
     their weights are stretched by sqrt(S / (S - 1)).
     """
     seeds, draws = samples[0].draws.shape
+    # A stream of its own: which seeds are drawn is independent of which items are.
     generator = np.random.default_rng(seed_for("seeds", *names))
     even = 1 / seeds
     weights = generator.multinomial(seeds, np.full(seeds, even), size=draws).T / seeds
@@ -46,6 +47,7 @@ def ranks(scores: Floats, *, higher_is_better: bool) -> Floats:
     All are NaN if any is: ranks among some entries are not comparable with ranks among all.
     """
     flat = scores.reshape(len(scores), -1)
+    # pandas ranks every column at once and keeps NaN.
     ranked = pd.DataFrame(-flat if higher_is_better else flat).rank().to_numpy()
     complete = ~np.isnan(flat).any(axis=0)
     return np.where(complete, ranked, np.nan).reshape(scores.shape)
@@ -57,6 +59,7 @@ def central(draws: Floats, point: Floats) -> Floats:
     Resampling adds noise to noisy data and so pulls ranks towards the middle.
     """
     tail = SIGNIFICANT / 2
+    # Ends are drawn ranks: a value between two of them is no rank.
     low, high = np.nanquantile(draws, (tail, 1 - tail), axis=-1, method="inverted_cdf")
     return np.stack([np.fmin(low, point), np.fmax(high, point)], axis=-1)
 
@@ -68,6 +71,7 @@ def wins(samples: Sequence[Sample], *, higher_is_better: bool) -> list[Sample]:
     """
 
     def rates(scores: Floats) -> Floats:
+        # Rank r leaves E - r behind it; the mean rank of ties counts each as half.
         return (len(scores) - ranks(scores, higher_is_better=higher_is_better)) / (len(scores) - 1)
 
     values = rates(np.stack([sample.values for sample in samples]))
@@ -117,13 +121,16 @@ def overall_ranks(
     for task, samples in zip(task_scores, rows, strict=True):
         up, means = task.higher_is_better, np.array([sample.values.mean() for sample in samples])
         points.append(ranks(means, higher_is_better=up))
+        # Drawn by task: training on one task is independent of training on another.
         draws.append(ranks(bootstrap(samples, task.task), higher_is_better=up))
     by_entry = np.stack(points, axis=1)
     mean = np.asarray(by_entry.mean(axis=1), dtype=np.float64)
     mean_draws = np.asarray(np.mean(draws, axis=0), dtype=np.float64)
     ranges = central(mean_draws, mean)
     order = sorted(range(len(labels)), key=lambda entry: (mean[entry], labels[entry]))
+    # Sorting a permutation inverts it: the final rank of each entry.
     final = np.asarray(1.0 + np.argsort(order), dtype=np.float64)
+    # A low mean rank is good.
     spans = central(ranks(mean_draws, higher_is_better=False), final)
     win_rates = _mean_wins(task_scores, [labels[entry] for entry in order])
     rates: list[Interval | None] = [None] * len(order)
@@ -154,6 +161,7 @@ def _mean_wins(task_scores: Sequence[TaskScores], labels: Sequence[str]) -> list
         return []
     by_task = []
     for task in task_scores:
+        # Win rates are averaged by seed, so every task needs the same ones.
         rows = [index for index, seed in enumerate(task.seeds) if seed in common]
         entries = (task.samples[label] for label in labels)
         samples = [Sample(e.values[rows], e.draws[rows], e.clusters) for e in entries]
@@ -189,7 +197,9 @@ def tie_letters(apart: NDArray[np.bool_]) -> list[tuple[str, ...]]:
         apart: [E, E] whether two entries differ significantly, symmetric.
     """
     groups: list[list[int]] = []
+    # Pairs that differ count as covered: no letter may join them.
     covered = apart.copy()
+    # One set per uncovered pair: the number of all maximal sets can grow exponentially.
     for first, second in np.argwhere(np.triu(~apart)).tolist():
         if covered[first, second]:
             continue
@@ -203,6 +213,7 @@ def tie_letters(apart: NDArray[np.bool_]) -> list[tuple[str, ...]]:
         covered[np.ix_(group, group)] = True
         groups.append(sorted(group))
     letters: list[tuple[str, ...]] = [()] * len(apart)
+    # Sorted by first member: the best entry has an a.
     for index, members in enumerate(sorted(groups)):
         turn, letter = divmod(index, 26)  # a to z, then a2 to z2 and so on
         for entry in members:
@@ -229,6 +240,7 @@ def changes(
     result = []
     for rank, (label, new) in enumerate(after.items(), start=1):
         old = before[label]
+        # Stricter than a test: ranges may touch although the ranks differ.
         verdict = "up" if new.last < old.first else "down" if new.first > old.last else ""
         ranges = (old.first, old.last), (new.first, new.last)
         result.append(RankChange(label, first[label], ranges[0], rank, ranges[1], verdict))
@@ -260,11 +272,14 @@ def critical(block_ranks: Mapping[str, Floats]) -> CriticalDifference | None:
     means = table.mean(axis=1)
     middle, p = (entries + 1) / 2, 1.0  # if all entries are equal in every block
     if (table != table[:1]).any():
+        # Of the ranks themselves, which corrects for ties; without any it is E (E + 1) / 12.
         variance = ((table - middle) ** 2).sum() / (blocks * (entries - 1))
         chi = float(blocks * ((means - middle) ** 2).sum() / variance)
         freedom, room = entries - 1, blocks * (entries - 1) - chi
+        # The F of Iman and Davenport: Friedman's chi-square finds too few differences.
         value = (blocks - 1) * chi / room if room > 0 else math.inf
         p = float(fdtrc(freedom, freedom * (blocks - 1), value))
+    # Demšar has 6 for 12, since his quantile is that of the range divided by sqrt(2).
     difference = _range_quantile(entries) * math.sqrt(entries * (entries + 1) / (12 * blocks))
     ordered = sorted(zip(block_ranks, means.tolist(), strict=True), key=lambda pair: pair[::-1])
     return CriticalDifference(blocks, p, difference, dict(ordered))
@@ -275,10 +290,12 @@ def _range_quantile(count: int) -> float:
 
     ``scipy.stats.studentized_range`` gives the same, but takes a second to import.
     """
+    # Beyond 9 deviations the density is below the precision of a double.
     lowest, step = np.linspace(-9, 9, 721, retstep=True)
     density = np.exp(-(lowest**2) / 2) / math.sqrt(2 * math.pi) * step
 
     def excess(width: float) -> float:
+        # All others are at most ``width`` above the lowest.
         others = (ndtr(lowest + width) - ndtr(lowest)) ** (count - 1)
         return float((count * density * others).sum()) - CONFIDENCE
 

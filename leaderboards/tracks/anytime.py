@@ -75,6 +75,7 @@ def publish_anytime(
             folders,
             out / f"budget-{name}",
             budget=name,
+            # Budgets in items, of the data track, have no FLOPs to be an axis.
             track="compute",
             report=subtask(report, name, index, len(budgets)),
             **options,
@@ -111,12 +112,14 @@ def publish_anytime(
 
 def area(flops: Sequence[float], heights: Sequence[float]) -> float:
     """Return the mean height of the line through the points over log FLOPs (trapezoid rule)."""
+    # Budgets grow by factors: each doubling counts alike.
     logs = [math.log(value) for value in flops]
     return float(np.trapezoid(heights, logs)) / (logs[-1] - logs[0])
 
 
 def _budgets(folders: Sequence[Path]) -> list[str]:
     specs = [read(path).spec for folder in folders for path in find(folder)]
+    # A cap on seconds changes what a budget buys: no point of the same curve.
     names = {spec.budget for spec in specs if spec.track == "compute" and spec.wall is None}
     if len(names) < 2:
         raise UserError(
@@ -146,6 +149,7 @@ def _curves(by_budget: Mapping[str, Published]) -> tuple[list[AnytimeCurve], lis
     flops = tuple(parse_budget(name).flops for name in by_budget)
     curves, lacking = [], []
     for task, label in dict.fromkeys(key for scores in scores_by_budget for key in scores):
+        # An area over fewer budgets does not compare.
         if not all((task, label) in scores for scores in scores_by_budget):
             lacking.append(f"{label} on {task}")
             continue

@@ -67,6 +67,7 @@ def publish_tracks(
     """
     tracks = {read(path).spec.track for folder in folders for path in find(folder)}
     for track in TRACKS:
+        # Without any record ``publish`` has the better message.
         if tracks and track not in tracks:
             raise UserError(
                 f"No record of the {track} track under {', '.join(map(str, folders))}: "
@@ -88,6 +89,7 @@ def publish_tracks(
     sheets = tuple(map(sheet, tasks))
     names = list(TRACKS.values())
     figures = {
+        # Numbered, since titles have characters that file names cannot have.
         f"rank-change-{number}": partial(slope_figure, task.changes, task.title, *names)
         for number, task in enumerate(tasks, start=1)
     }
@@ -138,6 +140,7 @@ def _changes(
     old_labels, new_labels = (
         set.intersection(*(set(task.samples) for task in tasks)) for tasks in (old, new)
     )
+    # Ranks among different entries do not compare.
     labels = sorted(old_labels & new_labels)
     if len(labels) < 2:
         return

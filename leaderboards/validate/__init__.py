@@ -54,6 +54,7 @@ def validate(
     findings: list[Finding] = []
     runs: list[Run] = []
     item_checks: dict[Path, ItemCheck] = {}
+    # Most runs of a task share the order of their items, which is slow to read.
     orders: dict[str, Order] = {}
     for index, folder in enumerate(folders):
         report(f"checking {folder.name}", index / len(folders))
@@ -65,6 +66,7 @@ def validate(
         messages = [message for check in CHECKS for message in check(folder, record)]
         messages += item_checks[folder].wrong
         findings += [Finding(folder, message) for message in messages]
+    # Checks across runs need every record.
     findings += sets.check(path, runs, {run: check.ids for run, check in item_checks.items()})
     if against is not None:
         findings += sets.compare_published(runs, against)

@@ -24,4 +24,5 @@ def is_invisible(character: str) -> bool:
 
 
 def _printable(character: str) -> str:
+    # Records are strangers' files: their names must not steer a terminal.
     return f"\\u{ord(character):04x}" if is_invisible(character) else character

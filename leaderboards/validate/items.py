@@ -40,6 +40,7 @@ def check(folder: Path, record: Record, orders: dict[str, item_table.Order]) -> 
             continue
         provenance = record.provenance
         if task != record.spec.task:
+            # Facts of the other tasks are apart from those of the training task.
             provenance = provenance.get("scored", {}).get(task, {})
         classes = int(provenance.get("data", {}).get("classes", 0))
         scores = [score for score in record.scores if score.task == task]
@@ -97,6 +98,7 @@ def _compare(score: Score, items: int, value: float | None, result: ItemCheck) -
         result.wrong.append(f"{name}: {score.n} items recorded, {items} stored")
     elif value is None:
         result.skipped.add(f"{score.task} {score.metric}")
+    # Not ``>``: NaN disagrees with everything.
     elif not abs(value - score.value) <= AGREEMENT * max(1.0, abs(value)):
         result.wrong.append(
             f"{name}: the record says {score.metric} {score.value:.6g}, its items give {value:.6g}"
@@ -121,4 +123,5 @@ def _of_sums(sums: Mapping[str, NDArray[np.float64]], metric: str) -> float | No
     if f"{metric}.top" not in sums:
         return None
     bottom = float(sums[f"{metric}.bottom"].sum())
+    # Runs record 0 where there is nothing to count.
     return float(sums[f"{metric}.top"].sum()) / bottom if bottom else 0.0

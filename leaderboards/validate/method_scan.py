@@ -38,12 +38,14 @@ def check(path: Path, runs: Sequence[Run]) -> Iterator[str]:
         yield f"its hash is {file_hash(path)}, the records have {', '.join(hashes)}"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         for message in _suspicious(node):
+            # ``ast.AST`` declares no line, but all suspicious nodes have one.
             yield f"line {vars(node)['lineno']}: {message}"
 
 
 def _suspicious(node: ast.AST) -> Iterator[str]:
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         names = [alias.name for alias in node.names]
+        # A relative import has no module.
         roots = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
         for name in {root.partition(".")[0] for root in roots} & set(MODULES):
             yield f"imports {name}"

@@ -30,6 +30,7 @@ def read_edited(folder: Path, findings: list[Finding]) -> Record | None:
     except UserError as error:
         findings.append(Finding(folder, str(error)))
         return None
+    # Records of schema 1 have no checksum.
     if record.schema > 1 and record.seal != (computed := checksum(content)):
         findings.append(Finding(folder, f"edited: checksum {record.seal}, content {computed}"))
     return record
@@ -83,6 +84,7 @@ def check_scores(folder: Path, record: Record) -> Iterator[str]:
 def _directions(scores: Iterable[Score]) -> Iterator[str]:
     first: dict[tuple[str, str], Score] = {}
     for score in scores:
+        # Variants share the direction: one finding per metric is enough.
         first.setdefault((score.task, score.metric), score)
     for score in first.values():
         declared = _declared(score.task)
@@ -110,6 +112,7 @@ def check_ledger(folder: Path, record: Record) -> Iterator[str]:
     if spec.task == tasks.NOTHING:
         return  # an untrained model spent nothing
     budget = parse_budget(spec.budget, spec.track, spec.wall)
+    # JSON has no infinity: the ledger has null for no limit.
     limits = (None if math.isinf(budget.flops) else budget.flops, budget.seconds, budget.items)
     if limits != (ledger.limit_flops, ledger.limit_seconds, ledger.limit_items):
         recorded = (ledger.limit_flops, ledger.limit_seconds, ledger.limit_items)
@@ -117,6 +120,7 @@ def check_ledger(folder: Path, record: Record) -> Iterator[str]:
     numbers = [*ledger.flops.values(), *ledger.seconds.values(), ledger.steps, ledger.items]
     if any(not math.isfinite(number) or number < 0 for number in numbers):
         yield "the ledger has a number that is negative or not finite"
+    # A sum of floats by phase may exceed the limit in its last digits.
     if ledger.total_flops > budget.flops * (1 + ROUNDING):
         yield f"{ledger.total_flops:.4g} FLOPs used of {budget.flops:.4g}"
     if budget.items is not None and ledger.items > budget.items:

@@ -72,6 +72,7 @@ def _differences(scores: Sequence[Score], expected: Sequence[Score]) -> Iterator
     values = {(s.task, s.variant, s.metric, s.subset): s.value for s in expected}
     for score in scores:
         value = values.get((score.task, score.variant, score.metric, score.subset), score.value)
+        # Devices round differently, and training amplifies it. Absolute for fractions.
         if abs(value - score.value) > JUMP * max(1.0, abs(value)):
             yield (
                 f"{score.task} {score.variant} {score.metric} is {score.value:.4f}, the same run "
@@ -84,6 +85,7 @@ def _seeds(group: Sequence[Run]) -> Iterator[str]:
     by_label: defaultdict[str, set[int]] = defaultdict(set)
     for run in group:
         by_label[run.record.label].add(run.record.spec.seed)
+    # A gap may be a seed that was run and left out for its score.
     expected = set(range(max(seed for seeds in by_label.values() for seed in seeds) + 1))
     for label, seeds in sorted(by_label.items()):
         if missing := ", ".join(map(str, sorted(expected - seeds))):
@@ -131,10 +133,12 @@ def _speed(group: Sequence[Run]) -> Iterator[str]:
     for run in group:
         flops, seconds = _undecoded(run)
         if flops and seconds:
+            # By device, since speeds of different ones do not compare.
             rates[run.record.ledger.device].append(flops / seconds)
     for run in group:
         flops, seconds = _undecoded(run)
         device_rates = rates[run.record.ledger.device]
+        # The median rate: the slow run itself hardly moves it.
         if device_rates and seconds > SLOW * flops / median(device_rates) + GRACE_SECONDS:
             yield (
                 f"{run.folder.name} trained {seconds:.0f} s, its {flops:.3g} FLOPs take about "
@@ -146,6 +150,7 @@ def _speed(group: Sequence[Run]) -> Iterator[str]:
             entries[run.record.label].append(run)
     for entry in entries.values():
         costs = [run.record.ledger.total_flops / run.record.ledger.items for run in entry]
+        # Per item, since runs that stop early differ in total.
         middle = median(costs)
         for run, cost in zip(entry, costs, strict=True):
             if abs(cost - middle) > SPREAD * middle:
@@ -176,6 +181,7 @@ def _tuning(content: Mapping[str, Any]) -> Iterator[str]:
     """Check the numbers of trials, the choice of the best, the limits and the hashes."""
     for entry in content["entries"]:
         label, trials, ledger = entry["label"], entry["trials"], entry["ledger"]
+        # A method that takes no steps has nothing to tune: one trial is enough.
         if len(trials) != content["trials"] and not (len(trials) == 1 and not ledger["steps"]):
             yield f"{label} has {len(trials)} trials instead of {content['trials']}"
         if entry["chosen"] != tuning.best([trial["score"] for trial in trials]):
@@ -197,6 +203,7 @@ def _tuned(runs: Sequence[Run], contents: Any) -> Iterator[tuple[Run, str]]:
         plans[_board(run)].add(run.record.provenance.get("tuning", {}).get("trials"))
     for run in tuned:
         about = run.record.provenance.get("tuning", {})
+        # Oracle runs choose from the same trials, by their test scores.
         entry = entries.get(run.record.spec.tuning.removeprefix("oracle-"))
         if entry is None:
             yield run, f"there is no {tuning.FILE} with the trials {run.record.spec.tuning}"
