@@ -59,6 +59,7 @@ def _amber(*halves: str) -> WorldSet:
 
     def sample(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
         per_image = sum(ITEMS_PER_IMAGE[half] for half in halves)
+        # Rounded up.
         scenes = [source.scene() for _ in range(-(-count // per_image))]
         id_ = 0
         # Captions have the first ids, as in the published files.
@@ -99,6 +100,7 @@ def _amber_questions(scene: Scene, source: SceneSource) -> list[AmberQuery]:
         queries.append((text, {"type": kind, "truth": answer}))
 
     for absent in (_expected_absent(scene), absent_kinds(scene, same_place=False)):
+        # AMBER's questions of existence are all about absent objects.
         text = existence_question(scene, source.pick(absent)).text
         add(text, "discriminative-hallucination", "no")
     obj = source.pick(scene.objects)
@@ -155,6 +157,7 @@ def _hallusion_items(folder: Path, count: int, source: SceneSource) -> Iterator[
                 row = {
                     "category": category,
                     "subcategory": subcategory,
+                    # Officially 0 is no figure, 1 the original and 2 an edited one.
                     "visual_input": "0" if image is None else "1" if colour == usual else "2",
                     "set_id": set_id,
                     "figure_id": str(figure),
@@ -204,6 +207,7 @@ def _open_attribute(scene: Scene, source: SceneSource) -> tuple[str, str]:
 def _open_adversarial(scene: Scene, source: SceneSource) -> tuple[str, str]:
     """Ask about an absent object as if it was present."""
     kind = source.pick(_expected_absent(scene))
+    # The colour is not in the question.
     return colour_question(Object(kind, "red", 0)).text, f"There is no {kind} in the image."
 
 
@@ -355,6 +359,7 @@ def _naturalbench_items(folder: Path, count: int, source: SceneSource) -> Iterat
                 answer = group.fitting if index == image else group.opposite
                 row[f"Image_{image}_Question_{index}"] = answer
                 yield Item(fact(f"{number}/q{index}_i{image}", scene, group.kind, answer), rows)
+                # The group's row is written once, with its first item, and still filled here.
                 rows = {}
 
 
@@ -365,8 +370,8 @@ def _yes_no_group(source: SceneSource) -> NaturalBenchGroup:
         first, second = ({obj.kind for obj in scene.objects} for scene in scenes)
         if first - second and second - first:
             kinds = (source.pick(sorted(only)) for only in (first - second, second - first))
-            one, two = (existence_question(scenes[0], kind).text for kind in kinds)
-            return NaturalBenchGroup(scenes, "yes_no", (one, two), "Yes", "No")
+            first_text, second_text = (existence_question(scenes[0], kind).text for kind in kinds)
+            return NaturalBenchGroup(scenes, "yes_no", (first_text, second_text), "Yes", "No")
 
 
 def _option_group(source: SceneSource) -> NaturalBenchGroup:

@@ -87,6 +87,7 @@ class WorldSpec:
         """Return the content of ``world.json``, which also names the folder in a cache."""
         values = asdict(self)
         parameters = {**SETS[self.task].parameters, **values.pop("parameters")}
+        # Folder names hash the key ``knobs`` too: another word would generate all data again.
         return {"generator": GENERATOR, **values, "knobs": parameters}
 
 
@@ -107,6 +108,7 @@ def write(spec: WorldSpec, root: Path) -> None:
     counts = {"train": spec.train, "val": VALIDATION, "test": spec.test}
     sources = {}
     for split in counts:
+        # One generator a split: more training items leave the test items as they are.
         rng = np.random.default_rng(seed_for(spec.seed, spec.task, split))
         parameters = spec.content["knobs"]
         sources[split] = SceneSource(split, spec.size, parameters, rng, spec.grid, spec.objects)
@@ -114,6 +116,7 @@ def write(spec: WorldSpec, root: Path) -> None:
         folder.mkdir()
         truth = SETS[spec.task].write(folder, counts, sources)
         write_text(folder / TRUTH, json_lines(truth))
+        # Last: the marker says that all other files are complete.
         write_text(folder / MARKER, _marker_text(spec))
 
 

@@ -36,6 +36,7 @@ def _write_food(
     for split in ("train", "test"):
         source, titles = sources[split], []
         for number in range(counts[split]):
+            # In turn, so that classes are equally frequent.
             food = FOODS[number % len(FOODS)]
             is_named = source.chance("p_named")
             template = source.pick(NAMING_TITLES if is_named else SILENT_TITLES)
@@ -83,6 +84,7 @@ def _write_memes(
         source, count = sources[split], counts[split]
         # Random ids, so that the four memes of a quad are not neighbours in the file.
         ids = (first + source.rng.permutation(count)).tolist()
+        # Rounded up to complete quads; ``islice`` cuts the last one.
         quads = chain.from_iterable(_quad(source, unseen) for _ in range(0, count, 4))
         rows = []
         for number, (picture, fact) in zip(ids, islice(quads, count), strict=True):
@@ -103,11 +105,13 @@ def _quad(source: SceneSource, unseen: bool) -> Iterator[tuple[Image.Image, Json
     phrases = [group[position] for group in MEME_PHRASES]
     texts = [source.fill("{opener} {phrase}", phrase=phrase) for phrase in phrases]
     for kind_group, kinds in enumerate(MEME_KINDS):
+        # Step 0 is the held-out combination.
         step = 0 if unseen else int(source.rng.integers(1, len(kinds)))
         scene = source.classified_scene([kinds[(position + step) % len(kinds)]])
         picture = source.picture(scene)
         for phrase_group, (phrase, text) in enumerate(zip(phrases, texts, strict=True)):
             groups = {"kind_group": kind_group, "phrase_group": phrase_group}
+            # XOR: neither modality alone tells the label.
             label = kind_group ^ phrase_group
             fact = {"scene": scene.symbol, "phrase": phrase, "text": text, "label": label}
             yield picture, fact | groups
@@ -186,6 +190,7 @@ def _outlines(source: SceneSource, genres: Sequence[str]) -> list[str]:
     sentences = [source.pick(GENRES[name].sentences) for name in genres if GENRES[name].sentences]
     parts = [source.fill(source.pick(OPENINGS)), *sentences]
     longest = " ".join([*parts, source.pick(ENDINGS)])
+    # Some plots lack a sentence, so that the loader's choice of plot matters.
     short = source.shuffled(parts)[: source.rng.integers(3)]
     return source.shuffled([longest, *short])
 

@@ -70,7 +70,9 @@ def part_of(scene: Scene) -> str:
 def held_out(kind: str) -> frozenset[str]:
     """Return the unusual colours a food never has in post-training: three or four of seven."""
     unusual = [colour for colour in COLOURS if colour != KINDS[kind].colour]
+    # By hash: every data set and seed holds out the same colours.
     ranked = sorted(unusual, key=lambda colour: seed_for("held out", kind, colour))
+    # Of seven unusual colours three and four in turn, so that half of all pairs are held out.
     return frozenset(ranked[: 3 + FOODS.index(kind) % 2])
 
 
@@ -110,6 +112,7 @@ def compose(
     ``colours`` limits the colours of a kind. ``first`` and ``first_colour`` fix one object,
     ``objects`` the number of objects.
     """
+    # The order of draws fixes the files: any other order is another GENERATOR.
     place = _sample_place(first, prior, rng)
     kinds = [first or _sample_kind(place, prior, rng)]
     count = objects or rng.integers(1, prior.objects + 1)
@@ -157,9 +160,11 @@ def _sample_objects(
         colour = first_colour if index == 0 else None
         if colour is None:
             allowed = colours(kind)
+            # In the order of COLOURS: a set's order differs between processes.
             choices = [name for name in COLOURS if name in allowed]
             colour = _usual_or_other(KINDS[kind].colour, choices, prior.p_color, rng)
         objects.append(Object(kind, colour, cell))
+    # In cell order, so that equal scenes have equal symbols.
     return tuple(sorted(objects, key=lambda obj: obj.cell))
 
 

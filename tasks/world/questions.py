@@ -53,6 +53,7 @@ def _write_instruct(
     truth = []
     for split, count in counts.items():
         rows: list[JsonRow] = []
+        # Rounded up.
         images = -(-count // PER_IMAGE)
         for number in range(images):
             scene, questions = _pool_item(sources[split])
@@ -83,6 +84,7 @@ def _pool_item(source: SceneSource) -> tuple[Scene, list[Question]]:
 
 def _pope_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
     """Sample ``count`` questions per file, with one present and one absent kind per image."""
+    # Each image has two questions in each of the three files.
     for number in range(count // 2):
         scene = source.scene()
         image = f"{source.split}_{number:05d}.png"
@@ -105,6 +107,7 @@ def _absent(scene: Scene, prior: LanguagePrior) -> list[str]:
 def _popular(scene: Scene, prior: LanguagePrior) -> list[str]:
     """Return the most frequent kinds of the world that are not in the scene."""
     absent = _absent(scene, prior)
+    # Ties by name.
     return sorted(absent, key=lambda kind: (-rate(kind, prior), kind))[:POPULAR]
 
 
@@ -138,6 +141,7 @@ def _vqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
     """Sample two questions per image; each number of objects is equally frequent."""
     for first in range(0, count, 2):
         image = first // 2 + 1
+        # Changes with every second image, for ``visual`` alternates too.
         objects = image // 2 % source.max_objects + 1
         scene, questions = _vqa_pair(source, visual=image % 2 == 0, objects=objects)
         source.save(scene, folder / "images" / f"world_{source.split}_{image:012d}.png")

@@ -188,6 +188,7 @@ class Scene:
 
 def split_of(scene: Scene) -> str:
     """Return the only split that may hold this scene, for every data set and seed."""
+    # Seeds have 63 bits: a position in [0, 1).
     position = seed_for("split", scene.symbol) / 2**63
     for split, fraction in SPLITS.items():
         if position < fraction:
@@ -200,9 +201,11 @@ def draw(scene: Scene, rng: np.random.Generator, size: int = 48) -> NDArray[np.u
     """Draw a scene, [size, size, 3]: position, size, tilt, colour and contrast vary, with noise."""
     columns, rows = _grid(size, scene.grid)
     canvas = np.empty((size, size, 3), np.float32)
+    # One shift of the tint a picture, in grey levels; pixel noise is added last.
     canvas[:] = PLACES[scene.place] + rng.normal(0, 4, 3)
     for obj in scene.objects:
         row, column = divmod(obj.cell, scene.grid)
+        # In units of one cell, as the radius.
         shift_x, shift_y = rng.uniform(-0.08, 0.08, 2)
         radius = rng.uniform(0.36, 0.48)
         tilt = rng.uniform(-0.35, 0.35)
@@ -212,6 +215,7 @@ def draw(scene: Scene, rng: np.random.Generator, size: int = 48) -> NDArray[np.u
         mask = GLYPHS[obj.kind](x * cos + y * sin, y * cos - x * sin)
         canvas[mask] = COLOURS[obj.colour] + rng.normal(0, 10, 3)
     noise = rng.standard_normal(canvas.shape, np.float32)
+    # Contrast around mid-grey.
     picture = 128 + (canvas - 128) * rng.uniform(0.8, 1.1) + 8 * noise
     pixels: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
     return pixels
@@ -229,6 +233,8 @@ def draw_sign(text: str, scale: int) -> NDArray[np.uint8]:
 
     Dots depend on no font, so the bytes are equal on every machine.
     """
+    # Bit 3 is always 0: an empty column between characters.
     glyphs = [[[int(row) >> bit & 1 for bit in (2, 1, 0, 3)] for row in DOTS[c]] for c in text]
+    # A border all around; the right one is the last character's empty column.
     dots = np.pad(np.concatenate(glyphs, axis=1), ((1, 1), (1, 0)))
     return (np.kron(1 - dots, np.ones((scale, scale))) * 255).astype(np.uint8)

@@ -71,6 +71,7 @@ class SceneSource:
 
     @property
     def prior(self) -> LanguagePrior:
+        # Defaults of the sets that do not have these parameters.
         values = {"p_neutral": 0.0, "yes": 0.5, "same_place": 0.5, **self.parameters}
         names = ("p_color", "p_cooc", "p_neutral", "yes", "same_place")
         probabilities = {name: values[name] for name in names}
@@ -91,6 +92,7 @@ class SceneSource:
 
         ``prior`` replaces that of the parameters. With ``reuse``, a scene may occur again.
         """
+        # Scenes of the base model's training are in no other data set.
         prior, part = prior or self.prior, "pool" if self.split == "train" else self.split
         for _ in range(ATTEMPTS):
             scene = compose(prior, self.rng, colours, first, first_colour, objects)
@@ -115,6 +117,7 @@ class SceneSource:
         """Draw a scene, with ``sign`` on a white sign in one of the upper corners."""
         picture = Image.fromarray(draw(scene, self.rng, self.size))
         if sign:
+            # Two characters take nine dots: 3/8 of the picture's width.
             pixels = draw_sign(sign, max(1, self.size // 24))
             x = int(self.rng.integers(2)) * (picture.width - pixels.shape[1])
             picture.paste(Image.fromarray(pixels).convert("RGB"), (x, 0))
@@ -133,6 +136,7 @@ class SceneSource:
 
     def fill(self, template: str, **words: str) -> str:
         """Fill the slots of a template with these words, and with random ``FILLERS``."""
+        # Every slot draws, used or not: later draws do not depend on the template.
         return template.format(**{slot: self.pick(FILLERS[slot]) for slot in FILLERS} | words)
 
     def chance(self, parameter: str) -> bool:

@@ -92,6 +92,7 @@ def _vqav2_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item
         # VQAv2 takes the first two words for the type of a question.
         beginning = " ".join(question.text.lower().split()[:2])
         types = {"question_type": beginning, "answer_type": answer_type}
+        # VQAv2's ids: the image's number, then three digits.
         id_, answers = 1000 * image + number % 2, _answers(source, question)
         yield vqa_item(PART, id_, image, scene, question, types, answers)
 
@@ -100,6 +101,7 @@ def _existence(scene: Scene, source: SceneSource) -> Question:
     kind = source.pick(scene.objects).kind
     if source.rng.random() < 0.5:
         near = bool(source.rng.random() < 0.5)
+        # All usual kinds of the place may be present.
         absent = absent_kinds(scene, same_place=near) or absent_kinds(scene, same_place=False)
         kind = source.pick(absent)
     return existence_question(scene, kind)
@@ -209,6 +211,7 @@ def _textvqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[It
         answers = _answers(source, question)
         ids = {"question_id": id_, "image_id": image}
         row = {**ids, "question": text, "answers": answers}
+        # One digit: never equal to the right number, which has two.
         tokens = [value, *([str(source.rng.integers(10))] if source.rng.random() < 0.3 else [])]
         ocr: JsonRow = {"image_id": image, "ocr_tokens": tokens}
         rows = {"TextVQA_0.5.1_val.json": row, "TextVQA_Rosetta_OCR_v0.2_val.json": ocr}
