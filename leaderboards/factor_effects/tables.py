@@ -1,5 +1,6 @@
 """Write the effect of a factor as a page, CSV, JSON, a figure and a terminal table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,11 +8,12 @@ from steelyard.leaderboards.factor_effects.numbers import (
     MAIN_NUMBERS,
     Factor,
     FactorCurve,
+    LevelEffect,
 )
 from steelyard.leaderboards.factor_effects.plots import picture
-from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import csv_text, exact, json_text, members, write_files
-from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
+from steelyard.leaderboards.output.files import exact, members, write_files
+from steelyard.leaderboards.output.report import Report, ReportPart
+from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
 from steelyard.leaderboards.reliance.numbers import NUMBERS, PERCENTAGES
 from steelyard.leaderboards.stats.intervals import Interval
 
@@ -44,25 +46,49 @@ ONE_SEED = "One seed: the intervals do not include training variance."
 
 def write(factor: Factor, out: Path) -> list[Path]:
     """Write everything into ``out``; return the paths, the page first."""
-    pictures = picture(factor)
-    content = {
-        f"{factor.name}.md": markdown(factor, f"{factor.name}.svg").encode(),
-        f"{factor.name}.csv": as_csv(factor).encode(),
-        f"{factor.name}.json": as_json(factor).encode(),
-        **pictures,
+    return write_files(out, report(factor).files() | picture(factor))
+
+
+def report(factor: Factor) -> Report:
+    """Return the report; the CSV file has one line per level and number, unrounded."""
+    parts = [
+        ReportPart(f"{curve.task}: {curve.about} ({curve.parameter})", "", sheets(curve))
+        for curve in factor.curves
+    ]
+    settings = [f"{name}: {value}" for name, value in factor.settings.items()]
+    one_seed = any(len(curve.seeds) == 1 for curve in factor.curves)
+    return Report(
+        stem=factor.name,
+        title=f"Effect of {factor.name} on reliance",
+        parts=[*parts, ReportPart("Settings", "", (), settings)],
+        rules=[*RULES, ONE_SEED] if one_seed else RULES,
+        pictures=[f"{factor.name}.svg"],
+        rows=[
+            _row(curve, level, name)
+            for curve in factor.curves
+            for level in curve.levels
+            for name in level.numbers
+        ],
+        content={"schema": SCHEMA, **members(factor), "numbers": NUMBERS},
+    )
+
+
+def _row(curve: FactorCurve, level: LevelEffect, name: str) -> dict[str, str]:
+    interval, effect = level.numbers[name], level.effects.get(name)
+    return {
+        "task": curve.task,
+        "parameter": curve.parameter,
+        "value": level.value,
+        "reference": str(level.reference).lower(),
+        "number": name,
+        "mean": exact(interval.mean),
+        "low": exact(interval.low),
+        "high": exact(interval.high),
+        "difference": "" if effect is None else exact(effect.mean),
+        "difference_low": "" if effect is None else exact(effect.low),
+        "difference_high": "" if effect is None else exact(effect.high),
+        "about": NUMBERS[name],
     }
-    return write_files(out, content)
-
-
-def markdown(factor: Factor, image: str) -> str:
-    parts = [f"# Effect of {md(factor.name)} on reliance", f"![{factor.name}]({image})"]
-    for curve in factor.curves:
-        parts.append(f"## {md(curve.task)}: {md(curve.about)} ({md(curve.parameter)})")
-        parts += [sheet_markdown(sheet) for sheet in sheets(curve)]
-    single = [ONE_SEED] if any(len(curve.seeds) == 1 for curve in factor.curves) else []
-    parts += bullets("## How to read this\n\n", [*RULES, *single])
-    parts += bullets("## Settings\n\n", [f"{k}: {v}" for k, v in factor.settings.items()])
-    return "\n\n".join(parts) + "\n"
 
 
 def sheets(curve: FactorCurve) -> tuple[Sheet, ...]:
@@ -84,8 +110,8 @@ def sheets(curve: FactorCurve) -> tuple[Sheet, ...]:
     return tuple(tables)
 
 
-def _sheet(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Sheet:
-    return Sheet(title, header, tuple(tuple(map(Cell, row)) for row in rows))
+def _sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Sheet:
+    return Sheet(title, tuple(header), tuple(tuple(map(Cell, row)) for row in rows))
 
 
 def _cell(interval: Interval | None, name: str, sign: str = "") -> str:
@@ -100,45 +126,19 @@ def _effect(interval: Interval | None, name: str) -> str:
     return _cell(interval, name, "+") + mark
 
 
-def as_csv(factor: Factor) -> str:
-    """Return one line per level and number, unrounded, with its difference to the reference."""
-    rows = [
-        ["task", "parameter", "value", "reference", "number", "mean", "low", "high", "difference",
-         "difference_low", "difference_high", "about"]
-    ]  # fmt: skip
-    for curve in factor.curves:
-        for level in curve.levels:
-            start = [curve.task, curve.parameter, level.value, str(level.reference).lower()]
-            for name, interval in level.numbers.items():
-                effect = level.effects.get(name)
-                ends = [] if effect is None else [effect.mean, effect.low, effect.high]
-                values = [
-                    exact(value) for value in (interval.mean, interval.low, interval.high, *ends)
-                ]
-                blanks = [""] * (6 - len(values))
-                rows.append([*start, name, *values, *blanks, NUMBERS[name]])
-    return csv_text(rows)
-
-
-def as_json(factor: Factor) -> str:
-    return json_text({"schema": SCHEMA, **members(factor), "numbers": NUMBERS})
-
-
 def terminal(factor: Factor) -> "Table":
     """Return the means of every level."""
-    from rich import box
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"Effect of {factor.name} on reliance")
-    for name in ("task", "level"):
-        table.add_column(name, no_wrap=True)
     names = ("score.full", "score.text.blank", "gain.image.shuffled", "same.text.blank",
              "conflict.text")  # fmt: skip
-    for name in names:
-        table.add_column(HEADINGS[name], justify="right")
+    # Columns do not wrap: a word a line, so that 80 characters have room for the levels.
+    headings = [HEADINGS[name].replace(" ", "\n") for name in names]
+    rows = []
     for curve in factor.curves:
         for level in curve.levels:
             intervals = (level.numbers.get(name) for name in names)
             means = ("" if i is None else f"{100 * i.mean:.1f}" for i in intervals)
-            table.add_row(curve.task, f"{curve.parameter} {level.name}", *means)
-    return table
+            rows.append((curve.task, f"{curve.parameter} {level.name}", *means))
+    sheet = _sheet(f"Effect of {factor.name} on reliance", ("task", "level", *headings), rows)
+    return sheet_terminal(sheet, left=(0, 1), title=Text(sheet.title))

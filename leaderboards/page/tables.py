@@ -14,8 +14,8 @@ _MARKS = {
     "▲": ("better", "better than the control after Holm's correction"),
     "▼": ("worse", "worse than the control after Holm's correction"),
     "≈": ("tied", "not distinguishable from the first"),
-    "†": ("odd", "better impaired than clean"),
-    "‡": ("odd", "balance bought by hurting the strong side"),
+    "†": ("odd", "better corrupted than clean"),
+    "‡": ("odd", "balance traded for performance of the strong modality or clean inputs"),
 }
 VERDICTS = ("▲", "▼")
 MARK = ' <span class="mark"></span>'

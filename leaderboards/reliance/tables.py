@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.output.escape import md
-from steelyard.leaderboards.output.files import csv_text, exact, json_text, members, write_files
-from steelyard.leaderboards.output.sheet import Cell, Sheet, bullets, sheet_markdown
+from steelyard.leaderboards.output.files import exact, members, write_files
+from steelyard.leaderboards.output.report import Report, ReportPart
+from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
 from steelyard.leaderboards.reliance.numbers import (
     CONFLICTS,
     GROUPS,
@@ -56,13 +56,8 @@ RULES = (
 def write(diagnosis: Diagnosis, out: Path) -> list[Path]:
     """Write page, tables and picture into ``out``; return their paths, the page first."""
     pictures = picture(NAME, diagnosis)
-    contents = {
-        f"{NAME}.md": markdown(diagnosis, f"{NAME}.svg" if pictures else "").encode(),
-        f"{NAME}.csv": as_csv(diagnosis).encode(),
-        f"{NAME}.json": as_json(diagnosis).encode(),
-        **pictures,
-    }
-    return write_files(out, contents)
+    contents = report(diagnosis, [f"{NAME}.svg"] if pictures else []).files()
+    return write_files(out, contents | pictures)
 
 
 def verdict(part: TaskReliance) -> str:
@@ -72,7 +67,11 @@ def verdict(part: TaskReliance) -> str:
     clauses = [_use(part, "image"), _unchanged(part, "image")]
     if part.conflict == "misleading":
         clauses += [_use(part, "text"), _unchanged(part, "text")]
-    clauses += [_conflict(part), _interaction(part)]
+    clauses.append(_conflict(part))
+    gap = part.numbers.get("additive.gap")
+    if gap is not None and gap.low > 0:
+        together = f"{100 * gap.mean:.1f} ± {100 * gap.half:.1f} points"
+        clauses.append(f"{together} come from image and text together")
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -114,13 +113,6 @@ def _conflict(part: TaskReliance) -> str:
     }[part.conflict]
     by_text, by_image = (_percent(part, f"conflict.{modality}") for modality in ("text", "image"))
     return f"{clause} in {by_text} and follows the image in {by_image}"
-
-
-def _interaction(part: TaskReliance) -> str:
-    gap = part.numbers.get("additive.gap")
-    if gap is None or gap.low <= 0:
-        return ""
-    return f"{100 * gap.mean:.1f} ± {100 * gap.half:.1f} points come from image and text together"
 
 
 def _percent(part: TaskReliance, name: str) -> str:
@@ -219,39 +211,47 @@ def _cell(part: TaskReliance, name: str) -> str:
     return f"{interval.mean:{sign}.2f} ± {interval.half:.2f}"
 
 
-def markdown(diagnosis: Diagnosis, picture: str = "") -> str:
-    """Return the page, the verdicts first."""
-    blocks = [f"# What {md(diagnosis.model)} relies on"]
-    blocks += bullets("", [f"{part.name}: {verdict(part)}" for part in diagnosis.parts])
-    blocks += [f"![reliance profile]({picture})"] if picture else []
-    for sheet in sheets(diagnosis):
-        if sheet.rows:
-            blocks.append(f"## {sheet.title}\n\n{sheet_markdown(sheet)}")
-    blocks += bullets("## How to read this\n\n", RULES)
-    blocks += bullets("## Settings\n\n", [f"{k}: {v}" for k, v in diagnosis.settings.items()])
-    return "\n\n".join(blocks) + "\n"
-
-
-def as_csv(diagnosis: Diagnosis) -> str:
-    """Return one line per number, unrounded, with its description."""
-    rows = [["task", "subset", "score", "number", "mean", "low", "high", "about"]]
-    for part in diagnosis.parts:
-        for name, interval in part.numbers.items():
-            values = [exact(value) for value in (interval.mean, interval.low, interval.high)]
-            rows.append([part.task, part.subset, part.metric, name, *values, NUMBERS[name]])
-    return csv_text(rows)
-
-
-def as_json(diagnosis: Diagnosis) -> str:
-    parts = [{**members(part), "verdict": verdict(part)} for part in diagnosis.parts]
-    content = {"schema": SCHEMA, "model": diagnosis.model, "settings": dict(diagnosis.settings)}
-    return json_text({**content, "parts": parts, "numbers": NUMBERS})
+def report(diagnosis: Diagnosis, pictures: Sequence[str] = ()) -> Report:
+    """Return the report, the verdicts first; the CSV file has one line per number, unrounded."""
+    verdicts = [verdict(part) for part in diagnosis.parts]
+    lines = [f"{part.name}: {text}" for part, text in zip(diagnosis.parts, verdicts, strict=True)]
+    settings = [f"{name}: {value}" for name, value in diagnosis.settings.items()]
+    tables = [ReportPart(sheet.title, "", [sheet]) for sheet in sheets(diagnosis) if sheet.rows]
+    rows = [
+        {
+            "task": part.task,
+            "subset": part.subset,
+            "score": part.metric,
+            "number": name,
+            "mean": exact(interval.mean),
+            "low": exact(interval.low),
+            "high": exact(interval.high),
+            "about": NUMBERS[name],
+        }
+        for part in diagnosis.parts
+        for name, interval in part.numbers.items()
+    ]
+    parts = [
+        {**members(part), "verdict": text}
+        for part, text in zip(diagnosis.parts, verdicts, strict=True)
+    ]
+    return Report(
+        stem=NAME,
+        title=f"What {diagnosis.model} relies on",
+        parts=[
+            ReportPart("Verdicts", "", (), lines, pictures),
+            *tables,
+            ReportPart("Settings", "", (), settings),
+        ],
+        rules=RULES,
+        rows=rows,
+        content={"schema": SCHEMA, **members(diagnosis), "parts": parts, "numbers": NUMBERS},
+    )
 
 
 def terminal(diagnosis: Diagnosis) -> "Table":
     """Return the main numbers of each task."""
-    from rich import box
-    from rich.table import Table
+    from rich.text import Text
 
     columns = {
         "full": "score.full",
@@ -262,18 +262,14 @@ def terminal(diagnosis: Diagnosis) -> "Table":
         "same": "same.text.blank",
         "to text": "conflict.text",
     }
-    table = Table(
-        box=box.SIMPLE_HEAD, title=f"What {diagnosis.model} relies on", padding=(0, 0, 0, 1)
-    )
-    table.add_column("task", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for part in diagnosis.parts:
         intervals = (part.numbers.get(name) for name in columns.values())
         means = ("" if interval is None else f"{100 * interval.mean:.0f}" for interval in intervals)
-        table.add_row(part.name, *means)
-    table.caption = (
+        rows.append([part.name, *means])
+    sheet = _sheet(f"What {diagnosis.model} relies on", ("task", *columns), rows)
+    caption = (
         "%. gain: with the image minus with another item's; same: answers that stay without the "
         "image; to text: conflicts that follow the text"
     )
-    return table
+    return sheet_terminal(sheet, left=(0,), title=Text(sheet.title), caption=caption)

@@ -132,12 +132,12 @@ def test_a_level_is_compared_with_the_usual_one_seed_by_seed() -> None:
 
 def test_factor_files() -> None:
     effects = factor()
-    page = bias_files.markdown(effects, "data.svg")
+    page = bias_files.report(effects).markdown()
     assert "| 1 (reference) | 75.0 ± " in page and "| 2 | +7.5 ± " in page
     assert "One seed" not in page
-    lines = bias_files.as_csv(effects).splitlines()
+    lines = bias_files.report(effects).csv().splitlines()
     assert any(line.startswith("toy,size,2,false,score.full,0.825,") for line in lines)
-    assert json.loads(bias_files.as_json(effects))["curves"][0]["levels"][1]["value"] == "2"
+    assert json.loads(bias_files.report(effects).json())["curves"][0]["levels"][1]["value"] == "2"
     assert picture(effects) == picture(effects) and picture(effects)["data.svg"].count(b"<svg") == 1
 
 

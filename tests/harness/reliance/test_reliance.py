@@ -325,13 +325,13 @@ def diagnosis(tmp_path: Path, model: Talker) -> Diagnosis:
 
 def test_page_tables_and_picture(tmp_path: Path) -> None:
     result = diagnosis(tmp_path, Talker(sees))
-    page = tables.markdown(result, "p.svg")
-    assert page.startswith("# What a\\|model relies on\n\n- pope: uses the image (+")
-    assert "![reliance profile](p.svg)" in page and "| 40 | pope | accuracy | 100.0 ± 0.0 |" in page
-    content = json.loads(tables.as_json(result))
+    page = tables.report(result, ["profile.svg"]).markdown()
+    assert page.startswith("# What a\\|model relies on\n\n## Verdicts\n\n- pope: uses the image (+")
+    assert "![profile](profile.svg)" in page and "| 40 | pope | accuracy | 100.0 ± 0.0 |" in page
+    content = json.loads(tables.report(result).json())
     assert content["parts"][0]["numbers"]["gain.image.blank"]["mean"] == 0.5
     assert content["parts"][0]["verdict"] == tables.verdict(result.parts[0])
-    lines = tables.as_csv(result).splitlines()
+    lines = tables.report(result).csv().splitlines()
     assert lines[0] == "task,subset,score,number,mean,low,high,about"
     assert any(line.startswith("pope,,accuracy,score.full,1,1,1,") for line in lines)
     images = picture("p", result)
@@ -355,9 +355,8 @@ def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> N
     )
     assert tables.verdict(nothing) == "no answer that wrong can be computed on."
     result = Diagnosis("model", {}, (nothing,))
-    assert picture("profile", result) == {} and "| 6 | toy | wrong ↓ |  |" in tables.markdown(
-        result
-    )
+    assert picture("profile", result) == {}
+    assert "| 6 | toy | wrong ↓ |  |" in tables.report(result).markdown()
 
 
 def test_every_number_is_described() -> None:
