@@ -66,6 +66,7 @@ def _line(
     }
     if not intervals:
         return
+    # Methods have no order, so no line joins them.
     line = "-" if curve.parameter != "objective" else ""
     style: dict[str, Any] = {"color": colour, "marker": marker, "ls": line, "mec": "white"}
     means = [100 * interval.mean for interval in intervals.values()]

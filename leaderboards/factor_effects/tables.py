@@ -104,9 +104,9 @@ def sheets(curve: FactorCurve) -> tuple[Sheet, ...]:
         for level in curve.levels
         if level.effects
     ]
-    tables = [_sheet("levels", header, levels)]
+    tables = [_sheet("Levels", header, levels)]
     if effects:
-        tables.append(_sheet("minus the reference level", (f"Δ {header[0]}", *header[1:]), effects))
+        tables.append(_sheet("Minus the reference level", (f"Δ {header[0]}", *header[1:]), effects))
     return tuple(tables)
 
 

@@ -38,6 +38,7 @@ _LATEX = str.maketrans(
 )
 
 
+# A sign before a number, not the hyphen of a name.
 _MINUS = re.compile(r"(?<!\w)-(?=\d)")
 
 
@@ -52,6 +53,7 @@ _FORMULA = re.compile(rb'(?m)(?:^|,)"?(?:[=+@\t\r]|-(?![\d.]))')
 
 def escape_formulas(content: bytes) -> bytes:
     """Put an apostrophe before text in a CSV file that a spreadsheet would run as a formula."""
+    # Most files have no such cell, and a search is far faster than reading all cells.
     if not _FORMULA.search(content):
         return content
     out = io.StringIO()
@@ -63,6 +65,7 @@ def escape_formulas(content: bytes) -> bytes:
 def _cell(text: str) -> str:
     if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
         return text
+    # "-1.5" and "+2" are numbers; an apostrophe would make them text.
     try:
         float(text)
     except ValueError:

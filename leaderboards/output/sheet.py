@@ -30,6 +30,7 @@ class Sheet:
 def sheet_markdown(sheet: Sheet) -> str:
     """Return a table in Markdown."""
     lines = [[md(name) for name in sheet.header]]
+    # The second column has names, all others numbers.
     lines.append(["---" if column == 1 else "--:" for column in range(len(sheet.header))])
     for row in sheet.rows:
         texts = [md(cell.text) for cell in row]

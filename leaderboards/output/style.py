@@ -76,6 +76,7 @@ class Bar(NamedTuple):
 
 def marks(labels: Sequence[str], control: str) -> dict[str, Mark]:
     """Return the look of each label, by name order; the control is black."""
+    # By name and not by rank, so that an entry looks the same on every board.
     look = {
         label: Mark(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
         for index, label in enumerate(sorted(set(labels) - {control}))
@@ -108,6 +109,7 @@ def panels(
 
     count = len(widths) if count is None else count
     total_width = left + sum(widths[:count]) + gap * min(count, len(widths))
+    # -(-a // b) rounds up: the last line may have fewer panels.
     total_height = top + -(-count // len(widths)) * (height + bottom)
     figure = Figure(figsize=(total_width, total_height))
     grid = []
@@ -191,6 +193,7 @@ def axis_limits(worst: float, best: float, below: float, above: float) -> tuple[
 
     If ``worst`` is the larger of the two, as for losses, the axis is inverted.
     """
+    # Equal scores have no range, and an axis needs one.
     span = ((best - worst) or 1.0) / (1 - below - above)
     return worst - below * span, best + above * span
 
@@ -357,6 +360,7 @@ def _save(figure: "Figure") -> dict[str, bytes]:
 
 
 def _fraction(axes: "Axes", anchor: Anchor) -> tuple[float, float]:
+    # By pixels, which is right for logarithmic and inverted axes too.
     page = axes.transData.transform((anchor.x, anchor.y))
     x, y = axes.transAxes.inverted().transform(page)
     return float(x), float(y)

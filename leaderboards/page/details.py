@@ -119,7 +119,10 @@ def _provenance(runs: Sequence[Run]) -> str:
     """Return the provenance; where runs differ, all values."""
     spec = runs[0].record.spec
     values = {
-        "method": {esc(_method(run.record.spec)) for run in runs},
+        # The folder of a user's method file is private.
+        "method": {
+            esc(f"{PurePath(run.record.spec.method).name} {run.record.spec.source}") for run in runs
+        },
         "options": {esc(_pairs(run.record.spec.options)) for run in runs},
         "learning rate": {esc(run.record.spec.learning_rate or "the backbone's") for run in runs},
         "backbone": {esc(f"{spec.backbone} {_pairs(spec.backbone_options, '')}") for run in runs},
@@ -133,11 +136,6 @@ def _provenance(runs: Sequence[Run]) -> str:
                 values.setdefault(NAMES.get(name, name), set()).add(esc(value))
     joined = {name: "<br>".join(sorted(texts)) for name, texts in values.items()}
     return "<h4>Provenance</h4>" + facts(joined)
-
-
-def _method(spec: RunSpec) -> str:
-    """Return the method without the folder of a user's file, which is private."""
-    return f"{PurePath(spec.method).name} {spec.source}".strip()
 
 
 def _pairs(options: Mapping[str, Any], nothing: str = "the defaults") -> str:
@@ -227,6 +225,7 @@ def from_nothing(specs: Sequence[RunSpec], variants: Sequence[str]) -> str:
     words += _options("--set", spec.options)
     words += _options("--backbone-set", spec.backbone_options)
     words += _options("--data-set", {k: v for k, v in spec.data.items() if k != "revision"})
+    # ``steelyard run`` scores the trained task in any case.
     for task in tasks:
         words += ["--evaluate", task] if task != spec.task else []
     for name in _ranges(dict.fromkeys(v.partition("@")[2] for v in variants if "@" in v)):
@@ -239,6 +238,7 @@ def _ranges(corruptions: Iterable[str]) -> list[str]:
     levels: dict[str, list[int]] = {}
     for corruption in corruptions:
         name, _, level = corruption.rpartition(":")
+        # A percentage of missing items is no severity, and a combination has two of them.
         if name and level.isdigit() and "+" not in name and "missing" not in name:
             levels.setdefault(name, []).append(int(level))
         else:

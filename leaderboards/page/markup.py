@@ -72,6 +72,7 @@ def _blocks(text: str) -> Iterator[list[str]]:
             block = []
         if line.strip() or fenced:
             block.append(line)
+        # A heading or a closing fence ends its block, with or without a blank line below.
         if heading or (fence and fenced):
             yield block
             block = []
@@ -86,7 +87,7 @@ def _block(lines: list[str], deeper: int) -> str:
         return f"<pre>{html.escape(code)}</pre>"
     if lines[0].startswith("#"):
         marks, _, words = lines[0].partition(" ")
-        level = min(len(marks) + deeper, 6)
+        level = min(len(marks) + deeper, 6)  # HTML has no h7
         return f"<h{level}>{inline(words)}</h{level}>"
     if lines[0].startswith("|"):
         return _table(lines)
@@ -101,6 +102,7 @@ def _block(lines: list[str], deeper: int) -> str:
 def _table(lines: list[str]) -> str:
     cells = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in lines]
     head = "".join(f'<th scope="col">{inline(cell.strip())}</th>' for cell in cells[0])
+    # The second line is the rule below the header.
     rows = ["".join(f"<td>{inline(cell.strip())}</td>" for cell in row) for row in cells[2:]]
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return (
@@ -120,6 +122,7 @@ def _passage(block: str) -> str:
     if lead is not None:
         before = _passage("\n".join(lines[:lead])) if lead else ""
         return before + _block(lines[lead:], 0)
+    # Indented or aligned by two spaces: an equation, whose spaces must stay.
     if any(line.startswith(" ") or "  " in line.strip() for line in lines):
         return f"<pre>{html.escape(textwrap.dedent(block))}</pre>"
     return f"<p>{html.escape(' '.join(block.split()))}</p>"
@@ -135,6 +138,7 @@ def figure(svg: str, number: int, name: str) -> str:
     view_box = root.attrib["viewBox"]
     texts = ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
     sentences = [text for text in texts if re.search(r"\.$|^[\w ()-]+: \w", text)]
+    # matplotlib gives an id to every group; only those that are used remain.
     references = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
     for element in list(root.iter()):
         for child in list(element):

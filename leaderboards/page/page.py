@@ -49,10 +49,14 @@ def page(
     ``designs`` are the factorials of each profile by the task it was trained on.
     ``files`` are the published files by name: figures are shown, tables offered for download.
     """
-    boards, profiles, paths = summary.boards, summary.profiles, dict(_run_paths(folders, runs))
+    boards, profiles, paths = summary.boards, summary.profiles, _run_paths(folders, runs)
     stems = [board.stem for board in boards] + [profile.stem for profile in profiles]
     figures = _figures(files, stems)
-    sections = [*_findings(folders)]
+    sections = []
+    findings = [folder / FINDINGS for folder in folders if (folder / FINDINGS).is_file()]
+    if findings:
+        body = "\n".join(markdown(path.read_text(encoding="utf-8"), 2) for path in findings)
+        sections.append(Section("findings", "Findings", body))
     if len(boards) > 1 or figures.get(""):
         sections.append(_summary(summary, figures.get("", "")))
     for board in boards:
@@ -73,6 +77,7 @@ def _fill(runs: Runs, sections: Sequence[Section], downloads: str) -> str:
         for part in sections
     )
     nav = "".join(f'<a href="#{part.key}">{esc(part.title)}</a>' for part in sections)
+    # From the finished tables, so that the filter offers each kind that a row has.
     kinds = sorted(set(re.findall(r'data-kind="([^"]*)"', body)))
     return Template(_part("page.html")).substitute(
         title="Leaderboards",
@@ -83,6 +88,7 @@ def _fill(runs: Runs, sections: Sequence[Section], downloads: str) -> str:
         files=downloads,
         script=script,
         style=style,
+        # The page's content security policy runs only a script and a style of these hashes.
         script_hash=_policy_hash(script),
         style_hash=_policy_hash(style),
     )
@@ -110,17 +116,20 @@ def _lead(runs: Runs) -> str:
     )
 
 
-def _run_paths(folders: Sequence[Path], runs: Runs) -> Iterator[tuple[str, str]]:
-    """Yield run id and folder; of an absolute path only the last part of the root."""
+def _run_paths(folders: Sequence[Path], runs: Runs) -> dict[str, str]:
+    """Return folders by run id; of an absolute path only the last part of the root."""
+    paths = {}
     for run in (*runs.runs, *runs.oracle):
         root = next(folder for folder in folders if run.folder.is_relative_to(folder))
         short_root = Path(root.resolve().name) if root.is_absolute() else root
-        yield run.record.id, str(short_root / run.folder.relative_to(root))
+        paths[run.record.id] = str(short_root / run.folder.relative_to(root))
+    return paths
 
 
 def _figures(files: Mapping[str, bytes], stems: Sequence[str]) -> dict[str, str]:
     """Return the figures of each board by its stem; all others under the empty name."""
     figures: dict[str, list[str]] = {}
+    # Shortest first: of two tasks whose names both match, the last and longest wins.
     slugs = {name.partition("-")[2]: name for name in sorted(stems, key=len)}
     svg_files = [name for name in files if name.endswith(".svg")]
     for number, file in enumerate(svg_files):
@@ -139,16 +148,10 @@ def _downloads(files: Mapping[str, bytes], names: Sequence[str]) -> str:
                 text = data.decode()
                 content.setdefault(name, {})[kind] = json.loads(text) if kind == "json" else text
     text = json.dumps(content, separators=(",", ":"))
+    # "</script>" in a label would end the block.
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
-
-
-def _findings(folders: Sequence[Path]) -> Iterator[Section]:
-    texts = [folder / FINDINGS for folder in folders if (folder / FINDINGS).is_file()]
-    if texts:
-        body = "\n".join(markdown(path.read_text(encoding="utf-8"), 2) for path in texts)
-        yield Section("findings", "Findings", body)
 
 
 def _tools(file: str) -> str:
@@ -196,6 +199,7 @@ def _board(runs: Runs, board: Board, paths: Mapping[str, str], figures: str) -> 
 
 
 def _more(sheet: Sheet, names: Sequence[Name], key: str) -> str:
+    # The details are in the main table; once more here they would double the page.
     plain_names = [replace(name, detail="") for name in names]
     return (
         f'<details class="more"><summary>{esc(sheet.title)}</summary>'
@@ -222,6 +226,7 @@ def _profile(
         details = detail(groups[blank.label], {}, {}, None, True, paths)
         names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{details}"))
     key, name = f"p-{_slug(profile.trained_on)}", profile.stem
+    # The composite is the third column of the overview.
     whiskers = 2, draw_intervals([row.composite for row in profile.rows])
     body = [f'<p class="about">{esc(profile_tables.caption(profile))}</p>', _tools(name)]
     body += [table(profile_tables.overview(profile, halves=True), names, key, whiskers)]

@@ -50,7 +50,9 @@ def table(
     whisker_column, drawings = whiskers or (None, ())
     head = []
     for column, title in enumerate(sheet.header):
-        head.append(_heading(title, column))
+        alignment = ' class="l"' if column == 1 else ""
+        button = f'<button type="button">{esc(title)}</button>'
+        head.append(f'<th scope="col" aria-sort="none"{alignment}>{button}</th>')
         if column == whisker_column:
             head.append('<th scope="col" class="w">interval</th>')
     marked = {n for row in sheet.rows for n, cell in enumerate(row) if cell.text.endswith(VERDICTS)}
@@ -60,6 +62,7 @@ def table(
         cells = []
         for column, cell in enumerate(row):
             best = " best" if cell.best else ""
+            # A blank mark keeps the numbers of the column aligned.
             room = column in marked and not cell.text.endswith(VERDICTS)
             number_cell = _cell(cell.text, best, room)
             cells.append(_entry(name, f"{key}-{number}") if column == 1 else number_cell)
@@ -85,15 +88,10 @@ def _row(name: Name, cells: str, key: str, width: int) -> str:
     return f"<tbody {attributes}><tr>{cells}</tr>{below}</tbody>"
 
 
-def _heading(title: str, column: int) -> str:
-    alignment = ' class="l"' if column == 1 else ""
-    button = f'<button type="button">{esc(title)}</button>'
-    return f'<th scope="col" aria-sort="none"{alignment}>{button}</th>'
-
-
 def _entry(name: Name, key: str) -> str:
     label = f'<span class="name">{esc(name.label)}</span>'
     if name.detail:
+        # Open until the script closes it: a browser without scripts shows all details.
         label = f'<button type="button" aria-expanded="true" aria-controls="{key}">{label}</button>'
     kind = f' <span class="kind">{esc(name.kind)}</span>' if name.kind else ""
     return f'<th scope="row">{label}{kind}</th>'
@@ -102,6 +100,7 @@ def _entry(name: Name, key: str) -> str:
 def _cell(text: str, best: str, room: bool) -> str:
     """Return a number, with ``room`` for a mark if other numbers of the column have one."""
     number = _NUMBER.match(text)
+    # The script sorts by this attribute; texts carry signs, intervals and marks.
     value = f' data-v="{number["value"]}"' if number else ""
     return f'<td class="n{best}"{value}>{number_html(text)}{MARK if room else ""}</td>'
 
@@ -133,6 +132,7 @@ def draw_intervals(intervals: Sequence[Interval], *, higher_is_better: bool = Tr
     behind = off_scale(spans, higher_is_better=higher_is_better)
     visible = [span for number, span in spans.items() if number not in behind]
     low, high = min(span[0] for span in visible), max(span[1] for span in visible)
+    # 4 units remain at each end for half a dot or an arrow; one point alone has no range.
     unit = (WIDE - 8) / ((high - low) or 1.0)
     drawings = []
     for number, interval in enumerate(intervals):

@@ -87,6 +87,7 @@ def publish(
     contents["board.md"] = summary.front_page(runs, combined, robustness.links(contents))
     if html:
         designs = {task.task: task.designs for task in reports.tasks}
+        # The front page stays last: once it is written, all files that it links exist.
         contents = {"index.html": page(folders, runs, combined, designs, contents), **contents}
     files = write_files(out, contents)
     return Published(tuple(files), combined.boards, combined.profiles)

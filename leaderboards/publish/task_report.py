@@ -123,10 +123,12 @@ def build_all(
     drawings: dict[str, bytes] = {}
 
     def on_progress(task: str, stage: str, fraction: float) -> None:
+        # A message of a worker may arrive after its result; progress never falls.
         fractions[task] = max(fractions[task], fraction)
         total = sum(fractions.values()) / len(fractions)
         report(f"{task}: {stage}", READ + (1 - READ) * total)
 
+    # A large task begun last would keep one process busy while the others wait.
     largest_first = sorted(requests, key=_size, reverse=True)
     jobs = deque[ReportJob](largest_first)
     if not requests:
@@ -167,6 +169,7 @@ def start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports Ctrl-C
     gc.disable()  # no record is garbage: a search among them, also at exit, takes half a second
     atexit.register(gc.freeze)
+    # While the parent still reads records, so that the first figure need not wait.
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg  # noqa: F401
 
@@ -197,7 +200,7 @@ def _board_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport
     pictures = [f"{name}.svg" for name in figures]
     files = tables.report(result, pictures).files()
     more_files, more_figures = robustness.board_report(result, request.labels)
-    light = replace(result, entry_scores={})
+    light = replace(result, entry_scores={})  # after its last use, before it is pickled
     return TaskReport(request.task, light, (), files | more_files, {**figures, **more_figures})
 
 
@@ -212,6 +215,6 @@ def _profile_report(request: ReportRequest, on_progress: OnProgress) -> TaskRepo
     if designs:
         files[f"{stem}-factors.csv"] = factorial.as_csv(designs).encode()
     more_files, more_figures = robustness.profile_report(result)
-    light = replace(result, groups={})
+    light = replace(result, groups={})  # after its last use, before it is pickled
     figures |= more_figures
     return TaskReport(request.task, light, designs, files | more_files, figures)

@@ -127,6 +127,7 @@ def profile_task(
     clusters = counted[counted["subset"] != ""].groupby("subset")["cluster"].nunique()
     subsets = sorted(str(name) for name, count in clusters.items() if count > 1)
     profiles = [profile_rows(task, "", metric, higher_is_better, runs)]
+    # One subset would repeat the task's own numbers; of many, none has enough items.
     for subset in subsets if 1 < len(subsets) <= MOST_SUBSETS else []:
         subset_runs = [rows[rows["subset"] == subset] for rows in runs]
         profiles.append(profile_rows(task, subset, metric, higher_is_better, subset_runs))
@@ -165,7 +166,9 @@ def measure(
         raise UserError(f"{task}: the seeds answered different items; run the command again.")
     if len(set(clusters)) < 2:
         raise UserError(f"{task}: an interval needs items of two clusters or more; raise --limit.")
+    # Row 0 counts every item once: the estimate itself; the others are the resamples.
     weights = np.vstack([np.ones(len(ids)), resample_weights(clusters, DRAWS, task)])
+    # The same weights for every seed and number, so that differences are paired.
     values = [_values(_ratios(rows, higher_is_better), weights) for rows in runs]
     seeds = [_derived(ratios, higher_is_better) for ratios in values]
     common = [name for name in seeds[0] if all(name in numbers for numbers in seeds)]
@@ -176,6 +179,7 @@ def measure(
             len(set(clusters)),
         )
         for name in common
+        # A number with an empty denominator, as of an error group without items, is left out.
         if all(np.isfinite(numbers[name][0]) for numbers in seeds)
     }
 
@@ -230,6 +234,7 @@ def _groups(
     full, text, image = (
         views[key][0] for key in (("full", ""), ("text", "blank"), ("image", "blank"))
     )
+    # Unscored in one view, an item belongs to no group.
     counted = np.all([rows["bottom"].to_numpy(float) > 0 for rows in (full, text, image)], axis=0)
     tops, bottoms = _columns([full])
     right_text, right_image = _right(text, higher_is_better), _right(image, higher_is_better)
@@ -263,11 +268,18 @@ def _conflict(
         kind, tables, texts = "text_only", [full], [text_only["answer"].to_numpy()]
         conflict = ~_right(text_only, higher_is_better)
         conflict &= text_only["bottom"].to_numpy(float) > 0
+    # Text that suggests nothing, or the right answer, is no conflict.
     counted = [conflict & (text != "") & (text != truth) for text in texts]
     if not np.any(counted):
         return "", {}
     by_text = [rows["answer"].to_numpy() == text for rows, text in zip(tables, texts, strict=True)]
-    by_image = [_by_image(rows, kind, higher_is_better) for rows in tables]
+    # Where several answers may be right, the score decides, not equality with the listed one.
+    by_image = [
+        _right(rows, higher_is_better)
+        if kind == "text_only"
+        else rows["answer"].to_numpy() == rows["truth"].to_numpy()
+        for rows in tables
+    ]
     return kind, {
         f"conflict.{modality}": (
             np.mean([a & b for a, b in zip(counted, follows, strict=True)], axis=0),
@@ -277,13 +289,6 @@ def _conflict(
     }
 
 
-def _by_image(rows: pd.DataFrame, kind: str, higher_is_better: bool) -> NDArray[np.bool_]:
-    """Mark answers that follow the image: the right one, of several that may be right."""
-    if kind == "text_only":
-        return _right(rows, higher_is_better)
-    return np.asarray(rows["answer"].to_numpy() == rows["truth"].to_numpy())
-
-
 def _additive(
     views: Mapping[tuple[str, str], Sequence[pd.DataFrame]], full: pd.DataFrame
 ) -> dict[str, Ratio]:
@@ -291,6 +296,7 @@ def _additive(
     if ("additive", "") not in views:
         return {}
     additive = views["additive", ""][0]
+    # The approximation has a part of the items; both tables are sorted by id.
     indices = np.searchsorted(full["id"].to_numpy(str), additive["id"].to_numpy(str))
     inside, score = np.zeros(len(full)), np.zeros(len(full))
     inside[indices], score[indices] = 1.0, additive["top"].to_numpy(float)

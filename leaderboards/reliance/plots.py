@@ -127,6 +127,7 @@ def _legend(axes: "Axes") -> None:
         Line2D([], [], marker=marker, color=colour, label=label, **style)
         for label, colour, marker in reversed(VIEWS.values())
     ]
+    # Below the axis label: 0.42 inches, whatever the number of rows.
     axes.legend(
         handles=handles, ncols=4, fontsize=7.5, loc="upper left", handletextpad=0.1,
         columnspacing=1.0, borderaxespad=0, bbox_to_anchor=(0, -0.42 / inches(axes)[1]),
@@ -139,15 +140,10 @@ def _unchanged(axes: "Axes", parts: Sequence[TaskReliance]) -> None:
         if same is None:
             continue
         axes.barh(row, same, height=0.5, color=TEXT, alpha=0.75)
-        _number(axes, same, row)
+        inside = same > 60  # a long bar leaves no room right of it
+        axes.text(same + (-3 if inside else 3), row, f"{same:.0f}", fontsize=7.5, va="center",
+                  ha="right" if inside else "left", color="white" if inside else INK)  # fmt: skip
     axes.set_title("same answer\nwithout the image (%)", fontsize=8.5, pad=6)
-
-
-def _number(axes: "Axes", value: float, row: int) -> None:
-    """Write the number at the end of its bar, inside if the bar is long."""
-    inside = value > 60
-    axes.text(value + (-3 if inside else 3), row, f"{value:.0f}", fontsize=7.5, va="center",
-              ha="right" if inside else "left", color="white" if inside else INK)  # fmt: skip
 
 
 def _conflicts(axes: "Axes", parts: Sequence[TaskReliance]) -> None:
@@ -156,12 +152,13 @@ def _conflicts(axes: "Axes", parts: Sequence[TaskReliance]) -> None:
         if text is None or image is None:
             axes.text(0, row, "no conflict", fontsize=7, va="center", color=SOFT)
             continue
+        # Rounding errors can take the sum slightly above 100.
         neither = max(0.0, 100 - text - image)
         axes.barh(row, text, height=0.5, color=TEXT, alpha=0.75)
         axes.barh(row, neither, left=text, height=0.5, color=FAINT)
         axes.barh(row, image, left=text + neither, height=0.5, color=IMAGE, hatch="////",
                   edgecolor="white", lw=0.0, alpha=0.85)  # fmt: skip
-        if text > 12:
+        if text > 12:  # two digits fit into the bar
             axes.text(2, row, f"{text:.0f}", fontsize=7.5, va="center", color="white")
         if image > 12:
             axes.text(98, row, f"{image:.0f}", fontsize=7.5, va="center", ha="right", color=INK,

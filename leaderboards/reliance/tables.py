@@ -78,8 +78,10 @@ def verdict(part: TaskReliance) -> str:
 def state(part: TaskReliance, modality: str) -> str:
     """Return ``used``, ``not used``, or ``unclear`` if the items do not decide."""
     blank, shuffled = (part.numbers[f"gain.{modality}.{way}"] for way in ("blank", "shuffled"))
+    # Another item's input decides: a gain over a blank may only show that blanks are unusual.
     if shuffled.low > 0:
         return "used"
+    # Items that all agree give an interval without width; an effect this large can still hide.
     hidden = RULE_OF_THREE / part.clusters
     highest = max(gain.mean + max(gain.half, hidden) for gain in (blank, shuffled))
     return "not used" if highest < UNUSED else "unclear"
