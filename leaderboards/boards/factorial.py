@@ -11,7 +11,7 @@ from steelyard.leaderboards.boards.profile import COMPOSITE, composite
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.output.files import csv_text
-from steelyard.leaderboards.output.sheet import Cell, Sheet
+from steelyard.leaderboards.output.sheet import Sheet, text_sheet
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval, Sample
 
@@ -144,7 +144,9 @@ def sheets(factorials: Sequence[Factorial]) -> list[Sheet]:
             (*map(_level, cell.levels.values()), *map(with_half, cell.scores.values()))
             for cell in factorial.cells
         ]
-        tables.append(_sheet(f"{factorial.method}: factorial", (*factorial.factors, *names), rows))
+        tables.append(
+            text_sheet(f"{factorial.method}: factorial", (*factorial.factors, *names), rows)
+        )
         rows = []
         for effect in factorial.effects:
             texts = [effect.factor, _comparison(effect), str(effect.pairs)]
@@ -157,12 +159,8 @@ def sheets(factorials: Sequence[Factorial]) -> list[Sheet]:
             "(* interval without 0, not corrected for the number of effects)"
         )
         names = map(words, factorial.columns)
-        tables.append(_sheet(title, ("factor", "levels", "pairs", *names), rows))
+        tables.append(text_sheet(title, ("factor", "levels", "pairs", *names), rows))
     return tables
-
-
-def _sheet(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Sheet:
-    return Sheet(title, header, tuple(tuple(map(Cell, row)) for row in rows))
 
 
 def _comparison(effect: FactorialEffect) -> str:

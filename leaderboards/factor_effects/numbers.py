@@ -52,7 +52,7 @@ class LevelSamples:
 
 
 @dataclass(frozen=True, slots=True)
-class LevelEffect:
+class LevelNumbers:
     """Numbers of one level, and their differences to the reference level."""
 
     value: str
@@ -75,7 +75,7 @@ class FactorCurve:
     about: str
     seeds: tuple[int, ...]
     items: int
-    levels: tuple[LevelEffect, ...]
+    levels: tuple[LevelNumbers, ...]
     """In the order of the command."""
 
 
@@ -125,7 +125,7 @@ def _curve(levels: Sequence[LevelSamples]) -> FactorCurve:
     )
 
 
-def _effect(level: LevelSamples, reference: LevelSamples | None) -> LevelEffect:
+def _effect(level: LevelSamples, reference: LevelSamples | None) -> LevelNumbers:
     names = [name for name in NUMBERS if name in level.samples]
     effects = {}
     if reference is not None and reference is not level:
@@ -135,4 +135,4 @@ def _effect(level: LevelSamples, reference: LevelSamples | None) -> LevelEffect:
             if name in reference.samples
         }
     numbers = {name: intervals.interval(level.samples[name]) for name in names}
-    return LevelEffect(level.value, level.reference, numbers, effects)
+    return LevelNumbers(level.value, level.reference, numbers, effects)

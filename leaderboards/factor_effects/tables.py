@@ -1,6 +1,5 @@
 """Write the effect of a factor as a page, CSV, JSON, a figure and a terminal table."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,13 +7,14 @@ from steelyard.leaderboards.factor_effects.numbers import (
     MAIN_NUMBERS,
     Factor,
     FactorCurve,
-    LevelEffect,
+    LevelNumbers,
 )
 from steelyard.leaderboards.factor_effects.plots import picture
 from steelyard.leaderboards.output.files import exact, members, write_files
 from steelyard.leaderboards.output.report import Report, ReportPart
-from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
-from steelyard.leaderboards.reliance.numbers import NUMBERS, PERCENTAGES
+from steelyard.leaderboards.output.sheet import Sheet, sheet_terminal, text_sheet
+from steelyard.leaderboards.reliance.numbers import NUMBERS
+from steelyard.leaderboards.reliance.tables import mean_and_half
 from steelyard.leaderboards.stats.intervals import Interval
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def report(factor: Factor) -> Report:
     )
 
 
-def _row(curve: FactorCurve, level: LevelEffect, name: str) -> dict[str, str]:
+def _row(curve: FactorCurve, level: LevelNumbers, name: str) -> dict[str, str]:
     interval, effect = level.numbers[name], level.effects.get(name)
     return {
         "task": curve.task,
@@ -96,7 +96,7 @@ def sheets(curve: FactorCurve) -> tuple[Sheet, ...]:
     names = [name for name in MAIN_NUMBERS if any(name in level.numbers for level in curve.levels)]
     header = (curve.parameter, *(HEADINGS[name] for name in names))
     levels = [
-        (level.name, *(_cell(level.numbers.get(name), name) for name in names))
+        (level.name, *(mean_and_half(level.numbers.get(name), name) for name in names))
         for level in curve.levels
     ]
     effects = [
@@ -104,26 +104,17 @@ def sheets(curve: FactorCurve) -> tuple[Sheet, ...]:
         for level in curve.levels
         if level.effects
     ]
-    tables = [_sheet("Levels", header, levels)]
+    tables = [text_sheet("Levels", header, levels)]
     if effects:
-        tables.append(_sheet("Minus the reference level", (f"Δ {header[0]}", *header[1:]), effects))
+        tables.append(
+            text_sheet("Minus the reference level", (f"Δ {header[0]}", *header[1:]), effects)
+        )
     return tuple(tables)
-
-
-def _sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Sheet:
-    return Sheet(title, tuple(header), tuple(tuple(map(Cell, row)) for row in rows))
-
-
-def _cell(interval: Interval | None, name: str, sign: str = "") -> str:
-    if interval is None:
-        return ""
-    scale, digits = (100, 1) if name in PERCENTAGES else (1, 2)
-    return f"{scale * interval.mean:{sign}.{digits}f} ± {scale * interval.half:.{digits}f}"
 
 
 def _effect(interval: Interval | None, name: str) -> str:
     mark = "" if interval is None or interval.low <= 0 <= interval.high else " *"
-    return _cell(interval, name, "+") + mark
+    return mean_and_half(interval, name, "+") + mark
 
 
 def terminal(factor: Factor) -> "Table":
@@ -140,5 +131,5 @@ def terminal(factor: Factor) -> "Table":
             intervals = (level.numbers.get(name) for name in names)
             means = ("" if i is None else f"{100 * i.mean:.1f}" for i in intervals)
             rows.append((curve.task, f"{curve.parameter} {level.name}", *means))
-    sheet = _sheet(f"Effect of {factor.name} on reliance", ("task", "level", *headings), rows)
+    sheet = text_sheet(f"Effect of {factor.name} on reliance", ("task", "level", *headings), rows)
     return sheet_terminal(sheet, left=(0, 1), title=Text(sheet.title))

@@ -1,6 +1,6 @@
 """Write tables of cells as Markdown and LaTeX, and bullet lists."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,11 @@ class Sheet:
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+
+def text_sheet(title: str, header: Iterable[str], rows: Iterable[Iterable[str]]) -> Sheet:
+    """Build a table without marks of the best."""
+    return Sheet(title, tuple(header), tuple(tuple(map(Cell, row)) for row in rows))
 
 
 def sheet_markdown(sheet: Sheet) -> str:

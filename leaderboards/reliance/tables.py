@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.output.files import exact, members, write_files
 from steelyard.leaderboards.output.report import Report, ReportPart
-from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
+from steelyard.leaderboards.output.sheet import Sheet, sheet_terminal, text_sheet
 from steelyard.leaderboards.reliance.numbers import (
     CONFLICTS,
     GROUPS,
@@ -16,6 +16,7 @@ from steelyard.leaderboards.reliance.numbers import (
     TaskReliance,
 )
 from steelyard.leaderboards.reliance.plots import picture
+from steelyard.leaderboards.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -141,7 +142,7 @@ def _scores(diagnosis: Diagnosis) -> Sheet:
          *(_cell(part, name) for name in columns.values()))
         for part in diagnosis.parts
     ]  # fmt: skip
-    return _sheet("Score by visible modality", ("items", "task", "score", *columns), rows)
+    return text_sheet("Score by visible modality", ("items", "task", "score", *columns), rows)
 
 
 def _gains(diagnosis: Diagnosis) -> Sheet:
@@ -160,24 +161,21 @@ def _gains(diagnosis: Diagnosis) -> Sheet:
         for part in diagnosis.parts
     ]
     title = "Gain from each modality, and how often the answer stays"
-    return _sheet(title, ("items", "task", *columns), rows)
+    return text_sheet(title, ("items", "task", *columns), rows)
 
 
 def _groups(diagnosis: Diagnosis) -> Sheet:
     names = list(GROUPS.values())
     header = [f"{name} alone right" if name in ("text", "image") else name for name in names]
-    rows = [
-        (str(part.items), part.name, *(_group(part, name) for name in names))
-        for part in diagnosis.parts
-        if "group.both.share" in part.numbers
-    ]
+    rows = []
+    for part in diagnosis.parts:
+        if "group.both.share" in part.numbers:
+            fractions = [_cell(part, f"group.{name}.share") for name in names]
+            scores = [_cell(part, f"group.{name}.score") or "none" for name in names]
+            cells = (f"{f}: {score}" for f, score in zip(fractions, scores, strict=True))
+            rows.append((str(part.items), part.name, *cells))
     title = "Fraction of items by the modality that alone is right, and the full score inside"
-    return _sheet(title, ("items", "task", *header), rows)
-
-
-def _group(part: TaskReliance, name: str) -> str:
-    fraction, score = _cell(part, f"group.{name}.share"), _cell(part, f"group.{name}.score")
-    return f"{fraction}: {score or 'none'}"
+    return text_sheet(title, ("items", "task", *header), rows)
 
 
 def _more(diagnosis: Diagnosis) -> Sheet:
@@ -195,22 +193,20 @@ def _more(diagnosis: Diagnosis) -> Sheet:
          *(_cell(part, name) for name in columns.values()))
         for part in diagnosis.parts
     ]  # fmt: skip
-    return _sheet("Conflict, information and lean", ("conflict items", "task", *columns), rows)
-
-
-def _sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Sheet:
-    return Sheet(title, tuple(header), tuple(tuple(map(Cell, row)) for row in rows))
+    return text_sheet("Conflict, information and lean", ("conflict items", "task", *columns), rows)
 
 
 def _cell(part: TaskReliance, name: str) -> str:
+    signed = name.startswith(("gain.", "lean.", "information.", "additive.gap"))
+    return mean_and_half(part.numbers.get(name), name, "+" if signed else "")
+
+
+def mean_and_half(interval: Interval | None, name: str, sign: str = "") -> str:
     """Return mean and half the interval; blank if the number does not exist."""
-    interval = part.numbers.get(name)
     if interval is None:
         return ""
-    sign = "+" if name.startswith(("gain.", "lean.", "information.", "additive.gap")) else ""
-    if name in PERCENTAGES:
-        return f"{100 * interval.mean:{sign}.1f} ± {100 * interval.half:.1f}"
-    return f"{interval.mean:{sign}.2f} ± {interval.half:.2f}"
+    scale, digits = (100, 1) if name in PERCENTAGES else (1, 2)
+    return f"{scale * interval.mean:{sign}.{digits}f} ± {scale * interval.half:.{digits}f}"
 
 
 def report(diagnosis: Diagnosis, pictures: Sequence[str] = ()) -> Report:
@@ -269,7 +265,7 @@ def terminal(diagnosis: Diagnosis) -> "Table":
         intervals = (part.numbers.get(name) for name in columns.values())
         means = ("" if interval is None else f"{100 * interval.mean:.0f}" for interval in intervals)
         rows.append([part.name, *means])
-    sheet = _sheet(f"What {diagnosis.model} relies on", ("task", *columns), rows)
+    sheet = text_sheet(f"What {diagnosis.model} relies on", ("task", *columns), rows)
     caption = (
         "%. gain: with the image minus with another item's; same: answers that stay without the "
         "image; to text: conflicts that follow the text"
