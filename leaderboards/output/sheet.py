@@ -33,7 +33,6 @@ def text_sheet(title: str, header: Iterable[str], rows: Iterable[Iterable[str]])
 
 
 def sheet_markdown(sheet: Sheet) -> str:
-    """Return a table in Markdown."""
     lines = [[md(name) for name in sheet.header]]
     # The second column has names, all others numbers.
     lines.append(["---" if column == 1 else "--:" for column in range(len(sheet.header))])
@@ -94,13 +93,13 @@ def sheet_terminal(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False,
         title_justify="left", caption_justify="left", **options,
     )  # fmt: skip
-    shown = range(len(sheet.header)) if columns is None else columns
-    for index in shown:
+    indices = range(len(sheet.header)) if columns is None else columns
+    for index in indices:
         table.add_column(
             Text(sheet.header[index]), justify="left" if index in left else "right",
             vertical="bottom", no_wrap=True, overflow="ellipsis",
             max_width=widest if index in left else None,
         )  # fmt: skip
     for row in sheet.rows:
-        table.add_row(*(Text(row[i].text, style="bold" if row[i].best else "") for i in shown))
+        table.add_row(*(Text(row[i].text, style="bold" if row[i].best else "") for i in indices))
     return table

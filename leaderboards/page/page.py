@@ -30,8 +30,6 @@ KINDS = ("csv", "json", "tex")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Part of the page with a heading."""
-
     key: str
     title: str
     body: str

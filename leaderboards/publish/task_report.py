@@ -42,8 +42,6 @@ OnProgress = Callable[[str, str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """Input of one task report."""
-
     runs: Runs
     """Runs of this task only."""
     task: str
@@ -55,16 +53,12 @@ class ReportRequest:
 
 @dataclass(frozen=True, slots=True)
 class SummaryRequest:
-    """Input of the summary of all tasks."""
-
     runs: Runs
     boards: Sequence[Board | Profile]
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Figure to draw."""
-
     task: str
     """Empty for a figure of all tasks."""
     stem: str
@@ -76,8 +70,6 @@ ReportJob = ReportRequest | SummaryRequest | Drawing
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """Result of one task."""
-
     task: str
     board: Board | Profile
     """Without its resamples, which would fill the memory."""
@@ -165,7 +157,6 @@ def _size(request: ReportRequest) -> float:
 
 
 def start_worker() -> None:
-    """Prepare a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports Ctrl-C
     gc.disable()  # no record is garbage: a search among them, also at exit, takes half a second
     atexit.register(gc.freeze)

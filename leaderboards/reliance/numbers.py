@@ -137,7 +137,6 @@ def profile_task(
 def profile_rows(
     task: str, subset: str, metric: str, higher_is_better: bool, runs: Sequence[pd.DataFrame]
 ) -> TaskReliance:
-    """Profile all rows together."""
     first = runs[0]
     kind, conflicts = _conflict(_views(first), higher_is_better)
     samples = measure(runs, task, higher_is_better=higher_is_better)
