@@ -9,8 +9,8 @@ from statistics import fmean
 from steelyard.leaderboards.boards import cells, profile_tables, tables
 from steelyard.leaderboards.boards.board import Blank, Board
 from steelyard.leaderboards.boards.evidence import joined, sentence, titled
+from steelyard.leaderboards.boards.plots.ranks import critical_figure
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.boards.rank_plots import critical_figure
 from steelyard.leaderboards.loading.collect import Run, Runs
 from steelyard.leaderboards.output.escape import escape_formulas, md
 from steelyard.leaderboards.output.files import csv_text, exact, json_text, members

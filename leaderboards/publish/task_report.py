@@ -12,18 +12,11 @@ from threadpoolctl import threadpool_limits
 
 from steelyard.harness.core.processes import Workers, spread
 from steelyard.harness.core.progress import Progress
-from steelyard.leaderboards.boards import (
-    board,
-    factorial,
-    plots,
-    profile,
-    profile_plots,
-    profile_tables,
-    summary,
-    tables,
-)
+from steelyard.leaderboards.boards import board, factorial, profile, profile_tables, summary, tables
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.factorial import Factorial, factorials
+from steelyard.leaderboards.boards.plots import board as plots
+from steelyard.leaderboards.boards.plots import profile as profile_plots
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import Summary
 from steelyard.leaderboards.loading.collect import Runs

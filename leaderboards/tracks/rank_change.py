@@ -12,8 +12,8 @@ from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cells import Column, entry_sheet
+from steelyard.leaderboards.boards.plots.ranks import slope_figure
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.boards.rank_plots import slope_figure
 from steelyard.leaderboards.output.files import exact, write_files
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Sheet

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from steelyard.harness.cli.main import cli
 from steelyard.harness.core.errors import UserError
-from steelyard.leaderboards.boards.rank_plots import close_runs, critical_figure, slope_figure
+from steelyard.leaderboards.boards.plots.ranks import close_runs, critical_figure, slope_figure
 from steelyard.leaderboards.output.style import marks, render
 from steelyard.leaderboards.stats.ranking import (
     CriticalDifference,

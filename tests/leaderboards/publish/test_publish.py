@@ -18,8 +18,8 @@ from PIL import Image
 
 from steelyard.leaderboards.boards import tables
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.cost_plots import cost_axis, pareto
-from steelyard.leaderboards.boards.plots import figures
+from steelyard.leaderboards.boards.plots.board import figures
+from steelyard.leaderboards.boards.plots.costs import cost_axis, pareto
 from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.style import (
     axis_limits,

@@ -16,12 +16,7 @@ from steelyard.leaderboards.robustness import numbers
 from steelyard.leaderboards.robustness.items import consistency, of_board
 from steelyard.leaderboards.robustness.numbers import Robustness, VariantScores, corruptions_of
 from steelyard.leaderboards.robustness.plots import best_of
-from steelyard.leaderboards.robustness.tables import (
-    board_report,
-    profile_report,
-    report,
-    sheets,
-)
+from steelyard.leaderboards.robustness.tables import board_report, profile_report, report, sheets
 from steelyard.leaderboards.stats.intervals import Sample
 
 VARIANTS = ("image-noise:1", "image-noise:3", "image-blank", "text-noise:2", "clean",

@@ -78,7 +78,7 @@ def test_a_profile_keeps_them_apart_too(tmp_path: Path) -> None:
 
 
 def test_severities_of_rates_are_drawn_and_other_draws_left_out(tmp_path: Path) -> None:
-    from steelyard.leaderboards.boards.plots import _graded
+    from steelyard.leaderboards.boards.plots.board import _graded
 
     rates = {f"image-missing:{rate}": first(9 - rate // 20) for rate in (0, 50, 100)}
     make_run(tmp_path, "joint", HITS | rates | {"image-missing:50s1": first(5)})

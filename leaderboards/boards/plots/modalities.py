@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.cost_plots import bar_of
+from steelyard.leaderboards.boards.plots.costs import bar_of
 from steelyard.leaderboards.boards.tradeoff import OTHER
 from steelyard.leaderboards.output import style
 from steelyard.leaderboards.stats.differences import ControlDifference

@@ -7,14 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.cost_plots import (
+from steelyard.leaderboards.boards.plots.costs import (
     LIGHT,
     bar_of,
     cost_axis,
     draw_costs,
     phases_figure,
 )
-from steelyard.leaderboards.boards.modality_plots import modalities_figure
+from steelyard.leaderboards.boards.plots.modalities import modalities_figure
 from steelyard.leaderboards.output import style
 from steelyard.leaderboards.output.style import Anchor, Bar, Figures, Mark
 from steelyard.tasks.corruptions.variants import CLEAN

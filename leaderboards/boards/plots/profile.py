@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.boards.cells import DIRECTIONS, words
-from steelyard.leaderboards.boards.cost_plots import bar_of, cost_axis, draw_costs, phases_figure
-from steelyard.leaderboards.boards.plots import PAD, bar_limits
+from steelyard.leaderboards.boards.plots.board import PAD, bar_limits
+from steelyard.leaderboards.boards.plots.costs import bar_of, cost_axis, draw_costs, phases_figure
+from steelyard.leaderboards.boards.plots.ranks import critical_figure
 from steelyard.leaderboards.boards.profile import NO_IMAGE, Profile, ProfileRow
 from steelyard.leaderboards.boards.profile_measure import ProfileColumn
-from steelyard.leaderboards.boards.rank_plots import critical_figure
 from steelyard.leaderboards.output import style
 from steelyard.leaderboards.output.style import Figures, Mark
 
