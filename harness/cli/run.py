@@ -95,6 +95,7 @@ def suites_from(target: str, options: RunOptions) -> list[Suite]:
         "--budget": options.budget,
         "--method": options.methods,
         "--data-set": options.data_set,
+        "--data-root": options.data_root,
     }
     conflicts = [name for name, value in for_one_suite.items() if value]
     if len(bases) > 1 and conflicts:
