@@ -1,5 +1,7 @@
 """Entry point of the ``steelyard`` command: the group of all commands and the exit codes."""
 
+import atexit
+import gc
 import sys
 
 import click
@@ -71,6 +73,8 @@ for command in (demo, run, train, evaluate, answers, tune, leaderboard, compare,
 
 def main() -> None:
     """Run the command; a UserError is one line, a bug keeps its traceback."""
+    # A last search for garbage among torch's objects would take part of a second.
+    atexit.register(gc.freeze)
     try:
         # Else click ends the process itself, with code 1 when interrupted.
         cli(standalone_mode=False)

@@ -1,5 +1,7 @@
 """Worker processes that report progress and exit with their parent."""
 
+import atexit
+import gc
 import multiprocessing
 import os
 import threading
@@ -128,6 +130,7 @@ def _start_worker(
     global _messages
     _messages = messages
     messages.cancel_join_thread()  # unread messages must not keep a worker alive
+    atexit.register(gc.freeze)  # a last search for garbage would take part of a second
     parent = os.getppid()
 
     def exit_with_parent() -> None:
