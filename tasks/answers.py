@@ -1,5 +1,6 @@
 """Read answers in words: yes or no, a choice, or a short answer to compare.
 
+without_reasoning("<think>No dog?</think> Yes.")   # "Yes."
 normalise("Two dogs.")             # "2 dogs"
 yes_or_no("No, there is none.")    # "no"
 choice("It is red.", ["red", "blue"])  # "red"
@@ -43,6 +44,12 @@ PERIOD = re.compile(r"\.(?!\d)")
 YES = frozenset({"yes", "yeah", "yep", "true", "correct"})
 NO = frozenset({"no", "nope", "not", "none", "false", "incorrect", "cannot"})
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)*")
+REASONING = ("think", "thinking", "thought", "analysis")
+"""Names of tags around reasoning: those that lmms-eval removes, and ``thought``."""
+_TAGS = "|".join(REASONING)
+_CLOSED = re.compile(rf"<({_TAGS})>.*?</\1>", re.DOTALL)
+# A template may open the tag within the prompt; the limit of tokens may cut before it is closed.
+_HALF_OPEN = re.compile(rf"^.*</(?:{_TAGS})>|<(?:{_TAGS})>.*$", re.DOTALL)
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 LETTER = re.compile(r"\(?([A-Za-z])\)?(?=$|[.:),])")
 """An option's letter at the beginning of an answer, but no word and no article ``A``."""
@@ -59,6 +66,12 @@ CONTRACTIONS = {
     if letter == "'"
 } | {"somebody'd": "somebodyd"}  # the official table has this one the other way round
 """Contractions by their spellings without one apostrophe."""
+
+
+def without_reasoning(text: str) -> str:
+    """Return what follows and surrounds a model's reasoning; empty if reasoning was cut off."""
+    answer = _HALF_OPEN.sub("", _CLOSED.sub("", text))
+    return text if answer == text else answer.strip()
 
 
 def pope_label(answer: str) -> str:

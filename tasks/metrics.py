@@ -81,7 +81,7 @@ class AnswerItem(TypedDict):
     subset: str
     """Part of the task that is also scored separately."""
     answer: str
-    """Text of the model, unchanged."""
+    """Text of the model without its reasoning, else unchanged."""
 
 
 Fraction = tuple[float, float]

@@ -1,6 +1,6 @@
 """Errors that the user can fix (one line, exit code 2, no traceback), and a loss that diverged."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -17,6 +17,14 @@ class NonFiniteLoss(Exception):
     def __init__(self, step: int, value: float) -> None:
         super().__init__(f"loss became {value} at step {step}")
         self.step = step
+
+
+class NonFiniteOutput(Exception):
+    """A model's output is NaN or infinite for items of a batch."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__(f"outputs that are not finite in rows {', '.join(map(str, rows))}")
+        self.rows = rows
 
 
 def unknown(kind: str, name: str, names: Iterable[str]) -> UserError:

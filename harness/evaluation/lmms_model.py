@@ -1,6 +1,7 @@
 """Backbone as an lmms-eval model, in this process and under the stock ``lmms-eval`` command."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -9,7 +10,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from torch import Tensor
 
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import NonFiniteOutput, UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.progress import no_progress
 from steelyard.harness.models import registry
@@ -50,10 +51,12 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             if batch[0].args[1]["multi_label"] and not self.backbone.classes:
                 # A generative model names labels, 1 for each named choice and 0 for the others:
                 # likelihoods would rank the labels without saying how many apply.
-                texts = self.backbone.generate(inputs, MAX_TOKENS, **pixels)
-                rows = [[float(c) for c in wording.mentioned(text, choices)] for text in texts]
+                texts = self._generate(batch, inputs, MAX_TOKENS, pixels)
+                answered = map(wording.without_reasoning, texts)
+                rows = [[float(c) for c in wording.mentioned(text, choices)] for text in answered]
             else:
-                probabilities = self.backbone.answer(inputs, choices, **pixels)
+                with self._naming(batch):
+                    probabilities = self.backbone.answer(inputs, choices, **pixels)
                 if probabilities.shape != (len(inputs), len(choices)):
                     raise ValueError(
                         f"{self.backbone.name} answered {probabilities.shape}, not "
@@ -81,17 +84,43 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                     )
             # The longest of the batch, which cuts no answer short.
             limit = max(int(settings.get("max_new_tokens", MAX_TOKENS)) for settings in options)
-            texts = self.backbone.generate(inputs, limit, **self._attacked(batch, inputs))
-            if len(texts) != len(inputs):
-                raise ValueError(f"{self.backbone.name} gave {len(texts)} of {len(inputs)} answers")
+            texts = self._generate(batch, inputs, limit, self._attacked(batch, inputs))
             for text, settings in zip(texts, options, strict=True):
-                # Counted before the cut at a stop text, because the model generated them all.
+                # Counted before reasoning and stop texts are cut: the model generated them all.
                 counts = TokenCounts(output_tokens=self.backbone.count_tokens(text))
+                # Here and not by lmms-eval's option, so that no setting changes a score.
+                text = wording.without_reasoning(text)
                 stops = settings.get("until") or []
                 for stop in [stops] if isinstance(stops, str) else stops:
                     text = text.partition(stop)[0]
                 answers.append(GenerationResult(text, counts))
         return answers
+
+    def _generate(
+        self,
+        batch: Sequence[Instance],
+        inputs: Sequence[Inputs],
+        limit: int,
+        pixels: Mapping[str, Tensor],
+    ) -> list[str]:
+        with self._naming(batch):
+            texts = self.backbone.generate(inputs, limit, **pixels)
+        if len(texts) != len(inputs):
+            raise ValueError(f"{self.backbone.name} gave {len(texts)} of {len(inputs)} answers")
+        return texts
+
+    @contextmanager
+    def _naming(self, batch: Sequence[Instance]) -> Iterator[None]:
+        """Turn outputs that are not finite into a UserError that names the first item."""
+        try:
+            yield
+        except NonFiniteOutput as error:
+            *_, index, task, _ = (request := batch[error.rows[0]]).args
+            raise UserError(
+                f"{task}: the outputs of {self.backbone.name} are not finite for item "
+                f"{self._doc(request).get('id', index)}: a weight is not a number, or the model "
+                "overflows in this precision."
+            ) from None
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
         raise NotImplementedError(

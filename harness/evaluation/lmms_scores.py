@@ -25,9 +25,6 @@ from steelyard.tasks.metrics import ratio_stderr
 if TYPE_CHECKING:
     from steelyard.tasks._lmms.stock_task import StockTask
 
-REASONING = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
-"""Tags whose content the ``lmms-eval`` command removes from answers by default."""
-
 
 @contextmanager
 def settings(task: "StockTask") -> Iterator[argparse.Namespace]:
@@ -42,9 +39,7 @@ def settings(task: "StockTask") -> Iterator[argparse.Namespace]:
         for module in modules:
             logger.disable(module)
         try:
-            yield argparse.Namespace(
-                process_with_media=False, reasoning_tags=REASONING, output_path=folder
-            )
+            yield argparse.Namespace(process_with_media=False, output_path=folder)
         finally:
             for module in modules:
                 logger.enable(module)

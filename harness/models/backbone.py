@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
+from steelyard.harness.core.errors import NonFiniteOutput
 from steelyard.harness.core.examples import Inputs, Modality, ModelKind
 
 if TYPE_CHECKING:
@@ -210,6 +211,14 @@ class TwoTower(Backbone, Protocol):
 
     def set_prior(self, frequencies: "NDArray[np.float64]") -> None:
         """Set the answer of the ``prior`` readout: the fraction of items of each class [C]."""
+
+
+def require_finite(values: "Tensor") -> "Tensor":
+    """Return values [B, ...] unchanged; NonFiniteOutput names the rows with a NaN or infinity."""
+    finite = values.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise NonFiniteOutput((~finite).nonzero()[:, 0].tolist())
+    return values
 
 
 @contextmanager

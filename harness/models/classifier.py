@@ -20,6 +20,7 @@ from steelyard.harness.models.backbone import (
     Readout,
     Recipe,
     evaluation_mode,
+    require_finite,
 )
 from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.models.encoders import (
@@ -252,7 +253,9 @@ class Classifier(nn.Module):
             batch = batch if pixels is None else replace(batch, pixels=pixels)
             if self.readout == "prior":
                 return self.prior.expand(len(inputs), -1).float().cpu()
-            parts = [self.probabilities(logits) for logits in self._readout_logits(batch)]
+            parts = [
+                self.probabilities(require_finite(logits)) for logits in self._readout_logits(batch)
+            ]
             if len(parts) == 2:
                 weights = self._ensemble_weights(batch)
                 parts = [weights[:, :1] * parts[0] + weights[:, 1:] * parts[1]]

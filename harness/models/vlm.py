@@ -11,7 +11,14 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs, Modality, ModelKind
-from steelyard.harness.models.backbone import Batch, Latents, PixelRange, Recipe, evaluation_mode
+from steelyard.harness.models.backbone import (
+    Batch,
+    Latents,
+    PixelRange,
+    Recipe,
+    evaluation_mode,
+    require_finite,
+)
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.models.vlm_layout import IGNORED, Layout, layout_of
 from steelyard.harness.models.vlm_pixels import pixel_gradient, pixel_range
@@ -182,6 +189,7 @@ class Vlm(nn.Module):
                 suppress_tokens=self.prompts.image_ids,  # they are no text
                 eos_token_id=self.eos_id,
                 pad_token_id=self.prompts.pad_id,
+                logits_processor=[_require_finite_logits],
                 use_cache=True,
                 **sampling,
             )
@@ -191,7 +199,10 @@ class Vlm(nn.Module):
         return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        """Return text without special tokens, but with tags of reasoning."""
+        text: str = self.processor.tokenizer.decode(
+            [i for i in ids if i not in self.prompts.silent]
+        )
         return text.strip()
 
     def count_tokens(self, text: str) -> int:
@@ -207,7 +218,8 @@ class Vlm(nn.Module):
         """
         with evaluation_mode(self):
             batch = _with_pixels(self.collate(inputs), pixels)
-            return torch.softmax(self._choice_scores(batch, choices), dim=1).cpu()
+            scores = require_finite(self._choice_scores(batch, choices))
+            return torch.softmax(scores, dim=1).cpu()
 
     def generate(
         self, inputs: Sequence[Inputs], max_tokens: int, pixels: Tensor | None = None
@@ -259,6 +271,13 @@ def vision_modules(base: Any) -> tuple[nn.Module, ...]:
             "Idefics3/SmolVLM."
         )
     return (*tower, *joint)
+
+
+def _require_finite_logits(ids: Tensor, logits: Tensor) -> Tensor:
+    """Return logits [B, V] as they are; a processor of transformers."""
+    # The largest suffices: it is NaN where any is, and suppressed tokens have minus infinity.
+    require_finite(logits.amax(1, keepdim=True))
+    return logits
 
 
 def _with_pixels(batch: Batch, pixels: Tensor | None) -> Batch:

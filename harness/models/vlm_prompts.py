@@ -15,6 +15,7 @@ from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.models.vlm_layout import IGNORED, MULTI_AXIS, PromptRow, merge_renderings
 from steelyard.harness.models.vlm_pixels import IMAGE_ARGUMENTS, PIXELS, Picture, join, split
+from steelyard.tasks.answers import REASONING
 
 CACHED_PROMPTS = 1 << 14
 IMAGE_IDS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index",
@@ -51,6 +52,10 @@ class PromptEncoder:
         self.image_token = next(iter(ids.values()))
         self.image_ids = sorted(set(ids.values()))
         """Tokens that an answer cannot contain."""
+        special = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        tags = {f"<{slash}{name}>" for name in REASONING for slash in ("", "/")}
+        self.silent = {token for token, text in special.items() if text not in tags}
+        """Tokens that are left out of answers."""
         self._read_template()
         # Most chat templates render the begin token themselves.
         begin = tokenizer.bos_token

@@ -15,7 +15,7 @@ from steelyard.methods._mbpo import mining
 from steelyard.methods._mbpo.mining import MinedAnswer, Policy
 from steelyard.methods._preference import online, trl
 from steelyard.methods._preference.online import StreamRow
-from steelyard.tasks.answers import normalise
+from steelyard.tasks.answers import normalise, without_reasoning
 
 PAIR = 2  # rows of an offline group: the right and the wrong answer
 
@@ -54,7 +54,7 @@ class VlmPolicy(Policy):
         rows = zip(positions, answers_of(batch), wrong, gains, strict=True)
         for position, good, bad, gain in rows:
             faults = mining.find_faults(
-                normalise(backbone.decode(bad)),
+                normalise(without_reasoning(backbone.decode(bad))),
                 normalise(backbone.decode(good)),
                 # The end token would bring the ratio of lengths nearer to 1.
                 ([token for token in bad if token != end], [t for t in good if t != end]),

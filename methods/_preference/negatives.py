@@ -28,7 +28,7 @@ from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference.trl_data import AnswerPair
-from steelyard.tasks.answers import normalise
+from steelyard.tasks.answers import normalise, without_reasoning
 from steelyard.tasks.corruptions import SEVERITIES, corrupt
 
 Negatives = Literal["random_answer", "blank_image", "no_image", "noise_image"]
@@ -137,7 +137,8 @@ def mined_answers(
             for i in positions[start : start + size]
         ]
         for ids in backbone.continuations(backbone.collate(inputs), max_tokens):
-            answers.append(backbone.decode(ids) if ids[-1:] == [backbone.eos_id] else None)
+            text = without_reasoning(backbone.decode(ids))
+            answers.append(text if ids[-1:] == [backbone.eos_id] else None)
     return answers
 
 

@@ -30,7 +30,7 @@ from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import trl
-from steelyard.tasks.answers import exact
+from steelyard.tasks.answers import exact, without_reasoning
 
 Stream = Literal["online", "offline"]
 Reward = Callable[..., list[float | None]]
@@ -319,20 +319,33 @@ def online_trainer(
             trainer.ref_model, trainer.beta = reference, config.beta
         # TRL's sampler mixes rows with and without an image.
         trainer._get_train_sampler = lambda dataset=None: sampler
-        watch(trainer, meter, sampler, config.skip_flat)
+        watch(trainer, backbone, meter, sampler, config.skip_flat)
         yield trainer
 
 
-def watch(trainer: Any, meter: Meter, sampler: BlockSampler, skip_flat: bool) -> None:
-    """Charge a trainer's sampling to ``rollout``, and log or skip groups of equal rewards."""
+def watch(
+    trainer: Any, backbone: Vlm, meter: Meter, sampler: BlockSampler, skip_flat: bool
+) -> None:
+    """Charge sampling to ``rollout``, and log or skip groups of equal rewards.
+
+    An answer is rewarded as it is scored, without the model's reasoning.
+    """
     generate, calculate = trainer._generate_single_turn, trainer._calculate_rewards
 
     def charged(*args: Any, **kwargs: Any) -> Any:
         with meter.phase("rollout"):
             return generate(*args, **kwargs)
 
-    def watched(inputs: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any) -> Any:
-        rewards = calculate(inputs, *args, **kwargs)
+    def watched(
+        inputs: Sequence[Mapping[str, Any]],
+        prompts: Any,
+        completions: Any,
+        ids: Sequence[Sequence[int]],
+    ) -> Any:
+        # Not TRL's own texts, in which tags of reasoning may be lost as special tokens.
+        answers = [without_reasoning(backbone.decode(row)) for row in ids]
+        turns = [[{"role": "assistant", "content": answer}] for answer in answers]
+        rewards = calculate(inputs, prompts, turns, ids)
         if inputs[0]["stream"] == "online":
             flat = flat_groups(rewards, trainer.num_generations)
             trainer._metrics["train"]["flat_groups"].append(flat.float().mean().item())

@@ -1,11 +1,28 @@
 """Rewards of sampled answers: right or wrong, well formed or not, and none for other streams."""
 
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import scripted_vlm
+import torch
+import vlm_toys
 
+from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.examples import Example
-from steelyard.methods._preference.online import correctness, formatting, verifiable, well_formed
+from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.records.budget import Budget
+from steelyard.methods._preference.negatives import PairOptions, mined_answers
+from steelyard.methods._preference.online import (
+    BlockSampler,
+    correctness,
+    formatting,
+    verifiable,
+    watch,
+    well_formed,
+)
 
 END = 2
 
@@ -78,3 +95,29 @@ def test_what_can_be_verified() -> None:
     assert verifiable(example(answers=("two red balls",)))
     assert not verifiable(example(answers=("there are two red balls",)))
     assert not verifiable(example())
+
+
+def test_answers_are_rewarded_and_mined_as_they_are_scored(tmp_path: Path) -> None:
+    """Without the model's reasoning, whose tags are special tokens here."""
+    script = ["<think>", "red", "</think>", "blue"]
+    tags = ("<think>", "</think>")
+    folder = scripted_vlm.scripted(tmp_path, script, special=tags)
+    model = vlm_build.build("x", vlm_config.configure(str(folder), {"tune": "full"}), seed=0)
+    data = vlm_toys.train_data(model, 2)
+    options = PairOptions("blank_image")
+    assert mined_answers(model, data, [0, 1], options) == ["blue", "blue"]
+    (ids,) = model.continuations(model.collate([data.turn(0).inputs]), 8)
+    trainer = SimpleNamespace(
+        num_generations=1,
+        _metrics={"train": defaultdict(list)},
+        _generate_single_turn=None,
+        _calculate_rewards=lambda inputs, prompts, completions, ids: (
+            torch.tensor(
+                [correctness(completions, ["blue"]), form(completions, [ids[0]], ["blue"], [()])]
+            ).T
+        ),
+    )
+    form = formatting([model.eos_id])
+    watch(trainer, model, Meter(Budget("test", 1.0)), BlockSampler([], 1, 0), skip_flat=False)
+    rewards = trainer._calculate_rewards([{"stream": "online"}], [""], completions_of("red"), [ids])
+    assert rewards.tolist() == [[1.0, 1.0]]

@@ -115,3 +115,18 @@ def test_few_references_are_compared_exactly() -> None:
 )
 def test_choice(answer: str, choice: str | None) -> None:
     assert answers.choice(answer, ("yellow", "green", "dark green")) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think> no </think> yes", "yes"),
+        ("yes <analysis>or no?</analysis>", "yes"),
+        ("<thinking>a <thinking>b</thinking> c</thinking> d", "d"),
+        ("is it? no </thought>\nyes", "yes"),  # the template opened the tag
+        ("<think> no, wait", ""),  # cut off
+        (" <b>no</b> think </THINK> ", " <b>no</b> think </THINK> "),
+    ],
+)
+def test_without_reasoning(text: str, answer: str) -> None:
+    assert answers.without_reasoning(text) == answer
