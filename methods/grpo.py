@@ -64,6 +64,7 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from trl import GRPOConfig, GRPOTrainer
 
+    size = backbone.recipe.batch_size
     args = (GRPOTrainer, GRPOConfig, backbone, data, meter, config, seed)
     with online_trainer(*args, loss_type=config.loss_type) as trainer:
-        trl.run(trainer, backbone, meter, items=backbone.recipe.batch_size)
+        trl.run(trainer, backbone, meter, prompts=size // config.group, answers=size)

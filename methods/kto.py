@@ -69,6 +69,7 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         trainer_class=KTOTrainer,
         config_class=KTOConfig,
         collator=trl_data.unpaired,
+        answers_per_row=1,
         rows_per_pair=2,  # a right and a wrong one; the KL estimate needs two rows as well
         stage="kto",
         desirable_weight=config.desirable,

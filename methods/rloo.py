@@ -52,6 +52,7 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from trl import RLOOConfig, RLOOTrainer
 
+    size = backbone.recipe.batch_size
     args = (RLOOTrainer, RLOOConfig, backbone, data, meter, config, seed)
     with online_trainer(*args) as trainer:
-        trl.run(trainer, backbone, meter, items=backbone.recipe.batch_size)
+        trl.run(trainer, backbone, meter, prompts=size // config.group, answers=size)

@@ -51,7 +51,7 @@ class Meter:
         self._device = device
         self._flops: dict[str, float] = defaultdict(float)
         self._seconds: dict[str, float] = defaultdict(float)
-        self._items = 0
+        self._prompts = self._answers = 0
         self._sums: dict[str, tuple[float, int]] = {}
         self.history: list[dict[str, float]] = []
         self._phase = "train"
@@ -98,7 +98,7 @@ class Meter:
         if self.budget.seconds is not None:
             fraction = max(fraction, self._elapsed() / self.budget.seconds)
         if self.budget.items is not None:
-            fraction = max(fraction, self._items / self.budget.items)
+            fraction = max(fraction, self._prompts / self.budget.items)
         return fraction
 
     @property
@@ -153,16 +153,19 @@ class Meter:
         """Exclude what was spent so far, such as mining, from the cost of the next step."""
         self._spent_before = self._spent
 
-    def afford_step(self, items: int = 1) -> None:
+    def afford_step(self, prompts: int = 1) -> None:
         """Check the budget before a step, so that a run ends between two steps.
 
         Raises:
-            BudgetSpent: ``items`` examples, or the cost of the costliest step, would overshoot.
+            BudgetSpent: these prompts, or the cost of the costliest step, would overshoot.
         """
-        self._demand(self._costliest_step, items)
+        self._demand(self._costliest_step, prompts)
 
-    def step(self, items: int) -> None:
-        """Count one completed optimiser step over ``items`` training examples.
+    def step(self, prompts: int, answers: int | None = None) -> None:
+        """Count one completed optimiser step over these prompts and their answers, one by default.
+
+        A prompt is a question, or an example of a classifier. The data track counts prompts: a pair
+        is one prompt with two answers, a group one prompt with as many answers as were sampled.
 
         Raises:
             BehindMeter: the audit saw passes that no watched module posted.
@@ -170,7 +173,8 @@ class Meter:
         self.steps += 1
         self._costliest_step = max(self._costliest_step, self._spent - self._spent_before)
         self._spent_before = self._spent
-        self._items += items
+        self._prompts += prompts
+        self._answers += prompts if answers is None else answers
         self._reserved = 0.0  # a backward pass that was skipped will not come after the step
         self.on_progress(min(1.0, self.fraction))
         self.audit.step(self.steps, self.fraction)
@@ -195,7 +199,8 @@ class Meter:
             flops=dict(sorted(self._flops.items())),
             seconds={name: round(value, 3) for name, value in sorted(self._seconds.items())},
             steps=self.steps,
-            items=self._items,
+            items=self._prompts,
+            answers=self._answers,
             peak_bytes=peak_bytes(self._device),
             device=device_name(self._device),
             limit_flops=self.budget.flops if self.budget.flops < math.inf else None,
@@ -272,15 +277,15 @@ class Meter:
         for node in at:
             node.register_prehook(executed)
 
-    def _demand(self, flops: float, items: int = 1) -> None:
+    def _demand(self, flops: float, prompts: int = 1) -> None:
         total, caps = self._spent + self._reserved + flops, self.budget
         over = ""
         if total > caps.flops:
             over = f"{total:.3g} FLOPs needed"
         elif caps.seconds is not None and self._elapsed() > caps.seconds:
             over = f"{self._elapsed():.3g} s used"
-        elif caps.items is not None and self._items + items > caps.items:
-            over = f"{self._items + items} items needed"
+        elif caps.items is not None and self._prompts + prompts > caps.items:
+            over = f"{self._prompts + prompts} items needed"
         if over:
             self.audit.begin()  # a method that continues nevertheless is audited
             raise BudgetSpent(f"{over}, the budget is {caps}")

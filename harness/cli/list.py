@@ -161,4 +161,6 @@ def _print_cost(ledger: Ledger) -> None:
     print_table(("phase", "FLOPs", "seconds"), rows, "Cost")
     items = f" of {ledger.limit_items}" if ledger.limit_items else ""
     audit = f", {ledger.audited} windows audited" if ledger.audited else ""
-    console.print(f"{ledger.steps} steps, {ledger.items}{items} items, on {ledger.device}{audit}")
+    answers = f" with {ledger.answers} answers" if ledger.answers > ledger.items else ""
+    trained = f"{ledger.steps} steps, {ledger.items}{items} items{answers}"
+    console.print(f"{trained}, on {ledger.device}{audit}")

@@ -12,10 +12,10 @@ class UserError(Exception):
 
 
 class NonFiniteLoss(Exception):
-    """Training produced a NaN or infinite loss; the run is recorded as failed at this step."""
+    """Training produced a NaN or infinite loss or gradient; the run is recorded as failed."""
 
-    def __init__(self, step: int, value: float) -> None:
-        super().__init__(f"loss became {value} at step {step}")
+    def __init__(self, step: int, value: float, name: str = "loss") -> None:
+        super().__init__(f"{name} became {value} at step {step}")
         self.step = step
 
 

@@ -24,7 +24,7 @@ class Budget:
     seconds: float | None = None
     """Device seconds of training."""
     items: int | None = None
-    """Training items, counted again when repeated: steps times batch size."""
+    """Prompts trained on, counted again when repeated, with any number of answers each."""
 
     def __str__(self) -> str:
         parts = [f"{self.flops:.3g} FLOPs"] if self.flops < math.inf else []

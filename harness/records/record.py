@@ -39,7 +39,7 @@ class Ledger:
     """Wall-clock seconds by phase, with the device synchronised."""
     steps: int
     items: int
-    """Training examples, counted again when repeated."""
+    """Prompts trained on (questions, or examples of a classifier), counted again when repeated."""
     peak_bytes: int
     """Peak memory in bytes: of the GPU, or resident memory of the process on a CPU."""
     device: str
@@ -48,11 +48,13 @@ class Ledger:
     stopped: Literal["finished", "budget"]
     """``finished`` if the method ended by itself, ``budget`` if the meter stopped it."""
     limit_items: int | None = None
-    """Number of training examples at which the data track ends."""
+    """Number of prompts at which the data track ends."""
     audited: int = 0
     """Number of windows of the run whose FLOPs were compared with torch's own counter."""
     unposted: float = 0.0
     """Largest fraction of an audited window's FLOPs that the meter did not count."""
+    answers: int = 0
+    """Answers to those prompts that losses took; 0 in records that did not count them."""
 
     @property
     def total_flops(self) -> float:

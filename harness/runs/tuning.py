@@ -221,6 +221,7 @@ def _total_ledger(runs: Sequence[Record], count: int) -> Ledger:
         seconds={PHASE: round(sum(ledger.total_seconds for ledger in ledgers), 3)},
         steps=sum(ledger.steps for ledger in ledgers),
         items=sum(ledger.items for ledger in ledgers),
+        answers=sum(ledger.answers for ledger in ledgers),
         peak_bytes=max(ledger.peak_bytes for ledger in ledgers),
         device=first.device,
         # No limit (None) stays None.

@@ -43,7 +43,7 @@ def fit(
     rate rises linearly and then falls along a cosine to zero within this stage.
 
     Raises:
-        NonFiniteLoss: the loss is NaN or infinite; names the step.
+        NonFiniteLoss: the loss or a gradient is NaN or infinite; names the step.
         BudgetSpent: the next pass would overshoot the budget.
     """
     backbone.train()
@@ -57,11 +57,8 @@ def fit(
         progress = (meter.fraction - start) / (until - start) if until > start else 1.0
         if progress >= 1.0:
             return
-        meter.afford_step()  # ends the run between two steps and not inside one
-        # By the used fraction of the budget and not by steps, whose number is unknown.
-        rate = backbone.recipe.learning_rate * learning_rate_scale
-        for group in optimiser.param_groups:
-            group["lr"] = rate * schedule(progress, backbone.recipe.warmup)
+        meter.afford_step(len(batch.targets))  # ends the run between two steps and not inside one
+        set_rate(optimiser, backbone.recipe, progress, learning_rate_scale)
         with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=half):
             loss, values = step(batch)
         # Before the backward pass: a NaN would reach all weights.
@@ -71,10 +68,23 @@ def fit(
         torch.autograd.backward(loss)
         if after_backward is not None:
             after_backward()
-        torch.nn.utils.clip_grad_norm_(parameters, backbone.recipe.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, backbone.recipe.clip_norm).item()
+        if not math.isfinite(norm):
+            raise NonFiniteLoss(meter.steps + 1, norm, "gradient norm")
         optimiser.step()
         meter.log({"loss": loss.detach(), **values})
         meter.step(len(batch.targets))
+
+
+def set_rate(
+    optimiser: torch.optim.Optimizer, recipe: Recipe, progress: float, scale: float = 1.0
+) -> None:
+    """Set the learning rate of the next step.
+
+    It follows the used fraction of the budget and not steps, whose number is unknown.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = recipe.learning_rate * scale * schedule(progress, recipe.warmup)
 
 
 def schedule(progress: float, warmup: float) -> float:

@@ -81,7 +81,9 @@ class VlmPolicy(Policy):
             rewards=[stored],
             loss_type="grpo",  # the paper's mean over the tokens of each answer
         ) as trainer:
-            trl.run(trainer, backbone, self.meter, items=backbone.recipe.batch_size)
+            size = backbone.recipe.batch_size
+            # Of the online stream; an offline batch has more.
+            trl.run(trainer, backbone, self.meter, prompts=size // config.group, answers=size)
 
 
 # TRL logs a reward under the name of its function.

@@ -33,6 +33,7 @@ def train_on_pairs(
     """
     settings["pairs"] = make_pairs(backbone, data, meter, config, seed)
     settings["beta"] = config.beta
+    settings.setdefault("answers_per_row", 2)
     if losses:
         settings |= {"loss_type": list(losses), "loss_weights": list(losses.values())}
     classes = (trainer_class, config_class)

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import NonFiniteLoss, UserError
 from steelyard.harness.core.seeds import seed_for
+from steelyard.harness.models.backbone import Recipe
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.training.fit import new_optimiser, schedule
+from steelyard.harness.training.fit import new_optimiser, set_rate
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import preflight, trl_data
 
@@ -57,6 +58,7 @@ def train_on_rows(
     *,
     pairs: Sequence[trl_data.AnswerPair] | None = None,
     rows_per_pair: int = 1,
+    answers_per_row: int = 1,
     stage: str = "pairs",
     until: float = 1.0,
     **settings: Any,
@@ -64,8 +66,8 @@ def train_on_rows(
     """Train with one of TRL's offline trainers until the fraction ``until`` of the budget is spent.
 
     Rows are those of the data, or of ``pairs``, whose trainers compare with a frozen copy of the
-    model. The seed and ``stage`` decide their order. ``settings`` are further arguments of
-    ``config_class``.
+    model. A row is a prompt with one or more answers. The seed and ``stage`` decide the order of
+    rows. ``settings`` are further arguments of ``config_class``.
     """
     prompts = trl_data.prompts_of(backbone, data)
     preflight.check(backbone, data, prompts, pairs)
@@ -83,7 +85,8 @@ def train_on_rows(
             processing_class=backbone.processor,
             **reference,
         )
-        run(trainer, backbone, meter, items=size, until=until)
+        answers = size * answers_per_row
+        run(trainer, backbone, meter, prompts=size, answers=answers, until=until)
 
 
 @contextmanager
@@ -209,14 +212,17 @@ def reference_copy(backbone: Vlm) -> Any | None:
     return copy.deepcopy(backbone.model).eval().requires_grad_(False)
 
 
-def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float = 1.0) -> None:
+def run(
+    trainer: Any, backbone: Vlm, meter: Meter, *, prompts: int, answers: int, until: float = 1.0
+) -> None:
     """Train until the fraction ``until`` of the budget is spent, or BudgetSpent is raised.
 
-    ``items`` is the number of training examples per optimiser step. Passes of the reference are
-    charged to the phase ``reference``. The learning rate warms up, then falls along a cosine.
+    ``prompts`` and ``answers`` are the numbers per optimiser step, as ``Meter.step`` counts them.
+    Passes of the reference are charged to the phase ``reference``. The learning rate follows the
+    meter, as in ``fit``.
 
     Raises:
-        NonFiniteLoss: a loss or gradient norm is NaN or infinite; names the step.
+        NonFiniteLoss: a gradient is NaN or infinite; raised before the optimiser's step.
         UserError: the answers' log-probability is exactly zero, so nothing is trained.
         BudgetSpent: the next pass would overshoot the budget.
     """
@@ -233,21 +239,16 @@ def run(trainer: Any, backbone: Vlm, meter: Meter, *, items: int, until: float =
 
     recipe = backbone.recipe
     trainable = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-    # TRL's schedule counts steps; this one follows the meter, as in ``fit``.
     trainer.optimizer = new_optimiser(trainable, recipe)
-    # ``LambdaLR`` multiplies this rate; ``new_optimiser`` leaves it at 0.
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = recipe.learning_rate
-    trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-        trainer.optimizer, lambda step: schedule(progress(), recipe.warmup)
-    )
+    # TRL's schedule counts steps. This one changes nothing: the callback sets the rate.
+    trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.optimizer, lambda step: 1.0)
     for module in filter(None, (trainer.model, vars(trainer).get("ref_model"))):
         # Online trainers score answers at the temperature they were sampled with.
         temperature = vars(trainer).get("temperature", 1.0)
         base = module.get_base_model() if isinstance(module, PeftModel) else module
         score_answers(base, temperature, recipe.precision == "bf16")
     trainer.remove_callback(PrinterCallback)  # it prints every log
-    trainer.add_callback(_callback(meter, items, progress))
+    trainer.add_callback(_callback(meter, recipe, (prompts, answers), progress))
     # A walk over all parameters per step, for statistics of the hub only.
     trainer.floating_point_ops = lambda inputs: 0.0
     backbone.train()
@@ -281,13 +282,27 @@ def _reference_phase(reference: Any, policy: Any, meter: Meter) -> Iterator[None
             handle.remove()
 
 
-def _callback(meter: Meter, items: int, progress: Callable[[], float]) -> Any:
-    """Return the callback through which the meter follows and stops a trainer."""
+def _callback(
+    meter: Meter, recipe: Recipe, counts: tuple[int, int], progress: Callable[[], float]
+) -> Any:
+    """Return the callback through which the meter follows, schedules and stops a trainer.
+
+    ``counts`` are the prompts and answers of a step.
+    """
     from transformers import TrainerCallback
 
     class Metered(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            meter.afford_step()
+            meter.afford_step(counts[0])
+            set_rate(rest["optimizer"], recipe, progress())
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+            groups = rest["optimizer"].param_groups
+            gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+            # After clipping, which spreads a value that is not finite to all gradients.
+            norm = torch.nn.utils.get_total_norm(gradients).item()
+            if not math.isfinite(norm):
+                raise NonFiniteLoss(meter.steps + 1, norm, "gradient norm")
 
         def on_log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             logs = rest["logs"]
@@ -296,7 +311,7 @@ def _callback(meter: Meter, items: int, progress: Callable[[], float]) -> Any:
             values = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float, Tensor))}
             check_step(values, meter.steps + 1)
             meter.log({k: v for k, v in values.items() if k not in UNLOGGED})
-            meter.step(items)
+            meter.step(*counts)
             if progress() >= 1.0:
                 control.should_training_stop = True
 
@@ -304,10 +319,7 @@ def _callback(meter: Meter, items: int, progress: Callable[[], float]) -> Any:
 
 
 def check_step(values: Mapping[str, float], step: int) -> None:
-    """Refuse logged values that are not finite, and log-probabilities of exactly zero."""
-    for name in ("loss", "grad_norm"):
-        if name in values and not math.isfinite(values[name]):
-            raise NonFiniteLoss(step, values[name])
+    """Refuse log-probabilities of exactly zero."""
     log_probs = [values[name] for name in ("logps/chosen", "logps/rejected") if name in values]
     if log_probs and not any(log_probs):
         raise UserError(

@@ -66,7 +66,7 @@ def _first_loss(
 
     results: list[tuple[float, int]] = []
 
-    def instead(trainer: Any, backbone: Any, meter: Any, *, items: int, until: float = 1.0) -> None:
+    def instead(trainer: Any, backbone: Any, meter: Any, **counts: Any) -> None:
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.ref_model = _FixedModel(trainer.model, reference)
         tokens = int(batch["completion_mask"][:2].sum())

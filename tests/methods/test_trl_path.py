@@ -2,7 +2,9 @@
 
 import os
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,18 @@ import preference_toy as toy
 import pytest
 import tiny_vlms
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from steelyard import methods
 from steelyard.harness.budget.flops import total_counter
-from steelyard.harness.budget.meter import BudgetSpent, Meter
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.core.errors import NonFiniteLoss, UserError
 from steelyard.harness.models import vlm_build
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.models.vlm_config import configure
-from steelyard.harness.training.fit import schedule
-from steelyard.harness.training.train_data import vlm_data
-from steelyard.methods import dpo, sft
+from steelyard.harness.training.fit import fit, schedule
+from steelyard.harness.training.train_data import TrainData, vlm_data
+from steelyard.methods import dpo, grpo, kto, sft
 from steelyard.methods._preference import trl, trl_data
 from steelyard.methods._preference.trl import score_answers
 
@@ -147,22 +150,100 @@ def test_equal_seeds_give_equal_weights(base: Path, tune: str) -> None:
     assert not torch.equal(_weights(first), _weights(toy.load(base, tune)))
 
 
-def test_the_learning_rate_follows_the_budget(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def _noted_steps(backbone: Vlm, meter: Meter) -> Iterator[list[tuple[float, float, float]]]:
+    """Note learning-rate factor, gradient norm and the budget's fraction before each step."""
+    steps: list[tuple[float, float, float]] = []
+    fractions = [0.0]
+    meter.on_progress = lambda fraction: fractions.append(fraction)
+
+    def note(optimiser: Any, args: Any, kwargs: Any) -> None:
+        (group,) = optimiser.param_groups
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in group["params"] if p.grad is not None]
+        )
+        steps.append((group["lr"] / backbone.recipe.learning_rate, norm.item(), fractions[-1]))
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        yield steps
+    finally:
+        handle.remove()
+
+
+def _fitted(backbone: Vlm, data: TrainData, meter: Meter, config: Any, seed: int) -> None:
+    """Train as ``sft``, in the harness's own loop."""
+
+    def step(batch: Any) -> Any:
+        return backbone.loss(backbone.predict(batch), batch).mean(), {}
+
+    fit(backbone, data, meter, step, seed=seed)
+
+
+TRAINED = {"fit": _fitted, "sft": sft.train, "dpo": dpo.train, "kto": kto.train, "grpo": grpo.train}
+CONFIGS = {
+    "fit": None,
+    "sft": sft.Config(),
+    "dpo": dpo.Config(),
+    "kto": kto.Config("random_answer"),
+}
+CONFIGS["grpo"] = grpo.Config(group=4)
+
+
+@pytest.mark.parametrize("budget", [Budget("x", flops=FLOPS), Budget("x", items=96)], ids=str)
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_learning_rate_follows_the_budget_on_both_tracks(
+    base: Path, name: str, budget: Budget
+) -> None:
     backbone = toy.load(base)
-    data, meter = toy.data(backbone, 40, 1), toy.metered(backbone, FLOPS)
-    calls: list[tuple[float, float]] = []
+    meter = Meter(budget)
+    for module in backbone.metered_modules:
+        meter.watch(module)
+    with _noted_steps(backbone, meter) as steps, meter, suppress(BudgetSpent):
+        TRAINED[name](backbone, toy.data(backbone, 40, 1), meter, CONFIGS[name], 0)
+    assert len(steps) == meter.steps > 2
+    start = steps[0][2]
+    for factor, _, fraction in steps:
+        progress = (fraction - start) / (1 - start)
+        assert factor == pytest.approx(schedule(progress, backbone.recipe.warmup))
+    if budget.items is not None:  # 16 answers a step; of ``grpo`` four to each of four prompts
+        prompts = 4 if name == "grpo" else 16
+        answers = 32 if name == "dpo" else 16
+        ledger = meter.ledger("budget")
+        assert (ledger.items, meter.steps) == (96, 96 // prompts)
+        assert ledger.answers == meter.steps * answers
 
-    def noted(progress: float, warmup: float) -> float:
-        calls.append((progress, meter.fraction))
-        return schedule(progress, warmup)
 
-    monkeypatch.setattr(trl, "schedule", noted)
-    with meter, suppress(BudgetSpent):
-        sft.train(backbone, data, meter, sft.Config(share=0.5), 0)
+@pytest.mark.parametrize("name", ["fit", "sft", "dpo", "kto"])
+def test_gradients_are_clipped_to_the_recipes_norm(base: Path, name: str) -> None:
+    backbone = toy.load(base)
+    backbone.recipe = replace(backbone.recipe, clip_norm=1e-4)
+    meter = toy.metered(backbone, FLOPS)
+    with _noted_steps(backbone, meter) as steps, meter, suppress(BudgetSpent):
+        TRAINED[name](backbone, toy.data(backbone, 40, 1), meter, CONFIGS[name], 0)
+    assert max(norm for _, norm, _ in steps) == pytest.approx(1e-4, rel=0.02)
+
+
+def test_a_stage_ends_at_its_fraction_of_the_budget(base: Path) -> None:
+    backbone = toy.load(base)
+    meter = toy.metered(backbone, FLOPS)
+    with _noted_steps(backbone, meter) as steps, meter, suppress(BudgetSpent):
+        sft.train(backbone, toy.data(backbone, 40, 1), meter, sft.Config(share=0.5), 0)
     assert 0.5 <= meter.fraction < 0.75
-    assert calls[0][0] == 0
-    assert all(progress == min(1, fraction / 0.5) for progress, fraction in calls)
-    assert calls[-1][0] == 1  # the stage ended by itself, not by the budget
+    warmup = backbone.recipe.warmup
+    assert [step[0] for step in steps] == [schedule(step[2] / 0.5, warmup) for step in steps]
+
+
+@pytest.mark.parametrize("train", [sft.train, _fitted])
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(base: Path, train: Any) -> None:
+    backbone = toy.load(base)
+    head = backbone.base.get_output_embeddings().weight
+    head.register_hook(lambda gradient: gradient * float("inf"))  # the loss stays finite
+    before = _weights(backbone)
+    meter = toy.metered(backbone, FLOPS)
+    with meter, pytest.raises(NonFiniteLoss, match="gradient norm became nan at step 1"):
+        train(backbone, toy.data(backbone, 40, 1), meter, sft.Config(), 0)
+    assert torch.equal(_weights(backbone), before)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(base: Path) -> None:
@@ -199,8 +280,6 @@ def test_rows_without_an_image_share_a_batch_with_rows_that_have_one(base: Path)
     without_image = {0, 3}
 
     def inputs(position: int) -> Any:
-        from dataclasses import replace
-
         original = data.turn(position).inputs
         return replace(original, image=None) if position in without_image else original
 

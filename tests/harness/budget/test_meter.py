@@ -188,7 +188,7 @@ def test_the_data_track_ends_after_exactly_so_many_items_and_schedules_follow_th
         for expected in (0.4, 0.8):
             meter.afford_step(8)
             layer(torch.randn(8, 3)).sum().backward()
-            meter.step(8)
+            meter.step(8, answers=16)
             assert meter.fraction == expected
         with pytest.raises(BudgetSpent, match="24 items needed, the budget is 20 items"):
             meter.afford_step(8)
@@ -199,7 +199,8 @@ def test_the_data_track_ends_after_exactly_so_many_items_and_schedules_follow_th
         with pytest.raises(BudgetSpent):
             layer(torch.randn(1, 3))  # a loop of one's own cannot go on either
     ledger = meter.ledger("budget")
-    assert (ledger.items, ledger.steps, ledger.limit_items) == (20, 3, 20)
+    assert (ledger.items, ledger.answers) == (20, 16 + 16 + 4)  # answers have no limit
+    assert (ledger.steps, ledger.limit_items) == (3, 20)
     assert ledger.limit_flops is None and ledger.total_flops == 20 * 2 * 2 * 3 * 5
 
 
