@@ -1,17 +1,14 @@
-"""Build an entry's details: differences, variants, cost by phase, provenance, command."""
+"""Collect an entry's details: provenance, and the commands that repeat its runs."""
 
-import html
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 from steelyard.harness.records.spec import RunSpec
-from steelyard.leaderboards.boards.cells import VERDICTS
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.loading.costs import Cost
-from steelyard.leaderboards.page.markup import esc
-from steelyard.leaderboards.page.tables import bar, facts, number_html, plain
 from steelyard.leaderboards.stats.differences import ControlDifference
 from steelyard.leaderboards.stats.intervals import Interval
 
@@ -32,135 +29,68 @@ ONE_LINE = ("packages", "tables", "data.sizes", "data.notes")
 """Provenance groups shown on one line."""
 
 
-def detail(
-    runs: Sequence[Run],
-    differences: Mapping[str, ControlDifference],
-    variants: Mapping[str, Interval],
-    cost: Cost | None,
-    percent: bool,
-    paths: Mapping[str, str],
-) -> str:
-    """Return the details of one entry as HTML.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """Content of an entry's expanded row."""
 
-    Args:
-        runs: the entry's runs on the board.
-        differences: to the control, by column.
-        variants: scores by variant or column.
-        cost: means over seeds; None for an incomplete entry.
-        percent: show scores as percentages.
-        paths: folder of each run by id, as commands name it.
-    """
-    scores = _differences(differences, percent) if differences else ""
-    scores += _variants(variants, percent) if variants else ""
-    origin = _cost(cost) if cost is not None else ""
-    origin += _commands(runs, paths) + _seeds(runs) + _provenance(runs)
-    return "".join(f'<div class="half">{half}</div>' for half in (scores, origin) if half)
+    runs: Sequence[Run]
+    paths: Mapping[str, str]
+    """Folder of each run by id, as commands name it."""
+    percent: bool
+    """Show scores as percentages."""
+    differences: Mapping[str, ControlDifference] = field(default_factory=dict)
+    """To the control, by column."""
+    variants: Mapping[str, Interval] = field(default_factory=dict)
+    """Scores by variant or column."""
+    cost: Cost | None = None
+    """Means over seeds."""
+    missing: str = ""
+    """What an incomplete entry lacks."""
 
+    @property
+    def rerun(self) -> str:
+        """Return the command that repeats the runs and compares them."""
+        return reproduce([self.paths[run.record.id] for run in self.runs])
 
-def _format(value: float, percent: bool, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f}" if percent else f"{value:{sign}.4g}"
+    @property
+    def fresh(self) -> str:
+        """Return the command that makes the runs without these records, if there is one."""
+        if any(run.record.provenance.get("limit") for run in self.runs):
+            return ""
+        return from_nothing([run.record.spec for run in self.runs], _variants_of(self.runs))
 
+    @property
+    def revisions(self) -> list[str]:
+        return sorted({str(run.record.spec.data.get("revision", "")) for run in self.runs})
 
-def _differences(differences: Mapping[str, ControlDifference], percent: bool) -> str:
-    rows = []
-    for name, difference in differences.items():
-        interval = difference.interval
-        text = f"{_format(interval.mean, percent, '+')} ± {_format(interval.half, percent)}"
-        ends = f"{_format(interval.low, percent, '+')} to {_format(interval.high, percent, '+')}"
-        number = number_html(text + VERDICTS[difference.verdict])
-        rows.append((esc(name), number, ends, f"{interval.p:.3g}", f"{difference.adjusted:.3g}"))
-    header = ("column", "difference", "95 % interval", "p", "p (Holm)")
-    return plain("Difference to the control, paired by seed and item", header, rows)
-
-
-def _variants(variants: Mapping[str, Interval], percent: bool) -> str:
-    rows = [
-        (
-            esc(name),
-            number_html(f"{_format(interval.mean, percent)} ± {_format(interval.half, percent)}"),
-            f"{_format(interval.low, percent)} to {_format(interval.high, percent)}",
-            " ".join(_format(value, percent) for value in interval.values),
-        )
-        for name, interval in variants.items()
-    ]
-    return plain("Scores", ("scored on", "mean", "95 % interval", "each seed"), rows)
+    @property
+    def provenance(self) -> dict[str, list[str]]:
+        """Return all values of each property; several where runs differ."""
+        values: dict[str, set[str]] = {}
+        for run in self.runs:
+            for name, value in (*_settings(run), *_flat(run.record.provenance)):
+                if name != "weights":
+                    values.setdefault(NAMES.get(name, name), set()).add(value)
+        return {name: sorted(texts) for name, texts in values.items()}
 
 
-def _cost(cost: Cost) -> str:
-    rows = [
-        (esc(phase), f"{flops:.3g}", f"{bar(fraction)} {100 * fraction:.0f}%")
-        for phase, flops in cost.phases.items()
-        for fraction in [flops / cost.flops if cost.flops else 0.0]
-    ]
-    totals = {
-        "total": f"{cost.flops:.3g} FLOPs"
-        + ("" if cost.relative is None else f", {cost.relative:.2f} of the control's"),
-        "artefacts shared by all seeds": f"{cost.amortised:.3g} FLOPs",
-        "tuning, not in the total": f"{cost.tuning:.3g} FLOPs" if cost.tuning else "none",
-        "training": f"{cost.steps:.0f} steps, {cost.items:.0f} items, {cost.seconds:.1f} s",
-        "peak memory": f"{cost.peak_bytes / 2**20:.0f} MiB",
-    }
-    table = plain("Cost by phase, mean over seeds", ("phase", "FLOPs", "fraction"), rows)
-    return table + facts({name: esc(text) for name, text in totals.items()})
-
-
-def _seeds(runs: Sequence[Run]) -> str:
-    rows = []
-    for run in runs:
-        record = run.record
-        ended = record.failure or f"{record.ledger.stopped} after {record.ledger.steps} steps"
-        weights = record.provenance.get("weights")
-        rows.append((str(record.spec.seed), f"<code>{esc(record.id)}</code>",
-                     f"<code>{esc(weights or 'not kept')}</code>", esc(ended)))  # fmt: skip
-    return plain("Runs", ("seed", "run (with the hash of its settings)", "weights", "end"), rows)
-
-
-def _provenance(runs: Sequence[Run]) -> str:
-    """Return the provenance; where runs differ, all values."""
-    spec = runs[0].record.spec
-    values = {
-        # The folder of a user's method file is private.
-        "method": {
-            esc(f"{PurePath(run.record.spec.method).name} {run.record.spec.source}") for run in runs
-        },
-        "options": {esc(_pairs(run.record.spec.options)) for run in runs},
-        "learning rate": {esc(run.record.spec.learning_rate or "the backbone's") for run in runs},
-        "backbone": {esc(f"{spec.backbone} {_pairs(spec.backbone_options, '')}") for run in runs},
-        "device": {esc(run.record.ledger.device) for run in runs},
-        "budget": {esc(_budget(run)) for run in runs},
-        "unaccounted FLOPs": {esc(_audit(run)) for run in runs},
-    }
-    for run in runs:
-        for name, value in _flat(run.record.provenance):
-            if name != "weights":
-                values.setdefault(NAMES.get(name, name), set()).add(esc(value))
-    joined = {name: "<br>".join(sorted(texts)) for name, texts in values.items()}
-    return "<h4>Provenance</h4>" + facts(joined)
-
-
-def _pairs(options: Mapping[str, Any], nothing: str = "the defaults") -> str:
-    return ", ".join(f"{key}={value}" for key, value in sorted(options.items())) or nothing
-
-
-def _budget(run: Run) -> str:
+def _settings(run: Run) -> Iterator[tuple[str, str]]:
     spec, ledger = run.record.spec, run.record.ledger
-    caps = [
-        f"{limit:.4g} {unit}"
-        for limit, unit in (
-            (ledger.limit_flops, "FLOPs"),
-            (ledger.limit_seconds, "s"),
-            (ledger.limit_items, "items"),
-        )
-        if limit is not None
-    ]
-    return f"{spec.budget}, track {spec.track}: {' or '.join(caps) or 'no limit'}"
+    # The folder of a user's method file is private.
+    yield "method", f"{PurePath(spec.method).name} {spec.source}".strip()
+    yield "options", _pairs(spec.options) or "the defaults"
+    yield "learning rate", str(spec.learning_rate or "the backbone's")
+    yield "backbone", f"{spec.backbone} {_pairs(spec.backbone_options)}".strip()
+    yield "device", ledger.device
+    limits = {"FLOPs": ledger.limit_flops, "s": ledger.limit_seconds, "items": ledger.limit_items}
+    caps = [f"{limit:.4g} {unit}" for unit, limit in limits.items() if limit is not None]
+    yield "budget", f"{spec.budget}, track {spec.track}: {' or '.join(caps) or 'no limit'}"
+    audit = f"at most {100 * ledger.unposted:.2g}% in {ledger.audited} audited windows"
+    yield "unaccounted FLOPs", audit if ledger.audited else "not audited"
 
 
-def _audit(run: Run) -> str:
-    ledger = run.record.ledger
-    if not ledger.audited:
-        return "not audited"
-    return f"at most {100 * ledger.unposted:.2g}% in {ledger.audited} audited windows"
+def _pairs(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
 
 
 def _flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
@@ -175,27 +105,6 @@ def _flat(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, s
             yield path, "yes" if value else "no"
         else:
             yield path, "none" if value is None else str(value)
-
-
-def _commands(runs: Sequence[Run], paths: Mapping[str, str]) -> str:
-    rerun = reproduce([paths[run.record.id] for run in runs])
-    parts = ["<h4>Reproduce it</h4><p>Run each seed again and compare every score and cost:</p>"]
-    parts.append(command_html(rerun))
-    fresh = from_nothing([run.record.spec for run in runs], _variants_of(runs))
-    if fresh and not any(run.record.provenance.get("limit") for run in runs):
-        parts += ["<p>Or without these records:</p>", command_html(fresh)]
-    revisions = sorted({str(run.record.spec.data.get("revision", "")) for run in runs})
-    parts.append(
-        "<p>Without <code>--data-root</code> the data is generated; the runs used revision "
-        f"<code>{esc(', '.join(revisions))}</code>.</p>"
-    )
-    return "".join(parts)
-
-
-def command_html(command: str) -> str:
-    """Return a shell command whose lines wrap between words."""
-    words = " ".join(f"<span>{html.escape(word)}</span>" for word in command.split(" "))
-    return f'<pre class="command"><code>{words}</code></pre>'
 
 
 def reproduce(folders: Sequence[str]) -> str:

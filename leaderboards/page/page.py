@@ -7,32 +7,49 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from markupsafe import Markup
+
 from steelyard.leaderboards.boards import factorial, profile_tables, tables
-from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.board import Blank, Board
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import OVERALL_RULE, Summary, absences, overall_sheet
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.output.sheet import Sheet
 from steelyard.leaderboards.page import cards
-from steelyard.leaderboards.page.details import command_html, detail
-from steelyard.leaderboards.page.markup import esc, figure, inline, markdown
-from steelyard.leaderboards.page.tables import Name, draw_intervals, plain, table
+from steelyard.leaderboards.page.cards import Card
+from steelyard.leaderboards.page.details import Detail
+from steelyard.leaderboards.page.entries import Entry, EntryTable, whiskers
+from steelyard.leaderboards.page.markup import HERE, Drawing, figure, fill, markdown
 from steelyard.tasks import NOTHING
 
-HERE = Path(__file__).parent
 FINDINGS = "findings.md"
 """Markdown file in a folder of records, shown at the top of the page."""
 KINDS = ("csv", "json", "tex")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
+    """Section of the page; its parts are shown in this order."""
+
     key: str
     title: str
-    body: str
+    about: str = ""
+    file: str = ""
+    """Name without ending of the files offered for download."""
+    table: EntryTable | None = None
+    notes: Sequence[str] = ()
+    more: Sequence[EntryTable] = ()
+    """Folded tables."""
+    sheets: Sequence[Sheet] = ()
+    """Folded tables without entries."""
+    figures: Sequence[Drawing] = ()
+    cards: Sequence[Card] = ()
+    paragraphs: Sequence[str] = ()
+    commands: Mapping[str, str] | None = None
+    """Shell commands by what they do."""
+    body: str = ""
 
 
 def page(
@@ -53,43 +70,36 @@ def page(
     sections = []
     findings = [folder / FINDINGS for folder in folders if (folder / FINDINGS).is_file()]
     if findings:
-        body = "\n".join(markdown(path.read_text(encoding="utf-8"), 2) for path in findings)
-        sections.append(Section("findings", "Findings", body))
+        texts = [path.read_text(encoding="utf-8") for path in findings]
+        body = markdown("\n\n".join(texts), deeper=2)
+        sections.append(Section(key="findings", title="Findings", body=body))
     if len(boards) > 1 or figures.get(""):
-        sections.append(_summary(summary, figures.get("", "")))
-    for board in boards:
-        sections.append(_board(runs, board, paths, figures.get(board.stem, "")))
-    for profile in profiles:
-        profile_figures = figures.get(profile.stem, "")
-        profile_designs = designs[profile.trained_on]
-        sections.append(_profile(runs, profile, profile_designs, paths, profile_figures))
+        sections.append(_summary(summary, figures.get("", [])))
+    sections += [_board(runs, board, paths, figures.get(board.stem, [])) for board in boards]
+    sections += [
+        _profile(runs, profile, designs[profile.trained_on], paths, figures.get(profile.stem, []))
+        for profile in profiles
+    ]
     sections += _about(runs, boards, profiles, folders)
-    return _fill(runs, sections, _downloads(files, ["overall", *stems])).encode()
-
-
-def _fill(runs: Runs, sections: Sequence[Section], downloads: str) -> str:
+    entry_tables = [
+        table for section in sections for table in (section.table, *section.more) if table
+    ]
     script, style = _part("page.js"), _part("page.css")
-    body = "\n".join(
-        f'<section id="{part.key}"{" class=findings" if part.key == "findings" else ""}>'
-        f"<h2>{esc(part.title)}</h2>\n{part.body}</section>"
-        for part in sections
-    )
-    nav = "".join(f'<a href="#{part.key}">{esc(part.title)}</a>' for part in sections)
-    # From the finished tables, so that the filter offers each kind that a row has.
-    kinds = sorted(set(re.findall(r'data-kind="([^"]*)"', body)))
-    return Template(_part("page.html")).substitute(
-        title="Leaderboards",
-        lead=_lead(runs),
-        nav=nav,
-        kinds="".join(f"<option>{kind}</option>" for kind in kinds),
-        body=body,
-        files=downloads,
-        script=script,
-        style=style,
+    values = {
+        "lead": _lead(runs),
+        "sections": sections,
+        # The filter offers each kind that a row has.
+        "kinds": sorted(
+            {entry.kind or "other" for table in entry_tables for entry in table.entries}
+        ),
+        "files": _downloads(files, ["overall", *stems]),
+        "script": Markup(script),
+        "style": Markup(style),
         # The page's content security policy runs only a script and a style of these hashes.
-        script_hash=_policy_hash(script),
-        style_hash=_policy_hash(style),
-    )
+        "script_hash": _policy_hash(script),
+        "style_hash": _policy_hash(style),
+    }
+    return fill("page.html", values).encode()
 
 
 def _part(name: str) -> str:
@@ -107,7 +117,7 @@ def _lead(runs: Runs) -> str:
     backbones = ", ".join(sorted({spec.backbone for spec in specs}))
     budgets = ", ".join(sorted({spec.budget for spec in specs}))
     trained = ", ".join("nothing" if task == NOTHING else task for task in runs.tasks())
-    return esc(
+    return (
         f"{len(entries)} entries, {len(specs)} runs, {len({s.seed for s in specs})} seeds. "
         f"Trained on {trained}; backbone {backbones}; budget {budgets}; "
         f"rules version {' and '.join(rules)}."
@@ -124,9 +134,9 @@ def _run_paths(folders: Sequence[Path], runs: Runs) -> dict[str, str]:
     return paths
 
 
-def _figures(files: Mapping[str, bytes], stems: Sequence[str]) -> dict[str, str]:
+def _figures(files: Mapping[str, bytes], stems: Sequence[str]) -> dict[str, list[Drawing]]:
     """Return the figures of each board by its stem; all others under the empty name."""
-    figures: dict[str, list[str]] = {}
+    figures: dict[str, list[Drawing]] = {}
     # Shortest first: of two tasks whose names both match, the last and longest wins.
     slugs = {name.partition("-")[2]: name for name in sorted(stems, key=len)}
     svg_files = [name for name in files if name.endswith(".svg")]
@@ -134,74 +144,62 @@ def _figures(files: Mapping[str, bytes], stems: Sequence[str]) -> dict[str, str]
         name = file.removesuffix(".svg")
         boards = ["", *(board for slug, board in slugs.items() if f"-{slug}-" in f"{name}-")]
         figures.setdefault(boards[-1], []).append(figure(files[file].decode(), number, name))
-    return {name: f'<div class="plots">{"".join(group)}</div>' for name, group in figures.items()}
+    return figures
 
 
-def _downloads(files: Mapping[str, bytes], names: Sequence[str]) -> str:
-    """Return tables by name and kind as JSON that cannot end a script block."""
+def _downloads(files: Mapping[str, bytes], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the published tables by name and kind."""
     content: dict[str, dict[str, Any]] = {}
     for name in names:
         for kind in KINDS:
             if (data := files.get(f"{name}.{kind}")) is not None:
                 text = data.decode()
                 content.setdefault(name, {})[kind] = json.loads(text) if kind == "json" else text
-    text = json.dumps(content, separators=(",", ":"))
-    # "</script>" in a label would end the block.
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+    return content
 
 
-def _tools(file: str) -> str:
-    return f'<div class="tools" data-file="{file}"></div>'
-
-
-def _summary(summary: Summary, figures: str) -> Section:
+def _summary(summary: Summary, figures: Sequence[Drawing]) -> Section:
     if len(summary.boards) < 2:
-        return Section("all", "All tasks", figures)
+        return Section(key="all", title="All tasks", figures=figures)
     overall = summary.overall
-    names = [Name(entry.label, entry.kind) for entry in overall.entries]
-    names += [Name(blank.label, blank.kind) for blank in overall.blanks]
-    body = _tools("overall") + table(overall_sheet(overall), names, "all")
-    notes = _list([OVERALL_RULE, *absences(overall)])
-    return Section("all", overall.title, body + notes + figures)
+    entries = [Entry(entry.label, entry.kind) for entry in overall.entries]
+    entries += [Entry(blank.label, blank.kind) for blank in overall.blanks]
+    return Section(
+        key="all",
+        title=overall.title,
+        file="overall",
+        table=EntryTable("all", overall_sheet(overall), entries),
+        notes=[OVERALL_RULE, *absences(overall)],
+        figures=figures,
+    )
 
 
-def _list(lines: Sequence[str]) -> str:
-    rows = "".join(f"<li>{esc(line)}</li>" for line in lines)
-    return f'<ul class="notes">{rows}</ul>' if rows else ""
-
-
-def _board(runs: Runs, board: Board, paths: Mapping[str, str], figures: str) -> Section:
+def _board(
+    runs: Runs, board: Board, paths: Mapping[str, str], figures: Sequence[Drawing]
+) -> Section:
     groups = runs.groups(board.task)
-    percent = board.percent
-    names = []
-    for entry in board.entries:
-        differences = dict(entry.differences)
-        differences |= entry.tradeoff.by_name if entry.tradeoff else {}
-        entry_runs = groups[entry.label]
-        details = detail(entry_runs, differences, entry.variants, entry.cost, percent, paths)
-        names.append(Name(entry.label, entry.kind, details))
-    for blank in board.blanks:
-        details = detail(groups[blank.label], {}, {}, None, percent, paths)
-        names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{details}"))
-    key, name = f"b-{_slug(board.task)}", board.stem
-    main, *rest = tables.sheets(board)
-    balanced = [entry.scores["balanced"] for entry in board.entries]
-    drawings = draw_intervals(balanced, higher_is_better=board.higher_is_better)
-    whiskers = main.header.index("balanced"), drawings
-    body = [f'<p class="about">{esc(tables.caption(board))}</p>', _tools(name)]
-    body += [table(main, names, key, whiskers), _list(tables.remarks(board))]
-    body += [_more(sheet, names, f"{key}-{n}") for n, sheet in enumerate(rest)]
-    return Section(key, board.title, "".join([*body, figures]))
-
-
-def _more(sheet: Sheet, names: Sequence[Name], key: str) -> str:
-    # The details are in the main table; once more here they would double the page.
-    plain_names = [replace(name, detail="") for name in names]
-    return (
-        f'<details class="more"><summary>{esc(sheet.title)}</summary>'
-        f"{table(sheet, plain_names, key)}</details>"
+    entries = []
+    for row in board.entries:
+        detail = Detail(
+            runs=groups[row.label], paths=paths, percent=board.percent, variants=row.variants,
+            differences={**row.differences, **(row.tradeoff.by_name if row.tradeoff else {})},
+            cost=row.cost,
+        )  # fmt: skip
+        entries.append(Entry(row.label, row.kind, detail))
+    entries += _blanks(runs, board.task, board.blanks, paths)
+    main, *more = tables.sheets(board)
+    balanced = [row.scores["balanced"] for row in board.entries]
+    drawings = whiskers(balanced, higher_is_better=board.higher_is_better)
+    key = f"b-{_slug(board.task)}"
+    return Section(
+        key=key,
+        title=board.title,
+        about=tables.caption(board),
+        file=board.stem,
+        table=EntryTable(key, main, entries, main.header.index("balanced"), drawings),
+        notes=tables.remarks(board),
+        more=_folded(key, more, entries),
+        figures=figures,
     )
 
 
@@ -210,32 +208,48 @@ def _profile(
     profile: Profile,
     designs: Sequence[factorial.Factorial],
     paths: Mapping[str, str],
-    figures: str,
+    figures: Sequence[Drawing],
 ) -> Section:
     groups = runs.groups(profile.trained_on)
-    names = [
-        Name(row.label, row.kind, detail(
-            groups[row.label], row.differences, {"composite": row.composite, **row.scores},
-            row.cost, True, paths,
-        ))
-        for row in profile.rows
-    ]  # fmt: skip
-    for blank in profile.blanks:
-        details = detail(groups[blank.label], {}, {}, None, True, paths)
-        names.append(Name(blank.label, blank.kind, f"<p>{esc(blank.missing)}.</p>{details}"))
-    key, name = f"p-{_slug(profile.trained_on)}", profile.stem
-    # The composite is the third column of the overview.
-    whiskers = 2, draw_intervals([row.composite for row in profile.rows])
-    body = [f'<p class="about">{esc(profile_tables.caption(profile))}</p>', _tools(name)]
-    body += [table(profile_tables.overview(profile, halves=True), names, key, whiskers)]
-    body.append(_list(profile_tables.remarks(profile)))
-    rest = profile_tables.sheets(profile)
-    body += [_more(sheet, names, f"{key}-{n}") for n, sheet in enumerate(rest)]
-    for sheet in factorial.sheets(designs):
-        rows = [[esc(cell.text) for cell in row] for row in sheet.rows]
-        content = f"<summary>{esc(sheet.title)}</summary>{plain(sheet.title, sheet.header, rows)}"
-        body.append(f'<details class="more">{content}</details>')
-    return Section(key, profile.title, "".join([*body, figures]))
+    entries = []
+    for row in profile.rows:
+        detail = Detail(
+            runs=groups[row.label], paths=paths, percent=True, differences=row.differences,
+            variants={"composite": row.composite, **row.scores}, cost=row.cost,
+        )  # fmt: skip
+        entries.append(Entry(row.label, row.kind, detail))
+    entries += _blanks(runs, profile.trained_on, profile.blanks, paths)
+    main = profile_tables.overview(profile, halves=True)
+    drawings = whiskers([row.composite for row in profile.rows])
+    key = f"p-{_slug(profile.trained_on)}"
+    return Section(
+        key=key,
+        title=profile.title,
+        about=profile_tables.caption(profile),
+        file=profile.stem,
+        # The composite is the third column of the overview.
+        table=EntryTable(key, main, entries, 2, drawings),
+        notes=profile_tables.remarks(profile),
+        more=_folded(key, profile_tables.sheets(profile), entries),
+        sheets=factorial.sheets(designs),
+        figures=figures,
+    )
+
+
+def _blanks(
+    runs: Runs, task: str, blanks: Sequence[Blank], paths: Mapping[str, str]
+) -> Iterator[Entry]:
+    """Yield the rows of incomplete entries."""
+    groups = runs.groups(task)
+    for blank in blanks:
+        missing = Detail(runs=groups[blank.label], paths=paths, percent=True, missing=blank.missing)
+        yield Entry(blank.label, blank.kind, missing)
+
+
+def _folded(key: str, sheets: Sequence[Sheet], entries: Sequence[Entry]) -> list[EntryTable]:
+    # The details are in the main table; once more here they would double the page.
+    names = [replace(entry, detail=None) for entry in entries]
+    return [EntryTable(f"{key}-{number}", sheet, names) for number, sheet in enumerate(sheets)]
 
 
 def _slug(task: str) -> str:
@@ -247,25 +261,20 @@ def _about(
 ) -> Iterator[Section]:
     """Yield the sections on methods, tasks, reading, rules and reproduction."""
     methods = sorted({run.record.spec.method for run in runs.runs})
-    yield Section("methods", "Methods", "\n".join(map(cards.method_card, methods)))
+    yield Section(key="methods", title="Methods", cards=list(map(cards.method_card, methods)))
     tasks = {score.task for run in runs.runs for score in run.record.scores}
     tasks |= {task for task in runs.tasks() if task != NOTHING}
-    yield Section("tasks", "Tasks", "\n".join(map(cards.task_card, sorted(tasks))))
+    yield Section(key="tasks", title="Tasks", cards=list(map(cards.task_card, sorted(tasks))))
     reading = [*(tables.RULES if boards else ()), *(profile_tables.RULES if profiles else ())]
-    yield Section("reading", "How to read", "".join(f"<p>{esc(line)}</p>" for line in reading))
+    yield Section(key="reading", title="How to read", paragraphs=reading)
     _, _, rules = _part("RULES.md").partition("\n")
-    title = '<summary><span class="title">All rules</span></summary>'
-    body = f'<details class="card">{title}{markdown(rules, 1)}</details>'
-    yield Section("rules", "Rules", body)
-    roots = [Path(f.resolve().name) if f.is_absolute() else f for f in folders]
-    yield Section("reproduce", "Reproduce", _reproduce(" ".join(map(str, roots))))
-
-
-def _reproduce(roots: str) -> str:
-    steps = (
-        ("Check the records: hashes, ledgers, scores from items", f"steelyard validate {roots}"),
-        ("Build this page and its boards again, with the same bytes",
-         f"steelyard leaderboard {roots} --html --out board"),
-    )  # fmt: skip
-    commands = "".join(f"<p>{esc(title)}:</p>{command_html(command)}" for title, command in steps)
-    return commands + inline("The command of each entry is in its row: click its name.")
+    card = Card(ident="all-rules", title="All rules", body=markdown(rules, deeper=1))
+    yield Section(key="rules", title="Rules", cards=[card])
+    roots = " ".join(str(Path(f.resolve().name) if f.is_absolute() else f) for f in folders)
+    rebuild = f"steelyard leaderboard {roots} --html --out board"
+    commands = {
+        "Check the records: hashes, ledgers, scores from items": f"steelyard validate {roots}",
+        "Build this page and its boards again, with the same bytes": rebuild,
+    }
+    hint = "The command of each entry is in its row: click its name."
+    yield Section(key="reproduce", title="Reproduce", commands=commands, paragraphs=[hint])

@@ -24,7 +24,7 @@ from steelyard.harness.runs.options import RunOptions
 from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.page import markup
 from steelyard.leaderboards.page.details import from_nothing, reproduce
-from steelyard.leaderboards.page.tables import draw_intervals
+from steelyard.leaderboards.page.entries import whiskers
 from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.stats.intervals import Interval
 
@@ -166,7 +166,7 @@ def test_findings_beside_the_runs_are_shown_escaped(text: str) -> None:
 def rows_of(text: str, board: str) -> dict[str, str]:
     """Everything of each entry's row by label."""
     section = text[text.index(f'<section id="{board}">') :]
-    table = section[: section.index("</tbody></table></div><ul")]
+    table = section[: section.index('<ul class="notes">')]
     parts = table.split("<tbody data-name=")[1:]
     return {html.unescape(part.split('"')[1]): html.unescape(part) for part in parts}
 
@@ -268,32 +268,50 @@ def test_a_figure_is_fit_for_the_strict_policy_of_the_page() -> None:
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         'viewBox="0 0 90 60"><metadata>x</metadata><defs><style>*{}</style></defs>'
         '<g id="text_1"><!-- a --><text style="font-size: 9px; font-family: \'DejaVu Sans\', '
-        'sans-serif; fill: #6e6e6e" transform="rotate(-0 1.2345 2)">a&lt;b: it.</text></g>'
-        '<g id="a"><use xlink:href="#m1" x="1.23456" y="2" clip-path="url(#m1)"/></g>\n'
-        '<path id="m1" d="M 1.2345 2 \nL 3 4" style="fill: #ffffff"/></svg>'
+        'sans-serif; fill: #6e6e6e" transform="rotate(-0 1.2 2)">a&lt;b: it.</text></g>'
+        '<g id="a"><use xlink:href="#m1" x="1.2" y="2" clip-path="url(#m1)"/></g>\n'
+        '<path id="m1" d="M 1.2 2 \nL 3 4" style="fill: #ffffff"/></svg>'
     )
-    drawing = markup.figure(svg, 7, 'say "so"')
-    assert (
-        '<text font-size="9px" fill="var(--soft)" transform="rotate(-0 1.23 2)">a&lt;b' in drawing
-    )
-    assert '<path id="f7-m1" d="M 1.23 2 L 3 4" fill="var(--paper)" />' in drawing
-    assert '<use href="#f7-m1" x="1.23" y="2" clip-path="url(#f7-m1)" />' in drawing
-    assert 'width="120"' in drawing and "Plot: say &quot;so&quot;. a&lt;b: it.</title>" in drawing
-    assert "style" not in drawing and "metadata" not in drawing and "text_1" not in drawing
+    drawing = markup.figure(svg, 7, "name")
+    content = drawing.content
+    assert '<text transform="rotate(-0 1.2 2)" font-size="9px" fill="#6e6e6e">a&lt;b' in content
+    assert '<path d="M 1.2 2 L 3 4" fill="#ffffff" id="f7-m1" />' in content
+    assert '<use x="1.2" y="2" clip-path="url(#f7-m1)" href="#f7-m1" />' in content
+    assert drawing.width == 120 and drawing.title == "Plot: name. a<b: it."
+    assert "style" not in content and "metadata" not in content and "text_1" not in content
 
 
 def test_whiskers_share_a_scale_and_one_far_behind_is_an_arrow() -> None:
     def each(low: float, high: float) -> Interval:
         return Interval((low + high) / 2, low, high, 1.0, (), 1)
 
-    best, next_, last = draw_intervals([each(0.8, 0.9), each(0.7, 0.8), each(0.0, 0.1)])
-    assert 'd="M50.0 6H96.0"' in best and 'cx="73.0"' in best
-    assert 'd="M4.0 6H50.0"' in next_ and "circle" not in last
-    assert draw_intervals([]) == []
+    best, next_, last = whiskers([each(0.8, 0.9), each(0.7, 0.8), each(0.0, 0.1)])
+    assert best[:3] == pytest.approx((50, 73, 96)) and next_[:3] == pytest.approx((4, 27, 50))
+    assert last.is_behind and not best.is_behind
+    assert whiskers([]) == []
 
 
-def test_markdown_keeps_to_its_subset() -> None:
+def test_markdown_has_no_html_and_only_links_to_the_web() -> None:
     table = "| x | y |\n|---|---|\n| 1 | *2* |"
-    converted = markup.markdown(f"## A `b`\n\n{table}\n\n1. one\n   more\n2. two", 1)
+    converted = markup.markdown(f"## A `b`\n\n{table}\n\n1. one\n   more\n2. <i>two</i>", 1)
     assert "<h3>A <code>b</code></h3>" in converted and "<td><em>2</em></td>" in converted
-    assert "<ol><li>one more</li><li>two</li></ol>" in converted
+    assert "<li>one\nmore</li>\n<li>&lt;i&gt;two&lt;/i&gt;</li>" in converted
+    links = markup.inline("[a](https://a.b) [c](c.md) [d](javascript:d) ![e](e.png)")
+    assert links == (
+        '<a href="https://a.b" rel="noopener noreferrer">a</a> <a>c</a> <a>d</a> e'
+    )  # fmt: skip
+
+
+def test_equations_of_a_docstring_keep_their_spaces() -> None:
+    converted = markup.docstring("Of x < y,\nthen\n\n    a  = b\n    c  = d\n\n- one\n  more")
+    assert "<p>Of x &lt; y,\nthen</p>" in converted
+    assert "a  = b\nc  = d\n</code></pre>" in converted and "<li>one\nmore</li>" in converted
+
+
+def test_a_citation_links_its_number_and_escapes_the_rest() -> None:
+    cited = markup.cited("A & B, arXiv 2401.00001, doi:10.1/x.y.")
+    assert cited == (
+        'A &amp; B, <a href="https://arxiv.org/abs/2401.00001" rel="noopener noreferrer">arXiv '
+        '2401.00001</a>, <a href="https://doi.org/10.1/x.y" rel="noopener noreferrer">'
+        "doi:10.1/x.y</a>."
+    )

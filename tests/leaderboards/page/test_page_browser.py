@@ -173,7 +173,8 @@ def test_downloads_are_the_published_files(shown: tuple[Any, Path], board: Path,
     press(driver, next(each for each in buttons if each.text == title))
     file, wanted = saved / f"board-toy.{kind}", (board / f"board-toy.{kind}").read_text("utf-8")
     deadline = time.monotonic() + 20
-    while not file.is_file() and time.monotonic() < deadline:
+    # The browser reserves the name with an empty file before it moves the download there.
+    while not (file.is_file() and file.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     text = file.read_text("utf-8")
     file.unlink()
