@@ -35,7 +35,9 @@ Where the paper or its code is silent or ambiguous, ours:
 - The decoder's hidden layer has the latents' width; it is trained together with the backbone.
 
 On a vision-language model (ours; the paper has classifiers only):
-- A modality is the image's tokens after the projector, or the embeddings of the prompt's tokens.
+- A modality is the image's tokens after the projector, with the tokens that the processor writes
+  between them, or the embeddings of the prompt's tokens. A row with another item's image is that
+  prompt rendered around it: images may differ in size and number, or be missing.
   The prediction is the distribution over the vocabulary at each answer token, teacher-forced; JSDs
   are averaged over answer tokens. The fusion is the language model, so each draw costs two of its
   passes; the default is one draw.

@@ -71,16 +71,25 @@ class Vlm(nn.Module):
         return self
 
     def encode(self, batch: Batch) -> Latents:
-        """Return image tokens [B, I, D] and prompt embeddings [B, P, D]; I is 0 without images."""
+        """Return image tokens [B, I, D] and prompt embeddings [B, P, D]; I is 0 without images.
+
+        Image tokens are the projected ones and the embeddings of the tokens between them.
+        """
         text = self.base.get_input_embeddings()(batch.extra["tokens"])
-        image = text.new_zeros(len(text), 0, text.shape[2])
+        layout = layout_of(batch)
+        spans = [row[span] for row, span in zip(text, layout.span, strict=True)]
+        image = nn.utils.rnn.pad_sequence(spans, batch_first=True)
         if bool(batch.has_image.any()):
             arguments = self.prompts.image_arguments(batch)
             outputs = self.base.model.get_image_features(**arguments).pooler_output
+            shown = layout.slots & batch.has_image[:, None]
+            slots = [row[span] for row, span in zip(shown, layout.span, strict=True)]
             # An item's images follow one another, and so do the items.
-            items = torch.split(torch.cat(list(outputs)), batch.extra["slots"].sum(1).tolist())
-            image = nn.utils.rnn.pad_sequence(list(items), batch_first=True).to(text.dtype)
-        return Latents(image, text, layout_of(batch))
+            image = image.masked_scatter(
+                nn.utils.rnn.pad_sequence(slots, batch_first=True)[..., None],
+                torch.cat(list(outputs)).to(text.dtype),
+            )
+        return Latents(image, text, layout)
 
     def contribute(self, latents: Latents) -> Latents:
         return latents  # a decoder mixes both modalities from its first layer

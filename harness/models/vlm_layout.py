@@ -3,11 +3,13 @@
 A prompt is stored once, with its image and without it:
 
     tokens              <user> <img> <slot> <slot> </img> ▁what  what  colour  ?
-    only_with_image            x     x      x      x
-    only_without_image                                    x
-    (shared)            x                                        ...
+    span                             x      x
+    only_with_image            x     x      x      x      x
+    only_without_image                                           x
+    (shared)            x                                              x       x
 
-The model attends to the shared tokens and to one of the two other groups.
+The model attends to the shared tokens and to one of the two other groups. The span is what the
+processor writes for the item's images; in a prompt with another image it is that image's span.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,22 +20,26 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Modality
 from steelyard.harness.models.backbone import Batch
 
 MULTI_AXIS = ("qwen2_vl", "qwen2_5_vl")
 """Families that count positions along time, height and width (Qwen-VL's M-RoPE)."""
-TEXT_TENSORS = ("tokens", "mask", "slots", "only_with_image", "only_without_image", "text_tokens")
+MARKS = ("mask", "slots", "span", "only_with_image", "only_without_image", "text_tokens")
 IGNORED = -100  # marks padding among answer tokens, as torch's losses do
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """Tokens of one prompt, with its image and without it."""
+    """Tokens of one prompt, with its image and without it.
+
+    An item without an image has the place of one: a span of one placeholder.
+    """
 
     tokens: tuple[int, ...]
     text_tokens: tuple[bool, ...]
+    span: tuple[bool, ...]
+    """Tokens that depend on the images alone: placeholders, and what separates them."""
     only_with_image: tuple[bool, ...]
     only_without_image: tuple[bool, ...]
     """Tokenisers split the text beside an image differently without the image."""
@@ -42,17 +48,27 @@ class PromptRow:
     def of(cls, tokens: Sequence[int], text_tokens: Sequence[bool]) -> Self:
         """Build the row of one rendering, in which no token depends on the image."""
         never = (False,) * len(tokens)
-        return cls(tuple(tokens), tuple(text_tokens), never, never)
+        return cls(tuple(tokens), tuple(text_tokens), never, never, never)
 
-    @property
-    def prompt(self) -> tuple[int, ...]:
-        """Tokens of the prompt with its image."""
-        pairs = zip(self.tokens, self.only_without_image, strict=True)
+    def prompt(self, shown: bool) -> tuple[int, ...]:
+        """Return the tokens of the prompt with its image, or without."""
+        hidden = self.only_without_image if shown else self.only_with_image
+        pairs = zip(self.tokens, hidden, strict=True)
         return tuple(token for token, absent in pairs if not absent)
 
+    def without_image(self) -> Self:
+        """Return the row of the rendering without image alone."""
+        columns = zip(self.only_with_image, self.text_tokens, strict=True)
+        return self.of(self.prompt(False), [text for absent, text in columns if not absent])
 
-def merge_renderings(with_image: PromptRow, without_image: PromptRow) -> PromptRow:
-    """Merge both renderings of one prompt: shared start, image part, text part, shared end."""
+
+def merge_renderings(
+    with_image: PromptRow, without_image: PromptRow, span: tuple[int, int]
+) -> PromptRow:
+    """Merge both renderings of one prompt: shared start, image part, text part, shared end.
+
+    ``span`` is where the images' tokens start and end in the rendering with them.
+    """
     start, end = differing_block(with_image.tokens, without_image.tokens)
     tail = len(with_image.tokens) - end
     stop = len(without_image.tokens) - tail
@@ -62,6 +78,7 @@ def merge_renderings(with_image: PromptRow, without_image: PromptRow) -> PromptR
         text_tokens=with_image.text_tokens[:end]
         + without_image.text_tokens[start:stop]
         + with_image.text_tokens[end:],
+        span=tuple(span[0] <= index < span[1] for index in range(end + replaced + tail)),
         only_with_image=(False,) * start + (True,) * inside + (False,) * (replaced + tail),
         only_without_image=(False,) * end + (True,) * replaced + (False,) * tail,
     )
@@ -86,14 +103,17 @@ class Layout:
     Rows of prompts, images and answers can be chosen separately, to permute one modality.
     """
 
-    tokens: Tensor
-    """[B, P] prompt tokens, with image and without."""
+    source: Tensor
+    """[B, P] int64, where each token's embedding is: in the row's text embeddings, or behind them
+    in its image tokens."""
     mask: Tensor
     """[B, P] bool, real tokens."""
     slots: Tensor
-    """[B, P] bool, positions that image tokens take."""
+    """[B, P] bool, positions that projected image tokens take."""
+    span: Tensor
+    """[B, P] bool, slots and the tokens between them."""
     only_with_image: Tensor
-    """[B, P] bool, slots and the tokens that wrap them."""
+    """[B, P] bool, the span and the tokens that wrap it."""
     only_without_image: Tensor
     """[B, P] bool."""
     text_tokens: Tensor
@@ -102,8 +122,6 @@ class Layout:
     """[B] bool, text not blanked."""
     image_visible: Tensor
     """[B] bool, image present and not blanked."""
-    image_count: Tensor
-    """[B] int64, image tokens of the row's images."""
     grid: Tensor
     """[B, N, 3] int64 patch grids of a row's images, padded with zeros; N is 0 if the family has
     none."""
@@ -111,24 +129,38 @@ class Layout:
     """[B, A] answer tokens, padded with ``IGNORED``."""
 
     def select(self, rows: Tensor, image: Tensor, text: Tensor) -> Self:
-        """Select rows by part; see ``backbone.Context``.
+        """Select rows by part, as if prompts were rendered anew; see ``backbone.Context``.
 
-        Raises:
-            UserError: a row's image does not have as many tokens as its prompt has slots.
+        A row is the tokens of ``text`` before its span, the span of ``image``, and the tokens of
+        ``text`` after its span. Spans may differ in length.
         """
-        parts = {name: getattr(self, name)[text] for name in (*TEXT_TENSORS, "text_visible")}
-        for name in ("image_visible", "image_count", "grid"):
-            parts[name] = getattr(self, name)[image]
-        layout = replace(self, **parts, answers=self.answers[rows])
-        # A prompt that was rendered without image has no slot for one.
-        slots = layout.slots.sum(1)
-        visible = layout.image_visible & (slots > 0)
-        if bool((visible & (slots != layout.image_count)).any()):
-            raise UserError(
-                "Images of one batch take different numbers of tokens, so they cannot be exchanged "
-                "between prompts: resize the images to one size first."
-            )
-        return replace(layout, image_visible=visible)
+        width, length = self.mask.shape[1], self.span.sum(1)
+        start, padding = self.span.int().argmax(1), width - self.mask.sum(1)
+        size = (width - padding - length)[text] + length[image]
+        before, inside = (start - padding)[text, None], length[image, None]
+        # The index of a token in its row; negative in the padding on the left.
+        index = torch.arange(int(size.max()), device=size.device) - (size.max() - size)[:, None]
+        from_text = padding[text, None] + index
+        # In the row of ``text`` followed by the row of ``image``.
+        origin = torch.where(
+            index < before + inside,
+            width + start[image, None] + index - before,
+            from_text + length[text, None] - inside,
+        )
+        origin = torch.where(index < before, from_text, origin).clamp(min=0)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor[text], tensor[image]], 1).gather(1, origin)
+
+        return replace(
+            self,
+            **{name: moved(getattr(self, name)) & (index >= 0) for name in MARKS},
+            source=moved(self.source),
+            text_visible=self.text_visible[text],
+            image_visible=self.image_visible[image],
+            grid=self.grid[image],
+            answers=self.answers[rows],
+        )
 
     def blank(self, modality: Modality, rows: Tensor) -> Self:
         """Remove one modality where ``rows`` [B] is true."""
@@ -153,14 +185,9 @@ class Layout:
         return self.answers != IGNORED
 
     def filled(self, text: Tensor, image: Tensor) -> Tensor:
-        """Return prompt embeddings [B, P, D] with image tokens [B, I, D] in their slots."""
-        if not image.shape[1]:
-            return text
-        # Clamped, because tokens before the first slot have index -1; they are not filled.
-        order = (self.slots.cumsum(1) - 1).clamp(0, image.shape[1] - 1)
-        in_slots = image.gather(1, order[..., None].expand(-1, -1, image.shape[2]))
-        filled = self.slots & self.image_visible[:, None]
-        return torch.where(filled[..., None], in_slots.to(text.dtype), text)
+        """Return embeddings [B, P, D] from those of text tokens and of image tokens [B, I, D]."""
+        both = torch.cat([text, image.to(text.dtype)], 1)
+        return both.gather(1, self.source[..., None].expand(-1, -1, both.shape[2]))
 
     def positions(self, model: Any, attended: Tensor) -> Tensor:
         """Return the position of each token for ``attended`` [B, L]: [B, L], M-RoPE [3, B, L].
@@ -186,10 +213,13 @@ class Layout:
 
 def layout_of(batch: Batch) -> Layout:
     """Return the layout of a collated batch; only absent images are blanked."""
+    span = batch.extra["span"]
+    width = span.shape[1]
+    in_text = torch.arange(width, device=span.device)
     return Layout(
-        **{name: batch.extra[name] for name in (*TEXT_TENSORS, "grid")},
+        **{name: batch.extra[name] for name in (*MARKS, "grid")},
+        source=torch.where(span, width + span.cumsum(1) - 1, in_text),
         text_visible=torch.ones_like(batch.has_image),
         image_visible=batch.has_image,
-        image_count=batch.extra["slots"].sum(1),
         answers=batch.targets,
     )

@@ -112,21 +112,27 @@ class PromptEncoder:
         self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None
     ) -> list[EncodedItem]:
         """Encode items one by one; UserError if a prompt or an answer is too long."""
-        # Each item without its image first: a view without image needs these tokens.
-        rows = self._tokenised([Inputs(None, item.text, item.prompt) for item in inputs])
+        # Both renderings of each: a view without image, or with another item's, needs the other.
+        without_image = self._tokenised(inputs, [0] * len(inputs))
+        short = self._tokenised(inputs, [max(1, len(item.images)) for item in inputs])
         positions = [position for position, item in enumerate(inputs) if item.image is not None]
-        with_image = [inputs[position] for position in positions]
-        processed = zip(*self._processed(with_image), self._tokenised(with_image), strict=True)
-        pictures: dict[int, Picture] = {}
-        for position, (ids, picture, short) in zip(positions, processed, strict=True):
+        processed = zip(*self._processed([inputs[position] for position in positions]), strict=True)
+        expanded = dict(zip(positions, processed, strict=True))
+        rows, pictures = [], []
+        for position, row in enumerate(short):
+            ids, picture = expanded.get(position, (row.tokens, None))
             # Tokens outside the images are those of the rendering with one placeholder per image.
-            start = short.tokens.index(self.image_token)
-            tail = short.tokens[::-1].index(self.image_token)
-            inside, end = (False,) * (len(ids) - start - tail), len(short.tokens) - tail
-            marks = short.text_tokens[:start] + inside + short.text_tokens[end:]
-            rows[position] = merge_renderings(PromptRow.of(ids, marks), rows[position])
-            pictures[position] = picture
-        longest = max(len(row.prompt) for row in rows)
+            start = row.tokens.index(self.image_token)
+            tail = row.tokens[::-1].index(self.image_token)
+            inside, end = (False,) * (len(ids) - start - tail), len(row.tokens) - tail
+            marks = row.text_tokens[:start] + inside + row.text_tokens[end:]
+            full, span = PromptRow.of(ids, marks), (start, len(ids) - tail)
+            rows.append(merge_renderings(full, without_image[position], span))
+            pictures.append(picture)
+        longest = max(
+            len(row.prompt(picture is not None))
+            for row, picture in zip(rows, pictures, strict=True)
+        )
         if longest > self.config.max_prompt_tokens:
             raise UserError(
                 f"A prompt has {longest} tokens with its image, the limit is "
@@ -134,18 +140,17 @@ class PromptEncoder:
                 "smaller images."
             )
         replies = [tuple(self.answer_ids(answer)) for answer in answers or ()] or [()] * len(rows)
-        columns = zip(rows, inputs, replies, strict=True)
+        columns = zip(rows, inputs, replies, pictures, strict=True)
         return [
-            EncodedItem(row, bool(item.text), reply, pictures.get(position))
-            for position, (row, item, reply) in enumerate(columns)
+            EncodedItem(row, bool(item.text), reply, picture)
+            for row, item, reply, picture in columns
         ]
 
-    def _tokenised(self, items: Sequence[Inputs]) -> list[PromptRow]:
-        """Return prompts as token rows with their text marked, each image one placeholder."""
-        if not items:
-            return []
+    def _tokenised(self, items: Sequence[Inputs], images: Sequence[int]) -> list[PromptRow]:
+        """Return prompts with so many placeholders as token rows with their text marked."""
         # Placeholders are not expanded here, so that offsets refer to the rendered text.
-        texts = [self._cached_render(item.prompt, len(item.images)) for item in items]
+        prompts = zip(items, images, strict=True)
+        texts = [self._cached_render(item.prompt, count) for item, count in prompts]
         coded = self.processor.tokenizer(
             texts, add_special_tokens=self.adds_special, return_offsets_mapping=True
         )
@@ -173,8 +178,10 @@ class PromptEncoder:
 
     def assemble(self, items: Sequence[EncodedItem], device: torch.device) -> Batch:
         """Join encoded items to a batch on the device."""
-        rows = [item.row for item in items]
-        images = join([item.picture for item in items if item.picture is not None])
+        present = [item.picture for item in items if item.picture is not None]
+        # No image to exchange: without room for one.
+        rows = [item.row if present else item.row.without_image() for item in items]
+        images = join(present)
         tokens = _pad([row.tokens for row in rows], self.pad_id)
         mask = _pad([(True,) * len(row.tokens) for row in rows], False)
         no_grid = torch.zeros(0, 3, dtype=torch.int64)
@@ -184,12 +191,13 @@ class PromptEncoder:
             "mask": mask,
             # The mask too, because padding may have the id of any token.
             "slots": (tokens == self.image_token) & mask,
+            "span": _pad([row.span for row in rows], False),
             "only_with_image": _pad([row.only_with_image for row in rows], False),
             "only_without_image": _pad([row.only_without_image for row in rows], False),
             "text_tokens": _pad([row.text_tokens for row in rows], False),
             "grid": pad_sequence(grids, batch_first=True),
         }
-        prompts = [row.prompt for row in rows]
+        prompts = [item.row.prompt(item.picture is not None) for item in items]
         batch = Batch(
             pixels=images.pop(PIXELS),
             has_image=torch.tensor([item.picture is not None for item in items]),

@@ -160,6 +160,45 @@ def test_who_takes_part(root: Path) -> None:
     torch.testing.assert_close(reached_by["whole"][projector], reached_by["sides"][projector])
 
 
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+@pytest.mark.parametrize("game", GAMES)
+def test_the_language_model_descends_the_sum_of_both_terms(
+    game: Game, family: str, root: Path
+) -> None:
+    """Against prompts rendered with the exchanged images and with the exchanged questions."""
+    model = vlm_toys.build(family, root)
+    turns, plain = vlm_toys.turns(ROWS), torch.arange(ROWS)
+    reference = collated(model, turns, plain, plain).detach()
+    draws = ORDER.view(2, ROWS)
+    terms = [
+        jensen_shannon(collated(model, turns, *pair), reference, False).mean()
+        for draw in draws
+        for pair in ((draw, plain), (plain, draw))
+    ]
+    expected = reached(model, -0.3 * torch.stack(terms).sum() / len(draws))
+    latents = model.encode(vlm_toys.batch(model, ROWS))
+    term, _ = mcr.game_term(
+        model, latents, latents, model.fuse(latents), ORDER, config(game=game, mipd=0.3)
+    )
+    gradients = reached(model, term)
+    language = [n for n in gradients if "language_model.layers" in n or "lm_head" in n]
+    assert len(language) > 15
+    for name in language:
+        torch.testing.assert_close(gradients[name], expected[name], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "family", ["qwen2_vl", "smolvlm", *(pytest.param(n, marks=pytest.mark.heavy) for n in
+    ("llava", "llava_onevision", "qwen2_5_vl"))],
+)  # fmt: skip
+def test_it_trains_on_photos_of_unequal_size(family: str, root: Path) -> None:
+    """Some items show several images and some none."""
+    model = vlm_toys.build(family, root)
+    meter = vlm_toys.train(model, "mcr", 2e9, uneven=True)
+    assert meter.steps >= 2
+    assert meter.diagnostics["J_image"] > 1e-3 and meter.diagnostics["J_text"] > 1e-3
+
+
 def test_under_an_adapter_only_the_whole_can_play(root: Path) -> None:
     model = vlm_toys.build("llava", root, tune="lora")
     latents = model.encode(vlm_toys.batch(model, ROWS))

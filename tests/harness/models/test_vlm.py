@@ -184,13 +184,52 @@ def test_a_template_may_have_one_place(build: Build) -> None:
     assert model.image_capacity(3) == 1
 
 
-def test_images_of_unequal_size_cannot_be_exchanged(build: Build) -> None:
-    model = build("qwen2_vl").eval()
-    items = [asked(picture(0, (32, 32)), "a?"), asked(picture(1, (64, 32)), "a?")]
-    batch = model.collate(items, ["yes", "no"])
-    torch.testing.assert_close(model.predict(batch), plain(model, batch), rtol=0, atol=1e-4)
-    with pytest.raises(UserError, match="different numbers of tokens"):
-        selected(model.encode(batch), [0, 1], [1, 0], [0, 1])
+UNEQUAL = [
+    asked(picture(0, (32, 32)), "Is there a banana in the image?"),
+    asked(picture(1, (64, 33)), "What color is the fish?"),
+    asked(None, "Is there a cup in the image, and is it on the dish?"),
+    Inputs(picture(2, (20, 70)), "How many?", "How many?" + SUFFIX, more=(picture(3, (48, 32)),)),
+    asked(picture(4, (40, 64)), "yes?"),
+]
+
+
+@every_family
+@pytest.mark.parametrize("order", [[1, 0, 3, 4, 2], [2, 3, 1, 0, 4], [4, 4, 0, 2, 2]])
+@torch.no_grad()
+def test_an_exchanged_image_is_a_prompt_rendered_with_it(
+    family: str, order: list[int], build: Build
+) -> None:
+    """Images of unequal size, several of one item, and none: by the model's own forward pass."""
+    model = build(family).eval()
+    answers = ["yes", "red green", "no .", "two", "yes"]
+    latents = model.encode(model.collate(UNEQUAL, answers))
+    rows = list(range(len(UNEQUAL)))
+    rendered = [
+        replace(item, image=UNEQUAL[other].image, more=UNEQUAL[other].more)
+        for item, other in zip(UNEQUAL, order, strict=True)
+    ]
+    expected = plain(model, model.collate(rendered, answers))
+    fused = model.fuse(selected(latents, rows, order, rows))
+    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-4)
+    # Exchanging the text instead, with the answers of the other items.
+    turned = [
+        replace(UNEQUAL[other], image=item.image, more=item.more)
+        for item, other in zip(UNEQUAL, order, strict=True)
+    ]
+    expected = plain(model, model.collate(turned, answers))
+    fused = model.fuse(selected(latents, rows, rows, order))
+    torch.testing.assert_close(fused, expected, rtol=0, atol=1e-4)
+
+
+@every_family
+def test_selected_rows_can_be_selected_from_again(family: str, build: Build) -> None:
+    model = build(family).eval()
+    latents = model.encode(model.collate(UNEQUAL[:3], ANSWERS))
+    with torch.no_grad():
+        first = selected(latents, [0, 1, 2], [1, 2, 0], [0, 1, 2])
+        second = selected(first, [2, 0, 1], [2, 0, 1], [2, 0, 1])
+        direct = selected(latents, [2, 0, 1], [0, 1, 2], [2, 0, 1])
+        assert torch.equal(model.fuse(second), model.fuse(direct))
 
 
 @every_family
