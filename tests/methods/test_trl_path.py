@@ -27,7 +27,7 @@ from steelyard.methods import dpo, grpo, kto, sft
 from steelyard.methods._preference import trl, trl_data
 from steelyard.methods._preference.trl import score_answers
 
-FLOPS = 8e8
+FLOPS = 1.2e9
 
 
 @pytest.fixture
