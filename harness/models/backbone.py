@@ -91,11 +91,23 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     batch_size: int = 32
+    """Training items per optimiser step; of methods that sample answers, sampled answers."""
+    micro_batch_size: int = 0
+    """Most items of one pass with gradients, 0 for all; a step adds up as many as it needs."""
     warmup: float = 0.05
     """Fraction of a training stage over which the learning rate rises linearly."""
     clip_norm: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16`` trains under autocast with full-precision weights."""
+
+    def micro_size(self, size: int, multiple: int = 1) -> int:
+        """Return the items per pass of a step over ``size`` items: a divisor of ``size``.
+
+        Passes of one step have equal sizes, so that the mean of their means is the step's mean.
+        """
+        most = self.micro_batch_size or size
+        sizes = range(multiple, min(most, size) + 1, multiple)
+        return max((part for part in sizes if size % part == 0), default=size)
 
     @classmethod
     def of(cls, config: object) -> Self:

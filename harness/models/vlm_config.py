@@ -34,12 +34,17 @@ class VlmConfig:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-5
     weight_decay: float = 0.01
-    batch_size: int = 8
+    batch_size: int = 32
+    """Training items per optimiser step; of methods that sample answers, sampled answers."""
+    micro_batch_size: int = 4
+    """Most items of one pass with gradients, 0 for all of a step: less memory, same gradient."""
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
 PRESETS: dict[str, VlmConfig] = {
-    TINY: VlmConfig(TINY, tune="full", learning_rate=4e-4, batch_size=32, max_prompt_tokens=256),
+    TINY: VlmConfig(
+        TINY, tune="full", learning_rate=4e-4, micro_batch_size=0, max_prompt_tokens=256
+    ),
 }
 
 

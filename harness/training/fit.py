@@ -8,6 +8,7 @@ fit(backbone, data, meter, step, seed=seed)
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -42,6 +43,9 @@ def fit(
     method to train. ``after_backward`` runs before clipping and the optimiser step. The learning
     rate rises linearly and then falls along a cosine to zero within this stage.
 
+    ``step`` gets the recipe's micro-batches one by one; their mean loss is that of the batch if it
+    is a mean over items. Terms that compare items see one micro-batch.
+
     Raises:
         NonFiniteLoss: the loss or a gradient is NaN or infinite; names the step.
         BudgetSpent: the next pass would overshoot the budget.
@@ -53,27 +57,35 @@ def fit(
     half = backbone.recipe.precision == "bf16"
     meter.start_stage()
     start = meter.fraction
-    for batch in data.batches(backbone.recipe.batch_size, seed, stage):
+    for positions in data.positions(backbone.recipe.batch_size, seed, stage):
         progress = (meter.fraction - start) / (until - start) if until > start else 1.0
         if progress >= 1.0:
             return
-        meter.afford_step(len(batch.targets))  # ends the run between two steps and not inside one
+        # Ends the run between two steps and not inside one.
+        meter.afford_step(len(positions))
         set_rate(optimiser, backbone.recipe, progress, learning_rate_scale)
-        with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=half):
-            loss, values = step(batch)
-        # Before the backward pass: a NaN would reach all weights.
-        if not math.isfinite(loss.item()):
-            raise NonFiniteLoss(meter.steps + 1, loss.item())
         optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        size = backbone.recipe.micro_size(len(positions))
+        parts = [positions[row : row + size] for row in range(0, len(positions), size)]
+        means: dict[str, float] = defaultdict(float)
+        for part in parts:
+            batch = data.gather(part)
+            with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=half):
+                loss, values = step(batch)
+            # Before the backward pass: a NaN would reach all weights.
+            if not math.isfinite(loss.item()):
+                raise NonFiniteLoss(meter.steps + 1, loss.item())
+            torch.autograd.backward(loss / len(parts))
+            for name, value in {"loss": loss.detach(), **values}.items():
+                means[name] += float(value) / len(parts)
         if after_backward is not None:
             after_backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, backbone.recipe.clip_norm).item()
         if not math.isfinite(norm):
             raise NonFiniteLoss(meter.steps + 1, norm, "gradient norm")
         optimiser.step()
-        meter.log({"loss": loss.detach(), **values})
-        meter.step(len(batch.targets))
+        meter.log(means)
+        meter.step(len(positions))
 
 
 def set_rate(

@@ -39,14 +39,21 @@ class TrainData:
         return len(self.examples)
 
     def batches(self, size: int, seed: int, stage: str) -> Iterator[Batch]:
-        """Yield batches without end, reshuffled each epoch; seed and stage decide the order."""
+        """Yield batches without end, in the order of ``positions``."""
+        return map(self.gather, self.positions(size, seed, stage))
+
+    def positions(self, size: int, seed: int, stage: str) -> Iterator[list[int]]:
+        """Yield the positions of each batch without end; seed and stage decide their order.
+
+        They are reshuffled each epoch. A batch is at most as long as the data.
+        """
         generator = np.random.default_rng(seed_for(seed, "batches", stage))
         size = min(size, len(self.examples))
         while True:
             order = generator.permutation(len(self.examples))
             # An incomplete last batch is dropped: all steps cost the same.
             for start in range(0, len(order) - size + 1, size):
-                yield self.gather(order[start : start + size].tolist())
+                yield order[start : start + size].tolist()
 
     def class_counts(self) -> NDArray[np.int64]:
         """Count the training items of each class: [C]."""

@@ -147,15 +147,16 @@ class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
         loss: Tensor = super()._compute_loss(model, inputs)
         stream = "offline" if "chosen" in inputs else "online"
         if stream == "offline":
-            mask = inputs["completion_mask"]
+            mask, chosen = inputs["completion_mask"], inputs["chosen"]
             means = (self._log_probs * mask).sum(1) / mask.sum(1)
-            right, wrong = means[inputs["chosen"]].mean(), means[~inputs["chosen"]].mean()
+            # Half of a step's rows are right answers, though not of each of its passes.
+            right, wrong = (2 * (means * side).mean() for side in (chosen, ~chosen))
             self._note("logps/chosen", right)
             self._note("logps/rejected", wrong)
             self._note("margin", right - wrong)
             # TRL's loss is divided by the number of accumulated batches as well.
             loss = loss - self._anchor * right / self.current_gradient_accumulation_steps
-        self._note(f"loss_{stream}", loss)
+        self._note(f"loss_{stream}", loss * self.current_gradient_accumulation_steps)
         return loss
 
     def _note(self, name: str, value: Tensor) -> None:

@@ -91,12 +91,13 @@ class BlockSampler(Sampler[int]):
     """Row numbers in blocks of one generation batch, each block from one pool.
 
     Pools alternate in fixed proportions (smooth weighted round robin). Within a pool, every row
-    occurs once per pass, in an order that is reshuffled for each pass.
+    occurs once per pass, in an order that is reshuffled for each pass. A block is repeated for each
+    of the ``passes`` with gradients of a step.
     """
 
-    def __init__(self, pools: Sequence[RowPool], block: int, seed: int) -> None:
+    def __init__(self, pools: Sequence[RowPool], block: int, seed: int, passes: int = 1) -> None:
         self.pools = [pool for pool in pools if pool.rows and pool.fraction > 0]
-        self.block = block
+        self.block, self.passes = block, passes
         self._resting: set[int] = set()
         generator = torch.Generator().manual_seed(seed)
         # Made once, so that the trainer's next pass continues the order instead of repeating it.
@@ -106,15 +107,15 @@ class BlockSampler(Sampler[int]):
         self._blocks = -(-sum(len(p.rows) * p.repeats for p in self.pools) // block)
 
     def __len__(self) -> int:
-        return self._blocks * self.block
+        return self._blocks * self.passes * self.block
 
     def __iter__(self) -> Iterator[int]:
         for _ in range(self._blocks):
             index = self._next_pool()
             pool, order = self.pools[index], self._orders[index]
-            for _ in range(self.block // pool.repeats):
-                row = next(order)
-                yield from [row] * pool.repeats
+            rows = [next(order) for _ in range(self.block // pool.repeats)]
+            # TRL asks for the block before each pass, and reads it before the first only.
+            yield from [row for row in rows for _ in range(pool.repeats)] * self.passes
 
     def rest(self, rows: Sequence[int]) -> None:
         """Leave these rows out of their next pass."""
@@ -289,7 +290,9 @@ def online_trainer(
     check_group(backbone, config.group)
     rows = online_rows(data) if rows is None else rows
     order = pools(rows, config.group, mix)
-    sampler = BlockSampler(order, backbone.recipe.batch_size, seed_for(seed, "online", "order"))
+    size = backbone.recipe.batch_size
+    passes = size // backbone.recipe.micro_size(size)
+    sampler = BlockSampler(order, size, seed_for(seed, "online", "order"), passes)
     form = [formatting([backbone.eos_id])] if config.format_reward else []
     with trl.workspace(backbone) as folder:
         # TRL would load the reference by the name in the model's configuration: that is not the
@@ -303,7 +306,6 @@ def online_trainer(
             "beta": config.beta if reference is None else 0.0,
             # One update per sampled batch: the policy that sampled is the policy itself.
             "num_iterations": 1,
-            "steps_per_generation": 1,
             "log_completions": False,
             "epsilon": config.clip,
             **settings,

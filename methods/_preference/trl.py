@@ -74,7 +74,7 @@ def train_on_rows(
     source = data if pairs is None else pairs
     rows = rows_per_pair * len(source)
     size = trl_data.batch_size(backbone, rows, least=rows_per_pair)
-    settings["per_device_train_batch_size"] = size
+    settings |= passes(backbone, size, rows_per_pair)
     with workspace(backbone) as folder:
         reference = {} if pairs is None else {"ref_model": reference_copy(backbone)}
         trainer = trainer_class(
@@ -173,8 +173,7 @@ def arguments(
     shared = {
         "output_dir": str(folder),
         "max_steps": UNBOUNDED,
-        "per_device_train_batch_size": recipe.batch_size,
-        "gradient_accumulation_steps": 1,
+        **passes(backbone, recipe.batch_size),
         "max_grad_norm": recipe.clip_norm,
         "weight_decay": recipe.weight_decay,
         "learning_rate": recipe.learning_rate,
@@ -202,6 +201,12 @@ def arguments(
     names = inspect.signature(config_class).parameters
     # Trainers differ in the settings that they know.
     return config_class(**{k: v for k, v in shared.items() if k in names} | settings)
+
+
+def passes(backbone: Vlm, rows: int, multiple: int = 1) -> dict[str, int]:
+    """Return the training arguments that split a step over ``rows`` into passes with gradients."""
+    size = backbone.recipe.micro_size(rows, multiple)
+    return {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows // size}
 
 
 def reference_copy(backbone: Vlm) -> Any | None:
