@@ -8,23 +8,22 @@ answer's tokens and the end token, y_w the right and y_l the wrong answer:
 
     L = -log sigmoid(beta (d(y_w) - d(y_l))) + sft NLL(y_w)
 
-Studies of modality balance vary y_l: which wrong answer, and from which corrupted image. See
-``methods/_preference/negatives.py``. ``random_answer`` and ``no_image`` are the controls that
-mined negatives have to beat.
+Beta 0.1 and ``sft`` 0 are the paper's. It starts from a model fine-tuned on the right answers, and
+takes preferences of people for sampled answers.
 
-The paper has beta 0.1 and no NLL term. Ours: beta 0.2 and an NLL term of weight ``sft`` = 1 (mean
-over the batch's tokens); without it the right answer loses likelihood as well on small models. The
-paper takes preferences of people; here y_w is the data's answer.
+Ours, where the paper says nothing or has other data: y_w is the data's answer, y_l that of
+``methods/_preference/negatives.py``. Studies of modality balance vary y_l. The NLL term, a mean
+over the batch's tokens: without it the right answer can lose likelihood as well.
 """
 
 from dataclasses import dataclass
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.training.search import Choice, LogUniform, Space
+from steelyard.harness.training.search import LogUniform, Space
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
-from steelyard.methods._preference.negatives import Negatives, PairOptions
+from steelyard.methods._preference.negatives import PairOptions
 
 ABOUT = About(
     title="DPO",
@@ -38,17 +37,15 @@ ABOUT = About(
 
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
-    negatives: Negatives = "random_answer"
-    beta: float = 0.2
-    sft: float = 1.0
+    sft: float = 0.0
+    """Weight of the likelihood of right answers; above 0 it is no longer the published method."""
     weights = ("sft",)
 
 
 SEARCH: Space = {
-    # The paper tries beta 0.05, 0.1, 1 and 5; the weight of the NLL term is ours.
+    # The paper tries beta 0.05, 0.1, 1 and 5. ``negatives`` and ``sft`` are not tuned: with other
+    # wrong answers or another term, it is another entry of a board.
     "beta": LogUniform(0.05, 1.0),
-    "sft": Choice((0.0, 0.3, 1.0)),
-    # ``negatives`` is not tuned: other wrong answers are another entry of a board.
 }
 
 
@@ -57,5 +54,5 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from steelyard.methods._preference.pairwise import train_on_pairs
 
-    losses = {"sigmoid": 1.0, "sft": config.sft} if config.sft else {"sigmoid": 1.0}
+    losses = {"sigmoid": 1.0, "sft": config.sft}
     train_on_pairs(backbone, data, meter, config, seed, losses=losses)

@@ -14,7 +14,8 @@ each answer is a row. Rows of the KL estimate also pass through both models, so 
 than one of DPO on the same number of rows.
 
 beta 0.1 and weights 1 are the paper's. It asks for desirable * n_right to be 1 to 4/3 times
-undesirable * n_wrong; the two numbers are equal here. Ours: the source of the wrong answers.
+undesirable * n_wrong; the two numbers are equal here. Ours: the wrong answers, which the paper
+takes from preference data or feedback (``methods/_preference/negatives.py``).
 """
 
 from dataclasses import dataclass

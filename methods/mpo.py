@@ -15,7 +15,8 @@ Differences from the paper: with TRL's losses ``bco_pair`` and ``sft``, BCO's re
 moving average of rewards) is 0, and the NLL is averaged over the batch's tokens instead of within
 each answer first. The paper makes wrong answers by truncating long reasoning and completing it
 without the image; answers here are short, so wrong ones are those of
-``methods/_preference/negatives.py``.
+``methods/_preference/negatives.py``, by default random ones as in the other methods
+(``negatives=no_image`` is nearest to the paper).
 """
 
 from dataclasses import dataclass

@@ -103,13 +103,11 @@ def cost_sheet(costs: Mapping[str, Cost], control: str, blanks: Iterable[str]) -
             f"{100 * cost.phases[phase] / cost.flops:.0f}%" if cost.phases.get(phase) else ""
         )
 
-    counted = any(cost.answers > cost.items for cost in costs.values())
     columns = [
         column("FLOPs", lambda cost: f"{cost.flops:.2e}"),
         column(f"x {control}", lambda c: "" if c.relative is None else f"{c.relative:.2f}"),
         column("steps", lambda cost: f"{cost.steps:.0f}"),
         column("items", lambda cost: f"{cost.items:.0f}"),
-        *([column("answers", lambda cost: f"{cost.answers:.0f}")] if counted else []),
         column("seconds", lambda cost: f"{cost.seconds:.1f}"),
         column("peak MiB", lambda cost: f"{cost.peak_bytes / 2**20:.0f}"),
         *(column(name, fraction(name)) for name in phases_of([*costs.values()])),

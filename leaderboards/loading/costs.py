@@ -17,8 +17,6 @@ class Cost:
     seconds: float
     steps: float
     items: float
-    answers: float
-    """Answers of the items; 0 if a record does not count them."""
     peak_bytes: float
     phases: Mapping[str, float]
     """FLOPs by phase."""
@@ -47,7 +45,6 @@ def _cost(runs: Sequence[Run], base: float | None) -> Cost:
         seconds=fmean(ledger.total_seconds for ledger in ledgers),
         steps=fmean(ledger.steps for ledger in ledgers),
         items=fmean(ledger.items for ledger in ledgers),
-        answers=fmean(ledger.answers for ledger in ledgers),
         peak_bytes=fmean(ledger.peak_bytes for ledger in ledgers),
         phases={p: fmean(ledger.flops.get(p, 0.0) for ledger in ledgers) for p in phases},
         amortised=fmean(ledger.amortised_flops(len(runs)) for ledger in ledgers),

@@ -7,9 +7,12 @@
 ``noise_image``    its answer to the image with Gaussian noise of a severity from 1 to 5.
 
 A mined answer is dropped if it equals a right one (logged as ``dropped_equal``), or if it is empty
-or has not ended at ``max_answer_tokens`` (``dropped_none``). The remaining examples are those whose
-answer depends on the image, a biased subset: a model trained on them alone can unlearn the language
-prior on items where it is right. ``refill`` keeps the other examples, with a random wrong answer.
+or has not ended at ``max_answer_tokens`` (``dropped_none``). The remaining examples are a biased
+subset: if the model says "yes" without the image, every existence question that remains has the
+right answer "no". ``refill`` keeps the other examples, with a random wrong answer.
+
+The number of pairs by question type and right answer is logged, and pairs are refused if a filter
+favours a right answer (``methods/_preference/balance.py``).
 """
 
 from collections import defaultdict
@@ -27,6 +30,7 @@ from steelyard.harness.core.options import require
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
+from steelyard.methods._preference import balance
 from steelyard.methods._preference.trl_data import AnswerPair
 from steelyard.tasks.answers import normalise, without_reasoning
 from steelyard.tasks.corruptions import SEVERITIES, corrupt
@@ -39,12 +43,14 @@ GREY = (127, 127, 127)  # middle of the range: neither dark nor bright
 class PairOptions:
     """Options of every method that trains on pairs; the method's ``Config`` extends them."""
 
-    negatives: Negatives = "no_image"
+    negatives: Negatives = "random_answer"
+    """One default for all methods, so that a board compares losses. It drops no example and costs
+    nothing; on the generated world it scores as ``no_image`` does."""
     severity: int = 3
     """Severity of ``noise_image``, 1 to 5."""
     max_pairs: int = 1024
     """Maximum number of training examples to make pairs of, drawn at random."""
-    refill: bool = False
+    refill: bool = True
     """Take a random wrong answer if the mined one is dropped, and keep the example."""
     beta: float = 0.1
     weights: ClassVar[tuple[str, ...]] = ()
@@ -66,7 +72,8 @@ def make_pairs(
     Generation is charged to the phase ``mine``.
 
     Raises:
-        UserError: no example gives a pair.
+        UserError: no example gives a pair, or examples with one right answer give them more often
+            than those with another.
     """
     generator = np.random.default_rng(seed_for(seed, "preferences", "order"))
     positions = generator.permutation(len(data)).tolist()
@@ -94,6 +101,9 @@ def make_pairs(
             f"negatives={options.negatives} gave no wrong answer to {len(positions)} example(s): "
             "choose other negatives, a higher severity or more data."
         )
+    trained = [pair.position for pair in pairs]
+    hint = "Set refill=true, or negatives=random_answer."
+    balance.check(meter, balance.strata(data, positions), balance.strata(data, trained), hint)
     return tuple(pairs)
 
 

@@ -29,12 +29,14 @@ def train_on_pairs(
 ) -> None:
     """Make pairs with the start model, then train on them until the budget is spent.
 
-    ``losses`` are TRL's names of losses, with weights. ``settings`` go to ``trl.train_on_rows``.
+    ``losses`` are TRL's names of losses, with weights; a weight of 0 leaves one out. ``settings``
+    go to ``trl.train_on_rows``.
     """
     settings["pairs"] = make_pairs(backbone, data, meter, config, seed)
     settings["beta"] = config.beta
     settings.setdefault("answers_per_row", 2)
     if losses:
+        losses = {name: weight for name, weight in losses.items() if weight}
         settings |= {"loss_type": list(losses), "loss_weights": list(losses.values())}
     classes = (trainer_class, config_class)
     trl.train_on_rows(*classes, backbone, data, meter, seed, collator, **settings)

@@ -76,7 +76,9 @@ def test_mined_answers_are_those_of_the_start_model_without_the_image(
 ) -> None:
     meter = toy.metered(backbone, 1e12)
     with meter:
-        pairs = negatives.make_pairs(backbone, data, meter, PairOptions("no_image"), seed=0)
+        pairs = negatives.make_pairs(
+            backbone, data, meter, PairOptions("no_image", refill=False), seed=0
+        )
     for pair in pairs:
         turn = data.turn(pair.position)
         assert pair.chosen == turn.answer != pair.rejected
@@ -91,7 +93,7 @@ def test_mined_answers_are_those_of_the_start_model_without_the_image(
 
 def test_refilling_keeps_every_example(backbone: Vlm, data: TrainData) -> None:
     meter = toy.metered(backbone, 1e12)
-    source = PairOptions("no_image", refill=True)
+    source = PairOptions("no_image")
     with meter:
         pairs = negatives.make_pairs(backbone, data, meter, source, seed=0)
     assert sorted(pair.position for pair in pairs) == list(range(32))
@@ -102,7 +104,8 @@ def test_an_answer_that_did_not_end_is_no_negative(backbone: Vlm, data: TrainDat
     short = toy.load(toy.trained_base(), max_answer_tokens=1)  # no room for the end token
     meter = toy.metered(short, 1e12)
     with meter, pytest.raises(UserError, match="gave no wrong answer to 32 example"):
-        negatives.make_pairs(short, data, meter, PairOptions("blank_image"), seed=0)
+        options = PairOptions("blank_image", refill=False)
+        negatives.make_pairs(short, data, meter, options, seed=0)
     assert meter.diagnostics["dropped_none"] == 32
 
 

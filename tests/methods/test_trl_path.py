@@ -241,7 +241,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(base: Path, trai
     head.register_hook(lambda gradient: gradient * float("inf"))  # the loss stays finite
     before = _weights(backbone)
     meter = toy.metered(backbone, FLOPS)
-    with meter, pytest.raises(NonFiniteLoss, match="gradient norm became nan at step 1"):
+    with meter, pytest.raises(NonFiniteLoss, match=r"gradient norm became (nan|inf) at step 1"):
         train(backbone, toy.data(backbone, 40, 1), meter, sft.Config(), 0)
     assert torch.equal(_weights(backbone), before)
 
