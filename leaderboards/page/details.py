@@ -87,6 +87,8 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
     yield "budget", f"{spec.budget}, track {spec.track}: {' or '.join(caps) or 'no limit'}"
     audit = f"at most {100 * ledger.unposted:.2g}% in {ledger.audited} audited windows"
     yield "unaccounted FLOPs", audit if ledger.audited else "not audited"
+    if ledger.answers > ledger.items:
+        yield "answers trained on", f"{ledger.answers:,}"
 
 
 def _pairs(options: Mapping[str, Any]) -> str:
