@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Modality
 from steelyard.harness.models.classifier_config import HEADS
+from steelyard.harness.models.storage import explain_load_errors
 
 TINY = "tiny"
 """Source of the encoders built here, which have no pretrained weights."""
@@ -207,23 +208,28 @@ def load_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
     """Load a pretrained encoder by hub id or local path; UserError if that fails."""
     from transformers import AutoModel
 
-    try:
+    with explain_load_errors(
+        f"Could not load the {modality} encoder '{source}'",
+        "Give a local folder with config.json and weights, or a hub id while online.",
+    ):
         model = AutoModel.from_pretrained(source, dtype=torch.float32)
         processor = _processor(Path(source), modality)
-    except (OSError, ValueError, ImportError) as error:
-        summary = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"Could not load the {modality} encoder '{source}': {summary} "
-            "Give a local folder with config.json and weights, or a hub id while online."
-        ) from error
-    # CLIP-like checkpoints have a tower for each modality.
-    towers = dict(model.named_children())
-    tower = towers.get("vision_model" if modality == "image" else "text_model", model)
-    return Encoder(tower, processor, modality, max_tokens, source)
+        # CLIP-like checkpoints have a tower for each modality.
+        towers = dict(model.named_children())
+        tower = towers.get("vision_model" if modality == "image" else "text_model", model)
+        encoder = Encoder(tower, processor, modality, max_tokens, source)
+        # Tried once, or what it lacks would be met by a crash within a run.
+        with torch.no_grad():
+            encoder(*encoder.prepare([Image.new("RGB", (8, 8)) if modality == "image" else "a"])[0])
+    return encoder
 
 
 def _processor(source: Path, modality: Modality) -> Any:
     from transformers import AutoImageProcessor, AutoTokenizer
 
     kind = AutoImageProcessor if modality == "image" else AutoTokenizer
-    return kind.from_pretrained(source.as_posix())
+    processor = kind.from_pretrained(source.as_posix())
+    if modality == "text" and processor.pad_token is None:
+        # Any token serves: padding is masked.
+        processor.pad_token = processor.eos_token
+    return processor

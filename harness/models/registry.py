@@ -118,8 +118,7 @@ def open_model(source: str, options: Mapping[str, Any], device: str) -> "Classif
     from steelyard.harness.models import vlm_build
 
     config = _pretrained_config(source, options)
-    # The seed decides a new adapter only, which has no effect before it is trained.
-    return vlm_build.build(source, config, seed=0, device=device).eval()
+    return vlm_build.build(source, config, seed=None, device=device).eval()
 
 
 def _pretrained_config(source: str, options: Mapping[str, Any]) -> VlmConfig:

@@ -1,4 +1,4 @@
-"""Folder of a saved backbone: weights and processors, and a JSON description written last."""
+"""Folder of a saved backbone, its description written last; errors of foreign checkpoints."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -25,6 +25,24 @@ def describe_last(path: Path, description: Mapping[str, Any]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield path.parent
     write_json(path, description)
+
+
+@contextmanager
+def explain_load_errors(message: str, advice: str) -> Iterator[None]:
+    """Turn any failure of a library on a foreign checkpoint into a UserError of one line.
+
+    The line is ``message``, the first sentence of the library, ``advice``.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    # Libraries raise what they like: a missing package, a wrong shape, an error of a template.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # Libraries explain over many lines; the first names the fault, unless it announces a list.
+        summary = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).replace("\t", "").strip()
+        raise UserError(f"{message}: {summary} {advice}") from error
 
 
 def read_description(path: Path, kind: str) -> dict[str, Any]:

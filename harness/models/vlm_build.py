@@ -15,7 +15,8 @@ from torch import nn
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
-from steelyard.harness.models.storage import describe_last, read_description
+from steelyard.harness.models import vlm_checks
+from steelyard.harness.models.storage import describe_last, explain_load_errors, read_description
 from steelyard.harness.models.vlm import Vlm, vision_modules
 from steelyard.harness.models.vlm_config import TINY, VlmConfig
 
@@ -25,23 +26,25 @@ FAMILIES = ("idefics3", "llava", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "s
 """Model types known to equal encode and fuse; others are compared once when built."""
 
 
-def build(name: str, config: VlmConfig, seed: int, device: str = "cpu") -> Vlm:
+def build(name: str, config: VlmConfig, seed: int | None, device: str = "cpu") -> Vlm:
     """Build the backbone before training: a checkpoint, under LoRA with a new or given adapter.
+
+    Without a seed no new adapter is put on: enough for scoring.
 
     Under ``bf16`` on a GPU the frozen weights of a LoRA run are in bf16.
 
     Raises:
-        UserError: no such checkpoint, not a vision-language model, no chat template, or a LoRA
+        UserError: no such checkpoint, its parts or its adapter do not fit one another, or a LoRA
             target module does not exist.
     """
     # New adapter weights depend on the seed alone, and the caller's random state is unchanged.
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(seed or 0)
         source = checkpoint(config.source)
-        model, processor = _load_pair(source, _dtype(config, device))
-        if config.adapter or config.tune == "lora":
+        model, processor = _load_pair(source, _dtype(config, device), config.adapter)
+        if config.adapter or (config.tune == "lora" and seed is not None):
             model = _with_adapter(model, config)
-    backbone = Vlm(name, config, model, processor)
+    backbone = _assemble(name, config, model, processor, source)
     _set_trainable(backbone)
     if backbone.base.config.model_type not in FAMILIES:
         _check_parts(backbone)
@@ -100,7 +103,7 @@ def load(folder: Path, device: str = "cpu") -> Vlm:
         model = _with_adapter(model, replace(config, adapter=str(folder / ADAPTER)))
     else:
         model, processor = _load_pair(str(folder / MODEL), _dtype(config, device))
-    backbone = Vlm(meta["name"], config, model, processor)
+    backbone = _assemble(meta["name"], config, model, processor, str(folder))
     if config.tune == "lora" and config.vision == "trained":
         # Not strict: the file holds the vision tower only.
         backbone.base.load_state_dict(load_file(folder / VISION), strict=False)
@@ -149,20 +152,20 @@ def _resolve(source: str) -> str:
     return str(snapshot_download(source, local_files_only=True))
 
 
-def _load_pair(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load_pair(source: str, dtype: torch.dtype, adapter: str = "") -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    try:
+    use, advice = "", "Give the folder of a checkpoint, or its hub id while online."
+    if adapter:
+        use = f", the base of the adapter {adapter},"
+        advice = f"Give the base as the model, with --backbone-set adapter={adapter}."
+    with explain_load_errors(f"Could not load '{source}'{use} as a vision-language model", advice):
         location = _resolve(source)
-        model = AutoModelForImageTextToText.from_pretrained(location, dtype=dtype)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            location, dtype=dtype, output_loading_info=True
+        )
         processor = AutoProcessor.from_pretrained(location)
-    except (OSError, ValueError, KeyError) as error:
-        # Transformers explains over many lines; the first names the fault.
-        summary = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"Could not load '{source}' as a vision-language model: {summary} Give the folder of a "
-            "checkpoint, or its hub id while online."
-        ) from error
+    vlm_checks.check_weights(source, info["missing_keys"])
     if not processor.chat_template:
         raise UserError(
             f"'{source}' has no chat template: add chat_template.jinja to the checkpoint's folder."
@@ -170,13 +173,22 @@ def _load_pair(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, processor
 
 
+def _assemble(name: str, config: VlmConfig, model: Any, processor: Any, source: str) -> Vlm:
+    """Build the backbone of a loaded checkpoint, and try its parts."""
+    with explain_load_errors(
+        f"The chat template or processor of '{source}' fails",
+        "Replace chat_template.jinja in its folder by that of the vision-language model.",
+    ):
+        backbone = Vlm(name, config, model, processor)
+    vlm_checks.check_processor(backbone, source)
+    return backbone
+
+
 def _with_adapter(model: Any, config: VlmConfig) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     if config.adapter:
-        if not (Path(config.adapter) / "adapter_config.json").is_file():
-            raise UserError(f"No PEFT adapter at {config.adapter}: adapter_config.json is missing.")
-        adapted = PeftModel.from_pretrained(model, config.adapter, is_trainable=True)
+        adapted = vlm_checks.load_adapter(model, config.adapter)
         # Full fine-tuning starts from the adapter's weights and trains the merged ones.
         return adapted if config.tune == "lora" else adapted.merge_and_unload()
     inside = {id(module) for module in model.get_decoder().modules()}

@@ -2,12 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
+from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import apply
+from steelyard.harness.data.reading import read_object
 
 TINY = "tiny-vlm"
 """Small LLaVA that is trained on generated scenes and cached; see ``tiny_vlm``."""
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""File that every PEFT adapter has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,31 @@ PRESETS: dict[str, VlmConfig] = {
 
 
 def configure(name: str, options: Mapping[str, Any]) -> VlmConfig:
-    """Build the config of a preset, a hub id or a path, with some options changed."""
+    """Build the config of a preset, hub id or path, with some options changed.
+
+    A PEFT adapter's folder stands for its base model with the adapter.
+    """
     names = [field.name for field in fields(VlmConfig) if field.name != "source"]
-    return apply(PRESETS.get(name) or VlmConfig(name), options, "backbone option", names)
+    default = PRESETS.get(name) or VlmConfig(name)
+    if base := base_of_adapter(name):
+        if "adapter" in options or base_of_adapter(base):
+            raise UserError(
+                f"{name} is an adapter of {base}, and a model takes one adapter: merge one of the "
+                "two into the base first."
+            )
+        default = VlmConfig(base, adapter=name)
+    return apply(default, options, "backbone option", names)
+
+
+def base_of_adapter(name: str) -> str:
+    """Return the checkpoint that the PEFT adapter in a folder belongs to; empty if it has none."""
+    file = Path(name) / ADAPTER_CONFIG
+    if not file.is_file():
+        return ""
+    base = str(read_object(file).get("base_model_name_or_path") or "")
+    if not base:
+        raise UserError(
+            f"{file} does not name its base model: give the base as the model, with "
+            f"--backbone-set adapter={name}."
+        )
+    return base

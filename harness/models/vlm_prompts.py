@@ -60,7 +60,9 @@ class PromptEncoder:
         # Most chat templates render the begin token themselves.
         begin = tokenizer.bos_token
         self.adds_special = begin is None or not self.lead[0].startswith(begin)
-        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token_id = self.eos_id  # the processor pads as well
+        self.pad_id = tokenizer.pad_token_id
         self.multi_axis = model_config.model_type in MULTI_AXIS
         # Templates are slow, and one question is often asked about many images.
         self._cached_render = lru_cache(CACHED_PROMPTS)(self.render)

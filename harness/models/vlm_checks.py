@@ -1,0 +1,94 @@
+"""Try the parts of a checkpoint when it is loaded, so that no fault is met by a crash later."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Inputs
+from steelyard.harness.models.storage import explain_load_errors
+from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.models.vlm_config import ADAPTER_CONFIG
+
+PATCHES = {
+    "patch_size": "patch_size",
+    "merge_size": "spatial_merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+}
+"""Settings of a processor by name, and what the configuration of the vision tower calls them."""
+
+
+def check_weights(source: str, missing: set[str]) -> None:
+    """Raise UserError if a checkpoint lacks weights of its model, which would be random."""
+    if missing:
+        raise UserError(
+            f"'{source}' lacks {len(missing)} weights of its model, such as {min(missing)}: they "
+            "would be random. Give a complete checkpoint of this model type."
+        )
+
+
+def check_processor(backbone: Vlm, source: str) -> None:
+    """Raise UserError unless processor, template and model of a checkpoint fit one another."""
+    processor = backbone.processor
+    tokens = max(processor.tokenizer.get_vocab().values()) + 1
+    rows = backbone.base.get_input_embeddings().num_embeddings
+    if tokens > rows:
+        raise UserError(
+            f"'{source}': its tokenizer has {tokens} tokens and its model embeddings of {rows}: "
+            "give tokenizer and weights of the same version."
+        )
+    vision = getattr(backbone.base.config, "vision_config", None)
+    for part in (processor, processor.image_processor):
+        for name, of_tower in PATCHES.items():
+            size, expected = getattr(part, name, None), getattr(vision, of_tower, None)
+            if isinstance(size, int) and isinstance(expected, int) and size != expected:
+                raise UserError(
+                    f"'{source}': {name} is {size} in its processor and {expected} in its vision "
+                    "tower: give preprocessor and weights of the same version."
+                )
+    if not backbone.image_capacity(1):
+        raise UserError(
+            f"The chat template of '{source}' shows no image: replace chat_template.jinja in its "
+            "folder by that of the vision-language model."
+        )
+    with (
+        explain_load_errors(
+            f"The processor of '{source}' fails on an image of 64 x 64",
+            "Replace the processor's files in its folder by those of the vision-language model.",
+        ),
+        suppress(UserError),  # a limit of the options, which real items may keep
+    ):
+        backbone.collate([Inputs(Image.effect_noise((64, 64), 60).convert("RGB"), "?", "?")])
+
+
+def load_adapter(model: Any, folder: str) -> Any:
+    """Return the model with the PEFT adapter of a folder.
+
+    Raises:
+        UserError: there is none, or not all of its tensors fit the model, or they do not fill it.
+    """
+    from peft import PeftConfig, get_peft_model
+
+    if not (Path(folder) / ADAPTER_CONFIG).is_file():
+        raise UserError(f"No PEFT adapter at {folder}: {ADAPTER_CONFIG} is missing.")
+    with explain_load_errors(
+        f"The adapter at {folder} does not fit", "Give the base model that it was trained on."
+    ):
+        config = PeftConfig.from_pretrained(folder)
+        config.inference_mode = False
+        adapted = get_peft_model(model, config)
+        # PEFT itself only warns of these, and scores would be those of the base model.
+        result = adapted.load_adapter(folder, "default", is_trainable=True)
+    unfit = {
+        "tensors have no place in": result.unexpected_keys,
+        "tensors are missing for": result.missing_keys,
+    }
+    faults = [f"{len(keys)} {fault} the model ({keys[0]})" for fault, keys in unfit.items() if keys]
+    if faults:
+        raise UserError(
+            f"The adapter at {folder} does not fit: {' and '.join(faults)}. Give the base model "
+            "that it was trained on, in the layout that transformers saves now."
+        )
+    return adapted
