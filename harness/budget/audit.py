@@ -8,6 +8,9 @@ cost nothing. Torch's own counter sees every matrix product but is slow, so it r
 
 A full window counts everything. In a sparse window the counter is off inside watched calls, whose
 cost is known, so that it slows nothing there.
+
+Gradients of gradients and ``torch.func`` have no price in the meter. A run that uses them is
+``exact`` from then on: every step is a sparse window, and is charged what the counter saw.
 """
 
 import random
@@ -36,6 +39,7 @@ class Audit:
         self._enabled = seed is not None
         self._counter: Any = None  # torch's, whose methods have no types in some versions
         self._open = self._full = False
+        self._exact = self._missed = False
         self._calls = 0
         # FLOPs of the open window: by torch's counter, those of the meter that it should see, and
         # all of the meter's. Prepaid ones may be executed in any window.
@@ -53,28 +57,45 @@ class Audit:
         self._seen = self._expected = self._posted = 0.0
         self._start_counter()
 
-    def step(self, steps: int, fraction: float) -> None:
-        """Close the window that ends with this step, and open the next one if due.
+    def begin_if_due(self, fraction: float) -> None:
+        """Open a window before the next step if one is due at this fraction of the budget."""
+        due = [start for start in self._due if start <= fraction]
+        self._due = self._due[len(due) :]
+        if due or fraction >= LATE or self._exact:
+            self.begin(full=bool(due))
+
+    def count_exactly(self, *, in_backward: bool) -> None:
+        """Charge this step and all later ones by torch's counter."""
+        if self._exact:
+            return
+        self._exact = self._enabled = True
+        if in_backward:
+            # The counter cannot start here: without a window this step is charged like the next.
+            self._missed = not self._open
+        else:
+            self.begin()
+
+    def end(self, position: str) -> float:
+        """Close the open window, if any, and compare; ``position`` is for the finding.
+
+        Returns:
+            FLOPs still to charge, negative if too many were charged; 0 unless charged exactly.
 
         Raises:
             BehindMeter: more than ``TOLERANCE`` of it was executed behind the meter.
         """
-        self.end(f"step {steps}")
-        due = [start for start in self._due if start <= fraction]
-        self._due = self._due[len(due) :]
-        if due or fraction >= LATE:
-            self.begin(full=bool(due))
-
-    def end(self, position: str) -> None:
-        """Close the open window, if any, and compare; ``position`` is for the finding."""
         if not self._open:
-            return
+            return 0.0
         self._stop_counter()
         self._open, self._calls = False, 0
-        excess = max(0.0, self._seen - self._expected)
-        paid = min(excess, self._prepaid)
+        excess = self._seen - self._expected
+        paid = max(0.0, min(excess, self._prepaid))
         excess, self._prepaid = excess - paid, self._prepaid - paid
         self.windows += 1
+        if self._exact:
+            steps, self._missed = 1 + self._missed, False
+            return steps * excess
+        excess = max(0.0, excess)
         unaccounted = excess / (self._posted + excess) if excess else 0.0
         self.worst = max(self.worst, unaccounted)
         if unaccounted > TOLERANCE:
@@ -83,6 +104,7 @@ class Audit:
                 f"{self._posted:.3g} that it counted: watch every module and call it by its name"
             )
             raise BehindMeter(self.finding)
+        return 0.0
 
     def post(self, flops: float, *, backward: bool) -> None:
         """Note what the meter counted; outside watched calls only backward passes are executed."""

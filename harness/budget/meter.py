@@ -77,7 +77,7 @@ class Meter:
 
     def __exit__(self, *exception: object) -> None:
         with suppress(BehindMeter):  # the run reads the finding; here it would hide an exception
-            self.audit.end("the end")
+            self._post("backward", self.audit.end("the end"))
         self._tick()
         self._active = False
 
@@ -171,13 +171,14 @@ class Meter:
             BehindMeter: the audit saw passes that no watched module posted.
         """
         self.steps += 1
+        self._post("backward", self.audit.end(f"step {self.steps}"))
         self._costliest_step = max(self._costliest_step, self._spent - self._spent_before)
         self._spent_before = self._spent
         self._prompts += prompts
         self._answers += prompts if answers is None else answers
         self._reserved = 0.0  # a backward pass that was skipped will not come after the step
         self.on_progress(min(1.0, self.fraction))
-        self.audit.step(self.steps, self.fraction)
+        self.audit.begin_if_due(self.fraction)
 
     def log(self, values: "Mapping[str, Tensor | float]") -> None:
         """Log one step: means become the record's diagnostics, every tenth step the history."""
@@ -212,12 +213,18 @@ class Meter:
         )
 
     def _before(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
+        import torch
+
         # Torch calls the after-hook also if this one raises, so the depth always returns to zero.
         self._depth += 1
         if not self._active or self._depth > 1:
             return
-        self.audit.enter_call()
         self._pending, self._parts = 0.0, []
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            # Under torch.func no copy of the call can be measured; torch's counter sees the call.
+            self.audit.count_exactly(in_backward=False)
+            return
+        self.audit.enter_call()
         cost = self._cost(module, args, kwargs)
         self._demand(cost.forward + cost.backward)
         self._post("forward", cost.forward)
@@ -271,6 +278,8 @@ class Meter:
             current = torch._C._current_graph_task_id()
             if current != latest:
                 latest = current
+                if torch.is_grad_enabled():  # create_graph: gradients of gradients may follow
+                    self.audit.count_exactly(in_backward=True)
                 self._reserved = max(0.0, self._reserved - flops)
                 self._post("backward", flops)
 

@@ -21,6 +21,8 @@ REACHES = ("_getframe", "get_objects", "get_referrers", "currentframe", "stack")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "audit", "budget")
 """Attributes of modules and of the meter that a method must not use."""
 MODULES = ("gc", "inspect", "subprocess", "socket", "ctypes", "requests", "urllib")
+UNCOUNTED = ("compile", "_python_dispatch", "CUDAGraph", "make_graphed_callables", "vllm")
+"""Ways to compute that neither the meter nor torch's counter sees in full, or that detect it."""
 
 
 def check(path: Path, runs: Sequence[Run]) -> Iterator[str]:
@@ -49,6 +51,9 @@ def _suspicious(node: ast.AST) -> Iterator[str]:
         roots = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
         for name in {root.partition(".")[0] for root in roots} & set(MODULES):
             yield f"imports {name}"
+        parts = {part for root in (*roots, *names) for part in root.split(".")}
+        for name in sorted(parts & set(UNCOUNTED)) if roots != ["re"] else ():
+            yield f"imports {name}, whose work the meter cannot see"
     elif isinstance(node, ast.Call):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else _name(node.func)
         if name in READS:
@@ -57,6 +62,9 @@ def _suspicious(node: ast.AST) -> Iterator[str]:
             yield f"calls {name}: a method uses only its arguments"
         if name == "forward":
             yield "calls forward, which skips the meter's hooks: call the module itself"
+    # Regular expressions are compiled as well.
+    elif isinstance(node, ast.Attribute) and node.attr in UNCOUNTED and _name(node.value) != "re":
+        yield f"uses {node.attr}, whose work the meter cannot see"
     elif isinstance(node, ast.Attribute) and node.attr in HOOKS:
         yield f"uses {node.attr}"
     elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and _name(node.value) in (

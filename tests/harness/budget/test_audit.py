@@ -6,9 +6,11 @@ from contextlib import suppress
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from steelyard.harness.budget.audit import STEPS, Audit, BehindMeter
+from steelyard.harness.budget.flops import total_counter
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 
 ROWS, WIDTH = 8, 16
@@ -137,3 +139,101 @@ def test_without_a_seed_nothing_is_looked_at() -> None:
         layer.forward(x)
         meter.step(ROWS)
     assert meter.audit.windows == 0 and meter.audit.finding == ""
+
+
+def plain(net: nn.Module, x: torch.Tensor) -> None:
+    torch.autograd.backward(net(x).square().mean())
+
+
+def gradient_penalty(net: nn.Module, x: torch.Tensor) -> None:
+    x = x.clone().requires_grad_(True)
+    loss = net(x).square().mean()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    torch.autograd.backward(loss + gradient.square().sum())
+
+
+def weight_penalty(net: nn.Module, x: torch.Tensor) -> None:
+    loss = net(x).square().mean()
+    gradients = torch.autograd.grad(loss, list(net.parameters()), create_graph=True)
+    torch.autograd.backward(torch.stack([g.square().sum() for g in gradients]).sum())
+
+
+def mapped(net: nn.Module, x: torch.Tensor) -> None:
+    torch.autograd.backward(torch.vmap(net)(x).square().mean())
+
+
+def directional(net: nn.Module, x: torch.Tensor) -> None:
+    outputs, change = torch.func.jvp(net, (x,), (torch.ones_like(x),))
+    torch.autograd.backward(outputs.square().mean() + change.square().mean())
+
+
+def per_item_gradients(net: nn.Module, x: torch.Tensor) -> None:
+    weights = dict(net.named_parameters())
+
+    def loss(weights: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = torch.func.functional_call(net, weights, (row,))
+        return output.square().mean()
+
+    torch.vmap(torch.func.grad(loss), (None, 0))(weights, x)
+    plain(net, x)
+
+
+class Checkpointed(nn.Linear):
+    """Layer that computes its activations again in the backward pass."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        call = super().forward
+        return torch.utils.checkpoint.checkpoint(lambda x: call(x).tanh(), x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize(
+    "trick", [gradient_penalty, weight_penalty, mapped, directional, per_item_gradients]
+)
+def test_gradients_of_gradients_and_torch_func_cost_what_torch_counts(
+    trick: Trick, start: int
+) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4)), torch.randn(32, 8)
+    meter = Meter(Budget("test", 1e12), audit=Audit(7))
+    meter.watch(net)
+    costs = []
+    with meter:
+        for step in range(start + 4):
+            before = meter.spent
+            (trick if step >= start else plain)(net, x)
+            meter.step(len(x))
+            costs.append(meter.spent - before)
+    assert meter.audit.finding == ""
+    with total_counter() as counter:
+        trick(net, x)
+    # In the middle of a run the first such backward pass is paid for with the next step.
+    assert sum(costs[start:]) == 4 * counter.get_total_flops()
+    assert costs[-1] == counter.get_total_flops()
+    assert costs[:start] == [3 * 2 * 32 * (8 * 16 + 16 * 4) - 2 * 32 * 8 * 16] * start
+
+
+def test_work_behind_the_meter_is_charged_beside_gradients_of_gradients() -> None:
+    honest, hiding = (
+        trained(trick, always) for trick in (gradient_penalty, lambda net, x: hide(net, x))
+    )
+    assert hiding.spent / hiding.steps > honest.spent / honest.steps + 9 * PASS
+
+
+def hide(net: nn.Module, x: torch.Tensor) -> None:
+    gradient_penalty(net, x)
+    for _ in range(10):
+        forward_in_secret(net, x)
+
+
+def test_a_checkpointed_pass_is_no_gradient_of_a_gradient() -> None:
+    layer, x = Checkpointed(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
+    meter = Meter(Budget("test", 1e9), audit=Audit(7))
+    meter.watch(layer)
+    with meter:
+        for _ in range(3):
+            plain(layer, x)
+            meter.step(ROWS)
+    assert meter.spent == 3 * 3 * PASS and meter.audit.windows == 1
+    penalised = trained(gradient_penalty, always)
+    assert penalised.audit.windows >= penalised.steps > 5

@@ -11,7 +11,7 @@ from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
 from steelyard.harness.runs.run import Job
-from steelyard.leaderboards.validate import validate
+from steelyard.leaderboards.validate import method_scan, validate
 
 METHOD = '''
 """A method of the tests."""
@@ -129,3 +129,35 @@ def test_reading_the_file_names_what_a_reviewer_has_to_look_at(
     for part in ("the records have", "imports gc", "calls read_text", "calls forward",
                  "uses meter._spent", "calls get_objects"):  # fmt: skip
         assert any(part in message for message in messages), part
+
+
+UNSEEN = """
+def more(net, text):
+    import re
+    import vllm.engine
+    from re import compile as pattern
+    from torch import compile
+    from torch.utils import _python_dispatch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    re.compile("a+").match(text)
+    net.compile()
+    torch.compile(net.forward)
+    torch.cuda.CUDAGraph()
+    torch.cuda.make_graphed_callables(net, ())
+"""
+
+
+def test_ways_to_compute_that_no_counter_sees_are_named(food: Corpus, tmp_path: Path) -> None:
+    trained(food, tmp_path)
+    path = tmp_path / "mine.py"
+    text = path.read_text()
+    path.write_text(text + UNSEEN)
+    messages = [m for m in method_scan.check(path, []) if "the meter cannot see" in m]
+    names = ("vllm", "compile", "_python_dispatch", "_python_dispatch", "compile", "compile",
+             "CUDAGraph", "make_graphed_callables")  # fmt: skip
+    lines = [len(text.splitlines()) + line for line in (4, 6, 7, 8, 11, 12, 13, 14)]
+    expected = list(zip(lines, names, strict=True))
+    assert len(messages) == len(expected)
+    for message, (line, name) in zip(sorted(messages), sorted(expected), strict=True):
+        assert message.startswith(f"line {line}:") and name in message
