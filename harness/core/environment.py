@@ -38,7 +38,8 @@ def peak_bytes(device: str) -> int:
             # Peak resident memory in kB.
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if platform.system() == "Darwin" else 1024  # getrusage(2) differs
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def device_name(device: str) -> str:
