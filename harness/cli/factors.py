@@ -159,8 +159,7 @@ def factors(factor: str, options: FactorOptions) -> None:
         "device": device,
     }
     with console.status("computing the effects"):
-        levels_measured = [numbers.measure_level(group) for group in groups]
-        effects = numbers.build(name, levels_measured, description)
+        effects = numbers.build(name, groups, description)
         files = effect_tables.write(effects, options.out)
     console.print(effect_tables.terminal(effects))
     console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
-from rich.text import Text
 
 from steelyard import methods
 from steelyard.harness.cli.options import pass_options
@@ -133,4 +132,4 @@ def _print_sheets(sheets: "Sequence[Sheet]") -> None:
     from steelyard.leaderboards.output.sheet import sheet_terminal
 
     for sheet in sheets:
-        console.print(sheet_terminal(sheet, title=Text(sheet.title)))
+        console.print(sheet_terminal(sheet))

@@ -14,7 +14,7 @@ from steelyard.leaderboards.boards.profile_measure import ProfileColumn
 from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
-from steelyard.leaderboards.output.style import shorten
+from steelyard.leaderboards.output.style import Figures, shorten
 from steelyard.tasks import NOTHING
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ RULES = (
 
 
 def report(
-    profile: Profile, factorials: Sequence[Factorial] = (), pictures: Sequence[str] = ()
+    profile: Profile, factorials: Sequence[Factorial] = (), figures: Figures | None = None
 ) -> Report:
-    """Build the report with the profile's factorials and the named picture files."""
+    """Build the report with the profile's factorials and these figures."""
     return Report(
         stem=profile.stem,
         title=profile.title,
@@ -51,7 +51,7 @@ def report(
         sheets=[overview(profile), *sheets(profile), *factorial.sheets(factorials)],
         notes=remarks(profile),
         rules=RULES,
-        pictures=pictures,
+        figures=figures or {},
         rows=[*_rows(profile)],
         content={k: v for k, v in members(profile).items() if k not in ("groups", "samples")}
         | {"factorials": factorials},

@@ -141,7 +141,7 @@ def front_page(runs: Runs, summary: Summary, sections: Sequence[str]) -> bytes:
         parts += [f"## {overall.title}\n\n{sheet_markdown(overall_sheet(overall))}"]
         parts.append(md(OVERALL_RULE + sentence(overall.preliminary)))
         parts += [f"- {md(line)}" for line in absences(overall)]
-    parts += [image(f"{stem}.svg") for stem in summary.figures]
+    parts += [image(stem) for stem in summary.figures]
     parts += [md(cells.NO_DIAGRAM)] if boards and overall.critical is None else []
     for board in boards:
         parts += _section(board, tables.caption(board), tables.ranking(board))

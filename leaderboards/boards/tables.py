@@ -1,6 +1,6 @@
 """Build the report of a board, and its table for the terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from steelyard.leaderboards.boards.tradeoff import OTHER
 from steelyard.leaderboards.output.files import exact, members
 from steelyard.leaderboards.output.report import Report
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
+from steelyard.leaderboards.output.style import Figures
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,8 +37,8 @@ RULES = (
 )
 
 
-def report(board: Board, pictures: Sequence[str] = ()) -> Report:
-    """Build the report with the named picture files."""
+def report(board: Board, figures: Figures | None = None) -> Report:
+    """Build the report with these figures."""
     rows: list[dict[str, object]] = [dict(_fields(board, entry)) for entry in board.entries]
     rows += [members(blank) | {"preliminary": board.preliminary} for blank in board.blanks]
     return Report(
@@ -47,7 +48,7 @@ def report(board: Board, pictures: Sequence[str] = ()) -> Report:
         sheets=sheets(board),
         notes=remarks(board),
         rules=RULES,
-        pictures=pictures,
+        figures=figures or {},
         rows=rows,
         content={k: v for k, v in members(board).items() if k not in ("samples", "entry_scores")},
         latex_about=caption(board),

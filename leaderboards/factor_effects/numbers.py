@@ -9,19 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from steelyard.leaderboards.reliance.numbers import NUMBERS, measure
-from steelyard.leaderboards.stats import intervals
-from steelyard.leaderboards.stats.intervals import Interval, Sample
-
-MAIN_NUMBERS = (
-    "score.full",
-    "score.text.blank",
-    "gain.image.shuffled",
-    "gain.text.shuffled",
-    "same.text.blank",
-    "conflict.text",
-    "conflict.image",
-)
-"""Numbers in the page's tables; the CSV and JSON files have all."""
+from steelyard.leaderboards.stats.intervals import Interval, Sample, interval, paired_difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +23,6 @@ class LevelAnswers:
     value: str
     reference: bool
     by_seed: Mapping[int, pd.DataFrame]
-
-
-@dataclass(frozen=True, slots=True)
-class LevelSamples:
-    """Numbers of one level on one task, by seed and resample."""
-
-    task: str
-    parameter: str
-    about: str
-    value: str
-    reference: bool
-    seeds: tuple[int, ...]
-    items: int
-    samples: Mapping[str, Sample]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,51 +62,38 @@ class Factor:
     curves: tuple[FactorCurve, ...]
 
 
-def measure_level(level: LevelAnswers) -> LevelSamples:
-    """Compute the numbers of one level over its seeds, in seed order; scores are accuracies."""
-    seeds = tuple(sorted(level.by_seed))
-    runs = [level.by_seed[seed] for seed in seeds]
-    return LevelSamples(
-        task=level.task,
-        parameter=level.parameter,
-        about=level.about,
-        value=level.value,
-        reference=level.reference,
-        seeds=seeds,
-        items=int((runs[0]["view"] == "full").sum()),
-        samples=measure(runs, level.task, higher_is_better=True),
-    )
-
-
-def build(name: str, levels: Sequence[LevelSamples], settings: Mapping[str, str]) -> Factor:
-    """Build one curve per parameter and task; levels keep their order."""
-    groups: dict[tuple[str, str], list[LevelSamples]] = {}
+def build(name: str, levels: Sequence[LevelAnswers], settings: Mapping[str, str]) -> Factor:
+    """Build one curve per parameter and task; levels keep their order. Scores are accuracies."""
+    groups: dict[tuple[str, str], list[LevelAnswers]] = {}
     for level in levels:
         groups.setdefault((level.task, level.parameter), []).append(level)
     return Factor(name, dict(settings), tuple(map(_curve, groups.values())))
 
 
-def _curve(levels: Sequence[LevelSamples]) -> FactorCurve:
+def _curve(levels: Sequence[LevelAnswers]) -> FactorCurve:
     first = levels[0]
-    reference = next((level for level in levels if level.reference), None)
+    seeds = tuple(sorted(first.by_seed))
+    tables = [[level.by_seed[seed] for seed in sorted(level.by_seed)] for level in levels]
+    samples = [measure(runs, first.task, higher_is_better=True) for runs in tables]
+    pairs = list(zip(levels, samples, strict=True))
+    reference = next((sample for level, sample in pairs if level.reference), {})
     return FactorCurve(
         task=first.task,
         parameter=first.parameter,
         about=first.about,
-        seeds=first.seeds,
-        items=first.items,
-        levels=tuple(_effect(level, reference) for level in levels),
+        seeds=seeds,
+        items=int((tables[0][0]["view"] == "full").sum()),
+        levels=tuple(_level(level, sample, reference) for level, sample in pairs),
     )
 
 
-def _effect(level: LevelSamples, reference: LevelSamples | None) -> LevelNumbers:
-    names = [name for name in NUMBERS if name in level.samples]
-    effects = {}
-    if reference is not None and reference is not level:
-        effects = {
-            name: intervals.paired_difference(level.samples[name], reference.samples[name])
-            for name in names
-            if name in reference.samples
-        }
-    numbers = {name: intervals.interval(level.samples[name]) for name in names}
+def _level(
+    level: LevelAnswers, samples: Mapping[str, Sample], reference: Mapping[str, Sample]
+) -> LevelNumbers:
+    numbers = {name: interval(samples[name]) for name in NUMBERS if name in samples}
+    effects = {
+        name: paired_difference(samples[name], reference[name])
+        for name in numbers
+        if name in reference and samples is not reference
+    }
     return LevelNumbers(level.value, level.reference, numbers, effects)

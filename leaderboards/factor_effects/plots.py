@@ -1,9 +1,10 @@
 """Draw the effect of a factor: gains, conflicts and scores by level."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.factor_effects.numbers import Factor, FactorCurve
-from steelyard.leaderboards.output.style import IMAGE, INK, SOFT, TEXT, render
+from steelyard.leaderboards.output import style
+from steelyard.leaderboards.output.style import IMAGE, INK, SOFT, TEXT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,49 +32,30 @@ ROWS = (
 """Axis label of each row of panels; its numbers with label, colour and shape."""
 
 
-def picture(factor: Factor) -> dict[str, bytes]:
-    """Return the figure as PNG and SVG by file name: a column per parameter and task."""
-    return render({factor.name: lambda: _figure(factor)})
-
-
-def _figure(factor: Factor) -> "Figure":
+def draw(factor: Factor) -> "Figure":
+    """Draw a column of panels per parameter and task."""
     from matplotlib.figure import Figure
 
     count = len(factor.curves)
     figure = Figure(figsize=(0.6 + WIDE * count, 0.9 + HIGH * len(ROWS)), layout="constrained")
     panels = figure.subplots(len(ROWS), count, squeeze=False, sharey="row", sharex="col")
     for column, curve in enumerate(factor.curves):
+        # Methods have no order, so no line joins them.
+        line = "-" if curve.parameter != "objective" else ""
         for (label, numbers), axes in zip(ROWS, panels[:, column], strict=True):
-            for number in numbers:
-                _line(axes, curve, *number)
+            for name, number, colour, shape in numbers:
+                levels = {x: level.numbers for x, level in enumerate(curve.levels)}
+                intervals = {x: level[name] for x, level in levels.items() if name in level}
+                style.error_bars(axes, intervals, upright=True, label=number, color=colour,
+                                 marker=shape, ls=line, mec="white", ms=6, lw=1.2)  # fmt: skip
             if column == 0:
                 axes.set_ylabel(label, fontsize=8)
                 axes.legend(fontsize=7, loc="best")
         panels[0, column].axhline(0, color=SOFT, lw=0.8, zorder=0.8)
         panels[0, column].set_title(f"{curve.task.replace('_', ' ')}\n{curve.about}", fontsize=8.5)
         _levels(panels[-1, column], curve)
-    figure.suptitle(f"Effect of {factor.name} on reliance", x=0.01, ha="left", fontsize=10.5,
-                    weight="bold")  # fmt: skip
+    style.heading(figure, f"Effect of {factor.name} on reliance")
     return figure
-
-
-def _line(
-    axes: "Axes", curve: FactorCurve, name: str, label: str, colour: str, marker: str
-) -> None:
-    """Draw a number over the levels with intervals, joined if the levels are ordered."""
-    intervals = {
-        x: level.numbers[name] for x, level in enumerate(curve.levels) if name in level.numbers
-    }
-    if not intervals:
-        return
-    # Methods have no order, so no line joins them.
-    line = "-" if curve.parameter != "objective" else ""
-    style: dict[str, Any] = {"color": colour, "marker": marker, "ls": line, "mec": "white"}
-    means = [100 * interval.mean for interval in intervals.values()]
-    axes.plot(list(intervals), means, ms=6, lw=1.2, mew=0.6, label=label, **style)
-    for x, interval in intervals.items():
-        ends = [100 * interval.low, 100 * interval.high]
-        axes.plot([x, x], ends, color=colour, lw=0.9, alpha=0.5)
 
 
 def _levels(axes: "Axes", curve: FactorCurve) -> None:

@@ -1,16 +1,12 @@
-"""Write the effect of a factor as a page, CSV, JSON, a figure and a terminal table."""
+"""Write the effect of a factor as tables and a figure, and its means for a terminal."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.factor_effects.numbers import (
-    MAIN_NUMBERS,
-    Factor,
-    FactorCurve,
-    LevelNumbers,
-)
-from steelyard.leaderboards.factor_effects.plots import picture
-from steelyard.leaderboards.output.files import exact, members, write_files
+from steelyard.leaderboards.factor_effects.numbers import Factor, FactorCurve
+from steelyard.leaderboards.factor_effects.plots import draw
+from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Sheet, sheet_terminal, text_sheet
 from steelyard.leaderboards.reliance.numbers import NUMBERS
@@ -20,7 +16,6 @@ from steelyard.leaderboards.stats.intervals import Interval
 if TYPE_CHECKING:
     from rich.table import Table
 
-SCHEMA = 1
 HEADINGS = {
     "score.full": "full",
     "score.text.blank": "no image",
@@ -30,6 +25,10 @@ HEADINGS = {
     "conflict.text": "follows text",
     "conflict.image": "follows image",
 }
+"""Numbers of the page's tables with their headings; the CSV and JSON files have all."""
+TERMINAL = ("score.full", "score.text.blank", "gain.image.shuffled", "same.text.blank",
+            "conflict.text")  # fmt: skip
+"""Numbers that 80 characters have room for."""
 RULES = (
     "One parameter is changed at a time, compared with the level marked (reference); everything "
     "else, the seeds and the test items are the same. The test items come from the unchanged "
@@ -46,13 +45,13 @@ ONE_SEED = "One seed: the intervals do not include training variance."
 
 def write(factor: Factor, out: Path) -> list[Path]:
     """Write everything into ``out``; return the paths, the page first."""
-    return write_files(out, report(factor).files() | picture(factor))
+    return report(factor).write(out)
 
 
 def report(factor: Factor) -> Report:
     """Return the report; the CSV file has one line per level and number, unrounded."""
     parts = [
-        ReportPart(f"{curve.task}: {curve.about} ({curve.parameter})", "", sheets(curve))
+        ReportPart(f"{curve.task}: {curve.about} ({curve.parameter})", sheets=sheets(curve))
         for curve in factor.curves
     ]
     settings = [f"{name}: {value}" for name, value in factor.settings.items()]
@@ -60,40 +59,24 @@ def report(factor: Factor) -> Report:
     return Report(
         stem=factor.name,
         title=f"Effect of {factor.name} on reliance",
-        parts=[*parts, ReportPart("Settings", "", (), settings)],
+        parts=[*parts, ReportPart("Settings", notes=settings)],
         rules=[*RULES, ONE_SEED] if one_seed else RULES,
-        pictures=[f"{factor.name}.svg"],
+        figures={factor.name: partial(draw, factor)},
         rows=[
-            _row(curve, level, name)
+            {"task": curve.task, "parameter": curve.parameter, "value": level.value}
+            | {"reference": level.reference, "number": name, "": interval}
+            | {"about": NUMBERS[name], "difference": level.effects.get(name)}
             for curve in factor.curves
             for level in curve.levels
-            for name in level.numbers
+            for name, interval in level.numbers.items()
         ],
-        content={"schema": SCHEMA, **members(factor), "numbers": NUMBERS},
+        content={**members(factor), "numbers": NUMBERS},
     )
 
 
-def _row(curve: FactorCurve, level: LevelNumbers, name: str) -> dict[str, str]:
-    interval, effect = level.numbers[name], level.effects.get(name)
-    return {
-        "task": curve.task,
-        "parameter": curve.parameter,
-        "value": level.value,
-        "reference": str(level.reference).lower(),
-        "number": name,
-        "mean": exact(interval.mean),
-        "low": exact(interval.low),
-        "high": exact(interval.high),
-        "difference": "" if effect is None else exact(effect.mean),
-        "difference_low": "" if effect is None else exact(effect.low),
-        "difference_high": "" if effect is None else exact(effect.high),
-        "about": NUMBERS[name],
-    }
-
-
-def sheets(curve: FactorCurve) -> tuple[Sheet, ...]:
+def sheets(curve: FactorCurve) -> list[Sheet]:
     """Return tables of the levels and of their differences to the reference level."""
-    names = [name for name in MAIN_NUMBERS if any(name in level.numbers for level in curve.levels)]
+    names = [name for name in HEADINGS if any(name in level.numbers for level in curve.levels)]
     header = (curve.parameter, *(HEADINGS[name] for name in names))
     levels = [
         (level.name, *(mean_and_half(level.numbers.get(name), name) for name in names))
@@ -104,12 +87,9 @@ def sheets(curve: FactorCurve) -> tuple[Sheet, ...]:
         for level in curve.levels
         if level.effects
     ]
-    tables = [text_sheet("Levels", header, levels)]
-    if effects:
-        tables.append(
-            text_sheet("Minus the reference level", (f"Δ {header[0]}", *header[1:]), effects)
-        )
-    return tuple(tables)
+    title = "Minus the reference level"
+    differences = [text_sheet(title, (f"Δ {header[0]}", *header[1:]), effects)] if effects else []
+    return [text_sheet("Levels", header, levels), *differences]
 
 
 def _effect(interval: Interval | None, name: str) -> str:
@@ -119,17 +99,13 @@ def _effect(interval: Interval | None, name: str) -> str:
 
 def terminal(factor: Factor) -> "Table":
     """Return the means of every level."""
-    from rich.text import Text
-
-    names = ("score.full", "score.text.blank", "gain.image.shuffled", "same.text.blank",
-             "conflict.text")  # fmt: skip
-    # Columns do not wrap: a word a line, so that 80 characters have room for the levels.
-    headings = [HEADINGS[name].replace(" ", "\n") for name in names]
     rows = []
     for curve in factor.curves:
         for level in curve.levels:
-            intervals = (level.numbers.get(name) for name in names)
+            intervals = (level.numbers.get(name) for name in TERMINAL)
             means = ("" if i is None else f"{100 * i.mean:.1f}" for i in intervals)
             rows.append((curve.task, f"{curve.parameter} {level.name}", *means))
+    # Columns do not wrap: a word a line.
+    headings = [HEADINGS[name].replace(" ", "\n") for name in TERMINAL]
     sheet = text_sheet(f"Effect of {factor.name} on reliance", ("task", "level", *headings), rows)
-    return sheet_terminal(sheet, left=(0, 1), title=Text(sheet.title))
+    return sheet_terminal(sheet, left=(0, 1))

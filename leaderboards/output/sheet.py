@@ -91,7 +91,7 @@ def sheet_terminal(
 
     table = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False,
-        title_justify="left", caption_justify="left", **options,
+        title_justify="left", caption_justify="left", **{"title": Text(sheet.title), **options},
     )  # fmt: skip
     indices = range(len(sheet.header)) if columns is None else columns
     for index in indices:

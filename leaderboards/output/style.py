@@ -7,6 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
+
+from steelyard.leaderboards.stats.intervals import Interval
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -165,6 +169,25 @@ def headline(figure: "Figure", title: str, reading: str) -> None:
     width, height = figure.get_size_inches()
     figure.text(LEFT / width, 1 - 0.1 / height, title, fontsize=10.5, weight="bold", va="top")
     figure.text(LEFT / width, 1 - 0.33 / height, reading, fontsize=7.5, color=SOFT, va="top")
+
+
+def heading(figure: "Figure", title: str, reading: str = "") -> None:
+    """Write title and reading of a figure with a constrained layout, which makes room for them."""
+    # The layout knows one title only: the reading, below a line left free for the bold title.
+    figure.suptitle(f"\n\n{reading}", x=0.01, ha="left", fontsize=7.5, color=SOFT)
+    figure.text(0.01, 0.99, title, va="top", fontsize=10.5, weight="bold")
+
+
+def error_bars(
+    axes: "Axes", intervals: Mapping[int, Interval], *, upright: bool, **look: Any
+) -> None:
+    """Draw fractions in percent with intervals, by position on the other axis."""
+    if intervals:
+        means, lows, highs = 100 * np.transpose([one.ends for one in intervals.values()])
+        errors, positions = (means - lows, highs - means), list(intervals)
+        xs, ys = (positions, means) if upright else (means, positions)
+        axes.errorbar(xs, ys, yerr=errors if upright else None, xerr=None if upright else errors,
+                      elinewidth=1, **look)  # fmt: skip
 
 
 def off_scale(

@@ -20,6 +20,7 @@ from steelyard.leaderboards.boards.plots import profile as profile_plots
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import Summary
 from steelyard.leaderboards.loading.collect import Runs
+from steelyard.leaderboards.output.report import Report
 from steelyard.leaderboards.output.style import KINDS, Figures, render
 from steelyard.leaderboards.robustness import tables as robustness
 
@@ -179,26 +180,38 @@ def _board_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport
         progress=lambda fraction: on_progress(request.task, RESAMPLING, RESAMPLED * fraction),
     )
     on_progress(request.task, TABLES, RESAMPLED)
-    stem = result.stem
-    figures = {f"{stem}-{end}": draw for end, draw in plots.figures(result, request.labels).items()}
-    pictures = [f"{name}.svg" for name in figures]
-    files = tables.report(result, pictures).files()
-    more_files, more_figures = robustness.board_report(result, request.labels)
+    figures = _with_stem(result.stem, plots.figures(result, request.labels))
+    reports = [tables.report(result, figures), robustness.board_report(result, request.labels)]
     light = replace(result, entry_scores={})  # after its last use, before it is pickled
-    return TaskReport(request.task, light, (), files | more_files, {**figures, **more_figures})
+    return _task_report(request.task, light, (), reports)
 
 
 def _profile_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport:
     result = profile.build(request.runs, request.task, control=request.control, kinds=request.kinds)
     designs = tuple(factorials(result.groups, result.samples, result.clean))
     on_progress(request.task, TABLES, RESAMPLED)
-    stem = result.stem
-    figures = {f"{stem}-{end}": draw for end, draw in profile_plots.figures(result).items()}
-    pictures = [f"{name}.svg" for name in figures]
-    files = profile_tables.report(result, designs, pictures).files()
-    if designs:
-        files[f"{stem}-factors.csv"] = factorial.as_csv(designs).encode()
-    more_files, more_figures = robustness.profile_report(result)
+    figures = _with_stem(result.stem, profile_plots.figures(result))
+    main = profile_tables.report(result, designs, figures)
+    reports = [main, robustness.profile_report(result)]
     light = replace(result, groups={})  # after its last use, before it is pickled
-    figures |= more_figures
-    return TaskReport(request.task, light, designs, files | more_files, figures)
+    return _task_report(request.task, light, designs, reports)
+
+
+def _with_stem(stem: str, figures: Figures) -> Figures:
+    return {f"{stem}-{end}": draw for end, draw in figures.items()}
+
+
+def _task_report(
+    task: str,
+    light: Board | Profile,
+    designs: tuple[Factorial, ...],
+    reports: Sequence[Report | None],
+) -> TaskReport:
+    files: dict[str, bytes] = {}
+    figures: dict[str, Callable[[], Figure]] = {}
+    for report in filter(None, reports):
+        files |= report.files()
+        figures |= report.all_figures
+    if designs:
+        files[f"{light.stem}-factors.csv"] = factorial.as_csv(designs).encode()
+    return TaskReport(task, light, designs, files, figures)

@@ -1,33 +1,79 @@
-"""Write a reliance profile as verdicts, Markdown, CSV, JSON and a terminal table."""
+"""Write a reliance profile: verdicts, tables, a figure, and the main numbers for a terminal."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.output.files import exact, members, write_files
+from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Sheet, sheet_terminal, text_sheet
 from steelyard.leaderboards.reliance.numbers import (
     CONFLICTS,
-    GROUPS,
     NUMBERS,
     PERCENTAGES,
     Diagnosis,
     TaskReliance,
 )
-from steelyard.leaderboards.reliance.plots import picture
+from steelyard.leaderboards.reliance.plots import figures
 from steelyard.leaderboards.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 NAME = "diagnosis"
-SCHEMA = 1
 UNUSED = 0.02
 """A modality is not used if the intervals of its gains, blank and shuffled, end below this."""
 RULE_OF_THREE = 3
 """Without an event in n trials, the rate can still be up to 3 / n, at 95 %."""
-
+SHEETS = {
+    "Score by visible modality": {
+        "image and text": "score.full",
+        "no image": "score.text.blank",
+        "other image": "score.text.shuffled",
+        "no text": "score.image.blank",
+        "other text": "score.image.shuffled",
+        "neither": "score.neither.blank",
+        "other image and text": "score.neither.shuffled",
+    },
+    "Gain from each modality, and how often the answer stays": {
+        "image adds (no image)": "gain.image.blank",
+        "image adds (other image)": "gain.image.shuffled",
+        "text adds (no text)": "gain.text.blank",
+        "text adds (other text)": "gain.text.shuffled",
+        "same without image": "same.text.blank",
+        "same, other image": "same.text.shuffled",
+        "same without text": "same.image.blank",
+        "same, other text": "same.image.shuffled",
+    },
+    "Fraction of items by the modality that alone is right, and the full score inside": {
+        "neither right": "group.neither.share",
+        "score (neither)": "group.neither.score",
+        "text right": "group.text.share",
+        "score (text)": "group.text.score",
+        "image right": "group.image.share",
+        "score (image)": "group.image.score",
+        "both right": "group.both.share",
+        "score (both)": "group.both.score",
+    },
+    "Conflict, information and lean": {
+        "follows text": "conflict.text",
+        "follows image": "conflict.image",
+        "information gain": "information.image",
+        "additive gap": "additive.gap",
+        "lean, answers": "lean.answers",
+        "lean, Shapley": "lean.shapley",
+    },
+}
+"""Title of each table; its headings with their numbers."""
+MAIN_COLUMNS = {
+    "full": "score.full",
+    "no image": "score.text.blank",
+    "no text": "score.image.blank",
+    "neither": "score.neither.blank",
+    "gain": "gain.image.shuffled",
+    "same": "same.text.blank",
+    "to text": "conflict.text",
+}
+"""Headings of the terminal's table with their numbers."""
 RULES = (
     "Numbers are percentages with half of the 95 % interval, over resampled items that share no "
     "image or other cluster, and over training seeds where there are several. If all n items "
@@ -56,9 +102,79 @@ RULES = (
 
 def write(diagnosis: Diagnosis, out: Path) -> list[Path]:
     """Write page, tables and picture into ``out``; return their paths, the page first."""
-    pictures = picture(NAME, diagnosis)
-    contents = report(diagnosis, [f"{NAME}.svg"] if pictures else []).files()
-    return write_files(out, contents | pictures)
+    return report(diagnosis).write(out)
+
+
+def report(diagnosis: Diagnosis) -> Report:
+    """Return the report, the verdicts first; the CSV file has one line per number, unrounded."""
+    parts = diagnosis.parts
+    verdicts = [verdict(part) for part in parts]
+    lines = [f"{part.name}: {text}" for part, text in zip(parts, verdicts, strict=True)]
+    contents = [
+        {**members(part), "verdict": text} for part, text in zip(parts, verdicts, strict=True)
+    ]
+    return Report(
+        stem=NAME,
+        title=f"What {diagnosis.model} relies on",
+        parts=[
+            ReportPart("Verdicts", notes=lines, figures=figures(NAME, diagnosis)),
+            *(ReportPart(table.title, sheets=[table]) for table in sheets(diagnosis)),
+            ReportPart("Settings", notes=[f"{k}: {v}" for k, v in diagnosis.settings.items()]),
+        ],
+        rules=RULES,
+        rows=[
+            {"task": part.task, "subset": part.subset, "score": part.metric, "number": name}
+            | {"": interval, "about": NUMBERS[name]}
+            for part in parts
+            for name, interval in part.numbers.items()
+        ],
+        content={**members(diagnosis), "parts": contents, "numbers": NUMBERS},
+    )
+
+
+def sheets(diagnosis: Diagnosis) -> list[Sheet]:
+    """Return tables of scores, gains and unchanged answers, error groups, and the other numbers."""
+    tables = []
+    for title, columns in SHEETS.items():
+        rows = []
+        for part in diagnosis.parts:
+            metric = f"{part.metric}{'' if part.higher_is_better else ' ↓'}"
+            numbers = (_cell(part, name) for name in columns.values())
+            rows.append((str(part.items), part.name, metric, *numbers))
+        tables.append(text_sheet(title, ("items", "task", "score", *columns), rows))
+    return tables
+
+
+def terminal(diagnosis: Diagnosis) -> "Table":
+    """Return the main numbers of each task."""
+    rows = []
+    for part in diagnosis.parts:
+        intervals = (part.numbers.get(name) for name in MAIN_COLUMNS.values())
+        means = ("" if interval is None else f"{100 * interval.mean:.0f}" for interval in intervals)
+        rows.append([part.name, *means])
+    title = f"What {diagnosis.model} relies on"
+    sheet = text_sheet(title, ("task", *MAIN_COLUMNS), rows)
+    caption = (
+        "%. gain: with the image minus with another item's; same: answers that stay without the "
+        "image; to text: conflicts that follow the text"
+    )
+    return sheet_terminal(sheet, left=(0,), caption=caption)
+
+
+def _cell(part: TaskReliance, name: str) -> str:
+    signed = name.startswith(("gain.", "lean.", "information.", "additive.gap"))
+    return mean_and_half(part.numbers.get(name), name, "+" if signed else "")
+
+
+def mean_and_half(interval: Interval | None, name: str, sign: str = "") -> str:
+    """Return mean and half the interval; blank if the number does not exist."""
+    if interval is None:
+        return ""
+    scale, digits = (100, 1) if name in PERCENTAGES else (1, 2)
+    return f"{scale * interval.mean:{sign}.{digits}f} ± {scale * interval.half:.{digits}f}"
+
+
+# --- verdicts ----------------------------------------------------------------------------------
 
 
 def verdict(part: TaskReliance) -> str:
@@ -71,8 +187,8 @@ def verdict(part: TaskReliance) -> str:
     clauses.append(_conflict(part))
     gap = part.numbers.get("additive.gap")
     if gap is not None and gap.low > 0:
-        together = f"{100 * gap.mean:.1f} ± {100 * gap.half:.1f} points"
-        clauses.append(f"{together} come from image and text together")
+        points = f"{mean_and_half(gap, 'additive.gap')} points"
+        clauses.append(f"{points} come from image and text together")
     return "; ".join(clause for clause in clauses if clause) + "."
 
 
@@ -91,8 +207,7 @@ def state(part: TaskReliance, modality: str) -> str:
 def _use(part: TaskReliance, modality: str) -> str:
     if not {f"gain.{modality}.blank", f"gain.{modality}.shuffled"} <= part.numbers.keys():
         return f"no score without the {modality}"
-    shuffled = part.numbers[f"gain.{modality}.shuffled"]
-    gain = f"{100 * shuffled.mean:+.1f} ± {100 * shuffled.half:.1f} points over another item's"
+    gain = f"{_cell(part, f'gain.{modality}.shuffled')} points over another item's"
     use = state(part, modality)
     if use == "unclear":
         return f"{part.items} items do not show whether it uses the {modality} ({gain})"
@@ -115,159 +230,8 @@ def _conflict(part: TaskReliance) -> str:
         "text_only": "where its answer without the image is wrong it keeps that answer",
     }[part.conflict]
     by_text, by_image = (_percent(part, f"conflict.{modality}") for modality in ("text", "image"))
-    return f"{clause} in {by_text} and follows the image in {by_image}"
+    return f"{clause} in {by_text} and follows the image in {by_image} ({part.conflicts} items)"
 
 
 def _percent(part: TaskReliance, name: str) -> str:
     return f"{100 * part.numbers[name].mean:.1f} %"
-
-
-def sheets(diagnosis: Diagnosis) -> tuple[Sheet, ...]:
-    """Return tables of scores, gains and unchanged answers, error groups, and the other numbers."""
-    return (_scores(diagnosis), _gains(diagnosis), _groups(diagnosis), _more(diagnosis))
-
-
-def _scores(diagnosis: Diagnosis) -> Sheet:
-    columns = {
-        "image and text": "score.full",
-        "no image": "score.text.blank",
-        "other image": "score.text.shuffled",
-        "no text": "score.image.blank",
-        "other text": "score.image.shuffled",
-        "neither": "score.neither.blank",
-        "other image and text": "score.neither.shuffled",
-    }
-    rows = [
-        (str(part.items), part.name, f"{part.metric}{'' if part.higher_is_better else ' ↓'}",
-         *(_cell(part, name) for name in columns.values()))
-        for part in diagnosis.parts
-    ]  # fmt: skip
-    return text_sheet("Score by visible modality", ("items", "task", "score", *columns), rows)
-
-
-def _gains(diagnosis: Diagnosis) -> Sheet:
-    columns = {
-        "image adds (no image)": "gain.image.blank",
-        "image adds (other image)": "gain.image.shuffled",
-        "text adds (no text)": "gain.text.blank",
-        "text adds (other text)": "gain.text.shuffled",
-        "same without image": "same.text.blank",
-        "same, other image": "same.text.shuffled",
-        "same without text": "same.image.blank",
-        "same, other text": "same.image.shuffled",
-    }
-    rows = [
-        (str(part.items), part.name, *(_cell(part, name) for name in columns.values()))
-        for part in diagnosis.parts
-    ]
-    title = "Gain from each modality, and how often the answer stays"
-    return text_sheet(title, ("items", "task", *columns), rows)
-
-
-def _groups(diagnosis: Diagnosis) -> Sheet:
-    names = list(GROUPS.values())
-    header = [f"{name} alone right" if name in ("text", "image") else name for name in names]
-    rows = []
-    for part in diagnosis.parts:
-        if "group.both.share" in part.numbers:
-            fractions = [_cell(part, f"group.{name}.share") for name in names]
-            scores = [_cell(part, f"group.{name}.score") or "none" for name in names]
-            cells = (f"{f}: {score}" for f, score in zip(fractions, scores, strict=True))
-            rows.append((str(part.items), part.name, *cells))
-    title = "Fraction of items by the modality that alone is right, and the full score inside"
-    return text_sheet(title, ("items", "task", *header), rows)
-
-
-def _more(diagnosis: Diagnosis) -> Sheet:
-    columns = {
-        "follows text": "conflict.text",
-        "follows image": "conflict.image",
-        "information gain": "information.image",
-        "additive gap": "additive.gap",
-        "lean, answers": "lean.answers",
-        "lean, Shapley": "lean.shapley",
-    }
-    rows = [
-        (f"{part.conflicts} {part.conflict}".replace("_", " ") if part.conflict else "none",
-         part.name,
-         *(_cell(part, name) for name in columns.values()))
-        for part in diagnosis.parts
-    ]  # fmt: skip
-    return text_sheet("Conflict, information and lean", ("conflict items", "task", *columns), rows)
-
-
-def _cell(part: TaskReliance, name: str) -> str:
-    signed = name.startswith(("gain.", "lean.", "information.", "additive.gap"))
-    return mean_and_half(part.numbers.get(name), name, "+" if signed else "")
-
-
-def mean_and_half(interval: Interval | None, name: str, sign: str = "") -> str:
-    """Return mean and half the interval; blank if the number does not exist."""
-    if interval is None:
-        return ""
-    scale, digits = (100, 1) if name in PERCENTAGES else (1, 2)
-    return f"{scale * interval.mean:{sign}.{digits}f} ± {scale * interval.half:.{digits}f}"
-
-
-def report(diagnosis: Diagnosis, pictures: Sequence[str] = ()) -> Report:
-    """Return the report, the verdicts first; the CSV file has one line per number, unrounded."""
-    verdicts = [verdict(part) for part in diagnosis.parts]
-    lines = [f"{part.name}: {text}" for part, text in zip(diagnosis.parts, verdicts, strict=True)]
-    settings = [f"{name}: {value}" for name, value in diagnosis.settings.items()]
-    tables = [ReportPart(sheet.title, "", [sheet]) for sheet in sheets(diagnosis) if sheet.rows]
-    rows = [
-        {
-            "task": part.task,
-            "subset": part.subset,
-            "score": part.metric,
-            "number": name,
-            "mean": exact(interval.mean),
-            "low": exact(interval.low),
-            "high": exact(interval.high),
-            "about": NUMBERS[name],
-        }
-        for part in diagnosis.parts
-        for name, interval in part.numbers.items()
-    ]
-    parts = [
-        {**members(part), "verdict": text}
-        for part, text in zip(diagnosis.parts, verdicts, strict=True)
-    ]
-    return Report(
-        stem=NAME,
-        title=f"What {diagnosis.model} relies on",
-        parts=[
-            ReportPart("Verdicts", "", (), lines, pictures),
-            *tables,
-            ReportPart("Settings", "", (), settings),
-        ],
-        rules=RULES,
-        rows=rows,
-        content={"schema": SCHEMA, **members(diagnosis), "parts": parts, "numbers": NUMBERS},
-    )
-
-
-def terminal(diagnosis: Diagnosis) -> "Table":
-    """Return the main numbers of each task."""
-    from rich.text import Text
-
-    columns = {
-        "full": "score.full",
-        "no image": "score.text.blank",
-        "no text": "score.image.blank",
-        "neither": "score.neither.blank",
-        "gain": "gain.image.shuffled",
-        "same": "same.text.blank",
-        "to text": "conflict.text",
-    }
-    rows = []
-    for part in diagnosis.parts:
-        intervals = (part.numbers.get(name) for name in columns.values())
-        means = ("" if interval is None else f"{100 * interval.mean:.0f}" for interval in intervals)
-        rows.append([part.name, *means])
-    sheet = text_sheet(f"What {diagnosis.model} relies on", ("task", *columns), rows)
-    caption = (
-        "%. gain: with the image minus with another item's; same: answers that stay without the "
-        "image; to text: conflicts that follow the text"
-    )
-    return sheet_terminal(sheet, left=(0,), title=Text(sheet.title), caption=caption)

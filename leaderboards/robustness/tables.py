@@ -1,19 +1,17 @@
 """Build the robustness report of a board or profile, with a figure per task."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cells import Column, entry_sheet, with_half, with_verdict
 from steelyard.leaderboards.boards.evidence import sentence
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.output.escape import file_name
-from steelyard.leaderboards.output.files import exact, members
+from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Sheet
-from steelyard.leaderboards.output.style import Figures, marks
+from steelyard.leaderboards.output.style import marks
 from steelyard.leaderboards.robustness import items
 from steelyard.leaderboards.robustness.numbers import (
     COMPARED,
@@ -23,7 +21,6 @@ from steelyard.leaderboards.robustness.numbers import (
     build,
 )
 from steelyard.leaderboards.robustness.plots import best_of, fan
-from steelyard.leaderboards.stats.intervals import Interval
 
 FRACTIONS = ("relative", "same")
 """First words of numbers that are fractions whatever the metric is."""
@@ -58,54 +55,37 @@ RULES = (
 )
 
 
-class RobustnessReport(NamedTuple):
-    """Files of one board's or profile's robustness; empty without corruptions."""
+def board_report(board: Board, labels: Sequence[str]) -> Report | None:
+    """Report the robustness of a board; ``labels`` are those of all boards, for equal looks.
 
-    pages: dict[str, bytes]
-    """By name, without figures."""
-    figures: Figures
-    """By stem."""
-
-
-def board_report(board: Board, labels: Sequence[str]) -> RobustnessReport:
-    """Report the robustness of a board; ``labels`` are those of all boards, for equal looks."""
+    None without corruptions.
+    """
     scores = items.of_board(board)
     robustness = build(scores, board.control) if scores else None
-    return _report(board, board.task, [robustness] if robustness else [], labels)
+    return report(board, board.task, [robustness], labels) if robustness else None
 
 
-def profile_report(profile: Profile) -> RobustnessReport:
-    """Report the robustness of each task of a profile."""
+def profile_report(profile: Profile) -> Report | None:
+    """Report the robustness of each task of a profile; None without corruptions."""
     tasks = [build(scores, profile.control) for scores in items.of_profile(profile)]
     complete = [task for task in tasks if task is not None]
-    return _report(profile, profile.trained_on, complete, list(profile.groups))
-
-
-def _report(
-    source: Board | Profile, name: str, tasks: Sequence[Robustness], labels: Sequence[str]
-) -> RobustnessReport:
-    if not tasks:
-        return RobustnessReport({}, {})
-    start, figures = f"robustness-{file_name(name)}", {}
-    for task in tasks:
-        alone = task.task == name
-        stem = f"{start}-fan" if alone else f"{start}-{file_name(task.task)}-fan"
-        title = source.title if alone else f"{task.task}, {source.title}"
-        figures[stem] = partial(fan, best_of(task, title), marks(labels, task.control))
-    pictures = [f"{stem}.svg" for stem in figures]
-    return RobustnessReport(report(source, start, tasks, pictures).files(), figures)
+    labels = list(profile.groups)
+    return report(profile, profile.trained_on, complete, labels) if complete else None
 
 
 def report(
-    source: Board | Profile, stem: str, tasks: Sequence[Robustness], pictures: Sequence[str]
+    source: Board | Profile, name: str, tasks: Sequence[Robustness], labels: Sequence[str]
 ) -> Report:
-    """Build the report of several tasks with a picture file for each."""
-    parts = [
-        ReportPart(
-            task.task, caption(task) + sentence(source.preliminary), sheets(task), (), [name]
-        )
-        for task, name in zip(tasks, pictures, strict=True)
-    ]
+    """Build the report of several tasks with a figure for each."""
+    stem, parts = f"robustness-{file_name(name)}", []
+    for task in tasks:
+        alone = task.task == name
+        figure_stem = f"{stem}-fan" if alone else f"{stem}-{file_name(task.task)}-fan"
+        title = source.title if alone else f"{task.task}, {source.title}"
+        draw = partial(fan, best_of(task, title), marks(labels, task.control))
+        about = caption(task) + sentence(source.preliminary)
+        part = ReportPart(task.task, about, sheets(task), figures={figure_stem: draw})
+        parts.append(part)
     headers = [{k: v for k, v in members(task).items() if k != "rows"} for task in tasks]
     entries = [{"task": task.task, **members(row)} for task in tasks for row in task.rows]
     return Report(
@@ -134,30 +114,28 @@ def links(names: Iterable[str]) -> list[str]:
     return [f"## Robustness\n\n{about}\n\n{lines}\n"]
 
 
-def sheets(task: Robustness) -> tuple[Sheet, ...]:
+def sheets(task: Robustness) -> list[Sheet]:
     """Build the table of every entry's numbers, and of differences to the control."""
 
-    def numbers(name: str) -> Column[RobustnessRow]:
+    def number(name: str) -> Column[RobustnessRow]:
         return HEADINGS[name], lambda row: with_half(row.numbers.get(name), _percent(task, name))
 
-    def differences(name: str) -> Column[RobustnessRow]:
+    def difference(name: str) -> Column[RobustnessRow]:
         percent = _percent(task, name)
         return HEADINGS[name], lambda row: with_verdict(row.differences.get(name), percent)
 
-    def label(row: RobustnessRow) -> str:
-        return row.label
-
-    columns = [numbers(name) for name in NUMBERS if any(name in row.numbers for row in task.rows)]
+    columns = [number(name) for name in NUMBERS if any(name in row.numbers for row in task.rows)]
     columns.append(("worst under", lambda row: row.worst))
-    costs = entry_sheet("Cost of corruption", task.rows, label, columns)
+    tables = [entry_sheet("Cost of corruption", task.rows, _label, columns)]
     compared = [name for name in COMPARED if any(name in row.differences for row in task.rows)]
-    if not compared:
-        return (costs,)
-    columns = [differences(name) for name in compared]
-    table = entry_sheet(f"Minus {task.control}", task.rows, label, columns)
-    pairs = zip(task.rows, table.rows, strict=True)
-    # Filtered after ranks are given: a row keeps its rank from the first table.
-    return costs, replace(table, rows=tuple(cells for row, cells in pairs if row.differences))
+    if compared:
+        columns = [difference(name) for name in compared]
+        tables.append(entry_sheet(f"Minus {task.control}", task.rows, _label, columns))
+    return tables
+
+
+def _label(row: RobustnessRow) -> str:
+    return row.label
 
 
 def _percent(task: Robustness, name: str) -> bool:
@@ -178,22 +156,23 @@ def caption(task: Robustness) -> str:
 
 def _rows(task: Robustness) -> Iterator[dict[str, object]]:
     """Yield a CSV row per entry and number, and one per variant: score minus clean."""
-
-    def fields(
-        row: RobustnessRow, name: str, variant: str, interval: Interval, about: str
-    ) -> dict[str, object]:
-        start = {"task": task.task, "label": row.label, "number": name, "variant": variant}
-        ends = zip(("mean", "low", "high"), map(exact, interval.ends), strict=True)
-        return {**start, **dict(ends), "about": about}
-
     for row in task.rows:
+        start = {"task": task.task, "label": row.label}
         for name, interval in row.numbers.items():
             variant = row.worst if name == "worst" else ""
-            yield fields(row, name, variant, interval, NUMBERS[name])
+            yield {
+                **start,
+                "number": name,
+                "variant": variant,
+                "": interval,
+                "about": NUMBERS[name],
+            }
         for name, difference in row.differences.items():
+            number = {"number": f"{name} difference", "": difference.interval}
             about = f"minus {task.control}, p (Holm) {difference.adjusted:.3g}"
-            yield fields(row, f"{name} difference", "", difference.interval, about)
+            yield {**start, **number, "about": about}
         for corruption in task.corruptions:
             curve = row.curves[corruption.name]
             for variant, step in zip(corruption.variants, curve, strict=True):
-                yield fields(row, "change", variant, step, "score minus clean")
+                change = {"number": "change", "variant": variant, "": step}
+                yield {**start, **change, "about": "score minus clean"}

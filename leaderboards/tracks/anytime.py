@@ -15,15 +15,8 @@ from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.cells import (
-    Column,
-    entry_sheet,
-    interval_fields,
-    number,
-    with_half,
-)
+from steelyard.leaderboards.boards.cells import Column, entry_sheet, number, with_half
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.output.files import exact, write_files
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.publish import Published, publish
@@ -94,7 +87,7 @@ def publish_anytime(
         task_curves = [curve for curve in curves if curve.trained_on == task]
         sheets.append(sheet(task_curves, budgets, f"{title} at any time"))
     notes = [f"Not ranked at every budget: {', '.join(lacking)}."] if lacking else []
-    report_files = Report(
+    curves_report = Report(
         stem="anytime",
         title="Scores over budgets",
         parts=[
@@ -103,10 +96,15 @@ def publish_anytime(
         ],
         notes=notes,
         rules=[RULE],
-        rows=[dict(_fields(curve, budgets, preliminary[curve.trained_on])) for curve in curves],
+        rows=[
+            {"trained_on": curve.trained_on, "label": curve.label}
+            | dict(zip(budgets, curve.scores, strict=True))
+            | {"area": curve.area, "preliminary": preliminary[curve.trained_on]}
+            for curve in curves
+        ],
         content={"curves": curves, "preliminary": preliminary},
-    ).files()
-    files += write_files(out, report_files)
+    )
+    files += curves_report.write(out)
     return Anytime(tuple(curves), tuple(sheets), preliminary, tuple(lacking), tuple(files))
 
 
@@ -171,12 +169,3 @@ def sheet(curves: Sequence[AnytimeCurve], budgets: Sequence[str], title: str) ->
         ("area", lambda curve: Cell(number(curve.area), best=curve.area == best)),
     ]
     return entry_sheet(title, curves, lambda curve: curve.label, columns)
-
-
-def _fields(
-    curve: AnytimeCurve, budgets: Sequence[str], preliminary: str
-) -> Iterator[tuple[str, str]]:
-    yield from (("trained_on", curve.trained_on), ("label", curve.label))
-    for budget, score in zip(budgets, curve.scores, strict=True):
-        yield from interval_fields(budget, score)
-    yield from (("area", exact(curve.area)), ("preliminary", preliminary))

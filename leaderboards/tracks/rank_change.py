@@ -14,10 +14,8 @@ from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cells import Column, entry_sheet
 from steelyard.leaderboards.boards.plots.ranks import slope_figure
 from steelyard.leaderboards.boards.profile import Profile
-from steelyard.leaderboards.output.files import exact, write_files
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Sheet
-from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.publish import Published, publish
 from steelyard.leaderboards.stats import ranking
 from steelyard.leaderboards.stats.ranking import RankChange
@@ -88,22 +86,18 @@ def publish_tracks(
         raise UserError("No two entries are ranked on both tracks of one task: run them on both.")
     sheets = tuple(map(sheet, tasks))
     names = list(TRACKS.values())
-    figures = {
-        # Numbered, since titles have characters that file names cannot have.
-        f"rank-change-{number}": partial(slope_figure, task.changes, task.title, *names)
-        for number, task in enumerate(tasks, start=1)
-    }
     parts = [
         ReportPart(
             task.title,
             sentence(task),
             [table],
             [f"{label}: ranked on one track only." for label in task.lacking],
-            [f"{stem}.svg"],
+            # Numbered, since titles have characters that file names cannot have.
+            {f"rank-change-{number}": partial(slope_figure, task.changes, task.title, *names)},
         )
-        for task, table, stem in zip(tasks, sheets, figures, strict=True)
+        for number, (task, table) in enumerate(zip(tasks, sheets, strict=True), start=1)
     ]
-    report_files = Report(
+    changes = Report(
         stem="rank-change",
         title="Rank changes between equal data and equal compute",
         links={name: f"track-{track}/board.md" for track, name in TRACKS.items()},
@@ -111,9 +105,8 @@ def publish_tracks(
         rules=[RULE],
         rows=[_fields(task, change) for task in tasks for change in task.changes],
         content={"tasks": tasks},
-    ).files()
-    files = (*before.files, *after.files, *write_files(out, {**render(figures), **report_files}))
-    return TrackComparison(tasks, sheets, files)
+    )
+    return TrackComparison(tasks, sheets, (*before.files, *after.files, *changes.write(out)))
 
 
 def rank_changes(before: Published, after: Published) -> Iterator[TaskRankChanges]:
@@ -194,6 +187,6 @@ def sentence(task: TaskRankChanges) -> str:
 def _fields(task: TaskRankChanges, change: RankChange) -> dict[str, object]:
     ranks = (change.before, *change.before_range, change.after, *change.after_range)
     names = [f"{track}{end}" for track in TRACKS for end in ("", "_low", "_high")]
-    numbers = dict(zip(names, map(exact, ranks), strict=True))
+    numbers = dict(zip(names, ranks, strict=True))
     ends = {"verdict": change.verdict, "preliminary": task.preliminary}
     return {"about": task.about, "label": change.label, **numbers, **ends}

@@ -19,7 +19,7 @@ from steelyard.harness.runs.suite import Suite, SuiteEntry
 from steelyard.leaderboards.factor_effects import numbers as bias
 from steelyard.leaderboards.factor_effects import tables as bias_files
 from steelyard.leaderboards.factor_effects.numbers import LevelAnswers
-from steelyard.leaderboards.factor_effects.plots import picture
+from steelyard.leaderboards.output.style import render
 
 
 def invoke(*words: str) -> str:
@@ -114,9 +114,7 @@ def factor() -> bias.Factor:
     )
     large = LevelAnswers("toy", "size", "how large", "2", False,
                   {1: answers(30, 20, 4), 0: answers(30, 20, 2)})  # fmt: skip
-    return bias.build(
-        "data", [bias.measure_level(usual), bias.measure_level(large)], {"seeds": "0, 1"}
-    )
+    return bias.build("data", [usual, large], {"seeds": "0, 1"})
 
 
 def test_a_level_is_compared_with_the_usual_one_seed_by_seed() -> None:
@@ -138,7 +136,8 @@ def test_factor_files() -> None:
     lines = bias_files.report(effects).csv().splitlines()
     assert any(line.startswith("toy,size,2,false,score.full,0.825,") for line in lines)
     assert json.loads(bias_files.report(effects).json())["curves"][0]["levels"][1]["value"] == "2"
-    assert picture(effects) == picture(effects) and picture(effects)["data.svg"].count(b"<svg") == 1
+    figures = bias_files.report(effects).all_figures
+    assert render(figures) == render(figures) and render(figures)["data.svg"].count(b"<svg") == 1
 
 
 def test_every_parameter_has_one_usual_level_and_changes_one_thing() -> None:

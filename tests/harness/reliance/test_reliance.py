@@ -23,10 +23,10 @@ from steelyard.harness.models.backbone import Recipe
 from steelyard.harness.reliance import ask as reliance
 from steelyard.harness.reliance.additive import projection
 from steelyard.harness.reliance.answer_cache import AnswerCache
+from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.reliance import numbers as profile
 from steelyard.leaderboards.reliance import tables
 from steelyard.leaderboards.reliance.numbers import Diagnosis, TaskReliance
-from steelyard.leaderboards.reliance.plots import picture
 from steelyard.tasks import pope
 from steelyard.tasks.build import build
 from steelyard.tasks.metrics import ratio
@@ -325,18 +325,21 @@ def diagnosis(tmp_path: Path, model: Talker) -> Diagnosis:
 
 def test_page_tables_and_picture(tmp_path: Path) -> None:
     result = diagnosis(tmp_path, Talker(sees))
-    page = tables.report(result, ["profile.svg"]).markdown()
+    page = tables.report(result).markdown()
     assert page.startswith("# What a\\|model relies on\n\n## Verdicts\n\n- pope: uses the image (+")
-    assert "![profile](profile.svg)" in page and "| 40 | pope | accuracy | 100.0 ± 0.0 |" in page
+    assert (
+        "![diagnosis](diagnosis.svg)" in page and "| 40 | pope | accuracy | 100.0 ± 0.0 |" in page
+    )
     content = json.loads(tables.report(result).json())
     assert content["parts"][0]["numbers"]["gain.image.blank"]["mean"] == 0.5
     assert content["parts"][0]["verdict"] == tables.verdict(result.parts[0])
     lines = tables.report(result).csv().splitlines()
     assert lines[0] == "task,subset,score,number,mean,low,high,about"
     assert any(line.startswith("pope,,accuracy,score.full,1,1,1,") for line in lines)
-    images = picture("p", result)
-    assert images["p.png"][:4] == b"\x89PNG" and images == picture("p", result)
-    assert b"<svg" in images["p.svg"]
+    figures = tables.report(result).all_figures
+    images = render(figures)
+    assert images["diagnosis.png"][:4] == b"\x89PNG" and images == render(figures)
+    assert b"<svg" in images["diagnosis.svg"]
 
 
 def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> None:
@@ -355,7 +358,7 @@ def test_parts_of_one_cluster_and_answers_that_count_nothing_are_left_out() -> N
     )
     assert tables.verdict(nothing) == "no answer that wrong can be computed on."
     result = Diagnosis("model", {}, (nothing,))
-    assert picture("profile", result) == {}
+    assert not tables.report(result).all_figures
     assert "| 6 | toy | wrong ↓ |  |" in tables.report(result).markdown()
 
 

@@ -123,10 +123,10 @@ def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
     assert made.rows[1].worst == "image-noise:3" and not made.rows[1].differences
     assert [step.mean for step in made.rows[1].curves["image-noise"]] == pytest.approx([-0.1, -0.3])
     source = build_board(collect([tmp_path]), "toy")
-    written = report(source, "robustness", [made], ["fan.svg"])
+    written = report(source, "toy", [made], ["firm", "joint"])
     page = written.markdown()
     assert "| 1 | firm | 90.0 ± " in page and "-20.0 ± " in page and "▲" in page
-    assert "![fan](fan.svg)" in page and len(sheets(made)) == 2
+    assert "(robustness-toy-fan.svg)" in page and len(sheets(made)) == 2
     assert "toy,joint,change,image-noise:3,-0.3," in written.csv()
     assert json.loads(written.json())["entries"][0]["label"] == "firm"
 
@@ -139,10 +139,10 @@ def test_boards_are_published_with_their_robustness(toy: Path, tmp_path: Path) -
     front = (tmp_path / "out" / "board.md").read_text()
     assert "## Robustness" in front and "[toy](robustness-toy.md)" in front
     built = build_board(collect([toy]), "toy")
-    _, fans = board_report(built, ["joint", "poor", "fair"])
-    for name, content in render(fans).items():
+    robustness = board_report(built, ["joint", "poor", "fair"])
+    assert robustness is not None and [*robustness.all_figures] == ["robustness-toy-fan"]
+    for name, content in render(robustness.all_figures).items():
         assert (tmp_path / "out" / name).read_bytes() == content
-    assert [*fans] == ["robustness-toy-fan"]
 
 
 def test_boards_without_damage_have_none(tmp_path: Path) -> None:
@@ -167,8 +167,9 @@ def test_profiles_have_a_section_for_each_damaged_task(tmp_path: Path) -> None:
         for seed in (0, 1):
             make_answered(tmp_path, label, entry(right), seed=seed)
     made = build_profile(collect([tmp_path]), "pool", control="sft")
-    files, fans = profile_report(made)
-    assert "robustness-pool.md" in files and "robustness-pool-asked-fan" in fans
+    robustness = profile_report(made)
+    assert robustness is not None and "robustness-pool-asked-fan" in robustness.all_figures
+    files = robustness.files()
     content = json.loads(files["robustness-pool.json"])
     (task,) = content["tasks"]
     assert (task["task"], task["control"]) == ("asked", "sft")
