@@ -119,7 +119,7 @@ def short_base(_base_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(_base_cache))
     monkeypatch.setattr(train, "Training", lambda: training)
     with FileLock(_base_cache / "base.lock"):
-        return train.ensure()
+        return train.ensure(device="cpu")
 
 
 @pytest.fixture

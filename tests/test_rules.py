@@ -121,3 +121,16 @@ def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
                 if text.split()[0].strip("`.,:;") in leads:
                     led.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
     assert len(led) <= MOST_LEADS * total, "\n".join(led)
+
+
+def test_no_device_defaults_to_the_cpu() -> None:
+    """A device left out on the way would move a run from the GPU without a word."""
+    defaults = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in FILES
+        for node in ast.walk(TREES[path])
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for default in (*node.args.defaults, *filter(None, node.args.kw_defaults))
+        if isinstance(default, ast.Constant) and default.value == "cpu"
+    ]
+    assert not defaults

@@ -44,7 +44,7 @@ class Meter:
     compares windows of the run with torch's own counter.
     """
 
-    def __init__(self, budget: Budget, device: str = "cpu", audit: Audit | None = None) -> None:
+    def __init__(self, budget: Budget, device: str, audit: Audit | None = None) -> None:
         self.budget = budget
         self.steps = 0
         self.on_progress: Callable[[float], None] = lambda fraction: None

@@ -10,7 +10,7 @@ import click
 from steelyard import tasks
 from steelyard.harness.cli.evaluate import check_answerable, check_model_path
 from steelyard.harness.cli.options import pass_options
-from steelyard.harness.core.environment import packages
+from steelyard.harness.core.environment import packages, pick_device
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import Help, parse_pairs
@@ -90,7 +90,7 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
     parallel.quiet_heavy_libraries()
     if run is None:
         parallel.ensure_base_model(model, backbone_options)
-    device = parallel.pick_device(options.device)
+    device = pick_device(options.device)
     with console.status("loading the model"):
         backbone = registry.open_model(model, backbone_options, device)
     tables = {

@@ -11,6 +11,7 @@ import click
 from steelyard import methods, tasks
 from steelyard.harness.cli import list as listing
 from steelyard.harness.cli.options import pass_options
+from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import show_progress
@@ -109,7 +110,7 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
                     f"{old.id} was scored ({old.provenance['weights']}); give another --out."
                 )
     with show_progress() as progress:
-        run(job, corpora, runs, parallel.pick_device(options.device), progress)
+        run(job, corpora, runs, pick_device(options.device), progress)
     listing.print_record(result_folder)
 
 

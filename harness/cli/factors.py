@@ -15,6 +15,7 @@ import click
 
 from steelyard import tasks
 from steelyard.harness.cli.options import pass_options
+from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import Help, parse_seeds
@@ -22,7 +23,7 @@ from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.models import registry
 from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import suite as suites
-from steelyard.harness.runs.parallel import pick_device, quiet_heavy_libraries, run_suite
+from steelyard.harness.runs.parallel import quiet_heavy_libraries, run_suite
 from steelyard.harness.runs.suite import Suite
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def _train_base_models(seeds: Sequence[int], level: FactorLevel) -> Iterator[Fac
     training = replace(Training(), **level.changes)  # type: ignore[arg-type]
     for seed in seeds:
         with show_progress(f"base model, seed {seed}") as progress:
-            folder = train.ensure(seed=seed, training=training, progress=progress)
+            folder = train.ensure(seed=seed, training=training, progress=progress, device="cpu")
         yield FactorModel(level, seed, folder)
 
 

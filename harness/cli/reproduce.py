@@ -10,7 +10,7 @@ import click
 
 from steelyard import tasks
 from steelyard.harness.cli.options import pass_options
-from steelyard.harness.core.environment import code, device_name, packages
+from steelyard.harness.core.environment import code, device_name, packages, pick_device
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import digest, file_hash
 from steelyard.harness.core.options import Help
@@ -78,7 +78,7 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
     split, limit = source["data"]["split"], source["limit"]
     job = Job(spec, old.label, variants, split, limit, old.kind, source.get("tuning"))
     parallel.quiet_heavy_libraries()
-    device = parallel.pick_device(options.device)
+    device = pick_device(options.device)
     for line in environment_changes(old, device):
         console.print(line, highlight=False)
     corpora = parallel.load_job_corpora(job, old, options)

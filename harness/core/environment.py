@@ -8,7 +8,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import digest
+
+
+def pick_device(name: str) -> str:
+    """Return the device of a name; ``auto`` is the first GPU, or the CPU.
+
+    Raises:
+        UserError: the device is not available.
+    """
+    # Before the import of torch, which takes seconds.
+    if name == "cpu":
+        return name
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not name.startswith("cuda") or not torch.cuda.is_available():
+        raise UserError(f"Device '{name}' is not available here; use cpu or auto.")
+    return name
 
 
 def reset_peak(device: str) -> None:

@@ -10,6 +10,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from torch import Tensor
 
+from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import NonFiniteOutput, UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.progress import no_progress
@@ -187,17 +188,17 @@ class RunScorer(Scorer):
         pretrained: str = "",
         adapter: str = "",
         batch_size: int = BATCH_SIZE,
-        device: str = "cpu",
+        device: str = "auto",
     ) -> None:
         if bool(run) == bool(pretrained):
             raise UserError(
                 "--model_args: give either run=<folder> or pretrained=<hub id or path>."
             )
         if run:
-            model = registry.load(Path(run) / registry.WEIGHTS).to(device)
+            model = registry.load(Path(run) / registry.WEIGHTS, pick_device(device))
         else:
             options = {"adapter": adapter} if adapter else {}
-            model = registry.open_model(pretrained, options, device)
+            model = registry.open_model(pretrained, options, pick_device(device))
         super().__init__(model, int(batch_size))
 
 

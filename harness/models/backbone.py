@@ -98,7 +98,8 @@ class Recipe:
     """Fraction of a training stage over which the learning rate rises linearly."""
     clip_norm: float = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    """``bf16`` trains under autocast with full-precision weights."""
+    """Under ``bf16`` every pass of the backbone runs in bfloat16 autocast, and so do a step's loss
+    and further modules; logits are always in full precision."""
 
     def micro_size(self, size: int, multiple: int = 1) -> int:
         """Return the items per pass of a step over ``size`` items: a divisor of ``size``.

@@ -30,6 +30,7 @@ from steelyard.harness.models.encoders import (
     tiny_image_encoder,
     tiny_text_encoder,
 )
+from steelyard.harness.models.precision import autocast_calls
 from steelyard.harness.models.storage import describe_last, read_description
 
 DESCRIPTION, WEIGHTS_FILE = "classifier.json", "model.safetensors"
@@ -95,6 +96,8 @@ class Classifier(nn.Module):
             self.missing[modality] = nn.Parameter(torch.zeros(config.width), requires_grad=learnt)
         self.register_buffer("prior", torch.full((len(classes),), 1.0 / len(classes)))
         self.prior: Tensor
+        if self.recipe.precision == "bf16":
+            autocast_calls(self.metered_modules)
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +145,7 @@ class Classifier(nn.Module):
 
     def fuse(self, parts: Latents) -> Tensor:
         logits: Tensor = self.fusion(parts.image, parts.text)
-        return logits
+        return logits.float()
 
     def predict(self, batch: Batch) -> Tensor:
         return self.fuse(self.contribute(self.encode(batch)))
@@ -153,7 +156,7 @@ class Classifier(nn.Module):
 
     def unimodal_logits(self, latent: Tensor, modality: Modality) -> Tensor:
         logits: Tensor = (self.image_head if modality == "image" else self.text_head)(latent)
-        return logits
+        return logits.float()
 
     def blank(self, latents: Latents, modality: Modality, rows: Tensor | None = None) -> Latents:
         latent = latents.of(modality)

@@ -14,6 +14,7 @@ from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.models import classifier_config, vlm_config
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.models.classifier_config import ClassifierConfig
+from steelyard.harness.models.storage import read_description
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.records.spec import RunSpec
 
@@ -52,7 +53,7 @@ def ensure_base(
     if isinstance(config, VlmConfig) and config.source == vlm_config.TINY:
         from steelyard.harness.models.tiny_vlm import train
 
-        train.ensure(progress=progress)
+        train.ensure(progress=progress, device="cpu")
 
 
 def build_untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier | Vlm":
@@ -62,7 +63,7 @@ def build_untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier |
     if isinstance(config, VlmConfig):
         from steelyard.harness.models import vlm_build
 
-        return vlm_build.build(spec.backbone, config, seed).to(device)
+        return vlm_build.build(spec.backbone, config, seed, device)
     from steelyard.harness.models import classifier
 
     if not corpus.classes:
@@ -86,13 +87,26 @@ def save(backbone: "Classifier | Vlm", folder: Path) -> None:
         vlm_build.save(backbone, folder)
 
 
-def load(folder: Path) -> "Classifier | Vlm":
+def load(folder: Path, device: str) -> "Classifier | Vlm":
     """Load a saved backbone of either kind in evaluation mode; UserError if there is none."""
     from steelyard.harness.models import classifier, vlm_build
 
     if (folder / vlm_build.DESCRIPTION).is_file():
-        return vlm_build.load(folder)
-    return classifier.load(folder)
+        return vlm_build.load(folder, device)
+    return classifier.load(folder).to(device)
+
+
+def precision(spec: RunSpec, weights: Path, device: str) -> str:
+    """Return the precision of a run's passes: that of its saved weights, else the device's."""
+    from steelyard.harness.models import vlm_build
+
+    description = weights / vlm_build.DESCRIPTION
+    if description.is_file():
+        return str(read_description(description, "vision-language model")["config"]["precision"])
+    config = configure(spec.backbone, spec.backbone_options)
+    if isinstance(config, VlmConfig):
+        config = vlm_config.resolve_precision(config, device)
+    return config.precision
 
 
 def revision(source: str, options: Mapping[str, Any]) -> str:
@@ -114,7 +128,7 @@ def open_model(source: str, options: Mapping[str, Any], device: str) -> "Classif
     """
     weights = Path(source) / WEIGHTS
     if weights.is_dir():
-        return load(weights).to(device)
+        return load(weights, device)
     from steelyard.harness.models import vlm_build
 
     config = _pretrained_config(source, options)

@@ -19,6 +19,7 @@ from steelyard.harness.models.backbone import (
     evaluation_mode,
     require_finite,
 )
+from steelyard.harness.models.precision import autocast_calls
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.models.vlm_layout import IGNORED, Layout, layout_of
 from steelyard.harness.models.vlm_pixels import pixel_gradient, pixel_range
@@ -39,6 +40,9 @@ class Vlm(nn.Module):
         self.prompts = PromptEncoder(processor, self.base.config, config)
         self.eos_id = self.prompts.eos_id
         self.width = self.base.config.get_text_config().hidden_size
+        if self.recipe.precision == "bf16":
+            head = self.base.get_output_embeddings()
+            autocast_calls((*vision_modules(self.base), self.language_model, head))
 
     @property
     def base(self) -> Any:
@@ -106,7 +110,7 @@ class Vlm(nn.Module):
         # The last prompt token predicts the first answer token, and so on.
         before = states[:, prompt.shape[1] - 1 : -1]
         logits: Tensor = self.base.get_output_embeddings()(before[answered])
-        return logits
+        return logits.float()
 
     def _decode(
         self, embedded: Tensor, layout: Layout, attended: Tensor, cache: Any = None
@@ -138,7 +142,7 @@ class Vlm(nn.Module):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         answered = batch.targets != IGNORED
-        losses = cross_entropy(logits.float(), batch.targets[answered], reduction="none")
+        losses = cross_entropy(logits, batch.targets[answered], reduction="none")
         rows = answered.nonzero()[:, 0]
         total = torch.zeros(len(answered), device=losses.device).index_add(0, rows, losses)
         # A row without answer tokens has loss 0.

@@ -18,7 +18,7 @@ from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import vlm_checks
 from steelyard.harness.models.storage import describe_last, explain_load_errors, read_description
 from steelyard.harness.models.vlm import Vlm, vision_modules
-from steelyard.harness.models.vlm_config import TINY, VlmConfig
+from steelyard.harness.models.vlm_config import TINY, VlmConfig, resolve_precision
 
 DESCRIPTION = "vlm.json"
 ADAPTER, MODEL, VISION = "adapter", "model", "vision.safetensors"
@@ -26,22 +26,21 @@ FAMILIES = ("idefics3", "llava", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "s
 """Model types known to equal encode and fuse; others are compared once when built."""
 
 
-def build(name: str, config: VlmConfig, seed: int | None, device: str = "cpu") -> Vlm:
+def build(name: str, config: VlmConfig, seed: int | None, device: str) -> Vlm:
     """Build the backbone before training: a checkpoint, under LoRA with a new or given adapter.
 
     Without a seed no new adapter is put on: enough for scoring.
-
-    Under ``bf16`` on a GPU the frozen weights of a LoRA run are in bf16.
 
     Raises:
         UserError: no such checkpoint, its parts or its adapter do not fit one another, or a LoRA
             target module does not exist.
     """
+    config = resolve_precision(config, device)
     # New adapter weights depend on the seed alone, and the caller's random state is unchanged.
     with torch.random.fork_rng():
         torch.manual_seed(seed or 0)
         source = checkpoint(config.source)
-        model, processor = _load_pair(source, _dtype(config, device), config.adapter)
+        model, processor = _load_pair(source, _dtype(config), config.adapter)
         if config.adapter or (config.tune == "lora" and seed is not None):
             model = _with_adapter(model, config)
     backbone = _assemble(name, config, model, processor, source)
@@ -57,7 +56,8 @@ def checkpoint(source: str) -> str:
         return source
     from steelyard.harness.models.tiny_vlm import train
 
-    return str(train.ensure())
+    # On a CPU everywhere: all machines and runs start from one model.
+    return str(train.ensure(device="cpu"))
 
 
 def save(backbone: Vlm, folder: Path) -> None:
@@ -82,8 +82,8 @@ def save(backbone: Vlm, folder: Path) -> None:
             )
 
 
-def load(folder: Path, device: str = "cpu") -> Vlm:
-    """Load a saved backbone, in evaluation mode.
+def load(folder: Path, device: str) -> Vlm:
+    """Load a saved backbone in the precision of its training, in evaluation mode.
 
     Raises:
         UserError: the folder holds none, or the checkpoint of its adapter is missing or changed.
@@ -94,7 +94,7 @@ def load(folder: Path, device: str = "cpu") -> Vlm:
     config = VlmConfig(**meta["config"])
     if config.tune == "lora":
         source = checkpoint(config.source)
-        model, processor = _load_pair(source, _dtype(config, device))
+        model, processor = _load_pair(source, _dtype(config))
         if revision(source) != meta["base"]:
             raise UserError(
                 f"The adapter at {folder} belongs to another version of {config.source}: restore "
@@ -102,12 +102,12 @@ def load(folder: Path, device: str = "cpu") -> Vlm:
             )
         model = _with_adapter(model, replace(config, adapter=str(folder / ADAPTER)))
     else:
-        model, processor = _load_pair(str(folder / MODEL), _dtype(config, device))
+        model, processor = _load_pair(str(folder / MODEL), _dtype(config))
     backbone = _assemble(meta["name"], config, model, processor, str(folder))
+    _set_trainable(backbone)
     if config.tune == "lora" and config.vision == "trained":
         # Not strict: the file holds the vision tower only.
         backbone.base.load_state_dict(load_file(folder / VISION), strict=False)
-    _set_trainable(backbone)
     return backbone.to(device).eval()
 
 
@@ -127,9 +127,8 @@ def revision(source: str) -> str:
     return digest.hexdigest()
 
 
-def _dtype(config: VlmConfig, device: str) -> torch.dtype:
-    # Trained weights keep full precision, and so does everything on a CPU.
-    half = config.precision == "bf16" and config.tune == "lora" and device.startswith("cuda")
+def _dtype(config: VlmConfig) -> torch.dtype:
+    half = config.precision == "bf16" and config.tune == "lora"
     return torch.bfloat16 if half else torch.float32
 
 
@@ -244,7 +243,8 @@ def _set_trainable(backbone: Vlm) -> None:
             vision_modules(backbone.base)[0].requires_grad_(False)
     elif backbone.config.vision == "trained":
         for module in vision_modules(backbone.base):
-            module.requires_grad_(True)
+            # A step of AdamW is smaller than what bfloat16 can add to a weight.
+            module.float().requires_grad_(True)
     if backbone.config.checkpointing:
         # Reentrant checkpoints refuse ``autograd.grad``, by which the meter measures a call.
         backbone.base.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,7 +1,7 @@
 """Options of a vision-language model and its presets; importing this loads no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,12 +45,19 @@ class VlmConfig:
     """Training items per optimiser step; of methods that sample answers, sampled answers."""
     micro_batch_size: int = 4
     """Most items of one pass with gradients, 0 for all of a step: less memory, same gradient."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto`` is bf16 on a GPU and fp32 on a CPU. Under bf16 every pass runs in bfloat16 autocast,
+    and frozen weights of a LoRA run are stored in it; trained weights keep full precision."""
 
 
 PRESETS: dict[str, VlmConfig] = {
     TINY: VlmConfig(
-        TINY, tune="full", learning_rate=4e-4, micro_batch_size=0, max_prompt_tokens=256
+        TINY,
+        tune="full",
+        learning_rate=4e-4,
+        micro_batch_size=0,
+        max_prompt_tokens=256,
+        precision="fp32",
     ),
 }
 
@@ -84,3 +91,10 @@ def base_of_adapter(name: str) -> str:
             f"--backbone-set adapter={name}."
         )
     return base
+
+
+def resolve_precision(config: VlmConfig, device: str) -> VlmConfig:
+    """Return the config with ``precision="auto"`` replaced by the device's: fp32 or bf16."""
+    if config.precision != "auto":
+        return config
+    return replace(config, precision="bf16" if device.startswith("cuda") else "fp32")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from steelyard import tasks
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.environment import pick_device
+from steelyard.harness.core.errors import unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.processes import SendMessage, spread, start_workers
 from steelyard.harness.core.progress import (
@@ -212,24 +213,6 @@ def print_plan(states: Sequence[tuple[Job, Record | None]], workers: int) -> Non
         )
     elif pending:
         console.print("The time on this machine is not known before a first run.")
-
-
-def pick_device(name: str) -> str:
-    """Return the device of a name; ``auto`` is the first GPU, or the CPU.
-
-    Raises:
-        UserError: the device is not available.
-    """
-    # Before the import of torch, which takes seconds.
-    if name == "cpu":
-        return name
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not name.startswith("cuda") or not torch.cuda.is_available():
-        raise UserError(f"Device '{name}' is not available here; use cpu or auto.")
-    return name
 
 
 def quiet_heavy_libraries() -> None:

@@ -143,7 +143,7 @@ def run(
         failure=training.failure,
         ledger=training.ledger,
         scores=scores,
-        provenance=_provenance(job, corpora, folder, scored_before),
+        provenance=_provenance(job, corpora, folder, device, scored_before),
         diagnostics=training.diagnostics,
         kind=job.kind,
     )
@@ -154,7 +154,11 @@ def run(
 
 
 def _provenance(
-    job: Job, corpora: Mapping[str, Corpus], folder: Path, scored_before: Mapping[str, Any]
+    job: Job,
+    corpora: Mapping[str, Corpus],
+    folder: Path,
+    device: str,
+    scored_before: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return code, weights, data and side files of a run.
 
@@ -168,6 +172,7 @@ def _provenance(
         "platform": f"{platform.system()} {platform.machine()}",
         **provenance.describe_task(corpora[spec.task], tasks.files(spec.task), job.split),
         "limit": job.limit,
+        "precision": registry.precision(spec, folder / WEIGHTS, device),
         "rules": record.RULES,
     }
     variants = [tasks.parse_variant(name) for name in job.variants]
@@ -288,7 +293,7 @@ def _evaluate(
     if job.spec.task == tasks.NOTHING:
         backbone = registry.open_model(job.spec.backbone, job.spec.backbone_options, device)
     else:
-        backbone = registry.load(folder / WEIGHTS).to(device)
+        backbone = registry.load(folder / WEIGHTS, device)
     for name, corpus in corpora.items():
         registry.check_images(backbone, name, corpus.at_once)
     scores: list[Score] = []

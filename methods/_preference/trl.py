@@ -177,7 +177,7 @@ def arguments(
         "max_grad_norm": recipe.clip_norm,
         "weight_decay": recipe.weight_decay,
         "learning_rate": recipe.learning_rate,
-        "bf16": recipe.precision == "bf16",
+        "bf16": False,  # the backbone's own hooks set its precision
         "use_cpu": backbone.device.type == "cpu",
         "gradient_checkpointing": backbone.config.checkpointing,
         # Reentrant checkpoints lose the gradient if no input needs one, as under LoRA.
@@ -251,7 +251,7 @@ def run(
         # Online trainers score answers at the temperature they were sampled with.
         temperature = vars(trainer).get("temperature", 1.0)
         base = module.get_base_model() if isinstance(module, PeftModel) else module
-        score_answers(base, temperature, recipe.precision == "bf16")
+        score_answers(base, temperature)
     trainer.remove_callback(PrinterCallback)  # it prints every log
     trainer.add_callback(_callback(meter, recipe, (prompts, answers), progress))
     # A walk over all parameters per step, for statistics of the hub only.
@@ -333,7 +333,7 @@ def check_step(values: Mapping[str, float], step: int) -> None:
         )
 
 
-def score_answers(model: Any, temperature: float = 1.0, half: bool = False) -> None:
+def score_answers(model: Any, temperature: float = 1.0) -> None:
     """Make ``model(..., labels=labels, fused_lm_head=True)`` score through the head's module.
 
     TRL 1.16 replaces a model's forward by one that multiplies hidden states by the head's weight
@@ -342,8 +342,7 @@ def score_answers(model: Any, temperature: float = 1.0, half: bool = False) -> N
     positions of answers, as the backbone's ``fuse`` does. A model that rescales its logits keeps
     TRL's head, which applies the scale.
 
-    ``model`` is not the PEFT wrapper. ``temperature`` divides the logits. ``half`` runs under
-    bfloat16 autocast, which TRL does not do for a frozen copy.
+    ``model`` is not the PEFT wrapper. ``temperature`` divides the logits.
     """
     settings = model.config.get_text_config().to_dict()
     if any(settings.get(name) not in (None, 1.0) for name in SCALES):
@@ -359,10 +358,9 @@ def score_answers(model: Any, temperature: float = 1.0, half: bool = False) -> N
             return ordinary(self, *args, **kwargs)
         total = kwargs.pop("num_items_in_batch", None)
         kwargs["use_cache"] = False
-        with torch.autocast(labels.device.type, torch.bfloat16, enabled=half):
-            # The state at one position predicts the label of the next.
-            states = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-            return scores(states, labels[:, 1:], self.get_output_embeddings(), temperature, total)
+        # The state at one position predicts the label of the next.
+        states = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+        return scores(states, labels[:, 1:], self.get_output_embeddings(), temperature, total)
 
     model.forward = types.MethodType(forward, model)
 

@@ -76,7 +76,7 @@ def _jpeg(number: int) -> bytes:
 def _generating(root: Path, photos: list[bytes]) -> Callable[[], float]:
     """Return a measurement of a model's CPU milliseconds per answer, image processing included."""
     path = str(tiny_vlms.make("llava", root / "model", SIZE))
-    model = vlm_build.build(path, vlm_config.configure(path, {"tune": "full"}), 0).eval()
+    model = vlm_build.build(path, vlm_config.configure(path, {"tune": "full"}), 0, "cpu").eval()
     images = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in photos]
     inputs = [Inputs(image, None, PROMPT) for image in images]
     model.generate(inputs, TOKENS)  # the first pass warms up

@@ -28,11 +28,13 @@ def main(items: int) -> None:
     import_lmms_eval()
     from steelyard.harness.evaluation.lmms_model import Scorer
 
-    source = str(train.ensure())
+    source = str(train.ensure(device="cpu"))
     corpus = tasks.load("pope", tasks.find_root("pope"))
     task = build(tasks.parse_variant("pope"), corpus, limit=items)
     task.build_all_requests()
-    backbone = vlm_build.build(source, vlm_config.configure(source, {"tune": "full"}), 0).eval()
+    backbone = vlm_build.build(
+        source, vlm_config.configure(source, {"tune": "full"}), 0, "cpu"
+    ).eval()
     models = {"steelyard": Scorer(backbone), "llava_hf": _stock(source)}
     answers: dict[str, list[str]] = {}
 

@@ -73,7 +73,7 @@ class Setup(NamedTuple):
 
     def train(self, on_step: Callable[[], None], *, metered: bool) -> None:
         """Train until ``on_step`` raises BudgetSpent."""
-        meter = Meter(Budget("bench", 1e15))
+        meter = Meter(Budget("bench", 1e15), "cpu")
         meter.on_progress = lambda fraction: on_step()
         for module in self.model.metered_modules if metered else ():
             meter.watch(module)
@@ -149,7 +149,7 @@ def bench_meter(
 
     Two models would differ by 1 % by the position of their weights in memory alone.
     """
-    meter = Meter(Budget("bench", 1e15))
+    meter = Meter(Budget("bench", 1e15), "cpu")
     times: dict[bool, list[float]] = {True: [], False: []}
     with meter:
         for turn in range(12 * rounds):

@@ -19,13 +19,14 @@ from rich.table import Table
 from steelyard import tasks
 from steelyard.harness.cli.leaderboard import BoardOptions, write_boards
 from steelyard.harness.core.compat import prepare_imports
+from steelyard.harness.core.environment import pick_device
 from steelyard.harness.models.tiny_vlm import train as scenes_base
 from steelyard.harness.models.tiny_vlm.config import Training
 from steelyard.harness.models.tiny_vlm.tokenizer import vocabulary
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite
 from steelyard.harness.runs.options import RunOptions
-from steelyard.harness.runs.parallel import pick_device, run_suite
+from steelyard.harness.runs.parallel import run_suite
 from steelyard.harness.runs.suite import Suite, SuiteEntry
 from steelyard.tasks.world import build
 

@@ -27,7 +27,7 @@ VIEWS = {"with image": "", "text-only": "@image-blank"}
 def measure(base: Path, data: Path, part: str) -> None:
     """Print the table of one base model."""
     options = vlm_config.configure(str(base), {"tune": "full"})
-    model = vlm_build.build(str(base), options, 0).eval()
+    model = vlm_build.build(str(base), options, 0, "cpu").eval()
     for task in TASKS:
         corpus = tasks.load(task, build.ensure(build.WorldSpec(task, seed=1), data))
         for view, corruption in VIEWS.items():
@@ -52,7 +52,7 @@ def main() -> None:
     import_lmms_eval()
     torch.set_num_threads(1)
     with TemporaryDirectory() as temporary:
-        base = options.base or train.ensure(seed=options.seed)
+        base = options.base or train.ensure(seed=options.seed, device="cpu")
         measure(base, options.data or Path(temporary), options.part)
 
 

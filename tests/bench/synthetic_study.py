@@ -282,7 +282,7 @@ def fit_method(
 ) -> Meter:
     """Train a method of the package on a FLOP budget; return the meter with costs and log."""
     method = methods.load(name)
-    meter = Meter(Budget("study", flops))
+    meter = Meter(Budget("study", flops), "cpu")
     for module in backbone.metered_modules:
         meter.watch(module)
     with meter, suppress(BudgetSpent):

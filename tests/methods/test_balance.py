@@ -64,7 +64,7 @@ def test_survivors_are_thinned_to_the_rate_of_the_rarest_answer() -> None:
 def test_a_filter_that_favours_an_answer_is_refused(
     pairs: list[Stratum | None], message: str | None
 ) -> None:
-    meter = Meter(Budget("x"))
+    meter = Meter(Budget("x"), "cpu")
     candidates: list[Stratum | None] = [YES] * 10 + [NO] * 60 + [None] * 50
     if message is None:
         balance.check(meter, candidates, pairs, "Do x.")

@@ -60,7 +60,7 @@ def outcome(
     corpus = tasks.load("food101", study.root)
     spec = RunSpec(name, "food101", "tiny", "S", seed)
     model = registry.build_untrained(spec, corpus, "cpu")
-    meter = Meter(Budget("test", FLOPS))
+    meter = Meter(Budget("test", FLOPS), "cpu")
     for module in model.metered_modules:
         meter.watch(module)
     method = methods.load(name)

@@ -33,7 +33,7 @@ def trained(name: str, world: Path, task: str = "food101") -> SimpleNamespace:
     backbone = registry.build_untrained(spec, corpus, "cpu")
     data = train_data(backbone, corpus.name, corpus)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    meter = Meter(Budget("test", LIMIT))
+    meter = Meter(Budget("test", LIMIT), "cpu")
     for module in backbone.metered_modules:
         meter.watch(module)
     method = methods.load(name)
@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_names_its_step(world: Path, tmp_path: Path) -
     corpus = tasks.load("food101", world / "food101")
     backbone = registry.build_untrained(RunSpec("x", "food101", "tiny", "XS", 0), corpus, "cpu")
     data = train_data(backbone, corpus.name, corpus)
-    meter = Meter(Budget("test", LIMIT))
+    meter = Meter(Budget("test", LIMIT), "cpu")
 
     def step(batch: "object") -> "tuple[torch.Tensor, dict[str, float]]":
         loss = backbone.loss(backbone.predict(batch), batch).mean()  # type: ignore[arg-type]

@@ -90,7 +90,9 @@ def test_identity_permutation_loses_nothing(root: Path) -> None:
 
 @pytest.mark.usefixtures("short_base")
 def test_the_trained_base_loses_by_a_shuffled_picture_and_not_by_one_nobody_sees() -> None:
-    model = vlm_build.build("tiny-vlm", vlm_config.configure("tiny-vlm", {}), seed=0).eval()
+    model = vlm_build.build(
+        "tiny-vlm", vlm_config.configure("tiny-vlm", {}), seed=0, device="cpu"
+    ).eval()
     rng, prior = np.random.default_rng(0), BASE_PRIOR
     scenes = [compose(prior, rng) for _ in range(24)]
     questions = [ASK["colour"](scene, prior, rng) for scene in scenes]

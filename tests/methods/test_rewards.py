@@ -102,7 +102,9 @@ def test_answers_are_rewarded_and_mined_as_they_are_scored(tmp_path: Path) -> No
     script = ["<think>", "red", "</think>", "blue"]
     tags = ("<think>", "</think>")
     folder = scripted_vlm.scripted(tmp_path, script, special=tags)
-    model = vlm_build.build("x", vlm_config.configure(str(folder), {"tune": "full"}), seed=0)
+    model = vlm_build.build(
+        "x", vlm_config.configure(str(folder), {"tune": "full"}), seed=0, device="cpu"
+    )
     data = vlm_toys.train_data(model, 2)
     options = PairOptions("blank_image")
     assert mined_answers(model, data, [0, 1], options) == ["blue", "blue"]
@@ -118,6 +120,8 @@ def test_answers_are_rewarded_and_mined_as_they_are_scored(tmp_path: Path) -> No
         ),
     )
     form = formatting([model.eos_id])
-    watch(trainer, model, Meter(Budget("test", 1.0)), BlockSampler([], 1, 0), skip_flat=False)
+    watch(
+        trainer, model, Meter(Budget("test", 1.0), "cpu"), BlockSampler([], 1, 0), skip_flat=False
+    )
     rewards = trainer._calculate_rewards([{"stream": "online"}], [""], completions_of("red"), [ids])
     assert rewards.tolist() == [[1.0, 1.0]]

@@ -47,7 +47,7 @@ def _weights(backbone: Vlm) -> torch.Tensor:
 @pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
 def test_a_row_means_the_same_to_trl_and_to_the_backbone(family: str, tmp_path: Path) -> None:
     tiny_vlms.make(family, tmp_path)
-    backbone = vlm_build.build("x", configure(str(tmp_path), {"tune": "full"}), 0)
+    backbone = vlm_build.build("x", configure(str(tmp_path), {"tune": "full"}), 0, "cpu")
     data = vlm_data(backbone, toy.examples(6, 0), toy.turn)
     inputs = trl_data.supervised(backbone, data, trl_data.prompts_of(backbone, data))(
         [{"row": row} for row in range(6)]
@@ -196,7 +196,7 @@ def test_the_learning_rate_follows_the_budget_on_both_tracks(
     base: Path, name: str, budget: Budget
 ) -> None:
     backbone = toy.load(base)
-    meter = Meter(budget)
+    meter = Meter(budget, "cpu")
     for module in backbone.metered_modules:
         meter.watch(module)
     with _noted_steps(backbone, meter) as steps, meter, suppress(BudgetSpent):

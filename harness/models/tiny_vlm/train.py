@@ -4,7 +4,7 @@ Its pictures follow the language prior of the world (bananas are usually yellow)
 prior before it learns to look; post-training is measured against that. Training uses one thread
 and named seeds, so equal arguments give equal weights on one machine::
 
-    folder = ensure(cache, seed=0, training=Training(steps=100))
+    folder = ensure(cache, seed=0, training=Training(steps=100), device="cpu")
 """
 
 import dataclasses
@@ -46,7 +46,8 @@ def ensure(
     seed: int = 0,
     training: Training | None = None,
     progress: Progress = no_progress,
-    device: str = "cpu",
+    *,
+    device: str,
 ) -> Path:
     """Return the folder of the trained model and its processor; train it if absent.
 

@@ -21,7 +21,7 @@ Trick = Callable[[nn.Module, torch.Tensor], object]
 def trained(trick: Trick, when: Callable[[int], bool], steps: int = 40) -> Meter:
     """Steps of one linear layer under an audited meter, with a trick at some of them."""
     layer, x = nn.Linear(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
-    meter = Meter(Budget("test", steps * 2 * PASS), audit=Audit(7))
+    meter = Meter(Budget("test", steps * 2 * PASS), "cpu", audit=Audit(7))
     meter.watch(layer)
     with meter, suppress(BudgetSpent, BehindMeter):
         for step in range(steps):
@@ -85,7 +85,7 @@ def test_a_model_called_behind_the_meter_is_found(trick: Trick) -> None:
 def test_what_comes_before_the_first_step_and_after_the_last_is_always_looked_at() -> None:
     assert trained(forward_in_secret, lambda step: step == 0).audit.finding
     meter = trained(nothing, always)
-    late = Meter(Budget("test", 4 * PASS), audit=Audit(7))
+    late = Meter(Budget("test", 4 * PASS), "cpu", audit=Audit(7))
     layer, x = nn.Linear(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
     late.watch(layer)
     with late:
@@ -100,7 +100,7 @@ def test_what_comes_before_the_first_step_and_after_the_last_is_always_looked_at
 
 def test_a_forward_replaced_after_its_price_was_known_is_found() -> None:
     layer, x = nn.Linear(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
-    meter = Meter(Budget("test", 40 * 2 * PASS), audit=Audit(7))
+    meter = Meter(Budget("test", 40 * 2 * PASS), "cpu", audit=Audit(7))
     meter.watch(layer)
     honest = layer.forward
     with meter, suppress(BudgetSpent, BehindMeter):
@@ -116,7 +116,7 @@ def test_what_was_paid_in_advance_may_be_executed_later_once() -> None:
     layer, frozen, x = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
 
     def run(passes: int) -> str:
-        meter = Meter(Budget("test", 100 * PASS), audit=Audit(7))
+        meter = Meter(Budget("test", 100 * PASS), "cpu", audit=Audit(7))
         meter.watch(layer)
         with meter, suppress(BehindMeter):
             meter.charge(2 * PASS)
@@ -133,7 +133,7 @@ def test_what_was_paid_in_advance_may_be_executed_later_once() -> None:
 
 def test_without_a_seed_nothing_is_looked_at() -> None:
     layer, x = nn.Linear(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
-    meter = Meter(Budget("test", 1e9))
+    meter = Meter(Budget("test", 1e9), "cpu")
     meter.watch(layer)
     with meter:
         layer.forward(x)
@@ -195,7 +195,7 @@ def test_gradients_of_gradients_and_torch_func_cost_what_torch_counts(
 ) -> None:
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4)), torch.randn(32, 8)
-    meter = Meter(Budget("test", 1e12), audit=Audit(7))
+    meter = Meter(Budget("test", 1e12), "cpu", audit=Audit(7))
     meter.watch(net)
     costs = []
     with meter:
@@ -228,7 +228,7 @@ def hide(net: nn.Module, x: torch.Tensor) -> None:
 
 def test_a_checkpointed_pass_is_no_gradient_of_a_gradient() -> None:
     layer, x = Checkpointed(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
-    meter = Meter(Budget("test", 1e9), audit=Audit(7))
+    meter = Meter(Budget("test", 1e9), "cpu", audit=Audit(7))
     meter.watch(layer)
     with meter:
         for _ in range(3):

@@ -24,7 +24,7 @@ def _watched(meter: Meter, *modules: nn.Module) -> None:
 def test_one_linear_layer_by_hand() -> None:
     layer = nn.Linear(3, 5)
     x = torch.randn(7, 3)
-    meter = Meter(Budget("test", 1e9))
+    meter = Meter(Budget("test", 1e9), "cpu")
     _watched(meter, layer)
     with meter:
         layer(x).sum().backward()
@@ -36,7 +36,7 @@ def test_one_linear_layer_by_hand() -> None:
 def test_backward_counts_the_input_gradient_and_only_what_is_executed() -> None:
     first, second = nn.Linear(3, 4), nn.Linear(4, 5)
     x = torch.randn(7, 3)
-    meter = Meter(Budget("test", 1e9))
+    meter = Meter(Budget("test", 1e9), "cpu")
     _watched(meter, first, second)
     with meter:
         hidden = first(x)
@@ -55,7 +55,7 @@ def test_no_gradient_pass_frozen_layer_and_deep_copy() -> None:
     layer = nn.Linear(3, 5)
     x = torch.randn(7, 3)
     forward = 2 * 7 * 3 * 5
-    meter = Meter(Budget("test", 1e9))
+    meter = Meter(Budget("test", 1e9), "cpu")
     _watched(meter, layer)
     with meter:
         with torch.no_grad():
@@ -68,7 +68,7 @@ def test_no_gradient_pass_frozen_layer_and_deep_copy() -> None:
 
 def test_nested_modules_are_counted_once_and_phases_are_named() -> None:
     outer = nn.Sequential(nn.Linear(3, 5))
-    meter = Meter(Budget("test", 1e9))
+    meter = Meter(Budget("test", 1e9), "cpu")
     _watched(meter, outer, outer[0])
     with meter, meter.phase("teacher"):
         outer(torch.randn(7, 3)).sum().backward()
@@ -77,7 +77,7 @@ def test_nested_modules_are_counted_once_and_phases_are_named() -> None:
 
 def test_a_module_watched_again_after_its_handles_ended_is_counted_again() -> None:
     layer = nn.Linear(3, 5)
-    meter = Meter(Budget("test", 1e9))
+    meter = Meter(Budget("test", 1e9), "cpu")
     for handle in meter.watch(layer):
         handle.remove()
     with meter:
@@ -92,7 +92,7 @@ def test_raises_before_the_pass_that_would_overshoot_and_recovers() -> None:
     layer = nn.Linear(3, 5)
     x = torch.randn(7, 3)
     step = 2 * 2 * 7 * 3 * 5
-    meter = Meter(Budget("test", 2.5 * step))
+    meter = Meter(Budget("test", 2.5 * step), "cpu")
     _watched(meter, layer)
     with meter:
         for _ in range(2):
@@ -122,7 +122,7 @@ def test_fused_attention_on_a_cpu_by_hand() -> None:
 
 def test_outside_the_meter_nothing_is_counted() -> None:
     layer = nn.Linear(3, 5)
-    meter = Meter(Budget("test", 1e9))
+    meter = Meter(Budget("test", 1e9), "cpu")
     _watched(meter, layer)
     layer(torch.randn(7, 3))
     with meter:
@@ -144,7 +144,7 @@ def test_measuring_leaves_no_trace() -> None:
 
 def test_a_cap_on_seconds_stops_too() -> None:
     layer = nn.Linear(3, 5)
-    meter = Meter(Budget("test", 1e12, seconds=1e-9))
+    meter = Meter(Budget("test", 1e12, seconds=1e-9), "cpu")
     _watched(meter, layer)
     with meter, pytest.raises(BudgetSpent):
         layer(torch.randn(7, 3))
@@ -182,7 +182,7 @@ def test_a_budget_that_does_not_fit_its_track_is_refused(
 
 def test_the_data_track_ends_after_exactly_so_many_items_and_schedules_follow_them() -> None:
     layer = nn.Linear(3, 5)
-    meter = Meter(Budget("test", items=20))
+    meter = Meter(Budget("test", items=20), "cpu")
     _watched(meter, layer)
     with meter:
         for expected in (0.4, 0.8):
@@ -231,7 +231,7 @@ def test_a_whole_run_is_within_five_percent_of_the_flop_counter(
     spec = RunSpec(method, "food101", "tiny", "8e9", 0, backbone_options={"frozen": frozen})
     backbone = registry.build_untrained(spec, corpus, "cpu")
     data = train_data(backbone, corpus.name, corpus)
-    meter = Meter(Budget("test", 8e9 if not frozen else 4e7))
+    meter = Meter(Budget("test", 8e9 if not frozen else 4e7), "cpu")
     _watched(meter, *backbone.metered_modules)
     module = methods.load(method)
     config = methods.configure(module, options)

@@ -148,7 +148,7 @@ def test_a_loss_on_an_earlier_output_is_charged_too() -> None:
             return {"last": self.two(hidden).detach(), "hidden": hidden}
 
     module = Twice()
-    meter = Meter(Budget("test", 1e9))
+    meter = Meter(Budget("test", 1e9), "cpu")
     meter.watch(module)
     with meter:
         module(torch.randn(3, 4))["hidden"].sum().backward()

@@ -77,7 +77,7 @@ def asked(corpus: Corpus) -> tuple[list[Inputs], list[tuple[int, ...]], list[dic
 
 
 def box(model: Any, severity: int = 3, task: str = "food101") -> WhiteBox:
-    return WhiteBox(model, task, severity, Meter(Budget("attack", math.inf)))
+    return WhiteBox(model, task, severity, Meter(Budget("attack", math.inf), "cpu"))
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
@@ -182,7 +182,7 @@ FIRST = 0.24064934
 def test_its_cost_is_what_torch_counts_and_on_no_other_meter(
     trained: Classifier, data: Corpus
 ) -> None:
-    training = Meter(Budget("training", 1.0))  # would stop anything
+    training = Meter(Budget("training", 1.0), "cpu")  # would stop anything
     handles = [handle for module in trained.metered_modules for handle in training.watch(module)]
     inputs, _, docs = asked(data)
     variant = tasks.parse_variant("food101@image-adversarial:2")

@@ -104,7 +104,7 @@ def test_feature_cost_by_hand() -> None:
 
 def test_shares_of_a_budget_are_of_what_a_fixed_cost_leaves() -> None:
     layer = torch.nn.Linear(5, 1, bias=False)
-    meter = Meter(Budget("test", 100.0))
+    meter = Meter(Budget("test", 100.0), "cpu")
     meter.watch(layer)
     with meter:
         with meter.phase("features"):
@@ -122,7 +122,7 @@ def test_shares_of_a_budget_are_of_what_a_fixed_cost_leaves() -> None:
 
 
 def test_a_fixed_cost_that_is_the_whole_budget_leaves_nothing() -> None:
-    meter = Meter(Budget("test", 60.0))
+    meter = Meter(Budget("test", 60.0), "cpu")
     with meter:
         meter.charge(60.0)
         assert meter.fraction == 1.0

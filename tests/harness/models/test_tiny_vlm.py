@@ -33,7 +33,7 @@ FEW = Training(vision_steps=2, vision_images=64, text_steps=2, steps=3, images=2
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure(tmp_path_factory.mktemp("bases"), seed=1, training=FEW)
+    return ensure(tmp_path_factory.mktemp("bases"), seed=1, training=FEW, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_training_repeats_bit_for_bit_and_touches_no_global_state(
 ) -> None:
     torch.manual_seed(123)
     before, threads = torch.random.get_rng_state(), torch.get_num_threads()
-    again = ensure(tmp_path, seed=1, training=FEW)
+    again = ensure(tmp_path, seed=1, training=FEW, device="cpu")
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.get_num_threads() == threads
     assert again.name == base.name
@@ -154,7 +154,7 @@ def test_training_repeats_bit_for_bit_and_touches_no_global_state(
 
 def test_what_is_trained_already_is_not_trained_again(base: Path) -> None:
     stages: list[str] = []
-    folder = ensure(base.parent, 1, FEW, lambda stage, fraction: stages.append(stage))
+    folder = ensure(base.parent, 1, FEW, lambda stage, fraction: stages.append(stage), device="cpu")
     assert folder == base and not stages
 
 
@@ -165,7 +165,7 @@ def test_a_changed_argument_has_its_own_folder_and_weights(
     seed: int, training: Training, base: Path
 ) -> None:
     calls: list[tuple[str, float]] = []
-    changed = ensure(base.parent, seed, training, lambda *call: calls.append(call))
+    changed = ensure(base.parent, seed, training, lambda *call: calls.append(call), device="cpu")
     assert changed != base
     assert [stage for stage, _ in calls] == ["vision"] * 2 + ["text"] * 2 + ["alignment"] * 3
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (base, changed))
@@ -185,14 +185,14 @@ def test_an_interrupted_training_leaves_nothing(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ensure(tmp_path, seed=1, training=FEW, progress=stop)
+        ensure(tmp_path, seed=1, training=FEW, progress=stop, device="cpu")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Could not write"):
-        ensure(tmp_path / "file", seed=1, training=FEW)
+        ensure(tmp_path / "file", seed=1, training=FEW, device="cpu")
 
 
 def test_the_base_never_sees_a_scene_of_another_part() -> None:
@@ -208,7 +208,7 @@ def test_a_larger_world_makes_a_larger_model(tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     large = replace(FEW, size=36, patches=6, grid=3, objects=4, width=32, layers=1)
-    folder = ensure(tmp_path, seed=1, training=large)
+    folder = ensure(tmp_path, seed=1, training=large, device="cpu")
     model = AutoModelForImageTextToText.from_pretrained(folder)
     assert model.config.image_seq_length == 36
     assert model.config.text_config.hidden_size == 32

@@ -58,7 +58,7 @@ def build(checkpoints: Path) -> Build:
     def made(family: str, **options: Any) -> Vlm:
         source = str(checkpoints / family)
         config = vlm_config.configure(source, {"tune": "full", "batch_size": 4, **options})
-        return vlm_build.build(source, config, seed=0)
+        return vlm_build.build(source, config, seed=0, device="cpu")
 
     return made
 
@@ -290,7 +290,7 @@ def test_saved_and_loaded_it_answers_the_same(
                 parameter += 0.05 * torch.randn(parameter.shape)
     vlm_build.save(model, tmp_path)
     assert not list(tmp_path.rglob("*.bin")) and weights_hash(tmp_path)
-    again = vlm_build.load(tmp_path)
+    again = vlm_build.load(tmp_path, "cpu")
     choices = ["yes", "no", "red"]
     assert torch.equal(again.answer(ITEMS, choices), model.answer(ITEMS, choices))
     assert again.config == model.config and not again.training
@@ -303,7 +303,7 @@ def test_the_meter_sees_every_product_once(family: str, tune: str, build: Build)
     model = build(family, tune=tune)
     batch = model.collate(ITEMS, ANSWERS)
     for forward in (model.predict, lambda batch: plain(model, batch)):
-        meter = Meter(Budget("test", 1e15))
+        meter = Meter(Budget("test", 1e15), "cpu")
         handles = [handle for module in model.metered_modules for handle in meter.watch(module)]
         with total_counter() as counter:
             model.loss(forward(batch), batch).sum().backward()
@@ -388,16 +388,17 @@ def test_mistakes_are_one_line(build: Build, checkpoints: Path, tmp_path: Path) 
     refused("no layer called q_prj", lambda: build("llava", tune="lora", lora_targets="q_prj"))
     refused("No PEFT adapter at", lambda: build("llava", adapter=str(tmp_path)))
     refused("Could not load 'nobody/nothing'",
-            lambda: vlm_build.build("x", vlm_config.configure("nobody/nothing", {}), 0)
+            lambda: vlm_build.build("x", vlm_config.configure("nobody/nothing", {}), 0, "cpu")
             )  # fmt: skip
-    refused("No vision-language model at", lambda: vlm_build.load(tmp_path))
+    refused("No vision-language model at", lambda: vlm_build.load(tmp_path, "cpu"))
     refused("Unknown backbone option 'lr'", lambda: build("llava", lr=1.0))
     refused("allowed are full, lora", lambda: build("llava", tune="some"))
     bare = tmp_path / "bare"
     shutil.copytree(checkpoints / "llava", bare)
     (bare / "chat_template.jinja").unlink()
     refused(
-        "no chat template", lambda: vlm_build.build("x", vlm_config.configure(str(bare), {}), 0)
+        "no chat template",
+        lambda: vlm_build.build("x", vlm_config.configure(str(bare), {}), 0, "cpu"),
     )
     short = build("llava", max_prompt_tokens=20)
     refused("max_prompt_tokens=", lambda: short.collate(ITEMS))
@@ -409,7 +410,7 @@ def test_mistakes_are_one_line(build: Build, checkpoints: Path, tmp_path: Path) 
                                          num_hidden_layers=1, num_attention_heads=1))  # fmt: skip
     blind.save_pretrained(tmp_path / "blind")
     text_only = vlm_config.configure(str(tmp_path / "blind"), {})
-    refused("as a vision-language model", lambda: vlm_build.build("x", text_only, 0))
+    refused("as a vision-language model", lambda: vlm_build.build("x", text_only, 0, "cpu"))
 
 
 def test_weights_are_hashed_wherever_a_kind_of_model_keeps_them(tmp_path: Path) -> None:

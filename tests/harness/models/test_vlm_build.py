@@ -1,10 +1,11 @@
 """Vision-language backbones: built and restored from their configuration, no more."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ import torch
 from PIL import Image
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Example, Inputs, Turn
-from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.core.examples import Corpus, Example, Inputs, Turn
+from steelyard.harness.models import registry, vlm_build, vlm_config
 from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.training import train_data
 from steelyard.harness.training.train_data import vlm_data
 
@@ -29,7 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path, **options: Any) -> Vlm:
-    return vlm_build.build("x", vlm_config.configure(str(folder), options), seed=0)
+    return vlm_build.build("x", vlm_config.configure(str(folder), options), seed=0, device="cpu")
 
 
 def items(sizes: tuple[tuple[int, int], ...] = ((32, 32), (32, 32))) -> list[Inputs]:
@@ -62,7 +64,7 @@ def test_full_training_goes_on_from_an_adapter_and_is_saved_whole(
     assert (build(checkpoint).answer(items(), CHOICES) - expected).abs().max() > 0.01
     assert not any("lora" in name for name, _ in merged.named_parameters())
     vlm_build.save(shifted(merged), tmp_path / "two")
-    again = vlm_build.load(tmp_path / "two")
+    again = vlm_build.load(tmp_path / "two", "cpu")
     assert torch.equal(again.answer(items(), CHOICES), merged.answer(items(), CHOICES))
 
 
@@ -71,12 +73,12 @@ def test_an_adapter_is_not_put_on_another_checkpoint(checkpoint: Path, tmp_path:
     shutil.copytree(checkpoint, base)
     vlm_build.save(build(base, tune="lora"), tmp_path / "run")
     saved = json.loads((tmp_path / "run" / vlm_build.DESCRIPTION).read_text())
-    assert vlm_build.load(tmp_path / "run").config.tune == "lora"
+    assert vlm_build.load(tmp_path / "run", "cpu").config.tune == "lora"
     changed = build(base, tune="full")
     changed.base.lm_head.weight.data.zero_()
     changed.base.save_pretrained(base)
     with pytest.raises(UserError, match=f"another version of .* revision {saved['base']}"):
-        vlm_build.load(tmp_path / "run")
+        vlm_build.load(tmp_path / "run", "cpu")
 
 
 def test_a_vision_tower_trained_beside_an_adapter_comes_back(
@@ -84,7 +86,7 @@ def test_a_vision_tower_trained_beside_an_adapter_comes_back(
 ) -> None:
     model = shifted(build(checkpoint, tune="lora", vision="trained"))
     vlm_build.save(model, tmp_path)
-    again = vlm_build.load(tmp_path)
+    again = vlm_build.load(tmp_path, "cpu")
     assert torch.equal(again.answer(items(), CHOICES), model.answer(items(), CHOICES))
     (tmp_path / vlm_build.VISION).unlink()
     vlm_build.save(shifted(build(checkpoint, tune="lora")), tmp_path)
@@ -102,17 +104,71 @@ def test_a_family_never_tried_is_tried_before_it_is_trained(
         build(checkpoint, tune="full")
 
 
-def test_halved_weights_are_for_frozen_ones_on_a_gpu(checkpoint: Path) -> None:
-    dtypes: dict[tuple[str, str, str], torch.dtype] = {}
-    for tune in ("full", "lora"):
-        for precision in ("fp32", "bf16"):
-            config = vlm_config.configure("a/b", {"tune": tune, "precision": precision})
-            for device in ("cpu", "cuda:0"):
-                dtypes[tune, precision, device] = vlm_build._dtype(config, device)
-    halved = [key for key, dtype in dtypes.items() if dtype == torch.bfloat16]
-    assert halved == [("lora", "bf16", "cuda:0")]
-    model = build(checkpoint, tune="lora", precision="bf16")
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
+def dtypes(model: Vlm) -> dict[bool, set[torch.dtype]]:
+    """Return the types of learning weights, and of frozen ones."""
+    parameters = list(model.parameters())
+    return {learns: {p.dtype for p in parameters if p.requires_grad is learns}
+            for learns in (True, False)}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"tune": "full"}, {"vision": "trained"}])
+def test_a_run_its_scoring_and_evaluate_have_one_precision(
+    checkpoint: Path, tmp_path: Path, options: dict[str, str]
+) -> None:
+    """Frozen weights of a LoRA run are in bf16, whatever learns is in fp32; at every entrance."""
+    frozen = torch.float32 if options.get("tune") == "full" else torch.bfloat16
+    expected = {True: {torch.float32}, False: {frozen}}
+    spec = RunSpec(
+        "sft", "pope", str(checkpoint), "XS", 0, backbone_options={"precision": "bf16", **options}
+    )
+    corpus = Corpus("pope", tmp_path, (), False, {}, "")
+    model = cast("Vlm", registry.build_untrained(spec, corpus, "cpu"))
+    assert dtypes(model) == expected and model.recipe.precision == "bf16"
+    registry.save(shifted(model), tmp_path / "run" / registry.WEIGHTS)
+    opened = cast("Vlm", registry.open_model(str(tmp_path / "run"), {}, "cpu"))
+    assert dtypes(opened) == expected and opened.recipe.precision == "bf16"
+    untrained = cast("Vlm", registry.open_model(str(checkpoint), spec.backbone_options, "cpu"))
+    assert untrained.base.get_decoder().layers[0].mlp.up_proj.weight.dtype == frozen
+    scored = registry.load(tmp_path / "run" / registry.WEIGHTS, "cpu")
+    assert torch.equal(scored.answer(items(), CHOICES), model.answer(items(), CHOICES))
+    assert registry.precision(spec, tmp_path / "run" / registry.WEIGHTS, "cpu") == "bf16"
+
+
+def test_precision_follows_the_device_unless_it_is_given() -> None:
+    auto, half = (vlm_config.configure("a/b", options) for options in ({}, {"precision": "bf16"}))
+    tiny = vlm_config.configure("tiny-vlm", {})
+    for device, expected in (
+        ("cpu", ("fp32", "bf16", "fp32")),
+        ("cuda:1", ("bf16", "bf16", "fp32")),
+    ):
+        resolved = (vlm_config.resolve_precision(config, device) for config in (auto, half, tiny))
+        assert tuple(config.precision for config in resolved) == expected
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_every_pass_runs_in_the_precision_of_the_recipe(checkpoint: Path, tune: str) -> None:
+    """Also passes that no training loop opens autocast for, and those of a copy."""
+    types: list[torch.dtype] = []
+    for precision in ("bf16", "fp32"):
+        model = build(checkpoint, tune=tune, precision=precision)
+        for module in (copy.deepcopy(model), model):
+            module.language_model.layers[0].mlp.down_proj.register_forward_hook(
+                lambda module, args, output: types.append(output.dtype)
+            )
+            batch = module.collate(items(), ["yes", "no", "red"])
+            passes = (
+                lambda m=module: m.answer(items(), CHOICES),
+                lambda m=module: m.generate(items(), 2),
+                lambda m=module: m.base(**m.prompts.plain(m.collate(items()))),
+                lambda m=module, b=batch: m.predict(b),
+            )
+            for run_pass in passes:
+                types.clear()
+                run_pass()
+                expected = torch.bfloat16 if precision == "bf16" else torch.float32
+                assert set(types) == {expected}
+            assert module.predict(batch).dtype == torch.float32
+            assert not torch.is_autocast_enabled("cpu")
 
 
 def test_without_a_hub_its_copies_are_used_and_nobody_waits(
@@ -137,7 +193,7 @@ def test_without_a_hub_its_copies_are_used_and_nobody_waits(
         model = build(Path("some/model"), tune="lora")
         vlm_build.save(model, tmp_path / "run")
         assert json.loads((tmp_path / "run" / "vlm.json").read_text())["base"] == commit
-        loaded = vlm_build.load(tmp_path / "run")
+        loaded = vlm_build.load(tmp_path / "run", "cpu")
         assert torch.equal(loaded.answer(items(), CHOICES), model.answer(items(), CHOICES))
     assert not waited
 

@@ -93,7 +93,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
             tokenizer = tokenizer_of(family, subwords(family, special), special, begin="<s>")
             tiny_vlms.make(family, root / family, tokenizer=tokenizer, template=TURNS[family])
             config = vlm_config.configure(str(root / family), {"tune": "full"})
-            by_family[family] = vlm_build.build(family, config, seed=0).eval()
+            by_family[family] = vlm_build.build(family, config, seed=0, device="cpu").eval()
         return by_family[family]
 
     return built

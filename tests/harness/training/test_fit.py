@@ -65,7 +65,7 @@ def test_a_step_in_passes_is_the_step_in_one(
             rows = (p.grad for p in model.parameters() if p.grad is not None)
             gradients.append(torch.cat([row.flatten() for row in rows]))
 
-        with Meter(Budget("x", flops=1e12, items=16)) as meter, suppress(BudgetSpent):
+        with Meter(Budget("x", flops=1e12, items=16), "cpu") as meter, suppress(BudgetSpent):
             fit(model, data, meter, step, seed=3, after_backward=after_backward)
         targets = [target for batch in items for target in batch.flatten()[batch.flatten() >= 0]]
         return targets, gradients, meter, sizes
@@ -88,7 +88,7 @@ def test_supervised_fine_tuning_weighs_tokens_over_the_whole_step(world: Path) -
     def after_two_steps(micro: int) -> Tensor:
         model = toy.load(toy.random_base(), batch_size=8, micro_batch_size=micro, optimizer="sgd")
         data = vlm_toys.train_data(model)
-        with Meter(Budget("x", flops=1e12, items=16)) as meter, suppress(BudgetSpent):
+        with Meter(Budget("x", flops=1e12, items=16), "cpu") as meter, suppress(BudgetSpent):
             sft.train(model, data, meter, sft.Config(), 0)
         assert meter.steps == 2 and meter.ledger("budget").items == 16
         return torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -106,7 +106,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(world: Path) ->
         return loss + (loss - loss.detach()).sqrt(), {}
 
     with (
-        Meter(Budget("x", flops=1e12, items=64)) as meter,
+        Meter(Budget("x", flops=1e12, items=64), "cpu") as meter,
         pytest.raises(NonFiniteLoss, match="gradient norm became"),
     ):
         fit(model, data, meter, step, seed=0)
