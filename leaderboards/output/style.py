@@ -1,10 +1,10 @@
 """Marks, scales and name columns of every figure; equal boards give equal bytes."""
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -100,30 +100,24 @@ def panels(
 ) -> tuple["Figure", list["Axes"]]:
     """Return a figure and its panels, by default one line of panels of these widths.
 
-    Args:
-        widths: inches of the panels in a line.
-        height: inches of a panel.
-        count: number of panels, in as many lines as they need.
-        left: inches left of a line.
-        gap: inches right of each panel.
-        top: inches above the first line.
-        bottom: inches below each line, room for the titles of the next one included.
+    All sizes are inches. ``count`` panels take as many lines as they need; ``bottom`` is free below
+    each line, the titles of the next one included, and ``gap`` right of each panel.
     """
     from matplotlib.figure import Figure
 
     count = len(widths) if count is None else count
-    total_width = left + sum(widths[:count]) + gap * min(count, len(widths))
-    # -(-a // b) rounds up: the last line may have fewer panels.
-    total_height = top + -(-count // len(widths)) * (height + bottom)
-    figure = Figure(figsize=(total_width, total_height))
-    grid = []
-    for index in range(count):
-        line, column = divmod(index, len(widths))
-        x = left + sum(widths[:column]) + gap * column
-        y = total_height - top - height - line * (height + bottom)
-        size = widths[column] / total_width, height / total_height
-        grid.append(figure.add_axes((x / total_width, y / total_height, *size)))
-    return figure, grid
+    widths = widths[:count]
+    lines = math.ceil(count / len(widths))
+    figure_width = left + sum(widths) + gap * len(widths)
+    figure_height = top + lines * (height + bottom)
+    figure = Figure(figsize=(figure_width, figure_height))
+    grid = figure.add_gridspec(
+        lines, len(widths), width_ratios=widths, left=left / figure_width,
+        right=1 - gap / figure_width, bottom=bottom / figure_height, top=1 - top / figure_height,
+        wspace=gap * len(widths) / sum(widths), hspace=bottom / height,
+    )  # fmt: skip
+    cells = [divmod(index, len(widths)) for index in range(count)]
+    return figure, [figure.add_subplot(grid[cell]) for cell in cells]
 
 
 def score_height(names: int) -> float:
@@ -298,10 +292,13 @@ def name_points(axes: "Axes", anchors: Sequence[Anchor], look: Mapping[str, Mark
     """
     width, height = inches(axes)
     gutter = 1 + GUTTER / width
-    points = sorted((_fraction(axes, anchor)[::-1], anchor.label) for anchor in anchors)
-    name_ys = spread([y for (y, _), _ in points], step=NAME / height)
+    # By pixels, which is right for logarithmic and inverted axes too.
+    to_axes = axes.transData + axes.transAxes.inverted()
+    positions = [(to_axes.transform((anchor.x, anchor.y)), anchor.label) for anchor in anchors]
+    points = sorted((float(y), float(x), label) for (x, y), label in positions)
+    name_ys = spread([y for y, _, _ in points], step=NAME / height)
     inside, leaders, ends = [], [], []
-    for ((y, x), label), name_y in zip(points, name_ys, strict=True):
+    for (y, x, label), name_y in zip(points, name_ys, strict=True):
         mark, is_inside = look[label], 0 <= x <= 1 and 0 <= y <= 1
         if is_inside:
             inside.append((mark.colour, (x, 1), (y, y)))
@@ -338,18 +335,13 @@ def shorten(label: str) -> str:
 def spread(heights: Sequence[float], step: float) -> list[float]:
     """Move ascending heights as little as possible, ``step`` apart and within 0 to 1.
 
-    The least squares solution: after subtracting ``step * index`` the heights need only ascend, so
-    neighbours out of order are pooled (isotonic regression), and the result is clipped.
+    After subtracting ``step`` times the index the heights need only ascend: isotonic regression.
     """
-    pools: list[list[float]] = []
-    for index, height in enumerate(heights):
-        pools.append([height - step * index])
-        while len(pools) > 1 and fmean(pools[-1]) < fmean(pools[-2]):
-            last = pools.pop()
-            pools[-1].extend(last)
-    room = 1 - step * (len(heights) - 1)
-    levels = [min(max(fmean(pool), 0.0), room) for pool in pools for _ in pool]
-    return [level + step * index for index, level in enumerate(levels)]
+    from scipy.optimize import isotonic_regression
+
+    steps = step * np.arange(len(heights))
+    levels = isotonic_regression(np.array(heights) - steps).x
+    return list(np.clip(levels, 0, 1 - steps[-1]) + steps)
 
 
 def render(figures: Figures) -> dict[str, bytes]:
@@ -380,10 +372,3 @@ def _save(figure: "Figure") -> dict[str, bytes]:
         figure.savefig(out, format=kind, dpi=150, metadata=metadata, bbox_inches=box)
         contents[kind] = out.getvalue()
     return contents
-
-
-def _fraction(axes: "Axes", anchor: Anchor) -> tuple[float, float]:
-    # By pixels, which is right for logarithmic and inverted axes too.
-    page = axes.transData.transform((anchor.x, anchor.y))
-    x, y = axes.transAxes.inverted().transform(page)
-    return float(x), float(y)
