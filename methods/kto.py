@@ -3,15 +3,15 @@
 Ethayarajh, Xu, Muennighoff, Jurafsky, Kiela: "KTO: Model Alignment as Prospect Theoretic
 Optimization", ICML 2024, arXiv 2402.01306.
 
-With d(y) = log p(y) - log p_start(y), and z_0 the batch's estimate of KL(p || p_start) from each
-prompt with the answer of the next row, at least 0 and without gradient:
+With d(y) = log p(y) - log p_start(y), and z_0 the batch's estimate of KL(p || p_start), the mean d
+of each prompt with a mismatched answer, at least 0 and without gradient:
 
     L = mean of  desirable (1 - sigmoid(beta (d(y) - z_0)))     over right answers y
             and  undesirable (1 - sigmoid(beta (z_0 - d(y))))   over wrong answers y
 
 The right and wrong answers are those of the other preference methods, but unpaired and shuffled:
-each answer is a row. Rows of the KL estimate also pass through both models, so a step costs more
-than one of DPO on the same number of rows.
+each answer is a row. The mismatched answer is that of the next pair, as in TRL the same one in
+every pass; the paper shifts the answers of each batch. It passes through the policy as well.
 
 beta 0.1 and weights 1 are the paper's. It asks for desirable * n_right to be 1 to 4/3 times
 undesirable * n_wrong; the two numbers are equal here. Ours: the wrong answers, which the paper
@@ -71,6 +71,7 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         config_class=KTOConfig,
         collator=trl_data.unpaired,
         answers_per_row=1,
+        reference=("ref_logps", "ref_KL_logps"),
         rows_per_pair=2,  # a right and a wrong one; the KL estimate needs two rows as well
         stage="kto",
         desirable_weight=config.desirable,

@@ -11,7 +11,7 @@ true image m_w and corrupted image m_l:
       + anchor -log sigmoid(beta d(y_w, m_w) - delta)              the right answer stays likely
 
 Weights 1, beta 0.1 and delta 0 are the paper's. A step passes three rows per example through the
-model and its frozen copy; DPO passes two.
+model; DPO passes two.
 
 ``crop``: m_l is a random crop of 1 to 20 % of the image's area, scaled back to its size, as in the
 authors' code (the paper says 0 to 20 %). Ours: aspect ratio between 3/4 and 4/3, one crop per
@@ -73,7 +73,12 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     """Make pairs with the start model, then minimise L until the budget is spent."""
     # Imported here, because trl takes seconds.
     from steelyard.methods._preference import trl_data
-    from steelyard.methods._preference.pairwise import ImagePairTrainer, train_on_pairs
+    from steelyard.methods._preference.pairwise import (
+        CORRUPTED,
+        PAIR,
+        ImagePairTrainer,
+        train_on_pairs,
+    )
 
     corrupted = trl_data.prompts_of(backbone, data, corrupted_inputs(data, config, seed))
     train_on_pairs(
@@ -83,6 +88,7 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         config,
         seed,
         trainer_class=partial(ImagePairTrainer, terms=partial(loss_terms, config=config)),
+        reference=(*PAIR, CORRUPTED),
         collator=partial(trl_data.preference, corrupted_at=corrupted),
     )
 

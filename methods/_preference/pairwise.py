@@ -13,6 +13,10 @@ from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import trl, trl_data
 from steelyard.methods._preference.negatives import PairOptions, make_pairs
 
+PAIR = ("ref_chosen_logps", "ref_rejected_logps")
+"""Names by which ``DPOTrainer`` reads the start model's log-probabilities."""
+CORRUPTED = "ref_corrupted_logps"
+
 
 def train_on_pairs(
     backbone: Vlm,
@@ -35,6 +39,7 @@ def train_on_pairs(
     settings["pairs"] = make_pairs(backbone, data, meter, config, seed)
     settings["beta"] = config.beta
     settings.setdefault("answers_per_row", 2)
+    settings.setdefault("reference", PAIR)
     if losses:
         losses = {name: weight for name, weight in losses.items() if weight}
         settings |= {"loss_type": list(losses), "loss_weights": list(losses.values())}
@@ -46,8 +51,7 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]
     """``DPOTrainer`` with a third row per example: the right answer with a corrupted image.
 
     ``terms`` returns the weighted loss terms from the log-ratios [B] of the three rows and from
-    ``has_image`` [B]. The start model is TRL's: the copy passed to it, or under LoRA its second
-    adapter.
+    ``has_image`` [B].
     """
 
     def __init__(self, *, terms: Callable[..., Mapping[str, Tensor]], **kwargs: Any) -> None:
@@ -57,12 +61,11 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Tensor:
         # DPOTrainer's loss splits a batch into two halves; this one splits it into thirds.
         has_image = inputs.pop("has_image")
+        start = torch.cat([inputs.pop(name) for name in (*PAIR, CORRUPTED)])
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, trl_data.IGNORED)
         arguments = {name: value for name, value in inputs.items() if name != "completion_mask"}
         output = model(**arguments, labels=labels, fused_lm_head=True, use_cache=False)
         policy = output.log_probs.sum(1)
-        # TRL returns two halves of the rows. Under LoRA it activates its second adapter itself.
-        start = torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, inputs))
         right, wrong, corrupted = (policy - start).chunk(3)
         terms = self.terms(right, wrong, corrupted, has_image)
         metrics = self._metrics["train"]

@@ -30,6 +30,7 @@ from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.fit import new_optimiser, set_rate
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import preflight, trl_data
+from steelyard.methods._preference import reference as reference_cache
 
 REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
 UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
@@ -57,6 +58,7 @@ def train_on_rows(
     collator: CollatorOf,
     *,
     pairs: Sequence[trl_data.AnswerPair] | None = None,
+    reference: Sequence[str] = (),
     rows_per_pair: int = 1,
     answers_per_row: int = 1,
     stage: str = "pairs",
@@ -65,10 +67,14 @@ def train_on_rows(
 ) -> None:
     """Train with one of TRL's offline trainers until the fraction ``until`` of the budget is spent.
 
-    Rows are those of the data, or of ``pairs``, whose trainers compare with a frozen copy of the
-    model. A row is a prompt with one or more answers. The seed and ``stage`` decide the order of
-    rows. ``settings`` are further arguments of ``config_class``.
+    Rows are those of the data, or of ``pairs``, whose trainers compare with the start model's
+    log-probabilities, which they read from a batch under the names ``reference``. A row is a prompt
+    with one or more answers. The seed and ``stage`` decide the order of rows. ``settings`` are
+    further arguments of ``config_class``.
     """
+    # Imported here, because trl takes seconds.
+    from trl.trainer.utils import add_fused_lm_head
+
     prompts = trl_data.prompts_of(backbone, data)
     preflight.check(backbone, data, prompts, pairs)
     source = data if pairs is None else pairs
@@ -76,15 +82,24 @@ def train_on_rows(
     size = trl_data.batch_size(backbone, rows, least=rows_per_pair)
     settings |= passes(backbone, size, rows_per_pair)
     with workspace(backbone) as folder:
-        reference = {} if pairs is None else {"ref_model": reference_copy(backbone)}
+        collate = collator(backbone, source, prompts)
+        if reference:
+            add_fused_lm_head(backbone.base)
+            score_answers(backbone.base)
+            cached = reference_cache.cached
+            collate, rows = cached(backbone, meter, collate, rows, size, reference)
+        # Without a reference model TRL would load the checkpoint again, or add a second adapter.
+        unused = {"ref_model": copy.copy(backbone.model)} if reference else {}
         trainer = trainer_class(
             model=backbone.model,
             args=arguments(config_class, backbone, seed, folder, **settings),
-            data_collator=collator(backbone, source, prompts),
+            data_collator=collate,
             train_dataset=trl_data.ordered(rows, size, seed, stage),
             processing_class=backbone.processor,
-            **reference,
+            **unused,
         )
+        if reference:
+            trainer.ref_model, trainer.precompute_ref_logps = None, True
         answers = size * answers_per_row
         run(trainer, backbone, meter, prompts=size, answers=answers, until=until)
 

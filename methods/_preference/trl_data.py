@@ -25,6 +25,8 @@ from steelyard.harness.training.train_data import IN_MEMORY_BYTES, TrainData
 
 ORDERED_ROWS = 1 << 17  # minimum length of a data set; the order repeats after its end
 IGNORED = -100  # label of a token that is not trained on
+KL = "KL_"  # prefix of the inputs of KTO's divergence
+FACTS = ("label", "has_image")  # facts about rows of pairs, which are no model inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,24 +204,30 @@ def preference(
 def unpaired(backbone: Vlm, pairs: Sequence[AnswerPair], prompt_at: PromptAt) -> Collator:
     """Return a collator for ``KTOTrainer``: row 2i is pair i's chosen, 2i+1 its rejected answer.
 
-    A KL row pairs a prompt with the answer of the row before it, as TRL's own data do. Rows are
-    shuffled, so this answer rarely belongs to the same prompt.
+    A KL row pairs a prompt with the same kind of answer of the next pair. Pairs are in random
+    order, so it seldom fits; it is the same in every pass, so its reference can be cached.
     """
     padding, tokens = backbone.prompts.pad_id, cache(backbone.prompts.answer_ids)
 
-    def collate(rows: list[dict[str, int]]) -> dict[str, Tensor]:
-        batch = [pairs[row["row"] // 2] for row in rows]
-        is_right = [row["row"] % 2 == 0 for row in rows]
-        prompts = [prompt_at(pair.position) for pair in batch]
-        answers = [
-            tokens(pair.chosen if right else pair.rejected)
-            for pair, right in zip(batch, is_right, strict=True)
-        ]
-        inputs = join(prompts, answers, padding)
-        kl_inputs = join(prompts, answers[-1:] + answers[:-1], padding)
+    def answer_at(row: int) -> list[int]:
+        pair = pairs[row // 2 % len(pairs)]
+        return tokens(pair.rejected if row % 2 else pair.chosen)
+
+    def collate(batch: list[dict[str, int]]) -> dict[str, Tensor]:
+        rows = [row["row"] for row in batch]
+        prompts = [prompt_at(pairs[row // 2].position) for row in rows]
+        inputs = join(prompts, [answer_at(row) for row in rows], padding)
+        kl_inputs = join(prompts, [answer_at(row + 2) for row in rows], padding)
         # KTOTrainer reads KL rows under this prefix, and takes their pictures from the rows.
         pictures = {name for prompt in prompts for name in prompt.images}
-        inputs |= {f"KL_{name}": value for name, value in kl_inputs.items() if name not in pictures}
-        return inputs | {"label": torch.tensor(is_right)}
+        inputs |= {KL + name: value for name, value in kl_inputs.items() if name not in pictures}
+        return inputs | {"label": torch.tensor([row % 2 == 0 for row in rows])}
 
     return collate
+
+
+def model_inputs(batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return the model inputs and answer masks of a batch of pairs, one for each forward pass."""
+    rows = {k: v for k, v in batch.items() if k not in FACTS and not k.startswith(KL)}
+    mismatched = {k.removeprefix(KL): v for k, v in batch.items() if k.startswith(KL)}
+    return [rows, rows | mismatched] if mismatched else [rows]

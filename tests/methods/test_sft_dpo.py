@@ -36,7 +36,10 @@ def _sigmoid(value: float) -> float:
 
 
 class _FixedModel(torch.nn.Module):
-    """Model with fixed log-probabilities of rows, spread over their answer tokens."""
+    """Model with fixed log-probabilities of rows, spread over their answer tokens.
+
+    The first call takes the first rows; KTO calls it for its divergence first.
+    """
 
     def __init__(self, model: torch.nn.Module, rows: list[float]) -> None:
         super().__init__()
@@ -46,7 +49,8 @@ class _FixedModel(torch.nn.Module):
         from trl.trainer.utils import FusedCausalLMOutput
 
         mask = inputs["labels"][:, 1:] != -100
-        rows = torch.tensor(self.rows)[:, None]
+        rows = torch.tensor(self.rows[: len(mask)])[:, None]
+        self.rows = self.rows[len(mask) :]
         log_probs = torch.where(mask, rows / mask.sum(1, keepdim=True), torch.zeros(()))
         zero = torch.zeros_like(log_probs)
         return FusedCausalLMOutput(
@@ -60,18 +64,24 @@ def _first_loss(
     config: Any,
     policy: list[float],
     reference: list[float],
-) -> tuple[float, int]:
-    """Loss of a trainer's first batch, for fixed log-probabilities of both models."""
+) -> tuple[float, Any]:
+    """Loss of a trainer's first batch, for fixed log-probabilities of both models.
+
+    Also the number of tokens of right answers, or the labels of KTO's rows.
+    """
     from steelyard.methods._preference import trl
 
-    results: list[tuple[float, int]] = []
+    results: list[tuple[float, Any]] = []
 
     def instead(trainer: Any, backbone: Any, meter: Any, **counts: Any) -> None:
         batch = next(iter(trainer.get_train_dataloader()))
-        trainer.ref_model = _FixedModel(trainer.model, reference)
-        tokens = int(batch["completion_mask"][:2].sum())
+        assert trainer.ref_model is None
+        names = [name for name in batch if name.startswith("ref_")]
+        batch |= dict(zip(names, torch.tensor(reference).view(-1, 2), strict=True))
+        facts = batch["label"].tolist() if "label" in batch else None
+        facts = facts or int(batch["completion_mask"][:2].sum())
         loss = trainer.compute_loss(_FixedModel(trainer.model, policy), batch)
-        results.append((float(loss), tokens))
+        results.append((float(loss), facts))
 
     monkeypatch.setattr(trl, "run", instead)
     backbone = _model(batch_size=2)
@@ -129,15 +139,32 @@ def test_mdpo_leaves_rows_without_an_image_out_of_the_image_term() -> None:
     assert none["loss_image"].item() == 0
 
 
-def test_kto_starts_at_one_half_and_takes_the_next_rows_answer_for_its_kl() -> None:
+@pytest.mark.parametrize(
+    ("mismatched", "divergence"),
+    [([-1.0, -3.0], 0.25), ([-4.0, -2.0], 0.0)],  # from -2 and -2.5: mean 0.25, mean -0.75
+)
+def test_kto_by_hand(
+    monkeypatch: pytest.MonkeyPatch, mismatched: list[float], divergence: float
+) -> None:
+    config = kto.Config(beta=0.5, desirable=1.2, undesirable=0.7)
+    ratios = [0.5, -1.0]
+    policy, reference = [*mismatched, -1.0, -3.0], [-1.5, -2.0, -2.0, -2.5]
+    loss, labels = _first_loss(monkeypatch, kto, config, policy, reference)
+    right, wrong = ratios if labels[0] else ratios[::-1]
+    assert sorted(labels) == [False, True]
+    total = 1.2 * (1 - _sigmoid(0.5 * (right - divergence)))
+    total += 0.7 * (1 - _sigmoid(0.5 * (divergence - wrong)))
+    assert loss == pytest.approx(total / 2, rel=1e-5)
+
+
+def test_kto_pairs_a_prompt_with_the_answer_of_the_next_pair_for_its_divergence() -> None:
     from steelyard.methods._preference import trl_data
 
     backbone = _model()
     data = toy.data(backbone, 4, 3)
     pairs = [trl_data.AnswerPair(i, data.turn(i).answer, "a cup") for i in range(4)]
-    inputs = trl_data.unpaired(backbone, pairs, trl_data.prompts_of(backbone, data))(
-        [{"row": 0}, {"row": 3}, {"row": 6}]
-    )
+    collate = trl_data.unpaired(backbone, pairs, trl_data.prompts_of(backbone, data))
+    inputs = collate([{"row": 0}, {"row": 3}, {"row": 6}])
     assert inputs["label"].tolist() == [True, False, True]
 
     def answers(prefix: str) -> list[list[int]]:
@@ -146,7 +173,8 @@ def test_kto_starts_at_one_half_and_takes_the_next_rows_answer_for_its_kl() -> N
 
     texts = [data.turn(0).answer, "a cup", data.turn(3).answer]
     assert answers("") == [backbone.prompts.answer_ids(text) for text in texts]
-    assert answers("KL_") == [answers("")[2], answers("")[0], answers("")[1]]
+    texts = [data.turn(1).answer, "a cup", data.turn(0).answer]  # after the last, the first
+    assert answers("KL_") == [backbone.prompts.answer_ids(text) for text in texts]
 
 
 def test_a_crop_holds_up_to_a_fifth_of_the_image_at_its_size() -> None:

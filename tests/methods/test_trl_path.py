@@ -93,8 +93,8 @@ def test_the_budget_is_used_and_never_exceeded(base: Path, method: str, tune: st
     assert spent["backward"] > 0
     if method == "sft":
         assert "reference" not in spent
-    else:  # the frozen model sees what the policy sees, forward only
-        assert spent["reference"] == pytest.approx(spent["forward"], rel=0.2)
+    else:  # the start model sees each pair once
+        assert 0 < spent["reference"] < 0.3 * FLOPS
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
@@ -154,8 +154,15 @@ def test_equal_seeds_give_equal_weights(base: Path, tune: str) -> None:
 def _noted_steps(backbone: Vlm, meter: Meter) -> Iterator[list[tuple[float, float, float]]]:
     """Note learning-rate factor, gradient norm and the budget's fraction before each step."""
     steps: list[tuple[float, float, float]] = []
-    fractions = [0.0]
+    fractions = []
     meter.on_progress = lambda fraction: fractions.append(fraction)
+    start_stage = meter.start_stage
+
+    def started() -> None:
+        start_stage()
+        fractions.append(meter.fraction)
+
+    meter.start_stage = started  # type: ignore[method-assign]
 
     def note(optimiser: Any, args: Any, kwargs: Any) -> None:
         (group,) = optimiser.param_groups

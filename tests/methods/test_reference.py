@@ -1,0 +1,171 @@
+"""The start model's log-probabilities of pairs: computed once, charged once, equal to uncached."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import preference_toy as toy
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from steelyard.harness.budget.meter import BudgetSpent
+from steelyard.harness.core.examples import Inputs
+from steelyard.harness.models.vlm import Vlm
+from steelyard.methods import dpo, kto, mdpo, mpo
+from steelyard.methods._preference import negatives, trl
+
+COUNT, SIZE, BETA = 12, 4, 0.5
+METHODS: dict[str, Any] = {"dpo": dpo, "mpo": mpo, "mdpo": mdpo, "kto": kto}
+
+
+def shaken(backbone: Vlm, seed: int) -> Vlm:
+    """Move the trainable weights, so that neither an adapter nor a difference is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return backbone
+
+
+def start_model(tune: str) -> Vlm:
+    return shaken(toy.load(toy.random_base(), tune, batch_size=SIZE), seed=0)
+
+
+def inside(
+    monkeypatch: pytest.MonkeyPatch, method: Any, tune: str, check: Callable[[Any, Vlm], None]
+) -> None:
+    """Call ``check`` with the trainer and the backbone, instead of training."""
+    calls = []
+
+    def instead(trainer: Any, backbone: Vlm, meter: Any, **counts: Any) -> None:
+        calls.append(meter.ledger("finished").flops)
+        check(trainer, backbone.eval())
+
+    monkeypatch.setattr(trl, "run", instead)
+    backbone = start_model(tune)
+    meter = toy.metered(backbone, 1e12)
+    with meter:
+        data = toy.data(backbone, COUNT, 3)
+        method.train(backbone, data, meter, method.Config(beta=BETA), 0)
+    assert [list(flops) for flops in calls] == [["reference"]]
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("name", METHODS)
+def test_no_copy_or_second_adapter_is_left_and_the_cache_is_the_start_model(
+    monkeypatch: pytest.MonkeyPatch, name: str, tune: str
+) -> None:
+    start = start_model(tune)
+
+    def check(trainer: Any, backbone: Vlm) -> None:
+        assert trainer.ref_model is None
+        names = {name for name, _ in start.named_parameters()}
+        assert {name for name, _ in backbone.named_parameters()} == names  # no adapter "ref"
+        if name == "mdpo":
+            return  # its loss has no uncached form
+        batch = trainer.data_collator([{"row": row} for row in range(SIZE)])
+        shaken(backbone, seed=1)
+        cached = trainer.compute_loss(trainer.model, dict(batch))
+        trl.score_answers(start.base)
+        trainer.ref_model, trainer.precompute_ref_logps = start.model.eval(), False
+        # To the bit, since the rows were scored in batches of the same size.
+        assert torch.equal(cached, trainer.compute_loss(trainer.model, dict(batch)))
+
+    inside(monkeypatch, METHODS[name], tune, check)
+
+
+def log_prob(backbone: Vlm, inputs: Inputs, answer: str) -> Tensor:
+    """Return log p(answer | inputs), by the backbone's own loss of one row."""
+    batch = backbone.collate([inputs], [answer])
+    return -(backbone.loss(backbone.predict(batch), batch) * (batch.targets >= 0).sum())[0]
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("name", ["dpo", "mdpo", "kto"])
+def test_losses_equal_those_of_two_models_row_by_row(
+    monkeypatch: pytest.MonkeyPatch, name: str, tune: str
+) -> None:
+    start, config = start_model(tune).eval(), METHODS[name].Config(beta=BETA)
+    data = toy.data(start, COUNT, 3)
+    pairs = negatives.make_pairs(start, data, toy.metered(start, 1e12), config, seed=0)
+
+    def ratio(backbone: Vlm, pair: Any, answer: str, corrupted: bool = False) -> Tensor:
+        inputs = data.turn(pair.position).inputs
+        if corrupted:
+            inputs = mdpo.corrupted_inputs(data, config, 0)(pair.position)
+        return log_prob(backbone, inputs, answer) - log_prob(start, inputs, answer)
+
+    def expected(backbone: Vlm, row: int) -> Tensor:
+        pair = pairs[row]
+        right, wrong = (ratio(backbone, pair, text) for text in (pair.chosen, pair.rejected))
+        loss = -logsigmoid(BETA * (right - wrong))
+        if name == "mdpo":
+            cropped = ratio(backbone, pair, pair.chosen, corrupted=True)
+            loss = loss - logsigmoid(BETA * (right - cropped)) - logsigmoid(BETA * right)
+        return loss
+
+    def expected_kto(backbone: Vlm, rows: list[int]) -> Tensor:
+        answers = [(pair.chosen, pair.rejected) for pair in pairs]
+        mismatched = [
+            ratio(backbone, pairs[row // 2], answers[(row // 2 + 1) % COUNT][row % 2])
+            for row in rows
+        ]
+        z = torch.stack(mismatched).mean().clamp(min=0)
+        losses = []
+        for row in rows:
+            sign = -1 if row % 2 else 1
+            value = ratio(backbone, pairs[row // 2], answers[row // 2][row % 2])
+            losses.append(1 - torch.sigmoid(sign * BETA * (value - z)))
+        return torch.stack(losses).mean()
+
+    def check(trainer: Any, backbone: Vlm) -> None:
+        shaken(backbone, seed=1)
+        rows = trainer.train_dataset["row"][:SIZE]
+        batch = next(iter(trainer.get_train_dataloader()))
+        with torch.no_grad():
+            loss = trainer.compute_loss(trainer.model, batch)
+            if name == "kto":
+                value = expected_kto(backbone, rows)
+            else:
+                value = torch.stack([expected(backbone, row) for row in rows]).mean()
+        torch.testing.assert_close(loss, value, rtol=1e-4, atol=1e-5)
+
+    inside(monkeypatch, METHODS[name], tune, check)
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_passes_over_the_pairs_cost_the_start_model_once(tune: str) -> None:
+    costs, rows = [], 0
+    for flops in (3e9, 6e9):
+        backbone = toy.load(toy.random_base(), tune)
+        meter = toy.run(dpo, backbone, toy.data(backbone, 32, 3), dpo.Config(), flops)
+        costs.append(meter.ledger("budget").flops["reference"])
+        rows = meter.ledger("budget").items
+    assert costs[0] == costs[1] > 0
+    assert rows > 3 * 32
+
+
+def test_a_small_budget_scores_only_pairs_that_it_can_train_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: set[int] = set()
+    ordered = trl.trl_data.ordered
+
+    def watched(count: int, *rest: Any) -> Any:
+        used.add(count)
+        return ordered(count, *rest)
+
+    monkeypatch.setattr(trl.trl_data, "ordered", watched)
+    backbone = toy.load(toy.random_base(), batch_size=8)
+    data = toy.data(backbone, 200, 3)
+    meter = toy.metered(backbone, 1e9)
+    with meter, suppress(BudgetSpent):
+        dpo.train(backbone, data, meter, dpo.Config(), 0)
+    ledger = meter.ledger("budget")
+    (count,) = used
+    assert count < 200 and count % 8 == 0
+    assert 0.25 * 1e9 <= ledger.flops["reference"] < 0.25 * 1e9 + ledger.flops["reference"] / 5
+    assert ledger.items >= 0.9 * count  # every scored pair is trained on, but for the last step
