@@ -1,6 +1,6 @@
 """Vision-language backbone: any AutoModelForImageTextToText behind encode, contribute, fuse."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -37,7 +37,7 @@ class Vlm(nn.Module):
         super().__init__()
         self.name, self.config, self.recipe = name, config, Recipe.of(config)
         self.model, self.processor = model, processor
-        self.prompts = PromptEncoder(processor, self.base.config, config)
+        self.prompts = PromptEncoder(processor, self.base, config)
         self.eos_id = self.prompts.eos_id
         self.width = self.base.config.get_text_config().hidden_size
         if self.recipe.precision == "bf16":
@@ -77,7 +77,8 @@ class Vlm(nn.Module):
     def encode(self, batch: Batch) -> Latents:
         """Return image tokens [B, I, D] and prompt embeddings [B, P, D]; I is 0 without images.
 
-        Image tokens are the projected ones and the embeddings of the tokens between them.
+        Image tokens are the projected ones and the embeddings of the tokens between them; behind
+        them are as many for each deeper layer of the decoder that takes features of its own.
         """
         text = self.base.get_input_embeddings()(batch.extra["tokens"])
         layout = layout_of(batch)
@@ -85,14 +86,14 @@ class Vlm(nn.Module):
         image = nn.utils.rnn.pad_sequence(spans, batch_first=True)
         if bool(batch.has_image.any()):
             arguments = self.prompts.image_arguments(batch)
-            outputs = self.base.model.get_image_features(**arguments).pooler_output
-            shown = layout.slots & batch.has_image[:, None]
-            slots = [row[span] for row, span in zip(shown, layout.span, strict=True)]
+            features = self.base.model.get_image_features(**arguments)
+            layers = [features.pooler_output, *(features.get("deepstack_features") or ())]
+            slots = [row[span] for row, span in zip(layout.shown, layout.span, strict=True)]
+            shown = nn.utils.rnn.pad_sequence(slots, batch_first=True)[..., None]
             # An item's images follow one another, and so do the items.
-            image = image.masked_scatter(
-                nn.utils.rnn.pad_sequence(slots, batch_first=True)[..., None],
-                torch.cat(list(outputs)).to(text.dtype),
-            )
+            tokens = (torch.cat(list(layer)).to(text.dtype) for layer in layers)
+            image = torch.cat([image.masked_scatter(shown, rows) for rows in tokens], 1)
+            layout = replace(layout, depth=len(layers) - 1)
         return Latents(image, text, layout)
 
     def contribute(self, latents: Latents) -> Latents:
@@ -101,28 +102,55 @@ class Vlm(nn.Module):
     def fuse(self, parts: Latents) -> Tensor:
         """Return logits [A, V] at the answer tokens, one row per token in row order."""
         layout = _layout(parts)
-        prompt = layout.filled(parts.text, parts.image)
         answered = layout.answered
         # Padding (-100) is no token; the embedding of token 0 is masked out below.
         answers = self.base.get_input_embeddings()(layout.answers.clamp(min=0))
-        attended = torch.cat([layout.visible, answered], 1)
-        states = self._decode(torch.cat([prompt, answers.to(prompt.dtype)], 1), layout, attended)
+        states = self._read(parts, torch.cat([layout.visible, answered], 1), answers)
         # The last prompt token predicts the first answer token, and so on.
-        before = states[:, prompt.shape[1] - 1 : -1]
+        before = states[:, layout.mask.shape[1] - 1 : -1]
         logits: Tensor = self.base.get_output_embeddings()(before[answered])
         return logits.float()
 
+    def _read(
+        self, parts: Latents, attended: Tensor, answers: Tensor | None = None, cache: Any = None
+    ) -> Tensor:
+        """Return the states [B, L, D] of the prompts and the embedded ``answers`` after them."""
+        layout = _layout(parts)
+        embedded = layout.filled(parts.text, parts.image)
+        if answers is not None:
+            embedded = torch.cat([embedded, answers.to(embedded.dtype)], 1)
+        types, further = layout.token_types(attended.shape[1]), {}
+        if layout.depth:
+            further = {
+                "visual_pos_masks": types.bool(),
+                "deepstack_visual_embeds": layout.deeper(parts.text, parts.image),
+            }
+        return self._decode(embedded, layout, attended, cache, token_types=types, **further)
+
     def _decode(
-        self, embedded: Tensor, layout: Layout, attended: Tensor, cache: Any = None
+        self,
+        embedded: Tensor,
+        layout: Layout,
+        attended: Tensor,
+        cache: Any = None,
+        token_types: Tensor | None = None,
+        **further: Any,
     ) -> Tensor:
         """Return the states [B, N, D] of the last N of the tokens ``attended`` [B, L]."""
         positions = layout.positions(self.base.model, attended)
+        positions = positions[..., attended.shape[1] - embedded.shape[1] :]
+        mask: Any = attended.long()
+        # Models with masks of their own let the tokens of an image attend to each other.
+        if masks := getattr(self.base, "create_masks_for_generate", None):
+            config = self.base.config
+            mask = masks(config, embedded, mask, cache, positions, token_type_ids=token_types)
         states: Tensor = self.language_model(
             inputs_embeds=embedded,
-            attention_mask=attended.long(),
-            position_ids=positions[..., attended.shape[1] - embedded.shape[1] :],
+            attention_mask=mask,
+            position_ids=positions,
             use_cache=cache is not None,
             **({} if cache is None else {"past_key_values": cache}),
+            **further,
         ).last_hidden_state
         return states
 
@@ -170,9 +198,8 @@ class Vlm(nn.Module):
             text = self.prompts.render("?", images)
         except TemplateError:  # the template refuses more than one image
             return 1
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         # Some templates accept several images and show one.
-        return ids.count(self.prompts.image_token)
+        return text.count(self.processor.image_token)
 
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
         """Return one user turn as chat messages, images first."""
@@ -246,17 +273,18 @@ class Vlm(nn.Module):
 
         latents = self.encode(batch)
         layout = _layout(latents)
-        cache = DynamicCache(config=self.base.config.get_text_config())
-        prompt = layout.filled(latents.text, latents.image)
-        first = self._decode(prompt, layout, layout.visible, cache)[:, -1]
+        # Without the configuration, which would drop what is outside a layer's sliding window: a
+        # choice is removed again.
+        cache = DynamicCache()
+        first = self._read(latents, layout.visible, cache=cache)[:, -1]
         head = self.base.get_output_embeddings()
         # In single precision also for a bf16 model: differences between choices are small.
         start = log_softmax(head(first).float(), dim=1)
         scores = []
         for choice in choices:
             # One row for all prompts, because a choice has the same tokens after each of them.
-            ids = torch.tensor([self.prompts.answer_ids(choice)], device=prompt.device)
-            ids = ids.expand(len(prompt), -1)
+            ids = torch.tensor([self.prompts.answer_ids(choice)], device=first.device)
+            ids = ids.expand(len(first), -1)
             total = start.gather(1, ids[:, :1])[:, 0]
             added = torch.ones_like(ids[:, :-1], dtype=torch.bool)
             attended = torch.cat([layout.visible, added], 1)
@@ -272,18 +300,13 @@ class Vlm(nn.Module):
 
 
 def vision_modules(base: Any) -> tuple[nn.Module, ...]:
-    """Return vision tower and, if separate, projector; UserError for an unknown family's names."""
-    children: Mapping[str, nn.Module] = dict(base.model.named_children())
-    towers = ("vision_tower", "visual", "vision_model")
-    tower = [children[name] for name in towers if name in children]
-    joint = [children[name] for name in ("multi_modal_projector", "connector") if name in children]
-    if not tower:
-        raise UserError(
-            f"{base.config.model_type}: no vision tower among {', '.join(children)}; steelyard "
-            "knows the layouts of LLaVA, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL and "
-            "Idefics3/SmolVLM."
-        )
-    return (*tower, *joint)
+    """Return vision tower and, if separate, projector; UserError if there is no tower."""
+    tower = base.get_encoder(modality="image")
+    if tower in (base, base.model):  # transformers' way to say that there is none
+        children = ", ".join(name for name, _ in base.model.named_children())
+        raise UserError(f"{base.config.model_type}: no vision tower among {children}.")
+    rest = (m for m in base.model.children() if m not in (tower, base.get_decoder()))
+    return (tower, *(module for module in rest if any(True for _ in module.parameters())))
 
 
 def _require_finite_logits(ids: Tensor, logits: Tensor) -> Tensor:

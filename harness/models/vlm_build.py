@@ -22,7 +22,8 @@ from steelyard.harness.models.vlm_config import TINY, VlmConfig, resolve_precisi
 
 DESCRIPTION = "vlm.json"
 ADAPTER, MODEL, VISION = "adapter", "model", "vision.safetensors"
-FAMILIES = ("idefics3", "llava", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "smolvlm")
+FAMILIES = ("gemma3", "idefics3", "internvl", "llava", "llava_next", "llava_onevision",
+            "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")  # fmt: skip
 """Model types known to equal encode and fuse; others are compared once when built."""
 
 
@@ -218,13 +219,9 @@ def _check_parts(backbone: Vlm) -> None:
     backbone.eval()
     try:
         batch = backbone.collate([Inputs(image, "What is this?", "What is this?")], ["yes"])
-        arguments = backbone.prompts.plain(batch)
-        # Answer tokens are text, which is type 0.
-        types = {"mm_token_type_ids": torch.zeros_like(batch.targets)}
-        answer = {"input_ids": batch.targets, "attention_mask": torch.ones_like(batch.targets)}
-        for name in arguments.keys() & (answer | types).keys():
-            arguments[name] = torch.cat([arguments[name], (answer | types)[name]], 1)
-        logits = backbone.base(**arguments).logits[0, batch.tokens.shape[1] - 1 : -1]
+        logits = backbone.base(**backbone.prompts.plain(batch, answers=True)).logits[
+            0, batch.tokens.shape[1] - 1 : -1
+        ]
         equal = torch.allclose(backbone.predict(batch), logits, atol=1e-3, rtol=1e-3)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         equal = False

@@ -23,8 +23,6 @@ from torch import Tensor
 from steelyard.harness.core.examples import Modality
 from steelyard.harness.models.backbone import Batch
 
-MULTI_AXIS = ("qwen2_vl", "qwen2_5_vl")
-"""Families that count positions along time, height and width (Qwen-VL's M-RoPE)."""
 MARKS = ("mask", "slots", "span", "only_with_image", "only_without_image", "text_tokens")
 IGNORED = -100  # marks padding among answer tokens, as torch's losses do
 
@@ -106,6 +104,8 @@ class Layout:
     source: Tensor
     """[B, P] int64, where each token's embedding is: in the row's text embeddings, or behind them
     in its image tokens."""
+    depth: int
+    """Decoder layers to which further image features are added (Qwen3-VL's DeepStack)."""
     mask: Tensor
     """[B, P] bool, real tokens."""
     slots: Tensor
@@ -152,9 +152,10 @@ class Layout:
         def moved(tensor: Tensor) -> Tensor:
             return torch.cat([tensor[text], tensor[image]], 1).gather(1, origin)
 
+        marks: dict[str, Any] = {name: moved(getattr(self, name)) & (index >= 0) for name in MARKS}
         return replace(
             self,
-            **{name: moved(getattr(self, name)) & (index >= 0) for name in MARKS},
+            **marks,
             source=moved(self.source),
             text_visible=self.text_visible[text],
             image_visible=self.image_visible[image],
@@ -189,16 +190,32 @@ class Layout:
         both = torch.cat([text, image.to(text.dtype)], 1)
         return both.gather(1, self.source[..., None].expand(-1, -1, both.shape[2]))
 
+    def deeper(self, text: Tensor, image: Tensor) -> list[Tensor]:
+        """Return the features [S, D] that each of ``depth`` layers adds at its S visible slots."""
+        length = image.shape[1] // (1 + self.depth)
+        return [
+            # Rows of the image tokens follow one another, one layer after the other.
+            replace(self, source=self.source + layer * length).filled(text, image)[self.shown]
+            for layer in range(1, 1 + self.depth)
+        ]
+
+    @property
+    def shown(self) -> Tensor:
+        """[B, P] bool, slots of visible images."""
+        return self.slots & self.image_visible[:, None]
+
+    def token_types(self, width: int) -> Tensor:
+        """Return 1 for slots of visible images and 0 for text: [B, width], as processors do."""
+        return torch.nn.functional.pad(self.shown.long(), (0, width - self.slots.shape[1]))
+
     def positions(self, model: Any, attended: Tensor) -> Tensor:
         """Return the position of each token for ``attended`` [B, L]: [B, L], M-RoPE [3, B, L].
 
         Only attended tokens count, so that blanked ones leave no gap.
         """
-        if model.config.model_type not in MULTI_AXIS:
+        if not hasattr(model, "get_rope_index"):
             return (attended.cumsum(1) - 1).clamp(min=0)
-        filled = self.slots & self.image_visible[:, None]
-        # Answer tokens are text, which is type 0.
-        types = torch.nn.functional.pad(filled.long(), (0, attended.shape[1] - filled.shape[1]))
+        types = self.token_types(attended.shape[1])
         grids = self.grid[self.image_visible].flatten(0, 1)
         positions: Tensor = model.get_rope_index(
             # In place of token ids, of which only the shape is used.
@@ -221,5 +238,6 @@ def layout_of(batch: Batch) -> Layout:
         source=torch.where(span, width + span.cumsum(1) - 1, in_text),
         text_visible=torch.ones_like(batch.has_image),
         image_visible=batch.has_image,
+        depth=0,
         answers=batch.targets,
     )

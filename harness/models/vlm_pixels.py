@@ -1,4 +1,4 @@
-"""Image tensors of processors: split by item, joined to batches, and their valid range."""
+"""Image tensors of processors: joined to batches, and their valid range."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,43 +10,8 @@ from torch.nn.functional import pad
 from steelyard.harness.models.backbone import PixelRange
 
 PIXELS = "pixel_values"
-IMAGE_ARGUMENTS = ("image_grid_thw", "image_sizes", "pixel_attention_mask", "batch_num_images")
-"""Further tensors of processors for images, one row per image or per item."""
 Picture = Mapping[str, Tensor]
 """The processor's tensors for the images of one item."""
-
-
-def split(output: Mapping[str, Tensor], counts: Sequence[int]) -> list[Picture]:
-    """Split a processor's output by item, without the tiles that only pad it to a batch.
-
-    ``counts`` is the number of images of each item.
-    """
-    if PIXELS not in output:
-        return []
-
-    def by_item(tensor: Tensor) -> list[Tensor]:
-        # Families differ: a row per image, or a row per item that holds all its images.
-        per_image = len(tensor) == sum(counts)
-        return list(torch.split(tensor, list(counts) if per_image else [1] * len(counts)))
-
-    further = {name: by_item(output[name]) for name in IMAGE_ARGUMENTS if name in output}
-    pixels = output[PIXELS]
-    if pixels.dim() == 2:  # Qwen-VL: the patches of all images one after another
-        sizes = [int(grid.prod(1).sum()) for grid in further["image_grid_thw"]]
-        items = list(torch.split(pixels, sizes))
-    else:
-        items = by_item(pixels)
-    pictures: list[Picture] = []
-    for index, part in enumerate(items):
-        picture = {name: tensors[index] for name, tensors in further.items()}
-        if part.dim() == 5:
-            # Tiles that only pad are all zeros.
-            tiles = int(part.flatten(2).any(2).sum(1).max())
-            part = part[:, :tiles]
-            if "pixel_attention_mask" in picture:
-                picture["pixel_attention_mask"] = picture["pixel_attention_mask"][:, :tiles]
-        pictures.append({PIXELS: part.contiguous(), **picture})
-    return pictures
 
 
 def join(pictures: Sequence[Picture]) -> dict[str, Tensor]:

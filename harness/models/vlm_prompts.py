@@ -1,5 +1,7 @@
 """Encode prompts with a processor: render, tokenise, pad on the left, mark text and image."""
 
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,13 +15,15 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm_config import VlmConfig
-from steelyard.harness.models.vlm_layout import IGNORED, MULTI_AXIS, PromptRow, merge_renderings
-from steelyard.harness.models.vlm_pixels import IMAGE_ARGUMENTS, PIXELS, Picture, join, split
+from steelyard.harness.models.vlm_layout import IGNORED, PromptRow, merge_renderings
+from steelyard.harness.models.vlm_pixels import PIXELS, Picture, join
 from steelyard.tasks.answers import REASONING
 
 CACHED_PROMPTS = 1 << 14
 IMAGE_IDS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index",
-             "vision_start_token_id", "vision_end_token_id")  # fmt: skip
+             "vision_start_token_id", "vision_end_token_id", "start_image_token_id",
+             "end_image_token_id", "boi_token_index", "eoi_token_index")  # fmt: skip
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 PROBE = "steelyard"
 """Answer that is rendered to read a chat template's format."""
 
@@ -37,16 +41,18 @@ class EncodedItem:
 class PromptEncoder:
     """Turns items into batches with a checkpoint's processor."""
 
-    def __init__(self, processor: Any, model_config: Any, config: VlmConfig) -> None:
+    def __init__(self, processor: Any, model: Any, config: VlmConfig) -> None:
         self.processor, self.config = processor, config
         tokenizer = processor.tokenizer
         tokenizer.padding_side = "left"  # prompts have to end where answers begin
-        values = model_config.to_dict()
+        # A processor's image token may be another one, which it replaces.
+        values: dict[str, Any] = {name: getattr(processor, name, None) for name in IMAGE_IDS[2:]}
+        values |= model.config.to_dict()
         ids = {name: int(values[name]) for name in IMAGE_IDS if values.get(name) is not None}
         # Families name the image token by one or the other; the rest are optional.
         if not ids.keys() & set(IMAGE_IDS[:2]):
             raise UserError(
-                f"The checkpoint ({model_config.model_type}) has no image token: give a "
+                f"The checkpoint ({model.config.model_type}) has no image token: give a "
                 "vision-language model, one that AutoModelForImageTextToText loads."
             )
         self.image_token = next(iter(ids.values()))
@@ -63,7 +69,14 @@ class PromptEncoder:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token_id = self.eos_id  # the processor pads as well
         self.pad_id = tokenizer.pad_token_id
-        self.multi_axis = model_config.model_type in MULTI_AXIS
+        accepted = inspect.signature(model.forward).parameters
+        self.type_argument = next((name for name in TOKEN_TYPES if name in accepted), None)
+        """Name of the argument that tells image tokens (1) from text (0)."""
+        # What stands for an image, in place of what the template writes, which some processors
+        # replace by another token with text around it.
+        soft = re.escape(tokenizer.convert_ids_to_tokens(self.image_token))
+        wrapped = getattr(processor, "full_image_sequence", processor.image_token)
+        self.placeholder = re.sub(f"({soft})+", r"\1", wrapped)
         # Templates are slow, and one question is often asked about many images.
         self._cached_render = lru_cache(CACHED_PROMPTS)(self.render)
 
@@ -118,8 +131,7 @@ class PromptEncoder:
         without_image = self._tokenised(inputs, [0] * len(inputs))
         short = self._tokenised(inputs, [max(1, len(item.images)) for item in inputs])
         positions = [position for position, item in enumerate(inputs) if item.image is not None]
-        processed = zip(*self._processed([inputs[position] for position in positions]), strict=True)
-        expanded = dict(zip(positions, processed, strict=True))
+        expanded = {position: self._processed(inputs[position]) for position in positions}
         rows, pictures = [], []
         for position, row in enumerate(short):
             ids, picture = expanded.get(position, (row.tokens, None))
@@ -152,7 +164,12 @@ class PromptEncoder:
         """Return prompts with so many placeholders as token rows with their text marked."""
         # Placeholders are not expanded here, so that offsets refer to the rendered text.
         prompts = zip(items, images, strict=True)
-        texts = [self._cached_render(item.prompt, count) for item, count in prompts]
+        texts = [
+            self._cached_render(item.prompt, count).replace(
+                self.processor.image_token, self.placeholder
+            )
+            for item, count in prompts
+        ]
         coded = self.processor.tokenizer(
             texts, add_special_tokens=self.adds_special, return_offsets_mapping=True
         )
@@ -162,21 +179,19 @@ class PromptEncoder:
             for ids, text, item, offsets in columns
         ]
 
-    def _processed(self, items: Sequence[Inputs]) -> tuple[list[list[int]], list[Picture]]:
-        """Return token rows and image tensors of each item from the processor."""
-        if not items:
-            return [], []
+    def _processed(self, item: Inputs) -> tuple[list[int], Picture]:
+        """Return tokens and image tensors of one item from the processor.
+
+        Of one item, because a batch would be padded, and families differ in how.
+        """
         output = self.processor(
-            text=[self._cached_render(item.prompt, len(item.images)) for item in items],
-            images=[list(item.images) for item in items],
-            # The processor stacks its tensors; the padding is removed below.
-            padding=True,
+            text=[self._cached_render(item.prompt, len(item.images))],
+            images=[list(item.images)],
             add_special_tokens=self.adds_special,
             return_tensors="pt",
         )
-        padded = zip(output["input_ids"], output["attention_mask"], strict=True)
-        rows = [ids[mask.bool()].tolist() for ids, mask in padded]
-        return rows, split(output, [len(item.images) for item in items])
+        names = self.processor.image_processor.model_input_names
+        return output["input_ids"][0].tolist(), {n: output[n] for n in names if n in output}
 
     def assemble(self, items: Sequence[EncodedItem], device: torch.device) -> Batch:
         """Join encoded items to a batch on the device."""
@@ -213,14 +228,18 @@ class PromptEncoder:
 
     def image_arguments(self, batch: Batch) -> dict[str, Tensor]:
         """Return the arguments of ``get_image_features``."""
-        further = {name: batch.extra[name] for name in IMAGE_ARGUMENTS if name in batch.extra}
-        return {PIXELS: batch.pixels, **further}
+        names = self.processor.image_processor.model_input_names
+        return {PIXELS: batch.pixels} | {n: batch.extra[n] for n in names if n in batch.extra}
 
-    def plain(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the arguments of the model's own forward pass for the batch's prompts."""
-        arguments = {"input_ids": batch.tokens, "attention_mask": batch.mask}
-        if self.multi_axis:
-            arguments["mm_token_type_ids"] = (batch.tokens == self.image_token).long()
+    def plain(self, batch: Batch, answers: bool = False) -> dict[str, Tensor]:
+        """Return the arguments of the model's own forward pass: prompts, with answers if asked."""
+        tokens, mask = batch.tokens, batch.mask
+        if answers:
+            tokens = torch.cat([tokens, batch.targets.clamp(min=0)], 1)
+            mask = torch.cat([mask, (batch.targets != IGNORED).long()], 1)
+        arguments = {"input_ids": tokens, "attention_mask": mask}
+        if self.type_argument:
+            arguments[self.type_argument] = (tokens == self.image_token).long()
         if bool(batch.has_image.any()):
             arguments |= self.image_arguments(batch)
         return arguments

@@ -44,7 +44,7 @@ def _weights(backbone: Vlm) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in backbone.parameters() if p.requires_grad])
 
 
-@pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
+@pytest.mark.parametrize("family", tiny_vlms.cells())
 def test_a_row_means_the_same_to_trl_and_to_the_backbone(family: str, tmp_path: Path) -> None:
     tiny_vlms.make(family, tmp_path)
     backbone = vlm_build.build("x", configure(str(tmp_path), {"tune": "full"}), 0, "cpu")

@@ -212,7 +212,7 @@ def test_other_variants_have_no_attack(trained: Classifier, data: Corpus) -> Non
     assert result.attack is not None and result.attack["flops"] > 0
 
 
-@pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
+@pytest.mark.parametrize("family", tiny_vlms.cells())
 def test_every_family_of_models_is_attacked(family: str, tmp_path: Path) -> None:
     model = vlm_toys.build(family, tmp_path).eval()
     turns = vlm_toys.turns(3)

@@ -65,15 +65,8 @@ def build(checkpoints: Path) -> Build:
 
 def plain(model: Vlm, batch: Batch) -> Tensor:
     """Logits at the answers by the transformers model's own forward pass."""
-    prompts = model.prompts.plain(batch)
     answered = batch.targets != -100
-    ids = torch.cat([batch.tokens, batch.targets.clamp(min=0)], 1)
-    mask = torch.cat([batch.mask, answered.long()], 1)
-    rest = {k: v for k, v in prompts.items() if k not in ("input_ids", "attention_mask")}
-    if "mm_token_type_ids" in rest:
-        text = torch.zeros_like(batch.targets)
-        rest["mm_token_type_ids"] = torch.cat([rest["mm_token_type_ids"], text], 1)
-    logits: Tensor = model.model(input_ids=ids, attention_mask=mask, **rest).logits
+    logits: Tensor = model.model(**model.prompts.plain(batch, answers=True)).logits
     return logits[:, batch.tokens.shape[1] - 1 : -1][answered]
 
 
@@ -84,7 +77,7 @@ def selected(latents: Latents, rows: list[int], image: list[int], text: list[int
     return Latents(latents.image[i], latents.text[t], context)
 
 
-every_family = pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
+every_family = pytest.mark.parametrize("family", tiny_vlms.cells())
 
 
 @every_family

@@ -14,6 +14,7 @@ from PIL import Image
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.models.vlm_prompts import TOKEN_TYPES
 
 SUFFIX = "\nAnswer the question using a single word or phrase."
 QUESTIONS = ("Is there a banana in the image?", "What color is the fish?", "Which dish is this?")
@@ -48,10 +49,38 @@ TURNS = {
         "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
     ),
 }  # fmt: skip
-TURNS["qwen2_5_vl"] = TURNS["qwen2_vl"]
-END = dict.fromkeys(("llava_onevision", "qwen2_vl", "qwen2_5_vl"), "<|im_end|>")
-END |= {"llava": "<end>", "smolvlm": "<end_of_utterance>"}
-every_family = pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
+TURNS |= {
+    "llava_next": (
+        "{% for m in messages %}{{ '[INST] ' if m['role'] == 'user' else '' }}"
+        "{% for c in m['content'] if c['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+        "{% for c in m['content'] if c['type'] == 'text' %}"
+        "{{ c['text'] if m['role'] == 'user' else ' ' + c['text'] }}{% endfor %}"
+        "{{ ' [/INST]' if m['role'] == 'user' else '<end>' }}{% endfor %}"
+    ),
+    "gemma3": (
+        "{{ '<s>' }}{% for m in messages %}"
+        "{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' }}"
+        "{% for c in m['content'] %}{% if c['type'] == 'image' %}{{ '<start_of_image>' }}"
+        "{% else %}{{ c['text'] | trim }}{% endif %}{% endfor %}{{ '<end_of_turn>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+    ),
+    "internvl": (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% for c in m['content'] %}{% if c['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}"
+        "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "idefics3": TURNS["smolvlm"],
+    "qwen2_5_vl": TURNS["qwen2_vl"],
+    "qwen3_vl": TURNS["qwen2_vl"],
+}
+END = {
+    **dict.fromkeys(("llava_onevision", "internvl", *tiny_vlms.QWEN), "<|im_end|>"),
+    **dict.fromkeys(("llava", "llava_next"), "<end>"),
+    **dict.fromkeys(tiny_vlms.SPLITTING, "<end_of_utterance>"),
+    "gemma3": "<end_of_turn>",
+}
+every_family = pytest.mark.parametrize("family", tiny_vlms.cells())
 Build = Callable[[str], Vlm]
 
 
@@ -89,7 +118,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     def built(family: str) -> Vlm:
         if family not in by_family:
             special = tiny_vlms.special_tokens(family)
-            special += ["<s>", "<|im_start|>", "<|im_end|>"]
+            special += ["<s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"]
             tokenizer = tokenizer_of(family, subwords(family, special), special, begin="<s>")
             tiny_vlms.make(family, root / family, tokenizer=tokenizer, template=TURNS[family])
             config = vlm_config.configure(str(root / family), {"tune": "full"})
@@ -124,13 +153,13 @@ def continued(prompt: Any, ids: list[int]) -> dict[str, Any]:
     more = torch.tensor([ids], dtype=torch.int64)
     full = {**prompt, "input_ids": torch.cat([prompt["input_ids"], more], 1)}
     full["attention_mask"] = torch.ones_like(full["input_ids"])
-    if "mm_token_type_ids" in prompt:
-        types = [prompt["mm_token_type_ids"], torch.zeros_like(more)]
-        full["mm_token_type_ids"] = torch.cat(types, 1)
+    for name in TOKEN_TYPES:
+        if name in prompt:
+            full[name] = torch.cat([prompt[name], torch.zeros_like(more)], 1)
     return full
 
 
-@every_family
+@pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
 @pytest.mark.parametrize("sighted", [True, False])
 @torch.no_grad()
 def test_logits_are_those_of_the_processors_own_conversation(
@@ -180,8 +209,8 @@ def test_a_blanked_question_takes_its_tokens_out(family: str, build: Build) -> N
         rest = {
             k: v for k, v in model.prompts.plain(remaining).items() if "pixel" in k or "image" in k
         }
-        if model.prompts.multi_axis:
-            rest["mm_token_type_ids"] = (ids == model.prompts.image_token).long()
+        if model.prompts.type_argument:
+            rest[model.prompts.type_argument] = (ids == model.prompts.image_token).long()
         logits = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), **rest).logits
         blanked = model.fuse(model.blank(model.encode(batch), "text"))
         reference = logits[0, keep.sum() - 1 : -1]
