@@ -44,6 +44,8 @@ class About:
     """Kinds of model it can train."""
     on_vlm: Mapping[str, Option] = field(default_factory=dict)
     """Options whose default differs on a vlm."""
+    adapted: str = ""
+    """What is ours on a vlm, in one sentence; empty if the paper has it or there is no vlm."""
     learns: bool = True
     """False if the method needs no training items and leaves the model unchanged."""
 

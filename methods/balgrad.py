@@ -31,6 +31,7 @@ Options, ours in all details; the defaults are the readings that we recommend:
 - heads: "separate" linear heads predict p_m; "shared" reads p_m from the fused classifier with the
   other modality blanked, which also trains that classifier on blanked inputs.
 - kl_to_heads: the KL gradient reaches the heads (or the shared classifier) as well.
+- teacher: "other" as above; "fused" replaces both teachers by the fused prediction.
 - multi-label: binary cross entropy and Bernoulli KL, averaged over labels.
 - kl and unimodal are 1.
 
@@ -40,6 +41,10 @@ On a vision-language model (ours; the paper has classifiers only):
 - p_m is the model's prediction at the answer tokens with the other modality blanked, one more pass
   of the language model per modality; "separate" and "shared" both mean this. KL is computed per
   token, with the teacher detached, and averaged over answer tokens.
+- The text alone is the question without its image, and what predicts its answer is the language
+  prior. ``unimodal`` would train that prior on the labels, and the teacher "other" would pull the
+  image's prediction towards it: the defaults are unimodal=0 and teacher="fused". K_text still
+  trains the answer without the image, towards that with it.
 - Both modalities share the language model, so g_kl has no two disjoint blocks. K_image and K_text
   are differentiated one by one over all parameters of the probe, each through its pass, which costs
   no more; w and λ remain weights of losses.
@@ -74,7 +79,9 @@ ABOUT = About(
     "enough weight that the task gradient cannot undo it.",
     paper="Kwon et al., See-Saw Modality Balance, NAACL 2025, arXiv 2503.13834",
     backbones=("classifier", "vlm"),
-    on_vlm={"kl_to_heads": True},
+    on_vlm={"kl_to_heads": True, "unimodal": 0.0, "teacher": "fused"},
+    adapted="The paper has classifiers only: blanked prompts as unimodal predictions, the fused "
+    "prediction as their teacher, and no unimodal loss, are ours.",
 )
 
 Weighting = Literal["R1", "R2", "R6", "equal"]
@@ -90,6 +97,7 @@ class Config:
     kl: float = 1.0
     unimodal: float = 1.0
     heads: Literal["separate", "shared"] = "separate"
+    teacher: Literal["other", "fused"] = "other"
     lambda_cap: float = 10.0
     kl_to_heads: bool = False
 
@@ -97,7 +105,7 @@ class Config:
 SEARCH: Space = {
     # The paper prints no weights or ranges. Ours: 0.1 for kl was better than 1 in early trials.
     "kl": LogUniform(0.03, 3.0),
-    "unimodal": LogUniform(0.3, 3.0),
+    "unimodal": LogUniform(0.3, 3.0, on=("classifier",)),
 }
 
 
@@ -125,19 +133,22 @@ def balanced_loss(
 ) -> StepResult:
     """Return the scalar whose gradient is BalGrad's update, and values to log."""
     latents = backbone.encode(batch)
-    task = backbone.loss(backbone.fuse(backbone.contribute(latents)), batch).mean()
+    fused = backbone.fuse(backbone.contribute(latents))
+    task = backbone.loss(fused, batch).mean()
+    values: dict[str, Tensor | float] = {"loss_task": task.detach()}
+    if config.unimodal == config.kl == 0:
+        return task, values
     logits = unimodal_logits(backbone, latents, config.heads)
     losses = Latents(backbone.loss(logits.image, batch), backbone.loss(logits.text, batch))
     image, text = losses.image.mean(), losses.text.mean()
-    loss = task + config.unimodal * (image + text)
-    values: dict[str, Tensor | float] = {
-        "loss_task": task.detach(),
-        "loss_image": image.detach(),
-        "loss_text": text.detach(),
-    }
+    loss = task + config.unimodal * (image + text) if config.unimodal else task
+    values |= {"loss_image": image.detach(), "loss_text": text.detach()}
     if config.kl == 0:
         return loss, values
-    kl, kl_values = weighted_kl(backbone, task, logits, losses, scope, config)
+    teachers = Latents(logits.text, logits.image)
+    if config.teacher == "fused":
+        teachers = Latents(fused, fused)
+    kl, kl_values = weighted_kl(backbone, task, logits, teachers, losses, scope, config)
     if not config.kl_to_heads:
         # The encoders keep the gradient of the KL, the heads lose it.
         kl = gradients.carry(kl, latents, gradients.gradient_at(kl, latents))
@@ -160,6 +171,7 @@ def weighted_kl(
     backbone: Backbone,
     task: Tensor,
     logits: Latents,
+    teachers: Latents,
     losses: Latents,
     scope: dict[Modality, Sequence[nn.Parameter]],
     config: Config,
@@ -167,12 +179,12 @@ def weighted_kl(
     """Return the sum of λ_m kl w_m K_m with detached weights (scalar), and values to log.
 
     ``task`` is L_T; ``logits``, one row per decision, and task losses [B] are those of each
-    modality alone.
+    modality alone, ``teachers`` the logits that K_m compares with.
     """
     multi_label = backbone.multi_label
     shared = backbone.kind == "vlm"  # both modalities have the same parameters in ``scope``
-    image = kullback_leibler(logits.text.detach(), logits.image, multi_label).mean()
-    text = kullback_leibler(logits.image.detach(), logits.text, multi_label).mean()
+    image = kullback_leibler(teachers.image.detach(), logits.image, multi_label).mean()
+    text = kullback_leibler(teachers.text.detach(), logits.text, multi_label).mean()
     kl_blocks: dict[Modality, Tensor] = {}
     if config.projection != "none" or config.weighting == "R6":
         if shared:

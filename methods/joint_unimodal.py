@@ -4,8 +4,8 @@ Also called multi-loss training or auxiliary unimodal losses. A regulariser that
 heads has to beat this control: otherwise its gain may come from the heads alone. The fused
 prediction is scored. Default weight 1, as in multi-loss baselines of the literature.
 
-On a vision-language model, which has no heads, L_image and L_text are the model's losses with the
-other modality blanked: two more passes of the language model per step.
+It trains classifiers only. A vision-language model has no heads, and its loss on the question
+without the image would train the language prior.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ ABOUT = About(
     title="Joint + unimodal heads",
     kind="control",
     summary="Joint training plus the task loss of each modality by itself.",
-    backbones=("classifier", "vlm"),
 )
 
 
@@ -42,8 +41,10 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 
     def step(batch: Batch) -> StepResult:
         latents = backbone.encode(batch)
-        heads = backbone.unimodal(latents)
         fused = backbone.loss(backbone.fuse(backbone.contribute(latents)), batch).mean()
+        if config.weight == 0:
+            return fused, {}
+        heads = backbone.unimodal(latents)
         image = backbone.loss(heads.image, batch).mean()
         text = backbone.loss(heads.text, batch).mean()
         logs = {"loss_image": image.detach(), "loss_text": text.detach()}

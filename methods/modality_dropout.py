@@ -9,9 +9,13 @@ missing modalities.
 
 Ours: never both at once, and rate 1/3, at which complete, image-only and text-only items are
 equally frequent; the paper draws modalities independently and blanks inputs. ``unimodal`` adds the
-losses of unimodal heads; on a vision-language model, which has no heads, it adds the losses of two
-passes, each with one modality of every item blanked. Encoders also run on blanked modalities, so a
-step costs as much as in joint training.
+losses of unimodal heads. Encoders also run on blanked modalities, so a step costs as much as in
+joint training.
+
+On a vision-language model (ours): blanked tokens are not attended to, as if the prompt had been
+rendered without them. A third of the items are then questions without their image, which train the
+language prior: a control, and no remedy for it. ``unimodal`` would do so with every item, in two
+more passes of the language model.
 """
 
 from dataclasses import dataclass
@@ -33,6 +37,7 @@ ABOUT = About(
     summary="Joint training in which one modality of an item is blanked at random.",
     paper="Neverova et al., ModDrop: adaptive multi-modal gesture recognition, TPAMI 2016",
     backbones=("classifier", "vlm"),
+    adapted="The paper has classifiers only: items without their image train the language prior.",
 )
 
 
@@ -46,7 +51,7 @@ class Config:
 SEARCH: Space = {
     # The range is ours: at 0.5 no item keeps both modalities.
     "rate": Uniform(0.1, 0.5),
-    "unimodal": Choice((0.0, 1.0)),
+    "unimodal": Choice((0.0, 1.0), on=("classifier",)),
 }
 
 

@@ -81,7 +81,6 @@ def _phrases(lines: tuple[str, ...]) -> dict[Phrase, str | None]:
     for name, synonyms in vocabulary(lines).items():
         for synonym in synonyms:
             objects[_words(synonym)] = name
-        objects[_words(name)] = name
     return objects
 
 

@@ -185,6 +185,17 @@ def test_lambda_is_capped_and_one_without_a_kl_direction() -> None:
     assert projection_weight(half, -half, cap=10.0).item() == 2.0
 
 
+def test_lambda_of_a_run_is_capped_at_ten_by_default() -> None:
+    """The weaker the KL, the larger λ would be without a cap; the update is that of λ = 10."""
+    (backbone, data), config = case(1), balgrad.Config(projection="P1", kl=1e-3)
+    task, unimodal, kl = (joined(blocks) for blocks in five_gradients(backbone, data, config))
+    assert 1 - float(task.dot(kl) / kl.dot(kl)) > 100
+    loss, values = loss_of(backbone, data, config)
+    assert float(values["lambda"]) == 10.0
+    update = joined(block_gradients(loss, balgrad.probe_scope(backbone, "P1")))
+    assert off(update, task + unimodal + 10 * kl) < 1e-9
+
+
 def test_weights_by_hand() -> None:
     def pair(image: float, text: float) -> list[float]:
         weights = reweight(torch.tensor(image), torch.tensor(text))

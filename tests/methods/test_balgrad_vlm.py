@@ -31,26 +31,27 @@ def trainable(model: Vlm) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def parts(model: Vlm, batch: Batch) -> dict[str, Tensor]:
+def parts(model: Vlm, batch: Batch, teacher: str = "other") -> dict[str, Tensor]:
     """Losses of the method, written out."""
     latents = model.encode(batch)
+    fused = model.fuse(latents)
     image = model.fuse(model.blank(latents, "text"))
     text = model.fuse(model.blank(latents, "image"))
     p, q = image.log_softmax(1), text.log_softmax(1)
+    of_image, of_text = (q, p) if teacher == "other" else 2 * (fused.log_softmax(1),)
     return {
-        "task": model.loss(model.fuse(latents), batch).mean(),
+        "task": model.loss(fused, batch).mean(),
         "L_image": model.loss(image, batch).mean(),
         "L_text": model.loss(text, batch).mean(),
-        "K_image": (q.detach().exp() * (q.detach() - p)).sum(1).mean(),
-        "K_text": (p.detach().exp() * (p.detach() - q)).sum(1).mean(),
+        "K_image": (of_image.detach().exp() * (of_image.detach() - p)).sum(1).mean(),
+        "K_text": (of_text.detach().exp() * (of_text.detach() - q)).sum(1).mean(),
     }
 
 
-def conflicting(model: Vlm, projection: str) -> tuple[Batch, dict[str, Tensor | float]]:
+def conflicting(model: Vlm, options: balgrad.Config) -> tuple[Batch, dict[str, Tensor | float]]:
     """Return a batch whose task gradient conflicts with the KL gradient."""
     for seed in range(30):
         batch = vlm_toys.batch(model, 3, seed)
-        options = config(projection=projection, kl=0.3)
         scope = balgrad.probe_scope(model, options.projection)
         _, values = balgrad.balanced_loss(model, batch, scope, options)
         if values["conflict"] == 1.0:
@@ -58,16 +59,24 @@ def conflicting(model: Vlm, projection: str) -> tuple[Batch, dict[str, Tensor | 
     raise AssertionError("no conflict in thirty batches")
 
 
-@pytest.mark.parametrize("projection", ["P1", "P2"])
-def test_one_backward_is_the_projected_update(projection: str, root: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        config(projection="P1", kl=0.3, teacher="other", unimodal=1.0),
+        config(projection="P2", kl=0.3),
+        config(projection="P1", kl=0.3),
+    ],
+    ids=["classifier's losses", "defaults", "all parameters"],
+)
+def test_one_backward_is_the_projected_update(options: balgrad.Config, root: Path) -> None:
     model = vlm_toys.build("llava", root)
-    batch, values = conflicting(model, projection)
-    options = config(projection=projection, kl=0.3)
+    batch, values = conflicting(model, options)
     scope = balgrad.probe_scope(model, options.projection)
     probe = list(scope["image"])
-    losses = parts(model, batch)
+    losses = parts(model, batch, options.teacher)
     total = losses["L_image"] + losses["L_text"]
     w_image = (2 * losses["L_image"] / total).item()
+    total = options.unimodal * total
     assert float(values["weight_image"]) == pytest.approx(w_image, rel=1e-4)
     assert float(values["weight_text"]) == pytest.approx(2 - w_image, rel=1e-4)
     kl = 0.3 * (w_image * losses["K_image"] + (2 - w_image) * losses["K_text"])
@@ -93,7 +102,7 @@ def test_each_modality_has_a_lambda_on_the_shared_parameters(root: Path) -> None
     options = config(projection="P3", weighting="equal")
     scope = balgrad.probe_scope(model, "P3")
     _, values = balgrad.balanced_loss(model, batch, scope, options)
-    losses, scales = parts(model, batch), []
+    losses, scales = parts(model, batch, options.teacher), []
     task = flat_gradient(losses["task"], list(scope["text"]))
     for modality in MODALITIES:
         kl = flat_gradient(losses[f"K_{modality}"], list(scope["text"]))
@@ -106,7 +115,7 @@ def test_the_rule_by_gradient_norms_evens_them_out(root: Path) -> None:
     batch = vlm_toys.batch(model, 3)
     scope = balgrad.probe_scope(model, "P2")
     _, values = balgrad.balanced_loss(model, batch, scope, config(weighting="R6"))
-    losses = parts(model, batch)
+    losses = parts(model, batch, teacher="fused")
     norms = [
         flat_gradient(losses[f"K_{modality}"], list(scope[modality])).norm().item()
         for modality in MODALITIES
@@ -133,6 +142,24 @@ def test_a_kl_gradient_that_skips_the_model_is_refused(root: Path) -> None:
     model = vlm_toys.build("llava", root)
     with pytest.raises(UserError, match="leave it true"):
         vlm_toys.train(model, "balgrad", 1e9, kl_to_heads=False)
+
+
+def test_lambda_is_capped_at_ten_by_default(root: Path) -> None:
+    """The weaker the KL, the larger λ would be without a cap."""
+    model = vlm_toys.build("llava", root)
+    _, values = conflicting(model, config(projection="P1", kl=1e-4))
+    assert config().lambda_cap == 10.0 == float(values["lambda"])
+
+
+def test_passes_of_weight_zero_are_not_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = vlm_toys.build("llava", root)
+    batch, fuse, passes = vlm_toys.batch(model, 3), model.fuse, []
+    monkeypatch.setattr(model, "fuse", lambda parts: passes.append(1) or fuse(parts))
+    scope = balgrad.probe_scope(model, "P2")
+    for options, count in ((config(kl=0.0), 1), (config(kl=0.0, unimodal=0.5), 3), (config(), 3)):
+        passes.clear()
+        balgrad.balanced_loss(model, batch, scope, options)
+        assert len(passes) == count
 
 
 @pytest.mark.parametrize("tune", ["full", pytest.param("lora", marks=pytest.mark.heavy)])

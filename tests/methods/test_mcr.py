@@ -1,6 +1,7 @@
 """MCR against its equations, in float64 on small perceptrons."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
@@ -257,6 +258,22 @@ def test_kullback_leibler_by_hand() -> None:
     assert kullback_leibler(p, torch.zeros_like(p), False).item() == pytest.approx(expected)
     assert kullback_leibler(p, p, False).item() == 0.0
     assert kullback_leibler(p, torch.zeros_like(p), True).item() == pytest.approx(expected / 2)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("divergence", [jensen_shannon, kullback_leibler])
+def test_divergences_of_half_precision_logits_are_computed_in_single_precision(
+    divergence: Callable[..., Tensor], multi_label: bool
+) -> None:
+    """Of nearly equal predictions, where bf16 arithmetic is off by a factor."""
+    generator = torch.Generator().manual_seed(2)
+    first = (3 * torch.randn(64, 20, generator=generator)).bfloat16()
+    second = (first + 0.02 * torch.randn(64, 20, generator=generator)).bfloat16()
+    exact = divergence(first.double(), second.double(), multi_label)
+    assert float(exact.mean()) < 1e-3
+    value = divergence(first, second, multi_label)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), exact, rtol=0.05, atol=1e-6)
 
 
 def contrastive_by_loop(latents: Latents, same: Tensor, temperature: float) -> float:

@@ -192,7 +192,7 @@ CASES: list[tuple[str, str, str, dict[str, methods.Option]]] = [
 ]
 MORE_CASES: list[tuple[str, str, str, dict[str, methods.Option]]] = [
     ("llava", "full", "mcr", {"players": "sides"}),
-    ("llava", "full", "joint_unimodal", {}),
+    ("llava", "full", "modality_dropout", {"unimodal": 1.0}),
     ("llava", "full", "sft", {}),
     ("llava", "lora", "mcr", {}),
     ("llava", "lora", "balgrad", {}),
