@@ -46,6 +46,9 @@ class About:
     """Options whose default differs on a vlm."""
     adapted: str = ""
     """What is ours on a vlm, in one sentence; empty if the paper has it or there is no vlm."""
+    learning_rate: float = 1.0
+    """Learning rate on a vlm relative to the backbone's, which is that of fine-tuning; other than 1
+    only where rates are published."""
     learns: bool = True
     """False if the method needs no training items and leaves the model unchanged."""
 
@@ -161,6 +164,11 @@ def configure(method: Method, options: Mapping[str, Option], kind: ModelKind = "
         )
     config = method.Config(**(about.on_vlm if kind == "vlm" else {}))
     return apply(config, options, f"option of {about.title}")
+
+
+def learning_rate(name: str, kind: ModelKind) -> float:
+    """Return a method's learning rate relative to the backbone's."""
+    return load(name).ABOUT.learning_rate if kind == "vlm" else 1.0
 
 
 def _check(module: Any, name: str) -> Method:

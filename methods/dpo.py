@@ -11,6 +11,9 @@ answer's tokens and the end token, y_w the right and y_l the wrong answer:
 Beta 0.1 and ``sft`` 0 are the paper's. It starts from a model fine-tuned on the right answers, and
 takes preferences of people for sampled answers.
 
+Learning rate: a tenth of the backbone's. The paper trains all weights at 1e-6, mDPO adapters at
+1e-5, where fine-tuning takes 1e-5 to 2e-5 and 1e-4 to 2e-4.
+
 Ours, where the paper says nothing or has other data: y_w is the data's answer, y_l that of
 ``methods/_preference/negatives.py``. Studies of modality balance vary y_l. The NLL term, a mean
 over the batch's tokens: without it the right answer can lose likelihood as well.
@@ -32,6 +35,7 @@ ABOUT = About(
     paper="Rafailov et al., Direct Preference Optimization: Your Language Model is Secretly a "
     "Reward Model, NeurIPS 2023, arXiv 2305.18290",
     backbones=("vlm",),
+    learning_rate=0.1,
 )
 
 

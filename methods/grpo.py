@@ -22,6 +22,9 @@ beta 0.04 is the paper's (TRL: 0), and so is the mean over each answer's tokens
 ``max_tokens`` 12; ``clip`` 0.2 is TRL's, the paper prints none. If all answers of a group get the
 same reward, every A_i is 0 and only the KL term remains: the fraction of such groups is logged as
 ``flat_groups``, and ``skip_flat`` leaves their questions out of the next pass over the data.
+
+Learning rate: a tenth of the backbone's. The paper trains all weights at 1e-6, where fine-tuning
+takes 1e-5 to 2e-5.
 """
 
 from dataclasses import dataclass
@@ -42,6 +45,7 @@ ABOUT = About(
     paper="Shao et al., DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open "
     "Language Models, arXiv 2402.03300",
     backbones=("vlm",),
+    learning_rate=0.1,
 )
 
 

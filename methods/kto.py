@@ -16,6 +16,9 @@ every pass; the paper shifts the answers of each batch. It passes through the po
 beta 0.1 and weights 1 are the paper's. It asks for desirable * n_right to be 1 to 4/3 times
 undesirable * n_wrong; the two numbers are equal here. Ours: the wrong answers, which the paper
 takes from preference data or feedback (``methods/_preference/negatives.py``).
+
+Learning rate: a tenth of the backbone's, as in ``dpo``. TRL's default is 1e-6 for both, against
+2e-5 for fine-tuning.
 """
 
 from dataclasses import dataclass
@@ -34,6 +37,7 @@ ABOUT = About(
     paper="Ethayarajh et al., KTO: Model Alignment as Prospect Theoretic Optimization, ICML 2024, "
     "arXiv 2402.01306",
     backbones=("vlm",),
+    learning_rate=0.1,
 )
 
 

@@ -28,6 +28,9 @@ The likelihood of the right answer may fall as well, by less than that of the wr
 ``mine_share`` of the budget; sampling is charged to ``rollout``, the frozen start to ``reference``.
 
 On a classifier (ours) the policy is the distribution over classes: see ``_mbpo/classifier.py``.
+
+Learning rate on a vision-language model: a tenth of the backbone's, as in ``grpo``; the paper
+prints none.
 """
 
 from steelyard.harness.budget.meter import Meter
@@ -47,6 +50,7 @@ ABOUT = About(
     paper="Liu et al., Modality-Balancing Preference Optimization of Large Multimodal Models by "
     "Adversarial Negative Mining, arXiv 2506.08022",
     backbones=("vlm", "classifier"),
+    learning_rate=0.1,
 )
 
 

@@ -24,6 +24,7 @@ pipeline's. Most published runs start from pretrained encoders (``pretrain``, ch
 Where the paper or its code is silent or ambiguous, ours:
 - The latents of the first encoder pass are reused; nothing is encoded twice. K permutations are
   drawn uniformly, fixed points and partners of the same label included; both modalities share them.
+  They permute the items of one pass, of which a step may have several (``micro_batch_size``).
 - The reference prediction is detached. This has no effect in the greedy game.
 - ``detach="contribution"``: player m is encoder m with its half of the first fusion layer;
   ``"latent"``: the encoder alone. Shared parameters (bias, later layers) and, with ``"latent"``,
@@ -140,8 +141,14 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     """Minimise L until the budget is spent.
 
     Raises:
-        UserError: a term that a vision-language model has no tensors for.
+        UserError: a term that a vision-language model has no tensors for, or passes of one item.
     """
+    recipe = backbone.recipe
+    if config.mipd != 0 and recipe.micro_size(recipe.batch_size) == 1:
+        raise UserError(
+            "MCR permutes the items of one pass, and a pass has one: give the backbone a "
+            "micro_batch_size and a batch_size of 2 or more."
+        )
     if backbone.kind == "vlm":
         check_terms(config)
     elif config.pretrain > 0:

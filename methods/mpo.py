@@ -11,6 +11,8 @@ With d(y) = log p(y) - log p_start(y), y_w the right and y_l the wrong answer:
 
 Weights 0.8, 0.2 and 1, and beta 0.1, are the paper's.
 
+Learning rate: a tenth of the backbone's, as in ``dpo``. The authors train all weights at 5e-6.
+
 Differences from the paper: with TRL's losses ``bco_pair`` and ``sft``, BCO's reward shift delta (a
 moving average of rewards) is 0, and the NLL is averaged over the batch's tokens instead of within
 each answer first. The paper makes wrong answers by truncating long reasoning and completing it
@@ -36,6 +38,7 @@ ABOUT = About(
     paper="Wang et al., Enhancing the Reasoning Ability of Multimodal Large Language Models via "
     "Mixed Preference Optimization, 2024, arXiv 2411.10442",
     backbones=("vlm",),
+    learning_rate=0.1,
 )
 
 

@@ -13,6 +13,9 @@ deviation, and p_i is the ratio of complete answers. Each sampled batch gets one
 TRL computes pi_old nevertheless, and this pass is counted. Rewards, questions, reference and phases
 are those of ``grpo``. beta 0.05 and ``clip`` 0.2 are TRL's defaults; ours: ``group`` 8 (TRL: 2),
 ``temperature`` 1 and ``max_tokens`` 12.
+
+Learning rate: a tenth of the backbone's, as in ``grpo``. TRL's default is 1e-6 for both, against
+2e-5 for fine-tuning.
 """
 
 from dataclasses import dataclass
@@ -32,6 +35,7 @@ ABOUT = About(
     paper="Ahmadian et al., Back to Basics: Revisiting REINFORCE-Style Optimization for Learning "
     "from Human Feedback in LLMs, ACL 2024, arXiv 2402.14740",
     backbones=("vlm",),
+    learning_rate=0.1,
 )
 
 

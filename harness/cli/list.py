@@ -57,8 +57,11 @@ def _methods() -> Rows:
             f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
             for key, value in asdict(method.Config()).items()
         )
+        if about.learning_rate != 1:
+            options += f"; learning rate {about.learning_rate:g} x the backbone's"
         backbones, paper = ", ".join(about.backbones), about.paper or "control"
-        yield name, about.kind, backbones, about.summary, options or "none", paper
+        summary = f"{about.summary} {about.adapted}".strip()
+        yield name, about.kind, backbones, summary, options or "none", paper
 
 
 def _tasks() -> Rows:

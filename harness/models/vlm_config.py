@@ -39,7 +39,8 @@ class VlmConfig:
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-5
+    learning_rate: float = 1e-4
+    """Rate of fine-tuning, a tenth of it with ``tune=full``; methods scale it."""
     weight_decay: float = 0.01
     batch_size: int = 32
     """Training items per optimiser step; of methods that sample answers, sampled answers."""
@@ -76,6 +77,9 @@ def configure(name: str, options: Mapping[str, Any]) -> VlmConfig:
                 "two into the base first."
             )
         default = VlmConfig(base, adapter=name)
+    # The usual rates of fine-tuning: 1e-4 of adapters, 1e-5 of all weights.
+    if options.get("tune") == "full" and default.tune == "lora":
+        default = replace(default, learning_rate=default.learning_rate / 10)
     return apply(default, options, "backbone option", names)
 
 

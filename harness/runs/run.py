@@ -190,6 +190,8 @@ def _provenance(
     if spec.task == tasks.NOTHING:
         # Weights of an untrained model are not in the run's folder.
         content["weights"] = registry.revision(spec.backbone, spec.backbone_options)
+    else:
+        content["learning_rate"] = learning_rate(spec)
     tables = {record.items_file(name, spec.task) for name in (spec.task, *other_tasks)}
     tables |= {missing_table(variant, job.split) for variant in variants if variant.missing}
     paths = {name: folder / name for name in sorted(tables) if (folder / name).is_file()}
@@ -217,8 +219,7 @@ def _train(
     backbone = registry.build_untrained(spec, corpora[spec.task], device)
     for name, corpus in corpora.items():
         registry.check_images(backbone, name, corpus.at_once)
-    if spec.learning_rate is not None:
-        backbone.recipe = replace(backbone.recipe, learning_rate=spec.learning_rate)
+    backbone.recipe = replace(backbone.recipe, learning_rate=learning_rate(spec))
     data = train_data(backbone, spec.task, corpora[spec.task])
     budget = parse_budget(spec.budget, spec.track, spec.wall)
     # The seed decides which windows the audit compares: a method cannot know them.
@@ -257,6 +258,14 @@ def _train(
     # After the weights: a run that has this file is not trained again.
     write_json(folder / TRAINING, asdict(result))
     return result
+
+
+def learning_rate(spec: RunSpec) -> float:
+    """Return the peak learning rate: the spec's, or the method's fraction of the backbone's."""
+    if spec.learning_rate is not None:
+        return spec.learning_rate
+    default = registry.configure(spec.backbone, spec.backbone_options).learning_rate
+    return default * methods.learning_rate(spec.method, registry.kind_of(spec.backbone))
 
 
 def feature_cost(backbone: "Classifier", data: "TrainData") -> float:

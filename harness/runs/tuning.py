@@ -104,6 +104,7 @@ def trials_of(entry: SuiteEntry, suite: Suite, plan: TuningPlan) -> list[SuiteEn
     """Draw the trials of an entry: the same on every machine; its own options stay as they are."""
     kind = registry.kind_of(suite.backbone)
     default = registry.configure(suite.backbone, suite.backbone_options).learning_rate
+    default *= methods.learning_rate(entry.method, kind)
     space = methods.search_space(methods.load(entry.method))
     # An option that the entry sets is what the entry is about, so it is not searched.
     free = {name: values for name, values in space.items() if name not in entry.options}

@@ -55,7 +55,7 @@ Range = Choice | Uniform
 Space = Mapping[str, Range]
 
 LEARNING_RATE = LogUniform(0.25, 4.0)
-"""Factor on the backbone's learning rate, for every method."""
+"""Factor on a method's default learning rate, for every method."""
 
 
 def draw(space: Space, kind: ModelKind, *names: object) -> dict[str, Option]:
@@ -65,7 +65,7 @@ def draw(space: Space, kind: ModelKind, *names: object) -> dict[str, Option]:
 
 
 def learning_rate(default: float, *names: object) -> float:
-    """Draw a learning rate from the common range around the backbone's default."""
+    """Draw a learning rate from the common range around the method's default."""
     return _rounded(default * float(LEARNING_RATE.at(_fraction(*names, "learning_rate"))))
 
 

@@ -45,7 +45,10 @@ def method_card(name: str) -> Card:
     properties = {
         "paper": cited(method.ABOUT.paper) or "none: a control",
         "trains": ", ".join(method.ABOUT.backbones),
+        "learning rate": f"{method.ABOUT.learning_rate:g} x the backbone's on a vlm",
     }
+    if method.ABOUT.adapted:
+        properties["ours on a vlm"] = method.ABOUT.adapted
     on_vlm = method.ABOUT.on_vlm
     options = asdict(method.Config()).items()
     return Card(

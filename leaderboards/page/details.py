@@ -16,6 +16,7 @@ NAMES = {
     "code.commit": "code commit",
     "code.dirty": "uncommitted changes",
     "code.source": "hash of the source",
+    "learning_rate": "learning rate",
     "data.card": "data card",
     "data.revision": "data revision",
     "data.items": "hash of the item ids",
@@ -79,7 +80,9 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
     # The folder of a user's method file is private.
     yield "method", f"{PurePath(spec.method).name} {spec.source}".strip()
     yield "options", _pairs(spec.options) or "the defaults"
-    yield "learning rate", str(spec.learning_rate or "the backbone's")
+    # In the provenance too, of records that are new enough.
+    rate = run.record.provenance.get("learning_rate", spec.learning_rate)
+    yield "learning rate", str(rate or "the backbone's")
     yield "backbone", f"{spec.backbone} {_pairs(spec.backbone_options)}".strip()
     yield "device", ledger.device
     limits = {"FLOPs": ledger.limit_flops, "s": ledger.limit_seconds, "items": ledger.limit_items}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import tiny_vlms
 from click.testing import CliRunner
 
 from steelyard import tasks
@@ -254,6 +255,52 @@ def test_mistakes_in_a_suite_are_one_line(text: str, message: str, tmp_path: Pat
     with pytest.raises(UserError, match=message) as caught:
         suites_from(str(path), RunOptions())
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "options", "expected"),
+    [
+        ("sft", "some/checkpoint", {}, 1e-4),
+        ("sft", "some/checkpoint", {"tune": "full"}, 1e-5),
+        ("dpo", "some/checkpoint", {}, 1e-5),
+        ("grpo", "some/checkpoint", {"tune": "full"}, 1e-6),
+        ("kto", "some/checkpoint", {"learning_rate": 3e-4}, 3e-5),
+        ("mcr", "tiny-vlm", {}, 4e-4),
+        ("rloo", "tiny-vlm", {}, 4e-5),
+        ("mbpo", "tiny", {}, 2e-3),
+    ],
+)
+def test_a_methods_published_rate_is_relative_to_fine_tuning(
+    method: str, backbone: str, options: dict[str, Any], expected: float
+) -> None:
+    spec = RunSpec(method, "instruct", backbone, "S", 0, backbone_options=options)
+    assert run.learning_rate(spec) == pytest.approx(expected)
+    assert run.learning_rate(replace(spec, learning_rate=0.02)) == 0.02
+
+
+def test_the_backbone_trains_at_the_methods_rate_and_the_record_has_it(
+    food: Corpus, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from steelyard.methods import About, NoOptions as Config\n"
+        "ABOUT = About(title='Mine', kind='control', summary='Logs its rate.',\n"
+        "              backbones=('vlm',), learning_rate=0.25)\n"
+        "def train(backbone, data, meter, config, seed):\n"
+        "    meter.log({'rate': backbone.recipe.learning_rate})\n"
+        "    meter.step(1)\n"
+    )
+    checkpoint = tiny_vlms.make("llava", tmp_path / "llava")
+    spec = RunSpec(
+        str(tmp_path / "mine.py"),
+        "food101",
+        str(checkpoint),
+        "1e9",
+        0,
+        backbone_options={"learning_rate": 0.008},
+        data={"revision": food.revision},
+    )
+    result = ran(Job(spec, "mine", ()), food, tmp_path / "runs")
+    assert result.diagnostics["rate"] == 0.002 == result.provenance["learning_rate"]
 
 
 def test_shipped_suites_load() -> None:

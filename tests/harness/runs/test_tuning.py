@@ -53,6 +53,10 @@ def test_trial_zero_is_the_entry_and_what_it_fixes_stays_fixed(mine: Suite) -> N
     assert all(set(trial.options) == {"mipd", "unimodal", "contrastive"} for trial in drawn_trials)
     assert all(5e-4 <= (trial.learning_rate or 0) <= 8e-3 for trial in drawn_trials)  # of 2e-3
     assert len({(trial.learning_rate, trial.options["unimodal"]) for trial in drawn_trials}) == 5
+    sampled = SuiteEntry("grpo", {}, "grpo")  # its rates lie around its own default, 4e-5
+    on_vlm = replace(mine, backbone="tiny-vlm", backbone_options={})
+    rates = [t.learning_rate or 0 for t in tuning.trials_of(sampled, on_vlm, TuningPlan(trials=9))]
+    assert all(1e-5 <= rate <= 1.6e-4 for rate in rates[1:])
     assert trials == tuning.trials_of(entry, mine, TuningPlan(trials=6))
     assert trials[:4] == tuning.trials_of(entry, mine, TuningPlan(trials=4))
     assert drawn_trials != tuning.trials_of(entry, mine, TuningPlan(trials=6, seed=1))[1:]
