@@ -18,7 +18,7 @@ from steelyard.harness.records.spec import RunSpec
 SCHEMA = 2
 READABLE = (1, 2)
 """Schema 1 had no checksum, no kind of record and no tracks: those take their defaults."""
-RULES = 2
+RULES = 3
 """Version of RULES.md that a run follows; only results of one version are comparable."""
 RECORD = "record.json"
 ITEMS = "items.parquet"

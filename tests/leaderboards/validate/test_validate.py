@@ -174,7 +174,7 @@ def from_validation(content: Content) -> None:
         (hidden_work, "40% of the audited FLOPs were not counted by the meter"),
         (other_options, "the spec gives joint-food101-tiny-4e9-s0-"),
         (other_data, "2 data revisions among the runs"),
-        (other_rules, "runs under 2 versions of the rules: 1, 2"),
+        (other_rules, "runs under 2 versions of the rules: 1, 3"),
         (other_torch, "runs under 2 versions of torch"),
         (invisible, r"control characters in label"),
         (from_validation, "scored on validation items"),
