@@ -36,7 +36,8 @@ from steelyard.harness.training.search import Choice, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 from steelyard.methods._preference import trl
-from steelyard.methods._preference.online import Sampling, online_trainer
+from steelyard.methods._preference.online import Sampling
+from steelyard.methods._preference.row_trainer import RowTrainer, online_trainer
 
 ABOUT = About(
     title="GRPO",
@@ -68,7 +69,10 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from trl import GRPOConfig, GRPOTrainer
 
+    class Trainer(RowTrainer, GRPOTrainer):  # type: ignore[misc]
+        pass
+
     size = backbone.recipe.batch_size
-    args = (GRPOTrainer, GRPOConfig, backbone, data, meter, config, seed)
+    args = (Trainer, GRPOConfig, backbone, data, meter, config, seed)
     with online_trainer(*args, loss_type=config.loss_type) as trainer:
         trl.run(trainer, backbone, meter, prompts=size // config.group, answers=size)

@@ -26,7 +26,8 @@ from steelyard.harness.training.search import Choice, Space, Uniform
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods import About
 from steelyard.methods._preference import trl
-from steelyard.methods._preference.online import Sampling, online_trainer
+from steelyard.methods._preference.online import Sampling
+from steelyard.methods._preference.row_trainer import RowTrainer, online_trainer
 
 ABOUT = About(
     title="RLOO",
@@ -56,7 +57,10 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     # Imported here, because trl takes seconds.
     from trl import RLOOConfig, RLOOTrainer
 
+    class Trainer(RowTrainer, RLOOTrainer):  # type: ignore[misc]
+        pass
+
     size = backbone.recipe.batch_size
-    args = (RLOOTrainer, RLOOConfig, backbone, data, meter, config, seed)
+    args = (Trainer, RLOOConfig, backbone, data, meter, config, seed)
     with online_trainer(*args) as trainer:
         trl.run(trainer, backbone, meter, prompts=size // config.group, answers=size)

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,11 +12,12 @@ from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._mbpo import mining
 from steelyard.methods._mbpo.mining import MinedAnswer, Policy
+from steelyard.methods._mbpo.options import MbpoOptions
 from steelyard.methods._preference import online, trl
-from steelyard.methods._preference.online import StreamRow
+from steelyard.methods._preference.online import PAIR, StreamRow
+from steelyard.methods._preference.row_trainer import Answer, RowTrainer, online_trainer
+from steelyard.methods._shared.divergences import half_square
 from steelyard.tasks.answers import normalise, without_reasoning
-
-PAIR = 2  # rows of an offline group: the right and the wrong answer
 
 
 @dataclass
@@ -66,10 +66,9 @@ class VlmPolicy(Policy):
 
     def train(self, pairs: Sequence[MinedAnswer]) -> None:
         config, backbone = self.config, self.backbone
-        offline = (StreamRow(p.position, True, "offline", p.right, p.wrong) for p in pairs)
-        hybrid = partial(HybridTrainer, weight=config.offline_weight, anchor=config.nll_anchor)
-        with online.online_trainer(
-            hybrid,
+        offline = (StreamRow(p.position, "offline", p.right, p.wrong) for p in pairs)
+        with online_trainer(
+            HybridTrainer,
             GRPOConfig,
             backbone,
             self.data,
@@ -81,92 +80,104 @@ class VlmPolicy(Policy):
             rewards=[stored],
             loss_type="grpo",  # the paper's mean over the tokens of each answer
         ) as trainer:
-            size = backbone.recipe.batch_size
-            # Of the online stream; an offline batch has more.
-            trl.run(trainer, backbone, self.meter, prompts=size // config.group, answers=size)
+            answers = backbone.recipe.batch_size
+            trl.run(trainer, backbone, self.meter, prompts=lambda: trainer.prompts, answers=answers)
 
 
-# TRL logs a reward under the name of its function.
-def stored(stored_reward: Sequence[float | None], **columns: object) -> list[float | None]:
-    """Return the rewards of stored answers; None for sampled ones."""
-    return list(stored_reward)
+def stored(answer: Answer) -> float:
+    """Return the reward of a stored answer; TRL logs it under the name of this function."""
+    return answer.rewards["stored"]
 
 
-class HybridTrainer(GRPOTrainer):  # type: ignore[misc]
-    """``GRPOTrainer`` that reads the answers of offline rows from their columns.
+class HybridTrainer(RowTrainer, GRPOTrainer):  # type: ignore[misc]
+    """``GRPOTrainer`` whose offline rows bring their answers along.
 
     A batch belongs to one stream (``online.BlockSampler``). An offline batch holds each row twice,
-    first with its right answer and then with its mined wrong one. The trainer treats both as
-    sampled answers: a group of two with rewards 2 and 0, whose advantages are +-0.7071 (the
-    standard deviation has Bessel's correction). Each batch gets one update, so clipping never acts;
-    only the divergence from the start model limits how unlikely the wrong answers become.
-
-    ``weight`` is a factor on the advantages of stored pairs, ``anchor`` the weight of the mean
-    negative log-likelihood of their right answers.
+    first with its right answer and then with its mined wrong one: a group of two with rewards 2 and
+    0, whose advantages are +-0.7071 (the standard deviation has Bessel's correction). Each batch
+    gets one update, so clipping never acts; only the divergence from the start model limits how
+    unlikely the wrong answers become. For answers that the policy did not sample it is half of the
+    squared log-ratio, whose pull grows with the gap, where that of k3 grows with its exponential.
     """
 
-    num_generations: int
+    beta: float
+    _log_probs = torch.empty(0)
 
-    def __init__(self, *args: Any, weight: float = 1.0, anchor: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._weight, self._anchor = weight, anchor
-        self._stored_answers: list[list[int]] | None = None
-        self._log_probs = torch.empty(0)
+    @property
+    def config(self) -> MbpoOptions:
+        return cast(MbpoOptions, self.source.config)
+
+    def answers_to(self, rows: Sequence[int]) -> list[Answer]:
+        if not self._is_offline(rows[0]):
+            return super().answers_to(rows)
+        pairs = [(row, self.source.rows[row]) for row in rows[::PAIR]]
+        return [
+            Answer(row, tokens, {"stored": reward})
+            for row, pair in pairs
+            for tokens, reward in ((pair.good, 2.0), (pair.bad, 0.0))
+        ]
+
+    def _is_offline(self, row: int) -> bool:
+        return self.source.rows[row].stream == "offline"
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if inputs[0]["stream"] == "online":
-            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-            return output
-        # The sampler yields each offline row PAIR times in sequence.
-        is_right = [position % PAIR == 0 for position in range(len(inputs))]
-        rows = [as_sampled(row, right) for row, right in zip(inputs, is_right, strict=True)]
-        self._stored_answers = [list(row["answer"]) for row in rows]
+        if not self._is_offline(int(inputs[0]["prompt"])):
+            return super()._generate_and_score_completions(inputs)
         # TRL computes advantages within groups of ``num_generations`` rows.
         group, self.num_generations = self.num_generations, PAIR
         try:
-            output = super()._generate_and_score_completions(rows)
+            output = super()._generate_and_score_completions(inputs)
         finally:
-            self._stored_answers, self.num_generations = None, group
-        output["advantages"] = self._weight * output["advantages"]
+            self.num_generations = group
+        output["advantages"] = self.config.offline_weight * output["advantages"]
         # TRL shuffles rows before the loss, and every tensor of this dictionary with them.
+        is_right = [position % PAIR == 0 for position in range(len(inputs))]
         output["chosen"] = torch.tensor(is_right, device=output["advantages"].device)
         return output
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        if self._stored_answers is not None:
-            return self._stored_answers, None  # log-probabilities, which only vLLM returns
-        return super()._generate_single_turn(*args, **kwargs)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         log_probs, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if torch.is_grad_enabled():
-            self._log_probs = log_probs  # of the policy: the anchor needs no second pass
+            self._log_probs = log_probs  # of the policy: the terms below need no second pass
         return log_probs, *rest
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
-        loss: Tensor = super()._compute_loss(model, inputs)
-        stream = "offline" if "chosen" in inputs else "online"
-        if stream == "offline":
-            mask, chosen = inputs["completion_mask"], inputs["chosen"]
-            means = (self._log_probs * mask).sum(1) / mask.sum(1)
-            # Half of a step's rows are right answers, though not of each of its passes.
-            right, wrong = (2 * (means * side).mean() for side in (chosen, ~chosen))
-            self._note("logps/chosen", right)
-            self._note("logps/rejected", wrong)
-            self._note("margin", right - wrong)
-            # TRL's loss is divided by the number of accumulated batches as well.
-            loss = loss - self._anchor * right / self.current_gradient_accumulation_steps
-        self._note(f"loss_{stream}", loss * self.current_gradient_accumulation_steps)
+        beta, passes = self.beta, self.current_gradient_accumulation_steps
+        if "chosen" not in inputs:
+            loss: Tensor = super()._compute_loss(model, inputs)
+            if beta:
+                self.note("kl_online", self._metrics["train"].pop("kl")[-1])
+            self.note("loss_online", passes * loss.item())
+            return loss
+        self.beta = 0.0  # leaves out TRL's k3
+        try:
+            loss = super()._compute_loss(model, inputs)
+        finally:
+            self.beta = beta
+        # TRL's loss is divided by the number of passes as well.
+        loss = loss + self._offline_terms(inputs, beta) / passes
+        self.note("loss_offline", passes * loss.item())
         return loss
 
-    def _note(self, name: str, value: Tensor) -> None:
-        self._metrics["train"][name].append(value.item())
+    def _offline_terms(self, inputs: Mapping[str, Any], beta: float) -> Tensor:
+        """Return the divergence and the anchor of stored answers; log their likelihood."""
+        mask: Tensor = inputs["completion_mask"]
+        chosen: Tensor = inputs["chosen"]
 
+        def means(values: Tensor) -> Tensor:
+            return (values * mask).sum(1) / mask.sum(1)
 
-def as_sampled(row: Mapping[str, Any], right: bool) -> dict[str, Any]:
-    """Return an offline row with its right or its wrong answer, and the reward of this answer."""
-    answer, reward = (row["good"], 2.0) if right else (row["bad"], 0.0)
-    return {**row, "answer": answer, "stored_reward": reward}
+        # Half of a step's rows are right answers, though not of each of its passes.
+        right, wrong = (2 * (means(self._log_probs) * rows).mean() for rows in (chosen, ~chosen))
+        self.note("logps/chosen", right.item())
+        self.note("logps/rejected", wrong.item())
+        self.note("margin", (right - wrong).item())
+        loss: Tensor = -self.config.nll_anchor * right
+        if beta:
+            divergence = means(half_square(self._log_probs - inputs["ref_per_token_logps"])).mean()
+            self.note("kl_offline", divergence.item())
+            loss = loss + beta * divergence
+        return loss
 
 
 def retarget(batch: Batch, answers: Sequence[Sequence[int]]) -> Batch:

@@ -233,11 +233,18 @@ def reference_copy(backbone: Vlm) -> Any | None:
 
 
 def run(
-    trainer: Any, backbone: Vlm, meter: Meter, *, prompts: int, answers: int, until: float = 1.0
+    trainer: Any,
+    backbone: Vlm,
+    meter: Meter,
+    *,
+    prompts: int | Callable[[], int],
+    answers: int,
+    until: float = 1.0,
 ) -> None:
     """Train until the fraction ``until`` of the budget is spent, or BudgetSpent is raised.
 
-    ``prompts`` and ``answers`` are the numbers per optimiser step, as ``Meter.step`` counts them.
+    ``prompts`` and ``answers`` are the numbers per optimiser step, as ``Meter.step`` counts them; a
+    function returns the prompts of the last step of a trainer whose steps differ.
     Passes of the reference are charged to the phase ``reference``. The learning rate follows the
     meter, as in ``fit``.
 
@@ -268,7 +275,7 @@ def run(
         base = module.get_base_model() if isinstance(module, PeftModel) else module
         score_answers(base, temperature)
     trainer.remove_callback(PrinterCallback)  # it prints every log
-    trainer.add_callback(_callback(meter, recipe, (prompts, answers), progress))
+    trainer.add_callback(_callback(meter, recipe, prompts, answers, progress))
     # A walk over all parameters per step, for statistics of the hub only.
     trainer.floating_point_ops = lambda inputs: 0.0
     backbone.train()
@@ -303,17 +310,19 @@ def _reference_phase(reference: Any, policy: Any, meter: Meter) -> Iterator[None
 
 
 def _callback(
-    meter: Meter, recipe: Recipe, counts: tuple[int, int], progress: Callable[[], float]
+    meter: Meter,
+    recipe: Recipe,
+    prompts: int | Callable[[], int],
+    answers: int,
+    progress: Callable[[], float],
 ) -> Any:
-    """Return the callback through which the meter follows, schedules and stops a trainer.
-
-    ``counts`` are the prompts and answers of a step.
-    """
+    """Return the callback through which the meter follows, schedules and stops a trainer."""
     from transformers import TrainerCallback
 
     class Metered(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            meter.afford_step(counts[0])
+            # A trainer whose steps differ checks its prompts itself.
+            meter.afford_step(1 if callable(prompts) else prompts)
             set_rate(rest["optimizer"], recipe, progress())
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -331,7 +340,7 @@ def _callback(
             values = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float, Tensor))}
             check_step(values, meter.steps + 1)
             meter.log({k: v for k, v in values.items() if k not in UNLOGGED})
-            meter.step(*counts)
+            meter.step(prompts() if callable(prompts) else prompts, answers)
             if progress() >= 1.0:
                 control.should_training_stop = True
 

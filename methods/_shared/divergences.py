@@ -43,3 +43,13 @@ def _total(terms: Tensor, multi_label: bool) -> Tensor:
     """Sum over outcomes; with C labels of two outcomes, average the sums over labels."""
     total = terms.sum(dim=-1)
     return total / (terms.shape[-1] // 2) if multi_label else total
+
+
+def half_square(log_ratio: Tensor) -> Tensor:
+    """Return half of the squared log-ratio of policy and reference, element by element.
+
+    Of answers that the policy samples, its mean has the gradient of the divergence (k2 of
+    Schulman, Approximating KL Divergence, 2020). Of other answers its pull is the log-ratio itself,
+    and not the exponential of it as that of k3.
+    """
+    return 0.5 * log_ratio.square()
