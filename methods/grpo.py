@@ -19,9 +19,15 @@ are trained on; captions are left out.
 
 beta 0.04 is the paper's (TRL: 0), and so is the mean over each answer's tokens
 (``loss_type="grpo"``; TRL: ``dapo``). Ours: ``group`` 8 (paper: 64), ``temperature`` 1 and
-``max_tokens`` 12; ``clip`` 0.2 is TRL's, the paper prints none. If all answers of a group get the
-same reward, every A_i is 0 and only the KL term remains: the fraction of such groups is logged as
-``flat_groups``, and ``skip_flat`` leaves their questions out of the next pass over the data.
+``max_tokens`` 64; ``clip`` 0.2 is TRL's, the paper prints none. A step is over ``batch_size``
+answers, which are ``batch_size / group`` questions.
+
+If all answers of a group get the same reward, every A_i is 0 and only the KL term remains. Such
+questions are replaced by the next ones, in at most ``resample`` rounds a step: dynamic sampling as
+in DAPO (Yu et al., arXiv 2503.14476), which samples until the batch is full. Ours has an end, since
+a model may answer all questions alike. All rounds are charged to ``rollout``; the data track counts
+the questions of the step. ``flat_groups`` is the fraction in the first round,
+``frac_reward_zero_std`` that which was trained on. ``resample=0`` is the paper's method.
 
 Learning rate: a tenth of the backbone's. The paper trains all weights at 1e-6, where fine-tuning
 takes 1e-5 to 2e-5.

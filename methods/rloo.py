@@ -10,9 +10,9 @@ to one question with rewards r_i, and probabilities of complete answers:
 
 Differences from GRPO: the divergence is part of the reward, A_i is not divided by the standard
 deviation, and p_i is the ratio of complete answers. Each sampled batch gets one update, so p = 1;
-TRL computes pi_old nevertheless, and this pass is counted. Rewards, questions, reference and phases
-are those of ``grpo``. beta 0.05 and ``clip`` 0.2 are TRL's defaults; ours: ``group`` 8 (TRL: 2),
-``temperature`` 1 and ``max_tokens`` 12.
+pi_old is computed by a pass of its own, since R_i needs it before the update. Rewards, questions,
+reference and phases are those of ``grpo``, and so are ``max_tokens`` 64 and ``resample`` (ours).
+beta 0.05 and ``clip`` 0.2 are TRL's defaults; ours: ``group`` 8 (TRL: 2), ``temperature`` 1.
 
 Learning rate: a tenth of the backbone's, as in ``grpo``. TRL's default is 1e-6 for both, against
 2e-5 for fine-tuning.
