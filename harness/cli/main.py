@@ -59,8 +59,9 @@ def cli() -> None:
 
     \b
     Exit codes:
-      0    finished; a run that fails is in its record and on the board
-      1    check, validate or reproduce found a problem
+      0    finished
+      1    a run failed, for the reason in its record and on the board; or check, validate or
+           reproduce found a problem
       2    mistake in the command or its files, one line says which
       130  interrupted; finished runs are kept, the same command continues
     """

@@ -1,5 +1,7 @@
 """Commands that train: run, train and demo."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import click
@@ -10,6 +12,7 @@ from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.options import parse_pairs, parse_seeds
 from steelyard.harness.models import registry
+from steelyard.harness.records.record import Record
 from steelyard.harness.runs import tuning
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_suite
@@ -32,11 +35,15 @@ def run(target: str, options: RunOptions) -> None:
       steelyard run my_suite.yaml --jobs 4
       steelyard run mine.py --set amount=0.2 --corruption image-blank
       steelyard run joint --task food101 --data-root ~/food101 --method mine.py
+
+    A run that raises is a failed run with its reason, its traceback is in the run's folder, and the
+    others go on; the same command tries it again.
     """
     suites = suites_from(target, options)
-    if [record for suite in suites for record in run_suite(suite, options)]:
+    if records := [record for suite in suites for record in run_suite(suite, options)]:
         track = " --track anytime" if options.track == "anytime" else ""
         click.echo(f"Next: steelyard leaderboard {options.runs}{track}")
+    _exit_if_failed(records)
 
 
 @click.command()
@@ -49,8 +56,8 @@ def train(target: str, options: RunOptions) -> None:
     Example:
       steelyard train joint --task hateful_memes --seeds 0
     """
-    for suite in suites_from(target, options):
-        run_suite(suite, options, evaluate=False)
+    suites = suites_from(target, options)
+    _exit_if_failed([r for suite in suites for r in run_suite(suite, options, evaluate=False)])
 
 
 @click.command()
@@ -70,8 +77,15 @@ def demo(quick: bool, options: RunOptions, board: BoardOptions) -> None:
     name = "quick" if quick else "demo"
     # A folder of its own: the boards show these runs alone.
     options = replace(options, runs=options.runs / name)
-    if [record for suite in suites_from(name, options) for record in run_suite(suite, options)]:
+    suites = suites_from(name, options)
+    if records := [record for suite in suites for record in run_suite(suite, options)]:
         write_boards((options.runs,), board)
+    _exit_if_failed(records)
+
+
+def _exit_if_failed(records: Sequence[Record]) -> None:
+    if any(record.status == "failed" for record in records):
+        sys.exit(1)
 
 
 def suites_from(target: str, options: RunOptions) -> list[Suite]:

@@ -27,6 +27,12 @@ class NonFiniteOutput(Exception):
         self.rows = rows
 
 
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error, with its type unless it speaks to the user."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+
+
 def unknown(kind: str, name: str, names: Iterable[str]) -> UserError:
     """Return the error for a name that does not exist, with the nearest and all allowed names."""
     names = sorted(names)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import apply
-from steelyard.harness.data.reading import read_object
 
 TINY = "tiny-vlm"
 """Small LLaVA that is trained on generated scenes and cached; see ``tiny_vlm``."""
@@ -85,6 +84,8 @@ def configure(name: str, options: Mapping[str, Any]) -> VlmConfig:
 
 def base_of_adapter(name: str) -> str:
     """Return the checkpoint that the PEFT adapter in a folder belongs to; empty if it has none."""
+    from steelyard.harness.data.reading import read_object
+
     file = Path(name) / ADAPTER_CONFIG
     if not file.is_file():
         return ""

@@ -6,19 +6,24 @@ records = run_suite(suite, RunOptions(runs=Path("runs"), jobs=2))
 import logging
 import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from steelyard import tasks
 from steelyard.harness.core.environment import pick_device
-from steelyard.harness.core.errors import unknown
+from steelyard.harness.core.errors import UserError, one_line, unknown
 from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import write_atomic
 from steelyard.harness.core.processes import SendMessage, spread, start_workers
 from steelyard.harness.core.progress import (
     console,
+    no_progress,
     print_table,
     progress_bar,
     show_progress,
@@ -35,7 +40,7 @@ from steelyard.harness.runs.options import (
     parse_roots,
 )
 from steelyard.harness.runs.provenance import check_revision
-from steelyard.harness.runs.run import Job, finished, run
+from steelyard.harness.runs.run import TRACEBACK, Job, finished, run
 from steelyard.harness.runs.suite import Suite
 
 MESSAGE_SECONDS = 0.3  # between two progress messages of a run
@@ -129,7 +134,10 @@ def run_jobs(
 ) -> list[Record]:
     """Run the jobs that have no record yet; on a dry run print the plan.
 
-    With several processes a bug in one job is raised after the other jobs.
+    A job that raises becomes a failed run, and the others go on.
+
+    Raises:
+        UserError: every job of the call raised this same error, so nothing was run.
     """
     device = pick_device(options.device)
     # Runs on one GPU would share its memory and distort each other's seconds.
@@ -142,8 +150,7 @@ def run_jobs(
     waiting = [job for job, record in states if record is None]
     if records and waiting:
         console.print(f"{len(records)} runs are done already, {len(waiting)} to go")
-    # One method's bug must not lose the runs of the other methods.
-    bugs: list[BaseException] = []
+    failures: list[Failure] = []
     fractions: dict[str, float] = {}
     start = time.monotonic()
     with progress_bar() as bar:
@@ -163,27 +170,41 @@ def run_jobs(
         count = 0 if alone else min(workers, len(waiting))
         with start_workers(count, _start_worker, shared) as pool:
             for _, future in spread(_work, deque(waiting), pool, report, parent_works=alone):
-                if (bug := future.exception()) is not None:
-                    bugs.append(bug)
-                    continue
-                record = future.result()
-                records.append(record)
+                outcome = future.result()
+                if isinstance(outcome, Failure):
+                    failures.append(outcome)
+                    status, run_id = "failed", outcome.job.spec.id
+                else:
+                    records.append(outcome)
+                    status, run_id = outcome.status, outcome.id
                 # Also for a failed run, which is not evaluated.
-                fractions[record.id] = 1.0
+                fractions[run_id] = 1.0
                 bar.update(line, completed=sum(fractions.values()))
                 if not console.is_terminal:
-                    seconds = time.monotonic() - start
-                    console.print(
-                        f"{len(records)}/{len(jobs)} {record.status} {record.id} ({seconds:.0f} s)"
-                    )
-    if bugs:
-        raise bugs[0]
+                    done, seconds = len(records) + len(failures), time.monotonic() - start
+                    console.print(f"{done}/{len(jobs)} {status} {run_id} ({seconds:.0f} s)")
+    reasons = {failure.reason for failure in failures if failure.is_mistake}
+    if len(failures) == len(jobs) and len(reasons) == 1:
+        raise UserError(reasons.pop())
+    for failure in failures:
+        job = replace(failure.job, variants=())
+        records.append(run(job, corpora, options.runs, device, no_progress, failure.reason))
+    _print_ends(records, options.runs)
+    return records
+
+
+def _print_ends(records: Sequence[Record], runs: Path) -> None:
+    """Print the reason of every failed run, and how many runs are done."""
     failed = [record for record in records if record.status == "failed"]
     for record in failed:
-        console.print(f"[red]failed[/] {record.id}: {record.failure}", highlight=False)
+        path = runs / record.id / TRACEBACK
+        where = f" (see {path})" if path.is_file() else ""
+        # Escaped, because square brackets would be read as styles.
+        console.print(
+            f"[red]failed[/] {record.id}: {escape(record.failure + where)}", highlight=False
+        )
     done = len(records) - len(failed)
-    console.print(f"{done} runs done, {len(failed)} failed, in {options.runs}", highlight=False)
-    return records
+    console.print(f"{done} runs done, {len(failed)} failed, in {runs}", highlight=False)
 
 
 def print_plan(states: Sequence[tuple[Job, Record | None]], workers: int) -> None:
@@ -242,7 +263,17 @@ def _start_worker(*shared: Any) -> None:
     quiet_heavy_libraries()
 
 
-def _work(job: Job, send_message: SendMessage) -> Record:
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Exception of a job as text: the exception itself would keep the model in memory."""
+
+    job: Job
+    reason: str
+    is_mistake: bool
+    """Whether it is a mistake of the user."""
+
+
+def _work(job: Job, send_message: SendMessage) -> Record | Failure:
     last_stage, last_time = "", 0.0
 
     def progress(stage: str, fraction: float) -> None:
@@ -253,4 +284,9 @@ def _work(job: Job, send_message: SendMessage) -> Record:
             last_stage, last_time = stage, now
             send_message(job.spec.id, stage, fraction)
 
-    return run(job, *_shared, progress)
+    try:
+        return run(job, *_shared, progress)
+    except Exception as error:
+        _, runs, _ = _shared
+        write_atomic(runs / job.spec.id / TRACEBACK, traceback.format_exc())
+        return Failure(job, one_line(error), isinstance(error, UserError))

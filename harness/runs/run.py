@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import shutil
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard import methods, tasks
 from steelyard.harness.budget.audit import Audit, BehindMeter
-from steelyard.harness.budget.flops import measure
 from steelyard.harness.budget.guard import ForeignData, only_training_images
 from steelyard.harness.budget.meter import BudgetSpent, Meter
 from steelyard.harness.core.environment import code, packages
-from steelyard.harness.core.errors import NonFiniteLoss
+from steelyard.harness.core.errors import NonFiniteLoss, one_line
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import (
     file_hash,
@@ -41,11 +41,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from steelyard.harness.models.backbone import Backbone
-    from steelyard.harness.models.classifier import Classifier
-    from steelyard.harness.models.encoders import Encoder
-    from steelyard.harness.training.train_data import TrainData
 
 TRAINING, PARTS, ATTACKS = "training.json", "parts", "attacks.json"
+TRACEBACK = "traceback.txt"
+"""Where an exception ended a run; such a run is tried again by the next command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +75,15 @@ class TrainingResult:
 
 
 def finished(job: Job, runs: Path) -> Record | None:
-    """Return the job's record if it failed or has every variant of the job."""
+    """Return the job's record if it failed for good or has every variant of the job."""
     folder = runs / job.spec.id
     if not (folder / record.RECORD).is_file():
         return None
     result = record.read(folder)
     scored = {variant_name(score) for score in result.scores}
     complete = scored.issuperset(job.variants) and _has_same_items(result, job)
-    # A failed run is final: with its seed it would fail at the same step.
-    final = complete or result.status == "failed"
+    # With its seed it would fail at the same step; not so after an exception, such as a full disk.
+    final = complete or (result.status == "failed" and not (folder / TRACEBACK).is_file())
     # With another label the record is written again, from its scores.
     return result if final and result.label == job.label else None
 
@@ -100,18 +99,25 @@ def _has_same_items(result: Record, job: Job) -> bool:
 
 
 def run(
-    job: Job, corpora: Mapping[str, Corpus], runs: Path, device: str, progress: Progress
+    job: Job,
+    corpora: Mapping[str, Corpus],
+    runs: Path,
+    device: str,
+    progress: Progress,
+    failure: str = "",
 ) -> Record:
     """Train and evaluate a job, or its unfinished part, and write its record.
 
-    ``corpora`` holds the data of the task trained on and of every task scored. A loss that is
-    not finite, or a budget too small for one step, gives a record with status ``failed`` that
-    names the step; a bug of a method is raised.
+    ``corpora`` holds the data of the task trained on and of every task scored. Any exception of
+    training gives a record with status ``failed``, as does ``failure``, the reason why an earlier
+    call raised; the exceptions of other parts are raised.
     """
     if (result := finished(job, runs)) is not None:
         return result
     folder = runs / job.spec.id
     folder.mkdir(parents=True, exist_ok=True)
+    if not failure:
+        (folder / TRACEBACK).unlink(missing_ok=True)
     scored_before: Mapping[str, Any] = {}
     # Another label or further variants: its scores become parts, so only the rest is evaluated.
     if (folder / record.RECORD).is_file():
@@ -123,15 +129,17 @@ def run(
         scored_before = old.provenance.get("scored", {})
         if costs := old.provenance.get("attacks"):  # a record may have come without this file
             write_json(folder / ATTACKS, {**costs, **_attack_costs(folder)})
-    # An untrained model costs nothing; the meter still names the device.
-    if job.spec.task == tasks.NOTHING:
-        with Meter(parse_budget(job.spec.budget), device) as meter:
-            training = TrainingResult("done", "", meter.ledger("finished"), {})
-    elif (folder / TRAINING).is_file():  # written after the weights by an interrupted run
+    if (folder / TRAINING).is_file():  # written after the weights by an interrupted run
         content = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         training = TrainingResult(**{**content, "ledger": Ledger(**content["ledger"])})
+    # An untrained model costs nothing; the meter still names the device.
+    elif job.spec.task == tasks.NOTHING or failure:
+        with Meter(parse_budget(job.spec.budget, job.spec.track, job.spec.wall), device) as meter:
+            training = TrainingResult("done", "", meter.ledger("finished"), {})
     else:
         training = _train(job.spec, corpora, folder, device, progress)
+    if failure:
+        training = replace(training, status="failed", failure=failure)
     scores: tuple[Score, ...] = ()
     if training.status == "done" and job.variants:
         scores = _evaluate(job, corpora, folder, device, progress)
@@ -211,7 +219,7 @@ def _train(
     import torch
 
     from steelyard.harness.models.classifier import Classifier
-    from steelyard.harness.training.train_data import train_data
+    from steelyard.harness.training.train_data import feature_cost, train_data
 
     progress("preparing", 0.0)
     method = methods.load(spec.method)
@@ -230,7 +238,7 @@ def _train(
     # After the build, so that dropout does not depend on the number of weights drawn before.
     torch.manual_seed(spec.seed_for("training"))
     stopped: Literal["finished", "budget"] = "finished"
-    failure = ""
+    failure = exception = ""
     images = (example.image for example in data.examples if example.image)
     # Reading validation or test images during training is cheating and fails the run.
     # Path() is the root of lmms-eval's tasks; it would forbid the full working directory.
@@ -247,6 +255,8 @@ def _train(
             failure = "" if meter.steps else f"budget too small for one step: {error}"
         except (NonFiniteLoss, BehindMeter, ForeignData) as error:
             failure = str(error)
+        except Exception as error:
+            failure, exception = one_line(error), traceback.format_exc()
     # A method may have caught these exceptions: the findings count nevertheless.
     failure = meter.audit.finding or guard.finding or failure
     status: Literal["done", "failed"] = "failed" if failure else "done"
@@ -255,8 +265,10 @@ def _train(
     write_atomic(folder / "log.jsonl", "".join(lines))
     if not failure:
         registry.save(backbone, folder / WEIGHTS)
-    # After the weights: a run that has this file is not trained again.
-    write_json(folder / TRAINING, asdict(result))
+    if exception:
+        write_atomic(folder / TRACEBACK, exception)
+    else:  # after the weights: a run that has this file is not trained again
+        write_json(folder / TRAINING, asdict(result))
     return result
 
 
@@ -266,30 +278,6 @@ def learning_rate(spec: RunSpec) -> float:
         return spec.learning_rate
     default = registry.configure(spec.backbone, spec.backbone_options).learning_rate
     return default * methods.learning_rate(spec.method, registry.kind_of(spec.backbone))
-
-
-def feature_cost(backbone: "Classifier", data: "TrainData") -> float:
-    """Return the FLOPs of encoding every training item once with frozen encoders.
-
-    Charged to each run in full, also when the features were still in memory from another run.
-    """
-    from PIL import Image
-
-    costs: dict[tuple[str, int], float] = {}  # of one item, by modality and size
-
-    def cost(encoder: "Encoder", item: "Image.Image | str") -> float:
-        inputs, _ = encoder.prepare([item])
-        # FLOPs depend on the size of an input, not on its values.
-        key = (encoder.modality, inputs[0].numel())
-        if key not in costs:
-            costs[key] = measure(encoder, [t.to(backbone.device) for t in inputs], {}).forward
-        return costs[key]
-
-    images = sum(example.image is not None for example in data.examples)
-    texts = [example.text for example in data.examples if example.text]
-    # Processors give all images one size: one image is enough.
-    image_flops = images * cost(backbone.image_encoder, Image.new("RGB", (64, 64)))
-    return image_flops + sum(cost(backbone.text_encoder, text) for text in texts)
 
 
 def _evaluate(

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn.functional import pad
 
 from steelyard import tasks
+from steelyard.harness.budget.flops import measure
 from steelyard.harness.core.examples import Corpus, Example, Turn
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.classifier import Classifier
+from steelyard.harness.models.encoders import Encoder
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.models.vlm_prompts import EncodedItem
 from steelyard.tasks._shared.images import store_of
@@ -99,6 +102,28 @@ def classifier_data(
     starts = range(CHUNK, len(examples), CHUNK)
     joined = _join([first, *(collate(range(s, min(s + CHUNK, len(examples)))) for s in starts)])
     return replace(data, gather=lambda positions: _select(joined, positions))
+
+
+def feature_cost(backbone: Classifier, data: TrainData) -> float:
+    """Return the FLOPs of encoding every training item once with frozen encoders.
+
+    Charged to each run in full, also when the features were still in memory from another run.
+    """
+    costs: dict[tuple[str, int], float] = {}  # of one item, by modality and size
+
+    def cost(encoder: Encoder, item: Image.Image | str) -> float:
+        inputs, _ = encoder.prepare([item])
+        # FLOPs depend on the size of an input, not on its values.
+        key = (encoder.modality, inputs[0].numel())
+        if key not in costs:
+            costs[key] = measure(encoder, [t.to(backbone.device) for t in inputs], {}).forward
+        return costs[key]
+
+    images = sum(example.image is not None for example in data.examples)
+    texts = [example.text for example in data.examples if example.text]
+    # Processors give all images one size: one image is enough.
+    image_flops = images * cost(backbone.image_encoder, Image.new("RGB", (64, 64)))
+    return image_flops + sum(cost(backbone.text_encoder, text) for text in texts)
 
 
 def _join(chunks: Sequence[Batch]) -> Batch:

@@ -13,8 +13,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example, Inputs, Modality, Turn
 from steelyard.harness.models import classifier, classifier_config, encoders
 from steelyard.harness.models.classifier import Classifier
-from steelyard.harness.runs import run
-from steelyard.harness.training.train_data import TrainData
+from steelyard.harness.training.train_data import TrainData, feature_cost
 
 TEXTS = ["grandma's apple pie with a crumb topping and cream", "bus", "tea"]
 CLASSES = ("pie", "bus", "tea")
@@ -99,7 +98,7 @@ def test_feature_cost_by_hand() -> None:
     model = make()
     turns = [Turn(Inputs(None, example.text), "", ()) for example in examples]
     data = TrainData(examples, lambda rows: model.collate([]), turns.__getitem__, 3, False)
-    assert run.feature_cost(model, data) == 2 * image + texts
+    assert feature_cost(model, data) == 2 * image + texts
 
 
 def test_shares_of_a_budget_are_of_what_a_fixed_cost_leaves() -> None:
