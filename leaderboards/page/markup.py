@@ -1,9 +1,10 @@
 """Convert Markdown, docstrings and figures to the page's HTML, and fill its templates."""
 
+import inspect
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -56,8 +57,12 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
         autoescape=True, loader=FileSystemLoader(HERE), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["marked"] = marked
-    environment.globals |= {"value": number, "with_half": with_half, "with_verdict": with_verdict}
+    environment.filters |= {
+        "marked": marked, "cited": cited, "inline": inline, "docstring": docstring,
+    }  # fmt: skip
+    environment.globals |= {
+        "value": number, "with_half": with_half, "with_verdict": with_verdict, "asdict": asdict,
+    }  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in their own order
     return environment.get_template(template).render(values)
 
@@ -99,9 +104,9 @@ def inline(text: str) -> Markup:
     return Markup(_MARKDOWN.renderInline(text))
 
 
-def docstring(text: str) -> Markup:
+def docstring(module: object) -> Markup:
     """Convert a docstring: Markdown, but for equations, indented or aligned by two spaces."""
-    blocks = re.split(r"\n\s*\n", text.strip("\n"))
+    blocks = re.split(r"\n\s*\n", inspect.getdoc(module) or "")
     for index, block in enumerate(blocks):
         is_list = any(line.startswith("- ") for line in block.splitlines())
         if not is_list and re.search(r"(?m)^ |\S  +\S", block):

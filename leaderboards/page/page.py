@@ -5,24 +5,24 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from markupsafe import Markup
 
+from steelyard import methods, tasks
 from steelyard.leaderboards.boards import factorial, profile_tables, tables
 from steelyard.leaderboards.boards.board import Blank, Board
 from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import OVERALL_RULE, Summary, absences, overall_sheet
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.output.sheet import Sheet
-from steelyard.leaderboards.page import cards
-from steelyard.leaderboards.page.cards import Card
 from steelyard.leaderboards.page.details import Detail
 from steelyard.leaderboards.page.entries import Entry, EntryTable, whiskers
 from steelyard.leaderboards.page.markup import HERE, Drawing, figure, fill, markdown
-from steelyard.tasks import NOTHING
+from steelyard.methods import Method
+from steelyard.tasks import NOTHING, TaskInfo
 
 FINDINGS = "findings.md"
 """Markdown file in a folder of records, shown at the top of the page."""
@@ -45,10 +45,15 @@ class Section:
     sheets: Sequence[Sheet] = ()
     """Folded tables without entries."""
     figures: Sequence[Drawing] = ()
-    cards: Sequence[Card] = ()
-    paragraphs: Sequence[str] = ()
-    commands: Mapping[str, str] | None = None
+    methods: Mapping[str, Method | None] = field(default_factory=dict)
+    """By name; None for a user's file."""
+    tasks: Mapping[str, TaskInfo | None] = field(default_factory=dict)
+    """By name; None for one of lmms-eval's own."""
+    commands: Mapping[str, str] = field(default_factory=dict)
     """Shell commands by what they do."""
+    paragraphs: Sequence[str] = ()
+    rules: str = ""
+    """Markup of the rules, folded."""
     body: str = ""
 
 
@@ -260,16 +265,18 @@ def _about(
     runs: Runs, boards: Sequence[Board], profiles: Sequence[Profile], folders: Sequence[Path]
 ) -> Iterator[Section]:
     """Yield the sections on methods, tasks, reading, rules and reproduction."""
-    methods = sorted({run.record.spec.method for run in runs.runs})
-    yield Section(key="methods", title="Methods", cards=list(map(cards.method_card, methods)))
-    tasks = {score.task for run in runs.runs for score in run.record.scores}
-    tasks |= {task for task in runs.tasks() if task != NOTHING}
-    yield Section(key="tasks", title="Tasks", cards=list(map(cards.task_card, sorted(tasks))))
+    names = sorted({run.record.spec.method for run in runs.runs})
+    files = {PurePath(name).name: None for name in names if name not in methods.names()}
+    modules = {name: methods.load(name) for name in names if name in methods.names()}
+    yield Section(key="methods", title="Methods", methods={**modules, **files})
+    scored = {score.task for run in runs.runs for score in run.record.scores}
+    names = sorted(scored | {task for task in runs.tasks() if task != NOTHING})
+    infos = {name: tasks.info(name) if name in tasks.names() else None for name in names}
+    yield Section(key="tasks", title="Tasks", tasks=infos)
     reading = [*(tables.RULES if boards else ()), *(profile_tables.RULES if profiles else ())]
     yield Section(key="reading", title="How to read", paragraphs=reading)
     _, _, rules = _part("RULES.md").partition("\n")
-    card = Card(ident="all-rules", title="All rules", body=markdown(rules, deeper=1))
-    yield Section(key="rules", title="Rules", cards=[card])
+    yield Section(key="rules", title="Rules", rules=markdown(rules, deeper=1))
     roots = " ".join(str(Path(f.resolve().name) if f.is_absolute() else f) for f in folders)
     rebuild = f"steelyard leaderboard {roots} --html --out board"
     commands = {

@@ -10,6 +10,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -303,7 +304,8 @@ def test_markdown_has_no_html_and_only_links_to_the_web() -> None:
 
 
 def test_equations_of_a_docstring_keep_their_spaces() -> None:
-    converted = markup.docstring("Of x < y,\nthen\n\n    a  = b\n    c  = d\n\n- one\n  more")
+    module = ModuleType("method", "Of x < y,\nthen\n\n    a  = b\n    c  = d\n\n- one\n  more")
+    converted = markup.docstring(module)
     assert "<p>Of x &lt; y,\nthen</p>" in converted
     assert "a  = b\nc  = d\n</code></pre>" in converted and "<li>one\nmore</li>" in converted
 
