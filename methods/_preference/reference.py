@@ -35,6 +35,8 @@ def cached(
     sequences of a batch, and the number of rows that were scored.
     """
     end = meter.fraction + LARGEST_PART * (1 - meter.fraction)
+    # On the data track no pass of the start model moves the meter's fraction.
+    rows = min(rows, max(size, meter.budget.items or rows))
     backbone.eval()
     blocks: list[Tensor] = []
     micro = backbone.recipe.micro_size(size)
@@ -48,6 +50,7 @@ def cached(
             )
             blocks.append(values.view(len(names), -1).float().cpu())
     table = torch.cat(blocks, dim=1)
+    meter.log({"rows_scored": float(table.shape[1])})
 
     def collate_with_reference(batch: list[dict[str, int]]) -> dict[str, Tensor]:
         columns = table[:, [row["row"] for row in batch]]

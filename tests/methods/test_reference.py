@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from steelyard.harness.budget.meter import BudgetSpent
+from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods import dpo, kto, mdpo, mpo
 from steelyard.methods._preference import negatives, trl
+from steelyard.methods._preference.head import score_answers
 
 COUNT, SIZE, BETA = 12, 4, 0.5
 METHODS: dict[str, Any] = {"dpo": dpo, "mpo": mpo, "mdpo": mdpo, "kto": kto}
@@ -69,7 +70,7 @@ def test_no_copy_or_second_adapter_is_left_and_the_cache_is_the_start_model(
         batch = trainer.data_collator([{"row": row} for row in range(SIZE)])
         shaken(backbone, seed=1)
         cached = trainer.compute_loss(trainer.model, dict(batch))
-        trl.score_answers(start.base)
+        score_answers(start.base)
         trainer.ref_model, trainer.precompute_ref_logps = start.model.eval(), False
         # To the bit, since the rows were scored in batches of the same size.
         assert torch.equal(cached, trainer.compute_loss(trainer.model, dict(batch)))
@@ -136,6 +137,37 @@ def test_losses_equal_those_of_two_models_row_by_row(
     inside(monkeypatch, METHODS[name], tune, check)
 
 
+def test_a_term_of_weight_0_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    terms: list[tuple[list[str], list[float]]] = []
+
+    def instead(trainer: Any, *rest: Any, **counts: Any) -> None:
+        terms.append((trainer.loss_types, trainer.loss_weights))
+
+    monkeypatch.setattr(trl, "run", instead)
+    backbone = start_model("full")
+    for config in (mpo.Config(), mpo.Config(quality=0), mpo.Config(preference=0, generation=0)):
+        with toy.metered(backbone, 1e12) as meter:
+            mpo.train(backbone, toy.data(backbone, COUNT, 3), meter, config, 0)
+    with toy.metered(backbone, 1e12) as meter:
+        dpo.train(backbone, toy.data(backbone, COUNT, 3), meter, dpo.Config(), 0)
+    assert terms == [
+        (["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0]),
+        (["sigmoid", "sft"], [0.8, 1.0]),
+        (["bco_pair"], [0.2]),
+        (["sigmoid"], [1.0]),  # DPO as published
+    ]
+
+
+def test_on_the_data_track_no_more_pairs_are_scored_than_used() -> None:
+    backbone = toy.load(toy.random_base(), batch_size=8)
+    meter = Meter(Budget("x", items=24), "cpu")
+    for module in backbone.metered_modules:
+        meter.watch(module)
+    with meter, suppress(BudgetSpent):
+        dpo.train(backbone, toy.data(backbone, 200, 3), meter, dpo.Config(), 0)
+    assert meter.diagnostics["rows_scored"] == 24 == meter.ledger("budget").items
+
+
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_passes_over_the_pairs_cost_the_start_model_once(tune: str) -> None:
     costs, rows = [], 0
@@ -148,24 +180,14 @@ def test_passes_over_the_pairs_cost_the_start_model_once(tune: str) -> None:
     assert rows > 3 * 32
 
 
-def test_a_small_budget_scores_only_pairs_that_it_can_train_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    used: set[int] = set()
-    ordered = trl.trl_data.ordered
-
-    def watched(count: int, *rest: Any) -> Any:
-        used.add(count)
-        return ordered(count, *rest)
-
-    monkeypatch.setattr(trl.trl_data, "ordered", watched)
+def test_a_small_budget_scores_only_pairs_that_it_can_train_on() -> None:
     backbone = toy.load(toy.random_base(), batch_size=8)
     data = toy.data(backbone, 200, 3)
     meter = toy.metered(backbone, 1e9)
     with meter, suppress(BudgetSpent):
         dpo.train(backbone, data, meter, dpo.Config(), 0)
     ledger = meter.ledger("budget")
-    (count,) = used
+    count = meter.diagnostics["rows_scored"]
     assert count < 200 and count % 8 == 0
     assert 0.25 * 1e9 <= ledger.flops["reference"] < 0.25 * 1e9 + ledger.flops["reference"] / 5
     assert ledger.items >= 0.9 * count  # every scored pair is trained on, but for the last step

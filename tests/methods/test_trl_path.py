@@ -25,7 +25,7 @@ from steelyard.harness.training.fit import fit, schedule
 from steelyard.harness.training.train_data import TrainData, vlm_data
 from steelyard.methods import dpo, grpo, kto, sft
 from steelyard.methods._preference import trl, trl_data
-from steelyard.methods._preference.trl import score_answers
+from steelyard.methods._preference.head import score_answers
 
 FLOPS = 1.2e9
 
