@@ -194,7 +194,7 @@ CONFIGS = {
     "dpo": dpo.Config(),
     "kto": kto.Config("random_answer"),
 }
-CONFIGS["grpo"] = grpo.Config(group=4)
+CONFIGS["grpo"] = grpo.Config(group=4, max_tokens=4, resample=0)
 
 
 @pytest.mark.parametrize("budget", [Budget("x", flops=FLOPS), Budget("x", items=96)], ids=str)
