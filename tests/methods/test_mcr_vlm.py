@@ -231,6 +231,14 @@ def test_terms_for_pooled_latents_are_refused(
         vlm_toys.train(model, "mcr", 1e9, **options)
 
 
+@pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"batch_size": 7, "micro_batch_size": 4}])
+def test_passes_of_one_item_are_refused(sizes: dict[str, methods.Option], root: Path) -> None:
+    model = vlm_toys.build("llava", root, **sizes)
+    with pytest.raises(UserError, match="permutes the items of a pass"):
+        vlm_toys.train(model, "mcr", 1e9)
+    assert vlm_toys.train(model, "mcr", 2e8, mipd=0.0).steps > 0
+
+
 def test_the_sign_of_the_game_moves_the_loss_of_a_shuffled_image(root: Path) -> None:
     def trained(weight: float) -> float:
         model = vlm_toys.build("llava", root)

@@ -1,12 +1,22 @@
 """OGM-GE: coefficients, scores and noise by hand."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import synthetic_study
 import torch
-from synthetic_study import MLPBackbone, batch_of, fit_method, train_data
+from synthetic_study import MLPBackbone, batch_of, fit_method
 
+from steelyard import tasks
+from steelyard.harness.budget.meter import Budget, Meter
+from steelyard.harness.models import registry
 from steelyard.harness.models.backbone import Latents, Recipe
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.training.fit import fit
+from steelyard.harness.training.train_data import train_data
 from steelyard.methods import ogm_ge
 
 INPUTS, WIDTH, CLASSES = 6, 8, 3
@@ -70,11 +80,47 @@ def test_one_element_and_missing_gradients_are_left_defined() -> None:
     assert absent.grad is None
 
 
+@pytest.mark.parametrize("fusion", ["concat", "additive"])
+def test_a_step_scales_encoders_and_embeddings_and_leaves_the_head(
+    fusion: str, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tasks.load("food101", world / "food101")
+    spec = RunSpec("ogm_ge", "food101", "tiny", "XS", 0, backbone_options={"fusion": fusion})
+    model = registry.build_untrained(spec, corpus, "cpu")
+    steps: list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]] = []
+
+    def gradients() -> dict[str, torch.Tensor]:
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    def spy(*arguments: Any, after_backward: Callable[[], None], **rest: Any) -> None:
+        def modulated() -> None:
+            plain = gradients()
+            after_backward()
+            steps.append((plain, gradients()))
+
+        fit(*arguments, after_backward=modulated, **rest)
+
+    monkeypatch.setattr(ogm_ge, "fit", spy)
+    data = train_data(model, "food101", corpus)
+    with Meter(Budget("x", flops=1e12, items=model.recipe.batch_size), "cpu") as meter:
+        ogm_ge.train(model, data, meter, ogm_ge.Config(noise=False), 0)
+    logged = meter.diagnostics
+    factors = {"image": logged["coefficient_image"], "text": logged["coefficient_text"]}
+    assert min(factors.values()) < 0.6 and max(factors.values()) == 1.0
+    ((plain, modulated),) = steps
+    scaled = set()
+    for name, gradient in plain.items():
+        modality = name.partition("_")[0] if "_encoder." in name or "_embedding." in name else ""
+        scaled.add(modality)
+        torch.testing.assert_close(modulated[name], factors.get(modality, 1.0) * gradient)
+    assert scaled == {"image", "text", ""}, "a head has gradients of its own"
+
+
 def trained(name: str, options: dict[str, str | int | float | bool]) -> MLPBackbone:
     generator = torch.Generator().manual_seed(2)
     values = torch.randn(60, 2, INPUTS, generator=generator, dtype=torch.float64)
     targets = torch.randint(CLASSES, (60,), generator=generator)
-    data = train_data(values, targets, CLASSES, multi_label=False)
+    data = synthetic_study.train_data(values, targets, CLASSES, multi_label=False)
     backbone = small()
     fit_method(backbone, data, name, options, seed=0, flops=1e6)
     return backbone

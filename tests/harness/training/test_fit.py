@@ -82,6 +82,34 @@ def test_a_step_in_passes_is_the_step_in_one(
     assert parts_meter.diagnostics == pytest.approx(meter.diagnostics, rel=1e-3)
 
 
+@pytest.mark.parametrize("build", [classifier, language_model])
+def test_gradients_are_clipped_to_the_recipes_norm(
+    build: Callable[[Path], tuple[Any, Any]], world: Path
+) -> None:
+    """The first step of SGD with Nesterov momentum 0.9 moves by 1.9 times rate and gradient."""
+
+    def moved(clip_norm: float) -> float:
+        model, data = build(world)
+        model.recipe = Recipe(
+            "sgd", learning_rate=1e-3, weight_decay=0.0, batch_size=8, warmup=0.0,
+            clip_norm=clip_norm,
+        )  # fmt: skip
+        before = [parameter.clone() for parameter in model.parameters()]
+
+        def step(batch: Batch) -> StepResult:
+            return 100 * model.loss(model.predict(batch), batch).mean(), {}
+
+        with Meter(Budget("x", flops=1e12, items=8), "cpu") as meter, suppress(BudgetSpent):
+            fit(model, data, meter, step, seed=3)
+        assert meter.steps == 1
+        pairs = zip(model.parameters(), before, strict=True)
+        return torch.cat([(new - old).flatten() for new, old in pairs]).norm().item()
+
+    assert moved(0.5) == pytest.approx(1.9e-3 * 0.5, rel=1e-3)
+    assert moved(2.0) == pytest.approx(1.9e-3 * 2.0, rel=1e-3)
+    assert moved(1e9) > 1.9e-3 * 10
+
+
 def test_supervised_fine_tuning_weighs_tokens_over_the_whole_step(world: Path) -> None:
     """Answers differ in length, so a mean of means would be another step."""
 
