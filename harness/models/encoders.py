@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Modality
+from steelyard.harness.models.backbone import evaluation_mode
 from steelyard.harness.models.classifier_config import HEADS
 from steelyard.harness.models.storage import explain_load_errors
 
@@ -33,8 +33,12 @@ class Encoder(nn.Module):
         super().__init__()
         self.model, self.processor, self.modality = model, processor, modality
         self.max_tokens, self.source = max_tokens, source
-        self.width = hidden_size(model.config)
         self._features: dict[bytes, Tensor] = {}
+        # Read off an output, because configurations name the width in too many ways; and what a
+        # checkpoint lacks would be met by a crash within a run.
+        sample = Image.new("RGB", (8, 8)) if modality == "image" else "a"
+        with torch.no_grad(), evaluation_mode(model):
+            self.width = self(*self.prepare([sample])[0]).shape[1]
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map pixels [B, 3, H, W], or token ids [B, T] with their mask [B, T], to [B, width]."""
@@ -45,7 +49,7 @@ class Encoder(nn.Module):
         else:
             states = self.model(pixel_values=inputs).last_hidden_state
             pooled = states.mean(1) if states.dim() == 3 else states.flatten(2).mean(2)
-        return nn.functional.layer_norm(pooled, (self.width,))
+        return nn.functional.layer_norm(pooled, pooled.shape[1:])
 
     def prepare(
         self, items: Sequence[Image.Image | str | None]
@@ -119,14 +123,6 @@ class Encoder(nn.Module):
             return pretrained_encoder(source, modality, max_tokens, frozen)
         model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
         return cls(model, _processor(folder, modality), modality, max_tokens, TINY)
-
-
-def hidden_size(config: Any) -> int:
-    """Return the width of the last hidden state, which families of models name differently."""
-    for name in ("hidden_dim", "hidden_size", "num_features", "d_model"):
-        if isinstance(width := config.to_dict().get(name), int):
-            return width
-    raise UserError(f"Encoder of type '{config.model_type}' does not declare a hidden size.")
 
 
 def tiny_image_encoder(size: int, width: int, layers: int) -> Encoder:
@@ -217,11 +213,7 @@ def load_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
         # CLIP-like checkpoints have a tower for each modality.
         towers = dict(model.named_children())
         tower = towers.get("vision_model" if modality == "image" else "text_model", model)
-        encoder = Encoder(tower, processor, modality, max_tokens, source)
-        # Tried once, or what it lacks would be met by a crash within a run.
-        with torch.no_grad():
-            encoder(*encoder.prepare([Image.new("RGB", (8, 8)) if modality == "image" else "a"])[0])
-    return encoder
+        return Encoder(tower, processor, modality, max_tokens, source)
 
 
 def _processor(source: Path, modality: Modality) -> Any:

@@ -38,7 +38,7 @@ class Vlm(nn.Module):
         self.name, self.config, self.recipe = name, config, Recipe.of(config)
         self.model, self.processor = model, processor
         self.prompts = PromptEncoder(processor, self.base, config)
-        self.eos_id = self.prompts.eos_id
+        self.eos_ids = self.prompts.eos_ids
         self.width = self.base.config.get_text_config().hidden_size
         if self.recipe.precision == "bf16":
             head = self.base.get_output_embeddings()
@@ -214,7 +214,7 @@ class Vlm(nn.Module):
     def continuations(
         self, batch: Batch, max_tokens: int, temperature: float | None = None
     ) -> list[list[int]]:
-        """Return the tokens that follow each prompt, up to the end token, greedy or sampled.
+        """Return the tokens that follow each prompt, up to an end token, greedy or sampled.
 
         Sampling draws from torch's global generator.
         """
@@ -227,21 +227,24 @@ class Vlm(nn.Module):
                 **self.prompts.plain(batch),
                 max_new_tokens=max_tokens,
                 suppress_tokens=self.prompts.image_ids,  # they are no text
-                eos_token_id=self.eos_id,
+                eos_token_id=self.eos_ids,
                 pad_token_id=self.prompts.pad_id,
                 logits_processor=[_require_finite_logits],
                 use_cache=True,
                 **sampling,
             )
         rows = tokens[:, batch.tokens.shape[1] :].tolist()
-        # The first end token: rows that end early may be padded with more of them.
-        ends = (row.index(self.eos_id) + 1 if self.eos_id in row else len(row) for row in rows)
-        return [row[:end] for row, end in zip(rows, ends, strict=True)]
+        return [row[: self._length(row) + 1] for row in rows]
+
+    def _length(self, ids: Sequence[int]) -> int:
+        """Return the number of tokens before the first end token."""
+        ends = (index for index, token in enumerate(ids) if token in self.eos_ids)
+        return next(ends, len(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return text without special tokens, but with tags of reasoning."""
+        """Return text up to the end token without special tokens, but with tags of reasoning."""
         text: str = self.processor.tokenizer.decode(
-            [i for i in ids if i not in self.prompts.silent]
+            [i for i in ids[: self._length(ids)] if i not in self.prompts.silent]
         )
         return text.strip()
 

@@ -19,6 +19,7 @@ from steelyard.harness.models import vlm_checks
 from steelyard.harness.models.storage import describe_last, explain_load_errors, read_description
 from steelyard.harness.models.vlm import Vlm, vision_modules
 from steelyard.harness.models.vlm_config import TINY, VlmConfig, resolve_precision
+from steelyard.harness.models.vlm_resolution import limit_pixels
 
 DESCRIPTION = "vlm.json"
 ADAPTER, MODEL, VISION = "adapter", "model", "vision.safetensors"
@@ -179,6 +180,7 @@ def _assemble(name: str, config: VlmConfig, model: Any, processor: Any, source: 
         f"The chat template or processor of '{source}' fails",
         "Replace chat_template.jinja in its folder by that of the vision-language model.",
     ):
+        limit_pixels(processor, model.config, config.min_pixels, config.max_pixels)
         backbone = Vlm(name, config, model, processor)
     vlm_checks.check_processor(backbone, source)
     return backbone

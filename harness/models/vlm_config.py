@@ -31,7 +31,12 @@ class VlmConfig:
     """Names of the language model's linear layers, comma-separated."""
     vision: Literal["frozen", "trained"] = "frozen"
     """Whether the vision tower learns; the projector learns whenever ``tune`` is ``full``."""
-    max_prompt_tokens: int = 4096
+    min_pixels: int = 0
+    """Least pixels of an image as the model sees it; 0 keeps the checkpoint's bound."""
+    max_pixels: int = 0
+    """Most pixels of an image as the model sees it; 0 keeps the checkpoint's bound, but lowers one
+    in pixels (Qwen-VL) to 1,003,520, which are 1,280 tokens."""
+    max_prompt_tokens: int = 8192
     """Longest prompt, image tokens included; a longer one is an error, nothing is cut."""
     max_answer_tokens: int = 128
     """Longest training answer; a longer one is an error."""

@@ -63,6 +63,12 @@ class PromptEncoder:
         self.silent = {token for token, text in special.items() if text not in tags}
         """Tokens that are left out of answers."""
         self._read_template()
+        listed = model.generation_config.eos_token_id
+        ends = {self.eos_id, tokenizer.eos_token_id}.union(
+            listed if isinstance(listed, list) else [listed]
+        )
+        self.eos_ids = sorted(ends - {None})
+        """Tokens of which any ends a generated answer."""
         # Most chat templates render the begin token themselves.
         begin = tokenizer.bos_token
         self.adds_special = begin is None or not self.lead[0].startswith(begin)
@@ -90,6 +96,7 @@ class PromptEncoder:
         tail = tokenizer(full.rpartition(PROBE)[2], add_special_tokens=False)["input_ids"]
         ends = [token for token in tail if token in tokenizer.all_special_ids]
         self.eos_id = int(ends[0] if ends else tokenizer.eos_token_id)
+        """Token that ends an answer in training."""
         # Empty for a template that renders a finished turn in another form.
         between = full[len(prompt) :].partition(PROBE)[0] if full.startswith(prompt) else ""
         self.lead: tuple[str, str] = (prompt, between)
@@ -151,7 +158,7 @@ class PromptEncoder:
             raise UserError(
                 f"A prompt has {longest} tokens with its image, the limit is "
                 f"{self.config.max_prompt_tokens}: --backbone-set max_prompt_tokens={longest}, or "
-                "smaller images."
+                "a smaller max_pixels."
             )
         replies = [tuple(self.answer_ids(answer)) for answer in answers or ()] or [()] * len(rows)
         columns = zip(rows, inputs, replies, pictures, strict=True)

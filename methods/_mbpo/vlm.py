@@ -50,16 +50,16 @@ class VlmPolicy(Policy):
             mining.information_gain(backbone, batch).tolist(),
             strict=True,
         )
-        answers, end = [], backbone.eos_id
+        answers, ends = [], backbone.eos_ids
         rows = zip(positions, answers_of(batch), wrong, gains, strict=True)
         for position, good, bad, gain in rows:
             faults = mining.find_faults(
                 normalise(without_reasoning(backbone.decode(bad))),
                 normalise(backbone.decode(good)),
                 # The end token would bring the ratio of lengths nearer to 1.
-                ([token for token in bad if token != end], [t for t in good if t != end]),
+                ([t for t in bad if t not in ends], [t for t in good if t not in ends]),
                 gain,
-                finished=end in bad,
+                finished=bad[-1] in ends,
             )
             answers.append(MinedAnswer(position, tuple(good), tuple(bad), faults))
         return answers

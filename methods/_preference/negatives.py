@@ -148,7 +148,7 @@ def mined_answers(
         ]
         for ids in backbone.continuations(backbone.collate(inputs), max_tokens):
             text = without_reasoning(backbone.decode(ids))
-            answers.append(text if ids[-1:] == [backbone.eos_id] else None)
+            answers.append(text if ids[-1] in backbone.eos_ids else None)
     return answers
 
 

@@ -67,9 +67,9 @@ def check_answer(backbone: Vlm, answer: str, name: str) -> None:
     tokens = backbone.prompts.answer_ids(answer)  # raises if it is too long
     if len(tokens) == 1:  # the end token
         raise UserError(f"Row {name} has an empty answer: drop it or give it an answer.")
-    if backbone.eos_id in tokens[:-1]:
+    if set(backbone.eos_ids) & set(tokens[:-1]):
         raise UserError(
-            f"Row {name}: its answer {answer!r} has the end token in the middle, so generation "
+            f"Row {name}: its answer {answer!r} has an end token in the middle, so generation "
             "would stop there: remove it from the answer."
         )
     decoded = backbone.decode(tokens)

@@ -127,7 +127,7 @@ class RowTrainer:
         text = without_reasoning(source.backbone.decode(ids))
         rewards = {"correctness": online.correctness(text, right)}
         if source.config.format_reward:
-            finished = ids[-1] == source.backbone.eos_id
+            finished = ids[-1] in source.backbone.eos_ids
             rewards["form"] = online.form(text, choices, finished)
         return rewards
 

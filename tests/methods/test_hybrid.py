@@ -85,7 +85,7 @@ def test_stored_answers_are_scored_as_a_group_of_two(model: Vlm) -> None:
     for position, (row, ids, mask) in enumerate(triples):
         pair = rows[int(row["prompt"])]
         answer = pair.bad if position % 2 else pair.good
-        assert ids[mask.bool()].tolist() == list(answer) and answer[-1] == model.eos_id
+        assert ids[mask.bool()].tolist() == list(answer) and answer[-1] == model.prompts.eos_id
     assert "rewards/correctness/mean" in trainer._metrics["train"]
     assert trainer._metrics["train"]["rewards/stored/mean"] == [1.0]
 

@@ -92,7 +92,7 @@ def test_mined_pairs_are_right_against_wrong() -> None:
     for pair in pairs:
         assert start.decode(pair.right) == pool.examples[pair.position].answers[0]
         assert start.decode(pair.wrong) != start.decode(pair.right)
-        assert pair.wrong[-1] == pair.right[-1] == start.eos_id
+        assert pair.wrong[-1] == pair.right[-1] == start.prompts.eos_id
     unfiltered, all_values = run(filters="", iig=False)
     assert len(unfiltered) == all_values["mine_items"] == 80
     _, noise_values = run(filters="", iig=False, mining="noise")
@@ -197,4 +197,4 @@ def test_several_labels_are_refused(world: Path) -> None:
 def test_answers_keep_their_end() -> None:
     start = toy.load(toy.trained_base())
     batch = toy.data(start, 4, seed=0).gather(range(4))
-    assert all(ids[-1] == start.eos_id for ids in answers_of(batch))
+    assert all(ids[-1] == start.prompts.eos_id for ids in answers_of(batch))

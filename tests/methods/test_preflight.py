@@ -58,7 +58,7 @@ def test_sound_data_pass(backbone: Vlm, data: TrainData) -> None:
     ("changes", "message"),
     [
         ({"answer": ""}, "Row 0-3 has an empty answer"),
-        ({"answer": "red <end> blue"}, "Row 0-3: its answer .* has the end token in the middle"),
+        ({"answer": "red <end> blue"}, "Row 0-3: its answer .* has an end token in the middle"),
         ({"answer": "zebra"}, "Row 0-3: its answer 'zebra' becomes"),
         ({"answer": "a red cup and a blue cup"}, "max_answer_tokens=8"),
         ({"prompt": "what is <image>?"}, "Row 0-3 has no image but its prompt has 1 image token"),
@@ -115,6 +115,6 @@ def test_an_answer_is_what_generation_would_have_said(backbone: Vlm, data: Train
     batch = data.gather([0])
     spoken = [token for token in batch.targets[0].tolist() if token != -100]
     assert spoken == backbone.prompts.answer_ids(data.turn(0).answer)
-    assert spoken[-1] == backbone.eos_id
+    assert spoken[-1] == backbone.prompts.eos_id
     row = render(backbone, data.turn(0).inputs).tokens
     assert torch.equal(row, batch.tokens[0][batch.mask[0].bool()])

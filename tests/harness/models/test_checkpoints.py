@@ -230,3 +230,26 @@ def test_encoders_fail_in_one_line_and_pad_without_a_pad_token(tmp_path: Path) -
     edit(tmp_path / "config.json", lambda content: content.update(quantization_config=BITS))
     with pytest.raises(UserError, match="requires bitsandbytes"):
         encoders.load_encoder(str(tmp_path), "text", 16)
+
+
+def test_an_encoders_width_is_that_of_its_output(tmp_path: Path) -> None:
+    """DistilBERT calls the width of its inner layers ``hidden_dim``, ConvNeXt has a list."""
+    from transformers import (
+        CLIPImageProcessor,
+        ConvNextConfig,
+        ConvNextModel,
+        DistilBertConfig,
+        DistilBertModel,
+    )
+
+    tokenizer = encoders.word_tokenizer(["a red fish", "a cup"], 16)
+    sizes = {"dim": 16, "hidden_dim": 24, "n_layers": 1, "n_heads": 2}
+    text = DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), **sizes))
+    image = ConvNextModel(ConvNextConfig(hidden_sizes=[4, 8], depths=[1, 1], num_stages=2))
+    for name, parts in {"text": (text, tokenizer), "image": (image, CLIPImageProcessor())}.items():
+        for part in parts:
+            part.save_pretrained(tmp_path / name)
+    encoder = encoders.load_encoder(str(tmp_path / "text"), "text", 16)
+    assert encoder.width == 16
+    assert encoder(*encoder.prepare(["a red fish", "a"])[0]).shape == (2, 16)
+    assert encoders.load_encoder(str(tmp_path / "image"), "image", 0).width == 8

@@ -268,7 +268,7 @@ def test_answers_do_not_depend_on_company(family: str, build: Build) -> None:
     assert model.training, "asking leaves the mode as it was"
     ids = model.continuations(model.collate(ITEMS), 6)
     assert all(len(row) <= 6 and not set(row) & set(model.prompts.image_ids) for row in ids)
-    assert all(model.eos_id not in row[:-1] for row in ids)
+    assert all(model.prompts.eos_id not in row[:-1] for row in ids)
 
 
 @every_family
