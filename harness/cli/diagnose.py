@@ -70,6 +70,7 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
     """
     from steelyard.harness.reliance.ask import ProfileSettings
     from steelyard.harness.reliance.session import collect_answers
+    from steelyard.leaderboards.output.sheet import terminal_tables
     from steelyard.leaderboards.reliance import tables as reliance_tables
     from steelyard.leaderboards.reliance.numbers import Diagnosis
 
@@ -104,7 +105,8 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
         description = _describe(backbone, corpora, settings, device)
         diagnosis = Diagnosis(title, description, tuple(parts))
         files = reliance_tables.write(diagnosis, options.out)
-    console.print(reliance_tables.terminal(diagnosis))
+    scores, *_ = reliance_tables.sheets(diagnosis)
+    console.print(*terminal_tables(scores, console.width, names=2))
     for part in diagnosis.parts:
         if not part.subset:
             verdict = f"[bold]{part.name}[/]: {reliance_tables.verdict(part)}"

@@ -136,6 +136,7 @@ def factors(factor: str, options: FactorOptions) -> None:
     from steelyard.harness.reliance.ask import ProfileSettings
     from steelyard.leaderboards.factor_effects import numbers
     from steelyard.leaderboards.factor_effects import tables as effect_tables
+    from steelyard.leaderboards.output.sheet import terminal_tables
 
     base, levels = _plan(factor, options)
     device = pick_device(options.device)
@@ -162,7 +163,10 @@ def factors(factor: str, options: FactorOptions) -> None:
     with console.status("computing the effects"):
         effects = numbers.build(name, groups, description)
         files = effect_tables.write(effects, options.out)
-    console.print(effect_tables.terminal(effects))
+    for curve in effects.curves:
+        console.print(f"[bold]{curve.task}: {curve.about}[/]", highlight=False)
+        for sheet in effect_tables.sheets(curve):
+            console.print(*terminal_tables(sheet, console.width, names=1))
     console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
 
 

@@ -1,20 +1,16 @@
-"""Write the effect of a factor as tables and a figure, and its means for a terminal."""
+"""Write the effect of a factor as tables and a figure."""
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.factor_effects.numbers import Factor, FactorCurve
 from steelyard.leaderboards.factor_effects.plots import draw
 from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report, ReportPart
-from steelyard.leaderboards.output.sheet import Sheet, sheet_terminal, text_sheet
+from steelyard.leaderboards.output.sheet import Sheet, text_sheet
 from steelyard.leaderboards.reliance.numbers import NUMBERS
 from steelyard.leaderboards.reliance.tables import mean_and_half
 from steelyard.leaderboards.stats.intervals import Interval
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 HEADINGS = {
     "score.full": "full",
@@ -26,9 +22,6 @@ HEADINGS = {
     "conflict.image": "follows image",
 }
 """Numbers of the page's tables with their headings; the CSV and JSON files have all."""
-TERMINAL = ("score.full", "score.text.blank", "gain.image.shuffled", "same.text.blank",
-            "conflict.text")  # fmt: skip
-"""Numbers that 80 characters have room for."""
 RULES = (
     "One parameter is changed at a time, compared with the level marked (reference); everything "
     "else, the seeds and the test items are the same. The test items come from the unchanged "
@@ -95,17 +88,3 @@ def sheets(curve: FactorCurve) -> list[Sheet]:
 def _effect(interval: Interval | None, name: str) -> str:
     mark = "" if interval is None or interval.low <= 0 <= interval.high else " *"
     return mean_and_half(interval, name, "+") + mark
-
-
-def terminal(factor: Factor) -> "Table":
-    """Return the means of every level."""
-    rows = []
-    for curve in factor.curves:
-        for level in curve.levels:
-            intervals = (level.numbers.get(name) for name in TERMINAL)
-            means = ("" if i is None else f"{100 * i.mean:.1f}" for i in intervals)
-            rows.append((curve.task, f"{curve.parameter} {level.name}", *means))
-    # Columns do not wrap: a word a line.
-    headings = [HEADINGS[name].replace(" ", "\n") for name in TERMINAL]
-    sheet = text_sheet(f"Effect of {factor.name} on reliance", ("task", "level", *headings), rows)
-    return sheet_terminal(sheet, left=(0, 1))

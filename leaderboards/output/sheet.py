@@ -1,13 +1,17 @@
 """Write tables of cells as Markdown and LaTeX, and bullet lists."""
 
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.output.escape import md, tex
+from steelyard.leaderboards.output.style import shorten
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+VERDICTS = ("▲", "▼")
+"""Marks of numbers that differ from the control."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +107,39 @@ def sheet_terminal(
     for row in sheet.rows:
         table.add_row(*(Text(row[i].text, style="bold" if row[i].best else "") for i in indices))
     return table
+
+
+def terminal_tables(sheet: Sheet, width: int, names: int = 2) -> Iterator["Table"]:
+    """Yield tables of ``width`` characters at most, with the first ``names`` columns in each.
+
+    Headings are broken into words, the arrow of a direction with the last.
+    """
+    from rich.cells import cell_len
+
+    arrows = [title.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓") for title in sheet.header]
+    header = tuple(title.replace(" ", "\n") for title in arrows)
+    columns = [_aligned([row[index] for row in sheet.rows]) for index in range(len(header))]
+    columns[names - 1] = [replace(cell, text=shorten(cell.text)) for cell in columns[names - 1]]
+    rows = tuple(zip(*columns, strict=True))
+    needs = [
+        2 + max(map(cell_len, [*title.split("\n"), *(cell.text for cell in cells)]))
+        for title, cells in zip(header, columns, strict=True)
+    ]
+    # Columns are never reordered: a table per group reads like one table.
+    groups: list[list[int]] = []
+    for index in range(names, len(header)):
+        if not groups or sum(needs[i] for i in groups[-1]) + needs[index] > width:
+            groups.append(list(range(names)))
+        groups[-1].append(index)
+    for group in groups:
+        yield sheet_terminal(Sheet(sheet.title, header, rows), columns=group, left=(names - 1,))
+
+
+def _aligned(cells: Sequence[Cell]) -> list[Cell]:
+    """Make room for the verdict that other numbers of the column have: they end at the right."""
+    if not any(cell.text.endswith(VERDICTS) for cell in cells):
+        return list(cells)
+    return [
+        cell if cell.text.endswith(VERDICTS) else replace(cell, text=f"{cell.text}  ")
+        for cell in cells
+    ]

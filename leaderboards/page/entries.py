@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from steelyard.leaderboards.output.sheet import Sheet
+from steelyard.leaderboards.output.sheet import VERDICTS, Sheet
 from steelyard.leaderboards.output.style import off_scale
 from steelyard.leaderboards.page.details import Detail
 from steelyard.leaderboards.stats.intervals import Interval
 
-VERDICTS = ("▲", "▼")
 WIDE = 100
 """Width of an interval's drawing in its own units."""
 

@@ -1,11 +1,10 @@
-"""Write a reliance profile: verdicts, tables, a figure, and the main numbers for a terminal."""
+"""Write a reliance profile: verdicts, tables and a figure."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report, ReportPart
-from steelyard.leaderboards.output.sheet import Sheet, sheet_terminal, text_sheet
+from steelyard.leaderboards.output.sheet import Sheet, text_sheet
 from steelyard.leaderboards.reliance.numbers import (
     CONFLICTS,
     NUMBERS,
@@ -15,9 +14,6 @@ from steelyard.leaderboards.reliance.numbers import (
 )
 from steelyard.leaderboards.reliance.plots import figures
 from steelyard.leaderboards.stats.intervals import Interval
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 NAME = "diagnosis"
 UNUSED = 0.02
@@ -64,16 +60,6 @@ SHEETS = {
     },
 }
 """Title of each table; its headings with their numbers."""
-MAIN_COLUMNS = {
-    "full": "score.full",
-    "no image": "score.text.blank",
-    "no text": "score.image.blank",
-    "neither": "score.neither.blank",
-    "gain": "gain.image.shuffled",
-    "same": "same.text.blank",
-    "to text": "conflict.text",
-}
-"""Headings of the terminal's table with their numbers."""
 RULES = (
     "Numbers are percentages with half of the 95 % interval, over resampled items that share no "
     "image or other cluster, and over training seeds where there are several. If all n items "
@@ -143,22 +129,6 @@ def sheets(diagnosis: Diagnosis) -> list[Sheet]:
             rows.append((str(part.items), part.name, metric, *numbers))
         tables.append(text_sheet(title, ("items", "task", "score", *columns), rows))
     return tables
-
-
-def terminal(diagnosis: Diagnosis) -> "Table":
-    """Return the main numbers of each task."""
-    rows = []
-    for part in diagnosis.parts:
-        intervals = (part.numbers.get(name) for name in MAIN_COLUMNS.values())
-        means = ("" if interval is None else f"{100 * interval.mean:.0f}" for interval in intervals)
-        rows.append([part.name, *means])
-    title = f"What {diagnosis.model} relies on"
-    sheet = text_sheet(title, ("task", *MAIN_COLUMNS), rows)
-    caption = (
-        "%. gain: with the image minus with another item's; same: answers that stay without the "
-        "image; to text: conflicts that follow the text"
-    )
-    return sheet_terminal(sheet, left=(0,), caption=caption)
 
 
 def _cell(part: TaskReliance, name: str) -> str:

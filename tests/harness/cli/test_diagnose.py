@@ -161,7 +161,8 @@ def test_factors_trains_each_level_and_goes_on(tmp_path: Path, monkeypatch: Any)
     monkeypatch.setitem(LEVELS, ("data", "classifier"), two)
     words = ("factors", "data", "--quick", "--budget", "2e9", "--limit", "30", "--out",
              str(tmp_path / "out"))  # fmt: skip
-    assert "p_named 0.75 (reference)" in invoke(*words)
+    output = invoke(*words)
+    assert "0.75 (reference)" in output and "Minus the reference level" in output
     runs = sorted((tmp_path / "out" / "data" / "runs").glob("*/record.json"))
     assert len(runs) == 2
     stamps = [path.stat().st_mtime_ns for path in runs]
