@@ -36,6 +36,7 @@ Options, ours in all details; the defaults are the readings that we recommend:
 - kl and unimodal are 1.
 
 R1 depends on the training loss, which memorisation lowers: an over-fitted modality looks strong.
+w and λ are those of a pass, of which a step may have several (``micro_batch_size``).
 
 On a vision-language model (ours; the paper has classifiers only):
 - p_m is the model's prediction at the answer tokens with the other modality blanked, one more pass

@@ -66,8 +66,8 @@ class Context(Protocol):
 class Latents:
     """Image and text tensors, rows aligned: [B, D] latents, [B, H] contributions or [B, C] logits.
 
-    Of a vlm: [B, I, D] image tokens after the projector and [B, T, D] embeddings of the prompt's
-    tokens; logits are [A, V], one row per answer token of the batch.
+    Of a vlm: [B, I, D] image tokens after the projector, with those between them, and [B, T, D]
+    embeddings of the prompt's tokens; logits are [A, V], one row per answer token of the batch.
     """
 
     image: "Tensor"

@@ -50,10 +50,9 @@ CASES: Cases = {
 }
 VLM_CASES: Cases = {
     "joint": ("joint", {}),
-    "joint_unimodal": ("joint_unimodal", {}),
     "modality_dropout": ("modality_dropout", {}),
     "mcr": ("mcr", {}),
-    "mcr without unimodal": ("mcr", {"unimodal": 0.0}),
+    "mcr with unimodal": ("mcr", {"unimodal": 0.01}),
     "mcr players=sides": ("mcr", {"players": "sides"}),
     "balgrad P2": ("balgrad", {}),
     "balgrad P1": ("balgrad", {"projection": "P1"}),
