@@ -54,7 +54,9 @@ def imported(path: Path) -> set[str]:
 
 def imports_of(path: Path, package: str, names: list[str]) -> list[str]:
     """Imports of these modules of a package, or of something in them."""
-    modules = {f"steelyard.{package}.{name}" for name in names if name != path.stem}
+    # A folder _NAME belongs to the method NAME, and takes the types of its options from it.
+    own = {path.stem, path.parent.name.removeprefix("_")}
+    modules = {f"steelyard.{package}.{name}" for name in names if name not in own}
     return [
         name
         for name in imported(path)

@@ -10,8 +10,9 @@ model:
   about words.
 - An online group consists of ``group`` classes drawn from the policy at ``temperature``, with
   reward 1 for the label. Every class is well formed, so ``format_reward`` has no effect.
-- Both streams use GRPO's advantages and k3 divergence on the log-probability of the class. Each
-  batch gets one update, so the ratio to the old policy is 1 and ``clip`` never acts.
+- Both streams use GRPO's advantages on the log-probability of the class, and its k3 divergence for
+  sampled classes; for stored ones half of the squared log-ratio. Each batch gets one update, so the
+  ratio to the old policy is 1 and ``clip`` never acts.
 """
 
 import copy
@@ -29,8 +30,14 @@ from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.models.pgd import frozen_weights
 from steelyard.harness.training.fit import StepResult, TrainStep, fit
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._mbpo.mining import MinedAnswer, Policy, attacked_pixels, information_gain
-from steelyard.methods._mbpo.options import Fault
+from steelyard.methods._mbpo.mining import (
+    Fault,
+    MinedAnswer,
+    Policy,
+    attacked_pixels,
+    information_gain,
+)
+from steelyard.methods._shared.divergences import half_square
 from steelyard.methods._shared.steps import fused_step
 
 REJECTED = "rejected"  # key of the wrong classes [B] in Batch.extra
@@ -60,13 +67,17 @@ class ClassifierPolicy(Policy):
         self.reference = cast(Backbone, frozen_copy)
         self.generator = torch.Generator().manual_seed(seed_for(self.seed, "mbpo", "answers"))
 
+    @property
+    def pairs_per_step(self) -> int:
+        return self.backbone.recipe.batch_size
+
     def answer_attacked(
-        self, positions: Sequence[int], generator: torch.Generator
+        self, positions: Sequence[int], generator: torch.Generator, steps: int
     ) -> list[MinedAnswer]:
         batch, backbone = self.data.gather(positions), self.backbone
         attacked, is_removed = batch, self.config.mining == "no_image"
         if not is_removed:
-            pixels = attacked_pixels(backbone, batch, self.config, generator)
+            pixels = attacked_pixels(backbone, batch, replace(self.config, steps=steps), generator)
             attacked = replace(batch, pixels=pixels)
         with frozen_weights(backbone), torch.no_grad():
             latents = backbone.encode(attacked)
@@ -108,9 +119,9 @@ class ClassifierPolicy(Policy):
         classes = torch.multinomial(policy, count, replacement=True, generator=generator)
         answers = classes.to(logits.device)
         rewards = (answers == batch.targets[:, None]).float()
-        loss = self._objective(batch, logits, answers, group_advantages(rewards))
+        loss, divergence = self._objective(batch, logits, answers, group_advantages(rewards))
         flat = (rewards.amax(1) == rewards.amin(1)).float().mean()
-        return loss, {"loss_online": loss.detach(), "flat_groups": flat}
+        return loss, {"loss_online": loss.detach(), "kl_online": divergence, "flat_groups": flat}
 
     def offline_step(self, batch: Batch) -> StepResult:
         """Return the loss of pairs, and values to log."""
@@ -119,19 +130,25 @@ class ClassifierPolicy(Policy):
         # The paper's reward; after division by the spread its size has no effect.
         advantages = group_advantages(torch.tensor([[2.0, 0.0]], device=logits.device))
         advantages = self.config.offline_weight * advantages.expand(len(logits), -1)
-        loss = self._objective(batch, logits, answers, advantages)
+        loss, divergence = self._objective(batch, logits, answers, advantages, stored=True)
         right, wrong = logits.log_softmax(1).gather(1, answers).mean(0)
         loss = loss - self.config.nll_anchor * right
-        return loss, {"loss_offline": loss.detach(), "margin": (right - wrong).detach()}
+        values = {"kl_offline": divergence, "margin": (right - wrong).detach()}
+        return loss, {"loss_offline": loss.detach(), **values}
 
     def _objective(
-        self, batch: Batch, logits: Tensor, answers: Tensor, advantages: Tensor
-    ) -> Tensor:
+        self,
+        batch: Batch,
+        logits: Tensor,
+        answers: Tensor,
+        advantages: Tensor,
+        stored: bool = False,
+    ) -> tuple[Tensor, Tensor]:
         reference = None
         if self.config.beta:
             with torch.no_grad(), self.meter.phase("reference"):
                 reference = self.reference.predict(batch)
-        return objective(logits, answers, advantages, reference, self.config.beta)
+        return objective(logits, answers, advantages, reference, self.config.beta, stored)
 
 
 def pair_data(data: TrainData, pairs: Sequence[MinedAnswer]) -> TrainData:
@@ -170,18 +187,24 @@ def group_advantages(rewards: Tensor) -> Tensor:
 
 
 def objective(
-    logits: Tensor, answers: Tensor, advantages: Tensor, reference: Tensor | None, beta: float
-) -> Tensor:
-    """Return GRPO's loss for classes ``answers`` [B, K] with advantages [B, K]; scalar.
+    logits: Tensor,
+    answers: Tensor,
+    advantages: Tensor,
+    reference: Tensor | None,
+    beta: float,
+    stored: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return GRPO's loss for classes ``answers`` [B, K] with advantages [B, K], and its divergence.
 
     ``logits`` [B, C] belong to the policy and ``reference`` [B, C] to the frozen start; None leaves
-    the divergence out.
+    the divergence out. ``stored`` classes were not sampled by the policy.
     """
     scores = logits.log_softmax(dim=1).gather(1, answers)
     # The ratio to the old policy: its value is 1, its gradient that of the log-probability.
     loss = -((scores - scores.detach()).exp() * advantages).mean()
     if reference is None:
-        return loss
+        return loss, loss.new_zeros(())
     gap = reference.log_softmax(dim=1).gather(1, answers) - scores
     # k3, as in ``grpo``: never negative, and 0 where policy and start agree.
-    return loss + beta * (gap.exp() - gap - 1).mean()
+    divergence = (half_square(gap) if stored else gap.exp() - gap - 1).mean()
+    return loss + beta * divergence, divergence.detach()

@@ -7,22 +7,31 @@ and the model is in evaluation mode. Callers charge it with ``meter.phase("mine"
 
 import math
 import re
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.models.pgd import ascend, frozen_weights, noisy_start
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._mbpo.options import FAULTS, Fault, MbpoOptions, Reference, parse_faults
 
+if TYPE_CHECKING:
+    from steelyard.methods.mbpo import Config
+
+Reference = Literal["removed", "black", "noise"]
+Fault = Literal["same", "unfinished", "repetition", "refusal", "length", "grounded"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
+PILOT = 4  # items on which costs are measured before mining
+LEAST_STEPS = 3  # of an attack whose budget is short
+BATCHES = 8  # of pairs; a run on fewer is marked as starved
 REPEATS = 3  # a block of tokens that occurs this often in sequence is a repetition
 LONGEST_BLOCK = 4  # tokens
 QUANTILES = (0.1, 0.5, 0.9)
@@ -51,32 +60,38 @@ class Policy(ABC):
     backbone: Backbone
     data: TrainData
     meter: Meter
-    config: MbpoOptions
+    config: "Config"
     seed: int
 
     required_filters: ClassVar[frozenset[Fault]] = frozenset()
     """Faults that always drop an answer."""
     logged_faults: ClassVar[tuple[Fault, ...]] = FAULTS
 
+    @property
+    @abstractmethod
+    def pairs_per_step(self) -> int:
+        """Number of pairs of an offline batch."""
+
     @abstractmethod
     def answer_attacked(
-        self, positions: Sequence[int], generator: torch.Generator
+        self, positions: Sequence[int], generator: torch.Generator, steps: int
     ) -> list[MinedAnswer]:
-        """Answer the attacked images of these training items."""
+        """Answer the images of these training items after so many steps of the attack."""
+
+    def balance(self, answers: Sequence[MinedAnswer], kept: Sequence[int]) -> Sequence[int]:
+        """Thin the indices of answers that remain, if filters favour some right answers."""
+        return kept
 
     @abstractmethod
     def train(self, pairs: Sequence[MinedAnswer]) -> None:
         """Train on pairs and on sampled answers until the budget is spent."""
 
 
-def select(policy: Policy) -> list[int]:
-    """Return positions of the items to mine, in random order.
-
-    Scoring takes at most half of the fraction of the remaining budget for mining. Logs quantiles of
-    the information gain.
+def mine(policy: Policy) -> list[MinedAnswer]:
+    """Answer attacked images of the items that need them most, within ``mine_share``.
 
     Raises:
-        UserError: no training item has an image.
+        UserError: no training item has an image, or the share affords no attack.
     """
     data, meter, config = policy.data, policy.meter, policy.config
     generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "candidates"))
@@ -84,36 +99,106 @@ def select(policy: Policy) -> list[int]:
     positions = [i for i in order if data.examples[i].image is not None][: config.mine_limit]
     if not positions:
         raise UserError("No training item has an image: there is nothing to attack.")
-    if not config.iig:
-        return positions
+    end = meter.fraction + config.mine_share * (1 - meter.fraction)
+    count, steps = plan(policy, positions, end)
+    positions = positions[:count]
+    if config.iig:
+        positions = select(policy, positions, generator)
+    generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "attack"))
+    answers: list[MinedAnswer] = []
+    for chunk in chunks(policy, positions):
+        # The plan is an estimate; the share is a limit.
+        if answers and meter.fraction >= end:
+            break
+        answers += policy.answer_attacked(chunk, generator, steps)
+    return answers
+
+
+def plan(policy: Policy, positions: Sequence[int], end: float) -> tuple[int, int]:
+    """Return how many items to consider and the steps of the attack, to end at a fraction.
+
+    Costs are measured on a few items. Only items that can be attacked are scored: n items cost
+    n score + iig_top n (steps step + answer). There are as many steps, up to the option, as leave
+    items for twice ``BATCHES`` batches of pairs, since many answers have faults; at least
+    ``LEAST_STEPS``.
+    """
+    config, meter, pilot = policy.config, policy.meter, positions[:PILOT]
+    generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "plan"))
+
+    def cost(work: Callable[[], object]) -> float:
+        before = meter.fraction
+        work()
+        return (meter.fraction - before) / len(pilot)
+
+    def score() -> None:
+        batch = policy.data.gather(pilot)
+        information_gain(policy.backbone, batch, config.iig_reference, generator)
+
+    scoring, part = (cost(score), config.iig_top) if config.iig else (0.0, 1.0)
+    one = cost(lambda: policy.answer_attacked(pilot, generator, 1))
+    two = cost(lambda: policy.answer_attacked(pilot, generator, 2))
+    room = end - meter.fraction
+
+    def affordable(steps: int) -> int:
+        each = scoring + part * (one + (steps - 1) * (two - one))
+        # A budget of items alone leaves mining free.
+        return min(len(positions), int(room / each)) if each > 0 else len(positions)
+
+    enough = min(2 * BATCHES * policy.pairs_per_step / part, len(positions))
+    steps = config.steps
+    while steps > LEAST_STEPS and affordable(steps) < enough:
+        steps -= 1
+    if affordable(steps) < 1:
+        raise UserError(
+            f"mine_share={config.mine_share:g} of this budget affords no attacked item: raise the "
+            "budget or mine_share, or set stream=online."
+        )
+    meter.log({"mine_steps": float(steps)})
+    return affordable(steps), steps
+
+
+def select(policy: Policy, positions: Sequence[int], generator: torch.Generator) -> list[int]:
+    """Return the positions whose right answers need the image most; log quantiles of the gain."""
+    data, config = policy.data, policy.config
     gains: list[float] = []
-    for chunk in affordable(policy, fraction_after(meter, config.mine_share / 2), positions):
+    for chunk in chunks(policy, positions):
         batch = data.gather(chunk)
         gain = information_gain(policy.backbone, batch, config.iig_reference, generator)
         gains += gain.tolist()
     levels = torch.tensor(gains).quantile(torch.tensor(QUANTILES))
     quantiles = {f"gain_q{100 * q:.0f}": level for q, level in zip(QUANTILES, levels, strict=True)}
-    meter.log({"mine_scored": float(len(gains)), **quantiles})
-    # Scoring may have ended before the last position.
-    subsets = [data.examples[position].subset for position in positions[: len(gains)]]
+    policy.meter.log({"mine_scored": float(len(gains)), **quantiles})
+    subsets = [data.examples[position].subset for position in positions]
     return [positions[index] for index in best(gains, subsets, config.iig_top)]
 
 
-def mine(policy: Policy, positions: Sequence[int], end: float) -> list[MinedAnswer]:
-    """Answer attacked images, batch by batch, until the meter's fraction is ``end``."""
-    generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "attack"))
-    chunks = affordable(policy, end, positions)
-    return [answer for chunk in chunks for answer in policy.answer_attacked(chunk, generator)]
+def chunks(policy: Policy, positions: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield positions in batches of the recipe's size."""
+    size = policy.backbone.recipe.batch_size
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
 
 
 def filter_pairs(policy: Policy, answers: Sequence[MinedAnswer]) -> list[MinedAnswer]:
-    """Drop answers with a fault that the filters name; log the faults; refuse to drop all."""
+    """Drop answers with a fault that the filters name, and mark a run on few pairs as starved.
+
+    Raises:
+        UserError: no answer remains.
+    """
     dropped = parse_faults(policy.config.filters) | policy.required_filters
-    pairs = [answer for answer in answers if not dropped.intersection(answer.faults)]
+    faultless = [i for i, a in enumerate(answers) if not dropped.intersection(a.faults)]
+    pairs = [answers[index] for index in policy.balance(answers, faultless)]
     counts = {fault: sum(fault in answer.faults for answer in answers) for fault in FAULTS}
     fractions = {f"mine_{fault}": counts[fault] / len(answers) for fault in policy.logged_faults}
     sizes = {"mine_items": float(len(answers)), "mine_pairs": float(len(pairs))}
-    policy.meter.log(sizes | fractions)
+    batches = len(pairs) / policy.pairs_per_step
+    policy.meter.log(sizes | fractions | {"starved": float(batches < BATCHES)})
+    if 0 < batches < BATCHES:
+        print(
+            f"MBPO trains on {len(pairs)} pairs, {batches:.1f} batches: fewer than {BATCHES} say "
+            "little about the method. Raise the budget, mine_share or mine_limit.",
+            file=sys.stderr,
+        )
     if not pairs:
         # Only faults in the filters can be the cause.
         most = max((fault for fault in FAULTS if fault in dropped), key=lambda f: counts[f])
@@ -173,7 +258,7 @@ def perturb(
 
 
 def attacked_pixels(
-    backbone: Backbone, batch: Batch, options: MbpoOptions, generator: torch.Generator | None = None
+    backbone: Backbone, batch: Batch, options: "Config", generator: torch.Generator | None = None
 ) -> Tensor:
     """Return the pixels of the batch under the attack; ``no_image`` is up to the caller.
 
@@ -197,20 +282,6 @@ def attacked_pixels(
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw from [-1, 1] on the CPU, so that a seed gives the same numbers on every device."""
     return (torch.rand(like.shape, generator=generator) * 2 - 1).to(like)
-
-
-def fraction_after(meter: Meter, part: float) -> float:
-    """Return the meter's fraction once this part of the remaining budget is spent."""
-    return meter.fraction + part * (1 - meter.fraction)
-
-
-def affordable(policy: Policy, end: float, positions: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield batches of positions until the meter's fraction is ``end``; at least one."""
-    size = policy.backbone.recipe.batch_size
-    for start in range(0, len(positions), size):
-        if start and policy.meter.fraction >= end:
-            return
-        yield positions[start : start + size]
 
 
 def best(gains: Sequence[float], subsets: Sequence[str], top: float) -> list[int]:
@@ -248,6 +319,15 @@ def find_faults(
         "grounded": gains[0] >= gains[1],
     }
     return tuple(fault for fault in FAULTS if has_fault[fault])
+
+
+def parse_faults(text: str) -> frozenset[Fault]:
+    """Read fault names from a comma-separated option; refuse unknown names."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in FAULTS:
+            raise unknown("filter", name, FAULTS)
+    return frozenset(fault for fault in FAULTS if fault in names)
 
 
 def repeats(tokens: Sequence[int]) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -12,12 +12,14 @@ from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._mbpo import mining
 from steelyard.methods._mbpo.mining import MinedAnswer, Policy
-from steelyard.methods._mbpo.options import MbpoOptions
-from steelyard.methods._preference import online, trl
+from steelyard.methods._preference import balance, online, trl
 from steelyard.methods._preference.online import PAIR, StreamRow
 from steelyard.methods._preference.row_trainer import Answer, RowTrainer, online_trainer
 from steelyard.methods._shared.divergences import half_square
 from steelyard.tasks.answers import normalise, without_reasoning
+
+if TYPE_CHECKING:
+    from steelyard.methods.mbpo import Config
 
 
 @dataclass
@@ -32,18 +34,35 @@ class VlmPolicy(Policy):
         is_offline = self.config.stream == "offline"
         self.online_rows = [] if is_offline else online.online_rows(self.data)
 
+    @property
+    def pairs_per_step(self) -> int:
+        return self.backbone.recipe.batch_size // PAIR
+
+    def balance(self, answers: Sequence[MinedAnswer], kept: Sequence[int]) -> Sequence[int]:
+        """Log pairs by question type and right answer, and drop those that filters favour."""
+        strata = balance.strata(self.data, [answer.position for answer in answers])
+        kept = balance.thin(strata, kept)
+        hint = "Raise mine_limit, or name fewer filters."
+        balance.check(self.meter, strata, [strata[index] for index in kept], hint)
+        return kept
+
     def answer_attacked(
-        self, positions: Sequence[int], generator: torch.Generator
+        self, positions: Sequence[int], generator: torch.Generator, steps: int
     ) -> list[MinedAnswer]:
         batch, backbone = self.data.gather(positions), self.backbone
         if self.config.mining == "no_image":
             inputs = [replace(self.data.turn(i).inputs, image=None) for i in positions]
             attacked = backbone.collate(inputs)
         else:
-            pixels = mining.attacked_pixels(backbone, batch, self.config, generator)
+            config = replace(self.config, steps=steps)
+            pixels = mining.attacked_pixels(backbone, batch, config, generator)
             attacked = replace(batch, pixels=pixels)
         temperature = self.config.mine_temperature or None  # None is greedy
-        wrong = backbone.continuations(attacked, self.config.max_tokens, temperature)
+        longest = self.config.mine_max_tokens or backbone.config.max_answer_tokens
+        if "length" in mining.parse_faults(self.config.filters):
+            # A longer answer has a fault; the end token is one more.
+            longest = min(longest, 2 * max(map(len, answers_of(batch))) + 1)
+        wrong = backbone.continuations(attacked, longest, temperature)
         # Both gains are those of the clean image.
         gains = zip(
             mining.information_gain(backbone, retarget(batch, wrong)).tolist(),
@@ -104,8 +123,8 @@ class HybridTrainer(RowTrainer, GRPOTrainer):  # type: ignore[misc]
     _log_probs = torch.empty(0)
 
     @property
-    def config(self) -> MbpoOptions:
-        return cast(MbpoOptions, self.source.config)
+    def config(self) -> "Config":
+        return cast("Config", self.source.config)
 
     def answers_to(self, rows: Sequence[int]) -> list[Answer]:
         if not self._is_offline(rows[0]):

@@ -1,5 +1,6 @@
 """MBPO end to end on a small trained model and on a classifier: pairs, phases, budget, effect."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.training.train_data import train_data
 from steelyard.methods import mbpo
 from steelyard.methods._mbpo import classifier as on_classes
-from steelyard.methods._mbpo.mining import MinedAnswer, Policy, filter_pairs, mine, select
+from steelyard.methods._mbpo.mining import MinedAnswer, Policy, filter_pairs, mine
 from steelyard.methods._mbpo.vlm import VlmPolicy, answers_of, retarget
 
 FLOPS = 6e9
@@ -62,7 +63,7 @@ def mined_pairs(
     """Pairs of the start model, by the first three steps of the method."""
     policy: Policy = kind(model, pool, meter, config, seed=0)
     with meter.phase("mine"):
-        answers = mine(policy, select(policy), end=0.3)
+        answers = mine(policy)
     return filter_pairs(policy, answers)
 
 
@@ -162,10 +163,11 @@ def test_classifier_objective_by_hand() -> None:
     advantages = on_classes.group_advantages(torch.tensor([[2.0, 0.0]]))
     torch.testing.assert_close(advantages, torch.tensor([[0.5, -0.5]]) * 2**0.5, atol=1e-4, rtol=0)
     uniform = torch.zeros(1, 3)
-    loss = on_classes.objective(logits, answers, advantages, uniform, beta=0.5)
+    loss, logged = on_classes.objective(logits, answers, advantages, uniform, 0.5, stored=False)
     ratios = torch.tensor([2 / 3, 4 / 3])  # reference over policy
     divergence = (ratios - ratios.log() - 1).mean()
     torch.testing.assert_close(loss, 0.5 * divergence, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logged, divergence)
     torch.autograd.backward(loss)
     # d/dz_j of log p_k is (k == j) - p_j; weights: -A/2 of the policy part, (1 - r) beta/2 of k3
     weight = -advantages[0] / 2 + 0.5 * (1 - ratios) / 2
@@ -174,6 +176,25 @@ def test_classifier_objective_by_hand() -> None:
     for answer, factor in zip((0, 1), weight, strict=True):
         expected += factor * (torch.eye(3)[answer] - probabilities)
     torch.testing.assert_close(logits.grad, expected[None], atol=1e-5, rtol=0)
+
+
+def test_the_pull_on_a_stored_class_is_its_gap() -> None:
+    """Two classes, the second 5 nats below the start: k3 would pull it up by e^5 - 1 = 147."""
+    reference = torch.tensor([[0.0, 0.0]])
+    scores = torch.tensor([[-(1 - 0.5 * math.exp(-5)), 0.5 * math.exp(-5)]]).abs().log()
+    answers, advantages = torch.tensor([[1]]), torch.zeros(1, 1)
+    pulls = {}
+    for stored in (True, False):
+        logits = scores.clone().requires_grad_()
+        loss, divergence = on_classes.objective(
+            logits, answers, advantages, reference, beta=1.0, stored=stored
+        )
+        (gradient,) = torch.autograd.grad(loss, logits)
+        # d log p_1 / d z_1 = 1 - p_1
+        pulls[stored] = -gradient[0, 1].item() / (1 - 0.5 * math.exp(-5))
+        assert divergence.item() == pytest.approx(12.5 if stored else math.exp(5) - 6, rel=1e-4)
+    assert pulls[True] == pytest.approx(5, rel=1e-4)
+    assert pulls[False] == pytest.approx(math.exp(5) - 1, rel=1e-4)
 
 
 def test_classifier_mixes_streams_evenly() -> None:

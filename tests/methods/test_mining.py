@@ -1,32 +1,42 @@
 """Information gain, attacks and filters: hand-worked on a linear model, and on a trained one."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import preference_toy as toy
 import pytest
+import scripted_vlm
+import tiny_vlms
 import torch
+import vlm_toys
 from torch import Tensor, nn
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Modality
+from steelyard.harness.core.examples import Example, Modality, Turn
+from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.backbone import Backbone, Batch, Latents, PixelRange, Recipe
 from steelyard.harness.models.pgd import frozen_weights
 from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.training.train_data import TrainData, vlm_data
+from steelyard.methods import mbpo
 from steelyard.methods._mbpo.mining import (
-    affordable,
+    FAULTS,
+    MinedAnswer,
     attacked_pixels,
     best,
+    filter_pairs,
     find_faults,
     information_gain,
+    mine,
+    parse_faults,
     perturb,
     repeats,
     select,
     uninformative_pixels,
 )
-from steelyard.methods._mbpo.options import MbpoOptions, parse_faults
 from steelyard.methods._mbpo.vlm import VlmPolicy, answers_of, retarget
 
 WEIGHT = torch.tensor([1.0, -2.0, 0.5])
@@ -83,7 +93,7 @@ def attacked(
     **options: Any,
 ) -> Tensor:
     """Pixels under the attack."""
-    config = MbpoOptions(epsilon=epsilon, step=step, steps=steps, **options)
+    config = mbpo.Config(epsilon=epsilon, step=step, steps=steps, **options)
     return attacked_pixels(model, batch, config, generator)
 
 
@@ -254,19 +264,74 @@ def test_answers_exchanged_in_a_batch(batch: Batch) -> None:
     assert answers_of(exchanged) == [[5], [6, 7, 2]]
 
 
-def test_mining_stops_at_its_share() -> None:
-    meter = SimpleNamespace(fraction=0.0)
-    backbone = SimpleNamespace(recipe=Recipe(batch_size=2))
-    policy: Any = SimpleNamespace(meter=meter, backbone=backbone)
+class Costs:
+    """Policy of known costs, in fractions of the budget per item, that mines nothing real."""
 
-    def spend() -> Iterator[list[int]]:
-        for chunk in affordable(policy, 0.3, range(10)):
-            meter.fraction += 0.2
-            yield list(chunk)
+    pairs_per_step = 4
 
-    assert list(spend()) == [[0, 1], [2, 3]]
-    meter.fraction = 0.9  # at least one chunk, however little is left
-    assert list(spend()) == [[0, 1]]
+    def __init__(self, count: int, step: float, answer: float, **options: Any) -> None:
+        self.meter = SimpleNamespace(fraction=0.5, log=lambda values: self.logged.update(values))
+        self.config = mbpo.Config(**{"iig": False, "mine_share": 0.2, **options})
+        self.backbone = SimpleNamespace(recipe=Recipe(batch_size=4))
+        image = Path("x.png")
+        examples = [Example(str(n), image, "?", (), ("a",)) for n in range(count)]
+        self.data = TrainData(tuple(examples), lambda rows: None, lambda row: None, 0, False)  # type: ignore[arg-type, return-value]
+        self.seed, self.step, self.answer = 0, step, answer
+        self.logged: dict[str, float] = {}
+        self.calls: list[tuple[int, int]] = []
+
+    def answer_attacked(self, positions: Sequence[int], generator: Any, steps: int) -> list[Any]:
+        self.meter.fraction += len(positions) * (steps * self.step + self.answer)
+        self.calls.append((len(positions), steps))
+        return [MinedAnswer(position, (1,), (2,), ()) for position in positions]
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "items"),
+    [
+        # The share is a fifth of what remains, 0.1. The pilot takes 4 (3 step + 2 answer).
+        (1e-5, 10, 100),  # all of them
+        (1e-4, 10, 97),  # (0.1 - 0.0012 - 8e-5) / (10 step + answer) = 97.7
+        (2e-4, 7, 69),  # at 7 steps 69 items, at 8 60, where twice 8 batches of 4 are 64
+        (1e-3, 3, 29),  # too few at any number, so the least number of steps
+    ],
+)
+def test_attacks_get_as_many_steps_as_leave_enough_items(
+    step: float, steps: int, items: int
+) -> None:
+    policy: Any = Costs(100, step, 1e-5)
+    answers = mine(policy)
+    pilot, attacks = policy.calls[:2], policy.calls[2:]
+    assert pilot == [(4, 1), (4, 2)]
+    assert {used for _, used in attacks} == {steps} == {policy.logged["mine_steps"]}
+    assert len(answers) == sum(size for size, _ in attacks) == items
+    assert policy.meter.fraction <= 0.6 + 1e-9  # never beyond the share
+
+
+def test_a_share_for_one_batch_is_used_and_one_for_none_refused() -> None:
+    """The run on a few pairs is marked; its options stay what they were."""
+    policy: Any = Costs(100, 4e-3, 1e-3)  # 0.1 - 0.056 = 3.4 items of 0.013
+    assert len(mine(policy)) == 3 and policy.calls[2:] == [(3, 3)]
+    with pytest.raises(UserError, match="affords no attacked item"):
+        mine(Costs(100, 2e-2, 1e-3))  # type: ignore[arg-type]
+
+
+def test_a_budget_of_items_alone_leaves_mining_free() -> None:
+    policy: Any = Costs(50, 0.0, 0.0, mine_limit=20)
+    assert len(mine(policy)) == 20
+
+
+@pytest.mark.parametrize(("count", "starved"), [(31, 1.0), (32, 0.0)])
+def test_a_run_on_few_pairs_is_marked(
+    count: int, starved: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy: Any = Costs(100, 0.0, 0.0)
+    policy.required_filters, policy.logged_faults = frozenset(), ()
+    policy.balance = lambda answers, kept: kept
+    faulty = MinedAnswer(0, (1,), (1,), ("same",))
+    pairs = filter_pairs(policy, [MinedAnswer(0, (1,), (2,), ())] * count + [faulty] * 9)
+    assert len(pairs) == count and policy.logged["starved"] == starved
+    assert ("7.8 batches" in capsys.readouterr().err) == bool(starved)
 
 
 @pytest.fixture(scope="module")
@@ -306,11 +371,11 @@ def test_selected_items_need_their_image(model: Vlm) -> None:
     """Selected items have higher gain than the others of their subset."""
     pool = toy.data(model, 64, seed=7)
     meter = toy.metered(model, 1e12)
-    options = MbpoOptions(group=2, mine_limit=48, mine_share=0.5)
+    candidates = list(range(0, 64, 2)) + list(range(1, 32, 2))
     with meter:
-        selected = select(VlmPolicy(model, pool, meter, options, 1))
-        candidates = select(VlmPolicy(model, pool, meter, replace(options, iig=False), 1))
-    assert len(candidates) == 48 and set(selected) < set(candidates)
+        policy = VlmPolicy(model, pool, meter, mbpo.Config(group=2), 1)
+        selected = select(policy, candidates, torch.Generator())
+    assert set(selected) < set(candidates) and meter.diagnostics["mine_scored"] == 48
     gains = dict(enumerate(information_gain(model, pool.gather(range(64))).tolist()))
     for subset in ("banana", "cup"):
         members = [i for i in candidates if pool.examples[i].subset == subset]
@@ -319,3 +384,30 @@ def test_selected_items_need_their_image(model: Vlm) -> None:
         assert len(inside) == -(-len(members) // 2)
         assert min(inside) >= max(outside) - 1e-5
     assert meter.diagnostics["gain_q10"] < meter.diagnostics["gain_q90"]
+
+
+@pytest.mark.parametrize(("options", "fault"), [({}, ""), ({"mine_max_tokens": 12}, "unfinished")])
+def test_long_answers_are_mined(options: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    """The right answer has 30 words, and so has the model's, in another order."""
+    words = tiny_vlms.VOCABULARY.replace(". , ? ! :", "").split()[:30]
+    folder = scripted_vlm.scripted(tmp_path, words)
+    model = vlm_build.build("x", vlm_config.configure(str(folder), {"tune": "full"}), 0, "cpu")
+    inputs = vlm_toys.turns(6)[0].inputs
+    right = " ".join(reversed(words))
+    examples = [Example(str(n), Path("x.png"), "?", (), (right,)) for n in range(6)]
+    data = vlm_data(model, tuple(examples), lambda example: Turn(inputs, right, ()))
+    # The model does not look at the image, so all of its answers have the same gain.
+    filters = ",".join(name for name in FAULTS if name != "grounded")
+    config = mbpo.Config(stream="offline", iig=False, steps=1, filters=filters, **options)
+    meter = toy.metered(model, 1e12)
+    with meter:
+        policy = VlmPolicy(model, data, meter, config, seed=0)
+        answers = mine(policy)
+        if fault:
+            with pytest.raises(UserError, match=f"have the fault '{fault}'"):
+                filter_pairs(policy, answers)
+            return
+        pairs = filter_pairs(policy, answers)
+    assert len(pairs) == 6
+    assert model.decode(pairs[0].wrong) == " ".join(words) and len(pairs[0].wrong) == 31
+    assert model.decode(pairs[0].right) == right
