@@ -93,7 +93,7 @@ class FlopCache:
             torch.is_grad_enabled(),
             tuple(map(NEEDS_GRADIENT, parts[1])),
             # Layers that can drop their activations and compute them again.
-            tuple([vars(inner)["gradient_checkpointing"] for inner in parts[2]]),
+            tuple([m.training and vars(m)["gradient_checkpointing"] for m in parts[2]]),
         )
 
 

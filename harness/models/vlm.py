@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -66,13 +66,6 @@ class Vlm(nn.Module):
         # outer module, or the meter would not know it as a part of it.
         last, head = self.embedding("image"), self.base.get_output_embeddings()
         return (*vision_modules(self.base), self.language_model, last, head)
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if self.config.vision == "frozen":
-            # Frozen includes its dropout; the projector may still learn.
-            vision_modules(self.base)[0].eval()
-        return self
 
     def encode(self, batch: Batch) -> Latents:
         """Return image tokens [B, I, D] and prompt embeddings [B, P, D]; I is 0 without images.

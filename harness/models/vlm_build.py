@@ -16,6 +16,7 @@ from torch import nn
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import vlm_checks
+from steelyard.harness.models.frozen_tower import freeze
 from steelyard.harness.models.storage import describe_last, explain_load_errors, read_description
 from steelyard.harness.models.vlm import Vlm, vision_modules
 from steelyard.harness.models.vlm_config import TINY, VlmConfig, resolve_precision
@@ -238,13 +239,23 @@ def _set_trainable(backbone: Vlm) -> None:
     """Apply the options ``tune``, ``vision`` and ``checkpointing`` to the modules."""
     if backbone.config.tune == "full":
         backbone.model.requires_grad_(True)
-        if backbone.config.vision == "frozen":
-            vision_modules(backbone.base)[0].requires_grad_(False)
     elif backbone.config.vision == "trained":
         for module in vision_modules(backbone.base):
             # A step of AdamW is smaller than what bfloat16 can add to a weight.
             module.float().requires_grad_(True)
+    base = backbone.base
+    if backbone.config.vision == "frozen":
+        layers = getattr(base.config, "vision_feature_layer", None) or ()
+        known = base.config.model_type in FAMILIES  # what others read of the tower is not known
+        freeze(
+            vision_modules(base)[0],
+            [layers] if isinstance(layers, int) else layers,
+            limit=backbone.config.feature_cache_gb * 1e9 * known,
+        )
     if backbone.config.checkpointing:
-        # Reentrant checkpoints refuse ``autograd.grad``, by which the meter measures a call.
-        backbone.base.gradient_checkpointing_enable({"use_reentrant": False})
-        backbone.base.enable_input_require_grads()
+        # A checkpoint that is not reentrant needs no input with a gradient. Transformers makes the
+        # embeddings require one, whose backward pass then goes on through whatever is frozen; and
+        # TRL asks for it again after each generation.
+        base.enable_input_require_grads = lambda: None
+        # Reentrant ones refuse ``autograd.grad``, by which the meter measures a call.
+        base.activation_checkpointing_enable({"use_reentrant": False})

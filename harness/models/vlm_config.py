@@ -31,6 +31,9 @@ class VlmConfig:
     """Names of the language model's linear layers, comma-separated."""
     vision: Literal["frozen", "trained"] = "frozen"
     """Whether the vision tower learns; the projector learns whenever ``tune`` is ``full``."""
+    feature_cache_gb: float = 4.0
+    """Host memory for features of a frozen tower, which then are computed once an image; 0 for
+    none."""
     min_pixels: int = 0
     """Least pixels of an image as the model sees it; 0 keeps the checkpoint's bound."""
     max_pixels: int = 0

@@ -115,7 +115,6 @@ def _restored(model: Any) -> Iterator[None]:
     trainable = {p: p.requires_grad for p in model.parameters()}
     configs: list[dict[str, Any]] = [vars(model.config), vars(model.config.get_text_config())]
     before = [dict(config) for config in configs]
-    checkpointing = model.is_activation_checkpointing
     try:
         yield
     finally:
@@ -137,8 +136,6 @@ def _restored(model: Any) -> Iterator[None]:
         # Deleting an adapter changes which parameters are trainable.
         for parameter, required in trainable.items():
             parameter.requires_grad_(required)
-        if model.is_activation_checkpointing and not checkpointing:
-            model.activation_checkpointing_disable()
 
 
 @contextmanager
@@ -185,8 +182,8 @@ def arguments(
         "learning_rate": recipe.learning_rate,
         "bf16": False,  # the backbone's own hooks set its precision
         "use_cpu": backbone.device.type == "cpu",
-        "gradient_checkpointing": backbone.config.checkpointing,
-        # Reentrant checkpoints lose the gradient if no input needs one, as under LoRA.
+        "gradient_checkpointing": False,  # the backbone's own option has been applied to its layers
+        # With these TRL switches them on again after it has sampled.
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "seed": seed_for(seed, "trl") % 2**32,  # NumPy takes 32 bits
         "data_seed": seed_for(seed, "trl", "data") % 2**32,

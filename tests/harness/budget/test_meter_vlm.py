@@ -88,7 +88,7 @@ def test_a_budget_stops_inside_generation(root: Path) -> None:
 
 
 def test_a_reference_without_adapter_or_gradient_and_a_deep_copy(root: Path) -> None:
-    model = vlm_toys.build("llava", root, tune="lora")
+    model = vlm_toys.build("llava", root, tune="lora", feature_cache_gb=0)
     meter = vlm_toys.watched(model, 1e15)
     batch = vlm_toys.batch(model, 4)
     twin = copy.deepcopy(model)

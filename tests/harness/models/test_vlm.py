@@ -293,7 +293,7 @@ def test_saved_and_loaded_it_answers_the_same(
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_the_meter_sees_every_product_once(family: str, tune: str, build: Build) -> None:
     """Compare the watched parts with the full model, for its own forward pass and for ours."""
-    model = build(family, tune=tune)
+    model = build(family, tune=tune, feature_cache_gb=0)
     batch = model.collate(ITEMS, ANSWERS)
     for forward in (model.predict, lambda batch: plain(model, batch)):
         meter = Meter(Budget("test", 1e15), "cpu")
