@@ -246,6 +246,19 @@ def test_defaults_are_accepted_on_a_vlm_only(name: str) -> None:
         methods.configure(methods.load(name), {}, "classifier")
 
 
+def test_defaults_are_the_papers() -> None:
+    published: dict[Any, dict[str, float]] = {
+        dpo: {"beta": 0.1, "sft": 0},
+        mpo: {"beta": 0.1, "preference": 0.8, "quality": 0.2, "generation": 1},
+        mdpo: {"beta": 0.1, "image": 1, "anchor": 1, "delta": 0},
+        kto: {"beta": 0.1, "desirable": 1, "undesirable": 1},
+    }
+    for method, values in published.items():
+        assert {name: getattr(method.Config(), name) for name in values} == values
+        assert method.Config().negatives == "random_answer"  # one source for all
+        assert set(method.SEARCH) <= values.keys() - {"sft"}
+
+
 @pytest.mark.parametrize(
     ("method", "bad"),
     [

@@ -1,4 +1,4 @@
-"""Methods that sample answers train on every family, on images of any size and number."""
+"""Methods on TRL's trainers train on every family, on images of any size and number."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +12,16 @@ import vlm_toys
 from steelyard import methods
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 
-METHODS = ("grpo", "rloo", "mbpo")
+ONLINE = ("grpo", "rloo", "mbpo")
+METHODS = (*ONLINE, "sft", "dpo", "mdpo", "kto")
 OPTIONS: dict[str, Any] = {"group": 4, "max_tokens": 3, "resample": 1}
 # A random model's answers have most faults.
 MINING: dict[str, Any] = {"steps": 1, "filters": "", "iig": False, "mine_limit": 8}
-PROMPTS = {"grpo": 4, "rloo": 4, "mbpo": 6}  # two steps of 8 answers; a pair has two
+# Two steps of 8 answers, of which a pair has two; an offline method trains on 8 prompts.
+PROMPTS = {"grpo": 4, "rloo": 4, "mbpo": 6} | dict.fromkeys(METHODS[3:], 16)
+ANSWERS = dict.fromkeys(METHODS, 16) | dict.fromkeys(("dpo", "mdpo"), 32)
 DEFAULT = {("grpo", "llava_onevision"), ("rloo", "qwen2_5_vl"), ("mbpo", "llava_onevision")}
+DEFAULT |= {("dpo", "qwen2_vl"), ("mdpo", "llava_onevision"), ("kto", "qwen2_5_vl")}
 CELLS = [
     pytest.param(*cell, marks=() if cell in DEFAULT else pytest.mark.heavy, id="-".join(cell))
     for cell in ((method, family) for method in METHODS for family in tiny_vlms.FAMILIES)
@@ -43,15 +47,16 @@ def test_two_steps(name: str, family: str, tune: str, uneven: bool, root: Path) 
     meter = Meter(Budget("test", 1e12, items=PROMPTS[name]), "cpu")
     for module in model.metered_modules:
         meter.watch(module)
-    options = OPTIONS | (MINING if name == "mbpo" else {})
+    options = (OPTIONS if name in ONLINE else {}) | (MINING if name == "mbpo" else {})
     data = vlm_toys.train_data(model, 16, uneven=uneven)
     method = methods.load(name)
     with meter, suppress(BudgetSpent):
         method.train(model, data, meter, methods.configure(method, options, "vlm"), 0)
     assert meter.steps == 2
     ledger = meter.ledger("budget")
-    assert (ledger.items, ledger.answers) == (PROMPTS[name], 16)
-    assert ledger.flops.keys() >= {"forward", "backward", "reference", "rollout"}
+    assert (ledger.items, ledger.answers) == (PROMPTS[name], ANSWERS[name])
+    phases = {"forward", "backward"} | ({"reference"} if name != "sft" else set())
+    assert ledger.flops.keys() >= phases | ({"rollout"} if name in ONLINE else set())
     after = [p for p in model.parameters() if p.requires_grad]
     assert not all(map(torch.equal, before, after))
     assert all(bool(p.isfinite().all()) for p in after)
