@@ -72,6 +72,8 @@ class Encoder(nn.Module):
             truncation=True,
             max_length=self.max_tokens,
             pad_to_multiple_of=TEXT_BUCKET,
+            # Special tokens within a text are words of it.
+            split_special_tokens=True,
             return_tensors="pt",
         )
         return (coded["input_ids"], coded["attention_mask"]), present

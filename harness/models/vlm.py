@@ -197,7 +197,8 @@ class Vlm(nn.Module):
     def messages(self, inputs: Inputs) -> list[dict[str, Any]]:
         """Return one user turn as chat messages, images first."""
         images = [{"type": "image", "image": image} for image in inputs.images]
-        return [{"role": "user", "content": [*images, {"type": "text", "text": inputs.prompt}]}]
+        text = {"type": "text", "text": self.prompts.as_text(inputs.prompt)}
+        return [{"role": "user", "content": [*images, text]}]
 
     def collate(self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None) -> Batch:
         """Render, tokenise and pad; UserError if a prompt or an answer is too long."""

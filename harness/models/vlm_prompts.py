@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -62,6 +62,9 @@ class PromptEncoder:
         tags = {f"<{slash}{name}>" for name in REASONING for slash in ("", "/")}
         self.silent = {token for token, text in special.items() if text not in tags}
         """Tokens that are left out of answers."""
+        # The longest first: one token's text may begin another's.
+        control = sorted({*special.values(), processor.image_token}, key=len, reverse=True)
+        self._control = re.compile(rf"\s*(?:{'|'.join(map(re.escape, control))})\s*")
         self._read_template()
         listed = model.generation_config.eos_token_id
         ends = {self.eos_id, tokenizer.eos_token_id}.union(
@@ -110,13 +113,22 @@ class PromptEncoder:
         )
         return text
 
+    def as_text(self, words: str) -> str:
+        """Return words of the data without the model's special tokens, such as an image's place.
+
+        They would act as markup of the prompt. Words without any are unchanged.
+        """
+        if not self._control.search(words):
+            return words
+        return self._control.sub(lambda match: "\n" if "\n" in match[0] else " ", words).strip()
+
     def answer_ids(self, answer: str) -> list[int]:
         """Return the tokens of an answer as they follow a prompt, end token included.
 
         They are cut out of the full text, because many tokenisers split a word differently at the
         start of a text or after a space. UserError if there are more than the options allow.
         """
-        prompt, between = self.lead
+        answer, (prompt, between) = self.as_text(answer), self.lead
         before, full = self.processor.tokenizer(
             [prompt, prompt + between + answer], add_special_tokens=False
         )["input_ids"]
@@ -134,6 +146,10 @@ class PromptEncoder:
         self, inputs: Sequence[Inputs], answers: Sequence[str] | None = None
     ) -> list[EncodedItem]:
         """Encode items one by one; UserError if a prompt or an answer is too long."""
+        inputs = [
+            replace(i, text=i.text and self.as_text(i.text), prompt=self.as_text(i.prompt))
+            for i in inputs
+        ]
         # Both renderings of each: a view without image, or with another item's, needs the other.
         without_image = self._tokenised(inputs, [0] * len(inputs))
         short = self._tokenised(inputs, [max(1, len(item.images)) for item in inputs])

@@ -58,11 +58,9 @@ def test_sound_data_pass(backbone: Vlm, data: TrainData) -> None:
     ("changes", "message"),
     [
         ({"answer": ""}, "Row 0-3 has an empty answer"),
-        ({"answer": "red <end> blue"}, "Row 0-3: its answer .* has an end token in the middle"),
+        ({"answer": " <end> "}, "Row 0-3 has an empty answer"),
         ({"answer": "zebra"}, "Row 0-3: its answer 'zebra' becomes"),
         ({"answer": "a red cup and a blue cup"}, "max_answer_tokens=8"),
-        ({"prompt": "what is <image>?"}, "Row 0-3 has no image but its prompt has 1 image token"),
-        ({"extra": "what is <image>?"}, "Row 0-3: error of the checkpoint's processor"),
     ],
 )
 def test_each_mistake_names_its_row(
@@ -70,6 +68,28 @@ def test_each_mistake_names_its_row(
 ) -> None:
     with pytest.raises(UserError, match=message):
         check(backbone, _with(data, 3, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"answer": "red <end> blue"},
+        {"prompt": "what is <image>?"},
+        {"extra": "what is <image>?"},
+    ],
+)
+def test_special_tokens_in_the_data_are_no_mistake(
+    backbone: Vlm, data: TrainData, changes: dict[str, object]
+) -> None:
+    check(backbone, _with(data, 3, **changes))
+
+
+def test_an_end_token_that_is_a_word_is_refused_within_an_answer(
+    backbone: Vlm, data: TrainData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone, "eos_ids", backbone.prompts.answer_ids("red"))
+    with pytest.raises(UserError, match="Row 0-3: its answer .* has an end token in the middle"):
+        check(backbone, _with(data, 3, answer="red cup"))
 
 
 def test_the_wrong_answer_of_a_pair_is_checked_too(backbone: Vlm, data: TrainData) -> None:
