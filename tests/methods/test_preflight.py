@@ -88,7 +88,7 @@ def test_an_end_token_that_is_a_word_is_refused_within_an_answer(
     backbone: Vlm, data: TrainData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backbone, "eos_ids", backbone.prompts.answer_ids("red"))
-    with pytest.raises(UserError, match="Row 0-3: its answer .* has an end token in the middle"):
+    with pytest.raises(UserError, match=r"Row 0-3: its answer .* has an end token in the middle"):
         check(backbone, _with(data, 3, answer="red cup"))
 
 
