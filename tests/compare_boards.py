@@ -19,8 +19,9 @@ from steelyard import methods
 from steelyard.harness.records.budget import BUDGETS
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
-from steelyard.leaderboards.boards.board import COMPARED, Board, BoardEntry
+from steelyard.leaderboards.boards.board import Board, BoardRow
 from steelyard.leaderboards.boards.cells import VERDICTS, with_kind
+from steelyard.leaderboards.boards.columns import COMPARED
 from steelyard.leaderboards.loading.collect import Run, backbone_name, budget_name
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_markdown
 from steelyard.leaderboards.publish import Published, publish
@@ -192,7 +193,7 @@ def board_parts(boards: tuple[Board, ...]) -> list[str]:
     minus = f"minus {board.control}"
     differences = [f"{name} {minus}" for name in COMPARED]
     header = ("#", "method", *COMPARED, *differences, "seconds")
-    rows = [readme_row(entry) for entry in board.entries]
+    rows = [readme_row(rank, row) for rank, row in enumerate(board.rows, start=1)]
     return [
         f"**{board.title}**",
         sheet_markdown(Sheet(board.title, header, tuple(rows))),
@@ -204,11 +205,11 @@ def board_parts(boards: tuple[Board, ...]) -> list[str]:
     ]
 
 
-def readme_row(entry: BoardEntry) -> tuple[Cell, ...]:
-    """Return rank, name, scores, differences to the control, and seconds of an entry."""
-    position = f"{'≈' if entry.rank.tied else ''}{entry.rank.position}"
-    scores = [entry.scores[name] for name in COMPARED]
-    differences = [entry.differences.get(name) for name in COMPARED]
+def readme_row(rank: int, row: BoardRow) -> tuple[Cell, ...]:
+    """Return rank, name, scores, differences to the control, and seconds of an row."""
+    position = f"{'≈' if row.tied else ''}{rank}"
+    scores = [row.scores[name] for name in COMPARED]
+    differences = [row.differences.get(name) for name in COMPARED]
     texts = [f"{100 * score.mean:.1f} ± {100 * score.half:.1f}" for score in scores]
     texts += [
         f"{100 * one.interval.mean:+.1f} ± {100 * one.interval.half:.1f}{VERDICTS[one.verdict]}"
@@ -216,7 +217,7 @@ def readme_row(entry: BoardEntry) -> tuple[Cell, ...]:
         else ""
         for one in differences
     ]
-    cells = (position, with_kind(entry.label, entry.kind), *texts, f"{entry.cost.seconds:.0f}")
+    cells = (position, with_kind(row.label, row.kind), *texts, f"{row.cost.seconds:.0f}")
     return tuple(map(Cell, cells))
 
 

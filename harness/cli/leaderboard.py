@@ -114,7 +114,7 @@ def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
             console.print(rank_change.sentence(task), markup=False, highlight=False)
         files, first = changes.files, "rank-change.md"
     else:
-        from steelyard.leaderboards.boards import profile_tables, tables
+        from steelyard.leaderboards.boards import tables
         from steelyard.leaderboards.publish import publish
 
         common |= {"budget": options.budget, "html": options.html, "track": options.track}
@@ -122,8 +122,6 @@ def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
             published = publish(folders, out, report=progress, **common)
         for board in published.boards:
             console.print(tables.terminal(board, console.width))
-        for profile in published.profiles:
-            console.print(profile_tables.terminal(profile, console.width))
         files, first = published.files, "index.html" if options.html else "board.md"
     console.print(f"{len(files)} files in {out}, begin with {out / first}")
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steelyard import methods
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.options import Help
@@ -19,7 +22,8 @@ from steelyard.harness.models import registry
 from steelyard.harness.records.record import Ledger, Record, Score, checksum
 from steelyard.harness.runs.suite import Suite, SuiteEntry
 from steelyard.harness.training import search
-from steelyard.tasks.corruptions.columns import columns_of
+from steelyard.tasks.corruptions.columns import columns_of, task_means, upward
+from steelyard.tasks.corruptions.variants import CLEAN
 
 FILE = "tuning.json"
 SCHEMA = 1
@@ -30,17 +34,20 @@ PHASE = "tune"
 
 def composite(record: Record) -> float:
     """Return the mean over tasks of the mean of a task's clean metrics, higher is better."""
-    by_task: dict[str, list[float]] = {}
-    for score in record.scores:
-        directed = score.higher_is_better is not None
-        if score.variant == "clean" and (score.shown or score.main) and directed:
-            by_task.setdefault(score.task, []).append(_directed(score))
-    return fmean(fmean(values) for values in by_task.values())
+    scores = [
+        score
+        for score in record.scores
+        if score.variant == CLEAN
+        and (score.shown or score.main)
+        and score.higher_is_better is not None
+    ]
+    means = task_means([score.task for score in scores], [_directed(score) for score in scores])
+    return float(np.mean([*means.values()]))
 
 
 def main_metric(record: Record) -> float:
     """Return the clean main metric of the task trained on, higher is better."""
-    return _main_scores(record)["clean"]
+    return _main_scores(record)[CLEAN]
 
 
 def balanced(record: Record) -> float:
@@ -57,12 +64,11 @@ def _main_scores(record: Record) -> dict[str, float]:
     for score in scores:
         if score.higher_is_better is None:
             raise UserError(f"{score.task}: its main metric {score.metric} has no direction.")
-    return {score.variant: _directed(score) for score in scores}
+    return {score.variant: float(_directed(score)) for score in scores}
 
 
-def _directed(score: Score) -> float:
-    # Metrics that are better when lower are rates in [0, 1].
-    return score.value if score.higher_is_better else 1 - score.value
+def _directed(score: Score) -> NDArray[np.float64]:
+    return upward(np.array(score.value), score.higher_is_better)
 
 
 RULES: dict[str, Callable[[Record], float]] = {

@@ -1,79 +1,75 @@
-"""Build the board of one task, a pure function of the collected runs."""
+"""Build the board of one data set, a pure function of the collected runs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
-
+from steelyard.harness.core.examples import MODALITIES
 from steelyard.harness.core.progress import no_progress
 from steelyard.leaderboards.boards import evidence
-from steelyard.leaderboards.boards.measure import (
-    AT_ONCE,
-    EntryScores,
-    Grid,
-    grid_of,
-    lacking,
-    measure,
+from steelyard.leaderboards.boards.columns import (
+    COMPOSITE,
+    NO_IMAGE,
+    Column,
+    Selection,
+    select,
 )
+from steelyard.leaderboards.boards.measure import Scores, measure
 from steelyard.leaderboards.boards.tradeoff import Tradeoff, tradeoffs
 from steelyard.leaderboards.loading.collect import Run, Runs, backbone_name, budget_name
 from steelyard.leaderboards.loading.costs import Cost, costs_of
 from steelyard.leaderboards.output.escape import file_name
-from steelyard.leaderboards.stats import intervals, ranking
+from steelyard.leaderboards.stats import ranking
 from steelyard.leaderboards.stats.differences import (
     ControlDifference,
     DetectableDifference,
     compare,
 )
-from steelyard.leaderboards.stats.intervals import Interval, Sample
-from steelyard.leaderboards.stats.ranking import TaskScores
-from steelyard.tasks.corruptions.columns import Columns, columns_of
+from steelyard.leaderboards.stats.intervals import (
+    Interval,
+    Sample,
+    averaged,
+    named_intervals,
+    paired_difference,
+)
+from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank, TaskScores
+from steelyard.tasks.corruptions.columns import task_means, upward
 from steelyard.tasks.corruptions.variants import CLEAN
 from steelyard.tasks.weighted_metrics import METRICS
 
-MODALITIES = ("image", "text")
-COMPARED = ("clean", "corrupted")
-"""Columns in which every entry is compared with the control."""
+CONTROLS = ("joint", "sft")
+"""Default controls of a board: the first of these that it has."""
 ROUNDING = 1e-9
 """Means closer than this are equal: averages over severities have rounding errors."""
 
 
 @dataclass(frozen=True, slots=True)
-class BoardRank:
-    """Rank of an entry by balanced score."""
-
-    position: int
-    ties: tuple[str, ...]
-    """Letters; entries that share one do not differ after Holm's correction over all pairs."""
-    low: float
-    high: float
-    """Middle 95 % of its ranks when seeds and test items are resampled."""
-    wins: Interval | None
-    """Fraction of the other entries beaten, by seed; None for a single entry."""
-    tied: bool
-    """Not first, but shares a letter with the first entry."""
-
-
-@dataclass(frozen=True, slots=True)
-class BoardEntry:
+class BoardRow:
     label: str
     kind: str
-    rank: BoardRank
+    ties: tuple[str, ...]
+    """Letters; entries that share one do not differ after Holm's correction over all pairs."""
+    tied: bool
+    """Not first, but shares a letter with the first entry."""
+    rank: OverallRank
+    """Among all rows; each task scored on has one vote."""
     scores: Mapping[str, Interval]
-    """By column of the board."""
+    """By column, with the one that orders the rows."""
     variants: Mapping[str, Interval]
-    """By variant, severities apart."""
+    """By variant, severities apart; empty for several tasks."""
     worst: float | None
-    """The lower modality average; None, as ``gap``, if only one modality is corrupted."""
+    """The lower modality average; None, as ``gap``, without averages of both."""
     gap: float | None
     """Distance of the two modality averages."""
     better_corrupted: tuple[str, ...]
     """Corruptions with a better score than clean."""
     differences: Mapping[str, ControlDifference]
-    """By column of ``COMPARED``; empty for the control and if the control is not ranked."""
+    """By compared column; empty for the control and if the control is not ranked."""
     tradeoff: Tradeoff | None
     """Both modalities against the control; None without a control or with one modality."""
+    reliance: Mapping[str, Interval]
+    """By task, the main metric minus the main metric without images, paired."""
     cost: Cost
 
 
@@ -88,119 +84,184 @@ class Blank:
 
 @dataclass(frozen=True, slots=True)
 class Board:
+    """All entries trained on one data set: columns of numbers, one of which orders the rows."""
+
     task: str
+    """The data set trained on."""
     generated: bool
     preliminary: str
     """Why the board cannot carry a conclusion; empty if it can."""
-    metric: str
-    higher_is_better: bool
     backbone: str
     budget: str
     control: str
     seeds: tuple[int, ...]
     items: int
     clusters: int
-    columns: tuple[str, ...]
-    """balanced, clean, corrupted, modalities, corruptions; without corruptions the first two."""
-    corruptions: tuple[str, ...]
-    entries: tuple[BoardEntry, ...]
+    """Test items, and independent clusters of them, of all tasks scored on."""
+    columns: tuple[Column, ...]
+    order_by: str
+    """Column, or the composite of several."""
+    rows: tuple[BoardRow, ...]
     """Complete entries, best first."""
     blanks: tuple[Blank, ...]
     """Incomplete entries by label."""
     strong_modality: str
     """Stronger modality of the control; empty without a control or with one modality."""
+    critical: CriticalDifference | None
+    """Over seeds and tasks; None with too few of them or of entries, or without a composite."""
     detectable: Mapping[str, DetectableDifference]
-    """By column of ``COMPARED``, the smallest detectable difference to the control."""
+    """By compared column, the smallest detectable difference to the control."""
     notes: tuple[str, ...]
     samples: Mapping[str, Sample]
-    """Balanced score of each complete entry, for the board over tasks; not exported."""
-    entry_scores: Mapping[str, EntryScores]
-    """Each complete entry over all variants, for robustness; not exported."""
+    """Of complete entries, the score that orders them; not exported."""
+    variants: tuple[Column, ...]
+    """Main metrics by task and variant; not exported."""
+    groups: Mapping[str, Sequence[Run]]
+    """Runs of complete entries by label; not exported."""
+    measured: Mapping[str, Scores]
+    """Numbers of complete entries by label and task; not exported."""
+
+    @property
+    def several(self) -> bool:
+        """True for several scores side by side, ordered by a composite."""
+        return self.order_by == COMPOSITE
+
+    @property
+    def metric(self) -> str:
+        return self.columns[0].metric
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the score that orders the rows; a composite always rises."""
+        return self.several or bool(self.columns[0].higher_is_better)
 
     @property
     def percent(self) -> bool:
-        """True for a fraction, to be shown as a percentage."""
-        return self.metric in METRICS
+        """True for fractions, to be shown as percentages."""
+        return self.several or self.metric in METRICS
+
+    @property
+    def clean(self) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.is_clean)
+
+    @property
+    def corrupted(self) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if not column.is_clean)
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} ({self.backbone})" if self.several else self.task
 
     @property
     def title(self) -> str:
-        """Task with the marks *generated* and *preliminary*, for headings and figures."""
-        return evidence.titled(self.task, generated=self.generated, preliminary=self.preliminary)
+        """Name with the marks *generated* and *preliminary*, for headings and figures."""
+        return evidence.titled(self.name, generated=self.generated, preliminary=self.preliminary)
 
     @property
     def task_scores(self) -> TaskScores:
-        return TaskScores(self.task, self.seeds, self.higher_is_better, self.samples)
+        """The scores that order the rows, as those of one task."""
+        return TaskScores(self.name, self.seeds, self.higher_is_better, self.samples)
 
     @property
     def stem(self) -> str:
         """File name without ending."""
-        return f"board-{file_name(self.task)}"
+        return f"{'profile' if self.several else 'board'}-{file_name(self.task)}"
 
 
 def build(
     runs: Runs,
     task: str,
     *,
-    control: str = "joint",
+    control: str | None = None,
     kinds: Mapping[str, str] | None = None,
     progress: Callable[[float], None] = no_progress,
 ) -> Board:
-    """Build the board of one task that has a finished run.
+    """Build the board of all entries trained on one data set.
 
     Args:
-        control: label of the entry that all others are compared with.
+        control: label of the entry that all others are compared with; by default one of
+            ``CONTROLS``.
         kinds: kind of each entry by label, or by method name for all of a method's entries.
         progress: called with the fraction of entries that are resampled.
 
     Raises:
-        UserError: runs disagree about metric or items, none is clean, or a variant has no modality.
+        UserError: no run finished, runs disagree about metric or items, none is clean, or a
+            variant has no modality.
     """
-    task_runs = runs.of(task)
-    grid = grid_of(task, task_runs)
-    columns = columns_of(grid.task, grid.variants)
-    required = {(task, variant) for variant in grid.variants}
-    groups = entry_groups(runs.groups(task), grid.seeds, required, kinds or {})
-    complete = groups.complete
-    scores, disagreements = measure(grid, complete, progress)
-
-    def samples(name: str) -> dict[str, Sample]:
-        return {label: entry.column(columns[name]) for label, entry in scores.items()}
-
-    compared = {name: samples(name) for name in COMPARED if name in columns}
-    comparison = compare(compared, control, lambda name: grid.higher_is_better)
-    modalities = {name: samples(name) for name in MODALITIES if name in columns}
-    strong, traded = tradeoffs(
-        modalities, comparison.differences, control, higher_is_better=grid.higher_is_better
+    task_runs, groups = runs.of(task), runs.groups(task)
+    control = control or default_control(groups)
+    columns, variants, order_by, notes = selection = select(task, task_runs)
+    seeds = tuple(sorted({run.record.spec.seed for run in task_runs}))
+    entries = entry_groups(groups, seeds, selection.required, kinds or {})
+    complete = entries.complete
+    measured = measure((*columns, *variants), complete, progress)
+    samples = {
+        label: {column.name: scores[column.task].column(column) for column in columns}
+        for label, scores in measured.scores.items()
+    }
+    up = {column.name: bool(column.higher_is_better) for column in columns} | {COMPOSITE: True}
+    several = order_by == COMPOSITE
+    votes = {
+        label: task_samples(columns, entry) if several else {task: entry[order_by]}
+        for label, entry in samples.items()
+    }
+    if several:
+        for label, by_task in votes.items():
+            samples[label][COMPOSITE] = averaged([*by_task.values()])
+    ordering = {label: entry[order_by] for label, entry in samples.items()}
+    compared = [column.name for column in columns if column.compared]
+    compared += [COMPOSITE] if several else []
+    comparison = compare(
+        {name: {label: entry[name] for label, entry in samples.items()} for name in compared},
+        control,
+        lambda name: up[name],
     )
-    balanced = samples("balanced")
-    entries = _entries(grid, columns, scores, _ranks(grid, balanced), groups.kinds,
-                       comparison.differences, traded, costs_of(complete, control))  # fmt: skip
+    strong, traded = tradeoffs(samples, comparison.differences, control, up)
+    task_scores = [
+        TaskScores(name, seeds, up[order_by], {label: vote[name] for label, vote in votes.items()})
+        for name in dict.fromkeys(name for vote in votes.values() for name in vote)
+    ]
+    sign = 1 if up[order_by] else -1
+    order = sorted(ordering, key=lambda label: (-sign * ordering[label].values.mean(), label))
     return Board(
         task=task,
         generated=evidence.is_generated(task_runs),
         preliminary=evidence.preliminary(complete),
-        metric=grid.metric,
-        higher_is_better=grid.higher_is_better,
-        backbone=backbone_name(task_runs[0].record.spec),
+        # Several only for untrained models, which are compared by backbone.
+        backbone=", ".join(sorted({backbone_name(run.record.spec) for run in task_runs})),
         budget=budget_name(task_runs[0].record.spec),
         control=control,
-        seeds=grid.seeds,
-        items=max((entry.items for entry in scores.values()), default=0),
-        clusters=max((entry.clusters for entry in scores.values()), default=0),
-        columns=tuple(columns),
-        corruptions=corruptions_of(columns),
-        entries=tuple(entries),
-        blanks=groups.blanks,
+        seeds=seeds,
+        items=measured.items,
+        clusters=measured.clusters,
+        columns=columns,
+        order_by=order_by,
+        rows=_rows(order, selection, entries.kinds, samples, measured.scores, task_scores,
+                   comparison.differences, traded, costs_of(complete, control)),
+        blanks=entries.blanks,
         strong_modality=strong,
+        critical=ranking.critical(ranking.block_ranks(task_scores, order))
+        if order and several else None,
         detectable=comparison.detectable,
-        notes=(*notes_of(grid.seeds, control, complete), *disagreements),
-        samples=balanced,
-        entry_scores=scores,
-    )
+        notes=(*_notes(seeds, control, complete), *notes, *measured.notes),
+        samples=ordering,
+        variants=variants,
+        groups=complete,
+        measured=measured.scores,
+    )  # fmt: skip
+
+
+def default_control(labels: Mapping[str, object]) -> str:
+    """Return the first of ``CONTROLS`` among the labels, or else the first of ``CONTROLS``."""
+    return next((name for name in CONTROLS if name in labels), CONTROLS[0])
 
 
 class EntryGroups(NamedTuple):
-    """Entries of a board or profile, complete and incomplete."""
+    """Entries of a board, complete and incomplete."""
 
     complete: dict[str, list[Run]]
     blanks: tuple[Blank, ...]
@@ -222,96 +283,124 @@ def entry_groups(
         label: kinds.get(label, kinds.get(group[0].record.spec.method, ""))
         for label, group in groups.items()
     }
-    missing = {label: lacking(group, seeds, required) for label, group in groups.items()}
+    missing = {label: _missing(group, seeds, required) for label, group in groups.items()}
     complete = {label: group for label, group in groups.items() if not missing[label]}
     blanks = [Blank(label, by_label[label], why) for label, why in missing.items() if why]
     return EntryGroups(complete, tuple(blanks), by_label)
 
 
-def corruptions_of(columns: Iterable[str]) -> tuple[str, ...]:
-    """Return the columns of single corruptions, the only names with a hyphen."""
-    return tuple(column for column in columns if "-" in column)
+def _missing(runs: Sequence[Run], seeds: Sequence[int], required: Set[tuple[str, str]]) -> str:
+    """Describe which seeds and (task, variant) pairs an entry's runs lack; empty if none."""
+    present = {run.record.spec.seed for run in runs}
+    parts = [f"no run of seed {seed}" for seed in seeds if seed not in present]
+    # On the board of one task its name says nothing.
+    several_tasks = len({task for task, _ in required}) > 1
+    for run in runs:
+        seed = run.record.spec.seed
+        scored = {(score.task, score.variant) for score in run.record.scores if score.main}
+        absent = sorted(required - scored)
+        names = [f"{task} {variant}" if several_tasks else variant for task, variant in absent]
+        if run.record.status == "failed":
+            parts.append(f"seed {seed} failed: {run.record.failure}")
+        elif absent:
+            parts.append(f"seed {seed} lacks {', '.join(names)}")
+    return "; ".join(parts)
 
 
-def _ranks(grid: Grid, samples: Mapping[str, Sample]) -> dict[str, BoardRank]:
-    """Rank the entries, best first; equal means in the order of their labels."""
-    if not samples:
-        return {}
-    up = grid.higher_is_better
-    sign = 1 if up else -1
-    order = sorted(samples, key=lambda label: (-sign * samples[label].values.mean(), label))
-    ordered = [samples[label] for label in order]
-    # Seeded by the task, so that rebuilding a board repeats its ranges.
-    draws = ranking.ranks(ranking.bootstrap(ordered, grid.task), higher_is_better=up)
-    ranges = ranking.central(draws, np.arange(1.0, len(order) + 1)).tolist()
-    # By paired tests, not by ranges: entries with overlapping ranges may well differ.
-    letters = ranking.ties(ordered)
-    wins: list[Interval | None] = [None]
-    # A win rate needs an opponent.
-    if len(order) > 1:
-        wins = [*intervals.intervals(ranking.wins(ordered, higher_is_better=up))]
-    return {
-        label: BoardRank(
-            position=index + 1,
-            ties=letters[index],
-            low=ranges[index][0],
-            high=ranges[index][1],
-            wins=wins[index],
-            tied=index > 0 and not set(letters[index]).isdisjoint(letters[0]),
-        )
-        for index, label in enumerate(order)
-    }
+def task_samples(columns: Sequence[Column], samples: Mapping[str, Sample]) -> dict[str, Sample]:
+    """Return by task the mean of its clean numbers with a direction, turned to higher is better."""
+    directed = [column for column in columns if column.compared]
+    tasks = [column.task for column in directed]
+    values, draws = (
+        task_means(tasks, [
+            upward(getattr(samples[column.name], part), column.higher_is_better)
+            for column in directed
+        ])
+        for part in ("values", "draws")
+    )  # fmt: skip
+    clusters = {column.task: samples[column.name].clusters for column in directed}
+    return {task: Sample(values[task], draws[task], clusters[task]) for task in values}
 
 
-def _entries(
-    grid: Grid,
-    columns: Columns,
-    scores: Mapping[str, EntryScores],
-    ranks: Mapping[str, BoardRank],
+def _rows(
+    order: Sequence[str],
+    selection: Selection,
     kinds: Mapping[str, str],
+    samples: Mapping[str, Mapping[str, Sample]],
+    measured: Mapping[str, Scores],
+    task_scores: Sequence[TaskScores],
     compared: Mapping[str, Mapping[str, ControlDifference]],
     traded: Mapping[str, Tradeoff],
     costs: Mapping[str, Cost],
-) -> Iterator[BoardEntry]:
-    """Yield the rows in the order of ranks, in batches: intervals one by one are slower."""
-    worse, sign = (min, 1) if grid.higher_is_better else (max, -1)
-    labels = list(ranks)
-    for batch in (labels[start : start + AT_ONCE] for start in range(0, len(labels), AT_ONCE)):
-        samples: list[Sample] = []
-        for label in batch:
-            samples += map(scores[label].column, columns.values())
-            samples += map(scores[label].variant, grid.variants)
-        # Taken below in the order in which the samples were appended.
-        remaining = iter(intervals.intervals(samples))
-        for label in batch:
-            by_column = {name: next(remaining) for name in columns}
-            means = [by_column[modality].mean for modality in MODALITIES if modality in columns]
-            # With one modality corrupted there is nothing to be unbalanced against.
-            both = len(means) == len(MODALITIES)
-            gains = [
-                name
-                for name in corruptions_of(columns)
-                if sign * (by_column[name].mean - by_column[CLEAN].mean) > ROUNDING
-            ]
-            yield BoardEntry(
+) -> tuple[BoardRow, ...]:
+    """Build the rows in this order."""
+    if not order:
+        return ()
+    columns, order_by = selection.columns, selection.order_by
+    # With several tasks, columns without images and under corruption are enough.
+    variants = () if order_by == COMPOSITE else selection.variants
+    # At once: intervals one by one are slower.
+    scores = named_intervals(
+        {(label, name): sample for label in order for name, sample in samples[label].items()}
+    )
+    by_variant = named_intervals({
+        (label, column.name): measured[label][column.task].column(column)
+        for label in order
+        for column in variants
+    })  # fmt: skip
+    ranks = ranking.overall_ranks(task_scores, order)
+    # By paired tests, not by ranges: entries with overlapping ranges may well differ.
+    letters = dict(
+        zip(order, ranking.ties([samples[label][order_by] for label in order]), strict=True)
+    )
+    rows = []
+    for label in order:
+        entry = {name: scores[label, name] for name in samples[label]}
+        means = [entry[name].mean for name in MODALITIES if name in entry]
+        # With one modality corrupted there is nothing to be unbalanced against.
+        both = len(means) == len(MODALITIES)
+        sign = 1 if columns[0].higher_is_better else -1
+        rows.append(
+            BoardRow(
                 label=label,
                 kind=kinds[label],
+                ties=letters[label],
+                tied=label != order[0] and not set(letters[label]).isdisjoint(letters[order[0]]),
                 rank=ranks[label],
-                scores=by_column,
-                variants={name: next(remaining) for name in grid.variants},
-                worst=worse(means) if both else None,
+                scores=entry,
+                variants={column.name: by_variant[label, column.name] for column in variants},
+                worst=sign * min(sign * mean for mean in means) if both else None,
                 gap=abs(means[0] - means[1]) if both else None,
-                better_corrupted=tuple(gains),
-                differences=compared[label],
+                better_corrupted=tuple(
+                    column.name
+                    for column in columns
+                    if column.is_corruption
+                    and sign * (entry[column.name].mean - entry[CLEAN].mean) > ROUNDING
+                ),
+                differences=compared.get(label, {}),
                 tradeoff=traded.get(label),
+                reliance=_reliance(columns, samples[label]),
                 cost=costs[label],
             )
+        )
+    return tuple(rows)
 
 
-def notes_of(
-    seeds: Sequence[int], control: str, complete: Mapping[str, Sequence[Run]]
-) -> list[str]:
-    """Return what limits a board or profile: one seed, no control, several devices."""
+def _reliance(columns: Sequence[Column], samples: Mapping[str, Sample]) -> dict[str, Interval]:
+    """Return by task how much worse its main metric gets when every image is removed."""
+    main = {column.task: column.name for column in columns if column.main}
+    result = {}
+    for column in columns:
+        if column.name.endswith(NO_IMAGE):
+            pair = samples[main[column.task]], samples[column.name]
+            # Reliance is positive if the images help, in either direction of the metric.
+            better, worse = pair if column.higher_is_better is not False else pair[::-1]
+            result[column.task] = paired_difference(better, worse)
+    return result
+
+
+def _notes(seeds: Sequence[int], control: str, complete: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return what limits a board: one seed, no control, several devices or learning rates."""
     notes = []
     if len(seeds) == 1:
         notes.append("One seed: the intervals do not include training variance.")
@@ -322,4 +411,10 @@ def notes_of(
         notes.append(
             f"Runs used several devices ({', '.join(devices)}): their seconds do not compare."
         )
+    rates = sorted(
+        (label, fmean(run.record.spec.learning_rate or 0.0 for run in group))
+        for label, group in complete.items()
+    )
+    if changed := [f"{label} {rate:g}" for label, rate in rates if rate]:
+        notes.append(f"Learning rates other than the backbone's: {', '.join(changed)}.")
     return notes

@@ -1,6 +1,6 @@
 """Cells and columns that the tables of several reports share."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from steelyard.leaderboards.loading.costs import Cost
@@ -18,7 +18,7 @@ NO_DIAGRAM = (
 )
 FORMATS = {"all tables": "md", "CSV": "csv", "JSON": "json", "LaTeX": "tex"}
 RankedEntry = TypeVar("RankedEntry")
-Column = tuple[str, Callable[[RankedEntry], str | Cell]]
+SheetColumn = tuple[str, Callable[[RankedEntry], str | Cell]]
 """Heading, and the cell of an entry."""
 
 
@@ -26,7 +26,7 @@ def entry_sheet(
     title: str,
     entries: Iterable[RankedEntry],
     name: Callable[[RankedEntry], str],
-    columns: Sequence[Column[RankedEntry]],
+    columns: Sequence[SheetColumn[RankedEntry]],
     blanks: Iterable[str] = (),
     mark: Callable[[RankedEntry], str] = lambda entry: "",
 ) -> Sheet:
@@ -73,7 +73,7 @@ def with_verdict(difference: ControlDifference | None, percent: bool = True) -> 
     return with_half(difference.interval, percent, "+") + VERDICTS[difference.verdict]
 
 
-def rank_columns(rank: Callable[[RankedEntry], OverallRank]) -> list[Column[RankedEntry]]:
+def rank_columns(rank: Callable[[RankedEntry], OverallRank]) -> list[SheetColumn[RankedEntry]]:
     """Return the columns of a rank over several tasks."""
 
     def win_rate(entry: RankedEntry) -> str:
@@ -95,7 +95,7 @@ def rank_columns(rank: Callable[[RankedEntry], OverallRank]) -> list[Column[Rank
 def cost_sheet(costs: Mapping[str, Cost], control: str, blanks: Iterable[str]) -> Sheet:
     """Build the table of training cost by name, with the fraction of FLOPs by phase."""
 
-    def column(heading: str, text: Callable[[Cost], str]) -> Column[tuple[str, Cost]]:
+    def column(heading: str, text: Callable[[Cost], str]) -> SheetColumn[tuple[str, Cost]]:
         return heading, lambda named: text(named[1])
 
     def fraction(phase: str) -> Callable[[Cost], str]:
@@ -123,7 +123,7 @@ def phases_of(costs: Sequence[Cost]) -> list[str]:
     return [*passes, *sorted(phases.difference(passes))]
 
 
-def interval_fields(name: str, interval: Interval) -> Iterator[tuple[str, str]]:
-    """Yield mean, low and high as CSV fields that begin with ``name``."""
+def interval_fields(name: str, interval: Interval) -> dict[str, str]:
+    """Return mean, low and high as CSV fields that begin with ``name``."""
     names = (name, f"{name}_low", f"{name}_high")
-    return zip(names, map(exact, interval.ends), strict=True)
+    return dict(zip(names, map(exact, interval.ends), strict=True))

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.records.record import RECORD, read
-from steelyard.leaderboards.boards import cells, profile_measure
-from steelyard.leaderboards.boards.profile_measure import ProfileColumn
+from steelyard.leaderboards.boards import cells
+from steelyard.leaderboards.boards.columns import Column
+from steelyard.leaderboards.boards.measure import measure
 from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run, collect
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
@@ -131,14 +132,14 @@ def compare(pairs: Sequence[RunPair], variants: Sequence[str]) -> list[RunCompar
     for group in groups.values():
         columns = _columns([run for pair in group for run in pair], variants)
         by_name = dict(zip(("first", "second"), zip(*group, strict=True), strict=True))
-        samples, _ = profile_measure.measure(columns, by_name)
+        scores = measure(columns, by_name).scores
         for column in columns:
-            first, second = samples["first"][column.name], samples["second"][column.name]
+            first, second = (scores[name][column.task].column(column) for name in by_name)
             counts = [_counts(column, *pair) for pair in group]
             result.append(
                 RunComparison(
                     task=column.task,
-                    variant=column.variants[0],
+                    variant=next(iter(column.variants)),
                     metric=column.metric,
                     higher_is_better=column.higher_is_better,
                     # Ratios of sums, the metrics of free answers, are fractions too.
@@ -152,7 +153,7 @@ def compare(pairs: Sequence[RunPair], variants: Sequence[str]) -> list[RunCompar
     return result
 
 
-def _columns(runs: Sequence[Run], variants: Sequence[str]) -> list[ProfileColumn]:
+def _columns(runs: Sequence[Run], variants: Sequence[str]) -> list[Column]:
     """Return the main metrics that all runs were scored on, in the order of the first run."""
     for run in runs:
         if run.record.status == "failed":
@@ -167,14 +168,14 @@ def _columns(runs: Sequence[Run], variants: Sequence[str]) -> list[ProfileColumn
         if name != ALL and name not in names:
             raise unknown("variant that both were scored on", name, [*names, ALL])
     return [
-        ProfileColumn(" ".join(key), task, metric, "", scores[0][key].higher_is_better, (variant,))
+        Column(" ".join(key), task, metric, "", scores[0][key].higher_is_better, {variant: 1.0})
         for key in common
         for task, variant, metric in [key]
         if ALL in variants or variant in variants
     ]
 
 
-def _counts(column: ProfileColumn, first: Run, second: Run) -> McNemarCounts | None:
+def _counts(column: Column, first: Run, second: Run) -> McNemarCounts | None:
     """Count right and wrong items; None if items of the metric are not right or wrong."""
     results = [_right_items(column, run) for run in (first, second)]
     if results[0] is None or results[1] is None:
@@ -189,20 +190,18 @@ def _counts(column: ProfileColumn, first: Run, second: Run) -> McNemarCounts | N
     return McNemarCounts(" and ".join(seeds), *counts)
 
 
-def _is_labelled(column: ProfileColumn, run: Run) -> bool:
+def _is_labelled(column: Column, run: Run) -> bool:
     """Return whether the items have a class label and a score, not parts of ratios."""
     return "score" in items.column_names(run.items_path(column.task))
 
 
-def _right_items(
-    column: ProfileColumn, run: Run
-) -> tuple[NDArray[np.str_], NDArray[np.bool_]] | None:
+def _right_items(column: Column, run: Run) -> tuple[NDArray[np.str_], NDArray[np.bool_]] | None:
     """Return ids of the counted items and which are right; None if they are neither."""
     names = [f"{column.metric}.{end}" for end in ("top", "bottom")]
     if _is_labelled(column, run):
         names = ["score"]
     table, order = items.read(run.items_path(column.task), names)
-    rows, ids = order.rows[column.variants[0]], order.ids[column.variants[0]]
+    rows, ids = order.rows[next(iter(column.variants))], order.ids[next(iter(column.variants))]
     top, *bottom = (table[name].to_numpy()[rows] for name in names)
     # McNemar's test needs right or wrong; a partial credit is neither.
     if not all(np.isin(part, (0, 1)).all() for part in (top, *bottom)):

@@ -6,9 +6,9 @@ from itertools import combinations, permutations
 
 from steelyard import methods
 from steelyard.harness.models import registry
+from steelyard.leaderboards.boards.board import Board, task_samples
 from steelyard.leaderboards.boards.cells import with_half, words
-from steelyard.leaderboards.boards.profile import COMPOSITE, composite
-from steelyard.leaderboards.boards.profile_measure import ProfileColumn
+from steelyard.leaderboards.boards.columns import COMPOSITE, Column
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.output.files import csv_text
 from steelyard.leaderboards.output.sheet import Sheet, text_sheet
@@ -21,7 +21,7 @@ RATE = "learning_rate"
 OptionLevel = str | int | float | bool
 Levels = Mapping[str, Mapping[str, OptionLevel]]
 """By label and factor."""
-Samples = Mapping[str, Mapping[str, Sample]]
+Samples = Mapping[str, dict[str, Sample]]
 """By label and column."""
 
 
@@ -57,8 +57,17 @@ class Factorial:
     effects: tuple[FactorialEffect, ...]
 
 
+def of_board(board: Board) -> list[Factorial]:
+    """Find the factorials among the complete entries of a board of several scores."""
+    samples = {
+        label: {column.name: scores[column.task].column(column) for column in board.clean}
+        for label, scores in board.measured.items()
+    }
+    return factorials(board.groups, samples, board.clean)
+
+
 def factorials(
-    groups: Mapping[str, Sequence[Run]], samples: Samples, clean: Sequence[ProfileColumn]
+    groups: Mapping[str, Sequence[Run]], samples: Samples, clean: Sequence[Column]
 ) -> list[Factorial]:
     """Find the factorials among complete entries, at most one per method."""
     by_method: dict[str, list[str]] = {}
@@ -96,12 +105,13 @@ def _factorial(
     factors: Sequence[str],
     levels: Levels,
     samples: Samples,
-    clean: Sequence[ProfileColumn],
+    clean: Sequence[Column],
 ) -> Factorial:
-    columns = [column.name for column in clean if column.higher_is_better is not None]
-    names = (COMPOSITE, *columns)
+    names = (COMPOSITE, *(column.name for column in clean if column.compared))
     scores = {
-        label: {**samples[label], COMPOSITE: composite(clean, samples[label])} for label in levels
+        label: samples[label]
+        | {COMPOSITE: intervals.averaged([*task_samples(clean, samples[label]).values()])}
+        for label in levels
     }
     cells = [
         FactorialCell(

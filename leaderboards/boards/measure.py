@@ -1,251 +1,332 @@
-"""Measure the main metric of every entry over one task's seeds and variants, with resamples."""
+"""Measure the numbers of every entry over seeds and variants, with resamples of the test items."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import enclosing
 from steelyard.harness.core.progress import no_progress
-from steelyard.harness.records.record import Score
+from steelyard.leaderboards.boards.columns import Column
 from steelyard.leaderboards.loading import items as item_table
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.stats.intervals import DRAWS, Floats, Sample, resample_weights
 from steelyard.tasks.corruptions.variants import CLEAN
-from steelyard.tasks.weighted_metrics import Items, all_resampled, fractions
+from steelyard.tasks.weighted_metrics import all_resampled, fractions
+
+if TYPE_CHECKING:
+    import pyarrow
 
 AT_ONCE = 20
 """Runs whose items are held in memory and resampled together."""
-AGREEMENT = 1e-6
-"""Largest allowed distance of a recorded value from the value of its items."""
+AGREEMENT = 1e-5
+"""Largest allowed distance of a recorded value from the value of its single-precision items."""
+
+
+class ScoreKey(NamedTuple):
+    """Name of one number of a task."""
+
+    metric: str
+    subset: str
+    variant: str
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """Seeds and variants that an entry needs to be ranked: all that any entry was scored on."""
+class EntryScores:
+    """One entry on one task: S seeds, K numbers, D corrupted variants, R resamples."""
+
+    keys: tuple[ScoreKey, ...]
+    corrupted: tuple[str, ...]
+    values: Floats
+    """[S, K] as recorded."""
+    draws: Floats
+    """[S, K, R] on resampled items."""
+    same: Floats
+    """[S, D, 1 + R] fraction of answers equal to the clean ones, on the test items and then on
+    resampled items."""
+    clusters: int
+
+    def column(self, column: Column) -> Sample:
+        """Return the weighted sum over the column's variants."""
+        weights = np.zeros(len(self.keys))
+        for variant, weight in column.variants.items():
+            weights[self.keys.index(ScoreKey(column.metric, column.subset, variant))] = weight
+        # Not times 0: resamples of other numbers may have no value.
+        (indices,) = np.nonzero(weights)
+        if len(indices) == 1:  # a weight of 1: a view takes no time
+            draws = self.draws[:, indices[0]]
+        else:
+            draws = np.einsum("v,svr->sr", weights[indices], self.draws[:, indices])
+        return Sample(self.values @ weights, draws, self.clusters)
+
+    def unchanged(self, variant: str) -> Sample:
+        """Return the fraction of answers to a corrupted variant that equal the clean ones."""
+        index = self.corrupted.index(variant)
+        return Sample(self.same[:, index, 0], self.same[:, index, 1:], self.clusters)
+
+
+Scores = Mapping[str, EntryScores]
+"""By task."""
+
+
+class Measured(NamedTuple):
+    scores: Mapping[str, Scores]
+    """By label."""
+    notes: list[str]
+    """A line for each run whose record contradicts its items, and for each empty number."""
+    items: int
+    clusters: int
+    """Of all tasks together."""
+
+
+class RunNumbers(NamedTuple):
+    """Numbers of one run on one task."""
+
+    draws: Floats
+    """[K, 1 + R]; the first is on the test items."""
+    same: Floats
+    """[D, 1 + R]"""
+    empty: Sequence[int]
+    """Indices of the numbers for which the answers leave nothing to count, which are 0."""
+
+
+def measure(
+    columns: Sequence[Column],
+    entries: Mapping[str, Sequence[Run]],
+    progress: Callable[[float], None] = no_progress,
+) -> Measured:
+    """Measure complete entries, whose runs are in seed order.
+
+    Raises:
+        UserError: a run's items are incomplete, or two runs were scored on different items.
+    """
+    runs = [run for group in entries.values() for run in group]
+    if not runs:
+        return Measured({}, [], 0, 0)
+    tests = _test_items(columns, runs[0])
+    scores: dict[str, dict[str, EntryScores]] = {label: {} for label in entries}
+    notes: list[str] = []
+    for index, test in enumerate(tests):
+        batches = (runs[start : start + AT_ONCE] for start in range(0, len(runs), AT_ONCE))
+        # Lazy: the items of one batch are in memory, whatever the sizes of the groups.
+        measured = chain.from_iterable(map(test.score, batches))
+        clusters = len(np.unique(test.clusters))
+        for rank, (label, group) in enumerate(entries.items(), start=1):
+            numbers = [*islice(measured, len(group))]
+            values = np.array([test.recorded(*pair) for pair in zip(group, numbers, strict=True)])
+            notes += test.remarks(group, values, numbers)
+            scores[label][test.task] = EntryScores(
+                keys=test.keys,
+                corrupted=test.corrupted,
+                values=values,
+                draws=np.stack([number.draws for number in numbers])[:, :, 1:],
+                same=np.stack([number.same for number in numbers]),
+                clusters=clusters,
+            )
+            progress((index + rank / len(entries)) / len(tests))
+    all_clusters = np.unique(np.concatenate([test.clusters for test in tests]))
+    return Measured(scores, notes, sum(len(t.clusters) for t in tests), len(all_clusters))
+
+
+@dataclass(frozen=True, slots=True)
+class TestItems:
+    """Items of one task that every run is scored on, those of the first run, with resamples."""
 
     task: str
-    metric: str
-    higher_is_better: bool
-    seeds: tuple[int, ...]
-    variants: tuple[str, ...]
+    keys: tuple[ScoreKey, ...]
+    first: Run
+    order: item_table.Order
+    """Of the first run's items; most runs store theirs in the same order."""
+    classes: int | None
+    """Number of classes of label-scored items; None if they have the parts of ratios."""
+    answer: str
+    """Column of the answers that are compared with the clean ones."""
+    weights: Floats
+    """[1 + R, n]; the first row counts each item once."""
+    same_weights: Floats
+    """[1 + R, n] for unchanged answers."""
+
+    @property
+    def clusters(self) -> NDArray[np.str_]:
+        return self.order.clusters[self.keys[0].variant]
+
+    @property
+    def variants(self) -> list[str]:
+        return list(dict.fromkeys(key.variant for key in self.keys))
 
     @property
     def corrupted(self) -> tuple[str, ...]:
         return tuple(variant for variant in self.variants if variant != CLEAN)
 
-
-@dataclass(frozen=True, slots=True)
-class EntryScores:
-    """Main metric of one entry over the grid: S seeds, V variants, D of them corrupted."""
-
-    grid: Grid
-    values: Floats
-    """[S, V] as recorded."""
-    draws: Floats
-    """[S, V, R] on resampled items."""
-    same: Floats
-    """[S, D, 1 + R] fraction of answers equal to the clean ones, on the test items and then on
-    resampled items."""
-    items: int
-    clusters: int
-
-    def column(self, weights: Mapping[str, float]) -> Sample:
-        """Return a weighted sum over variants; a variant without a weight has weight 0."""
-        vector = np.array([weights.get(variant, 0.0) for variant in self.grid.variants])
-        draws = np.einsum("v,svr->sr", vector, self.draws)
-        return Sample(self.values @ vector, draws, self.clusters)
-
-    def variant(self, name: str) -> Sample:
-        index = self.grid.variants.index(name)
-        return Sample(self.values[:, index], self.draws[:, index], self.clusters)
-
-    def unchanged(self, name: str) -> Sample:
-        """Return the fraction of answers to a corrupted variant that equal the clean ones."""
-        index = self.grid.corrupted.index(name)
-        return Sample(self.same[:, index, 0], self.same[:, index, 1:], self.clusters)
-
-
-def grid_of(task: str, runs: Sequence[Run]) -> Grid:
-    """Return the grid of a task's runs.
-
-    Raises:
-        UserError: no run finished, or the runs do not agree on one main metric.
-    """
-    scores = [score for run in runs for score in main_scores(run)]
-    metrics = {(score.metric, score.higher_is_better) for score in scores}
-    if len(metrics) != 1:
-        names = ", ".join(name for name, _ in sorted(metrics)) or "none (no finished run)"
-        raise UserError(f"{task} needs one main metric in one direction, its records have {names}.")
-    ((metric, higher),) = metrics
-    if higher is None:
-        raise UserError(f"{task}: its main metric {metric} has no direction, so it cannot rank.")
-    seeds = sorted({run.record.spec.seed for run in runs})
-    variants = sorted({score.variant for score in scores})
-    return Grid(task, metric, higher, tuple(seeds), tuple(variants))
-
-
-def main_scores(run: Run) -> list[Score]:
-    """Return the main metric of each variant; empty for a failed run."""
-    if run.record.status == "failed":
-        return []
-    return [score for score in run.record.scores if score.main]
-
-
-def lacking(runs: Sequence[Run], seeds: Iterable[int], required: Set[tuple[str, str]]) -> str:
-    """Describe which seeds and (task, variant) pairs an entry's runs lack; empty if none."""
-    present = {run.record.spec.seed for run in runs}
-    parts = [f"no run of seed {seed}" for seed in seeds if seed not in present]
-    # On the board of one task its name says nothing.
-    several_tasks = len({task for task, _ in required}) > 1
-    for run in runs:
-        seed = run.record.spec.seed
-        missing = sorted(required - {(score.task, score.variant) for score in main_scores(run)})
-        names = [f"{task} {variant}" if several_tasks else variant for task, variant in missing]
-        if run.record.status == "failed":
-            parts.append(f"seed {seed} failed: {run.record.failure}")
-        elif missing:
-            parts.append(f"seed {seed} lacks {', '.join(names)}")
-    return "; ".join(parts)
-
-
-def measure(
-    grid: Grid,
-    entries: Mapping[str, Sequence[Run]],
-    progress: Callable[[float], None] = no_progress,
-) -> tuple[dict[str, EntryScores], list[str]]:
-    """Measure complete entries, whose runs are in seed order.
-
-    Returns:
-        The scores by label, and a line for each run whose items do not give the recorded value.
-
-    Raises:
-        UserError: two runs were scored on different items.
-    """
-    runs = [run for group in entries.values() for run in group]
-    if not runs:
-        return {}, []
-    test = _test_items(grid, runs[0])
-    clusters = len(np.unique(test.clusters))
-    scores, notes = {}, []
-    batches = (runs[start : start + AT_ONCE] for start in range(0, len(runs), AT_ONCE))
-    # Lazy: the items of one batch are in memory, whatever the sizes of the groups.
-    run_draws = chain.from_iterable(map(test.score, batches))
-    for label, group in entries.items():
-        draws, same = zip(*islice(run_draws, len(group)), strict=True)
-        values = []
-        for run, metric in zip(group, draws, strict=True):
-            # The record has the score; the items only give its uncertainty.
-            recorded = {score.variant: score.value for score in main_scores(run)}
-            values.append([recorded[variant] for variant in grid.variants])
-            notes += _disagreement(run, grid, values[-1], metric[:, 0])
-        scores[label] = EntryScores(
-            grid=grid,
-            values=np.array(values),
-            draws=np.stack(draws)[:, :, 1:],
-            same=np.stack(same),
-            items=len(test.clusters),
-            clusters=clusters,
-        )
-        if len(scores) < len(entries):
-            progress(len(scores) / len(entries))
-    return scores, notes
-
-
-@dataclass(frozen=True, slots=True)
-class TestItems:
-    """Items that every run of a board is scored on, those of the first run, with resamples."""
-
-    grid: Grid
-    first: Run
-    order: item_table.Order
-    """Of the first run's items; most runs store theirs in the same order."""
-    classes: int
-    answer: str
-    """Column of the answers that are compared with the clean ones."""
-    weights: Floats
-    """[1 + R, n]; the first row counts each item once."""
-
-    @property
-    def clusters(self) -> NDArray[np.str_]:
-        return self.order.clusters[self.grid.variants[0]]
-
-    def score(self, runs: Sequence[Run]) -> Iterator[tuple[Floats, Floats]]:
-        """Score several runs at once, since a pass over all weights is the slow part.
-
-        Returns:
-            By run the metric [V, 1 + R] and the fraction of unchanged answers [D, 1 + R].
-        """
-        items, same = self._read(runs)
-        metric = all_resampled(self.grid.metric, items, self.weights)
-        by_run = metric.reshape(len(runs), len(self.grid.variants), -1)
-        return zip(by_run, fractions(same, self.weights), strict=True)
-
-    def _read(self, runs: Sequence[Run]) -> tuple[list[Items], NDArray[np.bool_]]:
-        """Return the items of each run and variant, and which corrupted answers equal the clean
-        ones: [K, D, n]."""
-        corrupted = self.grid.corrupted
-        scored = item_table.columns_for(self.grid.metric)
-        names = list(dict.fromkeys([*scored, *([self.answer] if corrupted else [])]))
-        tables_in_order = [item_table.read(run.items_path(), names, self.order) for run in runs]
-        for run, (_, order) in zip(runs, tables_in_order, strict=True):
+    def score(self, runs: Sequence[Run]) -> Iterator[RunNumbers]:
+        """Score several runs at once, since a pass over all weights is the slow part."""
+        names = [*_columns_of(self.keys, self.classes), *([self.answer] if self.corrupted else [])]
+        names = list(dict.fromkeys(names))
+        tables = [item_table.read(run.items_path(self.task), names, self.order) for run in runs]
+        for run, (_, order) in zip(runs, tables, strict=True):
             # The same object means the same items.
             if order is not self.order:
-                _check_items(run, order, self)
-        items: list[Items] = []
-        same = np.zeros((len(runs), len(corrupted), len(self.clusters)), np.bool_)
-        start = 0
+                self.check(run, order)
+        same = np.zeros((len(runs), 0, len(self.weights)))
+        if self.corrupted:
+            unchanged = [
+                item_table.unchanged_answers(*group, self.answer, self.corrupted, CLEAN)
+                for group in item_table.group_by_order(tables)
+            ]
+            same = fractions(np.concatenate(unchanged), self.same_weights)
+        if self.classes is None:
+            for table, run_same in zip(tables, same, strict=True):
+                draws, empty = self._ratios(*table)
+                yield RunNumbers(draws, run_same, empty)
+            return
+        for draws, run_same in zip(self._class_metrics(tables), same, strict=True):
+            yield RunNumbers(draws, run_same, ())
+
+    def _class_metrics(self, tables: Sequence[tuple["pyarrow.Table", item_table.Order]]) -> Floats:
+        """Return the metrics of label-scored runs: [runs, K, 1 + R]."""
+        names = _columns_of(self.keys, self.classes)
         # Runs stored in another order still count, in a batch of their own.
-        for tables, order in item_table.group_by_order(tables_in_order):
-            for by_variant in item_table.items_of(tables, order, self.classes, scored):
-                items += [by_variant[variant] for variant in self.grid.variants]
-            if corrupted:
-                unchanged = item_table.unchanged_answers(
-                    tables, order, self.answer, corrupted, CLEAN
-                )
-                same[start : start + len(tables)] = unchanged
-            start += len(tables)
-        return items, same
+        by_run = [
+            items
+            for group, order in item_table.group_by_order(tables)
+            for items in item_table.items_of(group, order, self.classes or 0, names)
+        ]
+        parts = []
+        for metric, keys in groupby(self.keys, lambda key: key.metric):
+            variants = [key.variant for key in keys]
+            items = [by_variant[name] for by_variant in by_run for name in variants]
+            draws = all_resampled(metric, items, self.weights)
+            parts.append(draws.reshape(len(by_run), len(variants), -1))
+        return np.concatenate(parts, axis=1)
 
+    def _ratios(self, table: "pyarrow.Table", order: item_table.Order) -> tuple[Floats, list[int]]:
+        """Return the ratios of sums over items [K, 1 + R], and which have nothing to count.
 
-def _test_items(grid: Grid, first: Run) -> TestItems:
-    columns = item_table.columns_for(grid.metric)
-    _, order = item_table.read(first.items_path(), columns)
-    classes = int(first.record.provenance["data"]["classes"])
-    answer = item_table.answer_column(first.items_path())
-    # Without weights: the check needs none, and should fail before they are drawn.
-    test = TestItems(grid, first, order, classes, answer, np.empty((0, 0)))
-    _check_items(first, order, test)
-    draws = resample_weights(test.clusters, DRAWS, grid.task)
-    weights = np.vstack([np.ones(draws.shape[1]), draws])
-    # Column-major: sums along sorted items need the weights of an item side by side.
-    return replace(test, weights=np.asfortranarray(weights))
+        Nothing to count is 0 on the test items, as recorded, and unknown on a resample of others.
+        """
+        inside = {
+            # Items outside get zeros, since the weights have a column for every item.
+            subset: np.isin(table["subset"].to_numpy(), [
+                name for name in table["subset"].unique().to_pylist() if subset in enclosing(name)
+            ])
+            for subset in {key.subset for key in self.keys} - {""}
+        }  # fmt: skip
+        sums = []
+        for end in ("top", "bottom"):
+            parts = []
+            for key in self.keys:
+                numbers = table[f"{key.metric}.{end}"].to_numpy().astype(np.float64)
+                numbers = numbers * inside[key.subset] if key.subset else numbers
+                parts.append(numbers[order.rows[key.variant]])
+            # One product for all numbers: reading the weights takes most of the time.
+            sums.append(self.weights @ np.stack(parts, axis=1))
+        top, bottom = sums
+        blank = np.where(bottom[0] == 0, 0.0, np.nan)
+        out = np.broadcast_to(blank, bottom.shape).copy()
+        return np.divide(top, bottom, out=out, where=bottom != 0).T, np.flatnonzero(
+            bottom[0] == 0
+        ).tolist()
 
-
-def _check_items(run: Run, order: item_table.Order, test: TestItems) -> None:
-    """Raise UserError if a variant is missing or the items are not those of the first run."""
-    absent = [variant for variant in test.grid.variants if variant not in order.rows]
-    if absent:
-        raise UserError(f"The items of {run.folder} lack {', '.join(absent)}: run it again.")
-    ids = test.order.ids[test.grid.variants[0]]
-    for variant in test.grid.variants:
-        if not np.array_equal(order.ids[variant], ids):
+    def check(self, run: Run, order: item_table.Order) -> None:
+        """Raise UserError if a variant is missing or the items are not those of the first run."""
+        if absent := [variant for variant in self.variants if variant not in order.rows]:
             raise UserError(
-                f"{run.folder} was scored on other items ({variant}) than {test.first.folder}: "
-                "score all runs of a board on the same test items."
+                f"The items of {run.folder} lack {self.task} {', '.join(absent)}: run it again."
             )
+        for variant in self.variants:
+            if not np.array_equal(order.ids[variant], self.order.ids[self.variants[0]]):
+                raise UserError(
+                    f"{run.folder} was scored on other items of {self.task} ({variant}) than "
+                    f"{self.first.folder}: score all runs of a board on the same test items."
+                )
+
+    def recorded(self, run: Run, numbers: RunNumbers) -> list[float]:
+        """Return each number as recorded: the items only give its uncertainty."""
+        scores = {
+            ScoreKey(score.metric, score.subset, score.variant): score.value
+            for score in run.record.scores
+            if score.task == self.task
+        }
+        # Only main metrics are sure to be recorded by every run.
+        return [
+            scores.get(*pair) for pair in zip(self.keys, numbers.draws[:, 0].tolist(), strict=True)
+        ]
+
+    def remarks(
+        self, runs: Sequence[Run], values: Floats, numbers: Sequence[RunNumbers]
+    ) -> Iterator[str]:
+        """Yield lines about the recorded value furthest from its items, and about empty ratios."""
+        computed = np.stack([number.draws[:, 0] for number in numbers])
+        distances = np.abs(values - computed)
+        for seed, run in enumerate(runs):
+            entry = f"{run.record.label}, seed {run.record.spec.seed}"
+            worst = int(distances[seed].argmax())
+            # Not ``>``: NaN disagrees with everything.
+            if not distances[seed, worst] <= AGREEMENT:
+                key = self.keys[worst]
+                name = " ".join(filter(None, (self.task, key.metric, key.subset)))
+                yield (
+                    f"{entry}: the record says {name} {values[seed, worst]:.6f} on {key.variant}, "
+                    f"its items give {computed[seed, worst]:.6f}; the interval comes from the "
+                    "items."
+                )
+            for key in (self.keys[index] for index in numbers[seed].empty):
+                if key.variant == CLEAN:
+                    name = " ".join(filter(None, (self.task, key.subset, key.metric)))
+                    yield f"{entry}: no answer on which {name} could be counted, so it is 0."
 
 
-def _disagreement(run: Run, grid: Grid, recorded: Sequence[float], recomputed: Floats) -> list[str]:
-    """Return a line about the variant with the largest distance, if it exceeds ``AGREEMENT``."""
-    distances = np.abs(np.array(recorded) - recomputed)
-    worst = int(distances.argmax())
-    if distances[worst] <= AGREEMENT:
-        return []
-    return [
-        f"{run.record.label}, seed {run.record.spec.seed}: the record says {grid.metric} "
-        f"{recorded[worst]:.6f} on {grid.variants[worst]}, its items give "
-        f"{recomputed[worst]:.6f}; the interval comes from the items."
-    ]
+def _test_items(columns: Sequence[Column], first: Run) -> list[TestItems]:
+    """Open the items of each task, and draw clusters over those of all tasks together.
+
+    Tasks often ask about the same images, and the uncertainty of a mean over tasks depends on that.
+    All entries share the draws.
+    """
+    by_task: dict[str, set[ScoreKey]] = {}
+    for column in columns:
+        keys = (ScoreKey(column.metric, column.subset, variant) for variant in column.variants)
+        by_task.setdefault(column.task, set()).update(keys)
+    tests = [_open(task, tuple(sorted(keys)), first) for task, keys in by_task.items()]
+    draws = resample_weights(np.concatenate([t.clusters for t in tests]), DRAWS, *by_task)
+    starts = np.cumsum([len(test.clusters) for test in tests])[:-1]
+    result = []
+    for test, part in zip(tests, np.split(draws, starts, axis=1), strict=True):
+        weights = same_weights = np.vstack([np.ones(part.shape[1]), part])
+        if test.classes is not None:
+            # Column-major: sums along sorted items need the weights of an item side by side.
+            weights = same_weights = np.asfortranarray(weights)
+        if len(tests) > 1 and test.corrupted:
+            # For this task alone: what else a board asks does not change its unchanged answers.
+            part = resample_weights(test.clusters, DRAWS, test.task)
+            same_weights = np.vstack([np.ones(part.shape[1]), part])
+        result.append(replace(test, weights=weights, same_weights=same_weights))
+    return result
+
+
+def _open(task: str, keys: tuple[ScoreKey, ...], first: Run) -> TestItems:
+    path, classes = first.items_path(task), None
+    present = item_table.column_names(path)
+    if "target" in present:
+        provenance = first.record.provenance
+        # Facts of the other tasks are apart from those of the training task.
+        about = provenance if task == first.record.spec.task else provenance["scored"][task]
+        classes = int(about["data"]["classes"])
+    _, order = item_table.read(path, _columns_of(keys, classes))
+    answer, nothing = item_table.answer_column(path), np.empty((0, 0))
+    # Without weights: the check needs none, and should fail before they are drawn.
+    test = TestItems(task, keys, first, order, classes, answer, nothing, nothing)
+    test.check(first, order)
+    return test
+
+
+def _columns_of(keys: Sequence[ScoreKey], classes: int | None) -> list[str]:
+    """Return the columns of the items that the numbers are computed from."""
+    if classes is None:
+        subset = ["subset"] if any(key.subset for key in keys) else []
+        ends = [f"{key.metric}.{end}" for key in keys for end in ("top", "bottom")]
+        return list(dict.fromkeys([*subset, *ends]))
+    return list(dict.fromkeys(c for key in keys for c in item_table.columns_for(key.metric)))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
-from steelyard.leaderboards.boards import cells, profile_tables, tables
+from steelyard.leaderboards.boards import cells, tables
 from steelyard.leaderboards.boards.board import Blank, Board
 from steelyard.leaderboards.boards.evidence import joined, sentence, titled
 from steelyard.leaderboards.boards.plots.ranks import critical_figure
-from steelyard.leaderboards.boards.profile import Profile
+from steelyard.leaderboards.boards.sheets import main_sheet
 from steelyard.leaderboards.loading.collect import Run, Runs
 from steelyard.leaderboards.output.escape import escape_formulas, md
 from steelyard.leaderboards.output.files import csv_text, exact, json_text, members
@@ -65,7 +65,7 @@ class Overall:
 
 def overall(boards: Sequence[Board]) -> Overall:
     """Combine the boards of several tasks."""
-    ranked = {entry.label: entry.kind for board in boards for entry in board.entries}
+    ranked = {entry.label: entry.kind for board in boards for entry in board.rows}
     kinds = ranked | {blank.label: blank.kind for board in boards for blank in board.blanks}
     # All entries of all tasks: one that no board ranks is still listed, with its reason.
     absent = {
@@ -99,35 +99,34 @@ def absences(overall: Overall) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Boards and profiles of all tasks, with their common files."""
+    """Boards of all tasks, with their common files."""
 
     boards: tuple[Board, ...]
-    profiles: tuple[Profile, ...]
     overall: Overall
+    """Over the boards of one score."""
     files: Mapping[str, bytes]
     """By name; without figures and without the front page, which links the files of all tasks."""
     figures: Figures
     """By stem."""
 
 
-def build(runs: Runs, task_boards: Sequence[Board | Profile]) -> Summary:
-    """Summarise the boards and profiles of all tasks."""
-    boards = tuple(board for board in task_boards if isinstance(board, Board))
-    profiles = tuple(board for board in task_boards if isinstance(board, Profile))
-    combined = overall(boards)
+def build(runs: Runs, boards: Sequence[Board]) -> Summary:
+    """Summarise the boards of all tasks."""
+    single = [board for board in boards if not board.several]
+    combined = overall(single)
     # Ten digits: the last ones of a double vary by machine.
     scores = runs.scores.to_csv(index=False, float_format="%.10g")
     files = {"scores.csv": escape_formulas(scores.encode())}
     if runs.oracle:
         files |= oracle_files(runs.oracle)
     figures: Figures = {}
-    if boards:
+    if single:
         files["overall.json"] = json_text({"schema": SCHEMA, **members(combined)}).encode()
     if combined.critical is not None:
-        look = marks([run.record.label for run in runs.runs], boards[0].control)
+        look = marks([run.record.label for run in runs.runs], single[0].control)
         draw = partial(critical_figure, combined.critical, combined.title, look)
         figures = {"overall-critical": draw}
-    return Summary(boards, profiles, combined, files, figures)
+    return Summary(tuple(boards), combined, files, figures)
 
 
 def front_page(runs: Runs, summary: Summary, sections: Sequence[str]) -> bytes:
@@ -135,36 +134,28 @@ def front_page(runs: Runs, summary: Summary, sections: Sequence[str]) -> bytes:
 
     ``sections`` are appended, such as links to other reports.
     """
-    overall, boards = summary.overall, summary.boards
+    overall = summary.overall
     parts = ["# Leaderboards"]
-    if len(boards) > 1:
+    if len(overall.tasks) > 1:
         parts += [f"## {overall.title}\n\n{sheet_markdown(overall_sheet(overall))}"]
         parts.append(md(OVERALL_RULE + sentence(overall.preliminary)))
         parts += [f"- {md(line)}" for line in absences(overall)]
     parts += [image(stem) for stem in summary.figures]
-    parts += [md(cells.NO_DIAGRAM)] if boards and overall.critical is None else []
-    for board in boards:
-        parts += _section(board, tables.caption(board), tables.ranking(board))
+    parts += [md(cells.NO_DIAGRAM)] if overall.tasks and overall.critical is None else []
+    for board in summary.boards:
+        links = {name: f"{board.stem}.{kind}" for name, kind in cells.FORMATS.items()}
+        parts += [f"## {md(board.title)}", md(tables.caption(board))]
+        parts += [sheet_markdown(main_sheet(board)), file_links(links)]
         parts += bullets("", tables.remarks(board))
-    tasks = {board.task for board in boards}
-    tasks |= {profile.trained_on for profile in summary.profiles}
     parts += [
         f"No board for {md(task)}: none of its runs finished."
         for task in runs.tasks()
-        if task not in tasks
+        if task not in {board.task for board in summary.boards}
     ]
-    parts += bullets("## How to read this\n\n", tables.RULES if boards else ())
-    for profile in summary.profiles:
-        caption, overview = profile_tables.caption(profile), profile_tables.overview(profile)
-        parts += _section(profile, caption, overview)
-        parts += bullets("", profile_tables.remarks(profile))
-        parts += bullets("", profile_tables.RULES)
+    # Once for all boards of a kind.
+    rules = dict.fromkeys(rule for board in summary.boards for rule in tables.rules_of(board))
+    parts += bullets("## How to read this\n\n", [*rules])
     return ("\n\n".join([*parts, *sections]) + "\n").encode()
-
-
-def _section(board: Board | Profile, caption: str, sheet: Sheet) -> list[str]:
-    links = {name: f"{board.stem}.{kind}" for name, kind in cells.FORMATS.items()}
-    return [f"## {md(board.title)}", md(caption), sheet_markdown(sheet), file_links(links)]
 
 
 def overall_sheet(overall: Overall) -> Sheet:
@@ -173,7 +164,9 @@ def overall_sheet(overall: Overall) -> Sheet:
     def rank(task: str, entry: OverallEntry) -> str:
         return f"{entry.rank.ranks[task]:g}"
 
-    columns: list[cells.Column[OverallEntry]] = [("ties", lambda entry: "".join(entry.rank.ties))]
+    columns: list[cells.SheetColumn[OverallEntry]] = [
+        ("ties", lambda entry: "".join(entry.rank.ties))
+    ]
     columns += cells.rank_columns(lambda entry: entry.rank)
     for task in overall.tasks:
         title = titled(task, generated=task in overall.generated, preliminary="")

@@ -1,21 +1,24 @@
-"""Build the report of a board, and its table for the terminal."""
+"""Build the report of a board, and its tables for the terminal."""
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from steelyard.leaderboards.boards import cells
-from steelyard.leaderboards.boards.board import COMPARED, MODALITIES, Blank, Board, BoardEntry
-from steelyard.leaderboards.boards.cells import number, with_half
-from steelyard.leaderboards.boards.evidence import sentence
-from steelyard.leaderboards.boards.tradeoff import OTHER
-from steelyard.leaderboards.output.files import exact, members
+from steelyard.leaderboards.boards import factorial
+from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.cells import NO_DIAGRAM, VERDICTS, number
+from steelyard.leaderboards.boards.columns import COMPOSITE
+from steelyard.leaderboards.boards.evidence import sentence, titled
+from steelyard.leaderboards.boards.factorial import Factorial
+from steelyard.leaderboards.boards.sheets import main_sheet, more_sheets
+from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
-from steelyard.leaderboards.output.style import Figures
+from steelyard.leaderboards.output.style import Figures, shorten
+from steelyard.tasks import NOTHING
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 RULES = (
     "A modality is averaged over the severities of each corruption, then over its corruptions; "
@@ -35,62 +38,61 @@ RULES = (
     "A board is preliminary if a trained entry took fewer than 300 optimiser steps: it then "
     "supports no conclusion. Generated data is drawn by steelyard, not collected.",
 )
+SEVERAL_RULES = (
+    "All numbers are percentages on clean items unless the column says otherwise; ± is half of the "
+    "95 % interval over training seeds and test items, differences are paired by seed and item, "
+    "and ▲ is better and ▼ worse than the control at 5 % after Holm's correction over the entries "
+    "of the column. Columns without an arrow only describe.",
+    "The composite is the mean over tasks of the mean of a task's clean numbers, those where lower "
+    "is better taken as 100 - x. It orders the rows and nothing more: an entry can lead one column "
+    "and ruin another, so read them side by side. Entries that share a letter under ties do not "
+    "differ in it at 5 % after Holm's correction over all pairs; ≈ marks ties with the first.",
+    "Borda, ranks and win rates use the tasks' parts of the composite, one vote per task: Borda "
+    "counts the entries beaten, the range is the middle 95 % of mean ranks when seeds and items "
+    "are resampled, the win rate is the fraction of the others beaten, by seed, with its interval.",
+    "No image is the main metric with every image removed: the rest is language prior. Reliance "
+    "is how much the metric falls by that, paired by seed and item. Corrupted is its mean over "
+    "the scored corruptions of that modality, each averaged over its severities first.",
+    "A board is preliminary if a trained entry took fewer than 300 optimiser steps: it then "
+    "supports no conclusion. Generated data is drawn by steelyard, not collected.",
+)
+INTERNAL = ("samples", "variants", "groups", "measured")
+"""Fields of a board that are not exported."""
 
 
-def report(board: Board, figures: Figures | None = None) -> Report:
-    """Build the report with these figures."""
-    rows: list[dict[str, object]] = [dict(_fields(board, entry)) for entry in board.entries]
-    rows += [members(blank) | {"preliminary": board.preliminary} for blank in board.blanks]
+def report(
+    board: Board, factorials: Sequence[Factorial] = (), figures: Figures | None = None
+) -> Report:
+    """Build the report with the board's factorials and these figures."""
+    content = {name: value for name, value in members(board).items() if name not in INTERNAL}
     return Report(
         stem=board.stem,
         title=board.title,
         about=caption(board),
-        sheets=sheets(board),
+        sheets=[main_sheet(board), *more_sheets(board), *factorial.sheets(factorials)],
         notes=remarks(board),
-        rules=RULES,
+        rules=rules_of(board),
         figures=figures or {},
-        rows=rows,
-        content={k: v for k, v in members(board).items() if k not in ("samples", "entry_scores")},
+        rows=[*(_long_rows if board.several else _wide_rows)(board)],
+        content=content | {"factorials": factorials},
         latex_about=caption(board),
     )
 
 
-def sheets(board: Board) -> tuple[Sheet, ...]:
-    """Return the ranking, corruptions, modalities and cost; cells are blank where incomplete."""
-    costs = {_name(entry): entry.cost for entry in board.entries}
-    cost = cells.cost_sheet(costs, board.control, map(_name, board.blanks))
-    tables = (ranking(board), _corruptions(board), *_modalities(board), cost)
-    # Rank and entry alone are no table.
-    return tuple(sheet for sheet in tables if len(sheet.header) > 2)
-
-
-def terminal(board: Board, width: int) -> "Table":
-    """Draw the ranking for a terminal ``width`` characters wide, with notes below.
-
-    If the full ranking does not fit, only its main columns; long names are cut.
-    """
-    from rich.text import Text
-
-    sheet = ranking(board)
-    # rich would break the cells of a table that is too wide.
-    if sum(_widths(sheet)) > width:
-        sheet = _brief(board)
-    widths = _widths(sheet)
-    room = max(width - sum(widths) + widths[1], len("entry"))
-    notes = Text("\n".join(remarks(board)))
-    return sheet_terminal(sheet, widest=room, title=Text(caption(board)), caption=notes)
-
-
-def _widths(sheet: Sheet) -> list[int]:
-    """Return the terminal width of each column, with the space before the next."""
-    from rich.cells import cell_len
-
-    lines = [sheet.header, *([cell.text for cell in row] for row in sheet.rows)]
-    return [max(map(cell_len, column)) + 2 for column in zip(*lines, strict=True)]
+def rules_of(board: Board) -> tuple[str, ...]:
+    """Return how to read the tables of a board."""
+    return SEVERAL_RULES if board.several else RULES
 
 
 def caption(board: Board) -> str:
     """Describe the numbers, what they were measured on, and whether they are preliminary."""
+    if board.several:
+        seeds = "1 seed" if len(board.seeds) == 1 else f"{len(board.seeds)} seeds"
+        end = f"{seeds}, control {board.control}.{sentence(board.preliminary)}"
+        if board.task == NOTHING:
+            return f"Models without any training, {end}"
+        data = titled(board.task, generated=board.generated, preliminary="")
+        return f"Trained on {data}, backbone {board.backbone}, budget {board.budget}, {end}"
     unit = " in %" if board.percent else ""
     direction = "higher" if board.higher_is_better else "lower"
     seeds = ", ".join(map(str, board.seeds))
@@ -108,144 +110,124 @@ def remarks(board: Board) -> list[str]:
         f"{number(limit.alone, board.percent)} in {name} "
         f"({number(limit.corrected, board.percent)} after Holm's correction)"
         for name, limit in board.detectable.items()
+        # One for all of several columns, each of which has its own.
+        if not board.several or name == COMPOSITE
     ]
     power = [
         f"A difference to {board.control} of {' and '.join(limits)} is detected with 80 % power on "
         "these seeds and items; most smaller ones are not."
     ]
     blanks = [f"{blank.label}: {blank.missing}." for blank in board.blanks]
-    return [*board.notes, *(power if limits else []), *blanks]
+    diagram = [NO_DIAGRAM] if board.several and board.critical is None else []
+    return [*board.notes, *(power if limits else []), *blanks, *diagram]
 
 
-def ranking(board: Board) -> Sheet:
-    """Build the table of entries by rank: scores with intervals, differences to the control."""
-    columns: list[cells.Column[BoardEntry]] = [
-        ("ties", lambda entry: "".join(entry.rank.ties)),
-        ("range", lambda entry: f"{entry.rank.low:.0f}-{entry.rank.high:.0f}"),
+def _wide_rows(board: Board) -> Iterator[dict[str, object]]:
+    """Yield a CSV row per entry of a board of one score."""
+    for position, row in enumerate(board.rows, start=1):
+        fields: dict[str, object] = {
+            "rank": position,
+            "tied_with_first": row.tied,
+            "rank_low": row.rank.first,
+            "rank_high": row.rank.last,
+            "ties": " ".join(row.ties),
+            "win_rate": row.rank.wins,
+            "label": row.label,
+            "kind": row.kind,
+            "missing": "",
+            "preliminary": board.preliminary,
+            **{name: row.scores[name] for name in board.names},
+            "worst": "" if row.worst is None else row.worst,
+            "gap": "" if row.gap is None else row.gap,
+            "better_corrupted": " ".join(row.better_corrupted),
+        }
+        for name, difference in row.differences.items():
+            fields[f"difference_{name}"] = difference.interval
+            fields[f"difference_{name}_p"] = difference.interval.p
+            fields[f"difference_{name}_p_holm"] = difference.adjusted
+        if row.tradeoff is not None:
+            for name, difference in row.tradeoff.by_name.items():
+                fields[f"difference_{name}"] = difference.interval
+                fields[f"difference_{name}_p_holm"] = difference.adjusted
+            fields["balance_traded"] = row.tradeoff.traded
+        costs = members(row.cost)
+        relative = "" if row.cost.relative is None else row.cost.relative
+        fields |= {"flops": row.cost.flops, "flops_relative": relative}
+        fields |= {name: costs[name] for name in ("seconds", "steps", "items", "peak_bytes")}
+        yield fields | {f"flops_{phase}": flops for phase, flops in row.cost.phases.items()}
+    for blank in board.blanks:
+        yield members(blank) | {"preliminary": board.preliminary}
+
+
+def _long_rows(board: Board) -> Iterator[dict[str, object]]:
+    """Yield a CSV row per entry and column; one with what it lacks for an incomplete entry."""
+    names = ("difference", "difference_low", "difference_high", "p_holm")
+    for row in board.rows:
+        reliance = {f"{task} reliance": interval for task, interval in row.reliance.items()}
+        # The column that orders the rows comes first.
+        for name, interval in {COMPOSITE: row.scores[COMPOSITE], **row.scores, **reliance}.items():
+            fields: dict[str, object] = {"entry": row.label, "column": name}
+            fields |= _rounded(("mean", "low", "high"), interval.ends)
+            fields["seeds"] = " ".join(f"{value:.6g}" for value in interval.values)
+            fields |= dict.fromkeys((*names, "verdict"), "")
+            if change := row.differences.get(name):
+                fields |= _rounded(names, (*change.interval.ends, change.adjusted))
+                fields["verdict"] = change.verdict
+            yield {**fields, "missing": "", "preliminary": board.preliminary}
+    for blank in board.blanks:
+        yield {"entry": blank.label, "missing": blank.missing, "preliminary": board.preliminary}
+
+
+def _rounded(names: Sequence[str], values: Sequence[float]) -> dict[str, object]:
+    return {name: f"{value:.6g}" for name, value in zip(names, values, strict=True)}
+
+
+def terminal(board: Board, width: int) -> "RenderableType":
+    """Draw the board in as many tables as ``width`` characters need, with its notes below."""
+    from rich.console import Group
+    from rich.text import Text
+
+    sheets = [main_sheet(board, halves=True)]
+    if board.several:
+        sheets += more_sheets(board)[-2 if board.corrupted else -1 :]
+    tables: list[RenderableType] = []
+    for sheet in map(_narrow, sheets):
+        for columns in _fitting(sheet, width):
+            tables += [sheet_terminal(sheet, columns=columns, title=sheet.title), Text("")]
+    lines = [f"{board.title}: {caption(board)}" if board.several else caption(board)]
+    lines += [*remarks(board), *(rules_of(board) if board.several else ())]
+    return Group(*tables, *(Text(line, style="dim") for line in lines))
+
+
+def _narrow(sheet: Sheet) -> Sheet:
+    """Shorten names, break headings into words, the arrow with the last, and align verdicts."""
+    header = [name.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓") for name in sheet.header]
+    verdicts = tuple(filter(None, VERDICTS.values()))
+    marked = {n for row in sheet.rows for n, cell in enumerate(row) if cell.text.endswith(verdicts)}
+
+    def padded(index: int, cell: Cell) -> Cell:
+        if index == 1:
+            return Cell(shorten(cell.text))
+        # Cells are aligned at the right: a verdict would shift its number.
+        room = index in marked and not cell.text.endswith(verdicts)
+        return replace(cell, text=cell.text + "  " * room)
+
+    rows = tuple(tuple(padded(*pair) for pair in enumerate(row)) for row in sheet.rows)
+    return Sheet(sheet.title, tuple(name.replace(" ", "\n") for name in header), rows)
+
+
+def _fitting(sheet: Sheet, width: int) -> list[list[int]]:
+    """Group columns to fit ``width`` characters, rank and entry in every group."""
+    from rich.cells import cell_len
+
+    needs = [
+        2 + max(map(cell_len, [*title.split("\n"), *(row[i].text for row in sheet.rows)]))
+        for i, title in enumerate(sheet.header)
     ]
-    for name in ("balanced", "clean", "corrupted"):
-        if name in board.columns:
-            columns.append(_scores(board, name, halves=True))
-    if _has_both(board):
-        columns += [_worst(board), ("gap", partial(_gap, board))]
-    columns += [_differences(board, name) for name in COMPARED if name in board.columns]
-    blanks = map(_name, board.blanks)
-    return cells.entry_sheet("Ranking", board.entries, _name, columns, blanks, _tie_mark)
-
-
-def _brief(board: Board) -> Sheet:
-    """Build the ranking for 80 characters: few columns, intervals on balanced and Δ only."""
-    means = [name for name in ("clean", "corrupted") if name in board.columns]
-    columns = [_scores(board, "balanced", halves=True), *(_scores(board, name) for name in means)]
-    columns += [_worst(board)] if _has_both(board) else []
-    # Corrupted if there is any: it is what the board is about.
-    columns.append(_differences(board, means[-1]))
-    blanks = [blank.label for blank in board.blanks]
-    entries = board.entries
-    return cells.entry_sheet("Ranking", entries, lambda e: e.label, columns, blanks, _tie_mark)
-
-
-def _tie_mark(entry: BoardEntry) -> str:
-    return "≈" if entry.rank.tied else ""
-
-
-def _has_both(board: Board) -> bool:
-    return all(modality in board.columns for modality in MODALITIES)
-
-
-def _scores(
-    board: Board, name: str, *, heading: str = "", halves: bool = False
-) -> cells.Column[BoardEntry]:
-    """Return the column of scores, the best in bold, a corrupted one above clean with †."""
-    pick = max if board.higher_is_better else min
-    best = pick((entry.scores[name].mean for entry in board.entries), default=None)
-
-    def cell(entry: BoardEntry) -> Cell:
-        score = entry.scores[name]
-        text = with_half(score, board.percent) if halves else number(score.mean, board.percent)
-        mark = " †" if name in entry.better_corrupted else ""
-        return Cell(text + mark, score.mean == best)
-
-    return heading or name, cell
-
-
-def _worst(board: Board) -> cells.Column[BoardEntry]:
-    return "worst", lambda entry: number(entry.worst, board.percent)
-
-
-def _differences(board: Board, name: str) -> cells.Column[BoardEntry]:
-    return f"Δ {name}", lambda entry: cells.with_verdict(entry.differences.get(name), board.percent)
-
-
-def _gap(board: Board, entry: BoardEntry) -> str:
-    traded = entry.tradeoff is not None and entry.tradeoff.traded
-    return number(entry.gap, board.percent) + (" ‡" if traded else "")
-
-
-def _corruptions(board: Board) -> Sheet:
-    columns = [_scores(board, name) for name in board.corruptions]
-    for name in MODALITIES:
-        if name in board.columns:
-            columns.append(_scores(board, name, heading=f"{name} corrupted"))
-    return cells.entry_sheet("Corruptions", board.entries, _name, columns, map(_name, board.blanks))
-
-
-def _modalities(board: Board) -> list[Sheet]:
-    """Build the table of strong and weak modality; none without a control or with one modality."""
-    if not any(entry.tradeoff for entry in board.entries):
-        return []
-
-    def score(corrupted: str, entry: BoardEntry) -> str:
-        return with_half(entry.scores[corrupted], board.percent)
-
-    def difference(name: str, entry: BoardEntry) -> str:
-        change = entry.tradeoff.by_name[name] if entry.tradeoff else None
-        return cells.with_verdict(change, board.percent)
-
-    # The score of a modality is the one with the other corrupted.
-    strong, weak = board.strong_modality, OTHER[board.strong_modality]
-    columns: list[cells.Column[BoardEntry]] = [
-        (f"{strong} (strong)", partial(score, weak)),
-        (f"{weak} (weak)", partial(score, strong)),
-        ("gap", partial(_gap, board)),
-        *((f"Δ {name}", partial(difference, name)) for name in ("strong", "weak", "gap")),
-    ]
-    blanks = map(_name, board.blanks)
-    return [cells.entry_sheet("Strong and weak modality", board.entries, _name, columns, blanks)]
-
-
-def _name(entry: Blank | BoardEntry) -> str:
-    return cells.with_kind(entry.label, entry.kind)
-
-
-def _fields(board: Board, entry: BoardEntry) -> Iterator[tuple[str, str]]:
-    """Yield one entry's fields for the CSV, in order."""
-    rank, cost = entry.rank, entry.cost
-    yield from (("rank", str(rank.position)), ("tied_with_first", str(rank.tied).lower()))
-    yield from (("rank_low", f"{rank.low:g}"), ("rank_high", f"{rank.high:g}"))
-    yield "ties", " ".join(rank.ties)
-    if rank.wins is not None:
-        yield from cells.interval_fields("win_rate", rank.wins)
-    yield from (("label", entry.label), ("kind", entry.kind), ("missing", ""))
-    yield "preliminary", board.preliminary
-    for name in board.columns:
-        yield from cells.interval_fields(name, entry.scores[name])
-    for name in ("worst", "gap"):
-        value = getattr(entry, name)
-        yield name, "" if value is None else exact(value)
-    yield "better_corrupted", " ".join(entry.better_corrupted)
-    for name, difference in entry.differences.items():
-        yield from cells.interval_fields(f"difference_{name}", difference.interval)
-        yield f"difference_{name}_p", exact(difference.interval.p)
-        yield f"difference_{name}_p_holm", exact(difference.adjusted)
-    if entry.tradeoff is not None:
-        for name, difference in entry.tradeoff.by_name.items():
-            yield from cells.interval_fields(f"difference_{name}", difference.interval)
-            yield f"difference_{name}_p_holm", exact(difference.adjusted)
-        yield "balance_traded", str(entry.tradeoff.traded).lower()
-    yield "flops", exact(cost.flops)
-    yield "flops_relative", "" if cost.relative is None else exact(cost.relative)
-    for name in ("seconds", "steps", "items", "peak_bytes"):
-        yield name, exact(getattr(cost, name))
-    for phase, flops in cost.phases.items():
-        yield f"flops_{phase}", exact(flops)
+    # Columns are never reordered: a table per group reads like one table.
+    groups: list[list[int]] = []
+    for index in range(2, len(sheet.header)):
+        if not groups or sum(needs[i] for i in groups[-1]) + needs[index] > width:
+            groups.append([0, 1])
+        groups[-1].append(index)
+    return groups

@@ -35,31 +35,31 @@ def tradeoffs(
     samples: Mapping[str, Mapping[str, Sample]],
     compared: Mapping[str, Mapping[str, ControlDifference]],
     control: str,
-    *,
-    higher_is_better: bool,
+    up: Mapping[str, bool],
 ) -> tuple[str, dict[str, Tradeoff]]:
     """Return the control's strong modality, and the tradeoff of every other entry by label.
 
     Args:
-        samples: by corrupted modality and label; the result is empty unless there are both.
+        samples: by label and column; the result is empty unless both modalities have one.
         compared: differences to the control by label and column.
         control: label of the control; without it the result is empty.
-        higher_is_better: direction of the metric.
+        up: whether higher is better, by column.
     """
-    if len(samples) < len(OTHER) or control not in samples["image"]:
+    if control not in samples or not OTHER.keys() <= samples[control].keys():
         return "", {}
-    only_text, only_image = (samples[name][control].values.mean() for name in ("image", "text"))
-    strong = "text" if (only_text > only_image) == higher_is_better else "image"
+    higher = up[CLEAN]
+    only_text, only_image = (samples[control][name].values.mean() for name in ("image", "text"))
+    strong = "text" if (only_text > only_image) == higher else "image"
     # The score of a modality is the one with the other corrupted.
-    strong_scores, weak_scores = samples[OTHER[strong]], samples[strong]
-    sign = 1 if higher_is_better else -1
+    strong_scores = {label: entry[OTHER[strong]] for label, entry in samples.items()}
+    weak_scores = {label: entry[strong] for label, entry in samples.items()}
     # Positive where the strong modality is ahead, in either direction of the metric.
     gaps = {
-        label: scaled(minus(score, weak_scores[label]), sign)
+        label: scaled(minus(score, weak_scores[label]), 1 if higher else -1)
         for label, score in strong_scores.items()
     }
     strong_differences, weak_differences = (
-        differences(scores, control, higher_is_better=higher_is_better)
+        differences(scores, control, higher_is_better=higher)
         for scores in (strong_scores, weak_scores)
     )
     sizes = {label: abs(float(gap.values.mean())) for label, gap in gaps.items()}

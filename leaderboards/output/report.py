@@ -11,7 +11,7 @@ from steelyard.leaderboards.output.sheet import Sheet, bullets, sheet_latex, she
 from steelyard.leaderboards.output.style import Figures, render
 from steelyard.leaderboards.stats.intervals import Interval
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True, slots=True)

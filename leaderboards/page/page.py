@@ -12,9 +12,9 @@ from typing import Any
 from markupsafe import Markup
 
 from steelyard import methods, tasks
-from steelyard.leaderboards.boards import factorial, profile_tables, tables
+from steelyard.leaderboards.boards import factorial, tables
 from steelyard.leaderboards.boards.board import Blank, Board
-from steelyard.leaderboards.boards.profile import Profile
+from steelyard.leaderboards.boards.sheets import main_sheet, more_sheets
 from steelyard.leaderboards.boards.summary import OVERALL_RULE, Summary, absences, overall_sheet
 from steelyard.leaderboards.loading.collect import Runs
 from steelyard.leaderboards.output.sheet import Sheet
@@ -66,11 +66,11 @@ def page(
 ) -> bytes:
     """Return the page of everything published from ``folders``.
 
-    ``designs`` are the factorials of each profile by the task it was trained on.
+    ``designs`` are the factorials of each board by the task it was trained on.
     ``files`` are the published files by name: figures are shown, tables offered for download.
     """
-    boards, profiles, paths = summary.boards, summary.profiles, _run_paths(folders, runs)
-    stems = [board.stem for board in boards] + [profile.stem for profile in profiles]
+    boards, paths = summary.boards, _run_paths(folders, runs)
+    stems = [board.stem for board in boards]
     figures = _figures(files, stems)
     sections = []
     findings = [folder / FINDINGS for folder in folders if (folder / FINDINGS).is_file()]
@@ -78,14 +78,13 @@ def page(
         texts = [path.read_text(encoding="utf-8") for path in findings]
         body = markdown("\n\n".join(texts), deeper=2)
         sections.append(Section(key="findings", title="Findings", body=body))
-    if len(boards) > 1 or figures.get(""):
+    if len(summary.overall.tasks) > 1 or figures.get(""):
         sections.append(_summary(summary, figures.get("", [])))
-    sections += [_board(runs, board, paths, figures.get(board.stem, [])) for board in boards]
     sections += [
-        _profile(runs, profile, designs[profile.trained_on], paths, figures.get(profile.stem, []))
-        for profile in profiles
+        _board(runs, board, designs[board.task], paths, figures.get(board.stem, []))
+        for board in boards
     ]
-    sections += _about(runs, boards, profiles, folders)
+    sections += _about(runs, boards, folders)
     entry_tables = [
         table for section in sections for table in (section.table, *section.more) if table
     ]
@@ -164,7 +163,7 @@ def _downloads(files: Mapping[str, bytes], names: Sequence[str]) -> dict[str, di
 
 
 def _summary(summary: Summary, figures: Sequence[Drawing]) -> Section:
-    if len(summary.boards) < 2:
+    if len(summary.overall.tasks) < 2:
         return Section(key="all", title="All tasks", figures=figures)
     overall = summary.overall
     entries = [Entry(entry.label, entry.kind) for entry in overall.entries]
@@ -180,62 +179,34 @@ def _summary(summary: Summary, figures: Sequence[Drawing]) -> Section:
 
 
 def _board(
-    runs: Runs, board: Board, paths: Mapping[str, str], figures: Sequence[Drawing]
+    runs: Runs,
+    board: Board,
+    designs: Sequence[factorial.Factorial],
+    paths: Mapping[str, str],
+    figures: Sequence[Drawing],
 ) -> Section:
     groups = runs.groups(board.task)
     entries = []
-    for row in board.entries:
+    for row in board.rows:
         detail = Detail(
-            runs=groups[row.label], paths=paths, percent=board.percent, variants=row.variants,
+            runs=groups[row.label], paths=paths, percent=board.percent, cost=row.cost,
+            variants=row.variants or row.scores,
             differences={**row.differences, **(row.tradeoff.by_name if row.tradeoff else {})},
-            cost=row.cost,
         )  # fmt: skip
         entries.append(Entry(row.label, row.kind, detail))
     entries += _blanks(runs, board.task, board.blanks, paths)
-    main, *more = tables.sheets(board)
-    balanced = [row.scores["balanced"] for row in board.entries]
-    drawings = whiskers(balanced, higher_is_better=board.higher_is_better)
+    main = main_sheet(board, halves=True)
+    scores = [row.scores[board.order_by] for row in board.rows]
+    drawings = whiskers(scores, higher_is_better=board.higher_is_better)
     key = f"b-{_slug(board.task)}"
     return Section(
         key=key,
         title=board.title,
         about=tables.caption(board),
         file=board.stem,
-        table=EntryTable(key, main, entries, main.header.index("balanced"), drawings),
+        table=EntryTable(key, main, entries, main.header.index(board.order_by), drawings),
         notes=tables.remarks(board),
-        more=_folded(key, more, entries),
-        figures=figures,
-    )
-
-
-def _profile(
-    runs: Runs,
-    profile: Profile,
-    designs: Sequence[factorial.Factorial],
-    paths: Mapping[str, str],
-    figures: Sequence[Drawing],
-) -> Section:
-    groups = runs.groups(profile.trained_on)
-    entries = []
-    for row in profile.rows:
-        detail = Detail(
-            runs=groups[row.label], paths=paths, percent=True, differences=row.differences,
-            variants={"composite": row.composite, **row.scores}, cost=row.cost,
-        )  # fmt: skip
-        entries.append(Entry(row.label, row.kind, detail))
-    entries += _blanks(runs, profile.trained_on, profile.blanks, paths)
-    main = profile_tables.overview(profile, halves=True)
-    drawings = whiskers([row.composite for row in profile.rows])
-    key = f"p-{_slug(profile.trained_on)}"
-    return Section(
-        key=key,
-        title=profile.title,
-        about=profile_tables.caption(profile),
-        file=profile.stem,
-        # The composite is the third column of the overview.
-        table=EntryTable(key, main, entries, 2, drawings),
-        notes=profile_tables.remarks(profile),
-        more=_folded(key, profile_tables.sheets(profile), entries),
+        more=_folded(key, more_sheets(board), entries),
         sheets=factorial.sheets(designs),
         figures=figures,
     )
@@ -261,9 +232,7 @@ def _slug(task: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", task)
 
 
-def _about(
-    runs: Runs, boards: Sequence[Board], profiles: Sequence[Profile], folders: Sequence[Path]
-) -> Iterator[Section]:
+def _about(runs: Runs, boards: Sequence[Board], folders: Sequence[Path]) -> Iterator[Section]:
     """Yield the sections on methods, tasks, reading, rules and reproduction."""
     names = sorted({run.record.spec.method for run in runs.runs})
     files = {PurePath(name).name: None for name in names if name not in methods.names()}
@@ -273,7 +242,7 @@ def _about(
     names = sorted(scored | {task for task in runs.tasks() if task != NOTHING})
     infos = {name: tasks.info(name) if name in tasks.names() else None for name in names}
     yield Section(key="tasks", title="Tasks", tasks=infos)
-    reading = [*(tables.RULES if boards else ()), *(profile_tables.RULES if profiles else ())]
+    reading = [*dict.fromkeys(rule for board in boards for rule in tables.rules_of(board))]
     yield Section(key="reading", title="How to read", paragraphs=reading)
     _, _, rules = _part("RULES.md").partition("\n")
     yield Section(key="rules", title="Rules", rules=markdown(rules, deeper=1))

@@ -12,8 +12,7 @@ from steelyard.harness.core.errors import unknown
 from steelyard.harness.core.processes import start_workers
 from steelyard.harness.core.progress import Progress, no_progress
 from steelyard.leaderboards.boards import summary
-from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.profile import Profile, default_control
+from steelyard.leaderboards.boards.board import Board, default_control
 from steelyard.leaderboards.loading.collect import Runs, collect
 from steelyard.leaderboards.loading.missing_tables import tables_of
 from steelyard.leaderboards.output.files import write_files
@@ -30,7 +29,6 @@ class Published:
     files: tuple[Path, ...]
     """The last is the front page, ``board.md``."""
     boards: tuple[Board, ...]
-    profiles: tuple[Profile, ...]
 
 
 def publish(
@@ -54,7 +52,7 @@ def publish(
         folders: searched for run folders at any depth.
         out: created if absent; files of other names in it are kept.
         control: label of the entry that all others are compared with, on every board that has it;
-            on other boards, and by default, the first of ``profile.CONTROLS`` that a board has.
+            on other boards, and by default, the first of ``board.CONTROLS`` that a board has.
         kinds: kind of each entry by label, or by method name for all entries of a method.
         backbone: use only runs of this backbone.
         budget: use only runs of this budget.
@@ -90,7 +88,7 @@ def publish(
         # The front page stays last: once it is written, all files that it links exist.
         contents = {"index.html": page(folders, runs, combined, designs, contents), **contents}
     files = write_files(out, contents)
-    return Published(tuple(files), combined.boards, combined.profiles)
+    return Published(tuple(files), combined.boards)
 
 
 def _requests(runs: Runs, control: str | None, kinds: Mapping[str, str]) -> Iterator[ReportRequest]:

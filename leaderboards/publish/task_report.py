@@ -12,15 +12,12 @@ from threadpoolctl import threadpool_limits
 
 from steelyard.harness.core.processes import Workers, spread
 from steelyard.harness.core.progress import Progress
-from steelyard.leaderboards.boards import board, factorial, profile, profile_tables, summary, tables
+from steelyard.leaderboards.boards import board, factorial, summary, tables
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.factorial import Factorial, factorials
+from steelyard.leaderboards.boards.factorial import Factorial
 from steelyard.leaderboards.boards.plots import board as plots
-from steelyard.leaderboards.boards.plots import profile as profile_plots
-from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.boards.summary import Summary
 from steelyard.leaderboards.loading.collect import Runs
-from steelyard.leaderboards.output.report import Report
 from steelyard.leaderboards.output.style import KINDS, Figures, render
 from steelyard.leaderboards.robustness import tables as robustness
 
@@ -48,7 +45,7 @@ class ReportRequest:
 @dataclass(frozen=True, slots=True)
 class SummaryRequest:
     runs: Runs
-    boards: Sequence[Board | Profile]
+    boards: Sequence[Board]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +62,10 @@ ReportJob = ReportRequest | SummaryRequest | Drawing
 @dataclass(frozen=True, slots=True)
 class TaskReport:
     task: str
-    board: Board | Profile
+    board: Board
     """Without its resamples, which would fill the memory."""
     designs: tuple[Factorial, ...]
-    """Factorials among the entries of a profile."""
+    """Factorials among the entries."""
     files: Mapping[str, bytes]
     """By name, without figures."""
     figures: Figures
@@ -167,11 +164,10 @@ def _work(job: ReportJob, on_progress: OnProgress) -> TaskReport | Summary | dic
         if isinstance(job, SummaryRequest):
             return summary.build(job.runs, job.boards)
         on_progress(job.task, RESAMPLING, 0.0)
-        is_profile = profile.is_profile(job.runs.runs)
-        return (_profile_report if is_profile else _board_report)(job, on_progress)
+        return _task_report(job, on_progress)
 
 
-def _board_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport:
+def _task_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport:
     result = board.build(
         request.runs,
         request.task,
@@ -180,38 +176,16 @@ def _board_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport
         progress=lambda fraction: on_progress(request.task, RESAMPLING, RESAMPLED * fraction),
     )
     on_progress(request.task, TABLES, RESAMPLED)
-    figures = _with_stem(result.stem, plots.figures(result, request.labels))
-    reports = [tables.report(result, figures), robustness.board_report(result, request.labels)]
-    light = replace(result, entry_scores={})  # after its last use, before it is pickled
-    return _task_report(request.task, light, (), reports)
-
-
-def _profile_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport:
-    result = profile.build(request.runs, request.task, control=request.control, kinds=request.kinds)
-    designs = tuple(factorials(result.groups, result.samples, result.clean))
-    on_progress(request.task, TABLES, RESAMPLED)
-    figures = _with_stem(result.stem, profile_plots.figures(result))
-    main = profile_tables.report(result, designs, figures)
-    reports = [main, robustness.profile_report(result)]
-    light = replace(result, groups={})  # after its last use, before it is pickled
-    return _task_report(request.task, light, designs, reports)
-
-
-def _with_stem(stem: str, figures: Figures) -> Figures:
-    return {f"{stem}-{end}": draw for end, draw in figures.items()}
-
-
-def _task_report(
-    task: str,
-    light: Board | Profile,
-    designs: tuple[Factorial, ...],
-    reports: Sequence[Report | None],
-) -> TaskReport:
+    designs = tuple(factorial.of_board(result)) if result.several else ()
+    main_figures = plots.figures(result, request.labels)
+    main_figures = {f"{result.stem}-{end}": draw for end, draw in main_figures.items()}
+    main = tables.report(result, designs, main_figures)
     files: dict[str, bytes] = {}
     figures: dict[str, Callable[[], Figure]] = {}
-    for report in filter(None, reports):
+    for report in filter(None, (main, robustness.board_report(result, request.labels))):
         files |= report.files()
         figures |= report.all_figures
     if designs:
-        files[f"{light.stem}-factors.csv"] = factorial.as_csv(designs).encode()
-    return TaskReport(task, light, designs, files, figures)
+        files[f"{result.stem}-factors.csv"] = factorial.as_csv(designs).encode()
+    light = replace(result, measured={}, groups={})  # after their last use, before it is pickled
+    return TaskReport(request.task, light, designs, files, figures)

@@ -1,12 +1,11 @@
-"""Build the robustness report of a board or profile, with a figure per task."""
+"""Build the robustness report of a board, with a figure per task."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.cells import Column, entry_sheet, with_half, with_verdict
+from steelyard.leaderboards.boards.cells import SheetColumn, entry_sheet, with_half, with_verdict
 from steelyard.leaderboards.boards.evidence import sentence
-from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.output.escape import file_name
 from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report, ReportPart
@@ -60,42 +59,32 @@ def board_report(board: Board, labels: Sequence[str]) -> Report | None:
 
     None without corruptions.
     """
-    scores = items.of_board(board)
-    robustness = build(scores, board.control) if scores else None
-    return report(board, board.task, [robustness], labels) if robustness else None
+    built = [build(scores, board.control) for scores in items.of_board(board)]
+    tasks = [task for task in built if task is not None]
+    return report(board, tasks, labels) if tasks else None
 
 
-def profile_report(profile: Profile) -> Report | None:
-    """Report the robustness of each task of a profile; None without corruptions."""
-    tasks = [build(scores, profile.control) for scores in items.of_profile(profile)]
-    complete = [task for task in tasks if task is not None]
-    labels = list(profile.groups)
-    return report(profile, profile.trained_on, complete, labels) if complete else None
-
-
-def report(
-    source: Board | Profile, name: str, tasks: Sequence[Robustness], labels: Sequence[str]
-) -> Report:
+def report(board: Board, tasks: Sequence[Robustness], labels: Sequence[str]) -> Report:
     """Build the report of several tasks with a figure for each."""
-    stem, parts = f"robustness-{file_name(name)}", []
+    stem, parts = f"robustness-{file_name(board.task)}", []
     for task in tasks:
-        alone = task.task == name
+        alone = task.task == board.task
         figure_stem = f"{stem}-fan" if alone else f"{stem}-{file_name(task.task)}-fan"
-        title = source.title if alone else f"{task.task}, {source.title}"
+        title = board.title if alone else f"{task.task}, {board.title}"
         draw = partial(fan, best_of(task, title), marks(labels, task.control))
-        about = caption(task) + sentence(source.preliminary)
+        about = caption(task) + sentence(board.preliminary)
         part = ReportPart(task.task, about, sheets(task), figures={figure_stem: draw})
         parts.append(part)
     headers = [{k: v for k, v in members(task).items() if k != "rows"} for task in tasks]
     entries = [{"task": task.task, **members(row)} for task in tasks for row in task.rows]
     return Report(
         stem=stem,
-        title=f"{source.title}: robustness",
+        title=f"{board.title}: robustness",
         parts=parts,
         rules=RULES,
         rows=[row for task in tasks for row in _rows(task)],
         content={
-            "preliminary": source.preliminary,
+            "preliminary": board.preliminary,
             "numbers": NUMBERS,
             "tasks": headers,
             "entries": entries,
@@ -117,10 +106,10 @@ def links(names: Iterable[str]) -> list[str]:
 def sheets(task: Robustness) -> list[Sheet]:
     """Build the table of every entry's numbers, and of differences to the control."""
 
-    def number(name: str) -> Column[RobustnessRow]:
+    def number(name: str) -> SheetColumn[RobustnessRow]:
         return HEADINGS[name], lambda row: with_half(row.numbers.get(name), _percent(task, name))
 
-    def difference(name: str) -> Column[RobustnessRow]:
+    def difference(name: str) -> SheetColumn[RobustnessRow]:
         percent = _percent(task, name)
         return HEADINGS[name], lambda row: with_verdict(row.differences.get(name), percent)
 

@@ -5,8 +5,9 @@ interval(score)                           # mean, 95 % interval, p-value
 paired_difference(score, control)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from scipy.special import bdtr, stdtr, stdtrit
 from steelyard.harness.core.seeds import seed_for
 
 Floats = NDArray[np.float64]
+Name = TypeVar("Name", bound=Hashable)
 
 LEAST_P = 1e-12
 """Smallest p-value; below it are rounding errors of a variance of zero, which vary by machine."""
@@ -126,7 +128,7 @@ def intervals(samples: Sequence[Sample]) -> list[Interval]:
     ]
 
 
-def named_intervals(samples: Mapping[str, Sample]) -> dict[str, Interval]:
+def named_intervals(samples: Mapping[Name, Sample]) -> dict[Name, Interval]:
     """Return the intervals by name, computed at once: much faster than one by one."""
     return dict(zip(samples, intervals([*samples.values()]), strict=True)) if samples else {}
 

@@ -109,7 +109,8 @@ class OverallRank:
     """Fraction of the other entries beaten, by seed, mean over tasks; None for a single entry or if
     the tasks share no seed."""
     ties: tuple[str, ...]
-    """Letters; entries that share one do not differ in ``wins`` after Holm's correction."""
+    """Letters; entries that share one do not differ in ``wins`` after Holm's correction. Empty for
+    one task, whose score tells more."""
 
 
 def overall_ranks(
@@ -136,7 +137,7 @@ def overall_ranks(
     rates: list[Interval | None] = [None] * len(order)
     if win_rates:
         rates = [*intervals.intervals(win_rates)]
-    letters = ties(win_rates) if win_rates else [()] * len(order)
+    letters = ties(win_rates) if win_rates and len(rows) > 1 else [()] * len(order)
     tasks = [task.task for task in task_scores]
     return {
         labels[entry]: OverallRank(

@@ -1,7 +1,7 @@
 """Publish scores over budgets: separate runs at each, a curve per entry and the area under it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,7 @@ from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
-from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.cells import Column, entry_sheet, number, with_half
-from steelyard.leaderboards.boards.profile import Profile
+from steelyard.leaderboards.boards.cells import SheetColumn, entry_sheet, number, with_half
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.publish import Published, publish
@@ -35,7 +33,7 @@ class AnytimeCurve:
     flops: tuple[float, ...]
     """Ascending."""
     scores: tuple[Interval, ...]
-    """Score that its board ranks by: balanced, or a profile's composite."""
+    """Score that its board ranks by: balanced or composite."""
     area: float
     """Mean height over the logarithm of the budget."""
 
@@ -79,7 +77,10 @@ def publish_anytime(
     curves, lacking = _curves(by_budget)
     preliminary, sheets = {}, []
     for task in dict.fromkeys(curve.trained_on for curve in curves):
-        boards = {name: _board(published, task) for name, published in by_budget.items()}
+        boards = {
+            name: next(board for board in published.boards if board.task == task)
+            for name, published in by_budget.items()
+        }
         reasons = {name: board.preliminary for name, board in boards.items()}
         preliminary[task] = evidence.joined(reasons)
         generated = any(board.generated for board in boards.values())
@@ -127,23 +128,12 @@ def _budgets(folders: Sequence[Path]) -> list[str]:
     return sorted(names, key=lambda name: parse_budget(name).flops)
 
 
-def _board(published: Published, task: str) -> Board | Profile:
-    boards = {board.task: board for board in published.boards}
-    return boards.get(task) or next(p for p in published.profiles if p.trained_on == task)
-
-
-def _scores(published: Published) -> Iterator[tuple[tuple[str, str], Interval]]:
-    for board in published.boards:
-        for entry in board.entries:
-            yield (board.task, entry.label), entry.scores["balanced"]
-    for profile in published.profiles:
-        for row in profile.rows:
-            yield (profile.trained_on, row.label), row.composite
-
-
 def _curves(by_budget: Mapping[str, Published]) -> tuple[list[AnytimeCurve], list[str]]:
     """Return the curves of entries ranked at every budget, and the names of the others."""
-    scores_by_budget = [dict(_scores(published)) for published in by_budget.values()]
+    scores_by_budget = [
+        {(b.task, row.label): row.scores[b.order_by] for b in published.boards for row in b.rows}
+        for published in by_budget.values()
+    ]
     flops = tuple(parse_budget(name).flops for name in by_budget)
     curves, lacking = [], []
     for task, label in dict.fromkeys(key for scores in scores_by_budget for key in scores):
@@ -164,7 +154,7 @@ def sheet(curves: Sequence[AnytimeCurve], budgets: Sequence[str], title: str) ->
         return with_half(curve.scores[index])
 
     best = max(curve.area for curve in curves)
-    columns: list[Column[AnytimeCurve]] = [
+    columns: list[SheetColumn[AnytimeCurve]] = [
         *((budget, partial(score, index)) for index, budget in enumerate(budgets)),
         ("area", lambda curve: Cell(number(curve.area), best=curve.area == best)),
     ]

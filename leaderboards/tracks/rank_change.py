@@ -11,9 +11,8 @@ from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.cells import Column, entry_sheet
+from steelyard.leaderboards.boards.cells import SheetColumn, entry_sheet
 from steelyard.leaderboards.boards.plots.ranks import slope_figure
-from steelyard.leaderboards.boards.profile import Profile
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Sheet
 from steelyard.leaderboards.publish import Published, publish
@@ -34,7 +33,7 @@ class TaskRankChanges:
     """Rank changes on one task, or over all of them."""
 
     about: str
-    """Name of the task or profile."""
+    """Name of the board."""
     generated: bool
     preliminary: str
     """Why the changes cannot carry a conclusion; empty if they can."""
@@ -113,20 +112,19 @@ def rank_changes(before: Published, after: Published) -> Iterator[TaskRankChange
     """Yield rank changes between two sets of boards: over all their tasks, then on each."""
     old, new = _by_name(before), _by_name(after)
     common = [name for name in old if name in new]
-    boards = [board.task for board in after.boards if board.task in common]
+    boards = [b.name for b in after.boards if b.name in common and not b.several]
     if len(boards) > 1:
         yield from _changes(ALL_TASKS, [old[n] for n in boards], [new[n] for n in boards])
     for name in common:
         yield from _changes(name, [old[name]], [new[name]])
 
 
-def _by_name(published: Published) -> dict[str, Board | Profile]:
-    names: dict[str, Board | Profile] = {board.task: board for board in published.boards}
-    return names | {profile.name: profile for profile in published.profiles}
+def _by_name(published: Published) -> dict[str, Board]:
+    return {board.name: board for board in published.boards}
 
 
 def _changes(
-    about: str, before: Sequence[Board | Profile], after: Sequence[Board | Profile]
+    about: str, before: Sequence[Board], after: Sequence[Board]
 ) -> Iterator[TaskRankChanges]:
     """Yield the changes among entries ranked on both tracks; nothing for fewer than two."""
     old, new = ([board.task_scores for board in boards] for boards in (before, after))
@@ -163,7 +161,7 @@ def sheet(task: TaskRankChanges) -> Sheet:
         return f"{rank} ({ends[0]:.3g}-{ends[1]:.3g})"
 
     before, after = (f"{name} (range)" for name in TRACKS.values())
-    columns: list[Column[RankChange]] = [
+    columns: list[SheetColumn[RankChange]] = [
         (before, lambda change: with_range(change.before, change.before_range)),
         (after, lambda change: with_range(change.after, change.after_range)),
         ("change", step),

@@ -1,6 +1,9 @@
-"""Columns of a board: weighted sums over the variants that its entries are scored on."""
+"""Scores that rank, on boards and in tuning: weighted sums over variants, means over tasks."""
 
 from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES
@@ -53,3 +56,25 @@ def corruption_of(variant: str) -> str:
 def modality_of(variant: str) -> str:
     """Return ``image`` or ``text``, or ``both`` for a variant that corrupts both modalities."""
     return "both" if "+" in variant else variant.partition("-")[0]
+
+
+def task_means(
+    tasks: Sequence[str], numbers: Sequence[NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the mean of the numbers of each task, whose mean over tasks is a composite.
+
+    So every task has one vote, however many numbers it has.
+
+    Args:
+        tasks: task of each number.
+        numbers: arrays of one shape.
+    """
+    by_task: dict[str, list[NDArray[np.float64]]] = {}
+    for task, number in zip(tasks, numbers, strict=True):
+        by_task.setdefault(task, []).append(number)
+    return {task: np.asarray(np.mean(values, axis=0)) for task, values in by_task.items()}
+
+
+def upward(number: NDArray[np.float64], higher_is_better: bool | None) -> NDArray[np.float64]:
+    """Turn a number to higher is better: those better when lower are fractions."""
+    return 1 - number if higher_is_better is False else number

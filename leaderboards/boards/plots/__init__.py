@@ -1,1 +1,1 @@
-"""Figures of boards and profiles."""
+"""Figures of boards."""

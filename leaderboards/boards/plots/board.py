@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.columns import COMPARED
 from steelyard.leaderboards.boards.plots.costs import (
     LIGHT,
     bar_of,
@@ -15,6 +16,8 @@ from steelyard.leaderboards.boards.plots.costs import (
     phases_figure,
 )
 from steelyard.leaderboards.boards.plots.modalities import modalities_figure
+from steelyard.leaderboards.boards.plots.ranks import critical_figure
+from steelyard.leaderboards.boards.plots.several import several_figures
 from steelyard.leaderboards.output import style
 from steelyard.leaderboards.output.style import Anchor, Bar, Figures, Mark
 from steelyard.tasks.corruptions.variants import CLEAN
@@ -34,30 +37,30 @@ def figures(board: Board, labels: Sequence[str]) -> Figures:
 
     ``labels`` are those of all boards, so that an entry looks the same on each.
     """
-    if not board.entries:
+    if not board.rows:
         return {}
-    look, board = style.marks(labels, board.control), best_of(board)
-    costs = {entry.label: entry.cost for entry in board.entries}
-    drawings: dict[str, Callable[[], Figure]] = {
-        "cost": partial(_cost, board, look),
-        "phases": partial(phases_figure, board.task, costs),
-    }
-    if "corrupted" in board.columns:
-        drawings["balance"] = partial(_balance, board, look)
-    if any(entry.tradeoff for entry in board.entries):
-        drawings["modalities"] = partial(modalities_figure, board)
-    if _graded(board):
-        drawings["severity"] = partial(_severity, board, look)
-    return drawings
-
-
-def best_of(board: Board) -> Board:
-    """Return the board with the entries that a figure has room for; its task becomes the title."""
-    title, entries = style.select_entries(
-        board.title, board.entries, board.control, lambda entry: entry.label
+    # Without runs and resamples: a drawing may be sent to another process.
+    light = replace(board, samples={}, groups={}, measured={})
+    title, rows = style.select_entries(
+        board.title, board.rows, board.control, lambda row: row.label
     )
-    # Without resamples: a drawing may be sent to another process.
-    return replace(board, task=title, entries=entries, samples={}, entry_scores={})
+    look, board = style.marks(labels, board.control), replace(light, rows=rows)
+    drawings: dict[str, Callable[[], Figure]]
+    phases = partial(phases_figure, title, {row.label: row.cost for row in rows})
+    cost = partial(_cost, board, title, look)
+    if board.several:
+        drawings = several_figures(board, title, look) | {"value": cost, "cost": phases}
+        if board.critical is not None:
+            drawings["critical"] = partial(critical_figure, board.critical, board.title, look)
+        return drawings
+    drawings = {"cost": cost, "phases": phases}
+    if "corrupted" in board.names:
+        drawings["balance"] = partial(_balance, board, title, look)
+    if any(row.tradeoff for row in rows):
+        drawings["modalities"] = partial(modalities_figure, board, title)
+    if _graded(board):
+        drawings["severity"] = partial(_severity, board, title, look)
+    return drawings
 
 
 def _scale(board: Board) -> float:
@@ -67,7 +70,8 @@ def _scale(board: Board) -> float:
 def _axis(board: Board, column: str) -> str:
     unit = " (%)" if board.percent else ""
     direction = "" if board.higher_is_better else ", lower is better"
-    return f"{column} {board.metric}{unit}{direction}".strip()
+    metric = "" if board.several else f" {board.metric}"
+    return f"{column}{metric}{unit}{direction}".strip()
 
 
 def _number(board: Board, value: float) -> str:
@@ -75,7 +79,7 @@ def _number(board: Board, value: float) -> str:
 
 
 def _bars(board: Board, name: str) -> dict[str, Bar]:
-    return {entry.label: bar_of(entry.scores[name], _scale(board)) for entry in board.entries}
+    return {row.label: bar_of(row.scores[name], _scale(board)) for row in board.rows}
 
 
 def _lagging(board: Board, bars: Mapping[str, Bar]) -> set[str]:
@@ -113,15 +117,13 @@ def _note(axes: "Axes", outside: Sequence[str], raised: float = 0.0) -> float:
     return (raised + style.PRINT * len(lines)) / high
 
 
-def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
-    """Draw score against training cost, clean and corrupted, with the Pareto front."""
-    names = [name for name in (CLEAN, "corrupted") if name in board.columns]
-    figure, row = style.panels([3.2] * len(names), style.score_height(len(board.entries)))
-    axis, up = (
-        cost_axis({entry.label: entry.cost for entry in board.entries}),
-        board.higher_is_better,
-    )
-    for axes, name in zip(row, names, strict=True):
+def _cost(board: Board, title: str, look: Mapping[str, Mark]) -> "Figure":
+    """Draw score against training cost, with the Pareto front."""
+    names = [board.order_by] if board.several else [n for n in COMPARED if n in board.names]
+    figure, grid = style.panels([3.2] * len(names), style.score_height(len(board.rows)))
+    axis = cost_axis({row.label: row.cost for row in board.rows})
+    up = board.higher_is_better
+    for axes, name in zip(grid, names, strict=True):
         bars = _bars(board, name)
         off = _lagging(board, bars)
         inside = {label: bar for label, bar in bars.items() if label not in off}
@@ -132,15 +134,15 @@ def _cost(board: Board, look: Mapping[str, Mark]) -> "Figure":
         axes.set(title=name, xlabel=axis.label, ylabel=_axis(board, name))
     # Names are beside the last panel, so its scores place them.
     anchors = [Anchor(label, axis.costs[label], bar.mean) for label, bar in bars.items()]
-    style.name_points(row[-1], anchors, look)
+    style.name_points(grid[-1], anchors, look)
     reading = f"{axis.remark}Up and left is better. Grey: Pareto front. Bars: 95 % intervals."
-    style.headline(figure, f"{board.task}: score against training cost", reading)
+    style.headline(figure, f"{title}: score against training cost", reading)
     return figure
 
 
-def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
+def _balance(board: Board, title: str, look: Mapping[str, Mark]) -> "Figure":
     """Draw clean against corrupted; below the control, balance costs clean score."""
-    figure, (axes,) = style.panels([4.6], style.score_height(len(board.entries)))
+    figure, (axes,) = style.panels([4.6], style.score_height(len(board.rows)))
     up, right = _bars(board, CLEAN), _bars(board, "corrupted")
     off = _lagging(board, up)
     # Judged among the rest: one far outlier hides the next.
@@ -151,7 +153,7 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
         for x in up
         if x in off
     ]
-    traded = {entry.label for entry in board.entries if entry.tradeoff and entry.tradeoff.traded}
+    traded = {row.label for row in board.rows if row.tradeoff and row.tradeoff.traded}
     below = _note(axes, outside, raised=style.PRINT) + PAD
     above = style.PRINT / style.inches(axes)[1] + PAD
     better: dict[str, bool] = {"higher_is_better": board.higher_is_better}
@@ -169,7 +171,7 @@ def _balance(board: Board, look: Mapping[str, Mark]) -> "Figure":
     reading = "Up: better on clean inputs. Right: better on corrupted inputs. Bars: 95 % intervals."
     if traded.intersection(inside):
         reading += "\nRinged: balance traded for the strong modality or the clean score."
-    style.headline(figure, f"{board.task}: cost of balance", reading)
+    style.headline(figure, f"{title}: cost of balance", reading)
     return figure
 
 
@@ -213,26 +215,26 @@ def _cross_hair(axes: "Axes", control: str, x: float, y: float, foot: float) -> 
 def _graded(board: Board) -> dict[str, dict[int, str]]:
     """Return corruptions with two severities or more, each as severity (clean is 0) to variant."""
     graded: dict[str, dict[int, str]] = {}
-    for variant in board.entries[0].variants:
+    for variant in board.rows[0].variants:
         name, _, severity = variant.partition(":")
         if severity.isdecimal():  # neither both modalities at once nor another draw
             graded.setdefault(name, {0: CLEAN})[int(severity)] = variant
     return {name: dict(sorted(steps.items())) for name, steps in graded.items() if len(steps) > 2}
 
 
-def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
+def _severity(board: Board, title: str, look: Mapping[str, Mark]) -> "Figure":
     """Draw a panel per graded corruption, on one scale: clean to the highest severity."""
     graded, scale = _graded(board), _scale(board)
-    figure, row = style.panels([3.0] * len(graded), style.score_height(len(board.entries)))
+    figure, grid = style.panels([3.0] * len(graded), style.score_height(len(board.rows)))
     curves = {
         name: {
-            entry.label: [scale * entry.variants[variant].mean for variant in steps.values()]
-            for entry in board.entries
+            row.label: [scale * row.variants[variant].mean for variant in steps.values()]
+            for row in board.rows
         }
         for name, steps in graded.items()
     }
     spans = {}
-    for label in (entry.label for entry in board.entries):
+    for label in (row.label for row in board.rows):
         means = [mean for by_label in curves.values() for mean in by_label[label]]
         # One scale for all panels, so that slopes compare.
         spans[label] = min(means), max(means)
@@ -243,7 +245,7 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
         if label in off
     ]
     ends = [span for label, span in spans.items() if label not in off]
-    for axes, (name, steps) in zip(row, graded.items(), strict=True):
+    for axes, (name, steps) in zip(grid, graded.items(), strict=True):
         below = _note(axes, outside) + PAD
         axes.set_ylim(_limits(ends, below, PAD, higher_is_better=board.higher_is_better))
         severities = list(steps)
@@ -254,7 +256,7 @@ def _severity(board: Board, look: Mapping[str, Mark]) -> "Figure":
         anchors = [
             Anchor(label, severities[-1], means[-1]) for label, means in curves[name].items()
         ]
-    style.name_points(row[-1], anchors, look)
+    style.name_points(grid[-1], anchors, look)
     reading = "Means over seeds; a flat line is robust. The intervals are in the JSON file."
-    style.headline(figure, f"{board.task}: score by severity", reading)
+    style.headline(figure, f"{title}: score by severity", reading)
     return figure

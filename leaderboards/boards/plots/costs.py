@@ -1,4 +1,4 @@
-"""Draw training cost, for boards and profiles: cost axis, Pareto front, compute by phase."""
+"""Draw training cost: cost axis, Pareto front, compute by phase."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple

@@ -21,32 +21,32 @@ WIDE, NARROW, GAP, UNDER, OVER = 2.5, 1.2, 0.25, 0.4, 0.95
 SHAPES = {"text": (style.TEXT, "s"), "image": (style.IMAGE, "D")}
 
 
-def modalities_figure(board: Board) -> "Figure":
+def modalities_figure(board: Board, title: str) -> "Figure":
     """Draw a line per entry: both modalities and the clean score, then differences to the control.
 
     Entries whose gap closes at the cost of the strong modality or of clean inputs are marked.
     """
-    traded = {e.label for e in board.entries if e.tradeoff and e.tradeoff.traded}
-    labels = [f"{e.label} ‡" if e.label in traded else e.label for e in board.entries]
+    traded = {e.label for e in board.rows if e.tradeoff and e.tradeoff.traded}
+    labels = [f"{e.label} ‡" if e.label in traded else e.label for e in board.rows]
     widths = [WIDE, *[NARROW] * 4]
     figure, (axes, *narrow) = style.named_panels(labels, widths, gap=GAP, top=OVER, bottom=UNDER)
     _scores(axes, board)
     changes: dict[str, list[ControlDifference | None]] = {
-        name: [e.tradeoff.by_name[part] if e.tradeoff else None for e in board.entries]
+        name: [e.tradeoff.by_name[part] if e.tradeoff else None for e in board.rows]
         for name, part in (
             (f"{board.strong_modality} (strong)", "strong"),
             (f"{OTHER[board.strong_modality]} (weak)", "weak"),
             ("gap of the two", "gap"),
         )
     }
-    changes[CLEAN] = [entry.differences.get(CLEAN) for entry in board.entries]
-    for axes, (title, differences) in zip(narrow, changes.items(), strict=True):
+    changes[CLEAN] = [entry.differences.get(CLEAN) for entry in board.rows]
+    for axes, (name, differences) in zip(narrow, changes.items(), strict=True):
         _differences(axes, differences, 100 if board.percent else 1)
-        axes.set_title(f"Δ {title}", fontsize=8, pad=3)
+        axes.set_title(f"Δ {name}", fontsize=8, pad=3)
     mark = " ‡ gap closed at the cost of the strong modality or clean inputs." if traded else ""
     style.headline(
         figure,
-        f"{board.task}: both modalities and the cost of balance",
+        f"{title}: both modalities and the cost of balance",
         f"Left: with text alone (square), image alone (diamond), both (bar). Right: differences to "
         f"{board.control}, 95 % intervals;\nblue ▲ better and orange ▼ worse after Holm's "
         f"correction; numbers: off scale.{mark}",
@@ -56,9 +56,9 @@ def modalities_figure(board: Board) -> "Figure":
 
 def _scores(axes: "Axes", board: Board) -> None:
     scale = 100 if board.percent else 1
-    rows = np.arange(len(board.entries))
+    rows = np.arange(len(board.rows))
     means = {
-        name: np.array([scale * entry.scores[name].mean for entry in board.entries])
+        name: np.array([scale * entry.scores[name].mean for entry in board.rows])
         for name in (CLEAN, *OTHER)
     }
     axes.hlines(rows, means["text"], means["image"], colors=style.FAINT, lw=3, zorder=0.9)
@@ -67,7 +67,7 @@ def _scores(axes: "Axes", board: Board) -> None:
         axes.plot(means[OTHER[modality]], rows, shape, color=colour, ms=5, mec="white", mew=0.5,
                   zorder=3)  # fmt: skip
     axes.vlines(means[CLEAN], rows - 0.32, rows + 0.32, colors=style.INK, lw=1.6, zorder=2)
-    for line, entry in enumerate(board.entries):
+    for line, entry in enumerate(board.rows):
         if entry.label == board.control:
             axes.axhspan(line - 0.5, line + 0.5, color=style.BAND, lw=0, zorder=0)
     unit = " (%)" if board.percent else ""

@@ -197,7 +197,7 @@ def test_chosen_settings_run_beside_the_defaults_and_are_accounted_for(
     )
     assert printed.exit_code == 0, printed.output
     board = json.loads((tuned / "board" / "board-food101.json").read_text())
-    costs = {entry["label"]: entry["cost"] for entry in board["entries"]}
+    costs = {entry["label"]: entry["cost"] for entry in board["rows"]}
     assert set(costs) == {"majority", "joint", "joint tuned", "plain mcr", "plain mcr tuned"}
     assert costs["joint tuned"]["tuning"] > 0 == costs["joint"]["tuning"]
     assert "joint oracle" in (tuned / "board" / "oracle.csv").read_text()

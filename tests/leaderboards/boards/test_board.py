@@ -16,13 +16,14 @@ from steelyard.harness.records.record import ITEMS, RECORD, checksum
 from steelyard.leaderboards.boards import tables
 from steelyard.leaderboards.boards.board import build
 from steelyard.leaderboards.boards.summary import absences, overall
+from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import collect
 
 
 def test_columns_of_a_board_by_hand(toy: Path) -> None:
     board = board_of(toy)
-    assert [entry.label for entry in board.entries] == ["fair", "joint", "poor"]
-    joint = board.entries[1]
+    assert [entry.label for entry in board.rows] == ["fair", "joint", "poor"]
+    joint = board.rows[1]
     # Clean 0.8; image 0.2; text mean(0.6, 0.7) = 0.65; impaired (0.2 + 0.65) / 2 = 0.425.
     means = {name: interval.mean for name, interval in joint.scores.items()}
     assert means == pytest.approx(
@@ -39,11 +40,11 @@ def test_columns_of_a_board_by_hand(toy: Path) -> None:
     assert joint.scores["text"].values == pytest.approx((0.6, 0.7))
     assert joint.worst == pytest.approx(0.2)
     assert joint.gap == pytest.approx(0.45)
-    difference = board.entries[0].differences["corrupted"].interval
+    difference = board.rows[0].differences["corrupted"].interval
     assert difference.values == pytest.approx((0.2, 0.15))
     assert difference.mean == pytest.approx(0.175)
     assert joint.differences == {}
-    assert board.entries[0].cost.relative == pytest.approx(1.5)
+    assert board.rows[0].cost.relative == pytest.approx(1.5)
     assert (board.items, board.clusters, board.seeds) == (10, 10, (0, 1))
     assert board.notes == () and board.blanks == ()
 
@@ -57,7 +58,7 @@ def test_severities_then_corruptions_then_sides_are_averaged(tmp_path: Path) -> 
         "text-blank": first(9),
     }
     make_run(tmp_path, "joint", hits)
-    scores = board_of(tmp_path).entries[0].scores
+    scores = board_of(tmp_path).rows[0].scores
     assert scores["image-noise"].mean == pytest.approx(0.6)
     assert scores["image"].mean == pytest.approx(0.3)
     assert scores["corrupted"].mean == pytest.approx(0.6)
@@ -72,8 +73,8 @@ def test_lower_is_better_turns_the_ranking_and_the_verdict(tmp_path: Path) -> No
             hits = {**noise, "text-blank": level + 1 + 0.1 * rng.random(50)}
             make_run(tmp_path, label, hits, seed=seed, metric="surprise", higher_is_better=False)
     board = board_of(tmp_path)
-    assert [entry.label for entry in board.entries] == ["good", "joint", "bad"]
-    good, joint, bad = board.entries
+    assert [entry.label for entry in board.rows] == ["good", "joint", "bad"]
+    good, joint, bad = board.rows
     assert good.differences["clean"].verdict == "better"
     assert bad.differences["clean"].verdict == "worse"
     assert joint.worst == pytest.approx(joint.scores["text"].mean)
@@ -89,7 +90,7 @@ def test_incomplete_entries_are_blank_unranked_and_explained(toy: Path) -> None:
         del short["text-blank"]
         make_run(toy, "short", short, seed=seed)
     board = board_of(toy)
-    assert [entry.label for entry in board.entries] == ["fair", "joint", "poor"]
+    assert [entry.label for entry in board.rows] == ["fair", "joint", "poor"]
     assert {blank.label: blank.missing for blank in board.blanks} == {
         "half": "no run of seed 1",
         "crash": "seed 1 failed: loss became nan at step 3",
@@ -110,18 +111,18 @@ def test_ties_are_those_whose_difference_to_the_first_contains_zero(tmp_path: Pa
             hits = {"clean": right, "image-blank": right, "text-blank": right}
             make_run(tmp_path, label, {k: v.tolist() for k, v in hits.items()}, seed=seed)
     board = board_of(tmp_path)
-    tied = {entry.label: entry.rank.tied for entry in board.entries}
-    leader = board.entries[0].label
+    tied = {entry.label: entry.tied for entry in board.rows}
+    leader = board.rows[0].label
     assert leader in ("best", "near")
     assert tied == {leader: False, ({"best", "near"} - {leader}).pop(): True, "joint": False}
-    assert board.entries[2].rank.low == board.entries[2].rank.high == 3
+    assert board.rows[2].rank.first == board.rows[2].rank.last == 3
     assert "| ≈2 |" in tables.report(board).markdown()
 
 
 def test_better_impaired_than_clean_is_marked(tmp_path: Path) -> None:
     make_run(tmp_path, "joint", profile(5, 7, 5))
     board = board_of(tmp_path)
-    assert board.entries[0].better_corrupted == ("image-blank",)
+    assert board.rows[0].better_corrupted == ("image-blank",)
     assert "70.0 †" in tables.report(board).markdown()
 
 
@@ -137,7 +138,7 @@ def test_notes_name_single_seeds_absent_controls_and_mixed_devices(tmp_path: Pat
 def test_a_record_that_its_items_contradict_is_noted(tmp_path: Path) -> None:
     make_run(tmp_path, "joint", profile(5, 5, 5), recorded={"clean": 0.9})
     (note,) = [note for note in board_of(tmp_path).notes if "record says" in note]
-    assert note.startswith("joint, seed 0: the record says accuracy 0.900000 on clean")
+    assert note.startswith("joint, seed 0: the record says toy accuracy 0.900000 on clean")
     assert "its items give 0.500000" in note
 
 
@@ -147,7 +148,7 @@ def test_clusters_are_counted_and_widen_the_interval(tmp_path: Path) -> None:
     make_run(tmp_path / "pairs", "joint", hits, clusters=["a", "a", "b", "b", "c", "c", "d", "d"])
     single, pairs = (board_of(tmp_path / name) for name in ("single", "pairs"))
     assert (single.clusters, pairs.clusters) == (8, 4)
-    halves = [board.entries[0].scores["clean"].half for board in (single, pairs)]
+    halves = [board.rows[0].scores["clean"].half for board in (single, pairs)]
     assert halves[1] > 1.3 * halves[0]
 
 
@@ -194,8 +195,9 @@ def test_an_entry_that_never_predicts_a_label_is_scored(tmp_path: Path) -> None:
     pq.write_table(
         table.set_column(table.column_names.index("predicted"), "predicted", empty), path
     )
-    items = collect([tmp_path]).runs[-1].items(2)["clean"]
-    assert not items.predicted.any() and items.target.any()
+    table, order = items.read(path, ["target", "predicted"])
+    clean = items.items_of([table], order, 2, ["target", "predicted"])[0]["clean"]
+    assert not clean.predicted.any() and clean.target.any()
 
 
 def test_a_record_given_twice_counts_once(toy: Path) -> None:
@@ -251,7 +253,7 @@ def test_balance_bought_by_hurting_the_strong_side_is_marked(tmp_path: Path) -> 
             }
             make_run(tmp_path, label, hits, seed=seed)
     board = board_of(tmp_path)
-    found = {entry.label: entry.tradeoff for entry in board.entries}
+    found = {entry.label: entry.tradeoff for entry in board.rows}
     assert board.strong_modality == "text" and found["joint"] is None
     assert {label: trade.traded for label, trade in found.items() if trade} == {
         "lifts": False,  # the gap closes from below
@@ -275,7 +277,7 @@ def test_losses_turn_the_sides_and_the_gap(tmp_path: Path) -> None:
             hits = {v: level + 0.05 * rng.random(60) for v, level in levels.items()}
             make_run(tmp_path, label, hits, seed=seed, metric="surprise", higher_is_better=False)
     board = board_of(tmp_path)
-    trade = next(entry.tradeoff for entry in board.entries if entry.label == "hurts")
+    trade = next(entry.tradeoff for entry in board.rows if entry.label == "hurts")
     assert board.strong_modality == "text" and trade is not None and trade.traded
     assert trade.gap.interval.mean == pytest.approx(-1.5, abs=0.1)
     assert trade.strong.verdict == "worse"

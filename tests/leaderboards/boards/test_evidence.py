@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from board_factory import board_of, entry, first, make_answered, make_run, profile
+from rich.console import Console
 
 from steelyard.harness.records.record import find, read
-from steelyard.leaderboards.boards import evidence, profile_tables, tables
-from steelyard.leaderboards.boards.profile import build as build_profile
+from steelyard.leaderboards.boards import evidence, tables
+from steelyard.leaderboards.boards.board import build
 from steelyard.leaderboards.loading.collect import Run, collect
 from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.tracks.anytime import publish_anytime
@@ -57,8 +58,9 @@ def test_a_preliminary_board_says_so_in_every_format(tmp_path: Path) -> None:
     rows = csv.DictReader(io.StringIO(tables.report(board).csv()))
     assert {row["preliminary"] for row in rows} == {REASON}
     assert json.loads(tables.report(board).json())["preliminary"] == REASON
-    table = tables.terminal(board, 200)
-    assert capital in str(table.title)
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(tables.terminal(board, 200))
+    assert capital in console.export_text()
     files = {path.name: path for path in publish([tmp_path / "runs"], tmp_path / "out").files}
     figures = [name for name in files if name.endswith(".svg")]
     assert len(figures) > 6
@@ -74,12 +76,12 @@ def test_a_preliminary_board_says_so_in_every_format(tmp_path: Path) -> None:
 def test_a_preliminary_profile_says_so(tmp_path: Path) -> None:
     make_answered(tmp_path, "sft", entry(30))
     make_answered(tmp_path, "slow", entry(20), steps=299)
-    made = build_profile(collect([tmp_path]), "pool", control="sft")
+    made = build(collect([tmp_path]), "pool", control="sft")
     assert (made.preliminary, made.title) == (REASON, "pool (tiny-vlm, preliminary)")
-    assert profile_tables.report(made, []).markdown().startswith("# pool (tiny-vlm, preliminary)\n")
-    assert REASON.capitalize() in profile_tables.caption(made)
-    assert all(REASON in line for line in profile_tables.report(made).csv().splitlines()[1:])
-    assert json.loads(profile_tables.report(made).json())["preliminary"] == REASON
+    assert tables.report(made, []).markdown().startswith("# pool (tiny-vlm, preliminary)\n")
+    assert REASON.capitalize() in tables.caption(made)
+    assert all(REASON in line for line in tables.report(made).csv().splitlines()[1:])
+    assert json.loads(tables.report(made).json())["preliminary"] == REASON
 
 
 def test_tracks_and_budgets_say_so(tmp_path: Path) -> None:

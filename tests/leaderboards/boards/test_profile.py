@@ -11,8 +11,8 @@ from board_factory import TRUTH, entry, make_answered, said
 from sklearn.metrics import f1_score
 
 from steelyard.leaderboards.boards import factorial
-from steelyard.leaderboards.boards.profile import COMPOSITE, Profile, build
-from steelyard.leaderboards.boards.profile_measure import ProfileColumn
+from steelyard.leaderboards.boards.board import Board, build
+from steelyard.leaderboards.boards.columns import COMPOSITE, Column
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.stats.intervals import Sample
@@ -27,7 +27,7 @@ def pool(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def profile(root: Path, **options: str) -> Profile:
+def profile(root: Path, **options: str) -> Board:
     return build(collect([root]), "pool", control=options.get("control"))
 
 
@@ -68,7 +68,7 @@ def test_the_composite_turns_what_is_better_low(pool: Path) -> None:
                  1 - sft.scores[f"{task} wrong"].mean])
         for task in ("pool", "asked")
     ]  # fmt: skip
-    assert sft.composite.mean == pytest.approx(np.mean(by_task))
+    assert sft.scores[COMPOSITE].mean == pytest.approx(np.mean(by_task))
 
 
 def test_incomplete_entries_are_blank_and_say_why(pool: Path) -> None:
@@ -112,7 +112,7 @@ def test_published_twice_it_is_the_same_and_lists_everything(pool: Path, tmp_pat
     assert "pool (tiny-vlm)" in (one / "board.md").read_text()
     content = json.loads((one / "profile-pool.json").read_text())
     assert {row["label"] for row in content["rows"]} == {"good", "sft", "poor"}
-    assert "samples" not in content and content["clean"][0]["task"] == "pool"
+    assert "samples" not in content and content["columns"][0]["task"] == "pool"
     table = pd.read_csv(one / "scores.csv")
     assert {"scored_on", "subset"} <= set(table.columns)
 
@@ -133,7 +133,7 @@ def test_other_items_or_a_lost_file_are_refused(pool: Path) -> None:
 
 def test_a_factorial_pairs_entries_equal_in_all_else(tmp_path: Path) -> None:
     """Each option adds its own effect; the table finds both, and the pairs behind them."""
-    shown = (ProfileColumn("asked f1", "asked", "f1", "", True, ("clean",)),)
+    shown = (Column("asked f1", "asked", "f1", "", True, {"clean": 1.0}, compared=True),)
     samples, groups = {}, {}
     for iig in (False, True):
         for mining in ("adversarial", "noise"):

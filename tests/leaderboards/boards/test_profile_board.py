@@ -17,22 +17,16 @@ from sklearn.metrics import f1_score
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Score, read, write
-from steelyard.leaderboards.boards import factorial, profile_tables
-from steelyard.leaderboards.boards.profile import Profile, build, is_profile
-from steelyard.leaderboards.boards.profile_measure import ProfileColumn
+from steelyard.leaderboards.boards import factorial, tables
+from steelyard.leaderboards.boards.board import Board, build
+from steelyard.leaderboards.boards.columns import COMPOSITE, Column, has_several_scores
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.stats.intervals import Sample
 
 
-def built(root: Path, control: str | None = None) -> Profile:
+def built(root: Path, control: str | None = None) -> Board:
     return build(collect([root]), "pool", control=control)
-
-
-def test_a_corruption_with_many_severities_weighs_no_more() -> None:
-    variants = ("image-blank", "image-noise:1", "image-noise:3", "image-noise:5")
-    shares = ProfileColumn("x", "t", "f1", "", True, variants).weights()
-    assert shares == pytest.approx({"image-blank": 1 / 2, **dict.fromkeys(variants[1:], 1 / 6)})
 
 
 def test_tasks_about_the_same_images_are_resampled_together(tmp_path: Path) -> None:
@@ -43,10 +37,10 @@ def test_tasks_about_the_same_images_are_resampled_together(tmp_path: Path) -> N
     one, two = tmp_path / "one", tmp_path / "two"
     make_answered(one, "sft", {"pool": {"clean": said(28)}})
     make_answered(two, "sft", {"pool": {"clean": said(28)}, "again": {"clean": said(28)}})
-    alone, both = built(one).rows[0].composite, built(two).rows[0].composite
+    alone, both = (built(root).rows[0].scores[COMPOSITE] for root in (one, two))
     assert both.mean == pytest.approx(alone.mean)
-    samples = built(two).samples["sft"]
-    assert np.array_equal(samples["pool f1"].draws, samples["again f1"].draws, equal_nan=True)
+    scores = built(two).measured["sft"]
+    assert np.array_equal(scores["pool"].draws, scores["again"].draws, equal_nan=True)
     assert both.half == pytest.approx(alone.half, rel=0.1)  # other resamples, same spread
 
 
@@ -125,8 +119,8 @@ def test_one_more_task_makes_a_profile_even_without_shown_columns(tmp_path: Path
     runs = collect([tmp_path]).runs
     plain = tuple(replace(score, shown=False) for score in runs[0].record.scores)
     own = tuple(score for score in plain if score.task == "pool")
-    assert is_profile([replace(runs[0], record=replace(runs[0].record, scores=plain))])
-    assert not is_profile([replace(runs[0], record=replace(runs[0].record, scores=own))])
+    assert has_several_scores([replace(runs[0], record=replace(runs[0].record, scores=plain))])
+    assert not has_several_scores([replace(runs[0], record=replace(runs[0].record, scores=own))])
 
 
 def test_a_metric_without_anything_to_count_is_zero_and_told(tmp_path: Path) -> None:
@@ -136,7 +130,7 @@ def test_a_metric_without_anything_to_count_is_zero_and_told(tmp_path: Path) -> 
     score = made.rows[0].scores["asked f1"]
     assert (score.mean, score.low, score.high) == (0, 0, 0)
     assert any("no answer on which asked f1 could be counted" in note for note in made.notes)
-    json.loads(profile_tables.report(made).json(), parse_constant=pytest.fail)
+    json.loads(tables.report(made).json(), parse_constant=pytest.fail)
 
 
 def test_a_record_that_its_items_contradict_is_told(tmp_path: Path) -> None:
@@ -173,7 +167,7 @@ def test_reliance_is_positive_where_images_help(higher: bool, sign: int, tmp_pat
 
 def test_entries_that_differ_in_learning_rate_too_are_no_pair(tmp_path: Path) -> None:
     """Only pairs equal in all else show what an option does, and the rate is one of all else."""
-    shown = (ProfileColumn("asked f1", "asked", "f1", "", True, ("clean",)),)
+    shown = (Column("asked f1", "asked", "f1", "", True, {"clean": 1.0}, compared=True),)
     groups, samples = {}, {}
     for beta in (0.1, 0.2):
         for rate in (None, 1e-3):
@@ -203,11 +197,11 @@ def test_the_front_page_lists_both_kinds_and_each_has_a_control(toy: Path, tmp_p
     for label in ("sft", "other"):
         make_answered(toy, label, entry(30))
     made = publish([toy], tmp_path / "usual")
-    assert made.boards[0].control == "joint" and made.profiles[0].control == "sft"
+    assert {b.task: b.control for b in made.boards} == {"pool": "sft", "toy": "joint"}
     page = (tmp_path / "usual" / "board.md").read_text(encoding="utf-8")
     assert "## toy" in page and "## pool (tiny-vlm)" in page and "(profile-pool.csv)" in page
     made = publish([toy], tmp_path / "chosen", control="other")
-    assert made.boards[0].control == "joint" and made.profiles[0].control == "other"
+    assert {b.task: b.control for b in made.boards} == {"pool": "other", "toy": "joint"}
     with pytest.raises(UserError, match=r"Unknown control .othr.\. Did you mean .other."):
         publish([toy], tmp_path / "wrong", control="othr")
 
@@ -233,15 +227,15 @@ def test_tables_fit_a_terminal_and_cut_no_number(tmp_path: Path) -> None:
     make_answered(tmp_path, "broken", {}, failed=True)
     made = built(tmp_path)
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(profile_tables.terminal(made, 100))
+    console.print(tables.terminal(made, 100))
     text = console.export_text()
     row = next(line for line in text.splitlines() if line.startswith("1  a method"))
     assert row.count("…") == 1, "only the name is cut"
-    for column in (*made.clean, *made.corrupted):
+    for column in made.columns:
         each = made.rows[0].scores[column.name]
         assert f"{100 * each.mean:.1f} ± {100 * each.half:.1f}" in text
-    tables = text.partition("Trained on")[0]
-    assert max(map(len, tables.splitlines())) <= 100
+    printed = text.partition("Trained on")[0]
+    assert max(map(len, printed.splitlines())) <= 100
     assert "broken: seed 0 failed: loss became nan at step 3" in text
 
 
@@ -249,7 +243,7 @@ def test_the_csv_has_reliance_and_says_what_entries_lack(tmp_path: Path) -> None
     for label, right in (("sft", 28), ("good", 36)):
         make_answered(tmp_path, label, entry(right))
     make_answered(tmp_path, "broken", {}, failed=True)
-    rows = list(csv.DictReader(io.StringIO(profile_tables.report(built(tmp_path)).csv())))
+    rows = list(csv.DictReader(io.StringIO(tables.report(built(tmp_path)).csv())))
     found = {(row["entry"], row["column"]): row for row in rows}
     expected = f1_score(TRUTH, [p for _, p in said(36)]) - f1_score(TRUTH, [p for _, p in said(28)])
     assert float(found["good", "asked f1"]["difference"]) == pytest.approx(expected, abs=1e-5)

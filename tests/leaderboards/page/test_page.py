@@ -139,7 +139,7 @@ def test_a_hostile_name_is_shown_and_does_nothing(read: Reader) -> None:
     assert HOSTILE in names
     assert any(HOSTILE in piece for piece in read.text)
     files = json.loads(read.scripts[0])
-    labels = [entry["label"] for entry in files["board-toy"]["json"]["entries"]]
+    labels = [entry["label"] for entry in files["board-toy"]["json"]["rows"]]
     assert HOSTILE in labels
 
 

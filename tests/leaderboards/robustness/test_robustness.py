@@ -8,15 +8,14 @@ import pytest
 from board_factory import entry, first, make_answered, make_run, profile
 
 from steelyard.leaderboards.boards.board import build as build_board
-from steelyard.leaderboards.boards.profile import build as build_profile
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.output.style import MOST, render, select_entries
 from steelyard.leaderboards.publish import publish
 from steelyard.leaderboards.robustness import numbers
-from steelyard.leaderboards.robustness.items import consistency, of_board
+from steelyard.leaderboards.robustness.items import of_board
 from steelyard.leaderboards.robustness.numbers import Robustness, VariantScores, corruptions_of
 from steelyard.leaderboards.robustness.plots import best_of
-from steelyard.leaderboards.robustness.tables import board_report, profile_report, report, sheets
+from steelyard.leaderboards.robustness.tables import board_report, report, sheets
 from steelyard.leaderboards.stats.intervals import Sample
 
 VARIANTS = ("image-noise:1", "image-noise:3", "image-blank", "text-noise:2", "clean",
@@ -92,15 +91,11 @@ def test_nothing_clean_to_lose_has_no_relative_drop() -> None:
 
 
 def test_unchanged_answers_are_counted_right_or_wrong(toy: Path) -> None:
-    runs = collect([toy]).of("toy")
-    groups = {"poor": [run for run in runs if run.record.label == "poor"]}
-    found = consistency(groups, "toy", ("clean", "image-blank", "text-blank"))["poor"]
+    (scores,) = of_board(build_board(collect([toy]), "toy"))
+    found = scores.same["poor"]
     # Right on four of ten when clean and on one when damaged: three answers of two classes change.
     assert found["image-blank"].values == pytest.approx([0.7, 0.7])
     assert found["image-blank"].draws.shape[0] == 2 and found["image-blank"].clusters == 10
-    board = of_board(build_board(collect([toy]), "toy"))
-    assert board is not None
-    assert np.array_equal(board.same["poor"]["image-blank"].draws, found["image-blank"].draws)
 
 
 def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
@@ -110,8 +105,7 @@ def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
         weak = {"clean": first(90, of=100), **noise}
         make_run(tmp_path, "firm", firm, seed=seed)
         make_run(tmp_path, "joint", weak, seed=seed)
-    found = of_board(build_board(collect([tmp_path]), "toy"))
-    assert found is not None
+    (found,) = of_board(build_board(collect([tmp_path]), "toy"))
     made = numbers.build(found, "joint")
     assert made is not None and [row.label for row in made.rows] == ["firm", "joint"]
     better = made.rows[0].differences
@@ -123,7 +117,7 @@ def test_a_board_compares_with_the_control(tmp_path: Path) -> None:
     assert made.rows[1].worst == "image-noise:3" and not made.rows[1].differences
     assert [step.mean for step in made.rows[1].curves["image-noise"]] == pytest.approx([-0.1, -0.3])
     source = build_board(collect([tmp_path]), "toy")
-    written = report(source, "toy", [made], ["firm", "joint"])
+    written = report(source, [made], ["firm", "joint"])
     page = written.markdown()
     assert "| 1 | firm | 90.0 ± " in page and "-20.0 ± " in page and "▲" in page
     assert "(robustness-toy-fan.svg)" in page and len(sheets(made)) == 2
@@ -166,8 +160,8 @@ def test_profiles_have_a_section_for_each_damaged_task(tmp_path: Path) -> None:
     for label, right in (("sft", 36), ("weak", 30)):
         for seed in (0, 1):
             make_answered(tmp_path, label, entry(right), seed=seed)
-    made = build_profile(collect([tmp_path]), "pool", control="sft")
-    robustness = profile_report(made)
+    made = build_board(collect([tmp_path]), "pool", control="sft")
+    robustness = board_report(made, ["sft", "weak"])
     assert robustness is not None and "robustness-pool-asked-fan" in robustness.all_figures
     files = robustness.files()
     content = json.loads(files["robustness-pool.json"])

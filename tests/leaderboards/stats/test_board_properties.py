@@ -137,7 +137,7 @@ def test_an_incomplete_entry_changes_nothing_for_the_others(seed: int, lack: str
             status = "failed" if lack == "failed" else "done"
             make_run(root, "lacking", short, seed=1, status=status)
         after = board_of(root)
-    assert after.entries == before.entries and after.detectable == before.detectable
+    assert after.rows == before.rows and after.detectable == before.detectable
     assert [blank.label for blank in after.blanks] == ["lacking"]
 
 
@@ -151,6 +151,6 @@ def test_no_score_depends_on_which_entries_stand_beside_it(seed: int) -> None:
             hits = {name: rng.random(9).round().tolist() for name in ("clean", "image-blank")}
             make_run(root / label, label, hits)
             make_run(root / "all", label, hits)
-        together = {entry.label: entry.scores for entry in board_of(root / "all").entries}
+        together = {entry.label: entry.scores for entry in board_of(root / "all").rows}
         for label in together:
-            assert board_of(root / label).entries[0].scores == together[label]
+            assert board_of(root / label).rows[0].scores == together[label]

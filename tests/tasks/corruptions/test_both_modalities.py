@@ -7,7 +7,7 @@ from board_factory import board_of, entry, first, make_answered, make_run, said
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Modality
-from steelyard.leaderboards.boards import profile
+from steelyard.leaderboards.boards.board import build
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.publish import publish
 from steelyard.tasks.corruptions import missing
@@ -34,7 +34,7 @@ def test_what_a_variant_is() -> None:
 
 def test_both_modalities_have_columns_of_their_own_and_count_for_neither(tmp_path: Path) -> None:
     make_run(tmp_path, "joint", HITS)
-    (row,) = (built := board_of(tmp_path)).entries
+    (row,) = (built := board_of(tmp_path)).rows
     means = {name: round(interval.mean, 10) for name, interval in row.scores.items()}
     assert means == {
         "balanced": 0.7,
@@ -47,7 +47,7 @@ def test_both_modalities_have_columns_of_their_own_and_count_for_neither(tmp_pat
         "image-noise+text-typo": 0.2,
         "both-missing": 0.5,
     }
-    assert set(built.corruptions) == set(means) - {
+    assert {column.name for column in built.columns if column.is_corruption} == set(means) - {
         "balanced",
         "clean",
         "corrupted",
@@ -58,7 +58,7 @@ def test_both_modalities_have_columns_of_their_own_and_count_for_neither(tmp_pat
 
 def test_a_board_of_nothing_but_both_modalities(tmp_path: Path) -> None:
     make_run(tmp_path, "joint", {"clean": first(9), "both-missing:70": first(5)})
-    (row,) = board_of(tmp_path).entries
+    (row,) = board_of(tmp_path).rows
     means = {name: round(interval.mean, 10) for name, interval in row.scores.items()}
     assert means == {"balanced": 0.9, "clean": 0.9, "both-missing": 0.5}
 
@@ -66,14 +66,16 @@ def test_a_board_of_nothing_but_both_modalities(tmp_path: Path) -> None:
 def test_a_profile_keeps_them_apart_too(tmp_path: Path) -> None:
     answers = entry(36)
     answers["asked"] |= {"image-noise:3+text-typo:2": said(10), "text-blank": said(24)}
+    answers["asked"] |= {"both-missing:70": said(12)}
     make_answered(tmp_path, "sft", answers)
-    built = profile.build(collect([tmp_path]), "pool", control=None)
+    built = build(collect([tmp_path]), "pool", control=None)
     result = {column.name: column.variants for column in built.corrupted}
     assert result == {
-        "asked f1, no image": ("image-blank",),
-        "asked f1, image corrupted": ("image-blank", "image-noise:3"),
-        "asked f1, text corrupted": ("text-blank",),
-        "asked f1, image-noise+text-typo": ("image-noise:3+text-typo:2",),
+        "asked f1, no image": {"image-blank": 1.0},
+        "asked f1, image corrupted": {"image-blank": 0.5, "image-noise:3": 0.5},
+        "asked f1, text corrupted": {"text-blank": 1.0},
+        "asked f1, both-missing": {"both-missing:70": 1.0},
+        "asked f1, image-noise+text-typo": {"image-noise:3+text-typo:2": 1.0},
     }
 
 
