@@ -100,9 +100,8 @@ def has_several_scores(runs: Sequence[Run]) -> bool:
 
 
 def _several(trained_on: str, scores: Sequence[Score]) -> Selection:
-    """Return clean numbers side by side, then main metrics without images and under corruption."""
-    clean: list[Column] = []
-    corrupted: list[Column] = []
+    """Return each task's clean numbers, then its main metric without images and corrupted."""
+    columns: list[Column] = []
     single: list[Column] = []
     unranked = []
     for task in dict.fromkeys(score.task for score in scores):
@@ -117,7 +116,7 @@ def _several(trained_on: str, scores: Sequence[Score]) -> Selection:
                 distinct.setdefault((score.metric, score.subset), score)
         weights = columns_of(task, variants)
         main = next(score for score in distinct.values() if score.main)
-        clean += [
+        columns += [
             _column(s, {CLEAN: 1.0}, compared=s.higher_is_better is not None, main=s is main)
             for s in distinct.values()
             if s.shown or s is main
@@ -129,18 +128,18 @@ def _several(trained_on: str, scores: Sequence[Score]) -> Selection:
         endings |= {f", {m} corrupted": weights[m] for m in MODALITIES if m in weights}
         # Corruptions of both modalities are in no average, so each has its own column.
         endings |= {f", {name}": weights[name] for name in weights if modality_of(name) == "both"}
-        corrupted += [_column(main, part, ending) for ending, part in endings.items()]
+        columns += [_column(main, part, ending) for ending, part in endings.items()]
         single += _single(main, variants)
-    if not clean:
+    if not columns:
         raise UserError(f"Nothing on {', '.join(unranked)} is a mean over items: no intervals.")
-    if not any(column.compared for column in clean):
+    if not any(column.compared for column in columns):
         raise UserError(f"No number of the runs on {trained_on} has a direction: nothing to rank.")
     notes = [
         f"{task} is not shown: no metric of it is a mean over items, so none has an interval; "
         "scores.csv has its numbers."
         for task in unranked
     ]
-    return Selection((*clean, *corrupted), tuple(single), COMPOSITE, tuple(notes))
+    return Selection(tuple(columns), tuple(single), COMPOSITE, tuple(notes))
 
 
 def _single(score: Score, variants: Sequence[str]) -> tuple[Column, ...]:
