@@ -18,7 +18,7 @@ import numpy as np
 
 from steelyard.harness.core.examples import MODALITIES
 from steelyard.leaderboards.stats import intervals
-from steelyard.leaderboards.stats.differences import ControlDifference, differences
+from steelyard.leaderboards.stats.differences import ControlDifference, compare
 from steelyard.leaderboards.stats.intervals import Interval, Sample, averaged, scaled
 from steelyard.tasks.corruptions.columns import corruption_of, modality_of
 from steelyard.tasks.corruptions.variants import CLEAN
@@ -140,15 +140,17 @@ def build(variant_scores: VariantScores, control: str) -> Robustness | None:
         | {"worst": entry[worst[label]]}
         for label, entry in scores.items()
     }
-    numbers = {}
-    compared = {}
-    for name in NUMBERS:
-        by_label = {label: entry[name] for label, entry in samples.items() if name in entry}
-        numbers[name] = intervals.named_intervals(by_label)
-        if name in COMPARED:
-            # Unchanged answers are good and drops bad under any metric.
-            higher = name == "same" or (up and name not in ("drop", "relative"))
-            compared[name] = differences(by_label, control, higher_is_better=higher)
+    columns = {
+        name: {label: entry[name] for label, entry in samples.items() if name in entry}
+        for name in NUMBERS
+    }
+    numbers = {name: intervals.named_intervals(by_label) for name, by_label in columns.items()}
+    compared = compare(
+        {name: columns[name] for name in COMPARED if columns[name]},
+        control,
+        # Unchanged answers are good and drops bad under any metric.
+        lambda name: name == "same" or (up and name not in ("drop", "relative")),
+    ).differences
     changes = {
         variant: intervals.named_intervals(
             {name: intervals.minus(entry[variant], entry[CLEAN]) for name, entry in scores.items()}
@@ -160,7 +162,7 @@ def build(variant_scores: VariantScores, control: str) -> Robustness | None:
             label=label,
             worst=worst[label],
             numbers={name: by[label] for name, by in numbers.items() if label in by},
-            differences={name: by[label] for name, by in compared.items() if label in by},
+            differences=compared.get(label, {}),
             curves={c.name: tuple(changes[v][label] for v in c.variants) for c in corruptions},
         )
         for label in scores
@@ -196,13 +198,11 @@ def _numbers(
     if parts := [drops[modality] for modality in MODALITIES if modality in drops]:
         numbers["drop"] = averaged(parts)
         drop = numbers["drop"]
-        values, draws = (
-            np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
-            for top, bottom in ((drop.values, clean.values), (drop.draws, clean.draws))
-        )
-        # A clean score of 0 leaves nothing to be relative to.
-        if np.isfinite(values).all():
-            numbers["relative"] = Sample(values, draws, drop.clusters)
+        # A clean score of 0 leaves nothing to be relative to; among resamples it gives NaN.
+        if clean.values.all():
+            nothing = np.full(clean.draws.shape, np.nan)
+            draws = np.divide(drop.draws, clean.draws, out=nothing, where=clean.draws != 0)
+            numbers["relative"] = Sample(drop.values / clean.values, draws, drop.clusters)
     unchanged = _by_modality(corruptions, same) if same else {}
     numbers |= {f"same.{modality}": sample for modality, sample in unchanged.items()}
     if parts := [unchanged[modality] for modality in MODALITIES if modality in unchanged]:

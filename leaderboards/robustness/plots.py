@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.output import style
 from steelyard.leaderboards.output.style import Anchor, Mark
-from steelyard.leaderboards.robustness.numbers import CorruptionVariants, Robustness, RobustnessRow
+from steelyard.leaderboards.robustness.numbers import CorruptionVariants, Robustness
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,8 +42,7 @@ def fan(task: Robustness, look: Mapping[str, Mark]) -> "Figure":
     for axes, corruption in zip(grid, graded, strict=False):
         axes.set(title=corruption.name, xlabel="severity or rate (0: clean)")
         axes.set(xticks=[0, *corruption.levels], xlim=(0, 1.04 * corruption.levels[-1]))
-        anchors = _curves(axes, task.rows, corruption, look, scale)
-        _band(axes, task, corruption, scale)
+        anchors = _curves(axes, task, corruption, look, scale)
         axes.set_ylim(limits)
     if ungraded:
         anchors = _dots(grid[-1], task, ungraded, look, scale)
@@ -74,30 +73,24 @@ def _limits(task: Robustness, scale: float) -> tuple[float, float]:
 
 def _curves(
     axes: "Axes",
-    rows: Sequence[RobustnessRow],
+    task: Robustness,
     corruption: CorruptionVariants,
     look: Mapping[str, Mark],
     scale: float,
 ) -> list[Anchor]:
-    """Draw a line per entry from the common origin; return their ends."""
+    """Draw a line per entry from the common origin, and the control's band; return their ends."""
+    levels = [0, *corruption.levels]
+    curves = {row.label: row.curves[corruption.name] for row in task.rows}
     changes = {
-        row.label: [0.0, *(scale * step.mean for step in row.curves[corruption.name])]
-        for row in rows
+        label: [0.0, *(scale * step.mean for step in curve)] for label, curve in curves.items()
     }
     # No point at 0, which all entries share.
-    style.draw_curves(axes, [0, *corruption.levels], changes, look, first=1)
-    return [Anchor(label, corruption.levels[-1], curve[-1]) for label, curve in changes.items()]
-
-
-def _band(axes: "Axes", task: Robustness, corruption: CorruptionVariants, scale: float) -> None:
-    for row in task.rows:
-        if row.label == task.control:
-            steps = row.curves[corruption.name]
-            low = [0.0, *(scale * step.low for step in steps)]
-            high = [0.0, *(scale * step.high for step in steps)]
-            axes.fill_between(
-                [0, *corruption.levels], low, high, color=style.SOFT, alpha=0.15, lw=0
-            )
+    style.draw_curves(axes, levels, changes, look, first=1)
+    if control := curves.get(task.control):
+        low, high = ([0.0, *(scale * getattr(step, end) for step in control)]
+                     for end in ("low", "high"))  # fmt: skip
+        axes.fill_between(levels, low, high, color=style.SOFT, alpha=0.15, lw=0)
+    return [Anchor(label, levels[-1], curve[-1]) for label, curve in changes.items()]
 
 
 def _dots(
