@@ -198,7 +198,7 @@ def _provenance(
     if spec.task == tasks.NOTHING:
         # Weights of an untrained model are not in the run's folder.
         content["weights"] = registry.revision(spec.backbone, spec.backbone_options)
-    else:
+    if methods.load(spec.method).ABOUT.learns:
         content["learning_rate"] = learning_rate(spec)
     tables = {record.items_file(name, spec.task) for name in (spec.task, *other_tasks)}
     tables |= {missing_table(variant, job.split) for variant in variants if variant.missing}

@@ -301,6 +301,8 @@ def test_the_backbone_trains_at_the_methods_rate_and_the_record_has_it(
     )
     result = ran(Job(spec, "mine", ()), food, tmp_path / "runs")
     assert result.diagnostics["rate"] == 0.002 == result.provenance["learning_rate"]
+    untrained = ran(Job(replace(spec, method="zero_shot"), "idle", ()), food, tmp_path / "runs")
+    assert "learning_rate" not in untrained.provenance
 
 
 def test_shipped_suites_load() -> None:
