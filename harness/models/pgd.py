@@ -73,6 +73,8 @@ def ascend(
 
 def noisy_start(backbone: Backbone, batch: Batch, epsilon: float, noise: Tensor) -> Tensor:
     """Return pixels moved by ``epsilon`` times noise in [-1, 1] of their shape, for ``ascend``."""
+    # Of two equal frames (Qwen-VL) the mean of two draws: within epsilon, with half the variance
+    # of the start of a model with one frame.
     change = epsilon * backbone.pixel_gradient(noise)
     return _bounded_move(backbone, batch, epsilon)(batch.pixels, change)
 

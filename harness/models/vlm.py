@@ -94,21 +94,26 @@ class Vlm(nn.Module):
 
     def fuse(self, parts: Latents) -> Tensor:
         """Return logits [A, V] at the answer tokens, one row per token in row order."""
-        layout = _layout(parts)
+        layout = _layout(parts).packed()
         answered = layout.answered
         # Padding (-100) is no token; the embedding of token 0 is masked out below.
         answers = self.base.get_input_embeddings()(layout.answers.clamp(min=0))
-        states = self._read(parts, torch.cat([layout.visible, answered], 1), answers)
+        attended = torch.cat([layout.visible, answered], 1)
+        states = self._read(parts, layout, attended, answers)
         # The last prompt token predicts the first answer token, and so on.
         before = states[:, layout.mask.shape[1] - 1 : -1]
         logits: Tensor = self.base.get_output_embeddings()(before[answered])
         return logits.float()
 
     def _read(
-        self, parts: Latents, attended: Tensor, answers: Tensor | None = None, cache: Any = None
+        self,
+        parts: Latents,
+        layout: Layout,
+        attended: Tensor,
+        answers: Tensor | None = None,
+        cache: Any = None,
     ) -> Tensor:
         """Return the states [B, L, D] of the prompts and the embedded ``answers`` after them."""
-        layout = _layout(parts)
         embedded = layout.filled(parts.text, parts.image)
         if answers is not None:
             embedded = torch.cat([embedded, answers.to(embedded.dtype)], 1)
@@ -269,11 +274,11 @@ class Vlm(nn.Module):
         from transformers import DynamicCache
 
         latents = self.encode(batch)
-        layout = _layout(latents)
+        layout = _layout(latents).packed()
         # Without the configuration, which would drop what is outside a layer's sliding window: a
         # choice is removed again.
         cache = DynamicCache()
-        first = self._read(latents, layout.visible, cache=cache)[:, -1]
+        first = self._read(latents, layout, layout.visible, cache=cache)[:, -1]
         head = self.base.get_output_embeddings()
         # In single precision also for a bf16 model: differences between choices are small.
         start = log_softmax(head(first).float(), dim=1)

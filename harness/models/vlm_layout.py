@@ -169,6 +169,15 @@ class Layout:
             return replace(self, image_visible=self.image_visible & ~rows)
         return replace(self, text_visible=self.text_visible & ~rows)
 
+    def packed(self) -> Self:
+        """Move blanked tokens to the padding on the left, as if prompts were rendered without.
+
+        Layers with a sliding window count all tokens between two, attended to or not.
+        """
+        order = self.visible.int().argsort(dim=1, stable=True)
+        columns = {name: getattr(self, name).gather(1, order) for name in (*MARKS, "source")}
+        return replace(self, **columns)
+
     @property
     def visible(self) -> Tensor:
         """[B, P] bool, prompt tokens that are attended to."""

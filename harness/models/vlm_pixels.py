@@ -34,6 +34,8 @@ def join(pictures: Sequence[Picture]) -> dict[str, Tensor]:
 def pixel_range(processor: Any, pixels: Tensor, real: Tensor | None) -> PixelRange:
     """Return black and white in an image processor's units, broadcastable to ``pixels``.
 
+    The tiles and the thumbnail of one picture have bounds of their own: an attack may change a spot
+    in one and not in the other, so it is a little stronger than on the picture itself.
     Tiles and margins that only pad (``real`` [N, tiles, H, W] is 0 there) have an empty range:
     an attack must not turn them into image.
     """

@@ -1,8 +1,10 @@
 """Prompts and answers are tokenised as each family's published processor would: subwords, begin
 tokens, and templates that put spaces around images and answers."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import vlm_build, vlm_config
+from steelyard.harness.models.backbone import Latents
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.models.vlm_prompts import TOKEN_TYPES
 
@@ -101,6 +104,7 @@ def subwords(family: str, special: list[str]) -> Any:
         vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     corpus = [*QUESTIONS, SUFFIX, "USER: user assistant ASSISTANT: User: Assistant:", *ANSWERS]
+    corpus += ["\n\nuser\n\n\nis"] * 4  # tokens of line breaks, some of which a processor writes
     tokenizer.train_from_iterator([*corpus, tiny_vlms.VOCABULARY] * 4, trainer)
     if family == "llava":
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -195,6 +199,20 @@ def test_a_blanked_image_is_the_other_rendering(family: str, build: Build) -> No
 
 @every_family
 @torch.no_grad()
+def test_an_image_is_given_to_an_item_without(family: str, build: Build) -> None:
+    model = build(family)
+    sighted, blind = items()[0], replace(items()[1], image=None)
+    latents = model.encode(model.collate([sighted, blind], ANSWERS[:2]))
+    first, both = torch.tensor([0, 0]), torch.tensor([0, 1])
+    assert latents.context is not None
+    context = latents.context.select(both, first, both)
+    fused = model.fuse(Latents(latents.image[first], latents.text, context))
+    rendered = model.collate([sighted, replace(blind, image=sighted.image)], ANSWERS[:2])
+    torch.testing.assert_close(fused, model.predict(rendered), rtol=0, atol=1e-4)
+
+
+@every_family
+@torch.no_grad()
 def test_a_blanked_question_takes_its_tokens_out(family: str, build: Build) -> None:
     """Against the model's own pass over the prompt without the question's tokens."""
     model = build(family)
@@ -247,3 +265,29 @@ def test_tiles_that_only_pad_are_no_image(build: Build) -> None:
         assert float(high[empty].abs().max()) == float(low[empty].abs().max()) == 0.0
     pushed = replace(batch, pixels=(batch.pixels + 0.1).clamp(low, high))
     assert model.predict(pushed).shape == model.predict(batch).shape
+
+
+@torch.no_grad()
+def test_a_sliding_window_does_not_count_what_is_blanked(tmp_path: Path) -> None:
+    """Gemma 3 with a window shorter than its prompts, whose choices are read from a cache."""
+    tiny_vlms.make("gemma3", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["sliding_window"] = 16
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    options = vlm_config.configure(str(tmp_path), {"tune": "full"})
+    model = vlm_build.build("gemma3", options, seed=0, device="cpu").eval()
+    batch = model.collate(items(), ANSWERS)
+    assert batch.tokens.shape[1] > 20
+    own = model.model(**model.prompts.plain(batch, answers=True)).logits
+    expected = own[:, batch.tokens.shape[1] - 1 : -1][batch.targets != -100]
+    torch.testing.assert_close(model.predict(batch), expected, rtol=0, atol=1e-4)
+    blanked = model.fuse(model.blank(model.encode(batch), "image"))
+    without = model.collate([replace(item, image=None) for item in items()], ANSWERS)
+    torch.testing.assert_close(blanked, model.predict(without), rtol=0, atol=1e-4)
+    scores = model.answer(items(), ANSWERS).log()
+    losses = [
+        model.loss(model.predict(same), same)
+        for same in (model.collate(items(), [answer] * 3) for answer in ANSWERS)
+    ]
+    expected = torch.log_softmax(-torch.stack(losses, 1), 1)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
