@@ -183,6 +183,9 @@ class Backbone(Protocol):
     def embedding(self, modality: Modality) -> "nn.Module":
         """Return the last layer before fusion; of a vlm the last block for both modalities."""
 
+    def split(self, batch: Batch, size: int) -> list[Batch]:
+        """Split a batch into batches of at most ``size`` items, in order and padded as it is."""
+
     def pixel_range(self, batch: Batch) -> PixelRange:
         """Return the bounds within which ``batch.pixels`` are an image."""
 

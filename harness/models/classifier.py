@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Self
 
@@ -217,6 +218,10 @@ class Classifier(nn.Module):
             labels = torch.tensor([row[0] if row else 0 for row in rows], dtype=torch.int64)
         batch = Batch(pixels, has_image, tokens, mask, has_text, labels)
         return batch.map(lambda tensor: tensor.to(self.device))
+
+    def split(self, batch: Batch, size: int) -> list[Batch]:
+        starts = range(0, len(batch.has_image), size)
+        return [batch.map(itemgetter(slice(start, start + size))) for start in starts]
 
     def pixel_range(self, batch: Batch) -> PixelRange:
         if batch.pixels.dim() == 2:  # features [B, width], where pixels have four dimensions

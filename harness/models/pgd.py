@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steelyard.harness.models.backbone import Backbone, Batch
 
@@ -56,9 +57,29 @@ def ascend(
     ``epsilon`` and ``step`` are fractions of the full range of an image (16/255 is sixteen grey
     levels), whatever the processor's scaling. Call it inside ``frozen_weights``. If the loss does
     not depend on the pixels, ``start`` is returned.
+
+    Passes hold the recipe's micro-batch, which changes nothing: items do not affect one another.
     """
-    move, pixels = _bounded_move(backbone, batch, epsilon), start
-    with torch.enable_grad():
+    size = backbone.recipe.micro_batch_size or len(batch.has_image)
+    parts = backbone.split(batch, size)
+    starts = [part.pixels for part in backbone.split(replace(batch, pixels=start), size)]
+    columns = zip(parts, starts, strict=True)
+    return torch.cat(
+        [_ascend(backbone, part, pixels, epsilon, step, steps, loss) for part, pixels in columns]
+    )
+
+
+def _ascend(
+    backbone: Backbone,
+    batch: Batch,
+    pixels: Tensor,
+    epsilon: float,
+    step: float,
+    steps: int,
+    loss: AttackLoss,
+) -> Tensor:
+    move = _bounded_move(backbone, batch, epsilon)
+    with torch.enable_grad(), _recomputation(backbone):
         for _ in range(steps):
             # A new leaf for each step, or the graph would grow over all steps.
             pixels = pixels.detach().requires_grad_()
@@ -69,6 +90,27 @@ def ascend(
             (gradient,) = torch.autograd.grad(total, pixels, materialize_grads=True)
             pixels = move(pixels.detach(), step * backbone.pixel_gradient(gradient).sign())
     return pixels.detach()
+
+
+@contextmanager
+def _recomputation(backbone: Backbone) -> Iterator[None]:
+    """Let layers under ``checkpointing`` drop their activations in evaluation mode as well.
+
+    Transformers asks for training mode. The flag is that of the layers and not of the modules in
+    them, whose dropout stays off.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    modules = cast("nn.Module", backbone).modules()
+    layers = [module for module in modules if isinstance(module, GradientCheckpointingLayer)]
+    training = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer, mode in zip(layers, training, strict=True):
+            layer.training = mode
 
 
 def noisy_start(backbone: Backbone, batch: Batch, epsilon: float, noise: Tensor) -> Tensor:

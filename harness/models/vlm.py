@@ -183,6 +183,9 @@ class Vlm(nn.Module):
     def embedding(self, modality: Modality) -> Any:
         return self.language_model.layers[-1]
 
+    def split(self, batch: Batch, size: int) -> list[Batch]:
+        return self.prompts.split(batch, size)
+
     def pixel_range(self, batch: Batch) -> PixelRange:
         real = batch.extra.get("pixel_attention_mask")
         return pixel_range(self.processor.image_processor, batch.pixels, real)

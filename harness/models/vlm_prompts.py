@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -222,6 +223,7 @@ class PromptEncoder:
         # No image to exchange: without room for one.
         rows = [item.row if present else item.row.without_image() for item in items]
         images = join(present)
+        names = dict.fromkeys((PIXELS, *images))  # in the order of ``image_arguments``
         tokens = _pad([row.tokens for row in rows], self.pad_id)
         mask = _pad([(True,) * len(row.tokens) for row in rows], False)
         no_grid = torch.zeros(0, 3, dtype=torch.int64)
@@ -236,6 +238,9 @@ class PromptEncoder:
             "only_without_image": _pad([row.only_without_image for row in rows], False),
             "text_tokens": _pad([row.text_tokens for row in rows], False),
             "grid": pad_sequence(grids, batch_first=True),
+            "picture_rows": torch.tensor(
+                [[len((item.picture or {}).get(name, ())) for name in names] for item in items]
+            ),
         }
         prompts = [item.row.prompt(item.picture is not None) for item in items]
         batch = Batch(
@@ -248,6 +253,21 @@ class PromptEncoder:
             extra=extra | images,
         )
         return batch if device.type == "cpu" else batch.map(lambda tensor: tensor.to(device))
+
+    def split(self, batch: Batch, size: int) -> list[Batch]:
+        """Split a batch into batches of at most ``size`` items, padded as it is."""
+        pictures = self.image_arguments(batch)
+        # Items differ in their images, tiles or patches: rows of each of these tensors.
+        ends = batch.extra["picture_rows"].cumsum(0).tolist()
+        begins, parts = [0] * len(pictures), []
+        for start in range(0, len(ends), size):
+            part = batch.map(itemgetter(slice(start, start + size)))
+            stops = ends[min(start + size, len(ends)) - 1]
+            spans = zip(pictures.items(), begins, stops, strict=True)
+            rows = {name: tensor[begin:stop] for (name, tensor), begin, stop in spans}
+            pixels, begins = rows.pop(PIXELS), stops
+            parts.append(replace(part, pixels=pixels, extra={**part.extra, **rows}))
+        return parts
 
     def image_arguments(self, batch: Batch) -> dict[str, Tensor]:
         """Return the arguments of ``get_image_features``."""

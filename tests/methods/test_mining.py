@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -52,6 +53,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(WEIGHT.clone())
         self.fixed = nn.Parameter(torch.zeros(1), requires_grad=False)
         self.modes: list[bool] = []
+        self.recipe = Recipe(micro_batch_size=1)
 
     def train(self, mode: bool = True) -> "Linear":
         self.modes.append(mode)
@@ -81,6 +83,9 @@ class Linear(nn.Module):
 
     def pixel_gradient(self, gradient: Tensor) -> Tensor:
         return gradient
+
+    def split(self, batch: Batch, size: int) -> list[Batch]:
+        return [batch.map(itemgetter([row])) for row in range(len(batch.targets))]
 
 
 def attacked(

@@ -3,14 +3,20 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import tiny_vlms
 import torch
 import vlm_toys
+from PIL import Image
+from saved_tensors import SavedBytes
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from steelyard import methods
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
+from steelyard.harness.core.examples import Inputs
+from steelyard.harness.models.backbone import Batch
+from steelyard.harness.models.pgd import ascend, frozen_weights
 from steelyard.harness.models.vlm import Vlm, vision_modules
 
 Build = Callable[..., Vlm]
@@ -100,3 +106,68 @@ def test_a_tower_that_learns_is_recomputed_too(build: Build, family: str) -> Non
             model.loss(model.predict(batch), batch).mean().backward()
         backward[checkpointing] = cost(counted["tower"])[1]
     assert backward[True] > 1.2 * backward[False] > 0
+
+
+def attack(model: Vlm, batch: Batch) -> torch.Tensor:
+    with frozen_weights(model):
+        return ascend(model, batch, batch.pixels, 8 / 255, 2 / 255, 2, model.scored_loss)
+
+
+def photos(model: Vlm) -> Batch:
+    """Collate images of unequal sizes, two at once where the family takes them, and none."""
+    rng = np.random.default_rng(0)
+    sizes = ((32, 32), (32, 64), (64, 32), (48, 48), (32, 32))
+    images = [Image.fromarray(rng.integers(0, 255, (*s, 3), dtype=np.uint8)) for s in sizes]
+    question = "what color is the fish ?"
+    further = (images[4],) if model.image_capacity(2) == 2 else ()
+    inputs = [
+        Inputs(images[0], question, question),
+        Inputs(images[1], question, question, further),
+        Inputs(None, question, question),
+        Inputs(images[2], question, question),
+        Inputs(images[3], question, question),
+    ]
+    return model.collate(inputs, ["red", "green", "blue", "yellow", "red"])
+
+
+@pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
+def test_an_attack_is_the_same_in_any_micro_batch_and_under_checkpointing(
+    build: Build, family: str
+) -> None:
+    model = build(family, tune="lora")
+    batch = photos(model)
+    expected = attack(model, batch)
+    assert expected.shape == batch.pixels.shape and not torch.equal(expected, batch.pixels)
+    for size, checkpointing in ((1, False), (2, False), (0, True), (2, True)):
+        other = build(family, tune="lora", micro_batch_size=size, checkpointing=checkpointing)
+        difference = (attack(other, batch) - expected).abs()
+        # A gradient near zero may change its sign in another order of sums.
+        assert (difference > 1e-5).float().mean() < 2e-3
+        assert not any(module.training for module in vision_modules(other.base)[0].modules())
+    parts = model.split(batch, 2)
+    assert [len(part.tokens) for part in parts] == [2, 2, 1]
+    logits = torch.cat([model.predict(part) for part in parts])
+    torch.testing.assert_close(logits, model.predict(batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl"])
+def test_an_attack_holds_less_in_micro_batches_and_under_checkpointing(
+    build: Build, family: str
+) -> None:
+    def held(**options: methods.Option) -> int:
+        model = build(family, tune="lora", **options)
+        batch = vlm_toys.batch(model, 4)
+        saved = SavedBytes(model.parameters())
+        saved.during(lambda: attack(model, batch))
+        assert saved.now == 0
+        return saved.most
+
+    whole = held()
+    assert held(checkpointing=True) < 0.7 * whole
+    assert held(micro_batch_size=1) < 0.4 * whole
+    dropout = build(family, tune="lora", checkpointing=True)
+    for module in dropout.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    batch = vlm_toys.batch(dropout, 2)
+    assert torch.equal(attack(dropout, batch), attack(dropout, batch)), "dropout is off"
