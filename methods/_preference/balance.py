@@ -73,14 +73,14 @@ def check(
     rates = survival(before, after)
     meter.log({"pairs/" + "/".join(stratum): float(after[stratum]) for stratum in sorted(rates)})
     for kind in sorted({kind for kind, _ in rates}):
-        members = sorted(
-            (stratum for stratum in rates if stratum[0] == kind), key=rates.__getitem__
-        )
-        if rates[members[-1]] > MOST_SKEW * rates[members[0]]:
+        members = [stratum for stratum in rates if stratum[0] == kind]
+        low, high = (pick(members, key=rates.__getitem__) for pick in (min, max))
+        # One pair more, because ``thin`` rounds up.
+        if after[high] > MOST_SKEW * rates[low] * before[high] + 1:
             most, least = (
                 f"{after[stratum]} of {before[stratum]} examples with the right answer "
                 f"'{stratum[1]}'"
-                for stratum in (members[-1], members[0])
+                for stratum in (high, low)
             )
             raise UserError(
                 f"Pairs of '{kind}' questions are one-sided: {most} gave a pair, but {least}, a "

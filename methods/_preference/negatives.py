@@ -101,9 +101,9 @@ def make_pairs(
             f"negatives={options.negatives} gave no wrong answer to {len(positions)} example(s): "
             "choose other negatives, a higher severity or more data."
         )
-    trained = [pair.position for pair in pairs]
+    strata = dict(zip(positions, balance.strata(data, positions), strict=True))
     hint = "Set refill=true, or negatives=random_answer."
-    balance.check(meter, balance.strata(data, positions), balance.strata(data, trained), hint)
+    balance.check(meter, [*strata.values()], [strata[pair.position] for pair in pairs], hint)
     return tuple(pairs)
 
 

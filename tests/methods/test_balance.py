@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import preference_toy as toy
 import pytest
 
@@ -47,6 +48,19 @@ def test_survivors_are_thinned_to_the_rate_of_the_rarest_answer() -> None:
     # Ten candidates are needed to know a rate: nothing is dropped for a rare answer.
     few: list[Stratum | None] = [GREEN] * 9 + [RED] * 10
     assert balance.thin(few, [9, 10, 11]) == [9, 10, 11]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_thinned_survivors_are_never_refused(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    sizes, rates = draw.integers(1, 200, 5), draw.random(5) ** 3
+    kinds = [("exists", str(index)) for index in range(5)]
+    candidates = [kind for kind, size in zip(kinds, sizes, strict=True) for _ in range(size)]
+    chance = [rates[int(answer)] for _, answer in candidates]
+    survivors = np.flatnonzero(draw.random(len(chance)) < chance).tolist()
+    thinned = balance.thin(candidates, survivors)
+    assert set(thinned) <= set(survivors)
+    balance.check(Meter(Budget("x"), "cpu"), candidates, [candidates[i] for i in thinned], "")
 
 
 @pytest.mark.parametrize(
