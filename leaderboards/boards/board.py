@@ -416,5 +416,5 @@ def _notes(seeds: Sequence[int], control: str, complete: Mapping[str, Sequence[R
         for label, group in complete.items()
     )
     if changed := [f"{label} {rate:g}" for label, rate in rates if rate]:
-        notes.append(f"Learning rates other than the backbone's: {', '.join(changed)}.")
-    return notes
+        notes.append(f"Learning rates other than the method's default: {', '.join(changed)}.")
+    return [*notes, *evidence.adapted(complete)]

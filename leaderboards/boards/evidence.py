@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from steelyard import methods
+from steelyard.harness.models import registry
 from steelyard.harness.records.record import Record
+from steelyard.harness.records.spec import RunSpec
 from steelyard.leaderboards.loading.collect import Run
 
 FEWEST_STEPS = 300
@@ -49,6 +51,27 @@ def _trains(record: Record) -> bool:
     method = record.spec.method
     # Boards run no code of a user's file.
     return method not in methods.names() or methods.about(method).learns
+
+
+def adapted(entries: Mapping[str, Sequence[Run]]) -> Sequence[str]:
+    """Return a note on entries whose method is partly ours on their backbone, if any."""
+    labels = [
+        label
+        for label, runs in sorted(entries.items())
+        if any(_is_adapted(run.record.spec) for run in runs)
+    ]
+    if not labels:
+        return ()
+    return (
+        f"Adapted to vision-language models by steelyard, not by the papers: {', '.join(labels)}; "
+        "the cards of the methods say how.",
+    )
+
+
+def _is_adapted(spec: RunSpec) -> bool:
+    # Boards run no code of a user's file.
+    shipped = spec.method in methods.names() and registry.kind_of(spec.backbone) == "vlm"
+    return shipped and bool(methods.about(spec.method).adapted)
 
 
 def joined(reasons: Mapping[str, str]) -> str:

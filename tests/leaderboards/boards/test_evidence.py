@@ -45,6 +45,17 @@ def test_entries_that_do_not_train_do_not_count(tmp_path: Path) -> None:
     assert reason(tmp_path).startswith("preliminary: starved took 0 optimiser steps")
 
 
+def test_a_board_names_what_is_ours_on_a_vision_language_model(tmp_path: Path) -> None:
+    for kind, backbone in (("vlm", "tiny-vlm"), ("classifier", "tiny")):
+        root = tmp_path / kind
+        for label, method in (("joint", "joint"), ("our game", "mcr"), ("mine", "mine.py")):
+            make_run(root, label, profile(8, 5, 6), method=method, backbone=backbone)
+        make_run(root, "dropout", profile(8, 5, 6), method="modality_dropout", backbone=backbone)
+        notes = [note for note in board_of(root).notes if "not by the papers" in note]
+        assert len(notes) == (kind == "vlm")
+        assert all(": dropout, our game;" in note for note in notes)
+
+
 def test_a_preliminary_board_says_so_in_every_format(tmp_path: Path) -> None:
     for task in ("toy", "other"):
         make_run(tmp_path / "runs", "joint", profile(8, 5, 6), task=task)
