@@ -1,9 +1,8 @@
 """Build the board of one data set, a pure function of the collected runs."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
 
 from steelyard.harness.core.examples import MODALITIES
 from steelyard.harness.core.progress import no_progress
@@ -15,6 +14,7 @@ from steelyard.leaderboards.boards.columns import (
     Selection,
     select,
 )
+from steelyard.leaderboards.boards.entries import Blank, entry_groups
 from steelyard.leaderboards.boards.measure import Scores, measure
 from steelyard.leaderboards.boards.tradeoff import Tradeoff, tradeoffs
 from steelyard.leaderboards.loading.collect import Run, Runs, backbone_name, budget_name
@@ -71,15 +71,6 @@ class BoardRow:
     reliance: Mapping[str, Interval]
     """By task, the main metric minus the main metric without images, paired."""
     cost: Cost
-
-
-@dataclass(frozen=True, slots=True)
-class Blank:
-    """Entry without a rank, and what it lacks."""
-
-    label: str
-    kind: str
-    missing: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,32 +190,17 @@ def build(
     entries = entry_groups(groups, seeds, selection.required, kinds or {})
     complete = entries.complete
     measured = measure((*columns, *variants), complete, progress)
-    samples = {
-        label: {column.name: scores[column.task].column(column) for column in columns}
-        for label, scores in measured.scores.items()
-    }
     up = {column.name: bool(column.higher_is_better) for column in columns} | {COMPOSITE: True}
-    several = order_by == COMPOSITE
-    votes = {
-        label: task_samples(columns, entry) if several else {task: entry[order_by]}
-        for label, entry in samples.items()
-    }
-    if several:
-        for label, by_task in votes.items():
-            samples[label][COMPOSITE] = averaged([*by_task.values()])
+    samples, task_scores = _samples(selection, measured.scores, seeds, up[order_by])
     ordering = {label: entry[order_by] for label, entry in samples.items()}
     compared = [column.name for column in columns if column.compared]
-    compared += [COMPOSITE] if several else []
+    compared += [COMPOSITE] if order_by == COMPOSITE else []
     comparison = compare(
         {name: {label: entry[name] for label, entry in samples.items()} for name in compared},
         control,
         lambda name: up[name],
     )
     strong, traded = tradeoffs(samples, comparison.differences, control, up)
-    task_scores = [
-        TaskScores(name, seeds, up[order_by], {label: vote[name] for label, vote in votes.items()})
-        for name in dict.fromkeys(name for vote in votes.values() for name in vote)
-    ]
     sign = 1 if up[order_by] else -1
     order = sorted(ordering, key=lambda label: (-sign * ordering[label].values.mean(), label))
     return Board(
@@ -245,7 +221,7 @@ def build(
         blanks=entries.blanks,
         strong_modality=strong,
         critical=ranking.critical(ranking.block_ranks(task_scores, order))
-        if order and several else None,
+        if order and order_by == COMPOSITE else None,
         detectable=comparison.detectable,
         notes=(*_notes(seeds, control, complete), *notes, *measured.notes),
         samples=ordering,
@@ -260,51 +236,29 @@ def default_control(labels: Mapping[str, object]) -> str:
     return next((name for name in CONTROLS if name in labels), CONTROLS[0])
 
 
-class EntryGroups(NamedTuple):
-    """Entries of a board, complete and incomplete."""
+def _samples(
+    selection: Selection, measured: Mapping[str, Scores], seeds: tuple[int, ...], up: bool
+) -> tuple[dict[str, dict[str, Sample]], list[TaskScores]]:
+    """Return each entry's samples by column, and by task the scores that rank.
 
-    complete: dict[str, list[Run]]
-    blanks: tuple[Blank, ...]
-    kinds: dict[str, str]
-
-
-def entry_groups(
-    groups: Mapping[str, list[Run]],
-    seeds: Sequence[int],
-    required: Set[tuple[str, str]],
-    kinds: Mapping[str, str],
-) -> EntryGroups:
-    """Split entries by whether they have all seeds and (task, variant) pairs.
-
-    ``kinds`` are by label, or else by method.
+    ``up`` is the direction of the score that ranks.
     """
-    by_label = {
-        # A variant of a method is of the method's kind unless it has its own.
-        label: kinds.get(label, kinds.get(group[0].record.spec.method, ""))
-        for label, group in groups.items()
+    columns, order_by = selection.columns, selection.order_by
+    samples = {
+        label: {column.name: scores[column.task].column(column) for column in columns}
+        for label, scores in measured.items()
     }
-    missing = {label: _missing(group, seeds, required) for label, group in groups.items()}
-    complete = {label: group for label, group in groups.items() if not missing[label]}
-    blanks = [Blank(label, by_label[label], why) for label, why in missing.items() if why]
-    return EntryGroups(complete, tuple(blanks), by_label)
-
-
-def _missing(runs: Sequence[Run], seeds: Sequence[int], required: Set[tuple[str, str]]) -> str:
-    """Describe which seeds and (task, variant) pairs an entry's runs lack; empty if none."""
-    present = {run.record.spec.seed for run in runs}
-    parts = [f"no run of seed {seed}" for seed in seeds if seed not in present]
-    # On the board of one task its name says nothing.
-    several_tasks = len({task for task, _ in required}) > 1
-    for run in runs:
-        seed = run.record.spec.seed
-        scored = {(score.task, score.variant) for score in run.record.scores if score.main}
-        absent = sorted(required - scored)
-        names = [f"{task} {variant}" if several_tasks else variant for task, variant in absent]
-        if run.record.status == "failed":
-            parts.append(f"seed {seed} failed: {run.record.failure}")
-        elif absent:
-            parts.append(f"seed {seed} lacks {', '.join(names)}")
-    return "; ".join(parts)
+    votes: dict[str, dict[str, Sample]] = {}
+    for label, entry in samples.items():
+        if order_by == COMPOSITE:
+            votes[label] = task_samples(columns, entry)
+            entry[COMPOSITE] = averaged([*votes[label].values()])
+        else:
+            votes[label] = {columns[0].task: entry[order_by]}
+    return samples, [
+        TaskScores(task, seeds, up, {label: vote[task] for label, vote in votes.items()})
+        for task in dict.fromkeys(task for vote in votes.values() for task in vote)
+    ]
 
 
 def task_samples(columns: Sequence[Column], samples: Mapping[str, Sample]) -> dict[str, Sample]:
@@ -326,7 +280,7 @@ def _rows(
     order: Sequence[str],
     selection: Selection,
     kinds: Mapping[str, str],
-    samples: Mapping[str, Mapping[str, Sample]],
+    samples: Mapping[str, dict[str, Sample]],
     measured: Mapping[str, Scores],
     task_scores: Sequence[TaskScores],
     compared: Mapping[str, Mapping[str, ControlDifference]],
@@ -339,14 +293,15 @@ def _rows(
     columns, order_by = selection.columns, selection.order_by
     # With several tasks, columns without images and under corruption are enough.
     variants = () if order_by == COMPOSITE else selection.variants
-    # At once: intervals one by one are slower.
-    scores = named_intervals(
-        {(label, name): sample for label in order for name, sample in samples[label].items()}
-    )
-    by_variant = named_intervals({
-        (label, column.name): measured[label][column.task].column(column)
+    by_variant = {
+        label: {column.name: measured[label][column.task].column(column) for column in variants}
         for label in order
-        for column in variants
+    }
+    # At once: intervals one by one are slower. A column of one variant is that variant.
+    scores = named_intervals({
+        (label, name): sample
+        for label in order
+        for name, sample in (by_variant[label] | samples[label]).items()
     })  # fmt: skip
     ranks = ranking.overall_ranks(task_scores, order)
     # By paired tests, not by ranges: entries with overlapping ranges may well differ.
@@ -356,10 +311,7 @@ def _rows(
     rows = []
     for label in order:
         entry = {name: scores[label, name] for name in samples[label]}
-        means = [entry[name].mean for name in MODALITIES if name in entry]
-        # With one modality corrupted there is nothing to be unbalanced against.
-        both = len(means) == len(MODALITIES)
-        sign = 1 if columns[0].higher_is_better else -1
+        worst, gap, better_corrupted = _balance(columns, entry)
         rows.append(
             BoardRow(
                 label=label,
@@ -368,15 +320,10 @@ def _rows(
                 tied=label != order[0] and not set(letters[label]).isdisjoint(letters[order[0]]),
                 rank=ranks[label],
                 scores=entry,
-                variants={column.name: by_variant[label, column.name] for column in variants},
-                worst=sign * min(sign * mean for mean in means) if both else None,
-                gap=abs(means[0] - means[1]) if both else None,
-                better_corrupted=tuple(
-                    column.name
-                    for column in columns
-                    if column.is_corruption
-                    and sign * (entry[column.name].mean - entry[CLEAN].mean) > ROUNDING
-                ),
+                variants={name: scores[label, name] for name in by_variant[label]},
+                worst=worst,
+                gap=gap,
+                better_corrupted=better_corrupted,
                 differences=compared.get(label, {}),
                 tradeoff=traded.get(label),
                 reliance=_reliance(columns, samples[label]),
@@ -384,6 +331,23 @@ def _rows(
             )
         )
     return tuple(rows)
+
+
+def _balance(
+    columns: Sequence[Column], scores: Mapping[str, Interval]
+) -> tuple[float | None, float | None, tuple[str, ...]]:
+    """Return the lower modality average, the distance of both, corruptions better than clean."""
+    worse, sign = (min, 1) if columns[0].higher_is_better else (max, -1)
+    better = [
+        column.name
+        for column in columns
+        if column.is_corruption
+        and sign * (scores[column.name].mean - scores[CLEAN].mean) > ROUNDING
+    ]
+    means = [scores[name].mean for name in MODALITIES if name in scores]
+    # With one modality corrupted there is nothing to be unbalanced against.
+    both = len(means) == len(MODALITIES)
+    return worse(means) if both else None, abs(means[0] - means[1]) if both else None, tuple(better)
 
 
 def _reliance(columns: Sequence[Column], samples: Mapping[str, Sample]) -> dict[str, Interval]:

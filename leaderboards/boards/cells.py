@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from steelyard.leaderboards.loading.costs import Cost
-from steelyard.leaderboards.output.files import exact
 from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.stats.differences import ControlDifference
 from steelyard.leaderboards.stats.intervals import Interval
@@ -121,9 +120,3 @@ def phases_of(costs: Sequence[Cost]) -> list[str]:
     # In the order of a step; other phases belong to single methods.
     passes = [phase for phase in ("forward", "backward") if phase in phases]
     return [*passes, *sorted(phases.difference(passes))]
-
-
-def interval_fields(name: str, interval: Interval) -> dict[str, str]:
-    """Return mean, low and high as CSV fields that begin with ``name``."""
-    names = (name, f"{name}_low", f"{name}_high")
-    return dict(zip(names, map(exact, interval.ends), strict=True))

@@ -5,7 +5,7 @@ from functools import partial
 
 from steelyard.harness.core.examples import MODALITIES
 from steelyard.leaderboards.boards import cells
-from steelyard.leaderboards.boards.board import Blank, Board, BoardRow
+from steelyard.leaderboards.boards.board import Board, BoardRow
 from steelyard.leaderboards.boards.cells import (
     DIRECTIONS,
     VERDICTS,
@@ -15,6 +15,7 @@ from steelyard.leaderboards.boards.cells import (
     words,
 )
 from steelyard.leaderboards.boards.columns import COMPARED, COMPOSITE, NO_IMAGE, Column
+from steelyard.leaderboards.boards.entries import Blank
 from steelyard.leaderboards.boards.tradeoff import OTHER
 from steelyard.leaderboards.output.sheet import Cell, Sheet
 

@@ -7,15 +7,16 @@ from functools import partial
 from statistics import fmean
 
 from steelyard.leaderboards.boards import cells, tables
-from steelyard.leaderboards.boards.board import Blank, Board
+from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.entries import Blank
 from steelyard.leaderboards.boards.evidence import joined, sentence, titled
 from steelyard.leaderboards.boards.plots.ranks import critical_figure
 from steelyard.leaderboards.boards.sheets import main_sheet
 from steelyard.leaderboards.loading.collect import Run, Runs
 from steelyard.leaderboards.output.escape import escape_formulas, md
-from steelyard.leaderboards.output.files import csv_text, exact, json_text, members
-from steelyard.leaderboards.output.report import SCHEMA, file_links, image
-from steelyard.leaderboards.output.sheet import Sheet, bullets, sheet_markdown
+from steelyard.leaderboards.output.files import json_text, members
+from steelyard.leaderboards.output.report import SCHEMA, Report, file_links, image
+from steelyard.leaderboards.output.sheet import Sheet, bullets, sheet_markdown, text_sheet
 from steelyard.leaderboards.output.style import Figures, marks
 from steelyard.leaderboards.stats import ranking
 from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank
@@ -118,7 +119,7 @@ def build(runs: Runs, boards: Sequence[Board]) -> Summary:
     scores = runs.scores.to_csv(index=False, float_format="%.10g")
     files = {"scores.csv": escape_formulas(scores.encode())}
     if runs.oracle:
-        files |= oracle_files(runs.oracle)
+        files |= oracle_report(runs.oracle).files()
     figures: Figures = {}
     if single:
         files["overall.json"] = json_text({"schema": SCHEMA, **members(combined)}).encode()
@@ -177,24 +178,23 @@ def overall_sheet(overall: Overall) -> Sheet:
     )
 
 
-def oracle_files(runs: Sequence[Run]) -> dict[str, bytes]:
-    """Write ``oracle.md``, grey where Markdown is shown with HTML, and ``oracle.csv``.
-
-    Both have the clean main metric of every oracle entry, averaged over seeds.
-    """
+def oracle_report(runs: Sequence[Run]) -> Report:
+    """Report the clean main metric of every oracle entry, averaged over seeds."""
     values: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
     for run in runs:
         for score in run.record.scores:
             if score.main and score.variant == CLEAN:
-                key = (run.record.spec.task, run.record.label, f"{score.task} {score.metric}")
+                key = (run.record.label, run.record.spec.task, f"{score.task} {score.metric}")
                 values[key].append(score.value)
-    lines = ["# Oracle", "", ORACLE, "", "| trained on | entry | metric | mean | seeds |",
-             "| --- | --- | --- | --: | --: |"]  # fmt: skip
-    rows: list[Sequence[object]] = [("trained_on", "label", "metric", "mean", "seeds")]
-    for names, scores in sorted(values.items()):
-        texts = [*map(md, names), f"{100 * fmean(scores):.1f}", str(len(scores))]
-        grey = (f'<span style="color:#888">{text}</span>' for text in texts)
-        lines.append(f"| {' | '.join(grey)} |")
-        rows.append([*names, exact(fmean(scores)), len(scores)])
-    page = "\n".join(lines) + "\n"
-    return {"oracle.md": page.encode(), "oracle.csv": csv_text(rows).encode()}
+    names = ("seeds", "label", "trained_on", "metric", "mean")
+    means = [(len(scores), *key, fmean(scores)) for key, scores in sorted(values.items())]
+    texts = [(str(seeds), *key, cells.number(mean)) for seeds, *key, mean in means]
+    rows = [dict(zip(names, row, strict=True)) for row in means]
+    return Report(
+        stem="oracle",
+        title="Oracle",
+        about=ORACLE,
+        sheets=[text_sheet("Scores on test items", map(cells.words, names), texts)],
+        rows=rows,
+        content={"rows": rows},
+    )

@@ -11,9 +11,7 @@ import pandas as pd
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Record, find, items_file, read
 from steelyard.harness.records.spec import RunSpec
-from steelyard.leaderboards.loading import items as item_table
 from steelyard.tasks import NOTHING
-from steelyard.tasks.weighted_metrics import Items
 
 COLUMNS = (
     "task", "label", "seed", "variant", "metric", "value", "main", "higher_is_better", "n",
@@ -31,15 +29,6 @@ class Run:
 
     folder: Path
     record: Record
-
-    def items(self, classes: int, task: str | None = None) -> dict[str, Items]:
-        """Read the scored items of each variant, sorted by id; ``classes`` is the width C.
-
-        ``task`` is by default the one trained on.
-        """
-        columns = [*item_table.CLASSES, *item_table.VALUES]
-        table, order = item_table.read(self.items_path(task), columns)
-        return item_table.items_of([table], order, classes, columns)[0]
 
     def items_path(self, task: str | None = None) -> Path:
         """Return the path of a task's items, by default of the one trained on."""

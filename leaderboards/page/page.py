@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from steelyard import methods, tasks
 from steelyard.leaderboards.boards import factorial, tables
-from steelyard.leaderboards.boards.board import Blank, Board
+from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.entries import Blank
 from steelyard.leaderboards.boards.sheets import main_sheet, more_sheets
 from steelyard.leaderboards.boards.summary import OVERALL_RULE, Summary, absences, overall_sheet
 from steelyard.leaderboards.loading.collect import Runs

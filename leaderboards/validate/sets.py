@@ -188,10 +188,14 @@ def _tuning(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"{label}: trial {entry['chosen']} was chosen, but is not the best"
         if entry["hash"] != tuning.entry_hash(content, entry):
             yield f"{label}: its hash is not that of its trials"
-        for name, limit in (("flops", ledger["limit_flops"]), ("seconds", ledger["limit_seconds"])):
-            spent = sum(ledger[name].values())
-            if name == "flops" and limit is not None and spent > limit * (1 + 1e-9):
-                yield f"{label}: tuning used {spent:.4g} FLOPs of {limit:.4g}"
+        flops, items = sum(ledger["flops"].values()), ledger["items"]
+        # No seconds: a run ends with the step in which its time is up.
+        for noun, spent, limit in (
+            ("FLOPs", flops, ledger["limit_flops"]),
+            ("items", items, ledger.get("limit_items")),
+        ):
+            if limit is not None and spent > limit * (1 + 1e-9):
+                yield f"{label}: tuning used {spent:.4g} {noun} of {limit:.4g}"
 
 
 def _tuned(runs: Sequence[Run], contents: Any) -> Iterator[tuple[Run, str]]:

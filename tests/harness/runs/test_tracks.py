@@ -135,7 +135,7 @@ def test_trials_are_on_no_board_and_oracles_are_apart(toy: Path) -> None:
     assert printed.exit_code == 0, printed.output
     assert "fair" not in (out / "board.md").read_text()
     page = (out / "oracle.md").read_text()
-    assert '<span style="color:#888">fair</span>' in page and "Not ranked" in page
+    assert "| 2 | fair | toy | toy accuracy |" in page and "Not ranked" in page
 
 
 def test_area_by_hand() -> None:

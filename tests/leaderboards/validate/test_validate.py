@@ -19,10 +19,10 @@ from steelyard.harness.core.files import file_hash
 from steelyard.harness.records import record
 from steelyard.harness.records.record import RECORD, checksum
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs import run
+from steelyard.harness.runs import run, tuning
 from steelyard.harness.runs.run import Job
 from steelyard.leaderboards.loading.collect import collect
-from steelyard.leaderboards.validate import validate
+from steelyard.leaderboards.validate import sets, validate
 
 Content = dict[str, Any]
 VARIANTS = ("food101", "food101@image-blank")
@@ -305,3 +305,22 @@ def test_items_files_are_hashed_when_they_are_written(runs: Path) -> None:
     found = record.read(run_folder(runs))
     path = run_folder(runs) / "items.parquet"
     assert found.provenance["tables"] == {"items.parquet": file_hash(path)}
+
+
+@pytest.mark.parametrize(
+    ("noun", "spent"), [("FLOPs", {"flops": {"tune": 5.0}}), ("items", {"items": 9})]
+)
+def test_tuning_beyond_its_limits_is_found(noun: str, spent: dict[str, Any]) -> None:
+    names = ("rule", "seed", "split", "limit", "tasks", "evaluate", "backbone", "backbone_options",
+             "budget", "track", "wall")  # fmt: skip
+    content = {**dict.fromkeys(names), "trials": 1}
+    ledger = {"flops": {"tune": 4.0}, "items": 8, "steps": 2, "limit_flops": 4, "limit_items": 8}
+    trial = {"options": {}, "learning_rate": None, "score": 0.5}
+    entry = {"label": "a", "method": "joint", "source": "", "trials": [trial], "chosen": 0,
+             "oracle": None, "ledger": ledger}  # fmt: skip
+    content["entries"] = [entry]
+    entry["hash"] = tuning.entry_hash(content, entry)
+    assert [*sets._tuning(content)] == []
+    ledger |= spent
+    (message,) = sets._tuning(content)
+    assert message.startswith("a: tuning used") and noun in message
