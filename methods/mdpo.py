@@ -84,7 +84,9 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         train_on_pairs,
     )
 
-    corrupted = trl_data.prompts_of(backbone, data, corrupted_inputs(data, config, seed))
+    # Without their term, corrupted images are not passed through the model.
+    inputs = corrupted_inputs(data, config, seed) if config.image else None
+    corrupted = trl_data.prompts_of(backbone, data, inputs) if inputs else None
     train_on_pairs(
         backbone,
         data,
@@ -92,7 +94,7 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         config,
         seed,
         trainer_class=partial(ImagePairTrainer, terms=partial(loss_terms, config=config)),
-        reference=(*PAIR, CORRUPTED),
+        reference=(*PAIR, CORRUPTED) if config.image else PAIR,
         collator=partial(trl_data.preference, corrupted_at=corrupted),
     )
 

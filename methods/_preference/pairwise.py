@@ -51,7 +51,7 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]
     """``DPOTrainer`` with a third row per example: the right answer with a corrupted image.
 
     ``terms`` returns the weighted loss terms from the log-ratios [B] of the three rows and from
-    ``has_image`` [B].
+    ``has_image`` [B]. Without third rows, the third log-ratio is the first.
     """
 
     def __init__(self, *, terms: Callable[..., Mapping[str, Tensor]], **kwargs: Any) -> None:
@@ -59,19 +59,20 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]
         super().__init__(**kwargs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Tensor:
-        # DPOTrainer's loss splits a batch into two halves; this one splits it into thirds.
-        has_image = inputs.pop("has_image")
-        start = torch.cat([inputs.pop(name) for name in (*PAIR, CORRUPTED)])
+        names = [name for name in (*PAIR, CORRUPTED) if name in inputs]
+        start = torch.cat([inputs.pop(name) for name in names])
+        has_image = inputs.pop("has_image", torch.zeros((), device=start.device))
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, trl_data.IGNORED)
         arguments = {name: value for name, value in inputs.items() if name != "completion_mask"}
         output = model(**arguments, labels=labels, fused_lm_head=True, use_cache=False)
         policy = output.log_probs.sum(1)
-        right, wrong, corrupted = (policy - start).chunk(3)
+        right, wrong, *rest = (policy - start).chunk(len(names))
+        corrupted = rest[0] if rest else right
         terms = self.terms(right, wrong, corrupted, has_image)
         metrics = self._metrics["train"]
         for name, value in terms.items():
             metrics[name].append(value.item())
-        policy_right, policy_wrong, _ = policy.chunk(3)
+        policy_right, policy_wrong, *_ = policy.chunk(len(names))
         # TRL's names, by which ``trl.check_step`` finds a batch without answer tokens.
         metrics["logps/chosen"].append(policy_right.mean().item())
         metrics["logps/rejected"].append(policy_wrong.mean().item())

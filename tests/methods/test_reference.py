@@ -158,6 +158,16 @@ def test_a_term_of_weight_0_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+def test_mdpo_without_its_image_term_costs_what_dpo_costs_and_is_dpo_with_an_anchor() -> None:
+    runs = []
+    for method, config in ((dpo, dpo.Config()), (mdpo, mdpo.Config(image=0, anchor=0))):
+        backbone = toy.load(toy.random_base())
+        meter = toy.run(method, backbone, toy.data(backbone, 32, 3), config, 2e9)
+        runs.append((meter.ledger("budget").flops, meter.diagnostics["loss"], meter.steps))
+    assert runs[0][0] == runs[1][0] and runs[0][2] == runs[1][2] > 3
+    assert runs[0][1] == pytest.approx(runs[1][1], rel=1e-5)
+
+
 def test_on_the_data_track_no_more_pairs_are_scored_than_used() -> None:
     backbone = toy.load(toy.random_base(), batch_size=8)
     meter = Meter(Budget("x", items=24), "cpu")
