@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_vlms
 import torch
 import vlm_toys
 from PIL import Image
@@ -189,10 +190,7 @@ def test_the_language_model_descends_the_sum_of_both_terms(
         torch.testing.assert_close(gradients[name], expected[name], rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "family", ["qwen2_vl", "smolvlm", *(pytest.param(n, marks=pytest.mark.heavy) for n in
-    ("llava", "llava_onevision", "qwen2_5_vl"))],
-)  # fmt: skip
+@pytest.mark.parametrize("family", tiny_vlms.cells())
 def test_it_trains_on_photos_of_unequal_size(family: str, root: Path) -> None:
     """Some items show several images and some none."""
     model = vlm_toys.build(family, root)
