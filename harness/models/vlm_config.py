@@ -43,8 +43,9 @@ class VlmConfig:
     """Longest prompt, image tokens included; a longer one is an error, nothing is cut."""
     max_answer_tokens: int = 128
     """Longest training answer; a longer one is an error."""
-    checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    checkpointing: bool = True
+    """Recompute activations in the backward pass: a third of the memory for one forward pass of the
+    decoder more; see ``docs/memory.md``."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-4
     """Rate of fine-tuning, a tenth of it with ``tune=full``; methods scale it."""
@@ -64,6 +65,7 @@ PRESETS: dict[str, VlmConfig] = {
         tune="full",
         learning_rate=4e-4,
         micro_batch_size=0,
+        checkpointing=False,
         max_prompt_tokens=256,
         precision="fp32",
     ),

@@ -57,7 +57,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(checkpoints: Path) -> Build:
     def made(family: str, **options: Any) -> Vlm:
         source = str(checkpoints / family)
-        config = vlm_config.configure(source, {"tune": "full", "batch_size": 4, **options})
+        config = vlm_config.configure(
+            source, {"tune": "full", "batch_size": 4, "checkpointing": False, **options}
+        )
         return vlm_build.build(source, config, seed=0, device="cpu")
 
     return made
