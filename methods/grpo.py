@@ -17,10 +17,11 @@ right one after normalisation, and (``format_reward``) 1 if it is one of the cho
 phrase, and nothing else. Only closed questions and questions with an answer of at most three words
 are trained on; captions are left out.
 
-beta 0.04 is the paper's (TRL: 0), and so is the mean over each answer's tokens
-(``loss_type="grpo"``; TRL: ``dapo``). Ours: ``group`` 8 (paper: 64), ``temperature`` 1 and
-``max_tokens`` 64; ``clip`` 0.2 is TRL's, the paper prints none. A step is over ``batch_size``
-answers, which are ``batch_size / group`` questions.
+The paper's, unlike TRL's defaults: beta 0.04 (TRL: 0), the mean over each answer's tokens
+(``loss_type="grpo"``; TRL: ``dapo``), and k3 without the factor p (TRL: with, arXiv 2512.02556).
+Ours: ``group`` 8 (paper: 64), ``temperature`` 1 and ``max_tokens`` 64; ``clip`` 0.2 is TRL's, the
+paper prints none. A step is over ``batch_size`` answers, which are ``batch_size / group``
+questions.
 
 If all answers of a group get the same reward, every A_i is 0 and only the KL term remains. Such
 questions are replaced by the next ones, in at most ``resample`` rounds a step: dynamic sampling as

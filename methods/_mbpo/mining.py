@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Reference = Literal["removed", "black", "noise"]
 Fault = Literal["same", "unfinished", "repetition", "refusal", "length", "grounded"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
-PILOT = 4  # items on which costs are measured before mining
+PILOT = 8  # items on which costs are measured before mining
 LEAST_STEPS = 3  # of an attack whose budget is short
 BATCHES = 8  # of pairs; a run on fewer is marked as starved
 REPEATS = 3  # a block of tokens that occurs this often in sequence is a repetition
@@ -106,11 +106,14 @@ def mine(policy: Policy) -> list[MinedAnswer]:
         positions = select(policy, positions, generator)
     generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "attack"))
     answers: list[MinedAnswer] = []
+    cost = 0.0  # of an item of the last batch
     for chunk in chunks(policy, positions):
         # The plan is an estimate; the share is a limit.
-        if answers and meter.fraction >= end:
+        if meter.fraction + cost * len(chunk) > end:
             break
+        before = meter.fraction
         answers += policy.answer_attacked(chunk, generator, steps)
+        cost = (meter.fraction - before) / len(chunk)
     return answers
 
 

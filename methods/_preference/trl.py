@@ -200,6 +200,7 @@ def arguments(
         "logging_nan_inf_filter": False,  # a loss that is not finite has to end the run
         "max_length": None,  # TRL would cut answers off
         "disable_dropout": False,
+        "use_bias_correction_kl": False,  # the ratio is no factor of the divergence in GRPO
     }
     names = inspect.signature(config_class).parameters
     # Trainers differ in the settings that they know.

@@ -294,11 +294,11 @@ class Costs:
 @pytest.mark.parametrize(
     ("step", "steps", "items"),
     [
-        # The share is a fifth of what remains, 0.1. The pilot takes 4 (3 step + 2 answer).
+        # The share is a fifth of what remains, 0.1. The pilot takes 8 (3 step + 2 answer).
         (1e-5, 10, 100),  # all of them
-        (1e-4, 10, 97),  # (0.1 - 0.0012 - 8e-5) / (10 step + answer) = 97.7
-        (2e-4, 7, 69),  # at 7 steps 69 items, at 8 60, where twice 8 batches of 4 are 64
-        (1e-3, 3, 29),  # too few at any number, so the least number of steps
+        (1e-4, 10, 96),  # (0.1 - 0.0024 - 0.00016) / (10 step + answer) = 96.5
+        (2e-4, 7, 67),  # at 7 steps 67 items, at 8 59, where twice 8 batches of 4 are 64
+        (1e-3, 3, 25),  # too few at any number, so the least number of steps
     ],
 )
 def test_attacks_get_as_many_steps_as_leave_enough_items(
@@ -307,16 +307,15 @@ def test_attacks_get_as_many_steps_as_leave_enough_items(
     policy: Any = Costs(100, step, 1e-5)
     answers = mine(policy)
     pilot, attacks = policy.calls[:2], policy.calls[2:]
-    assert pilot == [(4, 1), (4, 2)]
+    assert pilot == [(8, 1), (8, 2)]
     assert {used for _, used in attacks} == {steps} == {policy.logged["mine_steps"]}
     assert len(answers) == sum(size for size, _ in attacks) == items
     assert policy.meter.fraction <= 0.6 + 1e-9  # never beyond the share
 
 
 def test_a_share_for_one_batch_is_used_and_one_for_none_refused() -> None:
-    """The run on a few pairs is marked; its options stay what they were."""
-    policy: Any = Costs(100, 4e-3, 1e-3)  # 0.1 - 0.056 = 3.4 items of 0.013
-    assert len(mine(policy)) == 3 and policy.calls[2:] == [(3, 3)]
+    policy: Any = Costs(100, 2.2e-3, 1e-3)  # 0.1 - 0.0688 = 4.1 items of 0.0076
+    assert len(mine(policy)) == 4 and policy.calls[2:] == [(4, 3)]
     with pytest.raises(UserError, match="affords no attacked item"):
         mine(Costs(100, 2e-2, 1e-3))  # type: ignore[arg-type]
 
