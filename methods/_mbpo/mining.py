@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Reference = Literal["removed", "black", "noise"]
 Fault = Literal["same", "unfinished", "repetition", "refusal", "length", "grounded"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
-PILOT = 8  # items on which costs are measured before mining
+ROWS = 8  # items of one batch of mining; costs are measured on one, so all have to be alike
 LEAST_STEPS = 3  # of an attack whose budget is short
 BATCHES = 8  # of pairs; a run on fewer is marked as starved
 REPEATS = 3  # a block of tokens that occurs this often in sequence is a repetition
@@ -107,7 +107,7 @@ def mine(policy: Policy) -> list[MinedAnswer]:
     generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "attack"))
     answers: list[MinedAnswer] = []
     cost = 0.0  # of an item of the last batch
-    for chunk in chunks(policy, positions):
+    for chunk in chunks(positions):
         # The plan is an estimate; the share is a limit.
         if meter.fraction + cost * len(chunk) > end:
             break
@@ -120,12 +120,12 @@ def mine(policy: Policy) -> list[MinedAnswer]:
 def plan(policy: Policy, positions: Sequence[int], end: float) -> tuple[int, int]:
     """Return how many items to consider and the steps of the attack, to end at a fraction.
 
-    Costs are measured on a few items. Only items that can be attacked are scored: n items cost
+    Costs are measured on one batch. Only items that can be attacked are scored: n items cost
     n score + iig_top n (steps step + answer). There are as many steps, up to the option, as leave
     items for twice ``BATCHES`` batches of pairs, since many answers have faults; at least
     ``LEAST_STEPS``.
     """
-    config, meter, pilot = policy.config, policy.meter, positions[:PILOT]
+    config, meter, pilot = policy.config, policy.meter, positions[:ROWS]
     generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "plan"))
 
     def cost(work: Callable[[], object]) -> float:
@@ -164,7 +164,7 @@ def select(policy: Policy, positions: Sequence[int], generator: torch.Generator)
     """Return the positions whose right answers need the image most; log quantiles of the gain."""
     data, config = policy.data, policy.config
     gains: list[float] = []
-    for chunk in chunks(policy, positions):
+    for chunk in chunks(positions):
         batch = data.gather(chunk)
         gain = information_gain(policy.backbone, batch, config.iig_reference, generator)
         gains += gain.tolist()
@@ -175,11 +175,10 @@ def select(policy: Policy, positions: Sequence[int], generator: torch.Generator)
     return [positions[index] for index in best(gains, subsets, config.iig_top)]
 
 
-def chunks(policy: Policy, positions: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield positions in batches of the recipe's size."""
-    size = policy.backbone.recipe.batch_size
-    for start in range(0, len(positions), size):
-        yield positions[start : start + size]
+def chunks(positions: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield positions in batches of ``ROWS``."""
+    for start in range(0, len(positions), ROWS):
+        yield positions[start : start + ROWS]
 
 
 def filter_pairs(policy: Policy, answers: Sequence[MinedAnswer]) -> list[MinedAnswer]:
