@@ -127,7 +127,7 @@ def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
 
 
 def _print_sheets(sheets: "Sequence[Sheet]") -> None:
-    from steelyard.leaderboards.output.sheet import sheet_terminal
+    from steelyard.leaderboards.output.sheet import terminal_tables
 
     for sheet in sheets:
-        console.print(sheet_terminal(sheet))
+        console.print(*terminal_tables(sheet, console.width))

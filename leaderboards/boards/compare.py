@@ -15,7 +15,7 @@ from steelyard.leaderboards.boards.columns import Column
 from steelyard.leaderboards.boards.measure import measure
 from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run, collect
-from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
+from steelyard.leaderboards.output.sheet import Cell, Sheet, terminal_tables
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval
 from steelyard.tasks.weighted_metrics import METRICS
@@ -76,7 +76,8 @@ def show(
     from rich.console import Console
 
     pairs = paired_runs(first, second, folders, **filters)
-    Console().print(terminal(first, second, compare(pairs, variants)))
+    console = Console()
+    console.print(terminal(first, second, compare(pairs, variants), console.width))
 
 
 def paired_runs(
@@ -211,7 +212,9 @@ def _right_items(column: Column, run: Run) -> tuple[NDArray[np.str_], NDArray[np
     return ids[counted], top[counted] == 1
 
 
-def terminal(first: str, second: str, comparisons: Sequence[RunComparison]) -> "RenderableType":
+def terminal(
+    first: str, second: str, comparisons: Sequence[RunComparison], width: int
+) -> "RenderableType":
     """Draw the table of differences, and a table of counts if there are any."""
     from rich.console import Group
     from rich.text import Text
@@ -225,10 +228,10 @@ def terminal(first: str, second: str, comparisons: Sequence[RunComparison]) -> "
         for count in comparison.counts
     ]
     if rows:
-        title = "\nItems right with (McNemar's exact test)"
+        title = "Items right with (McNemar's exact test)"
         header = ("task", "variant", "seed", "both", "only A", "only B", "neither", "p")
         sheets.append(Sheet(title, header, tuple(rows)))
-    tables = [sheet_terminal(sheet, left=range(3), title=Text(sheet.title)) for sheet in sheets]
+    tables = [table for sheet in sheets for table in terminal_tables(sheet, width, names=3)]
     return Group(*tables, *(Text(line, style="dim") for line in remarks(comparisons)))
 
 

@@ -1,20 +1,19 @@
 """Build the report of a board, and its tables for the terminal."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.boards import factorial
 from steelyard.leaderboards.boards.board import Board
-from steelyard.leaderboards.boards.cells import NO_DIAGRAM, VERDICTS, number
+from steelyard.leaderboards.boards.cells import NO_DIAGRAM, number
 from steelyard.leaderboards.boards.columns import COMPOSITE
 from steelyard.leaderboards.boards.evidence import sentence, titled
 from steelyard.leaderboards.boards.factorial import Factorial
 from steelyard.leaderboards.boards.sheets import main_sheet, more_sheets
 from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report
-from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_terminal
-from steelyard.leaderboards.output.style import Figures, shorten
+from steelyard.leaderboards.output.sheet import terminal_tables
+from steelyard.leaderboards.output.style import Figures
 from steelyard.tasks import NOTHING
 
 if TYPE_CHECKING:
@@ -190,44 +189,7 @@ def terminal(board: Board, width: int) -> "RenderableType":
     sheets = [main_sheet(board, halves=True)]
     if board.several:
         sheets += more_sheets(board)[-2 if board.corrupted else -1 :]
-    tables: list[RenderableType] = []
-    for sheet in map(_narrow, sheets):
-        for columns in _fitting(sheet, width):
-            tables += [sheet_terminal(sheet, columns=columns, title=sheet.title), Text("")]
+    tables = [table for sheet in sheets for table in terminal_tables(sheet, width)]
     lines = [f"{board.title}: {caption(board)}" if board.several else caption(board)]
     lines += [*remarks(board), *(rules_of(board) if board.several else ())]
     return Group(*tables, *(Text(line, style="dim") for line in lines))
-
-
-def _narrow(sheet: Sheet) -> Sheet:
-    """Shorten names, break headings into words, the arrow with the last, and align verdicts."""
-    header = [name.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓") for name in sheet.header]
-    verdicts = tuple(filter(None, VERDICTS.values()))
-    marked = {n for row in sheet.rows for n, cell in enumerate(row) if cell.text.endswith(verdicts)}
-
-    def padded(index: int, cell: Cell) -> Cell:
-        if index == 1:
-            return Cell(shorten(cell.text))
-        # Cells are aligned at the right: a verdict would shift its number.
-        room = index in marked and not cell.text.endswith(verdicts)
-        return replace(cell, text=cell.text + "  " * room)
-
-    rows = tuple(tuple(padded(*pair) for pair in enumerate(row)) for row in sheet.rows)
-    return Sheet(sheet.title, tuple(name.replace(" ", "\n") for name in header), rows)
-
-
-def _fitting(sheet: Sheet, width: int) -> list[list[int]]:
-    """Group columns to fit ``width`` characters, rank and entry in every group."""
-    from rich.cells import cell_len
-
-    needs = [
-        2 + max(map(cell_len, [*title.split("\n"), *(row[i].text for row in sheet.rows)]))
-        for i, title in enumerate(sheet.header)
-    ]
-    # Columns are never reordered: a table per group reads like one table.
-    groups: list[list[int]] = []
-    for index in range(2, len(sheet.header)):
-        if not groups or sum(needs[i] for i in groups[-1]) + needs[index] > width:
-            groups.append([0, 1])
-        groups[-1].append(index)
-    return groups

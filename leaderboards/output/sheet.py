@@ -1,8 +1,8 @@
-"""Write tables of cells as Markdown and LaTeX, and bullet lists."""
+"""Write tables of cells as Markdown, LaTeX and for a terminal, and bullet lists."""
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from steelyard.leaderboards.output.escape import md, tex
 from steelyard.leaderboards.output.style import shorten
@@ -72,55 +72,20 @@ def sheet_latex(sheet: Sheet, about: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sheet_terminal(
-    sheet: Sheet,
-    *,
-    columns: Sequence[int] | None = None,
-    left: Container[int] = (1,),
-    widest: int | None = None,
-    **options: Any,
-) -> "Table":
-    """Return a table for the terminal.
-
-    Args:
-        sheet: table of texts; a no-break space in the header ends no line.
-        columns: indices of the columns to show, by default all.
-        left: columns that are not numbers.
-        widest: characters of these columns at most; longer texts are cut.
-        options: those of ``rich.table.Table``.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False,
-        title_justify="left", caption_justify="left", **{"title": Text(sheet.title), **options},
-    )  # fmt: skip
-    indices = range(len(sheet.header)) if columns is None else columns
-    for index in indices:
-        table.add_column(
-            Text(sheet.header[index]), justify="left" if index in left else "right",
-            vertical="bottom", no_wrap=True, overflow="ellipsis",
-            max_width=widest if index in left else None,
-        )  # fmt: skip
-    for row in sheet.rows:
-        table.add_row(*(Text(row[i].text, style="bold" if row[i].best else "") for i in indices))
-    return table
-
-
 def terminal_tables(sheet: Sheet, width: int, names: int = 2) -> Iterator["Table"]:
     """Yield tables of ``width`` characters at most, with the first ``names`` columns in each.
 
-    Headings are broken into words, the arrow of a direction with the last.
+    Headings are broken into words, the arrow of a direction with the last; long names are cut.
     """
+    from rich import box
     from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
 
     arrows = [title.replace(" ↑", "\xa0↑").replace(" ↓", "\xa0↓") for title in sheet.header]
-    header = tuple(title.replace(" ", "\n") for title in arrows)
+    header = [title.replace(" ", "\n") for title in arrows]
     columns = [_aligned([row[index] for row in sheet.rows]) for index in range(len(header))]
     columns[names - 1] = [replace(cell, text=shorten(cell.text)) for cell in columns[names - 1]]
-    rows = tuple(zip(*columns, strict=True))
     needs = [
         2 + max(map(cell_len, [*title.split("\n"), *(cell.text for cell in cells)]))
         for title, cells in zip(header, columns, strict=True)
@@ -132,7 +97,18 @@ def terminal_tables(sheet: Sheet, width: int, names: int = 2) -> Iterator["Table
             groups.append(list(range(names)))
         groups[-1].append(index)
     for group in groups:
-        yield sheet_terminal(Sheet(sheet.title, header, rows), columns=group, left=(names - 1,))
+        table = Table(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False,
+            title=Text(f"\n{sheet.title}"), title_justify="left",
+        )  # fmt: skip
+        for index in group:
+            is_name = index < names and any(cell.text[:1].isalpha() for cell in columns[index])
+            justify: Literal["left", "right"] = "left" if is_name else "right"
+            table.add_column(Text(header[index]), justify=justify, vertical="bottom", no_wrap=True,
+                             overflow="ellipsis")  # fmt: skip
+        for row in zip(*(columns[index] for index in group), strict=True):
+            table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+        yield table
 
 
 def _aligned(cells: Sequence[Cell]) -> list[Cell]:

@@ -65,7 +65,7 @@ def printed(pairs: list) -> str:
     from rich.console import Console
 
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(terminal("one", "[red]other[/red]", pairs))
+    console.print(terminal("one", "[red]other[/red]", pairs, 100))
     return console.export_text()
 
 
