@@ -76,19 +76,17 @@ def publish(
             gc.freeze()
             gc.enable()
             requests = list(_requests(runs, control, kinds or {}))
-            reports = task_report.build_all(requests, runs, workers, report)
+            reports, combined, files = task_report.build_all(requests, runs, workers, report)
         finally:
             gc.unfreeze()
             gc.enable()
-    combined = reports.summary
-    contents = tables_of(runs.runs) | reports.files
+    contents = tables_of(runs.runs) | files
     contents["board.md"] = summary.front_page(runs, combined, robustness.links(contents))
     if html:
-        designs = {task.task: task.designs for task in reports.tasks}
+        designs = {task.task: task.designs for task in reports}
         # The front page stays last: once it is written, all files that it links exist.
         contents = {"index.html": page(folders, runs, combined, designs, contents), **contents}
-    files = write_files(out, contents)
-    return Published(tuple(files), combined.boards)
+    return Published(tuple(write_files(out, contents)), combined.boards)
 
 
 def _requests(runs: Runs, control: str | None, kinds: Mapping[str, str]) -> Iterator[ReportRequest]:

@@ -43,20 +43,10 @@ class ReportRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class SummaryRequest:
-    runs: Runs
-    boards: Sequence[Board]
-
-
-@dataclass(frozen=True, slots=True)
 class Drawing:
     task: str
-    """Empty for a figure of all tasks."""
     stem: str
     draw: Callable[[], "Figure"]
-
-
-ReportJob = ReportRequest | SummaryRequest | Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +62,20 @@ class TaskReport:
     """By stem."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reports:
-    """Results of all tasks, in the order of the requests."""
-
-    tasks: Sequence[TaskReport]
-    summary: Summary
-    drawings: Mapping[str, bytes]
-    """Figures by file name."""
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """Return all files by name, the figures of each part before its other files."""
-        files: dict[str, bytes] = {}
-        parts: list[TaskReport | Summary] = [*self.tasks, self.summary]
-        for part in parts:
-            names = [f"{stem}.{kind}" for stem in part.figures for kind in KINDS]
-            files |= {name: self.drawings[name] for name in names} | dict(part.files)
-        return files
-
-
 def build_all(
     requests: Sequence[ReportRequest], runs: Runs, workers: Workers, report: Progress
-) -> Reports:
-    """Build reports, summary and figures in this process and workers; equal bytes with any number.
+) -> tuple[list[TaskReport], Summary, dict[str, bytes]]:
+    """Build reports and figures in this process and workers; equal bytes with any number of these.
+
+    Returns:
+        The reports in the order of the requests, their summary, and all files by name, the figures
+        of each report before its other files.
 
     Raises:
         UserError: a report cannot be built, or a worker process was killed.
     """
     fractions = {request.task: 0.0 for request in requests}
     tasks: dict[str, TaskReport] = {}
-    summaries: list[Summary] = []
     drawings: dict[str, bytes] = {}
 
     def on_progress(task: str, stage: str, fraction: float) -> None:
@@ -113,9 +86,7 @@ def build_all(
 
     # A large task begun last would keep one process busy while the others wait.
     largest_first = sorted(requests, key=_size, reverse=True)
-    jobs = deque[ReportJob](largest_first)
-    if not requests:
-        jobs.append(SummaryRequest(runs, ()))
+    jobs = deque[ReportRequest | Drawing](largest_first)
     # A figure is not worth the start of one more worker.
     workers = workers._replace(limit=min(workers.limit, max(1, len(requests) - 1)))
     for job, future in spread(_work, jobs, workers, on_progress, parent_works=True):
@@ -123,22 +94,22 @@ def build_all(
         if isinstance(result, TaskReport):
             tasks[result.task] = result
             jobs.extend(Drawing(result.task, *figure) for figure in result.figures.items())
-            if len(tasks) == len(requests):
-                boards = [tasks[request.task].board for request in requests]
-                jobs.appendleft(SummaryRequest(runs, boards))  # for this process, with all runs
-        elif isinstance(result, Summary):
-            summaries.append(result)
-            jobs.extend(Drawing("", *figure) for figure in result.figures.items())
         else:
             drawings |= result
-        if isinstance(job, ReportRequest | Drawing) and job.task:
-            figures = tasks[job.task].figures
-            count = sum(f"{stem}.svg" in drawings for stem in figures)
-            if count == len(figures):
-                on_progress(job.task, "done", 1.0)
-            else:
-                on_progress(job.task, FIGURES, TABLED + (1 - TABLED) * count / len(figures))
-    return Reports([tasks[request.task] for request in requests], summaries[0], drawings)
+        figures = tasks[job.task].figures
+        drawn = sum(f"{stem}.svg" in drawings for stem in figures)
+        fraction = (1 + drawn) / (1 + len(figures))
+        stage = FIGURES if drawn < len(figures) else "done"
+        on_progress(job.task, stage, TABLED + (1 - TABLED) * fraction)
+    reports = [tasks[request.task] for request in requests]
+    combined = summary.build(runs, [task.board for task in reports])
+    drawings |= render(combined.figures)
+    files: dict[str, bytes] = {}
+    parts: list[TaskReport | Summary] = [*reports, combined]
+    for part in parts:
+        names = [f"{stem}.{kind}" for stem in part.figures for kind in KINDS]
+        files |= {name: drawings[name] for name in names} | dict(part.files)
+    return reports, combined, files
 
 
 def _size(request: ReportRequest) -> float:
@@ -156,13 +127,11 @@ def start_worker() -> None:
     import matplotlib.backends.backend_svg  # noqa: F401
 
 
-def _work(job: ReportJob, on_progress: OnProgress) -> TaskReport | Summary | dict[str, bytes]:
+def _work(job: ReportRequest | Drawing, on_progress: OnProgress) -> TaskReport | dict[str, bytes]:
     # Processes that each use all cores for sums take twice as long.
     with threadpool_limits(1, user_api="blas"):
         if isinstance(job, Drawing):
             return render({job.stem: job.draw})
-        if isinstance(job, SummaryRequest):
-            return summary.build(job.runs, job.boards)
         on_progress(job.task, RESAMPLING, 0.0)
         return _task_report(job, on_progress)
 

@@ -110,40 +110,34 @@ def publish_tracks(
 
 def rank_changes(before: Published, after: Published) -> Iterator[TaskRankChanges]:
     """Yield rank changes between two sets of boards: over all their tasks, then on each."""
-    old, new = _by_name(before), _by_name(after)
-    common = [name for name in old if name in new]
-    boards = [b.name for b in after.boards if b.name in common and not b.several]
-    if len(boards) > 1:
-        yield from _changes(ALL_TASKS, [old[n] for n in boards], [new[n] for n in boards])
-    for name in common:
-        yield from _changes(name, [old[name]], [new[name]])
+    new = {board.name: board for board in after.boards}
+    pairs = [(board, new[board.name]) for board in before.boards if board.name in new]
+    single = [pair for pair in pairs if not pair[1].several]
+    if len(single) > 1:
+        yield from _changes(ALL_TASKS, single)
+    for old, board in pairs:
+        yield from _changes(old.name, [(old, board)])
 
 
-def _by_name(published: Published) -> dict[str, Board]:
-    return {board.name: board for board in published.boards}
-
-
-def _changes(
-    about: str, before: Sequence[Board], after: Sequence[Board]
-) -> Iterator[TaskRankChanges]:
+def _changes(about: str, pairs: Sequence[tuple[Board, Board]]) -> Iterator[TaskRankChanges]:
     """Yield the changes among entries ranked on both tracks; nothing for fewer than two."""
-    old, new = ([board.task_scores for board in boards] for boards in (before, after))
+    scores = [[board.task_scores for board in boards] for boards in zip(*pairs, strict=True)]
     old_labels, new_labels = (
-        set.intersection(*(set(task.samples) for task in tasks)) for tasks in (old, new)
+        set.intersection(*(set(task.samples) for task in tasks)) for tasks in scores
     )
     # Ranks among different entries do not compare.
     labels = sorted(old_labels & new_labels)
     if len(labels) < 2:
         return
     reasons = {
-        track if len(boards) == 1 else f"{scores.task}, {track}": board.preliminary
-        for track, boards, tasks in zip(TRACKS.values(), (before, after), (old, new), strict=True)
-        for board, scores in zip(boards, tasks, strict=True)
+        track if len(pairs) == 1 else f"{board.task_scores.task}, {track}": board.preliminary
+        for boards, track in zip(zip(*pairs, strict=True), TRACKS.values(), strict=True)
+        for board in boards
     }
-    ranks = (ranking.overall_ranks(tasks, labels) for tasks in (old, new))
+    ranks = (ranking.overall_ranks(tasks, labels) for tasks in scores)
     yield TaskRankChanges(
         about=about,
-        generated=any(board.generated for board in (*before, *after)),
+        generated=any(board.generated for pair in pairs for board in pair),
         preliminary=evidence.joined(reasons),
         changes=tuple(ranking.changes(*ranks)),
         lacking=tuple(sorted(old_labels ^ new_labels)),
