@@ -85,8 +85,12 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
     else:
         check_model_path(model)
     backbone_options = parse_pairs(options.backbone_set)
+    spec = run.spec if run else None
     corpora = parallel.load_corpora(
-        _task_names(options.tasks, run), options, spec=run.spec if run else None
+        _task_names(options.tasks, run),
+        options,
+        spec=spec,
+        model=None if run else (model, backbone_options),
     )
     parallel.quiet_heavy_libraries()
     if run is None:

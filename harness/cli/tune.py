@@ -57,7 +57,8 @@ def tune(target: str, plan: TuningPlan, options: RunOptions) -> None:
 
 def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | None:
     """Tune a suite of one budget; return its tuning file, or None on a dry run."""
-    corpora = load_corpora(suite.all_tasks, options, suite.data_options)
+    model = (suite.backbone, suite.backbone_options)
+    corpora = load_corpora(suite.all_tasks, options, suite.data_options, model=model)
     suite = _with_validation(suite, corpora)
     # "run" is the suite made of a single method.
     name = suite.entries[0].name if suite.name == "run" else suite.name

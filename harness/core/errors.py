@@ -11,6 +11,14 @@ class UserError(Exception):
     """
 
 
+class ItemError(UserError):
+    """Item that a model cannot take; whoever knows the ids of the batch names it."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
 class NonFiniteLoss(Exception):
     """Training produced a NaN or infinite loss or gradient; the run is recorded as failed."""
 

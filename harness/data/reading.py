@@ -8,6 +8,7 @@ import os
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from io import StringIO
 from itertools import combinations
@@ -189,6 +190,32 @@ def build_corpus(
     if problems:
         raise RefusedData(problems, corpus)
     return corpus
+
+
+def leave_out(corpus: Corpus, faults: Mapping[Path, str], max_bad: float) -> Corpus:
+    """Return a data set without the items of these images, nor those of their clusters.
+
+    Raises:
+        RefusedData: more than ``max_bad`` of train, val or test is unusable.
+    """
+    usable, bad = {}, list(corpus.skipped)
+    for split, rows in corpus.splits.items():
+        clusters = {row.cluster for row in rows if row.image in faults} - {""}
+        good = [row for row in rows if row.image not in faults and row.cluster not in clusters]
+        usable[split] = tuple(good)
+        for row in rows:
+            if row.image is not None and row.image in faults:
+                name = os.path.relpath(row.image, corpus.root)
+                reason = f"image refused: {name}: {faults[row.image]}"
+                bad.append(Skipped(row.id, split, reason, row.image))
+            elif row.cluster in clusters:
+                bad.append(Skipped(row.id, split, "incomplete group", row.image))
+    smaller = replace(corpus, splits=usable, skipped=tuple(bad))
+    for split in filter(corpus.splits.__contains__, MAIN_SPLITS):
+        skipped = [row for row in bad if row.split == split]
+        for problem in _fraction_problems(split, len(usable[split]), skipped, max_bad):
+            raise RefusedData([problem], smaller)
+    return smaller
 
 
 def check_max_bad(max_bad: float) -> None:

@@ -11,7 +11,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from torch import Tensor
 
 from steelyard.harness.core.environment import pick_device
-from steelyard.harness.core.errors import NonFiniteOutput, UserError
+from steelyard.harness.core.errors import ItemError, NonFiniteOutput, UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.progress import no_progress
 from steelyard.harness.models import registry
@@ -112,15 +112,22 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
 
     @contextmanager
     def _naming(self, batch: Sequence[Instance]) -> Iterator[None]:
-        """Turn outputs that are not finite into a UserError that names the first item."""
+        """Name the item that the model cannot take, or for which its outputs are not finite."""
+
+        def name(row: int) -> str:
+            *_, index, task, _ = batch[row].args
+            doc = self._doc(batch[row])
+            image = f" ({doc['image']})" if isinstance(doc.get("image"), str) else ""
+            return f"{task}, item {doc.get('id', index)}{image}"
+
         try:
             yield
+        except ItemError as error:
+            raise UserError(f"{name(error.row)}: {error}") from error
         except NonFiniteOutput as error:
-            *_, index, task, _ = (request := batch[error.rows[0]]).args
             raise UserError(
-                f"{task}: the outputs of {self.backbone.name} are not finite for item "
-                f"{self._doc(request).get('id', index)}: a weight is not a number, or the model "
-                "overflows in this precision."
+                f"{name(error.rows[0])}: the outputs of {self.backbone.name} are not finite: a "
+                "weight is not a number, or the model overflows in this precision."
             ) from None
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
@@ -159,7 +166,8 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         """Return the pixels of an attack, if any, as an argument of ``answer``."""
         if self.attack is None:
             return {}
-        return {"pixels": self.attack.pixels(inputs, [self._doc(request) for request in batch])}
+        with self._naming(batch):
+            return {"pixels": self.attack.pixels(inputs, [self._doc(r) for r in batch])}
 
     def _choices(self, batch: Sequence[Instance]) -> list[str]:
         """Return the answers to choose among; UserError if a classifier has other classes."""

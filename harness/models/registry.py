@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from steelyard import tasks
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.models import classifier_config, vlm_config
@@ -54,6 +55,28 @@ def ensure_base(
         from steelyard.harness.models.tiny_vlm import train
 
         train.ensure(progress=progress, device="cpu")
+
+
+def leave_out_refused(
+    corpus: Corpus, name: str, options: Mapping[str, Any], max_bad: float
+) -> Corpus:
+    """Return a data set without the items whose image the model's processor refuses.
+
+    Raises:
+        UserError: these are more than ``max_bad`` of a split.
+    """
+    config = configure(name, options)
+    # Encoders and the small model take any shape; tasks of lmms-eval have no files of images.
+    if isinstance(config, ClassifierConfig) or config.source == vlm_config.TINY:
+        return corpus
+    if tasks.is_stock(corpus.name):
+        return corpus
+    from steelyard.harness.data.reading import leave_out
+    from steelyard.harness.models import vlm_build, vlm_checks
+
+    images = (row.image for rows in corpus.splits.values() for row in rows if row.image)
+    refused = vlm_checks.refused_images(vlm_build.load_processor(config.source), images)
+    return leave_out(corpus, refused, max_bad) if refused else corpus
 
 
 def build_untrained(spec: RunSpec, corpus: Corpus, device: str) -> "Classifier | Vlm":

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from steelyard.harness.core.compat import prepare_imports
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import vlm_checks
@@ -153,6 +154,18 @@ def _resolve(source: str) -> str:
             socket.create_connection((str(hub.hostname), hub.port or 443), timeout=3).close()
             return source
     return str(snapshot_download(source, local_files_only=True))
+
+
+def load_processor(source: str) -> Any:
+    """Load a checkpoint's processor alone."""
+    prepare_imports()
+    from transformers import AutoProcessor
+
+    with explain_load_errors(
+        f"Could not load the processor of '{source}'",
+        "Give the folder of a vision-language checkpoint, or its hub id while online.",
+    ):
+        return AutoProcessor.from_pretrained(_resolve(source))
 
 
 def _load_pair(source: str, dtype: torch.dtype, adapter: str = "") -> tuple[Any, Any]:

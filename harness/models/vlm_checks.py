@@ -1,12 +1,13 @@
 """Try the parts of a checkpoint when it is loaded, so that no fault is met by a crash later."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import UserError, one_line
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models.storage import explain_load_errors
 from steelyard.harness.models.vlm import Vlm
@@ -18,6 +19,8 @@ PATCHES = {
     "temporal_patch_size": "temporal_patch_size",
 }
 """Settings of a processor by name, and what the configuration of the vision tower calls them."""
+SMALL, LONG = 32, 20
+"""Pixels of the shorter side below which, and ratio of the sides from which, a shape is extreme."""
 
 
 def check_weights(source: str, missing: set[str]) -> None:
@@ -61,6 +64,29 @@ def check_processor(backbone: Vlm, source: str) -> None:
         suppress(UserError),  # a limit of the options, which real items may keep
     ):
         backbone.collate([Inputs(Image.effect_noise((64, 64), 60).convert("RGB"), "?", "?")])
+
+
+def refused_images(processor: Any, paths: Iterable[Path]) -> dict[Path, str]:
+    """Return why a processor refuses images, by path.
+
+    Only extreme shapes are tried, each once and as a blank image: a large set costs little.
+    """
+    faults: dict[tuple[int, int], str] = {}
+    refused = {}
+    for path in dict.fromkeys(paths):
+        with Image.open(path) as image:  # reads the header only
+            size = image.size
+        if min(size) >= SMALL and max(size) < LONG * min(size):
+            continue
+        if size not in faults:
+            faults[size] = ""
+            try:
+                processor.image_processor([Image.new("RGB", size)], return_tensors="pt")
+            except Exception as error:  # libraries raise what they like
+                faults[size] = one_line(error)
+        if faults[size]:
+            refused[path] = f"{size[0]} x {size[1]}: {faults[size]}"
+    return refused
 
 
 def load_adapter(model: Any, folder: str) -> Any:

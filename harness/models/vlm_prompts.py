@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import ItemError, UserError, one_line
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm_config import VlmConfig
@@ -155,7 +155,7 @@ class PromptEncoder:
         without_image = self._tokenised(inputs, [0] * len(inputs))
         short = self._tokenised(inputs, [max(1, len(item.images)) for item in inputs])
         positions = [position for position, item in enumerate(inputs) if item.image is not None]
-        expanded = {position: self._processed(inputs[position]) for position in positions}
+        expanded = {position: self._processed(position, inputs[position]) for position in positions}
         rows, pictures = [], []
         for position, row in enumerate(short):
             ids, picture = expanded.get(position, (row.tokens, None))
@@ -167,15 +167,14 @@ class PromptEncoder:
             full, span = PromptRow.of(ids, marks), (start, len(ids) - tail)
             rows.append(merge_renderings(full, without_image[position], span))
             pictures.append(picture)
-        longest = max(
-            len(row.prompt(picture is not None))
-            for row, picture in zip(rows, pictures, strict=True)
-        )
+        pairs = enumerate(zip(rows, pictures, strict=True))
+        longest, index = max((len(row.prompt(pic is not None)), i) for i, (row, pic) in pairs)
         if longest > self.config.max_prompt_tokens:
-            raise UserError(
+            raise ItemError(
+                index,
                 f"A prompt has {longest} tokens with its image, the limit is "
                 f"{self.config.max_prompt_tokens}: --backbone-set max_prompt_tokens={longest}, or "
-                "a smaller max_pixels."
+                "a smaller max_pixels.",
             )
         replies = [tuple(self.answer_ids(answer)) for answer in answers or ()] or [()] * len(rows)
         columns = zip(rows, inputs, replies, pictures, strict=True)
@@ -203,17 +202,22 @@ class PromptEncoder:
             for ids, text, item, offsets in columns
         ]
 
-    def _processed(self, item: Inputs) -> tuple[list[int], Picture]:
+    def _processed(self, position: int, item: Inputs) -> tuple[list[int], Picture]:
         """Return tokens and image tensors of one item from the processor.
 
         Of one item, because a batch would be padded, and families differ in how.
         """
-        output = self.processor(
-            text=[self._cached_render(item.prompt, len(item.images))],
-            images=[list(item.images)],
-            add_special_tokens=self.adds_special,
-            return_tensors="pt",
-        )
+        try:
+            output = self.processor(
+                text=[self._cached_render(item.prompt, len(item.images))],
+                images=[list(item.images)],
+                add_special_tokens=self.adds_special,
+                return_tensors="pt",
+            )
+        except Exception as error:
+            sizes = ", ".join(f"{image.width} x {image.height}" for image in item.images)
+            message = f"the processor refuses its image of {sizes} ({one_line(error)})"
+            raise ItemError(position, f"{message}: leave it out, or change its shape.") from error
         names = self.processor.image_processor.model_input_names
         return output["input_ids"][0].tolist(), {n: output[n] for n in names if n in output}
 

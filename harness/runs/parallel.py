@@ -49,7 +49,8 @@ TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation
 
 def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> list[Record]:
     """Run the jobs of a checked suite that have no record yet; on a dry run print the plan."""
-    corpora = load_corpora(suite.all_tasks, options, suite.data_options)
+    model = (suite.backbone, suite.backbone_options)
+    corpora = load_corpora(suite.all_tasks, options, suite.data_options, model=model)
     if not options.dry_run:
         ensure_base_model(suite.backbone, suite.backbone_options)
     jobs = suites.jobs(suite, corpora)
@@ -64,12 +65,14 @@ def load_corpora(
     loader: Mapping[str, Mapping[str, str]] | None = None,
     spec: RunSpec | None = None,
     further: Sequence[str] = (),
+    model: tuple[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Corpus]:
     """Read data sets with progress; print how many rows could not be used.
 
     ``loader`` has loader options by task, in place of those of ``options``; those of the run of
     ``spec`` hold where none are given. A ``--data-root`` without a task is about ``names``, not
-    about the ``further`` tasks.
+    about the ``further`` tasks. Items are left out whose image is refused by ``model``, a backbone
+    and its options, by default that of ``spec``.
 
     Raises:
         UserError: a folder is missing, its data is unusable, or it is of another task.
@@ -81,6 +84,7 @@ def load_corpora(
     if spec is not None:
         recorded = {key: value for key, value in spec.data.items() if key != "revision"}
         loader[spec.task] = {**recorded, **loader.get(spec.task, {})}
+        model = model or (spec.backbone, spec.backbone_options)
     names = list(dict.fromkeys((*names, *further)))
     for task in roots:
         if task not in names:
@@ -93,7 +97,10 @@ def load_corpora(
             for name in names:
                 root = tasks.find_root(name, roots.get(name))
                 values = loader.get(name, {})
-                corpora[name] = tasks.load(name, root, max_bad=options.max_bad, **values)
+                corpus = tasks.load(name, root, max_bad=options.max_bad, **values)
+                if model is not None:
+                    corpus = registry.leave_out_refused(corpus, *model, options.max_bad)
+                corpora[name] = corpus
     for corpus in corpora.values():
         if corpus.skipped:
             rows = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])

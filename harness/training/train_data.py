@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from steelyard import tasks
 from steelyard.harness.budget.flops import measure
+from steelyard.harness.core.errors import ItemError, UserError
 from steelyard.harness.core.examples import Corpus, Example, Turn
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Batch
@@ -159,7 +160,13 @@ def vlm_data(
 
     def encode(positions: Sequence[int]) -> list[EncodedItem]:
         turns = [turn(examples[position]) for position in positions]
-        return backbone.prompts.encode_items([t.inputs for t in turns], [t.answer for t in turns])
+        inputs, answers = [t.inputs for t in turns], [t.answer for t in turns]
+        try:
+            return backbone.prompts.encode_items(inputs, answers)
+        except ItemError as error:
+            example = examples[positions[error.row]]
+            image = f" ({example.image})" if example.image else ""
+            raise UserError(f"Item {example.id}{image}: {error}") from error
 
     data = TrainData(
         examples,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import ItemError, UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
@@ -29,11 +29,8 @@ def check(
         turn, name = data.turn(position), data.examples[position].id
         try:
             prompt = prompt_at(position)
-        except UserError as error:  # the prompt is too long
+        except ItemError as error:
             raise UserError(f"Row {name}: {error}") from error
-        except ValueError as error:  # a picture that the processor refuses
-            line = str(error).strip().splitlines()[0]
-            raise UserError(f"Row {name}: error of the checkpoint's processor: {line}") from error
         check_image(backbone, prompt, turn.inputs, name)
         answers = [turn.answer] if pairs is None else [pairs[row].chosen, pairs[row].rejected]
         for answer in answers:
