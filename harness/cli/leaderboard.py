@@ -62,7 +62,12 @@ def leaderboard(folders: tuple[Path, ...], options: BoardOptions) -> None:
 @click.option("--task", help="Only runs trained on this task.")
 @pass_options(BoardOptions, "backbone", "budget")
 def compare(
-    left: str, right: str, folders: tuple[Path, ...], options: BoardOptions, **filters: Any
+    left: str,
+    right: str,
+    folders: tuple[Path, ...],
+    variants: tuple[str, ...],
+    task: str | None,
+    options: BoardOptions,
 ) -> None:
     """Compare two run folders, or two entries of a board.
 
@@ -75,8 +80,11 @@ def compare(
     """
     from steelyard.leaderboards.boards import compare as comparison
 
-    filters |= {"backbone": options.backbone, "budget": options.budget}
-    comparison.show(left, right, folders or (RUNS,), **filters)
+    pairs = comparison.paired_runs(
+        left, right, folders or (RUNS,), task, options.backbone, options.budget
+    )
+    comparisons = comparison.compare(pairs, variants)
+    console.print(comparison.terminal(left, right, comparisons, console.width))
 
 
 def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:

@@ -174,8 +174,8 @@ def build(
     """Build the board of all entries trained on one data set.
 
     Args:
-        control: label of the entry that all others are compared with; by default one of
-            ``CONTROLS``.
+        control: label of the entry that all others are compared with; by default, and where the
+            board has no such entry, the first of ``CONTROLS`` that it has.
         kinds: kind of each entry by label, or by method name for all of a method's entries.
         progress: called with the fraction of entries that are resampled.
 
@@ -184,7 +184,8 @@ def build(
             variant has no modality.
     """
     task_runs, groups = runs.of(task), runs.groups(task)
-    control = control or default_control(groups)
+    if control not in groups:
+        control = next((name for name in CONTROLS if name in groups), CONTROLS[0])
     columns, variants, order_by, notes = selection = select(task, task_runs)
     seeds = tuple(sorted({run.record.spec.seed for run in task_runs}))
     entries = entry_groups(groups, seeds, selection.required, kinds or {})
@@ -229,11 +230,6 @@ def build(
         groups=complete,
         measured=measured.scores,
     )  # fmt: skip
-
-
-def default_control(labels: Mapping[str, object]) -> str:
-    """Return the first of ``CONTROLS`` among the labels, or else the first of ``CONTROLS``."""
-    return next((name for name in CONTROLS if name in labels), CONTROLS[0])
 
 
 def _samples(

@@ -15,7 +15,7 @@ from steelyard.leaderboards.boards.columns import Column
 from steelyard.leaderboards.boards.measure import measure
 from steelyard.leaderboards.loading import items
 from steelyard.leaderboards.loading.collect import Run, collect
-from steelyard.leaderboards.output.sheet import Cell, Sheet, terminal_tables
+from steelyard.leaderboards.output.sheet import terminal_tables, text_sheet
 from steelyard.leaderboards.stats import intervals
 from steelyard.leaderboards.stats.intervals import Interval
 from steelyard.tasks.weighted_metrics import METRICS
@@ -62,22 +62,6 @@ class RunComparison:
 
 
 RunPair = tuple[Run, Run]
-
-
-def show(
-    first: str,
-    second: str,
-    folders: Sequence[Path],
-    *,
-    variants: Sequence[str],
-    **filters: str | None,
-) -> None:
-    """Print the comparison of two run folders or entries; ``filters`` as in ``paired_runs``."""
-    from rich.console import Console
-
-    pairs = paired_runs(first, second, folders, **filters)
-    console = Console()
-    console.print(terminal(first, second, compare(pairs, variants), console.width))
 
 
 def paired_runs(
@@ -219,34 +203,26 @@ def terminal(
     from rich.console import Group
     from rich.text import Text
 
+    differences = [
+        (c.task, c.variant, c.metric + cells.DIRECTIONS[c.higher_is_better],
+         cells.number(c.first.mean, c.percent), cells.number(c.second.mean, c.percent),
+         cells.with_half(c.difference, c.percent, "+"), f"{c.difference.p:.3g}")
+        for c in comparisons
+    ]  # fmt: skip
+    counts = [
+        (c.task, c.variant, n.seed, str(n.both), str(n.only_first), str(n.only_second),
+         str(n.neither), f"{n.p:.3g}")
+        for c in comparisons
+        for n in c.counts
+    ]  # fmt: skip
     names = ("task", "variant", "metric", "A", "B", "A - B (95 %)", "p")
-    rows = [tuple(map(Cell, _difference_row(comparison))) for comparison in comparisons]
-    sheets = [Sheet(f"A: {first}\nB: {second}", names, tuple(rows))]
-    rows = [
-        tuple(map(Cell, _count_row(comparison, count)))
-        for comparison in comparisons
-        for count in comparison.counts
-    ]
-    if rows:
+    sheets = [text_sheet(f"A: {first}\nB: {second}", names, differences)]
+    if counts:
         title = "Items right with (McNemar's exact test)"
         header = ("task", "variant", "seed", "both", "only A", "only B", "neither", "p")
-        sheets.append(Sheet(title, header, tuple(rows)))
+        sheets.append(text_sheet(title, header, counts))
     tables = [table for sheet in sheets for table in terminal_tables(sheet, width, names=3)]
     return Group(*tables, *(Text(line, style="dim") for line in remarks(comparisons)))
-
-
-def _difference_row(comparison: RunComparison) -> list[str]:
-    percent, difference = comparison.percent, comparison.difference
-    means = [cells.number(score.mean, percent) for score in (comparison.first, comparison.second)]
-    metric = comparison.metric + cells.DIRECTIONS[comparison.higher_is_better]
-    change = cells.with_half(difference, percent, "+")
-    return [comparison.task, comparison.variant, metric, *means, change, f"{difference.p:.3g}"]
-
-
-def _count_row(comparison: RunComparison, counts: McNemarCounts) -> list[str]:
-    numbers = (counts.both, counts.only_first, counts.only_second, counts.neither)
-    names = [comparison.task, comparison.variant, counts.seed]
-    return [*names, *map(str, numbers), f"{counts.p:.3g}"]
 
 
 def remarks(comparisons: Sequence[RunComparison]) -> list[str]:

@@ -12,7 +12,7 @@ from steelyard.harness.core.errors import unknown
 from steelyard.harness.core.processes import start_workers
 from steelyard.harness.core.progress import Progress, no_progress
 from steelyard.leaderboards.boards import summary
-from steelyard.leaderboards.boards.board import Board, default_control
+from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.loading.collect import Runs, collect
 from steelyard.leaderboards.loading.missing_tables import tables_of
 from steelyard.leaderboards.output.files import write_files
@@ -97,6 +97,4 @@ def _requests(runs: Runs, control: str | None, kinds: Mapping[str, str]) -> Iter
     for task in runs.tasks():
         task_runs = runs.of(task)
         if any(run.record.status == "done" for run in task_runs):
-            by_label = {run.record.label: run for run in task_runs}
-            task_control = control if control in by_label else default_control(by_label)
-            yield ReportRequest(Runs(task_runs), task, task_control, kinds, tuple(labels))
+            yield ReportRequest(Runs(task_runs), task, control, kinds, tuple(labels))

@@ -36,7 +36,7 @@ class ReportRequest:
     runs: Runs
     """Runs of this task only."""
     task: str
-    control: str
+    control: str | None
     kinds: Mapping[str, str]
     labels: tuple[str, ...]
     """Labels of all tasks, so that an entry looks the same in each report."""
