@@ -94,7 +94,8 @@ def test_and_so_does_a_run_of_a_method_on_either_trainer(build: Build, name: str
         assert not vision_modules(model.base)[0].training
         hooks = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
         assert not any(m._forward_hooks for m in hooks)
-    assert forward * 0.3 < backward[True] - backward[False] <= forward
+    # Under LoRA a backward pass costs about one and a half forward ones.
+    assert 0.55 < (backward[True] - backward[False]) / backward[False] < 0.8
     if name in ("sft", "modality_dropout"):  # others have passes without a backward one
         assert backward[True] == backward[False] + forward
 
