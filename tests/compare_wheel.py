@@ -9,7 +9,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "methods", "tasks", "leaderboards")
-PACKED = ("py.typed", "steelyard.mplstyle", "page.html", "page.css", "page.js", "RULES.md")
+PACKED = (
+    "py.typed",
+    "steelyard.mplstyle",
+    "page.html",
+    "parts.html",
+    "page.css",
+    "page.js",
+    "RULES.md",
+)
 """Files in the packages beside .py and .yaml."""
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cells import SheetColumn, entry_sheet, with_half, with_verdict
@@ -24,19 +25,16 @@ from steelyard.leaderboards.robustness.plots import best_of, fan
 FRACTIONS = ("relative", "same")
 """First words of numbers that are fractions whatever the metric is."""
 HEADINGS = {
-    "clean": "clean",
-    "drop": "drop",
     "relative": "relative drop",
     "drop.image": "image",
     "drop.text": "text",
     "drop.both": "both at once",
-    "area": "area",
-    "worst": "worst",
     "same": "same answer",
     "same.image": "image, same",
     "same.text": "text, same",
     "same.both": "both at once, same",
 }
+"""Headings of numbers that are not called by their name."""
 RULES = (
     "± is half of the 95 % interval over training seeds and test items. Differences are paired by "
     "seed and item; ▲ is better and ▼ worse than the control at 5 % after Holm's correction over "
@@ -107,24 +105,23 @@ def sheets(task: Robustness) -> list[Sheet]:
     """Build the table of every entry's numbers, and of differences to the control."""
 
     def number(name: str) -> SheetColumn[RobustnessRow]:
-        return HEADINGS[name], lambda row: with_half(row.numbers.get(name), _percent(task, name))
+        percent = _percent(task, name)
+        return HEADINGS.get(name, name), lambda row: with_half(row.numbers.get(name), percent)
 
     def difference(name: str) -> SheetColumn[RobustnessRow]:
         percent = _percent(task, name)
-        return HEADINGS[name], lambda row: with_verdict(row.differences.get(name), percent)
+        heading = HEADINGS.get(name, name)
+        return heading, lambda row: with_verdict(row.differences.get(name), percent)
 
+    label = attrgetter("label")
     columns = [number(name) for name in NUMBERS if any(name in row.numbers for row in task.rows)]
-    columns.append(("worst under", lambda row: row.worst))
-    tables = [entry_sheet("Cost of corruption", task.rows, _label, columns)]
+    columns.append(("worst under", attrgetter("worst")))
+    tables = [entry_sheet("Cost of corruption", task.rows, label, columns)]
     compared = [name for name in COMPARED if any(name in row.differences for row in task.rows)]
     if compared:
         columns = [difference(name) for name in compared]
-        tables.append(entry_sheet(f"Minus {task.control}", task.rows, _label, columns))
+        tables.append(entry_sheet(f"Minus {task.control}", task.rows, label, columns))
     return tables
-
-
-def _label(row: RobustnessRow) -> str:
-    return row.label
 
 
 def _percent(task: Robustness, name: str) -> bool:
@@ -148,20 +145,13 @@ def _rows(task: Robustness) -> Iterator[dict[str, object]]:
     for row in task.rows:
         start = {"task": task.task, "label": row.label}
         for name, interval in row.numbers.items():
-            variant = row.worst if name == "worst" else ""
-            yield {
-                **start,
-                "number": name,
-                "variant": variant,
-                "": interval,
-                "about": NUMBERS[name],
-            }
+            number = {"number": name, "variant": row.worst if name == "worst" else ""}
+            yield {**start, **number, "": interval, "about": NUMBERS[name]}
         for name, difference in row.differences.items():
-            number = {"number": f"{name} difference", "": difference.interval}
             about = f"minus {task.control}, p (Holm) {difference.adjusted:.3g}"
-            yield {**start, **number, "about": about}
+            number = {"number": f"{name} difference"}
+            yield {**start, **number, "": difference.interval, "about": about}
         for corruption in task.corruptions:
-            curve = row.curves[corruption.name]
-            for variant, step in zip(corruption.variants, curve, strict=True):
-                change = {"number": "change", "variant": variant, "": step}
-                yield {**start, **change, "about": "score minus clean"}
+            for variant, step in zip(corruption.variants, row.curves[corruption.name], strict=True):
+                number = {"number": "change", "variant": variant}
+                yield {**start, **number, "": step, "about": "score minus clean"}
