@@ -49,7 +49,7 @@ def hybrid(model: Vlm, rows: Sequence[StreamRow]) -> Work:
         torch.manual_seed(0)
         data, meter = toy.data(model, len(rows), seed=4), toy.metered(model, 1e15)
         parts = (HybridTrainer, GRPOConfig, model, data, meter, config, 0)
-        settings = {"loss_type": "grpo", "max_steps": STEPS}
+        settings = {"loss_type": "grpo", "max_steps": STEPS, "logging_strategy": "no"}
         with online_trainer(*parts, rows=rows, rewards=[stored], mix=0.5, **settings) as trainer:
             trainer.train()
 
@@ -73,6 +73,7 @@ def plain(model: Vlm, count: int) -> Work:
         return [correctness(turns[0]["content"], right) for turns, right in pairs]
 
     settings = {"num_generations": GROUP, "max_completion_length": LENGTH, "beta": 0.0}
+    settings["logging_strategy"] = "no"
 
     def work() -> None:
         torch.manual_seed(0)
