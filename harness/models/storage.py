@@ -42,7 +42,8 @@ def explain_load_errors(message: str, advice: str) -> Iterator[None]:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # Libraries explain over many lines; the first names the fault, unless it announces a list.
         summary = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).replace("\t", "").strip()
-        raise UserError(f"{message}: {summary} {advice}") from error
+        stop = "" if summary.endswith((".", "!", "?")) else "."
+        raise UserError(f"{message}: {summary}{stop} {advice}") from error
 
 
 def read_description(path: Path, kind: str) -> dict[str, Any]:
