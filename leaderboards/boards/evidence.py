@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from steelyard import methods
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Record
-from steelyard.harness.records.spec import RunSpec
 from steelyard.leaderboards.loading.collect import Run
 
 FEWEST_STEPS = 300
@@ -58,7 +57,11 @@ def adapted(entries: Mapping[str, Sequence[Run]]) -> Sequence[str]:
     labels = [
         label
         for label, runs in sorted(entries.items())
-        if any(_is_adapted(run.record.spec) for run in runs)
+        # Once for all seeds: to list the methods reads a folder.
+        if any(
+            _is_adapted(*pair)
+            for pair in {(r.record.spec.method, r.record.spec.backbone) for r in runs}
+        )
     ]
     if not labels:
         return ()
@@ -68,10 +71,10 @@ def adapted(entries: Mapping[str, Sequence[Run]]) -> Sequence[str]:
     )
 
 
-def _is_adapted(spec: RunSpec) -> bool:
+def _is_adapted(method: str, backbone: str) -> bool:
     # Boards run no code of a user's file.
-    shipped = spec.method in methods.names() and registry.kind_of(spec.backbone) == "vlm"
-    return shipped and bool(methods.about(spec.method).adapted)
+    shipped = registry.kind_of(backbone) == "vlm" and method in methods.names()
+    return shipped and bool(methods.about(method).adapted)
 
 
 def joined(reasons: Mapping[str, str]) -> str:
