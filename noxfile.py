@@ -123,6 +123,16 @@ def heavy(session: nox.Session) -> None:
     run(session, prepare(session), "-m", "pytest", "-m", "heavy", *PARALLEL, *session.posargs)
 
 
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that the package declares."""
+    session.install("uv")
+    low = ("--resolution", "lowest-direct")
+    session.run("uv", "pip", "install", *low, "-r", "pyproject.toml", "--extra", "dev")
+    session.install("--no-deps", ".")
+    run(session, "python", "-m", "pytest", *PARALLEL, *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def real(session: nox.Session) -> None:
     """Test real photos and titles with pretrained encoders, from ../shared/data if it exists."""

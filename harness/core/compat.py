@@ -1,4 +1,4 @@
-"""Import torchvision and lmms-eval without their faults and side effects."""
+"""Bridge versions of libraries, and import them without their faults and side effects."""
 
 import functools
 import importlib
@@ -29,6 +29,14 @@ def prepare_imports() -> None:
             schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             library.define(schema)  # type: ignore[no-untyped-call]
         _libraries.append(library)
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Make layers of a transformers model compute their activations again in the backward pass."""
+    # The older name belongs to transformers before 5.20.
+    new = getattr(model, "activation_checkpointing_enable", None)
+    # Reentrant checkpoints refuse ``autograd.grad``, by which the meter measures a call.
+    (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def needs_operators(torch: str, torchvision: str) -> bool:

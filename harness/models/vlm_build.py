@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from steelyard.harness.core.compat import prepare_imports
+from steelyard.harness.core.compat import enable_checkpointing, prepare_imports
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import vlm_checks
@@ -273,5 +273,4 @@ def _set_trainable(backbone: Vlm) -> None:
         # embeddings require one, whose backward pass then goes on through whatever is frozen; and
         # TRL asks for it again after each generation.
         base.enable_input_require_grads = lambda: None
-        # Reentrant ones refuse ``autograd.grad``, by which the meter measures a call.
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(base)

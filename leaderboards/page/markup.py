@@ -124,7 +124,7 @@ class PageRenderer(RendererHTML):
         return self.renderToken(tokens, index, options, env)
 
     def image(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
-        return escape(tokens[index].content)
+        return str(escape(tokens[index].content))  # ``Markup`` would escape what it is joined to
 
     def table_open(self, *_: Any) -> str:
         return '<div class="scroll" tabindex="0"><table class="text">'
