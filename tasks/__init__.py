@@ -80,6 +80,8 @@ class TaskInfo:
     """Official files that the loader reads, one path a line."""
     judge: str
     """``none``, or what a judging model would add; no score here needs one."""
+    rows: str = ""
+    """Form of a row of one's own data; empty where only official files are read."""
     subsets: bool = False
     """Every metric is also computed on each subset of the items."""
     total_only: tuple[str, ...] = ()

@@ -1,58 +1,217 @@
-"""Training pool of the generative track: questions and captions, scored by exact match."""
+"""Instructions and pairs to train on, one's own or generated; questions are scored by exact match.
 
-from collections.abc import Iterator, Sequence
+``docs/data.md`` describes the forms that are read. A row has the same id, image name and position
+in each, so equal content is one data revision and one run, whatever form it was in.
+"""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from steelyard.harness.core.examples import Corpus, Example
-from steelyard.harness.data.reading import build_corpus, find_file, read_json_lines
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.core.files import cache_folder, digest, publish_folder
+from steelyard.harness.data import tables
+from steelyard.harness.data.reading import (
+    IMAGE_SUFFIXES,
+    MAIN_SPLITS,
+    build_corpus,
+    json_lines,
+    read_json,
+    read_text,
+)
 from steelyard.tasks import answers, metrics
-from steelyard.tasks._shared import questions
+from steelyard.tasks._shared import conversations, official, questions
 
 CAPTION = "caption"
 """Kind of a row whose question is an instruction and whose answer is a sentence."""
-PLAIN = "question"
-"""Kind of a row without ``kind``."""
+SPLITS = {"validation": "val", "valid": "val", "dev": "val"}
+"""Other names of splits."""
+SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+LISTED = 5
+"""Most rows with later turns that a data card names."""
 
 
 def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
-    """Read ``train.jsonl``, ``val.jsonl`` and, if it exists, ``test.jsonl``.
+    """Read ``train``, ``val`` and ``test`` of a folder, any of which may be absent.
 
-    Rows have id, image (null for none), question, answer, and may have choices and kind.
+    They are JSON files of those names or tables (parquet, arrow); a single JSON file of another
+    name is training data. Rows that cannot be read are skipped and listed.
     """
-    paths = {split: find_file(root, f"{split}.jsonl") for split in ("train", "val")}
-    if (root / "test.jsonl").is_file():
-        paths["test"] = root / "test.jsonl"
+    from steelyard.tasks.world.build import MARKER
+
+    folder, files = _files(root)
+    reader = _Reader(folder, (root / MARKER).is_file())
+    splits = {split: list(reader.examples(split, path)) for split, path in files.items()}
+    notes = {}
+    if later := reader.later_turns:
+        ids = ", ".join(sorted(later)[:LISTED]) + (", ..." if len(later) > LISTED else "")
+        notes["later turns left out"] = f"{later.total()}, of {len(later)} items: {ids}"
+    skipped = reader.skipped
     return build_corpus(
-        "instruct",
-        root,
-        (),
-        {split: list(_examples(root, path)) for split, path in paths.items()},
-        notes={},
-        max_bad=max_bad,
+        "instruct", folder, (), splits, skipped=skipped, notes=notes, max_bad=max_bad
     )
 
 
-def _examples(root: Path, path: Path) -> Iterator[Example]:
-    for where, row in read_json_lines(path):
-        question = questions.field(where, row, "question")
-        kind = questions.field(where, row, "kind") if row.get("kind") else PLAIN
-        caption = kind == CAPTION
-        image, name = questions.image_of(where, root, row)
-        yield Example(
-            questions.field(where, row, "id"),
+def _files(root: Path) -> tuple[Path, dict[str, Path]]:
+    """Return the folder with the rows as JSON, and its files by split."""
+    if not root.is_dir():
+        raise UserError(f"No data folder at {root}: give the folder that holds train.jsonl.")
+    files: dict[str, Path] = {}
+    for path in sorted(root.iterdir()):
+        stem, _, suffix = path.name.partition(".")
+        split = SPLITS.get(stem, stem)
+        if f".{suffix}" in SUFFIXES:
+            if split in files:
+                raise UserError(f"{root} has {files[split].name} and {path.name}: keep one.")
+            files[split] = path
+    if named := {split: files[split] for split in MAIN_SPLITS if split in files}:
+        return root, named
+    if paths := tables.find(root):
+        stats = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths]
+        to = cache_folder() / "tables" / digest([json.dumps(stats).encode()])
+        if not to.is_dir():
+            with publish_folder(to, to.is_dir) as folder:
+                write_official(tables.rows(root, unnamed="train"), folder, root)
+        return _files(to)
+    if len(files) == 1:
+        return root, {"train": next(iter(files.values()))}
+    raise UserError(
+        f"No train.jsonl, train.json or table (parquet, arrow) in {root}: 'steelyard data "
+        "instruct' shows the form of a row."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads the rows of a folder and lists what it leaves out."""
+
+    folder: Path
+    generated: bool
+    skipped: list[Skipped] = field(default_factory=list)
+    later_turns: Counter[str] = field(default_factory=Counter)
+    """Number of answers after the first, by item."""
+    contents: dict[Path, str] = field(default_factory=dict)
+    """Hash of the bytes of each image file."""
+
+    def examples(self, split: str, path: Path) -> Iterator[Example]:
+        """Yield the items of a file; a row that cannot be read is skipped."""
+        copies: Counter[str] = Counter()
+        for where, row in self._rows(split, path):
+            try:
+                if not isinstance(row, Mapping):
+                    raise UserError(f"{where}: expected an object, found {type(row).__name__}.")
+                yield self._example(where, row, copies)
+            except UserError as error:
+                self._skip(split, str(error))
+
+    def _rows(self, split: str, path: Path) -> Iterable[tuple[str, Any]]:
+        text = read_text(path)
+        # datasets writes lines into files that end in .json, too.
+        if text.lstrip().startswith("["):
+            return ((f"{path.name}:{n}", row) for n, row in enumerate(read_json(path), start=1))
+        return json_lines(text, path.name, lambda fault: self._skip(split, fault))
+
+    def _skip(self, split: str, fault: str) -> None:
+        where, _, reason = fault.partition(": ")
+        self.skipped.append(Skipped(where, split, f"malformed: {reason.removesuffix('.')}"))
+
+    def _example(self, where: str, row: questions.SourceRow, copies: Counter[str]) -> Example:
+        is_native = row.get("question") is not None
+        names = _image_names(where, row, required=is_native)
+        pair = conversations.parse(where, row, len(names))
+        image = questions.image_path(self.folder, names[0]) if names else None
+        # Names of images differ from form to form. Published records of generated data have them.
+        content = names[0] if names and self.generated else self._content(image)
+        if is_native and row.get("id") is not None:
+            name = questions.field(where, row, "id")
+        else:
+            # Ids of conversations repeat, as in LLaVA's own mix: content is the id.
+            parts = [*pair[:-1], content]
+            name = digest(json.dumps(part).encode() for part in parts)
+            copies[name] += 1
+            name += f"-{copies[name]}" if copies[name] > 1 else ""
+        if pair.later_turns:
+            self.later_turns[name] = pair.later_turns
+        caption = pair.kind == CAPTION
+        return Example(
+            name,
             image,
-            None if caption else question,
-            answers=(questions.field(where, row, "answer"),),
-            choices=questions.strings(where, row, "choices"),
-            subset=kind,
-            cluster=name,
+            None if caption else pair.question,
+            answers=(pair.answer,),
+            choices=pair.choices,
+            subset=pair.kind,
+            cluster=content,
             # Only an instruction: it has no text that a corruption could change.
-            facts={"instruction": (question,)} if caption else {},
+            facts={"instruction": (pair.question,)} if caption else {},
+            rejected=pair.rejected,
         )
+
+    def _content(self, image: Path | None) -> str:
+        """Hash an image file; empty without one or if it cannot be read, which is found later."""
+        if image is None or not image.is_file():
+            return ""
+        if image not in self.contents:
+            self.contents[image] = hashlib.blake2b(image.read_bytes(), digest_size=8).hexdigest()
+        return self.contents[image]
+
+
+def _image_names(where: str, row: questions.SourceRow, *, required: bool) -> list[str]:
+    """Return the paths of a row's images, at most one."""
+    if required and not row.keys() & {"image", "images"}:
+        raise UserError(f"{where}: no 'image'; write null for none.")
+    value = row.get("images", row.get("image"))
+    images = value if isinstance(value, list) else [] if value is None else [value]
+    if len(images) > 1:
+        raise UserError(f"{where}: {len(images)} images, and a row can have one.")
+    names = []
+    for image in images:
+        name = image.get("path") if isinstance(image, Mapping) else image
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{where}: 'image' must be a path, found {name!r}.")
+        names.append(name)
+    return names
+
+
+def write_official(rows: Iterable[Mapping[str, Any]], folder: Path, source: Path = Path()) -> None:
+    """Write tables as JSON lines a split, in the form they have, and images as files of their hash.
+
+    Images that a table names without bytes are read below ``source``.
+    """
+    splits: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        kept = {key: row[key] for key in conversations.KEYS if row.get(key) is not None}
+        value = row.get("images", row.get("image"))
+        images = value if isinstance(value, list) else [] if value is None else [value]
+        kept["images"] = [_write_image(image, folder, source) for image in images]
+        splits[SPLITS.get(row[tables.SPLIT], row[tables.SPLIT])].append(kept)
+    if len(splits) == 1 and not splits.keys() & {*MAIN_SPLITS}:
+        splits = defaultdict(list, train=next(iter(splits.values())))
+    for split, lines in splits.items():
+        official.write_lines(folder / f"{split}.jsonl", lines)
+
+
+def _write_image(image: Any, folder: Path, source: Path) -> str:
+    """Write the bytes of a table's image, and return its path below ``folder``."""
+    path = (image.get("path") or "") if isinstance(image, Mapping) else image
+    content = image.get("bytes") if isinstance(image, Mapping) else None
+    if content is None and not (source / str(path)).is_file():
+        return str(path)  # reading reports it
+    content = content if content is not None else (source / str(path)).read_bytes()
+    suffix = Path(str(path)).suffix.lower()
+    name = digest([content]) + (suffix if suffix in IMAGE_SUFFIXES else ".jpg")
+    official.write_image(content, folder / "images", name)
+    return f"images/{name}"
 
 
 def doc_to_text(doc: metrics.QuestionDoc) -> str:
-    """Return a caption's instruction, or a question with the instruction for short answers."""
+    """Return an instruction as it is, or a question with the instruction for short answers."""
+    if doc["subset"] == conversations.CONVERSATION:
+        return doc["text"] or ""
     return doc["facts"].get("instruction", (questions.prompt(doc),))[0]
 
 

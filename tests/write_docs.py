@@ -51,6 +51,12 @@ def generated() -> str:
         "",
         *_table(("task", "copy on the hub", "official layout", "as published", "terms"), read),
         "",
+        *(
+            f"A row of your own data for `{info.name}` ([more](../docs/data.md)):\n\n"
+            f"```text\n{info.rows}```\n"
+            for info in about
+            if info.rows
+        ),
     ]
     return "\n".join(lines)
 

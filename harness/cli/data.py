@@ -13,7 +13,7 @@ from steelyard import tasks
 from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.options import Help
 from steelyard.harness.core.progress import console, progress_bar
-from steelyard.harness.data import card
+from steelyard.harness.data import card, tables
 from steelyard.harness.runs.options import OUT, DataOptions, parse_loader_options, parse_roots
 
 
@@ -128,6 +128,10 @@ def print_steps(task: str) -> None:
     console.print("\nLayout:")
     for line in about.layout.splitlines():
         console.print(f"  {line}", highlight=False, markup=False)
+    if about.rows:
+        console.print("\nA row of your own data:")
+    for line in about.rows.splitlines():
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if about.official:
         console.print("\nAs published (sha256, file, rows):")
     for file, facts in about.official.items():
@@ -146,9 +150,10 @@ def _steps(about: tasks.TaskInfo) -> list[str]:
 
     name = about.name
     if about.source == "generated":
+        own = f"; your own: steelyard check {name} --data-root DIR" if about.rows else ""
         return [
             f"Nothing to get: 'steelyard run' writes it when needed. {about.licence}.",
-            f"Check it: steelyard check {name}",
+            f"Check it: steelyard check {name}{own}",
         ]
     steps = [f"Terms: {about.licence}. Download the files yourself; steelyard redistributes none."]
     steps.append(f"Official files: {about.source}. Arrange them as in the layout below.")
@@ -171,7 +176,7 @@ def convert(task: str, source: str, to: Path) -> None:
 
     copy = conversion.find(task, source)
     with progress_bar() as bar:
-        line = bar.add_task(f"converting {copy.name}", total=conversion.count(copy.path))
+        line = bar.add_task(f"converting {copy.name}", total=tables.count(copy.path))
         conversion.convert(task, copy, to, lambda rows: bar.update(line, completed=rows))
     files = layout.walk(to)
     images = sum(map(layout.is_image, files))

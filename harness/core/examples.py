@@ -30,6 +30,8 @@ class Example:
     """Key of items that depend on each other, such as their image; empty if independent."""
     facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """Further input of the metrics: objects in the image, the answer of the language prior."""
+    rejected: str = ""
+    """Wrong answer of a preference pair that came with the data; empty if there is none."""
 
 
 def enclosing(subset: str) -> tuple[str, ...]:

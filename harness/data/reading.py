@@ -308,6 +308,7 @@ def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) ->
             ]  # fmt: skip
             # Items that are no questions are hashed as before there were any.
             row += question if any(question) else []
+            row += [example.rejected] if example.rejected else []
             digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
 

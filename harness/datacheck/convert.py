@@ -3,34 +3,25 @@
 Nothing is downloaded unless the user names a hub id; the result is a new folder of the user's.
 """
 
-import itertools
 import json
 import re
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import cache_folder, publish_folder
+from steelyard.harness.data import tables
+from steelyard.harness.data.tables import OnRow
 from steelyard.harness.datacheck import annotations, layout
 from steelyard.harness.datacheck.layout import is_image
-from steelyard.tasks._shared.official import CONFIG, SPLIT
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
-TABLES, EVERYTHING = ("*.parquet", "*.arrow"), ("*",)
+EVERYTHING = ("*",)
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-ROWS = 64
-"""Rows in memory at a time; each may have a photo."""
-
-TableRow = dict[str, Any]
-OnRow = Callable[[int], None]
-"""Called with the number of rows written so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +61,9 @@ def download(task: str, name: str) -> DataCopy:
 
     # The task's patterns fit one known copy; another may have other names or the official files.
     try:
-        for patterns in filter(len, (tasks.info(task).hub_files, TABLES, EVERYTHING)):
+        for patterns in filter(len, (tasks.info(task).hub_files, tables.PATTERNS, EVERYTHING)):
             path = Path(snapshot_download(name, repo_type="dataset", allow_patterns=[*patterns]))
-            if _tables(path) or _official(task, path):
+            if tables.find(path) or _official(task, path):
                 break
     except LocalEntryNotFoundError:
         raise UserError(
@@ -134,14 +125,14 @@ def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
         if (official := _official(task, unpacked)) is None:
             raise UserError(f"{path} has no files in the official layout of {task}.")
         official.rename(folder)
-    elif _tables(path):
+    elif tables.find(path):
         if not is_convertible(task):
             source = tasks.info(task).source
             raise UserError(f"Tables of {task} cannot be converted; its official files: {source}.")
         folder.mkdir()
-        vars(tasks.module(task))["write_official"](rows(path, on_row), folder)
+        vars(tasks.module(task))["write_official"](tables.rows(path, on_row), folder)
     elif (official := _official(task, path)) is None:
-        kinds = " or ".join((*TABLES, *(f"*{ending}" for ending in ARCHIVES)))
+        kinds = " or ".join((*tables.PATTERNS, *(f"*{ending}" for ending in ARCHIVES)))
         raise UserError(f"No {kinds} and no official layout of {task} at {path}.")
     elif not copy.revision:
         raise UserError(f"{official} has the official layout already: give it as --data-root.")
@@ -160,72 +151,3 @@ def _official(task: str, path: Path) -> Path | None:
         if row.state == "found" or (row.state == "elsewhere" and not is_image(row.path)):
             return folder
     return None
-
-
-def rows(path: Path, on_row: OnRow = lambda number: None) -> Iterator[TableRow]:
-    """Yield the rows of all tables of a folder, file by file, with configuration and split."""
-    numbers = itertools.count(1)
-    for table in _tables(path):
-        config, split = _config_and_split(table, path)
-        for row in _read_table(table):
-            yield {**row, CONFIG: config, SPLIT: split}
-            on_row(next(numbers))
-
-
-def count(path: Path) -> int | None:
-    """Count the rows of all tables; None if that needs reading them."""
-    from pyarrow import ArrowInvalid, parquet
-
-    tables = _tables(path)
-    if not tables or any(table.suffix != ".parquet" for table in tables):
-        return None
-    try:
-        return sum(int(parquet.read_metadata(table).num_rows) for table in tables)
-    except (ArrowInvalid, OSError):
-        # Reading the rows will name the broken file.
-        return None
-
-
-def _tables(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if f"*{path.suffix}" in TABLES else []
-    tables = (table for pattern in TABLES for table in path.rglob(pattern))
-    # datasets stores results of its own operations under such names.
-    return sorted(table for table in tables if not table.name.startswith(("cache-", "tmp")))
-
-
-def _config_and_split(table: Path, root: Path) -> tuple[str, str]:
-    """Read configuration and split from a table's path, as the hub and ``datasets`` name them.
-
-    ``CONFIG/SPLIT-00000-of-00002.parquet``, ``data/SPLIT-...``, ``CONFIG/SPLIT/0000.parquet``, and
-    ``SPLIT/data-00000-of-00001.arrow`` of ``save_to_disk``.
-    """
-    folders = list(table.relative_to(root).parts[:-1]) if root.is_dir() else []
-    split = SHARD.sub("", table.stem).rpartition("-")[2]
-    if split == "data" or split.isdecimal():
-        # A single split saved with ``save_to_disk`` has its name only there.
-        path = table.with_name("state.json")
-        state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        split = folders.pop() if folders else state.get("_split") or "test"
-    configs = [name for name in folders if name != "data"]
-    return (configs[0] if configs else "default"), split
-
-
-def _read_table(path: Path) -> Iterator[TableRow]:
-    """Yield rows of a parquet or arrow file with ``ROWS`` of them in memory."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    # Not by ``datasets``: it decodes images, and the official layouts keep their bytes.
-    try:
-        if path.suffix == ".parquet":
-            for batch in parquet.ParquetFile(path).iter_batches(ROWS):
-                yield from batch.to_pylist()
-            return
-        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
-            for batch in batches:
-                for start in range(0, batch.num_rows, ROWS):
-                    yield from batch.slice(start, ROWS).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a complete {path.suffix[1:]} file ({reason}).") from None

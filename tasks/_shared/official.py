@@ -13,9 +13,8 @@ from typing import Any
 from PIL import Image
 
 from steelyard.harness.core.errors import UserError
-
-CONFIG, SPLIT = "__config__", "__split__"
-"""Keys of a row for the configuration and split of the copy that it is from."""
+from steelyard.harness.data.tables import CONFIG as CONFIG  # re-exported
+from steelyard.harness.data.tables import SPLIT as SPLIT  # re-exported
 
 
 def column(row: Mapping[str, Any], *names: str) -> Any:

@@ -1,5 +1,6 @@
 """Training pool: prompts and answers to train on, kinds, and exact match."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from PIL import Image
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.data import card
 from steelyard.tasks import instruct
 from steelyard.tasks._shared import questions
 from steelyard.tasks.world import language
@@ -24,6 +26,10 @@ ROWS: list[dict[str, Any]] = [
         "kind": "caption",
     },
 ]
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def write(root: Path, splits: tuple[str, ...] = ("train", "val"), **change: Any) -> Path:
@@ -57,7 +63,8 @@ def test_examples(tmp_path: Path) -> None:
     train = instruct.load(write(tmp_path)).splits["train"]
     assert [example.subset for example in train] == ["count", "question", "colour", "caption"]
     assert train[2].image is None and train[2].cluster == ""
-    assert train[0].cluster == "images/x.png"
+    # The image's content, so that its name makes no difference.
+    assert train[0].cluster == train[1].cluster == digest_of(tmp_path / "images" / "x.png")
 
 
 def test_captions_have_no_share_of_the_accuracy(tmp_path: Path) -> None:
@@ -78,9 +85,12 @@ def test_prompts_are_those_the_tiny_base_model_learnt() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": None}, r"val.jsonl:1: 'answer' must be a string or a number, found None"),
+        ({"answer": None}, r"1 of 4 rows of val .*val.jsonl:1 \(malformed: 'answer' must be"),
         ({"choices": [1]}, "'choices' must be a list of strings"),
         ({"kind": 3.5}, "'kind' must be"),
+        ({"rejected": "2"}, "'rejected' is the right answer"),
+        ({"question": "<image><image> which?"}, "2 <image> in the text, and 1 image"),
+        ({"images": ["images/x.png", "images/x.png"]}, "2 images, and a row can have one"),
         ({"id": "val1"}, "occur more than once in val"),
         ({"id": "train1"}, "in both train and val"),
         ({"image": "images/gone.png"}, "1 of 4 rows of val cannot be used.*gone.png"),
@@ -93,6 +103,31 @@ def test_malformed_rows(tmp_path: Path, change: dict[str, Any], message: str) ->
         instruct.load(tmp_path)
 
 
-def test_a_file_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"No val\.jsonl in"):
-        instruct.load(write(tmp_path, ("train",)))
+def test_a_row_names_its_image_or_none(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "val.jsonl").write_text('{"question": "which?", "answer": "a", "img": "x.png"}\n')
+    with pytest.raises(UserError, match=r"val.jsonl:1 \(malformed: no 'image'; write null"):
+        instruct.load(tmp_path)
+
+
+def test_files_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"No train\.jsonl, train\.json or table"):
+        instruct.load(tmp_path)
+    assert set(instruct.load(write(tmp_path, ("test",))).splits) == {"test"}
+    (tmp_path / "test.jsonl").rename(tmp_path / "my_pairs.json")
+    assert set(instruct.load(tmp_path).splits) == {"train"}  # the only file
+    (tmp_path / "my_pairs.json").rename(tmp_path / "dev.json")
+    assert set(instruct.load(write(tmp_path, ("train",))).splits) == {"train", "val"}
+    write(tmp_path, ("val",))
+    with pytest.raises(UserError, match=r"has dev\.json and val\.jsonl: keep one"):
+        instruct.load(tmp_path)
+
+
+def test_broken_rows_are_counted_and_named(tmp_path: Path) -> None:
+    path = write(tmp_path, ("train",)) / "train.jsonl"
+    path.write_text(path.read_text() + '{"question": \n[3]\n')
+    with pytest.raises(UserError, match="2 of 6 rows of train cannot be used"):
+        instruct.load(tmp_path)
+    corpus = instruct.load(tmp_path, max_bad=0.4)
+    assert [row.id for row in corpus.skipped] == ["train.jsonl:5", "train.jsonl:6"]
+    assert card.core(corpus)["skipped"] == {"train": {"malformed": 2}}

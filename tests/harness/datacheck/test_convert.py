@@ -19,6 +19,7 @@ from pyarrow import parquet
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import cache_folder
+from steelyard.harness.data import tables
 from steelyard.harness.datacheck import annotations, layout
 from steelyard.harness.datacheck import convert as conversion
 from steelyard.harness.datacheck.convert import DataCopy
@@ -75,7 +76,7 @@ def convert(path: Path, to: Path, task: str = "pope") -> int:
 
 def test_a_hub_copy_becomes_the_official_tree(hub: Path, tmp_path: Path) -> None:
     to = tmp_path / "made" / "pope"
-    assert convert(hub, to) == 16 == conversion.count(hub)
+    assert convert(hub, to) == 16 == tables.count(hub)
     assert set(layout.walk(to)) == {
         "SHA256SUMS",
         "source.json",
@@ -113,7 +114,7 @@ def test_configurations_and_splits_are_read_from_paths(tmp_path: Path) -> None:
     for path in paths:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table, tmp_path / path)
-    keys = [(row[official.CONFIG], row[official.SPLIT]) for row in conversion.rows(tmp_path)]
+    keys = [(row[official.CONFIG], row[official.SPLIT]) for row in tables.rows(tmp_path)]
     assert sorted(keys) == sorted(paths.values())
 
 
@@ -124,10 +125,10 @@ def test_saved_data_sets_are_read(tmp_path: Path) -> None:
     table.save_to_disk(tmp_path / "one")
     for name in ("both", "one"):
         assert convert(tmp_path / name, tmp_path / f"{name}-made") == 12
-        row = next(conversion.rows(tmp_path / name))
+        row = next(tables.rows(tmp_path / name))
         assert (row[official.CONFIG], row[official.SPLIT]) == ("default", "test")
     trees = [layout.walk(tmp_path / f"{name}-made") for name in ("both", "one")]
-    assert trees[0].keys() == trees[1].keys() and conversion.count(tmp_path / "one") is None
+    assert trees[0].keys() == trees[1].keys() and tables.count(tmp_path / "one") is None
 
 
 def test_a_single_table_is_a_copy_too(hub: Path, tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ def test_a_hub_id_as_data_root_is_converted_once(
 ) -> None:
     roots = [parse_roots(["pope=org/POPE"], ["pope", "vqa"])["pope"] for _ in range(2)]
     assert roots == [cache_folder() / "official" / "pope-org--POPE"] * 2
-    assert downloaded == [("org/POPE", *conversion.TABLES)]
+    assert downloaded == [("org/POPE", *tables.PATTERNS)]
     assert len(tasks.load("pope", roots[0]).splits["test"]) == 12
     assert json.loads((roots[0] / "source.json").read_text())["revision"] == hub.name
 
@@ -294,7 +295,7 @@ def test_official_files_on_the_hub_are_taken_as_they_are(
     shutil.rmtree(hub)
     published(hub)
     conversion.convert("food101", conversion.find("food101", "org/food"), tmp_path / "made", print)
-    assert [patterns for _, *patterns in downloaded] == [[*conversion.TABLES], ["*"]]
+    assert [patterns for _, *patterns in downloaded] == [[*tables.PATTERNS], ["*"]]
     assert tasks.load("food101", tmp_path / "made").classes[0] == "apple"
 
 

@@ -1,0 +1,96 @@
+"""Read tables of data sets: parquet and arrow files of the hub, of ``datasets`` and of a user."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from steelyard.harness.core.errors import UserError
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
+PATTERNS = ("*.parquet", "*.arrow")
+CONFIG, SPLIT = "__config__", "__split__"
+"""Keys of a row for the configuration and split of the copy that it is from."""
+ROWS = 64
+"""Rows in memory at a time; each may have a photo."""
+
+TableRow = dict[str, Any]
+OnRow = Callable[[int], None]
+"""Called with the number of rows read so far."""
+
+
+def rows(
+    path: Path, on_row: OnRow = lambda number: None, unnamed: str = "test"
+) -> Iterator[TableRow]:
+    """Yield the rows of all tables of a folder, file by file, with configuration and split.
+
+    ``unnamed`` is the split of a table whose path names none.
+    """
+    numbers = itertools.count(1)
+    for table in find(path):
+        config, split = _config_and_split(table, path)
+        for row in _read(table):
+            yield {**row, CONFIG: config, SPLIT: split or unnamed}
+            on_row(next(numbers))
+
+
+def count(path: Path) -> int | None:
+    """Count the rows of all tables; None if that needs reading them."""
+    from pyarrow import ArrowInvalid, parquet
+
+    tables = find(path)
+    if not tables or any(table.suffix != ".parquet" for table in tables):
+        return None
+    try:
+        return sum(int(parquet.read_metadata(table).num_rows) for table in tables)
+    except (ArrowInvalid, OSError):
+        # Reading the rows will name the broken file.
+        return None
+
+
+def find(path: Path) -> list[Path]:
+    """List the tables at or below a path, in name order."""
+    if path.is_file():
+        return [path] if f"*{path.suffix}" in PATTERNS else []
+    tables = (table for pattern in PATTERNS for table in path.rglob(pattern))
+    # datasets stores results of its own operations under such names.
+    return sorted(table for table in tables if not table.name.startswith(("cache-", "tmp")))
+
+
+def _config_and_split(table: Path, root: Path) -> tuple[str, str]:
+    """Read configuration and split from a table's path, as the hub and ``datasets`` name them.
+
+    ``CONFIG/SPLIT-00000-of-00002.parquet``, ``data/SPLIT-...``, ``CONFIG/SPLIT/0000.parquet``, and
+    ``SPLIT/data-00000-of-00001.arrow`` of ``save_to_disk``.
+    """
+    folders = list(table.relative_to(root).parts[:-1]) if root.is_dir() else []
+    split = SHARD.sub("", table.stem).rpartition("-")[2]
+    if split == "data" or split.isdecimal():
+        # A single split saved with ``save_to_disk`` has its name only there.
+        path = table.with_name("state.json")
+        state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        split = folders.pop() if folders else state.get("_split") or ""
+    configs = [name for name in folders if name != "data"]
+    return (configs[0] if configs else "default"), split
+
+
+def _read(path: Path) -> Iterator[TableRow]:
+    """Yield rows of a parquet or arrow file with ``ROWS`` of them in memory."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    # Not by ``datasets``: it decodes images, and the official layouts keep their bytes.
+    try:
+        if path.suffix == ".parquet":
+            for batch in parquet.ParquetFile(path).iter_batches(ROWS):
+                yield from batch.to_pylist()
+            return
+        with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
+            for batch in batches:
+                for start in range(0, batch.num_rows, ROWS):
+                    yield from batch.slice(start, ROWS).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a complete {path.suffix[1:]} file ({reason}).") from None
