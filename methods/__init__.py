@@ -9,7 +9,6 @@ import ast
 import dataclasses
 import functools
 import importlib
-import importlib.util
 import pkgutil
 import typing
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import ModelKind
+from steelyard.harness.core.files import import_file
 from steelyard.harness.core.options import Option, apply
 from steelyard.harness.training.search import Range, Space
 
@@ -59,7 +59,11 @@ class NoOptions:
 
 
 class Method(Protocol):
-    """Contract of a method module; there is no base class."""
+    """Contract of a method module; there is no base class.
+
+    A function ``extend(backbone, config)`` beside these may replace modules of the backbone or add
+    some: it is called before training and whenever the trained weights are loaded.
+    """
 
     @property
     def ABOUT(self) -> About: ...
@@ -132,11 +136,7 @@ def load(name: str) -> Method:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"No method file at {path}.")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return _check(module, name)
+        return _check(import_file(path), name)
     if name not in names():
         raise unknown("method", name, names())
     if (entry := _external().get(name)) is not None:

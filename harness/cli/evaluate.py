@@ -22,7 +22,8 @@ from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import parallel
 from steelyard.harness.runs.provenance import check_revision, task_provenance
-from steelyard.harness.runs.run import TRAINING, Job, run
+from steelyard.harness.runs.run import Job, run
+from steelyard.harness.runs.training import TRAINING
 from steelyard.tasks._lmms import stock
 
 

@@ -19,8 +19,9 @@ from steelyard.harness.records.record import Record
 from steelyard.harness.runs import tuning
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import load_corpora, run_jobs
-from steelyard.harness.runs.run import TRAINING, Job
+from steelyard.harness.runs.run import Job
 from steelyard.harness.runs.suite import Suite, jobs
+from steelyard.harness.runs.training import TRAINING
 from steelyard.harness.runs.tuning import TuningPlan
 
 

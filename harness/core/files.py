@@ -1,12 +1,14 @@
 """Atomic writing of files and folders, their hashes, and the user's cache folder."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from steelyard.harness.core.errors import UserError
@@ -87,6 +89,15 @@ def publish_folder(path: Path, is_complete: Callable[[], bool] = lambda: False) 
         except OSError:
             if not is_complete():
                 raise
+
+
+def import_file(path: Path) -> ModuleType:
+    """Run a Python file as a module of its own."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def digest(parts: Iterable[bytes]) -> str:

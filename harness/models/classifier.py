@@ -31,6 +31,7 @@ from steelyard.harness.models.encoders import (
     tiny_image_encoder,
     tiny_text_encoder,
 )
+from steelyard.harness.models.extension import Extension, extend, load_weights
 from steelyard.harness.models.precision import autocast_calls
 from steelyard.harness.models.storage import describe_last, read_description
 
@@ -81,6 +82,7 @@ class Classifier(nn.Module):
         self.name, self.config, self.recipe = name, config, Recipe.of(config)
         self.classes, self.multi_label, self.width = classes, multi_label, config.width
         self.readout: Readout = "fused"
+        self.extension: Extension | None = None
         self.image_encoder, self.text_encoder = image, text
         perceptron = config.fusion == "concat"
         hidden = config.width if perceptron else len(classes)
@@ -330,14 +332,12 @@ def save(model: Classifier, folder: Path) -> None:
 
     names = ("name", "classes", "multi_label", "readout")
     description = {name: getattr(model, name) for name in names} | {"config": asdict(model.config)}
+    description |= {"extension": asdict(model.extension)} if model.extension else {}
     with describe_last(folder / DESCRIPTION, description):
-        weights: dict[str, Tensor] = model.state_dict()
         for name in ("image_encoder", "text_encoder"):
-            encoder: Encoder = getattr(model, name)
-            encoder.save(folder / name)
-            if model.config.frozen and encoder.source != TINY:  # loaded from its source again
-                weights = {k: v for k, v in weights.items() if not k.startswith(f"{name}.")}
-        save_file({k: v.contiguous().cpu() for k, v in weights.items()}, folder / WEIGHTS_FILE)
+            getattr(model, name).save(folder / name)
+        weights = {name: model.state_dict()[name].contiguous().cpu() for name in _saved(model)}
+        save_file(weights, folder / WEIGHTS_FILE)
 
 
 def load(folder: Path) -> Classifier:
@@ -351,6 +351,15 @@ def load(folder: Path) -> Classifier:
     classes = tuple(meta["classes"])
     model = Classifier(meta["name"], config, classes, meta["multi_label"], image, text)
     model.readout = meta["readout"]
-    # Weights of frozen pretrained encoders came with their source and are not in the file.
-    model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=not config.frozen)
+    if "extension" in meta:
+        extend(model, Extension(**meta["extension"]))
+    file = folder / WEIGHTS_FILE
+    load_weights(model, load_file(file), _saved(model), file)
     return model.eval()
+
+
+def _saved(model: Classifier) -> set[str]:
+    """Return the names of the weights in a file: frozen pretrained encoders have their source."""
+    encoders = {"image_encoder": model.image_encoder, "text_encoder": model.text_encoder}
+    absent = {n for n, e in encoders.items() if model.config.frozen and e.source != TINY}
+    return {name for name in model.state_dict() if name.partition(".")[0] not in absent}

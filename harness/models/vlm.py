@@ -19,6 +19,7 @@ from steelyard.harness.models.backbone import (
     evaluation_mode,
     require_finite,
 )
+from steelyard.harness.models.extension import Extension
 from steelyard.harness.models.precision import autocast_calls
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.models.vlm_layout import IGNORED, Layout, layout_of
@@ -37,6 +38,7 @@ class Vlm(nn.Module):
         super().__init__()
         self.name, self.config, self.recipe = name, config, Recipe.of(config)
         self.model, self.processor = model, processor
+        self.extension: Extension | None = None
         self.prompts = PromptEncoder(processor, self.base, config)
         self.eos_ids = self.prompts.eos_ids
         self.width = self.base.config.get_text_config().hidden_size

@@ -17,6 +17,7 @@ from steelyard.harness.core.compat import enable_checkpointing, prepare_imports
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import vlm_checks
+from steelyard.harness.models.extension import STATE, Extension, extend, load_weights, state
 from steelyard.harness.models.frozen_tower import freeze
 from steelyard.harness.models.storage import describe_last, explain_load_errors, read_description
 from steelyard.harness.models.vlm import Vlm, vision_modules
@@ -73,14 +74,16 @@ def save(backbone: Vlm, folder: Path) -> None:
     # An adapter fits only the weights it was trained on, and a hub id can get new ones.
     base = revision(checkpoint(backbone.config.source))
     description = {"name": backbone.name, "config": asdict(backbone.config), "base": base}
+    description |= {"extension": asdict(backbone.extension)} if backbone.extension else {}
     with describe_last(folder / DESCRIPTION, description):
-        backbone.model.save_pretrained(folder / part, safe_serialization=True)
         backbone.processor.save_pretrained(folder / MODEL)
+        if backbone.extension is not None:
+            save_file(state(backbone), folder / STATE)
+            return
+        backbone.model.save_pretrained(folder / part, safe_serialization=True)
         # PEFT adapters do not contain the vision tower.
         if part == ADAPTER and backbone.config.vision == "trained":
-            modules = vision_modules(backbone.base)
-            vision = {id(p) for module in modules for p in module.parameters()}
-            weights = {n: p for n, p in backbone.base.named_parameters() if id(p) in vision}
+            weights = _vision_weights(backbone.base)
             # Safetensors refuses tensors that are not contiguous.
             save_file(
                 {n: p.detach().contiguous().cpu() for n, p in weights.items()}, folder / VISION
@@ -91,29 +94,42 @@ def load(folder: Path, device: str) -> Vlm:
     """Load a saved backbone in the precision of its training, in evaluation mode.
 
     Raises:
-        UserError: the folder holds none, or the checkpoint of its adapter is missing or changed.
+        UserError: the folder holds none, its weights do not all fit, or the checkpoint of its
+            adapter or the file of its extension is missing or changed.
     """
     from safetensors.torch import load_file
 
     meta = read_description(folder / DESCRIPTION, "vision-language model")
     config = VlmConfig(**meta["config"])
-    if config.tune == "lora":
+    if config.tune == "lora" or "extension" in meta:
         source = checkpoint(config.source)
-        model, processor = _load_pair(source, _dtype(config))
         if revision(source) != meta["base"]:
             raise UserError(
                 f"The adapter at {folder} belongs to another version of {config.source}: restore "
                 f"the checkpoint with revision {meta['base']}."
             )
+    if "extension" in meta:
+        backbone = build(meta["name"], config, seed=0, device=device)
+        names = extend(backbone, Extension(**meta["extension"]))
+        load_weights(backbone, load_file(folder / STATE), {*names}, folder / STATE)
+        return backbone.eval()
+    if config.tune == "lora":
+        model, processor = _load_pair(source, _dtype(config))
         model = _with_adapter(model, replace(config, adapter=str(folder / ADAPTER)))
     else:
         model, processor = _load_pair(str(folder / MODEL), _dtype(config))
     backbone = _assemble(meta["name"], config, model, processor, str(folder))
     _set_trainable(backbone)
     if config.tune == "lora" and config.vision == "trained":
-        # Not strict: the file holds the vision tower only.
-        backbone.base.load_state_dict(load_file(folder / VISION), strict=False)
+        base, file = backbone.base, folder / VISION
+        load_weights(base, load_file(file), _vision_weights(base).keys(), file)
     return backbone.to(device).eval()
+
+
+def _vision_weights(base: Any) -> dict[str, nn.Parameter]:
+    """Return the parameters of vision tower and projector by their names in the model."""
+    inside = {id(p) for module in vision_modules(base) for p in module.parameters()}
+    return {name: p for name, p in base.named_parameters() if id(p) in inside}
 
 
 def revision(source: str) -> str:

@@ -40,8 +40,9 @@ from steelyard.harness.runs.options import (
     parse_roots,
 )
 from steelyard.harness.runs.provenance import check_revision
-from steelyard.harness.runs.run import TRACEBACK, Job, finished, run
+from steelyard.harness.runs.run import Job, finished, run
 from steelyard.harness.runs.suite import Suite
+from steelyard.harness.runs.training import TRACEBACK
 
 MESSAGE_SECONDS = 0.3  # between two progress messages of a run
 TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation

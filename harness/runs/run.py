@@ -7,18 +7,14 @@ import json
 import platform
 import re
 import shutil
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from steelyard import methods, tasks
-from steelyard.harness.budget.audit import Audit, BehindMeter
-from steelyard.harness.budget.guard import ForeignData, only_training_images
-from steelyard.harness.budget.meter import BudgetSpent, Meter
+from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.environment import code, packages
-from steelyard.harness.core.errors import NonFiniteLoss, one_line
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import (
     file_hash,
@@ -35,6 +31,13 @@ from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Ledger, Record, RecordKind, Score
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import provenance
+from steelyard.harness.runs.training import (
+    TRACEBACK,
+    TRAINING,
+    TrainingResult,
+    learning_rate,
+    train,
+)
 from steelyard.tasks.corruptions import missing
 
 if TYPE_CHECKING:
@@ -42,9 +45,7 @@ if TYPE_CHECKING:
 
     from steelyard.harness.models.backbone import Backbone
 
-TRAINING, PARTS, ATTACKS = "training.json", "parts", "attacks.json"
-TRACEBACK = "traceback.txt"
-"""Where an exception ended a run; such a run is tried again by the next command."""
+PARTS, ATTACKS = "parts", "attacks.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,6 @@ class Job:
     kind: RecordKind = "entry"
     tuning: Mapping[str, Any] | None = None
     """Trials that chose the options, for the record."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """Outcome of training, written to ``training.json`` after the weights."""
-
-    status: Literal["done", "failed"]
-    failure: str
-    ledger: Ledger
-    diagnostics: dict[str, float]
 
 
 def finished(job: Job, runs: Path) -> Record | None:
@@ -137,7 +128,7 @@ def run(
         with Meter(parse_budget(job.spec.budget, job.spec.track, job.spec.wall), device) as meter:
             training = TrainingResult("done", "", meter.ledger("finished"), {})
     else:
-        training = _train(job.spec, corpora, folder, device, progress)
+        training = train(job.spec, corpora, folder, device, progress)
     if failure:
         training = replace(training, status="failed", failure=failure)
     scores: tuple[Score, ...] = ()
@@ -210,74 +201,6 @@ def _provenance(
     if job.tuning is not None:
         content["tuning"] = dict(job.tuning)
     return content
-
-
-def _train(
-    spec: RunSpec, corpora: Mapping[str, Corpus], folder: Path, device: str, progress: Progress
-) -> TrainingResult:
-    """Train under the meter, its audit and the guard of opened files."""
-    import torch
-
-    from steelyard.harness.models.classifier import Classifier
-    from steelyard.harness.training.train_data import feature_cost, train_data
-
-    progress("preparing", 0.0)
-    method = methods.load(spec.method)
-    config = methods.configure(method, spec.options, registry.kind_of(spec.backbone))
-    backbone = registry.build_untrained(spec, corpora[spec.task], device)
-    for name, corpus in corpora.items():
-        registry.check_images(backbone, name, corpus.at_once)
-    backbone.recipe = replace(backbone.recipe, learning_rate=learning_rate(spec))
-    data = train_data(backbone, spec.task, corpora[spec.task])
-    budget = parse_budget(spec.budget, spec.track, spec.wall)
-    # The seed decides which windows the audit compares: a method cannot know them.
-    meter = Meter(budget, device, Audit(spec.seed_for("audit")))
-    for module in backbone.metered_modules:
-        meter.watch(module)
-    meter.on_progress = lambda fraction: progress("training", fraction)
-    # After the build, so that dropout does not depend on the number of weights drawn before.
-    torch.manual_seed(spec.seed_for("training"))
-    stopped: Literal["finished", "budget"] = "finished"
-    failure = exception = ""
-    images = (example.image for example in data.examples if example.image)
-    # Reading validation or test images during training is cheating and fails the run.
-    # Path() is the root of lmms-eval's tasks; it would forbid the full working directory.
-    roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
-    with meter, only_training_images(images, roots, [folder]) as guard:
-        try:
-            if isinstance(backbone, Classifier) and backbone.config.frozen:
-                with meter.phase("features"):
-                    meter.charge(feature_cost(backbone, data))
-            method.train(backbone, data, meter, config, spec.seed_for("method"))
-            stopped = "budget" if meter.fraction >= 1 else "finished"
-        except BudgetSpent as error:
-            stopped = "budget"
-            failure = "" if meter.steps else f"budget too small for one step: {error}"
-        except (NonFiniteLoss, BehindMeter, ForeignData) as error:
-            failure = str(error)
-        except Exception as error:
-            failure, exception = one_line(error), traceback.format_exc()
-    # A method may have caught these exceptions: the findings count nevertheless.
-    failure = meter.audit.finding or guard.finding or failure
-    status: Literal["done", "failed"] = "failed" if failure else "done"
-    result = TrainingResult(status, failure, meter.ledger(stopped), meter.diagnostics)
-    lines = (json.dumps(row, sort_keys=True) + "\n" for row in meter.history)
-    write_atomic(folder / "log.jsonl", "".join(lines))
-    if not failure:
-        registry.save(backbone, folder / WEIGHTS)
-    if exception:
-        write_atomic(folder / TRACEBACK, exception)
-    else:  # after the weights: a run that has this file is not trained again
-        write_json(folder / TRAINING, asdict(result))
-    return result
-
-
-def learning_rate(spec: RunSpec) -> float:
-    """Return the peak learning rate: the spec's, or the method's fraction of the backbone's."""
-    if spec.learning_rate is not None:
-        return spec.learning_rate
-    default = registry.configure(spec.backbone, spec.backbone_options).learning_rate
-    return default * methods.learning_rate(spec.method, registry.kind_of(spec.backbone))
 
 
 def _evaluate(

@@ -9,7 +9,7 @@ from command import Command
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
-from steelyard.harness.runs.run import TRACEBACK, TRAINING
+from steelyard.harness.runs.training import TRACEBACK, TRAINING
 
 METHOD = '''
 """Method of a test."""

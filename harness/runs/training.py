@@ -1,0 +1,166 @@
+"""Train one run under the meter, its audit and the guard of opened files.
+
+result = train(spec, {"food101": corpus}, folder, "cpu", no_progress)
+"""
+
+import json
+import tempfile
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from steelyard import methods
+from steelyard.harness.budget.audit import Audit, BehindMeter
+from steelyard.harness.budget.guard import ForeignData, only_training_images
+from steelyard.harness.budget.meter import BudgetSpent, Meter
+from steelyard.harness.core.errors import NonFiniteLoss, UserError, one_line
+from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import write_atomic, write_json
+from steelyard.harness.core.progress import Progress
+from steelyard.harness.models import registry
+from steelyard.harness.models.registry import WEIGHTS
+from steelyard.harness.records.budget import parse_budget
+from steelyard.harness.records.record import Ledger
+from steelyard.harness.records.spec import RunSpec
+
+if TYPE_CHECKING:
+    from steelyard.harness.models.classifier import Classifier
+    from steelyard.harness.models.vlm import Vlm
+    from steelyard.harness.training.train_data import TrainData
+
+TRAINING = "training.json"
+TRACEBACK = "traceback.txt"
+"""Where an exception ended a run; such a run is tried again by the next command."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """Outcome of training, written to ``training.json`` after the weights."""
+
+    status: Literal["done", "failed"]
+    failure: str
+    ledger: Ledger
+    diagnostics: dict[str, float]
+
+
+def train(
+    spec: RunSpec, corpora: Mapping[str, Corpus], folder: Path, device: str, progress: Progress
+) -> TrainingResult:
+    """Train under the meter, its audit and the guard of opened files."""
+    import torch
+
+    from steelyard.harness.models import extension
+    from steelyard.harness.models.classifier import Classifier
+    from steelyard.harness.training.train_data import feature_cost, train_data
+
+    progress("preparing", 0.0)
+    method = methods.load(spec.method)
+    config = methods.configure(method, spec.options, registry.kind_of(spec.backbone))
+    backbone = registry.build_untrained(spec, corpora[spec.task], device)
+    for name, corpus in corpora.items():
+        registry.check_images(backbone, name, corpus.at_once)
+    extended = _extend(backbone, method, config, spec)
+    backbone.recipe = replace(backbone.recipe, learning_rate=learning_rate(spec))
+    data = train_data(backbone, spec.task, corpora[spec.task])
+    if extended:
+        _check_restored(backbone, data, folder, device)
+    budget = parse_budget(spec.budget, spec.track, spec.wall)
+    # The seed decides which windows the audit compares: a method cannot know them.
+    meter = Meter(budget, device, Audit(spec.seed_for("audit")))
+    for module in backbone.metered_modules:
+        meter.watch(module)
+    layout = extension.layout(backbone)
+
+    def report(fraction: float) -> None:
+        progress("training", fraction)
+        # After one step, so that the budget is not spent on what could not be scored.
+        if meter.steps == 1 and (finding := extension.changed_parts(backbone, layout)):
+            raise extension.NotRestorable(finding)
+
+    meter.on_progress = report
+    # After the build, so that dropout does not depend on the number of weights drawn before.
+    torch.manual_seed(spec.seed_for("training"))
+    stopped: Literal["finished", "budget"] = "finished"
+    failure = exception = ""
+    images = (example.image for example in data.examples if example.image)
+    # Reading validation or test images during training is cheating and fails the run.
+    # Path() is the root of lmms-eval's tasks; it would forbid the full working directory.
+    roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
+    with meter, only_training_images(images, roots, [folder]) as guard:
+        try:
+            if isinstance(backbone, Classifier) and backbone.config.frozen:
+                with meter.phase("features"):
+                    meter.charge(feature_cost(backbone, data))
+            method.train(backbone, data, meter, config, spec.seed_for("method"))
+            stopped = "budget" if meter.fraction >= 1 else "finished"
+        except BudgetSpent as error:
+            stopped = "budget"
+            failure = "" if meter.steps else f"budget too small for one step: {error}"
+        except (NonFiniteLoss, BehindMeter, ForeignData, extension.NotRestorable) as error:
+            failure = str(error)
+        except Exception as error:
+            failure, exception = one_line(error), traceback.format_exc()
+    # A method may have caught these exceptions: the findings count nevertheless.
+    changes = extension.changed_parts(backbone, layout)
+    failure = meter.audit.finding or guard.finding or changes or failure
+    status: Literal["done", "failed"] = "failed" if failure else "done"
+    result = TrainingResult(status, failure, meter.ledger(stopped), meter.diagnostics)
+    lines = (json.dumps(row, sort_keys=True) + "\n" for row in meter.history)
+    write_atomic(folder / "log.jsonl", "".join(lines))
+    if not failure:
+        registry.save(backbone, folder / WEIGHTS)
+    if exception:
+        write_atomic(folder / TRACEBACK, exception)
+    else:  # after the weights: a run that has this file is not trained again
+        write_json(folder / TRAINING, asdict(result))
+    return result
+
+
+def _extend(
+    backbone: "Classifier | Vlm", method: methods.Method, config: Any, spec: RunSpec
+) -> bool:
+    """Let the method's file add modules to the backbone; return whether it has any to add."""
+    from steelyard.harness.models.extension import FUNCTION, Extension, extend
+
+    if FUNCTION not in vars(method):
+        return False
+    module = str(Path(spec.method).resolve()) if spec.source else str(vars(method)["__name__"])
+    seed = spec.seed_for("extension")
+    extend(backbone, Extension(module, spec.source, asdict(config), seed))
+    return True
+
+
+def _check_restored(
+    backbone: "Classifier | Vlm", data: "TrainData", folder: Path, device: str
+) -> None:
+    """Raise UserError unless a saved and loaded backbone has the same modules and predictions."""
+    import torch
+
+    from steelyard.harness.models.backbone import evaluation_mode
+    from steelyard.harness.models.extension import layout
+
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        registry.save(backbone, Path(temporary))
+        restored = registry.load(Path(temporary), device)
+    equal = layout(restored).keys() == layout(backbone).keys()
+    if equal and len(data):
+        batch = data.gather(range(min(4, len(data))))
+        with torch.no_grad(), evaluation_mode(backbone):
+            equal = torch.allclose(
+                backbone.predict(batch), restored.predict(batch), rtol=1e-3, atol=1e-4
+            )
+    if not equal:
+        raise UserError(
+            "the function extend of the method's file does not build the same modules twice: all "
+            "that decides a prediction has to be in modules, parameters or buffers"
+        )
+
+
+def learning_rate(spec: RunSpec) -> float:
+    """Return the peak learning rate: the spec's, or the method's fraction of the backbone's."""
+    if spec.learning_rate is not None:
+        return spec.learning_rate
+    default = registry.configure(spec.backbone, spec.backbone_options).learning_rate
+    return default * methods.learning_rate(spec.method, registry.kind_of(spec.backbone))
