@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from steelyard.harness.core.errors import UserError, unknown
-from steelyard.harness.core.examples import ModelKind
+from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.core.files import import_file
 from steelyard.harness.core.options import Option, apply
 from steelyard.harness.training.search import Range, Space
@@ -164,6 +164,17 @@ def configure(method: Method, options: Mapping[str, Option], kind: ModelKind = "
         )
     config = method.Config(**(about.on_vlm if kind == "vlm" else {}))
     return apply(config, options, f"option of {about.title}")
+
+
+def check_data(name: str, options: Mapping[str, Option], kind: ModelKind, corpus: Corpus) -> None:
+    """Let a method that has ``Config.check_data`` check the training items before any run.
+
+    Raises:
+        UserError: its options need items that the data set does not have.
+    """
+    config = configure(load(name), options, kind)
+    if check := getattr(config, "check_data", None):
+        check(corpus.splits.get("train", ()))
 
 
 def learning_rate(name: str, kind: ModelKind) -> float:

@@ -200,10 +200,14 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
     """List all runs of a suite, seed by seed: an interrupted suite has complete seeds.
 
     Raises:
-        UserError: a method learns from items and a data set has no training items.
+        UserError: a method learns from items and a data set has no training items, or not those
+            that its options need.
     """
     for entry in suite.entries:
         for task in suite.tasks:
+            methods.check_data(
+                entry.method, entry.options, registry.kind_of(suite.backbone), corpora[task]
+            )
             if methods.about(entry.method).learns and not corpora[task].splits.get("train"):
                 raise UserError(
                     f"{task} has no training items, and {entry.method} needs some: train on "

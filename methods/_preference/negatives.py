@@ -1,7 +1,8 @@
-"""Wrong answers of preference pairs: random ones, or the model's when the image is corrupted.
+"""Wrong answers of preference pairs: random ones, the data's, or the model's to a corrupted image.
 
 ``random_answer``  another choice of a closed question; for an open one the answer to another
                    question of the same ``Example.subset``. No image is needed.
+``data``           the ``rejected`` answer of each example that has one (``Example.rejected``).
 ``blank_image``    the start model's answer to a uniformly grey image.
 ``no_image``       its answer to the prompt without an image: the language prior.
 ``noise_image``    its answer to the image with Gaussian noise of a severity from 1 to 5.
@@ -25,8 +26,9 @@ from PIL import Image
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Inputs
+from steelyard.harness.core.examples import Example, Inputs
 from steelyard.harness.core.options import require
+from steelyard.harness.core.progress import console
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
@@ -35,7 +37,7 @@ from steelyard.methods._preference.trl_data import AnswerPair
 from steelyard.tasks.answers import normalise, without_reasoning
 from steelyard.tasks.corruptions import SEVERITIES, corrupt
 
-Negatives = Literal["random_answer", "blank_image", "no_image", "noise_image"]
+Negatives = Literal["random_answer", "data", "blank_image", "no_image", "noise_image"]
 GREY = (127, 127, 127)  # middle of the range: neither dark nor bright
 
 
@@ -49,7 +51,8 @@ class PairOptions:
     severity: int = 3
     """Severity of ``noise_image``, 1 to 5."""
     max_pairs: int = 1024
-    """Maximum number of training examples to make pairs of, drawn at random."""
+    """Maximum number of training examples to make pairs of, drawn at random; the data's own pairs
+    are all used."""
     refill: bool = True
     """Take a random wrong answer if the mined one is dropped, and keep the example."""
     beta: float = 0.1
@@ -62,6 +65,24 @@ class PairOptions:
         require(self, "beta", self.beta > 0, "a number above 0")
         for name in self.weights:
             require(self, name, getattr(self, name) >= 0, "a weight of at least 0")
+
+    def check_data(self, examples: Sequence[Example]) -> None:
+        """Refuse data without pairs where they are asked for; print a hint if pairs are not used.
+
+        The harness calls it before any run begins.
+        """
+        count = sum(bool(example.rejected) for example in examples)
+        if self.negatives == "data" and not count:
+            raise UserError(
+                f"negatives=data: none of {len(examples)} training rows has a 'rejected' answer; "
+                "add them, or choose other negatives, such as random_answer."
+            )
+        if self.negatives != "data" and count:
+            console.print(
+                f"{count} of {len(examples)} training rows have a 'rejected' answer that "
+                f"negatives={self.negatives} does not use: --set negatives=data trains on them.",
+                highlight=False,
+            )
 
 
 def make_pairs(
@@ -76,20 +97,24 @@ def make_pairs(
             than those with another.
     """
     generator = np.random.default_rng(seed_for(seed, "preferences", "order"))
-    positions = generator.permutation(len(data)).tolist()
-    if options.negatives == "random_answer":
-        positions = positions[: options.max_pairs]
+    candidates = positions = generator.permutation(len(data)).tolist()
+    if options.negatives == "data":
+        positions = [i for i in positions if data.examples[i].rejected]
+        answers: list[str | None] = [data.examples[i].rejected for i in positions]
+    elif options.negatives == "random_answer":
+        candidates = positions = positions[: options.max_pairs]
         answers = random_answers(data, positions, seed)
     else:
         # Before the cut, so that items without an image take no part of ``max_pairs``.
         positions = [i for i in positions if data.examples[i].image is not None]
-        positions = positions[: options.max_pairs]
+        candidates = positions = positions[: options.max_pairs]
         with meter.phase("mine"):
             answers = mined_answers(backbone, data, positions, options)
     refill = random_answers(data, positions, seed) if options.refill else [None] * len(positions)
     pairs, dropped = [], dict.fromkeys(("equal", "none"), 0.0)
     for position, answer, substitute in zip(positions, answers, refill, strict=True):
-        fault = _fault(data, position, answer)
+        # Pairs of the data may differ in form alone.
+        fault = None if options.negatives == "data" else _fault(data, position, answer)
         if fault:
             dropped[fault] += 1
         rejected = substitute if fault else answer
@@ -101,8 +126,9 @@ def make_pairs(
             f"negatives={options.negatives} gave no wrong answer to {len(positions)} example(s): "
             "choose other negatives, a higher severity or more data."
         )
-    strata = dict(zip(positions, balance.strata(data, positions), strict=True))
-    hint = "Set refill=true, or negatives=random_answer."
+    strata = dict(zip(candidates, balance.strata(data, candidates), strict=True))
+    choose = "Add pairs" if options.negatives == "data" else "Set refill=true"
+    hint = f"{choose}, or choose negatives=random_answer."
     balance.check(meter, [*strata.values()], [strata[pair.position] for pair in pairs], hint)
     return tuple(pairs)
 

@@ -107,6 +107,15 @@ def test_a_model_with_one_answer_makes_no_one_sided_pairs(
         negatives.make_pairs(backbone, data, meter, PairOptions("no_image", refill=False), seed=0)
 
 
+def test_pairs_of_the_data_are_no_exception(backbone: Vlm) -> None:
+    data = questions(backbone, ["yes", "no"] * 20, ("yes", "no"))
+    examples = [replace(e, rejected="no") if e.answers == ("yes",) else e for e in data.examples]
+    data = replace(data, examples=tuple(examples))
+    meter = toy.metered(backbone, 1e12)
+    with pytest.raises(UserError, match=r"one-sided: 20 of 20 .* but 0 of 20 .* Add pairs, or"):
+        negatives.make_pairs(backbone, data, meter, PairOptions("data"), seed=0)
+
+
 def test_open_questions_may_lose_any_answer(backbone: Vlm, monkeypatch: pytest.MonkeyPatch) -> None:
     data = questions(backbone, ["red", "a cup"] * 20, ())
     monkeypatch.setattr(negatives, "mined_answers", lambda b, d, positions, o: ["red"] * 40)

@@ -53,6 +53,45 @@ def test_open_questions_take_answers_of_their_subset(data: TrainData) -> None:
     )
 
 
+def with_pairs(data: TrainData, count: int) -> TrainData:
+    """Return the data with another choice as the rejected answer of the first ``count`` rows."""
+    answers = negatives.random_answers(data, range(len(data)), seed=5)
+    pairs = zip(data.examples, answers, strict=True)
+    examples = [replace(e, rejected=a if i < count else "") for i, (e, a) in enumerate(pairs)]
+    return replace(data, examples=tuple(examples))
+
+
+def test_pairs_of_the_data_are_used_as_they_are(backbone: Vlm, data: TrainData) -> None:
+    own = with_pairs(data, 32)
+    meter = toy.metered(backbone, 1e12)
+    with meter:
+        # The limit is for pairs that are made.
+        pairs = negatives.make_pairs(backbone, own, meter, PairOptions("data", max_pairs=4), 0)
+    assert sorted(pair.position for pair in pairs) == list(range(32))
+    assert all(pair.rejected == own.examples[pair.position].rejected for pair in pairs)
+    assert all(pair.chosen == own.turn(pair.position).answer for pair in pairs)
+    assert meter.ledger("finished").total_flops == 0
+
+
+def test_rows_without_a_pair_are_left_out(backbone: Vlm, data: TrainData) -> None:
+    with toy.metered(backbone, 1e12) as meter:
+        pairs = negatives.make_pairs(
+            backbone, with_pairs(data, 12), meter, PairOptions("data"), seed=0
+        )
+    assert sorted(pair.position for pair in pairs) == list(range(12))
+
+
+def test_pairs_are_asked_for_and_there(data: TrainData, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="negatives=data: none of 32 training rows has a 'rej"):
+        PairOptions("data").check_data(data.examples)
+    PairOptions("random_answer").check_data(data.examples)
+    PairOptions("data").check_data(with_pairs(data, 5).examples)
+    assert capsys.readouterr().out == ""
+    PairOptions("no_image").check_data(with_pairs(data, 5).examples)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "5 of 32 training rows" in printed and "--set negatives=data" in printed
+
+
 def test_corrupted_inputs(data: TrainData) -> None:
     inputs = data.turn(0).inputs
     assert inputs.image is not None

@@ -6,8 +6,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
@@ -94,10 +96,9 @@ def trl_rows() -> list[Row]:
 
 
 def trl_parquet(root: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
     (root / "data").mkdir(parents=True)
     path = root / "data" / "train-00000-of-00001.parquet"
-    pa.parquet.write_table(pa.Table.from_pylist(trl_rows()), path)
+    parquet.write_table(pa.Table.from_pylist(trl_rows()), path)
 
 
 def saved(root: Path) -> None:
