@@ -48,14 +48,17 @@ def write_image(image: Any, folder: Path, name: str) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line; create the folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Line ends do not depend on the system, and so neither do checksums.
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """Write one JSON object a line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write one JSON document; create the folder if needed."""
+    """Write one JSON document."""
+    write_text(path, json.dumps(content, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of the official layout; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8", newline="\n")
+    # Line ends do not depend on the system, and so neither do checksums.
+    path.write_text(text, encoding="utf-8", newline="\n")

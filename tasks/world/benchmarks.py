@@ -4,47 +4,21 @@ The first three ask for objects that the picture does not show but that the lang
 the last two have questions that are scored in pairs or groups.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from steelyard.tasks.world.language import (
-    CAPTION,
-    YES_NO,
-    absent_kinds,
-    attribute_question,
-    caption,
-    colour_question,
-    count_question,
-    existence_question,
-    number_question,
-    other_colour,
-)
+from steelyard.tasks._shared import official
+from steelyard.tasks.world import language
 from steelyard.tasks.world.scenes import COLOURS, FOODS, KINDS, NEUTRAL, PLACES, Object, Scene
-from steelyard.tasks.world.source import (
-    SYNONYMS,
-    Item,
-    JsonRow,
-    SceneSource,
-    WorldSet,
-    evaluation,
-    fact,
-    write_text,
-)
-
-
-def _expected_absent(scene: Scene) -> list[str]:
-    """Return absent kinds that are usual in the place, or any if all usual ones are present."""
-    expected = absent_kinds(scene, same_place=True)
-    return expected or absent_kinds(scene, same_place=False)
+from steelyard.tasks.world.source import Item, JsonRow, SceneSource, WorldSet, evaluation, fact
 
 
 def _number_questions(scene: Scene, source: SceneSource) -> tuple[str, str]:
     """Ask for the right and for a wrong number of objects, as yes-no questions."""
     right = len(scene.objects)
     wrong = source.pick([n for n in range(1, source.max_objects + 2) if n != right])
-    return number_question(right), number_question(wrong)
+    return language.number_question(right), language.number_question(wrong)
 
 
 # --- amber: a caption, and questions of existence, attribute and relation ----------------------
@@ -75,9 +49,9 @@ def _amber(*halves: str) -> WorldSet:
                     yield Item({"id": str(id_), "scene": scene.symbol, **annotation}, rows)
         for number, scene in enumerate(scenes, start=1):
             source.save(scene, folder / "image" / f"AMBER_{number}.jpg")
-        relation = {kind: list(SYNONYMS.get(kind, ())) for kind in KINDS}
-        write_text(folder / "data" / "relation.json", json.dumps(relation))
-        write_text(folder / "data" / "safe_words.txt", "object\n")
+        relation = {kind: list(language.SYNONYMS.get(kind, ())) for kind in KINDS}
+        official.write_json(folder / "data" / "relation.json", relation)
+        official.write_text(folder / "data" / "safe_words.txt", "object\n")
 
     return evaluation(sample)
 
@@ -88,7 +62,7 @@ AmberQuery = tuple[str, JsonRow]
 
 def _amber_caption(scene: Scene, source: SceneSource) -> list[AmberQuery]:
     present = [obj.kind for obj in scene.objects]
-    objects = {"truth": present, "hallu": _expected_absent(scene)}
+    objects = {"truth": present, "hallu": language.expected_absent(scene)}
     return [("Describe this image.", {"type": "generative", **objects})]
 
 
@@ -99,15 +73,15 @@ def _amber_questions(scene: Scene, source: SceneSource) -> list[AmberQuery]:
     def add(text: str, kind: str, answer: str) -> None:
         queries.append((text, {"type": kind, "truth": answer}))
 
-    for absent in (_expected_absent(scene), absent_kinds(scene, same_place=False)):
+    for absent in (language.expected_absent(scene), language.absent_kinds(scene, same_place=False)):
         # AMBER's questions of existence are all about absent objects.
-        text = existence_question(scene, source.pick(absent)).text
+        text = language.existence_question(scene, source.pick(absent)).text
         add(text, "discriminative-hallucination", "no")
     obj = source.pick(scene.objects)
-    for colour in (obj.colour, other_colour(obj, source.rng)):
-        question = attribute_question(obj, colour)
+    for colour in (obj.colour, language.other_colour(obj, source.rng)):
+        question = language.attribute_question(obj, colour)
         add(question.text, "discriminative-attribute-state", question.answer)
-    for text, answer in zip(_number_questions(scene, source), YES_NO, strict=True):
+    for text, answer in zip(_number_questions(scene, source), language.YES_NO, strict=True):
         add(text, "discriminative-attribute-number", answer)
     rows = {obj.cell // scene.grid: obj.kind for obj in scene.objects}
     if len(rows) > 1:
@@ -151,7 +125,7 @@ def _hallusion_items(folder: Path, count: int, source: SceneSource) -> Iterator[
             figures.insert(0, (usual, None))
         for figure, (colour, image) in enumerate(figures):
             for index, asked_colour in enumerate(colours):
-                question = attribute_question(Object(kind, colour, 0), asked_colour)
+                question = language.attribute_question(Object(kind, colour, 0), asked_colour)
                 key = f"{group}/{figure}/{index}"
                 category, subcategory, set_id = group.split("/")
                 row = {
@@ -200,23 +174,29 @@ def _mmhal_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item
 
 
 def _open_attribute(scene: Scene, source: SceneSource) -> tuple[str, str]:
-    question = colour_question(source.pick(scene.objects))
+    question = language.colour_question(source.pick(scene.objects))
     return question.text, f"The {question.about} is {question.answer}."
 
 
 def _open_adversarial(scene: Scene, source: SceneSource) -> tuple[str, str]:
     """Ask about an absent object as if it was present."""
-    kind = source.pick(_expected_absent(scene))
+    kind = source.pick(language.expected_absent(scene))
     # The colour is not in the question.
-    return colour_question(Object(kind, "red", 0)).text, f"There is no {kind} in the image."
+    question = language.colour_question(Object(kind, "red", 0))
+    return question.text, f"There is no {kind} in the image."
+
+
+def _open_counting(scene: Scene, source: SceneSource) -> tuple[str, str]:
+    question = language.count_question(scene)
+    return question.text, question.answer
 
 
 OPEN_QUESTIONS: Mapping[str, Callable[[Scene, SceneSource], tuple[str, str]]] = {
     "attribute": _open_attribute,
     "adversarial": _open_adversarial,
-    "counting": lambda scene, source: (count_question(scene).text, str(len(scene.objects))),
+    "counting": _open_counting,
     "environment": lambda scene, source: ("Where is this?", f"In the {scene.place}."),
-    "holistic": lambda scene, source: (CAPTION, caption(scene)),
+    "holistic": lambda scene, source: (language.CAPTION, language.caption(scene)),
 }
 """Functions that sample a question and its human answer, by type of question."""
 
@@ -248,8 +228,8 @@ def _mme_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
         name = f"{number + 1:06}"
         source.save(pair.scene, images / f"{name}.jpg", pair.sign)
         questions = f"{pair.yes}{YES_NO_SUFFIX}\tYes\n{pair.no}{YES_NO_SUFFIX}\tNo\n"
-        write_text(texts / f"{name}.txt", questions)
-        for index, answer in enumerate(YES_NO, start=1):
+        official.write_text(texts / f"{name}.txt", questions)
+        for index, answer in enumerate(language.YES_NO, start=1):
             id_ = f"{category}/{name}/{index}"
             yield Item(fact(id_, pair.scene, category, answer, sign=pair.sign), {})
 
@@ -257,8 +237,8 @@ def _mme_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
 def _ask_existence(source: SceneSource) -> MmePair:
     scene = source.scene()
     present = source.pick(scene.objects).kind
-    absent = source.pick(absent_kinds(scene, same_place=False))
-    yes, no = (existence_question(scene, kind).text for kind in (present, absent))
+    absent = source.pick(language.absent_kinds(scene, same_place=False))
+    yes, no = (language.existence_question(scene, kind).text for kind in (present, absent))
     return MmePair(scene, yes, no)
 
 
@@ -283,8 +263,8 @@ def _offset(obj: Object, scene: Scene) -> int:
 def _ask_colour(source: SceneSource) -> MmePair:
     scene = source.scene()
     obj = source.pick(scene.objects)
-    colours = obj.colour, other_colour(obj, source.rng)
-    yes, no = (attribute_question(obj, colour).text for colour in colours)
+    colours = obj.colour, language.other_colour(obj, source.rng)
+    yes, no = (language.attribute_question(obj, colour).text for colour in colours)
     return MmePair(scene, yes, no)
 
 
@@ -370,8 +350,8 @@ def _yes_no_group(source: SceneSource) -> NaturalBenchGroup:
         first, second = ({obj.kind for obj in scene.objects} for scene in scenes)
         if first - second and second - first:
             kinds = (source.pick(sorted(only)) for only in (first - second, second - first))
-            first_text, second_text = (existence_question(scenes[0], kind).text for kind in kinds)
-            return NaturalBenchGroup(scenes, "yes_no", (first_text, second_text), "Yes", "No")
+            texts = (language.existence_question(scenes[0], kind).text for kind in kinds)
+            return NaturalBenchGroup(scenes, "yes_no", (next(texts), next(texts)), "Yes", "No")
 
 
 def _option_group(source: SceneSource) -> NaturalBenchGroup:
@@ -379,7 +359,7 @@ def _option_group(source: SceneSource) -> NaturalBenchGroup:
     kind = source.pick(tuple(KINDS))
     a, b = source.shuffled(tuple(COLOURS))[:2]
     first, second = (source.scene(kind, colour, reuse=True) for colour in (a, b))
-    text = colour_question(next(obj for obj in first.objects if obj.kind == kind)).text
+    text = language.colour_question(next(obj for obj in first.objects if obj.kind == kind)).text
     questions = (f"{text}\nA. {a}\nB. {b}", f"{text}\nA. {b}\nB. {a}")
     return NaturalBenchGroup((first, second), "multiple_choice", questions, "A", "B")
 

@@ -17,11 +17,12 @@ import numpy as np
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.files import publish_folder
 from steelyard.harness.core.seeds import seed_for
+from steelyard.tasks._shared import official
 from steelyard.tasks.world.classification import CLASSIFICATION_SETS
 from steelyard.tasks.world.prior import MAX_OBJECTS
 from steelyard.tasks.world.questions import SCENE_SETS
 from steelyard.tasks.world.scenes import GRID
-from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet, json_lines, write_text
+from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet
 
 GENERATOR = 1
 """Version of the content; raised whenever equal arguments would give other files."""
@@ -115,9 +116,9 @@ def write(spec: WorldSpec, root: Path) -> None:
     with publish_folder(root, lambda: _is_finished(root, spec)) as folder:
         folder.mkdir()
         truth = SETS[spec.task].write(folder, counts, sources)
-        write_text(folder / TRUTH, json_lines(truth))
+        official.write_lines(folder / TRUTH, truth)
         # Last: the marker says that all other files are complete.
-        write_text(folder / MARKER, _marker_text(spec))
+        official.write_text(folder / MARKER, _marker_text(spec))
 
 
 def ensure(spec: WorldSpec, cache: Path) -> Path:

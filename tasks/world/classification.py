@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from steelyard.tasks._shared import official
 from steelyard.tasks.world.scenes import FOODS, KINDS, NEUTRAL
-from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet, json_lines, write_text
+from steelyard.tasks.world.source import JsonRow, SceneSource, WorldSet
 
 # --- food101: a title that often names the class, a picture that always shows it ---------------
 
@@ -49,7 +49,7 @@ def _write_food(
             truth.append({**item, "class": food, "named": is_named})
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows(titles)
-        write_text(folder / "texts" / f"{split}_titles.csv", table.getvalue())
+        official.write_text(folder / "texts" / f"{split}_titles.csv", table.getvalue())
     return truth
 
 
@@ -94,7 +94,7 @@ def _write_memes(
             rows.append(row)
             truth.append({"id": id_, "split": name, **fact})
         rows.sort(key=lambda row: str(row["id"]))
-        write_text(folder / f"{name}.jsonl", json_lines(rows))
+        official.write_lines(folder / f"{name}.jsonl", rows)
         first += count
     return truth
 
@@ -175,13 +175,13 @@ def _write_movies(
             content = {"title": source.fill("The {noun}"), "genres": [*genres, *outside]}
             content["plot"] = _outlines(source, genres)
             source.save(scene, folder / "dataset" / f"{id_}.jpeg")
-            write_text(folder / "dataset" / f"{id_}.json", json.dumps(content))
+            official.write_json(folder / "dataset" / f"{id_}.json", content)
             split_ids[name].append(id_)
             item = {"id": id_, "split": name, "scene": scene.symbol, "genres": genres}
             in_image = [genre for genre in genres if GENRES[genre].kinds]
             in_text = [genre for genre in genres if GENRES[genre].sentences]
             truth.append({**item, "shown": in_image, "told": in_text})
-    write_text(folder / "split.json", json.dumps(split_ids))
+    official.write_json(folder / "split.json", split_ids)
     return truth
 
 

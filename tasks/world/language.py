@@ -14,6 +14,15 @@ CAPTION = "Describe this image in one sentence."
 MASS = frozenset({"bread", "corn", "broccoli"})
 PLURAL = frozenset({"grapes"})
 YES_NO = ("yes", "no")
+SYNONYMS = {
+    "grapes": ("grape",),
+    "doughnut": ("donut",),
+    "shrimp": ("prawn",),
+    "bread": ("loaf",),
+    "ball": ("sphere",),
+    "cup": ("mug",),
+}
+"""Other words for an object that a caption may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,11 @@ def absent_kinds(scene: Scene, *, same_place: bool) -> list[str]:
     present = {obj.kind for obj in scene.objects}
     near = residents(scene.place)
     return [kind for kind in KINDS if kind not in present and (kind in near) == same_place]
+
+
+def expected_absent(scene: Scene, *, same_place: bool = True) -> list[str]:
+    """Return ``absent_kinds``, or those of other places if all usual ones are present."""
+    return absent_kinds(scene, same_place=same_place) or absent_kinds(scene, same_place=False)
 
 
 def other_colour(obj: Object, rng: np.random.Generator) -> str:

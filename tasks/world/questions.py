@@ -2,18 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from steelyard.tasks._shared import official
+from steelyard.tasks.world import language
 from steelyard.tasks.world.benchmarks import BENCHMARK_SETS
-from steelyard.tasks.world.language import (
-    ASK,
-    Question,
-    absent_kinds,
-    caption,
-    colour_question,
-    count_question,
-    existence_question,
-)
+from steelyard.tasks.world.language import Question, absent_kinds
 from steelyard.tasks.world.prior import (
     BASE_PRIOR,
     LanguagePrior,
@@ -23,18 +18,8 @@ from steelyard.tasks.world.prior import (
     residents,
 )
 from steelyard.tasks.world.scenes import COLOURS, FOODS, KINDS, NEUTRAL, PLACES, Scene
-from steelyard.tasks.world.source import (
-    SYNONYMS,
-    Item,
-    JsonRow,
-    SceneSource,
-    WorldSet,
-    evaluation,
-    fact,
-    json_lines,
-    write_text,
-)
-from steelyard.tasks.world.vqa import ANSWERS, QUESTION_SETS, encode_vqa, vqa_item
+from steelyard.tasks.world.source import Item, JsonRow, SceneSource, WorldSet, evaluation, fact
+from steelyard.tasks.world.vqa import ANSWERS, QUESTION_SETS, vqa_item, write_vqa
 
 POPULAR = 6
 """Number of most frequent kinds that POPE's popular questions use as absent ones."""
@@ -65,7 +50,7 @@ def _write_instruct(
                 closed = {"choices": list(question.choices), "kind": question.kind}
                 rows.append({"id": id_, "image": image, **answered, **closed})
                 truth.append(fact(id_, scene, question.kind, question.answer, split=split))
-        write_text(folder / f"{split}.jsonl", json_lines(rows))
+        official.write_lines(folder / f"{split}.jsonl", rows)
     return truth
 
 
@@ -76,7 +61,7 @@ def _pool_item(source: SceneSource) -> tuple[Scene, list[Question]]:
         prior = replace(BASE_PRIOR, grid=source.grid, objects=source.max_objects)
     scene = source.scene(colours=pool_colours, prior=prior)
     kinds = source.rng.choice(list(MIX), PER_IMAGE, replace=False, p=list(MIX.values())).tolist()
-    return scene, [ASK[kind](scene, prior, source.rng) for kind in kinds]
+    return scene, [language.ASK[kind](scene, prior, source.rng) for kind in kinds]
 
 
 # --- pope: is there one of these? --------------------------------------------------------------
@@ -93,7 +78,7 @@ def _pope_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]
             present = source.pick(scene.objects).kind
             kinds = (present, source.pick(absent(scene, source.prior)))
             for id_, kind in enumerate(kinds, start=2 * number + 1):
-                question = existence_question(scene, kind)
+                question = language.existence_question(scene, kind)
                 row = {"question_id": id_, "image": image}
                 row |= {"text": question.text, "label": question.answer}
                 truth = fact(f"{name}-{id_}", scene, question.kind, question.answer, asked=kind)
@@ -158,9 +143,10 @@ def _vqa_pair(source: SceneSource, *, visual: bool, objects: int) -> tuple[Scene
         # A neutral kind alone makes few scenes, so they may occur again with another picture.
         scene = source.scene(kind, objects=objects, reuse=True)
         obj = next(obj for obj in scene.objects if obj.kind == kind)
-        return scene, [count_question(scene, source.max_objects), colour_question(obj)]
+        count = language.count_question(scene, source.max_objects)
+        return scene, [count, language.colour_question(obj)]
     scene, kinds = source.scene(), ("existence", "attribute")
-    return scene, [ASK[kind](scene, source.prior, source.rng) for kind in kinds]
+    return scene, [language.ASK[kind](scene, source.prior, source.rng) for kind in kinds]
 
 
 # --- prior_conflict: is the banana yellow here? ------------------------------------------------
@@ -173,7 +159,7 @@ def _conflict_items(folder: Path, count: int, source: SceneSource) -> Iterator[I
         subset, kind = subsets[number % 4], FOODS[number // 4 % len(FOODS)]
         colour = source.pick(_subset_colours(kind, subset))
         scene = source.scene(kind, colour)
-        question = colour_question(next(obj for obj in scene.objects if obj.kind == kind))
+        question = language.colour_question(next(obj for obj in scene.objects if obj.kind == kind))
         id_, image = f"{number:05d}", f"images/{source.split}_{number:05d}.png"
         source.save(scene, folder / image)
         row: JsonRow = {"id": id_, "image": image, "question": question.text, "answer": colour}
@@ -195,14 +181,14 @@ def _subset_colours(kind: str, subset: str) -> list[str]:
 
 
 def _chair_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
-    synonyms = [", ".join((kind, *SYNONYMS.get(kind, ()))) + "\n" for kind in KINDS]
-    write_text(folder / "synonyms.txt", "".join(synonyms))
+    synonyms = [", ".join((kind, *language.SYNONYMS.get(kind, ()))) + "\n" for kind in KINDS]
+    official.write_text(folder / "synonyms.txt", "".join(synonyms))
     for number in range(count):
         scene = source.scene()
         name = f"{source.split}_{number:05d}.png"
         source.save(scene, folder / "images" / name)
         present = sorted(obj.kind for obj in scene.objects)
-        row = {"image": name, "objects": present, "captions": [caption(scene)]}
+        row = {"image": name, "objects": present, "captions": [language.caption(scene)]}
         truth = {"id": name, "scene": scene.symbol, "objects": present}
         yield Item(truth, {"images.jsonl": row})
 
@@ -213,8 +199,8 @@ SCENE_SETS: Mapping[str, WorldSet] = {
         | {"yes": 0.5, "same_place": 0.5, "biased": 0.0},
         _write_instruct,
     ),
-    "pope": evaluation(_pope_items, lambda file, rows: json_lines(rows)),
-    "vqa": evaluation(_vqa_items, lambda file, rows: encode_vqa(file, rows) + "\n"),
+    "pope": evaluation(_pope_items, official.write_lines),
+    "vqa": evaluation(_vqa_items, partial(write_vqa, end="\n")),
     "prior_conflict": evaluation(_conflict_items),
     "chair": evaluation(_chair_items),
     **QUESTION_SETS,

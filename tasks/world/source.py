@@ -4,9 +4,8 @@ Each evaluation set has its test items in the folder itself and items for choosi
 ``val``; no scene of one is in the other.
 """
 
-import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from steelyard.harness.core.errors import UserError
+from steelyard.tasks._shared import official
 from steelyard.tasks.world.prior import (
     BASE_PARAMETERS,
     MAX_OBJECTS,
@@ -40,15 +40,6 @@ FILLERS = {
     "where": ("in a small town", "by the coast", "in the capital", "far from home"),
     "noun": ("River", "Winter", "Letter", "Garden", "Stranger", "Promise", "Mirror"),
 }
-SYNONYMS = {
-    "grapes": ("grape",),
-    "doughnut": ("donut",),
-    "shrimp": ("prawn",),
-    "bread": ("loaf",),
-    "ball": ("sphere",),
-    "cup": ("mug",),
-}
-"""Other words for an object that a caption may use."""
 
 JsonRow = dict[str, Any]
 T = TypeVar("T")
@@ -160,22 +151,19 @@ class Item(NamedTuple):
     rows: Mapping[str, JsonRow]
 
 
-def encode_rows(file: str, rows: list[JsonRow]) -> str:
-    """Return the text of a file: JSON lines, or a JSON list if its name ends in ``.json``."""
-    return json.dumps(rows) if file.endswith(".json") else json_lines(rows)
-
-
-def json_lines(rows: Iterable[JsonRow]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+def write_rows(path: Path, rows: list[JsonRow]) -> None:
+    """Write JSON lines, or a JSON list if the file's name ends in ``.json``."""
+    write = official.write_json if path.suffix == ".json" else official.write_lines
+    write(path, rows)
 
 
 def evaluation(
     sample: Callable[[Path, int, SceneSource], Iterator[Item]],
-    encode: Callable[[str, list[JsonRow]], str] = encode_rows,
+    write_file: Callable[[Path, list[JsonRow]], None] = write_rows,
 ) -> WorldSet:
     """Return a set without training items: test in the folder, validation in ``val``.
 
-    ``sample`` saves the pictures of about so many items; ``encode`` gives the text of each file.
+    ``sample`` saves the pictures of about so many items; ``write_file`` writes each file's rows.
     """
 
     def write(
@@ -189,16 +177,10 @@ def evaluation(
                 for file, row in item.rows.items():
                     tables[file].append(row)
             for file, rows in tables.items():
-                write_text(target / file, encode(file, rows))
+                write_file(target / file, rows)
         return truth
 
     return WorldSet(BASE_PARAMETERS, write)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write the same bytes on every system, in a folder created on demand."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def fact(id_: str, scene: Scene, kind: str, answer: str, **facts: object) -> JsonRow:

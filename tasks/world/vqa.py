@@ -5,30 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 
-from steelyard.tasks.world.language import (
-    YES_NO,
-    Question,
-    absent_kinds,
-    attribute_question,
-    caption,
-    colour_question,
-    count_question,
-    existence_question,
-    other_colour,
-    phrase,
-    yes_no,
-)
+from steelyard.tasks._shared.official import write_json, write_text
+from steelyard.tasks.world import language
+from steelyard.tasks.world.language import YES_NO, Question
 from steelyard.tasks.world.prior import BASE_PARAMETERS, all_colours, pick, pool_colours
 from steelyard.tasks.world.scenes import COLOURS, PLACES, Scene
-from steelyard.tasks.world.source import (
-    Item,
-    JsonRow,
-    SceneSource,
-    WorldSet,
-    evaluation,
-    fact,
-    write_text,
-)
+from steelyard.tasks.world.source import Item, JsonRow, SceneSource, WorldSet, evaluation, fact
 
 ANSWERS = 10
 """Answers to a question of VQAv2 and TextVQA."""
@@ -75,9 +57,9 @@ def vqa_item(
     return Item(fact(str(id_), scene, question.kind, question.answer), rows)
 
 
-def encode_vqa(file: str, rows: list[JsonRow]) -> str:
-    """Return the text of a file of VQAv2: its rows under the last word of its name."""
-    return json.dumps({Path(file).stem.rpartition("_")[2]: rows})
+def write_vqa(path: Path, rows: list[JsonRow], end: str = "") -> None:
+    """Write a file of VQAv2: its rows under the last word of its name."""
+    write_text(path, json.dumps({path.stem.rpartition("_")[2]: rows}) + end)
 
 
 def _vqav2_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
@@ -101,25 +83,24 @@ def _existence(scene: Scene, source: SceneSource) -> Question:
     kind = source.pick(scene.objects).kind
     if source.rng.random() < 0.5:
         near = bool(source.rng.random() < 0.5)
-        # All usual kinds of the place may be present.
-        absent = absent_kinds(scene, same_place=near) or absent_kinds(scene, same_place=False)
-        kind = source.pick(absent)
-    return existence_question(scene, kind)
+        kind = source.pick(language.expected_absent(scene, same_place=near))
+    return language.existence_question(scene, kind)
 
 
 def _attribute(scene: Scene, source: SceneSource) -> Question:
     obj = source.pick(scene.objects)
     is_wrong = source.rng.random() < 0.5
-    return attribute_question(obj, other_colour(obj, source.rng) if is_wrong else obj.colour)
+    colour = language.other_colour(obj, source.rng) if is_wrong else obj.colour
+    return language.attribute_question(obj, colour)
 
 
 def _colour(scene: Scene, source: SceneSource) -> Question:
-    return colour_question(source.pick(scene.objects))
+    return language.colour_question(source.pick(scene.objects))
 
 
 VQA_KINDS: Sequence[tuple[str, SampleQuestion]] = (
     ("yes/no", _existence),
-    ("number", lambda scene, source: count_question(scene, source.max_objects)),
+    ("number", lambda scene, source: language.count_question(scene, source.max_objects)),
     ("yes/no", _attribute),
     ("other", _colour),
 )
@@ -151,7 +132,7 @@ def _gqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
 
 def _either_colour(scene: Scene, source: SceneSource) -> Question:
     obj = source.pick(scene.objects)
-    choices = source.shuffled((obj.colour, other_colour(obj, source.rng)))
+    choices = source.shuffled((obj.colour, language.other_colour(obj, source.rng)))
     text = f"Is the {obj.kind} {choices[0]} or {choices[1]}?"
     return Question("choose colour", text, obj.colour, tuple(choices), obj.kind)
 
@@ -159,16 +140,16 @@ def _either_colour(scene: Scene, source: SceneSource) -> Question:
 def _both(scene: Scene, source: SceneSource) -> Question:
     first, second = (obj.kind for obj in scene.objects[:2])
     if source.rng.random() < 0.5:
-        second = source.pick(absent_kinds(scene, same_place=False))
+        second = source.pick(language.absent_kinds(scene, same_place=False))
     present = {obj.kind for obj in scene.objects} >= {first, second}
-    text = f"Is there {phrase(first)} and {phrase(second)} in the image?"
-    return Question("both", text, yes_no(present), YES_NO)
+    text = f"Is there {language.phrase(first)} and {language.phrase(second)} in the image?"
+    return Question("both", text, language.yes_no(present), YES_NO)
 
 
 def _same_colour(scene: Scene, source: SceneSource) -> Question:
     first, second = scene.objects[:2]
     text = f"Is the {first.kind} the same color as the {second.kind}?"
-    return Question("same colour", text, yes_no(first.colour == second.colour), YES_NO)
+    return Question("same colour", text, language.yes_no(first.colour == second.colour), YES_NO)
 
 
 def _beside(scene: Scene, source: SceneSource) -> Question:
@@ -205,7 +186,7 @@ def _textvqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[It
         image, id_ = f"{source.split}{number + 1:012x}", number + 1
         source.save(scene, folder / "train_images" / f"{image}.jpg", value)
         # Questions differ by an object, because equal texts could not be swapped.
-        beside = phrase(source.pick(scene.objects).kind)
+        beside = language.phrase(source.pick(scene.objects).kind)
         text = f"What number is there in the image with {beside}?"
         question = Question("number", text, value, (value, "unanswerable"))
         answers = _answers(source, question)
@@ -244,15 +225,15 @@ def _write_scienceqa(
                 "question": question.text,
                 "choices": list(question.choices),
                 "answer": right,
-                "hint": "" if has_image else f"There is {caption(scene)}",
+                "hint": "" if has_image else f"There is {language.caption(scene)}",
                 "image": "image.png" if has_image else None,
                 "subject": "natural science" if has_image else "language science",
                 "split": split,
             }
             facts = fact(id_, scene, question.kind, question.answer, split=split)
             truth.append({**facts, "letter": ascii_uppercase[right]})
-    write_text(folder / "problems.json", json.dumps(problems))
-    write_text(folder / "pid_splits.json", json.dumps(ids))
+    write_json(folder / "problems.json", problems)
+    write_json(folder / "pid_splits.json", ids)
     return truth
 
 
@@ -260,22 +241,22 @@ def _colour_options(scene: Scene, source: SceneSource) -> Question:
     obj = source.pick(scene.objects)
     wrong = source.shuffled([name for name in COLOURS if name != obj.colour])[:3]
     options = tuple(source.shuffled([obj.colour, *wrong]))
-    return Question("colour", colour_question(obj).text, obj.colour, options, obj.kind)
+    return Question("colour", language.colour_question(obj).text, obj.colour, options, obj.kind)
 
 
 def _kind_options(scene: Scene, source: SceneSource) -> Question:
     kind = source.pick(scene.objects).kind
-    wrong = source.shuffled(absent_kinds(scene, same_place=False))[:2]
+    wrong = source.shuffled(language.absent_kinds(scene, same_place=False))[:2]
     options = tuple(source.shuffled([kind, *wrong]))
     return Question("kind", "What is there?", kind, options, kind)
 
 
 QUESTION_SETS: Mapping[str, WorldSet] = {
-    "vqav2": evaluation(_vqav2_items, encode_vqa),
+    "vqav2": evaluation(_vqav2_items, write_vqa),
     "gqa": evaluation(
         _gqa_items,
-        lambda file, rows: json.dumps({id_: row for item in rows for id_, row in item.items()}),
+        lambda path, rows: write_json(path, {id_: r for row in rows for id_, r in row.items()}),
     ),
-    "textvqa": evaluation(_textvqa_items, lambda file, rows: json.dumps({"data": rows})),
+    "textvqa": evaluation(_textvqa_items, lambda path, rows: write_json(path, {"data": rows})),
     "scienceqa": WorldSet(BASE_PARAMETERS, _write_scienceqa),
 }
