@@ -18,7 +18,9 @@ from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_suite
 from steelyard.harness.runs.suite import Suite, SuiteEntry, check, expand_groups, load, shipped
 from steelyard.tasks._lmms import stock
-from steelyard.tasks.corruptions import STANDARD
+
+NONE = "none"
+"""Value of ``--corruption`` that leaves out those of a suite."""
 
 
 @click.command()
@@ -135,10 +137,10 @@ def _suite_of_one(method: str, options: RunOptions) -> Suite:
     kinds = methods.about(method).backbones
     kind = registry.kind_of(options.backbone) if options.backbone else kinds[0]
     if kind == "classifier":
-        return Suite("run", entries, ("food101",), STANDARD)
+        return Suite("run", entries, ("food101",))
     # A vision-language model learns from one pool of questions and is scored on other sets.
     evaluate = ("prior_conflict", "pope", "vqa", "chair")
-    return Suite("run", entries, ("instruct",), STANDARD, evaluate, backbone="tiny-vlm")
+    return Suite("run", entries, ("instruct",), evaluate=evaluate, backbone="tiny-vlm")
 
 
 def _changed(base: Suite, options: RunOptions) -> Suite:
@@ -146,12 +148,18 @@ def _changed(base: Suite, options: RunOptions) -> Suite:
     # Other training tasks replace all tasks of the suite, also those that are only scored.
     tasks = options.tasks or base.tasks
     evaluate = () if options.tasks else base.evaluate
+    corruptions = options.corruptions or base.corruptions
+    if NONE in corruptions:
+        if len(corruptions) > 1:
+            raise UserError(f"--corruption {NONE} scores clean items alone: give no other.")
+        corruptions = ()
     loader = {key: str(value) for key, value in parse_pairs(options.data_set).items()}
-    same = ("corruptions", "budget", "backbone", "limit", "split", "track", "wall")
+    same = ("budget", "backbone", "limit", "split", "track", "wall")
     return replace(
         base,
         entries=(*base.entries, *map(SuiteEntry, options.methods)),
         tasks=tasks,
+        corruptions=corruptions,
         evaluate=expand_groups(options.evaluate) or evaluate,
         seeds=parse_seeds(options.seeds) if options.seeds else base.seeds,
         backbone_options={**base.backbone_options, **parse_pairs(options.backbone_set)},

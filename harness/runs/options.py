@@ -50,7 +50,8 @@ class RunOptions(DataOptions):
     tasks: Annotated[Texts, Help("Task to train and evaluate on", flag="--task")] = ()
     evaluate: Annotated[Texts, Help("Further task to score a vision-language model on")] = ()
     corruptions: Annotated[Texts, Help(
-        "Corruption to score on, for example image-noise:1-5", flag="--corruption")] = ()
+        "Corruption to score on, for example image-noise:1-5; none leaves out a suite's",
+        "the suite's; a single method is scored on clean items", flag="--corruption")] = ()
     seeds: Annotated[str | None, SEEDS] = None
     budget: Annotated[str | None, BUDGET] = None
     track: Annotated[Literal["compute", "data", "anytime"] | None, Help(

@@ -230,6 +230,9 @@ def print_plan(states: Sequence[tuple[Job, Record | None]], workers: int) -> Non
         else:
             seconds.append(record.ledger.total_seconds)
     print_table(("entry", "run", "state", "budget", "variants"), rows)
+    names = {name.partition("@")[2] for job, _ in states for name in job.variants} - {""}
+    corrupted = ", ".join(sorted(names)) or "no corruption (--corruption adds some)"
+    console.print(f"Scored on clean items and {corrupted}.", highlight=False)
     pending = len(states) - len(seconds)
     cost = " and ".join(f"{amount:.3g} {unit}" for unit, amount in limits.items()) or "nothing"
     console.print(f"{pending} of {len(states)} runs to do, at most {cost} of training.")

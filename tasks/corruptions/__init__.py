@@ -80,12 +80,6 @@ CORRUPTIONS: dict[str, CorruptionKind] = {
     ),
 }
 
-STANDARD = (
-    "image-blank", "image-noise", "image-shuffle",
-    "text-blank", "text-noise", "text-shuffle", "text-wordshuffle",
-)  # fmt: skip
-"""Corruptions of a single run without ``--corruptions``."""
-
 
 def corrupt(
     name: str,

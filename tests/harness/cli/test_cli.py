@@ -8,6 +8,9 @@ import pytest
 from board_factory import make_run, profile
 from command import Command
 
+from steelyard.harness.cli.run import suites_from
+from steelyard.harness.runs.options import RunOptions
+
 
 @pytest.mark.parametrize(
     "words",
@@ -117,6 +120,29 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "values", "corruptions"),
+    [
+        ("joint", (), ()),
+        ("joint", ("text-blank",), ("text-blank",)),
+        ("sft", (), ()),
+        ("quick", (), ("image-blank", "text-blank")),
+        ("quick", ("none",), ()),
+    ],
+)
+def test_only_what_is_asked_for_is_scored(
+    target: str, values: tuple[str, ...], corruptions: tuple[str, ...]
+) -> None:
+    (suite,) = suites_from(target, RunOptions(corruptions=values))
+    assert suite.corruptions == corruptions
+
+
+def test_no_corruption_goes_with_no_other(steelyard: Command) -> None:
+    words = ("--corruption", "none", "--corruption", "text-blank", "--dry-run")
+    assert "give no other" in steelyard("run", "joint", *words).stderr
+    assert "no corruption" in steelyard("run", "joint", "--dry-run").stdout
+
+
 def test_train_evaluate_show_and_leaderboard(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steelyard: Command
 ) -> None:
