@@ -145,12 +145,14 @@ def measure(module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
     taken without touching ``.grad``. It is the harness's own overhead and is not charged.
     """
     import torch
+    from torch.autograd.graph import saved_tensors_hooks
 
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     devices = {t.device for t in tensors((args, kwargs)) if t.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(d.index or 0 for d in devices)):
         args, kwargs = _detached(args), _detached(kwargs)
-        with total_counter() as counter:
+        # Within a checkpoint this pass must not count as the one that is computed again.
+        with saved_tensors_hooks(lambda t: t, lambda t: t), total_counter() as counter:
             output = module.forward(*args, **kwargs)
         forward = counter.get_total_flops()
         ends = [tensor for tensor in tensors(output) if tensor.grad_fn is not None]

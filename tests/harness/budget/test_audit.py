@@ -226,6 +226,15 @@ def hide(net: nn.Module, x: torch.Tensor) -> None:
         forward_in_secret(net, x)
 
 
+def checkpointed_call(layer: nn.Module, x: torch.Tensor) -> None:
+    output = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+    torch.autograd.backward(output.square().mean())
+
+
+def test_a_watched_call_may_be_a_checkpoint() -> None:
+    assert trained(checkpointed_call, always, 8).audit.finding == ""
+
+
 def test_a_checkpointed_pass_is_no_gradient_of_a_gradient() -> None:
     layer, x = Checkpointed(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
     meter = Meter(Budget("test", 1e9), "cpu", audit=Audit(7))

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 import tiny_vlms
 import torch
 import vlm_toys
+from packaging.version import Version
 from PIL import Image
 from saved_tensors import SavedBytes
 from torch.utils.checkpoint import set_checkpoint_early_stop
@@ -20,6 +22,11 @@ from steelyard.harness.models.pgd import ascend, frozen_weights
 from steelyard.harness.models.vlm import Vlm, vision_modules
 
 Build = Callable[..., Vlm]
+
+outside_of_hooks = pytest.mark.skipif(
+    Version(version("transformers")) < Version("5.20"),
+    reason="a layer's hooks, by which it is counted here, do not see its recomputation",
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,7 @@ def cost(meter: Meter) -> tuple[float, float]:
     return flops.get("forward", 0.0), flops.get("backward", 0.0)
 
 
+@outside_of_hooks
 @pytest.mark.parametrize(
     ("family", "precision"),
     [*((family, "fp32") for family in tiny_vlms.FAMILIES), ("qwen2_5_vl", "bf16")],
@@ -73,6 +81,7 @@ def test_a_step_costs_one_more_forward_pass_of_the_decoder_and_the_tower_none_ba
         torch.testing.assert_close(plain, recomputed)
 
 
+@outside_of_hooks
 @pytest.mark.parametrize("name", ["sft", "modality_dropout", "grpo", "dpo"])
 def test_and_so_does_a_run_of_a_method_on_either_trainer(build: Build, name: str) -> None:
     backward = {}
