@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from steelyard.harness.cli.assemble import assemble
 from steelyard.harness.cli.corruptions import corruptions
 from steelyard.harness.cli.data import check, data
 from steelyard.harness.cli.diagnose import diagnose
@@ -68,7 +69,8 @@ def cli() -> None:
 
 
 for command in (demo, run, train, evaluate, answers, tune, leaderboard, compare, show, list_,
-                diagnose, factors, check, data, corruptions, validate, reproduce):  # fmt: skip
+                diagnose, factors, check, data, assemble, corruptions, validate,
+                reproduce):  # fmt: skip
     cli.add_command(command)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steelyard.harness.core.examples import Modality
+from steelyard.harness.models.assembled import located
 from steelyard.harness.models.backbone import evaluation_mode
 from steelyard.harness.models.classifier_config import HEADS
 from steelyard.harness.models.storage import explain_load_errors
@@ -210,8 +211,9 @@ def load_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
         f"Could not load the {modality} encoder '{source}'",
         "Give a local folder with config.json and weights, or a hub id while online.",
     ):
-        model = AutoModel.from_pretrained(source, dtype=torch.float32)
-        processor = _processor(Path(source), modality)
+        folder = located(source)
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        processor = _processor(Path(folder), modality)
         # CLIP-like checkpoints have a tower for each modality.
         towers = dict(model.named_children())
         tower = towers.get("vision_model" if modality == "image" else "text_model", model)

@@ -13,6 +13,7 @@ from steelyard import tasks
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.models import classifier_config, vlm_config
+from steelyard.harness.models.assembled import located
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.models.storage import read_description
@@ -49,9 +50,13 @@ def configure(name: str, options: Mapping[str, Any]) -> ClassifierConfig | VlmCo
 def ensure_base(
     name: str, options: Mapping[str, Any], progress: Callable[[str, float], None]
 ) -> None:
-    """Train the small base model of a preset, unless it is in the cache."""
+    """Train or assemble the models that have a name here, unless they are in the cache."""
     config = configure(name, options)
-    if isinstance(config, VlmConfig) and config.source == vlm_config.TINY:
+    if isinstance(config, ClassifierConfig):
+        located(config.image), located(config.text)
+    elif config.source != vlm_config.TINY:
+        located(config.source)
+    else:
         from steelyard.harness.models.tiny_vlm import train
 
         train.ensure(progress=progress, device="cpu")
@@ -75,7 +80,8 @@ def leave_out_refused(
     from steelyard.harness.models import vlm_build, vlm_checks
 
     images = (row.image for rows in corpus.splits.values() for row in rows if row.image)
-    refused = vlm_checks.refused_images(vlm_build.load_processor(config.source), images)
+    processor = vlm_build.load_processor(vlm_build.checkpoint(config.source))
+    refused = vlm_checks.refused_images(processor, images)
     return leave_out(corpus, refused, max_bad) if refused else corpus
 
 

@@ -17,6 +17,7 @@ from steelyard.harness.core.compat import enable_checkpointing, prepare_imports
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import vlm_checks
+from steelyard.harness.models.assembled import located
 from steelyard.harness.models.extension import STATE, Extension, extend, load_weights, state
 from steelyard.harness.models.frozen_tower import freeze
 from steelyard.harness.models.storage import describe_last, explain_load_errors, read_description
@@ -57,9 +58,9 @@ def build(name: str, config: VlmConfig, seed: int | None, device: str) -> Vlm:
 
 
 def checkpoint(source: str) -> str:
-    """Return the folder or hub id with a source's files; the tiny base is trained if absent."""
+    """Return the folder or hub id with a source's files; what has a name here is made if absent."""
     if source != TINY:
-        return source
+        return located(source)
     from steelyard.harness.models.tiny_vlm import train
 
     # On a CPU everywhere: all machines and runs start from one model.

@@ -10,6 +10,8 @@ from steelyard.harness.core.options import apply
 
 TINY = "tiny-vlm"
 """Small LLaVA that is trained on generated scenes and cached; see ``tiny_vlm``."""
+SMALL = "dinov2-smollm2"
+"""Small model of pretrained parts; see ``assembled``."""
 
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -68,6 +70,9 @@ PRESETS: dict[str, VlmConfig] = {
         checkpointing=False,
         max_prompt_tokens=256,
         precision="fp32",
+    ),
+    SMALL: VlmConfig(
+        source=SMALL, batch_size=8, checkpointing=False, max_prompt_tokens=512, precision="fp32"
     ),
 }
 

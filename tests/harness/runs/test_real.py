@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pretrained
 import pytest
 import torch
 from numpy.typing import NDArray
-from paths import SHARED
+from paths import SHARED, require_models
 
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.models import encoders
+from steelyard.harness.models import assembled, encoders
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite
@@ -24,7 +23,7 @@ from steelyard.tasks.corruptions import CORRUPTIONS
 pytestmark = pytest.mark.real
 
 DATA = SHARED / "food101_mini"
-PACKAGES = ("timm", pretrained.IMAGE_PACKAGE, pretrained.TEXT_PACKAGE)
+BACKBONE = "efficientnet-lite0+minilm-l6"
 CORRUPTED = (
     "image-blank", "image-noise", "image-shuffle",
     "text-blank", "text-noise", "text-shuffle", "text-wordshuffle",
@@ -37,12 +36,10 @@ BUDGET = "8.5e11"  # encoding the training split takes 8.28e11
 
 
 @pytest.fixture(scope="module")
-def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    for package in PACKAGES:
-        pytest.importorskip(package, reason=f"{package} is absent: install steelyard[encoders]")
+def backbone() -> str:
+    require_models(*BACKBONE.split("+"))
     quiet_heavy_libraries()
-    folder = pretrained.image_encoder_folder(tmp_path_factory.mktemp("image"))
-    return f"{folder}+{pretrained.text_encoder_folder()}"
+    return BACKBONE
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +100,11 @@ def features(
 def test_the_image_encoder_holds_every_tensor_of_the_package(backbone: str) -> None:
     from transformers import AutoModel
 
-    folder = pretrained.package_folder(pretrained.IMAGE_PACKAGE)
+    folder = assembled.package_folder(assembled.EFFICIENTNET)
     package_tensors = list(torch.load(next(folder.rglob("*.pth")), weights_only=True).values())
-    loaded, info = AutoModel.from_pretrained(backbone.split("+")[0], output_loading_info=True)
+    loaded, info = AutoModel.from_pretrained(
+        assembled.located(backbone.split("+")[0]), output_loading_info=True
+    )
     assert not info["missing_keys"] and not info["mismatched_keys"]
     head = {"timm_model.classifier.weight", "timm_model.classifier.bias"}
     assert set(info["unexpected_keys"]) == head
