@@ -94,13 +94,21 @@ class Config:
     """Reading of the reweighting and the projection; the module's docstring explains it."""
 
     weighting: Weighting = "R1"
+    """What the weight of a modality's divergence is made from; see the module's docstring."""
     projection: Projection = "P2"
+    """Parameters whose gradients are projected; ``none`` projects nothing."""
     kl: float = 1.0
+    """Weight of the divergence between the modalities."""
     unimodal: float = 1.0
+    """Weight of each modality's own loss."""
     heads: Literal["separate", "shared"] = "separate"
+    """Whether a modality alone is predicted by its own head or by the fused classifier."""
     teacher: Literal["other", "fused"] = "other"
+    """Prediction that a modality is pulled to: the other modality's or the fused one."""
     lambda_cap: float = 10.0
+    """Largest factor on the divergence."""
     kl_to_heads: bool = False
+    """Whether the divergence trains the heads too."""
 
 
 SEARCH: Space = {

@@ -84,7 +84,9 @@ class Config(Sampling):
     iig_top: float = 0.5
     """Fraction of items to mine within each subset."""
     iig_reference: Reference = "removed"
+    """What stands for the missing image when the gain is measured."""
     stream: Literal["hybrid", "offline", "online"] = "hybrid"
+    """Rows that train: mined pairs, sampled answers, or both."""
     mix: float = 0.5
     """Fraction of offline batches in the hybrid."""
     offline_weight: float = 1.0
@@ -94,9 +96,11 @@ class Config(Sampling):
     epsilon: float = 16 / 255
     """Largest change of a pixel, as a fraction of the range."""
     step: float = 2 / 255
+    """Change of a pixel per step of the attack, as a fraction of the range."""
     steps: int = 10
     """At most; a short budget leaves fewer."""
     random_start: bool = True
+    """Start the attack from noise."""
     mine_temperature: float = 0.0
     """Of the answer to the attacked image; 0 is greedy."""
     mine_max_tokens: int = 0

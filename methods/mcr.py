@@ -106,11 +106,15 @@ SIGN: dict[Game, float] = {"greedy": -1.0, "independent": 0.0, "collaborative": 
 @dataclass(frozen=True, slots=True)
 class Config:
     game: Game = "greedy"
+    """What each encoder does to the other's J: lower it, nothing, or raise it."""
     mipd: float = 0.1
     """Weight of the permutation game; 0 leaves it out, below 0 each player *lowers* its J."""
     unimodal: float = 0.01
+    """Weight of each modality's own loss."""
     contrastive: float = 1.0
+    """Weight of L_con; 0 leaves it out."""
     ceb: float = 0.0
+    """Weight of L_ceb; 0 leaves it out."""
     draws: int = 32
     """Permutations per step (K)."""
     temperature: float = 0.5

@@ -59,7 +59,9 @@ class Config(PairOptions):
     corruption: Literal["crop", "noise"] = "crop"
     """How m_l is made; ``severity`` is also that of ``noise``."""
     image: float = 1.0
+    """Weight of the preference for the item's own image; 0 leaves it out."""
     anchor: float = 1.0
+    """Weight of the term that keeps right answers likely."""
     delta: float = 0.0
     """Margin that the right answer's reward has to exceed."""
     weights = ("image", "anchor")

@@ -46,6 +46,7 @@ class Config:
     rate: float = 1 / 3
     """Probability of blanking each modality; at most 0.5."""
     unimodal: float = 0.0
+    """Weight of each modality's own loss."""
 
 
 SEARCH: Space = {

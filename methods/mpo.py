@@ -45,8 +45,11 @@ ABOUT = About(
 @dataclass(frozen=True, slots=True)
 class Config(PairOptions):
     preference: float = 0.8
+    """Weight of L_DPO."""
     quality: float = 0.2
+    """Weight of L_BCO."""
     generation: float = 1.0
+    """Weight of the likelihood of right answers."""
     weights = ("preference", "quality", "generation")
 
     def __post_init__(self) -> None:

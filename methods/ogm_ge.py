@@ -57,7 +57,9 @@ ABOUT = About(
 @dataclass(frozen=True, slots=True)
 class Config:
     alpha: float = 0.8
+    """Strength of the modulation; 0 is joint training."""
     noise: bool = True
+    """Add noise as large as the gradient's spread (GE)."""
 
 
 SEARCH: Space = {

@@ -1,8 +1,10 @@
 """FLOPs of one call of a module: measured by torch's counter, or predicted from other sizes."""
 
 import copy
+import math
 import operator
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -186,7 +188,9 @@ def total_counter() -> "FlopCounterMode":
     """Return torch's counter without its table by module: slow, but exact."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    counter = FlopCounterMode(display=False, custom_mapping=_attention_on_cpu())
+    counter = FlopCounterMode(
+        display=False, custom_mapping={**_attention_on_cpu(), **_products_in_four_bits()}
+    )
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     return counter
 
@@ -214,6 +218,26 @@ def _attention_on_cpu() -> dict[Any, Any]:
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: forward,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
+
+
+def _products_in_four_bits() -> dict[Any, Any]:
+    """Return formulas of bitsandbytes' products with weights of 4 bits, if it is imported.
+
+    A product costs what its shape costs: torch's counter sees them in the backward pass alone,
+    which unpacks the weights first.
+    """
+    import torch
+
+    if "bitsandbytes" not in sys.modules:
+        return {}
+
+    def product(
+        inputs: Sequence[int], packed: object, shape: Sequence[int], *rest: Any, **named: Any
+    ) -> int:
+        return 2 * math.prod(inputs) * shape[0]
+
+    operations = (getattr(torch.ops.bitsandbytes, n, None) for n in ("gemm_4bit", "gemv_4bit"))
+    return {operation: product for operation in operations if operation is not None}
 
 
 def tensors(value: Any) -> "list[Tensor]":

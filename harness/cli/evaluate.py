@@ -153,7 +153,7 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
     """Return the job that scores an untrained model; a limit gives a record of its own."""
     check_model_path(source)
     backbone_options = parse_pairs(options.backbone_set)
-    registry.configure(source, backbone_options)
+    registry.check_packages(source, backbone_options)
     spec = RunSpec(
         method=methods.idle(),
         task=tasks.NOTHING,
@@ -166,7 +166,7 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
         # Part of the run's id: scores on fewer items are another record.
         data={"limit": str(options.limit)} if options.limit else {},
     )
-    changes = ", ".join(f"{key}={value}" for key, value in sorted(backbone_options.items()))
+    changes = ", ".join(f"{key}={value}" for key, value in sorted(spec.model_options.items()))
     name = Path(spec.backbone).name
     label = f"{name}({changes})" if changes else name
     return Job(spec, label, tuple(map(str, variants)), limit=options.limit)

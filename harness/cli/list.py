@@ -1,15 +1,21 @@
 """Commands that print: list, show."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 import click
+from rich.markup import escape
+from rich.padding import Padding
 
 from steelyard import methods, tasks
-from steelyard.harness.core.errors import unknown
+from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.options import OptionHelp, describe
 from steelyard.harness.core.progress import console, print_table
-from steelyard.harness.models import classifier_config, vlm_config
+from steelyard.harness.models import classifier_config, registry, vlm_config
 from steelyard.harness.records import record
 from steelyard.harness.records.budget import BUDGETS
 from steelyard.harness.records.record import Ledger
@@ -19,21 +25,37 @@ from steelyard.tasks.corruptions.missing import MISSING
 
 Rows = Iterator[tuple[str, ...]]
 """Headers, then rows."""
+OptionTables = Iterator[tuple[str, list[OptionHelp]]]
+"""Titles, and options below them."""
 
 
 @click.command("list")
 @click.argument("kind", metavar="methods|tasks|corruptions|backbones|budgets|suites")
-def list_(kind: str) -> None:
+@click.argument("name", default="")
+def list_(kind: str, name: str) -> None:
     """List methods, tasks, corruptions, backbones, budgets or suites.
 
+    With the NAME of a backbone, method or suite, or its file: its options, each with its values,
+    default and meaning.
+
     \b
-    Example:
+    Examples:
       steelyard list methods
+      steelyard list methods joint
+      steelyard list backbones Qwen/Qwen2.5-VL-7B-Instruct
     """
     if kind not in TABLES:
         raise unknown("list", kind, TABLES)
-    headers, *rows = TABLES[kind]()
-    print_table(headers, rows)
+    if not name:
+        headers, *rows = TABLES[kind]()
+        print_table(headers, rows)
+        if kind in OPTIONS:
+            console.print(f"Options of one: steelyard list {kind} NAME")
+    elif kind not in OPTIONS:
+        raise UserError(f"{kind} have no options: leave out '{name}'.")
+    else:
+        for title, options in OPTIONS[kind](name):
+            _print_options(title, options)
 
 
 @click.command()
@@ -48,20 +70,57 @@ def show(folder: Path) -> None:
     print_record(folder)
 
 
+def _print_options(title: str, options: Sequence[OptionHelp]) -> None:
+    """Print every option on a line of its own, its meaning indented below."""
+    console.print(f"\n{title}", style="bold", highlight=False)
+    for option in options:
+        line = f"{option.name}={option.default}  ({option.values})"
+        console.print(line, markup=False, soft_wrap=True)
+        console.print(Padding(escape(option.meaning), (0, 0, 0, 4)), highlight=False)
+
+
+def backbone_options(name: str) -> OptionTables:
+    """Return the options of a backbone, for ``--backbone-set`` and a suite's file."""
+    config = registry.configure(name, {})
+    names = [field.name for field in fields(config) if field.name != "source"]
+    yield f"Options of {name}, set with --backbone-set NAME=VALUE", describe(config, names)
+
+
+def _method_options(name: str) -> OptionTables:
+    method = methods.load(name)
+    # A user's file is no imported module, and the source of a class is looked up in its module.
+    sys.modules.setdefault(method.Config.__module__, cast(ModuleType, method))
+    about = method.ABOUT
+    for kind in about.backbones:
+        options = describe(methods.configure(method, {}, kind))
+        if kind == "classifier" or about.on_vlm or len(about.backbones) == 1:
+            title = f"Options of {about.title} on a {kind}, set with --set NAME=VALUE"
+            yield (title if options else f"{about.title} has no options"), options
+    if about.learning_rate != 1:
+        console.print(f"Its learning rate on a vlm is {about.learning_rate:g} x the backbone's.")
+
+
+def _suite_options(name: str) -> OptionTables:
+    keys = [key for key in suite.KEYS if key != "methods"]
+    for part in suite.load(name):
+        yield f"Keys of a suite's file, with the values of {part.name}", describe(part, keys)
+    yield "Keys of an entry of 'methods'", describe(suite.SuiteEntry(""), suite.ENTRY_KEYS)
+
+
+OPTIONS: dict[str, Callable[[str], OptionTables]] = {
+    "backbones": backbone_options,
+    "methods": _method_options,
+    "suites": _suite_options,
+}
+
+
 def _methods() -> Rows:
-    yield "method", "kind", "trains", "what it does", "options and defaults", "paper"
+    yield "method", "kind", "trains", "what it does", "paper"
     for name in methods.names():
-        method = methods.load(name)
-        about = method.ABOUT
-        options = ", ".join(
-            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}"
-            for key, value in asdict(method.Config()).items()
-        )
-        if about.learning_rate != 1:
-            options += f"; learning rate {about.learning_rate:g} x the backbone's"
+        about = methods.about(name)
         backbones, paper = ", ".join(about.backbones), about.paper or "control"
         summary = f"{about.summary} {about.adapted}".strip()
-        yield name, about.kind, backbones, summary, options or "none", paper
+        yield name, about.kind, backbones, summary, paper
 
 
 def _tasks() -> Rows:

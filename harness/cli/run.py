@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -102,6 +103,9 @@ def suites_from(target: str, options: RunOptions) -> list[Suite]:
     elif target in methods.names() or target.endswith(".py"):
         bases = (_suite_of_one(target, options),)
     else:
+        for file in (f"{target}.py", f"{target}.yaml", f"{target}.yml"):
+            if Path(file).is_file():
+                raise UserError(f"Unknown suite or method '{target}'. Did you mean '{file}'?")
         raise unknown("suite or method", target, [*shipped(), *methods.names()])
     for_one_suite = {
         "--task": options.tasks,

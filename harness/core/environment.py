@@ -5,6 +5,7 @@ import subprocess
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,32 @@ def pick_device(name: str) -> str:
     if not name.startswith("cuda") or not torch.cuda.is_available():
         raise UserError(f"Device '{name}' is not available here; use cpu or auto.")
     return name
+
+
+def require_package(name: str, extra: str, use: str) -> None:
+    """Raise UserError if a package of an extra of steelyard is not installed."""
+    if find_spec(name) is None:
+        raise UserError(f"{use} needs {name}: pip install 'steelyard[{extra}]'.")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception of torch or Python says that memory was short."""
+    import torch
+
+    # On a CPU torch raises a plain RuntimeError, in these words on Linux and Windows.
+    texts = ("DefaultCPUAllocator", "not enough memory")
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or any(text in str(error) for text in texts)
+
+
+def free_memory() -> None:
+    """Give the memory of tensors that nothing refers to back to the device."""
+    import gc
+
+    import torch
+
+    gc.collect()  # an exception's frames may refer to one another
+    torch.cuda.empty_cache()
 
 
 def reset_peak(device: str) -> None:

@@ -44,8 +44,11 @@ def one_line(error: BaseException) -> str:
 def unknown(kind: str, name: str, names: Iterable[str]) -> UserError:
     """Return the error for a name that does not exist, with the nearest and all allowed names."""
     names = sorted(names)
-    allowed = ", ".join(names) or "none"
-    return UserError(f"Unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {allowed}.")
+    if not names:
+        return UserError(f"There is no {kind}: leave out '{name}'.")
+    return UserError(
+        f"Unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}."
+    )
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -1,10 +1,14 @@
 """Parse option values typed by a user and apply them to a configuration dataclass."""
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import pairwise
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from steelyard.harness.core.errors import UserError, did_you_mean, unknown
 
@@ -25,6 +29,62 @@ class Help:
     metavar: str | None = None
     flag: str = ""
     """Name on the command line where it is not the field's."""
+
+
+class OptionHelp(NamedTuple):
+    """Option of a configuration as it is listed."""
+
+    name: str
+    values: str
+    """Type, or all choices."""
+    default: str
+    meaning: str
+
+
+def describe(config: Any, names: Collection[str] = ()) -> list[OptionHelp]:
+    """Return the options of a dataclass instance, whose values are the defaults.
+
+    ``names`` are the fields that are options, by default all. A meaning is the text below its field
+    in the source.
+    """
+    types, meanings = get_type_hints(type(config)), _meanings(type(config))
+    return [
+        OptionHelp(
+            name, _name_of(types[name]), _shown(getattr(config, name)), meanings.get(name, "")
+        )
+        for name in names or [field.name for field in fields(config)]
+    ]
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """Read the texts below the fields of a dataclass and its bases: Python does not keep them."""
+    meanings: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not is_dataclass(base):
+            continue
+        source = textwrap.dedent(inspect.getsource(base))
+        (tree,) = ast.parse(source).body
+        for before, statement in pairwise(getattr(tree, "body", [])):
+            match before, statement:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    meanings[name] = " ".join(text.replace("``", "").split())
+    return meanings
+
+
+def _shown(value: Any) -> str:
+    """Return a default as a user types it; empty if there is none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or isinstance(value, float):
+        return "" if value is None else f"{value:g}"
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_shown(item)}" for key, item in value.items())
+    return str(value)
 
 
 def apply(
@@ -80,6 +140,8 @@ def _name_of(declared: Any) -> str:
         return " or ".join(_name_of(part) for part in parts if part is not NoneType)
     if origin is tuple:
         return f"a list, each item a {_name_of(parts[0])}"
+    if origin is Literal:
+        return ", ".join(map(str, parts))
     return "a mapping" if origin is Mapping else _TYPE_NAMES.get(declared, str(declared))
 
 

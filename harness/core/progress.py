@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 
 Progress = Callable[[str, float], None]
 """Called with the current stage and the completed fraction in [0, 1]."""
@@ -16,8 +16,8 @@ console = Console()
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print a table; cells are texts with rich's markup, or numbers."""
-    table = Table(*headers, title=title or None)
+    """Print a table; cells are texts with rich's markup, or numbers, and are never cut."""
+    table = Table(*(Column(header, overflow="fold") for header in headers), title=title or None)
     for row in rows:
         table.add_row(*map(str, row))
     console.print(table)

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from weakref import WeakKeyDictionary
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from torch import Tensor
 
-from steelyard.harness.core.environment import pick_device
+from steelyard.harness.core.environment import free_memory, is_out_of_memory, pick_device
 from steelyard.harness.core.errors import ItemError, NonFiniteOutput, UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.progress import no_progress
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from steelyard.harness.evaluation.adversarial import WhiteBox
 
 BATCH_SIZE = 64
+"""Items that are first tried at once."""
 MAX_TOKENS = 64
 """Length of an answer, if a task sets no limit."""
+_fitting: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""Items that a backbone's memory was last found to take at once."""
+AnswerT = TypeVar("AnswerT")
 
 
 class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
@@ -38,14 +43,14 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.batch_size = batch_size
+        self.batch_size = backbone.recipe.eval_batch_size or batch_size
         self.progress = progress
         self.attack = attack
 
     def score_choices(self, requests: Sequence[Instance]) -> list[str]:
         """Return class probabilities of each item as a JSON list."""
-        answers: list[str] = []
-        for batch in self._batches(requests):
+
+        def answer(batch: Sequence[Instance]) -> list[str]:
             text = [request.args[1]["text"] for request in batch]
             inputs, choices = self._inputs(batch, text), self._choices(batch)
             pixels = self._attacked(batch, inputs)
@@ -65,16 +70,17 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                     )
                 rows = probabilities.tolist()
             # Nine significant digits hold a float32 exactly, so that rounding makes no ties.
-            answers += [f"[{', '.join(f'{value:.9g}' for value in row)}]" for row in rows]
-        return answers
+            return [f"[{', '.join(f'{value:.9g}' for value in row)}]" for row in rows]
+
+        return self._in_batches(requests, answer)
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Return greedy answers in words; a classifier reads the full prompt as text.
 
         Sampling would make scores depend on chance, so a request for it raises UserError.
         """
-        answers: list[GenerationResult] = []
-        for batch in self._batches(requests):
+
+        def answer(batch: Sequence[Instance]) -> list[GenerationResult]:
             options = [request.args[1] for request in batch]
             inputs = self._inputs(batch, [request.args[0] for request in batch])
             for settings in options:
@@ -86,6 +92,7 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
             # The longest of the batch, which cuts no answer short.
             limit = max(int(settings.get("max_new_tokens", MAX_TOKENS)) for settings in options)
             texts = self._generate(batch, inputs, limit, self._attacked(batch, inputs))
+            answers = []
             for text, settings in zip(texts, options, strict=True):
                 # Counted before reasoning and stop texts are cut: the model generated them all.
                 counts = TokenCounts(output_tokens=self.backbone.count_tokens(text))
@@ -95,7 +102,9 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
                 for stop in [stops] if isinstance(stops, str) else stops:
                     text = text.partition(stop)[0]
                 answers.append(GenerationResult(text, counts))
-        return answers
+            return answers
+
+        return self._in_batches(requests, answer)
 
     def _generate(
         self,
@@ -142,10 +151,37 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
     def clean(self) -> None:
         """Keep everything: lmms-eval's own method deletes the model after an evaluation."""
 
-    def _batches(self, requests: Sequence[Instance]) -> Iterator[Sequence[Instance]]:
-        for start in range(0, len(requests), self.batch_size):
-            self.progress(start / len(requests))
-            yield requests[start : start + self.batch_size]
+    def _in_batches(
+        self,
+        requests: Sequence[Instance],
+        answer: Callable[[Sequence[Instance]], list[AnswerT]],
+    ) -> list[AnswerT]:
+        """Answer requests in batches, which are halved when memory is short.
+
+        Raises:
+            UserError: memory is short for one item, or for a batch size that was set.
+        """
+        answers: list[AnswerT] = []
+        while len(answers) < len(requests):
+            self.progress(len(answers) / len(requests))
+            size = min(self.batch_size, _fitting.get(self.backbone, self.batch_size))
+            batch = requests[len(answers) : len(answers) + size]
+            try:
+                answers += answer(batch)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(batch) == 1 or self.backbone.recipe.eval_batch_size:
+                    raise UserError(
+                        f"Memory is short for {len(batch)} items at once: give eval_batch_size=0, "
+                        "or less max_pixels, with --backbone-set."
+                    ) from None
+            else:
+                continue
+            # Outside the handler, whose exception holds the tensors of the failed pass.
+            _fitting[self.backbone] = len(batch) // 2
+            free_memory()
+        return answers
 
     def _doc(self, request: Instance) -> Any:
         _, _, _, doc_id, task, split = request.args

@@ -10,10 +10,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from steelyard.harness.core.errors import NonFiniteOutput
 from steelyard.harness.core.examples import Inputs, Modality, ModelKind
+from steelyard.harness.core.options import require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,19 +88,40 @@ class Latents:
 class Recipe:
     """Optimisation settings that belong to the backbone, so that all methods share them."""
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """Optimiser of every method; those of 8 bits keep moments in a quarter of the memory, and the
+    paged one moves them to the host when memory is short (bitsandbytes)."""
     learning_rate: float = 1e-3
+    """Highest rate of the schedule; a method may scale it."""
     weight_decay: float = 0.01
-    batch_size: int = 32
-    """Training items per optimiser step; of methods that sample answers, sampled answers."""
-    micro_batch_size: int = 0
-    """Most items of one pass with gradients, 0 for all; a step adds up as many as it needs."""
+    """Decay of every trained weight per step, times the learning rate."""
+    beta1: float = 0.9
+    """Decay of AdamW's mean of gradients; momentum of SGD."""
+    beta2: float = 0.999
+    """Decay of AdamW's mean of squared gradients."""
     warmup: float = 0.05
     """Fraction of a training stage over which the learning rate rises linearly."""
     clip_norm: float = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Under ``bf16`` every pass of the backbone runs in bfloat16 autocast, and so do a step's loss
-    and further modules; logits are always in full precision."""
+    """Largest norm of the gradient of all trained weights; a longer one is scaled down to it."""
+    batch_size: int = 32
+    """Training items per optimiser step; of methods that sample answers, sampled answers."""
+    micro_batch_size: int = 0
+    """Most items of one pass with gradients, 0 for all of a step: less memory, same gradient."""
+    eval_batch_size: int = 0
+    """Items answered at once when scored. 0 starts at 64 and is halved whenever memory is short."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """``auto`` is bf16 on a GPU and fp32 on a CPU. Under ``bf16`` every pass of the backbone runs
+    in bfloat16 autocast, and so do a step's loss and further modules; logits are always in full
+    precision."""
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2", "warmup"):
+            require(self, name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
+        for name in ("learning_rate", "clip_norm"):
+            require(self, name, getattr(self, name) > 0, "a positive number")
+        for name in ("weight_decay", "micro_batch_size", "eval_batch_size"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        require(self, "batch_size", self.batch_size >= 1, "at least 1")
 
     def micro_size(self, size: int, multiple: int = 1) -> int:
         """Return the items per pass of a step over ``size`` items: a divisor of ``size``.
@@ -111,10 +133,9 @@ class Recipe:
         return max((part for part in sizes if size % part == 0), default=size)
 
     @classmethod
-    def of(cls, config: object) -> Self:
-        """Take the settings that a backbone's configuration has, by name."""
-        names = (setting.name for setting in fields(cls) if hasattr(config, setting.name))
-        return cls(**{name: getattr(config, name) for name in names})
+    def of(cls, config: "Recipe") -> "Recipe":
+        """Return the recipe alone of a backbone's configuration, which has further options."""
+        return cls(**{setting.name: getattr(config, setting.name) for setting in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ from typing import Literal
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import Options, apply
+from steelyard.harness.models.backbone import Recipe
 
 HEADS = 4
 """Attention heads of the tiny encoders."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClassifierConfig:
+class ClassifierConfig(Recipe):
     """Options that decide an untrained classifier, together with the classes and the seed."""
 
     image: str = "tiny"
@@ -29,17 +30,19 @@ class ClassifierConfig:
     image_width: int = 64
     """Hidden size of the tiny image encoder, a multiple of its ``HEADS``."""
     image_layers: int = 2
+    """Layers of the tiny image encoder."""
     text_width: int = 64
     """Hidden size of the tiny text encoder, a multiple of its ``HEADS``."""
     text_layers: int = 1
+    """Layers of the tiny text encoder."""
     image_size: int = 48
     """Width and height of the tiny encoder's images; pretrained encoders have their own size."""
     max_tokens: int = 48
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Longest text in tokens; what is longer is cut."""
     learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    batch_size: int = 32
+    """Highest rate of the schedule."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Under ``bf16`` every pass runs in bfloat16 autocast; logits stay in full precision."""
 
 
 PRESETS: dict[str, ClassifierConfig] = {

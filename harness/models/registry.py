@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from steelyard import tasks
+from steelyard.harness.core.environment import require_package
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.models import classifier_config, vlm_config
@@ -45,6 +46,15 @@ def configure(name: str, options: Mapping[str, Any]) -> ClassifierConfig | VlmCo
             "encoders as IMAGE+TEXT, by hub id or path."
         )
     return vlm_config.configure(name, options)
+
+
+def check_packages(name: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError if an option of a backbone needs a package that is not installed."""
+    config = configure(name, options)
+    if config.optimizer.endswith("8bit"):
+        require_package("bitsandbytes", "quant", f"optimizer={config.optimizer}")
+    if isinstance(config, VlmConfig) and config.quantize == "4bit":
+        require_package("bitsandbytes", "quant", "quantize=4bit")
 
 
 def ensure_base(

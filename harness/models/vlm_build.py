@@ -31,6 +31,9 @@ ADAPTER, MODEL, VISION = "adapter", "model", "vision.safetensors"
 FAMILIES = ("gemma3", "idefics3", "internvl", "llava", "llava_next", "llava_onevision",
             "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")  # fmt: skip
 """Model types known to equal encode and fuse; others are compared once when built."""
+NOT_QUANTIZED = ("lm_head", "visual", "vision_tower", "vision_model", "multi_modal_projector",
+                 "connector")  # fmt: skip
+"""Parts that stay as they are in a model of 4 bits: the head, vision towers and projectors."""
 
 
 def build(name: str, config: VlmConfig, seed: int | None, device: str) -> Vlm:
@@ -47,7 +50,7 @@ def build(name: str, config: VlmConfig, seed: int | None, device: str) -> Vlm:
     with torch.random.fork_rng():
         torch.manual_seed(seed or 0)
         source = checkpoint(config.source)
-        model, processor = _load_pair(source, _dtype(config), config.adapter)
+        model, processor = _load_pair(source, config, device)
         if config.adapter or (config.tune == "lora" and seed is not None):
             model = _with_adapter(model, config)
     backbone = _assemble(name, config, model, processor, source)
@@ -115,10 +118,10 @@ def load(folder: Path, device: str) -> Vlm:
         load_weights(backbone, load_file(folder / STATE), {*names}, folder / STATE)
         return backbone.eval()
     if config.tune == "lora":
-        model, processor = _load_pair(source, _dtype(config))
+        model, processor = _load_pair(source, config, device)
         model = _with_adapter(model, replace(config, adapter=str(folder / ADAPTER)))
     else:
-        model, processor = _load_pair(str(folder / MODEL), _dtype(config))
+        model, processor = _load_pair(str(folder / MODEL), config, device)
     backbone = _assemble(meta["name"], config, model, processor, str(folder))
     _set_trainable(backbone)
     if config.tune == "lora" and config.vision == "trained":
@@ -150,7 +153,7 @@ def revision(source: str) -> str:
 
 
 def _dtype(config: VlmConfig) -> torch.dtype:
-    half = config.precision == "bf16" and config.tune == "lora"
+    half = config.precision == "bf16" and (config.tune == "lora" or config.weights == "bf16")
     return torch.bfloat16 if half else torch.float32
 
 
@@ -185,9 +188,27 @@ def load_processor(source: str) -> Any:
         return AutoProcessor.from_pretrained(_resolve(source))
 
 
-def _load_pair(source: str, dtype: torch.dtype, adapter: str = "") -> tuple[Any, Any]:
+def _in_four_bits(config: VlmConfig) -> Any:
+    """Return the settings of QLoRA (arXiv 2305.14314) for the language model alone."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=_dtype(config),
+        llm_int8_skip_modules=[rf".*\b{name}" for name in NOT_QUANTIZED],
+    )
+
+
+def _load_pair(source: str, config: VlmConfig, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    adapter, settings = config.adapter, dict[str, Any]()
+    if config.attn_implementation != "auto":
+        settings["attn_implementation"] = config.attn_implementation
+    if config.quantize == "4bit":
+        settings |= {"quantization_config": _in_four_bits(config), "device_map": {"": device}}
     use, advice = "", "Give the folder of a checkpoint, or its hub id while online."
     if adapter:
         use = f", the base of the adapter {adapter},"
@@ -195,7 +216,7 @@ def _load_pair(source: str, dtype: torch.dtype, adapter: str = "") -> tuple[Any,
     with explain_load_errors(f"Could not load '{source}'{use} as a vision-language model", advice):
         location = _resolve(source)
         model, info = AutoModelForImageTextToText.from_pretrained(
-            location, dtype=dtype, output_loading_info=True
+            location, dtype=_dtype(config), output_loading_info=True, **settings
         )
         processor = AutoProcessor.from_pretrained(location)
     vlm_checks.check_weights(source, info["missing_keys"])
@@ -231,16 +252,22 @@ def _with_adapter(model: Any, config: VlmConfig) -> Any:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and id(module) in inside
     }
-    targets = [name.strip() for name in config.lora_targets.split(",")]
-    absent = sorted(set(targets) - set(linear.values()))
-    if absent:
-        raise UserError(
-            f"lora_targets: the language model has no layer called {', '.join(absent)}; it has "
-            f"{', '.join(sorted(set(linear.values())))}."
-        )
-    # Full names, because a vision tower often has layers of the same last name.
-    full_names = [name for name, last in linear.items() if last in targets]
-    lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=full_names)
+    targets = set(linear.values())
+    if config.lora_targets != "all-linear":
+        targets = vlm_checks.named("lora_targets", config.lora_targets, targets)
+    tower = {id(module) for module in vision_modules(model)[0].modules()}
+    modules = {n.rpartition(".")[2] for n, m in model.named_modules() if id(m) not in tower}
+    trained = vlm_checks.named("lora_modules_to_save", config.lora_modules_to_save, modules)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        # Full names, because a vision tower often has layers of the same last name.
+        target_modules=[
+            name for name, last in linear.items() if last in targets and last not in trained
+        ],
+        modules_to_save=sorted(trained) or None,
+    )
     return get_peft_model(model, lora)
 
 

@@ -1,6 +1,6 @@
 """Try the parts of a checkpoint when it is loaded, so that no fault is met by a crash later."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,17 @@ def refused_images(processor: Any, paths: Iterable[Path]) -> dict[Path, str]:
         if faults[size]:
             refused[path] = f"{size[0]} x {size[1]}: {faults[size]}"
     return refused
+
+
+def named(option: str, value: str, names: Collection[str]) -> set[str]:
+    """Return the modules that an option names, comma-separated; UserError unless they exist."""
+    modules = {name.strip() for name in value.split(",") if name.strip()}
+    if absent := sorted(modules - set(names)):
+        raise UserError(
+            f"{option}: there is no layer called {', '.join(absent)} to adapt; there are "
+            f"{', '.join(sorted(filter(str.isidentifier, names)))}."
+        )
+    return modules
 
 
 def load_adapter(model: Any, folder: str) -> Any:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.options import apply
+from steelyard.harness.core.options import apply, require
+from steelyard.harness.models.backbone import Recipe
 
 TINY = "tiny-vlm"
 """Small LLaVA that is trained on generated scenes and cached; see ``tiny_vlm``."""
@@ -19,18 +20,35 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
-class VlmConfig:
+class VlmConfig(Recipe):
     """Checkpoint and training options; the defaults suit a pretrained model."""
 
-    source: str
+    source: str = ""
     """``tiny-vlm``, or the hub id or path of any AutoModelForImageTextToText checkpoint."""
     adapter: str = ""
     """Folder of a PEFT adapter to start from."""
     tune: Literal["full", "lora"] = "lora"
+    """What learns: all weights but the vision tower's, or a LoRA adapter."""
+    weights: Literal["auto", "bf16"] = "auto"
+    """``auto`` keeps trained weights in fp32, and frozen ones as ``precision`` says. ``bf16`` keeps
+    all weights of ``tune=full`` in it, with gradients and moments: 8 bytes a weight in place of
+    16, but a step below 1/256 of a weight is lost, which small learning rates fall under."""
+    quantize: Literal["none", "4bit"] = "none"
+    """``4bit`` stores the frozen language model under LoRA in 4 bits (NF4, bitsandbytes)."""
+    attn_implementation: Literal["auto", "sdpa", "eager"] = "auto"
+    """Attention; ``auto`` is the choice of transformers. ``sdpa`` runs torch's flash kernels; those
+    of the package flash-attn are not offered, because the FLOP counter cannot see them."""
     lora_rank: int = 16
+    """Rank of every adapted layer."""
     lora_alpha: int = 32
+    """Scale of an adapter's output, times the rank."""
+    lora_dropout: float = 0.0
+    """Dropout before every adapted layer, in training."""
     lora_targets: str = "q_proj,k_proj,v_proj,o_proj"
-    """Names of the language model's linear layers, comma-separated."""
+    """Names of the language model's linear layers, comma-separated, or ``all-linear``."""
+    lora_modules_to_save: str = ""
+    """Names of further modules that train in full beside the adapter, comma-separated, such as the
+    projector's."""
     vision: Literal["frozen", "trained"] = "frozen"
     """Whether the vision tower learns; the projector learns whenever ``tune`` is ``full``."""
     feature_cache_gb: float = 4.0
@@ -48,22 +66,26 @@ class VlmConfig:
     checkpointing: bool = True
     """Recompute activations in the backward pass: a third of the memory for one forward pass of the
     decoder more; see ``docs/memory.md``."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-4
-    """Rate of fine-tuning, a tenth of it with ``tune=full``; methods scale it."""
-    weight_decay: float = 0.01
-    batch_size: int = 32
-    """Training items per optimiser step; of methods that sample answers, sampled answers."""
+    """Highest rate of the schedule, a tenth of it with ``tune=full``; a method may scale it."""
     micro_batch_size: int = 4
     """Most items of one pass with gradients, 0 for all of a step: less memory, same gradient."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` is bf16 on a GPU and fp32 on a CPU. Under bf16 every pass runs in bfloat16 autocast,
     and frozen weights of a LoRA run are stored in it; trained weights keep full precision."""
 
+    def __post_init__(self) -> None:
+        Recipe.__post_init__(self)
+        require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a number from 0 to below 1")
+        if self.weights == "bf16" and (self.tune == "lora" or self.precision == "fp32"):
+            raise UserError("weights=bf16 goes with tune=full and precision=bf16.")
+        if self.quantize == "4bit" and self.tune == "full":
+            raise UserError("quantize=4bit goes with tune=lora: weights of 4 bits cannot learn.")
+
 
 PRESETS: dict[str, VlmConfig] = {
     TINY: VlmConfig(
-        TINY,
+        source=TINY,
         tune="full",
         learning_rate=4e-4,
         micro_batch_size=0,
@@ -83,14 +105,14 @@ def configure(name: str, options: Mapping[str, Any]) -> VlmConfig:
     A PEFT adapter's folder stands for its base model with the adapter.
     """
     names = [field.name for field in fields(VlmConfig) if field.name != "source"]
-    default = PRESETS.get(name) or VlmConfig(name)
+    default = PRESETS.get(name) or VlmConfig(source=name)
     if base := base_of_adapter(name):
         if "adapter" in options or base_of_adapter(base):
             raise UserError(
                 f"{name} is an adapter of {base}, and a model takes one adapter: merge one of the "
                 "two into the base first."
             )
-        default = VlmConfig(base, adapter=name)
+        default = VlmConfig(source=base, adapter=name)
     # The usual rates of fine-tuning: 1e-4 of adapters, 1e-5 of all weights.
     if options.get("tune") == "full" and default.tune == "lora":
         default = replace(default, learning_rate=default.learning_rate / 10)

@@ -10,6 +10,8 @@ from steelyard.harness.records.budget import Track
 
 LATER = {"learning_rate": None, "track": "compute", "wall": None, "tuning": ""}
 """Fields added after the first records, with the value that leaves the hash as it was."""
+WITHOUT_EFFECT = ("eval_batch_size", "pixel_cache_gb", "workers")
+"""Backbone options about time and memory alone: they are no part of a run's id or name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,14 @@ class RunSpec:
         """Hash of the content, 8 hex digits."""
         # Fields added later count only if they are set: ids of older records stay the same.
         content = {k: v for k, v in asdict(self).items() if k not in LATER or v != LATER[k]}
+        content["backbone_options"] = dict(self.model_options)
         text = json.dumps(content, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+    @property
+    def model_options(self) -> Mapping[str, str | int | float | bool]:
+        """Options of the backbone that can change a result."""
+        return {k: v for k, v in self.backbone_options.items() if k not in WITHOUT_EFFECT}
 
     @property
     def id(self) -> str:

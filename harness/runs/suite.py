@@ -31,8 +31,11 @@ class SuiteEntry:
     """Method with options under one label: one row of a board."""
 
     method: str
+    """Name of a method, or its file."""
     options: Options = field(default_factory=dict)
+    """Options of the method that differ from its defaults."""
     label: str = ""
+    """Name on the board; by default the method with its options."""
     learning_rate: float | None = None
     """Replaces the backbone's."""
     kind: RecordKind = "entry"
@@ -58,12 +61,17 @@ class Suite:
     tasks: tuple[str, ...] = ()
     """Data sets to train on; each run is also scored on its own."""
     corruptions: tuple[str, ...] = ()
+    """Corruptions to score on, such as ``image-noise:1-5``."""
     evaluate: tuple[str, ...] = ()
     """Further tasks to score every run on; only for a vision-language model."""
     seeds: tuple[int, ...] = (0,)
+    """Seeds: every entry is trained once with each."""
     backbone: str = "tiny"
+    """Preset, ``IMAGE+TEXT`` encoders, or a model's id or path."""
     backbone_options: Options = field(default_factory=dict)
+    """Options of the backbone, see ``list backbones NAME``."""
     budget: str = "S"
+    """Budget of a run: a name of ``list budgets``, or a number of FLOPs or items."""
     track: Literal["compute", "data", "anytime"] = "compute"
     """What is equal for all entries; ``anytime`` is the compute track at several budgets."""
     wall: float | None = None
@@ -71,9 +79,11 @@ class Suite:
     data_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Loader options by task."""
     limit: int | None = None
+    """Items to score per task; all if not given."""
     split: str = "test"
     """Scored items; ``val`` to choose settings."""
     about: str = ""
+    """What is compared, in one sentence."""
 
     @property
     def all_tasks(self) -> tuple[str, ...]:
@@ -162,7 +172,7 @@ def check(suite: Suite) -> None:
         raise UserError("--wall goes with the compute track; the anytime track has three budgets.")
     for budget in suite.budgets:
         parse_budget(budget, suite.run_track, suite.wall)
-    registry.configure(suite.backbone, suite.backbone_options)
+    registry.check_packages(suite.backbone, suite.backbone_options)
     kind = registry.kind_of(suite.backbone)
     for task in suite.tasks:
         if tasks.is_stock(task):

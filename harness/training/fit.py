@@ -108,8 +108,16 @@ def schedule(progress: float, warmup: float) -> float:
 
 def new_optimiser(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """Build the recipe's optimiser; its learning rate is zero until a training loop sets it."""
+    decay, betas = recipe.weight_decay, (recipe.beta1, recipe.beta2)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, lr=0.0, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True
+            parameters, lr=0.0, momentum=recipe.beta1, weight_decay=decay, nesterov=recipe.beta1 > 0
         )
-    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=recipe.weight_decay, foreach=True)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=0.0, betas=betas, weight_decay=decay, foreach=True)
+    import bitsandbytes
+
+    paged = recipe.optimizer.startswith("paged")
+    kind = bitsandbytes.optim.PagedAdamW8bit if paged else bitsandbytes.optim.AdamW8bit
+    optimiser: torch.optim.Optimizer = kind(parameters, lr=0.0, betas=betas, weight_decay=decay)
+    return optimiser

@@ -116,7 +116,7 @@ def collect(
 
 def backbone_name(spec: RunSpec) -> str:
     """Return the backbone with its changed options: ``tiny(head=concat)``."""
-    changed = ", ".join(f"{key}={value}" for key, value in sorted(spec.backbone_options.items()))
+    changed = ", ".join(f"{key}={value}" for key, value in sorted(spec.model_options.items()))
     return f"{spec.backbone}({changed})" if changed else spec.backbone
 
 

@@ -56,6 +56,7 @@ class PairOptions:
     refill: bool = True
     """Take a random wrong answer if the mined one is dropped, and keep the example."""
     beta: float = 0.1
+    """Strength of the pull towards the start model."""
     weights: ClassVar[tuple[str, ...]] = ()
     """Options of the method that are weights of its loss."""
 

@@ -30,6 +30,7 @@ class Sampling:
     group: int = 8
     """Answers sampled per question; divides the batch size, which counts answers."""
     temperature: float = 1.0
+    """Temperature of sampled answers."""
     max_tokens: int = 64
     """Maximum length of a sampled answer."""
     beta: float = 0.04

@@ -31,7 +31,7 @@ WIDTH, PATCH = 1280, 1176
 """Width of both towers, and numbers of a patch."""
 KEPT = "total with checkpointing=false"
 GB = 1e9
-DEFAULTS = VlmConfig("x")
+DEFAULTS = VlmConfig(source="x")
 HALF = torch.bfloat16
 
 
