@@ -57,7 +57,7 @@ class Meter:
         self._phase = "train"
         self._since = 0.0
         self._spent = 0.0
-        self._fixed = 0.0
+        self._fixed = self._fixed_seconds = 0.0
         self._spent_before = 0.0
         self._costliest_step = 0.0
         self._reserved = 0.0  # backward passes of executed forward ones
@@ -96,7 +96,9 @@ class Meter:
         available = self.budget.flops - self._fixed
         fraction = (self._spent - self._fixed) / available if available else 1.0
         if self.budget.seconds is not None:
-            fraction = max(fraction, self._elapsed() / self.budget.seconds)
+            seconds = self.budget.seconds - self._fixed_seconds
+            used = self._elapsed() - self._fixed_seconds
+            fraction = max(fraction, used / seconds if seconds > 0 else 1.0)
         if self.budget.items is not None:
             fraction = max(fraction, self._prompts / self.budget.items)
         return fraction
@@ -141,8 +143,10 @@ class Meter:
             self._tick()
             self._phase = outer
 
-    def charge(self, flops: float) -> None:
+    def charge(self, flops: float, seconds: float = 0.0) -> None:
         """Charge a fixed cost that was measured elsewhere, such as a feature cache's."""
+        self._seconds[self._phase] += seconds
+        self._fixed_seconds += seconds
         self._demand(flops)
         self._post("forward", flops)
         self.audit.prepay(flops)

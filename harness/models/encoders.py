@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.model, self.processor, self.modality = model, processor, modality
         self.max_tokens, self.source = max_tokens, source
-        self._features: dict[bytes, Tensor] = {}
+        self._features: dict[bytes, tuple[Tensor, float]] = {}
+        self.seconds = 0.0
+        """Seconds that all features read so far took to compute, whether they were in memory."""
         # Read off an output, because configurations name the width in too many ways; and what a
         # checkpoint lacks would be met by a crash within a run.
         sample = Image.new("RGB", (8, 8)) if modality == "image" else "a"
@@ -106,9 +109,14 @@ class Encoder(nn.Module):
         if key not in self._features:
             inputs, _ = self.prepare([item])
             device = next(self.model.parameters()).device
+            inputs = tuple(tensor.to(device) for tensor in inputs)
+            start = time.perf_counter()
             # On the CPU, where ``collate`` builds batches before it moves them.
-            self._features[key] = self(*(tensor.to(device) for tensor in inputs))[0].float().cpu()
-        return self._features[key]
+            row = self(*inputs)[0].float().cpu()
+            self._features[key] = row, time.perf_counter() - start
+        row, seconds = self._features[key]
+        self.seconds += seconds
+        return row
 
     def save(self, folder: Path) -> None:
         """Write configuration and processor; the classifier's file has the weights."""

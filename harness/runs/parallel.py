@@ -29,6 +29,7 @@ from steelyard.harness.core.progress import (
     show_progress,
 )
 from steelyard.harness.models import registry
+from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
@@ -42,7 +43,7 @@ from steelyard.harness.runs.options import (
 from steelyard.harness.runs.provenance import check_revision
 from steelyard.harness.runs.run import Job, finished, run
 from steelyard.harness.runs.suite import Suite
-from steelyard.harness.runs.training import TRACEBACK
+from steelyard.harness.runs.training import TRACEBACK, require_features
 
 MESSAGE_SECONDS = 0.3  # between two progress messages of a run
 TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation
@@ -153,6 +154,7 @@ def run_jobs(
     states = [(job, finished(job, options.runs)) for job in jobs]
     if options.dry_run:
         print_plan(states, workers)
+        _check_budgets([job.spec for job, record in states if record is None], corpora)
         return []
     records = [record for _, record in states if record is not None]
     waiting = [job for job, record in states if record is None]
@@ -199,6 +201,20 @@ def run_jobs(
         records.append(run(job, corpora, options.runs, device, no_progress, failure.reason))
     _print_ends(records, options.runs)
     return records
+
+
+def _check_budgets(specs: Sequence[RunSpec], corpora: Mapping[str, Corpus]) -> None:
+    """Raise UserError for a budget that does not pay for the features of frozen encoders."""
+    frozen = {}
+    for spec in specs:
+        config = registry.configure(spec.backbone, spec.backbone_options)
+        if isinstance(config, ClassifierConfig) and config.frozen and spec.track == "compute":
+            frozen[spec.task, parse_budget(spec.budget).flops] = spec
+    for spec in frozen.values():
+        quiet_heavy_libraries()
+        corpus = corpora[spec.task]
+        backbone = registry.build_untrained(spec, corpus, "cpu")
+        require_features(backbone, corpus, parse_budget(spec.budget))
 
 
 def _print_ends(records: Sequence[Record], runs: Path) -> None:

@@ -21,7 +21,7 @@ from steelyard.harness.core.files import write_atomic, write_json
 from steelyard.harness.core.progress import Progress
 from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
-from steelyard.harness.records.budget import parse_budget
+from steelyard.harness.records.budget import Budget, parse_budget
 from steelyard.harness.records.record import Ledger
 from steelyard.harness.records.spec import RunSpec
 
@@ -52,8 +52,6 @@ def train(
     import torch
 
     from steelyard.harness.models import extension
-    from steelyard.harness.models.classifier import Classifier
-    from steelyard.harness.training.train_data import feature_cost, train_data
 
     progress("preparing", 0.0)
     method = methods.load(spec.method)
@@ -63,10 +61,10 @@ def train(
         registry.check_images(backbone, name, corpus.at_once)
     extended = _extend(backbone, method, config, spec)
     backbone.recipe = replace(backbone.recipe, learning_rate=learning_rate(spec))
-    data = train_data(backbone, spec.task, corpora[spec.task])
+    budget = parse_budget(spec.budget, spec.track, spec.wall)
+    data, flops, seconds = _prepare_data(backbone, corpora[spec.task], budget)
     if extended:
         _check_restored(backbone, data, folder, device)
-    budget = parse_budget(spec.budget, spec.track, spec.wall)
     # The seed decides which windows the audit compares: a method cannot know them.
     meter = Meter(budget, device, Audit(spec.seed_for("audit")))
     for module in backbone.metered_modules:
@@ -90,9 +88,9 @@ def train(
     roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
     with meter, only_training_images(images, roots, [folder]) as guard:
         try:
-            if isinstance(backbone, Classifier) and backbone.config.frozen:
+            if flops:
                 with meter.phase("features"):
-                    meter.charge(feature_cost(backbone, data))
+                    meter.charge(flops, seconds)
             method.train(backbone, data, meter, config, spec.seed_for("method"))
             stopped = "budget" if meter.fraction >= 1 else "finished"
         except BudgetSpent as error:
@@ -116,6 +114,43 @@ def train(
     else:  # after the weights: a run that has this file is not trained again
         write_json(folder / TRAINING, asdict(result))
     return result
+
+
+def require_features(backbone: "Classifier | Vlm", corpus: Corpus, budget: Budget) -> float:
+    """Return the FLOPs that frozen encoders take for all training items; 0 without any.
+
+    Raises:
+        UserError: the budget has not enough for these and one step.
+    """
+    from steelyard.harness.models.classifier import Classifier
+    from steelyard.harness.training.train_data import feature_cost, step_cost
+
+    examples = corpus.splits.get("train", ())
+    if not isinstance(backbone, Classifier) or not backbone.config.frozen or not examples:
+        return 0.0
+    features, step = feature_cost(backbone, examples), step_cost(backbone)
+    if features + step > budget.flops:
+        raise UserError(
+            f"budget too small: features of {len(examples):,} training items need {features:.3g} "
+            f"FLOPs, one step {step:.3g}, and the budget is {budget}"
+        )
+    return features
+
+
+def _prepare_data(
+    backbone: "Classifier | Vlm", corpus: Corpus, budget: Budget
+) -> tuple["TrainData", float, float]:
+    """Return the training data, and FLOPs and seconds of the features of frozen encoders."""
+    from steelyard.harness.models.classifier import Classifier
+    from steelyard.harness.training.train_data import train_data
+
+    flops = require_features(backbone, corpus, budget)
+    encoders = (
+        (backbone.image_encoder, backbone.text_encoder) if isinstance(backbone, Classifier) else ()
+    )
+    before = sum(encoder.seconds for encoder in encoders)
+    data = train_data(backbone, corpus.name, corpus)
+    return data, flops, sum(encoder.seconds for encoder in encoders) - before
 
 
 def _extend(

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from steelyard import tasks
-from steelyard.harness.budget.flops import measure
+from steelyard.harness.budget.flops import measure, total_counter
 from steelyard.harness.core.errors import ItemError, UserError
 from steelyard.harness.core.examples import Corpus, Example, Turn
 from steelyard.harness.core.seeds import seed_for
@@ -105,7 +105,7 @@ def classifier_data(
     return replace(data, gather=lambda positions: _select(joined, positions))
 
 
-def feature_cost(backbone: Classifier, data: TrainData) -> float:
+def feature_cost(backbone: Classifier, examples: Sequence[Example]) -> float:
     """Return the FLOPs of encoding every training item once with frozen encoders.
 
     Charged to each run in full, also when the features were still in memory from another run.
@@ -120,11 +120,29 @@ def feature_cost(backbone: Classifier, data: TrainData) -> float:
             costs[key] = measure(encoder, [t.to(backbone.device) for t in inputs], {}).forward
         return costs[key]
 
-    images = sum(example.image is not None for example in data.examples)
-    texts = [example.text for example in data.examples if example.text]
+    images = sum(example.image is not None for example in examples)
+    texts = [example.text for example in examples if example.text]
     # Processors give all images one size: one image is enough.
     image_flops = images * cost(backbone.image_encoder, Image.new("RGB", (64, 64)))
     return image_flops + sum(cost(backbone.text_encoder, text) for text in texts)
+
+
+def step_cost(backbone: Classifier) -> float:
+    """Return the FLOPs of one plain step on features of frozen encoders."""
+    size, classes = backbone.recipe.batch_size, len(backbone.classes)
+    widths = (backbone.image_encoder.width, backbone.text_encoder.width)
+    pixels, tokens = (torch.zeros(size, width) for width in widths)
+    present = torch.ones(size, dtype=torch.bool)
+    targets = (
+        torch.zeros(size, classes) if backbone.multi_label else torch.zeros(size, dtype=torch.int64)
+    )
+    batch = Batch(pixels, present, tokens, torch.empty(size, 0), present, targets)
+    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    with total_counter() as counter:
+        batch = batch.map(lambda tensor: tensor.to(backbone.device))
+        loss = backbone.loss(backbone.predict(batch), batch).mean()
+        torch.autograd.grad(loss, trained, allow_unused=True)
+    return float(counter.get_total_flops())
 
 
 def _join(chunks: Sequence[Batch]) -> Batch:

@@ -1,19 +1,21 @@
 """Frozen encoders: features of the item alone, a cost by hand, shares of what it leaves."""
 
 import functools
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command import Command
 from PIL import Image
 
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import Example, Inputs, Modality, Turn
+from steelyard.harness.core.examples import Example, Inputs, Modality
 from steelyard.harness.models import classifier, classifier_config, encoders
 from steelyard.harness.models.classifier import Classifier
-from steelyard.harness.training.train_data import TrainData, feature_cost
+from steelyard.harness.training.train_data import feature_cost, step_cost
 
 TEXTS = ["grandma's apple pie with a crumb topping and cream", "bus", "tea"]
 CLASSES = ("pie", "bus", "tea")
@@ -95,10 +97,52 @@ def test_feature_cost_by_hand() -> None:
     photo = Path("photo.jpg")
     rows = ((photo, "a b c d e"), (None, "a b c d e f g h"), (photo, None))
     examples = tuple(Example(str(i), *row, (0,)) for i, row in enumerate(rows))
+    assert feature_cost(make(), examples) == 2 * image + texts
+
+
+def test_cost_of_a_step_on_features_by_hand() -> None:
+    """Forward, weight gradients and input gradients; the embeddings' inputs need none."""
     model = make()
-    turns = [Turn(Inputs(None, example.text), "", ()) for example in examples]
-    data = TrainData(examples, lambda rows: model.collate([]), turns.__getitem__, 3, False)
-    assert feature_cost(model, data) == 2 * image + texts
+    embedding, contribution, output = 2 * 64 * 64, 2 * 64 * 64, 2 * 64 * len(CLASSES)
+    expected = 2 * 2 * embedding + 2 * 3 * contribution + 3 * output
+    assert step_cost(model) == model.recipe.batch_size * expected
+
+
+def test_seconds_of_features_count_whether_they_were_in_memory() -> None:
+    encoder = make().image_encoder
+    encoder.features(photos())
+    first = encoder.seconds
+    assert first > 0
+    encoder.features(photos())
+    assert encoder.seconds == pytest.approx(2 * first)
+
+
+def test_seconds_of_a_fixed_cost_count_and_leave_the_schedule_to_the_rest() -> None:
+    meter = Meter(Budget("test", 100.0, seconds=1000.0), "cpu")
+    with meter:
+        with meter.phase("features"):
+            meter.charge(60.0, seconds=999.0)
+        assert meter.fraction < 0.5  # of the second that is left
+        with pytest.raises(BudgetSpent, match="s used"), meter.phase("features"):
+            meter.charge(1.0, seconds=2.0)
+    assert meter.ledger("budget").seconds["features"] == pytest.approx(1001.0, abs=0.5)
+
+
+def test_a_budget_too_small_for_features_is_refused_before_anything_is_encoded(
+    world: Path, tmp_path: Path, steelyard: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    monkeypatch.setattr(encoders.Encoder, "features", lambda self, items: encoded.append(1))
+    words = ["run", "joint", "--data-root", str(world / "food101"), "--backbone-set", "frozen=true"]
+    words += ["--runs", str(tmp_path), "--jobs", "1", "--device", "cpu", "--budget", "1e8"]
+    for dry in ([], ["--dry-run"]):
+        done = steelyard(*words, *dry)
+        assert done.code == 2 and "Traceback" not in done.stderr
+        assert re.search(
+            r"features of \d+ training items need \S+ FLOPs, one step \S+, and the budget is 1e",
+            done.stderr,
+        )
+    assert not encoded
 
 
 def test_shares_of_a_budget_are_of_what_a_fixed_cost_leaves() -> None:
