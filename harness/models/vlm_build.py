@@ -240,7 +240,7 @@ def _assemble(name: str, config: VlmConfig, model: Any, processor: Any, source: 
 
 
 def _with_adapter(model: Any, config: VlmConfig) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     if config.adapter:
         adapted = vlm_checks.load_adapter(model, config.adapter)
@@ -268,7 +268,7 @@ def _with_adapter(model: Any, config: VlmConfig) -> Any:
         ],
         modules_to_save=sorted(trained) or None,
     )
-    return get_peft_model(model, lora)
+    return vlm_checks.put_on(model, lora)
 
 
 @torch.no_grad()

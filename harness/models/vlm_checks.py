@@ -100,13 +100,26 @@ def named(option: str, value: str, names: Collection[str]) -> set[str]:
     return modules
 
 
+def put_on(model: Any, config: Any) -> Any:
+    """Return the model with a new PEFT adapter, all of whose weights are in full precision."""
+    from peft import get_peft_model
+
+    adapted = get_peft_model(model, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            # PEFT copies modules to save as they are. A step of AdamW is smaller than what bfloat16
+            # can add to a weight.
+            parameter.data = parameter.data.float()
+    return adapted
+
+
 def load_adapter(model: Any, folder: str) -> Any:
     """Return the model with the PEFT adapter of a folder.
 
     Raises:
         UserError: there is none, or not all of its tensors fit the model, or they do not fill it.
     """
-    from peft import PeftConfig, get_peft_model
+    from peft import PeftConfig
 
     if not (Path(folder) / ADAPTER_CONFIG).is_file():
         raise UserError(f"No PEFT adapter at {folder}: {ADAPTER_CONFIG} is missing.")
@@ -115,7 +128,7 @@ def load_adapter(model: Any, folder: str) -> Any:
     ):
         config = PeftConfig.from_pretrained(folder)
         config.inference_mode = False
-        adapted = get_peft_model(model, config)
+        adapted = put_on(model, config)
         # PEFT itself only warns of these, and scores would be those of the base model.
         result = adapted.load_adapter(folder, "default", is_trainable=True)
     unfit = {

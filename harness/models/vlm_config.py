@@ -94,7 +94,12 @@ PRESETS: dict[str, VlmConfig] = {
         precision="fp32",
     ),
     SMALL: VlmConfig(
-        source=SMALL, batch_size=8, checkpointing=False, max_prompt_tokens=512
+        source=SMALL,
+        # Its projector has to learn first of all.
+        lora_modules_to_save="multi_modal_projector",
+        checkpointing=False,
+        batch_size=8,
+        max_prompt_tokens=512,
     ),
 }
 

@@ -41,11 +41,16 @@ def test_all_linear_adapts_every_layer_of_the_language_model_only(root: Path) ->
     assert dropouts == {0.5}
 
 
-def test_further_modules_learn_in_full_and_come_back(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_further_modules_learn_in_full_and_come_back(
+    precision: str, root: Path, tmp_path: Path
+) -> None:
     options = {"tune": "lora", "lora_modules_to_save": "multi_modal_projector"}
-    model = vlm_toys.build("llava", root, **options)
-    learns = {n for n, p in model.named_parameters() if p.requires_grad and "lora" not in n}
-    assert learns and all("multi_modal_projector.modules_to_save" in name for name in learns)
+    model = vlm_toys.build("llava", root, **options, precision=precision)
+    learns = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in learns.values()} == {torch.float32}
+    further = [name for name in learns if "lora" not in name]
+    assert further and all("multi_modal_projector.modules_to_save" in name for name in further)
     meter = vlm_toys.watched(model, 1e12)
     batch = vlm_toys.batch(model, 4)
     with meter, total_counter() as counter:
@@ -54,9 +59,11 @@ def test_further_modules_learn_in_full_and_come_back(root: Path, tmp_path: Path)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += 0.1
+                parameter += 0.1001  # is no number of bfloat16
     vlm_build.save(model, tmp_path)
     again = vlm_build.load(tmp_path, "cpu")
+    weights = dict(again.named_parameters())
+    assert all(torch.equal(weights[name], learns[name]) for name in learns)
     items, choices = [turn.inputs for turn in vlm_toys.turns(3)], ("yes", "no")
     assert torch.equal(again.answer(items, choices), model.eval().answer(items, choices))
     with pytest.raises(UserError, match="lora_modules_to_save: there is no layer called project"):
