@@ -2,7 +2,7 @@
 
     corpus = tasks.load("food101", tasks.find_root("food101"))
     for variant in tasks.variants("food101", ["image-noise:1-5", "text-blank"]):  # clean first
-        task = build(variant, corpus, limit=100)    # an lmms-eval task, of tasks.build
+        task = build(variant, corpus, limit=100)    # an lmms-eval task
 
 Importing this is fast: lmms-eval is imported when a task object is built.
 """
@@ -18,6 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from steelyard.harness.core.compat import import_lmms_eval
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Inputs, Turn
 from steelyard.harness.core.files import cache_folder
@@ -28,6 +29,8 @@ from steelyard.tasks.corruptions.variants import Variant as Variant  # re-export
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from steelyard.tasks._lmms.memory_task import MemoryTask
+    from steelyard.tasks._lmms.stock_task import StockTask
     from steelyard.tasks.metrics import TaskDoc
 
 PREFIX = "steelyard_"
@@ -215,9 +218,7 @@ def load(name: str, root: Path, **options: Any) -> Corpus:
     """Read a task's data set with the options of its loader; lmms-eval's tasks have no options."""
     if is_stock(name):
         stock.check(name)
-        # Imported here, for importing lmms-eval is slow.
-        from steelyard.harness.core.compat import import_lmms_eval
-
+        # Here, for importing lmms-eval is slow.
         import_lmms_eval()
         from steelyard.tasks._lmms import stock_task
 
@@ -311,3 +312,21 @@ def doc_to_visual(doc: "TaskDoc") -> "list[Image]":
     from steelyard.tasks._shared.images import open_image
 
     return [open_image(Path(doc["image"]))] if doc["image"] else []
+
+
+def build(
+    variant: Variant, corpus: Corpus, split: str = "test", limit: int | None = None
+) -> "MemoryTask | StockTask":
+    """Build the variant as an lmms-eval task over a split of ``corpus``.
+
+    ``limit`` takes that many items by a hash of their ids, not the first ones: files are often
+    sorted by class. A smaller limit gives a subset of a larger one.
+    """
+    if split not in corpus.splits:
+        raise unknown(f"split of {corpus.name}", split, corpus.splits)
+    import_lmms_eval()
+    from steelyard.tasks._lmms import memory_task, stock_task
+
+    if is_stock(variant.task):
+        return stock_task.build(variant, corpus, split, limit)
+    return memory_task.build(variant, corpus, split, limit)

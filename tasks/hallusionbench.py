@@ -50,32 +50,27 @@ def load(root: Path, *, max_bad: float = 0.01, verdicts: str = "") -> Corpus:
     judge_verdicts = judged.read(verdicts, "verdict", VERDICTS)
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
+        keys = ("subcategory", "set_id", "figure_id", "question_id")
         for where, row in questions.listed(questions.first_file(folder, FILE)):
-            yield _example(folder, where, row, split, judge_verdicts)
+            subcategory, group, figure, question = (questions.field(where, row, k) for k in keys)
+            category = questions.one_of(where, row, "category", CATEGORIES)
+            cluster = f"{category}/{subcategory}/{group}"
+            id_ = f"{questions.prefix(split)}{cluster}/{figure}/{question}"
+            numbers = {"figure": (figure,), "question": (question,)}
+            yield Example(
+                id_,
+                _figure(where, folder, row),
+                questions.field(where, row, "question"),
+                answers=(LABELS[questions.one_of(where, row, "gt_answer", LABELS)],),
+                choices=("yes", "no"),
+                subset=f"{category}: {subcategory}",
+                cluster=cluster,
+                facts=numbers | judged.facts(judge_verdicts, id_),
+            )
 
     notes = {"scored by": "verdicts" if judge_verdicts is not None else "words"}
     return questions.corpus(
         "hallusionbench", root, read, notes=notes, max_bad=max_bad, by_cluster=True
-    )
-
-
-def _example(
-    root: Path, where: str, row: questions.SourceRow, split: str, verdicts: judged.Verdicts | None
-) -> Example:
-    keys = ("subcategory", "set_id", "figure_id", "question_id")
-    subcategory, group, figure, question = (questions.field(where, row, key) for key in keys)
-    category = questions.one_of(where, row, "category", CATEGORIES)
-    cluster = f"{category}/{subcategory}/{group}"
-    id_ = f"{questions.prefix(split)}{cluster}/{figure}/{question}"
-    return Example(
-        id_,
-        _figure(where, root, row),
-        questions.field(where, row, "question"),
-        answers=(LABELS[questions.one_of(where, row, "gt_answer", LABELS)],),
-        choices=("yes", "no"),
-        subset=f"{category}: {subcategory}",
-        cluster=cluster,
-        facts={"figure": (figure,), "question": (question,), **judged.facts(verdicts, id_)},
     )
 
 

@@ -31,20 +31,18 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
     group: Index, Question_Type, Question_0, Question_1, Image_0, Image_1, and the answers
     Image_0_Question_0 to Image_1_Question_1. Subsets are the two types of question.
     """
-
-    def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
-        for where, row in read_json_lines(find_file(folder, FILE)):
-            yield from _group(folder, where, row, split)
-
-    return questions.corpus("naturalbench", root, read, notes={}, max_bad=max_bad, by_cluster=True)
+    return questions.corpus(
+        "naturalbench", root, _examples, notes={}, max_bad=max_bad, by_cluster=True
+    )
 
 
-def _group(root: Path, where: str, row: Mapping[str, Any], split: str) -> Iterator[Example]:
-    # Copies differ in the column's name.
-    column = "Question_Type" if "Question_Type" in row else "Question Type"
-    kind = questions.one_of(where, row, column, LABELS)
-    group = f"{questions.prefix(split)}{questions.field(where, row, 'Index')}"
-    for question, image in ITEMS:
+def _examples(root: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
+    rows = read_json_lines(find_file(root, FILE))
+    for where, row, question, image in ((*row, *item) for row in rows for item in ITEMS):
+        # Copies differ in the column's name.
+        column = "Question_Type" if "Question_Type" in row else "Question Type"
+        kind = questions.one_of(where, row, column, LABELS)
+        group = f"{questions.prefix(split)}{questions.field(where, row, 'Index')}"
         key = f"Image_{image}_Question_{question}"
         label = str(row.get(key)).strip().capitalize()
         if label not in LABELS[kind]:

@@ -1,7 +1,7 @@
 """Class metrics under item weights, for many resamples at once; importing this needs no torch.
 
 weights = np.ones((1, len(items.ids)))            # every item once: the plain metric
-resampled("macro_f1", items, weights)[0]
+all_resampled("macro_f1", [items], weights)[0, 0]
 all_resampled("auroc", [clean, corrupted], draws)  # [2, R], how often each item was drawn [R, n]
 """
 
@@ -36,16 +36,12 @@ class Items:
     """[n] probability of class 1, for AUROC."""
 
 
-def resampled(metric: str, items: Items, weights: FloatArray) -> FloatArray:
-    """Return the metric under each row of weights [R, n], how often each item is drawn: [R].
-
-    A metric not in ``METRICS`` is the weighted mean of the items' scores.
-    """
-    return np.asarray(all_resampled(metric, [items], weights)[0])
-
-
 def all_resampled(metric: str, variants: Sequence[Items], weights: FloatArray) -> FloatArray:
-    """Return the metric of V variants of the same items, as ``resampled``: [V, R]."""
+    """Return the metric of V variants of the same items in R resamples: [V, R].
+
+    A row of the weights [R, n] says how often each item is drawn. A metric not in ``METRICS`` is
+    the weighted mean of the items' scores.
+    """
     return METRICS.get(metric, _mean_scores)(variants, weights)
 
 
@@ -130,27 +126,13 @@ def _auroc(confidence: FloatArray, classes: _ByClass) -> FloatArray:
     return np.asarray(np.divide(wins, classes.pairs, out=undefined, where=classes.pairs > 0))
 
 
-def _class_counts(
-    variants: Sequence[Items], weights: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Count weighted hits, targets and predictions of each class: [V, R, C] each."""
-    hits = [items.target & items.predicted for items in variants]
-    target = [items.target for items in variants]
-    predicted = [items.predicted for items in variants]
-    return _counts(hits, weights), _counts(target, weights), _counts(predicted, weights)
-
-
-def _counts(indicators: Sequence[Bools], weights: FloatArray) -> FloatArray:
-    # BLAS multiplies floats only.
-    wide = np.concatenate(indicators, axis=1).astype(np.float64)
-    counted = (weights @ wide).reshape(len(weights), len(indicators), -1)
-    return counted.transpose(1, 0, 2)
-
-
 def _f1(
     average: Literal["macro", "micro", "weighted"], variants: Sequence[Items], weights: FloatArray
 ) -> FloatArray:
-    hits, target, predicted = _class_counts(variants, weights)
+    marks = [(items.target & items.predicted, items.target, items.predicted) for items in variants]
+    # [V, 3, n, C] for one product; BLAS multiplies floats only.
+    counts = np.tensordot(weights, np.array(marks, np.float64), axes=(1, 2))
+    hits, target, predicted = counts.transpose(2, 1, 0, 3)
     if average == "micro":
         return _ratio(2 * hits.sum(axis=2), (target + predicted).sum(axis=2))
     by_class = _ratio(2 * hits, target + predicted)

@@ -19,7 +19,7 @@ from steelyard.harness.evaluation.scores import Evaluation, as_items
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.models.registry import check_images
 from steelyard.harness.records.record import Score
-from steelyard.tasks.build import build
+from steelyard.tasks import build
 from steelyard.tasks.metrics import Pool, clustered_stderr, mean, ratio, ratio_stderr
 
 if TYPE_CHECKING:

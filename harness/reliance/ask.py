@@ -22,7 +22,7 @@ from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, evaluation_mode
 from steelyard.harness.reliance.answer_cache import AnswerCache
 from steelyard.tasks import answers as wording
-from steelyard.tasks.build import build
+from steelyard.tasks import build
 
 if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance

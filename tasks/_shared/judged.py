@@ -35,7 +35,7 @@ def read(path: str, key: str, allowed: Sequence[str]) -> Verdicts | None:
     return verdicts
 
 
-def facts(verdicts: Verdicts | None, id: str) -> Mapping[str, tuple[str, ...]]:
+def facts(verdicts: Verdicts | None, id: str) -> dict[str, tuple[str, ...]]:
     if verdicts is None:
         return {}
     of_question = verdicts.get(id, {})

@@ -313,22 +313,23 @@ CATEGORIES: Mapping[str, Callable[[SceneSource], MmePair]] = {
 
 # --- naturalbench: two questions, two images, opposite answers ---------------------------------
 
+NATURALBENCH_LABELS = {"yes_no": ("Yes", "No"), "multiple_choice": ("A", "B")}
+"""Answer to a question about the scene that it fits, and about the other one."""
+
 
 class NaturalBenchGroup(NamedTuple):
     """Two scenes and two questions; question i fits scene i and not the other one."""
 
-    scenes: tuple[Scene, Scene]
     kind: str
+    scenes: tuple[Scene, Scene]
     questions: tuple[str, str]
-    fitting: str
-    """Answer to a question about the scene that it fits."""
-    opposite: str
 
 
 def _naturalbench_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
     for number in range(count // 4):
         group = (_yes_no_group, _option_group)[number % 2](source)
         row: JsonRow = {"Index": number, "Question_Type": group.kind}
+        fitting, opposite = NATURALBENCH_LABELS[group.kind]
         rows = {"naturalbench.jsonl": row}
         for image, scene in enumerate(group.scenes):
             row[f"Image_{image}"] = f"{number}_{image}.jpg"
@@ -336,7 +337,7 @@ def _naturalbench_items(folder: Path, count: int, source: SceneSource) -> Iterat
         for index, question in enumerate(group.questions):
             row[f"Question_{index}"] = question
             for image, scene in enumerate(group.scenes):
-                answer = group.fitting if index == image else group.opposite
+                answer = fitting if index == image else opposite
                 row[f"Image_{image}_Question_{index}"] = answer
                 yield Item(fact(f"{number}/q{index}_i{image}", scene, group.kind, answer), rows)
                 # The group's row is written once, with its first item, and still filled here.
@@ -351,7 +352,7 @@ def _yes_no_group(source: SceneSource) -> NaturalBenchGroup:
         if first - second and second - first:
             kinds = (source.pick(sorted(only)) for only in (first - second, second - first))
             texts = (language.existence_question(scenes[0], kind).text for kind in kinds)
-            return NaturalBenchGroup(scenes, "yes_no", (next(texts), next(texts)), "Yes", "No")
+            return NaturalBenchGroup("yes_no", scenes, (next(texts), next(texts)))
 
 
 def _option_group(source: SceneSource) -> NaturalBenchGroup:
@@ -361,7 +362,7 @@ def _option_group(source: SceneSource) -> NaturalBenchGroup:
     first, second = (source.scene(kind, colour, reuse=True) for colour in (a, b))
     text = language.colour_question(next(obj for obj in first.objects if obj.kind == kind)).text
     questions = (f"{text}\nA. {a}\nB. {b}", f"{text}\nA. {b}\nB. {a}")
-    return NaturalBenchGroup((first, second), "multiple_choice", questions, "A", "B")
+    return NaturalBenchGroup("multiple_choice", (first, second), questions)
 
 
 BENCHMARK_SETS: Mapping[str, WorldSet] = {

@@ -28,8 +28,8 @@ from steelyard.harness.core.examples import Corpus, Inputs
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.runs.parallel import quiet_heavy_libraries
+from steelyard.tasks import build
 from steelyard.tasks._shared.images import open_image
-from steelyard.tasks.build import build
 from steelyard.tasks.corruptions import CORRUPTIONS
 
 SIZE = tiny_vlms.Size(hidden=768, layers=12, heads=12, vision_hidden=384, vision_layers=6)

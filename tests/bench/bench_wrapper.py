@@ -17,7 +17,7 @@ from steelyard.harness.core.compat import import_lmms_eval
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.tiny_vlm import train
 from steelyard.harness.runs.parallel import quiet_heavy_libraries
-from steelyard.tasks.build import build
+from steelyard.tasks import build
 
 ROUNDS = 3
 

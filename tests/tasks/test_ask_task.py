@@ -11,7 +11,7 @@ from PIL import Image
 from steelyard import tasks
 from steelyard.harness.core.compat import import_lmms_eval
 from steelyard.harness.core.examples import Corpus, Example
-from steelyard.tasks.build import build
+from steelyard.tasks import build
 from steelyard.tasks.corruptions import CORRUPTIONS
 from steelyard.tasks.metrics import ratio
 

@@ -10,9 +10,8 @@ from mme_files import lines, write
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
-from steelyard.tasks import metrics, mme
+from steelyard.tasks import build, metrics, mme
 from steelyard.tasks._shared import official
-from steelyard.tasks.build import build
 
 
 def docs(corpus: Corpus, split: str = "test") -> list[Any]:

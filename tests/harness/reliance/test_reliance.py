@@ -27,8 +27,7 @@ from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.reliance import numbers as profile
 from steelyard.leaderboards.reliance import tables
 from steelyard.leaderboards.reliance.numbers import Diagnosis, TaskReliance
-from steelyard.tasks import pope
-from steelyard.tasks.build import build
+from steelyard.tasks import build, pope
 from steelyard.tasks.metrics import ratio
 
 OFFICIAL = SHARED / "official_json" / "pope"

@@ -10,8 +10,7 @@ from paths import SHARED
 
 from steelyard import tasks
 from steelyard.harness.core.examples import Corpus
-from steelyard.tasks import chair, metrics, pope, vqa
-from steelyard.tasks.build import build
+from steelyard.tasks import build, chair, metrics, pope, vqa
 from steelyard.tasks.corruptions import CORRUPTIONS
 
 pytestmark = pytest.mark.real

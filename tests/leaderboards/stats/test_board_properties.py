@@ -20,7 +20,7 @@ from steelyard.leaderboards.stats.intervals import (
     resample_weights,
 )
 from steelyard.leaderboards.stats.ranking import ranks, tie_letters, wins
-from steelyard.tasks.weighted_metrics import METRICS, Items, resampled
+from steelyard.tasks.weighted_metrics import METRICS, Items, all_resampled
 
 Seeds = st.integers(0, 10_000)
 Chances = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12)
@@ -47,7 +47,7 @@ def test_the_order_of_items_changes_no_resample(seed: int, metric: str) -> None:
     parts = (items.ids, items.clusters, items.target, items.predicted, items.score)
     mixed = Items(*(part[order] for part in parts), items.confidence[order])
     drawn = [
-        resampled(metric, each, resample_weights(each.clusters, 20, "toy"))
+        all_resampled(metric, [each], resample_weights(each.clusters, 20, "toy"))[0]
         for each in (items, mixed)
     ]
     np.testing.assert_allclose(drawn[0], drawn[1], rtol=1e-9, atol=1e-12)

@@ -21,7 +21,7 @@ from steelyard.leaderboards.stats.intervals import (
     resample_weights,
     spread_of,
 )
-from steelyard.tasks.weighted_metrics import METRICS, Items, resampled
+from steelyard.tasks.weighted_metrics import METRICS, Items, all_resampled
 
 
 def random_items(n: int = 60, classes: int = 5, seed: int = 0) -> Items:
@@ -49,7 +49,7 @@ def by_sklearn(metric: str, items: Items, rows: NDArray[np.int64]) -> float:
 @pytest.mark.parametrize("metric", METRICS)
 def test_unit_weights_equal_scikit_learn(metric: str) -> None:
     items = random_items()
-    value = resampled(metric, items, np.ones((1, 60)))
+    value = all_resampled(metric, [items], np.ones((1, 60)))[0]
     assert value[0] == pytest.approx(by_sklearn(metric, items, np.arange(60)), abs=1e-12)
 
 
@@ -58,18 +58,18 @@ def test_integer_weights_equal_repeated_items(metric: str) -> None:
     items = random_items(seed=1)
     weights = np.random.default_rng(2).integers(0, 4, (7, 60)).astype(float)
     expected = [by_sklearn(metric, items, np.repeat(np.arange(60), w.astype(int))) for w in weights]
-    assert resampled(metric, items, weights) == pytest.approx(expected, abs=1e-12)
+    assert all_resampled(metric, [items], weights)[0] == pytest.approx(expected, abs=1e-12)
 
 
 def test_unknown_metrics_are_means_of_item_scores() -> None:
     items = random_items()
-    assert resampled("exact_match", items, np.ones((1, 60)))[0] == items.score.mean()
+    assert all_resampled("exact_match", [items], np.ones((1, 60)))[0, 0] == items.score.mean()
 
 
 def test_auroc_of_a_resample_without_both_classes_is_undefined() -> None:
     items = random_items()
     weights = np.stack([items.target[:, 1].astype(float), np.ones(60)])
-    assert np.isnan(resampled("auroc", items, weights)).tolist() == [True, False]
+    assert np.isnan(all_resampled("auroc", [items], weights)[0]).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("drawn", [(32767, 32768), (40000, 40000), (10**6, 3 * 10**6)])
@@ -79,7 +79,7 @@ def test_auroc_counts_more_pairs_than_fit_into_the_smallest_whole_numbers(
     target = np.array([[False, True], [True, False]])
     for confidence, expected in (((0.9, 0.1), 1.0), ((0.1, 0.9), 0.0), ((0.5, 0.5), 0.5)):
         items = replace(random_items(), target=target, confidence=np.array(confidence))
-        assert resampled("auroc", items, np.array([drawn], dtype=float)) == [expected]
+        assert all_resampled("auroc", [items], np.array([drawn], dtype=float))[0] == [expected]
 
 
 def test_clusters_are_drawn_whole_and_the_same_for_the_same_name() -> None:

@@ -8,7 +8,7 @@ from corrupted_items import corpus_at
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example
-from steelyard.tasks.build import build
+from steelyard.tasks import build
 
 
 def donors(corpus: Corpus, task: str) -> dict[str, Example]:

@@ -16,7 +16,7 @@ from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
 from steelyard.harness.runs.run import Job
-from steelyard.tasks.build import build
+from steelyard.tasks import build
 from steelyard.tasks.corruptions import missing
 from steelyard.tasks.corruptions.variants import Corruption
 

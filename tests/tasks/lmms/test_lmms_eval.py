@@ -12,7 +12,7 @@ from stubs import CLASSES, corpus_at, reader
 
 from steelyard import tasks
 from steelyard.harness.core.compat import import_lmms_eval, needs_operators
-from steelyard.tasks.build import build
+from steelyard.tasks import build
 
 # What lmms-eval does to a process, and that none of it is left
 

@@ -12,7 +12,7 @@ from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Inputs
 from steelyard.harness.evaluation.evaluate import evaluate
-from steelyard.tasks.build import build as build_task
+from steelyard.tasks import build as build_task
 from steelyard.tasks.metrics import ratio
 from steelyard.tasks.world import build
 from steelyard.tasks.world.scenes import KINDS
