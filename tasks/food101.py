@@ -1,6 +1,5 @@
 """UPMC Food-101: the dish in a photo with the title (or text) of its recipe page."""
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -171,10 +170,7 @@ def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:
         # One line a title: line ends within cells break simple readers.
         titles[split].append((file, " ".join(str(text or "").split()), label))
     for split, split_rows in titles.items():
-        table = folder / "texts" / f"{split}_titles.csv"
-        table.parent.mkdir(parents=True, exist_ok=True)
-        with table.open("w", encoding="utf-8", newline="") as file_:
-            csv.writer(file_, lineterminator="\n").writerows(split_rows)
+        official.write_csv(folder / "texts" / f"{split}_titles.csv", split_rows)
 
 
 def choices(classes: Sequence[str]) -> list[str]:

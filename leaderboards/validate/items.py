@@ -11,7 +11,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import digest
 from steelyard.harness.records.record import Record, Score, items_file
 from steelyard.leaderboards.loading import items as item_table
-from steelyard.tasks.weighted_metrics import METRICS, Items, resampled
+from steelyard.tasks.weighted_metrics import METRICS, Items, all_resampled
 
 AGREEMENT = 1e-5
 """Relative tolerance: items are stored in single precision."""
@@ -116,7 +116,7 @@ def _inconsistent(items: Items) -> int:
 def _of_classes(items: Items, metric: str) -> float | None:
     if metric not in METRICS and metric not in MEANS:
         return None
-    return float(resampled(metric, items, np.ones((1, len(items.ids))))[0])
+    return float(all_resampled(metric, [items], np.ones((1, len(items.ids))))[0, 0])
 
 
 def _of_sums(sums: Mapping[str, NDArray[np.float64]], metric: str) -> float | None:

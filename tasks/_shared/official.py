@@ -5,8 +5,10 @@ copy, and ``CONFIG`` and ``SPLIT`` in addition. An image is ``{"bytes": ..., "pa
 parquet files of the hub, so that its file is written unchanged and never encoded again.
 """
 
+import csv
+import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,13 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write one JSON document."""
     write_text(path, json.dumps(content, ensure_ascii=False))
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write a table without a header."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    write_text(path, table.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:

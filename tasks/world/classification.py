@@ -1,7 +1,5 @@
 """Writers of generated Food-101, Hateful Memes and MM-IMDb, in the official layouts."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -47,9 +45,7 @@ def _write_food(
             titles.append((f"{name}.jpg", title, food))
             item = {"id": f"{split}/{food}/{name}", "split": split, "scene": scene.symbol}
             truth.append({**item, "class": food, "named": is_named})
-        table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows(titles)
-        official.write_text(folder / "texts" / f"{split}_titles.csv", table.getvalue())
+        official.write_csv(folder / "texts" / f"{split}_titles.csv", titles)
     return truth
 
 
