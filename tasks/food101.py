@@ -33,32 +33,37 @@ def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
 
     ``text="titles"`` reads ``texts/<split>_titles.csv``, with a header or without; ``text="pages"``
     lists the image folders and reads ``texts_txt/<class>/<stem>.txt``. Images without a row or a
-    page are skipped and listed. Ids are ``<split>/<class>/<stem>`` by the folder on disk, so a
-    carved validation item keeps ``train/``.
+    page are skipped and listed; either split may be absent. Ids are ``<split>/<class>/<stem>`` by
+    the folder on disk, so a carved validation item keeps ``train/``.
     """
     if text not in TEXTS:
         raise unknown("text of food101", text, TEXTS)
     skipped: list[Skipped] = []
     read = _title_rows if text == "titles" else _page_rows
-    rows = {split: read(root, split, skipped) for split in ("train", "test")}
-    classes = tuple(sorted({row.label for row in rows["train"]}))
+    # With neither, the reader says which file it expects.
+    present = [split for split in ("train", "test") if (root / _listing(split, text)).exists()]
+    rows = {split: read(root, split, skipped) for split in present or ["train"]}
+    # Without train, the data can only be scored: by a model that knows these classes.
+    classes = tuple(sorted({row.label for row in rows.get("train", rows.get("test", ()))}))
     # A class without training items cannot be learnt: most likely a folder is incomplete.
-    foreign = sorted({row.label for row in rows["test"]} - set(classes))
+    foreign = sorted({row.label for row in rows.get("test", ())} - set(classes))
     if foreign:
         raise UserError(f"Classes of test that are not in train: {', '.join(foreign)}.")
-    train, val = carve(_examples(root, "train", rows["train"], classes), VAL_FRACTION)
+    splits: dict[str, Sequence[Example]] = {
+        split: _examples(root, split, rows[split], classes) for split in rows
+    }
+    notes = {"text": text}
+    if "train" in splits:
+        splits["train"], splits["val"] = carve(splits["train"], VAL_FRACTION)
+        notes["val"] = f"{VAL_FRACTION:.0%} of each class of train, by hash of the id"
     return build_corpus(
-        "food101",
-        root,
-        classes,
-        {"train": train, "val": val, "test": _examples(root, "test", rows["test"], classes)},
-        skipped=skipped,
-        notes={
-            "text": text,
-            "val": f"{VAL_FRACTION:.0%} of each class of train, by hash of the id",
-        },
-        max_bad=max_bad,
+        "food101", root, classes, splits, skipped=skipped, notes=notes, max_bad=max_bad
     )
+
+
+def _listing(split: str, text: str) -> str:
+    """Return the file or folder that lists a split's images."""
+    return f"texts/{split}_titles.csv" if text == "titles" else f"images/{split}"
 
 
 def _examples(
@@ -73,7 +78,7 @@ def _examples(
 
 
 def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]:
-    path = find_file(root, f"texts/{split}_titles.csv")
+    path = find_file(root, _listing(split, "titles"))
     order: Sequence[int] = ()
     rows: list[FoodRow] = []
     unclassed: set[str] = set()

@@ -100,7 +100,8 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
     result_folder = runs / job.spec.id
     has_record = (result_folder / record.RECORD).is_file()
     old = record.read(result_folder) if has_record else None
-    corpora = parallel.load_job_corpora(job, old, options)
+    weights = None if job.spec.task == tasks.NOTHING else result_folder / registry.WEIGHTS
+    corpora = parallel.load_job_corpora(job, old, options, weights)
     if job.spec.task == tasks.NOTHING:
         parallel.ensure_base_model(job.spec.backbone, job.spec.backbone_options)
         if old is not None:

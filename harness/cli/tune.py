@@ -61,6 +61,8 @@ def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | No
     model = (suite.backbone, suite.backbone_options)
     corpora = load_corpora(suite.all_tasks, options, suite.data_options, model=model)
     suite = _with_validation(suite, corpora)
+    if plan.oracle:  # a missing test split is an error before anything is trained
+        jobs(replace(suite, split="test"), corpora)
     # "run" is the suite made of a single method.
     name = suite.entries[0].name if suite.name == "run" else suite.name
     ending = "" if suite.run_track == "compute" else f"-{suite.run_track}"

@@ -69,6 +69,12 @@ class Corpus:
     """Hash of the images' bytes in the order of the items; empty without images."""
     at_once: int = 1
     """Largest number of images per item."""
+    split_revisions: Mapping[str, str] = field(default_factory=dict)
+    """Hash of the classes and of each split alone."""
+
+    def revision_of(self, split: str) -> str:
+        """Return the hash of a split, or that of all data if there is none."""
+        return self.split_revisions.get(split, self.revision)
 
 
 Modality = Literal["image", "text"]

@@ -179,10 +179,11 @@ def build_corpus(
     paths = (row.image for split in sorted(usable) for row in usable[split])
     content = "".join(images[path].content for path in paths if path)
     content_hash = blake2b(content.encode(), digest_size=8).hexdigest() if content else ""
-    version = revision(classes, usable)
+    version, parts = revisions(classes, usable)
     corpus = Corpus(
-        name, root, classes, multi_label, usable, version, notes, tuple(bad), content_hash
-    )
+        name, root, classes, multi_label, usable, version, notes, tuple(bad), content_hash,
+        split_revisions=parts,
+    )  # fmt: skip
     problems = id_problems(splits)
     for split in filter(splits.__contains__, MAIN_SPLITS):
         skipped_rows = [row for row in bad if row.split == split]
@@ -293,11 +294,41 @@ def _unusable(
     return reasons
 
 
-def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) -> str:
-    """Hash classes, all fields of the examples, image sizes in bytes and their order: 16 digits."""
+def with_classes(corpus: Corpus, classes: tuple[str, ...]) -> Corpus:
+    """Return a data set whose labels are indices of ``classes``, those of a trained model.
+
+    Raises:
+        UserError: it has other classes.
+    """
+    if corpus.classes == classes:
+        return corpus
+    if foreign := sorted({*corpus.classes} - {*classes}):
+        raise UserError(
+            f"{corpus.root} has classes that the model does not know: {_first(foreign)}."
+        )
+    index = [classes.index(name) for name in corpus.classes]
+    splits = {
+        split: tuple(
+            replace(row, labels=tuple(sorted(index[i] for i in row.labels))) for row in rows
+        )
+        for split, rows in corpus.splits.items()
+    }
+    version, parts = revisions(classes, splits)
+    return replace(corpus, classes=classes, splits=splits, revision=version, split_revisions=parts)
+
+
+def revisions(
+    classes: Sequence[str], splits: Mapping[str, Sequence[Example]]
+) -> tuple[str, dict[str, str]]:
+    """Hash classes, all fields of the examples, image sizes in bytes and their order: 16 digits.
+
+    Returns the hash of all splits, and that of each alone.
+    """
     # Order counts because shuffling by seed starts from it; the path of the folder does not.
-    digest = blake2b(json.dumps(list(classes)).encode(), digest_size=8)
-    for split in sorted(splits):
+    start = json.dumps(list(classes)).encode()
+    digest = blake2b(start, digest_size=8)
+    parts = {split: blake2b(start, digest_size=8) for split in sorted(splits)}
+    for split, part in parts.items():
         for example in splits[split]:
             # The bytes have a hash of their own, ``content``.
             size = example.image.stat().st_size if example.image else None
@@ -309,8 +340,9 @@ def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) ->
             # Items that are no questions are hashed as before there were any.
             row += question if any(question) else []
             row += [example.rejected] if example.rejected else []
-            digest.update(json.dumps(row, sort_keys=True).encode())
-    return digest.hexdigest()
+            for state in (digest, part):
+                state.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest(), {split: part.hexdigest() for split, part in parts.items()}
 
 
 def _first(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Any, Literal, NamedTuple
 
-from steelyard.harness.data.reading import IMAGE_SUFFIXES
+from steelyard.harness.data.reading import IMAGE_SUFFIXES, MAIN_SPLITS
 
 Files = Mapping[str, tuple[int, int]]
 """Size in bytes and time of change in ns of each file, by its path below the root, sorted."""
@@ -85,9 +85,15 @@ def _find_file(path: str, note: str, files: Files) -> ExpectedPath:
 
 
 def _find_many(path: str, note: str, files: Sequence[str], kind: str) -> ExpectedPath:
-    """Count files of a kind below the folder of ``path``, or below one of its parents."""
+    """Count files of a kind below the folder of ``path``, or below one of its parents.
+
+    Files of a split are below the folder of its name, not beside it.
+    """
     # The last parent is ".", which has all files.
-    for folder in [*PurePosixPath(path).parents][:-1]:
+    parents = [*PurePosixPath(path).parents][:-1]
+    names = [folder.name for folder in parents]
+    last = next((i for i, name in enumerate(names) if name in MAIN_SPLITS), len(parents))
+    for folder in parents[: last + 1]:
         if count := sum(name.startswith(f"{folder}/") for name in files):
             return ExpectedPath(path, note, "found", f"{count:,} {kind} in {folder}")
     if not files or kind != "images":

@@ -74,6 +74,11 @@ def _build(
     hint = f"The expected layout is in the subfolder {subfolder}: use that as data folder."
     core = card.core(corpus) if corpus else None
     sections, warnings = _examine_items(root, files, corpus, on_step)
+    # Sets of questions are only scored; those with classes are learnt.
+    if corpus and corpus.classes and "train" not in corpus.splits:
+        warnings.append("No training items: a trained model can be scored on it, none trained.")
+    if corpus and "test" not in corpus.splits:
+        warnings.append("No test items: a model can be trained on it, and scored on another task.")
     if generated:
         warnings.insert(0, "This is the generated world, not the published data.")
     for file in annotation_files:

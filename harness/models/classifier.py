@@ -340,6 +340,11 @@ def save(model: Classifier, folder: Path) -> None:
         save_file(weights, folder / WEIGHTS_FILE)
 
 
+def saved_classes(folder: Path) -> tuple[str, ...]:
+    """Return the classes of a saved classifier; UserError if there is none."""
+    return tuple(read_description(folder / DESCRIPTION, "classifier")["classes"])
+
+
 def load(folder: Path) -> Classifier:
     """Load a saved classifier in evaluation mode; UserError if there is none."""
     from safetensors.torch import load_file

@@ -126,6 +126,15 @@ def save(backbone: "Classifier | Vlm", folder: Path) -> None:
         vlm_build.save(backbone, folder)
 
 
+def trained_classes(folder: Path) -> tuple[str, ...]:
+    """Return the classes of a saved classifier; none for another model."""
+    from steelyard.harness.models import classifier, vlm_build
+
+    if (folder / vlm_build.DESCRIPTION).is_file():
+        return ()
+    return classifier.saved_classes(folder)
+
+
 def load(folder: Path, device: str) -> "Classifier | Vlm":
     """Load a saved backbone of either kind in evaluation mode; UserError if there is none."""
     from steelyard.harness.models import classifier, vlm_build

@@ -28,6 +28,7 @@ from steelyard.harness.core.progress import (
     progress_bar,
     show_progress,
 )
+from steelyard.harness.data.reading import with_classes
 from steelyard.harness.models import registry
 from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.records.budget import parse_budget
@@ -40,7 +41,7 @@ from steelyard.harness.runs.options import (
     parse_loader_options,
     parse_roots,
 )
-from steelyard.harness.runs.provenance import check_revision
+from steelyard.harness.runs.provenance import check_revision, check_split
 from steelyard.harness.runs.run import Job, finished, run
 from steelyard.harness.runs.suite import Suite
 from steelyard.harness.runs.training import TRACEBACK, require_features
@@ -55,10 +56,7 @@ def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> li
     corpora = load_corpora(suite.all_tasks, options, suite.data_options, model=model)
     if not options.dry_run:
         ensure_base_model(suite.backbone, suite.backbone_options)
-    jobs = suites.jobs(suite, corpora)
-    if not evaluate:
-        jobs = [replace(job, variants=()) for job in jobs]
-    return run_jobs(jobs, corpora, options)
+    return run_jobs(suites.jobs(suite, corpora, evaluate=evaluate), corpora, options)
 
 
 def load_corpora(
@@ -111,19 +109,29 @@ def load_corpora(
     return corpora
 
 
-def load_job_corpora(job: Job, record: Record | None, options: DataOptions) -> dict[str, Corpus]:
-    """Read the data of the task trained on and of every task scored.
+def load_job_corpora(
+    job: Job, record: Record | None, options: DataOptions, weights: Path | None = None
+) -> dict[str, Corpus]:
+    """Read the data of every task scored, and of the task trained on.
+
+    With the folder of trained ``weights`` nothing is trained: the latter is read only to be scored,
+    and needs no training items.
 
     Raises:
-        UserError: data has another revision than the record; an option names another task.
+        UserError: data has another revision than the record, or lacks the scored split; an option
+            names another task.
     """
     names = sorted({name.partition("@")[0] for name in job.variants})
     trained_on = job.spec.task
-    further = () if trained_on == tasks.NOTHING else (trained_on,)
+    further = () if trained_on == tasks.NOTHING or weights else (trained_on,)
     corpora = load_corpora(names, options, spec=job.spec, further=further)
+    if weights and (classes := registry.trained_classes(weights)):
+        corpora = {name: with_classes(corpus, classes) for name, corpus in corpora.items()}
+    for name in names:
+        check_split(corpora[name], job.split)
     if record is not None:
         for corpus in corpora.values():
-            check_revision(corpus, record)
+            check_revision(corpus, record, trains=not weights)
     # Provenance of an untrained model describes an empty data set.
     if trained_on == tasks.NOTHING:
         corpora[trained_on] = Corpus(trained_on, Path(), (), False, {job.split: ()}, "")
@@ -151,7 +159,7 @@ def run_jobs(
     device = pick_device(options.device)
     # Runs on one GPU would share its memory and distort each other's seconds.
     workers = options.jobs or (1 if device.startswith("cuda") else os.cpu_count() or 1)
-    states = [(job, finished(job, options.runs)) for job in jobs]
+    states = [(job, finished(job, options.runs, corpora)) for job in jobs]
     if options.dry_run:
         print_plan(states, workers)
         _check_budgets([job.spec for job, record in states if record is None], corpora)

@@ -65,14 +65,18 @@ class Job:
     """Trials that chose the options, for the record."""
 
 
-def finished(job: Job, runs: Path) -> Record | None:
+def finished(job: Job, runs: Path, corpora: Mapping[str, Corpus]) -> Record | None:
     """Return the job's record if it failed for good or has every variant of the job."""
     folder = runs / job.spec.id
     if not (folder / record.RECORD).is_file():
         return None
     result = record.read(folder)
-    scored = {variant_name(score) for score in result.scores}
-    complete = scored.issuperset(job.variants) and _has_same_items(result, job)
+    scored = {
+        variant_name(score)
+        for score in result.scores
+        if _is_current(score.task, result, job, corpora)
+    }
+    complete = scored.issuperset(job.variants)
     # With its seed it would fail at the same step; not so after an exception, such as a full disk.
     final = complete or (result.status == "failed" and not (folder / TRACEBACK).is_file())
     # With another label the record is written again, from its scores.
@@ -84,9 +88,13 @@ def variant_name(score: Score) -> str:
     return score.task if score.variant == "clean" else f"{score.task}@{score.variant}"
 
 
-def _has_same_items(result: Record, job: Job) -> bool:
+def _is_current(task: str, result: Record, job: Job, corpora: Mapping[str, Corpus]) -> bool:
+    """Return whether a record's scores on a task are of the items that the job is about."""
     source = result.provenance
-    return bool(source["limit"] == job.limit and source["data"]["split"] == job.split)
+    if source["limit"] != job.limit or source["data"]["split"] != job.split:
+        return False
+    # The corpus is absent if the job does not score the task.
+    return task not in corpora or provenance.has_recorded_items(result, corpora[task], job.split)
 
 
 def run(
@@ -103,21 +111,21 @@ def run(
     training gives a record with status ``failed``, as does ``failure``, the reason why an earlier
     call raised; the exceptions of other parts are raised.
     """
-    if (result := finished(job, runs)) is not None:
+    if (result := finished(job, runs, corpora)) is not None:
         return result
     folder = runs / job.spec.id
     folder.mkdir(parents=True, exist_ok=True)
     if not failure:
         (folder / TRACEBACK).unlink(missing_ok=True)
-    scored_before: Mapping[str, Any] = {}
+    before: Mapping[str, Any] = {}
     # Another label or further variants: its scores become parts, so only the rest is evaluated.
     if (folder / record.RECORD).is_file():
         old = record.read(folder)
-        names = _split_into_parts(old, job, folder)
+        names = _split_into_parts(old, job, folder, corpora)
         variants = tuple(dict.fromkeys((*job.variants, *names)))
         tuning = job.tuning or old.provenance.get("tuning")
         job = replace(job, variants=variants, tuning=tuning)
-        scored_before = old.provenance.get("scored", {})
+        before = old.provenance
         if costs := old.provenance.get("attacks"):  # a record may have come without this file
             write_json(folder / ATTACKS, {**costs, **_attack_costs(folder)})
     if (folder / TRAINING).is_file():  # written after the weights by an interrupted run
@@ -142,7 +150,7 @@ def run(
         failure=training.failure,
         ledger=training.ledger,
         scores=scores,
-        provenance=_provenance(job, corpora, folder, device, scored_before),
+        provenance=_provenance(job, corpora, folder, device, before),
         diagnostics=training.diagnostics,
         kind=job.kind,
     )
@@ -157,11 +165,11 @@ def _provenance(
     corpora: Mapping[str, Corpus],
     folder: Path,
     device: str,
-    scored_before: Mapping[str, Any],
+    before: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return code, weights, data and side files of a run.
 
-    ``scored_before`` has the data of tasks scored earlier, whose files may be gone now.
+    ``before`` is the provenance of its record so far: data of an earlier call may be gone now.
     """
     spec = job.spec
     content = {
@@ -169,7 +177,7 @@ def _provenance(
         "packages": packages(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        **provenance.describe_task(corpora[spec.task], tasks.files(spec.task), job.split),
+        **provenance.describe_trained(spec.task, corpora.get(spec.task), job.split, before),
         "limit": job.limit,
         "precision": registry.precision(spec, folder / WEIGHTS, device),
         "rules": record.RULES,
@@ -179,9 +187,9 @@ def _provenance(
     if other_tasks:
         content["scored"] = {
             name: (
-                provenance.describe_task(corpora[name], tasks.files(name), job.split)
+                provenance.describe_task(corpora[name], job.split)
                 if name in corpora
-                else scored_before[name]
+                else before["scored"][name]
             )
             for name in other_tasks
         }
@@ -253,7 +261,7 @@ def _score_variant(
 
     from steelyard.harness.evaluation.evaluate import evaluate
 
-    table, summary = _part_files(folder, job, str(variant))
+    table, summary = _part_files(folder, job, str(variant), corpora)
     if summary.is_file():  # written after its table
         scores = json.loads(summary.read_text(encoding="utf-8"))
         return [Score(**score) for score in scores], pd.read_parquet(table)
@@ -274,27 +282,32 @@ def _score_variant(
     return result.scores, result.items
 
 
-def _split_into_parts(result: Record, job: Job, folder: Path) -> list[str]:
+def _split_into_parts(
+    result: Record, job: Job, folder: Path, corpora: Mapping[str, Corpus]
+) -> list[str]:
     """Write the variants of a record as parts, so that they are not evaluated again."""
     import pandas as pd
 
-    if not result.scores or not _has_same_items(result, job):
-        return []
-    names = list(dict.fromkeys(map(variant_name, result.scores)))
+    current = [score for score in result.scores if _is_current(score.task, result, job, corpora)]
+    names = list(dict.fromkeys(map(variant_name, current)))
     for name in names:
         variant = tasks.parse_variant(name)
         items = pd.read_parquet(folder / record.items_file(variant.task, job.spec.task))
-        table, summary = _part_files(folder, job, name)
+        table, summary = _part_files(folder, job, name, corpora)
         write_items(items[items["variant"] == variant.name], table)
         scores = [asdict(score) for score in result.scores if variant_name(score) == name]
         write_json(summary, scores)
     return names
 
 
-def _part_files(folder: Path, job: Job, name: str) -> tuple[Path, Path]:
+def _part_files(
+    folder: Path, job: Job, name: str, corpora: Mapping[str, Corpus]
+) -> tuple[Path, Path]:
     """Return the files of a variant's items and scores; other items have another folder."""
     file = re.sub("[@:/]", "-", name)
-    parts = folder / PARTS / f"{job.split}-{job.limit or 'all'}"
+    corpus = corpora.get(name.partition("@")[0])
+    items = f"{job.split}-{job.limit or 'all'}-{corpus.revision_of(job.split) if corpus else ''}"
+    parts = folder / PARTS / items
     return parts / f"{file}.parquet", parts / f"{file}.json"
 
 

@@ -19,10 +19,12 @@ from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import file_hash
 from steelyard.harness.core.options import Options, apply, parse_value
+from steelyard.harness.core.progress import console
 from steelyard.harness.models import registry
 from steelyard.harness.records.budget import FRACTIONS, Track, parse_budget, scaled
 from steelyard.harness.records.record import RecordKind
 from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs.provenance import check_split
 from steelyard.harness.runs.run import Job
 
 
@@ -206,13 +208,14 @@ def scored_variants(task: str, corruptions: Sequence[str]) -> list[tasks.Variant
     return tasks.variants(task, applicable)
 
 
-def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
+def jobs(suite: Suite, corpora: Mapping[str, Corpus], *, evaluate: bool = True) -> list[Job]:
     """List all runs of a suite, seed by seed: an interrupted suite has complete seeds.
 
     Raises:
         UserError: a method learns from items and a data set has no training items, or not those
-            that its options need.
+            that its options need; a task to score has no such split.
     """
+    scored = {task: _scored(suite, task, corpora) if evaluate else () for task in suite.tasks}
     for entry in suite.entries:
         for task in suite.tasks:
             methods.check_data(
@@ -233,7 +236,10 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
                 seed=seed,
                 options=dict(entry.options),
                 backbone_options=dict(suite.backbone_options),
-                data={"revision": corpora[task].revision, **suite.data_options.get(task, {})},
+                data={
+                    "revision": corpora[task].revision_of("train"),
+                    **suite.data_options.get(task, {}),
+                },
                 source=file_hash(Path(entry.method)) if entry.method.endswith(".py") else "",
                 learning_rate=entry.learning_rate,
                 track=suite.run_track,
@@ -241,11 +247,7 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
                 tuning=str(entry.tuning["hash"]) if entry.tuning else "",
             ),
             label=entry.name,
-            variants=tuple(
-                str(variant)
-                for scored in dict.fromkeys((task, *suite.evaluate))
-                for variant in scored_variants(scored, suite.corruptions)
-            ),
+            variants=scored[task],
             split=suite.split,
             limit=suite.limit,
             kind=entry.kind,
@@ -256,3 +258,23 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus]) -> list[Job]:
         for seed in suite.seeds
         for entry in suite.entries
     ]
+
+
+def _scored(suite: Suite, task: str, corpora: Mapping[str, Corpus]) -> tuple[str, ...]:
+    """Return the variants that the runs on a task are scored on.
+
+    Raises:
+        UserError: a task to score has no such split. The task trained on needs none if others are
+            scored.
+    """
+    names = [task, *suite.evaluate]
+    if suite.evaluate and suite.split not in corpora[task].splits:
+        names.remove(task)
+        console.print(f"{task} has no {suite.split} split: it is trained on and not scored")
+    for name in names:
+        check_split(corpora[name], suite.split)
+    return tuple(
+        str(variant)
+        for name in dict.fromkeys(names)
+        for variant in scored_variants(name, suite.corruptions)
+    )

@@ -11,6 +11,7 @@ import pandas as pd
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Record, find, items_file, read
 from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs.provenance import data_revisions
 from steelyard.tasks import NOTHING
 
 COLUMNS = (
@@ -168,7 +169,10 @@ def _check_comparable(runs: Sequence[Run]) -> None:
         if any(spec.wall is not None for spec in specs):
             devices = {record.ledger.device for record in records}
             _check_single(task, "devices under a cap on seconds", devices, "the folders you give")
-        data = {", ".join(f"{k}={v}" for k, v in sorted(spec.data.items())) for spec in specs}
+        data = {
+            ", ".join([*(f"{k}={v}" for k, v in sorted(r.spec.data.items())), *data_revisions(r)])
+            for r in records
+        }
         _check_single(task, "data revisions", data, "the folders you give")
 
 

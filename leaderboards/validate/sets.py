@@ -10,6 +10,7 @@ from typing import Any
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Record, Score, find, read
 from steelyard.harness.runs import tuning
+from steelyard.harness.runs.provenance import data_revisions
 from steelyard.leaderboards.loading.collect import Run, backbone_name, budget_name
 from steelyard.leaderboards.validate.finding import Finding
 
@@ -103,8 +104,10 @@ def _twice(group: Sequence[Run]) -> Iterator[str]:
 
 def _data(group: Sequence[Run]) -> Iterator[str]:
     """Check that all runs have the same data, rules and torch version."""
-    for noun, name in (("data revisions", "revision"), ("item sets", "items")):
-        values = {str(run.record.provenance.get("data", {}).get(name)) for run in group}
+    for noun, values in (
+        ("data revisions", {", ".join(data_revisions(run.record)) for run in group}),
+        ("item sets", {str(run.record.provenance.get("data", {}).get("items")) for run in group}),
+    ):
         if len(values) > 1:
             yield f"{len(values)} {noun} among the runs: {', '.join(sorted(values))}"
     rules = {str(run.record.provenance.get("rules", 1)) for run in group}

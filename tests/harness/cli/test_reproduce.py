@@ -123,7 +123,7 @@ def test_other_data_another_method_file_and_the_same_folder_are_refused(
     foreign = tmp_path / "other"
 
     def moved(content: dict[str, Any]) -> None:
-        content["provenance"]["data"]["revision"] = "another"
+        content["provenance"]["data"]["splits"]["test"] = "another"
 
     assert "recorded is another" in refusal(edited(done, foreign, moved))
     (tmp_path / "mine.py").write_text(MINE + "\n# changed\n")

@@ -168,7 +168,7 @@ def test_answers_that_occur_once_are_not_listed() -> None:
 
 def test_records_carry_the_card(food: Path) -> None:
     corpus = tasks.load("food101", food)
-    provenance_data = provenance.describe_task(corpus, tasks.files("food101"), "test")
+    provenance_data = provenance.describe_task(corpus, "test")
     assert provenance_data["data"]["card"] == look(food, "food101")["card"]
 
 
