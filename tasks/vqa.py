@@ -31,13 +31,9 @@ def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str 
         annotations = vqa_files.find(folder, "annotations", part)
         if annotations is None:
             raise UserError(f"No *annotations.json in {folder} to answer {questions.name}.")
-        images = _questions.images_by_number(folder)
-
-        def image_of(number: int) -> Path:
-            # COCO pads numbers to twelve digits.
-            return images.get(number, folder / "images" / f"{number:012}.jpg")
-
-        rows = vqa_files.examples(questions, annotations, image_of, split, skipped)
+        # COCO pads numbers to twelve digits.
+        name = "images/{:012}.jpg".format
+        rows = vqa_files.examples(folder, questions, annotations, name, split, skipped)
         # In the item, for scoring sees nothing but documents.
         return [replace(example, facts={"scoring": (scoring,)}) for example in rows]
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,10 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val2014") -> Corpus:
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
         questions, annotations = (_file(folder, kind, part) for kind in FILES)
-        # Listed only if an image does not have its official name.
-        by_number = cache(lambda: _questions.images_by_number(folder))
-
-        def image_of(number: int) -> Path:
-            path = folder / image_name(part, number)
-            return path if path.is_file() else by_number().get(number, path)
-
+        name = partial(image_name, part)
         # Official scores are by answer type.
         kind = "answer_type"
-        return vqa_files.examples(questions, annotations, image_of, split, skipped, kind)
+        return vqa_files.examples(folder, questions, annotations, name, split, skipped, kind)
 
     return _questions.corpus("vqav2", root, read, notes={"part": part}, max_bad=max_bad)
 

@@ -1,6 +1,7 @@
 """Read VQAv2's pair of files: questions, and ten people's answers to each."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
@@ -20,18 +21,22 @@ def find(root: Path, kind: str, part: str) -> Path | None:
 
 
 def examples(
+    folder: Path,
     questions: Path,
     annotations: Path,
-    image_of: Callable[[int], Path],
+    image_name: Callable[[int], str],
     split: str,
     skipped: list[Skipped],
     kind: str = "",
 ) -> Iterator[Example]:
     """Yield questions with their reference answers; list those without an annotation as skipped.
 
-    ``image_of`` finds an image by COCO's number. The subset is the annotation's column ``kind``,
-    by default ``question_type``, or ``answer_type`` if there are many question types.
+    ``image_name`` gives an image's path by COCO's number; images of other names are found by the
+    number that ends them. The subset is the annotation's column ``kind``, by default
+    ``question_type``, or ``answer_type`` if there are many question types.
     """
+    # Listed only if an image does not have its usual name.
+    by_number = cache(lambda: _questions.images_by_number(folder))
     rows = _questions.objects(str(annotations), read_object(annotations), "annotations")
     answered = {number(annotations, row, "question_id"): row for row in rows}
     if not kind:
@@ -50,9 +55,10 @@ def examples(
         if id not in answered:
             skipped.append(Skipped(name, split, f"no annotation in {annotations.name}"))
             continue
+        path = folder / image_name(image)
         yield Example(
             name,
-            image_of(image),
+            path if path.is_file() else by_number().get(image, path),
             _questions.field(f"{questions}: question {id}", row, "question"),
             answers=_references(annotations, answered[id]),
             subset=str(answered[id].get(kind, "")),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steelyard.tasks._shared import official
+from steelyard.tasks._shared.questions import CAPTION
 from steelyard.tasks.world import language
 from steelyard.tasks.world.scenes import COLOURS, FOODS, KINDS, NEUTRAL, PLACES, Object, Scene
 from steelyard.tasks.world.source import Item, JsonRow, SceneSource, WorldSet, evaluation, fact
@@ -196,7 +197,7 @@ OPEN_QUESTIONS: Mapping[str, Callable[[Scene, SceneSource], tuple[str, str]]] = 
     "adversarial": _open_adversarial,
     "counting": _open_counting,
     "environment": lambda scene, source: ("Where is this?", f"In the {scene.place}."),
-    "holistic": lambda scene, source: (language.CAPTION, language.caption(scene)),
+    "holistic": lambda scene, source: (CAPTION, language.caption(scene)),
 }
 """Functions that sample a question and its human answer, by type of question."""
 

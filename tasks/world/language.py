@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steelyard.tasks._shared.questions import CAPTION, SHORT
 from steelyard.tasks.world.prior import MAX_OBJECTS, LanguagePrior, pick, residents
 from steelyard.tasks.world.scenes import COLOURS, KINDS, Object, Scene
 
-SHORT = "\nAnswer the question using a single word or phrase."
-"""End of every question with a short answer, here and in the tasks."""
-CAPTION = "Describe this image in one sentence."
 MASS = frozenset({"bread", "corn", "broccoli"})
 PLURAL = frozenset({"grapes"})
 YES_NO = ("yes", "no")

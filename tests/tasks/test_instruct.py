@@ -13,7 +13,6 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.data import card
 from steelyard.tasks import instruct
 from steelyard.tasks._shared import questions
-from steelyard.tasks.world import language
 
 ROWS: list[dict[str, Any]] = [
     {"image": "images/x.png", "question": "how many?", "answer": "2", "kind": "count"},
@@ -76,10 +75,6 @@ def test_captions_have_no_share_of_the_accuracy(tmp_path: Path) -> None:
     ]
     assert [result["accuracy"] for result in results] == [(1, 1), (0, 1), (1, 1), (0, 0)]
     assert results[2]["item"]["cluster"] == "test2"  # no image: the item stands alone
-
-
-def test_prompts_are_those_the_tiny_base_model_learnt() -> None:
-    assert (questions.SHORT, questions.CAPTION) == (language.SHORT, language.CAPTION)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 from steelyard import tasks
 from steelyard.tasks import hateful_memes, mm_imdb
+from steelyard.tasks._shared.questions import CAPTION, SHORT
 from steelyard.tasks.world.classification import (
     ENDINGS,
     GENRES,
@@ -20,8 +21,6 @@ from steelyard.tasks.world.classification import (
     SILENT_TITLES,
 )
 from steelyard.tasks.world.language import (
-    CAPTION,
-    SHORT,
     attribute_question,
     caption,
     colour_question,

@@ -23,8 +23,9 @@ from steelyard.harness.models.tiny_vlm.tokenizer import (
 )
 from steelyard.harness.models.tiny_vlm.train import conversation, ensure
 from steelyard.tasks import food101, hateful_memes, mm_imdb
+from steelyard.tasks._shared.questions import CAPTION, SHORT
 from steelyard.tasks.world.build import WorldSpec, write
-from steelyard.tasks.world.language import ASK, CAPTION, SHORT, prompt
+from steelyard.tasks.world.language import ASK, prompt
 from steelyard.tasks.world.prior import BASE_PRIOR, compose, part_of
 from steelyard.tasks.world.scenes import GLYPHS
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from steelyard.tasks._shared.questions import CAPTION, SHORT
 from steelyard.tasks.world.language import (
     ASK,
-    CAPTION,
-    SHORT,
     absent_kinds,
     attribute_question,
     caption,

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from world_files import check_answer, lines, parse, truth
 
+from steelyard.tasks._shared.questions import CAPTION
 from steelyard.tasks.world import build
 from steelyard.tasks.world import questions as scene_sets
 from steelyard.tasks.world.build import WorldSpec, ensure, write
-from steelyard.tasks.world.language import CAPTION
 from steelyard.tasks.world.prior import (
     BASE_PARAMETERS,
     LanguagePrior,
