@@ -14,6 +14,7 @@ from steelyard.harness.cli.evaluate import answers, evaluate
 from steelyard.harness.cli.factors import factors
 from steelyard.harness.cli.leaderboard import compare, leaderboard
 from steelyard.harness.cli.list import list_, show
+from steelyard.harness.cli.plan import plan
 from steelyard.harness.cli.reproduce import reproduce
 from steelyard.harness.cli.run import demo, run, train
 from steelyard.harness.cli.tune import tune
@@ -68,8 +69,8 @@ def cli() -> None:
     """
 
 
-for command in (demo, run, train, evaluate, answers, tune, leaderboard, compare, show, list_,
-                diagnose, factors, check, data, assemble, corruptions, validate,
+for command in (demo, run, train, plan, evaluate, answers, tune, leaderboard, compare, show,
+                list_, diagnose, factors, check, data, assemble, corruptions, validate,
                 reproduce):  # fmt: skip
     cli.add_command(command)
 

@@ -14,7 +14,8 @@ from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.options import parse_pairs, parse_seeds
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Record
-from steelyard.harness.runs import tuning
+from steelyard.harness.runs import cards, tuning
+from steelyard.harness.runs.estimate import plan_suite
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_suite
 from steelyard.harness.runs.suite import Suite, SuiteEntry, check, expand_groups, load, shipped
@@ -43,7 +44,7 @@ def run(target: str, options: RunOptions) -> None:
     others go on; the same command tries it again.
     """
     suites = suites_from(target, options)
-    if records := [record for suite in suites for record in run_suite(suite, options)]:
+    if records := _run(suites, options):
         track = " --track anytime" if options.track == "anytime" else ""
         click.echo(f"Next: steelyard leaderboard {options.runs}{track}")
     _exit_if_failed(records)
@@ -60,7 +61,7 @@ def train(target: str, options: RunOptions) -> None:
       steelyard train joint --task hateful_memes --seeds 0
     """
     suites = suites_from(target, options)
-    _exit_if_failed([r for suite in suites for r in run_suite(suite, options, evaluate=False)])
+    _exit_if_failed(_run(suites, options, evaluate=False))
 
 
 @click.command()
@@ -81,9 +82,18 @@ def demo(quick: bool, options: RunOptions, board: BoardOptions) -> None:
     # A folder of its own: the boards show these runs alone.
     options = replace(options, runs=options.runs / name)
     suites = suites_from(name, options)
-    if records := [record for suite in suites for record in run_suite(suite, options)]:
+    if records := _run(suites, options):
         write_boards((options.runs,), board)
     _exit_if_failed(records)
+
+
+def _run(suites: Sequence[Suite], options: RunOptions, *, evaluate: bool = True) -> list[Record]:
+    """Run suites, or on a dry run print what they cost on the GPU at hand or the CPU."""
+    if not options.dry_run:
+        return [r for suite in suites for r in run_suite(suite, options, evaluate=evaluate)]
+    for suite in suites:
+        plan_suite(suite, options, cards.find(None), cards.UTILISATION, evaluate=evaluate)
+    return []
 
 
 def _exit_if_failed(records: Sequence[Record]) -> None:

@@ -51,11 +51,10 @@ TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation
 
 
 def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> list[Record]:
-    """Run the jobs of a checked suite that have no record yet; on a dry run print the plan."""
+    """Run the jobs of a checked suite that have no record yet."""
     model = (suite.backbone, suite.backbone_options)
     corpora = load_corpora(suite.all_tasks, options, suite.data_options, model=model)
-    if not options.dry_run:
-        ensure_base_model(suite.backbone, suite.backbone_options)
+    ensure_base_model(suite.backbone, suite.backbone_options)
     return run_jobs(suites.jobs(suite, corpora, evaluate=evaluate), corpora, options)
 
 

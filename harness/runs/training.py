@@ -59,7 +59,7 @@ def train(
     backbone = registry.build_untrained(spec, corpora[spec.task], device)
     for name, corpus in corpora.items():
         registry.check_images(backbone, name, corpus.at_once)
-    extended = _extend(backbone, method, config, spec)
+    extended = add_modules(backbone, method, config, spec)
     backbone.recipe = replace(backbone.recipe, learning_rate=learning_rate(spec))
     budget = parse_budget(spec.budget, spec.track, spec.wall)
     data, flops, seconds = _prepare_data(backbone, corpora[spec.task], budget)
@@ -153,7 +153,7 @@ def _prepare_data(
     return data, flops, sum(encoder.seconds for encoder in encoders) - before
 
 
-def _extend(
+def add_modules(
     backbone: "Classifier | Vlm", method: methods.Method, config: Any, spec: RunSpec
 ) -> bool:
     """Let the method's file add modules to the backbone; return whether it has any to add."""

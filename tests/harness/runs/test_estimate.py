@@ -1,0 +1,107 @@
+"""Estimates before a run: trials extrapolated, memory by parts, and what does not fit a card."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from steelyard import tasks
+from steelyard.harness.budget.live_bytes import LiveBytes
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.progress import no_progress
+from steelyard.harness.records.budget import Budget
+from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import cards, run
+from steelyard.harness.runs.estimate import Estimate, estimate
+from steelyard.harness.runs.run import Job
+from steelyard.harness.runs.trial import Trial, extrapolate
+
+SMALL = Trial({"mine": 40.0, "forward": 20.0}, steps=2, items=8, memory={}, ended=False)
+LARGE = Trial({"mine": 40.0, "forward": 60.0}, steps=6, items=24, memory={}, ended=False)
+
+
+def test_the_line_through_two_trials_separates_a_step_from_what_is_spent_once() -> None:
+    course = extrapolate(SMALL, LARGE, Budget("b", flops=1000), count=1000, stored=0, encoding=160)
+    # (1000 - 160 - 40) / 10 a step
+    assert (course.steps, course.items, course.step_flops) == (80, 320, 10)
+    assert course.flops == {"mine": 40, "forward": 800, "features": 160}
+    items = extrapolate(SMALL, LARGE, Budget("b", items=100), count=1000, stored=0, encoding=0)
+    assert (items.steps, items.total) == (25, 290)
+
+
+@pytest.mark.parametrize(
+    ("count", "steps"),
+    [
+        (1000, 40),  # each step sees 4 new images at 3.5 FLOPs: 960 / (10 + 14)
+        (100, 61),  # 100 images once: (960 - 350) / 10
+    ],
+)
+def test_images_of_a_frozen_tower_are_spent_once(count: int, steps: int) -> None:
+    budget = Budget("b", flops=1000)
+    course = extrapolate(SMALL, LARGE, budget, count, stored=3.5, encoding=0)
+    assert course.steps == steps
+    assert course.flops["features"] == 3.5 * min(4 * steps, count)
+    assert course.total <= 1000
+
+
+def test_memory_of_a_step_is_what_it_makes_by_part() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(100, 200, bias=False), torch.nn.ReLU())
+    rows = torch.ones(1000, 100)
+    weights = 4 * 100 * 200
+    optimiser = torch.optim.AdamW(model.parameters(), foreach=True)
+    with LiveBytes(model) as forward:
+        output = model(rows)
+    # The input was there before; both layers' results are held.
+    assert forward.peak == {"weights": weights, "activations": 2 * 4 * 1000 * 200}
+    with LiveBytes(model) as step:
+        torch.autograd.backward(output.mean())
+        del output
+        optimiser.step()
+        second = [state["exp_avg_sq"] for state in optimiser.state.values()]
+        assert [moment.nbytes for moment in second] == [weights]
+        buffers = [torch.ones(10_000_000)]  # makes this the moment of most
+    assert step.peak["gradients"] == step.peak["weights"] == weights
+    # Two moments and a count of steps.
+    assert step.peak["optimiser"] == 2 * weights + 4
+    assert step.peak["activations"] == pytest.approx(buffers[0].nbytes, abs=100)
+
+
+def _estimate_and_run(world: Path, folder: Path, spec: RunSpec) -> tuple[Estimate, run.Record]:
+    corpora = {"food101": tasks.load("food101", world / "food101")}
+    spec = replace(spec, data={"revision": corpora["food101"].revision})
+    jobs = [Job(replace(spec, seed=seed), spec.method, ("food101",)) for seed in (0, 1)]
+    (guess,) = estimate(jobs, corpora, cards.CARDS["H100"], 0.5, "cpu", no_progress)
+    return guess, run.run(jobs[0], corpora, folder, "cpu", no_progress)
+
+
+@pytest.mark.parametrize("track", ["compute", "data"])
+def test_an_estimate_is_the_ledgers(world: Path, tmp_path: Path, track: str) -> None:
+    budget = "2e10" if track == "compute" else "1920"
+    spec = RunSpec("unimodal_pretrained", "food101", "tiny", budget, 0, track=track)  # type: ignore[arg-type]
+    guess, record = _estimate_and_run(world, tmp_path, spec)
+    ledger = record.ledger
+    assert guess.runs == 2
+    assert guess.training.steps == pytest.approx(ledger.steps, rel=0.1)
+    assert guess.training.total == pytest.approx(ledger.total_flops, rel=0.1)
+    assert guess.passes == pytest.approx(ledger.items / 208, rel=0.1)
+    assert guess.hours == pytest.approx(
+        (guess.training.total + guess.evaluation["food101"]) / (0.5 * 67e12) / 3600
+    )
+    saved = sum(path.stat().st_size for path in tmp_path.rglob("weights/**/*.*"))
+    assert guess.disk["weights"] == pytest.approx(saved, rel=0.05)
+
+
+def test_what_does_not_fit_is_refused_in_one_line_with_a_remedy() -> None:
+    memory = {"weights": 16e9, "activations": 30e9, "optimiser": 2e6}
+    advice = {"activations": "--backbone-set micro_batch_size=1"}
+    cards.check_fit(cards.CARDS["L40S"], "mcr on instruct", memory, advice)
+    cards.check_fit(cards.CARDS["cpu"], "mcr on instruct", memory, advice)
+    with pytest.raises(UserError) as error:
+        cards.check_fit(cards.CARDS["A100-40"], "mcr on instruct", memory, advice)
+    assert str(error.value) == (
+        "mcr on instruct needs 46.0 GB of the 39 that A100-40 has for tensors (activations 30.0, "
+        "weights 16.0): set --backbone-set micro_batch_size=1, or take a larger card."
+    )
+    with pytest.raises(UserError, match="Did you mean 'H100'"):
+        cards.find("H10")
