@@ -49,6 +49,9 @@ class About:
     learning_rate: float = 1.0
     """Learning rate on a vlm relative to the backbone's, which is that of fine-tuning; other than 1
     only where rates are published."""
+    trainer: str = ""
+    """TRL's configuration class, such as ``DPOConfig``, whose settings a user may change on a vlm;
+    empty if the method's loss is its own."""
     learns: bool = True
     """False if the method needs no training items and leaves the model unchanged."""
 
@@ -175,6 +178,22 @@ def check_data(name: str, options: Mapping[str, Option], kind: ModelKind, corpus
     config = configure(load(name), options, kind)
     if check := getattr(config, "check_data", None):
         check(corpus.splits.get("train", ()))
+
+
+def check_trainer(name: str, settings: Mapping[str, Option], kind: ModelKind) -> None:
+    """Raise UserError unless a method's TRL trainer takes these settings."""
+    if not settings:
+        return
+    method = load(name)
+    if not method.ABOUT.trainer or kind == "classifier":
+        raise UserError(
+            f"{method.ABOUT.title} takes no settings of TRL on a {kind}: leave out {min(settings)}."
+        )
+    # Imported here, because trl takes seconds.
+    from steelyard.methods._preference import trainer_settings
+
+    options = [option.name for option in dataclasses.fields(method.Config)]
+    trainer_settings.check(method.ABOUT.trainer, settings, options)
 
 
 def learning_rate(name: str, kind: ModelKind) -> float:

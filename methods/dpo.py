@@ -36,6 +36,7 @@ ABOUT = About(
     "Reward Model, NeurIPS 2023, arXiv 2305.18290",
     backbones=("vlm",),
     learning_rate=0.1,
+    trainer="DPOConfig",
 )
 
 

@@ -54,6 +54,7 @@ ABOUT = About(
     "Language Models, arXiv 2402.03300",
     backbones=("vlm",),
     learning_rate=0.1,
+    trainer="GRPOConfig",
 )
 
 

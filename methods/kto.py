@@ -38,6 +38,7 @@ ABOUT = About(
     "arXiv 2402.01306",
     backbones=("vlm",),
     learning_rate=0.1,
+    trainer="KTOConfig",
 )
 
 

@@ -70,6 +70,7 @@ ABOUT = About(
     "Adversarial Negative Mining, arXiv 2506.08022",
     backbones=("vlm", "classifier"),
     learning_rate=0.1,
+    trainer="GRPOConfig",
 )
 
 

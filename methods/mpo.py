@@ -39,6 +39,7 @@ ABOUT = About(
     "Mixed Preference Optimization, 2024, arXiv 2411.10442",
     backbones=("vlm",),
     learning_rate=0.1,
+    trainer="DPOConfig",
 )
 
 

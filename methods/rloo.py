@@ -37,6 +37,7 @@ ABOUT = About(
     "from Human Feedback in LLMs, ACL 2024, arXiv 2402.14740",
     backbones=("vlm",),
     learning_rate=0.1,
+    trainer="RLOOConfig",
 )
 
 

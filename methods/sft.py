@@ -26,6 +26,7 @@ ABOUT = About(
     kind="control",
     summary="Supervised fine-tuning on the right answers.",
     backbones=("vlm",),
+    trainer="SFTConfig",
 )
 
 

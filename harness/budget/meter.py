@@ -53,7 +53,10 @@ class Meter:
         self._seconds: dict[str, float] = defaultdict(float)
         self._prompts = self._answers = 0
         self._sums: dict[str, tuple[float, int]] = {}
-        self.history: list[dict[str, float]] = []
+        self.on_log: Callable[[Mapping[str, float]], None] = lambda row: None
+        """Called with every logged step; see ``log``."""
+        self._history: list[dict[str, float]] = []
+        self._latest: dict[str, float] = {}
         self._phase = "train"
         self._since = 0.0
         self._spent = 0.0
@@ -184,14 +187,30 @@ class Meter:
         self.on_progress(min(1.0, self.fraction))
         self.audit.begin_if_due(self.fraction)
 
-    def log(self, values: "Mapping[str, Tensor | float]") -> None:
-        """Log one step: means become the record's diagnostics, every tenth step the history."""
+    def log(
+        self, values: "Mapping[str, Tensor | float]", learning_rate: float | None = None
+    ) -> None:
+        """Log one step: means become the record's diagnostics.
+
+        The first step, every tenth after it and the last are rows of the history. ``on_log`` gets
+        the row of every step, with the fraction of the FLOPs so far that each phase has.
+        """
         numbers = {name: float(value) for name, value in values.items()}
         for name, value in numbers.items():
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value, count + 1)
+        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+        self._latest = {"step": self.steps + 1, "flops": self._spent, **rate, **numbers}
         if self.steps % HISTORY_EVERY == 0:
-            self.history.append({"step": self.steps + 1, "flops": self._spent, **numbers})
+            self._history.append(self._latest)
+        shares = {f"share/{name}": flops / self._spent for name, flops in self._flops.items()}
+        self.on_log({**self._latest, **shares})
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Rows of the run's log."""
+        unlisted = self._latest and self._history[-1:] != [self._latest]
+        return [*self._history, self._latest] if unlisted else self._history
 
     @property
     def diagnostics(self) -> dict[str, float]:

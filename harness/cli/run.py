@@ -19,6 +19,7 @@ from steelyard.harness.runs.estimate import plan_suite
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_suite
 from steelyard.harness.runs.suite import Suite, SuiteEntry, check, expand_groups, load, shipped
+from steelyard.harness.training import tracking
 from steelyard.tasks._lmms import stock
 
 NONE = "none"
@@ -105,10 +106,12 @@ def suites_from(target: str, options: RunOptions) -> list[Suite]:
     """Return the suites of a target with the options of the command line, checked."""
     if options.oracle and not options.tuned:
         raise UserError("--oracle goes with --tuned FILE, and with 'steelyard tune'.")
+    tracking.check_packages(options.log)
     is_suite = target in shipped() or target.endswith((".yaml", ".yml"))
     if is_suite:
-        if options.method_set:
-            raise UserError("--set goes with a single method; a suite has its own options.")
+        for name in ("set", "trl"):
+            if getattr(options, name if name == "trl" else "method_set"):
+                raise UserError(f"--{name} goes with a single method; a suite has its own options.")
         bases = load(target)
     elif target in methods.names() or target.endswith(".py"):
         bases = (_suite_of_one(target, options),)
@@ -147,7 +150,7 @@ def suites_from(target: str, options: RunOptions) -> list[Suite]:
 
 def _suite_of_one(method: str, options: RunOptions) -> Suite:
     """Return one method on default tasks of its kind of backbone."""
-    entries = (SuiteEntry(method, parse_pairs(options.method_set)),)
+    entries = (SuiteEntry(method, parse_pairs(options.method_set), trl=parse_pairs(options.trl)),)
     kinds = methods.about(method).backbones
     kind = registry.kind_of(options.backbone) if options.backbone else kinds[0]
     if kind == "classifier":

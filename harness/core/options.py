@@ -99,7 +99,16 @@ def apply(
         UserError: a field is unknown or a value does not have the field's declared type.
     """
     names = names or [field.name for field in fields(config)]  # type: ignore[arg-type]
-    types = get_type_hints(type(config))
+    check_values(type(config), values, kind, names)
+    changes = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def check_values(
+    config_class: type, values: Mapping[str, Any], kind: str, names: Collection[str]
+) -> None:
+    """Raise UserError for a value whose name is not in ``names`` or that its field cannot have."""
+    types = get_type_hints(config_class)
     for name, value in values.items():
         if name not in names:
             raise unknown(kind, str(name), names)
@@ -109,8 +118,6 @@ def apply(
             raise UserError(f"{name}={value!r}: allowed are {', '.join(choices)}.{hint}")
         if not _fits(value, types[name]):
             raise UserError(f"{name}={value!r}: expected {_name_of(types[name])}.")
-    changes = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-    return replace(config, **changes)  # type: ignore[type-var]
 
 
 def require(config: object, name: str, valid: bool, allowed: str) -> None:
@@ -126,7 +133,7 @@ def _fits(value: Any, declared: Any) -> bool:
         return value in parts
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
-    if origin is tuple:
+    if origin in (tuple, list):
         return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(_fits(v, parts[1]) for v in value.values())
@@ -138,7 +145,7 @@ def _name_of(declared: Any) -> str:
     origin, parts = get_origin(declared), get_args(declared)
     if origin in (Union, UnionType):
         return " or ".join(_name_of(part) for part in parts if part is not NoneType)
-    if origin is tuple:
+    if origin in (tuple, list):
         return f"a list, each item a {_name_of(parts[0])}"
     if origin is Literal:
         return ", ".join(map(str, parts))

@@ -1,6 +1,6 @@
 """Vision-language backbone: any AutoModelForImageTextToText behind encode, contribute, fuse."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs, Modality, ModelKind
+from steelyard.harness.core.options import Option
 from steelyard.harness.models.backbone import (
     Batch,
     Latents,
@@ -37,6 +38,8 @@ class Vlm(nn.Module):
     def __init__(self, name: str, config: VlmConfig, model: Any, processor: Any) -> None:
         super().__init__()
         self.name, self.config, self.recipe = name, config, Recipe.of(config)
+        self.trainer_settings: Mapping[str, Option] = {}
+        """Settings of a run for the trainer of TRL that trains this model, if one does."""
         self.model, self.processor = model, processor
         self.extension: Extension | None = None
         self.prompts = PromptEncoder(processor, self.base, config)

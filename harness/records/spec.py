@@ -8,7 +8,13 @@ from dataclasses import asdict, dataclass, field
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.records.budget import Track
 
-LATER = {"learning_rate": None, "track": "compute", "wall": None, "tuning": ""}
+LATER: dict[str, object] = {
+    "learning_rate": None,
+    "track": "compute",
+    "wall": None,
+    "tuning": "",
+    "trl": {},
+}
 """Fields added after the first records, with the value that leaves the hash as it was."""
 WITHOUT_EFFECT = ("eval_batch_size", "pixel_cache_gb", "workers")
 """Backbone options about time and memory alone: they are no part of a run's id or name."""
@@ -40,6 +46,8 @@ class RunSpec:
     """Resource that is equal for all methods: executed FLOPs, or training items."""
     wall: float | None = None
     """Cap on device seconds, in addition to that on FLOPs."""
+    trl: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Settings of the method's TRL trainer that differ from the method's."""
     tuning: str = ""
     """Hash of the trials that chose the options; empty if the method was not tuned."""
 

@@ -12,6 +12,7 @@ from steelyard import tasks
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import progress_bar
+from steelyard.harness.training.tracking import Tracker
 from steelyard.tasks._lmms import stock
 
 RUNS = Path("runs")
@@ -68,6 +69,9 @@ class RunOptions(DataOptions):
     backbone_set: Annotated[Texts, BACKBONE_SET] = ()
     method_set: Annotated[Texts, Help(
         "Option of the method; only with a single method", metavar="KEY=VALUE", flag="--set")] = ()
+    trl: Annotated[Texts, Help(
+        "Setting of the method's TRL trainer, for example loss_type=ipo; only with a single method",
+        metavar="KEY=VALUE")] = ()
     methods: Annotated[Texts, Help(
         "Method to add to the suite, also from a file of your own", metavar="NAME|FILE.py",
         flag="--method")] = ()
@@ -76,6 +80,8 @@ class RunOptions(DataOptions):
     split: Annotated[str | None, Help(
         "Split to score [default: test]; val to choose settings")] = None
     runs: Annotated[Path, Help("Folder of runs; finished runs are not repeated")] = RUNS
+    log: Annotated[tuple[Tracker, ...], Help(
+        "Also write curves of training, over FLOPs, with this package (extra [log])")] = ()
     jobs: Annotated[int | None, JOBS] = None
     device: Annotated[str, DEVICE] = "auto"
     dry_run: Annotated[bool, Help("Print the plan and its cost, then stop")] = False

@@ -156,6 +156,7 @@ def run_jobs(
         UserError: every job of the call raised this same error, so nothing was run.
     """
     device = pick_device(options.device)
+    jobs = [replace(job, trackers=options.log) for job in jobs]
     # Runs on one GPU would share its memory and distort each other's seconds.
     workers = options.jobs or (1 if device.startswith("cuda") else os.cpu_count() or 1)
     states = [(job, finished(job, options.runs, corpora)) for job in jobs]

@@ -38,6 +38,7 @@ from steelyard.harness.runs.training import (
     learning_rate,
     train,
 )
+from steelyard.harness.training.tracking import Tracker
 from steelyard.tasks.corruptions import missing
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Job:
     kind: RecordKind = "entry"
     tuning: Mapping[str, Any] | None = None
     """Trials that chose the options, for the record."""
+    trackers: tuple[Tracker, ...] = ()
+    """Packages that get curves of the training."""
 
 
 def finished(job: Job, runs: Path, corpora: Mapping[str, Corpus]) -> Record | None:
@@ -136,7 +139,7 @@ def run(
         with Meter(parse_budget(job.spec.budget, job.spec.track, job.spec.wall), device) as meter:
             training = TrainingResult("done", "", meter.ledger("finished"), {})
     else:
-        training = train(job.spec, corpora, folder, device, progress)
+        training = train(job.spec, corpora, folder, device, progress, job.trackers)
     if failure:
         training = replace(training, status="failed", failure=failure)
     scores: tuple[Score, ...] = ()

@@ -40,6 +40,8 @@ class SuiteEntry:
     """Name on the board; by default the method with its options."""
     learning_rate: float | None = None
     """Replaces the backbone's."""
+    trl: Options = field(default_factory=dict)
+    """Settings of the method's TRL trainer, for example ``loss_type: ipo``."""
     kind: RecordKind = "entry"
     tuning: Mapping[str, Any] | None = None
     """Summary of the trials that chose the options; see ``tuning``."""
@@ -50,7 +52,8 @@ class SuiteEntry:
         if self.label:
             return self.label
         name = Path(self.method).stem if self.method.endswith(".py") else self.method
-        options = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        values = {**self.options, **{f"trl.{key}": value for key, value in self.trl.items()}}
+        options = ", ".join(f"{key}={value}" for key, value in sorted(values.items()))
         return f"{name}({options})" if options else name
 
 
@@ -105,7 +108,7 @@ class Suite:
         return tuple(scaled(self.budget, fraction) for fraction in FRACTIONS)
 
 
-ENTRY_KEYS = ("method", "options", "label", "learning_rate")
+ENTRY_KEYS = ("method", "options", "label", "learning_rate", "trl")
 KEYS = sorted({"methods", *(field.name for field in fields(Suite))} - {"name", "entries"})
 
 
@@ -189,6 +192,7 @@ def check(suite: Suite) -> None:
         )
     for entry in suite.entries:
         methods.configure(methods.load(entry.method), entry.options, kind)
+        methods.check_trainer(entry.method, entry.trl, kind)
     names = [entry.name for entry in suite.entries]
     for name in names:
         if names.count(name) > 1:
@@ -240,6 +244,7 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus], *, evaluate: bool = True) 
                     "revision": corpora[task].revision_of("train"),
                     **suite.data_options.get(task, {}),
                 },
+                trl=entry.trl,
                 source=file_hash(Path(entry.method)) if entry.method.endswith(".py") else "",
                 learning_rate=entry.learning_rate,
                 track=suite.run_track,

@@ -6,7 +6,7 @@ result = train(spec, {"food101": corpus}, folder, "cpu", no_progress)
 import json
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,8 @@ from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.budget import Budget, parse_budget
 from steelyard.harness.records.record import Ledger
 from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.training import tracking
+from steelyard.harness.training.tracking import Tracker
 
 if TYPE_CHECKING:
     from steelyard.harness.models.classifier import Classifier
@@ -46,9 +48,14 @@ class TrainingResult:
 
 
 def train(
-    spec: RunSpec, corpora: Mapping[str, Corpus], folder: Path, device: str, progress: Progress
+    spec: RunSpec,
+    corpora: Mapping[str, Corpus],
+    folder: Path,
+    device: str,
+    progress: Progress,
+    trackers: Sequence[Tracker] = (),
 ) -> TrainingResult:
-    """Train under the meter, its audit and the guard of opened files."""
+    """Train under the meter, its audit and the guard of opened files; ``trackers`` get curves."""
     import torch
 
     from steelyard.harness.models import extension
@@ -63,6 +70,8 @@ def train(
     backbone.recipe = replace(backbone.recipe, learning_rate=learning_rate(spec))
     budget = parse_budget(spec.budget, spec.track, spec.wall)
     data, flops, seconds = _prepare_data(backbone, corpora[spec.task], budget)
+    if backbone.kind == "vlm":
+        backbone.trainer_settings = spec.trl
     if extended:
         _check_restored(backbone, data, folder, device)
     # The seed decides which windows the audit compares: a method cannot know them.
@@ -86,7 +95,11 @@ def train(
     # Reading validation or test images during training is cheating and fails the run.
     # Path() is the root of lmms-eval's tasks; it would forbid the full working directory.
     roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
-    with meter, only_training_images(images, roots, [folder]) as guard:
+    with (
+        tracking.opened(trackers, folder, spec) as meter.on_log,
+        meter,
+        only_training_images(images, roots, [folder]) as guard,
+    ):
         try:
             if flops:
                 with meter.phase("features"):

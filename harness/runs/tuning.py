@@ -122,7 +122,7 @@ def trials_of(entry: SuiteEntry, suite: Suite, plan: TuningPlan) -> list[SuiteEn
             options = {**options, **search.draw(free, kind, *names)}
             rate = search.learning_rate(default, *names)
         label = trial_label(entry.name, number)
-        trials.append(SuiteEntry(entry.method, options, label, rate, kind="trial"))
+        trials.append(SuiteEntry(entry.method, options, label, rate, entry.trl, kind="trial"))
     return trials
 
 
@@ -316,7 +316,7 @@ def chosen_entries(content: Mapping[str, Any], suite: Suite, *, oracle: bool) ->
             continue  # not tuned, or a method that trains nothing
         for kind, trial in (("tuned", choice["chosen"]), ("oracle", choice["oracle"])):
             if trial is not None and (oracle or kind == "tuned"):
-                entries.append(_chosen_entry(content, choice, trial, kind))
+                entries.append(replace(_chosen_entry(content, choice, trial, kind), trl=entry.trl))
     return entries
 
 

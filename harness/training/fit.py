@@ -63,7 +63,7 @@ def fit(
             return
         # Ends the run between two steps and not inside one.
         meter.afford_step(len(positions))
-        set_rate(optimiser, backbone.recipe, progress, learning_rate_scale)
+        rate = set_rate(optimiser, backbone.recipe, progress, learning_rate_scale)
         optimiser.zero_grad(set_to_none=True)
         size = backbone.recipe.micro_size(len(positions))
         parts = [positions[row : row + size] for row in range(0, len(positions), size)]
@@ -84,19 +84,21 @@ def fit(
         if not math.isfinite(norm):
             raise NonFiniteLoss(meter.steps + 1, norm, "gradient norm")
         optimiser.step()
-        meter.log(means)
+        meter.log(means, rate)
         meter.step(len(positions))
 
 
 def set_rate(
     optimiser: torch.optim.Optimizer, recipe: Recipe, progress: float, scale: float = 1.0
-) -> None:
-    """Set the learning rate of the next step.
+) -> float:
+    """Set and return the learning rate of the next step.
 
     It follows the used fraction of the budget and not steps, whose number is unknown.
     """
+    rate = recipe.learning_rate * scale * schedule(progress, recipe.warmup)
     for group in optimiser.param_groups:
-        group["lr"] = recipe.learning_rate * scale * schedule(progress, recipe.warmup)
+        group["lr"] = rate
+    return rate
 
 
 def schedule(progress: float, warmup: float) -> float:

@@ -80,6 +80,8 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
     # The folder of a user's method file is private.
     yield "method", f"{PurePath(spec.method).name} {spec.source}".strip()
     yield "options", _pairs(spec.options) or "the defaults"
+    if spec.trl:
+        yield "settings of TRL", _pairs(spec.trl)
     # In the provenance too, of records that are new enough.
     rate = run.record.provenance.get("learning_rate", spec.learning_rate)
     yield "learning rate", str(rate or "the backbone's")
@@ -137,6 +139,7 @@ def from_nothing(specs: Sequence[RunSpec], variants: Sequence[str]) -> str:
     if spec.wall is not None:
         words += ["--wall", f"{spec.wall:g}"]
     words += _options("--set", spec.options)
+    words += _options("--trl", spec.trl)
     words += _options("--backbone-set", spec.backbone_options)
     words += _options("--data-set", {k: v for k, v in spec.data.items() if k != "revision"})
     # ``steelyard run`` scores the trained task in any case.

@@ -30,6 +30,7 @@ from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import preflight, trl_data
 from steelyard.methods._preference import reference as reference_cache
 from steelyard.methods._preference.head import score_answers
+from steelyard.methods._preference.trainer_settings import typed
 
 REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
 UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
@@ -170,7 +171,7 @@ def arguments(
 ) -> Any:
     """Return training arguments of a TRL trainer that follow the backbone's recipe.
 
-    ``settings`` override the recipe's.
+    ``settings`` override the recipe's, and the user's override both.
     """
     recipe = backbone.recipe
     shared = {
@@ -204,7 +205,8 @@ def arguments(
     }
     names = inspect.signature(config_class).parameters
     # Trainers differ in the settings that they know.
-    return config_class(**{k: v for k, v in shared.items() if k in names} | settings)
+    shared = {name: value for name, value in shared.items() if name in names}
+    return config_class(**{**shared, **settings, **typed(config_class, backbone.trainer_settings)})
 
 
 def passes(backbone: Vlm, rows: int, multiple: int = 1) -> dict[str, int]:
@@ -312,7 +314,8 @@ def _callback(
         def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             # A trainer whose steps differ checks its prompts itself.
             meter.afford_step(1 if callable(prompts) else prompts)
-            set_rate(rest["optimizer"], recipe, progress())
+            # Noted here, because TRL's schedule has moved on when the step is logged.
+            self.rate = set_rate(rest["optimizer"], recipe, progress())
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             groups = rest["optimizer"].param_groups
@@ -328,7 +331,7 @@ def _callback(
                 return  # the summary at the end
             values = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float, Tensor))}
             check_step(values, meter.steps + 1)
-            meter.log({k: v for k, v in values.items() if k not in UNLOGGED})
+            meter.log({k: v for k, v in values.items() if k not in UNLOGGED}, self.rate)
             meter.step(prompts() if callable(prompts) else prompts, answers)
             if progress() >= 1.0:
                 control.should_training_stop = True
