@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.core.files import import_file
 from steelyard.harness.core.options import Option, apply
@@ -140,8 +140,7 @@ def load(name: str) -> Method:
         if not path.is_file():
             raise UserError(f"No method file at {path}.")
         return _check(import_file(path), name)
-    if name not in names():
-        raise unknown("method", name, names())
+    check_known("method", name, names())
     if (entry := _external().get(name)) is not None:
         return _check(entry.load(), name)
     return _check(importlib.import_module(f"{__name__}.{name}"), name)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from steelyard.harness.core.compat import import_lmms_eval
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known, unknown
 from steelyard.harness.core.examples import Corpus, Example, Inputs, Turn
 from steelyard.harness.core.files import cache_folder
 from steelyard.tasks._lmms import stock
@@ -322,8 +322,7 @@ def build(
     ``limit`` takes that many items by a hash of their ids, not the first ones: files are often
     sorted by class. A smaller limit gives a subset of a larger one.
     """
-    if split not in corpus.splits:
-        raise unknown(f"split of {corpus.name}", split, corpus.splits)
+    check_known(f"split of {corpus.name}", split, corpus.splits)
     import_lmms_eval()
     from steelyard.tasks._lmms import memory_task, stock_task
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus, carve, find_file, read_csv
 from steelyard.tasks import metrics
@@ -36,8 +36,7 @@ def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
     page are skipped and listed; either split may be absent. Ids are ``<split>/<class>/<stem>`` by
     the folder on disk, so a carved validation item keeps ``train/``.
     """
-    if text not in TEXTS:
-        raise unknown("text of food101", text, TEXTS)
+    check_known("text of food101", text, TEXTS)
     skipped: list[Skipped] = []
     read = _title_rows if text == "titles" else _page_rows
     # With neither, the reader says which file it expects.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.data.reading import build_corpus, carve, find_file, read_json_lines
 from steelyard.tasks import metrics
@@ -72,10 +72,8 @@ def _roles(val: str, test: str) -> dict[str, str]:
     """Map ``train``, ``val`` and ``test`` to official splits; no ``val`` if it is carved."""
     if test == "dev":
         return {"train": "train", "test": "dev_seen"}
-    if val not in ("seen", "unseen"):
-        raise unknown("val split of hateful_memes", val, ("seen", "unseen"))
-    if test not in ("seen", "unseen"):
-        raise unknown("test split of hateful_memes", test, ("seen", "unseen", "dev"))
+    check_known("val split of hateful_memes", val, ("seen", "unseen"))
+    check_known("test split of hateful_memes", test, ("seen", "unseen", "dev"))
     return {"train": "train", "val": f"dev_{val}", "test": f"test_{test}"}
 
 

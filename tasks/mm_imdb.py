@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.data.reading import build_corpus, find_file, read_object
 from steelyard.tasks import metrics
@@ -44,8 +44,7 @@ def load(root: Path, *, max_bad: float = 0.01, plot: str = "longest") -> Corpus:
     genres are ignored and counted in the notes. A film without any of them has no label: every
     genre is then a true negative. The official splits have no such film.
     """
-    if plot not in PLOTS:
-        raise unknown("plot of mm_imdb", plot, PLOTS)
+    check_known("plot of mm_imdb", plot, PLOTS)
     ids = _split_ids(find_file(root, "split.json"))
     annotations, images = _index(root, ".json"), _index(root, ".jpeg", ".jpg", ".png")
     films: dict[str, list[Film]] = {split: [] for split in SPLITS}

@@ -43,14 +43,9 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
     home = _home(root)
     missing = [name for name in CATEGORIES if home and not (home / name).is_dir()]
+    notes = {"categories missing": ", ".join(missing) or "none"}
     return _questions.corpus(
-        "mme",
-        root,
-        read,
-        notes={"categories missing": ", ".join(missing) or "none"},
-        max_bad=max_bad,
-        by_cluster=True,
-        holds=lambda folder: _home(folder) is not None,
+        "mme", root, read, notes=notes, max_bad=max_bad, by_cluster=True, holds=_home
     )
 
 

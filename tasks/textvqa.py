@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.data.reading import find_file, read_object
 from steelyard.tasks import answers, metrics
@@ -27,10 +27,8 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "no
     ``ocr="tokens"`` adds the words of an OCR system to each question, from
     ``TextVQA_Rosetta_OCR_v0.2_<part>.json``: an easier task with scores that do not compare.
     """
-    if part not in FOLDERS:
-        raise unknown("part of textvqa", part, FOLDERS)
-    if ocr not in OCR:
-        raise unknown("ocr of textvqa", ocr, OCR)
+    check_known("part of textvqa", part, FOLDERS)
+    check_known("ocr of textvqa", ocr, OCR)
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
         path = find_file(folder, QUESTIONS.format(part))

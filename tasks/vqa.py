@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.data.reading import read_json_lines
 from steelyard.tasks import answers, metrics
@@ -21,8 +21,7 @@ def load(root: Path, *, max_bad: float = 0.01, scoring: str = "soft", part: str 
     are found by the number that ends their names. A line of ``annotations.jsonl`` is an image with
     its ``qas`` (qa_id, question, answer). ``scoring`` is VQAv2's ``soft`` accuracy, or ``exact``.
     """
-    if scoring not in SCORERS:
-        raise unknown("scoring of vqa", scoring, SCORERS)
+    check_known("scoring of vqa", scoring, SCORERS)
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> Iterable[Example]:
         questions = vqa_files.find(folder, "questions", part)

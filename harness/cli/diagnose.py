@@ -11,7 +11,7 @@ from steelyard import tasks
 from steelyard.harness.cli.evaluate import check_answerable, check_model_path
 from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.environment import packages, pick_device
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import console
@@ -134,8 +134,7 @@ def _task_names(texts: Sequence[str], run: Record | None) -> list[str]:
     """Return the tasks, given comma-separated or repeated; a classifier has only its own."""
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in tasks.names():
-            raise unknown("task", name, tasks.names())
+        check_known("task", name, tasks.names())
     # A classifier has one head: the classes of its task.
     if run is None or registry.kind_of(run.spec.backbone) == "vlm":
         return list(dict.fromkeys(names or TASKS))

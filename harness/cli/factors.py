@@ -16,7 +16,7 @@ import click
 from steelyard import tasks
 from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.environment import pick_device
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import Help, parse_seeds
 from steelyard.harness.core.progress import console, show_progress
@@ -172,8 +172,7 @@ def factors(factor: str, options: FactorOptions) -> None:
 
 def _plan(factor: str, options: FactorOptions) -> tuple[Suite, Sequence[FactorLevel]]:
     """Return the suite to train and its levels; without levels its entries are the levels."""
-    if factor not in FACTORS:
-        raise unknown("factor", factor, FACTORS)
+    check_known("factor", factor, FACTORS)
     objective = "factors_objective_vlm" if options.vlm else "factors_objective"
     (base,) = suites.load(objective if factor == "objective" else "factors_classifier")
     seeds = parse_seeds(options.seeds) if options.seeds else base.seeds

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from steelyard import methods, tasks
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.options import OptionHelp, describe
 from steelyard.harness.core.progress import console, print_table
 from steelyard.harness.models import classifier_config, registry, vlm_config
@@ -44,8 +44,7 @@ def list_(kind: str, name: str) -> None:
       steelyard list methods joint
       steelyard list backbones Qwen/Qwen2.5-VL-7B-Instruct
     """
-    if kind not in TABLES:
-        raise unknown("list", kind, TABLES)
+    check_known("list", kind, TABLES)
     if not name:
         headers, *rows = TABLES[kind]()
         print_table(headers, rows)

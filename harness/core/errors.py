@@ -1,6 +1,6 @@
 """Errors that the user can fix (one line, exit code 2, no traceback), and a loss that diverged."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -49,6 +49,12 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> UserError:
     return UserError(
         f"Unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}."
     )
+
+
+def check_known(kind: str, name: str, names: Collection[str]) -> None:
+    """Raise the error of ``unknown`` unless the name is one of ``names``."""
+    if name not in names:
+        raise unknown(kind, name, names)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

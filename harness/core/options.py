@@ -10,7 +10,7 @@ from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from steelyard.harness.core.errors import UserError, did_you_mean, unknown
+from steelyard.harness.core.errors import UserError, check_known, did_you_mean
 
 Option = str | int | float | bool
 Options = Mapping[str, Option]
@@ -110,8 +110,7 @@ def check_values(
     """Raise UserError for a value whose name is not in ``names`` or that its field cannot have."""
     types = get_type_hints(config_class)
     for name, value in values.items():
-        if name not in names:
-            raise unknown(kind, str(name), names)
+        check_known(kind, str(name), names)
         if get_origin(types[name]) is Literal and value not in get_args(types[name]):
             choices = [str(choice) for choice in get_args(types[name])]
             hint = did_you_mean(str(value), choices)

@@ -155,12 +155,12 @@ def build_corpus(
     skipped: Sequence[Skipped] = (),
     notes: Mapping[str, str],
     max_bad: float,
-    whole_clusters: bool = False,
+    by_cluster: bool = False,
 ) -> Corpus:
     """Check ids, decode every image, and build the corpus of the usable items.
 
     ``max_bad`` is the largest fraction of train, val or test that may be unusable; extra splits
-    may be incomplete. ``whole_clusters`` drops a cluster of which one item is unusable.
+    may be incomplete. ``by_cluster`` drops a cluster of which one item is unusable.
 
     Raises:
         RefusedData: an id occurs twice where it must not, or one of train, val and test is listed
@@ -170,7 +170,7 @@ def build_corpus(
     images = scan([example.image for rows in splits.values() for example in rows if example.image])
     usable, bad = {}, list(skipped)
     for split, rows in splits.items():
-        reasons = _unusable(root, rows, images, whole_clusters)
+        reasons = _unusable(root, rows, images, by_cluster)
         bad += [
             Skipped(row.id, split, reasons[row.id], row.image) for row in rows if row.id in reasons
         ]
@@ -277,7 +277,7 @@ def _fraction_problems(
 
 
 def _unusable(
-    root: Path, rows: Sequence[Example], images: Mapping[Path, ScannedImage], whole_clusters: bool
+    root: Path, rows: Sequence[Example], images: Mapping[Path, ScannedImage], by_cluster: bool
 ) -> dict[str, str]:
     """Map the ids of items that cannot be used to the reason."""
     reasons, clusters = {}, {}
@@ -287,7 +287,7 @@ def _unusable(
             reason = f"missing: {name}" if fault == MISSING else f"unreadable: {name}: {fault}"
             reasons[row.id] = f"image {reason}"
             clusters[row.cluster] = f"incomplete group, image {reason}"
-    for row in rows if whole_clusters else ():
+    for row in rows if by_cluster else ():
         if row.cluster and row.cluster in clusters:
             # An item with a broken image keeps that reason.
             reasons.setdefault(row.id, clusters[row.cluster])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from steelyard import tasks
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import progress_bar
 from steelyard.harness.training.tracking import Tracker
@@ -97,8 +97,7 @@ def parse_loader_options(pairs: Sequence[str], names: Sequence[str]) -> dict[str
             if len(names) != 1:
                 raise UserError(f"--data-set {text}: with several tasks write TASK.{text}=...")
             task = names[0]
-        if task not in names:
-            raise unknown("task of --data-set", task, names)
+        check_known("task of --data-set", task, names)
         options.setdefault(task, {})[key] = str(value)
     return options
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from steelyard import tasks
 from steelyard.harness.core.environment import pick_device
-from steelyard.harness.core.errors import UserError, one_line, unknown
+from steelyard.harness.core.errors import UserError, check_known, one_line
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import write_atomic
 from steelyard.harness.core.processes import SendMessage, spread, start_workers
@@ -86,8 +86,7 @@ def load_corpora(
         model = model or (spec.backbone, spec.backbone_options)
     names = list(dict.fromkeys((*names, *further)))
     for task in roots:
-        if task not in names:
-            raise unknown("task of --data-root", task, names)
+        check_known("task of --data-root", task, names)
     corpora = {}
     with progress_bar() as bar:
         line = bar.add_task("reading data", total=None)

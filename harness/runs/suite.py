@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from steelyard import methods, tasks
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import file_hash
 from steelyard.harness.core.options import Options, apply, parse_value
@@ -128,8 +128,7 @@ def load(name_or_path: str) -> tuple[Suite, ...]:
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
-        if name_or_path not in shipped():
-            raise unknown("suite", name_or_path, shipped())
+        check_known("suite", name_or_path, shipped())
         path = shipped()[name_or_path]
     if not path.is_file():
         raise UserError(f"No suite file at {path}.")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard import methods
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.options import Help
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Ledger, Record, Score, checksum
@@ -97,8 +97,7 @@ class TuningPlan:
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise UserError(f"--trials {self.trials}: give at least 1.")
-        if self.rule not in RULES:
-            raise unknown("rule", self.rule, RULES)
+        check_known("rule", self.rule, RULES)
 
     @property
     def training_seed(self) -> int:

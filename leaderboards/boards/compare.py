@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known, unknown
 from steelyard.harness.records.record import RECORD, read
 from steelyard.leaderboards.boards import cells
 from steelyard.leaderboards.boards.columns import Column
@@ -94,8 +94,7 @@ def paired_runs(
             key = run.record.spec.task, run.record.spec.seed
             by_label.setdefault(run.record.label, {})[key] = run
     for name in (first, second):
-        if name not in by_label:
-            raise unknown("run folder or entry", name, by_label)
+        check_known("run folder or entry", name, by_label)
     common = sorted(by_label[first].keys() & by_label[second].keys())
     if not common:
         raise UserError(f"{first} and {second} share no seed on the same training data.")

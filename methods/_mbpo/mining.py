@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.models.pgd import ascend, frozen_weights, noisy_start
@@ -327,8 +327,7 @@ def parse_faults(text: str) -> frozenset[Fault]:
     """Read fault names from a comma-separated option; refuse unknown names."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in FAULTS:
-            raise unknown("filter", name, FAULTS)
+        check_known("filter", name, FAULTS)
     return frozenset(fault for fault in FAULTS if fault in names)
 
 

@@ -160,12 +160,12 @@ def corpus(
     notes: Mapping[str, str],
     max_bad: float,
     by_cluster: bool = False,
-    holds: Callable[[Path], bool] = lambda folder: any(folder.glob("*.json*")),
+    holds: Callable[[Path], object] = lambda folder: any(folder.glob("*.json*")),
 ) -> Corpus:
     """Read an evaluation set: ``test`` in the folder, and ``val`` in its subfolder ``val`` if any.
 
     ``by_cluster``: a metric needs all items of a cluster, so one lost image removes the others.
-    ``holds`` says whether a folder has a set; without it, whether it has JSON files.
+    ``holds`` is true for a folder that has a set; without it, for one that has JSON files.
     """
     skipped: list[Skipped] = []
     splits: dict[str, Sequence[Example]] = {"test": list(read(root, skipped, "test"))}
@@ -173,14 +173,7 @@ def corpus(
     if (root / VALIDATION).is_dir() and holds(root / VALIDATION):
         splits["val"] = list(read(root / VALIDATION, skipped, "val"))
     return build_corpus(
-        task,
-        root,
-        (),
-        splits,
-        skipped=skipped,
-        notes=notes,
-        max_bad=max_bad,
-        whole_clusters=by_cluster,
+        task, root, (), splits, skipped=skipped, notes=notes, max_bad=max_bad, by_cluster=by_cluster
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Example, Modality
 from steelyard.tasks.corruptions import CORRUPTIONS, DEFAULT_SEVERITY
 from steelyard.tasks.corruptions.missing import MISSING, RATE_STEP, missing_modality
@@ -110,8 +110,7 @@ def _corruption(text: str) -> Corruption:
                 f"for another draw, '{name}:70s1'."
             )
         return Corruption(name, int(rate), int(seed or 0))
-    if name not in CORRUPTIONS:
-        raise unknown("corruption", name, [*CORRUPTIONS, *MISSING])
+    check_known("corruption", name, [*CORRUPTIONS, *MISSING])
     severities = CORRUPTIONS[name].severities
     if not colon:
         return Corruption(name, DEFAULT_SEVERITY if severities else None)

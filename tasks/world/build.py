@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.files import publish_folder
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks._shared import official
@@ -62,8 +62,7 @@ class WorldSpec:
 
     def __post_init__(self) -> None:
         task, grid, objects = self.task, self.grid, self.objects
-        if task not in SETS:
-            raise unknown("generated data set", task, SETS)
+        check_known("generated data set", task, SETS)
         if min(self.train, self.test) < SMALLEST:
             raise UserError(
                 f"train={self.train}, test={self.test}: both must be at least {SMALLEST}."
@@ -78,8 +77,7 @@ class WorldSpec:
                 "or more, at most one per cell."
             )
         for name, value in self.parameters.items():
-            if name not in SETS[task].parameters:
-                raise unknown(f"parameter of {task}", name, SETS[task].parameters)
+            check_known(f"parameter of {task}", name, SETS[task].parameters)
             if not 0 <= value <= 1:
                 raise UserError(f"{name}={value}: a probability from 0 to 1 is needed.")
 
