@@ -1,11 +1,13 @@
 """Report progress, and show it on the terminal."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Column, Table
 
@@ -13,6 +15,8 @@ Progress = Callable[[str, float], None]
 """Called with the current stage and the completed fraction in [0, 1]."""
 
 console = Console()
+LINE_SECONDS = 60.0
+"""Least time between two lines of progress off a terminal."""
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
@@ -32,17 +36,48 @@ def subtask(progress: Progress, name: str, index: int, count: int) -> Progress:
     return lambda stage, fraction: progress(f"{name}: {stage}", (index + fraction) / count)
 
 
-def progress_bar() -> ProgressBar:
-    """Return a bar with the completed fraction and the time left, hidden if not on a terminal."""
-    return ProgressBar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+class Bar(ProgressBar):
+    """Bar with the completed fraction and the time left; off a terminal, a line a minute."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            get_time=clock,
+        )
+        self._printed = clock()
+
+    def update(self, task_id: TaskID, *args: Any, **kwargs: Any) -> None:
+        super().update(task_id, *args, **kwargs)
+        self._print_line(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._print_line(task_id)
+
+    def _print_line(self, task_id: TaskID) -> None:
+        now = self.get_time()
+        if console.is_terminal or now - self._printed < LINE_SECONDS:
+            return
+        self._printed = now
+        task = next(task for task in self.tasks if task.id == task_id)
+        elapsed = task.elapsed or 0.0
+        line = f"{elapsed / 60:.0f} min: {task.description}, {task.completed:.3g}"
+        if task.total:
+            done = task.completed / task.total
+            left = f", about {elapsed * (1 - done) / done / 60:.0f} min left" if done else ""
+            line = f"{line} of {task.total:.3g} ({100 * done:.0f} %){left}"
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def progress_bar(clock: Callable[[], float] = time.monotonic) -> Bar:
+    """Return a bar on the terminal; elsewhere it prints a line at most once a minute."""
+    return Bar(clock)
 
 
 @contextmanager
