@@ -32,10 +32,10 @@ ITEMS_PER_IMAGE = {CAPTIONS: 1, QUESTIONS: 7}
 def _amber(*halves: str) -> WorldSet:
     """Return the set of AMBER's files with about ``count`` items of these halves together."""
 
-    def sample(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+    def sample(folder: Path, source: SceneSource) -> Iterator[Item]:
         per_image = sum(ITEMS_PER_IMAGE[half] for half in halves)
         # Rounded up.
-        scenes = [source.scene() for _ in range(-(-count // per_image))]
+        scenes = [source.scene() for _ in range(-(-source.count // per_image))]
         id_ = 0
         # Captions have the first ids, as in the published files.
         for half in halves:
@@ -107,8 +107,8 @@ SET_ROWS = 5
 """Mean rows of a set: four of two pictures, or six with those of no picture."""
 
 
-def _hallusion_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
-    for number in range(count // SET_ROWS):
+def _hallusion_items(folder: Path, source: SceneSource) -> Iterator[Item]:
+    for number in range(source.count // SET_ROWS):
         needs_image = number % 2 == 0
         kind = source.pick(NEUTRAL if needs_image else FOODS)
         usual = KINDS[kind].colour or source.pick(tuple(COLOURS))
@@ -153,8 +153,8 @@ OFFICIAL = 96
 """Questions of the real set, and the most of the generated one."""
 
 
-def _mmhal_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
-    for number in range(min(count, OFFICIAL)):
+def _mmhal_items(folder: Path, source: SceneSource) -> Iterator[Item]:
+    for number in range(min(source.count, OFFICIAL)):
         kind = tuple(OPEN_QUESTIONS)[number % len(OPEN_QUESTIONS)]
         scene = source.scene()
         question, answer = OPEN_QUESTIONS[kind](scene, source)
@@ -219,8 +219,8 @@ class MmePair(NamedTuple):
     """Digits on the picture."""
 
 
-def _mme_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
-    for number in range(count // 2):
+def _mme_items(folder: Path, source: SceneSource) -> Iterator[Item]:
+    for number in range(source.count // 2):
         category = tuple(CATEGORIES)[number % len(CATEGORIES)]
         pair = CATEGORIES[category](source)
         images = texts = folder / category
@@ -326,8 +326,8 @@ class NaturalBenchGroup(NamedTuple):
     questions: tuple[str, str]
 
 
-def _naturalbench_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
-    for number in range(count // 4):
+def _naturalbench_items(folder: Path, source: SceneSource) -> Iterator[Item]:
+    for number in range(source.count // 4):
         group = (_yes_no_group, _option_group)[number % 2](source)
         row: JsonRow = {"Index": number, "Question_Type": group.kind}
         fitting, opposite = NATURALBENCH_LABELS[group.kind]

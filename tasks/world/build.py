@@ -106,14 +106,15 @@ def write(spec: WorldSpec, root: Path) -> None:
         )
     counts = {"train": spec.train, "val": VALIDATION, "test": spec.test}
     sources = {}
-    for split in counts:
+    for split, count in counts.items():
         # One generator a split: more training items leave the test items as they are.
         rng = np.random.default_rng(seed_for(spec.seed, spec.task, split))
         parameters = spec.content["knobs"]
-        sources[split] = SceneSource(split, spec.size, parameters, rng, spec.grid, spec.objects)
+        scene = spec.grid, spec.objects
+        sources[split] = SceneSource(split, spec.size, count, parameters, rng, *scene)
     with publish_folder(root, lambda: _is_finished(root, spec)) as folder:
         folder.mkdir()
-        truth = SETS[spec.task].write(folder, counts, sources)
+        truth = SETS[spec.task].write(folder, sources)
         official.write_lines(folder / TRUTH, truth)
         # Last: the marker says that all other files are complete.
         official.write_text(folder / MARKER, _marker_text(spec))

@@ -27,13 +27,11 @@ SILENT_TITLES = (
 )
 
 
-def _write_food(
-    folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
-) -> list[JsonRow]:
+def _write_food(folder: Path, sources: Mapping[str, SceneSource]) -> list[JsonRow]:
     truth = []
     for split in ("train", "test"):
         source, titles = sources[split], []
-        for number in range(counts[split]):
+        for number in range(source.count):
             # In turn, so that classes are equally frequent.
             food = FOODS[number % len(FOODS)]
             is_named = source.chance("p_named")
@@ -70,14 +68,12 @@ MEME_FILES = {
 """Split of the scenes, and whether the combinations of kind and phrase are the held-out ones."""
 
 
-def _write_memes(
-    folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
-) -> list[JsonRow]:
+def _write_memes(folder: Path, sources: Mapping[str, SceneSource]) -> list[JsonRow]:
     truth = []
     (folder / "img").mkdir()
     first = 1
     for name, (split, unseen) in MEME_FILES.items():
-        source, count = sources[split], counts[split]
+        source, count = sources[split], sources[split].count
         # Random ids, so that the four memes of a quad are not neighbours in the file.
         ids = (first + source.rng.permutation(count)).tolist()
         # Rounded up to complete quads; ``islice`` cuts the last one.
@@ -151,16 +147,14 @@ OPENINGS = ("The film follows {who} {where}.", "It begins with {who} {where}.")
 ENDINGS = ("Nothing will be the same.", "Then morning comes.", "There is little time left.")
 
 
-def _write_movies(
-    folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
-) -> list[JsonRow]:
+def _write_movies(folder: Path, sources: Mapping[str, SceneSource]) -> list[JsonRow]:
     truth = []
     split_ids: dict[str, list[str]] = {}
     number = 1000
     for name, split in (("train", "train"), ("dev", "val"), ("test", "test")):
         source = sources[split]
         split_ids[name] = []
-        for _ in range(counts[split]):
+        for _ in range(source.count):
             number += 1
             id_ = f"{number:07d}"
             genres = source.shuffled(tuple(GENRES))[: source.rng.integers(1, 4)]

@@ -32,19 +32,17 @@ MIX = {"colour": 0.35, "existence": 0.2, "attribute": 0.2, "count": 0.1, "captio
 # --- instruct: the post-training pool ----------------------------------------------------------
 
 
-def _write_instruct(
-    folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
-) -> list[JsonRow]:
+def _write_instruct(folder: Path, sources: Mapping[str, SceneSource]) -> list[JsonRow]:
     truth = []
-    for split, count in counts.items():
+    for split, source in sources.items():
         rows: list[JsonRow] = []
         # Rounded up.
-        images = -(-count // PER_IMAGE)
+        images = -(-source.count // PER_IMAGE)
         for number in range(images):
-            scene, questions = _pool_item(sources[split])
+            scene, questions = _pool_item(source)
             image = f"images/{split}_{number:05d}.png"
-            sources[split].save(scene, folder / image)
-            for index, question in enumerate(questions[: count - len(rows)]):
+            source.save(scene, folder / image)
+            for index, question in enumerate(questions[: source.count - len(rows)]):
                 id_ = f"{split}-{number:05d}-{index}"
                 answered = {"question": question.text, "answer": question.answer}
                 closed = {"choices": list(question.choices), "kind": question.kind}
@@ -67,10 +65,10 @@ def _pool_item(source: SceneSource) -> tuple[Scene, list[Question]]:
 # --- pope: is there one of these? --------------------------------------------------------------
 
 
-def _pope_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+def _pope_items(folder: Path, source: SceneSource) -> Iterator[Item]:
     """Sample ``count`` questions per file, with one present and one absent kind per image."""
     # Each image has two questions in each of the three files.
-    for number in range(count // 2):
+    for number in range(source.count // 2):
         scene = source.scene()
         image = f"{source.split}_{number:05d}.png"
         source.save(scene, folder / "images" / image)
@@ -122,15 +120,15 @@ ABSENT: Mapping[str, Callable[[Scene, LanguagePrior], list[str]]] = {
 ANSWER_TYPES = {"count": "number", "colour": "other", "attribute": "yes/no", "existence": "yes/no"}
 
 
-def _vqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+def _vqa_items(folder: Path, source: SceneSource) -> Iterator[Item]:
     """Sample two questions per image; each number of objects is equally frequent."""
-    for first in range(0, count, 2):
+    for first in range(0, source.count, 2):
         image = first // 2 + 1
         # Changes with every second image, for ``visual`` alternates too.
         objects = image // 2 % source.max_objects + 1
         scene, questions = _vqa_pair(source, visual=image % 2 == 0, objects=objects)
         source.save(scene, folder / "images" / f"world_{source.split}_{image:012d}.png")
-        for id_, question in enumerate(questions[: count - first], start=first + 1):
+        for id_, question in enumerate(questions[: source.count - first], start=first + 1):
             answer_type, answers = ANSWER_TYPES[question.kind], [question.answer] * ANSWERS
             types = {"question_type": question.kind, "answer_type": answer_type}
             yield vqa_item(source.split, id_, image, scene, question, types, answers)
@@ -152,10 +150,10 @@ def _vqa_pair(source: SceneSource, *, visual: bool, objects: int) -> tuple[Scene
 # --- prior_conflict: is the banana yellow here? ------------------------------------------------
 
 
-def _conflict_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+def _conflict_items(folder: Path, source: SceneSource) -> Iterator[Item]:
     """Sample ``count`` usual and ``count`` unusual objects, half of these held out."""
     subsets = ("in_prior", "counter_prior", "in_prior", "held_out")
-    for number in range(2 * count):
+    for number in range(2 * source.count):
         subset, kind = subsets[number % 4], FOODS[number // 4 % len(FOODS)]
         colour = source.pick(_subset_colours(kind, subset))
         scene = source.scene(kind, colour)
@@ -180,10 +178,10 @@ def _subset_colours(kind: str, subset: str) -> list[str]:
 # --- chair: which objects does a caption invent? -----------------------------------------------
 
 
-def _chair_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+def _chair_items(folder: Path, source: SceneSource) -> Iterator[Item]:
     synonyms = [", ".join((kind, *language.SYNONYMS.get(kind, ()))) + "\n" for kind in KINDS]
     official.write_text(folder / "synonyms.txt", "".join(synonyms))
-    for number in range(count):
+    for number in range(source.count):
         scene = source.scene()
         name = f"{source.split}_{number:05d}.png"
         source.save(scene, folder / "images" / name)

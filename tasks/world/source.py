@@ -52,6 +52,8 @@ class SceneSource:
     split: str
     size: int
     """Width and height of a picture in pixels."""
+    count: int
+    """Number of items to sample, about that of a set of groups."""
     parameters: Mapping[str, float]
     rng: np.random.Generator
     grid: int = GRID
@@ -140,8 +142,8 @@ class WorldSet(NamedTuple):
 
     parameters: Mapping[str, float]
     """Probabilities that shape the set, with their defaults."""
-    write: Callable[[Path, Mapping[str, int], Mapping[str, SceneSource]], list[JsonRow]]
-    """Writes the official files for so many items per split; returns the truth of each item."""
+    write: Callable[[Path, Mapping[str, SceneSource]], list[JsonRow]]
+    """Writes the official files from the source of each split; returns the truth of each item."""
 
 
 class Item(NamedTuple):
@@ -158,21 +160,19 @@ def write_rows(path: Path, rows: list[JsonRow]) -> None:
 
 
 def evaluation(
-    sample: Callable[[Path, int, SceneSource], Iterator[Item]],
+    sample: Callable[[Path, SceneSource], Iterator[Item]],
     write_file: Callable[[Path, list[JsonRow]], None] = write_rows,
 ) -> WorldSet:
     """Return a set without training items: test in the folder, validation in ``val``.
 
-    ``sample`` saves the pictures of about so many items; ``write_file`` writes each file's rows.
+    ``sample`` saves the pictures of the source's items; ``write_file`` writes each file's rows.
     """
 
-    def write(
-        folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
-    ) -> list[JsonRow]:
+    def write(folder: Path, sources: Mapping[str, SceneSource]) -> list[JsonRow]:
         truth = []
         for split, target in (("test", folder), ("val", folder / "val")):
             tables: defaultdict[str, list[JsonRow]] = defaultdict(list)
-            for item in sample(target, counts[split], sources[split]):
+            for item in sample(target, sources[split]):
                 truth.append({"split": split, **item.truth})
                 for file, row in item.rows.items():
                     tables[file].append(row)

@@ -62,9 +62,9 @@ def write_vqa(path: Path, rows: list[JsonRow], end: str = "") -> None:
     write_text(path, json.dumps({path.stem.rpartition("_")[2]: rows}) + end)
 
 
-def _vqav2_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+def _vqav2_items(folder: Path, source: SceneSource) -> Iterator[Item]:
     """Sample two questions per image: existence and attribute, then count and colour, in turn."""
-    for number in range(count):
+    for number in range(source.count):
         image = number // 2 + 1
         if number % 2 == 0:
             scene = source.scene()
@@ -109,9 +109,9 @@ VQA_KINDS: Sequence[tuple[str, SampleQuestion]] = (
 # --- gqa ---------------------------------------------------------------------------------------
 
 
-def _gqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+def _gqa_items(folder: Path, source: SceneSource) -> Iterator[Item]:
     """Sample questions of every structural type; two per image, whose scene has two objects."""
-    for number in range(count):
+    for number in range(source.count):
         image = f"n{number // 2 + 1:06}"
         if number % 2 == 0:
             scene = source.scene(objects=2)
@@ -178,9 +178,9 @@ GQA_KINDS: Sequence[tuple[str, str, SampleQuestion]] = (
 # --- textvqa -----------------------------------------------------------------------------------
 
 
-def _textvqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[Item]:
+def _textvqa_items(folder: Path, source: SceneSource) -> Iterator[Item]:
     """Draw a number on a sign in each picture; some OCR tokens also have a wrong number."""
-    for number in range(count):
+    for number in range(source.count):
         scene = source.scene()
         value = str(source.rng.integers(10, 100))
         image, id_ = f"{source.split}{number + 1:012x}", number + 1
@@ -202,17 +202,15 @@ def _textvqa_items(folder: Path, count: int, source: SceneSource) -> Iterator[It
 # --- scienceqa ---------------------------------------------------------------------------------
 
 
-def _write_scienceqa(
-    folder: Path, counts: Mapping[str, int], sources: Mapping[str, SceneSource]
-) -> list[JsonRow]:
+def _write_scienceqa(folder: Path, sources: Mapping[str, SceneSource]) -> list[JsonRow]:
     """Write questions with options, half about an image and half about a sentence instead."""
     truth: list[JsonRow] = []
     problems: dict[str, JsonRow] = {}
     ids: dict[str, list[str]] = {}
-    for split, count in counts.items():
-        source, ids[split] = sources[split], []
+    for split, source in sources.items():
+        ids[split] = []
         colours = pool_colours if split == "train" else all_colours
-        for number in range(count):
+        for number in range(source.count):
             id_ = str(len(problems) + 1)
             ids[split].append(id_)
             has_image = number % 2 == 0

@@ -367,7 +367,7 @@ def test_wrong_arguments_are_explained(task: str, arguments: dict[str, Any], mes
 
 def test_more_scenes_than_the_world_has_are_refused() -> None:
     rng = np.random.default_rng(0)
-    source = build.SceneSource("val", 48, {"p_color": 1.0, "p_cooc": 1.0}, rng)
+    source = build.SceneSource("val", 48, 1, {"p_color": 1.0, "p_cooc": 1.0}, rng)
     with pytest.raises(UserError, match="ask for fewer"):
         # Three kinds and eight colours of the cup make 24 * 8 scenes, a tenth of them in val.
         for _ in range(100):
