@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard import tasks
 from steelyard.harness.core.environment import pick_device
-from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.examples import Corpus, Example
 from steelyard.harness.core.files import write_items
 from steelyard.harness.core.progress import Progress, console, print_table, show_progress
 from steelyard.harness.models import registry, vlm_config
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from steelyard.harness.models.vlm import Vlm
     from steelyard.harness.training.train_data import TrainData
 
-SAMPLE, SAMPLE_FROZEN = 1024, 256
-"""Training items of a trial, evenly spaced: as many as methods make pairs of or attack; fewer if
+SAMPLE, SAMPLE_FROZEN = 1280, 256
+"""Training items of a trial, evenly spaced: more than methods make pairs of; fewer if
 frozen encoders have to encode them."""
 EVALUATED = 32
 """Items of each variant that are answered to see what one costs."""
@@ -115,8 +115,8 @@ class Subject:
     backbone: "Classifier | Vlm"
     data: "TrainData"
     """Sample of the training items."""
-    count: int
-    """Number of all training items."""
+    examples: Sequence[Example]
+    """All training items."""
     encoding: float
     """FLOPs of all training items in frozen encoders."""
     items: float
@@ -153,7 +153,7 @@ class Subject:
         with tempfile.TemporaryDirectory() as folder:
             registry.save(backbone, Path(folder) / "weights")
             weights = sum(path.stat().st_size for path in Path(folder).rglob("*.*"))
-        return cls(backbone, data, len(examples), encoding, items, weights, {})
+        return cls(backbone, data, examples, encoding, items, weights, {})
 
     def answering(self, name: str, job: Job, corpora: Mapping[str, Corpus]) -> tuple[float, float]:
         """Return FLOPs and bytes of scoring one variant; the same for all of these runs."""
@@ -186,9 +186,9 @@ def _estimate(
     card: Card,
     utilisation: float,
 ) -> Estimate:
-    spec, backbone, count = job.spec, subject.backbone, subject.count
+    spec, backbone, examples = job.spec, subject.backbone, subject.examples
     with redirect_stderr(StringIO()):  # remarks on runs as short as a trial
-        training = course(spec, backbone, subject.data, count, subject.encoding)
+        training = course(spec, backbone, subject.data, examples, subject.encoding)
     answered = {name: subject.answering(name, job, corpora) for name in job.variants}
     evaluation = {name: flops for name, (flops, _) in answered.items()}
     items = sum(size for _, size in answered.values())
@@ -205,7 +205,7 @@ def _estimate(
         precision=precision,
         runs=runs,
         training=training,
-        passes=training.items / max(1, count),
+        passes=training.items / max(1, len(examples)),
         evaluation=evaluation,
         memory=memory,
         disk={"weights": subject.weights, "items": items},
@@ -247,7 +247,12 @@ def report(estimates: Sequence[Estimate], card: Card, utilisation: float) -> Non
     for run in estimates:
         training = run.training
         name = (run.entry, run.task, run.budget)
-        amounts = (training.step_flops, training.total, run.evaluation_flops, run.hours)
+        amounts = (
+            training.total / max(1, training.steps),
+            training.total,
+            run.evaluation_flops,
+            run.hours,
+        )
         columns = [f"{amount:.3g}" for amount in amounts]
         costs.append(
             (*name, run.runs, columns[0], training.steps, f"{run.passes:.2g}", *columns[1:])

@@ -14,7 +14,8 @@ method: nothing here knows one. Two sizes give a line, and the line gives the fu
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from steelyard import methods
 from steelyard.harness.budget.live_bytes import WEIGHTS, LiveBytes
 from steelyard.harness.budget.meter import BudgetSpent, Meter
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.examples import MODALITIES
+from steelyard.harness.core.examples import MODALITIES, Example, Turn
 from steelyard.harness.records.budget import Budget, parse_budget
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs.training import add_modules, learning_rate
@@ -39,6 +40,8 @@ SMALL, LARGE = 12, 36
 """Budgets of the two trials, in plain steps: one pass forward and back over a batch."""
 GROWTH = (1, 4, 16)
 """Factors on both budgets, tried in turn until the method has made a step."""
+SEVERAL = 4
+"""Steps whose items are more than what a loader reads ahead."""
 FEATURES = "features"
 """Phase of what a frozen encoder or tower computes once an item."""
 
@@ -53,7 +56,9 @@ class Trial:
     items: int
     memory: Mapping[str, int]
     """Bytes of each part at the moment of most."""
-    ended: bool
+    prepared: int = 0
+    """Items that the method has read before its first pass."""
+    ended: bool = False
     """Whether the method ended by itself, before its budget did."""
 
 
@@ -65,8 +70,6 @@ class Course:
     """By phase."""
     steps: int
     items: int
-    step_flops: float
-    """Of one step, without what is spent once."""
     memory: Mapping[str, int]
     """Bytes of each part at the moment of most."""
 
@@ -75,33 +78,68 @@ class Course:
         return sum(self.flops.values())
 
 
-def course(
-    spec: RunSpec, backbone: "Classifier | Vlm", data: "TrainData", count: int, encoding: float
-) -> Course:
-    """Try a run with two small budgets and extrapolate it; the backbone is left as it is.
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images whose features are stored when they are first seen."""
 
-    ``data`` is a sample of ``count`` items; ``encoding`` are the FLOPs that frozen encoders charge
+    items: int
+    """All training items."""
+    count: int
+    """Different images among them."""
+    flops: float
+    """Of one image."""
+
+    def cost(self, seen: float) -> float:
+        """Return the FLOPs of the images among so many different items, drawn at random."""
+        unseen = 1 - min(seen, self.items) / self.items
+        return float(self.flops * self.count * (1 - unseen ** (self.items / max(1, self.count))))
+
+
+def course(
+    spec: RunSpec,
+    backbone: "Classifier | Vlm",
+    data: "TrainData",
+    examples: Sequence[Example],
+    encoding: float,
+) -> Course:
+    """Try a run with small budgets and extrapolate it; the backbone is left as it is.
+
+    ``data`` is a sample of the ``examples``; ``encoding`` are the FLOPs that frozen encoders charge
     for all of them before the first step.
 
     Raises:
         UserError: the method refuses the data, or has made no step within the largest trial.
     """
-    if not count:  # a method that learns nothing
+    if not examples:  # a method that learns nothing
         size = sum(weight.nbytes for weight in backbone.parameters())
-        return Course({}, 0, 0, 0.0, {WEIGHTS: size})
+        return Course({}, 0, 0, {WEIGHTS: size})
     budget = parse_budget(spec.budget, spec.track, spec.wall)
-    stored, plain = stored_cost(backbone, data), step_cost(backbone, data)
+    different = {example.image for example in examples if example.image}
+    images = Images(len(examples), len(different), stored_cost(backbone, data))
+    plain, size = step_cost(backbone, data), backbone.recipe.batch_size
     reason = "no step"
     for factor in GROWTH:
-        limits = [_limit(budget, size * factor, plain, backbone.recipe.batch_size)
-                  for size in (SMALL, LARGE)]  # fmt: skip
+        limits = [_limit(budget, steps * factor, plain, size) for steps in (SMALL, LARGE)]
         try:
-            small, large = (miniature(spec, backbone, data, limit) for limit in limits)
+            first = [miniature(spec, backbone, data, limit) for limit in limits]
+            large = first[-1]
+            if large.ended:
+                return Course(
+                    {**large.flops, FEATURES: encoding}, large.steps, large.items, large.memory
+                )
+            if not large.steps:
+                continue
+            # Of a method that prepares its items, pairs for example, a further pass over them may
+            # cost less than the first. Fewer items than there are means its own limit.
+            prepared = large.prepared if large.prepared > SEVERAL * large.items / large.steps else 0
+            pool = prepared if prepared < len(data) else len(examples)
+            later = first
+            if prepared:
+                few = replace(data, examples=data.examples[: 2 * size])
+                later = [miniature(spec, backbone, few, limit) for limit in limits]
+            return extrapolate(first, later, pool, budget, images, encoding)
         except UserError as error:
             reason = str(error)
-            continue
-        if large.steps or large.ended:
-            return extrapolate(small, large, budget, count, stored, encoding)
     raise UserError(f"{spec.method} on {spec.task}: no estimate after {limits[-1]}: {reason}")
 
 
@@ -122,45 +160,64 @@ def miniature(
     add_modules(model, method, config, spec)
     model.recipe = replace(model.recipe, learning_rate=learning_rate(spec))
     meter = counted(model, budget)
-    ended = False
+    ended, prepared = False, set[int]()
+
+    def turn(position: int) -> Turn:
+        if not meter.spent:
+            prepared.add(position)
+        return data.turn(position)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed_for("training"))
         with LiveBytes(model) as memory, meter, suppress(BudgetSpent):
-            method.train(model, data, meter, config, spec.seed_for("method"))
+            method.train(model, replace(data, turn=turn), meter, config, spec.seed_for("method"))
             ended = meter.fraction < 1
     ledger = meter.ledger("finished")
-    return Trial(ledger.flops, ledger.steps, ledger.items, memory.peak, ended)
+    return Trial(ledger.flops, ledger.steps, ledger.items, memory.peak, len(prepared), ended)
 
 
 def extrapolate(
-    small: Trial, large: Trial, budget: Budget, count: int, stored: float, encoding: float
+    first: Sequence[Trial],
+    later: Sequence[Trial],
+    pool: int,
+    budget: Budget,
+    images: Images,
+    encoding: float,
 ) -> Course:
     """Draw the line through two trials to the full budget.
 
-    ``stored`` are FLOPs of an item that are spent when it is first seen, of ``count`` items.
+    ``later`` are two trials whose steps cost as those after the first pass over ``pool`` items.
     """
-    if large.ended:
-        flops = {**large.flops, FEATURES: encoding}
-        step = sum(large.flops.values()) / max(1, large.steps)
-        return Course(flops, large.steps, large.items, step, large.memory)
-    more = large.steps - small.steps
-    each = {
-        phase: (flops - small.flops.get(phase, 0.0)) / more if more else flops / large.steps
-        for phase, flops in large.flops.items()
-    }
+    _, large = first
+    each, again = _slope(*first), _slope(*later)
     once = {phase: max(0.0, f - each[phase] * large.steps) for phase, f in large.flops.items()}
-    size, step = large.items / large.steps, sum(each.values())
+    size = large.items / large.steps
+
+    def flops(steps: int) -> dict[str, float]:
+        new = min(steps, pool / size) if pool else steps
+        spent = {
+            phase: once[phase] + each[phase] * new + again.get(phase, 0.0) * (steps - new)
+            for phase in each
+        }
+        return {**spent, FEATURES: encoding + images.cost(min(steps * size, pool or math.inf))}
+
     if budget.items is not None:
         steps = int(budget.items / size)
     else:
-        rest = budget.flops - encoding - sum(once.values())
-        steps = int(rest / (step + stored * size))
-        if steps * size > count:  # the later passes over the items see none for the first time
-            steps = int((rest - stored * count) / step)
+        most = int(budget.flops / min(sum(each.values()), sum(again.values()))) + 1
+        totals = range(most + 1)
+        steps = bisect_right(totals, budget.flops, key=lambda n: sum(flops(n).values())) - 1
         steps = max(0, steps)
-    flops = {phase: once[phase] + each[phase] * steps for phase in each}
-    flops[FEATURES] = encoding + stored * min(steps * size, count)
-    return Course(flops, steps, round(steps * size), step, large.memory)
+    return Course(flops(steps), steps, round(steps * size), large.memory)
+
+
+def _slope(small: Trial, large: Trial) -> dict[str, float]:
+    """Return the FLOPs of one step by phase."""
+    more = large.steps - small.steps
+    return {
+        phase: (flops - small.flops.get(phase, 0.0)) / more if more else flops / large.steps
+        for phase, flops in large.flops.items()
+    }
 
 
 def counted(
@@ -203,15 +260,16 @@ def step_cost(backbone: "Classifier | Vlm", data: "TrainData") -> float:
 
 
 def stored_cost(backbone: "Classifier | Vlm", data: "TrainData") -> float:
-    """Return the FLOPs an item that are spent when its image is first seen, and not again.
+    """Return the FLOPs of an image that are spent when it is first seen, and not again.
 
     Afterwards all images of the data are in the store of a frozen tower.
     """
     size = backbone.recipe.batch_size
-    batch = data.gather(range(0, len(data), max(1, len(data) // size))[:size])
+    rows = range(0, len(data), max(1, len(data) // size))[:size]
+    batch = data.gather(rows)
     with torch.no_grad():
         first, second = (spent(backbone, lambda model: model.encode(batch)) for _ in range(2))
         if first > second:
             for start in range(0, len(data), size):
                 backbone.encode(data.gather(range(len(data))[start : start + size]))
-    return (first - second) / len(batch.has_image)
+    return (first - second) / max(1, len({data.examples[row].image for row in rows} - {None}))

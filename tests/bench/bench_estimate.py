@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import pretrained
-
 from steelyard.harness.budget.live_bytes import LiveBytes
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.cli.run import suites_from
@@ -22,6 +20,7 @@ from steelyard.harness.runs import cards, estimate, run, suite, training
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import load_corpora, quiet_heavy_libraries
 
+ENCODERS = "efficientnet-lite0+minilm-l6"
 built: list[Any] = []
 """Backbone of the run in progress."""
 peaks: list[int] = []
@@ -49,18 +48,14 @@ def remember(build: Any) -> Any:
     return wrapped
 
 
-def shapes(folder: Path) -> dict[str, tuple[str, RunOptions]]:
-    image, text = (
-        pretrained.image_encoder_folder(folder / "image"),
-        pretrained.text_encoder_folder(),
-    )
+def shapes() -> dict[str, tuple[str, RunOptions]]:
     vlm = RunOptions(backbone="tiny-vlm", corruptions=("none",))
     data = replace(vlm, track="data", budget="3200")
     return {
         "tiny classifier": ("ogm_ge", RunOptions(budget="5e10")),
         "frozen encoders": (
             "joint_unimodal",
-            RunOptions(backbone=f"{image}+{text}", backbone_set=("frozen=true",), budget="2e12"),
+            RunOptions(backbone=ENCODERS, backbone_set=("frozen=true",), budget="2e12"),
         ),
         "tiny-vlm SFT, items": ("sft", data),
         "tiny-vlm DPO, items": ("dpo", data),
@@ -98,7 +93,7 @@ def main() -> None:
         folder = Path(path)
         rows = [
             compare(name, method, options, folder)
-            for name, (method, options) in shapes(folder).items()
+            for name, (method, options) in shapes().items()
             if not names or any(word in name for word in names)
         ]
     head = ("run", "steps", "FLOPs", "FLOPs a step", "MB of tensors")

@@ -15,34 +15,45 @@ from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import cards, run
 from steelyard.harness.runs.estimate import Estimate, estimate
 from steelyard.harness.runs.run import Job
-from steelyard.harness.runs.trial import Trial, extrapolate
+from steelyard.harness.runs.trial import Images, Trial, extrapolate
 
-SMALL = Trial({"mine": 40.0, "forward": 20.0}, steps=2, items=8, memory={}, ended=False)
-LARGE = Trial({"mine": 40.0, "forward": 60.0}, steps=6, items=24, memory={}, ended=False)
+FIRST = (
+    Trial({"mine": 40.0, "forward": 20.0}, steps=2, items=8, memory={}),
+    Trial({"mine": 40.0, "forward": 60.0}, steps=6, items=24, memory={}),
+)
+NONE = Images(items=1000, count=0, flops=0.0)
 
 
 def test_the_line_through_two_trials_separates_a_step_from_what_is_spent_once() -> None:
-    course = extrapolate(SMALL, LARGE, Budget("b", flops=1000), count=1000, stored=0, encoding=160)
+    course = extrapolate(FIRST, FIRST, 1000, Budget("b", flops=1000), NONE, encoding=160)
     # (1000 - 160 - 40) / 10 a step
-    assert (course.steps, course.items, course.step_flops) == (80, 320, 10)
+    assert (course.steps, course.items) == (80, 320)
     assert course.flops == {"mine": 40, "forward": 800, "features": 160}
-    items = extrapolate(SMALL, LARGE, Budget("b", items=100), count=1000, stored=0, encoding=0)
+    items = extrapolate(FIRST, FIRST, 1000, Budget("b", items=100), NONE, encoding=0)
     assert (items.steps, items.total) == (25, 290)
 
 
+def test_later_passes_over_prepared_items_have_their_own_cost() -> None:
+    later = (Trial({"forward": 12.0}, 2, 8, {}), Trial({"forward": 36.0}, 6, 24, {}))
+    course = extrapolate(FIRST, later, 40, Budget("b", flops=1000), NONE, encoding=0)
+    # 40 once, ten steps of 10 over the 40 items, and (1000 - 140) / 6 more
+    assert course.steps == 10 + 143
+    assert course.flops["forward"] == 100 + 6 * 143
+
+
 @pytest.mark.parametrize(
-    ("count", "steps"),
+    ("items", "count", "steps"),
     [
-        (1000, 40),  # each step sees 4 new images at 3.5 FLOPs: 960 / (10 + 14)
-        (100, 61),  # 100 images once: (960 - 350) / 10
+        (1000, 1000, 40),  # each step sees 4 new images at 3.5 FLOPs: 960 / (10 + 14)
+        (100, 100, 61),  # 100 images once: (960 - 350) / 10
+        (100, 50, 78),  # two items an image: (960 - 175) / 10
     ],
 )
-def test_images_of_a_frozen_tower_are_spent_once(count: int, steps: int) -> None:
-    budget = Budget("b", flops=1000)
-    course = extrapolate(SMALL, LARGE, budget, count, stored=3.5, encoding=0)
+def test_images_of_a_frozen_tower_are_spent_once(items: int, count: int, steps: int) -> None:
+    images = Images(items, count, flops=3.5)
+    course = extrapolate(FIRST, FIRST, items, Budget("b", flops=1000.001), images, encoding=0)
     assert course.steps == steps
-    assert course.flops["features"] == 3.5 * min(4 * steps, count)
-    assert course.total <= 1000
+    assert course.flops["features"] == pytest.approx(3.5 * min(4 * steps, count))
 
 
 def test_memory_of_a_step_is_what_it_makes_by_part() -> None:
