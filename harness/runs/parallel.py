@@ -28,7 +28,6 @@ from steelyard.harness.core.progress import (
     progress_bar,
     show_progress,
 )
-from steelyard.harness.data.reading import with_classes
 from steelyard.harness.models import registry
 from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.records.budget import parse_budget
@@ -119,6 +118,8 @@ def load_job_corpora(
         UserError: data has another revision than the record, or lacks the scored split; an option
             names another task.
     """
+    from steelyard.harness.data.reading import with_classes
+
     names = sorted({name.partition("@")[0] for name in job.variants})
     trained_on = job.spec.task
     further = () if trained_on == tasks.NOTHING or weights else (trained_on,)

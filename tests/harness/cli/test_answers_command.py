@@ -88,7 +88,7 @@ def test_mistakes(run: Path, data: Path) -> None:
     with pytest.raises(UserError, match="has no answers to pope"):
         answer_rows(run, "pope", options_for(data))
     Image.new("RGB", (80, 8), "blue").save(data / "images" / "1.jpg")
-    with pytest.raises(UserError, match="mmhal has revision"):
+    with pytest.raises(UserError, match="mmhal test has revision"):
         answer_rows(run, "mmhal", options_for(data))
 
 

@@ -135,7 +135,7 @@ def other_options(content: Content) -> None:
 
 
 def other_data(content: Content) -> None:
-    content["provenance"]["data"]["revision"] = "another"
+    content["provenance"]["data"]["splits"]["test"] = "another"
 
 
 def other_rules(content: Content) -> None:
