@@ -54,6 +54,11 @@ class VlmConfig(Recipe):
     feature_cache_gb: float = 4.0
     """Host memory for features of a frozen tower, which then are computed once an image; 0 for
     none."""
+    workers: int = 2
+    """Threads that decode and process images ahead of training, of data larger than 1 GiB."""
+    pixel_cache_gb: float = 0.0
+    """Disk in the cache folder for images as the model sees them, of data larger than 1 GiB, so
+    that they are decoded and processed once a run."""
     min_pixels: int = 0
     """Least pixels of an image as the model sees it; 0 keeps the checkpoint's bound."""
     max_pixels: int = 0
@@ -76,6 +81,8 @@ class VlmConfig(Recipe):
 
     def __post_init__(self) -> None:
         Recipe.__post_init__(self)
+        for name in ("workers", "pixel_cache_gb"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "lora_dropout", 0 <= self.lora_dropout < 1, "a number from 0 to below 1")
         if self.weights == "bf16" and (self.tune == "lora" or self.precision == "fp32"):
             raise UserError("weights=bf16 goes with tune=full and precision=bf16.")

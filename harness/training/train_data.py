@@ -1,5 +1,6 @@
 """Training data as a method sees it: shuffled batches by named seed, and class counts."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,16 +15,19 @@ from steelyard import tasks
 from steelyard.harness.budget.flops import measure, total_counter
 from steelyard.harness.core.errors import ItemError, UserError
 from steelyard.harness.core.examples import Corpus, Example, Turn
+from steelyard.harness.core.progress import no_progress
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.classifier import Classifier
 from steelyard.harness.models.encoders import Encoder
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.models.vlm_prompts import EncodedItem
+from steelyard.harness.models.vlm_prompts import EncodedItem, PromptEncoder
+from steelyard.harness.training.item_store import ItemStore
 from steelyard.tasks._shared.images import store_of
 
 IN_MEMORY_BYTES = 1 << 30  # training tensors larger than this are prepared batch by batch
 CHUNK = 64
+AHEAD = 2  # batches that are decoded and processed before their turn
 LENGTH_BUCKET = 8  # token lengths are cut to a multiple of this, so that few shapes occur
 
 
@@ -38,6 +42,8 @@ class TrainData:
     """Returns the example at this position as question and answer, image decoded."""
     classes: int
     multi_label: bool
+    expect: Callable[[Sequence[int]], None] = no_progress
+    """Begins to decode and process the examples at these positions."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -51,6 +57,14 @@ class TrainData:
 
         They are reshuffled each epoch. A batch is at most as long as the data.
         """
+        upcoming: deque[list[int]] = deque()
+        for batch in self._order(size, seed, stage):
+            self.expect(batch)
+            upcoming.append(batch)
+            if len(upcoming) > AHEAD:
+                yield upcoming.popleft()
+
+    def _order(self, size: int, seed: int, stage: str) -> Iterator[list[int]]:
         generator = np.random.default_rng(seed_for(seed, "batches", stage))
         size = min(size, len(self.examples))
         while True:
@@ -173,31 +187,37 @@ def _select(batch: Batch, rows: Sequence[int]) -> Batch:
 def vlm_data(
     backbone: Vlm, examples: tuple[Example, ...], turn: Callable[[Example], Turn]
 ) -> TrainData:
-    """Prepare data for a vlm: processed once if it fits in memory, else on demand."""
+    """Prepare data for a vlm: processed once if it fits in memory, else by an ``ItemStore``."""
     assemble, device = backbone.prompts.assemble, backbone.device
 
-    def encode(positions: Sequence[int]) -> list[EncodedItem]:
+    def encode(prompts: PromptEncoder, positions: Sequence[int]) -> list[EncodedItem]:
         turns = [turn(examples[position]) for position in positions]
         inputs, answers = [t.inputs for t in turns], [t.answer for t in turns]
         try:
-            return backbone.prompts.encode_items(inputs, answers)
+            return prompts.encode_items(inputs, answers)
         except ItemError as error:
             example = examples[positions[error.row]]
             image = f" ({example.image})" if example.image else ""
             raise UserError(f"Item {example.id}{image}: {error}") from error
 
-    data = TrainData(
+    # A set that only scores has no training items.
+    items = encode(backbone.prompts, range(min(CHUNK, len(examples)))) if examples else []
+    size = sum(t.nbytes for item in items for t in (item.picture or {}).values())
+    get: Callable[[Sequence[int]], list[EncodedItem]]
+    expect: Callable[[Sequence[int]], None] = no_progress
+    if items and size / len(items) * len(examples) > IN_MEMORY_BYTES:
+        config = backbone.config
+        store = ItemStore(backbone, encode, config.workers, config.pixel_cache_gb * 1e9)
+        get, expect = store.get, store.expect
+    else:
+        for start in range(CHUNK, len(examples), CHUNK):
+            items += encode(backbone.prompts, range(start, min(start + CHUNK, len(examples))))
+        get = lambda rows: [items[row] for row in rows]  # noqa: E731
+    return TrainData(
         examples,
-        lambda rows: assemble(encode(rows), device),
+        lambda rows: assemble(get(rows), device),
         lambda position: turn(examples[position]),
         0,
         False,
+        expect,
     )
-    # A set that only scores has no training items.
-    items = encode(range(min(CHUNK, len(examples)))) if examples else []
-    size = sum(t.nbytes for item in items for t in (item.picture or {}).values())
-    if items and size / len(items) * len(examples) > IN_MEMORY_BYTES:
-        return data
-    for start in range(CHUNK, len(examples), CHUNK):
-        items += encode(range(start, min(start + CHUNK, len(examples))))
-    return replace(data, gather=lambda rows: assemble([items[row] for row in rows], device))

@@ -82,11 +82,16 @@ def train_on_rows(
             collate, rows = cached(backbone, meter, collate, rows, size, reference)
         # Without a reference model TRL would load the checkpoint again, or add a second adapter.
         unused = {"ref_model": copy.copy(backbone.model)} if reference else {}
+        ordered = trl_data.ordered(rows, size, seed, stage)
+
+        def position(row: int) -> int:
+            return row if pairs is None else pairs[row // rows_per_pair].position
+
         trainer = trainer_class(
             model=backbone.model,
             args=arguments(config_class, backbone, seed, folder, **settings),
-            data_collator=collate,
-            train_dataset=trl_data.ordered(rows, size, seed, stage),
+            data_collator=trl_data.reading_ahead(collate, ordered["row"], position, data.expect),
+            train_dataset=ordered,
             processing_class=backbone.processor,
             **unused,
         )

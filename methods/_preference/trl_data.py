@@ -21,7 +21,7 @@ from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.training.train_data import IN_MEMORY_BYTES, TrainData
+from steelyard.harness.training.train_data import AHEAD, IN_MEMORY_BYTES, TrainData
 
 ORDERED_ROWS = 1 << 17  # minimum length of a data set; the order repeats after its end
 IGNORED = -100  # label of a token that is not trained on
@@ -145,6 +145,27 @@ def ordered(count: int, batch_size: int, seed: int, stage: str) -> Any:
     rows = np.concatenate(passes)
     # A column ``image`` makes TRL treat the data as images; the collator supplies the pictures.
     return Dataset.from_dict({"row": rows, "image": rows})
+
+
+def reading_ahead(
+    collate: Collator,
+    order: Sequence[int],
+    position: Callable[[int], int],
+    expect: Callable[[Sequence[int]], None],
+) -> Collator:
+    """Return a collator that also announces the examples of rows that are read later.
+
+    It is called with the rows of ``order`` one after the other.
+    """
+    read = 0
+
+    def collate_and_announce(rows: list[dict[str, int]]) -> dict[str, Tensor]:
+        nonlocal read
+        read += len(rows)
+        expect([position(row) for row in order[read : read + AHEAD * len(rows)]])
+        return collate(rows)
+
+    return collate_and_announce
 
 
 def batch_size(backbone: Vlm, count: int, least: int = 1) -> int:
