@@ -1,6 +1,7 @@
 """Commands about scores of a model: evaluate, answers."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import show_progress
-from steelyard.harness.models import registry
+from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
@@ -26,12 +27,20 @@ from steelyard.harness.runs.run import Job, run
 from steelyard.harness.runs.training import TRAINING
 from steelyard.tasks._lmms import stock
 
+COST = Help(
+    "FLOPs that training took elsewhere, as you declare them, or unknown",
+    "unknown for an adapter; other models count as they are, nothing trained",
+    "FLOPS|unknown",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOptions(shared.DataOptions):
     """Options of ``steelyard evaluate``."""
 
     out: Annotated[Path | None, Help(shared.OUT.text, "runs")] = None
+    label: Annotated[str | None, shared.LABEL] = None
+    cost: Annotated[str | None, COST] = None
     backbone_set: Annotated[tuple[str, ...], shared.BACKBONE_SET] = ()
     include_path: Annotated[tuple[Path, ...], shared.INCLUDE_PATH] = ()
     limit: Annotated[int | None, shared.LIMIT] = None
@@ -46,7 +55,8 @@ def evaluate(model: str, variants: tuple[str, ...], options: EvaluateOptions) ->
     """Score MODEL on task VARIANTS.
 
     MODEL is a run's folder, a preset, a hub id or a path. Scores are added to the run's record;
-    an untrained model gets a record of its own. A variant is TASK or TASK@CORRUPTION[:SEVERITY],
+    another model gets a record of its own, and where it was trained elsewhere its cost is what you
+    declare with --cost, shown as such. A variant is TASK or TASK@CORRUPTION[:SEVERITY],
     for our tasks and for any task of lmms-eval with an image; 'stock/pope' is lmms-eval's where
     both have the name.
 
@@ -54,6 +64,7 @@ def evaluate(model: str, variants: tuple[str, ...], options: EvaluateOptions) ->
     Examples:
       steelyard evaluate runs/joint-food101-tiny-S-s0-1a2b3c4d food101@image-noise:1-5
       steelyard evaluate tiny-vlm pope pope@image-blank
+      steelyard evaluate ./checkpoint-500 pope --label mine --cost 3e17
       steelyard evaluate Qwen/Qwen2-VL-2B-Instruct mmstar mmstar@image-shuffle \\
           --backbone-set precision=bf16
     """
@@ -128,9 +139,11 @@ def _expand(name: str) -> list[tasks.Variant]:
 
 def _job_of_run(folder: Path, variants: Sequence[tasks.Variant], options: EvaluateOptions) -> Job:
     """Return the job that scores a run; by default on the task it was trained on."""
-    if options.out is not None or options.backbone_set:
-        option = "--out" if options.out is not None else "--backbone-set"
-        raise UserError(f"{option} goes with a model; {folder} is a run and keeps its own.")
+    of_models = {"--out": options.out, "--backbone-set": options.backbone_set,
+                 "--cost": options.cost}  # fmt: skip
+    for name, value in of_models.items():
+        if value:
+            raise UserError(f"{name} goes with a model; {folder} is a run and keeps its own.")
     old = record.read(folder)
     trained_on = old.spec.task
     if not variants and trained_on != tasks.NOTHING:
@@ -138,7 +151,10 @@ def _job_of_run(folder: Path, variants: Sequence[tasks.Variant], options: Evalua
     check_answerable(old, [variant.task for variant in variants])
     # By default the same items as its other variants.
     limit, split = options.limit or old.provenance["limit"], old.provenance["data"]["split"]
-    return Job(old.spec, old.label, tuple(map(str, variants)), split, limit, old.kind)
+    label = options.label or old.label
+    elsewhere = old.provenance.get("elsewhere")
+    names = tuple(map(str, variants))
+    return Job(old.spec, label, names, split, limit, old.kind, elsewhere=elsewhere)
 
 
 def check_answerable(run: Record, names: Iterable[str]) -> None:
@@ -161,7 +177,7 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
         # A shell adds the slash when it completes a folder's name; the run's id must be the same.
         backbone=source.rstrip("/"),
         # Nothing is trained: budget and seed only complete the spec.
-        budget="XS",
+        budget="none",
         seed=0,
         backbone_options=backbone_options,
         # Part of the run's id: scores on fewer items are another record.
@@ -169,8 +185,32 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
     )
     changes = ", ".join(f"{key}={value}" for key, value in sorted(spec.model_options.items()))
     name = Path(spec.backbone).name
-    label = f"{name}({changes})" if changes else name
-    return Job(spec, label, tuple(map(str, variants)), limit=options.limit)
+    label = options.label or (f"{name}({changes})" if changes else name)
+    elsewhere = None
+    # Scored further, a model keeps what was said of it before.
+    folder = (options.out or shared.RUNS) / spec.id
+    if (folder / record.RECORD).is_file():
+        old = record.read(folder)
+        label, elsewhere = options.label or old.label, old.provenance.get("elsewhere")
+    elif "adapter" in backbone_options or vlm_config.base_of_adapter(spec.backbone):
+        elsewhere = {"flops": None}
+    if options.cost is not None:
+        elsewhere = {"flops": parse_cost(options.cost)}
+    names = tuple(map(str, variants))
+    return Job(spec, label, names, limit=options.limit, elsewhere=elsewhere)
+
+
+def parse_cost(text: str) -> float | None:
+    """Read ``--cost``: a number of FLOPs, None for ``unknown``."""
+    if text == "unknown":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise UserError(f"--cost {text}: give the FLOPs of training, such as 3e17, or unknown.")
+    return value
 
 
 def check_model_path(model: str) -> None:

@@ -186,7 +186,13 @@ def print_record(folder: Path) -> None:
     result = record.read(folder)
     console.print(f"[bold]{result.label}[/]  {result.id}  [{'red' if result.failure else 'green'}]"
                   f"{result.status}[/] {result.failure}")  # fmt: skip
-    _print_cost(result.ledger)
+    if result.origin == "trained":
+        _print_cost(result.ledger)
+    else:
+        flops = result.declared_flops
+        cost = "unknown" if flops is None else f"{flops:.3g} FLOPs, declared and not verified"
+        # A model as it is was not trained for this.
+        console.print(result.origin + ("" if result.origin == "as it is" else f"; cost {cost}"))
     scores = []
     for score in result.scores:
         error = "" if score.stderr is None else f"{score.stderr:.4f}"

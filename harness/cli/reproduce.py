@@ -76,7 +76,16 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
     variants = tuple(dict.fromkeys(map(variant_name, old.scores)))
     spec = _find_method(old, options.method)
     split, limit = source["data"]["split"], source["limit"]
-    job = Job(spec, old.label, variants, split, limit, old.kind, source.get("tuning"))
+    job = Job(
+        spec,
+        old.label,
+        variants,
+        split,
+        limit,
+        old.kind,
+        source.get("tuning"),
+        elsewhere=source.get("elsewhere"),
+    )
     parallel.quiet_heavy_libraries()
     device = pick_device(options.device)
     for line in environment_changes(old, device):

@@ -109,9 +109,10 @@ def suites_from(target: str, options: RunOptions) -> list[Suite]:
     tracking.check_packages(options.log)
     is_suite = target in shipped() or target.endswith((".yaml", ".yml"))
     if is_suite:
-        for name in ("set", "trl"):
-            if getattr(options, name if name == "trl" else "method_set"):
-                raise UserError(f"--{name} goes with a single method; a suite has its own options.")
+        single = {"--set": options.method_set, "--trl": options.trl, "--label": options.label}
+        for name, value in single.items():
+            if value:
+                raise UserError(f"{name} goes with a single method; a suite has its own entries.")
         bases = load(target)
     elif target in methods.names() or target.endswith(".py"):
         bases = (_suite_of_one(target, options),)
@@ -150,7 +151,8 @@ def suites_from(target: str, options: RunOptions) -> list[Suite]:
 
 def _suite_of_one(method: str, options: RunOptions) -> Suite:
     """Return one method on default tasks of its kind of backbone."""
-    entries = (SuiteEntry(method, parse_pairs(options.method_set), trl=parse_pairs(options.trl)),)
+    changes = parse_pairs(options.method_set), options.label or ""
+    entries = (SuiteEntry(method, *changes, trl=parse_pairs(options.trl)),)
     kinds = methods.about(method).backbones
     kind = registry.kind_of(options.backbone) if options.backbone else kinds[0]
     if kind == "classifier":

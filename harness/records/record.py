@@ -119,6 +119,23 @@ class Record:
     """Checksum of all other fields; set by ``write``."""
 
     @property
+    def origin(self) -> Literal["trained", "as it is", "trained elsewhere", "answers from a file"]:
+        """Return where the scored answers come from."""
+        # The task of a model that was not trained here.
+        if self.spec.task != "none":
+            return "trained"
+        elsewhere = self.provenance.get("elsewhere")
+        if elsewhere is None:
+            return "as it is"
+        return "answers from a file" if "answers" in elsewhere else "trained elsewhere"
+
+    @property
+    def declared_flops(self) -> float | None:
+        """Return the cost of training elsewhere that the user declared; None if unknown."""
+        flops: float | None = self.provenance.get("elsewhere", {}).get("flops")
+        return flops
+
+    @property
     def layout(self) -> int:
         """Layout of the source that made the run: 1 had flat folders, 2 has nested packages."""
         return int(self.provenance.get("code", {}).get("layout", 1))

@@ -23,6 +23,7 @@ BUDGET = Help("Budget of a run: XS, S, M, L, paper, or a number of FLOPs such as
               "track of training items", "the suite's")
 DEVICE = Help("Device: auto, cpu, cuda or cuda:1")
 INCLUDE_PATH = Help("Folder of your own lmms-eval task files", metavar="DIR")
+LABEL = Help("Name of the entry on boards", "the method's or model's", "NAME")
 JOBS = Help("Number of processes", "one per CPU core, 1 on a GPU")
 LIMIT = Help("Number of items to evaluate on per task", "all")
 METHOD_FILE = Help("File of a method that is not in the package", metavar="FILE.py")
@@ -72,6 +73,7 @@ class RunOptions(DataOptions):
     trl: Annotated[Texts, Help(
         "Setting of the method's TRL trainer, for example loss_type=ipo; only with a single method",
         metavar="KEY=VALUE")] = ()
+    label: Annotated[str | None, LABEL] = None
     methods: Annotated[Texts, Help(
         "Method to add to the suite, also from a file of your own", metavar="NAME|FILE.py",
         flag="--method")] = ()

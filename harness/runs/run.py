@@ -27,7 +27,7 @@ from steelyard.harness.core.progress import Progress
 from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records import record
-from steelyard.harness.records.budget import parse_budget
+from steelyard.harness.records.budget import Budget, parse_budget
 from steelyard.harness.records.record import Ledger, Record, RecordKind, Score
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import provenance
@@ -66,6 +66,8 @@ class Job:
     """Trials that chose the options, for the record."""
     trackers: tuple[Tracker, ...] = ()
     """Packages that get curves of the training."""
+    elsewhere: Mapping[str, Any] | None = None
+    """Of a model that was trained elsewhere its declared ``flops``, None if unknown."""
 
 
 def finished(job: Job, runs: Path, corpora: Mapping[str, Corpus]) -> Record | None:
@@ -82,8 +84,9 @@ def finished(job: Job, runs: Path, corpora: Mapping[str, Corpus]) -> Record | No
     complete = scored.issuperset(job.variants)
     # With its seed it would fail at the same step; not so after an exception, such as a full disk.
     final = complete or (result.status == "failed" and not (folder / TRACEBACK).is_file())
-    # With another label the record is written again, from its scores.
-    return result if final and result.label == job.label else None
+    # With another label or declared cost the record is written again, from its scores.
+    unchanged = (result.label, result.provenance.get("elsewhere")) == (job.label, job.elsewhere)
+    return result if final and unchanged else None
 
 
 def variant_name(score: Score) -> str:
@@ -136,7 +139,10 @@ def run(
         training = TrainingResult(**{**content, "ledger": Ledger(**content["ledger"])})
     # An untrained model costs nothing; the meter still names the device.
     elif job.spec.task == tasks.NOTHING or failure:
-        with Meter(parse_budget(job.spec.budget, job.spec.track, job.spec.wall), device) as meter:
+        spec = job.spec
+        limits = (spec.budget, spec.track, spec.wall)
+        budget = Budget(spec.budget) if spec.task == tasks.NOTHING else parse_budget(*limits)
+        with Meter(budget, device) as meter:
             training = TrainingResult("done", "", meter.ledger("finished"), {})
     else:
         training = train(job.spec, corpora, folder, device, progress, job.trackers)
@@ -200,6 +206,7 @@ def _provenance(
     if spec.task == tasks.NOTHING:
         # Weights of an untrained model are not in the run's folder.
         content["weights"] = registry.revision(spec.backbone, spec.backbone_options)
+        content |= {} if job.elsewhere is None else {"elsewhere": dict(job.elsewhere)}
     if methods.load(spec.method).ABOUT.learns:
         content["learning_rate"] = learning_rate(spec)
     tables = {record.items_file(name, spec.task) for name in (spec.task, *other_tasks)}

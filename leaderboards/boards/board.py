@@ -34,6 +34,7 @@ from steelyard.leaderboards.stats.intervals import (
     paired_difference,
 )
 from steelyard.leaderboards.stats.ranking import CriticalDifference, OverallRank, TaskScores
+from steelyard.tasks import NOTHING
 from steelyard.tasks.corruptions.columns import task_means, upward
 from steelyard.tasks.corruptions.variants import CLEAN
 from steelyard.tasks.weighted_metrics import METRICS
@@ -145,6 +146,8 @@ class Board:
 
     @property
     def name(self) -> str:
+        if self.task == NOTHING:
+            return "Models that were not trained here"
         return f"{self.task} ({self.backbone})" if self.several else self.task
 
     @property
@@ -364,7 +367,9 @@ def _notes(seeds: Sequence[int], control: str, complete: Mapping[str, Sequence[R
     notes = []
     if len(seeds) == 1:
         notes.append("One seed: the intervals do not include training variance.")
-    if control not in complete:
+    if control not in complete and any(
+        run.record.origin == "trained" for group in complete.values() for run in group
+    ):
         notes.append(f"The control {control} is not ranked here, so nothing is compared with it.")
     devices = sorted({run.record.ledger.device for group in complete.values() for run in group})
     if len(devices) > 1:

@@ -15,6 +15,8 @@ NO_DIAGRAM = (
     "No critical-difference diagram: it needs three entries complete on every task and "
     f"{FEWEST_BLOCKS} blocks; a block is one seed on one task."
 )
+ELSEWHERE = ("as it is", "trained elsewhere", "answers from a file")
+"""Kinds of entries that were not trained here."""
 FORMATS = {"all tables": "md", "CSV": "csv", "JSON": "json", "LaTeX": "tex"}
 RankedEntry = TypeVar("RankedEntry")
 SheetColumn = tuple[str, Callable[[RankedEntry], str | Cell]]
@@ -42,7 +44,7 @@ def entry_sheet(
 
 
 def with_kind(label: str, kind: str) -> str:
-    return f"{label} ({kind})" if kind == "control" else label
+    return f"{label} ({kind})" if kind == "control" or kind in ELSEWHERE else label
 
 
 def words(name: str) -> str:
@@ -99,11 +101,13 @@ def cost_sheet(costs: Mapping[str, Cost], control: str, blanks: Iterable[str]) -
 
     def fraction(phase: str) -> Callable[[Cost], str]:
         return lambda cost: (
-            f"{100 * cost.phases[phase] / cost.flops:.0f}%" if cost.phases.get(phase) else ""
+            f"{100 * cost.phases[phase] / cost.flops:.0f}%"
+            if cost.flops and cost.phases.get(phase)
+            else ""
         )
 
     columns = [
-        column("FLOPs", lambda cost: f"{cost.flops:.2e}"),
+        column("FLOPs", str),
         column(f"x {control}", lambda c: "" if c.relative is None else f"{c.relative:.2f}"),
         column("steps", lambda cost: f"{cost.steps:.0f}"),
         column("items", lambda cost: f"{cost.items:.0f}"),

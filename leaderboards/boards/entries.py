@@ -37,6 +37,8 @@ def entry_groups(
     by_label = {
         # A variant of a method is of the method's kind unless it has its own.
         label: kinds.get(label, kinds.get(group[0].record.spec.method, ""))
+        if (origin := group[0].record.origin) == "trained"
+        else origin
         for label, group in groups.items()
     }
     missing = {label: _missing(group, seeds, required) for label, group in groups.items()}

@@ -87,9 +87,12 @@ def caption(board: Board) -> str:
     """Describe the numbers, what they were measured on, and whether they are preliminary."""
     if board.several:
         seeds = "1 seed" if len(board.seeds) == 1 else f"{len(board.seeds)} seeds"
-        end = f"{seeds}, control {board.control}.{sentence(board.preliminary)}"
         if board.task == NOTHING:
-            return f"Models without any training, {end}"
+            return (
+                "Models as they are, models trained elsewhere and answers from files, in the order "
+                f"of their scores alone: no budget was equal, and costs are not verified, {seeds}."
+            )
+        end = f"{seeds}, control {board.control}.{sentence(board.preliminary)}"
         data = titled(board.task, generated=board.generated, preliminary="")
         return f"Trained on {data}, backbone {board.backbone}, budget {board.budget}, {end}"
     unit = " in %" if board.percent else ""
@@ -151,7 +154,10 @@ def _wide_rows(board: Board) -> Iterator[dict[str, object]]:
             fields["balance_traded"] = row.tradeoff.traded
         costs = members(row.cost)
         relative = "" if row.cost.relative is None else row.cost.relative
-        fields |= {"flops": row.cost.flops, "flops_relative": relative}
+        flops = "" if row.cost.flops is None else row.cost.flops
+        fields |= {"flops": flops, "flops_relative": relative}
+        if row.cost.source != "metered":
+            fields["flops_source"] = row.cost.source
         fields |= {name: costs[name] for name in ("seconds", "steps", "items", "peak_bytes")}
         yield fields | {f"flops_{phase}": flops for phase, flops in row.cost.phases.items()}
     for blank in board.blanks:

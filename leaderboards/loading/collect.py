@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def collect(
     for run in selected:
         _check_finite(run)
     _check_comparable(selected)
-    unique = sorted(_without_copies(selected), key=_identity)
+    unique = sorted(_without_copies(_told_apart(selected)), key=_identity)
     runs = [run for run in unique if run.record.kind == "entry"]
     oracle = tuple(run for run in unique if run.record.kind == "oracle")
     if not runs:
@@ -135,6 +135,27 @@ def _identity(run: Run) -> tuple[str, str, int]:
     return run.record.spec.task, run.record.label, run.record.spec.seed
 
 
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Return runs in which other models of one label have as much of their path as differs."""
+    models: dict[str, dict[str, str]] = {}
+    for run in runs:
+        if run.record.origin in ("as it is", "trained elsewhere"):
+            by_weights = models.setdefault(run.record.label, {})
+            by_weights.setdefault(str(run.record.provenance["weights"]), run.record.spec.backbone)
+    result = []
+    for run in runs:
+        label, path = run.record.label, run.record.spec.backbone
+        others = [other for other in models.get(label, {}).values() if other != path]
+        # Options stand behind the name of the folder.
+        if others and label.startswith(name := Path(path).name):
+            parts = Path(path).parts
+            suffixes = (Path(*parts[-count:]) for count in range(1, len(parts) + 1))
+            apart = (s for s in suffixes if not any(Path(o).match(str(s)) for o in others))
+            label = str(next(apart, path)) + label.removeprefix(name)
+        result.append(replace(run, record=replace(run.record, label=label)))
+    return result
+
+
 def _without_copies(runs: Iterable[Run]) -> list[Run]:
     """Return each run once; equal records in two folders are copies, not an error."""
     first: dict[tuple[str, str, int], Run] = {}
@@ -157,14 +178,11 @@ def _check_comparable(runs: Sequence[Run]) -> None:
         # Records older than the versions of the rules follow the first.
         rules = {str(record.provenance.get("rules", 1)) for record in records}
         _check_single(task, "versions of the rules", rules, "the folders you give")
-        if task != NOTHING:  # untrained models are compared by backbone
+        if task != NOTHING:  # compared by backbone; without training there is no budget
             _check_single(task, "backbones", {backbone_name(spec) for spec in specs}, "--backbone")
-        _check_single(
-            task,
-            "budgets",
-            {cap_name(spec) for spec in specs},
-            "--budget, or show all of them with --track anytime",
-        )
+            budgets = {cap_name(spec) for spec in specs}
+            choice = "--budget, or show all of them with --track anytime"
+            _check_single(task, "budgets", budgets, choice)
         # A cap on seconds buys more on a faster device.
         if any(spec.wall is not None for spec in specs):
             devices = {record.ledger.device for record in records}
@@ -199,7 +217,8 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         "label": record.label,
         "seed": spec.seed,
         "status": record.status,
-        "flops": ledger.total_flops,
+        # Training that was not metered did not cost nothing.
+        "flops": ledger.total_flops if record.origin == "trained" else record.declared_flops,
         "seconds": ledger.total_seconds,
         "steps": ledger.steps,
         "items": ledger.items,

@@ -1,7 +1,7 @@
 """Training costs of entries: means of their runs' ledgers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from steelyard.leaderboards.loading.collect import Run
@@ -11,7 +11,8 @@ from steelyard.leaderboards.loading.collect import Run
 class Cost:
     """Training cost of an entry: means over seeds."""
 
-    flops: float
+    flops: float | None
+    """Metered, or declared by the user; None if unknown or if nothing was trained."""
     relative: float | None
     """FLOPs divided by the control's; None if the control is not ranked."""
     seconds: float
@@ -25,6 +26,15 @@ class Cost:
     only, boards use ``flops``."""
     tuning: float
     """FLOPs of the tuning trials, not part of ``flops``; 0 without tuning."""
+    source: str = field(default="metered", repr=False)
+    """``metered``, ``declared``, ``unknown`` or ``nothing trained``; an entry's kind implies it."""
+
+    def __str__(self) -> str:
+        if self.flops is None:
+            return self.source
+        return (
+            f"{self.flops:.2e}" if self.source == "metered" else f"{self.flops:.2e} {self.source}"
+        )
 
 
 def costs_of(complete: Mapping[str, Sequence[Run]], control: str) -> dict[str, Cost]:
@@ -37,11 +47,12 @@ def costs_of(complete: Mapping[str, Sequence[Run]], control: str) -> dict[str, C
 
 def _cost(runs: Sequence[Run], base: float | None) -> Cost:
     ledgers = [run.record.ledger for run in runs]
-    flops = fmean(ledger.total_flops for ledger in ledgers)
+    flops, source = _flops(runs)
     phases = sorted({phase for ledger in ledgers for phase in ledger.flops})
     return Cost(
         flops=flops,
-        relative=flops / base if base else None,
+        source=source,
+        relative=flops / base if base and flops is not None else None,
         seconds=fmean(ledger.total_seconds for ledger in ledgers),
         steps=fmean(ledger.steps for ledger in ledgers),
         items=fmean(ledger.items for ledger in ledgers),
@@ -51,3 +62,13 @@ def _cost(runs: Sequence[Run], base: float | None) -> Cost:
         # Not a sum: all seeds share the trials.
         tuning=max(run.record.provenance.get("tuning", {}).get("flops", 0.0) for run in runs),
     )
+
+
+def _flops(runs: Sequence[Run]) -> tuple[float | None, str]:
+    """Return the FLOPs of an entry and how they are known."""
+    record = runs[0].record
+    if record.origin == "trained":
+        return fmean(run.record.ledger.total_flops for run in runs), "metered"
+    if record.origin == "as it is":
+        return None, "nothing trained"
+    return record.declared_flops, "unknown" if record.declared_flops is None else "declared"

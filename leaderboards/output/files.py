@@ -48,8 +48,8 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def members(record: Any) -> dict[str, Any]:
-    """Return a dataclass's fields by name, in order, without copying their values."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    """Return a dataclass's fields by name, in order, without copying; those with a repr alone."""
+    return {field.name: getattr(record, field.name) for field in fields(record) if field.repr}
 
 
 def exact(value: float) -> str:

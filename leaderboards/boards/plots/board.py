@@ -20,6 +20,7 @@ from steelyard.leaderboards.boards.plots.ranks import critical_figure
 from steelyard.leaderboards.boards.plots.several import several_figures
 from steelyard.leaderboards.output import style
 from steelyard.leaderboards.output.style import Anchor, Bar, Figures, Mark
+from steelyard.tasks import NOTHING
 from steelyard.tasks.corruptions.variants import CLEAN
 
 if TYPE_CHECKING:
@@ -49,11 +50,13 @@ def figures(board: Board, labels: Sequence[str]) -> Figures:
     phases = partial(phases_figure, title, {row.label: row.cost for row in rows})
     cost = partial(_cost, board, title, look)
     if board.several:
-        drawings = several_figures(board, title, look) | {"value": cost, "cost": phases}
+        drawings = several_figures(board, title, look)
+        if board.task != NOTHING:
+            drawings |= {"value": cost, "cost": phases}
         if board.critical is not None:
             drawings["critical"] = partial(critical_figure, board.critical, board.title, look)
         return drawings
-    drawings = {"cost": cost, "phases": phases}
+    drawings = {} if board.task == NOTHING else {"cost": cost, "phases": phases}
     if "corrupted" in board.names:
         drawings["balance"] = partial(_balance, board, title, look)
     if any(row.tradeoff for row in rows):

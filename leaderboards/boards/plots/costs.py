@@ -53,7 +53,7 @@ def pareto(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> 
 
 def cost_axis(costs: Mapping[str, Cost]) -> CostAxis:
     """Return the FLOPs, or if all trained entries spent equally many, the device seconds."""
-    flops = {label: cost.flops for label, cost in costs.items()}
+    flops = {label: cost.flops or 0.0 for label, cost in costs.items()}
     # Untrained entries cost nothing under any budget.
     trained = [spent for spent in flops.values() if spent > 0]
     # Under an equal budget all points would be on one vertical line.

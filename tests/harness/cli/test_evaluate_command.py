@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import stock_data
 import tiny_vlms
+from safetensors.torch import load_file, save_file
 from stock_data import write
 
 from steelyard import tasks
@@ -143,12 +144,42 @@ def test_models_stand_beside_each_other_on_a_board(
     for source in (model, second):
         ask("pope", "pope@image-blank", "stock/pope", source=source)
     published = publish([tmp_path / "runs"], tmp_path / "board")
-    (profile,) = published.profiles
+    (profile,) = published.boards
     assert {row.label for row in profile.rows} == {"tiny-llava", "second"}
     columns = [column.name for column in profile.clean]
     assert "stock/pope pope_accuracy" in columns and "pope f1" in columns
     text = (tmp_path / "board" / "board.md").read_text()
-    assert "Models without any training" in text
+    assert "Models as they are, models trained elsewhere and answers from files" in text
+    assert "second (as it is)" in text
+    text += (tmp_path / "board" / "profile-none.md").read_text()
+    assert "nothing trained" in text and "(control)" not in text and "0.00e+00" not in text
+
+
+def test_models_trained_elsewhere_are_named_apart_with_a_declared_cost(
+    ask: Callable[..., Record], tmp_path: Path, model: Path
+) -> None:
+    for name, scale in (("one", 1.0), ("two", 0.5)):
+        copy = tmp_path / name / "final"
+        shutil.copytree(model, copy)
+        weights = load_file(copy / "model.safetensors")
+        save_file({k: scale * w for k, w in weights.items()}, copy / "model.safetensors",
+                  metadata={"format": "pt"})  # fmt: skip
+    first = ask("pope", source=tmp_path / "one" / "final", cost="3e17")
+    second = ask("pope", source=tmp_path / "two" / "final", cost="unknown")
+    base = ask("pope")
+    assert [r.origin for r in (first, second, base)] == [*["trained elsewhere"] * 2, "as it is"]
+    assert (first.declared_flops, second.declared_flops) == (3e17, None)
+    assert base.ledger.limit_flops is None and "XS" not in base.id
+    (board,) = publish([tmp_path / "runs"], tmp_path / "board").boards
+    assert {row.label: str(row.cost) for row in board.rows} == {
+        "one/final": "3.00e+17 declared", "two/final": "unknown", "tiny-llava": "nothing trained",
+    }  # fmt: skip
+    named = ask("pope", source=tmp_path / "two" / "final", label="my DPO")
+    assert (named.label, named.id, named.declared_flops) == ("my DPO", second.id, None)
+    declared = ask("pope", source=tmp_path / "two" / "final", cost="2e16")
+    assert (declared.label, declared.declared_flops) == ("my DPO", 2e16)
+    with pytest.raises(UserError, match="give the FLOPs of training, such as 3e17, or unknown"):
+        ask("pope", cost="0")
 
 
 def test_a_task_without_an_interval_is_left_off_the_board_and_named(
@@ -159,7 +190,7 @@ def test_a_task_without_an_interval_is_left_off_the_board_and_named(
     with pytest.raises(UserError, match="Nothing on stock/mme is a mean over items"):
         publish([tmp_path / "runs"], tmp_path / "board")
     ask("pope")
-    (profile,) = publish([tmp_path / "runs"], tmp_path / "board").profiles
+    (profile,) = publish([tmp_path / "runs"], tmp_path / "board").boards
     assert {column.task for column in profile.clean} == {"pope"}
     assert any(note.startswith("stock/mme is not shown") for note in profile.notes)
     assert "mme_perception_score" in (tmp_path / "board" / "scores.csv").read_text()
