@@ -99,7 +99,9 @@ def _parse_messages(where: str, row: SourceRow) -> tuple[str, str, str, int]:
     question, answer, *later = turns
     rejected = ""
     if "rejected" in parts:
-        wrong = [*prompt, *_messages(where, parts["rejected"], ASSISTANT)]
+        wrong = _messages(where, parts["rejected"], ASSISTANT)
+        # TRL's rejected conversation may repeat the question.
+        wrong = wrong if wrong[:1] == [question] else [question, *wrong]
         if later or len(wrong) != 2 or wrong[0] != question or wrong[1].role != ASSISTANT:
             raise UserError(f"{where}: a pair needs one question, one right and one wrong answer.")
         rejected = wrong[1].text

@@ -121,6 +121,7 @@ def test_equal_content_is_one_revision_and_card(
     first, other = (instruct.load(tmp_path / name) for name in ("native", "form"))
     assert len(other.splits["train"]) == 4
     assert other.revision == first.revision
+    assert other.split_revisions == first.split_revisions  # name the run
     assert card.identity(card.core(other)) == card.identity(card.core(first))
     turns = [
         [tasks.training_turn("instruct", corpus, row, None) for row in corpus.splits["train"]]
@@ -159,6 +160,8 @@ PAIR = ("Which?", "red", "blue", "conversation", (), 0)
         ({"conversations": [{"from": "human", "value": "Which?"}],
           "chosen": {"from": "gpt", "value": "red"},
           "rejected": {"from": "gpt", "value": "blue"}}, PAIR),
+        ({"conversations": [{"from": "human", "value": "Which?"}, {"from": "gpt", "value": "red"}],
+          "rejected": "blue"}, PAIR),
         ({"question": "Which?", "answer": "red", "rejected": "blue", "kind": "conversation"}, PAIR),
         ({"messages": [{"role": "system", "content": "Be kind."}, TURN, RIGHT, TURN, WRONG]},
          ("Which?", "red", "", "conversation", (), 1)),
@@ -181,6 +184,11 @@ def test_forms(row: Row, expected: tuple[Any, ...]) -> None:
         ({"messages": [{"role": "user", "content": 3}]}, "must be text or parts, found 3"),
         ({"prompt": "Which?", "completion": "red", "label": False}, "'label' is false"),
         ({"prompt": [TURN, RIGHT, TURN], "chosen": [RIGHT], "rejected": [WRONG]}, "a pair needs"),
+        ({"prompt": "Which?", "chosen": "red", "rejected": [WRONG, TURN]}, "a pair needs"),
+        (
+            {"chosen": [TURN, RIGHT], "rejected": [{"role": "user", "content": "Why?"}, WRONG]},
+            "a pair needs",
+        ),
         ({"prompt": "Which?", "chosen": "red", "rejected": "red"}, "'rejected' is the right"),
         ({"prompt": "<image>", "completion": "red"}, "the question is empty"),
     ],
