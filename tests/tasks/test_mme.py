@@ -10,6 +10,7 @@ from mme_files import lines, write
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
+from steelyard.harness.models.backbone import Recipe
 from steelyard.tasks import build, metrics, mme
 from steelyard.tasks._shared import official
 
@@ -153,6 +154,7 @@ class Yes:
 
     classes: tuple[str, ...] = ()
     name = "yes"
+    recipe = Recipe()
 
     def generate(self, inputs: Sequence[Any], max_tokens: int) -> list[str]:
         return ["Yes"] * len(inputs)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from steelyard.harness.core.errors import UserError
 from steelyard.tasks import food101, hateful_memes, mm_imdb
+from steelyard.tasks._shared import official
 from steelyard.tasks.world import build
 from steelyard.tasks.world.build import SETS, WorldSpec, ensure, write
 from steelyard.tasks.world.classification import (
@@ -304,12 +305,12 @@ def test_movies_have_the_irregularities_of_real_files(sets: dict[str, Path]) -> 
 def test_interrupted_generation_leaves_nothing_to_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(path: Path, text: str) -> None:
+    def interrupt(path: Path, rows: object) -> None:
         assert (path.parent / "images").is_dir()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(build, "write_text", interrupt)
+        patch.setattr(official, "write_lines", interrupt)
         with pytest.raises(KeyboardInterrupt):
             ensure(SMALL, tmp_path)
     assert not any(tmp_path.iterdir())
@@ -334,15 +335,15 @@ def test_folder_without_the_marker_is_refused(tmp_path: Path) -> None:
 def test_two_writers_of_one_folder_both_succeed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_text = build.write_text
+    write_text = official.write_text
 
     def overtaken(path: Path, text: str) -> None:
         write_text(path, text)
         if path.name == build.MARKER:
-            monkeypatch.setattr(build, "write_text", write_text)
+            monkeypatch.setattr(official, "write_text", write_text)
             ensure(SMALL, tmp_path)
 
-    monkeypatch.setattr(build, "write_text", overtaken)
+    monkeypatch.setattr(official, "write_text", overtaken)
     root = ensure(SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == [root]
 

@@ -12,6 +12,7 @@ from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Inputs
 from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.models.backbone import Recipe
 from steelyard.tasks import build as build_task
 from steelyard.tasks.metrics import ratio
 from steelyard.tasks.world import build
@@ -131,7 +132,7 @@ def test_mmhal_asks_of_every_type_and_of_what_is_not_there(world_sets: Path) -> 
 class Knowing:
     """Answers by what it is asked: what the answers to equal prompts on equal pictures were."""
 
-    name, classes = "knowing", ()
+    name, classes, recipe = "knowing", (), Recipe()
 
     def __init__(self, corpus: Corpus, task: str, rule: Callable[[str], str]) -> None:
         self.known: dict[tuple[bytes, str], str] = {}
