@@ -107,7 +107,7 @@ class Config(Sampling):
     mine_max_tokens: int = 0
     """Maximum length of the answer to the attacked image; 0: of a training answer."""
     mine_limit: int = 1000
-    """Maximum number of items to score and mine."""
+    """Maximum number of items to score and mine; on the data track no more than its items."""
     mine_share: float = 0.3
     """Fraction of the budget for scoring and mining; after ``warmup``, of the remaining budget."""
     filters: str = ",".join(FAULTS)

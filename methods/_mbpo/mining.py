@@ -96,7 +96,9 @@ def mine(policy: Policy) -> list[MinedAnswer]:
     data, meter, config = policy.data, policy.meter, policy.config
     generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "candidates"))
     order = torch.randperm(len(data), generator=generator).tolist()
-    positions = [i for i in order if data.examples[i].image is not None][: config.mine_limit]
+    # Mining is free on the data track: it looks at no more items than training may.
+    limit = min(config.mine_limit, meter.budget.items or config.mine_limit)
+    positions = [i for i in order if data.examples[i].image is not None][:limit]
     if not positions:
         raise UserError("No training item has an image: there is nothing to attack.")
     end = meter.fraction + config.mine_share * (1 - meter.fraction)

@@ -180,6 +180,6 @@ def check_group(backbone: Vlm, group: int) -> None:
     size = backbone.recipe.batch_size
     if size % group or size % PAIR:
         raise UserError(
-            f"group={group}: the backbone's batch size is {size}; give a divisor of an even one "
-            "with the method option group or the backbone option batch_size."
+            f"group={group} does not divide batch_size={size}, or that is odd: give another --set "
+            f"group=, or --backbone-set batch_size={2 * group}."
         )

@@ -21,6 +21,7 @@ from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.models.backbone import Backbone, Batch, Latents, PixelRange, Recipe
 from steelyard.harness.models.pgd import frozen_weights
 from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.records.budget import Budget
 from steelyard.harness.training.train_data import TrainData, vlm_data
 from steelyard.methods import mbpo
 from steelyard.methods._mbpo.mining import (
@@ -274,8 +275,12 @@ class Costs:
 
     pairs_per_step = 4
 
-    def __init__(self, count: int, step: float, answer: float, **options: Any) -> None:
-        self.meter = SimpleNamespace(fraction=0.5, log=lambda values: self.logged.update(values))
+    def __init__(
+        self, count: int, step: float, answer: float, items: int | None = None, **options: Any
+    ) -> None:
+        self.meter = SimpleNamespace(
+            fraction=0.5, budget=Budget("x", items=items), log=lambda v: self.logged.update(v)
+        )
         self.config = mbpo.Config(**{"iig": False, "mine_share": 0.2, **options})
         self.backbone = SimpleNamespace(recipe=Recipe(batch_size=4))
         image = Path("x.png")
@@ -320,9 +325,10 @@ def test_a_share_for_one_batch_is_used_and_one_for_none_refused() -> None:
         mine(Costs(100, 2e-2, 1e-3))  # type: ignore[arg-type]
 
 
-def test_a_budget_of_items_alone_leaves_mining_free() -> None:
-    policy: Any = Costs(50, 0.0, 0.0, mine_limit=20)
-    assert len(mine(policy)) == 20
+@pytest.mark.parametrize(("budget", "limit", "mined"), [(40, 20, 20), (20, 40, 20), (99, 99, 50)])
+def test_a_budget_of_items_bounds_what_is_mined(budget: int, limit: int, mined: int) -> None:
+    policy: Any = Costs(50, 0.0, 0.0, budget, mine_limit=limit)
+    assert len(mine(policy)) == mined
 
 
 @pytest.mark.parametrize(("count", "starved"), [(31, 1.0), (32, 0.0)])
