@@ -10,10 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Annotated, Any
 
 from steelyard import methods
 from steelyard.harness.core.errors import UserError, check_known
@@ -24,6 +21,10 @@ from steelyard.harness.runs.suite import Suite, SuiteEntry
 from steelyard.harness.training import search
 from steelyard.tasks.corruptions.columns import columns_of, task_means, upward
 from steelyard.tasks.corruptions.variants import CLEAN
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FILE = "tuning.json"
 SCHEMA = 1
@@ -42,7 +43,7 @@ def composite(record: Record) -> float:
         and score.higher_is_better is not None
     ]
     means = task_means([score.task for score in scores], [_directed(score) for score in scores])
-    return float(np.mean([*means.values()]))
+    return fmean(float(mean) for mean in means.values())
 
 
 def main_metric(record: Record) -> float:
@@ -67,7 +68,9 @@ def _main_scores(record: Record) -> dict[str, float]:
     return {score.variant: float(_directed(score)) for score in scores}
 
 
-def _directed(score: Score) -> NDArray[np.float64]:
+def _directed(score: Score) -> "NDArray[np.float64]":
+    import numpy as np  # here, because a command's help must be fast
+
     return upward(np.array(score.value), score.higher_is_better)
 
 

@@ -1,13 +1,15 @@
 """Scores that rank, on boards and in tuning: weighted sums over variants, means over tasks."""
 
 from collections.abc import Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES
 from steelyard.tasks.corruptions.variants import CLEAN
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Columns = Mapping[str, Mapping[str, float]]
 """Weight of each variant in each column."""
@@ -59,8 +61,8 @@ def modality_of(variant: str) -> str:
 
 
 def task_means(
-    tasks: Sequence[str], numbers: Sequence[NDArray[np.float64]]
-) -> dict[str, NDArray[np.float64]]:
+    tasks: Sequence[str], numbers: "Sequence[NDArray[np.float64]]"
+) -> "dict[str, NDArray[np.float64]]":
     """Return the mean of the numbers of each task, whose mean over tasks is a composite.
 
     So every task has one vote, however many numbers it has.
@@ -69,12 +71,14 @@ def task_means(
         tasks: task of each number.
         numbers: arrays of one shape.
     """
+    import numpy as np  # here, because a command's help must be fast
+
     by_task: dict[str, list[NDArray[np.float64]]] = {}
     for task, number in zip(tasks, numbers, strict=True):
         by_task.setdefault(task, []).append(number)
     return {task: np.asarray(np.mean(values, axis=0)) for task, values in by_task.items()}
 
 
-def upward(number: NDArray[np.float64], higher_is_better: bool | None) -> NDArray[np.float64]:
+def upward(number: "NDArray[np.float64]", higher_is_better: bool | None) -> "NDArray[np.float64]":
     """Turn a number to higher is better: those better when lower are fractions."""
     return 1 - number if higher_is_better is False else number

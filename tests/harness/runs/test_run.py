@@ -77,7 +77,7 @@ def test_what_has_a_record_is_not_run_again(
     food: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ran(job(food), food, tmp_path)
-    monkeypatch.setattr(run, "_train", None)
+    monkeypatch.setattr(run, "train", None)
     assert ran(job(food), food, tmp_path) == first
     more = job(food, variants=("food101", "food101@text-blank"))
     wider = ran(more, food, tmp_path)  # evaluates without training again

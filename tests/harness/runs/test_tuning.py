@@ -158,7 +158,7 @@ def test_tuning_again_runs_nothing_and_chooses_the_same(
     from steelyard.harness.runs import run
 
     before = file_of(tuned).read_bytes()
-    monkeypatch.setattr(run, "_train", None)
+    monkeypatch.setattr(run, "train", None)
     done = command(tuned, world, "tune", "--trials", "3", "--oracle")
     assert done.exit_code == 0, done.output
     assert file_of(tuned).read_bytes() == before
