@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,17 @@ def test_labels_are_those_of_the_model(world: Path, tmp_path: Path) -> None:
         assert fewer.classes[row.labels[0]] == classes[other.labels[0]]
     with pytest.raises(UserError, match="classes that the model does not know: " + classes[-1]):
         with_classes(fewer, classes[:-1])
+
+
+def test_older_records_have_one_revision_of_all_splits(
+    world: Path, copied: Path, tmp_path: Path
+) -> None:
+    (folder,) = record.find(copied / "runs")
+    new = record.read(folder)
+    data = {key: value for key, value in new.provenance["data"].items() if key != "splits"}
+    record.write(replace(new, provenance={**new.provenance, "data": data}), folder)
+    words = ("evaluate", folder, "food101@image-blank", "--data-root")
+    data_with_test = copy_of(world, copied / "data", "test")
+    assert "does not match the record" in refusal(*words, data_with_test)
+    # Nothing is recorded of a test split, and nothing is trained.
+    assert steelyard(*words, copy_of(world, tmp_path / "held", "test")).exit_code == 0
