@@ -60,6 +60,46 @@ def build(name: str, config: VlmConfig, seed: int | None, device: str) -> Vlm:
     return backbone.to(device).train()
 
 
+def build_shapes(name: str, config: VlmConfig) -> tuple[Vlm, Any]:
+    """Build a backbone whose weights have shapes and no values, and the mode to call it under.
+
+    It takes the configuration and processor of a checkpoint, and neither its weights nor memory.
+
+    Raises:
+        UserError: they are not at hand, or do not fit one another.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    processor = load_processor(config.source)
+    settings = AutoConfig.from_pretrained(_resolve(config.source))
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(settings, dtype=_dtype(config))
+        if config.tune == "lora":
+            model = _with_adapter(model, replace(config, adapter=""))
+    backbone = _assemble(name, config, model, processor, config.source)
+    _set_trainable(backbone)
+    # Not under the mode from the start: adapters convert their weights, which it refuses. Tensors
+    # on the CPU without values, unlike those on ``meta``, run under autocast.
+    copies: dict[int, torch.Tensor] = {}
+    with shapes:
+        for module in backbone.modules():
+            parts: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for tensors in parts:
+                for key, tensor in tensors.items():
+                    if tensor is None:
+                        continue
+                    if id(tensor) not in copies:
+                        copy = torch.empty_like(tensor, device="cpu")
+                        is_weight = isinstance(tensor, nn.Parameter)
+                        copies[id(tensor)] = (
+                            nn.Parameter(copy, tensor.requires_grad) if is_weight else copy
+                        )
+                    tensors[key] = copies[id(tensor)]
+    return backbone.train(), shapes
+
+
 def checkpoint(source: str) -> str:
     """Return the folder or hub id with a source's files; what has a name here is made if absent."""
     if source != TINY:

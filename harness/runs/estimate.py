@@ -20,7 +20,13 @@ from steelyard import tasks
 from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.examples import Corpus, Example
 from steelyard.harness.core.files import write_items
-from steelyard.harness.core.progress import Progress, console, print_table, show_progress
+from steelyard.harness.core.progress import (
+    Progress,
+    console,
+    no_progress,
+    print_table,
+    show_progress,
+)
 from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.records.spec import RunSpec
@@ -40,6 +46,7 @@ from steelyard.harness.runs.trial import Course, counted, course
 if TYPE_CHECKING:
     from steelyard.harness.models.classifier import Classifier
     from steelyard.harness.models.vlm import Vlm
+    from steelyard.harness.runs.by_shape import PlainStep
     from steelyard.harness.training.train_data import TrainData
 
 SAMPLE, SAMPLE_FROZEN = 1280, 256
@@ -126,34 +133,56 @@ class Subject:
     variants: dict[str, tuple[float, float]]
     """FLOPs of answering all items, and bytes of their table, by variant."""
 
+    precision: str
+    """Of the run's passes on the card."""
+    plain: "PlainStep | None" = None
+    """Plain step of the checkpoint that the backbone stands in for."""
+
     @classmethod
     def prepare(cls, spec: RunSpec, corpus: Corpus, card: Card, device: str) -> "Subject":
-        """Build the backbone as it would be on the card."""
-        from steelyard.harness.models.classifier import Classifier
-        from steelyard.harness.training.train_data import IN_MEMORY_BYTES, feature_cost, train_data
-
+        """Build the backbone as it would be on the card, or a stand-in for a checkpoint."""
         config = registry.configure(spec.backbone, spec.backbone_options)
-        if isinstance(config, VlmConfig):
-            precision = vlm_config.resolve_precision(config, card.device).precision
-            options = {**spec.backbone_options, "precision": precision}
-            spec = replace(spec, backbone_options=options)
-        backbone = registry.build_untrained(spec, corpus, device)
+        if not isinstance(config, VlmConfig):
+            return cls._of_classifier(spec, corpus, device)
+        config = vlm_config.resolve_precision(config, card.device)
+        options = {**spec.backbone_options, "precision": config.precision}
+        spec, plain = replace(spec, backbone_options=options), None
         examples = corpus.splits.get("train", ())
-        is_frozen = isinstance(backbone, Classifier) and backbone.config.frozen
-        size = min(len(examples), SAMPLE_FROZEN if is_frozen else SAMPLE)
-        sample = tuple(examples[index * len(examples) // size] for index in range(size))
-        data = train_data(
-            backbone, spec.task, replace(corpus, splits={**corpus.splits, "train": sample})
-        )
-        encoding = items = 0.0
-        if isinstance(backbone, Classifier):
-            encoding = feature_cost(backbone, examples) if is_frozen else 0.0
-            items = float(data.gather([0]).pixels.nbytes * len(examples))
-            items = items if items <= IN_MEMORY_BYTES else 0.0
-        with tempfile.TemporaryDirectory() as folder:
-            registry.save(backbone, Path(folder) / "weights")
-            weights = sum(path.stat().st_size for path in Path(folder).rglob("*.*"))
-        return cls(backbone, data, examples, encoding, items, weights, {})
+        if config.source != vlm_config.TINY and examples:
+            from steelyard.harness.runs import by_shape
+
+            plain = by_shape.plain_step(spec.backbone, config, spec.task, corpus)
+            spec = by_shape.stand_in(spec, config)
+            registry.ensure_base(spec.backbone, {}, no_progress)
+            # Its tokeniser has the words of generated questions only.
+            corpus = tasks.load("instruct", tasks.find_root("instruct", None))
+        backbone = registry.build_untrained(spec, corpus, device)
+        data = _sample(backbone, corpus, SAMPLE)
+        weights = plain.saved if plain else _saved(backbone)
+        return cls(backbone, data, examples, 0.0, 0.0, weights, {}, config.precision, plain)
+
+    @classmethod
+    def _of_classifier(cls, spec: RunSpec, corpus: Corpus, device: str) -> "Subject":
+        from steelyard.harness.models.classifier import Classifier
+        from steelyard.harness.training.train_data import IN_MEMORY_BYTES, feature_cost
+
+        backbone = registry.build_untrained(spec, corpus, device)
+        assert isinstance(backbone, Classifier)
+        is_frozen, examples = backbone.config.frozen, corpus.splits.get("train", ())
+        data = _sample(backbone, corpus, SAMPLE_FROZEN if is_frozen else SAMPLE)
+        encoding = feature_cost(backbone, examples) if is_frozen else 0.0
+        items = float(data.gather([0]).pixels.nbytes * len(examples))
+        items = items if items <= IN_MEMORY_BYTES else 0.0
+        weights, precision = _saved(backbone), backbone.recipe.precision
+        return cls(backbone, data, examples, encoding, items, weights, {}, precision)
+
+    def course(self, spec: RunSpec) -> Course:
+        """Return the training of a run."""
+        if self.plain is None:
+            return course(spec, self.backbone, self.data, self.examples, self.encoding)
+        from steelyard.harness.runs import by_shape
+
+        return by_shape.course(spec, self.plain, self.backbone, self.data, self.examples)
 
     def answering(self, name: str, job: Job, corpora: Mapping[str, Corpus]) -> tuple[float, float]:
         """Return FLOPs and bytes of scoring one variant; the same for all of these runs."""
@@ -165,7 +194,7 @@ class Subject:
             count = len(tasks.build(variant, corpus, job.split, job.limit).eval_docs)
             sample = min(count, EVALUATED)
             model = copy.deepcopy(self.backbone).eval()
-            with counted(model, encoders=True) as meter:
+            with counted(model, encoders=self.plain is None) as meter:
                 result = evaluate(model, variant, corpus, split=job.split, limit=sample)
             with tempfile.TemporaryDirectory() as folder:
                 sizes = []
@@ -174,8 +203,30 @@ class Subject:
                     sizes.append(path.stat().st_size)
             # The difference leaves out the table's head.
             item = (sizes[0] - sizes[1]) / max(1, sample - sample // 2)
-            self.variants[name] = (meter.spent * count / sample, item * count)
+            flops = meter.spent * count / sample
+            if self.plain is not None:
+                flops = flops * self.plain.ratio(self.backbone, self.data)
+                flops += self.plain.image_flops * count
+            self.variants[name] = (flops, item * count)
         return self.variants[name]
+
+
+def _sample(backbone: "Classifier | Vlm", corpus: Corpus, size: int) -> "TrainData":
+    """Prepare at most ``size`` training items, evenly spaced."""
+    from steelyard.harness.training.train_data import train_data
+
+    examples = corpus.splits.get("train", ())
+    size = min(size, len(examples))
+    sample = tuple(examples[index * len(examples) // size] for index in range(size))
+    splits = {**corpus.splits, "train": sample}
+    return train_data(backbone, corpus.name, replace(corpus, splits=splits))
+
+
+def _saved(backbone: "Classifier | Vlm") -> float:
+    """Return the bytes of the files of a saved backbone."""
+    with tempfile.TemporaryDirectory() as folder:
+        registry.save(backbone, Path(folder) / "weights")
+        return sum(path.stat().st_size for path in Path(folder).rglob("*.*"))
 
 
 def _estimate(
@@ -186,16 +237,15 @@ def _estimate(
     card: Card,
     utilisation: float,
 ) -> Estimate:
-    spec, backbone, examples = job.spec, subject.backbone, subject.examples
+    spec, precision = job.spec, subject.precision
     with redirect_stderr(StringIO()):  # remarks on runs as short as a trial
-        training = course(spec, backbone, subject.data, examples, subject.encoding)
+        training = subject.course(spec)
     answered = {name: subject.answering(name, job, corpora) for name in job.variants}
     evaluation = {name: flops for name, (flops, _) in answered.items()}
     items = sum(size for _, size in answered.values())
     memory = {name: float(size) for name, size in training.memory.items()}
     if subject.items:
         memory["training items"] = subject.items
-    precision = backbone.recipe.precision
     return Estimate(
         entry=job.label,
         task=spec.task,
@@ -205,7 +255,7 @@ def _estimate(
         precision=precision,
         runs=runs,
         training=training,
-        passes=training.items / max(1, len(examples)),
+        passes=training.items / max(1, len(subject.examples)),
         evaluation=evaluation,
         memory=memory,
         disk={"weights": subject.weights, "items": items},

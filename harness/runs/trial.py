@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steelyard import methods
-from steelyard.harness.budget.live_bytes import WEIGHTS, LiveBytes
+from steelyard.harness.budget.live_bytes import ACTIVATIONS, WEIGHTS, LiveBytes
 from steelyard.harness.budget.meter import BudgetSpent, Meter
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES, Example, Turn
@@ -70,7 +70,7 @@ class Course:
     """By phase."""
     steps: int
     items: int
-    memory: Mapping[str, int]
+    memory: Mapping[str, float]
     """Bytes of each part at the moment of most."""
 
     @property
@@ -101,11 +101,13 @@ def course(
     data: "TrainData",
     examples: Sequence[Example],
     encoding: float,
+    image_flops: float | None = None,
 ) -> Course:
     """Try a run with small budgets and extrapolate it; the backbone is left as it is.
 
     ``data`` is a sample of the ``examples``; ``encoding`` are the FLOPs that frozen encoders charge
-    for all of them before the first step.
+    for all of them before the first step, ``image_flops`` those of an image when it is first seen,
+    by default the backbone's.
 
     Raises:
         UserError: the method refuses the data, or has made no step within the largest trial.
@@ -115,8 +117,9 @@ def course(
         return Course({}, 0, 0, {WEIGHTS: size})
     budget = parse_budget(spec.budget, spec.track, spec.wall)
     different = {example.image for example in examples if example.image}
-    images = Images(len(examples), len(different), stored_cost(backbone, data))
-    plain, size = step_cost(backbone, data), backbone.recipe.batch_size
+    stored = stored_cost(backbone, data)
+    images = Images(len(examples), len(different), stored if image_flops is None else image_flops)
+    (plain, _), size = plain_step(backbone, data), backbone.recipe.batch_size
     reason = "no step"
     for factor in GROWTH:
         limits = [_limit(budget, steps * factor, plain, size) for steps in (SMALL, LARGE)]
@@ -244,11 +247,12 @@ def spent(backbone: "Classifier | Vlm", run_pass: "Callable[[Classifier | Vlm], 
     return meter.spent
 
 
-def step_cost(backbone: "Classifier | Vlm", data: "TrainData") -> float:
-    """Return the FLOPs of one plain step: a pass forward and back over a batch."""
+def plain_step(backbone: "Classifier | Vlm", data: "TrainData") -> tuple[float, float]:
+    """Return FLOPs of one plain step, forward and back over a batch, and bytes of activations."""
     size = min(backbone.recipe.batch_size, len(data))
     part = backbone.recipe.micro_size(size)
     batch = data.gather(range(part))
+    memory = LiveBytes(backbone)
 
     def step(model: "Classifier | Vlm") -> None:
         half = model.recipe.precision == "bf16"
@@ -256,7 +260,14 @@ def step_cost(backbone: "Classifier | Vlm", data: "TrainData") -> float:
             loss = model.loss(model.predict(batch), batch).mean()
         torch.autograd.backward(loss)
 
-    return spent(backbone, step) * size / part
+    def steps(model: "Classifier | Vlm") -> None:
+        step(model)
+        model.zero_grad()
+        with memory:  # the first step includes the meter's own passes
+            step(model)
+
+    flops = spent(backbone, steps) / 2 * size / part
+    return flops, float(memory.peak[ACTIVATIONS])
 
 
 def stored_cost(backbone: "Classifier | Vlm", data: "TrainData") -> float:

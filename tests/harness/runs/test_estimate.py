@@ -4,18 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_vlms
 import torch
 
 from steelyard import tasks
 from steelyard.harness.budget.live_bytes import LiveBytes
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import no_progress
+from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.records.budget import Budget
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs import cards, run
+from steelyard.harness.runs import by_shape, cards, run
 from steelyard.harness.runs.estimate import Estimate, estimate
 from steelyard.harness.runs.run import Job
-from steelyard.harness.runs.trial import Images, Trial, extrapolate
+from steelyard.harness.runs.trial import Images, Trial, extrapolate, plain_step, stored_cost
+from steelyard.harness.training.train_data import train_data
 
 FIRST = (
     Trial({"mine": 40.0, "forward": 20.0}, steps=2, items=8, memory={}),
@@ -116,3 +119,45 @@ def test_what_does_not_fit_is_refused_in_one_line_with_a_remedy() -> None:
     )
     with pytest.raises(UserError, match="Did you mean 'H100'"):
         cards.find("H10")
+
+
+@pytest.mark.parametrize(("tune", "checkpointing"), [("lora", True), ("full", False)])
+def test_a_step_by_shape_is_the_step_of_the_weights(
+    world: Path, tmp_path: Path, tune: str, checkpointing: bool
+) -> None:
+    folder = tmp_path / "qwen2_5_vl"
+    tiny_vlms.make("qwen2_5_vl", folder)
+    options = {"tune": tune, "checkpointing": checkpointing, "precision": "fp32", "batch_size": 8}
+    spec = RunSpec("joint", "instruct", str(folder), "S", 0, backbone_options=options)
+    corpus = tasks.load("instruct", world / "instruct")
+    backbone = registry.build_untrained(spec, corpus, "cpu")
+    data = train_data(backbone, "instruct", corpus)
+    image = stored_cost(backbone, data)
+    flops, _ = plain_step(backbone, data)
+    batch = data.gather(range(4))
+    latents = backbone.encode(batch)  # outside: the hashes of pixels are most of a toy's memory
+    with LiveBytes(backbone) as memory:
+        torch.autograd.backward(backbone.loss(backbone.fuse(latents), batch).mean())
+    activations = memory.peak["activations"]
+    saved = [weight.nbytes for weight in backbone.parameters()]
+    config = vlm_config.configure(str(folder), options)
+    (folder / "model.safetensors").unlink()  # shapes suffice
+    step = by_shape.plain_step(str(folder), config, "instruct", corpus)
+    assert step.flops == pytest.approx(flops, rel=0.1)
+    assert step.activations == pytest.approx(activations, rel=0.2)
+    # A toy's merging layers, which see a fourth of the patches, are a third of its tower.
+    assert step.image_flops == pytest.approx(image, rel=0.4)
+    assert step.weights == sum(saved)
+    trained = sum(weight.nbytes for weight in backbone.parameters() if weight.requires_grad)
+    assert (step.trained, step.moments) == (trained, 2 * trained)
+    assert step.saved == (trained if tune == "lora" else sum(saved))
+
+
+def test_a_checkpoint_that_is_not_at_hand_is_one_line(world: Path) -> None:
+    corpus = tasks.load("instruct", world / "instruct")
+    config = vlm_config.configure("nobody/nothing", {})
+    with pytest.raises(
+        UserError, match="Could not load the processor of 'nobody/nothing'"
+    ) as error:
+        by_shape.plain_step("nobody/nothing", config, "instruct", corpus)
+    assert "\n" not in str(error.value)
