@@ -145,6 +145,8 @@ def _job_of_run(folder: Path, variants: Sequence[tasks.Variant], options: Evalua
         if value:
             raise UserError(f"{name} goes with a model; {folder} is a run and keeps its own.")
     old = record.read(folder)
+    if old.origin == "answers from a file":
+        raise UserError(f"{folder} has answers of a file, and no model: use 'steelyard score'.")
     trained_on = old.spec.task
     if not variants and trained_on != tasks.NOTHING:
         variants = [tasks.Variant(trained_on)]

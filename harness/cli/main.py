@@ -17,6 +17,7 @@ from steelyard.harness.cli.list import list_, show
 from steelyard.harness.cli.plan import plan
 from steelyard.harness.cli.reproduce import reproduce
 from steelyard.harness.cli.run import demo, run, train
+from steelyard.harness.cli.score import items, score
 from steelyard.harness.cli.tune import tune
 from steelyard.harness.cli.validate import validate
 from steelyard.harness.core.errors import UserError, unknown
@@ -69,9 +70,9 @@ def cli() -> None:
     """
 
 
-for command in (demo, run, train, plan, evaluate, answers, tune, leaderboard, compare, show,
-                list_, diagnose, factors, check, data, assemble, corruptions, validate,
-                reproduce):  # fmt: skip
+for command in (demo, run, train, plan, evaluate, answers, items, score, tune, leaderboard,
+                compare, show, list_, diagnose, factors, check, data, assemble, corruptions,
+                validate, reproduce):  # fmt: skip
     cli.add_command(command)
 
 

@@ -70,6 +70,10 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
       steelyard reproduce leaderboards/records/world/joint-food101-tiny-S-s0-ad309750
     """
     old = record.read(folder)
+    if old.origin == "answers from a file":
+        raise UserError(
+            f"{folder} has answers of a file: score that file again, 'steelyard score'."
+        )
     if options.out.resolve() == folder.parent.resolve():
         raise UserError(f"--out {options.out} holds the record itself: give another folder.")
     source = old.provenance

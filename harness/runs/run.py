@@ -67,7 +67,10 @@ class Job:
     trackers: tuple[Tracker, ...] = ()
     """Packages that get curves of the training."""
     elsewhere: Mapping[str, Any] | None = None
-    """Of a model that was trained elsewhere its declared ``flops``, None if unknown."""
+    """Of a model that was trained elsewhere its declared ``flops``, None if unknown, and the files
+    of ``answers`` by variant."""
+    model: "Backbone | None" = None
+    """Answers made elsewhere, in place of a model that is loaded."""
 
 
 def finished(job: Job, runs: Path, corpora: Mapping[str, Corpus]) -> Record | None:
@@ -188,7 +191,9 @@ def _provenance(
         "platform": f"{platform.system()} {platform.machine()}",
         **provenance.describe_trained(spec.task, corpora.get(spec.task), job.split, before),
         "limit": job.limit,
-        "precision": registry.precision(spec, folder / WEIGHTS, device),
+        "precision": registry.precision(spec, folder / WEIGHTS, device)
+        if not job.model
+        else "unknown",
         "rules": record.RULES,
     }
     variants = [tasks.parse_variant(name) for name in job.variants]
@@ -205,7 +210,8 @@ def _provenance(
     content["weights"] = weights_hash(folder / WEIGHTS)
     if spec.task == tasks.NOTHING:
         # Weights of an untrained model are not in the run's folder.
-        content["weights"] = registry.revision(spec.backbone, spec.backbone_options)
+        options = spec.backbone_options
+        content["weights"] = None if job.model else registry.revision(spec.backbone, options)
         content |= {} if job.elsewhere is None else {"elsewhere": dict(job.elsewhere)}
     if methods.load(spec.method).ABOUT.learns:
         content["learning_rate"] = learning_rate(spec)
@@ -228,7 +234,9 @@ def _evaluate(
     import pandas as pd
 
     backbone: Backbone
-    if job.spec.task == tasks.NOTHING:
+    if job.model is not None:
+        backbone = job.model
+    elif job.spec.task == tasks.NOTHING:
         backbone = registry.open_model(job.spec.backbone, job.spec.backbone_options, device)
     else:
         backbone = registry.load(folder / WEIGHTS, device)

@@ -1,0 +1,87 @@
+"""Items for models elsewhere, and their answers scored as a record like any other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from command import Command
+from PIL import Image
+
+from steelyard.harness.records import record
+
+VARIANT = "pope@image-noise:3"
+
+
+def exported(steelyard: Command, world: Path, folder: Path, task: str = "pope") -> Any:
+    """Export the items of a variant; return them and a call of ``score`` with these rows."""
+    root = ("--data-root", str(world / task), "--limit", "12")
+    variant = VARIANT if task == "pope" else task
+    done = steelyard("items", variant, "--out", str(folder / "items"), *root)
+    assert done.code == 0 and "12 items" in done.stdout, done.stderr
+    items = [json.loads(line) for line in (folder / "items" / "items.jsonl").open()]
+
+    def score(rows: list[dict[str, str]], *words: str, variant: str = variant) -> Any:
+        file = folder / "answers.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        where = ("--out", str(folder / "runs"), *root, *words)
+        return steelyard("score", str(file), variant, *where)
+
+    return items, score
+
+
+def replies(items: list[dict[str, Any]], answer: str) -> list[dict[str, str]]:
+    return [{"id": item["id"], "hash": item["hash"], "answer": answer} for item in items]
+
+
+def test_answers_made_elsewhere_are_scored_and_stand_on_a_board(
+    steelyard: Command, world: Path, tmp_path: Path
+) -> None:
+    items, score = exported(steelyard, world, tmp_path)
+    with Image.open(tmp_path / "items" / items[0]["images"][0]) as image:
+        assert len(image.getcolors(1 << 20)) > 500, "the noise is in the exported image"
+    done = score(replies(items, "Yes."), "--label", "some API", "--cost", "1e20")
+    assert done.code == 0, done.stderr
+    (folder,) = record.find(tmp_path / "runs")
+    result = record.read(folder)
+    assert (result.label, result.origin, result.declared_flops) == (
+        "some API", "answers from a file", 1e20,
+    )  # fmt: skip
+    values = {s.metric: s.value for s in result.scores if not s.subset}
+    assert values["yes_rate"] == 1 and values["accuracy"] == 0.5
+    source = result.provenance["elsewhere"]["answers"][VARIANT]
+    assert source["file"] == "answers.jsonl" and len(source["hash"]) == 16
+
+    other = score(replies(items, "no"), "--label", "some API", "--cost", "1e20")
+    assert other.code == 2 and "scores of other answers" in other.stderr
+    refused = steelyard("evaluate", str(folder), "pope")
+    assert refused.code == 2 and "use 'steelyard score'" in refused.stderr
+    done = steelyard("leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "board"))
+    table = tmp_path / "board" / "profile-none.md"
+    assert done.code == 2 or "some API (answers from a file)" in table.read_text()
+    clean = score(replies(items, "yes"), "--label", "clean", variant="pope")
+    assert clean.code == 2 and "was asked something else" in clean.stderr
+
+
+def test_missing_unknown_and_repeated_ids_are_counted_and_named(
+    steelyard: Command, world: Path, tmp_path: Path
+) -> None:
+    items, score = exported(steelyard, world, tmp_path)
+    rows = replies(items, "yes")
+    done = score([*rows[2:], rows[3], {**rows[0], "id": "other"}])
+    assert done.code == 2 and not record.find(tmp_path / "runs")
+    for fault in ("2 are missing", "1 are not of this set (other)", "1 occur more than once"):
+        assert fault in done.stderr
+    assert "answers.jsonl:1: no text as 'hash'" in score([{"id": "a", "answer": "b"}]).stderr
+
+
+def test_a_classification_is_answered_by_the_names_of_its_choices(
+    steelyard: Command, world: Path, tmp_path: Path
+) -> None:
+    items, score = exported(steelyard, world, tmp_path, "food101")
+    first = items[0]["choices"][0]
+    assert score(replies(items, first)).code == 0
+    (folder,) = record.find(tmp_path / "runs")
+    accuracy = next(s for s in record.read(folder).scores if s.metric == "accuracy")
+    assert 0 <= accuracy.value < 1 and accuracy.n == 12
+    mistake = score(replies(items, "a shoe"), "--label", "second")
+    assert mistake.code == 2 and "'a shoe'" in mistake.stderr and "none of its" in mistake.stderr
