@@ -11,7 +11,7 @@ from steelyard.harness.core.environment import code
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Ledger, Record
-from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.records.spec import LATER, RunSpec
 
 SPEC = RunSpec("joint", "food101", "tiny", "S", 0)
 
@@ -94,6 +94,7 @@ def test_all_published_records_are_read_back() -> None:
         again = json.loads(json.dumps(asdict(result)))
         ledger = content.pop("ledger")
         assert again.pop("ledger").items() >= ledger.items()  # answers are counted since
+        content["spec"] = {**LATER, **content["spec"]}
         assert content.items() <= again.items() or result.schema == 1
         assert again["scores"][0].keys() >= content["scores"][0].keys()
         schemas.add((result.schema, result.layout))
