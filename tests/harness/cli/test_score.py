@@ -47,17 +47,19 @@ def test_answers_made_elsewhere_are_scored_and_stand_on_a_board(
         "some API", "answers from a file", 1e20,
     )  # fmt: skip
     values = {s.metric: s.value for s in result.scores if not s.subset}
-    assert values["yes_rate"] == 1 and values["accuracy"] == 0.5
+    assert values["yes_rate"] == 1 and 0 < values["accuracy"] < 1
     source = result.provenance["elsewhere"]["answers"][VARIANT]
     assert source["file"] == "answers.jsonl" and len(source["hash"]) == 16
 
     other = score(replies(items, "no"), "--label", "some API", "--cost", "1e20")
     assert other.code == 2 and "scores of other answers" in other.stderr
+    assert score(replies(items, "no"), "--label", "other API").code == 0
+    (opposite,) = (record.read(f) for f in record.find(tmp_path / "runs") if f != folder)
+    accuracy = next(s for s in opposite.scores if s.metric == "accuracy" and not s.subset)
+    assert abs(accuracy.value + values["accuracy"] - 1) < 1e-9
+    assert opposite.declared_flops is None
     refused = steelyard("evaluate", str(folder), "pope")
     assert refused.code == 2 and "use 'steelyard score'" in refused.stderr
-    done = steelyard("leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "board"))
-    table = tmp_path / "board" / "profile-none.md"
-    assert done.code == 2 or "some API (answers from a file)" in table.read_text()
     clean = score(replies(items, "yes"), "--label", "clean", variant="pope")
     assert clean.code == 2 and "was asked something else" in clean.stderr
 
