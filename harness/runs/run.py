@@ -211,8 +211,11 @@ def _provenance(
     if spec.task == tasks.NOTHING:
         # Weights of an untrained model are not in the run's folder.
         options = spec.backbone_options
-        content["weights"] = None if job.model else registry.revision(spec.backbone, options)
-        content |= {} if job.elsewhere is None else {"elsewhere": dict(job.elsewhere)}
+        elsewhere = dict(job.elsewhere or {})
+        content |= {} if job.elsewhere is None else {"elsewhere": elsewhere}
+        # Answers of a file stand for weights that nobody here has.
+        files = [answers["hash"] for answers in elsewhere.get("answers", {}).values()]
+        content["weights"] = "+".join(files) or registry.revision(spec.backbone, options)
     if methods.load(spec.method).ABOUT.learns:
         content["learning_rate"] = learning_rate(spec)
     tables = {record.items_file(name, spec.task) for name in (spec.task, *other_tasks)}

@@ -51,6 +51,9 @@ def test_answers_made_elsewhere_are_scored_and_stand_on_a_board(
     source = result.provenance["elsewhere"]["answers"][VARIANT]
     assert source["file"] == "answers.jsonl" and len(source["hash"]) == 16
 
+    assert result.provenance["weights"] == source["hash"]
+    assert steelyard("validate", str(tmp_path / "runs")).code == 0
+
     other = score(replies(items, "no"), "--label", "some API", "--cost", "1e20")
     assert other.code == 2 and "scores of other answers" in other.stderr
     assert score(replies(items, "no"), "--label", "other API").code == 0
