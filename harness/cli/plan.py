@@ -10,7 +10,6 @@ from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import write_json
 from steelyard.harness.runs import cards
-from steelyard.harness.runs.estimate import as_json, plan_suite
 from steelyard.harness.runs.options import RunOptions
 
 OPTIONS = [field.name for field in fields(RunOptions) if field.name not in ("dry_run", "jobs")]
@@ -46,6 +45,9 @@ def plan(
       steelyard plan sft --backbone tiny-vlm --budget 1e12 --card L40S --mfu 0.2
       steelyard plan mine.py --task food101 --json plan.json
     """
+    # Imported here, because it takes torch and help must be fast.
+    from steelyard.harness.runs.estimate import as_json, plan_suite
+
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu {mfu:g}: give a fraction above 0 and at most 1.")
     chosen = cards.find(card)

@@ -15,7 +15,6 @@ from steelyard.harness.core.options import parse_pairs, parse_seeds
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import cards, tuning
-from steelyard.harness.runs.estimate import plan_suite
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_suite
 from steelyard.harness.runs.suite import Suite, SuiteEntry, check, expand_groups, load, shipped
@@ -93,6 +92,9 @@ def _run(suites: Sequence[Suite], options: RunOptions, *, evaluate: bool = True)
     if not options.dry_run:
         return [r for suite in suites for r in run_suite(suite, options, evaluate=evaluate)]
     for suite in suites:
+        # Imported here, because it takes torch and help must be fast.
+        from steelyard.harness.runs.estimate import plan_suite
+
         plan_suite(suite, options, cards.find(None), cards.UTILISATION, evaluate=evaluate)
     return []
 
