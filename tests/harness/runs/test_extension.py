@@ -14,7 +14,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.files import file_hash
 from steelyard.harness.models import classifier, registry, vlm_build, vlm_config
-from steelyard.harness.models.extension import Extension, extend
+from steelyard.harness.models.extension import Extension, changed_parts, extend, layout
 from steelyard.harness.records import record
 
 GATE = re.search(
@@ -133,3 +133,26 @@ def test_a_vlm_is_saved_with_its_further_modules(tmp_path: Path, tune: str) -> N
     assert torch.equal(loaded.answer(inputs, ("yes", "no")), model.answer(inputs, ("yes", "no")))
     states = zip(loaded.state_dict().items(), model.state_dict().items(), strict=True)
     assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in states)
+
+
+@pytest.mark.parametrize("name", ["ref", "start"])
+def test_a_second_adapter_is_no_change_of_what_is_scored(tmp_path: Path, name: str) -> None:
+    source = str(tiny_vlms.make("llava", tmp_path))
+    options = {"lora_modules_to_save": "multi_modal_projector"}
+    backbone = vlm_build.build("x", vlm_config.configure(source, options), 0, "cpu")
+    before = layout(backbone)
+    backbone.model.add_adapter(name, backbone.model.peft_config["default"])
+    assert changed_parts(backbone, before) == ""
+    backbone.base.gate = torch.nn.Linear(2, 2)
+    assert "gate is new" in changed_parts(backbone, before)
+
+
+def test_sampling_methods_train_adapters(steelyard: Command, tmp_path: Path) -> None:
+    """Their trainers hold a second adapter, the frozen reference, until training ends."""
+    words = ["run", "grpo", "--backbone", "tiny-vlm", "--backbone-set", "tune=lora"]
+    words += ["--backbone-set", "batch_size=8", "--track", "data", "--budget", "8"]
+    words += ["--evaluate", "pope", "--limit", "4", "--device", "cpu", "--jobs", "1"]
+    steelyard(*words, "--runs", str(tmp_path))
+    (path,) = record.find(tmp_path)
+    done = record.read(path)
+    assert done.status == "done", done.failure
