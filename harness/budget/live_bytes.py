@@ -9,6 +9,7 @@ An allocator's rounding and the libraries of a GPU come on top.
 
 import weakref
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch.optim.optimizer import (
@@ -22,8 +23,8 @@ from steelyard.harness.budget.flops import tensors
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-WEIGHTS, COPIES, GRADIENTS, OPTIMISER, ACTIVATIONS = (
-    "weights", "copies of weights", "gradients", "optimiser", "activations")  # fmt: skip
+WEIGHTS, COPIES, GRADIENTS, OPTIMISER, ACTIVATIONS, HOST = (
+    "weights", "copies of weights", "gradients", "optimiser", "activations", "host")  # fmt: skip
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -77,6 +78,18 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._add(tensor, part)
         return result
 
+    def on_host(self, read: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function whose new tensors do not count: beside a GPU the host holds them."""
+
+        def wrapped(*args: Any) -> Any:
+            before, self._new = self._new, HOST
+            try:
+                return read(*args)
+            finally:
+                self._new = before
+
+        return wrapped
+
     def _part(self, tensor: "Tensor") -> str | None:
         return self._parts.get(tensor.untyped_storage()._cdata)
 
@@ -102,6 +115,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._now[GRADIENTS] += storage.nbytes()
 
     def _change(self, part: str, size: int) -> None:
+        if part == HOST:
+            return
         self._now[part] += size
         total = sum(self._now.values())
         if total > self._most:

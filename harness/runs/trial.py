@@ -173,6 +173,8 @@ def miniature(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed_for("training"))
         with LiveBytes(model) as memory, meter, suppress(BudgetSpent):
+            if model.kind == "vlm":  # trainers keep rows of pixels, in the host's memory
+                data = replace(data, gather=memory.on_host(data.gather))
             method.train(model, replace(data, turn=turn), meter, config, spec.seed_for("method"))
             ended = meter.fraction < 1
     ledger = meter.ledger("finished")

@@ -3,7 +3,8 @@
 ``python tests/bench/bench_estimate.py [WORD ...]`` prints steps, FLOPs and memory, estimated and
 measured. FLOPs are the ledger's. Memory are the bytes of tensors that operations made during the
 full run, at the moment of most, with the weights: what a GPU's allocator would be asked for. The
-features of a frozen tower are left out, since they are in the host's memory beside a GPU.
+features of a frozen tower, and a trainer's rows of pixels, are left out: beside a GPU they are in
+the host's memory.
 """
 
 import sys
@@ -20,11 +21,14 @@ from steelyard.harness.models import registry
 from steelyard.harness.runs import cards, estimate, run, suite, training
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import load_corpora, quiet_heavy_libraries
+from steelyard.harness.training import train_data
 
 ENCODERS = "efficientnet-lite0+minilm-l6"
 built: list[Any] = []
 """Backbone of the run in progress."""
 peaks: list[int] = []
+current: list[LiveBytes] = []
+"""Memory of the run in progress."""
 
 
 class MeasuringMeter(Meter):
@@ -33,6 +37,7 @@ class MeasuringMeter(Meter):
     def __enter__(self) -> Self:
         self.memory = LiveBytes(built[-1]).__enter__()
         super().__enter__()
+        current.append(self.memory)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -40,6 +45,22 @@ class MeasuringMeter(Meter):
         self.memory.__exit__(*exception)
         stores = [m.feature_store.size for m in built[-1].modules() if hasattr(m, "feature_store")]
         peaks.append(sum(self.memory.peak.values()) - sum(stores))
+
+
+def on_host(prepare: Any) -> Any:
+    """Leave out the items that a vision-language model's trainer keeps in the host's memory."""
+
+    def wrapped(backbone: Any, *args: Any) -> Any:
+        data = prepare(backbone, *args)
+        if backbone.kind != "vlm":
+            return data
+
+        def gather(rows: Any) -> Any:
+            return (current[-1].on_host(data.gather) if current else data.gather)(rows)
+
+        return replace(data, gather=gather)
+
+    return wrapped
 
 
 def remember(build: Any) -> Any:
@@ -89,6 +110,7 @@ def compare(name: str, method: str, options: RunOptions, folder: Path) -> tuple[
 def main() -> None:
     """Print the table."""
     quiet_heavy_libraries()
+    train_data.train_data = on_host(train_data.train_data)
     training.Meter, registry.build_untrained = MeasuringMeter, remember(registry.build_untrained)
     names = sys.argv[1:]
     with tempfile.TemporaryDirectory() as path:
