@@ -107,7 +107,7 @@ def test_options_are_checked() -> None:
             with pytest.raises(UserError, match=name):
                 config(**wrong)  # type: ignore[arg-type]
     backbone = toy.load(toy.random_base())
-    with pytest.raises(UserError, match="batch size is 16"):
+    with pytest.raises(UserError, match="group=6 does not divide batch_size=16"):
         toy.run(grpo, backbone, toy.data(backbone, 8, 0), grpo.Config(group=6), FLOPS)
 
 

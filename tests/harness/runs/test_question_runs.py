@@ -18,6 +18,7 @@ from steelyard import tasks
 from steelyard.harness.core.examples import Corpus, Inputs
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.evaluation.scores import Evaluation
+from steelyard.harness.models.backbone import Recipe
 from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.world.build import WorldSpec, ensure
 
@@ -30,6 +31,7 @@ class Oracle:
 
     classes: tuple[str, ...] = ()
     name = "oracle"
+    recipe = Recipe()
 
     def __init__(self, corpus: Corpus) -> None:
         self.known: dict[tuple[str, bytes], str] = {}
@@ -126,6 +128,7 @@ class Reader:
     """Classifier that looks for its classes' words in the text."""
 
     name = "reader"
+    recipe = Recipe()
 
     def __init__(self, corpus: Corpus, words: Sequence[str]) -> None:
         self.classes = corpus.classes

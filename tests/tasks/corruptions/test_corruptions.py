@@ -18,6 +18,7 @@ from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Inputs
 from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.models.backbone import Recipe
 from steelyard.tasks import build
 from steelyard.tasks._shared.images import ImageStore, open_image, store_of
 from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
@@ -145,6 +146,7 @@ class Watcher(torch.nn.Module):
     def __init__(self, classes: tuple[str, ...], answer: int) -> None:
         super().__init__()
         self.name, self.classes, self.answers = "watcher", classes, answer
+        self.recipe = Recipe()
         self.shown: dict[str, str] = {}
 
     def answer(self, inputs: Sequence[Inputs], choices: Sequence[str]) -> torch.Tensor:
