@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [word for root in roots for word in ("--data-root", root)]
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "mcr", "mbpo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "mcr", "mbpo --set group=4"])
 def test_each_kind_of_method_trains_it(method: str, data: list[str], tmp_path: Path) -> None:
     words = f"run {method} --backbone {SMALL} --task instruct --evaluate pope --limit 4"
     options = "--backbone-set batch_size=4 --track data --budget 12 --device cpu --jobs 1"
