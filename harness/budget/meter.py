@@ -100,8 +100,8 @@ class Meter:
         fraction = (self._spent - self._fixed) / available if available else 1.0
         if self.budget.seconds is not None:
             seconds = self.budget.seconds - self._fixed_seconds
-            used = self._elapsed() - self._fixed_seconds
-            fraction = max(fraction, used / seconds if seconds > 0 else 1.0)
+            elapsed = self._elapsed() - self._fixed_seconds
+            fraction = max(fraction, elapsed / seconds if seconds > 0 else 1.0)
         if self.budget.items is not None:
             fraction = max(fraction, self._prompts / self.budget.items)
         return fraction

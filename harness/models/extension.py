@@ -101,8 +101,10 @@ def layout(backbone: nn.Module) -> Layout:
     for name, weight in _weights(backbone).items():
         content[name] = (tuple(weight.shape), weight.requires_grad)
     # A trainer's second adapter, its frozen reference, is not the one that is scored.
-    others = set(getattr(getattr(backbone, "model", None), "peft_config", ())) - {"default"}
-    content = {name: part for name, part in content.items() if others.isdisjoint(name.split("."))}
+    references = set(getattr(getattr(backbone, "model", None), "peft_config", ())) - {"default"}
+    content = {
+        name: part for name, part in content.items() if references.isdisjoint(name.split("."))
+    }
     # A method of the class that is set on the object, such as another ``predict``.
     replaced = [name for name in vars(backbone) if callable(getattr(type(backbone), name, None))]
     return content | dict.fromkeys(replaced, ("function",))

@@ -104,9 +104,9 @@ class FrozenTower(nn.Module):
             key = _key(settings, (prints[row], *further.values()))
             features = self.feature_store.get(key)
             if features is None:
-                named = {} if args else {"pixel_values": image}
+                keywords = {} if args else {"pixel_values": image}
                 output = super().__call__(
-                    *[image, *args[1:]][: len(args)], **kwargs | further | named
+                    *[image, *args[1:]][: len(args)], **kwargs | further | keywords
                 )
                 features = self._features(output, packed=grid is not None)
                 self.feature_store.add(key, features)

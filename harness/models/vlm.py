@@ -87,10 +87,10 @@ class Vlm(nn.Module):
             features = self.base.model.get_image_features(**arguments)
             layers = [features.pooler_output, *(features.get("deepstack_features") or ())]
             slots = [row[span] for row, span in zip(layout.shown, layout.span, strict=True)]
-            shown = nn.utils.rnn.pad_sequence(slots, batch_first=True)[..., None]
+            is_image = nn.utils.rnn.pad_sequence(slots, batch_first=True)[..., None]
             # An item's images follow one another, and so do the items.
             tokens = (torch.cat(list(layer)).to(text.dtype) for layer in layers)
-            image = torch.cat([image.masked_scatter(shown, rows) for rows in tokens], 1)
+            image = torch.cat([image.masked_scatter(is_image, rows) for rows in tokens], 1)
             layout = replace(layout, depth=len(layers) - 1)
         return Latents(image, text, layout)
 

@@ -346,11 +346,12 @@ def _set_trainable(backbone: Vlm) -> None:
     base = backbone.base
     if backbone.config.vision == "frozen":
         layers = getattr(base.config, "vision_feature_layer", None) or ()
-        known = base.config.model_type in FAMILIES  # what others read of the tower is not known
+        # What other families read of the tower is not known, so nothing of it is stored.
+        can_store = base.config.model_type in FAMILIES
         freeze(
             vision_modules(base)[0],
             [layers] if isinstance(layers, int) else layers,
-            limit=backbone.config.feature_cache_gb * 1e9 * known,
+            limit=backbone.config.feature_cache_gb * 1e9 * can_store,
         )
     if backbone.config.checkpointing:
         # A checkpoint that is not reentrant needs no input with a gradient. Transformers makes the

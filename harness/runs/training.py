@@ -6,7 +6,7 @@ result = train(spec, {"food101": corpus}, folder, "cpu", no_progress)
 import json
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,30 +89,23 @@ def train(
     meter.on_progress = report
     # After the build, so that dropout does not depend on the number of weights drawn before.
     torch.manual_seed(spec.seed_for("training"))
-    stopped: Literal["finished", "budget"] = "finished"
-    failure = exception = ""
-    images = (example.image for example in data.examples if example.image)
     # Reading validation or test images during training is cheating and fails the run.
     # Path() is the root of lmms-eval's tasks; it would forbid the full working directory.
     roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
+    images = (example.image for example in data.examples if example.image)
     with (
         tracking.opened(trackers, folder, spec) as meter.on_log,
         meter,
         only_training_images(images, roots, [folder]) as guard,
     ):
-        try:
+
+        def work() -> None:
             if flops:
                 with meter.phase("features"):
                     meter.charge(flops, seconds)
             method.train(backbone, data, meter, config, spec.seed_for("method"))
-            stopped = "budget" if meter.fraction >= 1 else "finished"
-        except BudgetSpent as error:
-            stopped = "budget"
-            failure = "" if meter.steps else f"budget too small for one step: {error}"
-        except (NonFiniteLoss, BehindMeter, ForeignData, extension.NotRestorable) as error:
-            failure = str(error)
-        except Exception as error:
-            failure, exception = one_line(error), traceback.format_exc()
+
+        stopped, failure, exception = _attempt(work, meter)
     # A method may have caught these exceptions: the findings count nevertheless.
     changes = extension.changed_parts(backbone, layout)
     failure = meter.audit.finding or guard.finding or changes or failure
@@ -127,6 +120,26 @@ def train(
     else:  # after the weights: a run that has this file is not trained again
         write_json(folder / TRAINING, asdict(result))
     return result
+
+
+def _attempt(
+    work: Callable[[], None], meter: Meter
+) -> tuple[Literal["finished", "budget"], str, str]:
+    """Train; return how it ended, why it failed, and the traceback of an exception of the method.
+
+    The last two are empty if it did not.
+    """
+    from steelyard.harness.models.extension import NotRestorable
+
+    try:
+        work()
+    except BudgetSpent as error:
+        return "budget", "" if meter.steps else f"budget too small for one step: {error}", ""
+    except (NonFiniteLoss, BehindMeter, ForeignData, NotRestorable) as error:
+        return "finished", str(error), ""
+    except Exception as error:
+        return "finished", one_line(error), traceback.format_exc()
+    return "budget" if meter.fraction >= 1 else "finished", "", ""
 
 
 def require_features(backbone: "Classifier | Vlm", corpus: Corpus, budget: Budget) -> float:
