@@ -6,22 +6,19 @@ Nothing is downloaded unless the user names a hub id; the result is a new folder
 import json
 import re
 import shutil
-import tarfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import cache_folder, publish_folder
-from steelyard.harness.data import tables
+from steelyard.harness.data import archives, tables
 from steelyard.harness.data.tables import OnRow
 from steelyard.harness.datacheck import annotations, layout
 from steelyard.harness.datacheck.layout import is_image
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 EVERYTHING = ("*",)
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,20 +105,10 @@ def convert(task: str, copy: DataCopy, to: Path, on_row: OnRow) -> None:
 def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
     """Write the official layout at ``folder``, which does not exist yet."""
     path = copy.path
-    if path.name.endswith(ARCHIVES):
+    if path.name.endswith(archives.ENDINGS):
         # Beside it: the parent is a temporary folder, so what is not used is removed with it.
         unpacked = folder.with_name(f"{folder.name}-unpacked")
-        try:
-            if path.suffix == ".zip":
-                with zipfile.ZipFile(path) as archive:
-                    archive.extractall(unpacked)
-            else:
-                with tarfile.open(path) as tar:
-                    # Refuses paths outside the folder, as zipfile does.
-                    tar.extractall(unpacked, filter="data")
-        # RuntimeError: the zip archive is encrypted.
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
-            raise UserError(f"{path}: cannot be unpacked ({error}).") from None
+        archives.unpack(path, unpacked)
         if (official := _official(task, unpacked)) is None:
             raise UserError(f"{path} has no files in the official layout of {task}.")
         official.rename(folder)
@@ -132,7 +119,7 @@ def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
         folder.mkdir()
         vars(tasks.module(task))["write_official"](tables.rows(path, on_row), folder)
     elif (official := _official(task, path)) is None:
-        kinds = " or ".join((*tables.PATTERNS, *(f"*{ending}" for ending in ARCHIVES)))
+        kinds = " or ".join((*tables.PATTERNS, *(f"*{ending}" for ending in archives.ENDINGS)))
         raise UserError(f"No {kinds} and no official layout of {task} at {path}.")
     elif not copy.revision:
         raise UserError(f"{official} has the official layout already: give it as --data-root.")
