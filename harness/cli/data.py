@@ -171,6 +171,7 @@ def _steps(about: tasks.TaskInfo) -> list[str]:
 
 def convert(task: str, source: str, to: Path) -> None:
     """Convert a copy into the official layout and print the files."""
+    from steelyard.harness.core import folders
     from steelyard.harness.datacheck import annotations, layout
     from steelyard.harness.datacheck import convert as conversion
 
@@ -178,7 +179,7 @@ def convert(task: str, source: str, to: Path) -> None:
     with progress_bar() as bar:
         line = bar.add_task(f"converting {copy.name}", total=tables.count(copy.path))
         conversion.convert(task, copy, to, lambda rows: bar.update(line, completed=rows))
-    files = layout.walk(to)
+    files = folders.walk(to)
     images = sum(map(layout.is_image, files))
     for file in annotations.examine(to, files, tasks.info(task).official):
         state = f", {file.official}" if file.official else ""

@@ -1,63 +1,106 @@
 """Unpack archives that others made: plain files and folders, and nothing outside the target."""
 
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.folders import is_litter
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 FILE_TYPES = (0, stat.S_IFREG, stat.S_IFDIR)
 """Types of members of a zip archive; 0 if it was packed on Windows."""
+UTF8_NAME = 0x800
+"""Flag of a zip member whose name is in UTF-8."""
+
+
+class Member(NamedTuple):
+    """File of an archive."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes] | None]
+    """Open its content; None if it has none."""
+
+
+def is_archive(path: Path) -> bool:
+    """Test whether a file's name ends like that of an archive that ``unpack`` reads."""
+    return path.name.lower().endswith(ENDINGS)
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Write the files of a zip or tar archive below a new folder.
+    """Write the files of a zip or tar archive below a new folder, without ``is_litter``.
 
     Links of a tar archive become copies of what they lead to inside the archive.
 
     Raises:
-        UserError: the archive is broken or encrypted, or a member is a link that leads elsewhere, a
-            device, or has a path outside the folder.
+        UserError: the archive is broken, cut off, encrypted or larger than the free disk, or a
+            member occurs twice, is a link that leads elsewhere or a device, or has a path outside
+            the folder.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        for name, content in _zip(path) if path.suffix == ".zip" else _tar(path):
-            target = folder / _inside(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with content, target.open("wb") as file:
-                shutil.copyfileobj(content, file)
-    # RuntimeError: it is encrypted. KeyError: a link leads out of it. ValueError: an odd member.
+        with _open(path) as members:
+            targets = [_inside(member.name) for member in members]
+            if twice := [target for target, n in Counter(targets).items() if n > 1]:
+                raise ValueError(f"it has two files '{twice[0]}'")
+            size, free = sum(member.size for member in members), shutil.disk_usage(folder).free
+            if size > free:
+                raise ValueError(f"its files have {size:,} bytes, and {free:,} are free")
+            for target, member in zip(targets, members, strict=True):
+                if any(map(is_litter, target.parts)):
+                    continue
+                (folder / target).parent.mkdir(parents=True, exist_ok=True)
+                # Also of a link the content comes from the archive, never from this machine.
+                if (content := member.open()) is None:
+                    raise ValueError(f"'{member.name}' is a link or a device")
+                with content, (folder / target).open("wb") as file:
+                    shutil.copyfileobj(content, file)
+    # RuntimeError: it is encrypted. KeyError: a link leads out of it. OSError: a name is too long.
     except (
-        zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, KeyError,
-        ValueError,
+        zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
+        KeyError, ValueError, OSError,
     ) as error:  # fmt: skip
-        raise UserError(f"{path}: cannot be unpacked ({error}).") from None
+        # tarfile lists every compression that it tried, a line each.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: cannot be unpacked ({reason}).") from None
 
 
-def _zip(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if stat.S_IFMT(member.external_attr >> 16) not in FILE_TYPES:
-                raise ValueError(f"'{member.filename}' is a link or a device")
+@contextmanager
+def _open(path: Path) -> Iterator[list[Member]]:
+    """Open an archive and list its files; folders are made as they are needed."""
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
             # Of a folder packed on Windows the name may end with a backslash.
-            if not member.filename.endswith(("/", "\\")):
-                yield member.filename, archive.open(member)
+            infos = [i for i in archive.infolist() if not i.filename.endswith(("/", "\\"))]
+            yield [Member(_zip_name(i), i.file_size, _zip_content(archive, i)) for i in infos]
+    else:
+        with tarfile.open(path) as tar:
+            entries = [entry for entry in tar if not entry.isdir()]
+            yield [Member(e.name, e.size, partial(tar.extractfile, e)) for e in entries]
 
 
-def _tar(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.isdir():
-                continue
-            # Also of a link the content comes from the archive, never from this machine.
-            if (content := archive.extractfile(member)) is None:
-                raise ValueError(f"'{member.name}' is a link to a folder or a device")
-            yield member.name, content
+def _zip_content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes] | None]:
+    is_file = stat.S_IFMT(info.external_attr >> 16) in FILE_TYPES
+    return lambda: archive.open(info) if is_file else None
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Return a member's name, in UTF-8 if it can be."""
+    # Without the flag it is in cp437 by the standard, and in UTF-8 by many programs.
+    if not info.flag_bits & UTF8_NAME:
+        with suppress(UnicodeError):
+            return info.filename.encode("cp437").decode()
+    return info.filename
 
 
 def _inside(name: str) -> PurePosixPath:

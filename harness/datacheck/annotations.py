@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.folders import Files
 from steelyard.harness.data import reading
-from steelyard.harness.datacheck.layout import Files, is_image
+from steelyard.harness.datacheck.layout import is_image
 
 SUFFIXES = frozenset({".json", ".jsonl", ".csv"})
 MANY = 40

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steelyard import tasks
+from steelyard.harness.core import folders
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import cache_folder, publish_folder
 from steelyard.harness.data import archives, tables
@@ -91,21 +92,21 @@ def convert(task: str, copy: DataCopy, to: Path, on_row: OnRow) -> None:
         UserError: ``to`` exists and is not empty, the copy cannot be converted, or the disk is
             full. ``to`` is then unchanged.
     """
-    if to.exists() and any(to.iterdir() if to.is_dir() else [to]):
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} exists already: give a folder that is new or empty.")
     with publish_folder(to) as folder:
         _write(task, copy, folder, on_row)
         about = {"task": task, "source": copy.name, "revision": copy.revision}
         source = folder / annotations.SOURCE
         source.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        files = annotations.examine(folder, layout.walk(folder), {})
+        files = annotations.examine(folder, folders.walk(folder), {})
         annotations.write_sums(folder, [file.path for file in files])
 
 
 def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
     """Write the official layout at ``folder``, which does not exist yet."""
     path = copy.path
-    if path.name.endswith(archives.ENDINGS):
+    if archives.is_archive(path):
         # Beside it: the parent is a temporary folder, so what is not used is removed with it.
         unpacked = folder.with_name(f"{folder.name}-unpacked")
         archives.unpack(path, unpacked)
@@ -132,8 +133,8 @@ def _official(task: str, path: Path) -> Path | None:
     if not path.is_dir():
         return None
     lines = tasks.info(task).layout
-    folder = path / layout.nested(layout.expected(lines, layout.walk(path)))
-    for row in layout.expected(lines, layout.walk(folder)):
+    folder = path / layout.nested(layout.expected(lines, folders.walk(path)))
+    for row in layout.expected(lines, folders.walk(folder)):
         # Images elsewhere may be of any data set; the names of annotation files are specific.
         if row.state == "found" or (row.state == "elsewhere" and not is_image(row.path)):
             return folder

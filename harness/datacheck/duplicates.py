@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.harness.core.examples import Corpus, Example
+from steelyard.harness.core.folders import Files
 from steelyard.harness.data.image_scan import ScannedImage
 from steelyard.harness.data.reading import ordered_splits
-from steelyard.harness.datacheck.layout import Files, is_image
+from steelyard.harness.datacheck.layout import is_image
 
 BITS = 128
 NEAR = 6

@@ -4,15 +4,12 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from stat import S_ISREG
+from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
+from steelyard.harness.core.folders import Files
 from steelyard.harness.data.reading import IMAGE_SUFFIXES, MAIN_SPLITS
 
-Files = Mapping[str, tuple[int, int]]
-"""Size in bytes and time of change in ns of each file, by its path below the root, sorted."""
 EXAMPLE = re.compile(r"(\d{4,}|_\d+)$")
 """End of the stem of a file that a layout gives as an example of many: 0106714, apple_pie_0."""
 FILE_NAME = re.compile(r"[\w./-]+\.(?:jsonl?|csv|txt)\b")
@@ -27,25 +24,6 @@ class ExpectedPath(NamedTuple):
     note: str
     state: Literal["found", "elsewhere", "missing"]
     where: str
-
-
-def walk(root: Path) -> Files:
-    """List every readable file below ``root`` that is not hidden; a folder is visited once."""
-    files, visited = {}, set()
-    # os.walk instead of Path.rglob, and each real folder once: links may form a circle.
-    for folder, folders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = f"{folder}{os.sep}{name}"
-            with suppress(OSError):  # a broken link
-                stat = os.stat(path)  # noqa: PTH116 - for many files
-                if S_ISREG(stat.st_mode) and not name.startswith("."):
-                    files[path.removeprefix(f"{root}{os.sep}")] = stat.st_size, stat.st_mtime_ns
-    return dict(sorted(files.items()))
 
 
 def is_image(path: str) -> bool:

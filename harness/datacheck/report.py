@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from steelyard import tasks
+from steelyard.harness.core import folders
 from steelyard.harness.core.environment import code, packages
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
@@ -36,7 +37,7 @@ def check(
     if not root.is_dir():
         raise UserError(f"No data folder at {root}: '{task}' expects one; see 'steelyard data'.")
     on_step("listing files")
-    files = layout.walk(root)
+    files = folders.walk(root)
     # The key has all inputs of a card: files by size and time, options, versions of the code.
     stats = [Path(value).stat() for value in options.values() if Path(value).is_file()]
     option_files = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
@@ -57,7 +58,7 @@ def check(
 
 
 def _build(
-    about: tasks.TaskInfo, root: Path, files: layout.Files, options: Mapping[str, str],
+    about: tasks.TaskInfo, root: Path, files: folders.Files, options: Mapping[str, str],
     max_bad: float, on_step: OnStep,
 ) -> DataCard:  # fmt: skip
     on_step("reading annotation files")
@@ -121,7 +122,7 @@ def _load(
 
 
 def _examine_items(
-    root: Path, files: layout.Files, corpus: Corpus | None, on_step: OnStep
+    root: Path, files: folders.Files, corpus: Corpus | None, on_step: OnStep
 ) -> tuple[dict[str, CardSection], list[str]]:
     """Return sections and warnings about items and images; all images if no item can be read."""
     if corpus:

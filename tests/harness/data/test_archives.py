@@ -1,15 +1,18 @@
 """Archives that strangers packed write their own files, below the folder, and nothing else."""
 
 import io
+import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.data.archives import unpack
+from steelyard.harness.data.archives import is_archive, unpack
 
 OUTSIDE = (
     "../out.txt", "a/../../out.txt", "/out.txt", "..\\out.txt", "a\\..\\..\\out.txt",
@@ -120,3 +123,76 @@ def test_broken_archives_are_one_line(tmp_path: Path, kind: str) -> None:
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"cannot be unpacked"):
             unpack(path, tmp_path / "set")
+
+
+def pack(path: Path, files: dict[str, bytes]) -> Path:
+    if path.suffix == ".zip":
+        return zipped(path, *files.items())
+    return tarred(path, *((tarfile.TarInfo(name), content) for name, content in files.items()))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_what_systems_leave_beside_data_is_left_out(tmp_path: Path, kind: str) -> None:
+    files = {"./a.txt": b"one", "sub\\b.txt": b"two"}
+    litter = ("__MACOSX/sub/._b.txt", "sub/._b.txt", ".DS_Store", "sub/Thumbs.db", "Desktop.ini",
+              ".ipynb_checkpoints/a-checkpoint.txt", "~$a.txt", ".~lock.a.txt#")  # fmt: skip
+    path = pack(tmp_path / f"set.{kind}", files | dict.fromkeys(litter, b"no data"))
+    path = path.rename(tmp_path / f"SET.{kind.upper()}")
+    assert is_archive(path)
+    unpack(path, tmp_path / "set")
+    assert contents(tmp_path / "set") == {"a.txt": b"one", "sub/b.txt": b"two"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
+def test_a_name_that_occurs_twice_is_refused(tmp_path: Path, kind: str) -> None:
+    path = pack(tmp_path / f"set.{kind}", {"sub/b.txt": b"one", "sub\\b.txt": b"two"})
+    with pytest.raises(UserError, match=r"it has two files 'sub/b\.txt'"):
+        unpack(path, tmp_path / "set")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
+def test_an_archive_larger_than_the_disk_is_refused_first(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pack(tmp_path / f"set.{kind}", {"a.bin": bytes(3000), "b.bin": bytes(4000)})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=6_999))
+    with pytest.raises(UserError, match=r"its files have 7,000 bytes, and 6,999 are free"):
+        unpack(path, tmp_path / "set")
+    assert contents(tmp_path / "set") == {}
+
+
+def test_locked_members_and_unknown_methods_are_named(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "set.zip", ("a.txt", b"one"))
+    content = path.read_bytes()
+    local, central = content.index(b"PK\3\4"), content.index(b"PK\1\2")
+    for offsets, value, reason in (
+        ((local + 6, central + 8), 1, "encrypted"),
+        ((local + 8, central + 10), 99, "compression method"),
+    ):
+        changed = bytearray(content)
+        for offset in offsets:
+            struct.pack_into("<H", changed, offset, value)
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=rf"set\.zip: cannot be unpacked \(.*{reason}"):
+            unpack(path, tmp_path / "set")
+
+
+def test_a_name_in_utf8_without_its_flag_is_utf8_and_others_are_cp437(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "set.zip", ("crème.txt", b"one"))
+    flag = struct.pack("<H", 0x800)
+    content = path.read_bytes()
+    assert content.count(flag) == 2
+    for name in ("crème", "cr\udc8ame"):
+        encoded = name.encode(errors="surrogateescape").ljust(6, b"_")
+        changed = content.replace(flag, bytes(2)).replace("crème".encode(), encoded)
+        path.write_bytes(changed)
+        unpack(path, tmp_path / "set")
+    assert contents(tmp_path / "set").keys() == {"crème.txt", "crème_.txt"}
+
+
+def test_a_zip_of_more_than_four_gigabytes_has_another_form(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as zip_, zip_.open("a.txt", "w", force_zip64=True) as file:
+        file.write(b"one")
+    unpack(path, tmp_path / "set")
+    assert contents(tmp_path / "set") == {"a.txt": b"one"}

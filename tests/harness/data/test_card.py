@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from steelyard import tasks
+from steelyard.harness.core import folders
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.core.files import cache_folder
 from steelyard.harness.data import card, image_scan
-from steelyard.harness.datacheck import card_page, duplicates, layout, report
+from steelyard.harness.datacheck import card_page, duplicates, report
 from steelyard.harness.runs import provenance
 
 
@@ -104,7 +105,7 @@ def test_leaks_and_repeats_by_hand(tmp_path: Path) -> None:
     )
     assert duplicates.repeated(corpus, images) == {"train": 1, "test": 0}
     picture(tmp_path / "stray.png")
-    counts = duplicates.count_images(tmp_path, layout.walk(tmp_path), images, near)
+    counts = duplicates.count_images(tmp_path, folders.walk(tmp_path), images, near)
     assert [tuple(count) for count in counts] == [
         ("image files", 5, "smallest 64 x 64, middle 64 x 64, largest 64 x 64"),
         ("missing or unreadable", 0, ""),

@@ -13,6 +13,7 @@ from paths import SHARED
 from PIL import Image
 
 from steelyard import tasks
+from steelyard.harness.core import folders
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.datacheck import annotations, card_page
 from steelyard.harness.datacheck import layout as tree
@@ -98,7 +99,7 @@ def test_a_walk_follows_links_once_and_skips_what_is_hidden(tmp_path: Path) -> N
     (root / "val2014").symlink_to(shelf)
     (root / "loop").symlink_to(root)
     (root / "gone").symlink_to(tmp_path / "nowhere")
-    assert list(tree.walk(root)) == ["val2014/a.png"]
+    assert list(folders.walk(root)) == ["val2014/a.png"]
 
 
 def test_a_large_tree_is_summarised_in_few_lines() -> None:
@@ -152,7 +153,9 @@ def test_rows_are_counted_in_every_form(tmp_path: Path) -> None:
     }
     for name, text in forms.items():
         (tmp_path / name).write_text(text)
-    by_path = {file.path: file for file in annotations.examine(tmp_path, tree.walk(tmp_path), {})}
+    by_path = {
+        file.path: file for file in annotations.examine(tmp_path, folders.walk(tmp_path), {})
+    }
     assert {name: file.rows for name, file in by_path.items()} == {
         "list.json": 3,
         "lines.json": 2,
@@ -173,7 +176,7 @@ def test_official_files_differ_from_subsets_and_edits(tmp_path: Path) -> None:
 
     def state(content: str) -> str:
         (tmp_path / "a.jsonl").write_text(content)
-        return annotations.examine(tmp_path, tree.walk(tmp_path), official)[0].official
+        return annotations.examine(tmp_path, folders.walk(tmp_path), official)[0].official
 
     assert state(text) == "the official file"
     assert state(text.replace(": ", ":")) == "official size, other bytes"
@@ -192,7 +195,7 @@ def test_published_files_are_recognised() -> None:
         ("amber", "amber"),
     ):
         root = shared / folder
-        for row in annotations.examine(root, tree.walk(root), tasks.info(task).official):
+        for row in annotations.examine(root, folders.walk(root), tasks.info(task).official):
             by_name[row.path.removesuffix(".gz")] = row.official
     identical = [name for name, state in by_name.items() if state == "the official file"]
     assert sorted(identical) == [

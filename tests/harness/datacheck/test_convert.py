@@ -17,10 +17,11 @@ from PIL import Image
 from pyarrow import parquet
 
 from steelyard import tasks
+from steelyard.harness.core import folders
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import cache_folder
 from steelyard.harness.data import tables
-from steelyard.harness.datacheck import annotations, layout
+from steelyard.harness.datacheck import annotations
 from steelyard.harness.datacheck import convert as conversion
 from steelyard.harness.datacheck.convert import DataCopy
 from steelyard.harness.runs.options import parse_roots
@@ -77,7 +78,7 @@ def convert(path: Path, to: Path, task: str = "pope") -> int:
 def test_a_hub_copy_becomes_the_official_tree(hub: Path, tmp_path: Path) -> None:
     to = tmp_path / "made" / "pope"
     assert convert(hub, to) == 16 == tables.count(hub)
-    assert set(layout.walk(to)) == {
+    assert set(folders.walk(to)) == {
         "SHA256SUMS",
         "source.json",
         *(f"coco/coco_pope_{kind}.json" for kind in pope.KINDS),
@@ -95,7 +96,7 @@ def test_a_hub_copy_becomes_the_official_tree(hub: Path, tmp_path: Path) -> None
         "source": "hub",
         "revision": "",
     }
-    assert annotations.broken_sums(to, layout.walk(to)) == []
+    assert annotations.broken_sums(to, folders.walk(to)) == []
     assert list(to.parent.iterdir()) == [to]
 
 
@@ -127,7 +128,7 @@ def test_saved_data_sets_are_read(tmp_path: Path) -> None:
         assert convert(tmp_path / name, tmp_path / f"{name}-made") == 12
         row = next(tables.rows(tmp_path / name))
         assert (row[official.CONFIG], row[official.SPLIT]) == ("default", "test")
-    trees = [layout.walk(tmp_path / f"{name}-made") for name in ("both", "one")]
+    trees = [folders.walk(tmp_path / f"{name}-made") for name in ("both", "one")]
     assert trees[0].keys() == trees[1].keys() and tables.count(tmp_path / "one") is None
 
 
@@ -160,7 +161,7 @@ def test_an_archive_is_unpacked_to_its_official_tree(
     food = published(tmp_path / "food")
     archive = packed(food, tmp_path / name, inside)
     convert(archive, tmp_path / "made", "food101")
-    source, result = layout.walk(food), layout.walk(tmp_path / "made")
+    source, result = folders.walk(food), folders.walk(tmp_path / "made")
     assert result.keys() - {"SHA256SUMS", "source.json"} == source.keys()
     first = tasks.load("food101", tmp_path / "made")
     assert first.revision == tasks.load("food101", food).revision
