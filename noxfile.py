@@ -123,6 +123,13 @@ def heavy(session: nox.Session) -> None:
     run(session, prepare(session), "-m", "pytest", "-m", "heavy", *PARALLEL, *session.posargs)
 
 
+@nox.session(venv_backend="none")
+def mutants(session: nox.Session) -> None:
+    """Plant one-line faults in a copy of the source, one at a time; the tests must find them."""
+    out = str(ROOT / ".nox" / "mutants")
+    run(session, prepare(session), "tests/mutants/plant.py", out, *session.posargs)
+
+
 @nox.session
 def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest versions that the package declares."""
