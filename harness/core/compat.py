@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
+DECODER_SETTINGS = ("use_cache",)
+"""Arguments that a vision tower ignores, but older releases of transformers hand to it."""
 _libraries: list[Any] = []
 """Operator declarations, which torch drops when nothing refers to them."""
 

@@ -12,6 +12,8 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from steelyard.harness.core.compat import DECODER_SETTINGS
+
 LANES = {4: torch.int32, 2: torch.int16, 1: torch.uint8}
 """Integers to read the bits of a number as, by its bytes."""
 # Constants of splitmix64 (Steele, Lea and Flood, OOPSLA 2014) as signed numbers.
@@ -96,7 +98,8 @@ class FrozenTower(nn.Module):
         sizes = [1] * len(pixels) if grid is None else grid.prod(1).tolist()
         tensors = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
         tensors.pop("pixel_values", None)
-        settings = [item for item in kwargs.items() if not isinstance(item[1], Tensor)]
+        unused = {*tensors, "pixel_values", *DECODER_SETTINGS}
+        settings = [item for item in kwargs.items() if item[0] not in unused]
         images, prints = (torch.split(rows, sizes) for rows in (pixels, fingerprints(pixels)))
         batch: list[Features] = []
         for row, image in enumerate(images):
@@ -116,7 +119,8 @@ class FrozenTower(nn.Module):
     def _features(self, output: Any, packed: bool) -> Features:
         """Return what the family reads of the tower's output for one image."""
         last, parts = PACKED if packed else UNPACKED, dict[str, list[Tensor]]()
-        if self.feature_layers:
+        # Of old releases some families ask for none if they read the last layer alone.
+        if self.feature_layers and output.hidden_states is not None:
             parts["hidden_states"] = [output.hidden_states[i] for i in self.feature_layers]
         if not self.feature_layers or -1 in self.feature_layers:  # InternVL reads it for that layer
             parts[last] = [output[last]]
