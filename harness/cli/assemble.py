@@ -3,7 +3,7 @@
 import click
 
 from steelyard.harness.core.errors import unknown
-from steelyard.harness.core.progress import print_table
+from steelyard.harness.core.progress import echo, print_table
 from steelyard.harness.models import assembled
 
 
@@ -23,7 +23,7 @@ def assemble(names: tuple[str, ...]) -> None:
     if absent := [name for name in names if name not in assembled.MODELS]:
         raise unknown("model", absent[0], assembled.MODELS)
     for name in names:
-        click.echo(f"{name}: {assembled.located(name)}")
+        echo(f"{name}: {assembled.located(name)}")
     if not names:
         rows = [
             (name, model.about, ", ".join((*model.weights, *model.libraries)), _state(name, model))

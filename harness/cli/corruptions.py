@@ -12,7 +12,7 @@ import click
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.files import explain_write_errors
-from steelyard.harness.core.progress import print_table
+from steelyard.harness.core.progress import echo, print_table
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
@@ -46,7 +46,7 @@ def corruptions(image: Path | None, out: Path) -> None:
     """
     write_sheet(image, out)
     print_table(("corruption", "severity", "text"), text_rows())
-    click.echo(f"Pictures in {out}, without image-adversarial: it needs the model under test.")
+    echo(f"Pictures in {out}, without image-adversarial: it needs the model under test.")
 
 
 def write_sheet(image: Path | None, out: Path) -> None:

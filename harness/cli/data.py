@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import click
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from steelyard import tasks
 from steelyard.harness.cli.options import pass_options
@@ -59,7 +59,7 @@ def check(task: str, options: CheckOptions) -> None:
             content, folder = report.check(task, root, loader, options.max_bad, on_stage)
     console.print(Markdown(card_page.markdown(content, card_page.TERMINAL_ROWS)))
     # Not wrapped by rich: paths and commands in it are copied.
-    console.print(escape(card_page.verdict(content)), highlight=False, soft_wrap=True)
+    console.print(card_page.verdict(content), soft_wrap=True)
     # The check has already written the card into the cache.
     if options.out is not None:
         card.write(options.out, content, card_page.markdown(content))
@@ -112,7 +112,7 @@ def print_sources() -> None:
         checksums = sum("sha256" in file for file in about.official.values())
         sizes = f"sizes of {len(about.official)} files" if about.official else "not known"
         published = sizes + (f", {checksums} checksums" if checksums else "")
-        table.add_row(*map(escape, (name, about.source, about.hub, published, about.licence)))
+        table.add_row(name, about.source, about.hub, published, about.licence)
     console.print(table)
     console.print("Steps for one data set: steelyard data TASK")
 
@@ -122,16 +122,16 @@ def print_steps(task: str) -> None:
     from steelyard.harness.datacheck.annotations import count_text
 
     about = tasks.info(task)
-    console.print(f"[bold]{task}[/]: {escape(about.citation)}", highlight=False)
+    console.print(Text.assemble((task, "bold"), f": {about.citation}"))
     for number, step in enumerate(_steps(about), start=1):
-        console.print(f"{number}. {escape(step)}", highlight=False, soft_wrap=True)
+        console.print(f"{number}. {step}", soft_wrap=True)
     console.print("\nLayout:")
     for line in about.layout.splitlines():
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}")
     if about.rows:
         console.print("\nA row of your own data:")
     for line in about.rows.splitlines():
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {line}", soft_wrap=True)
     if about.official:
         console.print("\nAs published (sha256, file, rows):")
     for file, facts in about.official.items():
@@ -142,7 +142,7 @@ def print_steps(task: str) -> None:
         ]
         rows = count_text(facts["rows"])
         line = "; ".join([f"{facts.get('sha256', '')}  {file}  {rows}", *counts])
-        console.print(f"  {line.strip()}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {line.strip()}", soft_wrap=True)
 
 
 def _steps(about: tasks.TaskInfo) -> list[str]:

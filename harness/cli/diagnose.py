@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
+from rich.text import Text
 
 from steelyard import tasks
 from steelyard.harness.cli.evaluate import check_answerable, check_model_path
@@ -113,8 +114,8 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
     console.print(*terminal_tables(scores, console.width, names=2))
     for part in diagnosis.parts:
         if not part.subset:
-            verdict = f"[bold]{part.name}[/]: {reliance_tables.verdict(part)}"
-            console.print(verdict, highlight=False, soft_wrap=True)
+            verdict = f": {reliance_tables.verdict(part)}"
+            console.print(Text.assemble((part.name, "bold"), verdict), soft_wrap=True)
     console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
 
 

@@ -12,10 +12,11 @@ import click
 from steelyard import methods, tasks
 from steelyard.harness.cli import list as listing
 from steelyard.harness.cli.options import pass_options
+from steelyard.harness.core.characters import escaped
 from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.options import Help, parse_pairs
-from steelyard.harness.core.progress import show_progress
+from steelyard.harness.core.progress import echo, show_progress
 from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
@@ -88,9 +89,9 @@ def answers(folder: Path, variant: str, out: Path | None, options: shared.DataOp
       steelyard evaluate tiny-vlm mmhal --data-set ratings=rated.jsonl --out judged
     """
     rows = answer_rows(folder, variant, options)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(f"{escaped(json.dumps(row, ensure_ascii=False))}\n" for row in rows)
     if out is None:
-        click.echo(text, nl=False)
+        echo(text.rstrip("\n"))
     else:
         out.write_text(text, encoding="utf-8")
 

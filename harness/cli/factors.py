@@ -164,7 +164,7 @@ def factors(factor: str, options: FactorOptions) -> None:
         effects = numbers.build(name, groups, description)
         files = effect_tables.write(effects, options.out)
     for curve in effects.curves:
-        console.print(f"[bold]{curve.task}: {curve.about}[/]", highlight=False)
+        console.print(f"{curve.task}: {curve.about}", style="bold")
         for sheet in effect_tables.sheets(curve):
             console.print(*terminal_tables(sheet, console.width, names=1))
     console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
@@ -199,7 +199,7 @@ def _train_levels(
     for level in levels or (None,):
         suite = base
         if level is not None:
-            console.print(f"{level.parameter} = {level.value}", highlight=False)
+            console.print(f"{level.parameter} = {level.value}")
             # The vision-language model's bias is that of its base model, trained here per level.
             if options.vlm:
                 yield from _train_base_models(base.seeds, level)

@@ -119,7 +119,7 @@ def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
             changes = rank_change.publish_tracks(folders, out, report=progress, **common)
         _print_sheets(changes.sheets)
         for task in changes.rank_changes:
-            console.print(rank_change.sentence(task), markup=False, highlight=False)
+            console.print(rank_change.sentence(task))
         files, first = changes.files, "rank-change.md"
     else:
         from steelyard.leaderboards.boards import tables

@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import cast
 
 import click
-from rich.markup import escape
 from rich.padding import Padding
+from rich.text import Text
 
 from steelyard import methods, tasks
 from steelyard.harness.core.errors import UserError, check_known
@@ -71,11 +71,11 @@ def show(folder: Path) -> None:
 
 def _print_options(title: str, options: Sequence[OptionHelp]) -> None:
     """Print every option on a line of its own, its meaning indented below."""
-    console.print(f"\n{title}", style="bold", highlight=False)
+    console.print(f"\n{title}", style="bold")
     for option in options:
         line = f"{option.name}={option.default}  ({option.values})"
-        console.print(line, markup=False, soft_wrap=True)
-        console.print(Padding(escape(option.meaning), (0, 0, 0, 4)), highlight=False)
+        console.print(line, soft_wrap=True)
+        console.print(Padding(option.meaning, (0, 0, 0, 4)))
 
 
 def backbone_options(name: str) -> OptionTables:
@@ -184,8 +184,10 @@ TABLES: dict[str, Callable[[], Rows]] = {
 def print_record(folder: Path) -> None:
     """Print one record."""
     result = record.read(folder)
-    console.print(f"[bold]{result.label}[/]  {result.id}  [{'red' if result.failure else 'green'}]"
-                  f"{result.status}[/] {result.failure}")  # fmt: skip
+    status = result.status, "red" if result.failure else "green"
+    console.print(
+        Text.assemble((result.label, "bold"), f"  {result.id}  ", status, f" {result.failure}")
+    )
     if result.origin == "trained":
         _print_cost(result.ledger)
     else:
@@ -197,8 +199,10 @@ def print_record(folder: Path) -> None:
     for score in result.scores:
         error = "" if score.stderr is None else f"{score.stderr:.4f}"
         name = f"{score.subset} {score.metric}".strip()
-        name = f"[bold]{name}[/]" if score.main else name
-        scores.append((score.task, score.variant, name, f"{score.value:.4f}", error, score.n))
+        style = "bold" if score.main else ""
+        scores.append(
+            (score.task, score.variant, Text(name, style), f"{score.value:.4f}", error, score.n)
+        )
     print_table(("task", "variant", "metric", "value", "± s.e.", "items"), scores, "Scores")
     for name, attack in result.provenance.get("attacks", {}).items():
         console.print(f"  attack of {name}: {attack['flops']:.3g} FLOPs, not in the ledger")
@@ -224,7 +228,7 @@ def _print_cost(ledger: Ledger) -> None:
     total = f"{ledger.total_flops:.3g}{flops_limit}", f"{ledger.total_seconds:.1f}{seconds_limit}"
     rows.append(("total", *total))
     if ledger.artefact_flops:
-        rows.append(("[dim]of that, artefacts[/]", f"[dim]{ledger.artefact_flops:.3g}[/]", ""))
+        rows.append(("of that, artefacts", f"{ledger.artefact_flops:.3g}", ""))
     print_table(("phase", "FLOPs", "seconds"), rows, "Cost")
     items = f" of {ledger.limit_items}" if ledger.limit_items else ""
     audit = f", {ledger.audited} windows audited" if ledger.audited else ""

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import io
 import sys
 
 import click
@@ -21,6 +22,7 @@ from steelyard.harness.cli.score import items, score
 from steelyard.harness.cli.tune import tune
 from steelyard.harness.cli.validate import validate
 from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.progress import echo
 
 
 class _Group(click.Group):
@@ -84,11 +86,13 @@ def main() -> None:
         # Else click ends the process itself, with code 1 when interrupted.
         cli(standalone_mode=False)
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", error=True)
         sys.exit(2)
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        echo(text.getvalue().rstrip(), error=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\ninterrupted; finished runs are kept: the same command continues", err=True)
+        echo("\ninterrupted; finished runs are kept: the same command continues", error=True)
         sys.exit(130)

@@ -93,7 +93,7 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
     parallel.quiet_heavy_libraries()
     device = pick_device(options.device)
     for line in environment_changes(old, device):
-        console.print(line, highlight=False)
+        console.print(line)
     corpora = parallel.load_job_corpora(job, old, options)
     parallel.ensure_base_model(spec.backbone, spec.backbone_options)
     with show_progress() as progress:
@@ -173,7 +173,7 @@ def _print_comparison(
         weights = old.provenance["weights"] or "not recorded"
         console.print(
             f"equal: weights {weights}, {len(old.scores)} scores, "
-            f"{new.ledger.steps} steps, {new.ledger.total_flops:.4g} FLOPs", highlight=False
+            f"{new.ledger.steps} steps, {new.ledger.total_flops:.4g} FLOPs"
         )  # fmt: skip
         return
     largest = sorted(mismatches, key=lambda mismatch: -(mismatch.distance or 0.0))[:SHOWN]

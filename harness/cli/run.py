@@ -12,6 +12,7 @@ from steelyard.harness.cli.leaderboard import BoardOptions, write_boards
 from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.options import parse_pairs, parse_seeds
+from steelyard.harness.core.progress import echo
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import cards, tuning
@@ -46,7 +47,7 @@ def run(target: str, options: RunOptions) -> None:
     suites = suites_from(target, options)
     if records := _run(suites, options):
         track = " --track anytime" if options.track == "anytime" else ""
-        click.echo(f"Next: steelyard leaderboard {options.runs}{track}")
+        echo(f"Next: steelyard leaderboard {options.runs}{track}")
     _exit_if_failed(records)
 
 

@@ -65,7 +65,7 @@ def items(variant: str, options: ItemOptions) -> None:
         raise UserError(f"--out {options.out} is not empty: give another folder.")
     count = export_items(parsed, corpus, options.split, options.limit, options.out)
     console.print(f"{count} items in {options.out / ITEMS}. Next: a file of id, hash and answer, "
-                  f"then steelyard score FILE {variant}", highlight=False)  # fmt: skip
+                  f"then steelyard score FILE {variant}")  # fmt: skip
 
 
 @click.command()

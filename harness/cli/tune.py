@@ -13,7 +13,7 @@ from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import write_json
-from steelyard.harness.core.progress import console, print_table
+from steelyard.harness.core.progress import console, echo, print_table
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import tuning
@@ -53,7 +53,7 @@ def tune(target: str, plan: TuningPlan, options: RunOptions) -> None:
         for budget in suite.budgets:
             one_budget = replace(suite, budget=budget, track=suite.run_track)
             if (file := tune_suite(one_budget, plan, options)) is not None:
-                click.echo(f"Next: steelyard run {target} --tuned {file}")
+                echo(f"Next: steelyard run {target} --tuned {file}")
 
 
 def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from steelyard.harness.core.progress import show_progress
+from steelyard.harness.core.progress import echo, show_progress
 from steelyard.harness.runs.options import METHOD_FILE
 
 
@@ -31,11 +31,11 @@ def validate(path: Path, method: Path | None, against: Path | None) -> None:
     with show_progress() as progress:
         report = validation.validate(path, report=progress, method=method, against=against)
     for finding in report.findings:
-        click.echo(str(finding))
-    click.echo(f"{len(report.runs)} records checked, {len(report.findings)} findings")
+        echo(str(finding))
+    echo(f"{len(report.runs)} records checked, {len(report.findings)} findings")
     if report.without_checksum:
-        click.echo(f"{report.without_checksum} of them have schema 1, which had no checksum")
+        echo(f"{report.without_checksum} of them have schema 1, which had no checksum")
     if report.unchecked:
-        click.echo(f"scores not computed again, no items: {', '.join(report.unchecked)}")
+        echo(f"scores not computed again, no items: {', '.join(report.unchecked)}")
     if report.findings:
         sys.exit(1)

@@ -1,29 +1,53 @@
-"""Report progress, and show it on the terminal."""
+"""Report progress, and print to the terminal what is safe to print."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
+import click
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
+from rich.segment import Segment
 from rich.table import Column, Table
+from rich.text import Text
+
+from steelyard.harness.core.characters import visible
 
 Progress = Callable[[str, float], None]
 """Called with the current stage and the completed fraction in [0, 1]."""
 
-console = Console()
+
+class Terminal(Console):
+    """Console for text of strangers: no characters that do not show, and no markup in strings."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            # Rich's own sequences are its controls and styles, and never part of a text.
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+console = Terminal()
 LINE_SECONDS = 60.0
 """Least time between two lines of progress off a terminal."""
 
 
+def echo(text: str, error: bool = False) -> None:
+    """Print lines as they are, neither broken nor styled; ``error`` to standard error."""
+    click.echo(visible(text), err=error)
+
+
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print a table; cells are texts with rich's markup, or numbers, and are never cut."""
+    """Print a table; cells are texts or numbers, and are never cut."""
     table = Table(*(Column(header, overflow="fold") for header in headers), title=title or None)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
     console.print(table)
 
 
@@ -41,7 +65,7 @@ class Bar(ProgressBar):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
@@ -72,7 +96,7 @@ class Bar(ProgressBar):
             done = task.completed / task.total
             left = f", about {elapsed * (1 - done) / done / 60:.0f} min left" if done else ""
             line = f"{line} of {task.total:.3g} ({100 * done:.0f} %){left}"
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True)
 
 
 def progress_bar(clock: Callable[[], float] = time.monotonic) -> Bar:
@@ -85,7 +109,4 @@ def show_progress(name: str = "starting") -> Iterator[Progress]:
     """Show a bar while the block runs; yield the callback that moves it."""
     with progress_bar() as bar:
         line = bar.add_task(name, total=1.0)
-        # Brackets in a stage would be read as markup.
-        yield lambda stage, fraction: bar.update(
-            line, description=escape(stage), completed=fraction
-        )
+        yield lambda stage, fraction: bar.update(line, description=stage, completed=fraction)

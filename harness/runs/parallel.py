@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
+from rich.text import Text
 
 from steelyard import tasks
 from steelyard.harness.core.environment import pick_device
@@ -102,7 +102,8 @@ def load_corpora(
         if corpus.skipped:
             rows = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
             count = len(corpus.skipped)
-            console.print(f"[yellow]{corpus.name}: {count} rows skipped[/] ({rows} ...)")
+            skipped = f"{corpus.name}: {count} rows skipped", "yellow"
+            console.print(Text.assemble(skipped, f" ({rows} ...)"))
     return corpora
 
 
@@ -231,12 +232,9 @@ def _print_ends(records: Sequence[Record], runs: Path) -> None:
     for record in failed:
         path = runs / record.id / TRACEBACK
         where = f" (see {path})" if path.is_file() else ""
-        # Escaped, because square brackets would be read as styles.
-        console.print(
-            f"[red]failed[/] {record.id}: {escape(record.failure + where)}", highlight=False
-        )
+        console.print(Text.assemble(("failed", "red"), f" {record.id}: {record.failure}{where}"))
     done = len(records) - len(failed)
-    console.print(f"{done} runs done, {len(failed)} failed, in {runs}", highlight=False)
+    console.print(f"{done} runs done, {len(failed)} failed, in {runs}")
 
 
 def print_plan(states: Sequence[tuple[Job, Record | None]], workers: int) -> None:
@@ -256,7 +254,7 @@ def print_plan(states: Sequence[tuple[Job, Record | None]], workers: int) -> Non
     print_table(("entry", "run", "state", "budget", "variants"), rows)
     names = {name.partition("@")[2] for job, _ in states for name in job.variants} - {""}
     corrupted = ", ".join(sorted(names)) or "no corruption (--corruption adds some)"
-    console.print(f"Scored on clean items and {corrupted}.", highlight=False)
+    console.print(f"Scored on clean items and {corrupted}.")
     pending = len(states) - len(seconds)
     cost = " and ".join(f"{amount:.3g} {unit}" for unit, amount in limits.items()) or "nothing"
     console.print(f"{pending} of {len(states)} runs to do, at most {cost} of training.")

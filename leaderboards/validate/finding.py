@@ -1,11 +1,9 @@
 """Findings of validation: one printable line each."""
 
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
-"""Unicode categories of control and format characters and line separators."""
+from steelyard.harness.core.characters import escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +14,5 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {''.join(map(_printable, self.message))}"
-
-
-def is_invisible(character: str) -> bool:
-    return unicodedata.category(character) in INVISIBLE
-
-
-def _printable(character: str) -> str:
-    # Records are strangers' files: their names must not steer a terminal.
-    return f"\\u{ord(character):04x}" if is_invisible(character) else character
+        # Records are strangers' files: their names must not steer a terminal.
+        return f"{self.path}: {escaped(self.message)}"

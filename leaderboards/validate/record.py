@@ -10,13 +10,14 @@ from typing import Any
 
 from steelyard import tasks
 from steelyard.harness.budget.audit import TOLERANCE
+from steelyard.harness.core.characters import is_invisible
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import file_hash
 from steelyard.harness.models import registry
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import RECORD, Record, Score, checksum, load, parse
 from steelyard.harness.records.spec import RunSpec
-from steelyard.leaderboards.validate.finding import Finding, is_invisible
+from steelyard.leaderboards.validate.finding import Finding
 
 ROUNDING = 1e-9
 

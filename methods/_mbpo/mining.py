@@ -7,7 +7,6 @@ and the model is in evaluation mode. Callers charge it with ``meter.phase("mine"
 
 import math
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError, check_known
+from steelyard.harness.core.progress import echo
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.models.pgd import ascend, frozen_weights, noisy_start
@@ -198,10 +198,10 @@ def filter_pairs(policy: Policy, answers: Sequence[MinedAnswer]) -> list[MinedAn
     batches = len(pairs) / policy.pairs_per_step
     policy.meter.log(sizes | fractions | {"starved": float(batches < BATCHES)})
     if 0 < batches < BATCHES:
-        print(
+        echo(
             f"MBPO trains on {len(pairs)} pairs, {batches:.1f} batches: fewer than {BATCHES} say "
             "little about the method. Raise the budget, mine_share or mine_limit.",
-            file=sys.stderr,
+            error=True,
         )
     if not pairs:
         # Only faults in the filters can be the cause.

@@ -82,7 +82,6 @@ class PairOptions:
             console.print(
                 f"{count} of {len(examples)} training rows have a 'rejected' answer that "
                 f"negatives={self.negatives} does not use: --set negatives=data trains on them.",
-                highlight=False,
             )
 
 

@@ -1,8 +1,14 @@
-"""Progress of a command off a terminal: a line a minute."""
+"""Progress of a command off a terminal: a line a minute; nothing printed steers a terminal."""
+
+import json
+import re
 
 import pytest
+from rich.markdown import Markdown
+from rich.text import Text
 
 from steelyard.harness.core import progress
+from steelyard.harness.core.characters import escaped, is_invisible
 
 
 class Clock:
@@ -50,3 +56,39 @@ def test_a_short_command_prints_none(capsys: pytest.CaptureFixture[str]) -> None
         clock.now += 59
         bar.update(line, completed=1)
     assert capsys.readouterr().out == ""
+
+
+HOSTILE = (
+    "\x1b]0;owned\x07\x1b[2Jred\x9b31m \u202egnp.exe\u2066 \ud800[bold]x[/] :smile: [/nothing]"
+)
+HARMLESS = "]0;owned[2Jred31m gnp.exe [bold]x[/] :smile: [/nothing]"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_nothing_printed_steers_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setattr(progress.console, "_force_terminal", is_terminal)
+    monkeypatch.setattr(progress.console, "_width", 200)
+    monkeypatch.setattr(progress.console, "_color_system", None)
+    progress.console.print(HOSTILE)
+    progress.console.print(Text(HOSTILE), Markdown(HOSTILE))
+    progress.console.print(Markdown("[name](https://x.org/\x1b]8;;https://evil.org\x07)"))
+    progress.print_table([HOSTILE], [[HOSTILE], [Text(HOSTILE)]], HOSTILE)
+    progress.echo(HOSTILE)
+    progress.echo(HOSTILE, error=True)
+    with progress.show_progress(HOSTILE) as report:
+        report(HOSTILE, 0.5)
+    out, err = capsys.readouterr()
+    if is_terminal:
+        # Rich's own: cursor, line erased, style off, links.
+        out = re.sub(r"\x1b\[(\?25[lh]|[0-9;]*[mKA])|\x1b\]8;[^\x1b]*\x1b\\|\r", "", out)
+    assert err == f"{HARMLESS}\n"
+    assert out.count(HARMLESS) >= 6
+    assert not [sign for sign in out if sign != "\n" and is_invisible(sign)]
+
+
+def test_escaped_text_is_json_of_the_same_text() -> None:
+    text = 'a "quoted" line\n\u200d \ud800 \U000e0001 é'
+    row = json.dumps(text, ensure_ascii=False)
+    assert escaped(row).isprintable() and json.loads(escaped(row)) == text
