@@ -50,6 +50,14 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@pytest.fixture(autouse=True)
+def _runs_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no worker unless a test asks for some: to import torch takes seconds."""
+    from steelyard.harness.runs import parallel
+
+    monkeypatch.setattr(parallel, "default_workers", lambda device: 0)
+
+
 @contextmanager
 def _fewer_to_validate() -> Iterator[None]:
     from steelyard.tasks.world import build

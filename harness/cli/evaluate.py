@@ -23,8 +23,9 @@ from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import parallel
+from steelyard.harness.runs.job import Job
 from steelyard.harness.runs.provenance import check_revision, task_provenance
-from steelyard.harness.runs.run import Job, run
+from steelyard.harness.runs.run import run
 from steelyard.harness.runs.training import TRAINING
 from steelyard.tasks._lmms import stock
 

@@ -104,7 +104,7 @@ class FactorOptions:
     seeds: Annotated[str | None, shared.SEEDS] = None
     budget: Annotated[str | None, shared.BUDGET] = None
     limit: Annotated[int, shared.LIMIT] = 500
-    jobs: Annotated[int | None, shared.JOBS] = 1
+    jobs: Annotated[int | None, shared.RUN_JOBS] = 1
     out: Annotated[Path, shared.OUT] = Path("factors")
     device: Annotated[str, shared.DEVICE] = "auto"
 

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import io
+import signal
 import sys
 
 import click
@@ -80,6 +81,8 @@ for command in (demo, run, train, plan, evaluate, answers, items, score, tune, l
 
 def main() -> None:
     """Run the command; a UserError is one line, a bug keeps its traceback."""
+    # As Ctrl-C, so that temporary files are removed and processes ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A last search for garbage among torch's objects would take part of a second.
     atexit.register(gc.freeze)
     try:

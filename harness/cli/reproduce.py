@@ -20,7 +20,8 @@ from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import parallel
-from steelyard.harness.runs.run import Job, run, variant_name
+from steelyard.harness.runs.job import Job, variant_name
+from steelyard.harness.runs.run import run
 
 SHOWN = 10  # scores with the largest distance
 ROUNDING = 1e-12  # of a score's last digits in JSON

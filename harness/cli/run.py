@@ -41,8 +41,8 @@ def run(target: str, options: RunOptions) -> None:
       steelyard run mine.py --set amount=0.2 --corruption image-blank
       steelyard run joint --task food101 --data-root ~/food101 --method mine.py
 
-    A run that raises is a failed run with its reason, its traceback is in the run's folder, and the
-    others go on; the same command tries it again.
+    A run that raises or that kills its process is a failed run with its reason, its traceback is in
+    the run's folder, and the others go on; the same command tries it again.
     """
     suites = suites_from(target, options)
     if records := _run(suites, options):

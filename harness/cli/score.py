@@ -21,8 +21,9 @@ from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import parallel
+from steelyard.harness.runs.job import Job
 from steelyard.harness.runs.provenance import check_revision
-from steelyard.harness.runs.run import Job, run
+from steelyard.harness.runs.run import run
 from steelyard.tasks._lmms import stock
 
 

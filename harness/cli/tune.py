@@ -12,14 +12,14 @@ from steelyard.harness.cli.options import pass_options
 from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.files import write_json
+from steelyard.harness.core.files import exclusive, write_atomic, write_json
 from steelyard.harness.core.progress import console, echo, print_table
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import tuning
+from steelyard.harness.runs.job import Job
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import load_corpora, run_jobs
-from steelyard.harness.runs.run import Job
 from steelyard.harness.runs.suite import Suite, jobs
 from steelyard.harness.runs.training import TRAINING
 from steelyard.harness.runs.tuning import TuningPlan
@@ -116,9 +116,10 @@ def _score_on_test(
     for job in trials:
         source, target = options.runs / job.spec.id, folder / job.spec.id
         # Copied so that no trial is trained again; training.json marks the weights as complete.
-        if not (target / TRAINING).is_file():
-            shutil.copytree(source / WEIGHTS, target / WEIGHTS, dirs_exist_ok=True)
-            shutil.copyfile(source / TRAINING, target / TRAINING)
+        with exclusive(target):
+            if not (target / TRAINING).is_file():
+                shutil.copytree(source / WEIGHTS, target / WEIGHTS, dirs_exist_ok=True)
+                write_atomic(target / TRAINING, (source / TRAINING).read_bytes())
     return run_jobs(trials, corpora, replace(options, runs=folder))
 
 

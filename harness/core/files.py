@@ -1,12 +1,16 @@
-"""Atomic writing of files and folders, their hashes, and the user's cache folder."""
+"""Atomic writing of files and folders, locks, hashes, and the user's cache folder."""
 
+import fcntl
 import hashlib
 import importlib.util
 import json
 import os
+import platform
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +19,10 @@ from steelyard.harness.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+PREFIX, SUFFIX = f".steelyard-{platform.node()}-", ".part"
+"""Of the names of temporary files and folders; those of a killed process are removed later, by
+processes of the same machine, since some shared file systems have locks within a machine alone."""
 
 
 def cache_folder() -> Path:
@@ -33,25 +41,104 @@ def explain_write_errors(path: Path, *kinds: type[Exception]) -> Iterator[None]:
         raise UserError(f"Could not write {path}: {reason}.") from error
 
 
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Create a folder; another process that asks for it waits until the block ends.
+
+    The system frees the lock of a killed process. A file system without locks has none.
+
+    Raises:
+        UserError: the folder cannot be created.
+    """
+    with explain_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    # Some network file systems have no locks.
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files and folders of killed processes: nobody holds their locks."""
+    for entry in list(os.scandir(folder)):
+        if not (entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)):
+            continue
+        with suppress(OSError):  # another process uses it, or removes it too
+            descriptor = os.open(entry.path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    Path(entry.path).unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _create_locked(create: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+    """Return descriptor and path of a new temporary file or folder that no other process removes.
+
+    Between its creation and its lock it may have been taken for abandoned: then another is made.
+    """
+    while True:
+        descriptor, name = create()
+        _lock(descriptor)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, name
+        os.close(descriptor)
+
+
+class TemporaryFolder(tempfile.TemporaryDirectory[str]):
+    """Folder that is removed with this object, or by a later process if this one is killed."""
+
+    def __init__(self, parent: Path | None = None) -> None:
+        """Create it in an existing folder, by default the system's for temporary files."""
+        parent = parent or Path(tempfile.gettempdir())
+        remove_abandoned(parent)
+
+        def create() -> tuple[int, str]:
+            tempfile.TemporaryDirectory.__init__(self, SUFFIX, PREFIX, parent)
+            return os.open(self.name, os.O_RDONLY), self.name
+
+        descriptor, _ = _create_locked(create)
+        weakref.finalize(self, os.close, descriptor)
+
+
+_cleared: set[Path] = set()
+"""Folders without abandoned files: each is searched once, since some get thousands of files."""
+
+
 def write_atomic(path: Path, data: bytes | str) -> Path:
     """Write a file so that a reader sees the old content or all of the new one; return its path.
 
     Raises:
         UserError: the folder is not writable or the disk is full; the old file is unchanged.
     """
+    folder = path.parent
     with explain_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder not in _cleared:
+            remove_abandoned(folder)
+            _cleared.add(folder)
         # In the same folder: a rename to another file system is not atomic.
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        descriptor, name = _create_locked(lambda: tempfile.mkstemp(SUFFIX, PREFIX, folder))
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 # Else a power cut after the rename may leave an empty file.
                 os.fsync(file.fileno())
-            # mkstemp lets only the user read it.
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+                # mkstemp lets only the user read it.
+                Path(name).chmod(0o644)
+                Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)
     return path
@@ -82,7 +169,7 @@ def publish_folder(path: Path, is_complete: Callable[[], bool] = lambda: False) 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # The temporary folder is private, so the published one is a folder inside it.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as temporary:
+            with TemporaryFolder(path.parent) as temporary:
                 folder = Path(temporary) / path.name
                 yield folder
                 folder.rename(path)

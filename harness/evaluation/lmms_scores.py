@@ -7,7 +7,6 @@ and columns in the item table; any other is recorded as a value only.
 import argparse
 import io
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import TemporaryFolder
 from steelyard.harness.evaluation.metric_weights import EXACT, is_number, metric_weights
 from steelyard.harness.evaluation.scores import Evaluation, as_items
 from steelyard.harness.records.record import Score
@@ -35,7 +35,7 @@ def settings(task: "StockTask") -> Iterator[argparse.Namespace]:
     rules = [config.doc_to_visual, config.doc_to_text, config.doc_to_target, config.process_results]
     modules = {rule.__module__ for rule in (*rules, *task.aggregation().values()) if callable(rule)}
     # Some tasks write answers to files and print while they score.
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+    with TemporaryFolder() as folder, redirect_stdout(io.StringIO()):
         for module in modules:
             logger.disable(module)
         try:

@@ -155,14 +155,14 @@ def write(record: Record, folder: Path) -> Record:
     return record
 
 
-def read(folder: Path) -> Record:
+def read(folder: Path, file: str = RECORD) -> Record:
     """Read a run's record and verify its checksum.
 
     Raises:
         UserError: the file is missing, broken, of an unknown schema, or was changed after it was
             written.
     """
-    path = folder / RECORD
+    path = folder / file
     content = load(path)
     # Schema 1 had no checksum.
     if content["schema"] > 1 and content.get("seal") != checksum(content):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.files import explain_write_errors
+from steelyard.harness.core.files import explain_write_errors, write_atomic
 
 Answer = str | float
 
@@ -27,7 +27,7 @@ class AnswerCache(dict[str, Answer]):
         text = path.read_text(encoding="utf-8")
         complete = text[: text.rfind("\n") + 1]
         if complete != text:
-            path.write_text(complete, encoding="utf-8")
+            write_atomic(path, complete)
         try:
             self.update(map(json.loads, complete.splitlines()))
         except (TypeError, ValueError) as error:

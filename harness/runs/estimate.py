@@ -8,7 +8,6 @@ multiplied. Weights are written once to see their size.
 """
 
 import copy
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard import tasks
 from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.examples import Corpus, Example
-from steelyard.harness.core.files import write_items
+from steelyard.harness.core.files import TemporaryFolder, write_items
 from steelyard.harness.core.progress import (
     Progress,
     console,
@@ -32,6 +31,7 @@ from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import suite as suites
 from steelyard.harness.runs.cards import GB, Card, check_fit
+from steelyard.harness.runs.job import Job, finished
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import (
     ensure_base_model,
@@ -39,7 +39,6 @@ from steelyard.harness.runs.parallel import (
     quiet_heavy_libraries,
     run_jobs,
 )
-from steelyard.harness.runs.run import Job, finished
 from steelyard.harness.runs.suite import Suite
 from steelyard.harness.runs.trial import Course, counted, course
 
@@ -196,7 +195,7 @@ class Subject:
             model = copy.deepcopy(self.backbone).eval()
             with counted(model, encoders=self.plain is None) as meter:
                 result = evaluate(model, variant, corpus, split=job.split, limit=sample)
-            with tempfile.TemporaryDirectory() as folder:
+            with TemporaryFolder() as folder:
                 sizes = []
                 for rows in (result.items, result.items[: sample // 2]):
                     write_items(rows, path := Path(folder) / "items.parquet")
@@ -224,7 +223,7 @@ def _sample(backbone: "Classifier | Vlm", corpus: Corpus, size: int) -> "TrainDa
 
 def _saved(backbone: "Classifier | Vlm") -> float:
     """Return the bytes of the files of a saved backbone."""
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryFolder() as folder:
         registry.save(backbone, Path(folder) / "weights")
         return sum(path.stat().st_size for path in Path(folder).rglob("*.*"))
 

@@ -25,6 +25,8 @@ DEVICE = Help("Device: auto, cpu, cuda or cuda:1")
 INCLUDE_PATH = Help("Folder of your own lmms-eval task files", metavar="DIR")
 LABEL = Help("Name of the entry on boards", "the method's or model's", "NAME")
 JOBS = Help("Number of processes", "one per CPU core, 1 on a GPU")
+RUN_JOBS = Help("Number of processes that run; 0 runs in the command's own, for a debugger",
+                "one per CPU core, 1 on a GPU")
 LIMIT = Help("Number of items to evaluate on per task", "all")
 METHOD_FILE = Help("File of a method that is not in the package", metavar="FILE.py")
 OUT = Help("Output folder")
@@ -84,7 +86,7 @@ class RunOptions(DataOptions):
     runs: Annotated[Path, Help("Folder of runs; finished runs are not repeated")] = RUNS
     log: Annotated[tuple[Tracker, ...], Help(
         "Also write curves of training, over FLOPs, with this package (extra [log])")] = ()
-    jobs: Annotated[int | None, JOBS] = None
+    jobs: Annotated[int | None, RUN_JOBS] = None
     device: Annotated[str, DEVICE] = "auto"
     dry_run: Annotated[bool, Help("Print the plan and its cost, then stop")] = False
 # fmt: on

@@ -8,7 +8,7 @@ import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,9 @@ from steelyard import tasks
 from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError, check_known, one_line
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.files import write_atomic
 from steelyard.harness.core.processes import SendMessage, spread, start_workers
 from steelyard.harness.core.progress import (
     console,
-    no_progress,
     print_table,
     progress_bar,
     show_progress,
@@ -34,6 +32,7 @@ from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import suite as suites
+from steelyard.harness.runs.job import PARTS, Job, finished
 from steelyard.harness.runs.options import (
     DataOptions,
     RunOptions,
@@ -41,9 +40,9 @@ from steelyard.harness.runs.options import (
     parse_roots,
 )
 from steelyard.harness.runs.provenance import check_revision, check_split
-from steelyard.harness.runs.run import Job, finished, run
+from steelyard.harness.runs.run import record_failure, run
 from steelyard.harness.runs.suite import Suite
-from steelyard.harness.runs.training import TRACEBACK, require_features
+from steelyard.harness.runs.training import TRACEBACK, TRAINING, require_features
 
 MESSAGE_SECONDS = 0.3  # between two progress messages of a run
 TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation
@@ -151,18 +150,17 @@ def run_jobs(
 ) -> list[Record]:
     """Run the jobs that have no record yet; on a dry run print the plan.
 
-    A job that raises becomes a failed run, and the others go on.
+    A job that raises, or that kills its process, becomes a failed run, and the others go on.
 
     Raises:
-        UserError: every job of the call raised this same error, so nothing was run.
+        UserError: every job of the call raised this same error before anything was trained.
     """
     device = pick_device(options.device)
     jobs = [replace(job, trackers=options.log) for job in jobs]
-    # Runs on one GPU would share its memory and distort each other's seconds.
-    workers = options.jobs or (1 if device.startswith("cuda") else os.cpu_count() or 1)
-    states = [(job, finished(job, options.runs, corpora)) for job in jobs]
+    workers = default_workers(device) if options.jobs is None else options.jobs
+    states = [(job, _settled(job, options.runs, corpora)) for job in jobs]
     if options.dry_run:
-        print_plan(states, workers)
+        print_plan(states, max(1, workers))
         _check_budgets([job.spec for job, record in states if record is None], corpora)
         return []
     records = [record for _, record in states if record is not None]
@@ -170,10 +168,48 @@ def run_jobs(
     if records and waiting:
         console.print(f"{len(records)} runs are done already, {len(waiting)} to go")
     failures: list[Failure] = []
-    fractions: dict[str, float] = {}
     start = time.monotonic()
+    for outcome in _outcomes(waiting, workers, (corpora, options.runs, device)):
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            status, run_id = "failed", outcome.job.spec.id
+        else:
+            records.append(outcome)
+            status, run_id = outcome.status, outcome.id
+        if not console.is_terminal:
+            done, seconds = len(records) + len(failures), time.monotonic() - start
+            console.print(f"{done}/{len(jobs)} {status} {run_id} ({seconds:.0f} s)")
+    reasons = {failure.reason for failure in failures if failure.is_refusal}
+    if len(failures) == len(jobs) and len(reasons) == 1:
+        raise UserError(reasons.pop())
+    for failure in failures:
+        reason, text = failure.reason, failure.traceback
+        records.append(record_failure(failure.job, corpora, options.runs, device, reason, text))
+    _print_ends(records, options.runs)
+    return records
+
+
+def _settled(job: Job, runs: Path, corpora: Mapping[str, Corpus]) -> Record | None:
+    """Return the record of a finished job of which nothing is left to remove."""
+    return None if (runs / job.spec.id / PARTS).exists() else finished(job, runs, corpora)
+
+
+def default_workers(device: str) -> int:
+    """Return the number of processes that run jobs on a device."""
+    # Runs on one GPU would share its memory and distort each other's seconds.
+    return 1 if device.startswith("cuda") else os.cpu_count() or 1
+
+
+def _outcomes(
+    jobs: Sequence[Job], limit: int, shared: tuple[Mapping[str, Corpus], Path, str]
+) -> Iterator["Record | Failure"]:
+    """Run jobs in ``limit`` processes, without any in this one, and yield what comes of each.
+
+    A process of their own also for one at a time: some methods end it.
+    """
+    fractions: dict[str, float] = {}
     with progress_bar() as bar:
-        line = bar.add_task("starting", total=max(len(waiting), 1))
+        line = bar.add_task("starting", total=max(len(jobs), 1))
 
         def report(run_id: str, stage: str, fraction: float) -> None:
             fractions[run_id] = TRAINING_FRACTION * fraction
@@ -181,35 +217,16 @@ def run_jobs(
                 fractions[run_id] = TRAINING_FRACTION + (1 - TRAINING_FRACTION) * fraction
             bar.update(line, description=f"{run_id}: {stage}", completed=sum(fractions.values()))
 
-        shared = (corpora, options.runs, device)
-        alone = min(workers, len(waiting)) <= 1  # then this process works
-        if alone:
+        if not limit:
             _start_worker(*shared)
         # The corpora are sent once per worker: with every job they would be most of the time.
-        count = 0 if alone else min(workers, len(waiting))
-        with start_workers(count, _start_worker, shared) as pool:
-            for _, future in spread(_work, deque(waiting), pool, report, parent_works=alone):
-                outcome = future.result()
-                if isinstance(outcome, Failure):
-                    failures.append(outcome)
-                    status, run_id = "failed", outcome.job.spec.id
-                else:
-                    records.append(outcome)
-                    status, run_id = outcome.status, outcome.id
+        with start_workers(min(limit, len(jobs)), _start_worker, shared) as workers:
+            for job, future in spread(_work, deque(jobs), workers, report, parent_works=not limit):
                 # Also for a failed run, which is not evaluated.
-                fractions[run_id] = 1.0
+                fractions[job.spec.id] = 1.0
                 bar.update(line, completed=sum(fractions.values()))
-                if not console.is_terminal:
-                    done, seconds = len(records) + len(failures), time.monotonic() - start
-                    console.print(f"{done}/{len(jobs)} {status} {run_id} ({seconds:.0f} s)")
-    reasons = {failure.reason for failure in failures if failure.is_mistake}
-    if len(failures) == len(jobs) and len(reasons) == 1:
-        raise UserError(reasons.pop())
-    for failure in failures:
-        job = replace(failure.job, variants=())
-        records.append(run(job, corpora, options.runs, device, no_progress, failure.reason))
-    _print_ends(records, options.runs)
-    return records
+                error = future.exception()
+                yield Failure(job, str(error), str(error)) if error else future.result()
 
 
 def _check_budgets(specs: Sequence[RunSpec], corpora: Mapping[str, Corpus]) -> None:
@@ -302,8 +319,9 @@ class Failure:
 
     job: Job
     reason: str
-    is_mistake: bool
-    """Whether it is a mistake of the user."""
+    traceback: str
+    is_refusal: bool = False
+    """Whether it is a mistake of the user, and nothing was trained."""
 
 
 def _work(job: Job, send_message: SendMessage) -> Record | Failure:
@@ -319,7 +337,8 @@ def _work(job: Job, send_message: SendMessage) -> Record | Failure:
 
     try:
         return run(job, *_shared, progress)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _, runs, _ = _shared
-        write_atomic(runs / job.spec.id / TRACEBACK, traceback.format_exc())
-        return Failure(job, one_line(error), isinstance(error, UserError))
+        trained = (runs / job.spec.id / TRAINING).is_file()
+        is_refusal = isinstance(error, UserError) and not trained
+        return Failure(job, one_line(error), traceback.format_exc(), is_refusal)

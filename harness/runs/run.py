@@ -5,10 +5,9 @@ record = run(job, {"food101": corpus}, Path("runs"), "cpu", no_progress)
 
 import json
 import platform
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.environment import code, packages
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import (
+    exclusive,
     file_hash,
     weights_hash,
     write_atomic,
@@ -28,9 +28,19 @@ from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records import record
 from steelyard.harness.records.budget import Budget, parse_budget
-from steelyard.harness.records.record import Ledger, Record, RecordKind, Score
-from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.records.record import Ledger, Record, Score
 from steelyard.harness.runs import provenance
+from steelyard.harness.runs.job import (
+    ATTACKS,
+    PARTS,
+    Job,
+    attack_costs,
+    continued,
+    earlier,
+    finished,
+    part_files,
+    set_aside,
+)
 from steelyard.harness.runs.training import (
     TRACEBACK,
     TRAINING,
@@ -38,7 +48,6 @@ from steelyard.harness.runs.training import (
     learning_rate,
     train,
 )
-from steelyard.harness.training.tracking import Tracker
 from steelyard.tasks.corruptions import missing
 
 if TYPE_CHECKING:
@@ -46,130 +55,102 @@ if TYPE_CHECKING:
 
     from steelyard.harness.models.backbone import Backbone
 
-PARTS, ATTACKS = "parts", "attacks.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Run and its evaluation."""
-
-    spec: RunSpec
-    label: str
-    """Name on the board."""
-    variants: tuple[str, ...]
-    """Scored variants: ``food101``, ``food101@image-noise:3``, ``pope`` ..."""
-    split: str = "test"
-    limit: int | None = None
-    """Number of items to evaluate on; None for all."""
-    kind: RecordKind = "entry"
-    tuning: Mapping[str, Any] | None = None
-    """Trials that chose the options, for the record."""
-    trackers: tuple[Tracker, ...] = ()
-    """Packages that get curves of the training."""
-    elsewhere: Mapping[str, Any] | None = None
-    """Of a model that was trained elsewhere its declared ``flops``, None if unknown, and the files
-    of ``answers`` by variant."""
-    model: "Backbone | None" = None
-    """Answers made elsewhere, in place of a model that is loaded."""
-
-
-def finished(job: Job, runs: Path, corpora: Mapping[str, Corpus]) -> Record | None:
-    """Return the job's record if it failed for good or has every variant of the job."""
-    folder = runs / job.spec.id
-    if not (folder / record.RECORD).is_file():
-        return None
-    result = record.read(folder)
-    scored = {
-        variant_name(score)
-        for score in result.scores
-        if _is_current(score.task, result, job, corpora)
-    }
-    complete = scored.issuperset(job.variants)
-    # With its seed it would fail at the same step; not so after an exception, such as a full disk.
-    final = complete or (result.status == "failed" and not (folder / TRACEBACK).is_file())
-    # With another label or declared cost the record is written again, from its scores.
-    unchanged = (result.label, result.provenance.get("elsewhere")) == (job.label, job.elsewhere)
-    return result if final and unchanged else None
-
-
-def variant_name(score: Score) -> str:
-    """Return ``food101`` or ``food101@image-noise:3``."""
-    return score.task if score.variant == "clean" else f"{score.task}@{score.variant}"
-
-
-def _is_current(task: str, result: Record, job: Job, corpora: Mapping[str, Corpus]) -> bool:
-    """Return whether a record's scores on a task are of the items that the job is about."""
-    source = result.provenance
-    if source["limit"] != job.limit or source["data"]["split"] != job.split:
-        return False
-    # The corpus is absent if the job does not score the task.
-    return task not in corpora or provenance.has_recorded_items(result, corpora[task], job.split)
-
 
 def run(
-    job: Job,
-    corpora: Mapping[str, Corpus],
-    runs: Path,
-    device: str,
-    progress: Progress,
-    failure: str = "",
+    job: Job, corpora: Mapping[str, Corpus], runs: Path, device: str, progress: Progress
 ) -> Record:
     """Train and evaluate a job, or its unfinished part, and write its record.
 
     ``corpora`` holds the data of the task trained on and of every task scored. Any exception of
-    training gives a record with status ``failed``, as does ``failure``, the reason why an earlier
-    call raised; the exceptions of other parts are raised.
+    training gives a record with status ``failed``; the exceptions of other parts are raised. Of two
+    processes with the same job one waits, and finds the record of the other.
     """
-    if (result := finished(job, runs, corpora)) is not None:
-        return result
     folder = runs / job.spec.id
-    folder.mkdir(parents=True, exist_ok=True)
-    if not failure:
-        (folder / TRACEBACK).unlink(missing_ok=True)
-    before: Mapping[str, Any] = {}
-    # Another label or further variants: its scores become parts, so only the rest is evaluated.
-    if (folder / record.RECORD).is_file():
-        old = record.read(folder)
-        names = _split_into_parts(old, job, folder, corpora)
-        variants = tuple(dict.fromkeys((*job.variants, *names)))
-        tuning = job.tuning or old.provenance.get("tuning")
-        job = replace(job, variants=variants, tuning=tuning)
-        before = old.provenance
-        if costs := old.provenance.get("attacks"):  # a record may have come without this file
-            write_json(folder / ATTACKS, {**costs, **_attack_costs(folder)})
-    if (folder / TRAINING).is_file():  # written after the weights by an interrupted run
-        content = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
-        training = TrainingResult(**{**content, "ledger": Ledger(**content["ledger"])})
-    # An untrained model costs nothing; the meter still names the device.
-    elif job.spec.task == tasks.NOTHING or failure:
-        spec = job.spec
-        limits = (spec.budget, spec.track, spec.wall)
-        budget = Budget(spec.budget) if spec.task == tasks.NOTHING else parse_budget(*limits)
-        with Meter(budget, device) as meter:
-            training = TrainingResult("done", "", meter.ledger("finished"), {})
-    else:
-        training = train(job.spec, corpora, folder, device, progress, job.trackers)
-    if failure:
-        training = replace(training, status="failed", failure=failure)
-    scores: tuple[Score, ...] = ()
-    if training.status == "done" and job.variants:
-        scores = _evaluate(job, corpora, folder, device, progress)
-    result = Record(
-        id=job.spec.id,
-        label=job.label,
-        spec=job.spec,
-        status=training.status,
-        failure=training.failure,
-        ledger=training.ledger,
-        scores=scores,
-        provenance=_provenance(job, corpora, folder, device, before),
-        diagnostics=training.diagnostics,
-        kind=job.kind,
-    )
-    result = record.write(result, folder)
-    # After the record: an interrupted run continues from its parts.
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    with exclusive(folder):
+        if (result := finished(job, runs, corpora)) is None:
+            job, before = continued(job, folder, corpora)
+            training = _trained(job, folder, device)
+            if training is None:
+                training = train(job.spec, corpora, folder, device, progress, job.trackers)
+            scores: Sequence[Score] = ()
+            tables: Mapping[str, pd.DataFrame] = {}
+            if training.status == "done" and job.variants:
+                scores, tables = _evaluate(job, corpora, folder, device, progress)
+            set_aside(folder)
+            for name, items in tables.items():
+                write_items(items, folder / name)
+            if training.status == "done" or (folder / TRAINING).is_file():
+                (folder / TRACEBACK).unlink(missing_ok=True)  # of an earlier attempt
+            source = _provenance(job, corpora, folder, device, before)
+            result = _write(job, folder, training, scores, source)
+        # After the record: an interrupted run continues from its parts.
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
     return result
+
+
+def record_failure(
+    job: Job, corpora: Mapping[str, Corpus], runs: Path, device: str, reason: str, traceback: str
+) -> Record:
+    """Write the record of a run that was ended by an exception or with its process.
+
+    What is finished of it stays for the next attempt: its training, and its variants as parts. So
+    does a record with scores, which lacks what the job was about; then the failure is returned and
+    not written.
+    """
+    folder = runs / job.spec.id
+    with exclusive(folder):
+        write_atomic(folder / TRACEBACK, traceback)
+        old = earlier(folder)
+        if old is not None and old.status == "done":
+            return replace(old, status="failed", failure=reason)
+        job = replace(job, variants=())
+        training = _trained(job, folder, device)
+        if training is None:
+            limits = (job.spec.budget, job.spec.track, job.spec.wall)
+            training = _without_cost(parse_budget(*limits), device)
+        training = replace(training, status="failed", failure=reason)
+        source = _provenance(job, corpora, folder, device, old.provenance if old else {})
+        return _write(job, folder, training, (), source)
+
+
+def _trained(job: Job, folder: Path, device: str) -> TrainingResult | None:
+    """Return the result of finished training; None if the job has to be trained."""
+    # An untrained model costs nothing; the meter still names the device.
+    if job.spec.task == tasks.NOTHING:
+        return _without_cost(Budget(job.spec.budget), device)
+    if not (folder / TRAINING).is_file():  # written after the weights
+        return None
+    content = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+    return TrainingResult(**{**content, "ledger": Ledger(**content["ledger"])})
+
+
+def _without_cost(budget: Budget, device: str) -> TrainingResult:
+    with Meter(budget, device) as meter:
+        return TrainingResult("done", "", meter.ledger("finished"), {})
+
+
+def _write(
+    job: Job,
+    folder: Path,
+    training: TrainingResult,
+    scores: Sequence[Score],
+    provenance: Mapping[str, Any],
+) -> Record:
+    return record.write(
+        Record(
+            id=job.spec.id,
+            label=job.label,
+            spec=job.spec,
+            status=training.status,
+            failure=training.failure,
+            ledger=training.ledger,
+            scores=tuple(scores),
+            provenance=provenance,
+            diagnostics=training.diagnostics,
+            kind=job.kind,
+        ),
+        folder,
+    )
 
 
 def _provenance(
@@ -222,7 +203,7 @@ def _provenance(
     tables |= {missing_table(variant, job.split) for variant in variants if variant.missing}
     paths = {name: folder / name for name in sorted(tables) if (folder / name).is_file()}
     content["tables"] = {name: file_hash(path) for name, path in paths.items()}
-    costs = _attack_costs(folder)
+    costs = attack_costs(folder)
     if attacked := [name for name in job.variants if name in costs]:
         content["attacks"] = {name: costs[name] for name in attacked}
     if job.tuning is not None:
@@ -232,8 +213,8 @@ def _provenance(
 
 def _evaluate(
     job: Job, corpora: Mapping[str, Corpus], folder: Path, device: str, progress: Progress
-) -> tuple[Score, ...]:
-    """Score all variants and write the tables of items."""
+) -> "tuple[Sequence[Score], Mapping[str, pd.DataFrame]]":
+    """Score all variants; return the scores, and the tables of items by their files' names."""
     import pandas as pd
 
     backbone: Backbone
@@ -262,11 +243,10 @@ def _evaluate(
         variant_scores, rows = _score_variant(job, variant, backbone, corpora, folder, report)
         scores += variant_scores
         items.setdefault(variant.task, []).append(rows)
-    (folder / record.RECORD).unlink(missing_ok=True)  # it has the hashes of the old tables
-    for task, tables in items.items():
-        file = record.items_file(task, job.spec.task)
-        write_items(pd.concat(tables, ignore_index=True), folder / file)
-    return tuple(scores)
+    return scores, {
+        record.items_file(task, job.spec.task): pd.concat(tables, ignore_index=True)
+        for task, tables in items.items()
+    }
 
 
 def _score_variant(
@@ -282,7 +262,7 @@ def _score_variant(
 
     from steelyard.harness.evaluation.evaluate import evaluate
 
-    table, summary = _part_files(folder, job, str(variant), corpora)
+    table, summary = part_files(folder, job, str(variant), corpora)
     if summary.is_file():  # written after its table
         scores = json.loads(summary.read_text(encoding="utf-8"))
         return [Score(**score) for score in scores], pd.read_parquet(table)
@@ -297,48 +277,12 @@ def _score_variant(
     write_items(result.items, table)
     # Before the summary, which marks the variant as complete.
     if result.attack is not None:
-        costs = {**_attack_costs(folder), str(variant): dict(result.attack)}
+        costs = {**attack_costs(folder), str(variant): dict(result.attack)}
         write_json(folder / ATTACKS, costs)
     write_json(summary, [asdict(score) for score in result.scores])
     return result.scores, result.items
 
 
-def _split_into_parts(
-    result: Record, job: Job, folder: Path, corpora: Mapping[str, Corpus]
-) -> list[str]:
-    """Write the variants of a record as parts, so that they are not evaluated again."""
-    import pandas as pd
-
-    current = [score for score in result.scores if _is_current(score.task, result, job, corpora)]
-    names = list(dict.fromkeys(map(variant_name, current)))
-    for name in names:
-        variant = tasks.parse_variant(name)
-        items = pd.read_parquet(folder / record.items_file(variant.task, job.spec.task))
-        table, summary = _part_files(folder, job, name, corpora)
-        write_items(items[items["variant"] == variant.name], table)
-        scores = [asdict(score) for score in result.scores if variant_name(score) == name]
-        write_json(summary, scores)
-    return names
-
-
-def _part_files(
-    folder: Path, job: Job, name: str, corpora: Mapping[str, Corpus]
-) -> tuple[Path, Path]:
-    """Return the files of a variant's items and scores; other items have another folder."""
-    file = re.sub("[@:/]", "-", name)
-    corpus = corpora.get(name.partition("@")[0])
-    items = f"{job.split}-{job.limit or 'all'}-{corpus.revision_of(job.split) if corpus else ''}"
-    parts = folder / PARTS / items
-    return parts / f"{file}.parquet", parts / f"{file}.json"
-
-
 def missing_table(variant: tasks.Variant, split: str) -> str:
     """Return the table's path in a run's folder: ``missing/food101-test-image-missing-70.csv``."""
     return f"{missing.FOLDER}/{missing.file_name(variant.task, split, variant.name)}"
-
-
-def _attack_costs(folder: Path) -> dict[str, dict[str, float]]:
-    """Read FLOPs and seconds of attacking all items, epsilon and steps, by variant."""
-    path = folder / ATTACKS
-    costs: dict[str, dict[str, float]] = json.loads(path.read_bytes()) if path.is_file() else {}
-    return costs

@@ -24,8 +24,8 @@ from steelyard.harness.models import registry
 from steelyard.harness.records.budget import FRACTIONS, Track, parse_budget, scaled
 from steelyard.harness.records.record import RecordKind
 from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs.job import Job
 from steelyard.harness.runs.provenance import check_split
-from steelyard.harness.runs.run import Job
 
 
 @dataclass(frozen=True, slots=True)

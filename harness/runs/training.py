@@ -4,7 +4,6 @@ result = train(spec, {"food101": corpus}, folder, "cpu", no_progress)
 """
 
 import json
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from steelyard.harness.budget.guard import ForeignData, only_training_images
 from steelyard.harness.budget.meter import BudgetSpent, Meter
 from steelyard.harness.core.errors import NonFiniteLoss, UserError, one_line
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.files import write_atomic, write_json
+from steelyard.harness.core.files import TemporaryFolder, write_atomic, write_json
 from steelyard.harness.core.progress import Progress
 from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
@@ -137,7 +136,7 @@ def _attempt(
         return "budget", "" if meter.steps else f"budget too small for one step: {error}", ""
     except (NonFiniteLoss, BehindMeter, ForeignData, NotRestorable) as error:
         return "finished", str(error), ""
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return "finished", one_line(error), traceback.format_exc()
     return "budget" if meter.fraction >= 1 else "finished", "", ""
 
@@ -202,7 +201,7 @@ def _check_restored(
     from steelyard.harness.models.backbone import evaluation_mode
     from steelyard.harness.models.extension import layout
 
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with TemporaryFolder(folder) as temporary:
         registry.save(backbone, Path(temporary))
         restored = registry.load(Path(temporary), device)
     equal = layout(restored).keys() == layout(backbone).keys()

@@ -11,9 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from steelyard.harness.core.files import cache_folder, write_atomic
+from steelyard.harness.core.files import TemporaryFolder, cache_folder, write_atomic
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.models.vlm_prompts import EncodedItem, PromptEncoder
 
@@ -33,11 +32,11 @@ class ItemStore:
         """
         self._prompts, self._encode = backbone.prompts, encode
         self._disk_left = disk
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folder: TemporaryFolder | None = None
         if disk:
             parent = cache_folder() / "items"
             parent.mkdir(parents=True, exist_ok=True)
-            self._folder = TemporaryDirectory(dir=parent)  # removed with this object
+            self._folder = TemporaryFolder(parent)
         self._lock, self._own = threading.Lock(), threading.local()
         self._expected: dict[int, Future[EncodedItem]] = {}
         # A tokenizer cannot be used by two threads at once.

@@ -1,8 +1,6 @@
 """Reports of all tasks and their summary, built in parallel."""
 
-import atexit
 import gc
-import signal
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,7 +86,7 @@ def build_all(
     largest_first = sorted(requests, key=_size, reverse=True)
     jobs = deque[ReportRequest | Drawing](largest_first)
     # A figure is not worth the start of one more worker.
-    workers = workers._replace(limit=min(workers.limit, max(1, len(requests) - 1)))
+    workers.limit = min(workers.limit, max(1, len(requests) - 1))
     for job, future in spread(_work, jobs, workers, on_progress, parent_works=True):
         result = future.result()
         if isinstance(result, TaskReport):
@@ -119,9 +117,7 @@ def _size(request: ReportRequest) -> float:
 
 
 def start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent reports Ctrl-C
     gc.disable()  # no record is garbage: a search among them, also at exit, takes half a second
-    atexit.register(gc.freeze)
     # While the parent still reads records, so that the first figure need not wait.
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg  # noqa: F401

@@ -10,7 +10,6 @@ import inspect
 import logging
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import NonFiniteLoss, UserError
+from steelyard.harness.core.files import TemporaryFolder
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Recipe
 from steelyard.harness.models.vlm import Vlm
@@ -107,7 +107,7 @@ def workspace(backbone: Vlm) -> Iterator[Path]:
     model = backbone.model
     with ExitStack() as stack:
         stack.enter_context(_quiet())
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="steelyard-"))
+        folder = stack.enter_context(TemporaryFolder())
         stack.callback(backbone.train, backbone.training)
         stack.enter_context(_restored(model))
         yield Path(folder)

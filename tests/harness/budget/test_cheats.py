@@ -10,7 +10,7 @@ from steelyard.harness.core.files import file_hash
 from steelyard.harness.records.record import Record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
-from steelyard.harness.runs.run import Job
+from steelyard.harness.runs.job import Job
 from steelyard.leaderboards.validate import method_scan, validate
 
 METHOD = '''

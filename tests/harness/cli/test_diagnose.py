@@ -36,7 +36,7 @@ def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     suite = Suite("run", (SuiteEntry("joint"),), ("hateful_memes",), budget="2e9")
     roots = (f"hateful_memes={world / 'hateful_memes'}",)
-    options = RunOptions(runs=runs, data_root=roots, jobs=1)
+    options = RunOptions(runs=runs, data_root=roots, jobs=0)
     (record,) = run_suite(suite, options, evaluate=False)
     return runs / record.id
 

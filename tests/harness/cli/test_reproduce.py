@@ -18,7 +18,7 @@ from steelyard.harness.records import record
 from steelyard.harness.records.record import RECORD, checksum
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
-from steelyard.harness.runs.run import Job
+from steelyard.harness.runs.job import Job
 
 MINE = '''
 """Joint training from a user's file."""

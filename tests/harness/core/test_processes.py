@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 import pytest
-from worker_jobs import LONG_TEXT, double, kill_itself
+from worker_jobs import LONG_TEXT, double, double_or_end, raise_unreadable
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.processes import spread, start_workers
+from steelyard.harness.core.processes import WorkerDied, spread, start_workers
 
 
 @pytest.mark.parametrize(("workers", "parent_works"), [(2, False), (1, True), (5, True)])
@@ -42,21 +43,38 @@ def test_a_failed_job_keeps_its_error() -> None:
         future.result()
 
 
-def test_a_killed_worker_is_one_line() -> None:
-    with (
-        start_workers(1) as pool,
-        pytest.raises(UserError, match="killed, probably out of memory: try --jobs 1"),
-    ):
-        list(spread(kill_itself, deque([1]), pool, lambda *_: None))
+@pytest.mark.parametrize("reason", ["killed by signal 9", "ended by itself with exit code 3"])
+def test_a_worker_that_dies_is_replaced_and_its_job_has_the_reason(reason: str) -> None:
+    jobs = {2: "", 1: reason, 4: "", 5: ""}
+    code = 3 if "exit" in reason else -signal.SIGKILL
+    with start_workers(2) as pool:
+        work = partial(double_or_end, deadly=1, code=code)
+        results = dict(spread(work, deque(jobs), pool, lambda *_: None))
+    assert results.keys() == jobs.keys()
+    for number, death in jobs.items():
+        if not death:
+            assert results[number].result() == 2 * number
+            continue
+        error = results[number].exception()
+        assert isinstance(error, WorkerDied) and reason in str(error) and "\n" not in str(error)
+
+
+def test_workers_that_cannot_start_end_in_one_line() -> None:
+    with start_workers(1, os._exit, (7,)) as pool, pytest.raises(UserError, match="exit code 7"):
+        list(spread(double, deque([1]), pool, lambda *_: None))
+
+
+def test_an_error_that_cannot_travel_arrives_as_text() -> None:
+    with start_workers(1) as pool:
+        ((_, future),) = spread(raise_unreadable, deque([1]), pool, lambda *_: None)
+    with pytest.raises(RuntimeError, match="Unreadable: of two arguments"):
+        future.result()
 
 
 SCRIPT = """
-import os, signal, sys, time
+import os, sys, time
 from collections import deque
 from steelyard.harness.core.processes import spread, start_workers
-
-def start():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 def work(seconds, send_message):
     send_message(os.getpid())
@@ -70,7 +88,7 @@ def on_message(message):
         raise ValueError("a bug in the parent")
 
 if __name__ == "__main__":
-    with start_workers(2, start) as workers:
+    with start_workers(2) as workers:
         list(spread(work, deque([float(sys.argv[2])] * 2), workers, on_message))
 """
 
@@ -95,7 +113,7 @@ def test_workers_with_unread_messages_end_after_a_bug_in_the_parent(tmp_path: Pa
     assert process.returncode == 1 and "a bug in the parent" in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_silently_with_an_interrupted_or_killed_parent(
     tmp_path: Path, number: signal.Signals
 ) -> None:

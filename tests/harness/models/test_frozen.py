@@ -134,7 +134,7 @@ def test_a_budget_too_small_for_features_is_refused_before_anything_is_encoded(
     encoded: list[int] = []
     monkeypatch.setattr(encoders.Encoder, "features", lambda self, items: encoded.append(1))
     words = ["run", "joint", "--data-root", str(world / "food101"), "--backbone-set", "frozen=true"]
-    words += ["--runs", str(tmp_path), "--jobs", "1", "--device", "cpu", "--budget", "1e8"]
+    words += ["--runs", str(tmp_path), "--jobs", "0", "--device", "cpu", "--budget", "1e8"]
     for dry in ([], ["--dry-run"]):
         done = steelyard(*words, *dry)
         assert done.code == 2 and "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ from steelyard.harness.records.budget import Budget
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import by_shape, cards, run
 from steelyard.harness.runs.estimate import Estimate, estimate
-from steelyard.harness.runs.run import Job
+from steelyard.harness.runs.job import Job
 from steelyard.harness.runs.trial import Images, Trial, extrapolate, plain_step, stored_cost
 from steelyard.harness.training.train_data import train_data
 

@@ -49,7 +49,7 @@ def run(
     (folder / "gate.py").write_text(text)
     words = ["run", str(folder / "gate.py"), "--data-root", str(world / "food101")]
     words += ["--budget", "5e9", "--limit", "8", "--device", "cpu", "--runs", str(folder / "runs")]
-    words += ["--jobs", "1", "--corruption", "image-blank"]
+    words += ["--jobs", "0", "--corruption", "image-blank"]
     if frozen:
         words += ["--backbone-set", "frozen=true"]
     steelyard(*words)
@@ -107,7 +107,7 @@ def test_modules_that_differ_each_time_are_refused_before_training(
     )
     (tmp_path / "gate.py").write_text(text)
     done = steelyard(
-        "run", str(tmp_path / "gate.py"), "--data-root", str(world / "food101"), "--jobs", "1",
+        "run", str(tmp_path / "gate.py"), "--data-root", str(world / "food101"), "--jobs", "0",
         "--device", "cpu", "--runs", str(tmp_path / "runs"),
     )  # fmt: skip
     assert done.code == 2 and "does not build the same modules twice" in done.stderr
@@ -151,7 +151,7 @@ def test_sampling_methods_train_adapters(steelyard: Command, tmp_path: Path) -> 
     """Their trainers hold a second adapter, the frozen reference, until training ends."""
     words = ["run", "grpo", "--backbone", "tiny-vlm", "--backbone-set", "tune=lora"]
     words += ["--backbone-set", "batch_size=8", "--track", "data", "--budget", "8"]
-    words += ["--evaluate", "pope", "--limit", "4", "--device", "cpu", "--jobs", "1"]
+    words += ["--evaluate", "pope", "--limit", "4", "--device", "cpu", "--jobs", "0"]
     steelyard(*words, "--runs", str(tmp_path))
     (path,) = record.find(tmp_path)
     done = record.read(path)

@@ -72,7 +72,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def records(real_suite: suite.Suite, corpus: Corpus, runs: Path) -> Mapping[str, Record]:
     corpora = {"food101": corpus}
     jobs = suite.jobs(real_suite, corpora)
-    results = run_jobs(jobs, corpora, RunOptions(runs=runs, device="cpu", jobs=1))
+    results = run_jobs(jobs, corpora, RunOptions(runs=runs, device="cpu", jobs=0))
     return {result.label: result for result in results}
 
 

@@ -25,9 +25,9 @@ from steelyard.harness.core.progress import no_progress
 from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run, suite
+from steelyard.harness.runs.job import Job
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_jobs
-from steelyard.harness.runs.run import Job
 
 MEASURED = ("seconds", "peak_bytes", "seal")  # of the machine, and the hash over that
 
@@ -157,7 +157,7 @@ def test_a_nan_loss_marks_the_run_failed_and_the_suite_goes_on(
     broken = tmp_path / "broken.py"
     broken.write_text(NAN)
     jobs = [job(food, str(broken)), job(food)]
-    options = RunOptions(runs=tmp_path / "runs", device="cpu", jobs=1)
+    options = RunOptions(runs=tmp_path / "runs", device="cpu", jobs=0)
     records = run_jobs(jobs, {"food101": food}, options)
     assert [result.status for result in records] == ["failed", "done"]
     assert records[0].failure == "loss became nan at step 5"
@@ -223,7 +223,7 @@ def test_killed_in_the_middle_a_suite_resumes_to_the_same_records(
     written = (before / record.RECORD).stat().st_mtime_ns
     (tmp_path / "go").touch()
     for runs in (first, second):
-        done = CliRunner().invoke(cli, [*words, *runs, "--jobs", "1"])
+        done = CliRunner().invoke(cli, [*words, *runs, "--jobs", "0"])
         assert done.exit_code == 0, done.output
     assert (before / record.RECORD).stat().st_mtime_ns == written
     names = [folder.name for folder in record.find(tmp_path / "b")]

@@ -17,8 +17,8 @@ from steelyard.harness.records import record
 from steelyard.harness.records.budget import BUDGETS, scaled
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run, suite
+from steelyard.harness.runs.job import Job
 from steelyard.harness.runs.options import RunOptions
-from steelyard.harness.runs.run import Job
 from steelyard.harness.runs.suite import SuiteEntry
 from steelyard.leaderboards.loading.collect import budget_name, collect
 from steelyard.leaderboards.tracks.anytime import area, publish_anytime

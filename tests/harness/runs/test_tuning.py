@@ -122,7 +122,7 @@ def command(folder: Path, world: Path, name: str, *words: str) -> Any:
         "--runs",
         str(folder / "runs"),
         "--jobs",
-        "1",
+        "0",
     ]
     return CliRunner().invoke(cli, [name, str(folder / "mine.yaml"), *arguments, *words])
 

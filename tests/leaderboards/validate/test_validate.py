@@ -20,7 +20,7 @@ from steelyard.harness.records import record
 from steelyard.harness.records.record import RECORD, checksum
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run, tuning
-from steelyard.harness.runs.run import Job
+from steelyard.harness.runs.job import Job
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.validate import sets, validate
 

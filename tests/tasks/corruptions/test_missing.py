@@ -15,7 +15,7 @@ from steelyard.harness.core.examples import Corpus, Example, Modality
 from steelyard.harness.records import record
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import run
-from steelyard.harness.runs.run import Job
+from steelyard.harness.runs.job import Job
 from steelyard.tasks import build
 from steelyard.tasks.corruptions import missing
 from steelyard.tasks.corruptions.variants import Corruption
