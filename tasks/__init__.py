@@ -309,7 +309,7 @@ def corrupts_text(text: str) -> bool:
 
 def doc_to_visual(doc: "TaskDoc") -> "list[Image]":
     """Return the document's image in a list, as lmms-eval wants it; empty if it has none."""
-    from steelyard.tasks._shared.images import open_image
+    from steelyard.harness.data.images import open_image
 
     return [open_image(Path(doc["image"]))] if doc["image"] else []
 

@@ -125,6 +125,20 @@ def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
     assert len(led) <= MOST_LEADS * total, "\n".join(led)
 
 
+def test_one_module_opens_images() -> None:
+    """Elsewhere a mode would be clipped, alpha dropped, or a file taken that ``check`` refuses."""
+    for path in FILES:
+        if path == ROOT / "harness" / "data" / "images.py":
+            continue
+        for name in ("PIL.open", "PIL.Image.open", "PIL.ImageOps.exif_transpose"):
+            assert name not in imported(path), path
+        for call in (node for node in ast.walk(TREES[path]) if isinstance(node, ast.Call)):
+            function, arguments = ast.unparse(call.func), [ast.unparse(a) for a in call.args]
+            opens = re.search(r"\b(Image\.open|imread|exif_transpose|decode_image)$", function)
+            converts = function.endswith(".convert") and arguments == ["'RGB'"]
+            assert not opens and not converts, f"{path}:{call.lineno}"
+
+
 def test_no_device_defaults_to_the_cpu() -> None:
     """A device left out on the way would move a run from the GPU without a word."""
     defaults = [

@@ -83,13 +83,9 @@ def read_image(path: Path) -> "Image":
     """
     from PIL import Image
 
-    from steelyard.tasks._shared.images import open_image
+    from steelyard.harness.data.images import open_image
 
-    try:
-        image = open_image(path)
-    except (OSError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Could not read {path}: {reason}.") from error
+    image = open_image(path)
     image.thumbnail((SIZE, SIZE), Image.Resampling.BOX)
     return image
 

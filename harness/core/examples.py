@@ -71,6 +71,8 @@ class Corpus:
     """Largest number of images per item."""
     split_revisions: Mapping[str, str] = field(default_factory=dict)
     """Hash of the classes and of each split alone."""
+    converted: frozenset[Path] = frozenset()
+    """Images that are no plain 8-bit pictures: the rules of reading decide their pixels."""
 
     def revision_of(self, split: str) -> str:
         """Return the hash of a split, or that of all data if there is none."""

@@ -1,23 +1,18 @@
 """Decode every image once: fault, content hash, perceptual hash, size."""
 
 import hashlib
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image
 
-from steelyard.harness.core.compat import swapped
+from steelyard.harness.data.images import ImageError, decode, read_bytes
 
-UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""Errors of Pillow on a file that is no image, is broken or is absurdly large."""
-MISSING = "missing"
 CHUNK = 256
 """Images per task of a thread; progress is reported after each chunk."""
 GRID, STEP = 9, 2
@@ -40,6 +35,8 @@ class ScannedImage:
     """Difference hash, 128 bits; near-duplicates differ in few of them. Empty if undecodable."""
     width: int = 0
     height: int = 0
+    is_converted: bool = False
+    """Whether its pixels depend on ``images.RULES``."""
 
 
 @contextmanager
@@ -58,8 +55,7 @@ def scan(paths: Iterable[Path]) -> dict[Path, ScannedImage]:
     files = list(dict.fromkeys(paths))
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     images: dict[Path, ScannedImage] = {}
-    # lmms-eval switches Pillow to accept truncated images, for the full process.
-    with swapped(ImageFile, "LOAD_TRUNCATED_IMAGES", False), ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool:
         # Threads are enough: Pillow releases the interpreter lock while it decodes.
         results = pool.map(lambda chunk: [scan_image(path) for path in chunk], chunks)
         for chunk, scanned in zip(chunks, results, strict=True):
@@ -70,25 +66,16 @@ def scan(paths: Iterable[Path]) -> dict[Path, ScannedImage]:
 
 
 def scan_image(path: Path) -> ScannedImage:
-    """Read and decode one file."""
+    """Read and decode one file; usable is what ``images.open_image`` opens."""
+    content_hash = ""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return ScannedImage(MISSING)
-    except OSError as error:
-        return ScannedImage(f"cannot be read: {error.strerror}")
-    content_hash = hashlib.blake2b(content, digest_size=8).hexdigest()
-    try:
-        with Image.open(BytesIO(content)) as image:
-            size = image.size
-            # A JPEG is read to its end at any scale; a small one is two to three times faster.
-            image.draft("L", (2 * GRID, 2 * GRID))
-            grey = image.convert("L").resize((GRID, GRID), Image.Resampling.BOX)
-    except UnidentifiedImageError:
-        return ScannedImage("not an image" if content else "empty file", content_hash)
-    except UNDECODABLE as error:
-        return ScannedImage(str(error) or type(error).__name__, content_hash)
-    return ScannedImage("", content_hash, difference_hash(grey), *size)
+        content = read_bytes(path)
+        content_hash = hashlib.blake2b(content, digest_size=8).hexdigest()
+        image, size, is_converted = decode(content, path, edge=2 * GRID)
+    except ImageError as error:
+        return ScannedImage(error.fault, content_hash)
+    grey = image.convert("L").resize((GRID, GRID), Image.Resampling.BOX)
+    return ScannedImage("", content_hash, difference_hash(grey), *size, is_converted)
 
 
 def difference_hash(grey: Image.Image) -> bytes:

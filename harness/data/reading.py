@@ -7,7 +7,7 @@ import math
 import os
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from io import StringIO
@@ -18,10 +18,13 @@ from typing import Any, NoReturn
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.core.seeds import seed_for
-from steelyard.harness.data.image_scan import MISSING, ScannedImage, scan
+from steelyard.harness.data.image_scan import ScannedImage, scan
+from steelyard.harness.data.images import MISSING, RULES
 
 MAIN_SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
+)
 NAMED = 3
 """Most items that an error names."""
 
@@ -179,10 +182,11 @@ def build_corpus(
     paths = (row.image for split in sorted(usable) for row in usable[split])
     content = "".join(images[path].content for path in paths if path)
     content_hash = blake2b(content.encode(), digest_size=8).hexdigest() if content else ""
-    version, parts = revisions(classes, usable)
+    converted = frozenset(path for path, image in images.items() if image.is_converted)
+    version, parts = revisions(classes, usable, converted)
     corpus = Corpus(
         name, root, classes, multi_label, usable, version, notes, tuple(bad), content_hash,
-        split_revisions=parts,
+        split_revisions=parts, converted=converted,
     )  # fmt: skip
     problems = id_problems(splits)
     for split in filter(splits.__contains__, MAIN_SPLITS):
@@ -313,15 +317,18 @@ def with_classes(corpus: Corpus, classes: tuple[str, ...]) -> Corpus:
         )
         for split, rows in corpus.splits.items()
     }
-    version, parts = revisions(classes, splits)
+    version, parts = revisions(classes, splits, corpus.converted)
     return replace(corpus, classes=classes, splits=splits, revision=version, split_revisions=parts)
 
 
 def revisions(
-    classes: Sequence[str], splits: Mapping[str, Sequence[Example]]
+    classes: Sequence[str],
+    splits: Mapping[str, Sequence[Example]],
+    converted: Collection[Path],
 ) -> tuple[str, dict[str, str]]:
     """Hash classes, all fields of the examples, image sizes in bytes and their order: 16 digits.
 
+    ``converted`` are the images whose pixels depend on the rules of reading; these are hashed, too.
     Returns the hash of all splits, and that of each alone.
     """
     # Order counts because shuffling by seed starts from it; the path of the folder does not.
@@ -340,6 +347,7 @@ def revisions(
             # Items that are no questions are hashed as before there were any.
             row += question if any(question) else []
             row += [example.rejected] if example.rejected else []
+            row += [f"rules {RULES}"] if example.image in converted else []
             for state in (digest, part):
                 state.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest(), {split: part.hexdigest() for split, part in parts.items()}

@@ -29,9 +29,8 @@ COLUMNS = ("id", "hash", "answer")
 
 def item_hash(inputs: Inputs, choices: Sequence[str]) -> str:
     """Hash what an item asks: prompt, choices and the pixels of its images, corrupted or not."""
-    images = [image.convert("RGB") for image in inputs.images]
     parts = [inputs.prompt.encode(), *(choice.encode() for choice in choices)]
-    parts += [part for i in images for part in (str(i.size).encode(), i.tobytes())]
+    parts += [part for i in inputs.images for part in (str(i.size).encode(), i.tobytes())]
     return digest(parts)
 
 
@@ -91,7 +90,7 @@ class _Export(Substitute):
         names: list[str] = []
         for image in inputs.images:
             names.append(f"images/{len(self.rows):06d}-{len(names)}.png")
-            image.convert("RGB").save(self.folder / names[-1])
+            image.save(self.folder / names[-1])
         row = {"id": item, "hash": item_hash(inputs, choices), "prompt": inputs.prompt}
         self.rows.append(row | {"images": names, **({"choices": list(choices)} if choices else {})})
         return choices[0] if choices else ""

@@ -16,6 +16,7 @@ from torch import nn
 from steelyard.harness.core.compat import enable_checkpointing, prepare_imports
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
+from steelyard.harness.data.images import as_rgb
 from steelyard.harness.models import vlm_checks
 from steelyard.harness.models.assembled import located
 from steelyard.harness.models.extension import STATE, Extension, extend, load_weights, state
@@ -316,7 +317,7 @@ def _check_parts(backbone: Vlm) -> None:
     """Raise UserError if encode and fuse differ from the model's own forward pass."""
     kind = backbone.base.config.model_type
     # Noise, because equal patches would hide image tokens in a wrong order.
-    noise = [Image.effect_noise(size, 60).convert("RGB") for size in ((64, 64), (48, 96))]
+    noise = [as_rgb(Image.effect_noise(size, 60)) for size in ((64, 64), (48, 96))]
     items = [Inputs(image, "What is this?", "What is this?") for image in (*noise, None)]
     backbone.eval()
     try:

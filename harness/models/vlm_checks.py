@@ -9,6 +9,7 @@ from PIL import Image
 
 from steelyard.harness.core.errors import UserError, one_line
 from steelyard.harness.core.examples import Inputs
+from steelyard.harness.data.images import as_rgb, open_image, stored_size
 from steelyard.harness.models.storage import explain_load_errors
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.models.vlm_config import ADAPTER_CONFIG
@@ -63,7 +64,7 @@ def check_processor(backbone: Vlm, source: str) -> None:
         ),
         suppress(UserError),  # a limit of the options, which real items may keep
     ):
-        backbone.collate([Inputs(Image.effect_noise((64, 64), 60).convert("RGB"), "?", "?")])
+        backbone.collate([Inputs(as_rgb(Image.effect_noise((64, 64), 60)), "?", "?")])
 
 
 def refused_images(processor: Any, paths: Iterable[Path]) -> dict[Path, str]:
@@ -74,10 +75,10 @@ def refused_images(processor: Any, paths: Iterable[Path]) -> dict[Path, str]:
     faults: dict[tuple[int, int], str] = {}
     refused = {}
     for path in dict.fromkeys(paths):
-        with Image.open(path) as image:  # reads the header only
-            size = image.size
+        size = stored_size(path)
         if min(size) >= SMALL and max(size) < LONG * min(size):
             continue
+        size = open_image(path).size  # upright
         if size not in faults:
             faults[size] = ""
             try:

@@ -17,13 +17,13 @@ from steelyard.harness.core.errors import ItemError, UserError
 from steelyard.harness.core.examples import Corpus, Example, Turn
 from steelyard.harness.core.progress import no_progress
 from steelyard.harness.core.seeds import seed_for
+from steelyard.harness.data.images import store_of
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.classifier import Classifier
 from steelyard.harness.models.encoders import Encoder
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.models.vlm_prompts import EncodedItem, PromptEncoder
 from steelyard.harness.training.item_store import ItemStore
-from steelyard.tasks._shared.images import store_of
 
 IN_MEMORY_BYTES = 1 << 30  # training tensors larger than this are prepared batch by batch
 CHUNK = 64

@@ -14,7 +14,7 @@ from PIL.Image import Image
 
 from steelyard import tasks
 from steelyard.harness.core.examples import Corpus, Example, Inputs
-from steelyard.tasks._shared.images import store_of
+from steelyard.harness.data.images import store_of
 from steelyard.tasks.corruptions import apply
 from steelyard.tasks.metrics import Pool, TaskDoc
 

@@ -20,8 +20,9 @@ from PIL import Image
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Inputs
 from steelyard.harness.core.files import digest
+from steelyard.harness.data import images
+from steelyard.harness.data.reading import IMAGE_SUFFIXES
 from steelyard.tasks._lmms import stock
-from steelyard.tasks._shared import images
 from steelyard.tasks.corruptions import apply
 from steelyard.tasks.corruptions.variants import Variant
 
@@ -34,7 +35,6 @@ PLAIN_SPLITS = {"val": "validation", "valid": "validation", "dev": "validation",
 """Split names of the ``datasets`` library for files with these names."""
 MARKER = "<image>"
 """Position of the image in a prompt. Here the image is first, as in lmms-eval's own models."""
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tiff", ".webp")
 PROBED = 20
 """Documents whose images are read at once: the first ones of a task without a column of images,
 where at least one must have one, else those with the most images in their columns."""
@@ -154,10 +154,30 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
 
 def _as_image(task: str, index: int, medium: Any) -> Image.Image:
     if isinstance(medium, Image.Image):
-        return medium.convert("RGB")
-    if isinstance(medium, str) and medium.lower().endswith(IMAGE_SUFFIXES):
-        return Image.open(medium).convert("RGB")
+        return images.as_rgb(medium)
+    if isinstance(medium, str) and Path(medium).suffix.lower() in IMAGE_SUFFIXES:
+        return images.open_image(Path(medium))
     raise UserError(f"{task}: document {index} has a {type(medium).__name__}, not an image.")
+
+
+_decode_example = datasets.Image.decode_example
+
+
+def _decode_by_rules(feature: Any, value: Any, tokens: Any = None) -> Any:
+    """Decode an image of the ``datasets`` library like all others.
+
+    Its own way keeps modes that the tasks' ``convert("RGB")`` clips, and fails on broken EXIF.
+    """
+    name, content = value["path"], value["bytes"]
+    if content is not None:
+        return images.decode(content, name or "bytes").image
+    if name and Path(name).exists():
+        return images.open_image(Path(name))
+    return images.as_rgb(_decode_example(feature, value, tokens))  # on the hub
+
+
+# For the full process: documents are decoded by the code of tasks, too.
+datasets.Image.decode_example = _decode_by_rules
 
 
 @contextmanager
@@ -334,10 +354,12 @@ def _scan(rows: Any, columns: Sequence[str]) -> tuple[list[str], list[int], str]
         for row in table.to_pylist():
             # Popped: in the row's hash their name replaces the bytes, which are large.
             media = [row.pop(column) for column in columns]
-            name = digest(_parts(media)) if any(media) else ""
+            files = [*_parts(media)] if any(media) else []
+            name = digest(files) if files else ""
             names.append(name)
             counts.append(sum(len(m) if isinstance(m, list) else bool(m) for m in media))
-            total.update(f"{name} {digest(_parts(row))}\n".encode())
+            rules = "" if all(map(images.is_plain, files)) else f" rules {images.RULES}"
+            total.update(f"{name} {digest(_parts(row))}{rules}\n".encode())
     return names, counts, total.hexdigest()
 
 

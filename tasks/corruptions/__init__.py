@@ -95,6 +95,8 @@ def corrupt(
     """
     import numpy as np
 
+    from steelyard.harness.data.images import as_rgb
+
     kind = CORRUPTIONS[name]
     apply = kind.apply
     if apply is None:
@@ -116,7 +118,7 @@ def corrupt(
             return draw(draw_rng).only(index)
 
         if kind.modality == "image":
-            content = image.convert("RGB") if image and image.mode != "RGB" else image
+            content = as_rgb(image) if image else None
             return Inputs(apply(content, severity or 0, rng, donor), item.text)
         return Inputs(image, apply(item.text or "", severity or 0, rng, donor))
 

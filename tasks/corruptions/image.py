@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageChops, ImageFilter
 from PIL.Image import Image, Resampling, fromarray
-from PIL.Image import open as open_file
 
 from steelyard.harness.core.examples import Donor
+from steelyard.harness.data.images import decode
 
 GRID = 224
 """Longest edge, in pixels, for which ImageNet-C's strengths are defined."""
@@ -74,7 +74,7 @@ def jpeg(image: Image, severity: int, rng: np.random.Generator, donor: Donor) ->
         small = image.resize(_scaled(image, GRID / max(image.size)), Resampling.BOX)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=JPEG_QUALITY[severity - 1])
-    packed = open_file(file).convert("RGB")
+    packed = decode(file.getvalue(), "JPEG").image
     if small is image:
         return packed
     # Only the errors are made larger, so that the photo keeps its detail.

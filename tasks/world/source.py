@@ -113,7 +113,7 @@ class SceneSource:
             # Two characters take nine dots: 3/8 of the picture's width.
             pixels = draw_sign(sign, max(1, self.size // 24))
             x = int(self.rng.integers(2)) * (picture.width - pixels.shape[1])
-            picture.paste(Image.fromarray(pixels).convert("RGB"), (x, 0))
+            picture.paste(Image.fromarray(pixels), (x, 0))
         return picture
 
     def save(self, scene: Scene, path: Path, sign: str = "") -> None:

@@ -25,11 +25,11 @@ from timing import arguments, cpu_seconds, photo
 from steelyard import tasks
 from steelyard.harness.core.compat import import_lmms_eval
 from steelyard.harness.core.examples import Corpus, Inputs
+from steelyard.harness.data.images import open_image
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models import vlm_build, vlm_config
 from steelyard.harness.runs.parallel import quiet_heavy_libraries
 from steelyard.tasks import build
-from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.corruptions import CORRUPTIONS
 
 SIZE = tiny_vlms.Size(hidden=768, layers=12, heads=12, vision_hidden=384, vision_layers=6)

@@ -22,6 +22,7 @@ from steelyard import methods, tasks
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.core.examples import Corpus, Inputs
 from steelyard.harness.core.options import Option
+from steelyard.harness.data.images import open_image
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models import registry
 from steelyard.harness.models.backbone import Backbone, Batch
@@ -30,7 +31,6 @@ from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs.parallel import quiet_heavy_libraries
 from steelyard.harness.training.train_data import TrainData, train_data
-from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.world import build
 
 Work = Callable[[Batch], object]

@@ -15,10 +15,10 @@ import torch
 from steelyard import methods, tasks
 from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.core.examples import Inputs
+from steelyard.harness.data.images import open_image
 from steelyard.harness.models import registry
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.training.train_data import train_data
-from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.world import build
 
 FLOPS = 1.2e11  # some three hundred steps

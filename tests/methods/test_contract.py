@@ -101,7 +101,7 @@ def test_trains_within_the_budget_and_answers(name: str, task: str, world: Path)
 
 def run_inputs(example: "object") -> "object":
     from steelyard.harness.core.examples import Inputs
-    from steelyard.tasks._shared.images import open_image
+    from steelyard.harness.data.images import open_image
 
     return Inputs(open_image(example.image), example.text)  # type: ignore[attr-defined]
 

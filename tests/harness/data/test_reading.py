@@ -17,7 +17,7 @@ Splits = dict[str, list[Example]]
 
 
 def revision(classes: Sequence[str], splits: Mapping[str, Sequence[Example]]) -> str:
-    total, _ = reading.revisions(classes, splits)
+    total, _ = reading.revisions(classes, splits, ())
     return total
 
 

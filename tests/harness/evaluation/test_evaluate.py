@@ -13,8 +13,8 @@ from stubs import Stub, corpus_at, reader, run, viewer
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Inputs
+from steelyard.harness.data import images
 from steelyard.harness.evaluation.evaluate import evaluate
-from steelyard.tasks._shared import images
 from steelyard.tasks.metrics import clustered_stderr
 
 # Scores

@@ -16,10 +16,10 @@ from paths import SHARED
 
 from steelyard import tasks
 from steelyard.harness.core.examples import Corpus, Inputs
+from steelyard.harness.data.images import open_image
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.evaluation.scores import Evaluation
 from steelyard.harness.models.backbone import Recipe
-from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.world.build import WorldSpec, ensure
 
 QUESTIONS = ("vqav2", "gqa", "textvqa", "scienceqa", "mme", "naturalbench")

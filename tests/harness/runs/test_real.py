@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from paths import SHARED, require_models
 
 from steelyard.harness.core.examples import Corpus
+from steelyard.harness.data.images import open_image
 from steelyard.harness.models import assembled, encoders
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import suite
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import load_corpora, quiet_heavy_libraries, run_jobs
-from steelyard.tasks._shared.images import open_image
 from steelyard.tasks.corruptions import CORRUPTIONS
 
 pytestmark = pytest.mark.real

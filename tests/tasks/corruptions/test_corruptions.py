@@ -17,10 +17,10 @@ from PIL import Image
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Inputs
+from steelyard.harness.data.images import ImageStore, open_image, store_of
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models.backbone import Recipe
 from steelyard.tasks import build
-from steelyard.tasks._shared.images import ImageStore, open_image, store_of
 from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
 from steelyard.tasks.corruptions.image import NOISE_SIGMA
 from steelyard.tasks.corruptions.text import WORD_FRACTIONS
