@@ -124,7 +124,7 @@ def decode(content: bytes, name: object, edge: int | None = None) -> DecodedImag
             orientation = _orientation(picture)
             image, is_converted = _convert(picture)
     except UnidentifiedImageError:
-        fault = f"not an image of a known format: {', '.join(FORMATS)}" if content else "empty file"
+        fault = "not an image" if content else "empty file"
         raise ImageError(name, fault) from None
     except Exception as error:  # on broken files Pillow raises errors of a dozen types
         fault = next(iter(str(error).splitlines()), "")

@@ -163,17 +163,17 @@ def _as_image(task: str, index: int, medium: Any) -> Image.Image:
 _decode_example = datasets.Image.decode_example
 
 
-def _decode_by_rules(feature: Any, value: Any, tokens: Any = None) -> Any:
+def _decode_by_rules(feature: Any, value: Any, token_per_repo_id: Any = None) -> Any:
     """Decode an image of the ``datasets`` library like all others.
 
     Its own way keeps modes that the tasks' ``convert("RGB")`` clips, and fails on broken EXIF.
     """
-    name, content = value["path"], value["bytes"]
-    if content is not None:
-        return images.decode(content, name or "bytes").image
-    if name and Path(name).exists():
-        return images.open_image(Path(name))
-    return images.as_rgb(_decode_example(feature, value, tokens))  # on the hub
+    if isinstance(value, Mapping) and value["bytes"] is not None:
+        return images.decode(value["bytes"], value["path"] or "its bytes").image
+    if isinstance(value, Mapping) and value["path"] and Path(value["path"]).exists():
+        return images.open_image(Path(value["path"]))
+    # On the hub, or decoded before.
+    return images.as_rgb(_decode_example(feature, value, token_per_repo_id))
 
 
 # For the full process: documents are decoded by the code of tasks, too.
