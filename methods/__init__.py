@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 from steelyard.harness.core.errors import UserError, check_known, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.core.files import import_file
-from steelyard.harness.core.options import Option, apply
+from steelyard.harness.core.options import Option, Options, apply, read_values
 from steelyard.harness.training.search import Range, Space
 
 # They import torch, which ``list`` and boards do without.
@@ -166,6 +166,23 @@ def configure(method: Method, options: Mapping[str, Option], kind: ModelKind = "
         )
     config = method.Config(**(about.on_vlm if kind == "vlm" else {}))
     return apply(config, options, f"option of {about.title}")
+
+
+def read_settings(
+    name: str, options: Options, settings: Options
+) -> tuple[dict[str, Option], dict[str, Option]]:
+    """Read texts among a method's options, and among the settings of its TRL trainer.
+
+    A list of such settings stays text. ``configure`` and ``check_trainer`` refuse what is wrong.
+    """
+    method = load(name)
+    trainer = dict(settings)
+    if settings and method.ABOUT.trainer:
+        import trl  # takes seconds
+
+        read = read_values(getattr(trl, method.ABOUT.trainer), settings)
+        trainer |= {key: value for key, value in read.items() if not isinstance(value, list)}
+    return read_values(method.Config, options), trainer
 
 
 def check_data(name: str, options: Mapping[str, Option], kind: ModelKind, corpus: Corpus) -> None:

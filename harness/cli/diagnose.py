@@ -85,7 +85,7 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
         title = f"{run.label} (seed {run.spec.seed})"
     else:
         check_model_path(model)
-    backbone_options = parse_pairs(options.backbone_set)
+    backbone_options = registry.read_options(model, parse_pairs(options.backbone_set))
     spec = run.spec if run else None
     corpora = parallel.load_corpora(
         _task_names(options.tasks, run),

@@ -173,7 +173,7 @@ def check_answerable(run: Record, names: Iterable[str]) -> None:
 def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: EvaluateOptions) -> Job:
     """Return the job that scores an untrained model; a limit gives a record of its own."""
     check_model_path(source)
-    backbone_options = parse_pairs(options.backbone_set)
+    backbone_options = registry.read_options(source, parse_pairs(options.backbone_set))
     registry.check_packages(source, backbone_options)
     spec = RunSpec(
         method=methods.idle(),

@@ -183,7 +183,7 @@ def _plan(factor: str, options: FactorOptions) -> tuple[Suite, Sequence[FactorLe
         groups = [list(group) for _, group in groupby(levels, key=lambda level: level.parameter)]
         ends = [level for group in groups for level in (group[0], group[-1])]
         levels = tuple(level for level in levels if level in ends or level.reference)
-    base = replace(base, seeds=seeds, budget=budget)
+    base = suites.with_types(replace(base, seeds=seeds, budget=budget))
     suites.check(base)
     if options.limit < 1:
         raise UserError(f"--limit {options.limit}: evaluate on one or more items.")

@@ -24,6 +24,7 @@ from steelyard.harness.cli.tune import tune
 from steelyard.harness.cli.validate import validate
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.progress import echo
+from steelyard.harness.core.startup import Output, start_process
 
 
 class _Group(click.Group):
@@ -86,8 +87,13 @@ def main() -> None:
     # A last search for garbage among torch's objects would take part of a second.
     atexit.register(gc.freeze)
     try:
+        start_process()
         # Else click ends the process itself, with code 1 when interrupted.
         cli(standalone_mode=False)
+        sys.stdout.flush()
+        if Output.failure:
+            echo(f"error: could not write standard output: {Output.failure}", error=True)
+            sys.exit(1)
     except UserError as error:
         echo(f"error: {error}", error=True)
         sys.exit(2)

@@ -18,7 +18,15 @@ from steelyard.harness.records.record import Record
 from steelyard.harness.runs import cards, tuning
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import run_suite
-from steelyard.harness.runs.suite import Suite, SuiteEntry, check, expand_groups, load, shipped
+from steelyard.harness.runs.suite import (
+    Suite,
+    SuiteEntry,
+    check,
+    expand_groups,
+    load,
+    shipped,
+    with_types,
+)
 from steelyard.harness.training import tracking
 from steelyard.tasks._lmms import stock
 
@@ -140,22 +148,22 @@ def suites_from(target: str, options: RunOptions) -> list[Suite]:
         raise UserError(f"{target} consists of {names}: give {conflicts[0]} with one of them.")
     # Groups of a user's folder must be known before they are replaced by their tasks.
     stock.include(options.include_path)
-    suites = [_changed(base, options) for base in bases]
-    for path in options.tuned:
-        suites = tuning.add_chosen(suites, path, oracle=options.oracle)
-    # Once, after all changes: a wrong name in the second suite must not wait for the first.
-    for suite in suites:
-        try:
+    try:
+        suites = [_changed(base, options) for base in bases]
+        for path in options.tuned:
+            suites = tuning.add_chosen(suites, path, oracle=options.oracle)
+        # Once, after all changes: a wrong name in the second suite must not wait for the first.
+        for suite in suites:
             check(suite)
-        except UserError as error:
-            raise UserError(f"{target}: {error}" if is_suite else str(error)) from error
+    except UserError as error:
+        raise UserError(f"{target}: {error}" if is_suite else str(error)) from error
     return suites
 
 
 def _suite_of_one(method: str, options: RunOptions) -> Suite:
     """Return one method on default tasks of its kind of backbone."""
-    changes = parse_pairs(options.method_set), options.label or ""
-    entries = (SuiteEntry(method, *changes, trl=parse_pairs(options.trl)),)
+    settings = parse_pairs(options.method_set), options.label or ""
+    entries = (SuiteEntry(method, *settings, trl=parse_pairs(options.trl)),)
     kinds = methods.about(method).backbones
     kind = registry.kind_of(options.backbone) if options.backbone else kinds[0]
     if kind == "classifier":
@@ -175,9 +183,9 @@ def _changed(base: Suite, options: RunOptions) -> Suite:
         if len(corruptions) > 1:
             raise UserError(f"--corruption {NONE} scores clean items alone: give no other.")
         corruptions = ()
-    loader = {key: str(value) for key, value in parse_pairs(options.data_set).items()}
+    loader = parse_pairs(options.data_set)
     same = ("budget", "backbone", "limit", "split", "track", "wall")
-    return replace(
+    changed = replace(
         base,
         entries=(*base.entries, *map(SuiteEntry, options.methods)),
         tasks=tasks,
@@ -188,3 +196,4 @@ def _changed(base: Suite, options: RunOptions) -> Suite:
         data_options=dict.fromkeys(tasks, loader) if loader else base.data_options,
         **{name: value for name in same if (value := getattr(options, name))},
     )
+    return with_types(changed)

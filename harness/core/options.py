@@ -3,7 +3,7 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
@@ -90,7 +90,9 @@ def _shown(value: Any) -> str:
 def apply(
     config: ConfigT, values: Mapping[str, Any], kind: str, names: Collection[str] = ()
 ) -> ConfigT:
-    """Return a copy of a dataclass instance with some fields replaced; lists become tuples.
+    """Return a copy of a dataclass instance with some fields replaced.
+
+    Texts are read as the types of the fields; lists become tuples.
 
     ``kind`` says in errors what the names are, such as "backbone option". ``names`` are the fields
     that may be set, by default all.
@@ -99,6 +101,7 @@ def apply(
         UserError: a field is unknown or a value does not have the field's declared type.
     """
     names = names or [field.name for field in fields(config)]  # type: ignore[arg-type]
+    values = read_values(type(config), values)
     check_values(type(config), values, kind, names)
     changes = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
     return replace(config, **changes)  # type: ignore[type-var]
@@ -151,34 +154,60 @@ def _name_of(declared: Any) -> str:
     return "a mapping" if origin is Mapping else _TYPE_NAMES.get(declared, str(declared))
 
 
-def parse_pairs(pairs: Sequence[str]) -> dict[str, Option]:
-    """Read ``KEY=VALUE`` texts; values become numbers, booleans or text."""
+def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
+    """Read ``KEY=VALUE``; what a value is depends on its field, see ``read_values``."""
     values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise UserError(f"'{pair}': write KEY=VALUE.")
-        values[key] = parse_value(value)
+        values[key] = value
     return values
 
 
-def parse_value(text: str) -> Option:
-    """Read a number, ``true`` or ``false``; anything else stays text."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    # int first: 3 stays a whole number, and a run's id depends on it.
-    for kind in (int, float):
+def read_values(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with texts read as the types of their fields, whatever they look like.
+
+    What fits no type, or has no field, is unchanged.
+    """
+    types = get_type_hints(config_class)
+    return {name: _read(value, types.get(name, str)) for name, value in values.items()}
+
+
+def _read(value: Any, declared: Any) -> Any:
+    origin, parts = get_origin(declared), get_args(declared)
+    if origin in (Union, UnionType):
+        # A text stays one if it may be; else the first type that it fits.
+        readings = [value, *(_read(value, part) for part in parts)]
+        return next((reading for reading in readings if _fits(reading, declared)), value)
+    if origin is Literal:
+        return next((choice for choice in parts if str(choice) == value), value)
+    if origin in (tuple, list):
+        items = value.split(",") if isinstance(value, str) else value
+        return [_read(item, parts[0]) for item in items] if isinstance(items, list) else value
+    if not isinstance(value, str):
+        return value
+    if declared is NoneType and value.lower() in ("", "none", "null", "~"):
+        return None
+    if declared is bool and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    # A whole number stays one as a float, because a run's id depends on it.
+    for kind in {int: (int,), float: (int, float)}.get(declared, ()):
         with suppress(ValueError):
-            return kind(text)
-    return text
+            return kind(value)
+    return value
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read ``0,1,2`` or ``0-4``."""
+    """Read ``0,1,2`` or ``0-4``, each seed once."""
     try:
         if "-" in text:
             low, high = map(int, text.split("-"))
-            return tuple(range(low, high + 1))
-        return tuple(int(part) for part in text.split(","))
+            seeds: Iterable[int] = range(low, high + 1)
+        else:
+            seeds = map(int, text.split(","))
+        if seeds := tuple(dict.fromkeys(seeds)):
+            return seeds
     except ValueError:
-        raise UserError(f"Seeds '{text}': write 0,1,2 or 0-4.") from None
+        pass
+    raise UserError(f"Seeds '{text}': write 0,1,2 or 0-4.")

@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from steelyard.harness.core.errors import UserError, one_line
+from steelyard.harness.core.startup import start_process
 
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
@@ -209,6 +210,7 @@ def _serve(
     connection: "Connection[Any, Any]", start: Callable[..., None] | None, start_args: Sequence[Any]
 ) -> None:
     """Run the jobs that come, one by one, until the parent ends this process or is gone."""
+    start_process()
     # An exception, so that temporary files are removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     atexit.register(gc.freeze)  # a last search for garbage would take part of a second

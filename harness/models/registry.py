@@ -13,6 +13,7 @@ from steelyard import tasks
 from steelyard.harness.core.environment import require_package
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
+from steelyard.harness.core.options import Options, read_values
 from steelyard.harness.models import classifier_config, vlm_config
 from steelyard.harness.models.assembled import located
 from steelyard.harness.models.backbone import Backbone
@@ -46,6 +47,11 @@ def configure(name: str, options: Mapping[str, Any]) -> ClassifierConfig | VlmCo
             "encoders as IMAGE+TEXT, by hub id or path."
         )
     return vlm_config.configure(name, options)
+
+
+def read_options(name: str, options: Options) -> dict[str, Any]:
+    """Read texts among the options of a backbone; ``configure`` refuses what is wrong."""
+    return read_values(ClassifierConfig if kind_of(name) == "classifier" else VlmConfig, options)
 
 
 def check_packages(name: str, options: Mapping[str, Any]) -> None:

@@ -102,7 +102,7 @@ def parse_loader_options(pairs: Sequence[str], names: Sequence[str]) -> dict[str
                 raise UserError(f"--data-set {text}: with several tasks write TASK.{text}=...")
             task = names[0]
         check_known("task of --data-set", task, names)
-        options.setdefault(task, {})[key] = str(value)
+        options.setdefault(task, {})[key] = value
     return options
 
 
@@ -116,12 +116,15 @@ def parse_roots(texts: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
     roots = {}
     for text in texts:
         task, equals, root = text.partition("=")
-        if not equals:
+        if task not in names and stock.PREFIX + task in names:
+            task = stock.PREFIX + task
+        # A folder's own name may have an equals sign.
+        is_folder = len(names) == 1 and Path(text).expanduser().is_dir()
+        is_pair = bool(equals) and (task in names or Path(root).expanduser().is_dir())
+        if is_folder or not is_pair:
             if len(names) != 1:
                 raise UserError(f"--data-root {text}: with several tasks write TASK=DIR.")
             task, root = names[0], text
-        if task not in names and stock.PREFIX + task in names:
-            task = stock.PREFIX + task
         # A shell does not expand the ~ of TASK=~/folder.
         if (folder := Path(root).expanduser()).is_dir():
             roots[task] = folder

@@ -18,7 +18,7 @@ from steelyard import methods, tasks
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import file_hash
-from steelyard.harness.core.options import Options, apply, parse_value
+from steelyard.harness.core.options import Options, apply
 from steelyard.harness.core.progress import console
 from steelyard.harness.models import registry
 from steelyard.harness.records.budget import FRACTIONS, Track, parse_budget, scaled
@@ -112,6 +112,14 @@ ENTRY_KEYS = ("method", "options", "label", "learning_rate", "trl")
 KEYS = sorted({"methods", *(field.name for field in fields(Suite))} - {"name", "entries"})
 
 
+class TextLoader(yaml.SafeLoader):
+    """Read every scalar as text: its key and not its looks decide what it is."""
+
+
+# But not the key of merged mappings.
+TextLoader.yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
+
+
 def shipped() -> dict[str, Path]:
     """Return the suites of the package by name."""
     folder = Path(str(files("steelyard.leaderboards"))) / "suites"
@@ -133,7 +141,7 @@ def load(name_or_path: str) -> tuple[Suite, ...]:
     if not path.is_file():
         raise UserError(f"No suite file at {path}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), TextLoader)
         if not isinstance(content, dict):
             raise UserError(f"a suite is a mapping with the keys {', '.join(KEYS)}.")
         if content.keys() <= {"suites", "about"} and isinstance(content.get("suites"), list):
@@ -143,8 +151,6 @@ def load(name_or_path: str) -> tuple[Suite, ...]:
             if not isinstance(content.get(key), list) or not content[key]:
                 raise UserError(f"'{key}' must be a list of at least one name.")
         entries = tuple(_entry(item) for item in content.pop("methods"))
-        # YAML reads 16000 as a number, a budget is a name or a number as text.
-        content["budget"] = str(content.get("budget", "S"))
         suite = apply(Suite(path.stem, entries), content, "suite key", KEYS)
         return (replace(suite, evaluate=expand_groups(suite.evaluate)),)
     except yaml.YAMLError as error:
@@ -160,14 +166,23 @@ def _entry(item: Any) -> SuiteEntry:
         raise UserError(f"'methods': {item!r} is neither a name nor a mapping with 'method'.")
     if "set" in item:
         raise UserError("The key 'set' of a method entry is now 'options'.")
-    values = dict(item)
-    if "learning_rate" in item:
-        # YAML reads 4e-4 as text.
-        rate = parse_value(str(item["learning_rate"]))
-        if isinstance(rate, str | bool) or not rate > 0:
-            raise UserError(f"learning_rate: {rate!r}: give a positive number such as 0.0004.")
-        values["learning_rate"] = float(rate)
-    return apply(SuiteEntry(item["method"]), values, "key of a method entry", ENTRY_KEYS)
+    entry = apply(SuiteEntry(""), item, "key of a method entry", ENTRY_KEYS)
+    if entry.learning_rate is not None and not entry.learning_rate > 0:
+        raise UserError(
+            f"learning_rate: {entry.learning_rate}: give a positive number such as 0.0004."
+        )
+    return entry
+
+
+def with_types(suite: Suite) -> Suite:
+    """Return a suite with the texts among its options read as the types of the options."""
+    settings = [methods.read_settings(e.method, e.options, e.trl) for e in suite.entries]
+    entries = [
+        replace(entry, options=options, trl=trl)
+        for entry, (options, trl) in zip(suite.entries, settings, strict=True)
+    ]
+    options = registry.read_options(suite.backbone, suite.backbone_options)
+    return replace(suite, entries=tuple(entries), backbone_options=options)
 
 
 def check(suite: Suite) -> None:

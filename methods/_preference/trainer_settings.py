@@ -1,13 +1,13 @@
 """Check the settings of a TRL trainer that a user gives with ``--trl KEY=VALUE``."""
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import fields
 from fnmatch import fnmatch
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from steelyard.harness.core.errors import UserError, unknown
-from steelyard.harness.core.options import Option, check_values, parse_value
+from steelyard.harness.core.options import Options, check_values, read_values
 
 OPTIONS = {
     "per_device_train_batch_size": "batch_size",
@@ -55,7 +55,7 @@ UNUSED = (
 """Keys without effect: rows, answers, sampling and the reference are this package's own."""
 
 
-def check(trainer: str, settings: Mapping[str, Option], options: Collection[str]) -> None:
+def check(trainer: str, settings: Options, options: Collection[str]) -> None:
     """Raise UserError for a key or value that TRL's configuration class ``trainer`` cannot take.
 
     ``options`` are those of the method: what is one of them is set there.
@@ -84,21 +84,10 @@ def check(trainer: str, settings: Mapping[str, Option], options: Collection[str]
                 f"{', '.join(sorted(names))}."
             )
         raise unknown(f"setting of TRL's {trainer}", key, names)
-    values = typed(config_class, settings)
+    values = read_values(config_class, settings)
     check_values(config_class, values, f"setting of TRL's {trainer}", names)
     try:
         with warnings.catch_warnings(action="ignore"):  # of names that TRL itself still uses
             config_class(output_dir="unused", use_cpu=True, report_to="none", **values)
     except (TypeError, ValueError) as error:
         raise UserError(f"--trl: {' '.join(str(error).split())}") from None
-
-
-def typed(config_class: type[Any], settings: Mapping[str, Option]) -> dict[str, Any]:
-    """Return settings with a list where the class has one: ``sigmoid,sft`` has two items."""
-    types = get_type_hints(config_class)
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        parts = [part for part in get_args(types.get(key)) or () if get_origin(part) is list]
-        is_list = bool(parts) or get_origin(types.get(key)) is list
-        values[key] = [parse_value(part) for part in str(value).split(",")] if is_list else value
-    return values

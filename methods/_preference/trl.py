@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import NonFiniteLoss, UserError
 from steelyard.harness.core.files import TemporaryFolder
+from steelyard.harness.core.options import read_values
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Recipe
 from steelyard.harness.models.vlm import Vlm
@@ -30,7 +31,6 @@ from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import preflight, trl_data
 from steelyard.methods._preference import reference as reference_cache
 from steelyard.methods._preference.head import score_answers
-from steelyard.methods._preference.trainer_settings import typed
 
 REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
 UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
@@ -211,7 +211,9 @@ def arguments(
     names = inspect.signature(config_class).parameters
     # Trainers differ in the settings that they know.
     shared = {name: value for name, value in shared.items() if name in names}
-    return config_class(**{**shared, **settings, **typed(config_class, backbone.trainer_settings)})
+    return config_class(
+        **{**shared, **settings, **read_values(config_class, backbone.trainer_settings)}
+    )
 
 
 def passes(backbone: Vlm, rows: int, multiple: int = 1) -> dict[str, int]:

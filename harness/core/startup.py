@@ -1,0 +1,88 @@
+"""Start a process the same way under every terminal, launcher and setting of Python."""
+
+import errno
+import io
+import os
+import re
+import sys
+import warnings
+from typing import Any
+
+from steelyard.harness.core.errors import UserError
+
+COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE",
+          "SLURM_STEP_NUM_TASKS")  # fmt: skip
+"""Variables of torchrun, MPI and srun with the number of processes that they started."""
+LAUNCHER = re.compile(
+    r"((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)"
+    r"|(TORCHELASTIC|ACCELERATE|FSDP|OMPI|PMI|PMIX|MV2)_\w+|MPI_LOCAL\w+"
+)
+"""Variables from which libraries conclude that other processes wait, or how to train."""
+
+
+def start_process() -> None:
+    """Make this process and those it starts independent of how they are started.
+
+    Output that cannot be shown is no error, variables of a launcher and of ``accelerate`` have no
+    effect, and warnings stay warnings.
+
+    Raises:
+        UserError: a launcher started several processes of one command.
+    """
+    _open_streams()
+    if sys.flags.optimize > 1:
+        raise UserError("Python was told to drop all docstrings, of which help texts are made: "
+                        "unset PYTHONOPTIMIZE or give 1.")  # fmt: skip
+    for name in COUNTS:
+        value = os.environ.get(name, "")
+        if value.isdecimal() and int(value) > 1:
+            raise UserError(
+                f"{name}={value}: a launcher started {value} processes, and steelyard is one that "
+                f"starts its own (--jobs). Start it without the launcher, or unset {name}."
+            )
+    for name in filter(LAUNCHER.fullmatch, list(os.environ)):
+        del os.environ[name]
+    # Libraries warn while they are imported.
+    if any(option.startswith("error") for option in sys.warnoptions):
+        warnings.simplefilter("ignore")
+        sys.warnoptions.clear()  # workers would get them as options
+        os.environ.pop("PYTHONWARNINGS", None)
+
+
+class Output(io.FileIO):
+    """Standard stream that drops what cannot be written: finished work is not lost by it."""
+
+    failure = ""
+    """Why a stream could not be written, other than that its reader has ended, as ``head`` does."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                Output.failure = error.strerror or str(error)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return memoryview(data).nbytes
+
+
+def _open_streams() -> None:
+    """Replace standard output and error by streams on which no text and no reader fails."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed: the next file that is opened would get this number
+            os.open(os.devnull, os.O_RDWR)
+    for name, descriptor, errors in (("stdout", 1, "replace"), ("stderr", 2, "backslashreplace")):
+        stream = getattr(sys, name)
+        if stream is None or stream is getattr(sys, f"__{name}__"):
+            buffer = io.BufferedWriter(Output(descriptor, "w", closefd=False))
+            encoding, by_line = "utf-8", False
+            if stream is not None:
+                stream.flush()
+                encoding = stream.encoding
+                by_line = stream.line_buffering or stream.write_through
+            setattr(sys, name, io.TextIOWrapper(buffer, encoding, errors, "\n", by_line))
+        elif isinstance(stream, io.TextIOWrapper):  # of whoever calls ``main`` in his process
+            stream.reconfigure(errors=errors)

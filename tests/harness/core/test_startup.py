@@ -1,0 +1,80 @@
+"""A process starts alike under every terminal, launcher and setting of Python."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.startup import COUNTS, start_process
+
+START = "from steelyard.harness.core.startup import *; import sys; start_process();"
+
+
+def run(script: str, shell: str = "{}", **variables: str) -> subprocess.CompletedProcess[bytes]:
+    words = f"'{sys.executable}' -c \"{START} {script}\""
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        ["bash", "-c", shell.format(words)], capture_output=True, env=environment, timeout=60
+    )
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252"])
+def test_what_a_terminal_cannot_show_is_replaced(encoding: str) -> None:
+    done = run("print(chr(0x394), chr(0xdc80), 'end')", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout) == (0, b"? ? end\n"), done.stderr
+
+
+@pytest.mark.parametrize("shell", ["{} | true", "{} >&-", "{} >&- 2>&- <&-", "{} 2>&1 | head -1"])
+def test_work_goes_on_when_nobody_reads(shell: str, tmp_path: Path) -> None:
+    file = tmp_path / "done"
+    script = f"[print(i, flush=True) for i in range(9999)]; open('{file}', 'w').write('all')"
+    done = run(script, f"set -o pipefail; {shell}")
+    assert (done.returncode, file.read_text(), done.stderr) == (0, "all", b"")
+
+
+def test_a_closed_output_is_not_the_next_file(tmp_path: Path) -> None:
+    run(f"file = open('{tmp_path / 'file'}', 'w'); import os; os.write(1, b'printed')", "{} >&-")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_full_disk_behind_the_output_is_kept_as_its_failure() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    script = "print(1, flush=True); print(2, flush=True); sys.exit(Output.failure)"
+    assert b"No space" in run(script, "{} > /dev/full").stderr
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_several_processes_of_a_launcher_are_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "4")
+    with pytest.raises(UserError, match=f"{name}=4"):
+        start_process()
+
+
+@pytest.mark.parametrize("value", ["1", "", "x", "-1"])
+def test_what_a_launcher_of_one_process_sets_has_no_effect(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE",
+             "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_DEEPSPEED", "OMPI_COMM_WORLD_RANK")  # fmt: skip
+    for name in names:
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANKING", "other")
+    start_process()
+    assert not os.environ.keys() & {*names} and os.environ["RANKING"] == "other"
+
+
+def test_warnings_stay_warnings_here_and_in_workers() -> None:
+    script = "import warnings, os; warnings.warn('old'); assert 'PYTHONWARNINGS' not in os.environ"
+    done = run(f"{script}; assert not sys.warnoptions", PYTHONWARNINGS="error")
+    assert done.returncode == 0, done.stderr
+
+
+def test_dropped_docstrings_are_one_line() -> None:
+    done = run("", PYTHONOPTIMIZE="2")
+    assert b"unset PYTHONOPTIMIZE" in done.stderr
