@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 FUNCTION = "extend"
 """Function ``extend(backbone, config)`` of a method's file, which replaces or adds modules."""
 STATE = "extension.safetensors"
+UNSAVED = (
+    "the method changed the backbone while it trained ({}), and scoring would be without that: do "
+    f"it in a function {FUNCTION}(backbone, config) of the method's file, which is called before "
+    "training and before scoring"
+)
 
 Layout = Mapping[str, tuple[object, ...]]
 """Type of every module, shape of every weight and whether it is trained, by name."""
@@ -105,8 +110,15 @@ def layout(backbone: nn.Module) -> Layout:
     content = {
         name: part for name, part in content.items() if references.isdisjoint(name.split("."))
     }
-    # A method of the class that is set on the object, such as another ``predict``.
-    replaced = [name for name in vars(backbone) if callable(getattr(type(backbone), name, None))]
+    # A method of the class that is set on the object, such as another ``predict`` or ``forward``;
+    # not one that trainers set around the class's own, for arguments of theirs.
+    replaced = [
+        f"{name}.{method}".removeprefix(".")
+        for name, module in backbone.named_modules()
+        for method, value in vars(module).items()
+        if callable(own := getattr(type(module), method, None))
+        and getattr(value, "__wrapped__", None) is not own
+    ]
     return content | dict.fromkeys(replaced, ("function",))
 
 
@@ -123,11 +135,7 @@ def changed_parts(backbone: nn.Module, before: Layout) -> str:
             changes.append(f"{name} is another")
     if not changes:
         return ""
-    return (
-        f"the method changed the backbone while it trained ({', '.join(sorted(changes)[:3])}), and "
-        f"scoring would be without that: do it in a function {FUNCTION}(backbone, config) of the "
-        "method's file, which is called before training and before scoring"
-    )
+    return UNSAVED.format(", ".join(sorted(changes)[:3]))
 
 
 def _weights(backbone: nn.Module) -> dict[str, torch.Tensor]:

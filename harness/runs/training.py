@@ -71,8 +71,11 @@ def train(
     data, flops, seconds = _prepare_data(backbone, corpora[spec.task], budget)
     if backbone.kind == "vlm":
         backbone.trainer_settings = spec.trl
-    if extended:
-        _check_restored(backbone, data, folder, device)
+    if extended and not _restores(backbone, data, folder, device):
+        raise UserError(
+            "the function extend of the method's file does not build the same modules twice: all "
+            "that decides a prediction has to be in modules, parameters or buffers"
+        )
     # The seed decides which windows the audit compares: a method cannot know them.
     meter = Meter(budget, device, Audit(spec.seed_for("audit")))
     for module in backbone.metered_modules:
@@ -108,6 +111,10 @@ def train(
     # A method may have caught these exceptions: the findings count nevertheless.
     changes = extension.changed_parts(backbone, layout)
     failure = meter.audit.finding or guard.finding or changes or failure
+    # A second copy of a vision-language model may not fit beside the first.
+    if not failure and backbone.kind == "classifier":
+        same = _restores(backbone, data, folder, device)
+        failure = "" if same else extension.UNSAVED.format("by a hook or a plain attribute")
     status: Literal["done", "failed"] = "failed" if failure else "done"
     result = TrainingResult(status, failure, meter.ledger(stopped), meter.diagnostics)
     lines = (json.dumps(row, sort_keys=True) + "\n" for row in meter.history)
@@ -192,10 +199,8 @@ def add_modules(
     return True
 
 
-def _check_restored(
-    backbone: "Classifier | Vlm", data: "TrainData", folder: Path, device: str
-) -> None:
-    """Raise UserError unless a saved and loaded backbone has the same modules and predictions."""
+def _restores(backbone: "Classifier | Vlm", data: "TrainData", folder: Path, device: str) -> bool:
+    """Return whether the backbone, saved and loaded, has the same modules and predictions."""
     import torch
 
     from steelyard.harness.models.backbone import evaluation_mode
@@ -211,11 +216,7 @@ def _check_restored(
             equal = torch.allclose(
                 backbone.predict(batch), restored.predict(batch), rtol=1e-3, atol=1e-4
             )
-    if not equal:
-        raise UserError(
-            "the function extend of the method's file does not build the same modules twice: all "
-            "that decides a prediction has to be in modules, parameters or buffers"
-        )
+    return equal
 
 
 def learning_rate(spec: RunSpec) -> float:

@@ -87,7 +87,13 @@ def on_message(message):
     if sys.argv[1] == "bug":
         raise ValueError("a bug in the parent")
 
+def work_on_nothing():
+    with start_workers(1):
+        pass  # a mistake of the user, for example: the worker's queue is gone then
+
 if __name__ == "__main__":
+    if sys.argv[1] == "nothing":
+        sys.exit(work_on_nothing())
     with start_workers(2) as workers:
         list(spread(work, deque([float(sys.argv[2])] * 2), workers, on_message))
 """
@@ -105,6 +111,12 @@ def start_script(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
         # A shell's background jobs ignore Ctrl-C, and so would this process.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def test_a_worker_that_is_still_starting_ends_in_silence(tmp_path: Path) -> None:
+    process = start_script(tmp_path, "nothing")
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_workers_with_unread_messages_end_after_a_bug_in_the_parent(tmp_path: Path) -> None:

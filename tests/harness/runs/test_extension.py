@@ -85,6 +85,8 @@ def test_the_guides_gate_is_scored_as_it_was_trained(
     [
         ("build(backbone, config); meter.watch(backbone.fusion)", "fusion is another"),
         ("old = backbone.predict; backbone.predict = lambda b: 2 * old(b)", "predict is new"),
+        ("fusion = backbone.fusion; fusion.forward = lambda a, b: fusion.output(a * b)",
+         "fusion.forward is new"),
         ("backbone.missing.requires_grad_(True)", "missing.image is another"),
     ],
 )  # fmt: skip
@@ -95,6 +97,18 @@ def test_what_scoring_would_lack_fails_after_one_step(
     done = run(steelyard, world, tmp_path, text, frozen)
     assert done.status == "failed" and done.ledger.steps == 1 and not done.scores
     assert finding in done.failure and "do it in a function extend" in done.failure
+
+
+def test_a_hook_that_scoring_would_lack_fails_the_run(
+    steelyard: Command, world: Path, tmp_path: Path
+) -> None:
+    """It cannot be told from the harness's own hooks, but by the predictions of saved weights."""
+    hook = "backbone.fusion.register_forward_hook(lambda module, inputs, logits: 3 * logits)"
+    done = run(
+        steelyard, world, tmp_path, WITHOUT_EXTEND.replace("    fit(", f"    {hook}\n    fit(")
+    )
+    assert done.status == "failed" and not done.scores and "by a hook" in done.failure
+    assert not (tmp_path / "runs" / done.id / registry.WEIGHTS).exists()
 
 
 def test_modules_that_differ_each_time_are_refused_before_training(
