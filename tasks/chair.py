@@ -16,7 +16,7 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import read_json, read_json_lines, read_text
+from steelyard.harness.core.readers import read_object, read_rows, read_text
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import objects as _objects
 from steelyard.tasks._shared import questions
@@ -57,7 +57,7 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "") -> Corpus:
 
 
 def _listed(root: Path) -> Iterator[Mapping[str, Any]]:
-    for where, row in read_json_lines(root / LIST):
+    for where, row in read_rows(root / LIST):
         unlabelled = row.get("objects") is None
         yield {
             "image": questions.field(where, row, "image"),
@@ -68,32 +68,45 @@ def _listed(root: Path) -> Iterator[Mapping[str, Any]]:
 
 def _official(root: Path, part: str) -> Iterator[Mapping[str, Any]]:
     """Read COCO's files: every image of the instances file, with the names of its objects."""
-    content = _coco(root, "instances", part)
-    if content is None:
+    instances, described = (_coco(root, kind, part) for kind in ("instances", "captions"))
+    if instances is None:
         raise UserError(f"No {LIST} or instances_*.json in {root}: check the data folder.")
-    described = _coco(root, "captions", part) or {"annotations": []}
-    try:
-        names = {row["id"]: row["name"] for row in content["categories"]}
-        objects, captions = defaultdict(list), defaultdict(list)
-        for row in content["annotations"]:
-            objects[row["image_id"]].append(names[row["category_id"]])
-        for row in described["annotations"]:
-            captions[row["image_id"]].append(row["caption"])
-        for row in content["images"]:
-            yield {
-                "image": row["file_name"],
-                # An image has one annotation for each instance of a class.
-                "objects": tuple(dict.fromkeys(objects[row["id"]])),
-                "captions": tuple(captions[row["id"]]),
-            }
-    except (KeyError, TypeError) as error:
-        raise UserError(f"The COCO files in {root} are not in COCO's layout: {error!r}.") from None
+    names = {id: questions.field(*at, "name") for id, at in _by_id(instances, "categories").items()}
+    objects, captions = defaultdict(list), defaultdict(list)
+    for where, row in _rows(instances, "annotations"):
+        category = questions.field(where, row, "category_id")
+        if category not in names:
+            raise UserError(f"{where}: no category has the id {category}.")
+        objects[questions.field(where, row, "image_id")].append(names[category])
+    for where, row in _rows(described, "annotations") if described else ():
+        image = questions.field(where, row, "image_id")
+        captions[image].append(questions.field(where, row, "caption"))
+    for id, (where, row) in _by_id(instances, "images").items():
+        yield {
+            "image": questions.field(where, row, "file_name"),
+            # An image has one annotation for each instance of a class.
+            "objects": tuple(dict.fromkeys(objects[id])),
+            "captions": tuple(captions[id]),
+        }
 
 
-def _coco(root: Path, kind: str, part: str) -> Any:
+CocoFile = tuple[Path, questions.SourceRow]
+
+
+def _coco(root: Path, kind: str, part: str) -> CocoFile | None:
     patterns = (f"{folder}/{kind}_*{part}*.json" for folder in FOLDERS)
     path = questions.only_file(root, kind, *patterns)
-    return read_json(path) if path else None
+    return (path, read_object(path)) if path else None
+
+
+def _rows(file: CocoFile, key: str) -> Iterator[tuple[str, questions.SourceRow]]:
+    path, content = file
+    for number, row in enumerate(questions.objects(str(path), content, key), start=1):
+        yield f"{path}: {key} {number}", row
+
+
+def _by_id(file: CocoFile, key: str) -> dict[str, tuple[str, questions.SourceRow]]:
+    return questions.by_key(_rows(file, key), "id")
 
 
 def _example(root: Path, row: Mapping[str, Any], lines: tuple[str, ...], split: str) -> Example:

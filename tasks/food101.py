@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus, carve, find_file, read_csv
+from steelyard.harness.core.folders import listing
+from steelyard.harness.core.readers import csv_rows, read_text
+from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus, carve, find_file
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import official
 
@@ -20,6 +22,8 @@ COLUMNS = {
 }
 """Accepted header names, in lower case."""
 TEXTS = ("titles", "pages")
+PAGE = ".txt"
+"""Suffix of a page, which some rows of the published tables name in place of its photo."""
 
 
 class FoodRow(NamedTuple):
@@ -77,46 +81,59 @@ def _examples(
 
 
 def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]:
-    path = find_file(root, _listing(split, "titles"))
+    name = _listing(split, "titles")
     order: Sequence[int] = ()
     rows: list[FoodRow] = []
-    unclassed: set[str] = set()
-    for where, cells in read_csv(path):
-        if not order:
-            if Path(cells[0].strip()).suffix.lower() not in IMAGE_SUFFIXES:
-                order = _header(where, cells)
-                continue
+    unusable: set[str] = set()
+    """Images of rows that are skipped already."""
+    for where, cells, fault in csv_rows(read_text(find_file(root, name)), name):
+        if not order and not fault:
             # The official tables have no header: file, title, class.
-            order = (0, 1, 2)
-        if len(cells) <= max(order):
-            raise UserError(f"{where}: {len(cells)} cells, expected file, title and class.")
-        file, title, label = (cells[index].strip() for index in order)
-        if label:
-            # Some tables have a path in place of the name.
-            rows.append(FoodRow(Path(file).name, title or None, label))
+            order = (0, 1, 2) if _is_photo(cells[0]) else _header(where, cells)
+            if not _is_photo(cells[0]):
+                continue
+        if not fault and len(cells) <= max(order):
+            fault = f"{len(cells)} cells, expected file, title and class"
+        if not fault:
+            file, title, label = (cells[index].strip() for index in order)
+            fault = "" if label else "no class"
+        if fault:
+            unusable.update(_photo(cell) for cell in cells if _is_photo(cell))
+            reason = fault if fault == "no class" else f"malformed: {fault}"
+            skipped.append(Skipped(where, split, reason))
         else:
-            # Else the image would be reported a second time below, as one without a row.
-            unclassed.add(Path(file).name)
-            skipped.append(Skipped(file, split, "no class"))
+            rows.append(FoodRow(_photo(file), title or None, label))
     listed = {(row.label, row.file) for row in rows}
     for image in _images(root, split):
         label = image.parent.name
-        if (label, image.name) not in listed and image.name not in unclassed:
-            reason = f"no row in {path.name}"
+        if (label, image.name) not in listed and image.name not in unusable:
+            reason = f"no row in {Path(name).name}"
             skipped.append(Skipped(f"{split}/{label}/{image.stem}", split, reason))
     return rows
 
 
+def _is_photo(cell: str) -> bool:
+    return Path(cell.strip()).suffix.lower() in {*IMAGE_SUFFIXES, PAGE}
+
+
+def _photo(cell: str) -> str:
+    """Return the name of the image that a cell names, by a path or by its page."""
+    path = Path(cell.strip())
+    return path.with_suffix(".jpg").name if path.suffix.lower() == PAGE else path.name
+
+
 def _images(root: Path, split: str) -> list[Path]:
     """List the image files of a split by name, from one folder a class."""
-    files = sorted((root / "images" / split).glob("*/*"))
-    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    labels = listing(root / "images" / split)
+    return [path for label in labels for path in listing(label, *IMAGE_SUFFIXES)]
 
 
 def _header(where: str, cells: Sequence[str]) -> list[int]:
     names = [cell.strip().lower() for cell in cells]
     accepted = (next(filter(names.__contains__, columns), "") for columns in COLUMNS.values())
     order = [names.index(name) for name in accepted if name]
+    if twice := [names[index] for index in order if names.count(names[index]) > 1]:
+        raise UserError(f"{where}: the header has two columns '{twice[0]}': keep one.")
     if len(order) < len(COLUMNS):
         header = "; ".join(f"{kind}: {' or '.join(names)}" for kind, names in COLUMNS.items())
         raise UserError(
@@ -136,7 +153,7 @@ def _page_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]:
         page = texts / label / f"{image.stem}.txt"
         if page.is_file():
             # Crawled pages mix encodings; keep a page with an invalid byte.
-            content = page.read_text(encoding="utf-8", errors="replace").strip()
+            content = read_text(page, lenient=True).strip()
             rows.append(FoodRow(image.name, content or None, label))
         else:
             skipped.append(Skipped(f"{split}/{label}/{image.stem}", split, "no page text"))

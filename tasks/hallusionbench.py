@@ -16,6 +16,7 @@ from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.core.readers import read_rows
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import judged, official, questions
 
@@ -51,7 +52,7 @@ def load(root: Path, *, max_bad: float = 0.01, verdicts: str = "") -> Corpus:
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
         keys = ("subcategory", "set_id", "figure_id", "question_id")
-        for where, row in questions.listed(questions.first_file(folder, FILE)):
+        for where, row in read_rows(questions.first_file(folder, FILE)):
             subcategory, group, figure, question = (questions.field(where, row, k) for k in keys)
             category = questions.one_of(where, row, "category", CATEGORIES)
             cluster = f"{category}/{subcategory}/{group}"

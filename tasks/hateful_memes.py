@@ -7,9 +7,11 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import build_corpus, carve, find_file, read_json_lines
+from steelyard.harness.core.folders import listing
+from steelyard.harness.core.readers import read_rows, shown
+from steelyard.harness.data.reading import build_corpus, carve, find_file
 from steelyard.tasks import metrics
-from steelyard.tasks._shared import official
+from steelyard.tasks._shared import official, questions
 
 CLASSES = ("not_hateful", "hateful")
 ANSWERS = ("no", "yes")
@@ -43,7 +45,7 @@ def load(root: Path, *, max_bad: float = 0.01, val: str = "seen", test: str = "s
     official splits keep their names; their unlabelled rows are skipped.
     """
     roles = _roles(val, test)
-    names = {path.name for path in root.glob("*.jsonl")}
+    names = {path.name for path in listing(root, ".jsonl")}
     phase = "2" if names & {*SECOND_PHASE} else "1" if names & {*FIRST_PHASE} else "unknown"
     sources = {role: _source(root, phase, split) for role, split in roles.items()}
     if (root / PACKED).is_file() and not (root / "img").is_dir():
@@ -88,17 +90,18 @@ def _source(root: Path, phase: str, split: str) -> Path:
 
 def _rows(root: Path, path: Path) -> Iterator[tuple[str, Example]]:
     """Yield ``("file:line", item)``; an item without labels is unlabelled."""
-    for where, row in read_json_lines(path):
+    for where, row in read_rows(path):
         id, image, text, label = (row.get(key) for key in ("id", "img", "text", "label"))
-        if not isinstance(id, int | str) or not isinstance(image, str):
+        # type(), for True is an int to Python and equal to 1.
+        if type(id) not in (int, str) or not isinstance(image, str):
             raise UserError(f"{where}: expected an 'id' and the image's path as 'img'.")
         if not isinstance(text, str | None):
-            raise UserError(f"{where}: 'text' must be a string, found {text!r}.")
-        # type(), for True is an int to Python and equal to 1.
+            raise UserError(f"{where}: 'text' must be a string, found {shown(text)}.")
         if label is not None and (type(label) is not int or label not in (0, 1)):
-            raise UserError(f"{where}: label {label!r}, allowed are 0, 1 or none.")
+            raise UserError(f"{where}: label {shown(label)}, allowed are 0, 1 or none.")
         labels = () if label is None else (label,)
-        yield where, Example(str(id), root / image, text or None, labels)
+        words = text if text and text.strip() else None
+        yield where, Example(str(id), questions.image_path(root, image, (".",)), words, labels)
 
 
 def _labelled(root: Path, path: Path, role: str) -> list[Example]:

@@ -15,15 +15,10 @@ from typing import Any
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.core.files import cache_folder, digest, publish_folder
+from steelyard.harness.core.folders import listing
+from steelyard.harness.core.readers import json_rows, read_text, shown
 from steelyard.harness.data import tables
-from steelyard.harness.data.reading import (
-    IMAGE_SUFFIXES,
-    MAIN_SPLITS,
-    build_corpus,
-    json_lines,
-    read_json,
-    read_text,
-)
+from steelyard.harness.data.reading import IMAGE_SUFFIXES, MAIN_SPLITS, build_corpus
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import conversations, official, questions
 
@@ -62,7 +57,7 @@ def _files(root: Path) -> tuple[Path, dict[str, Path]]:
     if not root.is_dir():
         raise UserError(f"No data folder at {root}: give the folder that holds train.jsonl.")
     files: dict[str, Path] = {}
-    for path in sorted(root.iterdir()):
+    for path in listing(root):
         stem, _, suffix = path.name.partition(".")
         split = SPLITS.get(stem, stem)
         if f".{suffix}" in SUFFIXES:
@@ -100,25 +95,16 @@ class _Reader:
 
     def examples(self, split: str, path: Path) -> Iterator[Example]:
         """Yield the items of a file; a row that cannot be read is skipped."""
+
+        def skip(where: str, reason: str) -> None:
+            self.skipped.append(Skipped(where, split, f"malformed: {reason}"))
+
         copies: Counter[str] = Counter()
-        for where, row in self._rows(split, path):
+        for where, row in json_rows(read_text(path), path.name, skip):
             try:
-                if not isinstance(row, Mapping):
-                    raise UserError(f"{where}: expected an object, found {type(row).__name__}.")
                 yield self._example(where, row, copies)
             except UserError as error:
-                self._skip(split, str(error))
-
-    def _rows(self, split: str, path: Path) -> Iterable[tuple[str, Any]]:
-        text = read_text(path)
-        # datasets writes lines into files that end in .json, too.
-        if text.lstrip().startswith("["):
-            return ((f"{path.name}:{n}", row) for n, row in enumerate(read_json(path), start=1))
-        return json_lines(text, path.name, lambda fault: self._skip(split, fault))
-
-    def _skip(self, split: str, fault: str) -> None:
-        where, _, reason = fault.partition(": ")
-        self.skipped.append(Skipped(where, split, f"malformed: {reason.removesuffix('.')}"))
+                skip(where, str(error).removeprefix(f"{where}: ").removesuffix("."))
 
     def _example(self, where: str, row: questions.SourceRow, copies: Counter[str]) -> Example:
         is_native = row.get("question") is not None
@@ -153,10 +139,14 @@ class _Reader:
 
     def _content(self, image: Path | None) -> str:
         """Hash an image file; empty without one or if it cannot be read, which is found later."""
-        if image is None or not image.is_file():
+        if image is None:
             return ""
         if image not in self.contents:
-            self.contents[image] = hashlib.blake2b(image.read_bytes(), digest_size=8).hexdigest()
+            try:
+                content = image.read_bytes()
+            except OSError:
+                return ""
+            self.contents[image] = hashlib.blake2b(content, digest_size=8).hexdigest()
         return self.contents[image]
 
 
@@ -172,7 +162,7 @@ def _image_names(where: str, row: questions.SourceRow, *, required: bool) -> lis
     for image in images:
         name = image.get("path") if isinstance(image, Mapping) else image
         if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: 'image' must be a path, found {name!r}.")
+            raise UserError(f"{where}: 'image' must be a path, found {shown(name)}.")
         names.append(name)
     return names
 

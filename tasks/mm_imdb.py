@@ -8,7 +8,9 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import build_corpus, find_file, read_object
+from steelyard.harness.core.folders import listing
+from steelyard.harness.core.readers import read_object
+from steelyard.harness.data.reading import build_corpus, find_file
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import official, questions
 
@@ -92,7 +94,7 @@ def _index(root: Path, *suffixes: str) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for suffix in suffixes:
         for folder in FOLDERS:
-            for path in (root / folder).glob(f"*{suffix}"):
+            for path in listing(root / folder, suffix):
                 files.setdefault(path.stem, path)
     return files
 

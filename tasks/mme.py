@@ -6,7 +6,9 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import IMAGE_SUFFIXES, read_text
+from steelyard.harness.core.folders import listing
+from steelyard.harness.core.readers import read_text
+from steelyard.harness.data.reading import IMAGE_SUFFIXES
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import official
 from steelyard.tasks._shared import questions as _questions
@@ -61,8 +63,11 @@ def _category(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Exam
     questions, images = (
         folder / name if (folder / name).is_dir() else folder for name in (QUESTIONS, IMAGES)
     )
-    paths = {p.stem: p for p in sorted(images.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES}
-    texts = {path.stem: path for path in sorted(questions.glob("*.txt"))}
+    paths: dict[str, Path] = {}
+    for path in listing(images, *IMAGE_SUFFIXES):
+        if (other := paths.setdefault(path.stem, path)) != path:
+            raise UserError(f"{images} has {other.name} and {path.name}: keep one.")
+    texts = {path.stem: path for path in listing(questions, ".txt")}
     # Both kinds of names: an image without questions is reported too.
     for name in sorted(paths.keys() | texts.keys()):
         id = f"{_questions.prefix(split)}{folder.name}/{name}"

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
 from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.core.readers import read_rows
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import judged, official, questions
 
@@ -45,7 +46,7 @@ def load(root: Path, *, max_bad: float = 0.01, ratings: str = "") -> Corpus:
 
     def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
         path = questions.first_file(folder, FILE)
-        for index, (where, row) in enumerate(questions.listed(path)):
+        for index, (where, row) in enumerate(read_rows(path)):
             id_ = f"{questions.prefix(split)}{index}"
             name = _image_name(where, row)
             yield Example(

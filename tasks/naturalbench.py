@@ -7,7 +7,8 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import find_file, read_json_lines
+from steelyard.harness.core.readers import read_rows
+from steelyard.harness.data.reading import find_file
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import official, questions
 
@@ -37,7 +38,7 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
 
 def _examples(root: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
-    rows = read_json_lines(find_file(root, FILE))
+    rows = read_rows(find_file(root, FILE))
     for where, row, question, image in ((*row, *item) for row in rows for item in ITEMS):
         # Copies differ in the column's name.
         column = "Question_Type" if "Question_Type" in row else "Question Type"

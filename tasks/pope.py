@@ -6,7 +6,7 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import read_json_lines
+from steelyard.harness.core.readers import read_rows
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import official
 from steelyard.tasks._shared import questions as _questions
@@ -84,7 +84,7 @@ def _examples(root: Path, path: Path, split: str, several: bool) -> Iterator[Exa
     file_kind = next((kind for kind in KINDS if kind in path.name), "")
     # COCO's ids have no source in front, so that ids in earlier records stay valid.
     file_source = "" if _source(path) == SOURCES[0] else f"{_source(path)}/"
-    for where, row in read_json_lines(path):
+    for where, row in read_rows(path):
         label = _questions.one_of(where, row, "label", LABELS)
         # The row's kind takes precedence over the file's name.
         kind = _questions.one_of(where, {"kind": file_kind, **row}, "kind", KINDS)

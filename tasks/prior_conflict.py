@@ -5,7 +5,8 @@ from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import find_file, read_json_lines
+from steelyard.harness.core.readers import read_rows
+from steelyard.harness.data.reading import find_file
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import questions
 
@@ -22,7 +23,7 @@ def load(root: Path, *, max_bad: float = 0.01) -> Corpus:
 
 
 def _examples(root: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
-    for where, row in read_json_lines(find_file(root, FILE)):
+    for where, row in read_rows(find_file(root, FILE)):
         words = {key: questions.field(where, row, key) for key in ("question", "answer", "prior")}
         choices = questions.strings(where, row, "choices")
         for key in ("answer", "prior"):

@@ -7,7 +7,8 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example
-from steelyard.harness.data.reading import build_corpus, find_file, read_object
+from steelyard.harness.core.readers import read_object
+from steelyard.harness.data.reading import build_corpus, find_file
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import official, questions
 

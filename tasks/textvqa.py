@@ -7,7 +7,8 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import find_file, read_object
+from steelyard.harness.core.readers import read_rows
+from steelyard.harness.data.reading import find_file
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import official
 from steelyard.tasks._shared import questions as _questions
@@ -33,9 +34,8 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "no
     def read(folder: Path, skipped: list[Skipped], split: str) -> Iterator[Example]:
         path = find_file(folder, QUESTIONS.format(part))
         tokens = _tokens(find_file(folder, TOKENS.format(part))) if ocr == "tokens" else None
-        for row in _questions.objects(str(path), read_object(path), "data"):
-            id = _questions.field(str(path), row, "question_id")
-            where = f"{path}: question {id}"
+        for where, row in read_rows(path, "data"):
+            id = _questions.field(where, row, "question_id")
             if not row.get("answers"):
                 raise UserError(
                     f"{where} has no 'answers': those of test are not public, use "
@@ -49,7 +49,7 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "no
                 f"{_questions.prefix(split)}{id}",
                 folder / FOLDERS[part] / f"{image}.jpg",
                 question,
-                answers=_questions.strings(where, row, "answers"),
+                answers=_questions.references(where, row),
                 cluster=image,
             )
 
@@ -59,12 +59,8 @@ def load(root: Path, *, max_bad: float = 0.01, part: str = "val", ocr: str = "no
 
 def _tokens(path: Path) -> dict[str, tuple[str, ...]]:
     """Read the words on each image, by its id."""
-    rows = _questions.objects(str(path), read_object(path), "data")
-    located = ((f"{path}: row {number}", row) for number, row in enumerate(rows, start=1))
-    return {
-        _questions.field(where, row, "image_id"): _questions.strings(where, row, "ocr_tokens")
-        for where, row in located
-    }
+    rows = _questions.by_key(read_rows(path, "data"), "image_id")
+    return {id: _questions.strings(*located, "ocr_tokens") for id, located in rows.items()}
 
 
 def write_official(rows: Iterator[Mapping[str, Any]], folder: Path) -> None:

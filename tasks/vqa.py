@@ -6,7 +6,7 @@ from pathlib import Path
 
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import read_json_lines
+from steelyard.harness.core.readers import read_rows
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import questions as _questions
 from steelyard.tasks._shared import vqa_files
@@ -43,7 +43,7 @@ def _listed(root: Path, split: str, scoring: str) -> Iterator[Example]:
     path = root / "annotations.jsonl"
     if not path.is_file():
         raise UserError(f"No *questions.json or {path.name} in {root}: check its layout.")
-    for where, row in read_json_lines(path):
+    for where, row in read_rows(path):
         image, name = _questions.image_of(where, root, row)
         for pair in _questions.objects(where, row, "qas"):
             yield Example(

@@ -8,6 +8,7 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.core.folders import listing
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import official, vqa_files
 from steelyard.tasks._shared import questions as _questions
@@ -59,7 +60,7 @@ def _file(root: Path, kind: str, part: str) -> Path:
             f"The answers of {part} are not public, only the EvalAI server scores them: use "
             "--data-set part=val2014."
         )
-    names = [path.name for path in sorted(root.glob(f"*{kind}.json"))]
+    names = [path.name for path in listing(root, f"{kind}.json")]
     raise UserError(
         f"No {FILES[kind].format(part)} in {root} (its files: {', '.join(names) or 'none'}): "
         f"choose among {', '.join(PARTS.values())} by --data-set part=..."

@@ -150,3 +150,45 @@ def test_no_device_defaults_to_the_cpu() -> None:
         if isinstance(default, ast.Constant) and default.value == "cpu"
     ]
     assert not defaults
+
+
+READERS = {
+    ".read_text", ".iterdir", ".glob", ".rglob", "json.load", "json.loads", "csv.reader",
+    "csv.DictReader", "yaml.load", "yaml.safe_load", "os.walk", "os.listdir", "os.scandir",
+    "zipfile.ZipFile", "tarfile.open",
+}  # fmt: skip
+"""Calls that read files or list folders without naming the place of a fault, or with litter."""
+OWN_FILES = {
+    "harness/core/readers.py": {"csv.reader", "yaml.load"},
+    "harness/core/folders.py": {"os.walk", "os.listdir"},
+    "harness/core/files.py": {"os.scandir"},  # temporary files of its own
+    "harness/data/archives.py": {"zipfile.ZipFile", "tarfile.open"},
+    "harness/core/environment.py": {".read_text", ".rglob"},  # /proc; the code's own hash
+    "harness/cli/score.py": {".iterdir"},  # is the output folder empty?
+    "harness/datacheck/convert.py": {".iterdir"},
+    "harness/models/assembled/dinov2_smollm2.py": {".glob"},  # an installed package
+    "harness/models/assembled/encoders.py": {".glob"},
+    "harness/reliance/ask.py": {"json.loads"},  # a model's answer
+    "harness/runs/estimate.py": {".rglob"},  # a folder of its own
+    "harness/runs/suite.py": {".glob"},  # the package's suites, tasks, methods and pages
+    "tasks/__init__.py": {".glob"},
+    "tasks/_lmms/stock.py": {".glob"},
+    "tasks/metrics.py": {"json.loads"},
+    "methods/__init__.py": {".read_text"},
+    "leaderboards/output/escape.py": {"csv.reader"},
+    "leaderboards/page/page.py": {".read_text", "json.loads"},
+}
+"""Files that may call them, on files of the package or of the run itself."""
+
+
+def test_files_of_users_are_read_by_one_reader() -> None:
+    for path, tree in TREES.items():
+        calls = {
+            name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            for name in (f".{node.func.attr}", ast.unparse(node.func))
+            if not ast.unparse(node.func).startswith("readers.")
+        }
+        allowed = OWN_FILES.get(path.relative_to(ROOT).as_posix(), set())
+        assert calls & READERS == allowed, path

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.folders import find
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -204,7 +205,7 @@ def file_hash(path: Path) -> str:
 
 def weights_hash(folder: Path) -> str | None:
     """Hash safetensors files: of one, its bytes; of shards, their hashes; of none, None."""
-    hashes = [file_hash(path) for path in sorted(folder.rglob("*.safetensors"))]
+    hashes = [file_hash(path) for path in find(folder, ".safetensors")]
     if len(hashes) < 2:
         return hashes[0] if hashes else None
     return hashlib.blake2b("".join(hashes).encode(), digest_size=8).hexdigest()

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from stat import S_ISREG
-from typing import NoReturn
 
 from steelyard.harness.core.errors import UserError
 
@@ -30,10 +29,9 @@ def listing(folder: Path, *suffixes: str) -> list[Path]:
     """
     try:
         names = os.listdir(folder)  # noqa: PTH208 - for many files
-    except (FileNotFoundError, NotADirectoryError):
-        return []
     except OSError as error:
         _refuse(error)
+        return []
     kept = (name for name in sorted(names) if not is_litter(name))
     return [folder / name for name in kept if not suffixes or name.lower().endswith(suffixes)]
 
@@ -74,5 +72,7 @@ def find(root: Path, *suffixes: str) -> list[Path]:
     return sorted(path for path in paths if path.name.lower().endswith(suffixes))
 
 
-def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"{error.filename}: cannot be listed ({error.strerror}).") from None
+def _refuse(error: OSError) -> None:
+    # A folder that is absent, or removed in the meantime, has no files.
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror}).") from None

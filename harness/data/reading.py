@@ -1,19 +1,15 @@
 """Shared parts of all loaders: files read with line numbers, checks of ids and images, carving."""
 
-import csv
-import gzip
 import json
 import math
 import os
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from io import StringIO
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
@@ -46,90 +42,6 @@ def find_file(root: Path, *names: str) -> Path:
         if (root / name).is_file():
             return root / name
     raise UserError(f"No {' or '.join(names)} in {root}: check the data folder and its layout.")
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a file, unpacked if its name ends in ``.gz``; an error names the file."""
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}).") from None
-
-
-def decode(content: bytes, path: Path) -> str:
-    """Decode UTF-8 with or without a byte-order mark; line ends become newlines."""
-    try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; re-encode the file.") from None
-
-
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file; see ``read_bytes`` and ``decode``."""
-    return decode(read_bytes(path), path)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a syntax error names file and line."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}).") from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that must be an object."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected an object, found {type(content).__name__}.")
-    return content
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ``("file:line", row)`` of each non-empty line; every row must be an object."""
-    for where, row in json_lines(read_text(path), path):
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: expected an object, found {type(row).__name__}.")
-        yield where, row
-
-
-def read_csv(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield ``("file:line", cells)`` of each non-empty row; quoted cells may span lines."""
-    return csv_rows(read_text(path), path)
-
-
-def _refuse(fault: str) -> NoReturn:
-    raise UserError(fault) from None
-
-
-def json_lines(
-    text: str, path: Path | str, on_fault: Callable[[str], object] = _refuse
-) -> Iterator[tuple[str, Any]]:
-    """Parse each non-empty line as JSON; ``on_fault`` is called with each broken line's error."""
-    # Not splitlines(): that also breaks at separators such as U+2028, which JSON allows in strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            on_fault(f"{path}:{number}: not valid JSON ({error.msg}).")
-        else:
-            yield f"{path}:{number}", row
-
-
-def csv_rows(
-    text: str, path: Path | str, on_fault: Callable[[str], object] = _refuse
-) -> Iterator[tuple[str, list[str]]]:
-    """Parse non-empty CSV rows; ``on_fault`` is called with the error that ends the reading."""
-    reader = csv.reader(StringIO(text, newline=""))
-    try:
-        for cells in reader:
-            if cells:
-                yield f"{path}:{reader.line_num}", cells
-    except csv.Error as error:
-        on_fault(f"{path}:{reader.line_num}: not valid CSV ({error}).")
 
 
 def carve(

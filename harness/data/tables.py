@@ -1,16 +1,19 @@
 """Read tables of data sets: parquet and arrow files of the hub, of ``datasets`` and of a user."""
 
 import itertools
-import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from steelyard.harness.core import folders
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.readers import read_object
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
-PATTERNS = ("*.parquet", "*.arrow")
+SUFFIXES = (".parquet", ".arrow")
+PATTERNS = tuple(f"*{suffix}" for suffix in SUFFIXES)
 CONFIG, SPLIT = "__config__", "__split__"
 """Keys of a row for the configuration and split of the copy that it is from."""
 ROWS = 64
@@ -53,10 +56,10 @@ def count(path: Path) -> int | None:
 def find(path: Path) -> list[Path]:
     """List the tables at or below a path, in name order."""
     if path.is_file():
-        return [path] if f"*{path.suffix}" in PATTERNS else []
-    tables = (table for pattern in PATTERNS for table in path.rglob(pattern))
+        return [path] if path.suffix in SUFFIXES else []
+    tables = folders.find(path, *SUFFIXES)
     # datasets stores results of its own operations under such names.
-    return sorted(table for table in tables if not table.name.startswith(("cache-", "tmp")))
+    return [table for table in tables if not table.name.startswith(("cache-", "tmp"))]
 
 
 def _config_and_split(table: Path, root: Path) -> tuple[str, str]:
@@ -70,27 +73,47 @@ def _config_and_split(table: Path, root: Path) -> tuple[str, str]:
     if split == "data" or split.isdecimal():
         # A single split saved with ``save_to_disk`` has its name only there.
         path = table.with_name("state.json")
-        state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        state = read_object(path) if path.is_file() else {}
         split = folders.pop() if folders else state.get("_split") or ""
     configs = [name for name in folders if name != "data"]
     return (configs[0] if configs else "default"), split
 
 
 def _read(path: Path) -> Iterator[TableRow]:
-    """Yield rows of a parquet or arrow file with ``ROWS`` of them in memory."""
+    """Yield rows of a parquet or arrow file with ``ROWS`` of them in memory; NaN becomes None.
+
+    Raises:
+        UserError: the file is cut off or broken, has two columns of one name, or a text that is not
+            UTF-8.
+    """
+    import pyarrow as pa
+
+    number = 0
+    # Not by ``datasets``: it decodes images, and the official layouts keep their bytes.
+    try:
+        for batch in _batches(path):
+            if twice := [n for n, count in Counter(batch.schema.names).items() if count > 1]:
+                raise UserError(f"{path}: two columns '{twice[0]}': rename one.")
+            for row in range(batch.num_rows):
+                number += 1
+                (content,) = batch.slice(row, 1).to_pylist()
+                # Missing values of numbers are NaN in tables of pandas.
+                yield {
+                    k: None if isinstance(v, float) and v != v else v for k, v in content.items()
+                }
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: row {number}: a text is not UTF-8: write it as UTF-8.") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a complete {path.suffix[1:]} file ({reason}).") from None
+
+
+def _batches(path: Path) -> Iterator[Any]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    # Not by ``datasets``: it decodes images, and the official layouts keep their bytes.
-    try:
-        if path.suffix == ".parquet":
-            for batch in parquet.ParquetFile(path).iter_batches(ROWS):
-                yield from batch.to_pylist()
-            return
+    if path.suffix == ".parquet":
+        yield from parquet.ParquetFile(path).iter_batches(ROWS)
+    else:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as batches:
-            for batch in batches:
-                for start in range(0, batch.num_rows, ROWS):
-                    yield from batch.slice(start, ROWS).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a complete {path.suffix[1:]} file ({reason}).") from None
+            yield from batches

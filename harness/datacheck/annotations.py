@@ -1,15 +1,14 @@
 """Annotation files as stored on disk: rows, faults by line, checksums, sizes as published."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from steelyard.harness.core import readers
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.folders import Files
-from steelyard.harness.data import reading
 from steelyard.harness.datacheck.layout import is_image
 
 SUFFIXES = frozenset({".json", ".jsonl", ".csv"})
@@ -60,8 +59,8 @@ def examine(root: Path, files: Files, official: Official) -> list[AnnotationFile
 
 def _examine(root: Path, path: str, published: Mapping[str, Any] | None) -> AnnotationFile:
     try:
-        content = reading.read_bytes(root / path)
-        text = reading.decode(content, root / path)
+        content = readers.read_bytes(root / path)
+        text = readers.decode(content, root / path)
     except UserError as error:
         # A card has no path of this machine.
         return AnnotationFile(path, faults=[str(error).replace(f"{root}/", "")])
@@ -79,22 +78,28 @@ def _examine(root: Path, path: str, published: Mapping[str, Any] | None) -> Anno
 def _parse(path: str, text: str) -> tuple[Any, list[str]]:
     """Return the readable rows of a file and its faults, by line."""
     faults: list[str] = []
+    rows: Any
     suffix = PurePosixPath(path.removesuffix(".gz")).suffix
-    if suffix not in SUFFIXES:
-        return text.split(), []
-    if suffix == ".csv":
-        table = [cells for _, cells in reading.csv_rows(text, path, faults.append)]
-        # A header names no image, the rows below it do.
-        has_header = table and not any(map(is_image, table[0])) and any(map(is_image, table[-1]))
-        return None if faults else table[1:] if has_header else table, faults
-    if suffix == ".json":
-        try:
-            return json.loads(text), []
-        except json.JSONDecodeError as error:
-            if error.msg != "Extra data":  # else it may hold one object per line, as POPE's do
-                return None, [f"{path}:{error.lineno}: not valid JSON ({error.msg})."]
-    rows = [row for _, row in reading.json_lines(text, path, faults.append)]
-    more = [f"{path}: {len(faults) - SHOWN} more broken lines."] if len(faults) > SHOWN else []
+    try:
+        if suffix not in SUFFIXES:
+            return text.split(), []
+        if suffix == ".csv":
+            table = readers.csv_rows(text, path)
+            faults = [f"{row.where}: {row.fault}." for row in table if row.fault]
+            rows = [row.cells for row in table if not row.fault]
+            # A header names no image, the rows below it do.
+            has_header = rows and not any(map(is_image, rows[0])) and any(map(is_image, rows[-1]))
+            rows = rows[1:] if has_header else rows
+        elif suffix == ".json" and readers.is_document(text, path):
+            return readers.parse_json(text, path), []
+        else:
+            lines = readers.json_lines(text, path, lambda at, why: faults.append(f"{at}: {why}."))
+            rows = [row for _, row in lines]
+            # One object may be the file: lists by name, or rows by their ids.
+            rows = rows[0] if suffix == ".json" and len(rows) == 1 and not faults else rows
+    except UserError as error:
+        return None, [str(error)]
+    more = [f"{path}: {len(faults) - SHOWN} more broken rows."] if len(faults) > SHOWN else []
     return rows, faults[:SHOWN] + more
 
 
@@ -125,7 +130,7 @@ def broken_sums(root: Path, files: Files) -> list[str]:
     if SUMS not in files:
         return []
     problems = []
-    for line in (root / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in readers.read_text(root / SUMS, lenient=True).split("\n"):
         declared, _, name = line.partition(" ")
         # sha256sum puts a star before files read in binary mode.
         path = name.strip().removeprefix("*").removeprefix("./")

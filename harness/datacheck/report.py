@@ -12,6 +12,7 @@ from steelyard.harness.core.environment import code, packages
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import cache_folder, digest
+from steelyard.harness.core.readers import read_object
 from steelyard.harness.data import card, image_scan
 from steelyard.harness.data.reading import MAIN_SPLITS, RefusedData, check_max_bad
 from steelyard.harness.datacheck import annotations, card_page, duplicates, layout, text_only
@@ -45,8 +46,8 @@ def check(
     key = digest(json.dumps(part, sort_keys=True).encode() for part in inputs)
     folder = cache_folder() / "cards" / f"{task}-{key}"
     try:
-        return json.loads((folder / card.JSON).read_text(encoding="utf-8")), folder
-    except (OSError, ValueError):
+        return cast(DataCard, read_object(folder / card.JSON)), folder
+    except UserError:
         # Absent or broken: build it again.
         pass
     data_card = _build(about, root, files, options, max_bad, on_step)

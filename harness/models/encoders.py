@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steelyard.harness.core.examples import Modality
+from steelyard.harness.core.readers import read_text
 from steelyard.harness.models.assembled import located
 from steelyard.harness.models.backbone import evaluation_mode
 from steelyard.harness.models.classifier_config import HEADS
@@ -129,7 +130,7 @@ class Encoder(nn.Module):
         """Rebuild from ``save``: from the configuration, or from the source when pretrained."""
         from transformers import AutoConfig, AutoModel
 
-        source = (folder / "source.txt").read_text(encoding="utf-8").strip()
+        source = read_text(folder / "source.txt").strip()
         if source != TINY:
             return pretrained_encoder(source, modality, max_tokens, frozen)
         model = AutoModel.from_config(AutoConfig.from_pretrained(folder))

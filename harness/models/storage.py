@@ -1,6 +1,5 @@
 """Folder of a saved backbone, its description written last; errors of foreign checkpoints."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import explain_write_errors, write_json
+from steelyard.harness.core.readers import read_object
 
 
 @contextmanager
@@ -50,5 +50,4 @@ def read_description(path: Path, kind: str) -> dict[str, Any]:
     """Read the description of a saved backbone; UserError if there is none."""
     if not path.is_file():
         raise UserError(f"No {kind} at {path.parent}: {path.name} is missing.")
-    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return description
+    return read_object(path)

@@ -16,6 +16,7 @@ from torch import nn
 from steelyard.harness.core.compat import enable_checkpointing, prepare_imports
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
+from steelyard.harness.core.folders import listing
 from steelyard.harness.data.images import as_rgb
 from steelyard.harness.models import vlm_checks
 from steelyard.harness.models.assembled import located
@@ -184,12 +185,11 @@ def revision(source: str) -> str:
     if not Path(source).is_dir():
         return Path(snapshot_download(source, local_files_only=True)).name
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(Path(source).iterdir()):
-        if path.suffix in (".safetensors", ".json", ".jinja"):
-            # Names too, or two files with exchanged contents would give the same hash.
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                hashlib.file_digest(file, lambda: digest)
+    for path in listing(Path(source), ".safetensors", ".json", ".jinja"):
+        # Names too, or two files with exchanged contents would give the same hash.
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

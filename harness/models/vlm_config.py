@@ -133,7 +133,7 @@ def configure(name: str, options: Mapping[str, Any]) -> VlmConfig:
 
 def base_of_adapter(name: str) -> str:
     """Return the checkpoint that the PEFT adapter in a folder belongs to; empty if it has none."""
-    from steelyard.harness.data.reading import read_object
+    from steelyard.harness.core.readers import read_object
 
     file = Path(name) / ADAPTER_CONFIG
     if not file.is_file():

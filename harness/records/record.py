@@ -5,7 +5,6 @@ Field names are the keys of ``record.json`` and stay as they are: published reco
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, Literal
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import write_json
+from steelyard.harness.core.folders import tree
+from steelyard.harness.core.readers import read_object
 from steelyard.harness.records.spec import RunSpec
 
 SCHEMA = 2
@@ -175,17 +176,15 @@ def read(folder: Path, file: str = RECORD) -> Record:
 
 def load(path: Path) -> dict[str, Any]:
     """Read the JSON of a record with a readable schema; its checksum is not verified."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        schema = raw["schema"]
-    except FileNotFoundError:
-        raise UserError(f"No record at {path}.") from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a steelyard record: {error}.") from error
-    if schema not in READABLE:
+    if not path.is_file():
+        raise UserError(f"No record at {path}.")
+    content = read_object(path)
+    if "schema" not in content:
+        raise UserError(f"{path} is not a steelyard record: it has no schema.")
+    if content["schema"] not in READABLE:
         readable = " and ".join(map(str, READABLE))
-        raise UserError(f"{path}: schema {schema}, this version reads {readable}.")
-    return dict(raw)
+        raise UserError(f"{path}: schema {content['schema']}, this version reads {readable}.")
+    return content
 
 
 def parse(content: Mapping[str, Any], path: Path) -> Record:
@@ -208,6 +207,6 @@ def items_file(task: str, trained_on: str) -> str:
 
 def find(root: Path) -> list[Path]:
     """List the folders under ``root`` that have a record, in name order."""
-    folders = (Path(folder) for folder, _, names in os.walk(root) if RECORD in names)
+    folders = (Path(folder) for folder, names in tree(root) if RECORD in names)
     # Faster than to sort the paths themselves.
     return sorted(folders, key=lambda folder: folder.parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import explain_write_errors, write_atomic
+from steelyard.harness.core.readers import decode, parse_json, read_bytes
 
 Answer = str | float
 
@@ -24,13 +25,14 @@ class AnswerCache(dict[str, Answer]):
         if path is None or not path.is_file():
             return
         # A killed process may have left half a line at the end.
-        text = path.read_text(encoding="utf-8")
-        complete = text[: text.rfind("\n") + 1]
-        if complete != text:
+        content = read_bytes(path)
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
             write_atomic(path, complete)
         try:
-            self.update(map(json.loads, complete.splitlines()))
-        except (TypeError, ValueError) as error:
+            lines = decode(complete, path).split("\n")
+            self.update(parse_json(line, path) for line in lines if line)
+        except (TypeError, ValueError, UserError) as error:
             raise UserError(f"{path} is not a file of answers: delete it.") from error
 
     @staticmethod

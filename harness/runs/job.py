@@ -3,7 +3,6 @@
 ``parts`` in the run's folder holds finished variants until the record is written.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard import tasks
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import write_items, write_json
+from steelyard.harness.core.readers import read_object
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record, RecordKind, Score
 from steelyard.harness.records.spec import RunSpec
@@ -151,5 +151,4 @@ def part_files(
 def attack_costs(folder: Path) -> dict[str, dict[str, float]]:
     """Read FLOPs and seconds of attacking all items, epsilon and steps, by variant."""
     path = folder / ATTACKS
-    costs: dict[str, dict[str, float]] = json.loads(path.read_bytes()) if path.is_file() else {}
-    return costs
+    return read_object(path) if path.is_file() else {}

@@ -3,7 +3,6 @@
 record = run(job, {"food101": corpus}, Path("runs"), "cpu", no_progress)
 """
 
-import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from steelyard.harness.core.files import (
     write_json,
 )
 from steelyard.harness.core.progress import Progress
+from steelyard.harness.core.readers import read_json, read_object
 from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records import record
@@ -120,7 +120,7 @@ def _trained(job: Job, folder: Path, device: str) -> TrainingResult | None:
         return _without_cost(Budget(job.spec.budget), device)
     if not (folder / TRAINING).is_file():  # written after the weights
         return None
-    content = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+    content = read_object(folder / TRAINING)
     return TrainingResult(**{**content, "ledger": Ledger(**content["ledger"])})
 
 
@@ -264,7 +264,7 @@ def _score_variant(
 
     table, summary = part_files(folder, job, str(variant), corpora)
     if summary.is_file():  # written after its table
-        scores = json.loads(summary.read_text(encoding="utf-8"))
+        scores = read_json(summary)
         return [Score(**score) for score in scores], pd.read_parquet(table)
     result = evaluate(
         backbone,

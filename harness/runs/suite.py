@@ -12,14 +12,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from steelyard import methods, tasks
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import file_hash
 from steelyard.harness.core.options import Options, apply
 from steelyard.harness.core.progress import console
+from steelyard.harness.core.readers import read_yaml
 from steelyard.harness.models import registry
 from steelyard.harness.records.budget import FRACTIONS, Track, parse_budget, scaled
 from steelyard.harness.records.record import RecordKind
@@ -112,14 +111,6 @@ ENTRY_KEYS = ("method", "options", "label", "learning_rate", "trl")
 KEYS = sorted({"methods", *(field.name for field in fields(Suite))} - {"name", "entries"})
 
 
-class TextLoader(yaml.SafeLoader):
-    """Read every scalar as text: its key and not its looks decide what it is."""
-
-
-# But not the key of merged mappings.
-TextLoader.yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
-
-
 def shipped() -> dict[str, Path]:
     """Return the suites of the package by name."""
     folder = Path(str(files("steelyard.leaderboards"))) / "suites"
@@ -140,8 +131,8 @@ def load(name_or_path: str) -> tuple[Suite, ...]:
         path = shipped()[name_or_path]
     if not path.is_file():
         raise UserError(f"No suite file at {path}.")
+    content = read_yaml(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), TextLoader)
         if not isinstance(content, dict):
             raise UserError(f"a suite is a mapping with the keys {', '.join(KEYS)}.")
         if content.keys() <= {"suites", "about"} and isinstance(content.get("suites"), list):
@@ -153,8 +144,6 @@ def load(name_or_path: str) -> tuple[Suite, ...]:
         entries = tuple(_entry(item) for item in content.pop("methods"))
         suite = apply(Suite(path.stem, entries), content, "suite key", KEYS)
         return (replace(suite, evaluate=expand_groups(suite.evaluate)),)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

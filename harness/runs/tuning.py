@@ -5,7 +5,6 @@ options from the method's ``SEARCH`` and a learning rate from one range for all 
 chooses by scores on validation items; test items are only for an oracle, which is never ranked.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from steelyard import methods
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.options import Help
+from steelyard.harness.core.readers import read_object
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Ledger, Record, Score, checksum
 from steelyard.harness.runs.suite import Suite, SuiteEntry
@@ -265,11 +265,10 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"No tuning file at {path}; 'steelyard tune' writes one.")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        schema, seal = content["schema"], content["seal"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a tuning file of 'steelyard tune': {error!r}.") from None
+    content = read_object(path)
+    if not content.keys() >= {"schema", "seal"}:
+        raise UserError(f"{path} is not a tuning file of 'steelyard tune': no schema and seal.")
+    schema, seal = content["schema"], content["seal"]
     if schema != SCHEMA:
         raise UserError(f"{path}: schema {schema}, this version reads {SCHEMA}.")
     if seal != checksum(content):

@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from steelyard import methods, tasks
+from steelyard.harness.core.readers import read_text
 from steelyard.leaderboards.boards import factorial, tables
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.entries import Blank
@@ -76,7 +77,7 @@ def page(
     sections = []
     findings = [folder / FINDINGS for folder in folders if (folder / FINDINGS).is_file()]
     if findings:
-        texts = [path.read_text(encoding="utf-8") for path in findings]
+        texts = [read_text(path) for path in findings]
         body = markdown("\n\n".join(texts), deeper=2)
         sections.append(Section(key="findings", title="Findings", body=body))
     if len(summary.overall.tasks) > 1 or figures.get(""):

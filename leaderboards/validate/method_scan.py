@@ -38,7 +38,7 @@ def check(path: Path, runs: Sequence[Run]) -> Iterator[str]:
     hashes = sorted({run.record.spec.source for run in method_runs} - {file_hash(path)})
     if hashes:
         yield f"its hash is {file_hash(path)}, the records have {', '.join(hashes)}"
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_bytes())):
         for message in _suspicious(node):
             # ``ast.AST`` declares no line, but all suspicious nodes have one.
             yield f"line {vars(node)['lineno']}: {message}"

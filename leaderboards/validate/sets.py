@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.folders import tree
 from steelyard.harness.records.record import Record, Score, find, read
 from steelyard.harness.runs import tuning
 from steelyard.harness.runs.provenance import data_revisions
@@ -41,7 +42,7 @@ def check(path: Path, runs: Sequence[Run], ids: Ids) -> list[Finding]:
         findings += [Finding(folder, f"{task}: {message}") for message in chain(*checks)]
     findings += [Finding(folder, message) for folder, message in _same_run(runs)]
     contents: dict[Path, dict[str, Any]] = {}
-    for file in sorted(path.rglob(tuning.FILE)):
+    for file in (Path(folder, tuning.FILE) for folder, names in tree(path) if tuning.FILE in names):
         try:
             contents[file] = tuning.read(file)
         except UserError as error:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
+from steelyard.harness.core import folders, readers
 from steelyard.harness.core.errors import UserError, unknown
 
 PREFIX = "stock/"
@@ -22,7 +23,7 @@ FOLDERS_VARIABLE = "STEELYARD_TASKS"
 SUPPORTED_OUTPUT = "generate_until"
 JUDGE = "gpt_eval_model_name"
 JUDGE_KEYS = ("OPENAI_API_KEY", "AZURE_API_KEY")
-SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
+SKIPPED = {"__pycache__"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +178,7 @@ def _listed(value: Any) -> list[str]:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Yield task files in name order, which is the same on every machine."""
-    for path in sorted(folder.rglob("*.yaml")):
-        if not SKIPPED.intersection(path.parts):
-            yield path
+    return (path for path in folders.find(folder, ".yaml") if not SKIPPED.intersection(path.parts))
 
 
 def _merged(path: Path) -> dict[str, Any]:
@@ -201,12 +200,8 @@ def _chain(path: Path) -> Iterator[Path]:
 @functools.cache
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """Read a task's YAML with ``!function a.b`` as the string ``a.b``, without importing it."""
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), NamesOnly)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    # Not the loader of suites: some tasks of lmms-eval have a key twice.
+    raw = readers.read_yaml(path, NamesOnly)
     # An included file may be empty.
     return raw if isinstance(raw, dict) else {}
 

@@ -20,6 +20,7 @@ from PIL import Image
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Inputs
 from steelyard.harness.core.files import digest
+from steelyard.harness.core.readers import read_text
 from steelyard.harness.data import images
 from steelyard.harness.data.reading import IMAGE_SUFFIXES
 from steelyard.tasks._lmms import stock
@@ -270,7 +271,7 @@ def _location(config: Mapping[str, Any], root: Path) -> dict[str, Any]:
     if (root / "dataset_dict.json").is_file():
         extra["load_from_disk"] = True
     card, name = root / "README.md", config.get("dataset_name")
-    has_name = card.is_file() and f"config_name: {name}" in card.read_text(encoding="utf-8")
+    has_name = card.is_file() and f"config_name: {name}" in read_text(card, lenient=True)
     # Without a card, the datasets library names splits by their files.
     from_files = not card.is_file() and "load_from_disk" not in extra
     splits = {key: config[key] for key in SPLIT_KEYS if config.get(key) and from_files}

@@ -25,7 +25,8 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import find_file, read_object, read_text
+from steelyard.harness.core.readers import read_object, read_rows, read_text
+from steelyard.harness.data.reading import find_file
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import objects as _objects
 from steelyard.tasks._shared import questions
@@ -85,8 +86,7 @@ def _half(example: Example) -> str:
 
 def _examples(root: Path, split: str) -> Iterator[Example]:
     path = questions.first_file(root, "data/annotations.json", "annotations.json")
-    rows = questions.listed(path)
-    annotations = {questions.field(where, row, "id"): (where, row) for where, row in rows}
+    annotations = questions.by_key(read_rows(path), "id")
     # Lines ``object, word that counts for it, ...``.
     relation_file = questions.first_file(root, "data/relation.json", "relation.json")
     content = read_object(relation_file)
@@ -94,7 +94,7 @@ def _examples(root: Path, split: str) -> Iterator[Example]:
     # Strings, for an item's facts are tuples of strings.
     relation = tuple(", ".join((word, *words)) for word, words in related.items())
     safe = tuple(read_text(find_file(root, "data/safe_words.txt", "safe_words.txt")).split())
-    for where, query in (row for file in _queries(root) for row in questions.listed(file)):
+    for where, query in (row for file in _queries(root) for row in read_rows(file)):
         id_ = questions.field(where, query, "id")
         if id_ not in annotations:
             raise UserError(f"{where}: {path.name} has no id {id_}; are both of one version?")

@@ -9,10 +9,11 @@ training turn has no history. System prompts are left out, for each family has i
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.readers import shown
 from steelyard.tasks._shared import questions
 from steelyard.tasks._shared.questions import SourceRow
 
@@ -113,12 +114,12 @@ def _messages(where: str, value: Any, role: str) -> list[Message]:
     if isinstance(value, str):
         return [Message(role, value.strip())]
     messages = []
-    for part in [value] if isinstance(value, Mapping) else value:
+    for part in value if isinstance(value, list) else [value]:
         if not isinstance(part, Mapping):
-            raise UserError(f"{where}: expected a message, found {part!r}.")
+            raise UserError(f"{where}: expected a message, found {shown(part)}.")
         name = part.get("role", part.get("from"))
-        if name not in ROLES:
-            raise UserError(f"{where}: role {name!r}, allowed are {', '.join(ROLES)}.")
+        if not isinstance(name, str) or name not in ROLES:
+            raise UserError(f"{where}: role {shown(name)}, allowed are {', '.join(ROLES)}.")
         messages.append(Message(ROLES[name], _text(where, part.get("content", part.get("value")))))
     return [message for message in messages if message.role != SYSTEM]
 
@@ -127,7 +128,10 @@ def _text(where: str, content: Any) -> str:
     """Return the text of a message; an image among its parts becomes ``<image>``."""
     if isinstance(content, str):
         return content.strip()
-    if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
-        raise UserError(f"{where}: a message's content must be text or parts, found {content!r}.")
-    texts = [IMAGE if part.get("type") != "text" else str(part["text"]) for part in content]
+    parts = content if isinstance(content, list) else [content]
+    if not all(isinstance(p, Mapping) and (p.get("type") != "text" or "text" in p) for p in parts):
+        raise UserError(
+            f"{where}: a message's content must be text or parts, found {shown(content)}."
+        )
+    texts = [IMAGE if part.get("type") != "text" else str(part["text"]) for part in parts]
     return "\n".join(texts).strip()

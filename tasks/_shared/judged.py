@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.data.reading import read_json_lines
+from steelyard.harness.core.readers import read_rows
 from steelyard.tasks._shared import questions
 from steelyard.tasks.metrics import QuestionDoc
 
@@ -23,7 +23,7 @@ def read(path: str, key: str, allowed: Sequence[str]) -> Verdicts | None:
     if not Path(path).is_file():
         raise UserError(f"No file of verdicts at {path}: a line is {_line(key, allowed)}.")
     verdicts: dict[str, dict[str, str]] = {}
-    for where, row in read_json_lines(Path(path)):
+    for where, row in read_rows(Path(path)):
         verdict = questions.one_of(where, row, key, allowed)
         answer = row.get("answer")
         if not isinstance(answer, str):

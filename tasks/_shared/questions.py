@@ -3,15 +3,20 @@
 Prompt and answer functions are named in the tasks' YAML files.
 """
 
+import os
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus, read_json
+from steelyard.harness.core.folders import listing
+from steelyard.harness.core.readers import shown
+from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus
 from steelyard.tasks.metrics import QuestionDoc
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -48,20 +53,27 @@ def most_frequent_answer(doc: QuestionDoc) -> str:
 
 
 def image_path(root: Path, name: str, folders: Sequence[str] = IMAGE_FOLDERS) -> Path:
-    """Find an image; if there is none, return its path in the first folder, to be reported."""
+    """Find an image; if there is none, return its path in the first folder, to be reported.
+
+    A name that no file has may be written as other systems do: with ``%20`` or backslashes, spaces
+    around it, or accents as separate characters.
+    """
+    accents = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    names = (name, name.strip(), name.replace("\\", "/"), unquote(name), *accents)
     # No listing: ``val2014`` alone has 40 504 files.
-    paths = [root / folder / name for folder in folders]
-    return next((path for path in paths if path.is_file()), paths[0])
+    paths = [root / folder / each for each in dict.fromkeys(names) for folder in folders]
+    # Not Path.is_file(), which fails on a name that is too long.
+    return next((path for path in paths if os.path.isfile(path)), paths[0])  # noqa: PTH113
 
 
 def images_by_number(root: Path) -> dict[int, Path]:
     """Map images by the number that ends their names: ``COCO_val2014_000000000042.jpg`` is 42."""
     images: dict[int, Path] = {}
     for folder in IMAGE_FOLDERS:
-        for path in sorted((root / folder).glob("*")):
+        for path in listing(root / folder, *IMAGE_SUFFIXES):
             # COCO names end with the number, other copies are only the number.
             digits = path.stem.rpartition("_")[2]
-            if path.suffix.lower() in IMAGE_SUFFIXES and digits.isdecimal():
+            if digits.isdecimal():
                 # The first folder wins, as in ``image_path``.
                 images.setdefault(int(digits), path)
     return images
@@ -76,7 +88,7 @@ def files(root: Path, *patterns: str) -> list[Path]:
         raise UserError(f"No data folder at {root}: give the folder that holds {patterns[0]}.")
     for pattern in patterns:
         folder, _, name_pattern = pattern.rpartition("/")
-        names = {path.name: path for path in (root / folder).glob("*.json*")}
+        names = {path.name: path for path in listing(root / folder) if ".json" in path.name}
         # A copy beside its packed original must not be read twice.
         packed = {name for name in names if name.removesuffix(".gz") in names.keys() - {name}}
         plain = {name.removesuffix(".gz"): names[name] for name in sorted(names.keys() - packed)}
@@ -103,30 +115,55 @@ def only_file(root: Path, kind: str, *patterns: str) -> Path | None:
     return paths[0] if paths else None
 
 
-def listed(path: Path) -> Iterator[tuple[str, SourceRow]]:
-    """Yield ``("file: row number", row)`` from a JSON file that is a list of objects."""
-    content = read_json(path)
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise UserError(f"{path}: expected a list of objects, one per question.")
-    for number, row in enumerate(content, start=1):
-        yield f"{path}: row {number}", row
+def by_key(rows: Iterable[tuple[str, SourceRow]], key: str) -> dict[str, tuple[str, SourceRow]]:
+    """Map rows with their places by a key's value; UserError if two have the same."""
+    index: dict[str, tuple[str, SourceRow]] = {}
+    for where, row in rows:
+        value = field(where, row, key)
+        if value in index:
+            raise UserError(f"{where}: {key} {value} is that of {index[value][0]}: keep one.")
+        index[value] = where, row
+    return index
 
 
 def field(where: str, row: SourceRow, key: str) -> str:
     """Return a row's string or number as a string; UserError with ``where`` for anything else."""
     value = row.get(key)
     # type(), for True is an int to Python.
-    if type(value) not in (str, int) or value == "":
-        raise UserError(f"{where}: '{key}' must be a string or a number, found {value!r}.")
+    if type(value) not in (str, int) or not str(value).strip():
+        raise UserError(f"{where}: '{key}' must be a string or a number, found {shown(value)}.")
     return str(value)
+
+
+def whole_number(where: str, row: SourceRow, key: str) -> int:
+    """Return a row's whole number, which may be written as a string; UserError otherwise."""
+    value = row.get(key)
+    if type(value) is int or (isinstance(value, str) and value.isdecimal()):
+        return int(value)
+    raise UserError(f"{where}: '{key}' must be a number, found {shown(value)}.")
 
 
 def strings(where: str, row: SourceRow, key: str) -> tuple[str, ...]:
     """Return a row's list of strings, empty if it is absent; UserError for anything else."""
-    value = row.get(key) or []
+    value = row.get(key)
+    if value is None:
+        return ()
     if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-        raise UserError(f"{where}: '{key}' must be a list of strings, found {value!r}.")
+        raise UserError(f"{where}: '{key}' must be a list of strings, found {shown(value)}.")
     return tuple(value)
+
+
+def references(where: str, row: SourceRow) -> tuple[str, ...]:
+    """Return the reference answers of a row, one as a string or several in a list.
+
+    An answer is a string, a number, or an object with ``answer``.
+    """
+    value = row.get("answers")
+    parts = value if isinstance(value, list) else [value]
+    answers = [part.get("answer") if isinstance(part, Mapping) else part for part in parts]
+    if not answers or not all(type(answer) in (str, int) for answer in answers):
+        raise UserError(f"{where}: 'answers' must be a list of answers, found {shown(value)}.")
+    return tuple(map(str, answers))
 
 
 def objects(where: str, row: SourceRow, key: str) -> list[SourceRow]:
@@ -139,9 +176,10 @@ def objects(where: str, row: SourceRow, key: str) -> list[SourceRow]:
 
 def one_of(where: str, row: SourceRow, key: str, allowed: Iterable[str]) -> str:
     """Return a row's value as a string; UserError if it is none of the allowed ones."""
-    if str(row.get(key)) not in allowed:
-        raise UserError(f"{where}: {key} {row.get(key)!r}, allowed are {', '.join(allowed)}.")
-    return str(row[key])
+    value = row.get(key)
+    if str(value) not in allowed:
+        raise UserError(f"{where}: {key} {shown(value)}, allowed are {', '.join(allowed)}.")
+    return str(value)
 
 
 def image_of(where: str, root: Path, row: SourceRow) -> tuple[Path | None, str]:
@@ -160,7 +198,7 @@ def corpus(
     notes: Mapping[str, str],
     max_bad: float,
     by_cluster: bool = False,
-    holds: Callable[[Path], object] = lambda folder: any(folder.glob("*.json*")),
+    holds: Callable[[Path], object] = lambda folder: files(folder, "*"),
 ) -> Corpus:
     """Read an evaluation set: ``test`` in the folder, and ``val`` in its subfolder ``val`` if any.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example, Skipped
-from steelyard.harness.data.reading import read_object
+from steelyard.harness.core.readers import read_rows
 from steelyard.tasks._shared import questions as _questions
 
 FOLDERS = (".", "questions", "annotations")
@@ -37,20 +37,20 @@ def examples(
     """
     # Listed only if an image does not have its usual name.
     by_number = cache(lambda: _questions.images_by_number(folder))
-    rows = _questions.objects(str(annotations), read_object(annotations), "annotations")
-    answered = {number(annotations, row, "question_id"): row for row in rows}
+    answered = _questions.by_key(read_rows(annotations, "annotations"), "question_id")
     if not kind:
-        types = {str(row.get("question_type", "")) for row in answered.values()}
+        types = {str(row.get("question_type", "")) for _, row in answered.values()}
         kind = "question_type" if len(types) <= MANY_TYPES else "answer_type"
-    asked_rows = _questions.objects(str(questions), read_object(questions), "questions")
+    asked_rows = list(read_rows(questions, "questions"))
     # Else all questions would be listed as skipped, without the cause.
-    if asked_rows and not any(row.get("question_id") in answered for row in asked_rows):
+    if asked_rows and not any(str(row.get("question_id")) in answered for _, row in asked_rows):
         raise UserError(
             f"{annotations} answers none of the {len(asked_rows)} questions of {questions.name}: "
             "they are of different parts or versions."
         )
-    for row in asked_rows:
-        id, image = number(questions, row, "question_id"), number(questions, row, "image_id")
+    for where, row in asked_rows:
+        id = _questions.field(where, row, "question_id")
+        image = _questions.whole_number(where, row, "image_id")
         name = f"{_questions.prefix(split)}{id}"
         if id not in answered:
             skipped.append(Skipped(name, split, f"no annotation in {annotations.name}"))
@@ -59,23 +59,8 @@ def examples(
         yield Example(
             name,
             path if path.is_file() else by_number().get(image, path),
-            _questions.field(f"{questions}: question {id}", row, "question"),
-            answers=_references(annotations, answered[id]),
-            subset=str(answered[id].get(kind, "")),
+            _questions.field(where, row, "question"),
+            answers=_questions.references(*answered[id]),
+            subset=str(answered[id][1].get(kind) or ""),
             cluster=str(image),
         )
-
-
-def number(path: Path, row: _questions.SourceRow, key: str) -> int:
-    if type(row.get(key)) is not int:
-        raise UserError(f"{path}: '{key}' must be a number, found {row.get(key)!r}.")
-    return int(row[key])
-
-
-def _references(path: Path, row: _questions.SourceRow) -> tuple[str, ...]:
-    values = row.get("answers")
-    entries = values if isinstance(values, list) else []
-    answers = tuple(str(e["answer"]) for e in entries if isinstance(e, dict) and "answer" in e)
-    if not answers or len(answers) < len(entries):
-        raise UserError(f"{path}: question {row['question_id']} has no list of 'answers'.")
-    return answers

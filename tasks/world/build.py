@@ -16,6 +16,7 @@ import numpy as np
 
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.files import publish_folder
+from steelyard.harness.core.readers import read_text
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks._shared import official
 from steelyard.tasks.world.classification import CLASSIFICATION_SETS
@@ -130,7 +131,7 @@ def ensure(spec: WorldSpec, cache: Path) -> Path:
 
 def _is_finished(root: Path, spec: WorldSpec) -> bool:
     marker = root / MARKER
-    return marker.is_file() and marker.read_text(encoding="utf-8") == _marker_text(spec)
+    return marker.is_file() and read_text(marker) == _marker_text(spec)
 
 
 def _marker_text(spec: WorldSpec) -> str:

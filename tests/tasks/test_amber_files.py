@@ -149,7 +149,11 @@ def test_one_file_of_all_queries_and_a_validation_part(folder: Path) -> None:
             lambda rows: rows[1:],
             r"annotations\.json has no id 1; .*one version",
         ),
-        ("annotations.json", lambda rows: {"rows": rows}, r"annotations\.json: expected a list"),
+        (
+            "annotations.json",
+            lambda rows: {"rows": rows},
+            r"annotations\.json:1: 'id' must be a string",
+        ),
         (
             "annotations.json",
             lambda rows: [{**rows[0], "type": "gen"}, *rows[1:]],

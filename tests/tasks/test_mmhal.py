@@ -97,7 +97,7 @@ def test_the_official_layout(tmp_path: Path) -> None:
     [
         ([{"question": "a", "gt_answer": "b"}], r"row 1: 'image_src' must be a string"),
         ([{**rows(1)[0], "gt_answer": None}], r"row 1: 'gt_answer' must be a string"),
-        ({"rows": []}, r"response_template\.json: expected a list of objects"),
+        ({"rows": []}, r"response_template\.json:1: 'image_src' must be"),
     ],
 )
 def test_malformed_files(tmp_path: Path, content: Any, message: str) -> None:

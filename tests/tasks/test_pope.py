@@ -14,7 +14,7 @@ from PIL import Image
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.data.reading import read_json_lines
+from steelyard.harness.core.readers import read_rows
 from steelyard.tasks import metrics, pope
 
 OFFICIAL = SHARED / "official_json" / "pope"
@@ -61,7 +61,7 @@ def test_recorded_answers_give_the_published_numbers() -> None:
     assert len(recorded) == 6
     for name, run in recorded.items():
         path = OFFICIAL / f"coco_pope_{name.partition('-')[0]}.json.gz"
-        labels = [row["label"] for _, row in read_json_lines(path)]
+        labels = [row["label"] for _, row in read_rows(path)]
         replies = ["yes" if letter == "y" else "no" for letter in run["answers"]]
         counts = pope_scores.confusion(labels, replies)
         assert counts == {key: run[key] for key in ("tp", "fp", "tn", "fn")}
@@ -253,7 +253,7 @@ def test_the_guesser_by_hand() -> None:
     [("random", 2061, 0.69), ("popular", 2608, 0.87), ("adversarial", 2114, 0.71)],
 )
 def test_object_frequency_alone_answers_much_of_pope(kind: str, right: int, about: float) -> None:
-    rows = [row for _, row in read_json_lines(OFFICIAL / f"coco_pope_{kind}.json.gz")]
+    rows = [row for _, row in read_rows(OFFICIAL / f"coco_pope_{kind}.json.gz")]
     accuracy = pope_scores.scores([row["label"] for row in rows], guesses(rows))["accuracy"]
     assert accuracy == right / 3000 == pytest.approx(about, abs=0.01)
 
@@ -262,7 +262,7 @@ def test_object_frequency_alone_answers_much_of_pope(kind: str, right: int, abou
 @pytest.mark.parametrize("kind", pope.KINDS)
 def test_constant_answers(kind: str) -> None:
     path = OFFICIAL / f"coco_pope_{kind}.json.gz"
-    labels = [row["label"] for _, row in read_json_lines(path)]
+    labels = [row["label"] for _, row in read_rows(path)]
     assert len(labels) == 3000 and labels.count("yes") == 1500
     always, never = (pope_scores.scores(labels, [answer] * 3000) for answer in ("Yes", "No"))
     assert (always["f1"], always["recall"], always["yes_rate"]) == (pytest.approx(2 / 3), 1.0, 1.0)

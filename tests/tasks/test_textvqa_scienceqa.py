@@ -55,11 +55,11 @@ def test_textvqa_ocr_tokens_are_another_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data[1].pop("answers"), "question 31 has no 'answers': .* part=val"),
-        (lambda data: data[1].update(answers=[1]), "question 31: 'answers' must be a list of str"),
-        (lambda data: data[1].update(question=""), "question 31: 'question' must be a string"),
+        (lambda data: data[1].pop("answers"), "row 2 has no 'answers': .* part=val"),
+        (lambda data: data[1].update(answers=[None]), "row 2: 'answers' must be a list of answers"),
+        (lambda data: data[1].update(question=""), "row 2: 'question' must be a string"),
         (lambda data: data[1].pop("question_id"), "'question_id' must be a string or a number"),
-        (lambda data: data.append("x"), "'data' must be a list of objects"),
+        (lambda data: data.append("x"), "row 4: expected an object, found str"),
     ],
 )
 def test_textvqa_malformed(tmp_path: Path, change: Change, message: str) -> None:

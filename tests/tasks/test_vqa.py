@@ -119,11 +119,15 @@ def edit(root: Path, kind: str, change: Any) -> None:
     [
         ("annotations", lambda rows: rows.pop(), r"1 of 4 rows .* 1 \(no annotation in v2_"),
         ("annotations", lambda rows: rows.clear(), "answers none of the 4 questions of v2_Open"),
-        ("annotations", lambda rows: rows[0].pop("answers"), "question 4 has no list of 'answers'"),
-        ("annotations", lambda rows: rows[0]["answers"].append("red"), "no list of 'answers'"),
-        ("questions", lambda rows: rows[0].update(image_id="7"), "'image_id' must be a number"),
-        ("questions", lambda rows: rows[0].update(question=None), "question 1: 'question' must be"),
-        ("questions", lambda rows: rows.append("x"), "'questions' must be a list of objects"),
+        (
+            "annotations",
+            lambda rows: rows[0].pop("answers"),
+            "row 1: 'answers' must be a list of ans",
+        ),
+        ("annotations", lambda rows: rows[0]["answers"].append(None), "must be a list of answers"),
+        ("questions", lambda rows: rows[0].update(image_id="x7"), "'image_id' must be a number"),
+        ("questions", lambda rows: rows[0].update(question=None), "row 1: 'question' must be"),
+        ("questions", lambda rows: rows.append("x"), "row 5: expected an object, found str"),
         ("questions", lambda rows: rows.append(rows[0]), "occur more than once in test"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from steelyard.harness.core import readers
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.data import reading
@@ -270,9 +271,9 @@ def test_packed_files_are_read_and_broken_ones_named(tmp_path: Path) -> None:
     content = b'{"a": 1}\r\n{"a": 2}\n'
     (tmp_path / "a.jsonl").write_bytes(content)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(content))
-    plain, packed = (list(reading.read_json_lines(tmp_path / f"a.jsonl{s}")) for s in ("", ".gz"))
+    plain, packed = (list(readers.read_rows(tmp_path / f"a.jsonl{s}")) for s in ("", ".gz"))
     assert [row for _, row in plain] == [row for _, row in packed] == [{"a": 1}, {"a": 2}]
     assert packed[1][0].endswith("a.jsonl.gz:2")
     truncate(tmp_path / "a.jsonl.gz", 0.5)
     with pytest.raises(UserError, match=r"a\.jsonl\.gz: cannot be read"):
-        list(reading.read_json_lines(tmp_path / "a.jsonl.gz"))
+        list(readers.read_rows(tmp_path / "a.jsonl.gz"))

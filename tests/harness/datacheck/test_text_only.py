@@ -7,7 +7,7 @@ import pytest
 from paths import SHARED
 
 from steelyard.harness.core.examples import Corpus, Example
-from steelyard.harness.data.reading import read_json, read_json_lines
+from steelyard.harness.core.readers import read_json, read_rows
 from steelyard.harness.datacheck import text_only
 
 OFFICIAL = SHARED / "official_json"
@@ -130,7 +130,7 @@ def test_popes_lists_are_solved_from_the_object_asked_for() -> None:
         Example(f"{kind}/{row['question_id']}", None, row["text"], (), answers=(row["label"],),
                 choices=("yes", "no"), subset=kind, cluster=row["image"])
         for kind in ("random", "popular", "adversarial")
-        for _, row in read_json_lines(OFFICIAL / "pope" / f"coco_pope_{kind}.json.gz")
+        for _, row in read_rows(OFFICIAL / "pope" / f"coco_pope_{kind}.json.gz")
     )  # fmt: skip
     rows = {row.subset: row for row in text_only.scores(open_set(examples))}
     # A guesser by each object's share of yes on other images reaches 0.69, 0.87 and 0.71.

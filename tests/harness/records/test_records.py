@@ -62,7 +62,7 @@ def test_a_record_has_a_checksum_and_an_edit_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "No record at"),
-        ("{", "is not a steelyard record"),
+        ("{", r"record\.json:1: not valid JSON"),
         ('{"schema": 99}', "schema 99, this version reads 1 and 2"),
         ('{"schema": 1, "spec": {}}', "is not a steelyard record"),
     ],

@@ -111,7 +111,7 @@ def test_mistakes_in_names_and_folders(user_folder: Path, tmp_path: Path) -> Non
         stock.include([tmp_path / "empty"])
     (user_folder / "broken.yaml").write_text("task: [broken\n")
     stock.index.cache_clear()
-    with pytest.raises(UserError, match=r"broken\.yaml is not valid YAML"):
+    with pytest.raises(UserError, match=r"broken\.yaml:2: not valid YAML"):
         tasks.find("mine")
 
 

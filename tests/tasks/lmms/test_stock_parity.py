@@ -14,7 +14,7 @@ from paths import SHARED
 from stock_data import Talker, right, write
 
 from steelyard import tasks
-from steelyard.harness.data.reading import read_json_lines
+from steelyard.harness.core.readers import read_rows
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.tasks import mme
 
@@ -80,7 +80,7 @@ def test_recorded_answers_of_llava_as_their_scorer_reads_them() -> None:
     recorded = json.loads((OFFICIAL / "llava15_7b_answers.json").read_text())
     for name, run in recorded.items():
         path = OFFICIAL / f"coco_pope_{name.partition('-')[0]}.json.gz"
-        labels = [row["label"] for _, row in read_json_lines(path)]
+        labels = [row["label"] for _, row in read_rows(path)]
         replies = ["yes" if letter == "y" else "no" for letter in run["answers"]]
         parts = [
             utils.pope_process_results({"answer": label, "question_id": index}, [answer])
