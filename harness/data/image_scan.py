@@ -74,14 +74,16 @@ def scan_image(path: Path) -> ScannedImage:
         image, size, is_converted = decode(content, path, edge=2 * GRID)
     except ImageError as error:
         return ScannedImage(error.fault, content_hash)
-    grey = image.convert("L").resize((GRID, GRID), Image.Resampling.BOX)
+    grey = image if image.mode == "L" else image.convert("L")
+    grey = grey.resize((GRID, GRID), Image.Resampling.BOX)
     return ScannedImage("", content_hash, difference_hash(grey), *size, is_converted)
 
 
 def difference_hash(grey: Image.Image) -> bytes:
     """Pack where 9 x 9 grey pixels get brighter to the right, and where downwards: 128 bits."""
     # In uint8 the sum with STEP would overflow.
-    values = np.asarray(grey, dtype=np.int16)
-    right = values[:-1, 1:] > values[:-1, :-1] + STEP
-    down = values[1:, :-1] > values[:-1, :-1] + STEP
-    return np.packbits([right, down]).tobytes()
+    values = np.frombuffer(grey.tobytes(), np.uint8).reshape(GRID, GRID).astype(np.int16)
+    least, bits = values[:-1, :-1] + STEP, np.empty((2, GRID - 1, GRID - 1), np.bool)
+    np.greater(values[:-1, 1:], least, out=bits[0])
+    np.greater(values[1:, :-1], least, out=bits[1])
+    return np.packbits(bits).tobytes()

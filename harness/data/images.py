@@ -18,12 +18,14 @@ refuse the same files. These are the rules:
 Whoever changes a rule changes ``RULES``, so that the data revision of what it concerns changes.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISREG
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -73,10 +75,10 @@ class ImageError(UserError):
 
 
 class DecodedImage(NamedTuple):
-    """RGB image, upright."""
+    """Upright image."""
 
     image: Image.Image
-    """Perhaps smaller than the picture, see ``decode``."""
+    """RGB; of a thumbnail RGB or grey, and perhaps smaller than the picture."""
     size: tuple[int, int]
     """Width and height of the picture, upright."""
     is_converted: bool
@@ -91,10 +93,17 @@ def open_image(path: Path) -> Image.Image:
 def read_bytes(path: Path) -> bytes:
     """Read the bytes of an image file; ImageError for anything but a file that can be read."""
     try:
-        # To read a pipe or a device may never end.
-        if path.is_file():
-            return path.read_bytes()
-        fault = "not a file" if path.exists() else MISSING
+        # To open a pipe would wait for who writes into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            if S_ISREG(os.fstat(descriptor).st_mode):
+                with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                    return file.read()
+            fault = "not a file"
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        fault = MISSING
     except OSError as error:
         fault = f"cannot be read: {error.strerror}"
     except ValueError as error:  # a name that no file can have
@@ -106,7 +115,7 @@ def decode(content: bytes, name: object, edge: int | None = None) -> DecodedImag
     """Decode the bytes of an image file to the last; ``name`` is for the error.
 
     With ``edge`` only a thumbnail is made, of sides of ``edge`` pixels or more: a JPEG then decodes
-    two to three times faster, and fails where it would fail at full size.
+    two to three times faster, in grey, and fails where it would fail at full size.
 
     Raises:
         ImageError: it cannot be used.
@@ -122,7 +131,11 @@ def decode(content: bytes, name: object, edge: int | None = None) -> DecodedImag
                 picture.draft("L", (edge, edge))
             picture.load()
             orientation = _orientation(picture)
-            image, is_converted = _convert(picture)
+            image, is_converted = _eight_bits(picture)
+            if edge is None:
+                image = image.convert("RGB")  # a copy, also of RGB
+                # Else processors that turn images by their EXIF would turn it again.
+                image.info.clear()
     except UnidentifiedImageError:
         fault = "not an image" if content else "empty file"
         raise ImageError(name, fault) from None
@@ -156,7 +169,8 @@ def is_plain(content: bytes) -> bool:
 
 def as_rgb(image: Image.Image) -> Image.Image:
     """Return an image of any mode as 8-bit RGB, itself if it is; ValueError if it has no white."""
-    return _convert(image)[0]
+    image, _ = _eight_bits(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -168,14 +182,14 @@ def _orientation(picture: Image.Image) -> int:
     return 1
 
 
-def _convert(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Return an image as RGB, and whether that depended on ``RULES``."""
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Return an opaque image of 8 bits a channel, and whether it depends on ``RULES``."""
     if not all(image.size):
         raise ValueError(f"{image.width} x {image.height} pixels")
     if _is_wide(image):
-        return _scaled(image).convert("RGB"), True
+        return _scaled(image), True
     if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB"), False
+        return image, False
     key = image.info.get("transparency")
     if isinstance(key, tuple) and max(key) > BYTE:
         # The colour that is transparent keeps its 16 bits when Pillow drops those of the pixels.
