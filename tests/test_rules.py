@@ -192,3 +192,104 @@ def test_files_of_users_are_read_by_one_reader() -> None:
         }
         allowed = OWN_FILES.get(path.relative_to(ROOT).as_posix(), set())
         assert calls & READERS == allowed, path
+
+
+# --- Calls that strangers' files could misuse --------------------------------------------------
+
+ANYWHERE_ELSE = {
+    "extractall": ("harness/data/archives.py",),
+    "unpack_archive": ("harness/data/archives.py",),
+    "print": ("harness/core/progress.py",),
+    "click.echo": ("harness/core/progress.py",),
+    "click.secho": ("harness/core/progress.py",),
+    "Console": ("harness/core/progress.py",),
+    "Markup": ("leaderboards/page/markup.py", "leaderboards/page/page.py"),
+    # Files that the user names as code: a method, and the modules that it adds.
+    "import_file": ("methods/__init__.py", "harness/models/extension.py"),
+    "exec_module": ("harness/core/files.py",),
+    **dict.fromkeys(
+        ("eval", "exec", "os.system", "os.popen", "read_pickle", "yaml.unsafe_load",
+         "yaml.full_load", "yaml.load_all", "yaml.unsafe_load_all"), (),
+    ),
+}  # fmt: skip
+"""Calls by name, and the files that may make them: what they do is safe there."""
+SAFE_ARGUMENTS = {
+    "torch.load": ("weights_only", True),
+    "from_pretrained": ("trust_remote_code", False),
+    "from_config": ("trust_remote_code", False),
+    "Environment": ("autoescape", True),
+}
+"""Calls that need an argument in so many words."""
+UNSAFE_ARGUMENTS = (("allow_pickle", True), ("shell", True), ("trust_remote_code", True))
+BUILTINS = ("print", "eval", "exec")
+"""Names that are calls of other objects too: ``console.print``, ``model.eval``."""
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+"""Packages for objects that act when they are read; a process sends them to its own workers."""
+WITHOUT_CODE = ("PeftConfig.from_pretrained",)
+"""Calls that read JSON alone."""
+
+
+def unsafe_calls(tree: ast.AST, file: str) -> Iterator[str]:
+    """Yield calls and imports by which the content of a file could act."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = vars(node).get("module") or node.names[0].name
+            if module.partition(".")[0] in PICKLES and file != "harness/core/processes.py":
+                yield f"{file}:{node.lineno}: imports {module}"
+        if not isinstance(node, ast.Call):
+            continue
+        name, place = ast.unparse(node.func), f"{file}:{node.lineno}"
+        last = name.rpartition(".")[2]
+        words = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+        for call, files in ANYWHERE_ELSE.items():
+            # Names without a point are also those of methods: ``archive.extractall``.
+            is_call = name == call or (last == call and call not in BUILTINS)
+            if is_call and file not in files:
+                yield f"{place}: calls {name}"
+        for call, (argument, value) in SAFE_ARGUMENTS.items():
+            is_call = call in (name, last) and name not in WITHOUT_CODE
+            if is_call and words.get(argument) is not value:
+                yield f"{place}: calls {name} without {argument}={value}"
+        for argument, value in UNSAFE_ARGUMENTS:
+            if words.get(argument) is value:
+                yield f"{place}: calls {name} with {argument}={value}"
+
+
+def test_files_of_strangers_cannot_act() -> None:
+    """No pickles, no code of checkpoints, no tags, no archives or printing but in one place."""
+    calls = [
+        call
+        for path, tree in TREES.items()
+        for call in unsafe_calls(tree, path.relative_to(ROOT).as_posix())
+    ]
+    assert not calls, "\n".join(calls)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tar.extractall(to)", "shutil.unpack_archive(path)", "import pickle",
+        "from joblib import load", "pd.read_pickle(path)",
+        "torch.load(path)", "torch.load(path, weights_only=False)", "np.load(p, allow_pickle=True)",
+        "AutoModel.from_pretrained(name)", "t.AutoConfig.from_pretrained(n, trust_remote_code=x)",
+        "AutoModel.from_config(config)", "load_dataset(name, trust_remote_code=True)",
+        "yaml.unsafe_load(text)", "eval(text)", "exec(text)", "os.system(line)",
+        "subprocess.run(line, shell=True)", "Environment(loader=loader)", "Markup(label)",
+        "print(label)", "click.echo(label)", "Console().print(label)", "import_file(path)",
+    ],
+)  # fmt: skip
+def test_each_of_these_calls_would_be_met(line: str) -> None:
+    assert list(unsafe_calls(ast.parse(line), "harness/core/examples.py"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model.eval()", "torch.load(path, weights_only=True)", "yaml.safe_load(text)",
+        "AutoModel.from_pretrained(name, trust_remote_code=False)", "console.print(label)",
+        "PeftConfig.from_pretrained(folder)", "Environment(autoescape=True)",
+        "subprocess.run(words)", "spec.loader.load(path)", "path.open()",
+    ],
+)  # fmt: skip
+def test_none_of_these_is(line: str) -> None:
+    assert not list(unsafe_calls(ast.parse(line), "harness/core/examples.py"))

@@ -133,7 +133,9 @@ class Encoder(nn.Module):
         source = read_text(folder / "source.txt").strip()
         if source != TINY:
             return pretrained_encoder(source, modality, max_tokens, frozen)
-        model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+        model = AutoModel.from_config(
+            AutoConfig.from_pretrained(folder, trust_remote_code=False), trust_remote_code=False
+        )
         return cls(model, _processor(folder, modality), modality, max_tokens, TINY)
 
 
@@ -221,7 +223,7 @@ def load_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
         "Give a local folder with config.json and weights, or a hub id while online.",
     ):
         folder = located(source)
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
         processor = _processor(Path(folder), modality)
         # CLIP-like checkpoints have a tower for each modality.
         towers = dict(model.named_children())
@@ -233,7 +235,7 @@ def _processor(source: Path, modality: Modality) -> Any:
     from transformers import AutoImageProcessor, AutoTokenizer
 
     kind = AutoImageProcessor if modality == "image" else AutoTokenizer
-    processor = kind.from_pretrained(source.as_posix())
+    processor = kind.from_pretrained(source.as_posix(), trust_remote_code=False)
     if modality == "text" and processor.pad_token is None:
         # Any token serves: padding is masked.
         processor.pad_token = processor.eos_token

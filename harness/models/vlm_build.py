@@ -29,6 +29,7 @@ from steelyard.harness.models.vlm_layout import IGNORED
 from steelyard.harness.models.vlm_resolution import limit_pixels
 
 DESCRIPTION = "vlm.json"
+ADVICE = "Give the folder of a checkpoint, or its hub id while online."
 ADAPTER, MODEL, VISION = "adapter", "model", "vision.safetensors"
 FAMILIES = ("gemma3", "idefics3", "internvl", "llava", "llava_next", "llava_onevision",
             "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")  # fmt: skip
@@ -75,9 +76,14 @@ def build_shapes(name: str, config: VlmConfig) -> tuple[Vlm, Any]:
 
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     processor = load_processor(config.source)
-    settings = AutoConfig.from_pretrained(_resolve(config.source))
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(settings, dtype=_dtype(config))
+    with (
+        torch.device("meta"),
+        explain_load_errors(f"Could not load '{config.source}' as a vision-language model", ADVICE),
+    ):
+        settings = AutoConfig.from_pretrained(_resolve(config.source), trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_config(
+            settings, dtype=_dtype(config), trust_remote_code=False
+        )
         if config.tune == "lora":
             model = _with_adapter(model, replace(config, adapter=""))
     backbone = _assemble(name, config, model, processor, config.source)
@@ -226,7 +232,7 @@ def load_processor(source: str) -> Any:
         f"Could not load the processor of '{source}'",
         "Give the folder of a vision-language checkpoint, or its hub id while online.",
     ):
-        return AutoProcessor.from_pretrained(_resolve(source))
+        return AutoProcessor.from_pretrained(_resolve(source), trust_remote_code=False)
 
 
 def _in_four_bits(config: VlmConfig) -> Any:
@@ -250,16 +256,20 @@ def _load_pair(source: str, config: VlmConfig, device: str) -> tuple[Any, Any]:
         settings["attn_implementation"] = config.attn_implementation
     if config.quantize == "4bit":
         settings |= {"quantization_config": _in_four_bits(config), "device_map": {"": device}}
-    use, advice = "", "Give the folder of a checkpoint, or its hub id while online."
+    use, advice = "", ADVICE
     if adapter:
         use = f", the base of the adapter {adapter},"
         advice = f"Give the base as the model, with --backbone-set adapter={adapter}."
     with explain_load_errors(f"Could not load '{source}'{use} as a vision-language model", advice):
         location = _resolve(source)
         model, info = AutoModelForImageTextToText.from_pretrained(
-            location, dtype=_dtype(config), output_loading_info=True, **settings
+            location,
+            dtype=_dtype(config),
+            output_loading_info=True,
+            trust_remote_code=False,
+            **settings,
         )
-        processor = AutoProcessor.from_pretrained(location)
+        processor = AutoProcessor.from_pretrained(location, trust_remote_code=False)
     vlm_checks.check_weights(source, info["missing_keys"])
     if not processor.chat_template:
         raise UserError(

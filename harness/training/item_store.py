@@ -6,15 +6,20 @@ items = store.get([4, 0])   # equal to encode(backbone.prompts, [4, 0])
 """
 
 import copy
-import pickle
+import io
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
 from steelyard.harness.core.files import TemporaryFolder, cache_folder, write_atomic
 from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.models.vlm_layout import PromptRow
 from steelyard.harness.models.vlm_prompts import EncodedItem, PromptEncoder
+
+torch.serialization.add_safe_globals([EncodedItem, PromptRow])
 
 Encode = Callable[[PromptEncoder, Sequence[int]], list[EncodedItem]]
 """Returns the items at these positions, processed with this encoder."""
@@ -63,13 +68,15 @@ class ItemStore:
         return items
 
     def _load(self, position: int) -> EncodedItem:
-        file = Path(self._folder.name) / f"{position}.pickle" if self._folder else None
+        file = Path(self._folder.name) / f"{position}.pt" if self._folder else None
         if file is not None and file.is_file():
-            stored: EncodedItem = pickle.loads(file.read_bytes())
+            stored: EncodedItem = torch.load(file, weights_only=True)
             return stored
         (item,) = self._encode(getattr(self._own, "prompts", self._prompts), [position])
         if file is not None:
-            content = pickle.dumps(item)
+            buffer = io.BytesIO()
+            torch.save(item, buffer)
+            content = buffer.getvalue()
             with self._lock:
                 fits = len(content) <= self._disk_left
                 self._disk_left -= len(content) if fits else 0

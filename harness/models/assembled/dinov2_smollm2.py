@@ -65,10 +65,13 @@ def build(folder: Path) -> None:
     with torch.random.fork_rng(), _quiet():
         torch.manual_seed(0)  # of the projector
         tokenizer = t.AutoTokenizer.from_pretrained(
-            package, gguf_file=file.name, extra_special_tokens=IMAGE_TOKENS
+            package,
+            gguf_file=file.name,
+            extra_special_tokens=IMAGE_TOKENS,
+            trust_remote_code=False,
         )
         language = t.AutoModelForCausalLM.from_pretrained(
-            package, gguf_file=file.name, dtype=torch.float32
+            package, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
         )
         language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         embeddings = language.get_input_embeddings().weight.data

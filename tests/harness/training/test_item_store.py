@@ -1,6 +1,6 @@
 """Items that do not fit in memory: read ahead by threads, kept on disk, and always the same."""
 
-import pickle
+import io
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -77,7 +77,8 @@ def test_the_disk_is_used_within_its_limit_and_emptied(model: Vlm, tmp_path: Pat
         return prompts.encode_items([t.inputs for t in turns], [t.answer for t in turns])
 
     (item,) = encode(model.prompts, [0])
-    size = len(pickle.dumps(item))
+    torch.save(item, buffer := io.BytesIO())
+    size = len(buffer.getvalue())
     reads.clear()
     store = ItemStore(model, encode, 0, disk=3.5 * size)
     for _ in range(2):
