@@ -276,26 +276,20 @@ def mipd(
     """
     rows = len(parts.image)
     draws = len(order) // rows
-    sign = SIGN[game]
-
-    def permuted(part: Tensor) -> Tensor:
-        return part.index_select(0, order)
-
-    def scaled(part: Tensor) -> Tensor:
-        # Exact in floating point for k in {-1, 0, 1}: same value, gradient times k.
-        copies = [draws] + [1] * (part.dim() - 1)
-        return (sign * part + (1.0 - sign) * part.detach()).repeat(copies)
-
-    ordinary = torch.arange(rows, device=order.device).repeat(draws)
+    # Rows of ``selectable``: a part, and behind it the part with its gradient multiplied by k.
+    ordinary = torch.arange(rows, 2 * rows, device=order.device).repeat(draws)
     images, texts = torch.cat([order, ordinary]), torch.cat([ordinary, order])
-    context = parts.context.select(ordinary.repeat(2), images, texts) if parts.context else None
-    logits = fuse(
-        Latents(
-            image=torch.cat([permuted(parts.image), scaled(parts.image)]),
-            text=torch.cat([scaled(parts.text), permuted(parts.text)]),
-            context=context,
-        )
-    )
+
+    def selectable(part: Tensor) -> Tensor:
+        # Exact in floating point for k in {-1, 0, 1}.
+        return torch.cat([part, torch.lerp(part.detach(), part, SIGN[game])])
+
+    context = parts.context
+    if context is not None:
+        context = context.select(ordinary.repeat(2) % rows, images % rows, texts % rows)
+    image = selectable(parts.image).index_select(0, images)
+    text = selectable(parts.text).index_select(0, texts)
+    logits = fuse(Latents(image, text, context))
     logits = logits.view(2, draws, len(reference), -1)
     image, text = jensen_shannon(logits, reference.detach(), multi_label).mean(dim=(1, 2))
     return image, text
@@ -306,17 +300,15 @@ def contrastive_loss(latents: Latents, targets: Tensor, temperature: float) -> T
     # Rows 0..B are images and B..2B texts of the same items, hence ``repeat(2, 2)`` below.
     both = nn.functional.normalize(torch.cat([latents.image, latents.text]), dim=1)
     similarity = both @ both.T / temperature
-    diagonal = torch.eye(len(both), dtype=torch.bool, device=both.device)
     shared = targets[:, None] == targets if targets.dim() == 1 else targets @ targets.T > 0
     # An item without any label is a positive of itself.
     same = shared.fill_diagonal_(True).repeat(2, 2)
     # Finite, so that a batch with a single label has a defined gradient.
     excluded = torch.finfo(similarity.dtype).min
     negatives = similarity.masked_fill(same, excluded).logsumexp(dim=1, keepdim=True)
+    pairs = same.clone().fill_diagonal_(False)
     # -log(p / (p + n)) = softplus(log n - log p), without overflow.
-    losses = nn.functional.softplus(negatives - similarity)
-    positive = same & ~diagonal
-    return losses.masked_fill(~positive, 0.0).sum() / positive.sum()
+    return nn.functional.softplus((negatives - similarity).masked_select(pairs)).mean()
 
 
 def reconstruction_loss(decoder: nn.Module, logits: Tensor, latents: Latents) -> Tensor:
@@ -342,8 +334,6 @@ def latent_decoder(backbone: Backbone, classes: int, seed: int) -> nn.Sequential
 @torch.no_grad()
 def contribution_norms(parts: Latents) -> dict[str, Tensor | float]:
     """Return the mean norm of each modality's contributions around their batch mean, to log."""
-    norms: dict[str, Tensor | float] = {}
-    for modality in MODALITIES:
-        part = parts.of(modality)
-        norms[f"norm_{modality}"] = (part - part.mean(dim=0)).norm(dim=1).mean()
-    return norms
+    both = torch.stack([parts.image, parts.text])
+    norms = (both - both.mean(1, keepdim=True)).norm(dim=2).mean(1)
+    return {"norm_image": norms[0], "norm_text": norms[1]}

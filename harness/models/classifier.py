@@ -61,7 +61,7 @@ class Fusion(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         total = image + text + self.bias
-        return total if self.output is None else self.output(torch.relu(total))
+        return total if self.output is None else self.output(torch.relu_(total))
 
 
 class Classifier(nn.Module):

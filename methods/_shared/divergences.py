@@ -16,11 +16,14 @@ def jensen_shannon(logits: Tensor, reference: Tensor, multi_label: bool) -> Tens
     """
     log_p, log_q = _log_outcomes(logits, multi_label), _log_outcomes(reference, multi_label)
     p, q = log_p.exp(), log_q.exp()
-    middle = 0.5 * (p + q)
-    # The clamp only acts if both probabilities underflow; the product is zero then.
-    log_middle = middle.clamp(min=torch.finfo(middle.dtype).tiny).log()
-    # Entropy of the middle minus the mean entropy of both, outcome by outcome.
-    terms = 0.5 * (p * log_p + q * log_q) - middle * log_middle
+    with torch.no_grad():
+        middle = torch.lerp(p, q, 0.5)
+        # The clamp only acts if both probabilities underflow; the products are zero then.
+        log_middle = middle.clamp_(min=torch.finfo(middle.dtype).tiny).log_()
+        ratio_p, ratio_q = log_p - log_middle, log_q - log_middle
+    # The mean divergence of both from the middle, outcome by outcome. Its gradient through the
+    # log-ratios is zero in sum, because probabilities add up to one, and is not computed.
+    terms = torch.lerp(p * ratio_p, q * ratio_q, 0.5)
     return _total(terms, multi_label)
 
 

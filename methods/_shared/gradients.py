@@ -31,8 +31,9 @@ def carry(value: Tensor, at: Latents, gradient: Latents) -> Tensor:
     Modules between ``at`` and ``value`` (heads, fusion) get no gradient; encoders get theirs in the
     one backward pass of the training loop.
     """
+    image = at.image.flatten().dot(gradient.image.flatten())
+    product = image + at.text.flatten().dot(gradient.text.flatten())
     # Its gradient at ``at`` is ``gradient``; its value is subtracted again.
-    product = (at.image * gradient.image).sum() + (at.text * gradient.text).sum()
     return value.detach() + (product - product.detach())
 
 
@@ -64,14 +65,12 @@ def projection_weight(task: Tensor, kl: Tensor, cap: float) -> Tensor:
     wide = torch.promote_types(kl.dtype, torch.float32)  # half precision would overflow
     task, kl = task.to(wide), kl.to(wide)
     square = kl.dot(kl)
-    weight = 1.0 + torch.relu(-task.dot(kl) / square)
-    return torch.where(square > NO_DIRECTION, weight, torch.ones_like(weight)).clamp(max=cap)
+    weight = 1.0 - (task.dot(kl) / square).clamp(max=0.0)
+    return torch.where(square > NO_DIRECTION, weight, 1.0).clamp(max=cap)
 
 
 def reweight(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Return weights in proportion to two non-negative scalars, with sum 2; equal if both are 0."""
     total = image + text
-    # ``where`` evaluates both branches, so the denominator is never 0.
-    positive = torch.where(total > 0, total, torch.ones_like(total))
-    weight = torch.where(total > 0, 2.0 * image / positive, torch.ones_like(total))
+    weight = torch.where(total > 0, 2.0 * image / total, 1.0)
     return weight, 2.0 - weight
