@@ -1,11 +1,13 @@
 """Profile one model on one task: cached answers, a progress bar and the stored table."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard import tasks
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.files import digest, file_hash, write_items
+from steelyard.harness.core.files import TemporaryFolder, digest, file_hash, write_items
 from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.reliance.answer_cache import AnswerCache
 from steelyard.harness.reliance.ask import ProfileSettings, ask, count_queries
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 ANSWERS_FOLDER = "asked"
 """Folder beside a profile with all answers and the tables made of them."""
-SAMPLE = 64
-"""Number of values per tensor that identify weights: training changes nearly all values."""
+PATHS = ("source", "adapter", "image", "text")
+"""Options of a backbone that say where its files are."""
 
 
 def collect_answers(
@@ -51,13 +53,28 @@ def collect_answers(
 
 
 def fingerprint(backbone: "Classifier | Vlm") -> str:
-    """Hash names, shapes and a sample of the values of all weights, and the readout."""
+    """Hash what decides a model's answers: all weights, options, readout, words and template."""
+    return digest(_contents(backbone))
+
+
+def _contents(backbone: "Classifier | Vlm") -> Iterator[bytes]:
+    import torch
+
     from steelyard.harness.models.classifier import Classifier
 
-    parts = [backbone.readout.encode()] if isinstance(backbone, Classifier) else []
+    # Equal files may be in several places.
+    options = {k: v for k, v in asdict(backbone.config).items() if k not in PATHS}
+    if isinstance(backbone, Classifier):
+        processors = [backbone.image_encoder.processor, backbone.text_encoder.processor]
+        yield f"{options}{backbone.classes}{backbone.readout}".encode()
+    else:
+        processors = [backbone.processor]
+        yield f"{options}{backbone.base.generation_config}".encode()
+    with TemporaryFolder() as folder:
+        for processor in processors:
+            processor.save_pretrained(folder)
+            for path in sorted(Path(folder).iterdir()):
+                yield path.read_bytes()
     for name, tensor in backbone.state_dict().items():
-        flat = tensor.detach().flatten()
-        # Spread over the tensor: some rows, such as embeddings of unused words, never change.
-        sample = flat[:: max(1, len(flat) // SAMPLE)].float().cpu()
-        parts += [f"{name}{tuple(tensor.shape)}".encode(), sample.numpy().tobytes()]
-    return digest(parts)
+        yield f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode()
+        yield tensor.detach().flatten().contiguous().cpu().view(torch.uint8).numpy().tobytes()

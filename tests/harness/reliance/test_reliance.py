@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from steelyard.harness.cli.diagnose import parts_of
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Inputs
 from steelyard.harness.evaluation.evaluate import evaluate
+from steelyard.harness.models import classifier
 from steelyard.harness.models.backbone import Recipe
+from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.reliance import ask as reliance
 from steelyard.harness.reliance.additive import projection
 from steelyard.harness.reliance.answer_cache import AnswerCache
+from steelyard.harness.reliance.session import fingerprint
 from steelyard.leaderboards.output.style import render
 from steelyard.leaderboards.reliance import numbers as profile
 from steelyard.leaderboards.reliance import tables
@@ -365,3 +369,29 @@ def test_every_number_is_described() -> None:
     assert set(profile.PERCENTAGES) < set(profile.NUMBERS)
     documented: Mapping[str, str] = profile.NUMBERS
     assert all(documented.values()) and len(documented) == 31
+
+
+@pytest.mark.parametrize("change", ["weight", "words", "option", "readout", "classes"])
+def test_models_are_told_apart_by_all_that_decides_an_answer(change: str) -> None:
+    words = "some words"
+    model, other = (tiny_classifier(words) for _ in range(2))
+    assert fingerprint(model) == fingerprint(other)
+    if change == "weight":
+        largest = max(other.parameters(), key=torch.numel)
+        with torch.no_grad():  # a single number, between any that a sample would take
+            largest.view(-1)[1] += 1e-3
+    elif change == "words":
+        other = tiny_classifier("other words")
+        other.load_state_dict(model.state_dict())
+    elif change == "option":
+        other.config = replace(other.config, max_tokens=40)
+    elif change == "readout":
+        other.readout = "text"
+    else:
+        other.classes = other.classes[::-1]
+    assert fingerprint(model) != fingerprint(other)
+
+
+def tiny_classifier(words: str) -> classifier.Classifier:
+    config = ClassifierConfig(image_width=8, text_width=8, width=8)
+    return classifier.build("tiny", config, ("a", "b"), False, [words], seed=0)
