@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from steelyard.harness.cli.options import output_file
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
-from steelyard.harness.core.files import explain_write_errors
+from steelyard.harness.core.files import explain_write_errors, user_path
 from steelyard.harness.core.progress import echo, print_table
 from steelyard.harness.core.seeds import seed_for
 from steelyard.tasks.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -32,9 +33,10 @@ DONOR_TEXT = "Blue fish in an orange cup: a light supper by the sea in twenty mi
 
 
 @click.command()
-@click.option("--image", type=Path, help="Image to corrupt [default: a generated scene].")
-@click.option("--out", type=Path, default="contact_sheet.png", show_default=True,
-              help="Picture to write.")  # fmt: skip
+@click.option("--image", type=user_path, metavar="PATH",
+              help="Image to corrupt [default: a generated scene].")  # fmt: skip
+@click.option("--out", type=user_path, metavar="PATH", callback=output_file,
+              default="contact_sheet.png", show_default=True, help="Picture to write.")  # fmt: skip
 def corruptions(image: Path | None, out: Path) -> None:
     """Draw every image corruption at every severity.
 

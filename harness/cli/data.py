@@ -1,5 +1,6 @@
 """Commands about data sets: check, data."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from steelyard import tasks
-from steelyard.harness.cli.options import pass_options
+from steelyard.harness.cli.options import output_folder, pass_options
+from steelyard.harness.core.files import user_path
 from steelyard.harness.core.options import Help
 from steelyard.harness.core.progress import console, progress_bar
 from steelyard.harness.data import card, tables
@@ -21,7 +23,7 @@ from steelyard.harness.runs.options import OUT, DataOptions, parse_loader_option
 class CheckOptions(DataOptions):
     """Options of ``steelyard check``."""
 
-    out: Annotated[Path | None, Help(OUT.text, "in the user's cache")] = None
+    out: Annotated[Path | None, Help(OUT.text, "in the user's cache", is_output=True)] = None
 
 
 @click.command()
@@ -77,7 +79,13 @@ def check(task: str, options: CheckOptions) -> None:
     metavar="SOURCE",
     help="Folder of tables (parquet, arrow), archive, or data set of the hub.",
 )
-@click.option("--to", type=Path, help="New folder for the official layout.")
+@click.option(
+    "--to",
+    type=user_path,
+    metavar="PATH",
+    callback=output_folder,
+    help="New folder for the official layout.",
+)
 def data(task: str | None, source: str | None, to: Path | None) -> None:
     """Show how to get a data set, or convert a copy of it.
 
@@ -94,7 +102,7 @@ def data(task: str | None, source: str | None, to: Path | None) -> None:
     if (source is None) != (to is None) or (source and not task):
         raise click.UsageError("to convert a copy: steelyard data TASK --from SOURCE --to DIR")
     if task and source and to:
-        convert(task, source, to.expanduser())
+        convert(task, source, to)
     elif task:
         print_steps(task)
     else:
@@ -186,4 +194,6 @@ def convert(task: str, source: str, to: Path) -> None:
         rows = annotations.count_text(file.rows)
         console.print(f"{file.path}: {rows} rows{state}", soft_wrap=True)
     console.print(f"{len(files):,} files, {images:,} of them images, in {to}", soft_wrap=True)
-    console.print(f"Next: steelyard check {task} --data-root {to}", soft_wrap=True)
+    console.print(
+        f"Next: steelyard check {task} --data-root {shlex.quote(str(to))}", soft_wrap=True
+    )

@@ -11,10 +11,11 @@ import click
 
 from steelyard import methods, tasks
 from steelyard.harness.cli import list as listing
-from steelyard.harness.cli.options import pass_options
+from steelyard.harness.cli.options import output_file, pass_options
 from steelyard.harness.core.characters import escaped
 from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import check_output, user_path, write_atomic
 from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import echo, show_progress
 from steelyard.harness.models import registry, vlm_config
@@ -40,7 +41,7 @@ COST = Help(
 class EvaluateOptions(shared.DataOptions):
     """Options of ``steelyard evaluate``."""
 
-    out: Annotated[Path | None, Help(shared.OUT.text, "runs")] = None
+    out: Annotated[Path | None, Help(shared.OUT.text, "runs", is_output=True)] = None
     label: Annotated[str | None, shared.LABEL] = None
     cost: Annotated[str | None, COST] = None
     backbone_set: Annotated[tuple[str, ...], shared.BACKBONE_SET] = ()
@@ -76,7 +77,8 @@ def evaluate(model: str, variants: tuple[str, ...], options: EvaluateOptions) ->
 @click.command()
 @click.argument("folder", type=Path)
 @click.argument("variant")
-@click.option("--out", type=Path, metavar="FILE", help="File to write [default: print].")
+@click.option("--out", type=user_path, callback=output_file, metavar="FILE",
+              help="File to write [default: print].")  # fmt: skip
 @pass_options(shared.DataOptions, "data_root", "max_bad")
 def answers(folder: Path, variant: str, out: Path | None, options: shared.DataOptions) -> None:
     """Export a run's answers as JSON lines.
@@ -90,11 +92,12 @@ def answers(folder: Path, variant: str, out: Path | None, options: shared.DataOp
       steelyard evaluate tiny-vlm mmhal --data-set ratings=rated.jsonl --out judged
     """
     rows = answer_rows(folder, variant, options)
-    text = "".join(f"{escaped(json.dumps(row, ensure_ascii=False))}\n" for row in rows)
+    # ASCII, which every terminal shows and every file system of a log takes.
+    text = "".join(f"{escaped(json.dumps(row))}\n" for row in rows)
     if out is None:
         echo(text.rstrip("\n"))
     else:
-        out.write_text(text, encoding="utf-8")
+        write_atomic(out, text)
 
 
 def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> None:
@@ -111,6 +114,7 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
         raise UserError(f"Say what to score {source} on, for example: pope pope@image-blank.")
     parallel.quiet_heavy_libraries()
     result_folder = runs / job.spec.id
+    check_output(result_folder)
     has_record = (result_folder / record.RECORD).is_file()
     old = record.read(result_folder) if has_record else None
     weights = None if job.spec.task == tasks.NOTHING else result_folder / registry.WEIGHTS

@@ -16,7 +16,7 @@ import click
 from steelyard import tasks
 from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.environment import pick_device
-from steelyard.harness.core.errors import UserError, check_known
+from steelyard.harness.core.errors import RunFailed, UserError, check_known
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import Help, parse_seeds
 from steelyard.harness.core.progress import console, show_progress
@@ -213,7 +213,7 @@ def _train_levels(
             run_options = replace(run_options, data_root=tuple(roots))
         for record in run_suite(suite, run_options, evaluate=False):
             if record.status == "failed":
-                raise UserError(f"{record.id} failed ({record.failure}): give a larger --budget.")
+                raise RunFailed(f"{record.id} failed ({record.failure}): give a larger --budget.")
             reference = record.label == suite.entries[0].name
             run_level = level or FactorLevel("objective", record.label, reference=reference)
             yield FactorModel(run_level, record.spec.seed, run_options.runs / record.id)

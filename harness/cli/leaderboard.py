@@ -11,6 +11,7 @@ import click
 from steelyard import methods
 from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import user_path
 from steelyard.harness.core.options import Help
 from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.runs.options import JOBS, OUT, RUNS
@@ -55,7 +56,7 @@ def leaderboard(folders: tuple[Path, ...], options: BoardOptions) -> None:
 @click.command()
 @click.argument("left")
 @click.argument("right")
-@click.option("--runs", "folders", multiple=True, type=Path, metavar="DIR",
+@click.option("--runs", "folders", multiple=True, type=user_path, metavar="DIR",
               help=f"Folder of runs to find entries in [default: {RUNS}].")  # fmt: skip
 @click.option("--variant", "variants", multiple=True, default=("clean",), show_default=True,
               help="Variant that both were scored on, or all.")  # fmt: skip

@@ -22,7 +22,7 @@ from steelyard.harness.cli.run import demo, run, train
 from steelyard.harness.cli.score import items, score
 from steelyard.harness.cli.tune import tune
 from steelyard.harness.cli.validate import validate
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import RunFailed, UserError, unknown
 from steelyard.harness.core.progress import echo
 from steelyard.harness.core.startup import Output, start_process
 
@@ -66,9 +66,9 @@ def cli() -> None:
 
     \b
     Exit codes:
-      0    finished
-      1    a run failed, for the reason in its record and on the board; or check, validate or
-           reproduce found a problem
+      0    all that was asked for is done
+      1    a run or trial failed, for the reason in its record and on the board, and the others are
+           done; or check, validate or reproduce found a problem
       2    mistake in the command or its files, one line says which
       130  interrupted; finished runs are kept, the same command continues
     """
@@ -94,9 +94,9 @@ def main() -> None:
         if Output.failure:
             echo(f"error: could not write standard output: {Output.failure}", error=True)
             sys.exit(1)
-    except UserError as error:
+    except (UserError, RunFailed) as error:
         echo(f"error: {error}", error=True)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     except click.ClickException as error:
         text = io.StringIO()
         error.show(text)

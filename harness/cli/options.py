@@ -3,12 +3,31 @@
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
+from steelyard.harness.core.files import check_output, user_path
+
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def output_file(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Try whether the file of an option can be written, before anything is done for it."""
+    if path is not None:
+        check_output(path, is_file=True)
+    return path
+
+
+def output_folder(
+    context: click.Context, option: click.Parameter, path: Path | None
+) -> Path | None:
+    """Try whether the folder of an option can be written, before anything is done for it."""
+    if path is not None:
+        check_output(path)
+    return path
 
 
 def pass_options(kind: type[Any], *names: str, into: str = "options") -> Decorator:
@@ -47,11 +66,12 @@ def _option(name: str, annotated: Any, default: Any) -> Decorator:
     return click.option(
         about.flag or f"--{name.replace('_', '-')}",
         name,
-        type=click.Choice(choices) if choices else kind,
+        type=click.Choice(choices) if choices else user_path if kind is Path else kind,
         default=default,
         multiple=get_origin(declared) is tuple,
         is_flag=kind is bool,
         show_default=has_default,
-        metavar=about.metavar,
+        metavar=about.metavar or ("PATH" if kind is Path else None),
+        callback=output_folder if about.is_output else None,
         help=f"{about.text}{unset}.",
     )

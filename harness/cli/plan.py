@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from steelyard.harness.cli.options import pass_options
+from steelyard.harness.cli.options import output_file, pass_options
 from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.files import write_json
+from steelyard.harness.core.files import user_path, write_json
 from steelyard.harness.runs import cards
 from steelyard.harness.runs.options import RunOptions
 
@@ -28,7 +28,8 @@ OPTIONS = [field.name for field in fields(RunOptions) if field.name not in ("dry
     show_default=True,
     help="Fraction of the card's peak rate that runs reach.",
 )
-@click.option("--json", "file", type=Path, metavar="FILE", help="File to write the estimates to.")
+@click.option("--json", "file", type=user_path, callback=output_file, metavar="FILE",
+              help="File to write the estimates to.")  # fmt: skip
 @pass_options(RunOptions, *OPTIONS)
 def plan(
     targets: tuple[str, ...], card: str | None, mfu: float, file: Path | None, options: RunOptions

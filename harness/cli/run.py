@@ -1,5 +1,6 @@
 """Commands that train: run, train and demo."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,7 +56,7 @@ def run(target: str, options: RunOptions) -> None:
     suites = suites_from(target, options)
     if records := _run(suites, options):
         track = " --track anytime" if options.track == "anytime" else ""
-        echo(f"Next: steelyard leaderboard {options.runs}{track}")
+        echo(f"Next: steelyard leaderboard {shlex.quote(str(options.runs))}{track}")
     _exit_if_failed(records)
 
 

@@ -41,7 +41,7 @@ class ItemOptions(shared.DataOptions):
 class ScoreOptions(ItemOptions):
     """Options of ``steelyard score``."""
 
-    out: Annotated[Path, Help("Folder of runs")] = shared.RUNS
+    out: Annotated[Path, Help("Folder of runs", is_output=True)] = shared.RUNS
     label: Annotated[str | None, Help("Name of the model on boards", "the file's name")] = None
     cost: Annotated[str, COST] = "unknown"
 

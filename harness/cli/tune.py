@@ -1,6 +1,8 @@
 """Command tune: run the trials of every entry, choose one and write the tuning file."""
 
+import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,32 +50,40 @@ def tune(target: str, plan: TuningPlan, options: RunOptions) -> None:
                 f"--{name}: trials are trained with seed {plan.training_seed} and scored on "
                 "validation items; leave it out."
             )
+    records: list[Record] = []
     # The anytime track is tuned once per budget.
     for suite in suites_from(target, replace(options, oracle=False)):
         for budget in suite.budgets:
             one_budget = replace(suite, budget=budget, track=suite.run_track)
-            if (file := tune_suite(one_budget, plan, options)) is not None:
-                echo(f"Next: steelyard run {target} --tuned {file}")
+            records += tune_suite(one_budget, plan, options)
+            if records:
+                file = tuning_folder(one_budget, options) / tuning.FILE
+                echo(f"Next: {shlex.join(['steelyard', 'run', target, '--tuned', str(file)])}")
+    if any(record.status == "failed" for record in records):
+        sys.exit(1)
 
 
-def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | None:
-    """Tune a suite of one budget; return its tuning file, or None on a dry run."""
+def tuning_folder(suite: Suite, options: RunOptions) -> Path:
+    """Return the folder of a suite's trials and tuning file below ``--runs``."""
+    # "run" is the suite made of a single method.
+    name = suite.entries[0].name if suite.name == "run" else suite.name
+    ending = "" if suite.run_track == "compute" else f"-{suite.run_track}"
+    return options.runs / f"tuning-{name.replace('/', '_')}-{suite.budget}{ending}"
+
+
+def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> list[Record]:
+    """Tune a suite of one budget and write its tuning file; return the trials."""
     model = (suite.backbone, suite.backbone_options)
     corpora = load_corpora(suite.all_tasks, options, suite.data_options, model=model)
     suite = _with_validation(suite, corpora)
     if plan.oracle:  # a missing test split is an error before anything is trained
         jobs(replace(suite, split="test"), corpora)
-    # "run" is the suite made of a single method.
-    name = suite.entries[0].name if suite.name == "run" else suite.name
-    ending = "" if suite.run_track == "compute" else f"-{suite.run_track}"
-    folder = f"tuning-{name.replace('/', '_')}-{suite.budget}{ending}"
-    options = replace(options, runs=options.runs / folder)
+    options = replace(options, runs=tuning_folder(suite, options))
     names = [entry.name for entry in suite.entries]
     if options.dry_run:
         # An upper bound: only trial 0 shows which methods train nothing.
         trials = tuning.trial_suite(suite, plan, range(plan.trials), names)
-        run_jobs(jobs(trials, corpora), corpora, options)
-        return None
+        return run_jobs(jobs(trials, corpora), corpora, options)
     # Trial 0 first: a method that trains nothing in it has nothing to tune.
     first_jobs = jobs(tuning.trial_suite(suite, plan, [0], names), corpora)
     records = run_jobs(first_jobs, corpora, options)
@@ -89,7 +99,7 @@ def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> Path | No
     content = tuning.report(suite, plan, records, test_records, revisions)
     _print_choices(content)
     write_json(options.runs / tuning.FILE, content)
-    return options.runs / tuning.FILE
+    return [*records, *test_records]
 
 
 def _with_validation(suite: Suite, corpora: Mapping[str, Corpus]) -> Suite:

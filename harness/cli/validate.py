@@ -5,14 +5,15 @@ from pathlib import Path
 
 import click
 
+from steelyard.harness.core.files import user_path
 from steelyard.harness.core.progress import echo, show_progress
 from steelyard.harness.runs.options import METHOD_FILE
 
 
 @click.command()
 @click.argument("path", type=Path)
-@click.option("--method", type=Path, metavar=METHOD_FILE.metavar, help=f"{METHOD_FILE.text}.")
-@click.option("--against", type=Path, metavar="DIR",
+@click.option("--method", type=user_path, metavar=METHOD_FILE.metavar, help=f"{METHOD_FILE.text}.")
+@click.option("--against", type=user_path, metavar="DIR",
               help="Published records that the same runs must agree with.")  # fmt: skip
 def validate(path: Path, method: Path | None, against: Path | None) -> None:
     """Check records: hashes, scores, ledgers, seeds, tuning.

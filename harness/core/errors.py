@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class RunFailed(Exception):
+    """Run that the rest of a command needs failed; its exit code is 1."""
+
+
 class ItemError(UserError):
     """Item that a model cannot take; whoever knows the ids of the batch names it."""
 

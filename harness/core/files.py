@@ -25,10 +25,42 @@ PREFIX, SUFFIX = f".steelyard-{platform.node()}-", ".part"
 """Of the names of temporary files and folders; those of a killed process are removed later, by
 processes of the same machine, since some shared file systems have locks within a machine alone."""
 
+PROBE = 1 << 16
+"""Bytes that have to fit where something will be written."""
+
 
 def cache_folder() -> Path:
     """Return ``steelyard`` in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steelyard"
+    folder = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if folder.parts[0] == "~":
+        raise UserError("There is no home folder for the cache: set XDG_CACHE_HOME to a folder.")
+    return folder / "steelyard"
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path with ``~`` replaced, which shells leave as it is after an equals sign."""
+    with suppress(RuntimeError):  # no home or no such user: a name like any other
+        return Path(text).expanduser()
+    return Path(text)
+
+
+def check_output(path: Path, *, is_file: bool = False) -> None:
+    """Try whether a folder, or a file, can be written; call it before work is done for it.
+
+    Raises:
+        UserError: it cannot, or there is a file in place of a folder, or the reverse.
+    """
+    if is_file and path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file in it.")
+    folder = path.absolute().parent if is_file else path.absolute()
+    parent = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+    if not parent.is_dir():
+        raise UserError(f"{path} cannot be written: {parent} is no folder.")
+    # Permissions do not tell of a disk that is full or read-only.
+    with explain_write_errors(path), tempfile.TemporaryFile(dir=parent) as file:
+        file.write(bytes(PROBE))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

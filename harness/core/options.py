@@ -29,6 +29,8 @@ class Help:
     metavar: str | None = None
     flag: str = ""
     """Name on the command line where it is not the field's."""
+    is_output: bool = False
+    """Whether it is a folder to write to."""
 
 
 class OptionHelp(NamedTuple):

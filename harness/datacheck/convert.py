@@ -12,7 +12,7 @@ from pathlib import Path
 from steelyard import tasks
 from steelyard.harness.core import folders
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.files import cache_folder, publish_folder
+from steelyard.harness.core.files import cache_folder, publish_folder, user_path
 from steelyard.harness.data import archives, tables
 from steelyard.harness.data.tables import OnRow
 from steelyard.harness.datacheck import annotations, layout
@@ -43,7 +43,7 @@ def is_hub_id(text: str) -> bool:
 
 def find(task: str, text: str) -> DataCopy:
     """Return the folder or archive at a path, or download the data set with a hub id."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.exists():
         return DataCopy(path.name, path)
     if not is_hub_id(text):

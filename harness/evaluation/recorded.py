@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Inputs, ModelKind
-from steelyard.harness.core.files import digest, write_atomic
+from steelyard.harness.core.files import digest, explain_write_errors, write_atomic
 from steelyard.harness.core.readers import read_rows
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models.backbone import Backbone, Recipe
@@ -90,7 +90,8 @@ class _Export(Substitute):
         names: list[str] = []
         for image in inputs.images:
             names.append(f"images/{len(self.rows):06d}-{len(names)}.png")
-            image.save(self.folder / names[-1])
+            with explain_write_errors(self.folder / names[-1]):
+                image.save(self.folder / names[-1])
         row = {"id": item, "hash": item_hash(inputs, choices), "prompt": inputs.prompt}
         self.rows.append(row | {"images": names, **({"choices": list(choices)} if choices else {})})
         return choices[0] if choices else ""

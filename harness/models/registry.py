@@ -13,6 +13,7 @@ from steelyard import tasks
 from steelyard.harness.core.environment import require_package
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
+from steelyard.harness.core.files import cache_folder, check_output
 from steelyard.harness.core.options import Options, read_values
 from steelyard.harness.models import classifier_config, vlm_config
 from steelyard.harness.models.assembled import located
@@ -55,12 +56,14 @@ def read_options(name: str, options: Options) -> dict[str, Any]:
 
 
 def check_packages(name: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError if an option of a backbone needs a package that is not installed."""
+    """Raise UserError if an option of a backbone needs a package or a folder that is not there."""
     config = configure(name, options)
     if config.optimizer.endswith("8bit"):
         require_package("bitsandbytes", "quant", f"optimizer={config.optimizer}")
     if isinstance(config, VlmConfig) and config.quantize == "4bit":
         require_package("bitsandbytes", "quant", "quantize=4bit")
+    if isinstance(config, VlmConfig) and config.pixel_cache_gb:
+        check_output(cache_folder())
 
 
 def ensure_base(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard import tasks
+from steelyard.harness.core import folders
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import TemporaryFolder, digest, file_hash, write_items
 from steelyard.harness.core.progress import console, progress_bar
@@ -39,7 +40,7 @@ def collect_answers(
     """
     # The cache belongs to these weights, this data and these scoring rules.
     rules = (file_hash(path) for path in tasks.files(task))
-    parts = (fingerprint(backbone), corpus.revision, *rules)
+    parts = (fingerprint(backbone), corpus.revision, corpus.content, *rules)
     name = f"{task}-{digest(part.encode() for part in parts)}.jsonl"
     cache = AnswerCache(out / ANSWERS_FOLDER / name)
     total = count_queries(task, corpus, settings, backbone.kind)
@@ -73,7 +74,7 @@ def _contents(backbone: "Classifier | Vlm") -> Iterator[bytes]:
     with TemporaryFolder() as folder:
         for processor in processors:
             processor.save_pretrained(folder)
-            for path in sorted(Path(folder).iterdir()):
+            for path in folders.listing(Path(folder)):
                 yield path.read_bytes()
     for name, tensor in backbone.state_dict().items():
         yield f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from steelyard import tasks
 from steelyard.harness.core.errors import UserError, check_known
+from steelyard.harness.core.files import user_path
 from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import progress_bar
 from steelyard.harness.training.tracking import Tracker
@@ -29,7 +30,7 @@ RUN_JOBS = Help("Number of processes that run; 0 runs in the command's own, for 
                 "one per CPU core, 1 on a GPU")
 LIMIT = Help("Number of items to evaluate on per task", "all")
 METHOD_FILE = Help("File of a method that is not in the package", metavar="FILE.py")
-OUT = Help("Output folder")
+OUT = Help("Output folder", is_output=True)
 SEEDS = Help("Seeds, for example 0,1,2 or 0-4", "the suite's")
 
 Texts = tuple[str, ...]
@@ -83,7 +84,8 @@ class RunOptions(DataOptions):
     limit: Annotated[int | None, LIMIT] = None
     split: Annotated[str | None, Help(
         "Split to score [default: test]; val to choose settings")] = None
-    runs: Annotated[Path, Help("Folder of runs; finished runs are not repeated")] = RUNS
+    runs: Annotated[Path, Help(
+        "Folder of runs; finished runs are not repeated", is_output=True)] = RUNS
     log: Annotated[tuple[Tracker, ...], Help(
         "Also write curves of training, over FLOPs, with this package (extra [log])")] = ()
     jobs: Annotated[int | None, RUN_JOBS] = None
@@ -119,14 +121,13 @@ def parse_roots(texts: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
         if task not in names and stock.PREFIX + task in names:
             task = stock.PREFIX + task
         # A folder's own name may have an equals sign.
-        is_folder = len(names) == 1 and Path(text).expanduser().is_dir()
-        is_pair = bool(equals) and (task in names or Path(root).expanduser().is_dir())
+        is_folder = len(names) == 1 and user_path(text).is_dir()
+        is_pair = bool(equals) and (task in names or user_path(root).is_dir())
         if is_folder or not is_pair:
             if len(names) != 1:
                 raise UserError(f"--data-root {text}: with several tasks write TASK=DIR.")
             task, root = names[0], text
-        # A shell does not expand the ~ of TASK=~/folder.
-        if (folder := Path(root).expanduser()).is_dir():
+        if (folder := user_path(root)).is_dir():
             roots[task] = folder
         elif task not in tasks.names() or not convert.is_hub_id(root):
             raise UserError(f"--data-root: no folder at {root}.")

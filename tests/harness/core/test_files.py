@@ -70,3 +70,38 @@ def test_a_folder_published_meanwhile_by_another_process_is_accepted(tmp_path: P
     with pytest.raises(UserError, match="Could not write"):
         publish(complete=False)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_is_tried_before_there_is_anything_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    for good in ("folder", "new/deep", ".", "a [x] #1"):
+        files.check_output(Path(good))
+    for good in ("file", "folder/file.json", "new/deep.json"):
+        files.check_output(Path(good), is_file=True)
+    for wrong in ("file", "file/below", "gone/below"):
+        with pytest.raises(UserError, match=f"{wrong} cannot be written"):
+            files.check_output(Path(wrong))
+    with pytest.raises(UserError, match="folder is a folder: give the name of a file"):
+        files.check_output(Path("folder"), is_file=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder", "gone"}
+
+
+def test_a_full_disk_is_found_by_trying(tmp_path: Path, full_disk: None) -> None:
+    with pytest.raises(UserError, match="No space left"):
+        files.check_output(tmp_path)
+
+
+def test_the_users_home_is_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert files.user_path("~/a b") == tmp_path / "a b"
+    assert files.user_path("~no-such-user/a") == Path("~no-such-user/a")
+    assert files.cache_folder() == tmp_path / ".cache" / "steelyard"
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError()))
+    with pytest.raises(UserError, match="XDG_CACHE_HOME"):
+        files.cache_folder()
