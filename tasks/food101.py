@@ -103,6 +103,8 @@ def _title_rows(root: Path, split: str, skipped: list[Skipped]) -> list[FoodRow]
             skipped.append(Skipped(where, split, reason))
         else:
             rows.append(FoodRow(_photo(file), title or None, label))
+    if not rows:
+        raise UserError(f"{root / name}: no usable row: check that the file is complete.")
     listed = {(row.label, row.file) for row in rows}
     for image in _images(root, split):
         label = image.parent.name

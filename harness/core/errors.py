@@ -1,7 +1,17 @@
 """Errors that the user can fix (one line, exit code 2, no traceback), and a loss that diverged."""
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
+
+LONGEST = 300
+"""Most characters of a word in a message."""
+LONG_WORD = re.compile(rf"(\S{{{LONGEST}}})\S+")
+
+
+def brief(text: str) -> str:
+    """Return a text of files for a message: without line ends, and with its long words cut."""
+    return LONG_WORD.sub(r"\1...", text.replace("\n", "\\n"))
 
 
 class UserError(Exception):
@@ -9,6 +19,9 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+    def __str__(self) -> str:
+        return brief(super().__str__())
 
 
 class RunFailed(Exception):

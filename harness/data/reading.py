@@ -11,8 +11,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import UserError, brief
 from steelyard.harness.core.examples import Corpus, Example, Skipped
+from steelyard.harness.core.readers import NO_TEXT, mended
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.data.image_scan import ScannedImage, scan
 from steelyard.harness.data.images import MISSING, RULES
@@ -87,7 +88,9 @@ def build_corpus(
     for split, rows in splits.items():
         reasons = _unusable(root, rows, images, by_cluster)
         bad += [
-            Skipped(row.id, split, reasons[row.id], row.image) for row in rows if row.id in reasons
+            Skipped(mended(row.id), split, reasons[row.id], row.image)
+            for row in rows
+            if row.id in reasons
         ]
         if good := tuple(row for row in rows if row.id not in reasons):
             usable[split] = good
@@ -203,6 +206,8 @@ def _unusable(
             reason = f"missing: {name}" if fault == MISSING else f"unreadable: {name}: {fault}"
             reasons[row.id] = f"image {reason}"
             clusters[row.cluster] = f"incomplete group, image {reason}"
+        elif NO_TEXT.search(row.id):
+            reasons[row.id] = "the file's name is not UTF-8"
     for row in rows if by_cluster else ():
         if row.cluster and row.cluster in clusters:
             # An item with a broken image keeps that reason.
@@ -266,4 +271,4 @@ def revisions(
 
 
 def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(map(brief, names[:NAMED])) + (", ..." if len(names) > NAMED else "")
