@@ -20,7 +20,7 @@ from steelyard.harness.records.budget import BUDGETS
 from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import Board, BoardRow
-from steelyard.leaderboards.boards.cells import VERDICTS, with_kind
+from steelyard.leaderboards.boards.cells import with_half, with_kind, with_verdict
 from steelyard.leaderboards.boards.columns import COMPARED
 from steelyard.leaderboards.loading.collect import Run, backbone_name, budget_name
 from steelyard.leaderboards.output.sheet import Cell, Sheet, sheet_markdown
@@ -210,13 +210,7 @@ def readme_row(rank: int, row: BoardRow) -> tuple[Cell, ...]:
     position = f"{'≈' if row.tied else ''}{rank}"
     scores = [row.scores[name] for name in COMPARED]
     differences = [row.differences.get(name) for name in COMPARED]
-    texts = [f"{100 * score.mean:.1f} ± {100 * score.half:.1f}" for score in scores]
-    texts += [
-        f"{100 * one.interval.mean:+.1f} ± {100 * one.interval.half:.1f}{VERDICTS[one.verdict]}"
-        if one
-        else ""
-        for one in differences
-    ]
+    texts = [*map(with_half, scores), *map(with_verdict, differences)]
     cells = (position, with_kind(row.label, row.kind), *texts, f"{row.cost.seconds:.0f}")
     return tuple(map(Cell, cells))
 

@@ -272,7 +272,11 @@ def task_samples(columns: Sequence[Column], samples: Mapping[str, Sample]) -> di
         for part in ("values", "draws")
     )  # fmt: skip
     clusters = {column.task: samples[column.name].clusters for column in directed}
-    return {task: Sample(values[task], draws[task], clusters[task]) for task in values}
+    rates = {
+        task: all(samples[column.name].rate for column in directed if column.task == task)
+        for task in values
+    }
+    return {task: Sample(values[task], draws[task], clusters[task], rates[task]) for task in values}
 
 
 def _rows(

@@ -61,9 +61,12 @@ def number(value: float | None, percent: bool = True, sign: str = "") -> str:
 
 
 def with_half(interval: Interval | None, percent: bool = True, sign: str = "") -> str:
-    """Format the mean and half of the interval; empty for None."""
+    """Format the mean and half of the interval, or both ends of one that is cut; empty for None."""
     if interval is None:
         return ""
+    if interval.is_cut:
+        mean, low, high = (number(end, percent) for end in interval.ends)
+        return f"{mean} [{low}, {high}]"
     return f"{number(interval.mean, percent, sign)} ± {number(interval.half, percent)}"
 
 
@@ -81,9 +84,8 @@ def rank_columns(rank: Callable[[RankedEntry], OverallRank]) -> list[SheetColumn
         wins = rank(entry).wins
         if wins is None:
             return ""
-        # Student intervals have no bounds, fractions have.
-        low, high = max(100 * wins.low, 0.0), min(100 * wins.high, 100.0)
-        return f"{100 * wins.mean:.0f}% ({low:.0f}-{high:.0f})"
+        mean, low, high = (f"{100 * end:.0f}" for end in wins.ends)
+        return f"{mean}% ({low}-{high})"
 
     return [
         ("Borda", lambda entry: f"{rank(entry).borda:g}"),

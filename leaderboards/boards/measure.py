@@ -61,12 +61,15 @@ class EntryScores:
             draws = self.draws[:, indices[0]]
         else:
             draws = np.einsum("v,svr->sr", weights[indices], self.draws[:, indices])
-        return Sample(self.values @ weights, draws, self.clusters)
+        values = self.values @ weights
+        # Records do not say which metrics are fractions; those are on every resample.
+        is_rate = not any(((part < 0) | (part > 1)).any() for part in (values, draws))
+        return Sample(values, draws, self.clusters, is_rate)
 
     def unchanged(self, variant: str) -> Sample:
         """Return the fraction of answers to a corrupted variant that equal the clean ones."""
         index = self.corrupted.index(variant)
-        return Sample(self.same[:, index, 0], self.same[:, index, 1:], self.clusters)
+        return Sample(self.same[:, index, 0], self.same[:, index, 1:], self.clusters, rate=True)
 
 
 Scores = Mapping[str, EntryScores]

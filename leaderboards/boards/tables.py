@@ -26,9 +26,9 @@ RULES = (
     "paired difference is not significant at 5 % after Holm's correction over all pairs. "
     "≈ marks ties with the first. The range is the middle 95 % of ranks when seeds and test items "
     "are resampled.",
-    "± is half of the 95 % interval over training seeds and test items. Differences to the "
-    "control are paired by seed and item; ▲ is better and ▼ worse at 5 % after Holm's correction "
-    "over the entries of the column.",
+    "± is half of the 95 % interval over training seeds and test items, [low, high] are the ends "
+    "of one that reaches 0 or 100. Differences to the control are paired by seed and item; ▲ is "
+    "better and ▼ worse at 5 % after Holm's correction over the entries of the column.",
     "Worst is the lower of the two modality averages and gap their distance: a small gap alone is "
     "no merit, both modalities may be poor. † marks a corrupted score above the clean one.",
     "The strong modality is the one that scores higher in the control when the other is corrupted. "
@@ -39,9 +39,10 @@ RULES = (
 )
 SEVERAL_RULES = (
     "All numbers are percentages on clean items unless the column says otherwise; ± is half of the "
-    "95 % interval over training seeds and test items, differences are paired by seed and item, "
-    "and ▲ is better and ▼ worse than the control at 5 % after Holm's correction over the entries "
-    "of the column. Columns without an arrow only describe.",
+    "95 % interval over training seeds and test items, [low, high] are the ends of one that "
+    "reaches 0 or 100, differences are paired by seed and item, and ▲ is better and ▼ worse than "
+    "the control at 5 % after Holm's correction over the entries of the column. Columns without an "
+    "arrow only describe.",
     "The composite is the mean over tasks of the mean of a task's clean numbers, those where lower "
     "is better taken as 100 - x. It orders the rows and nothing more: an entry can lead one column "
     "and ruin another, so read them side by side. Entries that share a letter under ties do not "

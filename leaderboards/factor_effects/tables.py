@@ -26,9 +26,9 @@ RULES = (
     "One parameter is changed at a time, compared with the level marked (reference); everything "
     "else, the seeds and the test items are the same. The test items come from the unchanged "
     "world.",
-    "Percentages with half of the 95 % interval, over training seeds and test items; differences "
-    "are paired by seed and item and not corrected for multiple tests. * marks an interval without "
-    "0.",
+    "Percentages with half of the 95 % interval, or its ends where it reaches 0 or 100, over "
+    "training seeds and test items; differences are paired by seed and item and not corrected for "
+    "multiple tests. * marks an interval without 0.",
     "Gain: the full score minus that with another item's image or text. Same without image: "
     "answers that stay when the image is blanked. Follows: the fraction of conflict items answered "
     "with the text's or the language prior's answer, and with the image's.",

@@ -75,6 +75,8 @@ NUMBERS = {
 """Description of every number of a profile."""
 PERCENTAGES = tuple(name for name in NUMBERS if name not in ("lean.shapley", "information.image"))
 """Numbers shown in percent."""
+RATES = ("score.", "same.", "conflict.", "group.", "additive.full", "additive.score")
+"""Beginnings of the names of fractions; others are differences."""
 
 Ratio = tuple[Floats, Floats]
 """Numerator and denominator of a number for each item: [n] each."""
@@ -176,6 +178,7 @@ def measure(
             np.array([numbers[name][0] for numbers in seeds]),
             np.stack([numbers[name][1:] for numbers in seeds]),
             len(set(clusters)),
+            rate=name.startswith(RATES),
         )
         for name in common
         # A number with an empty denominator, as of an error group without items, is left out.

@@ -61,10 +61,10 @@ SHEETS = {
 }
 """Title of each table; its headings with their numbers."""
 RULES = (
-    "Numbers are percentages with half of the 95 % interval, over resampled items that share no "
-    "image or other cluster, and over training seeds where there are several. If all n items "
-    "agree, the interval has no width, although a rate of up to 3 / n is possible; the verdicts "
-    "allow for it.",
+    "Numbers are percentages with half of the 95 % interval, or its ends where it reaches 0 or "
+    "100, over resampled items that share no image or other cluster, and over training seeds where "
+    "there are several. If all n items agree, the interval has no width, although a rate of up to "
+    "3 / n is possible; the verdicts allow for it.",
     "Without a modality: it is blanked, as the backbone defines it. With another item's: it is "
     "taken from a random item with other content, several times. Blanking tests a missing "
     "modality, which few models were trained for; another item's tests whether the model looks "
@@ -141,6 +141,9 @@ def mean_and_half(interval: Interval | None, name: str, sign: str = "") -> str:
     if interval is None:
         return ""
     scale, digits = (100, 1) if name in PERCENTAGES else (1, 2)
+    mean, low, high = (f"{scale * end:.{digits}f}" for end in interval.ends)
+    if interval.is_cut:
+        return f"{mean} [{low}, {high}]"
     return f"{scale * interval.mean:{sign}.{digits}f} ± {scale * interval.half:.{digits}f}"
 
 

@@ -240,4 +240,5 @@ def area(corruption: CorruptionVariants, scores: VariantSamples) -> Sample:
     samples = [scores[CLEAN], *(scores[variant] for variant in corruption.variants)]
     values = sum(w * sample.values for w, sample in zip(weights, samples, strict=True))
     draws = sum(w * sample.draws for w, sample in zip(weights, samples, strict=True))
-    return Sample(np.asarray(values), np.asarray(draws), samples[0].clusters)
+    is_rate = all(sample.rate for sample in samples)
+    return Sample(np.asarray(values), np.asarray(draws), samples[0].clusters, is_rate)

@@ -36,9 +36,9 @@ HEADINGS = {
 }
 """Headings of numbers that are not called by their name."""
 RULES = (
-    "± is half of the 95 % interval over training seeds and test items. Differences are paired by "
-    "seed and item; ▲ is better and ▼ worse than the control at 5 % after Holm's correction over "
-    "the entries of the column.",
+    "± is half of the 95 % interval over training seeds and test items, [low, high] are the ends "
+    "of one that reaches 0 or 100. Differences are paired by seed and item; ▲ is better and ▼ "
+    "worse than the control at 5 % after Holm's correction over the entries of the column.",
     "Drop is clean minus corrupted, turned so that more is worse: averaged over severities, then "
     "corruptions, then image and text. Relative drop divides it by the entry's own clean score. "
     "Corruption of both modalities at once is in no average.",

@@ -48,6 +48,8 @@ class Sample:
     """[S, R]; resample r holds the same items for every seed, entry and variant."""
     clusters: int
     """Independent clusters of items behind the resamples."""
+    rate: bool = False
+    """Whether it is a fraction: its interval ends at 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class Interval:
     @property
     def half(self) -> float:
         return (self.high - self.low) / 2
+
+    @property
+    def is_cut(self) -> bool:
+        """Return whether an end is that of a rate, so that the mean is not in the middle."""
+        return abs(self.low + self.high - 2 * self.mean) > ROUNDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +123,19 @@ def intervals(samples: Sequence[Sample]) -> list[Interval]:
     covariance of the resamples of two seeds). With few seeds a plain bootstrap covers far too
     little and a single Welch-Satterthwaite quantile still too little (92 % at three seeds), see
     ``margin``; ``python tests/bench/bench_coverage.py`` prints the coverage of all of them.
+    Intervals of rates are cut at 0 and 1, which cannot lose the true rate.
     """
     means = np.array([sample.values.mean() for sample in samples])
     spread = spread_of(samples)
     halves, p = margin(spread, SIGNIFICANT), _p_values(spread, means)
+    lows, highs = means - halves, means + halves
+    rates = np.array([sample.rate for sample in samples])
+    lows = np.where(rates, np.fmin(np.fmax(lows, 0.0), means), lows)
+    highs = np.where(rates, np.fmax(np.fmin(highs, 1.0), means), highs)
+    columns = (array.tolist() for array in (means, lows, highs, p))
     return [
-        Interval(mean, mean - half, mean + half, chance, tuple(s.values.tolist()), s.clusters)
-        for s, mean, half, chance in zip(
-            samples, means.tolist(), halves.tolist(), p.tolist(), strict=True
-        )
+        Interval(mean, low, high, chance, tuple(sample.values.tolist()), sample.clusters)
+        for sample, mean, low, high, chance in zip(samples, *columns, strict=True)
     ]
 
 
@@ -151,7 +162,8 @@ def averaged(samples: Sequence[Sample]) -> Sample:
     values = np.mean([sample.values for sample in samples], axis=0)
     draws = np.mean([sample.draws for sample in samples], axis=0)
     # The fewest clusters give the widest Student quantile.
-    return Sample(values, draws, min(sample.clusters for sample in samples))
+    clusters = min(sample.clusters for sample in samples)
+    return Sample(values, draws, clusters, all(sample.rate for sample in samples))
 
 
 def pair_p_values(samples: Sequence[Sample]) -> Floats:

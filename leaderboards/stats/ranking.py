@@ -77,7 +77,7 @@ def wins(samples: Sequence[Sample], *, higher_is_better: bool) -> list[Sample]:
     values = rates(np.stack([sample.values for sample in samples]))
     draws = rates(np.stack([sample.draws for sample in samples]))
     clusters = [sample.clusters for sample in samples]
-    return [Sample(*parts) for parts in zip(values, draws, clusters, strict=True)]
+    return [Sample(*parts, rate=True) for parts in zip(values, draws, clusters, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

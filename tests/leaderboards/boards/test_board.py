@@ -143,11 +143,11 @@ def test_a_record_that_its_items_contradict_is_noted(tmp_path: Path) -> None:
 
 
 def test_clusters_are_counted_and_widen_the_interval(tmp_path: Path) -> None:
-    hits = {"clean": [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]}
+    hits = {"clean": 6 * [1.0] + 6 * [0.0]}
     make_run(tmp_path / "single", "joint", hits)
-    make_run(tmp_path / "pairs", "joint", hits, clusters=["a", "a", "b", "b", "c", "c", "d", "d"])
+    make_run(tmp_path / "pairs", "joint", hits, clusters=[*"aabbccddeeff"])
     single, pairs = (board_of(tmp_path / name) for name in ("single", "pairs"))
-    assert (single.clusters, pairs.clusters) == (8, 4)
+    assert (single.clusters, pairs.clusters) == (12, 6)
     halves = [board.rows[0].scores["clean"].half for board in (single, pairs)]
     assert halves[1] > 1.3 * halves[0]
 

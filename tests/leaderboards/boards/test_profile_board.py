@@ -19,6 +19,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Score, read, write
 from steelyard.leaderboards.boards import factorial, tables
 from steelyard.leaderboards.boards.board import Board, build
+from steelyard.leaderboards.boards.cells import with_half
 from steelyard.leaderboards.boards.columns import COMPOSITE, Column, has_several_scores
 from steelyard.leaderboards.loading.collect import collect
 from steelyard.leaderboards.publish import publish
@@ -232,8 +233,7 @@ def test_tables_fit_a_terminal_and_cut_no_number(tmp_path: Path) -> None:
     row = next(line for line in text.splitlines() if line.startswith("1  a method"))
     assert row.count("…") == 1, "only the name is cut"
     for column in made.columns:
-        each = made.rows[0].scores[column.name]
-        assert f"{100 * each.mean:.1f} ± {100 * each.half:.1f}" in text
+        assert with_half(made.rows[0].scores[column.name]) in text
     printed = text.partition("Trained on")[0]
     assert max(map(len, printed.splitlines())) <= 100
     assert "broken: seed 0 failed: loss became nan at step 3" in text

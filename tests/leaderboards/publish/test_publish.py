@@ -17,6 +17,7 @@ from PIL import Image
 
 from steelyard.leaderboards.boards import tables
 from steelyard.leaderboards.boards.board import Board
+from steelyard.leaderboards.boards.cells import with_half
 from steelyard.leaderboards.boards.plots.board import figures
 from steelyard.leaderboards.boards.plots.costs import cost_axis, pareto
 from steelyard.leaderboards.output.escape import md
@@ -114,8 +115,7 @@ def test_a_narrow_terminal_has_more_tables_and_cuts_only_names(toy: Path) -> Non
     assert len(rows) > 1 and max(map(len, rows)) <= 70
     assert all(row.count("…") == 1 for row in rows), "only the name is cut"
     for name in ("balanced", "clean", "corrupted"):
-        score = board.rows[0].scores[name]
-        assert f"{100 * score.mean:.1f} ± {100 * score.half:.1f}" in " ".join(rows)
+        assert with_half(board.rows[0].scores[name]) in " ".join(rows)
 
 
 def test_control_kind_is_shown(toy: Path) -> None:

@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from simulated_boards import Setting, answers, samples_of, true_score
 from sklearn import metrics as sk
 
+from steelyard.leaderboards.boards.cells import with_half
 from steelyard.leaderboards.stats.differences import detectable_difference
 from steelyard.leaderboards.stats.intervals import (
     DRAWS,
     Sample,
+    averaged,
     holm,
     interval,
     intervals,
@@ -21,6 +23,7 @@ from steelyard.leaderboards.stats.intervals import (
     resample_weights,
     spread_of,
 )
+from steelyard.leaderboards.stats.ranking import wins
 from steelyard.tasks.weighted_metrics import METRICS, Items, all_resampled
 
 
@@ -136,6 +139,30 @@ def test_rounding_is_no_variance() -> None:
 def test_one_seed_leaves_only_the_items() -> None:
     found = interval(Sample(np.array([0.2]), np.array([[0.1, 0.3]]), clusters=5))
     assert found.half == pytest.approx(2.77645 * 0.02**0.5, rel=1e-5)  # t with 4 degrees
+
+
+def test_the_interval_of_a_rate_ends_at_0_and_1() -> None:
+    draws = np.array([[0.8, 1.0]])
+    high = Sample(np.array([0.95]), draws, clusters=5, rate=True)
+    low = replace(high, values=1 - high.values, draws=1 - draws)
+    half = 2.77645 * 0.02**0.5
+    assert interval(high).ends == pytest.approx((0.95, 0.95 - half, 1.0), rel=1e-5)
+    assert interval(low).ends == pytest.approx((0.05, 0.0, 0.05 + half), rel=1e-5)
+    assert interval(averaged([high, low])).high == pytest.approx(0.5)  # no variance is left
+    # A difference is no rate, so its interval agrees with its p-value.
+    change = paired_difference(low, high)
+    assert change.high == pytest.approx(-0.9 + 2 * half, rel=1e-4) and not change.is_cut
+    assert with_half(interval(high)) == "95.0 [55.7, 100.0]"
+    assert with_half(change, sign="+") == "-90.0 ± 78.5"
+
+
+def test_win_rates_end_at_0_and_1() -> None:
+    """Of one seed, two entries and items on which the first is hardly ever behind."""
+    draws = np.array([[1.0, 0.0, 1.0, 1.0]])
+    first = Sample(np.array([1.0]), draws, clusters=4, rate=True)
+    second = replace(first, values=np.array([0.5]), draws=np.full((1, 4), 0.5))
+    for rate in intervals(wins([first, second], higher_is_better=True)):
+        assert rate.mean in (0.0, 1.0) and rate.low >= 0 and rate.high <= 1 and rate.is_cut
 
 
 def test_equal_entries_differ_by_nothing() -> None:
