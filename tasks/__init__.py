@@ -319,8 +319,8 @@ def build(
 ) -> "MemoryTask | StockTask":
     """Build the variant as an lmms-eval task over a split of ``corpus``.
 
-    ``limit`` takes that many items by a hash of their ids, not the first ones: files are often
-    sorted by class. A smaller limit gives a subset of a larger one.
+    ``limit`` takes that many items, with the fractions of answers and subsets that all have. A
+    smaller limit gives a subset of a larger one.
     """
     check_known(f"split of {corpus.name}", split, corpus.splits)
     import_lmms_eval()

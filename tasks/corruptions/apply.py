@@ -1,7 +1,7 @@
 """Apply a variant to the items of a split: take some of them and corrupt what each one shows."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,26 +22,50 @@ DRAWS_BEFORE_SEARCH = 100
 def limited(
     examples: Sequence[Example], limit: int | None, *, by_cluster: bool = False
 ) -> Sequence[Example]:
-    """Take ``limit`` items by a hash of their ids; ``by_cluster`` takes complete clusters that fit.
+    """Take ``limit`` items with the fractions of answers and subsets that all items have.
 
-    The first cluster is taken even if it does not fit: a metric over groups needs complete groups.
+    A smaller limit gives a subset of a larger one. ``by_cluster`` takes complete clusters that fit,
+    and the first one even if it does not: a metric over groups needs complete groups.
     """
     if limit is None:
         return examples
     if limit < 1:
         raise UserError(f"--limit {limit}: score one or more items.")
-    clusters: dict[str, list[str]] = {}
+    clusters: dict[str, list[Example]] = {}
     for example in examples:
         name = (example.cluster or example.id) if by_cluster else example.id
-        clusters.setdefault(name, []).append(example.id)
+        clusters.setdefault(name, []).append(example)
+    firsts = {name: members[0] for name, members in clusters.items()}
+    answers = {n: str(e.labels) + normalise(e.answers[0] if e.answers else "")
+               for n, e in firsts.items()}  # fmt: skip
+    subsets = {name: example.subset for name, example in firsts.items()}
+    # The one with fewer values first: its fractions are the most exact.
+    strata = sorted([answers, subsets], key=lambda values: len(set(values.values())))
     ids: set[str] = set()
-    # A fixed order, so that a smaller limit gives a subset of a larger one.
-    for name in sorted(clusters, key=lambda name: seed_for("limit", name)):
+    for name in _balanced(list(clusters), strata):
         # Stop, not skip: skipping would prefer small clusters.
         if ids and len(ids) + len(clusters[name]) > limit:
             break
-        ids.update(clusters[name])
+        ids.update(example.id for example in clusters[name])
     return [example for example in examples if example.id in ids]
+
+
+def _balanced(names: Sequence[str], strata: Sequence[Mapping[str, str]]) -> list[str]:
+    """Order names so that each beginning has the fractions of every stratum, else by a hash.
+
+    A systematic sample: the members of a stratum have equal distances, from a hashed start.
+    """
+    if not strata:
+        return sorted(names, key=lambda name: seed_for("limit", name))
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(strata[0][name], []).append(name)
+    places = []
+    for value, members in groups.items():
+        start = seed_for("limit", value) / 2**63
+        ordered = _balanced(members, strata[1:])
+        places += [((rank + start) / len(members), name) for rank, name in enumerate(ordered)]
+    return [name for _, name in sorted(places)]
 
 
 def corrupted_reader(

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models.backbone import Recipe
 from steelyard.tasks import build
 from steelyard.tasks.corruptions import CORRUPTIONS, corrupt
+from steelyard.tasks.corruptions.apply import limited
 from steelyard.tasks.corruptions.image import NOISE_SIGMA
 from steelyard.tasks.corruptions.text import WORD_FRACTIONS
 from steelyard.tasks.corruptions.variants import Corruption
@@ -240,6 +242,42 @@ def test_a_limit_does_not_change_the_corruption_and_is_nested(tmp_path: Path) ->
     assert len(five) == 5
     assert five.items() <= seven.items() <= every.items()
     assert list(five) != list(every)[:5]
+
+
+def balance(items: Sequence[Example]) -> tuple[Counter[str], Counter[str]]:
+    return Counter(e.answers[0] for e in items), Counter(e.subset for e in items)
+
+
+@pytest.mark.parametrize("by_cluster", [False, True])
+def test_a_limit_keeps_the_balance_of_answers_and_subsets(by_cluster: bool) -> None:
+    """As in POPE's lists, and in sorted files of unequal classes with a rare one."""
+    pope = [
+        Example(f"{kind}/{n}", None, "?", answers=("yes" if n % 2 else "no",), subset=kind)
+        for kind in ("random", "popular", "adversarial")
+        for n in range(100)
+    ]
+    for limit in (2, 8, 12, 50, 100):
+        answers, kinds = balance(limited(pope, limit, by_cluster=by_cluster))
+        assert sum(answers.values()) == limit and abs(answers["yes"] - answers["no"]) <= 1
+        assert max(kinds.values()) - min(kinds[name] for name in ("random", "popular")) <= 2
+    fractions = {"cat": 0.7, "dog": 0.29, "owl": 0.01}
+    rows = [
+        Example(f"{name}{n}", None, None, answers=(name,), cluster=f"{name}{n}")
+        for name, fraction in fractions.items()
+        for n in range(int(300 * fraction))
+    ]
+    taken = balance(limited(rows, 100, by_cluster=by_cluster))[0]
+    assert all(abs(taken[name] - 100 * fraction) <= 1 for name, fraction in fractions.items())
+
+
+def test_a_limit_of_open_questions_keeps_their_types_and_prefers_no_answer() -> None:
+    rows = [
+        Example(f"{n}", None, "?", answers=(f"answer {n}" if n % 4 else "two",), subset=kind)
+        for n, kind in enumerate(500 * ["count"] + 1500 * ["colour"])
+    ]
+    answers, kinds = balance(limited(rows, 200))
+    assert kinds == {"count": 50, "colour": 150}
+    assert abs(answers["two"] - 50) <= 2 and len(answers) == 201 - answers["two"]
 
 
 @pytest.mark.parametrize("name", [n for n, c in CORRUPTIONS.items() if c.modality == "text"])
