@@ -132,7 +132,7 @@ def decode(content: bytes, name: object, edge: int | None = None) -> DecodedImag
             picture.load()
             orientation = _orientation(picture)
             image, is_converted = _eight_bits(picture)
-            if edge is None:
+            if edge is None or image.mode not in ("L", "RGB"):
                 image = image.convert("RGB")  # a copy, also of RGB
                 # Else processors that turn images by their EXIF would turn it again.
                 image.info.clear()

@@ -94,8 +94,11 @@ class StockTask(ConfigurableTask):  # type: ignore[misc]  # lmms-eval is untyped
     def images_of(self, index: int) -> images.Images:
         """Read the images of a document; UserError for other media, such as video or sound."""
         with failing_as(f"{self.name}: the image of document {index} cannot be read"):
-            media = self.doc_to_visual(self.dataset[self.split][index]) or []
-            return [_as_image(self.name, index, medium) for medium in media]
+            try:
+                media = self.doc_to_visual(self.dataset[self.split][index]) or []
+                return [_as_image(self.name, index, medium) for medium in media]
+            except images.ImageError as error:
+                raise UserError(f"{self.name}: document {index}: {error}") from error
 
     def construct_requests(self, doc_id: int, ctx: str, **kwargs: Any) -> Instance:
         """Ask for a greedy answer about the document's corrupted images."""

@@ -66,9 +66,9 @@ def test_a_scan_has_size_and_content(tmp_path: Path) -> None:
     assert image_scan.scan_image(noise(tmp_path / "other.png", 40)).content != image.content
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "I;16"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "LAB", "I;16"])
 def test_every_mode_is_scanned(tmp_path: Path, mode: str) -> None:
-    suffix = "tiff" if mode == "CMYK" else "png"
+    suffix = "tiff" if mode in ("CMYK", "LAB") else "png"
     source = Image.new("L", (24, 24)) if mode == "I;16" else Image.effect_noise((24, 24), 80)
     path = tmp_path / f"picture.{suffix}"
     source.convert(mode).save(path)

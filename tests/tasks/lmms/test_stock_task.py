@@ -1,12 +1,14 @@
 """lmms-eval tasks of a user under our corruptions: parquet, dict metrics, own metrics."""
 
 import hashlib
+import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from stock_data import Talker, picture, write
@@ -293,6 +295,57 @@ def test_images_outside_a_column_are_known_by_their_pixels(folder: Path) -> None
     run(corpus, swapped, "image-shuffle")
     for entry, swapped_item in zip(clean.seen, swapped.seen, strict=True):
         assert pixels(entry.image) != pixels(swapped_item.image)
+
+
+def encoded(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def write_files(folder: Path, name: str, files: Sequence[bytes]) -> Path:
+    """Write one document an image file, as hub copies store them."""
+    import datasets
+
+    documents = [
+        {**row, "image": {"bytes": content, "path": f"{row['uid']}.png"}}
+        for row, content in zip(rows(len(files)), files, strict=True)
+    ]
+    table = {key: [row[key] for row in documents] for key in documents[0]}
+    features = {key: datasets.Value("string") for key in table} | {"image": datasets.Image()}
+    data = datasets.Dataset.from_dict(table, features=datasets.Features(features))
+    (folder / name).mkdir()
+    data.to_parquet(str(folder / name / "test-00000-of-00001.parquet"))
+    return folder / name
+
+
+def test_documents_show_images_of_any_mode_as_all_others_do(folder: Path) -> None:
+    # As most tasks of lmms-eval do, which clips 16 bits and drops alpha.
+    changed(folder, 'return [doc["image"]]', 'return [doc["image"].convert("RGB")]')
+    wide = Image.fromarray(np.full((8, 12), 0x8000, np.uint16))
+    exif = Image.Exif()
+    exif[0x112], exif[0x9204] = 6, "text where a fraction belongs"
+    files = [
+        encoded(wide), encoded(Image.new("RGBA", (8, 12))),
+        encoded(Image.new("RGB", (12, 8), "red"), exif=exif.tobytes()),
+    ]  # fmt: skip
+    write_files(folder, "modes", files)
+    talker = reds()
+    run(corpus_of(folder, "modes"), talker)
+    shown = [item.image for item in talker.seen]
+    assert [image.size for image in shown if image] == [(12, 8), (8, 12), (8, 12)]
+    assert [image.getpixel((5, 5)) for image in shown if image] == [
+        (128, 128, 128), (255, 255, 255), (255, 0, 0),
+    ]  # fmt: skip
+
+
+def test_a_broken_image_is_named_by_document_and_file(folder: Path) -> None:
+    files = [encoded(picture(number)) for number in range(25)]
+    files[22] = files[22][:300]
+    write_files(folder, "broken", files)
+    corpus = corpus_of(folder, "broken")
+    with pytest.raises(UserError, match=r"^stock/colours: document 22: q22.png: .*truncated"):
+        run(corpus, reds())
 
 
 def test_no_variant_writes_a_file(folder: Path) -> None:
