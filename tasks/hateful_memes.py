@@ -66,8 +66,9 @@ def load(root: Path, *, max_bad: float = 0.01, val: str = "seen", test: str = "s
         splits["train"], splits["val"] = carve(splits["train"], VAL_FRACTION)
         notes["val"] = f"{VAL_FRACTION:.0%} of each class of train, by hash of the id"
     return build_corpus(
-        "hateful_memes", root, CLASSES, splits, skipped=skipped, notes=notes, max_bad=max_bad
-    )
+        "hateful_memes", root, CLASSES, splits, skipped=skipped, notes=notes, max_bad=max_bad,
+        every_class=True,
+    )  # fmt: skip
 
 
 def _roles(val: str, test: str) -> dict[str, str]:

@@ -72,11 +72,13 @@ def build_corpus(
     notes: Mapping[str, str],
     max_bad: float,
     by_cluster: bool = False,
+    every_class: bool = False,
 ) -> Corpus:
     """Check ids, decode every image, and build the corpus of the usable items.
 
     ``max_bad`` is the largest fraction of train, val or test that may be unusable; extra splits
-    may be incomplete. ``by_cluster`` drops a cluster of which one item is unusable.
+    may be incomplete. ``by_cluster`` drops a cluster of which one item is unusable;
+    ``every_class`` refuses a test split without items of some class, which its metric needs.
 
     Raises:
         RefusedData: an id occurs twice where it must not, or one of train, val and test is listed
@@ -107,6 +109,14 @@ def build_corpus(
     for split in filter(splits.__contains__, MAIN_SPLITS):
         skipped_rows = [row for row in bad if row.split == split]
         problems += _fraction_problems(split, len(usable.get(split, ())), skipped_rows, max_bad)
+    if every_class and "test" in usable:
+        labels = {label for row in usable["test"] for label in row.labels}
+        lost = _first([f"{row.id} ({row.reason})" for row in bad if row.split == "test"])
+        problems += [
+            f"No usable row of test is '{classes[index]}', which its metric needs: "
+            f"{f'{lost}. Repair' if lost else 'add'} some."
+            for index in sorted({*range(len(classes))} - labels)
+        ]
     if problems:
         raise RefusedData(problems, corpus)
     return corpus

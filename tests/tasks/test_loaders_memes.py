@@ -189,3 +189,20 @@ def test_memes_extra_split_may_be_incomplete(memes: Path) -> None:
     assert len(corpus.skipped) == 7
     with pytest.raises(UserError, match="7 of 8 rows of test cannot be used"):
         hateful_memes.load(memes, test="unseen")
+
+
+def test_a_test_split_of_one_class_is_refused_before_anything_is_trained(memes: Path) -> None:
+    path = memes / "test_seen.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows[:5]:
+        row["label"] = 0
+    write_lines(path, rows)  # the last is hateful
+    (memes / rows[5]["img"]).write_bytes(b"")
+    fault = (
+        r"^No usable row of test is 'hateful', .*: 00035 \(image unreadable: img/00035.png: empty"
+    )
+    with pytest.raises(UserError, match=fault):
+        hateful_memes.load(memes, max_bad=0.2)
+    write_lines(path, rows[:5])
+    with pytest.raises(UserError, match=r"^No usable row of test is 'hateful', .* add some\.$"):
+        hateful_memes.load(memes)
