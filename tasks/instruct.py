@@ -9,6 +9,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def _files(root: Path) -> tuple[Path, dict[str, Path]]:
         to = cache_folder() / "tables" / digest([json.dumps(stats).encode()])
         if not to.is_dir():
             with publish_folder(to, to.is_dir) as folder:
-                write_official(tables.rows(root, unnamed="train"), folder, root)
+                write = partial(write_official, folder=folder, source=root)
+                tables.convert(root, write, unnamed="train")
         return _files(to)
     if len(files) == 1:
         return root, {"train": next(iter(files.values()))}

@@ -15,7 +15,7 @@ from steelyard.harness.cli.options import output_file, pass_options
 from steelyard.harness.core.characters import escaped
 from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.files import check_output, user_path, write_atomic
+from steelyard.harness.core.files import check_output, read_items, user_path, write_atomic
 from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import echo, show_progress
 from steelyard.harness.models import registry, vlm_config
@@ -242,7 +242,7 @@ def answer_rows(folder: Path, name: str, options: shared.DataOptions) -> list[di
     path = folder / record.items_file(variant.task, result.spec.task)
     items = pd.DataFrame()
     if path.is_file():
-        table = pd.read_parquet(path)
+        table = read_items(path)
         if "answer" not in table:
             raise UserError(f"{path} has class probabilities, no answers in words to judge.")
         items = table.loc[table["variant"] == variant.name, ["id", "answer"]]

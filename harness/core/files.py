@@ -188,6 +188,17 @@ def write_items(items: "pd.DataFrame", path: Path) -> None:
     write_atomic(path, items.to_parquet(index=False, compression="zstd", store_schema=False))
 
 
+def read_items(path: Path) -> "pd.DataFrame":
+    """Read a table of items; UserError if the file is absent, cut off or no such table."""
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a complete table of items ({reason}).") from None
+
+
 @contextmanager
 def publish_folder(path: Path, is_complete: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """Yield the path of a folder to create; rename it to ``path`` when the block ends.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.harness.core import folders
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import UserError, one_line
 from steelyard.harness.core.readers import read_object
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
@@ -26,17 +26,45 @@ OnRow = Callable[[int], None]
 
 def rows(
     path: Path, on_row: OnRow = lambda number: None, unnamed: str = "test"
-) -> Iterator[TableRow]:
+) -> Iterator[tuple[str, TableRow]]:
     """Yield the rows of all tables of a folder, file by file, with configuration and split.
 
-    ``unnamed`` is the split of a table whose path names none.
+    Before each row is its place. ``unnamed`` is the split of a table whose path names none.
     """
     numbers = itertools.count(1)
     for table in find(path):
         config, split = _config_and_split(table, path)
-        for row in _read(table):
-            yield {**row, CONFIG: config, SPLIT: split or unnamed}
+        for number, row in enumerate(_read(table), start=1):
+            yield f"{table}: row {number}", {**row, CONFIG: config, SPLIT: split or unnamed}
             on_row(next(numbers))
+
+
+def convert(
+    path: Path,
+    write: Callable[[Iterator[TableRow]], object],
+    on_row: OnRow = lambda number: None,
+    unnamed: str = "test",
+) -> None:
+    """Pass the rows of all tables of a folder to a writer of an official layout.
+
+    Raises:
+        UserError: a table is broken, or the writer refuses a row or fails on it.
+    """
+    place = ""
+
+    def located() -> Iterator[TableRow]:
+        nonlocal place
+        for place, row in rows(path, on_row, unnamed):  # noqa: B007 - of the row that is written
+            yield row
+        place = ""
+
+    try:
+        write(located())
+    except (UserError, TypeError, ValueError, LookupError, AttributeError) as error:
+        message = one_line(error)
+        if not place or message.startswith(str(path)):
+            raise
+        raise UserError(f"{place}: {message}") from error
 
 
 def count(path: Path) -> int | None:

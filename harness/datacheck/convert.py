@@ -118,7 +118,8 @@ def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
             source = tasks.info(task).source
             raise UserError(f"Tables of {task} cannot be converted; its official files: {source}.")
         folder.mkdir()
-        vars(tasks.module(task))["write_official"](tables.rows(path, on_row), folder)
+        write = vars(tasks.module(task))["write_official"]
+        tables.convert(path, lambda rows: write(rows, folder), on_row)
     elif (official := _official(task, path)) is None:
         kinds = " or ".join((*tables.PATTERNS, *(f"*{ending}" for ending in archives.ENDINGS)))
         raise UserError(f"No {kinds} and no official layout of {task} at {path}.")

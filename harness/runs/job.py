@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard import tasks
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.files import write_items, write_json
+from steelyard.harness.core.files import read_items, write_items, write_json
 from steelyard.harness.core.readers import read_object
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record, RecordKind, Score
@@ -123,13 +123,11 @@ def _split_into_parts(
     result: Record, job: Job, folder: Path, corpora: Mapping[str, Corpus]
 ) -> list[str]:
     """Write the variants of a record as parts, so that they are not evaluated again."""
-    import pandas as pd
-
     current = [score for score in result.scores if _is_current(score.task, result, job, corpora)]
     names = list(dict.fromkeys(map(variant_name, current)))
     for name in names:
         variant = tasks.parse_variant(name)
-        items = pd.read_parquet(folder / record.items_file(variant.task, job.spec.task))
+        items = read_items(folder / record.items_file(variant.task, job.spec.task))
         table, summary = part_files(folder, job, name, corpora)
         write_items(items[items["variant"] == variant.name], table)
         scores = [asdict(score) for score in result.scores if variant_name(score) == name]

@@ -17,6 +17,7 @@ from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import (
     exclusive,
     file_hash,
+    read_items,
     weights_hash,
     write_atomic,
     write_items,
@@ -257,15 +258,13 @@ def _score_variant(
     folder: Path,
     on_progress: Callable[[float], None],
 ) -> "tuple[Sequence[Score], pd.DataFrame]":
-    """Return scores and items of one variant, from an earlier part if there is one."""
-    import pandas as pd
 
     from steelyard.harness.evaluation.evaluate import evaluate
 
     table, summary = part_files(folder, job, str(variant), corpora)
     if summary.is_file():  # written after its table
         scores = read_json(summary)
-        return [Score(**score) for score in scores], pd.read_parquet(table)
+        return [Score(**score) for score in scores], read_items(table)
     result = evaluate(
         backbone,
         variant,

@@ -57,7 +57,10 @@ def column_names(path: Path) -> list[str]:
 
     if not path.is_file():
         raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
-    return list(parquet.read_schema(path).names)
+    try:
+        return list(parquet.read_schema(path).names)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def read(

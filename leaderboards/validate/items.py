@@ -58,10 +58,8 @@ def _check_task(
     result: ItemCheck,
     orders: dict[str, item_table.Order],
 ) -> None:
-    import pyarrow.parquet as parquet
-
     task = scores[0].task
-    present = parquet.read_schema(path).names
+    present = item_table.column_names(path)
     of_classes = "target" in present
     names = [n for n in present if n == "subset" or n.endswith((".top", ".bottom"))]
     if of_classes:

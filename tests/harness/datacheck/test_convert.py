@@ -115,7 +115,7 @@ def test_configurations_and_splits_are_read_from_paths(tmp_path: Path) -> None:
     for path in paths:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table, tmp_path / path)
-    keys = [(row[official.CONFIG], row[official.SPLIT]) for row in tables.rows(tmp_path)]
+    keys = [(row[official.CONFIG], row[official.SPLIT]) for _, row in tables.rows(tmp_path)]
     assert sorted(keys) == sorted(paths.values())
 
 
@@ -126,7 +126,7 @@ def test_saved_data_sets_are_read(tmp_path: Path) -> None:
     table.save_to_disk(tmp_path / "one")
     for name in ("both", "one"):
         assert convert(tmp_path / name, tmp_path / f"{name}-made") == 12
-        row = next(tables.rows(tmp_path / name))
+        _, row = next(tables.rows(tmp_path / name))
         assert (row[official.CONFIG], row[official.SPLIT]) == ("default", "test")
     trees = [folders.walk(tmp_path / f"{name}-made") for name in ("both", "one")]
     assert trees[0].keys() == trees[1].keys() and tables.count(tmp_path / "one") is None
