@@ -1,11 +1,8 @@
 """Commands that print: list, show."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
-from typing import cast
 
 import click
 from rich.padding import Padding
@@ -87,8 +84,6 @@ def backbone_options(name: str) -> OptionTables:
 
 def _method_options(name: str) -> OptionTables:
     method = methods.load(name)
-    # A user's file is no imported module, and the source of a class is looked up in its module.
-    sys.modules.setdefault(method.Config.__module__, cast(ModuleType, method))
     about = method.ABOUT
     for kind in about.backbones:
         options = describe(methods.configure(method, {}, kind))

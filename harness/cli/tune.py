@@ -14,7 +14,7 @@ from steelyard.harness.cli.options import pass_options
 from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
-from steelyard.harness.core.files import exclusive, write_atomic, write_json
+from steelyard.harness.core.files import digest, exclusive, file_name, write_atomic, write_json
 from steelyard.harness.core.progress import console, echo, print_table
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.record import Record
@@ -22,7 +22,7 @@ from steelyard.harness.runs import tuning
 from steelyard.harness.runs.job import Job
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import load_corpora, run_jobs
-from steelyard.harness.runs.suite import Suite, jobs
+from steelyard.harness.runs.suite import Suite, jobs, shipped
 from steelyard.harness.runs.training import TRAINING
 from steelyard.harness.runs.tuning import TuningPlan
 
@@ -67,8 +67,13 @@ def tuning_folder(suite: Suite, options: RunOptions) -> Path:
     """Return the folder of a suite's trials and tuning file below ``--runs``."""
     # "run" is the suite made of a single method.
     name = suite.entries[0].name if suite.name == "run" else suite.name
+    files = [Path(e.method) for e in suite.entries if e.method.endswith(".py")]
+    if files or suite.name not in (*shipped(), "run"):
+        # Another file may have this name.
+        parts = suite.entries, suite.tasks, suite.backbone, suite.backbone_options
+        name += f"-{digest([repr(parts).encode(), *(file.read_bytes() for file in files)])[:8]}"
     ending = "" if suite.run_track == "compute" else f"-{suite.run_track}"
-    return options.runs / f"tuning-{name.replace('/', '_')}-{suite.budget}{ending}"
+    return options.runs / file_name(f"tuning-{name}-{suite.budget}{ending}")
 
 
 def tune_suite(suite: Suite, plan: TuningPlan, options: RunOptions) -> list[Record]:

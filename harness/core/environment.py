@@ -24,10 +24,13 @@ def pick_device(name: str) -> str:
         return name
     import torch
 
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not name.startswith("cuda") or not torch.cuda.is_available():
-        raise UserError(f"Device '{name}' is not available here; use cpu or auto.")
+        return "cuda" if gpus else "cpu"
+    names = ["cuda", *(f"cuda:{index}" for index in range(gpus))] if gpus else []
+    if name not in names:
+        allowed = ", ".join(["cpu", *names])
+        raise UserError(f"Device '{name}' is not available here; use {allowed} or auto.")
     return name
 
 

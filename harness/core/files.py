@@ -2,14 +2,17 @@
 
 import fcntl
 import hashlib
+import importlib.machinery
 import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
+import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +28,8 @@ PREFIX, SUFFIX = f".steelyard-{platform.node()}-", ".part"
 """Of the names of temporary files and folders; those of a killed process are removed later, by
 processes of the same machine, since some shared file systems have locks within a machine alone."""
 
+NAME_LENGTH = 100
+"""Characters of a file's name, of which systems allow 255 bytes with its ending."""
 PROBE = 1 << 16
 """Bytes that have to fit where something will be written."""
 
@@ -222,13 +227,32 @@ def publish_folder(path: Path, is_complete: Callable[[], bool] = lambda: False) 
                 raise
 
 
+class _UncachedLoader(importlib.machinery.SourceFileLoader):
+    """Loader that always compiles: Python tells cached code apart by a file's second and size."""
+
+    def path_stats(self, path: str) -> Mapping[str, Any]:
+        raise OSError
+
+
 def import_file(path: Path) -> ModuleType:
-    """Run a Python file as a module of its own."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    """Run a Python file as a module of its own, whatever other files and modules are called."""
+    name = f"steelyard_file_{digest([os.fsencode(path.resolve())])}"
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=_UncachedLoader(name, str(path))
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where Python looks for the types and the source of a class
     spec.loader.exec_module(module)
     return module
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of a file on any system, with a hash if it is not told by that."""
+    name = re.sub(r"[^A-Za-z0-9_.=-]", "_", text)[:NAME_LENGTH]
+    if name == text.replace("/", "_"):
+        return name
+    return f"{name}-{digest([text.encode(errors='surrogatepass')])[:8]}"
 
 
 def digest(parts: Iterable[bytes]) -> str:

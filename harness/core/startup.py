@@ -18,6 +18,8 @@ LAUNCHER = re.compile(
     r"|(TORCHELASTIC|ACCELERATE|FSDP|OMPI|PMI|PMIX|MV2)_\w+|MPI_LOCAL\w+"
 )
 """Variables from which libraries conclude that other processes wait, or how to train."""
+NUMBERS = re.compile(r"\w+_(NUM|MAX)_THREADS|HF_HUB_\w+_TIMEOUT")
+"""Variables that some library reads as a whole number, and fails to be imported if it is none."""
 
 
 def start_process() -> None:
@@ -40,8 +42,9 @@ def start_process() -> None:
                 f"{name}={value}: a launcher started {value} processes, and steelyard is one that "
                 f"starts its own (--jobs). Start it without the launcher, or unset {name}."
             )
-    for name in filter(LAUNCHER.fullmatch, list(os.environ)):
-        del os.environ[name]
+    for name, value in list(os.environ.items()):
+        if LAUNCHER.fullmatch(name) or (NUMBERS.fullmatch(name) and not value.isdecimal()):
+            del os.environ[name]
     # Libraries warn while they are imported.
     if any(option.startswith("error") for option in sys.warnoptions):
         warnings.simplefilter("ignore")

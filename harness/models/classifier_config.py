@@ -1,6 +1,7 @@
 """Options of a classifier and its presets; importing this loads no torch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from steelyard.harness.core.errors import UserError
@@ -51,9 +52,19 @@ PRESETS: dict[str, ClassifierConfig] = {
 }
 
 
+def encoders(name: str) -> tuple[str, str] | None:
+    """Return the encoders of ``IMAGE+TEXT``; None for the name of one model, or its folder."""
+    signs = [place for place, sign in enumerate(name) if sign == "+"]
+    if not signs or name in PRESETS or Path(name).is_dir():
+        return None
+    pairs = [(name[:place], name[place + 1 :]) for place in signs]
+    # A folder may have the sign in its name.
+    return max(pairs, key=lambda pair: sum(Path(part).is_dir() for part in pair))
+
+
 def configure(name: str, options: Options) -> ClassifierConfig:
     """Build the config of a preset or of ``IMAGE+TEXT`` encoders, with some options changed."""
-    image, _, text = name.partition("+")
+    image, text = encoders(name) or ("", "")
     config = PRESETS.get(name) or ClassifierConfig(image=image, text=text)
     config = apply(config, options, "backbone option")
     for key in ("image_width", "text_width"):

@@ -33,7 +33,7 @@ WEIGHTS = "weights"
 
 def kind_of(name: str) -> ModelKind:
     """Return the kind a name means: classifier for its presets and ``IMAGE+TEXT``, else vlm."""
-    classifier = name in classifier_config.PRESETS or "+" in name
+    classifier = name in classifier_config.PRESETS or classifier_config.encoders(name)
     return "classifier" if classifier else "vlm"
 
 

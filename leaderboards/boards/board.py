@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from steelyard.harness.core.examples import MODALITIES
+from steelyard.harness.core.files import file_name
 from steelyard.harness.core.progress import no_progress
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.columns import (
@@ -19,7 +20,6 @@ from steelyard.leaderboards.boards.measure import Scores, measure
 from steelyard.leaderboards.boards.tradeoff import Tradeoff, tradeoffs
 from steelyard.leaderboards.loading.collect import Run, Runs, backbone_name, budget_name
 from steelyard.leaderboards.loading.costs import Cost, costs_of
-from steelyard.leaderboards.output.escape import file_name
 from steelyard.leaderboards.stats import ranking
 from steelyard.leaderboards.stats.differences import (
     ControlDifference,

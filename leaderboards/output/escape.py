@@ -1,4 +1,4 @@
-"""Escape text for Markdown, LaTeX, spreadsheets and file names."""
+"""Escape text for Markdown, LaTeX and spreadsheets."""
 
 import csv
 import io
@@ -12,11 +12,6 @@ def md(text: str) -> str:
     """Escape text for Markdown, also inside a table."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), text)
-
-
-def file_name(text: str) -> str:
-    """Replace characters that a file name on some system must not have."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)
 
 
 _LATEX = str.maketrans(

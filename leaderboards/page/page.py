@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -248,7 +249,7 @@ def _about(runs: Runs, boards: Sequence[Board], folders: Sequence[Path]) -> Iter
     yield Section(key="reading", title="How to read", paragraphs=reading)
     _, _, rules = _part("RULES.md").partition("\n")
     yield Section(key="rules", title="Rules", rules=markdown(rules, deeper=1))
-    roots = " ".join(str(Path(f.resolve().name) if f.is_absolute() else f) for f in folders)
+    roots = shlex.join(str(Path(f.resolve().name) if f.is_absolute() else f) for f in folders)
     rebuild = f"steelyard leaderboard {roots} --html --out board"
     commands = {
         "Check the records: hashes, ledgers, scores from items": f"steelyard validate {roots}",

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 
+from steelyard.harness.core.files import file_name
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cells import SheetColumn, entry_sheet, with_half, with_verdict
 from steelyard.leaderboards.boards.evidence import sentence
-from steelyard.leaderboards.output.escape import file_name
 from steelyard.leaderboards.output.files import members
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Sheet

@@ -1,7 +1,10 @@
 """Atomic files and folders: complete, readable by others, or absent."""
 
+import inspect
 import os
+import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -105,3 +108,38 @@ def test_the_users_home_is_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError()))
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
         files.cache_folder()
+
+
+@pytest.mark.parametrize("name", ["01.py", "json.py", "torch.py", "a b#[x].py"])
+def test_a_file_is_a_module_of_its_own(name: str, tmp_path: Path) -> None:
+    source = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass(frozen=True, slots=True)\nclass Config:\n    value: int = {}\n"
+    )
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / name).write_text(source.format(number))
+    first, second = (files.import_file(tmp_path / str(number) / name) for number in (1, 2))
+    assert (first.Config().value, second.Config().value) == (1, 2)
+    assert inspect.getsource(first.Config) != inspect.getsource(second.Config)
+    assert get_type_hints(first.Config) == {"value": int}
+
+
+def test_a_changed_file_is_read_again_within_the_second_and_of_equal_size(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    values = []
+    for value in (1, 2):
+        path.write_text(f"VALUE = {value}\n")
+        os.utime(path, (1e9, 1e9))
+        values.append(files.import_file(path).VALUE)
+    assert values == [1, 2] and list(tmp_path.iterdir()) == [path]
+
+
+def test_names_of_files_are_allowed_everywhere_and_differ_as_texts_do() -> None:
+    kept = ["food101", "tuning-world_vlm-S", "a=0.5"]
+    assert [files.file_name(text) for text in kept] == kept
+    assert files.file_name("stock/pope") == "stock_pope"
+    odd = ["a:b", "a*b", 'a"b', "a|b", "a b", "aéb", "ae\u0301b", "x" * 200, "x" * 201, "a\ud800b"]
+    names = [files.file_name(text) for text in odd]
+    assert len({*names}) == len(odd)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.=-]{1,120}", name) for name in names)

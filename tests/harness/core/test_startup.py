@@ -69,6 +69,14 @@ def test_what_a_launcher_of_one_process_sets_has_no_effect(
     assert not os.environ.keys() & {*names} and os.environ["RANKING"] == "other"
 
 
+def test_what_is_no_number_of_threads_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"OMP_NUM_THREADS": "abc", "NUMEXPR_MAX_THREADS": "4,2", "HF_HUB_ETAG_TIMEOUT": "soon"}
+    for name, value in {**wrong, "MKL_NUM_THREADS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    start_process()
+    assert os.environ["MKL_NUM_THREADS"] == "2" and not os.environ.keys() & wrong.keys()
+
+
 def test_warnings_stay_warnings_here_and_in_workers() -> None:
     script = "import warnings, os; warnings.warn('old'); assert 'PYTHONWARNINGS' not in os.environ"
     done = run(f"{script}; assert not sys.warnoptions", PYTHONWARNINGS="error")
