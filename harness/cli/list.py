@@ -199,6 +199,8 @@ def print_record(folder: Path) -> None:
             (score.task, score.variant, Text(name, style), f"{score.value:.4f}", error, score.n)
         )
     print_table(("task", "variant", "metric", "value", "± s.e.", "items"), scores, "Scores")
+    for line in record.unparsed_lines(result):
+        console.print(Text.assemble(("note", "yellow"), f": {line}"))
     for name, attack in result.provenance.get("attacks", {}).items():
         console.print(f"  attack of {name}: {attack['flops']:.3g} FLOPs, not in the ledger")
     # Means over training of what the method logged.

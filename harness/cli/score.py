@@ -1,5 +1,6 @@
 """Commands about answers made elsewhere: items, score."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +66,11 @@ def items(variant: str, options: ItemOptions) -> None:
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"--out {options.out} is not empty: give another folder.")
     count = export_items(parsed, corpus, options.split, options.limit, options.out)
-    console.print(f"{count} items in {options.out / ITEMS}. Next: a file of id, hash and answer, "
-                  f"then steelyard score FILE {variant}")  # fmt: skip
+    console.print(
+        f"{count} items in {options.out / ITEMS}. Next: a file with a JSON row of id, hash and "
+        f"answer for each, then: steelyard score FILE {shlex.join([variant, *_words(options)])}",
+        soft_wrap=True,
+    )
 
 
 @click.command()
@@ -122,6 +126,15 @@ def score(file: Path, variant: str, options: ScoreOptions) -> None:
     with show_progress() as progress:
         run(job, {corpus.name: corpus, tasks.NOTHING: nothing}, options.out, "cpu", progress)
     listing.print_record(folder)
+
+
+def _words(options: ItemOptions) -> list[str]:
+    """Return the options that ``score`` needs to ask the same items."""
+    words = [f"--data-root={root}" for root in options.data_root]
+    words += [f"--data-set={pair}" for pair in options.data_set]
+    words += [f"--include-path={path}" for path in options.include_path]
+    words += [] if options.limit is None else [f"--limit={options.limit}"]
+    return words + ([] if options.split == "test" else [f"--split={options.split}"])
 
 
 def _load(name: str, options: ItemOptions) -> tuple[tasks.Variant, Corpus]:

@@ -74,6 +74,10 @@ class Ledger:
         return self.total_flops - self.artefact_flops * (1 - 1 / uses)
 
 
+UNPARSED = ("unparsed", "invalid")
+"""Metrics that count answers of which a task could read nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """Value of one metric on one variant of a task."""
@@ -137,9 +141,27 @@ class Record:
         return flops
 
     @property
+    def unparsed(self) -> dict[tuple[str, str], float]:
+        """Return the fraction of unparsed answers by task and variant, where it is half or more."""
+        return {
+            (score.task, score.variant): score.value
+            for score in self.scores
+            if score.metric in UNPARSED and not score.subset and score.value >= 0.5
+        }
+
+    @property
     def layout(self) -> int:
         """Layout of the source that made the run: 1 had flat folders, 2 has nested packages."""
         return int(self.provenance.get("code", {}).get("layout", 1))
+
+
+def unparsed_lines(record: Record) -> list[str]:
+    """Say on which tasks most answers could not be read."""
+    return [
+        f"{100 * fraction:.0f} % of the answers to {task} ({variant}) could not be read: its other "
+        "scores say little about the model"
+        for (task, variant), fraction in record.unparsed.items()
+    ]
 
 
 def checksum(content: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from steelyard.harness.core.examples import MODALITIES, Corpus, Inputs, Modality
 from steelyard.harness.core.progress import no_progress
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, evaluation_mode
+from steelyard.harness.records.record import UNPARSED
 from steelyard.harness.reliance.answer_cache import AnswerCache
 from steelyard.tasks import answers as wording
 from steelyard.tasks import build
@@ -142,10 +143,10 @@ def ask(
     """Answer all queries about a task: one row per item and view, sorted by item within a view.
 
     Columns: view, way, draw, id, cluster, subset; ``top`` and ``bottom``, the item's part of the
-    score as a ratio; ``answer`` as parsed; ``truth``, the correct one; ``habit``, the answer of the
-    language prior where the task knows it; ``told``, on a single-label task the truth of the item
-    that lent its text; ``gain``, in the full view the log-likelihood per token of the correct
-    answer, in nats, minus that without the image.
+    score as a ratio; ``answer`` as parsed, ``unparsed`` if nothing in it could be read; ``truth``,
+    the correct one; ``habit``, the answer of the language prior where the task knows it; ``told``,
+    on a single-label task the truth of the item that lent its text; ``gain``, in the full view the
+    log-likelihood per token of the correct answer, in nats, minus that without the image.
 
     ``on_progress`` gets the number of queries that were just answered.
 
@@ -184,6 +185,7 @@ def ask(
                 "id": doc["id"], "cluster": values["item"]["cluster"],
                 "subset": doc.get("subset", ""), "top": top, "bottom": bottom,
                 "answer": _parsed(doc, answer, values), "truth": truth,
+                "unparsed": any(values.get(name, (0,))[0] for name in UNPARSED),
                 "habit": _in_words(doc, prior[0]) if prior else "",
                 "told": "" if donor is None else str(docs[donor]["labels"][0]),
                 "gain": gains[query.row] if view.name == "full" else np.nan,

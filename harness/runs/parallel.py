@@ -29,7 +29,7 @@ from steelyard.harness.core.progress import (
 from steelyard.harness.models import registry
 from steelyard.harness.models.classifier_config import ClassifierConfig
 from steelyard.harness.records.budget import parse_budget
-from steelyard.harness.records.record import Record
+from steelyard.harness.records.record import Record, unparsed_lines
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import suite as suites
 from steelyard.harness.runs.job import PARTS, Job, finished
@@ -250,6 +250,9 @@ def _print_ends(records: Sequence[Record], runs: Path) -> None:
         path = runs / record.id / TRACEBACK
         where = f" (see {path})" if path.is_file() else ""
         console.print(Text.assemble(("failed", "red"), f" {record.id}: {record.failure}{where}"))
+    for record in records:
+        for line in unparsed_lines(record):
+            console.print(Text.assemble(("note", "yellow"), f" {record.id}: {line}"))
     done = len(records) - len(failed)
     console.print(f"{done} runs done, {len(failed)} failed, in {runs}")
 

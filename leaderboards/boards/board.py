@@ -7,6 +7,7 @@ from statistics import fmean
 from steelyard.harness.core.examples import MODALITIES
 from steelyard.harness.core.files import file_name
 from steelyard.harness.core.progress import no_progress
+from steelyard.harness.records.record import unparsed_lines
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.columns import (
     COMPOSITE,
@@ -204,6 +205,12 @@ def build(
         control,
         lambda name: up[name],
     )
+    unread = (
+        f"{label}, seed {run.record.spec.seed}: {line}."
+        for label, group in complete.items()
+        for run in group
+        for line in unparsed_lines(run.record)
+    )
     strong, traded = tradeoffs(samples, comparison.differences, control, up)
     sign = 1 if up[order_by] else -1
     order = sorted(ordering, key=lambda label: (-sign * ordering[label].values.mean(), label))
@@ -227,7 +234,7 @@ def build(
         critical=ranking.critical(ranking.block_ranks(task_scores, order))
         if order and order_by == COMPOSITE else None,
         detectable=comparison.detectable,
-        notes=(*_notes(seeds, control, complete), *notes, *measured.notes),
+        notes=(*_notes(seeds, control, complete), *notes, *unread, *measured.notes),
         samples=ordering,
         variants=variants,
         groups=complete,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from steelyard.leaderboards.loading.collect import Run
+from steelyard.tasks.corruptions.variants import CLEAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def entry_groups(
 def _missing(runs: Sequence[Run], seeds: Sequence[int], required: Set[tuple[str, str]]) -> str:
     """Describe which seeds and (task, variant) pairs an entry's runs lack; empty if none."""
     present = {run.record.spec.seed for run in runs}
+    parse_tasks = {task for task, variant in required if variant == CLEAN}
     parts = [f"no run of seed {seed}" for seed in seeds if seed not in present]
     # On the board of one task its name says nothing.
     several_tasks = len({task for task, _ in required}) > 1
@@ -62,4 +64,6 @@ def _missing(runs: Sequence[Run], seeds: Sequence[int], required: Set[tuple[str,
             parts.append(f"seed {seed} failed: {run.record.failure}")
         elif absent:
             parts.append(f"seed {seed} lacks {', '.join(names)}")
+        elif unread := [t for t in parse_tasks if run.record.unparsed.get((t, CLEAN)) == 1]:
+            parts.append(f"seed {seed}: no answer to {', '.join(sorted(unread))} could be read")
     return "; ".join(parts)

@@ -99,6 +99,8 @@ class TaskReliance:
     """A key of ``CONFLICTS``, or empty."""
     conflicts: int
     """Number of conflict items."""
+    unparsed: float
+    """Fraction of answers with image and text that could not be read."""
     numbers: Mapping[str, Interval]
     """By the names of ``NUMBERS``; only those that the model and the task have."""
 
@@ -153,6 +155,7 @@ def profile_rows(
         draws=int(first["draw"].max()) + 1,
         conflict=kind,
         conflicts=int(conflicts["conflict.text"][1].sum()) if kind else 0,
+        unparsed=float(full["unparsed"].mean()),
         numbers={name: intervals.interval(samples[name]) for name in NUMBERS if name in samples},
     )
 

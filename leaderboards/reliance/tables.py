@@ -154,7 +154,11 @@ def verdict(part: TaskReliance) -> str:
     """Summarise a task in one sentence."""
     if "score.full" not in part.numbers:
         return f"no answer that {part.metric} can be computed on."
+    if part.unparsed == 1:
+        return "no answer could be read, so nothing can be said."
     clauses = [_use(part, "image"), _unchanged(part, "image")]
+    if part.unparsed >= 0.5:
+        clauses.insert(0, f"{100 * part.unparsed:.0f} % of the answers could not be read")
     if part.conflict == "misleading":
         clauses += [_use(part, "text"), _unchanged(part, "text")]
     clauses.append(_conflict(part))

@@ -1,13 +1,17 @@
 """Items for models elsewhere, and their answers scored as a record like any other."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+from board_factory import board_of
 from command import Command
 from PIL import Image
 
 from steelyard.harness.records import record
+from steelyard.harness.records.record import Score
 
 VARIANT = "pope@image-noise:3"
 
@@ -18,6 +22,7 @@ def exported(steelyard: Command, world: Path, folder: Path, task: str = "pope") 
     variant = VARIANT if task == "pope" else task
     done = steelyard("items", variant, "--out", str(folder / "items"), *root)
     assert done.code == 0 and "12 items" in done.stdout, done.stderr
+    assert f"steelyard score FILE {variant} --data-root={world / task} --limit=12\n" in done.stdout
     items = [json.loads(line) for line in (folder / "items" / "items.jsonl").open()]
 
     def score(rows: list[dict[str, str]], *words: str, variant: str = variant) -> Any:
@@ -65,6 +70,32 @@ def test_answers_made_elsewhere_are_scored_and_stand_on_a_board(
     assert refused.code == 2 and "use 'steelyard score'" in refused.stderr
     clean = score(replies(items, "yes"), "--label", "clean", variant="pope")
     assert clean.code == 2 and "was asked something else" in clean.stderr
+
+
+def test_answers_without_a_yes_or_no_are_said_aloud_and_are_not_ranked(
+    steelyard: Command, world: Path, tmp_path: Path
+) -> None:
+    items, score = exported(steelyard, world, tmp_path)
+    answers = replies(items, "perhaps")
+    assert "(image-noise:3) could not be read" in score(answers, "--label", "mute").stdout
+    for number, answer in enumerate(answers[:4]):
+        answer["answer"] = "yes" if number % 2 else "no"
+    half = score(answers, "--label", "half mute").stdout
+    assert "67 % of the answers to pope (image-noise:3) could not be read" in " ".join(half.split())
+
+
+@pytest.mark.parametrize("metric", ["unparsed", "invalid"])
+def test_a_board_does_not_rank_answers_of_which_none_could_be_read(toy: Path, metric: str) -> None:
+    for folder in record.find(toy):
+        result = record.read(folder)
+        fraction = {"fair": 0.6, "poor": 1.0}.get(result.label, 0.1)
+        extra = Score("toy", "clean", metric, fraction, 10, None, False, None)
+        record.write(replace(result, scores=(*result.scores, extra)), folder)
+    board = board_of(toy)
+    assert [row.label for row in board.rows] == ["fair", "joint"]
+    (blank,) = board.blanks
+    assert blank.label == "poor" and "seed 1: no answer to toy could be read" in blank.missing
+    assert "fair, seed 0: 60 % of the answers to toy (clean) could not" in "".join(board.notes)
 
 
 def test_missing_unknown_and_repeated_ids_are_counted_and_named(

@@ -187,6 +187,8 @@ def test_a_model_that_looks_is_told_from_one_that_does_not(tmp_path: Path) -> No
     assert tables.state(guesses, "image") == "not used"
     assert "does not use the image" in tables.verdict(guesses)
     assert "keeps 100.0 % of its answers without it" in tables.verdict(guesses)
+    (mute,) = parts_of("pope", [asked(Talker(lambda item: "perhaps"), corpus, draws=1)])
+    assert tables.verdict(mute) == "no answer could be read, so nothing can be said."
     (few,) = parts_of("pope", [asked(blind, pope_like(tmp_path / "few", 20), draws=3)])
     assert tables.state(few, "image") == "unclear"  # 10 images can hide 30 points
 
