@@ -5,7 +5,7 @@ import math
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,20 @@ class CallCost:
     forward: float
     backward: float
     """Of the pass back through this call to everything in and before it that needs a gradient."""
+    to_weights: float
+    """Of a pass back that ends in this call, at its parameters."""
+    to_inputs: float
+    """Of a pass back through this call that needs no gradient of its parameters."""
+
+    def without(self, parts: "Sequence[CallCost]") -> "CallCost":
+        """Return the cost of the rest of this call, before these parts at its end."""
+        passed = sum(part.backward for part in parts)
+        return CallCost(
+            self.forward,
+            self.backward - passed,
+            self.to_weights - passed,
+            self.to_inputs - sum(part.to_inputs for part in parts),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +90,9 @@ class FlopCache:
         line = self._lines.setdefault(kind, _CostLine())
         cost = line.predict(size)
         if cost is None:
-            cost = measure(module, args, kwargs)
-            self.calibration += cost.forward + cost.backward
+            with total_counter() as counter:
+                cost = measure(module, args, kwargs)
+            self.calibration += counter.get_total_flops()
             line.add(size, cost)
         self._costs[key] = cost
         return cost
@@ -103,16 +118,15 @@ class _CostLine:
     """Cost per position as a straight line over attended positions, by least squares."""
 
     def __init__(self) -> None:
-        self._points: list[tuple[float, float, float]] = []
-        """Attended positions, and forward and backward cost per position."""
+        self._points: list[tuple[float, ...]] = []
+        """Attended positions, and each cost per position."""
         self._lines: list[tuple[float, float]] = []
-        """Height at the mean and slope, of forward and backward."""
+        """Height at the mean and slope of each cost."""
         self._straight = True
         self._mean = self._spread = 0.0
 
     def add(self, size: CallSize, cost: CallCost) -> None:
-        forward, backward = cost.forward / size.positions, cost.backward / size.positions
-        self._points.append((size.attended, forward, backward))
+        self._points.append((size.attended, *(c / size.positions for c in astuple(cost))))
         xs, *costs = zip(*self._points, strict=True)
         self._mean = sum(xs) / len(xs)
         self._spread = sum((x - self._mean) ** 2 for x in xs)
@@ -140,7 +154,7 @@ class _CostLine:
 
 
 def measure(module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
-    """Count FLOPs of one forward and one backward of this call, without effect on the module.
+    """Count FLOPs of one forward and each backward of this call, without effect on the module.
 
     The pass is run on detached copies of the inputs (a key-value cache is copied too) with the
     random state and the buffers (batch-norm statistics) restored afterwards, and gradients are
@@ -158,17 +172,25 @@ def measure(module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
             output = module.forward(*args, **kwargs)
         forward = counter.get_total_flops()
         ends = [tensor for tensor in tensors(output) if tensor.grad_fn is not None]
-        starts = _leaves(ends)
-        backward = 0
-        if starts:
+
+        def back_to(starts: "list[Tensor]") -> float:
+            slopes = [torch.ones_like(end) for end in ends]
             with total_counter() as counter:
-                torch.autograd.grad(ends, starts, [torch.ones_like(t) for t in ends])
-            backward = counter.get_total_flops()
+                torch.autograd.grad(ends, starts, slopes, retain_graph=True)
+            return float(counter.get_total_flops())
+
+        starts = _leaves(ends)
+        weights = [start for start in starts if isinstance(start, torch.nn.Parameter)]
+        inputs = [start for start in starts if not isinstance(start, torch.nn.Parameter)]
+        backward = back_to(starts) if starts else 0.0
+        # Of two passes that need the same gradients one is enough.
+        mixed = bool(weights and inputs)
+        to_weights, to_inputs = (back_to(s) if mixed else backward for s in (weights, inputs))
     for name, buffer in module.named_buffers():
         # Autograd refuses the backward pass of what was written to, even with the same value.
         if not torch.equal(buffer, buffers[name]):
             buffer.copy_(buffers[name])
-    return CallCost(float(forward), float(backward))
+    return CallCost(float(forward), backward, to_weights, to_inputs)
 
 
 class _NoModules:

@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from steelyard.harness.budget.audit import Audit, BehindMeter
 from steelyard.harness.budget.flops import CallCost, FlopCache, tensors
@@ -65,8 +65,8 @@ class Meter:
         self._costliest_step = 0.0
         self._reserved = 0.0  # backward passes of executed forward ones
         self._depth = 0  # of nested watched calls
-        self._pending = 0.0  # backward cost of the outermost call
-        self._parts: list[tuple[float, list[Node]]] = []
+        self._call: _Call | None = None  # the outermost
+        self._parts: list[_Call] = []  # of it
         self._active = self._measuring = False
         self._watched: list[nn.Module] = []
         self._flop_cache = FlopCache()
@@ -242,7 +242,7 @@ class Meter:
         self._depth += 1
         if not self._active or self._depth > 1:
             return
-        self._pending, self._parts = 0.0, []
+        self._call, self._parts = None, []
         if torch._C._functorch.peek_interpreter_stack() is not None:
             # Under torch.func no copy of the call can be measured; torch's counter sees the call.
             self.audit.count_exactly(in_backward=False)
@@ -252,32 +252,33 @@ class Meter:
         self._demand(cost.forward + cost.backward)
         self._post("forward", cost.forward)
         self._reserved += cost.backward
-        self._pending = cost.backward
+        self._call = _Call(module, cost, _edges((args, kwargs)))
 
     def _after(self, output: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
             self.audit.leave_call()
-        if not self._active or self._depth > 0 or not self._pending:
+        if not self._active or self._depth > 0 or self._call is None:
             return
         # A pass that leaves the first part at its inputs goes through the rest of the module.
-        entrance = self._parts[0][1] if self._parts else []
-        rest = self._pending - sum(cost for cost, _ in self._parts)
-        self._on_backward(entrance or _nodes(output), rest)
-        self._parts = []  # they hold the graph
+        entrance = self._parts[0].inputs if self._parts else []
+        rest = self._call.cost.without([part.cost for part in self._parts])
+        self._on_backward(entrance or _nodes(output), self._call._replace(cost=rest))
+        self._call, self._parts = None, []  # they hold the graph
 
     def _before_part(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
         # A part that is called outside its outer module is a checkpoint being computed again: the
         # outer module's backward cost includes it.
-        if self._active and self._depth and not self._measuring and self._pending:
-            self._parts.append((self._cost(module, args, kwargs).backward, _nodes((args, kwargs))))
+        if self._active and self._depth and not self._measuring and self._call is not None:
+            cost = self._cost(module, args, kwargs)
+            self._parts.append(_Call(module, cost, _edges((args, kwargs))))
 
     def _after_part(self, output: Any) -> None:
         if self._active and self._depth and not self._measuring and self._parts:
-            self._on_backward(_nodes(output), self._parts[-1][0])
+            self._on_backward(_nodes(output), self._parts[-1])
 
-    def _on_backward(self, at: "list[Node]", flops: float) -> None:
-        """Charge this cost once per backward pass that goes through any of these nodes."""
+    def _on_backward(self, at: "list[Node]", call: "_Call") -> None:
+        """Charge this call's cost once per backward pass that goes through any of these nodes."""
         #
         #   inputs --> [ layers before | part: last block ] --> output --> loss
         #                              ^                          ^
@@ -292,7 +293,8 @@ class Meter:
         # Nodes and not tensors, because a gradient of a tensor does not go through its node.
         import torch
 
-        if not at or flops <= 0:
+        cost = call.cost
+        if not at or cost.backward <= 0:
             return
         latest = -1
 
@@ -303,8 +305,8 @@ class Meter:
                 latest = current
                 if torch.is_grad_enabled():  # create_graph: gradients of gradients may follow
                     self.audit.count_exactly(in_backward=True)
-                self._reserved = max(0.0, self._reserved - flops)
-                self._post("backward", flops)
+                self._reserved = max(0.0, self._reserved - cost.backward)
+                self._post("backward", call.executed_backward())
 
         for node in at:
             node.register_prehook(executed)
@@ -351,6 +353,39 @@ class Meter:
 
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+
+class _Call(NamedTuple):
+    """Call of a watched module."""
+
+    module: "nn.Module"
+    cost: CallCost
+    inputs: "list[Node]"
+
+    def executed_backward(self) -> float:
+        """Return the cost of the backward pass in progress, by the gradients that it computes."""
+        weights = any(_computed(_edges(parameter)) for parameter in self.module.parameters())
+        inputs = _computed(self.inputs)
+        if weights == inputs:  # neither: it ends at an activation inside
+            return self.cost.backward
+        return self.cost.to_weights if weights else self.cost.to_inputs
+
+
+def _computed(nodes: "list[Node]") -> bool:
+    """Say whether the backward pass in progress computes the gradient at any of these nodes."""
+    import torch
+
+    try:
+        return any(map(torch._C._will_engine_execute_node, nodes))
+    except RuntimeError:  # torch's answer for a leaf whose gradient is to be returned
+        return True
+
+
+def _edges(value: Any) -> "list[Node]":
+    """Return the graph nodes at which gradients of these tensors arrive, leaves included."""
+    from torch.autograd.graph import get_gradient_edge
+
+    return [get_gradient_edge(tensor).node for tensor in tensors(value) if tensor.requires_grad]
 
 
 def _nodes(value: Any) -> "list[Node]":

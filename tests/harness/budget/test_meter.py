@@ -51,6 +51,24 @@ def test_backward_counts_the_input_gradient_and_only_what_is_executed() -> None:
     assert meter.ledger("finished").flops["backward"] == 2 * b + 2 * b + a
 
 
+@pytest.mark.parametrize("leaf", [False, True], ids=["activation", "leaf"])
+@pytest.mark.parametrize(("weights", "inputs"), [(True, False), (False, True), (True, True)])
+def test_a_backward_pass_is_charged_the_gradients_that_it_computes(
+    weights: bool, inputs: bool, leaf: bool
+) -> None:
+    first, second = nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6))
+    meter = Meter(Budget("test", 1e9), "cpu")
+    _watched(meter, first, second)
+    with meter:
+        hidden = torch.randn(7, 4, requires_grad=True) if leaf else first(torch.randn(7, 3))
+        starts = [*(second.parameters() if weights else ()), *([hidden] if inputs else ())]
+        torch.autograd.grad(second(hidden).sum(), starts, retain_graph=True)
+    a, b = 2 * 7 * 4 * 5, 2 * 7 * 5 * 6
+    # The inner layer's input gradient is part of every pass through it.
+    expected = b + weights * (a + b) + inputs * a
+    assert meter.ledger("finished").flops["backward"] == expected
+
+
 def test_no_gradient_pass_frozen_layer_and_deep_copy() -> None:
     layer = nn.Linear(3, 5)
     x = torch.randn(7, 3)
