@@ -180,7 +180,7 @@ def measure(module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
             return float(counter.get_total_flops())
 
         starts = _leaves(ends)
-        weights = [start for start in starts if isinstance(start, torch.nn.Parameter)]
+        weights: list[Tensor] = [start for start in starts if isinstance(start, torch.nn.Parameter)]
         inputs = [start for start in starts if not isinstance(start, torch.nn.Parameter)]
         backward = back_to(starts) if starts else 0.0
         # Of two passes that need the same gradients one is enough.
