@@ -130,6 +130,13 @@ def mutants(session: nox.Session) -> None:
     run(session, prepare(session), "tests/mutants/plant.py", out, *session.posargs)
 
 
+@nox.session(venv_backend="none")
+def kills(session: nox.Session) -> None:
+    """End commands at a hundred random moments, type them again, and compare all files."""
+    out = str(ROOT / ".nox" / "kills")
+    run(session, prepare(session), "tests/kills/kills.py", out, *session.posargs)
+
+
 @nox.session
 def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest versions that the package declares."""

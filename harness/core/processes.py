@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -211,8 +212,7 @@ def _serve(
 ) -> None:
     """Run the jobs that come, one by one, until the parent ends this process or is gone."""
     start_process()
-    # An exception, so that temporary files are removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt_once)
     atexit.register(gc.freeze)  # a last search for garbage would take part of a second
     jobs: SimpleQueue[tuple[Callable[..., Any], Any]] = SimpleQueue()
 
@@ -222,13 +222,15 @@ def _serve(
             while True:
                 jobs.put(connection.recv())
         finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(END_SECONDS)
             os._exit(1)
 
     def send(kind: str, value: Any) -> None:
         try:
             connection.send((kind, value))
         except OSError:  # the parent is gone, which is no fault of the job
-            os._exit(1)
+            raise KeyboardInterrupt from None
 
     threading.Thread(target=read_jobs, daemon=True).start()
     with suppress(KeyboardInterrupt):
@@ -242,6 +244,12 @@ def _serve(
             except Exception as error:
                 answer = ERROR, _portable(error)
             send(*answer)
+
+
+def _interrupt_once(*_: object) -> None:
+    """End what this process does by an exception, so that temporary files are removed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _portable(error: Exception) -> Exception:
