@@ -19,6 +19,7 @@ from steelyard.harness.core.files import cache_folder, digest, publish_folder
 from steelyard.harness.core.folders import listing
 from steelyard.harness.core.readers import json_rows, read_text, shown
 from steelyard.harness.data import tables
+from steelyard.harness.data.images import ImageError, read_bytes
 from steelyard.harness.data.reading import IMAGE_SUFFIXES, MAIN_SPLITS, build_corpus
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import conversations, official, questions
@@ -145,8 +146,8 @@ class _Reader:
             return ""
         if image not in self.contents:
             try:
-                content = image.read_bytes()
-            except OSError:
+                content = read_bytes(image)
+            except ImageError:
                 return ""
             self.contents[image] = hashlib.blake2b(content, digest_size=8).hexdigest()
         return self.contents[image]
@@ -189,11 +190,14 @@ def write_official(rows: Iterable[Mapping[str, Any]], folder: Path, source: Path
 
 def _write_image(image: Any, folder: Path, source: Path) -> str:
     """Write the bytes of a table's image, and return its path below ``folder``."""
-    path = (image.get("path") or "") if isinstance(image, Mapping) else image
-    content = image.get("bytes") if isinstance(image, Mapping) else None
-    if content is None and not (source / str(path)).is_file():
-        return str(path)  # reading reports it
-    content = content if content is not None else (source / str(path)).read_bytes()
+    if not isinstance(image, Mapping):
+        image = {"bytes": image} if isinstance(image, bytes) else {"path": image}
+    path, content = image.get("path") or "", image.get("bytes")
+    if content is None:
+        try:
+            content = read_bytes(source / str(path))
+        except ImageError:
+            return str(path)  # reading reports it
     suffix = Path(str(path)).suffix.lower()
     name = digest([content]) + (suffix if suffix in IMAGE_SUFFIXES else ".jpg")
     official.write_image(content, folder / "images", name)

@@ -62,7 +62,7 @@ def walk(root: Path) -> Files:
             except OSError:  # a broken link
                 continue
             if S_ISREG(stat.st_mode):
-                files[path.removeprefix(f"{root}{os.sep}")] = stat.st_size, stat.st_mtime_ns
+                files[path.removeprefix(f"{root}{os.sep}")] = stat.st_size, stat.st_ctime_ns
     return dict(sorted(files.items()))
 
 

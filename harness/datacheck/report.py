@@ -41,7 +41,7 @@ def check(
     files = folders.walk(root)
     # The key has all inputs of a card: files by size and time, options, versions of the code.
     stats = [Path(value).stat() for value in options.values() if Path(value).is_file()]
-    option_files = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    option_files = [[stat.st_size, stat.st_ctime_ns] for stat in stats]
     inputs = [task, dict(options), option_files, max_bad, code()["source"], packages(), files]
     key = digest(json.dumps(part, sort_keys=True).encode() for part in inputs)
     folder = cache_folder() / "cards" / f"{task}-{key}"

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.data.tables import CONFIG as CONFIG  # re-exported
 from steelyard.harness.data.tables import SPLIT as SPLIT  # re-exported
@@ -31,7 +29,7 @@ def column(row: Mapping[str, Any], *names: str) -> Any:
 def write_image(image: Any, folder: Path, name: str) -> None:
     """Write a row's image as ``folder / name`` unless it exists: questions may share one.
 
-    An image that was decoded (a PIL image) is encoded again, all others keep their bytes.
+    Bytes are kept as they are: what cannot be decoded is found when the folder is read.
     """
     path = folder / name
     # Names are from the copy's rows: never write outside of the folder.
@@ -43,8 +41,6 @@ def write_image(image: Any, folder: Path, name: str) -> None:
     content = image.get("bytes") if isinstance(image, Mapping) else image
     if isinstance(content, bytes):
         path.write_bytes(content)
-    elif isinstance(content, Image.Image):
-        content.save(path)
     else:
         raise UserError(f"The copy has no bytes of the image {name}; take a full copy.")
 

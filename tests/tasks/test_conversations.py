@@ -101,6 +101,13 @@ def trl_parquet(root: Path) -> None:
     parquet.write_table(pa.Table.from_pylist(trl_rows()), path)
 
 
+def binary_parquet(root: Path) -> None:
+    """Bytes in the column itself, as pandas and DuckDB write them."""
+    root.mkdir(parents=True)
+    rows = [{**row, "image": row["image"] and row["image"]["bytes"]} for row in trl_rows()]
+    parquet.write_table(pa.Table.from_pylist(rows), root / "train.parquet")
+
+
 def saved(root: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = [{**row, "images": [row.pop("image")] if row["image"] else []} for row in trl_rows()]
@@ -109,7 +116,7 @@ def saved(root: Path) -> None:
     datasets.Dataset.from_list(rows, features=features).save_to_disk(root)
 
 
-FORMS = (native, llava, sharegpt, trl_parquet, saved)
+FORMS = (native, llava, sharegpt, trl_parquet, binary_parquet, saved)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)

@@ -271,3 +271,14 @@ def test_a_loader_that_fails_does_not_end_the_report(
     data_card = look(food, "food101")
     assert data_card["problems"] == ["The loader stopped with KeyError: 'genres'"]
     assert image_count(data_card, "image files") == 320
+
+
+def test_a_file_whose_time_and_size_were_set_back_is_read_again(tmp_path: Path) -> None:
+    root = questions(tmp_path / "pope")
+    assert not look(root, "pope")["problems"]
+    path = next(root.rglob("*.jpg"))
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (problem,) = look(root, "pope")["problems"]
+    assert path.name in problem

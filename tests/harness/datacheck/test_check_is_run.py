@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import tempfile
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import mme_files
 import numpy as np
@@ -204,7 +206,10 @@ def compare(
 ) -> None:
     """Bring some images of a folder into other states; then ask ``check``, and do as a run."""
     task = layout.name
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(os.environ, XDG_CACHE_HOME=f"{folder}/cache"),
+    ):
         root = Path(shutil.copytree(layout, Path(folder) / task))
         paths = sorted(path for path in root.rglob("*") if path.suffix in SUFFIXES)
         for path, change in {paths[number % len(paths)]: c for number, c in changes}.items():
