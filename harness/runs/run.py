@@ -258,7 +258,7 @@ def _score_variant(
     folder: Path,
     on_progress: Callable[[float], None],
 ) -> "tuple[Sequence[Score], pd.DataFrame]":
-
+    """Return scores and items of one variant, from an earlier part if there is one."""
     from steelyard.harness.evaluation.evaluate import evaluate
 
     table, summary = part_files(folder, job, str(variant), corpora)

@@ -12,6 +12,7 @@ trials have worker processes and are ended at a time. The kinds:
     interrupt  SIGINT to the process group, as by Ctrl-C
     full disk  a tmpfs is filled; where mounting is not allowed, every further write fails
     clock      Python's clock jumps by up to ten years; the command goes on
+    twice      a second command of the same words starts while the first runs; beyond the trials
 
 Afterwards all files (data, base model, weights, items, records) equal those of undisturbed commands
 but for seconds, memory and checksums of records; the boards of records without times are equal; no
@@ -52,7 +53,7 @@ from steelyard.harness.runs.parallel import quiet_heavy_libraries
 from steelyard.leaderboards.output import style
 from steelyard.tasks.world import build
 
-KINDS = ("kill", "terminate", "interrupt", "full disk", "clock")
+KINDS = ("kill", "terminate", "interrupt", "full disk", "clock", "twice")
 PHASES = ("data", "base model", "training", "scoring", "record", "board")
 SUITES = {
     "classifier": "methods: [joint, modality_dropout]\ntasks: [food101]\nseeds: [0]\n"
@@ -76,6 +77,7 @@ CODES: dict[object, tuple[int, ...]] = {
     "interrupt": (130, 0),
     "full disk": (1, 2, 0),
     "clock": (0,),
+    "twice": (0,),
     True: (1, 0),
 }
 """Exit codes by kind, and of a command of which a worker is killed; 0 if it had ended before."""
@@ -372,7 +374,10 @@ def disturb(machine: Machine, trial: Trial, seconds: Sequence[float], rng: rando
     process = machine.start(words)
     time.sleep(trial.delay)
     trial.phase = reached(machine.root, trial.command)
-    if trial.kind == "full disk" and machine.mounted:
+    if trial.kind == "twice":
+        second = machine.wait(machine.start(words))
+        trial.faults += [f"exit code {second} of the second"] if second else []
+    elif trial.kind == "full disk" and machine.mounted:
         machine.fill()
     elif trial.kind == "interrupt":
         os.killpg(process, signal.SIGINT)
@@ -437,7 +442,7 @@ def run_trial(
 
 def planned(trials: int, rng: random.Random, events: Sequence[Sequence[Event]]) -> Iterator[Trial]:
     """Yield trials over all pairs of kinds and phases; every fifth has workers."""
-    pairs = [(kind, phase) for kind in KINDS for phase in PHASES]
+    pairs = [(kind, phase) for kind in KINDS if kind != "twice" for phase in PHASES]
     rng.shuffle(pairs)
     for number in range(trials):
         kind, phase = pairs[(number - number // 5) % len(pairs)]
@@ -446,6 +451,8 @@ def planned(trials: int, rng: random.Random, events: Sequence[Sequence[Event]]) 
         else:
             kind = ("kill", "kill", "terminate", "interrupt", "full disk")[number // 5 % 5]
             yield Trial(kind, "", rng.randrange(2), workers=rng.choice((1, 2)))
+    for _ in range(trials // 20):
+        yield Trial("twice", "", rng.randrange(2), workers=rng.choice((1, 2)))
 
 
 @click.command()

@@ -1,8 +1,13 @@
 """Atomic files and folders: complete, readable by others, or absent."""
 
+import fcntl
 import inspect
 import os
 import re
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_type_hints
 
@@ -143,3 +148,69 @@ def test_names_of_files_are_allowed_everywhere_and_differ_as_texts_do() -> None:
     names = [files.file_name(text) for text in odd]
     assert len({*names}) == len(odd)
     assert all(re.fullmatch(r"[A-Za-z0-9_.=-]{1,120}", name) for name in names)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Leave what a killed process leaves, and files that only look alike."""
+    names = (f"{files.PREFIX}a{files.SUFFIX}", f"{files.PREFIX}b{files.SUFFIX}")
+    (folder / names[0]).write_text("half of a fi")
+    (folder / names[1] / "data").mkdir(parents=True)
+    (folder / names[1] / "data" / "half.txt").touch()
+    others = [folder / f"mine{files.SUFFIX}", folder / ".steelyard-elsewhere-c.part"]
+    for path in others:
+        path.touch()
+    return others
+
+
+def written(folder: Path) -> Path:
+    return files.write_atomic(folder / "a.txt", "a")
+
+
+def published(folder: Path) -> Path:
+    with files.publish_folder(folder / "new") as path:
+        path.mkdir()
+    return folder / "new"
+
+
+@pytest.mark.parametrize("write", [written, published])
+def test_what_a_killed_process_has_left_is_removed_and_nothing_else(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    others = leftovers(tmp_path)
+    used = tmp_path / f"{files.PREFIX}used{files.SUFFIX}"
+    with used.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as a process that is writing it
+        path = write(tmp_path)
+        assert set(tmp_path.iterdir()) == {*others, used, path}
+
+
+def test_a_temporary_file_taken_for_abandoned_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may remove it before it has its lock."""
+    create, names = tempfile.mkstemp, []
+
+    def race(*args: str) -> tuple[int, str]:
+        descriptor, name = create(*args)
+        names.append(name)
+        if len(names) == 1:
+            Path(name).unlink()
+        return descriptor, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", race)
+    assert files.write_atomic(tmp_path / "a.txt", "a").read_text() == "a" and len(names) == 2
+
+
+def test_two_that_need_a_folder_for_themselves_take_turns(tmp_path: Path) -> None:
+    steps: list[str] = []
+
+    def use(name: str) -> None:
+        with files.exclusive(tmp_path / "run"):
+            steps.append(f"{name} begins")
+            time.sleep(0.1)
+            steps.append(f"{name} ends")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(use, "abc"))
+    assert [step[2:] for step in steps] == ["begins", "ends"] * 3
+    assert all(begins[0] == ends[0] for begins, ends in zip(steps[::2], steps[1::2], strict=True))
