@@ -96,14 +96,14 @@ def _external() -> Mapping[str, EntryPoint]:
 
 
 def about(name: str) -> About:
-    """Return a method's ``ABOUT``; a method of this folder is not imported for it.
+    """Return a method's ``ABOUT``, without running code of this folder's or a user's file for it.
 
     Raises:
         UserError: there is no such method.
     """
-    if name not in names() or name in _external():
-        return load(name).ABOUT
-    return _parse_about(Path(__file__).with_name(f"{name}.py")) or load(name).ABOUT
+    path = Path(name) if name.endswith(".py") else Path(__file__).with_name(f"{name}.py")
+    is_file = path.is_file() and name not in _external()
+    return (_parse_about(path) if is_file else None) or load(name).ABOUT
 
 
 def _parse_about(path: Path) -> About | None:
@@ -214,7 +214,7 @@ def check_trainer(name: str, settings: Mapping[str, Option], kind: ModelKind) ->
 
 def learning_rate(name: str, kind: ModelKind) -> float:
     """Return a method's learning rate relative to the backbone's."""
-    return load(name).ABOUT.learning_rate if kind == "vlm" else 1.0
+    return about(name).learning_rate if kind == "vlm" else 1.0
 
 
 def _check(module: Any, name: str) -> Method:

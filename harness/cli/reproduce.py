@@ -64,7 +64,8 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
     """Run a record again and compare scores and costs.
 
     Names all differences of code, packages and device from the record in FOLDER. Exit code 1 if a
-    score differs by more than the tolerance.
+    score differs by more than the tolerance. Everything is trained and scored anew; code of a
+    method's file runs only if that file is given.
 
     \b
     Example:
@@ -75,11 +76,14 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
         raise UserError(
             f"{folder} has answers of a file: score that file again, 'steelyard score'."
         )
-    if options.out.resolve() == folder.parent.resolve():
-        raise UserError(f"--out {options.out} holds the record itself: give another folder.")
     source = old.provenance
     variants = tuple(dict.fromkeys(map(variant_name, old.scores)))
     spec = _find_method(old, options.method)
+    if (place := options.out / spec.id).exists():
+        raise UserError(
+            f"{place} exists already, and a run that lies there reproduces nothing: remove it, or "
+            "give another folder with --out."
+        )
     split, limit = source["data"]["split"], source["limit"]
     job = Job(
         spec,
@@ -106,13 +110,17 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
 
 
 def _find_method(old: Record, path: Path | None) -> RunSpec:
-    """Return the spec; a method that is not in the package needs its unchanged file."""
+    """Return the spec; a method that is not in the package needs its unchanged file.
+
+    The path that a stranger's record names is not code that the user asked to run.
+    """
     spec = old.spec
     if not spec.source:
         return spec
-    path = path or Path(spec.method)
-    if not path.is_file():
+    if path is None:
         raise UserError(f"{old.id} was trained by {spec.method}: give that file with --method.")
+    if not path.is_file():
+        raise UserError(f"No method file at {path}.")
     if file_hash(path) != spec.source:
         raise UserError(
             f"{path} is not the file that trained {old.id}: its hash is {file_hash(path)}, "

@@ -198,7 +198,7 @@ def _provenance(
         # Answers of a file stand for weights that nobody here has.
         files = [answers["hash"] for answers in elsewhere.get("answers", {}).values()]
         content["weights"] = "+".join(files) or registry.revision(spec.backbone, options)
-    if methods.load(spec.method).ABOUT.learns:
+    if methods.about(spec.method).learns:
         content["learning_rate"] = learning_rate(spec)
     tables = {record.items_file(name, spec.task) for name in (spec.task, *other_tasks)}
     tables |= {missing_table(variant, job.split) for variant in variants if variant.missing}

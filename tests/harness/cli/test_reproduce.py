@@ -62,7 +62,9 @@ def done(food: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reproduced(folder: Path, world: Path, out: Path, *words: str) -> Any:
-    arguments = ("--out", str(out), "--device", "cpu", "--data-root", str(world / "food101"))
+    arguments = ["--out", str(out), "--device", "cpu", "--data-root", str(world / "food101")]
+    if "--method" not in words and (folder / RECORD).is_file():
+        arguments += ["--method", json.loads((folder / RECORD).read_text())["spec"]["method"]]
     return CliRunner().invoke(cli, ["reproduce", str(folder), *arguments, *words])
 
 
@@ -70,6 +72,28 @@ def test_equal_scores_weights_and_costs(done: Path, world: Path, tmp_path: Path)
     printed = reproduced(done, world, tmp_path / "out")
     assert printed.exit_code == 0, printed.output
     assert "equal: weights" in printed.output and "2 scores" in printed.output
+
+
+@pytest.mark.parametrize("part", ["", "weights", "training.json"])
+def test_what_lies_in_the_output_folder_is_not_its_own_work(
+    done: Path, world: Path, tmp_path: Path, part: str
+) -> None:
+    """Neither the submitted run, nor its weights, nor the cost of its training."""
+    place = tmp_path / "out" / done.name
+    if (done / part).is_dir():
+        shutil.copytree(done / part, place / part)
+    else:
+        place.mkdir(parents=True)
+        shutil.copy(done / part, place)
+    printed = reproduced(done, world, tmp_path / "out")
+    assert isinstance(printed.exception, UserError)
+    assert "exists already, and a run that lies there reproduces nothing" in str(printed.exception)
+
+
+def test_the_file_that_a_record_names_is_not_run_unless_it_is_given(done: Path) -> None:
+    printed = CliRunner().invoke(cli, ["reproduce", str(done)])
+    assert isinstance(printed.exception, UserError)
+    assert str(printed.exception).endswith("give that file with --method.")
 
 
 def edited(done: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -90,7 +114,7 @@ def test_a_score_that_does_not_hold_is_shown_with_its_distance(
     assert printed.exit_code == 1
     assert "0.050000" in printed.output
     assert "1 of 2 scores differ by more than 0" in printed.output
-    loose = reproduced(copy, world, tmp_path / "out", "--tolerance", "0.06")
+    loose = reproduced(copy, world, tmp_path / "again", "--tolerance", "0.06")
     assert loose.exit_code == 0, loose.output
 
 
@@ -128,5 +152,6 @@ def test_other_data_another_method_file_and_the_same_folder_are_refused(
     assert "recorded is another" in refusal(edited(done, foreign, moved))
     (tmp_path / "mine.py").write_text(MINE + "\n# changed\n")
     assert "is not the file that trained" in refusal(done, "--method", str(tmp_path / "mine.py"))
-    assert "holds the record itself" in refusal(done, out=done.parent)
+    assert "reproduces nothing" in refusal(done, out=done.parent)
+    assert "No method file at" in refusal(done, "--method", str(tmp_path / "none.py"))
     assert "No record at" in refusal(tmp_path / "nothing")
