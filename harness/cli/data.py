@@ -33,7 +33,8 @@ def check(task: str, options: CheckOptions) -> None:
     """Check a dataset folder before training on it.
 
     Checks layout, unreadable images, duplicates, train/test leakage and a text-only baseline, and
-    writes a data card (card.json, card.md). Exit code 1 if a run would refuse the data.
+    writes a data card (card.json, card.md). The last lines name all that was wrong, left out,
+    leaked or not found. Exit code 1 if a run would refuse the data.
 
     \b
     Examples:
@@ -61,7 +62,8 @@ def check(task: str, options: CheckOptions) -> None:
             content, folder = report.check(task, root, loader, options.max_bad, on_stage)
     console.print(Markdown(card_page.markdown(content, card_page.TERMINAL_ROWS)))
     # Not wrapped by rich: paths and commands in it are copied.
-    console.print(card_page.verdict(content), soft_wrap=True)
+    for text in card_page.closing(content):
+        console.print(text, soft_wrap=True)
     # The check has already written the card into the cache.
     if options.out is not None:
         card.write(options.out, content, card_page.markdown(content))

@@ -73,6 +73,17 @@ def verdict(data_card: DataCard) -> str:
     return f"usable: {', '.join(counts)}"
 
 
+def closing(data_card: DataCard) -> list[str]:
+    """Return the verdict, then what is wrong, left out, leaked or not there, a line each."""
+    lines = [verdict(data_card), *data_card["problems"][1:], *data_card["warnings"]]
+    absent = [
+        row["path"] + (f" ({row['note']})" if row["note"] else "")
+        for row in data_card["sections"]["Expected layout"]["rows"]
+        if row["state"] == "missing"
+    ]
+    return [*lines, *([f"Not found: {', '.join(absent)}."] if absent else [])]
+
+
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 

@@ -1,8 +1,9 @@
 """Build the data card of a folder for ``steelyard check``, even if parts of the data are broken."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +34,8 @@ def check(
             in the card.
     """
     about = tasks.info(task)
+    if about.source == "generated" and not (root / MARKER).is_file():
+        about = replace(about, licence="that of your own data", source="your own")
     check_max_bad(max_bad)
     tasks.check_options(task, options)
     if not root.is_dir():
@@ -162,6 +165,10 @@ def _examine_items(
         "Leakage": table(leaks, duplicates.LEAKS if leaks else ""),
         "Text-only baseline": baseline,
     }
+    for split, rows in Counter(row.split for row in corpus.skipped).items():
+        total = rows + len(corpus.splits.get(split, ()))
+        reason = next(row.reason for row in corpus.skipped if row.split == split)
+        warnings.append(f"Rows of {split} left out: {rows:,} of {total:,} ({reason}).")
     for leak in leaks:
         # Official splits of other names share items with val and test.
         separate = leak.first == "train" or {leak.first, leak.second} <= set(MAIN_SPLITS)
@@ -169,5 +176,11 @@ def _examine_items(
             warnings.append(
                 f"Items of {leak.second} whose image is in {leak.first} too: {leak.image:,} of "
                 f"{leak.items:,}; {leak.near_duplicate:,} more have a near-duplicate there."
+            )
+        # Splits may put one question to different images.
+        if separate and leak.text and corpus.classes:
+            warnings.append(
+                f"Items of {leak.second} whose text is in {leak.first} too: {leak.text:,} of "
+                f"{leak.items:,}."
             )
     return sections, warnings

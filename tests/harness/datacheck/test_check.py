@@ -1,5 +1,6 @@
 """steelyard check on sound and broken folders: layout, annotation files, images, items."""
 
+import csv
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from checked import look, picture, published, questions
+from command import Command
 from paths import SHARED
 from PIL import Image
 
@@ -282,3 +284,34 @@ def test_a_file_whose_time_and_size_were_set_back_is_read_again(tmp_path: Path) 
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     (problem,) = look(root, "pope")["problems"]
     assert path.name in problem
+
+
+def test_the_last_lines_name_what_is_missing_left_out_or_leaked(
+    steelyard: Command, food: Path
+) -> None:
+    for name, first in (("train", "a tart"), ("test", "A  Tart")):
+        path = food / "texts" / f"{name}_titles.csv"
+        rows = [*csv.reader(path.read_text().splitlines())]
+        titles = [first, *(f"{name} {number}" for number in range(1, len(rows)))]
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(
+                (row[0], title, row[2]) for row, title in zip(rows, titles, strict=True)
+            )
+    pictures = sorted((food / "images" / "test" / "apple").iterdir())
+    pictures[2].unlink()
+    copied = next((food / "images" / "train" / "apple").iterdir())
+    pictures[3].write_bytes(copied.read_bytes())
+    done = steelyard("check", "food101", "--data-root", str(food), "--max-bad", "0.05")
+    assert done.code == 0
+    *_, closing = done.stdout.partition("\nusable: ")
+    assert "Rows of test left out: 1 of 80 (image missing" in closing
+    assert "Items of test whose text is in train too: 1 of 79" in closing
+    assert "Items of test whose image is in train too: 1 of 79" in closing
+    assert "Not found: texts_txt/apple_pie/apple_pie_0.txt (with text=pages)." in closing
+
+
+def test_a_folder_of_ones_own_has_no_licence_of_ours(own_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"question": "What?", "answer": "a cup"}\n')
+    data_card = look(tmp_path, "instruct")
+    assert data_card["sections"]["Licence"]["text"].startswith("that of your own data")
+    assert any("No test items" in line for line in card_page.closing(data_card))
