@@ -232,8 +232,8 @@ def _serve(
         except OSError:  # the parent is gone, which is no fault of the job
             raise KeyboardInterrupt from None
 
-    threading.Thread(target=read_jobs, daemon=True).start()
     with suppress(KeyboardInterrupt):
+        threading.Thread(target=read_jobs, daemon=True).start()
         if start is not None:
             start(*start_args)
         send(READY, None)

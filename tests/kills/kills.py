@@ -37,6 +37,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ COMMANDS = (
     ("run", "vlm.yaml", "--device", "cpu"),
     ("leaderboard", "runs", "--jobs", "1"),
 )
-DISK = 256 * 2**20
+DISK, BALLAST = 256 * 2**20, "ballast"
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod")
 """Audit events of the file system; of ``open`` those that write."""
@@ -226,32 +227,27 @@ class Machine:
             if time.monotonic() > deadline:
                 os.killpg(process, signal.SIGKILL)
             time.sleep(0.02)
-        for _ in range(500):  # workers notice at once that their parent is gone
-            try:
+        with suppress(ProcessLookupError):
+            for _ in range(500):  # workers notice at once that their parent is gone
                 os.killpg(process, 0)
-            except ProcessLookupError:
-                break
-            time.sleep(0.02)
+                time.sleep(0.02)
+            os.killpg(process, signal.SIGKILL)
         return os.waitstatus_to_exitcode(ended[1])
 
     def fill(self) -> None:
-        """Fill the disk up to its last block."""
-        with (self.root / "ballast").open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(2**20))
-                    file.flush()
-            except OSError:
-                os.truncate(file.fileno(), file.tell() // 4096 * 4096)
+        """Fill the disk to its last block."""
+        with (self.root / BALLAST).open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(2**20))
 
 
 def phases(command: int, paths: Sequence[str]) -> list[str]:
     """Return what each event belongs to; a temporary file belongs to what is written next."""
     result: list[str] = []
-    following = "board" if COMMANDS[command][0] == "leaderboard" else "record"
+    following = "record"
     for path in reversed(paths):
         name = path.rpartition("/")[2]
-        if "leaderboard" in COMMANDS[command]:
+        if command == len(COMMANDS) - 1:
             following = "board"
         elif path.startswith("/home"):
             following = "base model" if "tiny-vlm" in path else "data"
@@ -293,7 +289,7 @@ def measure(machine: Machine, out: Path) -> tuple[list[list[Event]], list[float]
                 raise SystemExit(f"{' '.join(words)} ended with {code}, see {machine.log}")
             if workers:
                 seconds.append(time.monotonic() - start)
-                shutil.copytree(machine.root, out / "with-workers", dirs_exist_ok=True)
+                shutil.copytree(machine.root, out / "with-workers")
         raw = json.loads(file.read_text())
         labels = phases(index, [path for path, _ in raw])
         ends = [moment for _, moment in raw[1:]] + [raw[-1][1] + 0.1]
@@ -425,7 +421,7 @@ def run_trial(
     disturb(machine, trial, seconds, rng)
     if trial.code not in CODES[trial.target == "worker" or trial.kind]:
         trial.faults.append(f"exit code {trial.code}")
-    (machine.root / "ballast").unlink(missing_ok=True)
+    (machine.root / BALLAST).unlink(missing_ok=True)
     words = COMMANDS[trial.command]
     trial.again = machine.wait(machine.start([*words, *jobs_of(words, trial.workers)]))
     output = machine.log.read_text()
