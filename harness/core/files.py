@@ -235,7 +235,11 @@ class _UncachedLoader(importlib.machinery.SourceFileLoader):
 
 
 def import_file(path: Path) -> ModuleType:
-    """Run a Python file as a module of its own, whatever other files and modules are called."""
+    """Run a Python file as a module of its own, whatever other files and modules are called.
+
+    Raises:
+        UserError: the file is not valid Python, with its line.
+    """
     name = f"steelyard_file_{digest([os.fsencode(path.resolve())])}"
     spec = importlib.util.spec_from_file_location(
         name, path, loader=_UncachedLoader(name, str(path))
@@ -243,7 +247,11 @@ def import_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where Python looks for the types and the source of a class
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        line = f"{error.filename or path}:{error.lineno or 1}"
+        raise UserError(f"{line}: not valid Python ({error.msg}).") from error
     return module
 
 

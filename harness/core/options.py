@@ -120,7 +120,7 @@ def check_values(
             choices = [str(choice) for choice in get_args(types[name])]
             hint = did_you_mean(str(value), choices)
             raise UserError(f"{name}={value!r}: allowed are {', '.join(choices)}.{hint}")
-        if not _fits(value, types[name]):
+        if not fits(value, types[name]):
             raise UserError(f"{name}={value!r}: expected {_name_of(types[name])}.")
 
 
@@ -130,17 +130,19 @@ def require(config: object, name: str, valid: bool, allowed: str) -> None:
         raise UserError(f"{name}={getattr(config, name)}: give {allowed}.")
 
 
-def _fits(value: Any, declared: Any) -> bool:
+def fits(value: Any, declared: Any) -> bool:
     """Return whether a value has a declared type; a whole number is also a float."""
     origin, parts = get_origin(declared), get_args(declared)
+    if declared is Any:
+        return True
     if origin is Literal:
         return value in parts
     if origin in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
+        return any(fits(value, part) for part in parts)
     if origin in (tuple, list):
-        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
+        return isinstance(value, list | tuple) and all(fits(item, parts[0]) for item in value)
     if origin is Mapping:
-        return isinstance(value, Mapping) and all(_fits(v, parts[1]) for v in value.values())
+        return isinstance(value, Mapping) and all(fits(v, parts[1]) for v in value.values())
     # Not isinstance: a bool is an int.
     return type(value) is declared or (declared is float and type(value) is int)
 
@@ -181,7 +183,7 @@ def _read(value: Any, declared: Any) -> Any:
     if origin in (Union, UnionType):
         # A text stays one if it may be; else the first type that it fits.
         readings = [value, *(_read(value, part) for part in parts)]
-        return next((reading for reading in readings if _fits(reading, declared)), value)
+        return next((reading for reading in readings if fits(reading, declared)), value)
     if origin is Literal:
         return next((choice for choice in parts if str(choice) == value), value)
     if origin in (tuple, list):

@@ -64,7 +64,8 @@ class PromptEncoder:
         self.silent = {token for token, text in special.items() if text not in tags}
         """Tokens that are left out of answers."""
         # The longest first: one token's text may begin another's.
-        control = sorted({*special.values(), processor.image_token}, key=len, reverse=True)
+        media = {processor.image_token, *tokenizer.convert_ids_to_tokens(self.image_ids)} - {None}
+        control = sorted({*special.values(), *media}, key=len, reverse=True)
         self._control = re.compile(rf"\s*(?:{'|'.join(map(re.escape, control))})\s*")
         self._read_template()
         listed = model.generation_config.eos_token_id

@@ -7,13 +7,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import write_json
 from steelyard.harness.core.folders import tree
-from steelyard.harness.core.readers import read_object
+from steelyard.harness.core.options import fits
+from steelyard.harness.core.readers import read_object, shown
 from steelyard.harness.records.spec import RunSpec
 
 SCHEMA = 2
@@ -25,6 +28,9 @@ RECORD = "record.json"
 ITEMS = "items.parquet"
 ARTEFACTS = ("features", "mine", "teacher")
 """Phases whose results (mined answers, a teacher, cached features) other runs could reuse."""
+
+PARTS = ("code", "data", "packages", "scored")
+"""Objects of ``provenance``."""
 
 RecordKind = Literal["entry", "oracle", "trial"]
 """Row of a board, run whose settings were chosen on the test split, or trial of a tuning."""
@@ -213,12 +219,39 @@ def parse(content: Mapping[str, Any], path: Path) -> Record:
     """Build a record from the JSON of ``path``; missing fields take their defaults."""
     try:
         parts = dict(content)
-        spec = RunSpec(**parts.pop("spec"))
-        ledger = Ledger(**parts.pop("ledger"))
-        scores = tuple(Score(**score) for score in parts.pop("scores"))
-        return Record(spec=spec, ledger=ledger, scores=scores, **parts)
+        parts["spec"] = _build(RunSpec, parts["spec"])
+        parts["ledger"] = _build(Ledger, parts["ledger"])
+        parts["scores"] = tuple(_build(Score, score) for score in parts["scores"])
+        record: Record = _build(Record, parts)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a steelyard record: {error}.") from error
+    for name in PARTS:
+        if not isinstance(record.provenance.get(name, {}), Mapping):
+            raise UserError(f"{path} is not a steelyard record: provenance has no object {name}.")
+    return record
+
+
+def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+    """Build a dataclass of a record from JSON; TypeError if a value has another type."""
+    part = kind(**values)
+    types = _types(kind)
+    for name, value in values.items():
+        declared, plain = types[name]
+        # First the common case, for there are tens of thousands of scores.
+        if type(value) not in plain and not fits(value, declared):
+            raise TypeError(f"{kind.__name__}.{name} is {shown(value)}")
+    return part
+
+
+@cache
+def _types(kind: Any) -> dict[str, tuple[Any, frozenset[type]]]:
+    """Return the declared type of each field, and the classes of which every value has it."""
+    types = {}
+    for name, declared in get_type_hints(kind).items():
+        is_union = get_origin(declared) in (Union, UnionType)
+        parts = get_args(declared) if is_union else (declared,)
+        types[name] = declared, frozenset(part for part in parts if type(part) is type)
+    return types
 
 
 def items_file(task: str, trained_on: str) -> str:

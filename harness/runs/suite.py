@@ -117,10 +117,10 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load(name_or_path: str) -> tuple[Suite, ...]:
+def load(name_or_path: str, within: Sequence[Path] = ()) -> tuple[Suite, ...]:
     """Read a shipped suite by name or a YAML file by path; ``check`` checks names and values.
 
-    A file with the key ``suites`` lists other suites.
+    A file with the key ``suites`` lists other suites; ``within`` are the files that list this one.
 
     Raises:
         UserError: no such file, or it has an unknown key or a value of another type.
@@ -131,12 +131,16 @@ def load(name_or_path: str) -> tuple[Suite, ...]:
         path = shipped()[name_or_path]
     if not path.is_file():
         raise UserError(f"No suite file at {path}.")
+    if path in within:
+        raise UserError(f"{path} lists itself, or is listed by a suite that it lists.")
     content = read_yaml(path)
     try:
         if not isinstance(content, dict):
             raise UserError(f"a suite is a mapping with the keys {', '.join(KEYS)}.")
         if content.keys() <= {"suites", "about"} and isinstance(content.get("suites"), list):
-            return tuple(suite for name in content["suites"] for suite in load(str(name)))
+            return tuple(
+                suite for name in content["suites"] for suite in load(str(name), (*within, path))
+            )
         # A dataclass field with a default would accept a missing list.
         for key in ("methods", "tasks"):
             if not isinstance(content.get(key), list) or not content[key]:

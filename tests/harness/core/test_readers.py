@@ -7,6 +7,7 @@ import pytest
 
 from steelyard.harness.core import readers
 from steelyard.harness.core.errors import UserError, brief
+from steelyard.harness.core.files import import_file
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,10 @@ def test_yaml_is_text_with_marks_of_other_systems(tmp_path: Path) -> None:
 def test_messages_have_one_line_and_short_words() -> None:
     assert str(UserError(f"a\nb: {'x' * 999} is long")) == f"a\\nb: {'x' * 300}... is long"
     assert brief("short words stay") == "short words stay"
+
+
+@pytest.mark.parametrize("content", [b"a = 1\ndef (", b"b = '\xe8'", b"a = 1\n\0", b"\xff\xfea\0"])
+def test_a_file_that_is_no_python_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine.py").write_bytes(content)
+    with pytest.raises(UserError, match=r"mine\.py:\d: not valid Python \("):
+        import_file(tmp_path / "mine.py")

@@ -1,8 +1,10 @@
 """Specs and records: ids and checksums that stay, and published records that are read back."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paths import ROOT
@@ -10,7 +12,7 @@ from paths import ROOT
 from steelyard.harness.core.environment import code
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records import record
-from steelyard.harness.records.record import Ledger, Record
+from steelyard.harness.records.record import Ledger, Record, Score
 from steelyard.harness.records.spec import LATER, RunSpec
 
 SPEC = RunSpec("joint", "food101", "tiny", "S", 0)
@@ -99,3 +101,34 @@ def test_all_published_records_are_read_back() -> None:
         assert again["scores"][0].keys() >= content["scores"][0].keys()
         schemas.add((result.schema, result.layout))
     assert schemas >= {(1, 1), (2, 1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(scores=5), "not iterable"),
+        (lambda c: c["scores"][0].update(value="abc"), "Score.value is 'abc'"),
+        (lambda c: c["scores"][0].update(value=None), "Score.value is None"),
+        (lambda c: c["scores"][0].update(n=True), "Score.n is True"),
+        (lambda c: c["spec"].update(task=None), "RunSpec.task is None"),
+        (lambda c: c["spec"].update(seed="1"), "RunSpec.seed is '1'"),
+        (lambda c: c["ledger"].update(flops={"forward": "many"}), "Ledger.flops is"),
+        (lambda c: c.update(ledger=[]), "must be a mapping"),
+        (lambda c: c.update(label=["a"]), "Record.label is"),
+        (lambda c: c.update(status="perhaps"), "Record.status is 'perhaps'"),
+        (lambda c: c.update(provenance=[]), "Record.provenance is"),
+        (lambda c: c["provenance"].update(data=5), "provenance has no object data"),
+        (lambda c: c.update(schema=[2]), r"schema \[2\], this version reads"),
+        (lambda c: c.update(label="half \ud83d"), "was changed after it was written"),
+    ],
+)
+def test_values_of_other_types_are_refused_whatever_the_checksum(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    score = Score("food101", "clean", "accuracy", 0.5, 2, None, True, True)
+    content = asdict(replace(failed(), scores=(score,)))
+    change(content)
+    content["seal"] = record.checksum(content)
+    (tmp_path / record.RECORD).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        record.read(tmp_path)

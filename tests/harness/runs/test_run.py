@@ -246,12 +246,14 @@ def test_killed_in_the_middle_a_suite_resumes_to_the_same_records(
         ("methods: [{method: joint, set: {}}]\ntasks: [food101]", "'set' .* is now 'options'"),
         ("methods: [joint, joint]\ntasks: [food101]", "Two entries are called 'joint'"),
         ("methods: [joint\n", "not valid YAML"),
+        ("tasks: [food101]\nmethods: [joint]\ntasks: [pope]", r":3: .*the key 'tasks' twice"),
+        ("suites: [{path}]", "lists itself"),
         ("- joint", "a suite is a mapping"),
     ],
 )  # fmt: skip
 def test_mistakes_in_a_suite_are_one_line(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(text)
+    path.write_text(text.replace("{path}", str(path)))
     with pytest.raises(UserError, match=message) as caught:
         suites_from(str(path), RunOptions())
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
