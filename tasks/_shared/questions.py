@@ -56,14 +56,17 @@ def image_path(root: Path, name: str, folders: Sequence[str] = IMAGE_FOLDERS) ->
     """Find an image; if there is none, return its path in the first folder, to be reported.
 
     A name that no file has may be written as other systems do: with ``%20`` or backslashes, spaces
-    around it, or accents as separate characters.
+    around it, accents as separate characters, or the ending in capitals or not.
     """
     accents = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
-    names = (name, name.strip(), name.replace("\\", "/"), unquote(name), *accents)
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name may be no path
+    endings = (stem + suffix.lower(), stem + suffix.upper())
+    names = (name, name.strip(), name.replace("\\", "/"), unquote(name), *accents, *endings)
     # No listing: ``val2014`` alone has 40 504 files.
-    paths = [root / folder / each for each in dict.fromkeys(names) for folder in folders]
+    paths = (root / folder / each for each in dict.fromkeys(names) for folder in folders)
     # Not Path.is_file(), which fails on a name that is too long.
-    return next((path for path in paths if os.path.isfile(path)), paths[0])  # noqa: PTH113
+    first = root / folders[0] / name
+    return next((path for path in paths if os.path.isfile(path)), first)  # noqa: PTH113
 
 
 def images_by_number(root: Path) -> dict[int, Path]:

@@ -253,7 +253,14 @@ def test_a_row_that_occurs_twice_is_refused(tmp_path: Path, task: str, file: str
 
 
 @pytest.mark.parametrize(
-    "name", ["my%20photo%231.jpg", " my photo#1.jpg ", "sub\\my photo#1.jpg", "sub/my photo#1.jpg"]
+    "name",
+    [
+        "my%20photo%231.jpg",
+        " my photo#1.jpg ",
+        "my photo#1.JPG",
+        "sub\\my photo#1.jpg",
+        "sub/my photo#1.jpg",
+    ],
 )
 @pytest.mark.parametrize("task", ["hateful_memes", "pope", "prior_conflict", "instruct", "chair"])
 def test_names_of_images_may_be_written_as_other_systems_do(
