@@ -23,7 +23,7 @@ PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 """All tests of a file run in one worker, which shares its fixtures; the last files are short."""
 BENCHES = ("mbpo", "wrapper", "coverage", "boards", "variants", "corruptions", "check")
 QUIET = {
-    "PYTHONPATH": "tests/fixtures",
+    "PYTHONPATH": f"tests/fixtures{os.pathsep}tests",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
@@ -135,6 +135,13 @@ def kills(session: nox.Session) -> None:
     """End commands at a hundred random moments, type them again, and compare all files."""
     out = str(ROOT / ".nox" / "kills")
     run(session, prepare(session), "tests/kills/kills.py", out, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Give the command 10,000 changed files and odd words; none may end in a traceback."""
+    out = str(ROOT / ".nox" / "fuzz")
+    run(session, prepare(session), "tests/fuzz/session.py", out, *session.posargs)
 
 
 @nox.session

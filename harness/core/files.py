@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import UserError, one_line
 from steelyard.harness.core.folders import find
 
 if TYPE_CHECKING:
@@ -194,14 +194,26 @@ def write_items(items: "pd.DataFrame", path: Path) -> None:
 
 
 def read_items(path: Path) -> "pd.DataFrame":
-    """Read a table of items; UserError if the file is absent, cut off or no such table."""
+    """Read a table of items; UserError if it is missing or broken."""
     import pandas as pd
 
-    try:
+    with explain_table_errors(path):
         return pd.read_parquet(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a complete table of items ({reason}).") from None
+
+
+@contextmanager
+def explain_table_errors(path: Path) -> Iterator[None]:
+    """Raise UserError with the path in place of the errors of a table that cannot be read."""
+    import pyarrow
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(
+            f"No {path}: intervals need a run's items, copy its whole folder."
+        ) from None
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not a complete Parquet file: {one_line(error)}") from error
 
 
 @contextmanager

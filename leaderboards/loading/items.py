@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.files import explain_table_errors
 from steelyard.tasks.answers import normalise
 from steelyard.tasks.weighted_metrics import Items
 
@@ -55,12 +56,8 @@ def column_names(path: Path) -> list[str]:
     """Return the columns of a file of items."""
     import pyarrow.parquet as parquet
 
-    if not path.is_file():
-        raise UserError(f"No {path}: intervals need a run's items, copy its whole folder.")
-    try:
+    with explain_table_errors(path):
         return list(parquet.read_schema(path).names)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def read(
@@ -78,7 +75,7 @@ def read(
 
     shared = [name for name in SHARED if name in KEYS or name in columns]
     unshared = [name for name in columns if name not in shared]
-    try:
+    with explain_table_errors(path):
         # In one piece and one thread: the files are small, and ``_stored`` needs the bytes.
         content = path.read_bytes()
         file = parquet.ParquetFile(pyarrow.BufferReader(content), pre_buffer=False)
@@ -87,12 +84,6 @@ def read(
         is_expected = expected is not None and stored is not None and stored == expected.stored
         names = unshared if is_expected else [*shared, *unshared]
         table = file.read(names, use_threads=False)
-    except FileNotFoundError:
-        raise UserError(
-            f"No {path}: intervals need a run's items, copy its whole folder."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}: run again.")

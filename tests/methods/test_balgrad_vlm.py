@@ -171,4 +171,5 @@ def test_training_draws_the_two_predictions_together(tune: str, root: Path) -> N
             losses = parts(model, vlm_toys.batch(model, 24))
         return (losses["K_image"] + losses["K_text"]).item()
 
-    assert divergence(2.0) < 0.7 * divergence(0.0)
+    # Adapters move a model less within the same budget.
+    assert divergence(2.0) < {"full": 0.7, "lora": 0.85}[tune] * divergence(0.0)

@@ -125,7 +125,9 @@ def test_a_vlm_is_trained_within_the_budget(name: str, tune: str, root: Path) ->
     assert all(torch.isfinite(value).all() for value in done.state.values())
     if done.meter.steps:
         limit = LIMITS.get(name, VLM_LIMIT)
-        assert 0.8 * limit < done.meter.spent <= limit
+        spent = done.meter.spent
+        # Steps differ, because flat groups are sampled again: the costliest is below two means.
+        assert spent <= limit < spent + 2 * spent / done.meter.steps
         assert any(not torch.equal(done.before[key], done.state[key]) for key in done.state)
 
 
