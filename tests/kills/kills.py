@@ -91,6 +91,7 @@ IMPORTS = (
     "trl",
 )
 """Libraries that commands import when they need them."""
+START_SECONDS = 10.0  # of workers
 SECONDS = 1800  # of one command; none takes that long
 
 
@@ -188,24 +189,27 @@ class Machine:
     def start(self, words: Sequence[str], prepare: Callable[[], object] = lambda: None) -> int:
         """Fork a process that runs a command; return its id."""
         process = os.fork()
-        if not process:
-            code: object = 0
-            try:
-                self._enter(words)
-                prepare()
-                steelyard()
-            except SystemExit as end:
-                code = end.code
-            except BaseException:
-                traceback.print_exc()
-                code = 70
+        if process:
+            return process
+        code: object = 70
+        try:
+            self._enter(words)
+            prepare()
+            steelyard()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        # A signal may come when the command has ended, and nothing may return into the caller.
+        try:
             # As Python ends, without the exit handlers of the parent: temporary folders that
             # objects own are removed, and worker processes awaited.
             gc.collect()
             multiprocessing.util._exit_function()  # type: ignore[attr-defined]
             sys.stdout.flush()
+        finally:
             os._exit(code if isinstance(code, int) else 0)
-        return process
 
     def _enter(self, words: Sequence[str]) -> None:
         """Make a forked process a command of its own, with a log for its output."""
@@ -237,7 +241,7 @@ class Machine:
     def fill(self) -> None:
         """Fill the disk to its last block."""
         with (self.root / BALLAST).open("wb", buffering=0) as file, suppress(OSError):
-            while True:
+            for _ in range(DISK // 2**20 + 1):
                 file.write(bytes(2**20))
 
 
@@ -261,46 +265,31 @@ def phases(command: int, paths: Sequence[str]) -> list[str]:
     return result[::-1]
 
 
-def measure(machine: Machine, out: Path) -> tuple[list[list[Event]], list[float]]:
-    """Run all commands undisturbed and keep a snapshot after each.
-
-    Returns:
-        The events of each command, and its seconds with two workers.
-    """
+def measure(machine: Machine, out: Path) -> list[list[Event]]:
+    """Run all commands undisturbed, keep a snapshot after each, and return the events of each."""
     events: list[list[Event]] = []
-    seconds = []
     for index, words in enumerate(COMMANDS):
         before = out / f"snapshot-{index - 1}" if index else None
-        for workers in (2, 0):
-            machine.reset(before)
-            watch = Watch(machine.root, lambda: None, -2, 0.0)
-            file = out / "events.json"
+        machine.reset(before)
+        watch = Watch(machine.root, lambda: None, -2, 0.0)
+        file = out / "events.json"
 
-            def prepare(watch: Watch = watch, file: Path = file) -> None:
-                def write() -> None:
-                    file.write_text(json.dumps(watch.events))
+        def prepare(watch: Watch = watch, file: Path = file) -> None:
+            def write() -> None:
+                file.write_text(json.dumps(watch.events))
 
-                multiprocessing.util.Finalize(None, write, exitpriority=-100)
-                sys.addaudithook(watch)
+            multiprocessing.util.Finalize(None, write, exitpriority=-100)
+            sys.addaudithook(watch)
 
-            start = time.monotonic()
-            code = machine.wait(machine.start([*words, *jobs_of(words, workers)], prepare))
-            if code:
-                raise SystemExit(f"{' '.join(words)} ended with {code}, see {machine.log}")
-            if workers:
-                seconds.append(time.monotonic() - start)
-                shutil.copytree(machine.root, out / "with-workers")
+        if code := machine.wait(machine.start([*words, *jobs_of(words, 0)], prepare)):
+            raise SystemExit(f"{' '.join(words)} ended with {code}, see {machine.log}")
         raw = json.loads(file.read_text())
         labels = phases(index, [path for path, _ in raw])
         ends = [moment for _, moment in raw[1:]] + [raw[-1][1] + 0.1]
         rows = zip(raw, ends, labels, [*labels[1:], labels[-1]], strict=True)
         events.append([Event(path, end - moment, *pair) for (path, moment), end, *pair in rows])
-        snapshot = out / f"snapshot-{index}"
-        shutil.copytree(machine.root, snapshot)
-        if faults := compare(snapshot, out / "with-workers", out):
-            raise SystemExit(f"{' '.join(words)} with two workers: {faults}")
-        shutil.rmtree(out / "with-workers")
-    return events, seconds
+        shutil.copytree(machine.root, out / f"snapshot-{index}")
+    return events
 
 
 def jobs_of(words: Sequence[str], workers: int) -> tuple[str, ...]:
@@ -312,16 +301,21 @@ def compare(snapshot: Path, root: Path, out: Path) -> list[str]:
     file = out / "comparison.json"
     process = os.fork()  # so that this process stays without the threads of pyarrow
     if not process:
-        faults = differences(contents(snapshot), contents(root))
-        runs = root / "runs"
-        faults += findings(runs)
-        boards = timeless_boards(runs, out / "boards" / "of-trial")
-        reference = out / "boards" / snapshot.name
-        if not reference.exists():
-            timeless_boards(snapshot / "runs", reference)
-        faults += [f"board: {text}" for text in differences(contents(reference / "board"), boards)]
-        file.write_text(json.dumps(faults))
-        os._exit(0)
+        code = 1
+        try:
+            runs = root / "runs"
+            faults = differences(contents(snapshot), contents(root)) + findings(runs)
+            boards = timeless_boards(runs, out / "boards" / "of-trial")
+            reference = out / "boards" / snapshot.name
+            if not reference.exists():
+                timeless_boards(snapshot / "runs", reference)
+            unequal = differences(contents(reference / "board"), boards)
+            file.write_text(json.dumps(faults + [f"board: {text}" for text in unequal]))
+            code = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
     if os.waitpid(process, 0)[1]:
         return ["the comparison failed"]
     result: list[str] = json.loads(file.read_text())
@@ -466,7 +460,8 @@ def main(out: Path, trials: int, seed: int) -> None:
     rng = random.Random(seed)
     rows = []
     try:
-        events, seconds = measure(machine, out)
+        events = measure(machine, out)
+        seconds = [START_SECONDS + sum(row.seconds for row in rows) for rows in events]
         counts = Counter(event.phase for event in itertools.chain(*events))
         disks = "tmpfs" if machine.mounted else "patched"
         print(f"{dict(counts)} events, full disks are {disks}", flush=True)
