@@ -79,13 +79,16 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
         raise UserError(f"--draws {options.draws}: replace a modality once or more.")
     settings = ProfileSettings(options.split, options.limit, options.draws)
     run: Record | None = None
-    title = Path(model).resolve().name if Path(model).exists() else model
+    model = registry.as_typed(model)
+    backbone_options = registry.read_options(model, parse_pairs(options.backbone_set))
+    title = model
     if (Path(model) / record.RECORD).is_file():
         run = record.read(Path(model))
         title = f"{run.label} (seed {run.spec.seed})"
     else:
         check_model_path(model)
-    backbone_options = registry.read_options(model, parse_pairs(options.backbone_set))
+        if shown := registry.folders(model, {}).get(model):
+            title = shown[: shown.rindex("#") + 9]  # as on boards
     spec = run.spec if run else None
     corpora = parallel.load_corpora(
         _task_names(options.tasks, run),

@@ -176,24 +176,24 @@ def check_answerable(run: Record, names: Iterable[str]) -> None:
 
 def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: EvaluateOptions) -> Job:
     """Return the job that scores an untrained model; a limit gives a record of its own."""
-    check_model_path(source)
+    check_model_path(source := registry.as_typed(source))
     backbone_options = registry.read_options(source, parse_pairs(options.backbone_set))
     registry.check_packages(source, backbone_options)
     spec = RunSpec(
         method=methods.idle(),
         task=tasks.NOTHING,
-        # A shell adds the slash when it completes a folder's name; the run's id must be the same.
-        backbone=source.rstrip("/"),
+        backbone=source,
         # Nothing is trained: budget and seed only complete the spec.
         budget="none",
         seed=0,
         backbone_options=backbone_options,
         # Part of the run's id: scores on fewer items are another record.
         data={"limit": str(options.limit)} if options.limit else {},
+        folders=registry.folders(source, backbone_options),
     )
     changes = ", ".join(f"{key}={value}" for key, value in sorted(spec.model_options.items()))
-    name = Path(spec.backbone).name
-    label = options.label or (f"{name}({changes})" if changes else name)
+    name = f"{spec.model_name}({changes})" if changes else spec.model_name
+    label = options.label or name
     elsewhere = None
     # Scored further, a model keeps what was said of it before.
     folder = (options.out or shared.RUNS) / spec.id

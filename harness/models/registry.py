@@ -13,13 +13,13 @@ from steelyard import tasks
 from steelyard.harness.core.environment import require_package
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
-from steelyard.harness.core.files import cache_folder, check_output
+from steelyard.harness.core.files import cache_folder, check_output, digest, user_path
 from steelyard.harness.core.options import Options, read_values
 from steelyard.harness.models import classifier_config, vlm_config
-from steelyard.harness.models.assembled import located
+from steelyard.harness.models.assembled import MODELS, located
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.models.classifier_config import ClassifierConfig
-from steelyard.harness.models.storage import read_description
+from steelyard.harness.models.storage import folder_hash, read_description
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.records.spec import RunSpec
 
@@ -52,7 +52,12 @@ def configure(name: str, options: Mapping[str, Any]) -> ClassifierConfig | VlmCo
 
 def read_options(name: str, options: Options) -> dict[str, Any]:
     """Read texts among the options of a backbone; ``configure`` refuses what is wrong."""
-    return read_values(ClassifierConfig if kind_of(name) == "classifier" else VlmConfig, options)
+    config_class = ClassifierConfig if kind_of(name) == "classifier" else VlmConfig
+    values = read_values(config_class, options)
+    return {
+        key: as_typed(value) if key == "adapter" and isinstance(value, str) else value
+        for key, value in values.items()
+    }
 
 
 def check_packages(name: str, options: Mapping[str, Any]) -> None:
@@ -173,6 +178,29 @@ def revision(source: str, options: Mapping[str, Any]) -> str:
     config = _pretrained_config(source, options)
     parts = [vlm_build.checkpoint(config.source), *([config.adapter] if config.adapter else [])]
     return "+".join(map(vlm_build.revision, parts))
+
+
+def folders(name: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``NAME#CONTENT`` of each model's folder in a backbone's name and options, by path."""
+    known = (*classifier_config.PRESETS, *vlm_config.PRESETS, *MODELS, "")
+    paths = (*(classifier_config.encoders(name) or (name,)), str(options.get("adapter", "")))
+    contents = {}
+    for path in paths:
+        if path not in known and Path(path).is_dir():
+            content = folder_hash(Path(path))
+            # An adapter is another model on another base.
+            if path == name and (base := vlm_config.base_of_adapter(path)):
+                below = folder_hash(Path(base)) if Path(base).is_dir() else base
+                content = digest([content.encode(), below.encode()])
+            # A link, and . or .., have the name of what they are.
+            contents[path] = f"{Path(path).resolve().name}#{content}"
+    return contents
+
+
+def as_typed(name: str) -> str:
+    """Return a model's name without what shells leave or add: ``~`` and a closing slash."""
+    path = name.rstrip("/") or name
+    return str(user_path(path)) if path.startswith("~") else path
 
 
 def open_model(source: str, options: Mapping[str, Any], device: str) -> "Classifier | Vlm":

@@ -1,5 +1,8 @@
-"""Folder of a saved backbone, its description written last; errors of foreign checkpoints."""
+"""Folders of models: description written last, hash of the content; errors of foreign ones."""
 
+import functools
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +10,14 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import explain_write_errors, write_json
+from steelyard.harness.core.folders import listing
 from steelyard.harness.core.readers import read_object
+from steelyard.harness.models.vlm_config import ADAPTER_BASE, ADAPTER_CONFIG
+
+MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
+"""Endings of weights, settings, templates and words."""
+STATE_FILES = ("trainer_state", "training_args", "optimizer", "scheduler", "readme", "license")
+"""Beginnings of the names of files that decide no answer."""
 
 
 @contextmanager
@@ -44,6 +54,35 @@ def explain_load_errors(message: str, advice: str) -> Iterator[None]:
         summary = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).replace("\t", "").strip()
         stop = "" if summary.endswith((".", "!", "?")) else "."
         raise UserError(f"{message}: {summary}{stop} {advice}") from error
+
+
+def folder_hash(folder: Path) -> str:
+    """Hash the weights, settings, words and template in a model's folder: 32 hex digits.
+
+    Equal models have equal hashes wherever they are.
+    """
+    paths = [
+        path
+        for path in listing(folder, *MODEL_FILES)
+        if path.is_file() and not path.name.lower().startswith(STATE_FILES)
+    ]
+    stats = [(path, path.stat()) for path in paths]
+    return _hash_of(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@functools.cache  # a command asks several times, and a model may have many gigabytes
+def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for path, _, _ in files:
+        # Names too, or two files with exchanged contents would give the same hash.
+        digest.update(path.name.encode(errors="surrogateescape"))
+        if path.name == ADAPTER_CONFIG:
+            settings = {**read_object(path), ADAPTER_BASE: ""}  # elsewhere it has another path
+            digest.update(json.dumps(settings, sort_keys=True).encode())
+            continue
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def read_description(path: Path, kind: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Build, save and load vision-language backbones."""
 
-import hashlib
 import os
 import socket
 from contextlib import suppress
@@ -16,13 +15,17 @@ from torch import nn
 from steelyard.harness.core.compat import enable_checkpointing, prepare_imports
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
-from steelyard.harness.core.folders import listing
 from steelyard.harness.data.images import as_rgb
 from steelyard.harness.models import vlm_checks
 from steelyard.harness.models.assembled import located
 from steelyard.harness.models.extension import STATE, Extension, extend, load_weights, state
 from steelyard.harness.models.frozen_tower import freeze
-from steelyard.harness.models.storage import describe_last, explain_load_errors, read_description
+from steelyard.harness.models.storage import (
+    describe_last,
+    explain_load_errors,
+    folder_hash,
+    read_description,
+)
 from steelyard.harness.models.vlm import Vlm, vision_modules
 from steelyard.harness.models.vlm_config import TINY, VlmConfig, resolve_precision
 from steelyard.harness.models.vlm_layout import IGNORED
@@ -75,18 +78,19 @@ def build_shapes(name: str, config: VlmConfig) -> tuple[Vlm, Any]:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
-    processor = load_processor(config.source)
+    source = checkpoint(config.source)
+    processor = load_processor(source)
     with (
         torch.device("meta"),
-        explain_load_errors(f"Could not load '{config.source}' as a vision-language model", ADVICE),
+        explain_load_errors(f"Could not load '{source}' as a vision-language model", ADVICE),
     ):
-        settings = AutoConfig.from_pretrained(_resolve(config.source), trust_remote_code=False)
+        settings = AutoConfig.from_pretrained(_resolve(source), trust_remote_code=False)
         model = AutoModelForImageTextToText.from_config(
             settings, dtype=_dtype(config), trust_remote_code=False
         )
         if config.tune == "lora":
             model = _with_adapter(model, replace(config, adapter=""))
-    backbone = _assemble(name, config, model, processor, config.source)
+    backbone = _assemble(name, config, model, processor, source)
     _set_trainable(backbone)
     # Not under the mode from the start: adapters convert their weights, which it refuses. Tensors
     # on the CPU without values, unlike those on ``meta``, run under autocast.
@@ -188,15 +192,9 @@ def revision(source: str) -> str:
     """Return the hub's commit of a checkpoint, or a hash of a folder's files."""
     from huggingface_hub import snapshot_download
 
-    if not Path(source).is_dir():
-        return Path(snapshot_download(source, local_files_only=True)).name
-    digest = hashlib.blake2b(digest_size=16)
-    for path in listing(Path(source), ".safetensors", ".json", ".jinja"):
-        # Names too, or two files with exchanged contents would give the same hash.
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()
+    if Path(source).is_dir():
+        return folder_hash(Path(source))
+    return Path(snapshot_download(source, local_files_only=True)).name
 
 
 def _dtype(config: VlmConfig) -> torch.dtype:

@@ -17,6 +17,8 @@ SMALL = "dinov2-smollm2"
 
 ADAPTER_CONFIG = "adapter_config.json"
 """File that every PEFT adapter has."""
+ADAPTER_BASE = "base_model_name_or_path"
+"""Key of that file for the checkpoint below the adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ def base_of_adapter(name: str) -> str:
     file = Path(name) / ADAPTER_CONFIG
     if not file.is_file():
         return ""
-    base = str(read_object(file).get("base_model_name_or_path") or "")
+    base = str(read_object(file).get(ADAPTER_BASE) or "")
     if not base:
         raise UserError(
             f"{file} does not name its base model: give the base as the model, with "

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from steelyard.harness.core.files import file_name
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.records.budget import Track
 
@@ -14,8 +16,11 @@ LATER: dict[str, object] = {
     "wall": None,
     "tuning": "",
     "trl": {},
+    "folders": {},
 }
 """Fields added after the first records, with the value that leaves the hash as it was."""
+RESERVED = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+"""Characters that no file's name has on some system."""
 WITHOUT_EFFECT = ("eval_batch_size", "pixel_cache_gb", "workers")
 """Backbone options about time and memory alone: they are no part of a run's id or name."""
 
@@ -29,7 +34,7 @@ class RunSpec:
     task: str
     """Name of the task whose data set is trained on."""
     backbone: str
-    """Name of a backbone preset, or ``image-encoder+text-encoder``."""
+    """Name of a backbone preset, ``image-encoder+text-encoder``, or a model's hub id or path."""
     budget: str
     """Name of a budget preset, or a number: of FLOPs, or of training items on the data track."""
     seed: int
@@ -50,30 +55,70 @@ class RunSpec:
     """Settings of the method's TRL trainer that differ from the method's."""
     tuning: str = ""
     """Hash of the trials that chose the options; empty if the method was not tuned."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """``NAME#CONTENT`` of each model's folder that backbone and options name, by its path."""
 
     @property
     def hash(self) -> str:
-        """Hash of the content, 8 hex digits."""
+        """Hash of the content, 8 hex digits; where models and method files are does not count."""
         # Fields added later count only if they are set: ids of older records stay the same.
         content = {k: v for k, v in asdict(self).items() if k not in LATER or v != LATER[k]}
-        content["backbone_options"] = dict(self.model_options)
+        contents = {path: shown.rpartition("#")[2] for path, shown in self.folders.items()}
+        content["backbone"] = _replaced(self.backbone, contents)
+        options = self.model_options
+        content["backbone_options"] = {
+            key: contents.get(str(self.backbone_options[key]), value)
+            for key, value in options.items()
+        }
+        content.pop("folders", None)
+        if self.source:
+            del content["method"]
         text = json.dumps(content, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
     @property
     def model_options(self) -> Mapping[str, str | int | float | bool]:
-        """Options of the backbone that can change a result."""
-        return {k: v for k, v in self.backbone_options.items() if k not in WITHOUT_EFFECT}
+        """Options of the backbone that can change a result, without paths of this machine."""
+        names = self._names
+        options = {k: v for k, v in self.backbone_options.items() if k not in WITHOUT_EFFECT}
+        return {k: names.get(str(v), v) for k, v in options.items()}
+
+    @property
+    def model(self) -> str:
+        """Backbone as boards show it: a folder is ``NAME#CONTENT``, wherever it is."""
+        return _replaced(self.backbone, self._names)
+
+    @property
+    def model_name(self) -> str:
+        """Name of the backbone without place and content; of a hub id its last part."""
+        names = {path: shown.rpartition("#")[0] for path, shown in self.folders.items()}
+        parts = _replaced(self.backbone, names).split("+")
+        return "+".join(part.rsplit("/", 1)[-1] for part in parts)
+
+    @property
+    def _names(self) -> Mapping[str, str]:
+        return {path: shown[: shown.rindex("#") + 9] for path, shown in self.folders.items()}
 
     @property
     def id(self) -> str:
         """Name of the run's folder, such as ``joint-food101-tiny-S-s0-3f9c2a1e``."""
-        # Paths and hub ids have slashes, a folder's name must not.
         method = self.method.rsplit("/", 1)[-1].removesuffix(".py")
-        backbone = "+".join(part.rsplit("/", 1)[-1] for part in self.backbone.split("+"))
         budget = self.budget if self.track == "compute" else f"{self.budget}-{self.track}"
-        return f"{method}-{self.task}-{backbone}-{budget}-s{self.seed}-{self.hash}"
+        name = f"{method}-{self.task}-{self.model_name}-{budget}-s{self.seed}"
+        # The hash tells runs apart.
+        if RESERVED.search(name) or len(name.encode(errors="replace")) > 150:
+            name = file_name(name)
+        return f"{name}-{self.hash}"
 
     def seed_for(self, *names: object) -> int:
         """Derive a named seed; methods with one seed share data order and initial weights."""
         return seed_for(self.seed, self.task, *names)
+
+
+def _replaced(backbone: str, names: Mapping[str, str]) -> str:
+    """Replace the paths in a backbone's name, which has one or, around a plus, two."""
+    places = [place for place, sign in enumerate(backbone) if sign == "+"]
+    pairs = [(backbone[:place], backbone[place + 1 :]) for place in places]
+    # A path may have the sign in it.
+    parts = max([(backbone,), *pairs], key=lambda parts: sum(part in names for part in parts))
+    return "+".join(names.get(part, part) for part in parts)

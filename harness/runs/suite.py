@@ -174,8 +174,9 @@ def with_types(suite: Suite) -> Suite:
         replace(entry, options=options, trl=trl)
         for entry, (options, trl) in zip(suite.entries, settings, strict=True)
     ]
-    options = registry.read_options(suite.backbone, suite.backbone_options)
-    return replace(suite, entries=tuple(entries), backbone_options=options)
+    backbone = registry.as_typed(suite.backbone)
+    options = registry.read_options(backbone, suite.backbone_options)
+    return replace(suite, entries=tuple(entries), backbone=backbone, backbone_options=options)
 
 
 def check(suite: Suite) -> None:
@@ -237,6 +238,7 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus], *, evaluate: bool = True) 
                     f"{task} has no training items, and {entry.method} needs some: train on "
                     f"another set with --task and score this one with --evaluate {task}."
                 )
+    folders = registry.folders(suite.backbone, suite.backbone_options)
     return [
         Job(
             spec=RunSpec(
@@ -257,6 +259,7 @@ def jobs(suite: Suite, corpora: Mapping[str, Corpus], *, evaluate: bool = True) 
                 track=suite.run_track,
                 wall=suite.wall,
                 tuning=str(entry.tuning["hash"]) if entry.tuning else "",
+                folders=folders,
             ),
             label=entry.name,
             variants=scored[task],

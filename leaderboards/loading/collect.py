@@ -1,6 +1,7 @@
 """Collect the records under folders into runs, and their scores into one long table."""
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +119,7 @@ def collect(
 def backbone_name(spec: RunSpec) -> str:
     """Return the backbone with its changed options: ``tiny(head=concat)``."""
     changed = ", ".join(f"{key}={value}" for key, value in sorted(spec.model_options.items()))
-    return f"{spec.backbone}({changed})" if changed else spec.backbone
+    return f"{spec.model}({changed})" if changed else spec.model
 
 
 def cap_name(spec: RunSpec) -> str:
@@ -136,38 +137,65 @@ def _identity(run: Run) -> tuple[str, str, int]:
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Return runs in which other models of one label have as much of their path as differs."""
-    models: dict[str, dict[str, str]] = {}
+    """Return runs in which entries of one label and other content have labels of their own.
+
+    These are models that were not trained here, and files of methods. They get as much of their
+    path as differs, or else their content.
+    """
+    paths: dict[str, dict[str, str]] = {}
     for run in runs:
-        if run.record.origin in ("as it is", "trained elsewhere"):
-            by_weights = models.setdefault(run.record.label, {})
-            by_weights.setdefault(str(run.record.provenance["weights"]), run.record.spec.backbone)
+        if source := _source(run.record):
+            _, path, content = source
+            paths.setdefault(run.record.label, {}).setdefault(content, path)
     result = []
     for run in runs:
-        label, path = run.record.label, run.record.spec.backbone
-        others = [other for other in models.get(label, {}).values() if other != path]
-        # Options stand behind the name of the folder.
-        if others and label.startswith(name := Path(path).name):
-            parts = Path(path).parts
-            suffixes = (Path(*parts[-count:]) for count in range(1, len(parts) + 1))
-            apart = (s for s in suffixes if not any(Path(o).match(str(s)) for o in others))
-            label = str(next(apart, path)) + label.removeprefix(name)
+        label, source = run.record.label, _source(run.record)
+        # Options stand behind the name. A method of the package has no content of its own.
+        if source and source[2] and len(paths[label]) > 1 and label.startswith(source[0]):
+            name, path, content = source
+            others = [other for key, other in paths[label].items() if key != content]
+            label = (_distinct(path, others) or f"{name}#{content[:8]}") + label.removeprefix(name)
         result.append(replace(run, record=replace(run.record, label=label)))
     return result
 
 
+def _source(record: Record) -> tuple[str, str, str] | None:
+    """Return name, path and content of what an entry is called after; None without a path."""
+    spec = record.spec
+    if record.origin in ("as it is", "trained elsewhere"):
+        return spec.model_name, spec.backbone, str(record.provenance["weights"])
+    if record.origin != "trained":
+        return None
+    return Path(spec.method.removesuffix(".py")).name, spec.method.removesuffix(".py"), spec.source
+
+
+def _distinct(path: str, others: Sequence[str]) -> str | None:
+    """Return the shortest end of a path that no other path ends with; None if there is none."""
+    # Boards are published: no root of a machine.
+    parts = [part for part in Path(path).parts if part != os.sep]
+    for start in range(len(parts) - 1, -1, -1):
+        end = tuple(parts[start:])
+        if not any(Path(other).parts[-len(end) :] == end for other in others):
+            return str(Path(*end))
+    return None
+
+
 def _without_copies(runs: Iterable[Run]) -> list[Run]:
-    """Return each run once; equal records in two folders are copies, not an error."""
+    """Return each run once; records of one run in two folders are copies, but for its times."""
     first: dict[tuple[str, str, int], Run] = {}
     for run in runs:
         earlier = first.setdefault(_identity(run), run)
-        if earlier.record != run.record:
+        if _outcome(earlier.record) != _outcome(run.record):
             task, label, seed = _identity(run)
             raise UserError(
                 f"Two different runs of {label} on {task} with seed {seed}: {earlier.folder} and "
-                f"{run.folder}. Keep one of them."
+                f"{run.folder}. Keep one of them, or give one another --label."
             )
     return list(first.values())
+
+
+def _outcome(record: Record) -> tuple[object, ...]:
+    return record.spec.hash, record.status, record.failure, frozenset(record.scores)
 
 
 def _check_comparable(runs: Sequence[Run]) -> None:

@@ -85,7 +85,7 @@ def _settings(run: Run) -> Iterator[tuple[str, str]]:
     # In the provenance too, of records that are new enough.
     rate = run.record.provenance.get("learning_rate", spec.learning_rate)
     yield "learning rate", str(rate or "the backbone's")
-    yield "backbone", f"{spec.backbone} {_pairs(spec.backbone_options)}".strip()
+    yield "backbone", f"{spec.model} {_pairs(spec.model_options)}".strip()
     yield "device", ledger.device
     limits = {"FLOPs": ledger.limit_flops, "s": ledger.limit_seconds, "items": ledger.limit_items}
     caps = [f"{limit:.4g} {unit}" for unit, limit in limits.items() if limit is not None]
@@ -132,7 +132,7 @@ def from_nothing(specs: Sequence[RunSpec], variants: Sequence[str]) -> str:
         return ""
     tasks = dict.fromkeys(variant.partition("@")[0] for variant in variants)
     words = ["steelyard", "run", spec.method, "--task", spec.task]
-    words += ["--backbone", spec.backbone, "--budget", spec.budget]
+    words += ["--backbone", spec.model, "--budget", spec.budget]
     words += ["--seeds", ",".join(str(spec.seed) for spec in specs)]
     if spec.track != "compute":
         words += ["--track", spec.track]
@@ -140,7 +140,7 @@ def from_nothing(specs: Sequence[RunSpec], variants: Sequence[str]) -> str:
         words += ["--wall", f"{spec.wall:g}"]
     words += _options("--set", spec.options)
     words += _options("--trl", spec.trl)
-    words += _options("--backbone-set", spec.backbone_options)
+    words += _options("--backbone-set", spec.model_options)
     words += _options("--data-set", {k: v for k, v in spec.data.items() if k != "revision"})
     # ``steelyard run`` scores the trained task in any case.
     for task in tasks:

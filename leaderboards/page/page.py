@@ -121,7 +121,7 @@ def _lead(runs: Runs) -> str:
     specs = [run.record.spec for run in runs.runs]
     entries = {run.record.label for run in runs.runs}
     rules = sorted({str(run.record.provenance.get("rules", 1)) for run in runs.runs})
-    backbones = ", ".join(sorted({spec.backbone for spec in specs}))
+    backbones = ", ".join(sorted({spec.model for spec in specs}))
     budgets = ", ".join(sorted({spec.budget for spec in specs}))
     trained = ", ".join("nothing" if task == NOTHING else task for task in runs.tasks())
     return (

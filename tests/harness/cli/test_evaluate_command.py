@@ -197,7 +197,7 @@ def test_a_task_without_an_interval_is_left_off_the_board_and_named(
 
 
 def test_other_weights_or_data_than_the_records_are_refused(
-    ask: Callable[..., Record], model: Path, tmp_path: Path
+    ask: Callable[..., Record], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
@@ -207,10 +207,24 @@ def test_other_weights_or_data_than_the_records_are_refused(
         UserError, match=r"fewer does not match the record of .* Give another --out"
     ):
         ask("stock/pope@image-blank", source=copy, data_root=(f"pope={tmp_path / 'fewer'}",))
-    config = copy / "generation_config.json"
-    config.write_text(config.read_text() + "\n")
+    monkeypatch.setattr(registry, "revision", lambda *model: "of another day")  # as on the hub
     with pytest.raises(UserError, match=r"has other weights .* give another --out"):
         ask("stock/pope@image-blank", source=copy)
+
+
+def test_a_folder_is_called_by_its_content_and_not_by_where_it_is(
+    ask: Callable[..., Record], model: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy" / model.name
+    shutil.copytree(model, copy)
+    first = ask("pope")
+    assert ask("pope", source=copy).id == first.id
+    config = copy / "generation_config.json"
+    config.write_text(config.read_text() + "\n")
+    assert ask("pope", source=copy).id != first.id
+    publish([tmp_path / "runs"], tmp_path / "board", html=True)
+    for path in (tmp_path / "board").rglob("*.*"):
+        assert str(tmp_path) not in path.read_text(errors="ignore"), path
 
 
 def test_mistakes(ask: Callable[..., Record], tmp_path: Path, model: Path) -> None:
