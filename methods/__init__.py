@@ -196,6 +196,17 @@ def check_data(name: str, options: Mapping[str, Option], kind: ModelKind, corpus
         check(corpus.splits.get("train", ()))
 
 
+def check(name: str, options: Mapping[str, Option], kind: ModelKind, batch_size: int) -> None:
+    """Check options, and a vision-language model's batch size by ``Config.check_batch`` if any.
+
+    Raises:
+        UserError: an option is unknown or wrong, or the method cannot train on such batches.
+    """
+    config = configure(load(name), options, kind)
+    if kind == "vlm" and (check_batch := getattr(config, "check_batch", None)):
+        check_batch(batch_size)
+
+
 def check_trainer(name: str, settings: Mapping[str, Option], kind: ModelKind) -> None:
     """Raise UserError unless a method's TRL trainer takes these settings."""
     if not settings:

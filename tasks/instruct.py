@@ -29,6 +29,9 @@ CAPTION = "caption"
 SPLITS = {"validation": "val", "valid": "val", "dev": "val"}
 """Other names of splits."""
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+ABOUT_DATA = frozenset({"source.json", "dataset_info.json", "dataset_infos.json", "state.json"})
+"""Files that describe a data set and have no rows."""
+SEVERAL = "several images"
 LISTED = 5
 """Most rows with later turns that a data card names."""
 
@@ -58,14 +61,7 @@ def _files(root: Path) -> tuple[Path, dict[str, Path]]:
     """Return the folder with the rows as JSON, and its files by split."""
     if not root.is_dir():
         raise UserError(f"No data folder at {root}: give the folder that holds train.jsonl.")
-    files: dict[str, Path] = {}
-    for path in listing(root):
-        stem, _, suffix = path.name.partition(".")
-        split = SPLITS.get(stem, stem)
-        if f".{suffix}" in SUFFIXES:
-            if split in files:
-                raise UserError(f"{root} has {files[split].name} and {path.name}: keep one.")
-            files[split] = path
+    files = _json_files(root)
     if named := {split: files[split] for split in MAIN_SPLITS if split in files}:
         return root, named
     if paths := tables.find(root):
@@ -84,6 +80,26 @@ def _files(root: Path) -> tuple[Path, dict[str, Path]]:
     )
 
 
+def is_readable(folder: Path) -> bool:
+    """Test whether a folder, such as a hub copy, has rows in JSON."""
+    files = _json_files(folder)
+    return bool(files.keys() & {*MAIN_SPLITS}) or len(files) == 1
+
+
+def _json_files(root: Path) -> dict[str, Path]:
+    """Return the JSON files of a folder, or else those of its folder ``data``, by split."""
+    files: dict[str, Path] = {}
+    for folder in (root, root / "data"):
+        for path in () if files else listing(folder):
+            stem, _, suffix = path.name.partition(".")
+            split = SPLITS.get(stem, stem)
+            if f".{suffix}" in SUFFIXES and path.name not in ABOUT_DATA:
+                if split in files:
+                    raise UserError(f"{root} has {files[split].name} and {path.name}: keep one.")
+                files[split] = path
+    return files
+
+
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """Reads the rows of a folder and lists what it leaves out."""
@@ -100,7 +116,8 @@ class _Reader:
         """Yield the items of a file; a row that cannot be read is skipped."""
 
         def skip(where: str, reason: str) -> None:
-            self.skipped.append(Skipped(where, split, f"malformed: {reason}"))
+            kind = "" if reason.startswith(SEVERAL) else "malformed: "  # cards count by kind
+            self.skipped.append(Skipped(where, split, kind + reason))
 
         copies: Counter[str] = Counter()
         for where, row in json_rows(read_text(path), path.name, skip):
@@ -160,7 +177,7 @@ def _image_names(where: str, row: questions.SourceRow, *, required: bool) -> lis
     value = row.get("images", row.get("image"))
     images = value if isinstance(value, list) else [] if value is None else [value]
     if len(images) > 1:
-        raise UserError(f"{where}: {len(images)} images, and a row can have one.")
+        raise UserError(f"{where}: {SEVERAL}: {len(images)}, and a row can have one.")
     names = []
     for image in images:
         name = image.get("path") if isinstance(image, Mapping) else image

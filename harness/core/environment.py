@@ -81,14 +81,22 @@ def peak_bytes(device: str) -> int:
 
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            # Peak resident memory in kB.
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if peak := _process_bytes("VmHWM"):
+        return peak
     unit = 1 if platform.system() == "Darwin" else 1024  # getrusage(2) differs
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has now; 0 where the system does not say."""
+    return _process_bytes("VmRSS")
+
+
+def _process_bytes(name: str) -> int:
+    """Return a size of this process as Linux names it, see proc(5); 0 elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def device_name(device: str) -> str:

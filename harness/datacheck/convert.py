@@ -130,9 +130,15 @@ def _write(task: str, copy: DataCopy, folder: Path, on_row: OnRow) -> None:
 
 
 def _official(task: str, path: Path) -> Path | None:
-    """Return the folder at or below ``path`` that has at least a part of the official layout."""
+    """Return the folder at or below ``path`` that has at least a part of the official layout.
+
+    A task that reads further forms says by ``is_readable`` whether a folder has one of them.
+    """
     if not path.is_dir():
         return None
+    readable = vars(tasks.module(task)).get("is_readable")
+    if readable is not None and readable(path):
+        return path
     lines = tasks.info(task).layout
     folder = path / layout.nested(layout.expected(lines, folders.walk(path)))
     for row in layout.expected(lines, folders.walk(folder)):

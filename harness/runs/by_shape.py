@@ -8,8 +8,8 @@ multiplied by the ratio of the two models' plain steps, and so are its activatio
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING
-from warnings import catch_warnings, simplefilter
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -42,6 +42,8 @@ MOMENTS = {"adamw": 2.0, "sgd": 1.0}
 """State of an optimiser, in units of the trained weights; of one with 8 bits half of a unit."""
 FOUR_BITS = 4.5 / 16
 """Weight of 4 bits with its scales, as a fraction of one in bf16."""
+BATCHES = 16
+"""Micro-batches whose lengths are read."""
 SHARED = ("tune", "lora_rank", "lora_alpha", "batch_size", "micro_batch_size", "checkpointing",
           "max_answer_tokens")  # fmt: skip
 """Options that decide what a method holds and how it goes through its items."""
@@ -72,28 +74,41 @@ class PlainStep:
 
 
 def plain_step(name: str, config: VlmConfig, task: str, corpus: Corpus) -> PlainStep:
-    """Count a plain step over the first training items, without weights.
+    """Count a plain step without weights, at the lengths of evenly spaced training items.
+
+    FLOPs are those of a micro-batch of mean length, padding included, and memory is that of the
+    longest.
 
     Raises:
         UserError: the checkpoint's configuration or processor is not at hand.
     """
     backbone, shapes = vlm_build.build_shapes(name, config)
     recipe = backbone.recipe
-    part = recipe.micro_size(recipe.batch_size)
-    sample = replace(corpus, splits={"train": corpus.splits["train"][:part]})
-    data = train_data(backbone, task, sample)
-    batch = data.gather(range(len(data)))
-    rows, length = len(data), batch.tokens.shape[1] + batch.targets.shape[1]
-    answered = int((batch.targets != IGNORED).sum())
-    dtype = backbone.base.get_input_embeddings().weight.dtype
-    with shapes, LiveBytes(backbone) as memory, total_counter() as counter, catch_warnings():
-        simplefilter("ignore", FutureWarning)  # transformers', about its own name of checkpointing
-        embedded = torch.zeros(rows, length, backbone.width, dtype=dtype)
-        embedded.requires_grad_(config.tune == "full")
-        states = backbone.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        logits = backbone.base.get_output_embeddings()(states.flatten(0, 1)[:answered]).float()
-        loss = cross_entropy(logits, torch.zeros(answered, dtype=torch.int64))
-        torch.autograd.backward(loss)
+    examples = corpus.splits["train"]
+    rows = min(recipe.micro_size(recipe.batch_size), len(examples))
+    count = min(BATCHES, len(examples) // rows) * rows
+    spaced = [examples[index * len(examples) // count] for index in range(count)]
+    data = train_data(backbone, task, replace(corpus, splits={"train": tuple(spaced)}))
+    batches = [data.gather(range(start, start + rows)) for start in range(0, count, rows)]
+    lengths = [batch.tokens.shape[1] + batch.targets.shape[1] for batch in batches]
+    answered = round(fmean(int((batch.targets != IGNORED).sum()) for batch in batches))
+
+    def run(length: int) -> tuple[float, float]:
+        """Return FLOPs and bytes of activations of a micro-batch of this length."""
+        dtype = backbone.base.get_input_embeddings().weight.dtype
+        with shapes, LiveBytes(backbone) as memory, total_counter() as counter:
+            embedded = torch.zeros(rows, length, backbone.width, dtype=dtype)
+            embedded.requires_grad_(config.tune == "full")
+            decoder, head = backbone.language_model, backbone.base.get_output_embeddings()
+            states = decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
+            logits = head(states.flatten(0, 1)[:answered]).float()
+            loss = cross_entropy(logits, torch.zeros(answered, dtype=torch.int64))
+            torch.autograd.backward(loss)
+        backbone.zero_grad()
+        return counter.get_total_flops(), memory.peak[ACTIVATIONS]
+
+    _, activations = run(max(lengths))
+    flops = run(round(fmean(lengths)))[0] * recipe.batch_size / rows
     parameters = list(backbone.parameters())
     trained = sum(weight.nbytes for weight in parameters if weight.requires_grad)
     weights = sum(weight.nbytes for weight in parameters)
@@ -101,13 +116,12 @@ def plain_step(name: str, config: VlmConfig, task: str, corpus: Corpus) -> Plain
         decoder = backbone.language_model.layers.parameters()
         small = sum(weight.nbytes for weight in decoder if not weight.requires_grad)
         weights -= round((1 - FOUR_BITS) * small)
-    flops = counter.get_total_flops() * recipe.batch_size / rows
-    image = _image_flops(backbone, batch.pixels, int(batch.has_image.sum()))
+    image = _image_flops(backbone, batches[0].pixels, int(batches[0].has_image.sum()))
     if config.vision == "trained":
         flops, image = flops + 3 * image * recipe.batch_size, 0.0
     return PlainStep(
         flops,
-        memory.peak[ACTIVATIONS],
+        activations,
         image,
         weights,
         trained,

@@ -2,18 +2,24 @@
 
 Rates are the vendors' data sheets', of dense products: NVIDIA A100 (2021), H100 and H200 SXM
 (2024), L40S (2023), and the Ada architecture's white paper for the RTX 4090. In bf16 they are those
-of tensor cores with sums in fp32, in fp32 those outside tensor cores. A CPU is counted by one core
-with AVX2 at 3 GHz, since a run on a CPU uses one thread.
+of tensor cores with sums in fp32, in fp32 those outside tensor cores. A CPU is counted by one core,
+since a run on a CPU uses one thread: its rate is measured, and so is what the process holds beside
+tensors.
 """
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steelyard.harness.core.errors import UserError, unknown
 
 GB = 1e9
+SIDE = 1024
+"""Of the matrices whose product measures a CPU."""
 RESERVE_GB = 1.0
 """Of a card's memory, for the driver's context and libraries; no tensor can have it."""
+FRAGMENTED = 0.5
+"""Of activations: what glibc holds beyond them on a CPU, measured in ``docs/small_model.md``."""
 UTILISATION = 0.3
 """Fraction of the peak rate that training reaches: usual for models of 1B and more with eager
 attention and checkpointing; small models reach far less."""
@@ -49,7 +55,7 @@ CARDS = {
         Card("H200", 989e12, 67e12, 141),
         Card("L40S", 362e12, 91.6e12, 48),
         Card("RTX4090", 165e12, 82.6e12, 24),
-        Card("cpu", 96e9, 96e9),
+        Card("cpu", 96e9, 96e9),  # AVX2 at 3 GHz, until ``find`` has measured it
     )
 }
 
@@ -63,11 +69,11 @@ def find(name: str | None) -> Card:
     if name is not None:
         if name not in CARDS:
             raise unknown("card", name, CARDS)
-        return CARDS[name]
+        return _measured_cpu() if name == "cpu" else CARDS[name]
     import torch
 
     if not torch.cuda.is_available():
-        return CARDS["cpu"]
+        return _measured_cpu()
     properties = torch.cuda.get_device_properties(0)
     size = properties.total_memory / GB
     label = properties.name.replace(" ", "").upper()
@@ -75,6 +81,28 @@ def find(name: str | None) -> Card:
     # Of an unknown card the memory counts, and times are those of the slowest.
     like = known[0] if known else CARDS["RTX4090"]
     return Card(properties.name, like.bf16, like.fp32, size)
+
+
+def _measured_cpu() -> Card:
+    """Return the CPU with the rate at which one core multiplies matrices."""
+    import torch
+
+    def rate(dtype: torch.dtype) -> float:
+        matrix, seconds = torch.ones(SIDE, SIDE, dtype=dtype), []
+        for _ in range(4):  # the first prepares kernels
+            start = time.process_time()  # not the time that other processes take
+            torch.mm(matrix, matrix)
+            seconds.append(time.process_time() - start)
+        return float(2 * SIDE**3 / max(min(seconds), 1e-6))
+
+    return replace(CARDS["cpu"], bf16=rate(torch.bfloat16), fp32=rate(torch.float32))
+
+
+def host_parts(card: Card, activations: float, process: float) -> dict[str, float]:
+    """Return what a run on a CPU holds beside its tensors, in bytes; nothing for a GPU."""
+    if card.device != "cpu":
+        return {}
+    return {"process": process, "allocator": FRAGMENTED * activations}
 
 
 def check_fit(card: Card, run: str, memory: Mapping[str, float], advice: Mapping[str, str]) -> None:

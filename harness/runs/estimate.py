@@ -15,8 +15,9 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steelyard import tasks
-from steelyard.harness.core.environment import pick_device
+from steelyard import methods, tasks
+from steelyard.harness.budget.live_bytes import ACTIVATIONS
+from steelyard.harness.core.environment import pick_device, resident_bytes
 from steelyard.harness.core.examples import Corpus, Example
 from steelyard.harness.core.files import TemporaryFolder, write_items
 from steelyard.harness.core.progress import (
@@ -29,6 +30,7 @@ from steelyard.harness.core.progress import (
 from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs import cards
 from steelyard.harness.runs import suite as suites
 from steelyard.harness.runs.cards import GB, Card, check_fit
 from steelyard.harness.runs.job import Job, finished
@@ -73,7 +75,7 @@ class Estimate:
     evaluation: Mapping[str, float]
     """FLOPs by variant."""
     memory: Mapping[str, float]
-    """Bytes of the device by part, at the dearest moment of training."""
+    """Bytes of the device, on a CPU of the process, by part at the dearest moment of training."""
     disk: Mapping[str, float]
     """Bytes by part."""
     hours: float
@@ -101,16 +103,19 @@ def estimate(
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
+        methods.load(job.spec.method)  # imports what the method needs, which is part of a process
         groups.setdefault(replace(job.spec, seed=0).hash, []).append(job)
     subjects: dict[str, Subject] = {}
-    estimates = []
+    estimates, process = [], resident_bytes()
     for index, (job, *more) in enumerate(groups.values()):
         progress(f"estimating {job.label} on {job.spec.task}", index / len(groups))
         spec = job.spec
         key = f"{spec.task} {spec.backbone} {dict(spec.backbone_options)}"
         if key not in subjects:
             subjects[key] = Subject.prepare(spec, corpora[spec.task], card, device)
-        estimates.append(_estimate(job, 1 + len(more), subjects[key], corpora, card, utilisation))
+        one = _estimate(job, 1 + len(more), subjects[key], corpora, card, utilisation)
+        host = cards.host_parts(card, one.memory.get(ACTIVATIONS, 0.0), process)
+        estimates.append(replace(one, memory={**one.memory, **host}))
     return estimates
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -285,8 +286,6 @@ def print_plan(states: Sequence[tuple[Job, Record | None]], workers: int) -> Non
             f"{mean * pending / workers / 60:.0f} min for the rest with {workers} at a time, "
             "without evaluation."
         )
-    elif pending:
-        console.print("The time on this machine is not known before a first run.")
 
 
 def quiet_heavy_libraries() -> None:
@@ -304,6 +303,8 @@ def quiet_heavy_libraries() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # By transformers itself, of its own older name.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
 
 
 _shared: tuple[Mapping[str, Corpus], Path, str]

@@ -187,6 +187,7 @@ def check(suite: Suite) -> None:
         parse_budget(budget, suite.run_track, suite.wall)
     registry.check_packages(suite.backbone, suite.backbone_options)
     kind = registry.kind_of(suite.backbone)
+    size = registry.configure(suite.backbone, suite.backbone_options).batch_size
     for task in suite.tasks:
         if tasks.is_stock(task):
             raise UserError(f"{task} has no training items; score it with --evaluate {task}.")
@@ -199,7 +200,7 @@ def check(suite: Suite) -> None:
             "as 'backbone'."
         )
     for entry in suite.entries:
-        methods.configure(methods.load(entry.method), entry.options, kind)
+        methods.check(entry.method, entry.options, kind, size)
         methods.check_trainer(entry.method, entry.trl, kind)
     names = [entry.name for entry in suite.entries]
     for name in names:

@@ -30,7 +30,7 @@ class VlmPolicy(Policy):
 
     def __post_init__(self) -> None:
         # Before mining, so that a run that cannot train ends at once.
-        online.check_group(self.backbone, self.config.group)
+        self.config.check_batch(self.backbone.recipe.batch_size)
         is_offline = self.config.stream == "offline"
         self.online_rows = [] if is_offline else online.online_rows(self.data)
 

@@ -14,7 +14,6 @@ from torch.utils.data import Sampler
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example
 from steelyard.harness.core.options import require
-from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
 from steelyard.tasks.answers import exact
 
@@ -48,6 +47,14 @@ class Sampling:
         require(self, "max_tokens", self.max_tokens >= 1, "at least 1")
         require(self, "beta", self.beta >= 0, "0 or more")
         require(self, "resample", self.resample >= 0, "0 or more")
+
+    def check_batch(self, size: int) -> None:
+        """Refuse a batch size that does not hold complete groups and complete pairs."""
+        if size % self.group or size % PAIR:
+            raise UserError(
+                f"group={self.group} does not divide batch_size={size}, or that is odd: give "
+                f"another --set group=, or --backbone-set batch_size={2 * self.group}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +180,3 @@ def form(answer: str, choices: Sequence[str], finished: bool) -> float:
     if choices:
         return float(words in {choice.casefold() for choice in choices})
     return float("\n" not in words and len(words.split()) <= PHRASE_WORDS)
-
-
-def check_group(backbone: Vlm, group: int) -> None:
-    """Refuse a batch size that does not hold complete groups and complete pairs."""
-    size = backbone.recipe.batch_size
-    if size % group or size % PAIR:
-        raise UserError(
-            f"group={group} does not divide batch_size={size}, or that is odd: give another --set "
-            f"group=, or --backbone-set batch_size={2 * group}."
-        )

@@ -196,7 +196,7 @@ def online_trainer(
     ``mix`` is the fraction of offline batches. ``rewards`` name rewards of stored answers.
     ``settings`` are further arguments of ``config_class``.
     """
-    online.check_group(backbone, config.group)
+    config.check_batch(backbone.recipe.batch_size)
     rows = online.online_rows(data) if rows is None else rows
     arguments = trl.passes(backbone, backbone.recipe.batch_size)
     sampler = BlockSampler(

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.runs.suite import Suite, SuiteEntry, check
 from steelyard.methods import grpo, rloo
 from steelyard.methods._preference.online import (
     BlockSampler,
@@ -111,9 +113,17 @@ def test_options_are_checked() -> None:
         toy.run(grpo, backbone, toy.data(backbone, 8, 0), grpo.Config(group=6), FLOPS)
 
 
-def test_captions_are_left_out_and_several_labels_refused() -> None:
-    from dataclasses import replace
+@pytest.mark.parametrize("method", ["grpo", "rloo", "mbpo"])
+def test_a_batch_without_whole_groups_is_refused_before_a_model_is_at_hand(method: str) -> None:
+    entry = SuiteEntry(method, {"group": 4})
+    sizes = {"batch_size": 6}
+    suite = Suite("s", (entry,), ("instruct",), backbone="org/not-here", backbone_options=sizes)
+    with pytest.raises(UserError, match="group=4 does not divide batch_size=6"):
+        check(suite)
+    check(replace(suite, backbone_options={"batch_size": 8}))
 
+
+def test_captions_are_left_out_and_several_labels_refused() -> None:
     backbone = toy.load(toy.random_base())
     pool = toy.data(backbone, 4, seed=0)
     caption = replace(pool.examples[0], answers=("a yellow banana on grey",), choices=())

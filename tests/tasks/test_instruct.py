@@ -85,7 +85,7 @@ def test_captions_have_no_share_of_the_accuracy(tmp_path: Path) -> None:
         ({"kind": 3.5}, "'kind' must be"),
         ({"rejected": "2"}, "'rejected' is the right answer"),
         ({"question": "<image><image> which?"}, "2 <image> in the text, and 1 image"),
-        ({"images": ["images/x.png", "images/x.png"]}, "2 images, and a row can have one"),
+        ({"images": ["images/x.png", "images/x.png"]}, "several images: 2, and a row can have one"),
         ({"id": "val1"}, "occur more than once in val"),
         ({"id": "train1"}, "in both train and val"),
         ({"image": "images/gone.png"}, "1 of 4 rows of val cannot be used.*gone.png"),
@@ -120,9 +120,10 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
 
 def test_broken_rows_are_counted_and_named(tmp_path: Path) -> None:
     path = write(tmp_path, ("train",)) / "train.jsonl"
-    path.write_text(path.read_text() + '{"question": \n[3]\n')
-    with pytest.raises(UserError, match="2 of 6 rows of train cannot be used"):
+    several = json.dumps({**ROWS[0], "id": "7", "image": ["x.png", "x.png"]})
+    path.write_text(path.read_text() + '{"question": \n[3]\n' + several + "\n")
+    with pytest.raises(UserError, match="3 of 7 rows of train cannot be used"):
         instruct.load(tmp_path)
-    corpus = instruct.load(tmp_path, max_bad=0.4)
-    assert [row.id for row in corpus.skipped] == ["train.jsonl:5", "train.jsonl:6"]
-    assert card.core(corpus)["skipped"] == {"train": {"malformed": 2}}
+    corpus = instruct.load(tmp_path, max_bad=0.5)
+    assert [row.id for row in corpus.skipped] == [f"train.jsonl:{line}" for line in (5, 6, 7)]
+    assert card.core(corpus)["skipped"] == {"train": {"malformed": 2, "several images": 1}}

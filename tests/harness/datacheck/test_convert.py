@@ -300,6 +300,23 @@ def test_official_files_on_the_hub_are_taken_as_they_are(
     assert tasks.load("food101", tmp_path / "made").classes[0] == "apple"
 
 
+@pytest.mark.parametrize("name", ["train.json", "data/train.jsonl", "llava_instruct_4.json"])
+def test_rows_in_json_on_the_hub_are_read(
+    downloaded: list[tuple[str, ...]], own_cache: Path, hub: Path, name: str
+) -> None:
+    shutil.rmtree(hub)
+    (hub / "images").mkdir(parents=True)
+    (hub / "images" / "1.jpg").write_bytes(jpeg(1))
+    (hub / "dataset_infos.json").write_text("{}")
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cup."}]
+    rows = hub / name
+    rows.parent.mkdir(exist_ok=True)
+    rows.write_text(json.dumps([{"image": "1.jpg", "conversations": turns}]))
+    (root,) = parse_roots(["instruct=org/rows"], ["instruct"]).values()
+    (item,) = tasks.load("instruct", root).splits["train"]
+    assert item.answers == ("A cup.",) and item.image is not None
+
+
 def test_of_a_known_copy_only_what_is_needed_is_fetched(
     downloaded: list[tuple[str, ...]], tmp_path: Path, hub: Path
 ) -> None:
