@@ -42,8 +42,6 @@ MOMENTS = {"adamw": 2.0, "sgd": 1.0}
 """State of an optimiser, in units of the trained weights; of one with 8 bits half of a unit."""
 FOUR_BITS = 4.5 / 16
 """Weight of 4 bits with its scales, as a fraction of one in bf16."""
-BATCHES = 16
-"""Micro-batches whose lengths are read."""
 SHARED = ("tune", "lora_rank", "lora_alpha", "batch_size", "micro_batch_size", "checkpointing",
           "max_answer_tokens")  # fmt: skip
 """Options that decide what a method holds and how it goes through its items."""
@@ -86,7 +84,7 @@ def plain_step(name: str, config: VlmConfig, task: str, corpus: Corpus) -> Plain
     recipe = backbone.recipe
     examples = corpus.splits["train"]
     rows = min(recipe.micro_size(recipe.batch_size), len(examples))
-    count = min(BATCHES, len(examples) // rows) * rows
+    count = min(trial.BATCHES, len(examples) // rows) * rows
     spaced = [examples[index * len(examples) // count] for index in range(count)]
     data = train_data(backbone, task, replace(corpus, splits={"train": tuple(spaced)}))
     batches = [data.gather(range(start, start + rows)) for start in range(0, count, rows)]

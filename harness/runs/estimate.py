@@ -15,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steelyard import methods, tasks
+from steelyard import tasks
 from steelyard.harness.budget.live_bytes import ACTIVATIONS
 from steelyard.harness.core.environment import pick_device, resident_bytes
 from steelyard.harness.core.examples import Corpus, Example
@@ -103,10 +103,9 @@ def estimate(
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        methods.load(job.spec.method)  # imports what the method needs, which is part of a process
         groups.setdefault(replace(job.spec, seed=0).hash, []).append(job)
     subjects: dict[str, Subject] = {}
-    estimates, process = [], resident_bytes()
+    estimates = []
     for index, (job, *more) in enumerate(groups.values()):
         progress(f"estimating {job.label} on {job.spec.task}", index / len(groups))
         spec = job.spec
@@ -114,6 +113,9 @@ def estimate(
         if key not in subjects:
             subjects[key] = Subject.prepare(spec, corpora[spec.task], card, device)
         one = _estimate(job, 1 + len(more), subjects[key], corpora, card, utilisation)
+        # The trial has imported what the run needs, and holds a model whose weights count already.
+        weights = sum(weight.nbytes for weight in subjects[key].backbone.parameters())
+        process = float(max(0, resident_bytes() - weights))
         host = cards.host_parts(card, one.memory.get(ACTIVATIONS, 0.0), process)
         estimates.append(replace(one, memory={**one.memory, **host}))
     return estimates

@@ -40,6 +40,8 @@ SMALL, LARGE = 12, 36
 """Budgets of the two trials, in plain steps: one pass forward and back over a batch."""
 GROWTH = (1, 4, 16)
 """Factors on both budgets, tried in turn until the method has made a step."""
+BATCHES = 16
+"""Batches whose mean is a plain step of a vision-language model."""
 SEVERAL = 4
 """Steps whose items are more than what a loader reads ahead."""
 FEATURES = "features"
@@ -250,17 +252,24 @@ def spent(backbone: "Classifier | Vlm", run_pass: "Callable[[Classifier | Vlm], 
 
 
 def plain_step(backbone: "Classifier | Vlm", data: "TrainData") -> tuple[float, float]:
-    """Return FLOPs of one plain step, forward and back over a batch, and bytes of activations."""
+    """Return FLOPs of one plain step, forward and back over a batch, and bytes of activations.
+
+    Of a vision-language model, whose rows differ in length, they are the mean FLOPs and the most
+    bytes of some batches of the data.
+    """
     size = min(backbone.recipe.batch_size, len(data))
     part = backbone.recipe.micro_size(size)
-    batch = data.gather(range(part))
+    count = min(BATCHES if backbone.kind == "vlm" else 1, len(data) // part)
+    starts = [index * (len(data) // count) for index in range(count)]
+    batches = [data.gather(range(start, start + part)) for start in starts]
     memory = LiveBytes(backbone)
 
     def step(model: "Classifier | Vlm") -> None:
         half = model.recipe.precision == "bf16"
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
-            loss = model.loss(model.predict(batch), batch).mean()
-        torch.autograd.backward(loss)
+        for batch in batches:
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+                loss = model.loss(model.predict(batch), batch).mean()
+            torch.autograd.backward(loss)
 
     def steps(model: "Classifier | Vlm") -> None:
         step(model)
@@ -268,7 +277,7 @@ def plain_step(backbone: "Classifier | Vlm", data: "TrainData") -> tuple[float, 
         with memory:  # the first step includes the meter's own passes
             step(model)
 
-    flops = spent(backbone, steps) / 2 * size / part
+    flops = spent(backbone, steps) / (2 * count) * size / part
     return flops, float(memory.peak[ACTIVATIONS])
 
 
