@@ -7,6 +7,7 @@ real data, a browser or a GPU run when named: ``nox -s bench``.
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import nox
@@ -22,6 +23,11 @@ INSTALLED: list[str] = []
 PARALLEL = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 """All tests of a file run in one worker, which shares its fixtures; the last files are short."""
 BENCHES = ("mbpo", "wrapper", "coverage", "boards", "variants", "corruptions", "check")
+PYTHONS = ("3.11", "3.12", "3.13")
+QUICK = tuple(f"tests/{name}" for name in (
+    "test_rules.py", "harness/core", "harness/data", "harness/records", "leaderboards/stats",
+    "leaderboards/validate", "methods/test_mcr.py", "tasks/corruptions",
+))  # fmt: skip
 QUIET = {
     "PYTHONPATH": f"tests/fixtures{os.pathsep}tests",
     "OMP_NUM_THREADS": "1",
@@ -152,6 +158,57 @@ def lowest(session: nox.Session) -> None:
     session.run("uv", "pip", "install", *low, "-r", "pyproject.toml", "--extra", "dev")
     session.install("--no-deps", ".")
     run(session, "python", "-m", "pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session
+def pythons(session: nox.Session) -> None:
+    """Collect all tests, and run quick ones, on each declared Python that is at hand."""
+    session.install("uv")
+    for version in PYTHONS:
+        if not (interpreter := find_python(version)):
+            session.warn(f"Python {version} is not at hand: left out")
+            continue
+        home = ROOT / ".nox" / f"python{version}"
+        python = str(home / "bin" / "python")
+        session.run("uv", "venv", "--quiet", "--clear", "--python", interpreter, str(home))
+        install = ("uv", "pip", "install", "--quiet", "--python", python)
+        session.run(*install, "-r", "pyproject.toml", "--extra", "dev")
+        session.run(*install, "--no-deps", ".")
+        run(session, python, "-m", "pytest", "--collect-only", "-q", "--no-summary")
+        run(session, python, "-m", "pytest", *PARALLEL, *(session.posargs or QUICK))
+
+
+def find_python(version: str) -> str:
+    """Return the path of an interpreter that runs, of the system or of pyenv; else nothing."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    paths = [shutil.which(f"python{version}"), *pyenv.glob(f"versions/{version}.*/bin/python")]
+    for path in filter(None, paths):
+        # The shims of pyenv are there for versions that are not chosen.
+        if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+            return str(path)
+    return ""
+
+
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """Resolve this package beside the vLLM that TRL supports; nothing is installed."""
+    session.install("uv")
+    trl = Path(session.create_tmp()) / "trl.in"
+    trl.write_text("trl[vllm]\n", encoding="utf-8")
+    words = ("uv", "pip", "compile", "--quiet", "--no-annotate", "pyproject.toml", str(trl))
+    for line in str(session.run(*words, silent=True)).splitlines():
+        if line.partition("==")[0] in ("numpy", "torch", "transformers", "trl", "vllm"):
+            session.log(line)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look up known vulnerabilities of the resolved packages, at PyPI; one not found fails."""
+    session.install("uv", "pip-audit")
+    pins = str(Path(session.create_tmp()) / "pins.txt")
+    session.run("uv", "pip", "compile", "--quiet", "--no-annotate", "pyproject.toml", "-o", pins)
+    look_up = ("pip-audit", "--strict", "--no-deps", "--disable-pip", "--progress-spinner", "off")
+    session.run(*look_up, "-r", pins, *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -1,10 +1,14 @@
-"""Characters that do not show, by which a stranger's text could steer a terminal or mislead."""
+"""Text of strangers: characters that do not show, which steer a terminal or mislead, and markup."""
 
 import json
+import re
 import unicodedata
 
 INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 """Unicode categories of control and format characters and line separators."""
+# Underscores within a word and number signs within a line are plain text in Markdown.
+_MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_+|_+(?!\w)|^#(?=.)")
+BREAKS = dict.fromkeys(map(ord, "\n\t"))
 
 
 def is_invisible(character: str) -> bool:
@@ -14,9 +18,9 @@ def is_invisible(character: str) -> bool:
 
 def visible(text: str) -> str:
     """Leave out characters that do not show, but for line ends and tabs."""
-    if text.isprintable():
+    if text.translate(BREAKS).isprintable():
         return text
-    return "".join(sign for sign in text if sign in "\n\t" or not is_invisible(sign))
+    return "".join(sign for sign in text if ord(sign) in BREAKS or not is_invisible(sign))
 
 
 def escaped(text: str) -> str:
@@ -24,3 +28,14 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(json.dumps(sign)[1:-1] if is_invisible(sign) else sign for sign in text)
+
+
+def one_line(text: str) -> str:
+    """Replace line ends and other white space by spaces, and leave out what does not show."""
+    return visible(" ".join(text.split()))
+
+
+def md(text: str) -> str:
+    """Escape text for Markdown, also inside a table."""
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), text)

@@ -1,9 +1,9 @@
 """Content of a data card and its Markdown page; the terminal shows the page with less rows."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from steelyard.harness.core.characters import md
 from steelyard.harness.data import card
 from steelyard.harness.data.reading import ordered_splits
 from steelyard.harness.datacheck.annotations import count_text
@@ -44,11 +44,11 @@ def table(rows: Iterable[Any] = (), text: str = "") -> CardSection:
 def markdown(data_card: DataCard, max_rows: int = PAGE_ROWS) -> str:
     """Render the card as a Markdown page with at most ``max_rows`` rows per table."""
     lines = [f"# Data card: {data_card['task']}", ""]
-    lines += [f"Card {data_card['card'] or 'none'}. {_escape(verdict(data_card))}"]
+    lines += [f"Card {data_card['card'] or 'none'}. {md(verdict(data_card))}"]
     lists = {"Problems": data_card["problems"], "Warnings": data_card["warnings"]}
     for title, messages in lists.items():
         if messages:
-            lines += ["", f"## {title}", "", *(f"- {_escape(message)}" for message in messages)]
+            lines += ["", f"## {title}", "", *(f"- {md(message)}" for message in messages)]
     for title, section in data_card["sections"].items():
         rows, text = section["rows"], section["text"]
         if rows or text:
@@ -60,7 +60,7 @@ def markdown(data_card: DataCard, max_rows: int = PAGE_ROWS) -> str:
         if len(rows) > max_rows:
             lines += ["", f"{len(rows) - max_rows:,} more rows in card.json."]
         if text:
-            lines += ["", _escape(text)]
+            lines += ["", md(text)]
     return "\n".join(lines) + "\n"
 
 
@@ -92,18 +92,10 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.1%}"
     if isinstance(value, list):
-        return _escape(", ".join(value))
+        return md(", ".join(value))
     if isinstance(value, str):
-        return _escape(value[:12] if name == "sha256" else value)
+        return md(value[:12] if name == "sha256" else value)
     return count_text(value)
-
-
-# Underscores inside a word, as in file names, are no markup.
-_MARKUP = re.compile(r"[\\`*\[\]|<&]|(?<!\w)_+|_+(?!\w)")
-
-
-def _escape(text: str) -> str:
-    return _MARKUP.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), text)
 
 
 def split_tables(core: card.Core, repeated: Mapping[str, int]) -> dict[str, CardSection]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
+from steelyard.harness.core.characters import md, visible
 from steelyard.leaderboards.boards import cells, tables
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.entries import Blank
@@ -13,7 +14,7 @@ from steelyard.leaderboards.boards.evidence import joined, sentence, titled
 from steelyard.leaderboards.boards.plots.ranks import critical_figure
 from steelyard.leaderboards.boards.sheets import main_sheet
 from steelyard.leaderboards.loading.collect import Run, Runs
-from steelyard.leaderboards.output.escape import escape_formulas, md
+from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.leaderboards.output.files import json_text, members
 from steelyard.leaderboards.output.report import SCHEMA, Report, file_links, image
 from steelyard.leaderboards.output.sheet import Sheet, bullets, sheet_markdown, text_sheet
@@ -117,7 +118,7 @@ def build(runs: Runs, boards: Sequence[Board]) -> Summary:
     combined = overall(single)
     # Ten digits: the last ones of a double vary by machine.
     scores = runs.scores.to_csv(index=False, float_format="%.10g")
-    files = {"scores.csv": escape_formulas(scores.encode())}
+    files = {"scores.csv": escape_formulas(visible(scores).encode())}
     if runs.oracle:
         files |= oracle_report(runs.oracle).files()
     figures: Figures = {}

@@ -1,18 +1,10 @@
-"""Escape text for Markdown, LaTeX and spreadsheets."""
+"""Escape text for LaTeX and spreadsheets."""
 
 import csv
 import io
 import re
 
-# Underscores within a word and number signs within a line are plain text in Markdown.
-_MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_+|_+(?!\w)|^#(?=.)")
-
-
-def md(text: str) -> str:
-    """Escape text for Markdown, also inside a table."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKUP.sub(lambda match: "".join(f"\\{sign}" for sign in match[0]), text)
-
+from steelyard.harness.core.characters import one_line
 
 _LATEX = str.maketrans(
     {
@@ -39,11 +31,13 @@ _MINUS = re.compile(r"(?<!\w)-(?=\d)")
 
 def tex(text: str) -> str:
     """Escape text for LaTeX with the package textcomp."""
-    return _MINUS.sub("$-$", " ".join(text.split()).translate(_LATEX))
+    text = _MINUS.sub("$-$", one_line(text).translate(_LATEX))
+    # Behind the end of a row these would be read as its argument and its star.
+    return f"{{{text[0]}}}{text[1:]}" if text.startswith(("[", "*")) else text
 
 
-_FORMULA = re.compile(rb'(?m)(?:^|,)"?(?:[=+@\t\r]|-(?![\d.]))')
-"""Cell that may begin like a formula."""
+_FORMULA = re.compile(rb'(?m)(?:^|,)"?(?:[=+@\t\r]|-(?![\d.]+(?:e[+-]?\d+)?(?:,|$)))')
+"""Cell that may begin like a formula, and is no negative number."""
 
 
 def escape_formulas(content: bytes) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from steelyard.harness.core.characters import visible
 from steelyard.harness.core.files import write_atomic
 from steelyard.leaderboards.output.escape import escape_formulas
 
@@ -44,7 +45,7 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Return CSV of rows, the header first; formulas are escaped."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
-    return escape_formulas(out.getvalue().encode()).decode()
+    return escape_formulas(visible(out.getvalue()).encode()).decode()
 
 
 def members(record: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steelyard.leaderboards.output.escape import md
+from steelyard.harness.core.characters import md
 from steelyard.leaderboards.output.files import csv_text, exact, json_text, write_files
 from steelyard.leaderboards.output.sheet import Sheet, bullets, sheet_latex, sheet_markdown
 from steelyard.leaderboards.output.style import Figures, render

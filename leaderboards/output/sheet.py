@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from steelyard.leaderboards.output.escape import md, tex
+from steelyard.harness.core.characters import md
+from steelyard.leaderboards.output.escape import tex
 from steelyard.leaderboards.output.style import shorten
 
 if TYPE_CHECKING:

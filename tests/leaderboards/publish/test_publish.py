@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from steelyard.harness.core.characters import md
 from steelyard.leaderboards.boards import tables
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cells import with_half
 from steelyard.leaderboards.boards.plots.board import figures
 from steelyard.leaderboards.boards.plots.costs import cost_axis, pareto
-from steelyard.leaderboards.output.escape import md
 from steelyard.leaderboards.output.style import (
     axis_limits,
     headline,
