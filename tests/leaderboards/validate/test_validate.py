@@ -162,7 +162,7 @@ def from_validation(content: Content) -> None:
     ("change", "expected"),
     [
         (raised, "food101 clean: the record says accuracy 0.99, its items give"),
-        (not_a_number, "accuracy is nan"),
+        (not_a_number, "NaN is no number of JSON"),
         (undirected, "is the main metric and has no direction"),
         (weightless, "lacks the hash of the weights"),
         (turned, "higher is better is False, the task says True"),
