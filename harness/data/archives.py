@@ -86,6 +86,11 @@ def _open(path: Path) -> Iterator[list[Member]]:
     else:
         with tarfile.open(path) as tar:
             entries = [entry for entry in tar if not entry.isdir()]
+            # tarfile takes a broken header for the end of the archive, which is two empty blocks.
+            if tar.fileobj is None or tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(
+                tarfile.BLOCKSIZE
+            ):
+                raise tarfile.ReadError("it is cut off, or broken in the middle")
             yield [Member(e.name, e.size, partial(tar.extractfile, e)) for e in entries]
 
 

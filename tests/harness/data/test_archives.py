@@ -1,5 +1,6 @@
 """Archives that strangers packed write their own files, below the folder, and nothing else."""
 
+import gzip
 import io
 import shutil
 import stat
@@ -123,6 +124,22 @@ def test_broken_archives_are_one_line(tmp_path: Path, kind: str) -> None:
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"cannot be unpacked"):
             unpack(path, tmp_path / "set")
+
+
+@pytest.mark.parametrize("kind", ["tar", "tgz"])
+@pytest.mark.parametrize("broken", [slice(1024, None), slice(1024, 1536)])
+def test_a_tar_that_ends_too_early_is_not_read_in_part(
+    tmp_path: Path, kind: str, broken: slice
+) -> None:
+    path = tarred(tmp_path / "set.tar", *((tarfile.TarInfo(name), b"1") for name in "abc"))
+    content = bytearray(path.read_bytes())
+    # The header of the second member is missing with all that follows, or is no header.
+    content[broken] = b"" if broken.stop is None else b"x" * 512
+    path = tmp_path / f"set.{kind}"
+    path.write_bytes(gzip.compress(content) if kind == "tgz" else content)
+    with pytest.raises(UserError, match=r"cannot be unpacked \(it is cut off, or broken"):
+        unpack(path, tmp_path / "set")
+    assert contents(tmp_path / "set") == {}
 
 
 def pack(path: Path, files: dict[str, bytes]) -> Path:
