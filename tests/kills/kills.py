@@ -1,6 +1,6 @@
 """End commands at random moments, type them again, and compare all files with undisturbed ones.
 
-    python tests/kills/kills.py OUT [--trials 100] [--seed 0]
+    python tests/kills/kills.py OUT [--trials 100] [--seed 0] [--only KIND]
 
 Commands run two small suites, of classifiers and of vision-language models, and write boards. Each
 is forked from this process, which has imported everything, so that a trial takes seconds. A moment
@@ -55,6 +55,8 @@ from steelyard.leaderboards.output import style
 from steelyard.tasks.world import build
 
 KINDS = ("kill", "terminate", "interrupt", "full disk", "clock", "twice")
+ALONE = ("clock", "twice")
+"""Kinds that have no trials with workers among the planned ones."""
 PHASES = ("data", "base model", "training", "scoring", "record", "board")
 SUITES = {
     "classifier": "methods: [joint, modality_dropout]\ntasks: [food101]\nseeds: [0]\n"
@@ -214,6 +216,7 @@ class Machine:
     def _enter(self, words: Sequence[str]) -> None:
         """Make a forked process a command of its own, with a log for its output."""
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs ignore it
         os.chdir(self.root)
         with self.log.open("a") as log:
             print("$", *words, file=log, flush=True)
@@ -374,11 +377,11 @@ def disturb(machine: Machine, trial: Trial, seconds: Sequence[float], rng: rando
     elif trial.kind == "terminate":
         os.kill(process, signal.SIGTERM)
     else:
-        trial.target = rng.choice(("command", "group", "worker"))
         children = workers_of(process)
+        trial.target = rng.choice(("command", "group", "worker") if children else ("command",))
         if trial.target == "group":
             os.killpg(process, signal.SIGKILL)
-        elif trial.target == "worker" and children:
+        elif trial.target == "worker":
             os.kill(rng.choice(children), signal.SIGKILL)
         else:
             os.kill(process, signal.SIGKILL)
@@ -430,18 +433,21 @@ def run_trial(
         (out / f"fault-{number}" / "output.txt").write_text(output)
 
 
-def planned(trials: int, rng: random.Random, events: Sequence[Sequence[Event]]) -> Iterator[Trial]:
+def planned(
+    trials: int, kinds: Sequence[str], rng: random.Random, events: Sequence[Sequence[Event]]
+) -> Iterator[Trial]:
     """Yield trials over all pairs of kinds and phases; every fifth has workers."""
-    pairs = [(kind, phase) for kind in KINDS if kind != "twice" for phase in PHASES]
+    pairs = [(kind, phase) for kind in kinds if kind != "twice" for phase in PHASES]
+    of_workers = [kind for kind in ("kill", *KINDS) if kind in kinds and kind not in ALONE]
     rng.shuffle(pairs)
     for number in range(trials):
         kind, phase = pairs[(number - number // 5) % len(pairs)]
-        if number % 5 < 4:
+        if number % 5 < 4 or not of_workers:
             yield draw(rng, kind, phase, events)
         else:
-            kind = ("kill", "kill", "terminate", "interrupt", "full disk")[number // 5 % 5]
+            kind = of_workers[number // 5 % len(of_workers)]
             yield Trial(kind, "", rng.randrange(2), workers=rng.choice((1, 2)))
-    for _ in range(trials // 20):
+    for _ in range(trials // 20 if "twice" in kinds else 0):
         yield Trial("twice", "", rng.randrange(2), workers=rng.choice((1, 2)))
 
 
@@ -449,7 +455,8 @@ def planned(trials: int, rng: random.Random, events: Sequence[Sequence[Event]]) 
 @click.argument("out", type=Path)
 @click.option("--trials", default=100, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def main(out: Path, trials: int, seed: int) -> None:
+@click.option("--only", multiple=True, type=click.Choice(KINDS), help="Kind of end.")
+def main(out: Path, trials: int, seed: int, only: tuple[str, ...]) -> None:
     """Run the trials, print a table, and exit with 1 if anything was unequal."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -465,7 +472,7 @@ def main(out: Path, trials: int, seed: int) -> None:
         counts = Counter(event.phase for event in itertools.chain(*events))
         disks = "tmpfs" if machine.mounted else "patched"
         print(f"{dict(counts)} events, full disks are {disks}", flush=True)
-        for trial in planned(trials, rng, events):
+        for trial in planned(trials, only or KINDS, rng, events):
             run_trial(machine, trial, seconds, rng, out)
             rows.append(trial)
             with (out / "trials.jsonl").open("a") as file:
