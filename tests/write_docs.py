@@ -4,6 +4,7 @@
 """
 
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -156,6 +157,7 @@ def command_index() -> str:
     """Return the page that lists all commands."""
     text, examples = help_parts(cli)
     _, _, codes = inspect.cleandoc(cli.help or "").partition("Exit codes:\n")
+    codes = re.sub(r"\n {5,}", " ", codes)  # lines that go on
     commands = [
         (f"[{name}]({name}.md)", summary(command)) for name, command in cli.commands.items()
     ]

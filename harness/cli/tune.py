@@ -111,7 +111,10 @@ def _with_validation(suite: Suite, corpora: Mapping[str, Corpus]) -> Suite:
     """Return the suite without scored tasks that have no validation items."""
     for task in suite.tasks:
         if not corpora[task].splits.get("val"):
-            raise UserError(f"{task} has no validation items to choose on: tune on other data.")
+            raise UserError(
+                f"{task} has no validation items to choose on: add a split val, or tune on "
+                "another task."
+            )
     usable = tuple(task for task in suite.evaluate if corpora[task].splits.get("val"))
     if skipped := [task for task in suite.evaluate if task not in usable]:
         console.print(f"skipped for selection (no val split): {', '.join(skipped)}")

@@ -102,7 +102,8 @@ def load_corpora(
         if corpus.skipped:
             rows = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
             count = len(corpus.skipped)
-            skipped = f"{corpus.name}: {count} rows skipped", "yellow"
+            rows = "1 row" if count == 1 else f"{count} rows"
+            skipped = f"{corpus.name}: {rows} skipped", "yellow"
             console.print(Text.assemble(skipped, f" ({rows} ...)"))
     return corpora
 
@@ -292,6 +293,9 @@ def quiet_heavy_libraries() -> None:
     """Set one CPU thread and turn off warnings and progress bars of tokenizers and transformers."""
     # Else tokenizers starts threads, and warns whenever a process is forked after that.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # What libraries say to each other about their next versions.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     from steelyard.harness.core.compat import prepare_imports
 
     prepare_imports()

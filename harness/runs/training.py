@@ -164,7 +164,8 @@ def require_features(backbone: "Classifier | Vlm", corpus: Corpus, budget: Budge
     if features + step > budget.flops:
         raise UserError(
             f"budget too small: features of {len(examples):,} training items need {features:.3g} "
-            f"FLOPs, one step {step:.3g}, and the budget is {budget}"
+            f"FLOPs, one step {step:.3g}, and the budget is {budget}: give --budget "
+            f"{1.01 * (features + step):.3g} or more"
         )
     return features
 

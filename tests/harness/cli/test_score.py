@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stock_data
 from board_factory import board_of
 from command import Command
 from PIL import Image
@@ -70,6 +71,26 @@ def test_answers_made_elsewhere_are_scored_and_stand_on_a_board(
     assert refused.code == 2 and "use 'steelyard score'" in refused.stderr
     clean = score(replies(items, "yes"), "--label", "clean", variant="pope")
     assert clean.code == 2 and "was asked something else" in clean.stderr
+
+
+@pytest.mark.parametrize("variant", ["stock/pope", "stock/pope@image-blank"])
+def test_answers_to_a_task_of_lmms_eval_are_scored(
+    steelyard: Command, tmp_path: Path, variant: str
+) -> None:
+    data = ("--data-root", f"pope={stock_data.write(tmp_path / 'pope', stock_data.pope())}")
+    asked = steelyard("items", variant, "--out", str(tmp_path / "items"), *data, "--limit", "9")
+    assert asked.code == 0, asked.stderr
+    items = [json.loads(line) for line in (tmp_path / "items" / "items.jsonl").open()]
+    assert len(items) == 9 and all(len(i["images"]) == ("blank" not in variant) for i in items)
+    file, runs = tmp_path / "answers.jsonl", tmp_path / "runs"
+    file.write_text("".join(json.dumps(row) + "\n" for row in replies(items, "yes")))
+    where = (*data, "--limit", "9", "--out", str(runs))
+    assert steelyard("score", str(file), variant, *where).code == 0
+    values = {s.metric: s for s in record.read(record.find(runs)[0]).scores}
+    # Of the answers yes all are right where the question's is yes.
+    assert values["pope_recall"].value == 1 and values["pope_accuracy"].n == 9
+    assert values["pope_accuracy"].value == values["pope_precision"].value
+    assert steelyard("validate", str(runs)).code == 0
 
 
 def test_answers_without_a_yes_or_no_are_said_aloud_and_are_not_ranked(

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +15,11 @@ import pytest
 from board_factory import board_of, first, make_run, profile
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import ROOT
 from PIL import Image
 
 from steelyard.harness.core.characters import md
+from steelyard.harness.records.record import Score
 from steelyard.leaderboards.boards import tables
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cells import with_half
@@ -242,3 +246,24 @@ def test_no_text_is_cut_at_the_edge_of_a_figure(ending: str) -> None:
     picture = np.asarray(Image.open(io.BytesIO(images["long.png"])).convert("L"))
     margin = int(0.08 * 150)  # of a tenth of an inch
     assert (picture[:, -margin:] == 255).all() and (picture[:, -3 * margin :] < 255).any()
+
+
+def test_the_columns_that_the_documents_name_are_written(toy: Path) -> None:
+    """Fields of a row by name: the page may not describe what is not there, nor leave any out."""
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    publish([toy], toy / "out")
+    with (toy / "out" / "scores.csv").open() as file:
+        columns = next(csv.reader(file))
+    assert {field.name for field in fields(Score)} <= {*re.findall(r"`(\w+)`", page)}
+    _, _, text = page.partition("Columns of `scores.csv`: ")
+    assert re.findall(r"`(\w+)`", text.partition(".\n")[0]) == columns
+    with (toy / "out" / "board-toy.csv").open() as file:
+        columns = next(csv.reader(file))
+    _, _, text = page.partition("Columns of a board's CSV: ")
+    names = set(re.findall(r"`(\w+)`", text.partition("\n\n")[0]))
+    assert names - {"_low", "_high", "_p", "_p_holm", "difference_NAME", "flops_PHASE"} <= {
+        *columns, "win_rate", "gap", "worst", "better_corrupted", "balance_traded",
+    }  # fmt: skip
+    scores = r"clean|corrupted|balanced|image|text|image-\w+|text-\w+"
+    described = rf"({scores}|win_rate|difference_\w+)(_low|_high|_p|_p_holm)?|flops_\w+"
+    assert not [name for name in columns if name not in names and not re.fullmatch(described, name)]
