@@ -29,7 +29,7 @@ from stat import S_ISREG
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from steelyard.harness.core.errors import UserError
 
@@ -43,6 +43,8 @@ MOST_PIXELS = 178_956_970
 MISSING = "missing"
 # What is wrong with a file is in the error, and what is wrong with its metadata matters to no one.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Colour profiles and what programs write into a PNG about its making are often above 1 MB.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

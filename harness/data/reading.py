@@ -20,7 +20,7 @@ from steelyard.harness.data.images import MISSING, RULES
 
 MAIN_SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".jp2"}
+    {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".jfif", ".tif", ".tiff", ".avif", ".jp2"}
 )
 NAMED = 3
 """Most items that an error names."""

@@ -186,6 +186,13 @@ def test_orientations_that_do_not_exist_are_ignored() -> None:
     assert (pixels(noise) == np.asarray(COLOURS)).all()
 
 
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
+def test_large_metadata_of_a_png_is_no_fault(kind: bytes) -> None:
+    head = b"key\0" + (b"\1\0\0\0" if kind == b"iTXt" else b"\0")
+    large = chunk(kind, head + zlib.compress(bytes(5 << 20)))
+    assert (pixels(png(8, 0, b"\7\7\7\7", large)) == 7).all()
+
+
 def test_all_orientations_by_hand() -> None:
     corner = Image.new("L", (16, 16))
     corner.paste(255, (0, 0, 8, 8))  # top left
