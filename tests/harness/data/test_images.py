@@ -9,8 +9,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import image_files
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from PIL import Image, ImageCms, ImageOps
 
 from steelyard.harness.data.image_scan import scan_image
@@ -313,3 +315,16 @@ def test_only_rules_that_matter_for_the_pixels_are_noted() -> None:
     assert decode(stored(clear(254), "PNG"), "clear").is_converted
     assert decode(stored(Image.fromarray(RAMP), "PNG"), "wide").is_converted
     assert not decode(stored(COLOURS, "JPEG"), "photo").is_converted
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(content=image_files.CONTENTS)
+def test_a_thumbnail_fails_where_the_full_image_does(content: bytes) -> None:
+    outcomes = []
+    for edge in (None, 18):
+        try:
+            image = decode(content, "test", edge)
+            outcomes.append((image.size, image.is_converted))
+        except ImageError as error:
+            outcomes.append((error.fault,))
+    assert outcomes[0] == outcomes[1]

@@ -7,13 +7,11 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
+import image_files
 import mme_files
-import numpy as np
 import pytest
 import scripted_vlm
 import torch
@@ -37,84 +35,18 @@ MAX_BAD = 0.4
 TRAIN, TEST = 6, 3
 
 
-def files() -> dict[str, bytes]:
-    """Return valid image files of all formats and modes, and files that are no image."""
-    photo = Image.effect_noise((40, 30), 80).convert("RGB")
-    clear = photo.copy()
-    clear.putalpha(photo.getchannel("R"))
-    grey = np.asarray(photo.convert("L"))
-    exif = Image.Exif()
-    exif[0x112] = 6  # turned
-    exif[0x010E] = "described"
-    wide: dict[str, Image.Image] = {
-        "I;16": Image.fromarray(grey.astype(np.uint16) << 8),
-        "I": Image.fromarray(grey.astype(np.int32) << 8),
-        "F": Image.fromarray(grey.astype(np.float32) / 255),
-    }
-    kinds: list[tuple[str, Image.Image, dict[str, Any]]] = [
-        ("JPEG", photo, {}),
-        ("JPEG", photo, {"progressive": True, "exif": exif}),
-        ("JPEG", photo.convert("CMYK"), {}),
-        ("PNG", photo, {"exif": exif}),
-        ("PNG", clear, {}),
-        ("PNG", photo.convert("P"), {"transparency": 5}),
-        ("PNG", photo.convert("1"), {}),
-        ("PNG", wide["I;16"], {}),
-        ("GIF", photo.convert("P"), {"save_all": True, "append_images": [clear.convert("P")]}),
-        ("WEBP", clear, {}),
-        ("BMP", photo, {}),
-        ("PPM", wide["I;16"], {}),
-        ("AVIF", photo, {}),
-        ("JPEG2000", photo, {}),
-        ("TIFF", photo, {"exif": exif}),
-        ("TIFF", photo.convert("LAB"), {}),
-        ("TIFF", photo, {"compression": "tiff_lzw"}),
-        ("TIFF", wide["I"], {}),
-        ("TIFF", wide["F"], {}),
-    ]
-    contents = {"page": b"<html>404</html>", "empty": b""}
-    for number, (kind, image, options) in enumerate(kinds):
-        buffer = BytesIO()
-        image.save(buffer, kind, **options)
-        contents[f"{number} {kind} {image.mode}"] = buffer.getvalue()
-    return contents
-
-
-FILES = files()
 STATES: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
     "folder": lambda path: (path.unlink(), path.mkdir()),
     "link to nothing": lambda path: (path.unlink(), path.symlink_to("nowhere")),
-    "page": lambda path: path.write_bytes(FILES["page"]),
+    "page": lambda path: path.write_bytes(image_files.FILES["page"]),
     "empty": lambda path: path.write_bytes(b""),
 }
-EDIT = st.tuples(
-    st.sampled_from(["flip", "cut", "insert", "remove"]),
-    st.floats(0, 1, exclude_max=True),
-    st.binary(min_size=1, max_size=9),
-)
 STATE = st.one_of(
     st.sampled_from(sorted(STATES)).map(lambda name: STATES[name]),
-    st.tuples(st.sampled_from(sorted(FILES)), st.lists(EDIT, max_size=3)).map(
-        lambda drawn: lambda path: path.write_bytes(edited(FILES[drawn[0]], drawn[1]))
-    ),
+    image_files.CONTENTS.map(lambda content: lambda path: path.write_bytes(content)),
 )
 """Brings an image file into a state."""
-
-
-def edited(content: bytes, edits: Sequence[tuple[str, float, bytes]]) -> bytes:
-    """Apply edits at fractions of the length."""
-    for kind, fraction, extra in edits:
-        at = int(fraction * len(content))
-        if kind == "flip" and content:
-            content = content[:at] + bytes([content[at] ^ (extra[0] or 1)]) + content[at + 1 :]
-        elif kind == "cut":
-            content = content[:at]
-        elif kind == "insert":
-            content = content[:at] + extra + content[at:]
-        else:
-            content = content[:at] + content[at + len(extra) :]
-    return content
 
 
 def write_food(root: Path) -> Path:
