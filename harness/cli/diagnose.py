@@ -89,13 +89,9 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
         check_model_path(model)
         if shown := registry.folders(model, {}).get(model):
             title = shown[: shown.rindex("#") + 9]  # as on boards
-    spec = run.spec if run else None
-    corpora = parallel.load_corpora(
-        _task_names(options.tasks, run),
-        options,
-        spec=spec,
-        model=None if run else (model, backbone_options),
-    )
+    spec, untrained = (run.spec, None) if run else (None, (model, backbone_options))
+    names = _task_names(options.tasks, run)
+    corpora = parallel.load_corpora(names, options, spec=spec, model=untrained)
     parallel.quiet_heavy_libraries()
     if run is None:
         parallel.ensure_base_model(model, backbone_options)
@@ -109,9 +105,8 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
         for index, (task, corpus) in enumerate(corpora.items(), start=1)
     }
     with console.status("computing the profile"):
-        parts = [part for task, rows in tables.items() for part in parts_of(task, [rows])]
-        description = _describe(backbone, corpora, settings, device)
-        diagnosis = Diagnosis(title, description, tuple(parts))
+        parts = tuple(part for task, rows in tables.items() for part in parts_of(task, [rows]))
+        diagnosis = Diagnosis(title, _describe(backbone, corpora, settings, device), parts)
         files = reliance_tables.write(diagnosis, options.out)
     scores, *_ = reliance_tables.sheets(diagnosis)
     console.print(*terminal_tables(scores, console.width, names=2))

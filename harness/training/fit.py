@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.errors import NonFiniteLoss
+from steelyard.harness.core.progress import no_progress
 from steelyard.harness.models.backbone import Backbone, Batch, Recipe
 from steelyard.harness.training.train_data import TrainData
 
@@ -34,14 +35,13 @@ def fit(
     stage: str = "train",
     until: float = 1.0,
     extra: Sequence[nn.Module] = (),
-    after_backward: Callable[[], None] | None = None,
+    after_backward: Callable[[], None] = no_progress,
     learning_rate_scale: float = 1.0,
 ) -> None:
     """Train until the fraction ``until`` of the budget is used, or BudgetSpent is raised.
 
-    ``seed`` and ``stage`` decide the order of the batches. ``extra`` are further modules of the
-    method to train. ``after_backward`` runs before clipping and the optimiser step. The learning
-    rate rises linearly and then falls along a cosine to zero within this stage.
+    ``seed`` and ``stage`` decide the order of the batches. ``extra`` are further modules to train.
+    ``after_backward`` runs before clipping. The learning rate follows ``schedule`` in this stage.
 
     ``step`` gets the recipe's micro-batches one by one; their mean loss is that of the batch if it
     is a mean over items. Terms that compare items see one micro-batch.
@@ -51,16 +51,16 @@ def fit(
         BudgetSpent: the next pass would overshoot the budget.
     """
     backbone.train()
-    everything = [*backbone.parameters(), *(p for module in extra for p in module.parameters())]
-    parameters = [parameter for parameter in everything if parameter.requires_grad]
+    modules = (backbone, *extra)
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = new_optimiser(parameters, backbone.recipe)
     half = backbone.recipe.precision == "bf16"
     meter.start_stage()
     start = meter.fraction
     for positions in data.positions(backbone.recipe.batch_size, seed, stage):
-        progress = (meter.fraction - start) / (until - start) if until > start else 1.0
-        if progress >= 1.0:
+        if meter.fraction >= until:
             return
+        progress = (meter.fraction - start) / (until - start)
         # Ends the run between two steps and not inside one.
         meter.afford_step(len(positions))
         rate = set_rate(optimiser, backbone.recipe, progress, learning_rate_scale)
@@ -78,8 +78,7 @@ def fit(
             torch.autograd.backward(loss / len(parts))
             for name, value in {"loss": loss.detach(), **values}.items():
                 means[name] += float(value) / len(parts)
-        if after_backward is not None:
-            after_backward()
+        after_backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, backbone.recipe.clip_norm).item()
         if not math.isfinite(norm):
             raise NonFiniteLoss(meter.steps + 1, norm, "gradient norm")
@@ -102,7 +101,7 @@ def set_rate(
 
 
 def schedule(progress: float, warmup: float) -> float:
-    """Return the learning-rate factor in [0, 1] at a fraction of the stage."""
+    """Return the learning-rate factor at a fraction of the stage: a line to 1, a cosine to 0."""
     if progress < warmup:
         return max(progress / warmup, 1e-3)  # not 0, or the first step would be lost
     return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))

@@ -110,8 +110,10 @@ def mine(policy: Policy) -> list[MinedAnswer]:
     answers: list[MinedAnswer] = []
     cost = 0.0  # of an item of the last batch
     for chunk in chunks(positions):
-        # The plan is an estimate; the share is a limit.
-        if meter.fraction + cost * len(chunk) > end:
+        # The plan is an estimate and the share a limit: the last batch holds what still fits.
+        room = max(0.0, end - meter.fraction)
+        chunk = chunk if room >= cost * len(chunk) else chunk[: int(room / cost)]
+        if not chunk:
             break
         before = meter.fraction
         answers += policy.answer_attacked(chunk, generator, steps)

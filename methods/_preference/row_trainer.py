@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core.examples import Turn
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
@@ -198,18 +198,14 @@ def online_trainer(
     """
     config.check_batch(backbone.recipe.batch_size)
     rows = online.online_rows(data) if rows is None else rows
-    arguments = trl.passes(backbone, backbone.recipe.batch_size)
-    sampler = BlockSampler(
-        online.pools(rows, config.group, mix),
-        backbone.recipe.batch_size,
-        seed_for(seed, "online", "order"),
-        arguments["gradient_accumulation_steps"],
-    )
+    size, order = backbone.recipe.batch_size, seed_for(seed, "online", "order")
+    passes = trl.passes(backbone, size)["gradient_accumulation_steps"]
+    sampler = BlockSampler(online.pools(rows, config.group, mix), size, order, passes)
     form = [online.form] if config.format_reward else []
     with trl.workspace(backbone) as folder:
-        # TRL would load the reference by the name in the model's configuration: that is not the
-        # start of this run, and the meter does not watch it. With beta 0 TRL loads none. Under
-        # LoRA ``reference`` is None, and TRL's second adapter is a copy of the start.
+        # TRL would load the model that its configuration names, which is not the start of this run
+        # and not watched; with beta 0 it loads none. Under LoRA ``reference`` is None, and TRL's
+        # second adapter is a copy of the start.
         reference = trl.reference_copy(backbone) if config.beta else None
         settings = {
             "num_generations": config.group,
@@ -233,11 +229,8 @@ def online_trainer(
         if reference is not None:
             trainer.ref_model, trainer.beta = reference, config.beta
 
-        @cache
-        def turn_at(position: int) -> tuple[str, Sequence[str]]:
-            turn: Turn = data.turn(position)
-            return turn.answer, turn.choices
-
+        texts = attrgetter("answer", "choices")  # without the image
+        turn_at = cache(lambda position: texts(data.turn(position)))
         prompts = trl_data.prompts_of(backbone, data)
         trainer.source = RowSource(backbone, data, meter, config, rows, sampler, prompts, turn_at)
         yield trainer

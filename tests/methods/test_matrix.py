@@ -30,6 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     # A random model's answers have most faults.
     "mbpo": {**ONLINE, "steps": 1, "filters": "", "iig": False, "mine_limit": 8},
 }
+PAIRS = ("dpo", "mdpo", "mpo")
+"""Methods with two answers to a prompt."""
 PROMPTS = {"grpo": 4, "rloo": 4, "mbpo": 6}
 """Prompts of two steps, of which each holds 8 answers; 16 where an answer has its own prompt."""
 ATTACKS = ("mbpo",)
@@ -69,7 +71,13 @@ def check_two_steps(name: str, model: Vlm, *, uneven: bool) -> Meter:
     assert meter.steps == 2
     ratio = (meter.spent + meter.calibration) / counter.get_total_flops()
     assert 0.995 < ratio < 1.005
-    assert meter.ledger("budget").items == PROMPTS.get(name, 16)
+    ledger = meter.ledger("budget")
+    answers = 32 if name in PAIRS else 16
+    assert (ledger.items, ledger.answers) == (PROMPTS.get(name, 16), answers)
+    sampled = {"rollout"} if name in PROMPTS else set()
+    compared = {"reference"} if name in (*PROMPTS, *PAIRS, "kto") else set()
+    phases = {"forward", "backward"} | sampled | compared
+    assert ledger.flops.keys() - {"mine"} == phases
     if name not in ATTACKS:
         assert gradients and not any(gradients), "a frozen tower needs no gradient"
     after = model.state_dict()

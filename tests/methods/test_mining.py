@@ -318,6 +318,23 @@ def test_attacks_get_as_many_steps_as_leave_enough_items(
     assert policy.meter.fraction <= 0.6 + 1e-9  # never beyond the share
 
 
+def test_the_last_batch_holds_what_the_share_still_affords() -> None:
+    policy: Any = Costs(100, 1e-4, 1e-5)
+    pilot = policy.answer_attacked
+
+    def dearer(positions: Sequence[int], generator: Any, steps: int) -> list[Any]:
+        if len(policy.calls) == 2:  # longer answers than those of the plan
+            policy.step, policy.answer = 1.25e-4, 1.25e-5
+        answers: list[Any] = pilot(positions, generator, steps)
+        return answers
+
+    policy.answer_attacked = dearer
+    # (0.1 - 0.00256) / 0.0012625 = 77.2, where 96 were planned.
+    assert len(mine(policy)) == 77
+    assert [size for size, _ in policy.calls[2:]] == [8] * 9 + [5]
+    assert policy.meter.fraction <= 0.6 + 1e-9
+
+
 def test_a_share_for_one_batch_is_used_and_one_for_none_refused() -> None:
     policy: Any = Costs(100, 2.2e-3, 1e-3)  # 0.1 - 0.0688 = 4.1 items of 0.0076
     assert len(mine(policy)) == 4 and policy.calls[2:] == [(4, 3)]
