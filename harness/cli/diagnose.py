@@ -108,12 +108,10 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
         parts = tuple(part for task, rows in tables.items() for part in parts_of(task, [rows]))
         diagnosis = Diagnosis(title, _describe(backbone, corpora, settings, device), parts)
         files = reliance_tables.write(diagnosis, options.out)
-    scores, *_ = reliance_tables.sheets(diagnosis)
-    console.print(*terminal_tables(scores, console.width, names=2))
-    for part in diagnosis.parts:
-        if not part.subset:
-            verdict = f": {reliance_tables.verdict(part)}"
-            console.print(Text.assemble((part.name, "bold"), verdict), soft_wrap=True)
+    console.print(*terminal_tables(reliance_tables.sheets(diagnosis)[0], console.width, names=2))
+    for part in (part for part in diagnosis.parts if not part.subset):
+        verdict = f": {reliance_tables.verdict(part)}"
+        console.print(Text.assemble((part.name, "bold"), verdict), soft_wrap=True)
     console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
 
 

@@ -48,10 +48,9 @@ def fit(
 
     Raises:
         NonFiniteLoss: the loss or a gradient is NaN or infinite; names the step.
-        BudgetSpent: the next pass would overshoot the budget.
     """
     backbone.train()
-    modules = (backbone, *extra)
+    modules: tuple[Backbone | nn.Module, ...] = (backbone, *extra)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = new_optimiser(parameters, backbone.recipe)
     half = backbone.recipe.precision == "bf16"
