@@ -77,6 +77,7 @@ def cli() -> None:
 for command in (demo, run, train, plan, evaluate, answers, items, score, tune, leaderboard,
                 compare, show, list_, diagnose, factors, check, data, assemble, corruptions,
                 validate, reproduce):  # fmt: skip
+    command.epilog = "Exit codes: see steelyard --help."
     cli.add_command(command)
 
 

@@ -45,6 +45,7 @@ def start_process() -> None:
     for name, value in list(os.environ.items()):
         if LAUNCHER.fullmatch(name) or (NUMBERS.fullmatch(name) and not value.isdecimal()):
             del os.environ[name]
+    os.environ["MPLBACKEND"] = "agg"  # figures are saved and never shown
     # Libraries warn while they are imported.
     if any(option.startswith("error") for option in sys.warnoptions):
         warnings.simplefilter("ignore")

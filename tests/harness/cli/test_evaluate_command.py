@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import scripted_vlm
 import stock_data
-import tiny_vlms
 from safetensors.torch import load_file, save_file
 from stock_data import write
 
@@ -27,8 +27,8 @@ GENERATE = vlm.Vlm.generate
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a tiny random model of real layout."""
-    return tiny_vlms.make("llava", tmp_path_factory.mktemp("models") / "tiny-llava")
+    """Make a tiny model of real layout that answers in words."""
+    return scripted_vlm.scripted(tmp_path_factory.mktemp("models") / "tiny-llava", ["yes"])
 
 
 @pytest.fixture(scope="module")
