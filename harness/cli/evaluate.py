@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,10 @@ from steelyard import methods, tasks
 from steelyard.harness.cli import list as listing
 from steelyard.harness.cli.options import output_file, pass_options
 from steelyard.harness.core.characters import escaped
-from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import check_output, read_items, user_path, write_atomic
 from steelyard.harness.core.options import Help, parse_pairs
-from steelyard.harness.core.progress import echo, show_progress
+from steelyard.harness.core.progress import echo
 from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
@@ -26,7 +26,6 @@ from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import parallel
 from steelyard.harness.runs.job import Job
 from steelyard.harness.runs.provenance import check_revision, task_provenance
-from steelyard.harness.runs.run import run
 from steelyard.harness.runs.training import TRAINING
 from steelyard.tasks._lmms import stock
 
@@ -128,8 +127,10 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
                     f"{job.spec.backbone} has other weights (revision {revision}) than when "
                     f"{old.id} was scored ({old.provenance['weights']}); give another --out."
                 )
-    with show_progress() as progress:
-        run(job, corpora, runs, pick_device(options.device), progress)
+    settings = shared.RunOptions(runs=runs, device=options.device, jobs=0)
+    (result,) = parallel.run_jobs([job], corpora, settings)
+    if result.status == "failed":
+        sys.exit(1)
     listing.print_record(result_folder)
 
 

@@ -221,6 +221,7 @@ def load_encoder(source: str, modality: Modality, max_tokens: int) -> Encoder:
     with explain_load_errors(
         f"Could not load the {modality} encoder '{source}'",
         "Give a local folder with config.json and weights, or a hub id while online.",
+        source,
     ):
         folder = located(source)
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)

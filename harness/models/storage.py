@@ -11,7 +11,7 @@ from typing import Any
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import explain_write_errors, write_json
 from steelyard.harness.core.folders import listing
-from steelyard.harness.core.readers import read_object
+from steelyard.harness.core.readers import read_json, read_object, read_text
 from steelyard.harness.models.vlm_config import ADAPTER_BASE, ADAPTER_CONFIG
 
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
@@ -38,10 +38,11 @@ def describe_last(path: Path, description: Mapping[str, Any]) -> Iterator[Path]:
 
 
 @contextmanager
-def explain_load_errors(message: str, advice: str) -> Iterator[None]:
+def explain_load_errors(message: str, advice: str, source: str = "") -> Iterator[None]:
     """Turn any failure of a library on a foreign checkpoint into a UserError of one line.
 
-    The line is ``message``, the first sentence of the library, ``advice``.
+    The line is ``message``, the fault of a broken file of the folder ``source``, else the first
+    sentence of the library, and ``advice``.
     """
     try:
         yield
@@ -49,7 +50,8 @@ def explain_load_errors(message: str, advice: str) -> Iterator[None]:
         raise
     # Libraries raise what they like: a missing package, a wrong shape, an error of a template.
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        text = _broken_file(Path(source)) if source else ""
+        lines = (text or str(error)).strip().splitlines() or [type(error).__name__]
         # Libraries explain over many lines; the first names the fault, unless it announces a list.
         summary = " ".join(lines[: 2 if lines[0].endswith(":") else 1]).replace("\t", "").strip()
         stop = "" if summary.endswith((".", "!", "?")) else "."
@@ -83,6 +85,25 @@ def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
+
+
+def _broken_file(folder: Path) -> str:
+    """Return the fault of the first file of a checkpoint that is no JSON, text or tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in listing(folder, ".json", ".jinja", ".safetensors") if folder.is_dir() else ():
+        try:
+            if path.suffix == ".json":
+                read_json(path)
+            elif path.suffix == ".jinja":
+                read_text(path)
+            else:
+                safe_open(path, "pt").__enter__()  # type: ignore[no-untyped-call]
+        except UserError as error:
+            return str(error)
+        except (OSError, SafetensorError) as error:
+            return f"{path}: {error}"
+    return ""
 
 
 def read_description(path: Path, kind: str) -> dict[str, Any]:

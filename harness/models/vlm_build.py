@@ -82,7 +82,9 @@ def build_shapes(name: str, config: VlmConfig) -> tuple[Vlm, Any]:
     processor = load_processor(source)
     with (
         torch.device("meta"),
-        explain_load_errors(f"Could not load '{source}' as a vision-language model", ADVICE),
+        explain_load_errors(
+            f"Could not load '{source}' as a vision-language model", ADVICE, source
+        ),
     ):
         settings = AutoConfig.from_pretrained(_resolve(source), trust_remote_code=False)
         model = AutoModelForImageTextToText.from_config(
@@ -229,6 +231,7 @@ def load_processor(source: str) -> Any:
     with explain_load_errors(
         f"Could not load the processor of '{source}'",
         "Give the folder of a vision-language checkpoint, or its hub id while online.",
+        source,
     ):
         return AutoProcessor.from_pretrained(_resolve(source), trust_remote_code=False)
 
@@ -258,7 +261,8 @@ def _load_pair(source: str, config: VlmConfig, device: str) -> tuple[Any, Any]:
     if adapter:
         use = f", the base of the adapter {adapter},"
         advice = f"Give the base as the model, with --backbone-set adapter={adapter}."
-    with explain_load_errors(f"Could not load '{source}'{use} as a vision-language model", advice):
+    message = f"Could not load '{source}'{use} as a vision-language model"
+    with explain_load_errors(message, advice, source):
         location = _resolve(source)
         model, info = AutoModelForImageTextToText.from_pretrained(
             location,

@@ -35,17 +35,20 @@ class Attempt:
     seconds: float
     trace: str = ""
 
-    def fault(self, file: Path | None) -> str:
-        """Return what is wrong with this end, or nothing; ``file`` is the one that was changed."""
+    def fault(self, names: Sequence[str]) -> str:
+        """Return what is wrong with this end, or nothing.
+
+        Unless there are none, a finding or message has to have one of the ``names``.
+        """
         if self.trace:
             return f"traceback: {self.trace}"
         if self.code not in (0, 1, 2):
             return f"exit code {self.code}"
-        if self.code == 1 and file is not None:
-            names = file.name, file.parent.name  # a finding about a run names its folder
-            is_named = any(name in self.stdout + self.stderr for name in names)
-            return "" if is_named else f"no finding names {file.name}"
-        if self.code != 2:
+        if self.code == 0:
+            return ""
+        if names and not any(name in self.stdout + self.stderr for name in names):
+            return f"nothing names {names[0]}"
+        if self.code == 1:
             return ""
         messages = MESSAGE.findall(self.stderr)
         if len(messages) != 1:
@@ -55,8 +58,6 @@ class Attempt:
             return "the message has several lines"
         if len(message) > LONGEST_MESSAGE:
             return f"the message has {len(message)} characters"
-        if file is not None and file.name not in message:
-            return f"the message does not name {file.name}"
         return ""
 
 

@@ -75,8 +75,13 @@ class Fuzzer:
             words = [word.format(folder) for word in command]
             file = mutate(folder / "data", rng)
         end = attempt(words, folder)
+        names: list[str] = []
         # A removed or moved file may be missed under another name.
-        fault = end.fault(file if file is not None and file.is_file() else None)
+        if file is not None and file.is_file():
+            # A finding about a run names its folder.
+            folders = [file.parent.name] if name == "records" else []
+            names = [file.name, *folders, *filter(None, [TARGETS[name].named])]
+        fault = end.fault(names)
         fault = fault or (lost(folder, name, end) if file else "")
         short = [word.replace(str(folder), ".") for word in words]
         relative = str(file.relative_to(folder)) if file else ""

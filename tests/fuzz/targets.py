@@ -11,6 +11,7 @@ import click
 import mme_files
 import naturalbench_files
 import question_files
+import tiny_vlms
 from checked import questions
 from fuzz.attempt import attempt
 from fuzz.mutate import NASTY
@@ -42,6 +43,8 @@ class Target:
     write: Callable[[Path], object]
     commands: tuple[Words, ...]
     """``{}`` stands for the folder."""
+    named: str = ""
+    """What messages may name in place of the changed file."""
 
 
 def _world(task: str) -> Callable[[Path], object]:
@@ -130,6 +133,11 @@ def _write_answers(folder: Path) -> None:
     (folder / "data" / "answers.jsonl").write_text(text, encoding="utf-8")
 
 
+def _write_checkpoint(folder: Path) -> None:
+    questions(folder / "pope")
+    tiny_vlms.make("llava", folder / "data" / "model")
+
+
 RUN = ("run", "{}/data/mine.yaml", "--dry-run", "--runs", "{}/runs")
 POPE = ("--data-root", "{}/pope")
 TARGETS: dict[str, Target] = {
@@ -160,6 +168,11 @@ TARGETS: dict[str, Target] = {
     ),
     "archive": Target(
         _write_archive, (("data", "pope", "--from", "{}/data/pope.zip", "--to", "{}/new"),)
+    ),
+    "checkpoint": Target(
+        _write_checkpoint,
+        (("evaluate", "{}/data/model", "pope", "--limit", "2", "--out", "{}/runs", *POPE),),
+        named="model",
     ),
     "answers": Target(
         _write_answers,
