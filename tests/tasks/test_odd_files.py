@@ -12,6 +12,7 @@ import layouts
 import pytest
 
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.datacheck import report
 
 TASKS = sorted(layouts.FILES)
 LITTER = ("._{}", ".DS_Store", "Thumbs.db", "desktop.ini", "~${}", ".~lock.{}#",
@@ -208,6 +209,23 @@ def test_values_of_other_types_are_read_or_named(task: str, tmp_path: Path) -> N
             except UserError as error:
                 assert "\n" not in str(error) and len(str(error)) < 1500, (name, place, odd)
         (tmp_path / name).write_text(text)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_check_refuses_what_a_run_refuses(task: str, tmp_path: Path) -> None:
+    draw = random.Random(task)
+    for path in each_file(task, tmp_path):
+        content = path.read_bytes()
+        for piece in draw.sample([b'"', b"\n", b"\\", b"{", b",", b"\0", b"a", content[:30]], 2):
+            index = draw.randrange(len(content))
+            path.write_bytes(content[:index] + piece + content[index + draw.randrange(3) :])
+            try:
+                layouts.load(task, tmp_path, 0.5)
+                is_refused = False
+            except UserError:
+                is_refused = True
+            data_card, _ = report.check(task, tmp_path, {}, 0.5, lambda _: None)
+            assert bool(data_card["problems"]) == is_refused, (path, index, piece)
 
 
 # --- Ids and names ---------------------------------------------------------------------------
