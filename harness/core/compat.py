@@ -4,7 +4,7 @@ import functools
 import importlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -35,10 +35,43 @@ def prepare_imports() -> None:
 
 def enable_checkpointing(model: Any) -> None:
     """Make layers of a transformers model compute their activations again in the backward pass."""
-    # The older name belongs to transformers before 5.20.
-    new = getattr(model, "activation_checkpointing_enable", None)
     # Reentrant checkpoints refuse ``autograd.grad``, by which the meter measures a call.
-    (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    options = {"use_reentrant": False}
+    if enable := getattr(model, "activation_checkpointing_enable", None):
+        enable(options)
+        return
+    # Transformers before 5.20 computes a layer's hooks again, which are the meter's.
+    model.gradient_checkpointing_enable(options)
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer._gradient_checkpointing_func = _call
+            _checkpoint_forward(type(layer))
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
+
+def _checkpoint_forward(kind: Any) -> None:
+    """Let a class of layers compute its ``forward`` again, without the hooks around it."""
+    from torch import is_grad_enabled
+    from torch.utils.checkpoint import checkpoint
+
+    forward = kind.forward
+    if hasattr(forward, "is_checkpointed"):
+        return
+
+    @functools.wraps(forward)
+    def checkpointed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not (self.gradient_checkpointing and self.training and is_grad_enabled()):
+            return forward(self, *args, **kwargs)
+        call = functools.partial(forward, self, **kwargs)
+        return checkpoint(call, *args, use_reentrant=False)
+
+    vars(checkpointed)["is_checkpointed"] = True
+    kind.forward = checkpointed
 
 
 def needs_operators(torch: str, torchvision: str) -> bool:
