@@ -19,7 +19,7 @@ READS = (
     "load_dataset", "from_pretrained", "urlopen", "Popen", "find_root", "load_corpora",
 )  # fmt: skip
 """Calls that read data from outside."""
-REACHES = ("_getframe", "get_objects", "get_referrers", "currentframe", "stack")
+REACHES = ("_getframe", "get_objects", "get_referrers", "currentframe")
 """Calls that reach objects of the caller."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "audit", "budget")
 """Attributes of modules and of the meter that a method must not use."""
