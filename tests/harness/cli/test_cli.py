@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from board_factory import make_run, profile
 from command import Command
 
 from steelyard.harness.cli.run import suites_from
+from steelyard.harness.records import record
 from steelyard.harness.runs.options import RunOptions
 
 
@@ -162,3 +164,18 @@ def test_train_evaluate_show_and_leaderboard(
     # The wrong data is noticed before anything is evaluated on it.
     mistake = steelyard("evaluate", str(folder), "food101@text-blank")
     assert mistake.code == 2 and "does not match" in mistake.stderr
+
+
+def test_a_finished_run_gets_another_name_and_keeps_all_else(
+    steelyard: Command, world: Path, tmp_path: Path
+) -> None:
+    data, runs = ("--data-root", str(world / "food101")), ("--runs", str(tmp_path))
+    words = ("run", "majority", "--task", "food101", *data, *runs, "--jobs", "1", "--limit", "8")
+    assert steelyard(*words, "--device", "cpu").code == 0
+    (folder,) = record.find(tmp_path)
+    before = record.read(folder)
+    assert steelyard("evaluate", str(folder), *data, "--limit", "8", "--label", "ours").code == 0
+    after = record.read(folder)
+    assert after.label == "ours" and replace(after, label="majority", seal=before.seal) == before
+    refused = steelyard("evaluate", str(folder), *data, "--cost", "3e9")
+    assert refused.code == 2 and "is a run and keeps its own" in refused.stderr
