@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 SMALL = "dinov2-smollm2"
 PROJECTOR = "multi_modal_projector.linear_1.weight"
-SETTINGS = {"mbpo": ("--set", "steps=2", "--set", "filters=same")}
+SETTINGS = {"mbpo": ("--set", "group=4", "--set", "steps=2", "--set", "filters=same")}
 """A model that is untrained answers in sentences, which MBPO's other filters drop."""
 
 
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [word for root in roots for word in ("--data-root", root)]
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "mcr", "mbpo --set group=4"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "mcr", "mbpo"])
 def test_each_kind_of_method_trains_it(method: str, data: list[str], tmp_path: Path) -> None:
     words = f"run {method} --backbone {SMALL} --task instruct --evaluate pope --limit 4"
     options = "--backbone-set batch_size=8 --track data --budget 16 --device cpu --jobs 1"
