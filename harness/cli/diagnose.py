@@ -15,7 +15,7 @@ from steelyard.harness.core.environment import packages, pick_device
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import Help, parse_pairs
-from steelyard.harness.core.progress import console
+from steelyard.harness.core.progress import console, echo
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
@@ -112,7 +112,7 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
     for part in (part for part in diagnosis.parts if not part.subset):
         verdict = f": {reliance_tables.verdict(part)}"
         console.print(Text.assemble((part.name, "bold"), verdict), soft_wrap=True)
-    console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
+    echo(f"{len(files)} files in {options.out}, begin with {files[0]}")
 
 
 def parts_of(task: str, runs: "Sequence[DataFrame]") -> "list[TaskReliance]":

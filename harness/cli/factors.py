@@ -19,7 +19,7 @@ from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import RunFailed, UserError, check_known
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.options import Help, parse_seeds
-from steelyard.harness.core.progress import console, show_progress
+from steelyard.harness.core.progress import console, echo, show_progress
 from steelyard.harness.models import registry
 from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import suite as suites
@@ -167,7 +167,7 @@ def factors(factor: str, options: FactorOptions) -> None:
         console.print(f"{curve.task}: {curve.about}", style="bold")
         for sheet in effect_tables.sheets(curve):
             console.print(*terminal_tables(sheet, console.width, names=1))
-    console.print(f"{len(files)} files in {options.out}, begin with {files[0]}")
+    echo(f"{len(files)} files in {options.out}, begin with {files[0]}")
 
 
 def _plan(factor: str, options: FactorOptions) -> tuple[Suite, Sequence[FactorLevel]]:

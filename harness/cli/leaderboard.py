@@ -13,7 +13,7 @@ from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import user_path
 from steelyard.harness.core.options import Help
-from steelyard.harness.core.progress import console, show_progress
+from steelyard.harness.core.progress import console, echo, show_progress
 from steelyard.harness.runs.options import JOBS, OUT, RUNS
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def write_boards(folders: Sequence[Path], options: BoardOptions) -> None:
         for board in published.boards:
             console.print(tables.terminal(board, console.width))
         files, first = published.files, "index.html" if options.html else "board.md"
-    console.print(f"{len(files)} files in {out}, begin with {out / first}")
+    echo(f"{len(files)} files in {out}, begin with {out / first}")
 
 
 def _print_sheets(sheets: "Sequence[Sheet]") -> None:

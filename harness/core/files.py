@@ -49,8 +49,10 @@ def user_path(text: str | Path) -> Path:
     return Path(text)
 
 
-def check_output(path: Path, *, is_file: bool = False) -> None:
+def check_output(path: Path, *, is_file: bool = False, size: int = 0) -> None:
     """Try whether a folder, or a file, can be written; call it before work is done for it.
+
+    ``size`` is the number of bytes that will be written, as far as it is known.
 
     Raises:
         UserError: it cannot, or there is a file in place of a folder, or the reverse.
@@ -66,6 +68,11 @@ def check_output(path: Path, *, is_file: bool = False) -> None:
         file.write(bytes(PROBE))
         file.flush()
         os.fsync(file.fileno())
+    if (free := shutil.disk_usage(parent).free) < size:
+        raise UserError(
+            f"{path} will get about {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free there: "
+            "free some, or choose another folder."
+        )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from steelyard.harness.core.environment import require_package
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.core.files import cache_folder, check_output, digest, user_path
+from steelyard.harness.core.folders import listing
 from steelyard.harness.core.options import Options, read_values
 from steelyard.harness.models import classifier_config, vlm_config
 from steelyard.harness.models.assembled import MODELS, located
@@ -195,6 +196,20 @@ def folders(name: str, options: Mapping[str, Any]) -> dict[str, str]:
             # A link, and . or .., have the name of what they are.
             contents[path] = f"{Path(path).resolve().name}#{content}"
     return contents
+
+
+def saved_bytes(name: str, options: Mapping[str, Any]) -> int:
+    """Estimate the files of a trained backbone by those that it starts from; 0 if not known."""
+    config = configure(name, options)
+    if isinstance(config, ClassifierConfig):
+        sources = [config.image, config.text]
+    else:
+        sources = [config.source] if config.tune == "full" else []
+    return sum(
+        path.stat().st_size
+        for source in sources
+        for path in listing(Path(source), ".safetensors", ".bin")
+    )
 
 
 def as_typed(name: str) -> str:

@@ -20,6 +20,7 @@ from steelyard import tasks
 from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError, check_known, one_line
 from steelyard.harness.core.examples import Corpus
+from steelyard.harness.core.files import check_output
 from steelyard.harness.core.processes import SendMessage, spread, start_workers
 from steelyard.harness.core.progress import (
     console,
@@ -169,6 +170,11 @@ def run_jobs(
     waiting = [job for job, record in states if record is None]
     if records and waiting:
         console.print(f"{len(records)} runs are done already, {len(waiting)} to go")
+    untrained = [
+        job.spec for job in waiting if not (options.runs / job.spec.id / TRAINING).exists()
+    ]
+    sizes = [registry.saved_bytes(spec.backbone, spec.backbone_options) for spec in untrained]
+    check_output(options.runs, size=sum(sizes))
     failures: list[Failure] = []
     start = time.monotonic()
     for outcome in _outcomes(waiting, workers, (corpora, options.runs, device)):

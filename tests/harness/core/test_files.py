@@ -214,3 +214,9 @@ def test_two_that_need_a_folder_for_themselves_take_turns(tmp_path: Path) -> Non
         list(pool.map(use, "abc"))
     assert [step[2:] for step in steps] == ["begins", "ends"] * 3
     assert all(begins[0] == ends[0] for begins, ends in zip(steps[::2], steps[1::2], strict=True))
+
+
+def test_more_than_is_free_is_refused(tmp_path: Path) -> None:
+    files.check_output(tmp_path / "runs", size=1000)
+    with pytest.raises(UserError, match=r"will get about 1e\+09 GB, and .* GB are free there"):
+        files.check_output(tmp_path / "runs", size=10**18)

@@ -75,3 +75,11 @@ def test_a_preset_is_none_of_the_folders_here(
     assert content(name) == []
     assert content(f"./{name}")[0].startswith(f"{name}#")
     assert registry.kind_of(f"./{name}") == "vlm"
+
+
+def test_a_trained_model_is_about_as_large_as_what_it_starts_from(folder: Path) -> None:
+    size = (folder / "model.safetensors").stat().st_size
+    assert registry.saved_bytes(str(folder), {"tune": "full"}) == size
+    assert registry.saved_bytes(str(folder), {}) == 0  # an adapter
+    assert registry.saved_bytes(f"{folder}+tiny", {}) == size
+    assert registry.saved_bytes("tiny-vlm", {}) == 0
