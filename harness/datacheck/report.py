@@ -20,8 +20,6 @@ from steelyard.harness.datacheck import annotations, card_page, duplicates, layo
 from steelyard.harness.datacheck.card_page import CardSection, DataCard, split_tables, table
 from steelyard.tasks.world.build import MARKER
 
-GENERATED = "generated"
-"""Source of a task whose own data is generated."""
 OnStep = Callable[[str], None]
 """Called with the step that begins, in words."""
 
@@ -69,8 +67,6 @@ def _build(
 ) -> DataCard:  # fmt: skip
     on_step("reading annotation files")
     generated = MARKER in files
-    if about.source == GENERATED and not generated:
-        about = replace(about, licence="Not known", source="data of your own", citation="")
     annotation_files = annotations.examine(root, files, {} if generated else about.official)
     problems = annotations.broken_sums(root, files)
     on_step("reading data")
