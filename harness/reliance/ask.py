@@ -174,11 +174,8 @@ def ask(
         top, bottom = _score_parts(values, metric)
         prior = doc.get("facts", {}).get("prior", ())
         donor = query.text if single_label and query.text != query.row else None
-        truth = (
-            " ".join(map(str, sorted(doc["labels"])))
-            if "labels" in doc
-            else _in_words(doc, tasks.target(task_name, doc))
-        )
+        labels = sorted(doc.get("labels", ()))
+        truth = " ".join(map(str, labels)) or _in_words(doc, tasks.target(task_name, doc))
         rows.append(
             {
                 "view": view.name, "way": view.way, "draw": view.draw,

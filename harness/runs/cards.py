@@ -18,8 +18,6 @@ SIDE = 1024
 """Of the matrices whose product measures a CPU."""
 RESERVE_GB = 1.0
 """Of a card's memory, for the driver's context and libraries; no tensor can have it."""
-FRAGMENTED = 0.5
-"""Of activations: what glibc holds beyond them on a CPU, measured in ``docs/small_model.md``."""
 UTILISATION = 0.3
 """Fraction of the peak rate that training reaches: usual for models of 1B and more with eager
 attention and checkpointing; small models reach far less."""
@@ -96,13 +94,6 @@ def _measured_cpu() -> Card:
         return float(2 * SIDE**3 / max(min(seconds), 1e-6))
 
     return replace(CARDS["cpu"], bf16=rate(torch.bfloat16), fp32=rate(torch.float32))
-
-
-def host_parts(card: Card, activations: float, process: float) -> dict[str, float]:
-    """Return what a run on a CPU holds beside its tensors, in bytes; nothing for a GPU."""
-    if card.device != "cpu":
-        return {}
-    return {"process": process, "allocator": FRAGMENTED * activations}
 
 
 def check_fit(card: Card, run: str, memory: Mapping[str, float], advice: Mapping[str, str]) -> None:

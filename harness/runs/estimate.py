@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard import tasks
-from steelyard.harness.budget.live_bytes import ACTIVATIONS
 from steelyard.harness.core.environment import pick_device, resident_bytes
 from steelyard.harness.core.examples import Corpus, Example
 from steelyard.harness.core.files import TemporaryFolder, write_items
@@ -30,7 +29,6 @@ from steelyard.harness.core.progress import (
 from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs import cards
 from steelyard.harness.runs import suite as suites
 from steelyard.harness.runs.cards import GB, Card, check_fit
 from steelyard.harness.runs.job import Job, finished
@@ -113,11 +111,12 @@ def estimate(
         if key not in subjects:
             subjects[key] = Subject.prepare(spec, corpora[spec.task], card, device)
         one = _estimate(job, 1 + len(more), subjects[key], corpora, card, utilisation)
-        # The trial has imported what the run needs, and holds a model whose weights count already.
-        weights = sum(weight.nbytes for weight in subjects[key].backbone.parameters())
-        process = float(max(0, resident_bytes() - weights))
-        host = cards.host_parts(card, one.memory.get(ACTIVATIONS, 0.0), process)
-        estimates.append(replace(one, memory={**one.memory, **host}))
+        if card.device == "cpu":
+            # The trial imported what the run needs, and holds a model whose weights count already.
+            weights = sum(weight.nbytes for weight in subjects[key].backbone.parameters())
+            process = float(max(0, resident_bytes() - weights))
+            one = replace(one, memory={**one.memory, "process": process})
+        estimates.append(one)
     return estimates
 
 

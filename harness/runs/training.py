@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from steelyard import methods
 from steelyard.harness.budget.audit import Audit, BehindMeter
@@ -46,6 +46,44 @@ class TrainingResult:
     diagnostics: dict[str, float]
 
 
+class Preparation(NamedTuple):
+    """What a run trains, and the FLOPs and seconds that features of frozen encoders took."""
+
+    method: methods.Method
+    config: Any
+    backbone: "Classifier | Vlm"
+    data: "TrainData"
+    flops: float
+    seconds: float
+
+
+def prepare(
+    spec: RunSpec, corpora: Mapping[str, Corpus], folder: Path, device: str, budget: Budget
+) -> Preparation:
+    """Build the backbone with a method's own modules, and read the training data.
+
+    Raises:
+        UserError: an image or a setting does not suit the backbone, or the modules would not be
+            the same in a saved copy.
+    """
+    method = methods.load(spec.method)
+    config = methods.configure(method, spec.options, registry.kind_of(spec.backbone))
+    backbone = registry.build_untrained(spec, corpora[spec.task], device)
+    for name, corpus in corpora.items():
+        registry.check_images(backbone, name, corpus.at_once)
+    extended = add_modules(backbone, method, config, spec)
+    backbone.recipe = replace(backbone.recipe, learning_rate=learning_rate(spec))
+    data, flops, seconds = _prepare_data(backbone, corpora[spec.task], budget)
+    if backbone.kind == "vlm":
+        backbone.trainer_settings = spec.trl
+    if extended and not _restores(backbone, data, folder, device):
+        raise UserError(
+            "the function extend of the method's file does not build the same modules twice: all "
+            "that decides a prediction has to be in modules, parameters or buffers"
+        )
+    return Preparation(method, config, backbone, data, flops, seconds)
+
+
 def train(
     spec: RunSpec,
     corpora: Mapping[str, Corpus],
@@ -60,22 +98,8 @@ def train(
     from steelyard.harness.models import extension
 
     progress("preparing", 0.0)
-    method = methods.load(spec.method)
-    config = methods.configure(method, spec.options, registry.kind_of(spec.backbone))
-    backbone = registry.build_untrained(spec, corpora[spec.task], device)
-    for name, corpus in corpora.items():
-        registry.check_images(backbone, name, corpus.at_once)
-    extended = add_modules(backbone, method, config, spec)
-    backbone.recipe = replace(backbone.recipe, learning_rate=learning_rate(spec))
     budget = parse_budget(spec.budget, spec.track, spec.wall)
-    data, flops, seconds = _prepare_data(backbone, corpora[spec.task], budget)
-    if backbone.kind == "vlm":
-        backbone.trainer_settings = spec.trl
-    if extended and not _restores(backbone, data, folder, device):
-        raise UserError(
-            "the function extend of the method's file does not build the same modules twice: all "
-            "that decides a prediction has to be in modules, parameters or buffers"
-        )
+    method, config, backbone, data, flops, seconds = prepare(spec, corpora, folder, device, budget)
     # The seed decides which windows the audit compares: a method cannot know them.
     meter = Meter(budget, device, Audit(spec.seed_for("audit")))
     for module in backbone.metered_modules:

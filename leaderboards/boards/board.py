@@ -197,20 +197,14 @@ def build(
     measured = measure((*columns, *variants), complete, progress)
     up = {column.name: bool(column.higher_is_better) for column in columns} | {COMPOSITE: True}
     samples, task_scores = _samples(selection, measured.scores, seeds, up[order_by])
-    ordering = {label: entry[order_by] for label, entry in samples.items()}
     compared = [column.name for column in columns if column.compared]
     compared += [COMPOSITE] if order_by == COMPOSITE else []
-    comparison = compare(
-        {name: {label: entry[name] for label, entry in samples.items()} for name in compared},
-        control,
-        lambda name: up[name],
-    )
-    unread = (
-        f"{label}, seed {run.record.spec.seed}: {line}."
-        for label, group in complete.items()
-        for run in group
-        for line in unparsed_lines(run.record)
-    )
+    by_column = {
+        name: {label: entry[name] for label, entry in samples.items()}
+        for name in {order_by, *compared}
+    }
+    ordering = by_column[order_by]
+    comparison = compare({name: by_column[name] for name in compared}, control, up.__getitem__)
     strong, traded = tradeoffs(samples, comparison.differences, control, up)
     sign = 1 if up[order_by] else -1
     order = sorted(ordering, key=lambda label: (-sign * ordering[label].values.mean(), label))
@@ -234,7 +228,7 @@ def build(
         critical=ranking.critical(ranking.block_ranks(task_scores, order))
         if order and order_by == COMPOSITE else None,
         detectable=comparison.detectable,
-        notes=(*_notes(seeds, control, complete), *notes, *unread, *measured.notes),
+        notes=(*_notes(seeds, control, complete), *notes, *measured.notes),
         samples=ordering,
         variants=variants,
         groups=complete,
@@ -393,4 +387,10 @@ def _notes(seeds: Sequence[int], control: str, complete: Mapping[str, Sequence[R
     )
     if changed := [f"{label} {rate:g}" for label, rate in rates if rate]:
         notes.append(f"Learning rates other than the method's default: {', '.join(changed)}.")
-    return [*notes, *evidence.adapted(complete)]
+    unread = (
+        f"{label}, seed {run.record.spec.seed}: {line}."
+        for label, group in complete.items()
+        for run in group
+        for line in unparsed_lines(run.record)
+    )
+    return [*notes, *evidence.adapted(complete), *unread]

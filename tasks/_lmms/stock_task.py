@@ -392,8 +392,7 @@ def _probe(task: StockTask, count: int) -> tuple[list[str], list[int]]:
         # Calling a task's code for all documents of a set of texts would be slow.
         if index == PROBED and not any(names):
             break
-        pictures = task.images_of(index)
-        counts[index] = len(pictures)
+        counts[index] = len(pictures := task.images_of(index))
         if pictures:
             # The size too: other shapes may have equal bytes.
             pixels = [part for p in pictures for part in (p.tobytes(), *p.size)]

@@ -97,7 +97,7 @@ def compare(name: str, method: str, options: RunOptions, folder: Path) -> tuple[
     job = replace(job, variants=())
     (guess,) = estimate.estimate([job], corpora, cards.CARDS["cpu"], 1.0, "cpu", no_progress)
     ledger = run.run(job, corpora, folder, "cpu", no_progress).ledger
-    beside = ("training items", "process", "allocator")  # are no tensors of the training
+    beside = ("training items", "process")  # are no tensors of the training
     needed = sum(size for part, size in guess.memory.items() if part not in beside)
     pairs = (
         (guess.training.steps, ledger.steps),
