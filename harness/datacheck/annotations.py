@@ -65,6 +65,9 @@ def _examine(root: Path, path: str, published: Mapping[str, Any] | None) -> Anno
         # A card has no path of this machine.
         return AnnotationFile(path, faults=[str(error).replace(f"{root}/", "")])
     rows, faults = _parse(path, text)
+    if rows is not None and not isinstance(rows, list | dict):
+        faults.append(f"{path}: expected a list or an object, found {type(rows).__name__}.")
+        rows = None
     counts: RowCounts = None if rows is None else len(rows)
     if isinstance(rows, dict):
         # Few lists are tables, such as images and annotations of COCO; many keys are ids of rows.

@@ -101,11 +101,12 @@ def load_corpora(
                 corpora[name] = corpus
     for corpus in corpora.values():
         if corpus.skipped:
-            rows = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
+            first = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
             count = len(corpus.skipped)
             rows = "1 row" if count == 1 else f"{count} rows"
+            more = "; ..." if count > 3 else ""
             skipped = f"{corpus.name}: {rows} skipped", "yellow"
-            console.print(Text.assemble(skipped, f" ({rows} ...)"))
+            console.print(Text.assemble(skipped, f" ({first}{more})"))
     return corpora
 
 

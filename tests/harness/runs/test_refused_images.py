@@ -37,7 +37,7 @@ def test_a_banner_is_refused_before_anything_is_scored(
     assert "random/3 (image refused: val2014/COCO_val2014_000000000003.jpg: 1204 x 5" in done.stderr
     assert "allow it with --max-bad 0.17" in done.stderr
     done = steelyard(*words, "--max-bad", "0.17")
-    assert done.code == 0 and "1 rows skipped (test/random/3: image refused" in done.stdout
+    assert done.code == 0 and "1 row skipped (test/random/3: image refused" in done.stdout
     (folder,) = record.find(tmp_path / "r")
     scored = record.read(folder).provenance["scored"]["pope"]["data"]
     assert (scored["skipped"], scored["sizes"]) == (1, {"test": 5})

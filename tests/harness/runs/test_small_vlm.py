@@ -13,7 +13,7 @@ from steelyard.harness.cli.main import cli
 from steelyard.harness.models.assembled import located
 from steelyard.harness.records import record
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.heavy]
 
 SMALL = "dinov2-smollm2"
 PROJECTOR = "multi_modal_projector.linear_1.weight"
