@@ -167,8 +167,9 @@ def measure(module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
     devices = {t.device for t in tensors((args, kwargs)) if t.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(d.index or 0 for d in devices)):
         args, kwargs = _detached(args), _detached(kwargs)
-        # Within a checkpoint this pass must not count as the one that is computed again.
-        with saved_tensors_hooks(lambda t: t, lambda t: t), total_counter() as counter:
+        # Within a checkpoint this pass must not count as the one that is computed again. Detached,
+        # because an operation that keeps its own output would never be freed.
+        with saved_tensors_hooks(torch.Tensor.detach, lambda t: t), total_counter() as counter:
             output = module.forward(*args, **kwargs)
         forward = counter.get_total_flops()
         ends = [tensor for tensor in tensors(output) if tensor.grad_fn is not None]

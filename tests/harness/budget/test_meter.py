@@ -1,6 +1,8 @@
 """Meter: counts as torch's own counter does, stops in time and costs little."""
 
 import copy
+import gc
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -258,3 +260,13 @@ def test_a_whole_run_is_within_five_percent_of_the_flop_counter(
     executed = counter.get_total_flops() - meter.calibration
     assert meter.steps > 5
     assert meter.spent == pytest.approx(executed, rel=0.05)
+
+
+def test_a_measuring_pass_leaves_nothing_in_memory() -> None:
+    # A sigmoid keeps its own output; weights and inputs both need gradients, so three passes.
+    module = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2))
+    kept: list[weakref.ref[torch.Tensor]] = []
+    module[1].register_forward_hook(lambda *call: kept.append(weakref.ref(call[-1])))
+    measure(module, (torch.ones(3, 4, requires_grad=True),), {})
+    gc.collect()
+    assert kept and not any(reference() is not None for reference in kept)
