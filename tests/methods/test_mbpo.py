@@ -3,7 +3,8 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import preference_toy as toy
 import pytest
@@ -219,3 +220,18 @@ def test_answers_keep_their_end() -> None:
     start = toy.load(toy.trained_base())
     batch = toy.data(start, 4, seed=0).gather(range(4))
     assert all(ids[-1] == start.prompts.eos_id for ids in answers_of(batch))
+
+
+def test_a_stored_pair_raises_the_right_class_and_lowers_the_mined_one() -> None:
+    logits = torch.zeros(4, 3, requires_grad=True)
+    policy = object.__new__(on_classes.ClassifierPolicy)
+    policy.backbone = cast(Any, SimpleNamespace(predict=lambda batch: logits))
+    policy.config = mbpo.Config(beta=0.0)
+    classes = torch.zeros(4, dtype=torch.int64)
+    batch = SimpleNamespace(targets=classes, extra={on_classes.REJECTED: classes + 1})
+    loss, _ = policy.offline_step(cast(Any, batch))
+    (slope,) = torch.autograd.grad(loss, logits)
+    # Advantages +-0.7071, averaged over 4 pairs of two classes.
+    assert slope[:, 0].tolist() == pytest.approx([-(0.5**0.5) / 8] * 4, rel=1e-3)
+    assert slope[:, 1].tolist() == pytest.approx([0.5**0.5 / 8] * 4, rel=1e-3)
+    assert slope[:, 2].abs().max() < 1e-6
