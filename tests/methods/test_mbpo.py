@@ -19,7 +19,13 @@ from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.training.train_data import train_data
 from steelyard.methods import mbpo
 from steelyard.methods._mbpo import classifier as on_classes
-from steelyard.methods._mbpo.mining import MinedAnswer, Policy, filter_pairs, mine
+from steelyard.methods._mbpo.mining import (
+    MinedAnswer,
+    Policy,
+    filter_pairs,
+    information_gain,
+    mine,
+)
 from steelyard.methods._mbpo.vlm import VlmPolicy, answers_of, retarget
 
 FLOPS = 6e9
@@ -155,6 +161,10 @@ def test_classifier_pairs(world: Path) -> None:
     assert bool((batch.extra["rejected"] != batch.targets).all())
     labels = [example.labels[0] for example in pairs.examples]
     assert batch.targets.tolist() == labels
+    # An answer that gains from the image as much as the label does is no hallucination.
+    right = information_gain(model, batch)
+    wrong = information_gain(model, replace(batch, targets=batch.extra["rejected"]))
+    assert ["grounded" in answer.faults for answer in answers] == (wrong >= right).tolist()
 
 
 def test_classifier_objective_by_hand() -> None:
