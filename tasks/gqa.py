@@ -7,7 +7,7 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.core.readers import read_json, shown
+from steelyard.harness.core.readers import read_json, short_repr
 from steelyard.tasks import answers, metrics
 from steelyard.tasks._shared import official
 from steelyard.tasks._shared import questions as _questions
@@ -55,11 +55,13 @@ def _examples(root: Path, path: Path, split: str) -> Iterator[Example]:
         image = _questions.field(where, row, "imageId")
         types = row.get("types") or {}
         if not isinstance(types, dict):
-            raise UserError(f"{where}: 'types' must be an object, found {shown(types)}.")
+            raise UserError(f"{where}: 'types' must be an object, found {short_repr(types)}.")
         structural, semantic = (str(types.get(key) or "") for key in ("structural", "semantic"))
         if semantic and semantic not in SEMANTIC:
             allowed = ", ".join(SEMANTIC)
-            raise UserError(f"{where}: semantic type {shown(semantic)}, allowed are {allowed}.")
+            raise UserError(
+                f"{where}: semantic type {short_repr(semantic)}, allowed are {allowed}."
+            )
         yield Example(
             f"{_questions.prefix(split)}{id}",
             _questions.image_path(root, f"{image}.jpg"),

@@ -8,7 +8,7 @@ from typing import Any
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.core.folders import listing
-from steelyard.harness.core.readers import read_rows, shown
+from steelyard.harness.core.readers import read_rows, short_repr
 from steelyard.harness.data.reading import build_corpus, carve, find_file
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import official, questions
@@ -97,9 +97,9 @@ def _rows(root: Path, path: Path) -> Iterator[tuple[str, Example]]:
         if type(id) not in (int, str) or not isinstance(image, str):
             raise UserError(f"{where}: expected an 'id' and the image's path as 'img'.")
         if not isinstance(text, str | None):
-            raise UserError(f"{where}: 'text' must be a string, found {shown(text)}.")
+            raise UserError(f"{where}: 'text' must be a string, found {short_repr(text)}.")
         if label is not None and (type(label) is not int or label not in (0, 1)):
-            raise UserError(f"{where}: label {shown(label)}, allowed are 0, 1 or none.")
+            raise UserError(f"{where}: label {short_repr(label)}, allowed are 0, 1 or none.")
         labels = () if label is None else (label,)
         words = text if text and text.strip() else None
         yield where, Example(str(id), questions.image_path(root, image, (".",)), words, labels)

@@ -17,7 +17,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.core.files import cache_folder, digest, publish_folder
 from steelyard.harness.core.folders import listing
-from steelyard.harness.core.readers import json_rows, read_text, shown
+from steelyard.harness.core.readers import json_rows, read_text, short_repr
 from steelyard.harness.data import tables
 from steelyard.harness.data.images import ImageError, read_bytes
 from steelyard.harness.data.reading import IMAGE_SUFFIXES, MAIN_SPLITS, build_corpus
@@ -182,7 +182,7 @@ def _image_names(where: str, row: questions.SourceRow, *, required: bool) -> lis
     for image in images:
         name = image.get("path") if isinstance(image, Mapping) else image
         if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: 'image' must be a path, found {shown(name)}.")
+            raise UserError(f"{where}: 'image' must be a path, found {short_repr(name)}.")
         names.append(name)
     return names
 

@@ -87,8 +87,8 @@ def diagnose(model: str, options: DiagnoseOptions) -> None:
         title = f"{run.label} (seed {run.spec.seed})"
     else:
         check_model_path(model)
-        if shown := registry.folders(model, {}).get(model):
-            title = shown[: shown.rindex("#") + 9]  # as on boards
+        if label := registry.folders(model, {}).get(model):
+            title = label[: label.rindex("#") + 9]  # as on boards
     spec, untrained = (run.spec, None) if run else (None, (model, backbone_options))
     names = _task_names(options.tasks, run)
     corpora = parallel.load_corpora(names, options, spec=spec, model=untrained)

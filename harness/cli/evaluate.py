@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import click
 
-from steelyard import methods, tasks
+from steelyard import tasks
 from steelyard.harness.cli import list as listing
 from steelyard.harness.cli.options import output_file, pass_options
 from steelyard.harness.core.characters import escaped
@@ -21,10 +21,9 @@ from steelyard.harness.core.progress import echo
 from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
-from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import parallel
-from steelyard.harness.runs.job import Job
+from steelyard.harness.runs.job import Job, untrained
 from steelyard.harness.runs.provenance import check_revision, task_provenance
 from steelyard.harness.runs.training import TRAINING
 from steelyard.tasks._lmms import stock
@@ -180,16 +179,10 @@ def _job_of_model(source: str, variants: Sequence[tasks.Variant], options: Evalu
     check_model_path(source := registry.as_typed(source))
     backbone_options = registry.read_options(source, parse_pairs(options.backbone_set))
     registry.check_packages(source, backbone_options)
-    spec = RunSpec(
-        method=methods.idle(),
-        task=tasks.NOTHING,
-        backbone=source,
-        # Nothing is trained: budget and seed only complete the spec.
-        budget="none",
-        seed=0,
+    spec = untrained(
+        source,
+        options.limit,
         backbone_options=backbone_options,
-        # Part of the run's id: scores on fewer items are another record.
-        data={"limit": str(options.limit)} if options.limit else {},
         folders=registry.folders(source, backbone_options),
     )
     changes = ", ".join(f"{key}={value}" for key, value in sorted(spec.model_options.items()))

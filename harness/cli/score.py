@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import click
 
-from steelyard import methods, tasks
+from steelyard import tasks
 from steelyard.harness.cli import list as listing
 from steelyard.harness.cli.evaluate import COST, parse_cost
 from steelyard.harness.cli.options import pass_options
@@ -19,10 +19,9 @@ from steelyard.harness.core.options import Help
 from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.records import record
-from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import options as shared
 from steelyard.harness.runs import parallel
-from steelyard.harness.runs.job import Job
+from steelyard.harness.runs.job import Job, untrained
 from steelyard.harness.runs.provenance import check_revision
 from steelyard.harness.runs.run import run
 from steelyard.tasks._lmms import stock
@@ -94,14 +93,7 @@ def score(file: Path, variant: str, options: ScoreOptions) -> None:
         raise UserError(f"No file of answers at {file}.")
     label = options.label or file.stem
     answers = {str(parsed): {"file": file.name, "hash": file_hash(file)}}
-    spec = RunSpec(
-        method=methods.idle(),
-        task=tasks.NOTHING,
-        backbone=label,
-        budget="none",
-        seed=0,
-        data={"limit": str(options.limit)} if options.limit else {},
-    )
+    spec = untrained(label, options.limit)
     folder = options.out / spec.id
     if (folder / record.RECORD).is_file():
         old = record.read(folder)

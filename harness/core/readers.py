@@ -52,7 +52,7 @@ def refuse(where: str, reason: str) -> NoReturn:
     raise UserError(f"{where}: {reason}.") from None
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return a value's ``repr``, shortened for an error of one line."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
@@ -118,7 +118,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"an object has the key {shown(key)} twice")
+        raise ValueError(f"an object has the key {short_repr(key)} twice")
     return content
 
 
@@ -138,7 +138,7 @@ def _decode_json(text: str) -> Any:
         raise _NotJson(1, "not valid JSON (nested too deeply)") from None
     except ValueError as error:  # of the hooks, or a number of thousands of digits
         raise _NotJson(text.count("\n", 0, _locate(text)) + 1, str(error).split(";")[0]) from None
-    return mended(value) if ESCAPED.search(text) else value
+    return without_surrogates(value) if ESCAPED.search(text) else value
 
 
 def _locate(text: str) -> int:
@@ -158,14 +158,14 @@ def _locate(text: str) -> int:
     return 0
 
 
-def mended(value: Any) -> Any:
+def without_surrogates(value: Any) -> Any:
     """Return a value of JSON whose texts UTF-8 can write."""
     if isinstance(value, str):
         return NO_TEXT.sub("\ufffd", value)
     if isinstance(value, list):
-        return [mended(part) for part in value]
+        return [without_surrogates(part) for part in value]
     if isinstance(value, dict):
-        return {mended(key): mended(part) for key, part in value.items()}
+        return {without_surrogates(key): without_surrogates(part) for key, part in value.items()}
     return value
 
 
@@ -321,13 +321,13 @@ class TextLoader(yaml.CSafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in keys:
-                    problem = f"the key {shown(key.value)} twice"
+                    problem = f"the key {short_repr(key.value)} twice"
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 keys.add(key.value)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
-        return str(mended(self.construct_scalar(node)))
+        return str(without_surrogates(self.construct_scalar(node)))
 
 
 TextLoader.add_constructor("tag:yaml.org,2002:str", TextLoader.construct_yaml_str)

@@ -13,7 +13,7 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError, brief
 from steelyard.harness.core.examples import Corpus, Example, Skipped
-from steelyard.harness.core.readers import NO_TEXT, mended
+from steelyard.harness.core.readers import NO_TEXT, without_surrogates
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.data.image_scan import ScannedImage, scan
 from steelyard.harness.data.images import MISSING, RULES
@@ -90,7 +90,7 @@ def build_corpus(
     for split, rows in splits.items():
         reasons = _unusable(root, rows, images, by_cluster)
         bad += [
-            Skipped(mended(row.id), split, reasons[row.id], row.image)
+            Skipped(without_surrogates(row.id), split, reasons[row.id], row.image)
             for row in rows
             if row.id in reasons
         ]

@@ -165,8 +165,8 @@ def leaks(corpus: Corpus, images: ScannedImages, near: PathPairs) -> list[Leak]:
         texts = {text for _, _, text in before if text}
         both = {(image, text) for _, image, text in before if image and text}
         same = [id for id, image, _ in after if image in pictures]
-        others = [(id, image) for id, image, _ in after if image not in pictures]
-        similar = [id for id, image in others if not alike[image].isdisjoint(pictures)]
+        new = [(id, image) for id, image, _ in after if image not in pictures]
+        similar = [id for id, image in new if not alike[image].isdisjoint(pictures)]
         counts = {
             "items": len(after),
             "id": len({id for id, _, _ in before} & {id for id, _, _ in after}),

@@ -183,11 +183,11 @@ def revision(source: str, options: Mapping[str, Any]) -> str:
 
 def folders(name: str, options: Mapping[str, Any]) -> dict[str, str]:
     """Return ``NAME#CONTENT`` of each model's folder in a backbone's name and options, by path."""
-    known = (*classifier_config.PRESETS, *vlm_config.PRESETS, *MODELS, "")
+    without_folder = (*classifier_config.PRESETS, *vlm_config.PRESETS, *MODELS, "")
     paths = (*(classifier_config.encoders(name) or (name,)), str(options.get("adapter", "")))
     contents = {}
     for path in paths:
-        if path not in known and Path(path).is_dir():
+        if path not in without_folder and Path(path).is_dir():
             content = folder_hash(Path(path))
             # An adapter is another model on another base.
             if path == name and (base := vlm_config.base_of_adapter(path)):

@@ -16,7 +16,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import write_json
 from steelyard.harness.core.folders import tree
 from steelyard.harness.core.options import fits
-from steelyard.harness.core.readers import read_object, shown
+from steelyard.harness.core.readers import read_object, short_repr
 from steelyard.harness.records.spec import RunSpec
 
 SCHEMA = 2
@@ -239,7 +239,7 @@ def _build(kind: Any, values: Mapping[str, Any]) -> Any:
         declared, plain = types[name]
         # First the common case, for there are tens of thousands of scores.
         if type(value) not in plain and not fits(value, declared):
-            raise TypeError(f"{kind.__name__}.{name} is {shown(value)}")
+            raise TypeError(f"{kind.__name__}.{name} is {short_repr(value)}")
     return part
 
 

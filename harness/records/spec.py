@@ -63,8 +63,8 @@ class RunSpec:
         """Hash of the content, 8 hex digits; where models and method files are does not count."""
         # Fields added later count only if they are set: ids of older records stay the same.
         content = {k: v for k, v in asdict(self).items() if k not in LATER or v != LATER[k]}
-        contents = {path: shown.rpartition("#")[2] for path, shown in self.folders.items()}
-        content["backbone"] = _replaced(self.backbone, contents)
+        contents = {path: label.rpartition("#")[2] for path, label in self.folders.items()}
+        content["backbone"] = _with_names(self.backbone, contents)
         options = self.model_options
         content["backbone_options"] = {
             key: contents.get(str(self.backbone_options[key]), value)
@@ -86,18 +86,18 @@ class RunSpec:
     @property
     def model(self) -> str:
         """Backbone as boards show it: a folder is ``NAME#CONTENT``, wherever it is."""
-        return _replaced(self.backbone, self._names)
+        return _with_names(self.backbone, self._names)
 
     @property
     def model_name(self) -> str:
-        """Name of the backbone without place and content; of a hub id its last part."""
-        names = {path: shown.rpartition("#")[0] for path, shown in self.folders.items()}
-        parts = _replaced(self.backbone, names).split("+")
+        """Name of the backbone without path and content; of a hub id its last part."""
+        names = {path: label.rpartition("#")[0] for path, label in self.folders.items()}
+        parts = _with_names(self.backbone, names).split("+")
         return "+".join(part.rsplit("/", 1)[-1] for part in parts)
 
     @property
     def _names(self) -> Mapping[str, str]:
-        return {path: shown[: shown.rindex("#") + 9] for path, shown in self.folders.items()}
+        return {path: label[: label.rindex("#") + 9] for path, label in self.folders.items()}
 
     @property
     def id(self) -> str:
@@ -115,10 +115,10 @@ class RunSpec:
         return seed_for(self.seed, self.task, *names)
 
 
-def _replaced(backbone: str, names: Mapping[str, str]) -> str:
+def _with_names(backbone: str, names: Mapping[str, str]) -> str:
     """Replace the paths in a backbone's name, which has one or, around a plus, two."""
-    places = [place for place, sign in enumerate(backbone) if sign == "+"]
-    pairs = [(backbone[:place], backbone[place + 1 :]) for place in places]
+    signs = [index for index, letter in enumerate(backbone) if letter == "+"]
+    pairs = [(backbone[:index], backbone[index + 1 :]) for index in signs]
     # A path may have the sign in it.
     parts = max([(backbone,), *pairs], key=lambda parts: sum(part in names for part in parts))
     return "+".join(names.get(part, part) for part in parts)

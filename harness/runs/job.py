@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steelyard import tasks
+from steelyard import methods, tasks
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import read_items, write_items, write_json
 from steelyard.harness.core.readers import read_object
@@ -50,6 +50,22 @@ class Job:
     of ``answers`` by variant."""
     model: "Backbone | None" = None
     """Answers made elsewhere, in place of a model that is loaded."""
+
+
+def untrained(backbone: str, limit: int | None, **fields: Any) -> RunSpec:
+    """Return the spec of a model that is scored as it is; ``fields`` are further ones.
+
+    Its budget and seed only complete it. A limit gives a record of its own.
+    """
+    return RunSpec(
+        method=methods.idle(),
+        task=tasks.NOTHING,
+        backbone=backbone,
+        budget="none",
+        seed=0,
+        data={"limit": str(limit)} if limit else {},
+        **fields,
+    )
 
 
 def finished(job: Job, runs: Path, corpora: Mapping[str, Corpus]) -> Record | None:

@@ -139,12 +139,23 @@ def train(
     if not failure and backbone.kind == "classifier":
         same = _restores(backbone, data, folder, device)
         failure = "" if same else extension.UNSAVED.format("by a hook or a plain attribute")
+    if not failure:
+        registry.save(backbone, folder / WEIGHTS)
+    return _write_result(folder, meter, stopped, failure, exception)
+
+
+def _write_result(
+    folder: Path,
+    meter: Meter,
+    stopped: Literal["finished", "budget"],
+    failure: str,
+    exception: str,
+) -> TrainingResult:
+    """Return the result of a training, after its log and its result or traceback are written."""
     status: Literal["done", "failed"] = "failed" if failure else "done"
     result = TrainingResult(status, failure, meter.ledger(stopped), meter.diagnostics)
     lines = (json.dumps(row, sort_keys=True) + "\n" for row in meter.history)
     write_atomic(folder / "log.jsonl", "".join(lines))
-    if not failure:
-        registry.save(backbone, folder / WEIGHTS)
     if exception:
         write_atomic(folder / TRACEBACK, exception)
     else:  # after the weights: a run that has this file is not trained again

@@ -197,14 +197,8 @@ def build(
     measured = measure((*columns, *variants), complete, progress)
     up = {column.name: bool(column.higher_is_better) for column in columns} | {COMPOSITE: True}
     samples, task_scores = _samples(selection, measured.scores, seeds, up[order_by])
-    compared = [column.name for column in columns if column.compared]
-    compared += [COMPOSITE] if order_by == COMPOSITE else []
-    by_column = {
-        name: {label: entry[name] for label, entry in samples.items()}
-        for name in {order_by, *compared}
-    }
-    ordering = by_column[order_by]
-    comparison = compare({name: by_column[name] for name in compared}, control, up.__getitem__)
+    ordering = {label: entry[order_by] for label, entry in samples.items()}
+    comparison = compare(_compared(columns, order_by, samples), control, up.__getitem__)
     strong, traded = tradeoffs(samples, comparison.differences, control, up)
     sign = 1 if up[order_by] else -1
     order = sorted(ordering, key=lambda label: (-sign * ordering[label].values.mean(), label))
@@ -234,6 +228,15 @@ def build(
         groups=complete,
         measured=measured.scores,
     )  # fmt: skip
+
+
+def _compared(
+    columns: Sequence[Column], order_by: str, samples: Mapping[str, Mapping[str, Sample]]
+) -> dict[str, dict[str, Sample]]:
+    """Return the samples by label of every column in which entries are compared."""
+    names = [column.name for column in columns if column.compared]
+    names += [COMPOSITE] if order_by == COMPOSITE else []
+    return {name: {label: entry[name] for label, entry in samples.items()} for name in names}
 
 
 def _samples(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.readers import shown
+from steelyard.harness.core.readers import short_repr
 from steelyard.tasks._shared import questions
 from steelyard.tasks._shared.questions import SourceRow
 
@@ -116,10 +116,10 @@ def _messages(where: str, value: Any, role: str) -> list[Message]:
     messages = []
     for part in value if isinstance(value, list) else [value]:
         if not isinstance(part, Mapping):
-            raise UserError(f"{where}: expected a message, found {shown(part)}.")
+            raise UserError(f"{where}: expected a message, found {short_repr(part)}.")
         name = part.get("role", part.get("from"))
         if not isinstance(name, str) or name not in ROLES:
-            raise UserError(f"{where}: role {shown(name)}, allowed are {', '.join(ROLES)}.")
+            raise UserError(f"{where}: role {short_repr(name)}, allowed are {', '.join(ROLES)}.")
         messages.append(Message(ROLES[name], _text(where, part.get("content", part.get("value")))))
     return [message for message in messages if message.role != SYSTEM]
 
@@ -131,7 +131,7 @@ def _text(where: str, content: Any) -> str:
     parts = content if isinstance(content, list) else [content]
     if not all(isinstance(p, Mapping) and (p.get("type") != "text" or "text" in p) for p in parts):
         raise UserError(
-            f"{where}: a message's content must be text or parts, found {shown(content)}."
+            f"{where}: a message's content must be text or parts, found {short_repr(content)}."
         )
     texts = [IMAGE if part.get("type") != "text" else str(part["text"]) for part in parts]
     return "\n".join(texts).strip()

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.core.folders import listing
-from steelyard.harness.core.readers import shown
+from steelyard.harness.core.readers import short_repr
 from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus
 from steelyard.tasks.metrics import QuestionDoc
 
@@ -134,7 +134,9 @@ def field(where: str, row: SourceRow, key: str) -> str:
     value = row.get(key)
     # type(), for True is an int to Python.
     if type(value) not in (str, int) or not str(value).strip():
-        raise UserError(f"{where}: '{key}' must be a string or a number, found {shown(value)}.")
+        raise UserError(
+            f"{where}: '{key}' must be a string or a number, found {short_repr(value)}."
+        )
     return str(value)
 
 
@@ -143,7 +145,7 @@ def whole_number(where: str, row: SourceRow, key: str) -> int:
     value = row.get(key)
     if type(value) is int or (isinstance(value, str) and value.isdecimal()):
         return int(value)
-    raise UserError(f"{where}: '{key}' must be a number, found {shown(value)}.")
+    raise UserError(f"{where}: '{key}' must be a number, found {short_repr(value)}.")
 
 
 def strings(where: str, row: SourceRow, key: str) -> tuple[str, ...]:
@@ -152,7 +154,7 @@ def strings(where: str, row: SourceRow, key: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
-        raise UserError(f"{where}: '{key}' must be a list of strings, found {shown(value)}.")
+        raise UserError(f"{where}: '{key}' must be a list of strings, found {short_repr(value)}.")
     return tuple(value)
 
 
@@ -165,7 +167,7 @@ def references(where: str, row: SourceRow) -> tuple[str, ...]:
     parts = value if isinstance(value, list) else [value]
     answers = [part.get("answer") if isinstance(part, Mapping) else part for part in parts]
     if not answers or not all(type(answer) in (str, int) for answer in answers):
-        raise UserError(f"{where}: 'answers' must be a list of answers, found {shown(value)}.")
+        raise UserError(f"{where}: 'answers' must be a list of answers, found {short_repr(value)}.")
     return tuple(map(str, answers))
 
 
@@ -181,7 +183,7 @@ def one_of(where: str, row: SourceRow, key: str, allowed: Iterable[str]) -> str:
     """Return a row's value as a string; UserError if it is none of the allowed ones."""
     value = row.get(key)
     if str(value) not in allowed:
-        raise UserError(f"{where}: {key} {shown(value)}, allowed are {', '.join(allowed)}.")
+        raise UserError(f"{where}: {key} {short_repr(value)}, allowed are {', '.join(allowed)}.")
     return str(value)
 
 
