@@ -192,8 +192,7 @@ def build(
         control = next((name for name in CONTROLS if name in groups), CONTROLS[0])
     columns, variants, order_by, notes = selection = select(task, task_runs)
     seeds = tuple(sorted({run.record.spec.seed for run in task_runs}))
-    entries = entry_groups(groups, seeds, selection.required, kinds or {})
-    complete = entries.complete
+    complete, blanks, kinds = entry_groups(groups, seeds, selection.required, kinds or {})
     measured = measure((*columns, *variants), complete, progress)
     up = {column.name: bool(column.higher_is_better) for column in columns} | {COMPOSITE: True}
     samples, task_scores = _samples(selection, measured.scores, seeds, up[order_by])
@@ -215,9 +214,9 @@ def build(
         clusters=measured.clusters,
         columns=columns,
         order_by=order_by,
-        rows=_rows(order, selection, entries.kinds, samples, measured.scores, task_scores,
+        rows=_rows(order, selection, kinds, samples, measured.scores, task_scores,
                    comparison.differences, traded, costs_of(complete, control)),
-        blanks=entries.blanks,
+        blanks=blanks,
         strong_modality=strong,
         critical=ranking.critical(ranking.block_ranks(task_scores, order))
         if order and order_by == COMPOSITE else None,
