@@ -18,7 +18,7 @@ from steelyard.harness.core.errors import NonFiniteLoss
 from steelyard.harness.models import registry
 from steelyard.harness.models.backbone import Batch, Recipe
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.training.fit import StepResult, fit
+from steelyard.harness.training.fit import StepResult, fit, schedule
 from steelyard.harness.training.train_data import train_data
 from steelyard.methods import sft
 
@@ -29,6 +29,30 @@ def test_passes_are_equal_and_fit_the_limit() -> None:
     assert [recipe.micro_size(size, multiple=2) for size in (32, 12, 30)] == [8, 6, 6]
     assert replace(recipe, micro_batch_size=0).micro_size(32) == 32
     assert replace(recipe, micro_batch_size=1).micro_size(4, multiple=2) == 4  # no smaller one
+
+
+def test_the_schedule_is_a_line_and_then_a_cosine() -> None:
+    values = {0.0: 1e-3, 0.05: 0.25, 0.1: 0.5, 0.2: 1.0, 0.4: 0.853553, 0.6: 0.5, 1.0: 0.0}
+    for progress, value in values.items():
+        assert schedule(progress, warmup=0.2) == pytest.approx(value, abs=1e-6)
+    assert schedule(0.0, warmup=0.0) == 1.0
+
+
+def test_every_step_has_the_gradient_of_its_own_batch(world: Path) -> None:
+    model, data = classifier(world)
+    model.recipe = replace(model.recipe, batch_size=8)
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = []
+
+    def step(batch: Batch) -> StepResult:
+        return torch.stack([weight.sum() for weight in weights]).sum(), {}
+
+    def after_backward() -> None:
+        gradients.append({weight.grad.unique().item() for weight in weights})
+
+    with Meter(Budget("x", flops=1e12, items=24), "cpu") as meter, suppress(BudgetSpent):
+        fit(model, data, meter, step, seed=3, after_backward=after_backward)
+    assert gradients == [{1.0}] * 3
 
 
 def classifier(world: Path) -> tuple[Any, Any]:
