@@ -18,7 +18,7 @@ from steelyard.harness.core.errors import NonFiniteLoss
 from steelyard.harness.models import registry
 from steelyard.harness.models.backbone import Batch, Recipe
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.training.fit import StepResult, fit, schedule
+from steelyard.harness.training.fit import StepResult, fit, schedule, set_rate
 from steelyard.harness.training.train_data import train_data
 from steelyard.methods import sft
 
@@ -36,6 +36,10 @@ def test_the_schedule_is_a_line_and_then_a_cosine() -> None:
     for progress, value in values.items():
         assert schedule(progress, warmup=0.2) == pytest.approx(value, abs=1e-6)
     assert schedule(0.0, warmup=0.0) == 1.0
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+    recipe = Recipe(learning_rate=0.1, warmup=0.2)
+    assert set_rate(optimiser, recipe, 0.6, scale=0.5) == pytest.approx(0.1 * 0.5 * 0.5)
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(0.025)
 
 
 def test_every_step_has_the_gradient_of_its_own_batch(world: Path) -> None:
