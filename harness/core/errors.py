@@ -1,4 +1,4 @@
-"""Errors that the user can fix (one line, exit code 2, no traceback), and a loss that diverged."""
+"""Errors that the user can fix (one line, exit code 2, no traceback), and ends of a run."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -34,6 +34,17 @@ class ItemError(UserError):
     def __init__(self, row: int, message: str) -> None:
         super().__init__(message)
         self.row = row
+
+
+class Interrupted(BaseException):
+    """A progress callback ends a run: a signal came or time is up; a later call continues it.
+
+    No ``Exception``, so that neither a method nor a trainer takes it for an error of training.
+    """
+
+
+class LeaseLost(Interrupted):
+    """Another process took the run over, so this one writes nothing more into its folder."""
 
 
 class NonFiniteLoss(Exception):
