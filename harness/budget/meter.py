@@ -15,10 +15,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard.harness.budget.audit import Audit, BehindMeter
-from steelyard.harness.budget.flops import CallCost, FlopCache, tensors
+from steelyard.harness.budget.flops import CallCost, FlopCache
+from steelyard.harness.budget.graph import Call, edges, nodes
 from steelyard.harness.core.environment import device_name, peak_bytes, reset_peak
 from steelyard.harness.records.budget import Budget
 from steelyard.harness.records.record import Ledger
@@ -65,8 +66,8 @@ class Meter:
         self._costliest_step = 0.0
         self._reserved = 0.0  # backward passes of executed forward ones
         self._depth = 0  # of nested watched calls
-        self._call: _Call | None = None  # the outermost
-        self._parts: list[_Call] = []  # of it
+        self._call: Call | None = None  # the outermost
+        self._parts: list[Call] = []  # of it
         self._active = self._measuring = False
         self._watched: list[nn.Module] = []
         self._flop_cache = FlopCache()
@@ -252,7 +253,7 @@ class Meter:
         self._demand(cost.forward + cost.backward)
         self._post("forward", cost.forward)
         self._reserved += cost.backward
-        self._call = _Call(module, cost, _edges((args, kwargs)))
+        self._call = Call(module, cost, edges((args, kwargs)))
 
     def _after(self, output: Any) -> None:
         self._depth -= 1
@@ -263,7 +264,7 @@ class Meter:
         # A pass that leaves the first part at its inputs goes through the rest of the module.
         entrance = self._parts[0].inputs if self._parts else []
         rest = self._call.cost.without([part.cost for part in self._parts])
-        self._on_backward(entrance or _nodes(output), self._call._replace(cost=rest))
+        self._on_backward(entrance or nodes(output), self._call._replace(cost=rest))
         self._call, self._parts = None, []  # they hold the graph
 
     def _before_part(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
@@ -271,13 +272,13 @@ class Meter:
         # outer module's backward cost includes it.
         if self._active and self._depth and not self._measuring and self._call is not None:
             cost = self._cost(module, args, kwargs)
-            self._parts.append(_Call(module, cost, _edges((args, kwargs))))
+            self._parts.append(Call(module, cost, edges((args, kwargs))))
 
     def _after_part(self, output: Any) -> None:
         if self._active and self._depth and not self._measuring and self._parts:
-            self._on_backward(_nodes(output), self._parts[-1])
+            self._on_backward(nodes(output), self._parts[-1])
 
-    def _on_backward(self, at: "list[Node]", call: "_Call") -> None:
+    def _on_backward(self, at: "list[Node]", call: "Call") -> None:
         """Charge this call's cost once per backward pass that goes through any of these nodes."""
         #
         #   inputs --> [ layers before | part: last block ] --> output --> loss
@@ -353,43 +354,3 @@ class Meter:
 
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
-
-
-class _Call(NamedTuple):
-    """Call of a watched module."""
-
-    module: "nn.Module"
-    cost: CallCost
-    inputs: "list[Node]"
-
-    def executed_backward(self) -> float:
-        """Return the cost of the backward pass in progress, by the gradients that it computes."""
-        if self.cost.to_weights == self.cost.backward == self.cost.to_inputs:
-            return self.cost.backward  # most calls: looking up gradients takes time
-        weights = any(_computed(_edges(parameter)) for parameter in self.module.parameters())
-        inputs = _computed(self.inputs)
-        if weights == inputs:  # neither: it ends at an activation inside
-            return self.cost.backward
-        return self.cost.to_weights if weights else self.cost.to_inputs
-
-
-def _computed(nodes: "list[Node]") -> bool:
-    """Say whether the backward pass in progress computes the gradient at any of these nodes."""
-    import torch
-
-    try:
-        return any(map(torch._C._will_engine_execute_node, nodes))
-    except RuntimeError:  # torch's answer for a leaf whose gradient is to be returned
-        return True
-
-
-def _edges(value: Any) -> "list[Node]":
-    """Return the graph nodes at which gradients of these tensors arrive, leaves included."""
-    from torch.autograd.graph import get_gradient_edge
-
-    return [get_gradient_edge(tensor).node for tensor in tensors(value) if tensor.requires_grad]
-
-
-def _nodes(value: Any) -> "list[Node]":
-    """Return the graph nodes through which a backward pass leaves these tensors."""
-    return [tensor.grad_fn for tensor in tensors(value) if tensor.grad_fn is not None]

@@ -1,0 +1,49 @@
+"""Autograd graph of a metered call: where its backward pass starts, and what that computes."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from steelyard.harness.budget.flops import CallCost, tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.autograd.graph import Node
+
+
+class Call(NamedTuple):
+    """Call of a watched module."""
+
+    module: "nn.Module"
+    cost: CallCost
+    inputs: "list[Node]"
+
+    def executed_backward(self) -> float:
+        """Return the cost of the backward pass in progress, by the gradients that it computes."""
+        if self.cost.to_weights == self.cost.backward == self.cost.to_inputs:
+            return self.cost.backward  # most calls: looking up gradients takes time
+        weights = any(_computed(edges(parameter)) for parameter in self.module.parameters())
+        inputs = _computed(self.inputs)
+        if weights == inputs:  # neither: it ends at an activation inside
+            return self.cost.backward
+        return self.cost.to_weights if weights else self.cost.to_inputs
+
+
+def _computed(nodes: "list[Node]") -> bool:
+    """Say whether the backward pass in progress computes the gradient at any of these nodes."""
+    import torch
+
+    try:
+        return any(map(torch._C._will_engine_execute_node, nodes))
+    except RuntimeError:  # torch's answer for a leaf whose gradient is to be returned
+        return True
+
+
+def edges(value: Any) -> "list[Node]":
+    """Return the graph nodes at which gradients of these tensors arrive, leaves included."""
+    from torch.autograd.graph import get_gradient_edge
+
+    return [get_gradient_edge(tensor).node for tensor in tensors(value) if tensor.requires_grad]
+
+
+def nodes(value: Any) -> "list[Node]":
+    """Return the graph nodes through which a backward pass leaves these tensors."""
+    return [tensor.grad_fn for tensor in tensors(value) if tensor.grad_fn is not None]
