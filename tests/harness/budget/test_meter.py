@@ -127,6 +127,19 @@ def test_raises_before_the_pass_that_would_overshoot_and_recovers() -> None:
     assert meter.fraction == 1.0
 
 
+def test_a_backward_pass_that_was_left_out_is_not_waited_for_after_its_step() -> None:
+    layer = nn.Linear(3, 5)
+    x = torch.randn(7, 3)
+    forward = 2 * 7 * 3 * 5
+    meter = Meter(Budget("test", 3 * forward), "cpu")
+    _watched(meter, layer)
+    with meter:
+        layer(x)
+        meter.step(7)
+        layer(x).sum().backward()
+    assert meter.ledger("budget").flops == {"forward": 2 * forward, "backward": forward}
+
+
 def test_fused_attention_on_a_cpu_by_hand() -> None:
     """Torch 2.14 has no formula for it; a budget must not mean more there."""
     q, k, v = (torch.randn(1, 2, 3, 4, requires_grad=True) for _ in range(3))
