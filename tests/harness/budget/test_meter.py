@@ -140,6 +140,17 @@ def test_a_backward_pass_that_was_left_out_is_not_waited_for_after_its_step() ->
     assert meter.ledger("budget").flops == {"forward": 2 * forward, "backward": forward}
 
 
+def test_fixed_costs_are_no_part_of_the_schedule() -> None:
+    layer = nn.Linear(5, 10)
+    meter = Meter(Budget("test", 1000), "cpu")
+    _watched(meter, layer)
+    with meter, torch.no_grad():
+        meter.charge(600)
+        assert (meter.spent, meter.fraction) == (600, 0)
+        layer(torch.randn(1, 5))  # 100 of the 400 that are left
+    assert meter.fraction == 0.25
+
+
 def test_fused_attention_on_a_cpu_by_hand() -> None:
     """Torch 2.14 has no formula for it; a budget must not mean more there."""
     q, k, v = (torch.randn(1, 2, 3, 4, requires_grad=True) for _ in range(3))
