@@ -5,6 +5,7 @@ holds, one by one, until none is left. So a launch needs no living parent, and t
 on one plan.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,3 +52,10 @@ class Engine(Protocol):
     def stop(self, launch: Launch) -> None:
         """End the workers; what they hold is continued by others."""
         ...
+
+
+def worker_command(plan: Path, runs: Path, *words: str) -> tuple[str, ...]:
+    """Return the command of a worker, in this Python, from any folder of any machine."""
+    # ``-P`` keeps modules of the working directory out.
+    python = (sys.executable, "-P", "-c", "from steelyard.harness.cli.main import main; main()")
+    return (*python, "work", str(plan.resolve()), "--runs", str(runs.resolve()), *words)
