@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from steelyard.harness.budget.audit import Audit, BehindMeter
 from steelyard.harness.budget.flops import CallCost, FlopCache
 from steelyard.harness.budget.graph import Call, edges, nodes
+from steelyard.harness.core import ranks
 from steelyard.harness.core.environment import device_name, peak_bytes, reset_peak
 from steelyard.harness.records.budget import Budget
 from steelyard.harness.records.record import Ledger
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 
 HISTORY_EVERY = 10  # steps between two rows of a run's log
+SPREAD = 1.05
+"""Cost of the costliest step of several ranks that has to be left, as a factor: inside a step none
+of them can stop alone, and steps differ by their padding and by the length of their answers."""
 
 
 class BudgetSpent(Exception):
@@ -43,6 +47,9 @@ class Meter:
     Use it as a context manager around a method's training. Inside, ``with meter.phase("teacher")``
     charges passes to that phase; outside any, they go to ``forward`` and ``backward``. ``audit``
     compares windows of the run with torch's own counter.
+
+    Each of several ``ranks`` has a meter of its own passes; the budget is that of all together, and
+    they agree on the used fraction whenever it is read, which all do in the same places.
     """
 
     def __init__(self, budget: Budget, device: str, audit: Audit | None = None) -> None:
@@ -97,11 +104,12 @@ class Meter:
         Fixed costs are subtracted from used and total, or half of the schedule could be over
         before the method starts.
         """
+        spent, _, elapsed = self._of_all_ranks()
         available = self.budget.flops - self._fixed
-        fraction = (self._spent - self._fixed) / available if available else 1.0
+        fraction = (spent - self._fixed) / available if available else 1.0
         if self.budget.seconds is not None:
             seconds = self.budget.seconds - self._fixed_seconds
-            elapsed = self._elapsed() - self._fixed_seconds
+            elapsed -= self._fixed_seconds
             fraction = max(fraction, elapsed / seconds if seconds > 0 else 1.0)
         if self.budget.items is not None:
             fraction = max(fraction, self._prompts / self.budget.items)
@@ -162,12 +170,14 @@ class Meter:
         self._spent_before = self._spent
 
     def afford_step(self, prompts: int = 1) -> None:
-        """Check the budget before a step, so that a run ends between two steps.
+        """Check the budget before a step, so that a run ends between two steps, on all ranks.
 
         Raises:
             BudgetSpent: these prompts, or the cost of the costliest step, would overshoot.
         """
-        self._demand(self._costliest_step, prompts)
+        spent, reserved, elapsed = self._of_all_ranks()
+        step = self._costliest_step if ranks.world() == 1 else self._costliest_step * SPREAD
+        self._check(spent + reserved + step, elapsed, prompts)
 
     def step(self, prompts: int, answers: int | None = None) -> None:
         """Count one completed optimiser step over these prompts and their answers, one by default.
@@ -179,14 +189,17 @@ class Meter:
             BehindMeter: the audit saw passes that no watched module posted.
         """
         self.steps += 1
-        self._post("backward", self.audit.end(f"step {self.steps}"))
-        self._costliest_step = max(self._costliest_step, self._spent - self._spent_before)
+        with ranks.together():
+            self._post("backward", self.audit.end(f"step {self.steps}"))
+        cost = sum(ranks.gather(self._spent - self._spent_before))
+        self._costliest_step = max(self._costliest_step, cost)
         self._spent_before = self._spent
         self._prompts += prompts
         self._answers += prompts if answers is None else answers
         self._reserved = 0.0  # a backward pass that was skipped will not come after the step
-        self.on_progress(min(1.0, self.fraction))
-        self.audit.begin_if_due(self.fraction)
+        fraction = self.fraction
+        self.on_progress(min(1.0, fraction))
+        self.audit.begin_if_due(fraction)
 
     def log(
         self, values: "Mapping[str, Tensor | float]", learning_rate: float | None = None
@@ -196,7 +209,7 @@ class Meter:
         The first step, every tenth after it and the last are rows of the history. ``on_log`` gets
         the row of every step, with the fraction of the FLOPs so far that each phase has.
         """
-        numbers = {name: float(value) for name, value in values.items()}
+        numbers = ranks.mean_values({name: float(value) for name, value in values.items()})
         for name, value in numbers.items():
             total, count = self._sums.get(name, (0.0, 0))
             self._sums[name] = (total + value, count + 1)
@@ -312,13 +325,22 @@ class Meter:
         for node in at:
             node.register_prehook(executed)
 
-    def _demand(self, flops: float, prompts: int = 1) -> None:
-        total, caps = self._spent + self._reserved + flops, self.budget
-        over = ""
+    def _of_all_ranks(self) -> tuple[float, float, float]:
+        """Return the spent and reserved FLOPs of all ranks, and the seconds of the slowest."""
+        rows = ranks.gather((self._spent, self._reserved, self._elapsed()))
+        spent, reserved, seconds = zip(*rows, strict=True)
+        return sum(spent), sum(reserved), max(seconds)
+
+    def _demand(self, flops: float) -> None:
+        if ranks.world() == 1:  # inside a step a rank that stopped alone would be waited for
+            self._check(self._spent + self._reserved + flops, self._elapsed())
+
+    def _check(self, total: float, elapsed: float, prompts: int = 1) -> None:
+        over, caps = "", self.budget
         if total > caps.flops:
             over = f"{total:.3g} FLOPs needed"
-        elif caps.seconds is not None and self._elapsed() > caps.seconds:
-            over = f"{self._elapsed():.3g} s used"
+        elif caps.seconds is not None and elapsed > caps.seconds:
+            over = f"{elapsed:.3g} s used"
         elif caps.items is not None and self._prompts + prompts > caps.items:
             over = f"{self._prompts + prompts} items needed"
         if over:

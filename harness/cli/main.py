@@ -5,6 +5,7 @@ import gc
 import io
 import signal
 import sys
+import traceback
 
 import click
 
@@ -22,9 +23,13 @@ from steelyard.harness.cli.run import demo, run, train
 from steelyard.harness.cli.score import items, score
 from steelyard.harness.cli.tune import tune
 from steelyard.harness.cli.validate import validate
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import RunFailed, UserError, unknown
 from steelyard.harness.core.progress import echo
 from steelyard.harness.core.startup import Output, start_process
+
+WITH_RANKS = ("run", "train", "evaluate")
+"""Commands that torchrun may start as several processes."""
 
 
 class _Group(click.Group):
@@ -38,6 +43,13 @@ class _Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             raise unknown("command", args[0], self.commands)
+        if ranks.world() > 1 and args:
+            if args[0] not in WITH_RANKS:
+                raise UserError(
+                    f"torchrun started {ranks.world()} processes, and '{args[0]}' is one: start it "
+                    f"without; torchrun is for {', '.join(WITH_RANKS)}."
+                )
+            ranks.connect()
         return super().resolve_command(ctx, args)
 
     # click would cut long lines.
@@ -95,7 +107,9 @@ def main() -> None:
         if Output.failure:
             echo(f"error: could not write standard output: {Output.failure}", error=True)
             sys.exit(1)
+        ranks.close()
     except (UserError, RunFailed) as error:
+        ranks.meet(str(error))
         echo(f"error: {error}", error=True)
         sys.exit(2 if isinstance(error, UserError) else 1)
     except click.ClickException as error:
@@ -106,3 +120,6 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         echo("\ninterrupted; finished runs are kept: the same command continues", error=True)
         sys.exit(130)
+    except Exception:
+        ranks.meet(traceback.format_exc())
+        raise

@@ -8,6 +8,7 @@ import sys
 import warnings
 from typing import Any
 
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import UserError
 
 COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE",
@@ -26,21 +27,23 @@ def start_process() -> None:
     """Make this process and those it starts independent of how they are started.
 
     Output that cannot be shown is no error, variables of a launcher and of ``accelerate`` have no
-    effect, and warnings stay warnings.
+    effect, and warnings stay warnings. Only torchrun makes it one of several ``ranks``.
 
     Raises:
-        UserError: a launcher started several processes of one command.
+        UserError: another launcher started several processes of one command.
     """
     _open_streams()
     if sys.flags.optimize > 1:
         raise UserError("Python was told to drop all docstrings, of which help texts are made: "
                         "unset PYTHONOPTIMIZE or give 1.")  # fmt: skip
+    has_ranks = ranks.adopt(os.environ)
     for name in COUNTS:
         value = os.environ.get(name, "")
-        if value.isdecimal() and int(value) > 1:
+        if value.isdecimal() and int(value) > 1 and not has_ranks:
             raise UserError(
                 f"{name}={value}: a launcher started {value} processes, and steelyard is one that "
-                f"starts its own (--jobs). Start it without the launcher, or unset {name}."
+                f"starts its own (--jobs). Start it without the launcher, or unset {name}; several "
+                "GPUs in one run: torchrun."
             )
     for name, value in list(os.environ.items()):
         if LAUNCHER.fullmatch(name) or (NUMBERS.fullmatch(name) and not value.isdecimal()):
