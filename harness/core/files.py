@@ -86,29 +86,37 @@ def explain_write_errors(path: Path, *kinds: type[Exception]) -> Iterator[None]:
         raise UserError(f"Could not write {path}: {reason}.") from error
 
 
+class Busy(Exception):
+    """Another process works on a folder."""
+
+
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Create a folder; another process that asks for it waits until the block ends.
 
     The system frees the lock of a killed process. A file system without locks has none.
 
     Raises:
+        Busy: another process has the folder, and this one does not ``wait``.
         UserError: the folder cannot be created.
     """
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _lock(descriptor)
+        _lock(descriptor, wait=wait)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
-    # Some network file systems have no locks.
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+def _lock(descriptor: int, *, wait: bool = True) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Busy("another process works on the folder") from None
+    except OSError:  # some network file systems have no locks
+        pass
 
 
 def remove_abandoned(folder: Path) -> None:

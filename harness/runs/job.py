@@ -17,13 +17,14 @@ from steelyard.harness.records import record
 from steelyard.harness.records.record import Record, RecordKind, Score
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import provenance
+from steelyard.harness.runs.attempt import PARTS
 from steelyard.harness.runs.training import TRACEBACK
 from steelyard.harness.training.tracking import Tracker
 
 if TYPE_CHECKING:
     from steelyard.harness.models.backbone import Backbone
 
-PARTS, ATTACKS = "parts", "attacks.json"
+ATTACKS = "attacks.json"
 BEFORE = f"{PARTS}/before.json"
 """Record that is being replaced."""
 

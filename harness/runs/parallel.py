@@ -6,11 +6,11 @@ records = run_suite(suite, RunOptions(runs=Path("runs"), jobs=2))
 import logging
 import os
 import time
-import traceback
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from steelyard import tasks
 from steelyard.harness.core.environment import pick_device
-from steelyard.harness.core.errors import UserError, check_known, one_line
+from steelyard.harness.core.errors import LeaseLost, UserError, check_known
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import check_output
 from steelyard.harness.core.processes import SendMessage, spread, start_workers
@@ -34,7 +34,8 @@ from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Record, unparsed_lines
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import suite as suites
-from steelyard.harness.runs.job import PARTS, Job, finished
+from steelyard.harness.runs.attempt import PARTS
+from steelyard.harness.runs.job import Job, finished
 from steelyard.harness.runs.options import (
     DataOptions,
     RunOptions,
@@ -42,7 +43,7 @@ from steelyard.harness.runs.options import (
     parse_roots,
 )
 from steelyard.harness.runs.provenance import check_revision, check_split
-from steelyard.harness.runs.run import record_failure, run
+from steelyard.harness.runs.run import Failure, record_failure, run_or_fail
 from steelyard.harness.runs.suite import Suite
 from steelyard.harness.runs.training import TRACEBACK, TRAINING, require_features
 
@@ -328,17 +329,6 @@ def _start_worker(*shared: Any) -> None:
     quiet_heavy_libraries()
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Exception of a job as text: the exception itself would keep the model in memory."""
-
-    job: Job
-    reason: str
-    traceback: str
-    is_refusal: bool = False
-    """Whether it is a mistake of the user, and nothing was trained."""
-
-
 def _work(job: Job, send_message: SendMessage) -> Record | Failure:
     last_stage, last_time = "", 0.0
 
@@ -350,10 +340,6 @@ def _work(job: Job, send_message: SendMessage) -> Record | Failure:
             last_stage, last_time = stage, now
             send_message(job.spec.id, stage, fraction)
 
-    try:
-        return run(job, *_shared, progress)
-    except (Exception, SystemExit) as error:
-        _, runs, _ = _shared
-        trained = (runs / job.spec.id / TRAINING).is_file()
-        is_refusal = isinstance(error, UserError) and not trained
-        return Failure(job, one_line(error), traceback.format_exc(), is_refusal)
+    while True:
+        with suppress(LeaseLost):  # then to wait for the record of the process that took it over
+            return run_or_fail(job, *_shared, progress)

@@ -4,18 +4,19 @@ record = run(job, {"food101": corpus}, Path("runs"), "cpu", no_progress)
 """
 
 import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
 from steelyard import methods, tasks
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.environment import code, packages
+from steelyard.harness.core.errors import UserError, one_line
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import (
-    exclusive,
+    Busy,
     file_hash,
     read_items,
     weights_hash,
@@ -31,9 +32,9 @@ from steelyard.harness.records import record
 from steelyard.harness.records.budget import Budget, parse_budget
 from steelyard.harness.records.record import Ledger, Record, Score
 from steelyard.harness.runs import provenance
+from steelyard.harness.runs.attempt import Attempt, attempt
 from steelyard.harness.runs.job import (
     ATTACKS,
-    PARTS,
     Job,
     attack_costs,
     continued,
@@ -58,35 +59,78 @@ if TYPE_CHECKING:
 
 
 def run(
-    job: Job, corpora: Mapping[str, Corpus], runs: Path, device: str, progress: Progress
+    job: Job,
+    corpora: Mapping[str, Corpus],
+    runs: Path,
+    device: str,
+    progress: Progress,
+    *,
+    wait: bool = True,
 ) -> Record:
     """Train and evaluate a job, or its unfinished part, and write its record.
 
     ``corpora`` holds the data of the task trained on and of every task scored. Any exception of
     training gives a record with status ``failed``; the exceptions of other parts are raised. Of two
     processes with the same job one waits, and finds the record of the other.
+
+    Raises:
+        Busy: another process works on the run, and this one does not ``wait``.
+        Interrupted: raised by ``progress``, or because another process took the run over.
     """
     folder = runs / job.spec.id
-    with exclusive(folder):
+    with attempt(folder, progress, wait=wait) as current:
         if (result := finished(job, runs, corpora)) is None:
+            current.begin()
             job, before = continued(job, folder, corpora)
             training = _trained(job, folder, device)
             if training is None:
-                training = train(job.spec, corpora, folder, device, progress, job.trackers)
+                training = train(job.spec, corpora, folder, device, current.report, job.trackers)
             scores: Sequence[Score] = ()
             tables: Mapping[str, pd.DataFrame] = {}
             if training.status == "done" and job.variants:
-                scores, tables = _evaluate(job, corpora, folder, device, progress)
+                scores, tables = _evaluate(job, corpora, folder, device, current.report)
+            current.report("evaluating", 1.0)
             set_aside(folder)
             for name, items in tables.items():
                 write_items(items, folder / name)
             if training.status == "done" or (folder / TRAINING).is_file():
                 (folder / TRACEBACK).unlink(missing_ok=True)  # of an earlier attempt
-            source = _provenance(job, corpora, folder, device, before)
+            source = _provenance(job, corpora, folder, device, before, current)
             result = _write(job, folder, training, scores, source)
         # After the record: an interrupted run continues from its parts.
-        shutil.rmtree(folder / PARTS, ignore_errors=True)
+        current.is_finished = True
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Exception of a job as text: the exception itself would keep the model in memory."""
+
+    job: Job
+    reason: str
+    traceback: str
+    is_refusal: bool = False
+    """Whether it is a mistake of the user, and nothing was trained."""
+
+
+def run_or_fail(
+    job: Job,
+    corpora: Mapping[str, Corpus],
+    runs: Path,
+    device: str,
+    progress: Progress,
+    *,
+    wait: bool = True,
+) -> Record | Failure:
+    """Return the record of ``run``, or the exception that ended it; see there for ``Busy``."""
+    try:
+        return run(job, corpora, runs, device, progress, wait=wait)
+    except Busy:
+        raise
+    except (Exception, SystemExit) as error:
+        trained = (runs / job.spec.id / TRAINING).is_file()
+        is_refusal = isinstance(error, UserError) and not trained
+        return Failure(job, one_line(error), format_exc(), is_refusal)
 
 
 def record_failure(
@@ -99,7 +143,7 @@ def record_failure(
     not written.
     """
     folder = runs / job.spec.id
-    with exclusive(folder):
+    with attempt(folder, wait=True) as last:
         write_atomic(folder / TRACEBACK, traceback)
         old = earlier(folder)
         if old is not None and old.status == "done":
@@ -110,7 +154,8 @@ def record_failure(
             limits = (job.spec.budget, job.spec.track, job.spec.wall)
             training = _without_cost(parse_budget(*limits), device)
         training = replace(training, status="failed", failure=reason)
-        source = _provenance(job, corpora, folder, device, old.provenance if old else {})
+        before = old.provenance if old else {}
+        source = _provenance(job, corpora, folder, device, before, last)
         return _write(job, folder, training, (), source)
 
 
@@ -160,6 +205,7 @@ def _provenance(
     folder: Path,
     device: str,
     before: Mapping[str, Any],
+    current: Attempt,
 ) -> dict[str, Any]:
     """Return code, weights, data and side files of a run.
 
@@ -209,6 +255,9 @@ def _provenance(
         content["attacks"] = {name: costs[name] for name in attacked}
     if job.tuning is not None:
         content["tuning"] = dict(job.tuning)
+    # Most runs need one attempt, and their records read as they always did.
+    if (attempts := max(current.state.attempts, before.get("attempts", 1))) > 1:
+        content["attempts"] = attempts
     return content
 
 
@@ -273,6 +322,7 @@ def _score_variant(
         limit=job.limit,
         progress=on_progress,
     )
+    on_progress(1.0)  # nothing is written if the run was taken over meanwhile
     write_items(result.items, table)
     # Before the summary, which marks the variant as complete.
     if result.attack is not None:

@@ -4,6 +4,7 @@ result = train(spec, {"food101": corpus}, folder, "cpu", no_progress)
 """
 
 import json
+import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.budget import Budget, parse_budget
 from steelyard.harness.records.record import Ledger
 from steelyard.harness.records.spec import RunSpec
+from steelyard.harness.runs.attempt import PARTS
 from steelyard.harness.training import tracking
 from steelyard.harness.training.tracking import Tracker
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from steelyard.harness.models.vlm import Vlm
     from steelyard.harness.training.train_data import TrainData
 
-TRAINING = "training.json"
+TRAINING, LOG = "training.json", "log.jsonl"
 TRACEBACK = "traceback.txt"
 """Where an exception ended a run; such a run is tried again by the next command."""
 
@@ -98,6 +100,7 @@ def train(
     from steelyard.harness.models import extension
 
     progress("preparing", 0.0)
+    (folder / PARTS).mkdir(parents=True, exist_ok=True)
     budget = parse_budget(spec.budget, spec.track, spec.wall)
     method, config, backbone, data, flops, seconds = prepare(spec, corpora, folder, device, budget)
     # The seed decides which windows the audit compares: a method cannot know them.
@@ -139,9 +142,22 @@ def train(
     if not failure and backbone.kind == "classifier":
         same = _restores(backbone, data, folder, device)
         failure = "" if same else extension.UNSAVED.format("by a hook or a plain attribute")
-    if not failure:
-        registry.save(backbone, folder / WEIGHTS)
-    return _write_result(folder, meter, stopped, failure, exception)
+    with TemporaryFolder(folder / PARTS) as own:
+        if not failure:
+            registry.save(backbone, Path(own) / WEIGHTS)
+        result = _write_result(Path(own), meter, stopped, failure, exception)
+        progress("training", 1.0)  # raises if another process took the run over meanwhile
+        for name in (WEIGHTS, LOG, TRACEBACK, TRAINING):  # the last says that all are there
+            _move(Path(own) / name, folder / name)
+    return result
+
+
+def _move(source: Path, target: Path) -> None:
+    """Replace a file or folder by that of this attempt, if there is one."""
+    if source.exists():
+        if target.is_dir():
+            shutil.rmtree(target)
+        source.replace(target)
 
 
 def _write_result(
@@ -155,7 +171,7 @@ def _write_result(
     status: Literal["done", "failed"] = "failed" if failure else "done"
     result = TrainingResult(status, failure, meter.ledger(stopped), meter.diagnostics)
     lines = (json.dumps(row, sort_keys=True) + "\n" for row in meter.history)
-    write_atomic(folder / "log.jsonl", "".join(lines))
+    write_atomic(folder / LOG, "".join(lines))
     if exception:
         write_atomic(folder / TRACEBACK, exception)
     else:  # after the weights: a run that has this file is not trained again

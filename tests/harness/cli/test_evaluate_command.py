@@ -19,7 +19,7 @@ from steelyard.harness.core.examples import Inputs
 from steelyard.harness.models import registry, vlm
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
-from steelyard.harness.runs.job import PARTS
+from steelyard.harness.runs.attempt import PARTS
 from steelyard.leaderboards.publish import publish
 
 GENERATE = vlm.Vlm.generate

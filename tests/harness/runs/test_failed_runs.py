@@ -10,7 +10,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.evaluation import evaluate
 from steelyard.harness.models import registry
 from steelyard.harness.records import record
-from steelyard.harness.runs.job import PARTS
+from steelyard.harness.runs.attempt import PARTS
 from steelyard.harness.runs.training import TRACEBACK, TRAINING
 
 METHOD = '''

@@ -1,0 +1,110 @@
+"""Attempts at a run: one process at a time, counted, and seen from other machines.
+
+All that is unfinished of a run is in ``parts`` of its folder, which its last attempt removes.
+"""
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from steelyard.harness.core import lease as leases
+from steelyard.harness.core.errors import LeaseLost, UserError
+from steelyard.harness.core.files import exclusive, write_json
+from steelyard.harness.core.lease import Lease
+from steelyard.harness.core.progress import Progress, no_progress
+from steelyard.harness.core.readers import read_object
+
+PARTS, LEASE, STATE = "parts", "lease", "attempt.json"
+MOST_LOST = 3
+"""Processes that may die in one run, by memory for example, before a plan gives it up."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptState:
+    """What is known of an unfinished run, in ``parts/attempt.json``."""
+
+    attempts: int = 0
+    lost: int = 0
+    """Attempts whose process died."""
+    host: str = ""
+    """Machine of the attempt that goes on; empty between two."""
+    process: int = 0
+    begun: float = 0.0
+    """Time of its begin, in seconds since 1970."""
+    stage: str = ""
+    fraction: float = 0.0
+    """Of the stage that is done."""
+
+
+def read_state(folder: Path) -> AttemptState:
+    """Read the state of the run in a folder; that of a run without attempts if there is none."""
+    try:
+        return AttemptState(**read_object(folder / PARTS / STATE))
+    except (UserError, TypeError):  # absent, or of another version: it decides no result
+        return AttemptState()
+
+
+class Attempt:
+    """Attempt at a run by this process, which holds the run's lease."""
+
+    def __init__(self, folder: Path, lease: Lease, progress: Progress) -> None:
+        self._folder, self._lease, self._progress = folder, lease, progress
+        self.state = read_state(folder)
+        self._written = 0.0
+        self.is_finished = False
+        """Whether nothing is left to do of the run: then ``parts`` is removed."""
+
+    def begin(self) -> None:
+        """Count the attempt; what the last one left behind says whether its process died."""
+        before = self.state
+        lost = before.lost + bool(before.host)
+        host, now = platform.node(), time.time()
+        self._write(AttemptState(before.attempts + 1, lost, host, os.getpid(), now))
+
+    def report(self, stage: str, fraction: float) -> None:
+        """Report progress, to other machines too; raise LeaseLost if the run was taken over."""
+        self._lease.check()
+        if time.monotonic() - self._written > leases.HEARTBEAT:
+            with suppress(UserError):  # a full disk is the run's own affair
+                self._write(replace(self.state, stage=stage, fraction=fraction))
+        self._progress(stage, fraction)
+
+    def end(self) -> None:
+        """Say that the process did not die."""
+        if self.state.host:
+            with suppress(UserError):
+                self._write(replace(self.state, host="", process=0))
+
+    def _write(self, state: AttemptState) -> None:
+        self.state, self._written = state, time.monotonic()
+        write_json(self._folder / PARTS / STATE, asdict(state))
+
+
+@contextmanager
+def attempt(folder: Path, progress: Progress = no_progress, *, wait: bool) -> Iterator[Attempt]:
+    """Work on a run while no other process does.
+
+    Raises:
+        Busy: another process works on it, and this one does not ``wait``.
+    """
+    parts = folder / PARTS
+    with exclusive(folder, wait=wait):
+        with leases.lease(parts / LEASE, wait=wait) as lease:
+            work = Attempt(folder, lease, progress)
+            try:
+                yield work
+            except LeaseLost:
+                raise
+            except BaseException:
+                work.end()
+                raise
+        # After the lease, which is in it; who gets the lease meanwhile finds the record.
+        if work.is_finished:
+            shutil.rmtree(parts, ignore_errors=True)
+        with suppress(OSError):
+            parts.rmdir()
