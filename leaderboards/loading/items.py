@@ -244,11 +244,21 @@ def _words(column: "pyarrow.ChunkedArray") -> NDArray[np.int64]:
 
 
 def _indicator(column: "pyarrow.ChunkedArray", classes: int) -> NDArray[np.bool_]:
-    """Return class indices as a 0/1 matrix: [n, C]."""
+    """Return class indices as a 0/1 matrix: [n, C].
+
+    Raises:
+        UserError: there is an index outside the ``classes`` of the record.
+    """
     import pyarrow.compute as compute
 
     rows = compute.list_parent_indices(column).to_numpy()
-    indicator = np.zeros((len(column), classes), dtype=np.bool_)
     # Parquet gives a column of nothing but empty lists the type null, hence the cast.
-    indicator[rows, compute.list_flatten(column).to_numpy().astype(np.int64)] = True
+    indices = compute.list_flatten(column).to_numpy().astype(np.int64)
+    if len(indices) and not 0 <= indices.min() <= indices.max() < classes:
+        raise UserError(
+            f"items have classes from {indices.min()} to {indices.max()}, and their record counts "
+            f"{classes} classes: copy the whole folder of the run again"
+        )
+    indicator = np.zeros((len(column), classes), dtype=np.bool_)
+    indicator[rows, indices] = True
     return indicator

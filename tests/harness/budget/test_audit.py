@@ -115,20 +115,22 @@ def test_a_forward_replaced_after_its_price_was_known_is_found() -> None:
 def test_what_was_paid_in_advance_may_be_executed_later_once() -> None:
     layer, frozen, x = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), torch.randn(ROWS, WIDTH)
 
-    def run(passes: int) -> str:
-        meter = Meter(Budget("test", 100 * PASS), "cpu", audit=Audit(7))
+    def run(first: int, last: int) -> str:
+        """Execute so many passes of the frozen layer before the first step and after the last."""
+        meter = Meter(Budget("test", 4 * PASS), "cpu", audit=Audit(7))
         meter.watch(layer)
-        with meter, suppress(BehindMeter):
+        with meter, suppress(BehindMeter), torch.no_grad():
             meter.charge(2 * PASS)
-            for _ in range(passes):
-                with torch.no_grad():
+            for passes in (first, last):
+                for _ in range(passes):
                     frozen(x)
-            layer(x).sum().backward()
-            meter.step(ROWS)
+                layer(x)
+                meter.step(ROWS)
         return meter.audit.finding
 
-    assert run(2) == ""
-    assert "behind the meter" in run(3)
+    assert run(2, 0) == run(1, 1) == run(0, 2) == ""
+    assert "behind the meter" in run(3, 0)
+    assert "behind the meter" in run(2, 1)
 
 
 def test_without_a_seed_nothing_is_looked_at() -> None:

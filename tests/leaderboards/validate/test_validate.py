@@ -158,9 +158,14 @@ def from_validation(content: Content) -> None:
     content["provenance"]["data"]["split"] = "val"
 
 
+def with_few_classes(content: Content) -> None:
+    content["provenance"]["data"]["classes"] = 1
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
+        (with_few_classes, "and their record counts 1 classes"),
         (raised, "food101 clean: the record says accuracy 0.99, its items give"),
         (not_a_number, "NaN is no number of JSON"),
         (undirected, "is the main metric and has no direction"),
