@@ -23,6 +23,7 @@ from steelyard.harness.models.backbone import (
 from steelyard.harness.models.extension import Extension
 from steelyard.harness.models.precision import autocast_calls
 from steelyard.harness.models.vlm_config import VlmConfig
+from steelyard.harness.models.vlm_generation import OnPass, ReadPrompts, ignore_pass, sample_answers
 from steelyard.harness.models.vlm_layout import IGNORED, Layout, layout_of
 from steelyard.harness.models.vlm_pixels import pixel_gradient, pixel_range
 from steelyard.harness.models.vlm_prompts import PromptEncoder
@@ -99,18 +100,18 @@ class Vlm(nn.Module):
 
     def fuse(self, parts: Latents) -> Tensor:
         """Return logits [A, V] at the answer tokens, one row per token in row order."""
-        layout = _layout(parts).packed()
+        layout = self.layout(parts).packed()
         answered = layout.answered
         # Padding (-100) is no token; the embedding of token 0 is masked out below.
         answers = self.base.get_input_embeddings()(layout.answers.clamp(min=0))
         attended = torch.cat([layout.visible, answered], 1)
-        states = self._read(parts, layout, attended, answers)
+        states = self.read(parts, layout, attended, answers)
         # The last prompt token predicts the first answer token, and so on.
         before = states[:, layout.mask.shape[1] - 1 : -1]
         logits: Tensor = self.base.get_output_embeddings()(before[answered])
         return logits.float()
 
-    def _read(
+    def read(
         self,
         parts: Latents,
         layout: Layout,
@@ -128,34 +129,43 @@ class Vlm(nn.Module):
                 "visual_pos_masks": types.bool(),
                 "deepstack_visual_embeds": layout.deeper(parts.text, parts.image),
             }
-        return self._decode(embedded, layout, attended, cache, token_types=types, **further)
+        positions = layout.positions(self.base.model, attended)
+        return self.run_decoder(embedded, attended, positions, cache, token_types=types, **further)
 
-    def _decode(
+    def run_decoder(self, *args: Any, **further: Any) -> Tensor:
+        """Return the states [B, N, D] of the last N of the tokens ``attended`` [B, L]."""
+        call = self.decoder_arguments(*args, **further)
+        states: Tensor = self.language_model(**call).last_hidden_state
+        return states
+
+    def decoder_arguments(
         self,
         embedded: Tensor,
-        layout: Layout,
         attended: Tensor,
+        positions: Tensor,
         cache: Any = None,
         token_types: Tensor | None = None,
         **further: Any,
-    ) -> Tensor:
-        """Return the states [B, N, D] of the last N of the tokens ``attended`` [B, L]."""
-        positions = layout.positions(self.base.model, attended)
-        positions = positions[..., attended.shape[1] - embedded.shape[1] :]
+    ) -> dict[str, Any]:
         mask: Any = attended.long()
         # Models with masks of their own let the tokens of an image attend to each other.
         if masks := getattr(self.base, "create_masks_for_generate", None):
             config = self.base.config
             mask = masks(config, embedded, mask, cache, positions, token_type_ids=token_types)
-        states: Tensor = self.language_model(
-            inputs_embeds=embedded,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=cache is not None,
+        return {
+            "inputs_embeds": embedded,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "use_cache": cache is not None,
             **({} if cache is None else {"past_key_values": cache}),
             **further,
-        ).last_hidden_state
-        return states
+        }
+
+    def layout(self, latents: Latents) -> Layout:
+        """Return the context of latents; TypeError if they are another backbone's."""
+        if not isinstance(latents.context, Layout):
+            raise TypeError("These latents are not from this backbone's encode.")
+        return latents.context
 
     def predict(self, batch: Batch) -> Tensor:
         return self.fuse(self.encode(batch))
@@ -167,7 +177,7 @@ class Vlm(nn.Module):
 
     def blank(self, latents: Latents, modality: Modality, rows: Tensor | None = None) -> Latents:
         """Attend to none of the modality's tokens, as if the prompt had been rendered without."""
-        layout = _layout(latents)
+        layout = self.layout(latents)
         selected = torch.ones_like(layout.image_visible) if rows is None else rows
         return replace(latents, context=layout.blank(modality, selected))
 
@@ -219,29 +229,20 @@ class Vlm(nn.Module):
 
     @torch.no_grad()
     def continuations(
-        self, batch: Batch, max_tokens: int, temperature: float | None = None
+        self,
+        batch: Batch,
+        max_tokens: int,
+        temperature: float | None = None,
+        samples: int = 1,
+        on_pass: OnPass = ignore_pass,
     ) -> list[list[int]]:
         """Return the tokens that follow each prompt, up to an end token, greedy or sampled.
 
-        Sampling draws from torch's global generator.
+        With several ``samples`` the rows of a prompt follow one another. Sampling draws from
+        torch's global generator. ``training.generation`` charges what it costs.
         """
-        # Overrides the checkpoint's own settings, such as a penalty on repetition.
-        sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, "num_beams": 1}
-        if temperature is not None:
-            sampling |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         with evaluation_mode(self):
-            tokens = self.model.generate(
-                **self.prompts.plain(batch),
-                max_new_tokens=max_tokens,
-                suppress_tokens=self.prompts.image_ids,  # they are no text
-                eos_token_id=self.eos_ids,
-                pad_token_id=self.prompts.pad_id,
-                logits_processor=[_require_finite_logits],
-                use_cache=True,
-                **sampling,
-            )
-        rows = tokens[:, batch.tokens.shape[1] :].tolist()
-        return [row[: self._length(row) + 1] for row in rows]
+            return sample_answers(self, batch, max_tokens, temperature, samples, on_pass)
 
     def _length(self, ids: Sequence[int]) -> int:
         """Return the number of tokens before the first end token."""
@@ -279,30 +280,18 @@ class Vlm(nn.Module):
 
     def _choice_scores(self, batch: Batch, choices: Sequence[str]) -> Tensor:
         """Return the mean log-likelihood [B, C] of each choice after each prompt."""
-        from transformers import DynamicCache
-
-        latents = self.encode(batch)
-        layout = _layout(latents).packed()
-        # Without the configuration, which would drop what is outside a layer's sliding window: a
-        # choice is removed again.
-        cache = DynamicCache()
-        first = self._read(latents, layout, layout.visible, cache=cache)[:, -1]
-        head = self.base.get_output_embeddings()
+        prompts, head = ReadPrompts(self, batch), self.base.get_output_embeddings()
         # In single precision also for a bf16 model: differences between choices are small.
-        start = log_softmax(head(first).float(), dim=1)
+        start = log_softmax(head(prompts.last).float(), dim=1)
         scores = []
         for choice in choices:
             # One row for all prompts, because a choice has the same tokens after each of them.
-            ids = torch.tensor([self.prompts.answer_ids(choice)], device=first.device)
-            ids = ids.expand(len(first), -1)
+            ids = torch.tensor([self.prompts.answer_ids(choice)], device=start.device)
+            ids = ids.expand(len(start), -1)
             total = start.gather(1, ids[:, :1])[:, 0]
-            added = torch.ones_like(ids[:, :-1], dtype=torch.bool)
-            attended = torch.cat([layout.visible, added], 1)
-            embedded = self.base.get_input_embeddings()(ids[:, :-1])
-            states = self._decode(embedded, layout, attended, cache)
+            states = prompts.append(ids[:, :-1])
             # The next choice continues the prompt, not this choice.
-            if ids.shape[1] > 1:
-                cache.crop(1 - ids.shape[1])
+            prompts.remove(ids.shape[1] - 1)
             rest = log_softmax(head(states).float(), dim=2).gather(2, ids[:, 1:, None])
             # The mean, so that choices of many tokens are not less probable for their length.
             scores.append((total + rest.sum((1, 2))) / ids.shape[1])
@@ -319,18 +308,5 @@ def vision_modules(base: Any) -> tuple[nn.Module, ...]:
     return (tower, *(module for module in rest if any(True for _ in module.parameters())))
 
 
-def _require_finite_logits(ids: Tensor, logits: Tensor) -> Tensor:
-    """Return logits [B, V] as they are; a processor of transformers."""
-    # The largest suffices: it is NaN where any is, and suppressed tokens have minus infinity.
-    require_finite(logits.amax(1, keepdim=True))
-    return logits
-
-
 def _with_pixels(batch: Batch, pixels: Tensor | None) -> Batch:
     return batch if pixels is None else replace(batch, pixels=pixels)
-
-
-def _layout(latents: Latents) -> Layout:
-    if not isinstance(latents.context, Layout):
-        raise TypeError("These latents are not from this backbone's encode.")
-    return latents.context

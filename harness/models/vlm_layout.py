@@ -178,6 +178,12 @@ class Layout:
         columns = {name: getattr(self, name).gather(1, order) for name in (*MARKS, "source")}
         return replace(self, **columns)
 
+    def trimmed(self) -> Self:
+        """Drop the columns of a packed layout that are padding in every row."""
+        width = int(self.visible.sum(1).max())
+        columns = {name: getattr(self, name)[:, -width:] for name in (*MARKS, "source")}
+        return replace(self, **columns)
+
     @property
     def visible(self) -> Tensor:
         """[B, P] bool, prompt tokens that are attended to."""

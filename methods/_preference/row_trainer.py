@@ -109,10 +109,12 @@ class RowTrainer:
     def sample(self, questions: Sequence[int]) -> list[list[Answer]]:
         """Sample a group of answers to each of these rows; charged to ``rollout``."""
         source, config = self.source, self.source.config
-        rows = [row for row in questions for _ in range(config.group)]
         with source.meter.phase("rollout"):
-            batch = source.data.gather([source.rows[row].position for row in rows])
-            sampled = source.backbone.continuations(batch, config.max_tokens, config.temperature)
+            batch = source.data.gather([source.rows[row].position for row in questions])
+            sampled = source.backbone.continuations(
+                batch, config.max_tokens, config.temperature, config.group
+            )
+        rows = [row for row in questions for _ in range(config.group)]
         answers = [
             Answer(row, tuple(ids), self.rewards(row, ids))
             for row, ids in zip(rows, sampled, strict=True)

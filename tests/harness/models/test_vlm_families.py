@@ -250,6 +250,33 @@ def test_generation_continues_as_the_model_alone_would(family: str, build: Build
     assert ids == expected
 
 
+@every_family
+@torch.no_grad()
+def test_samples_share_their_prompt_and_are_drawn_from_the_logits_of_complete_rows(
+    family: str, build: Build
+) -> None:
+    model = build(family)
+    batch = model.collate(items())
+    greedy = model.continuations(batch, 5)
+    assert model.continuations(batch, 5, samples=3) == [row for row in greedy for _ in range(3)]
+
+    drawn: list[torch.Tensor] = []
+    head = model.base.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, out: drawn.append(out.clone()))
+    torch.manual_seed(0)
+    answers = model.continuations(batch, 5, 1.0, samples=3)
+    handle.remove()
+    assert len(drawn[0]) == len(items()), "one pass over each prompt"
+    again = model.collate([item for item in items() for _ in range(3)])
+    width = max(map(len, answers))
+    targets = torch.tensor([row + [-100] * (width - len(row)) for row in answers])
+    complete = model.predict(replace(again, targets=targets)).split([len(row) for row in answers])
+    drawn[0] = drawn[0].repeat_interleave(3, 0)
+    for step, logits in enumerate(drawn):
+        expected = [row[step] for row in complete if len(row) > step]
+        torch.testing.assert_close(logits, torch.stack(expected), rtol=0, atol=1e-4)
+
+
 def test_tiles_that_only_pad_are_no_image(build: Build) -> None:
     """Keep attacks out of a batch's padding, or the model would take it for image."""
     model = build("smolvlm")
