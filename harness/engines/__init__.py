@@ -54,8 +54,10 @@ class Engine(Protocol):
         ...
 
 
-def worker_command(plan: Path, runs: Path, *words: str) -> tuple[str, ...]:
+def worker_command(plan: Path, runs: Path, resources: Resources) -> tuple[str, ...]:
     """Return the command of a worker, in this Python, from any folder of any machine."""
     # ``-P`` keeps modules of the working directory out.
     python = (sys.executable, "-P", "-c", "from steelyard.harness.cli.main import main; main()")
-    return (*python, "work", str(plan.resolve()), "--runs", str(runs.resolve()), *words)
+    # A worker that asked for no GPU may see those of others.
+    device = () if resources.gpus else ("--device", "cpu")
+    return (*python, "work", str(plan.resolve()), "--runs", str(runs.resolve()), *device)

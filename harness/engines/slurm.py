@@ -78,7 +78,7 @@ class Slurm:
                 slurm_srun_args=[f"--cpus-per-task={resources.cpus}"],
                 **site,
             )
-            worker = SlurmWorker(worker_command(plan, runs), delay * LEAVE_FRACTION)
+            worker = SlurmWorker(worker_command(plan, runs, resources), delay * LEAVE_FRACTION)
             with executor.batch():
                 jobs = [executor.submit(worker) for _ in range(resources.workers)]
         except RuntimeError as error:  # no srun

@@ -38,7 +38,7 @@ if log.read_text().count("begun") < int(sys.argv[2]):
 def begin(patch: pytest.MonkeyPatch, log: Path, starts: int) -> None:
     """Start one worker on Slurm's path and wait until it has begun."""
     command = (sys.executable, "-c", WORKER, str(log), str(starts))
-    patch.setattr(slurm, "worker_command", lambda plan, runs: command)
+    patch.setattr(slurm, "worker_command", lambda *_: command)
     folder = log.parent
     launch = Slurm("local").start(folder / "plan.json", folder, Resources(workers=1, minutes=1))
     assert launch.engine == "slurm" and len(launch.ids) == 1
