@@ -17,12 +17,13 @@ from steelyard.harness.cli.evaluate import answers, evaluate
 from steelyard.harness.cli.factors import factors
 from steelyard.harness.cli.leaderboard import compare, leaderboard
 from steelyard.harness.cli.list import list_, show
-from steelyard.harness.cli.plan import plan
+from steelyard.harness.cli.plan import plan, prepare
 from steelyard.harness.cli.reproduce import reproduce
 from steelyard.harness.cli.run import demo, run, train
 from steelyard.harness.cli.score import items, score
 from steelyard.harness.cli.tune import tune
 from steelyard.harness.cli.validate import validate
+from steelyard.harness.cli.work import status, work
 from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import RunFailed, UserError, unknown
 from steelyard.harness.core.progress import echo
@@ -82,13 +83,14 @@ def cli() -> None:
       1    a run or trial failed, for the reason in its record and on the board, and the others are
            done; or check, validate or reproduce found a problem
       2    mistake in the command or its files, one line says which
+      75   a worker was ended before all was done; the same command goes on
       130  interrupted; finished runs are kept, the same command continues
     """
 
 
-for command in (demo, run, train, plan, evaluate, answers, items, score, tune, leaderboard,
-                compare, show, list_, diagnose, factors, check, data, assemble, corruptions,
-                validate, reproduce):  # fmt: skip
+for command in (demo, run, train, plan, prepare, work, status, evaluate, answers, items, score,
+                tune, leaderboard, compare, show, list_, diagnose, factors, check, data, assemble,
+                corruptions, validate, reproduce):  # fmt: skip
     command.epilog = "Exit codes: see steelyard --help."
     cli.add_command(command)
 

@@ -1,5 +1,6 @@
-"""Command that estimates runs before they start: plan."""
+"""Commands before runs start: plan and prepare."""
 
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,14 +10,20 @@ from steelyard.harness.cli.options import output_file, pass_options
 from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import user_path, write_json
+from steelyard.harness.core.progress import echo
 from steelyard.harness.runs import cards
+from steelyard.harness.runs import plan as plans
 from steelyard.harness.runs.options import RunOptions
+from steelyard.harness.runs.parallel import ensure_base_model, open_suite
 
 OPTIONS = [field.name for field in fields(RunOptions) if field.name not in ("dry_run", "jobs")]
 
 
 @click.command()
 @click.argument("targets", nargs=-1, required=True)
+@click.option("-o", "--out", type=user_path, callback=output_file, metavar="FILE",
+              help="File to write the plan to, for 'steelyard work'.")  # fmt: skip
+@click.option("--no-estimate", is_flag=True, help="Write the plan without trying the methods.")
 @click.option(
     "--card",
     metavar="NAME",
@@ -32,31 +39,66 @@ OPTIONS = [field.name for field in fields(RunOptions) if field.name not in ("dry
               help="File to write the estimates to.")  # fmt: skip
 @pass_options(RunOptions, *OPTIONS)
 def plan(
-    targets: tuple[str, ...], card: str | None, mfu: float, file: Path | None, options: RunOptions
+    targets: tuple[str, ...],
+    out: Path | None,
+    no_estimate: bool,
+    card: str | None,
+    mfu: float,
+    file: Path | None,
+    options: RunOptions,
 ) -> None:
     """Estimate FLOPs, hours, memory and disk of runs, and start none.
 
     TARGET is what 'steelyard run' takes: a suite or a method by name, or a file. Each method is
     tried for some steps with the model that it would train. Runs that do not fit the card are
-    refused.
+    refused. With -o the runs become a file from which 'steelyard work' takes them, on any number of
+    machines.
 
     \b
     Examples:
       steelyard plan world_vlm --card H100
+      steelyard plan world -o plan.json
       steelyard plan sft --backbone tiny-vlm --budget 1e12 --card L40S --mfu 0.2
-      steelyard plan mine.py --task food101 --json plan.json
+      steelyard plan mine.py --task food101 --json estimates.json
     """
     # Imported here, because it takes torch and help must be fast.
-    from steelyard.harness.runs.estimate import as_json, plan_suite
+    from steelyard.harness.runs.estimate import Estimate, as_json, plan_suite
 
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu {mfu:g}: give a fraction above 0 and at most 1.")
-    chosen = cards.find(card)
-    estimates = [
-        estimate
-        for target in targets
-        for suite in suites_from(target, options)
-        for estimate in plan_suite(suite, options, chosen, mfu)
-    ]
+    if no_estimate and (file is not None or out is None):
+        raise UserError("--no-estimate goes with -o FILE, and without --json.")
+    suites = [suite for target in targets for suite in suites_from(target, options)]
+    opened = [open_suite(suite, options) for suite in suites]
+    chosen = cards.find(None if no_estimate else card)
+    parts = [] if no_estimate else [plan_suite(part, options, chosen, mfu) for part in opened]
     if file is not None:
-        write_json(file, as_json(estimates, chosen, mfu))
+        write_json(file, as_json([run for part in parts for run in part.values()], chosen, mfu))
+    if out is not None:
+        estimates: dict[str, Estimate] = dict(item for part in parts for item in part.items())
+        needs = {
+            key: plans.Needs(run.hours, sum(run.memory.values()) / cards.GB)
+            for key, run in estimates.items()
+        }
+        made = plans.make(opened, options, needs, "" if no_estimate else chosen.name)
+        made.write(out)
+        echo(f"{len(made.cells)} runs in {out}. Next: steelyard work {shlex.quote(str(out))}")
+
+
+@click.command()
+@click.argument("file", type=user_path, metavar="PLAN")
+def prepare(file: Path) -> None:
+    """Read the data of a plan and fetch its models, before workers start.
+
+    Without it each worker does so: they would wait for one another, or all ask the hub at once.
+
+    \b
+    Example:
+      steelyard prepare plan.json
+    """
+    made = plans.read(file)
+    plans.enter(made)
+    for index, data in enumerate(made.data):
+        plans.open_data(made, index)
+        ensure_base_model(data.backbone, data.backbone_options)
+    echo(f"The data and models of {len(made.cells)} runs are ready.")

@@ -18,7 +18,7 @@ from steelyard.harness.models import registry
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import cards, tuning
 from steelyard.harness.runs.options import RunOptions
-from steelyard.harness.runs.parallel import run_suite
+from steelyard.harness.runs.parallel import open_suite, run_suite
 from steelyard.harness.runs.suite import (
     Suite,
     SuiteEntry,
@@ -105,7 +105,8 @@ def _run(suites: Sequence[Suite], options: RunOptions, *, evaluate: bool = True)
         # Imported here, because it takes torch and help must be fast.
         from steelyard.harness.runs.estimate import plan_suite
 
-        plan_suite(suite, options, cards.find(None), cards.UTILISATION, evaluate=evaluate)
+        opened = open_suite(suite, options, evaluate=evaluate)
+        plan_suite(opened, options, cards.find(None), cards.UTILISATION)
     return []
 
 

@@ -8,6 +8,8 @@ systems have none across machines. A lease is a file that its holder touches; an
 it once it was not touched for ``DURATION``. Both together serve every file system.
 """
 
+import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -83,7 +85,7 @@ def lease(path: Path, *, wait: bool) -> Iterator[Lease]:
 
 
 def holder(path: Path) -> Holder | None:
-    """Return who holds the lease of a file; None for nobody, or for a process that went silent."""
+    """Return who holds the lease of a file; None for nobody, or if that process is gone."""
     try:
         silent = time.time() - path.stat().st_mtime
     except OSError:
@@ -91,4 +93,10 @@ def holder(path: Path) -> Holder | None:
     owner = SoftFileLease(path, lease_duration=DURATION, heartbeat_interval=HEARTBEAT).owner
     if owner is None or silent > DURATION:
         return None
+    if owner.hostname == socket.gethostname():
+        with suppress(PermissionError):
+            try:
+                os.kill(owner.pid, 0)
+            except ProcessLookupError:
+                return None
     return Holder(owner.hostname, owner.pid, silent)

@@ -219,10 +219,10 @@ def parse(content: Mapping[str, Any], path: Path) -> Record:
     """Build a record from the JSON of ``path``; missing fields take their defaults."""
     try:
         parts = dict(content)
-        parts["spec"] = _build(RunSpec, parts["spec"])
-        parts["ledger"] = _build(Ledger, parts["ledger"])
-        parts["scores"] = tuple(_build(Score, score) for score in parts["scores"])
-        record: Record = _build(Record, parts)
+        parts["spec"] = build(RunSpec, parts["spec"])
+        parts["ledger"] = build(Ledger, parts["ledger"])
+        parts["scores"] = tuple(build(Score, score) for score in parts["scores"])
+        record: Record = build(Record, parts)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a steelyard record: {error}.") from error
     for name in PARTS:
@@ -231,7 +231,7 @@ def parse(content: Mapping[str, Any], path: Path) -> Record:
     return record
 
 
-def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+def build(kind: Any, values: Mapping[str, Any]) -> Any:
     """Build a dataclass of a record from JSON; TypeError if a value has another type."""
     part = kind(**values)
     types = _types(kind)

@@ -16,12 +16,11 @@ from steelyard.harness.core import lease as leases
 from steelyard.harness.core.errors import LeaseLost, UserError
 from steelyard.harness.core.files import exclusive, write_json
 from steelyard.harness.core.lease import Lease
+from steelyard.harness.core.processes import WorkerDied
 from steelyard.harness.core.progress import Progress, no_progress
 from steelyard.harness.core.readers import read_object
 
 PARTS, LEASE, STATE = "parts", "lease", "attempt.json"
-MOST_LOST = 3
-"""Processes that may die in one run, by memory for example, before a plan gives it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,17 @@ class Attempt:
         self.is_finished = False
         """Whether nothing is left to do of the run: then ``parts`` is removed."""
 
-    def begin(self) -> None:
-        """Count the attempt; what the last one left behind says whether its process died."""
+    def begin(self, most_lost: int | None) -> None:
+        """Count the attempt; what the last one left behind says whether its process died.
+
+        Raises:
+            WorkerDied: ``most_lost`` processes died; the next attempt counts them from 0.
+        """
         before = self.state
         lost = before.lost + bool(before.host)
+        if most_lost is not None and lost >= most_lost:
+            self._write(AttemptState(before.attempts))
+            raise WorkerDied(f"lost {lost} workers, each while it worked on this run")
         host, now = platform.node(), time.time()
         self._write(AttemptState(before.attempts + 1, lost, host, os.getpid(), now))
 
@@ -92,19 +98,22 @@ def attempt(folder: Path, progress: Progress = no_progress, *, wait: bool) -> It
     Raises:
         Busy: another process works on it, and this one does not ``wait``.
     """
-    parts = folder / PARTS
+    parts, is_finished = folder / PARTS, False
     with exclusive(folder, wait=wait):
-        with leases.lease(parts / LEASE, wait=wait) as lease:
-            work = Attempt(folder, lease, progress)
-            try:
-                yield work
-            except LeaseLost:
-                raise
-            except BaseException:
-                work.end()
-                raise
-        # After the lease, which is in it; who gets the lease meanwhile finds the record.
-        if work.is_finished:
-            shutil.rmtree(parts, ignore_errors=True)
-        with suppress(OSError):
-            parts.rmdir()
+        try:
+            with leases.lease(parts / LEASE, wait=wait) as lease:
+                work = Attempt(folder, lease, progress)
+                try:
+                    yield work
+                    is_finished = work.is_finished
+                except LeaseLost:
+                    raise
+                except BaseException:
+                    work.end()
+                    raise
+        finally:
+            # After the lease, which is in it; who gets the lease meanwhile finds the record.
+            if is_finished:
+                shutil.rmtree(parts, ignore_errors=True)
+            with suppress(OSError):  # not empty
+                parts.rmdir()

@@ -29,17 +29,15 @@ from steelyard.harness.core.progress import (
 from steelyard.harness.models import registry, vlm_config
 from steelyard.harness.models.vlm_config import VlmConfig
 from steelyard.harness.records.spec import RunSpec
-from steelyard.harness.runs import suite as suites
 from steelyard.harness.runs.cards import GB, Card, check_fit
-from steelyard.harness.runs.job import Job, finished
+from steelyard.harness.runs.job import Job, alike, finished
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import (
+    OpenSuite,
     ensure_base_model,
-    load_corpora,
     quiet_heavy_libraries,
     run_jobs,
 )
-from steelyard.harness.runs.suite import Suite
 from steelyard.harness.runs.trial import Course, counted, course
 
 if TYPE_CHECKING:
@@ -101,7 +99,7 @@ def estimate(
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        groups.setdefault(replace(job.spec, seed=0).hash, []).append(job)
+        groups.setdefault(alike(job), []).append(job)
     subjects: dict[str, Subject] = {}
     estimates = []
     for index, (job, *more) in enumerate(groups.values()):
@@ -269,27 +267,25 @@ def _estimate(
 
 
 def plan_suite(
-    suite: Suite, options: RunOptions, card: Card, utilisation: float, *, evaluate: bool = True
-) -> list[Estimate]:
-    """Print the runs of a checked suite and what those without a record cost.
+    opened: OpenSuite, options: RunOptions, card: Card, utilisation: float
+) -> dict[str, Estimate]:
+    """Print the runs of a suite and what those without a record cost; return it by ``alike``.
 
     Raises:
         UserError: see ``estimate`` and ``report``.
     """
-    model = (suite.backbone, suite.backbone_options)
-    corpora = load_corpora(suite.all_tasks, options, suite.data_options, model=model)
-    jobs = suites.jobs(suite, corpora, evaluate=evaluate)
-    run_jobs(jobs, corpora, replace(options, dry_run=True))
-    waiting = [job for job in jobs if finished(job, options.runs, corpora) is None]
+    suite, corpora = opened.suite, opened.corpora
+    run_jobs(opened.jobs, corpora, replace(options, dry_run=True))
+    waiting = [job for job in opened.jobs if finished(job, options.runs, corpora) is None]
     if not waiting:
-        return []
+        return {}
     quiet_heavy_libraries()
     ensure_base_model(suite.backbone, suite.backbone_options)
     with show_progress("estimating") as progress:
         device = pick_device(options.device)
         estimates = estimate(waiting, corpora, card, utilisation, device, progress)
     report(estimates, card, utilisation)
-    return estimates
+    return dict(zip(dict.fromkeys(map(alike, waiting)), estimates, strict=True))
 
 
 def report(estimates: Sequence[Estimate], card: Card, utilisation: float) -> None:

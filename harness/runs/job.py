@@ -53,6 +53,11 @@ class Job:
     """Answers made elsewhere, in place of a model that is loaded."""
 
 
+def alike(job: Job) -> str:
+    """Return what runs have in common that cost the same: all but their seed."""
+    return replace(job.spec, seed=0).hash
+
+
 def untrained(backbone: str, limit: int | None, **fields: Any) -> RunSpec:
     """Return the spec of a model that is scored as it is; ``fields`` are further ones.
 

@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,27 @@ MESSAGE_SECONDS = 0.3  # between two progress messages of a run
 TRAINING_FRACTION = 0.6  # of a run's progress bar; the rest is evaluation
 
 
-def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> list[Record]:
-    """Run the jobs of a checked suite that have no record yet."""
+@dataclass(frozen=True, slots=True)
+class OpenSuite:
+    """Checked suite with its data and its jobs."""
+
+    suite: Suite
+    corpora: Mapping[str, Corpus]
+    jobs: Sequence[Job]
+
+
+def open_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> OpenSuite:
+    """Read the data of a checked suite and list its jobs."""
     model = (suite.backbone, suite.backbone_options)
     corpora = load_corpora(suite.all_tasks, options, suite.data_options, model=model)
+    return OpenSuite(suite, corpora, suites.jobs(suite, corpora, evaluate=evaluate))
+
+
+def run_suite(suite: Suite, options: RunOptions, *, evaluate: bool = True) -> list[Record]:
+    """Run the jobs of a checked suite that have no record yet."""
+    opened = open_suite(suite, options, evaluate=evaluate)
     ensure_base_model(suite.backbone, suite.backbone_options)
-    return run_jobs(suites.jobs(suite, corpora, evaluate=evaluate), corpora, options)
+    return run_jobs(opened.jobs, opened.corpora, options)
 
 
 def load_corpora(

@@ -52,6 +52,9 @@ from steelyard.harness.runs.training import (
 )
 from steelyard.tasks.corruptions import missing
 
+MOST_LOST = 3
+"""Workers that may die in one run, by memory for example, before it is a failed one."""
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -71,16 +74,18 @@ def run(
 
     ``corpora`` holds the data of the task trained on and of every task scored. Any exception of
     training gives a record with status ``failed``; the exceptions of other parts are raised. Of two
-    processes with the same job one waits, and finds the record of the other.
+    processes with the same job one waits, and finds the record of the other. The worker of a plan
+    does not ``wait``: nobody looks at what it does.
 
     Raises:
-        Busy: another process works on the run, and this one does not ``wait``.
+        Busy: another process works on the run.
+        WorkerDied: ``MOST_LOST`` workers of a plan died in this run.
         Interrupted: raised by ``progress``, or because another process took the run over.
     """
     folder = runs / job.spec.id
     with attempt(folder, progress, wait=wait) as current:
         if (result := finished(job, runs, corpora)) is None:
-            current.begin()
+            current.begin(None if wait else MOST_LOST)
             job, before = continued(job, folder, corpora)
             training = _trained(job, folder, device)
             if training is None:
