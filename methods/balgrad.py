@@ -134,7 +134,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
     def step(batch: Batch) -> StepResult:
         return balanced_loss(backbone, batch, scope, config)
 
-    fit(backbone, data, meter, step, seed=seed)
+    fit(backbone, data, meter, step, seed=seed, state=())
 
 
 def balanced_loss(

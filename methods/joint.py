@@ -22,4 +22,4 @@ Config = NoOptions
 
 def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Minimise the task loss of the fused prediction until the budget is spent."""
-    fit(backbone, data, meter, fused_step(backbone), seed=seed)
+    fit(backbone, data, meter, fused_step(backbone), seed=seed, state=())

@@ -50,4 +50,4 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         logs = {"loss_image": image.detach(), "loss_text": text.detach()}
         return fused + config.weight * (image + text), logs
 
-    fit(backbone, data, meter, step, seed=seed)
+    fit(backbone, data, meter, step, seed=seed, state=())

@@ -195,7 +195,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
             values |= contribution_norms(parts)
         return loss, values
 
-    fit(backbone, data, meter, step, seed=seed, extra=extra)
+    fit(backbone, data, meter, step, seed=seed, extra=extra, state=[generator])
 
 
 def check_terms(config: Config) -> None:

@@ -74,4 +74,4 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
             loss = loss + config.unimodal * alone.mean()
         return loss, {}
 
-    fit(backbone, data, meter, step, seed=seed)
+    fit(backbone, data, meter, step, seed=seed, state=[generator])

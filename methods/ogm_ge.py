@@ -94,7 +94,7 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
                 for parameter in module.parameters():
                     modulate(parameter, current[modality], generator if config.noise else None)
 
-    fit(backbone, data, meter, step, seed=seed, after_backward=after_backward)
+    fit(backbone, data, meter, step, seed=seed, after_backward=after_backward, state=[generator])
 
 
 @torch.no_grad()

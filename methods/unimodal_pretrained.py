@@ -44,5 +44,5 @@ SEARCH: Space = {
 def train(backbone: TwoTower, data: TrainData, meter: Meter, config: Config, seed: int) -> None:
     """Train each modality alone, then minimise the fused task loss with the rest of the budget."""
     pretrain_modalities(backbone, data, meter, config.share, seed)
-    scale = config.learning_rate_scale
-    fit(backbone, data, meter, fused_step(backbone), seed=seed, learning_rate_scale=scale)
+    step, scale = fused_step(backbone), config.learning_rate_scale
+    fit(backbone, data, meter, step, seed=seed, learning_rate_scale=scale, state=())

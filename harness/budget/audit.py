@@ -14,7 +14,7 @@ Gradients of gradients and ``torch.func`` have no price in the meter. A run that
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,11 @@ from steelyard.harness.budget.flops import total_counter
 
 STEPS = 4
 LATE = 0.98
+STATE = (
+    "_due", "_enabled", "_open", "_full", "_exact", "_missed", "_seen", "_expected", "_posted",
+    "_prepaid", "windows", "worst", "finding",
+)  # fmt: skip
+"""Attributes that a checkpoint has; between two steps no watched call is under way."""
 TOLERANCE = 0.01
 """Fraction of a window's FLOPs that may be unaccounted: products of losses and metrics."""
 
@@ -136,6 +141,19 @@ class Audit:
         finally:
             if counting:
                 self._start_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state between two steps, with what an open window has counted so far."""
+        with self.unseen():
+            return {name: getattr(self, name) for name in STATE}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue as the audit whose state this is; a window of this one is dropped."""
+        self._stop_counter()
+        for name in STATE:
+            setattr(self, name, state[name])
+        if self._open:
+            self._start_counter()
 
     def _start_counter(self) -> None:
         if self._counter is None and not self._calls:

@@ -4,10 +4,12 @@ import copy
 import math
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from steelyard.harness.core.files import digest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,28 +76,42 @@ class FlopCache:
     def __init__(self) -> None:
         self.calibration = 0.0
         """FLOPs of the measuring passes."""
-        self._costs: dict[tuple[Any, ...], CallCost] = {}
         self._lines: dict[tuple[Any, ...], _CostLine] = {}
         # The reference to the module lets no other module get its id.
-        self._parts: dict[int, tuple[nn.Module, tuple[Tensor, ...], tuple[nn.Module, ...]]] = {}
+        self._parts: dict[int, _ModuleParts] = {}
+        self._saved: dict[str, Any] = {}
 
-    def of(self, module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
-        """Return the cost of this call in the module's present state, gradient mode, precision."""
+    def of(self, module: "nn.Module", args: Any, kwargs: Any, name: int = 0) -> CallCost:
+        """Return the cost of this call in the module's present state, gradient mode, precision.
+
+        A module and its copies have one ``name``; their calls cost the same if shapes are equal.
+        """
         size = _call_size(tensors((args, kwargs)), kwargs)
-        kind = (*self._state(module), *size.pattern)
-        key = (kind, size.positions, size.attended)
-        cost = self._costs.get(key)
-        if cost is not None:
-            return cost
-        line = self._lines.setdefault(kind, _CostLine())
-        cost = line.predict(size)
+        kind = (name, *self._state(module), *size.pattern)
+        line = self._lines.get(kind)
+        if line is None:
+            line = self._lines[kind] = _CostLine(*self._saved.get(repr(kind), ((), ())))
+        key = (size.positions, size.attended)
+        cost = line.costs.get(key) or line.predict(size)
         if cost is None:
             with total_counter() as counter:
                 cost = measure(module, args, kwargs)
             self.calibration += counter.get_total_flops()
-            line.add(size, cost)
-        self._costs[key] = cost
+            line.add((size.attended, *(c / size.positions for c in astuple(cost))))
+        line.costs[key] = cost
         return cost
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all prices by kind of call: what is measured depends on the sizes before it."""
+        kinds = {
+            repr(kind): (line.points, [(key, astuple(cost)) for key, cost in line.costs.items()])
+            for kind, line in self._lines.items()
+        }
+        return {"calibration": self.calibration, "kinds": {**self._saved, **kinds}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue with these prices."""
+        self.calibration, self._saved, self._lines = state["calibration"], state["kinds"], {}
 
     def _state(self, module: "nn.Module") -> tuple[Any, ...]:
         import torch
@@ -103,31 +119,48 @@ class FlopCache:
         parts = self._parts.get(id(module))
         if parts is None:  # walking a module is slow
             inner = tuple(m for m in module.modules() if "gradient_checkpointing" in vars(m))
-            parts = self._parts[id(module)] = (module, tuple(module.parameters()), inner)
+            parameters = tuple(module.parameters())
+            shapes = digest([repr([tuple(p.shape) for p in parameters]).encode()])
+            parts = self._parts[id(module)] = _ModuleParts(module, parameters, inner, shapes)
         return (
-            id(module),
+            parts.shapes,
             module.training,
             torch.is_grad_enabled(),
-            tuple(map(NEEDS_GRADIENT, parts[1])),
+            tuple(map(NEEDS_GRADIENT, parts.parameters)),
             # Layers that can drop their activations and compute them again.
-            tuple([m.training and vars(m)["gradient_checkpointing"] for m in parts[2]]),
+            tuple([m.training and vars(m)["gradient_checkpointing"] for m in parts.checkpointed]),
         )
+
+
+class _ModuleParts(NamedTuple):
+    """What decides the price of a module's calls."""
+
+    module: "nn.Module"
+    parameters: "tuple[Tensor, ...]"
+    checkpointed: "tuple[nn.Module, ...]"
+    shapes: str
+    """Checksum of the shapes of its parameters."""
 
 
 class _CostLine:
     """Cost per position as a straight line over attended positions, by least squares."""
 
-    def __init__(self) -> None:
-        self._points: list[tuple[float, ...]] = []
+    def __init__(self, points: Iterable[Sequence[float]], costs: Iterable[Any]) -> None:
+        """Begin with the ``points`` and ``costs`` of a checkpoint."""
+        self.points: list[Sequence[float]] = []
         """Attended positions, and each cost per position."""
+        self.costs = {tuple(key): CallCost(*cost) for key, cost in costs}
+        """Costs by positions and attended positions, measured or predicted."""
         self._lines: list[tuple[float, float]] = []
         """Height at the mean and slope of each cost."""
         self._straight = True
         self._mean = self._spread = 0.0
+        for point in points:
+            self.add(point)
 
-    def add(self, size: CallSize, cost: CallCost) -> None:
-        self._points.append((size.attended, *(c / size.positions for c in astuple(cost))))
-        xs, *costs = zip(*self._points, strict=True)
+    def add(self, point: Sequence[float]) -> None:
+        self.points.append(point)
+        xs, *costs = zip(*self.points, strict=True)
         self._mean = sum(xs) / len(xs)
         self._spread = sum((x - self._mean) ** 2 for x in xs)
         self._lines = []
@@ -143,7 +176,7 @@ class _CostLine:
         """Return the cost of a call of this size, or None if it has to be measured."""
         required = 3 if self._spread else 2
         distance = (size.attended - self._mean) ** 2
-        if len(self._points) < required or not self._straight or distance > REACH * self._spread:
+        if len(self.points) < required or not self._straight or distance > REACH * self._spread:
             return None
         costs = (size.positions * self._at(line, size.attended) for line in self._lines)
         # Operations are whole numbers, and rounding gives exactly the measured one.

@@ -18,8 +18,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard.harness.budget.audit import Audit, BehindMeter
+from steelyard.harness.budget.checkpoints import Checkpoints
 from steelyard.harness.budget.flops import CallCost, FlopCache
 from steelyard.harness.budget.graph import Call, edges, nodes
+from steelyard.harness.budget.step_log import StepLog
 from steelyard.harness.core import ranks
 from steelyard.harness.core.environment import device_name, peak_bytes, reset_peak
 from steelyard.harness.records.budget import Budget
@@ -31,17 +33,21 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 
-HISTORY_EVERY = 10  # steps between two rows of a run's log
 SPREAD = 1.05
 """Cost of the costliest step of several ranks that has to be left, as a factor: inside a step none
 of them can stop alone, and steps differ by their padding and by the length of their answers."""
+STATE = (
+    "steps", "_flops", "_seconds", "_prompts", "_answers", "_sums", "_history", "_latest", "_spent",
+    "_fixed", "_fixed_seconds", "_spent_before", "_costliest_step", "_reserved",
+)  # fmt: skip
+"""Attributes that a checkpoint has."""
 
 
 class BudgetSpent(Exception):
     """Raised before a pass that would overshoot the budget; the present weights are scored."""
 
 
-class Meter:
+class Meter(StepLog):
     """Counts executed FLOPs by phase, and raises BudgetSpent before they overshoot.
 
     Use it as a context manager around a method's training. Inside, ``with meter.phase("teacher")``
@@ -53,6 +59,7 @@ class Meter:
     """
 
     def __init__(self, budget: Budget, device: str, audit: Audit | None = None) -> None:
+        super().__init__()
         self.budget = budget
         self.steps = 0
         self.on_progress: Callable[[float], None] = lambda fraction: None
@@ -60,11 +67,6 @@ class Meter:
         self._flops: dict[str, float] = defaultdict(float)
         self._seconds: dict[str, float] = defaultdict(float)
         self._prompts = self._answers = 0
-        self._sums: dict[str, tuple[float, int]] = {}
-        self.on_log: Callable[[Mapping[str, float]], None] = lambda row: None
-        """Called with every logged step; see ``log``."""
-        self._history: list[dict[str, float]] = []
-        self._latest: dict[str, float] = {}
         self._phase = "train"
         self._since = 0.0
         self._spent = 0.0
@@ -79,6 +81,7 @@ class Meter:
         self._watched: list[nn.Module] = []
         self._flop_cache = FlopCache()
         self.audit = audit or Audit()
+        self.checkpoints = Checkpoints(self)
 
     def __enter__(self) -> "Meter":
         reset_peak(self._device)
@@ -96,6 +99,11 @@ class Meter:
     def spent(self) -> float:
         """Executed FLOPs of all phases; methods can only read it."""
         return self._spent
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all phases."""
+        return sum(self._seconds.values()) + time.perf_counter() - self._since
 
     @property
     def fraction(self) -> float:
@@ -131,6 +139,7 @@ class Meter:
         """
         outer = [watched for watched in self._watched if watched is not module]
         part = any(module is inner for watched in outer for inner in watched.modules())
+        name = len(self._watched)  # also of copies, and in every attempt of a run
         self._watched.append(module)
 
         before = self._before_part if part else self._before
@@ -138,7 +147,7 @@ class Meter:
         # Plain functions: deepcopy copies them by reference, so a copied module keeps posting to
         # this meter, whereas a bound method would be copied together with it.
         return (
-            module.register_forward_pre_hook(lambda *call: before(*call), with_kwargs=True),
+            module.register_forward_pre_hook(lambda *call: before(name, *call), with_kwargs=True),
             module.register_forward_hook(
                 lambda *call: after(call[-1]), with_kwargs=True, always_call=True
             ),
@@ -204,32 +213,36 @@ class Meter:
     def log(
         self, values: "Mapping[str, Tensor | float]", learning_rate: float | None = None
     ) -> None:
-        """Log one step: means become the record's diagnostics.
-
-        The first step, every tenth after it and the last are rows of the history. ``on_log`` gets
-        the row of every step, with the fraction of the FLOPs so far that each phase has.
-        """
+        """Log one step: means become the record's diagnostics."""
         numbers = ranks.mean_values({name: float(value) for name, value in values.items()})
-        for name, value in numbers.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + value, count + 1)
         rate = {} if learning_rate is None else {"learning_rate": learning_rate}
-        self._latest = {"step": self.steps + 1, "flops": self._spent, **rate, **numbers}
-        if self.steps % HISTORY_EVERY == 0:
-            self._history.append(self._latest)
+        row = self._add(numbers, {"step": self.steps + 1, "flops": self._spent, **rate})
         shares = {f"share/{name}": flops / self._spent for name, flops in self._flops.items()}
-        self.on_log({**self._latest, **shares})
+        self.on_log({**row, **shares})
 
-    @property
-    def history(self) -> list[dict[str, float]]:
-        """Rows of the run's log."""
-        unlisted = self._latest and self._history[-1:] != [self._latest]
-        return [*self._history, self._latest] if unlisted else self._history
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Leave the seconds inside out: they are the harness's own overhead."""
+        self._tick()
+        try:
+            yield
+        finally:
+            self._since = self._now()
 
-    @property
-    def diagnostics(self) -> dict[str, float]:
-        """Mean over training of every logged value."""
-        return {name: total / count for name, (total, count) in sorted(self._sums.items())}
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a checkpoint has to have of the meter."""
+        state = {name: getattr(self, name) for name in STATE}
+        prices, audit = self._flop_cache.state_dict(), self.audit.state_dict()
+        return {**state, "prices": prices, "audit": audit}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue as the meter whose state this is; the phase is that of the caller."""
+        for name in STATE:
+            setattr(self, name, state[name])
+        self._flops = defaultdict(float, self._flops)
+        self._seconds = defaultdict(float, self._seconds)
+        self._flop_cache.load_state_dict(state["prices"])
+        self.audit.load_state_dict(state["audit"])
 
     def ledger(self, stopped: Literal["finished", "budget"]) -> Ledger:
         """Return the costs for the record."""
@@ -249,7 +262,7 @@ class Meter:
             unposted=round(self.audit.worst, 4),
         )
 
-    def _before(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
+    def _before(self, name: int, module: "nn.Module", args: Any, kwargs: Any) -> None:
         import torch
 
         # Torch calls the after-hook also if this one raises, so the depth always returns to zero.
@@ -262,7 +275,7 @@ class Meter:
             self.audit.count_exactly(in_backward=False)
             return
         self.audit.enter_call()
-        cost = self._cost(module, args, kwargs)
+        cost = self._cost(name, module, args, kwargs)
         self._demand(cost.forward + cost.backward)
         self._post("forward", cost.forward)
         self._reserved += cost.backward
@@ -280,11 +293,11 @@ class Meter:
         self._on_backward(entrance or nodes(output), self._call._replace(cost=rest))
         self._call, self._parts = None, []  # they hold the graph
 
-    def _before_part(self, module: "nn.Module", args: Any, kwargs: Any) -> None:
+    def _before_part(self, name: int, module: "nn.Module", args: Any, kwargs: Any) -> None:
         # A part that is called outside its outer module is a checkpoint being computed again: the
         # outer module's backward cost includes it.
         if self._active and self._depth and not self._measuring and self._call is not None:
-            cost = self._cost(module, args, kwargs)
+            cost = self._cost(name, module, args, kwargs)
             self._parts.append(Call(module, cost, edges((args, kwargs))))
 
     def _after_part(self, output: Any) -> None:
@@ -327,13 +340,13 @@ class Meter:
 
     def _of_all_ranks(self) -> tuple[float, float, float]:
         """Return the spent and reserved FLOPs of all ranks, and the seconds of the slowest."""
-        rows = ranks.gather((self._spent, self._reserved, self._elapsed()))
+        rows = ranks.gather((self._spent, self._reserved, self.seconds))
         spent, reserved, seconds = zip(*rows, strict=True)
         return sum(spent), sum(reserved), max(seconds)
 
     def _demand(self, flops: float) -> None:
         if ranks.world() == 1:  # inside a step a rank that stopped alone would be waited for
-            self._check(self._spent + self._reserved + flops, self._elapsed())
+            self._check(self._spent + self._reserved + flops, self.seconds)
 
     def _check(self, total: float, elapsed: float, prompts: int = 1) -> None:
         over, caps = "", self.budget
@@ -353,11 +366,11 @@ class Meter:
             self._spent += flops
             self.audit.post(flops, backward=kind == "backward")
 
-    def _cost(self, module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
+    def _cost(self, name: int, module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
         self._measuring = True
         try:
             with self.audit.unseen():
-                return self._flop_cache.of(module, args, kwargs)
+                return self._flop_cache.of(module, args, kwargs, name)
         finally:
             self._measuring = False
 
@@ -366,9 +379,6 @@ class Meter:
         if self._active:
             self._seconds[self._phase] += now - self._since
         self._since = now
-
-    def _elapsed(self) -> float:
-        return sum(self._seconds.values()) + time.perf_counter() - self._since
 
     def _now(self) -> float:
         if self._device.startswith("cuda"):

@@ -46,6 +46,8 @@ class Job:
     """Trials that chose the options, for the record."""
     trackers: tuple[Tracker, ...] = ()
     """Packages that get curves of the training."""
+    checkpoint_minutes: float = 10.0
+    """Between two checkpoints of the training; 0 for none."""
     elsewhere: Mapping[str, Any] | None = None
     """Of a model that was trained elsewhere its declared ``flops``, None if unknown, and the files
     of ``answers`` by variant."""

@@ -11,6 +11,7 @@ from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
 from steelyard import methods, tasks
+from steelyard.harness.budget.checkpoints import lost_work
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core.environment import code, packages
 from steelyard.harness.core.errors import UserError, one_line
@@ -32,7 +33,7 @@ from steelyard.harness.records import record
 from steelyard.harness.records.budget import Budget, parse_budget
 from steelyard.harness.records.record import Ledger, Record, Score
 from steelyard.harness.runs import provenance
-from steelyard.harness.runs.attempt import Attempt, attempt
+from steelyard.harness.runs.attempt import PARTS, Attempt, attempt
 from steelyard.harness.runs.job import (
     ATTACKS,
     Job,
@@ -89,7 +90,8 @@ def run(
             job, before = continued(job, folder, corpora)
             training = _trained(job, folder, device)
             if training is None:
-                training = train(job.spec, corpora, folder, device, current.report, job.trackers)
+                settings = (job.trackers, job.checkpoint_minutes)
+                training = train(job.spec, corpora, folder, device, current.report, *settings)
             scores: Sequence[Score] = ()
             tables: Mapping[str, pd.DataFrame] = {}
             if training.status == "done" and job.variants:
@@ -263,6 +265,8 @@ def _provenance(
     # Most runs need one attempt, and their records read as they always did.
     if (attempts := max(current.state.attempts, before.get("attempts", 1))) > 1:
         content["attempts"] = attempts
+    if lost := lost_work(folder / PARTS) or before.get("lost"):
+        content["lost"] = lost
     return content
 
 

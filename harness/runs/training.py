@@ -15,7 +15,9 @@ from steelyard import methods
 from steelyard.harness.budget.audit import Audit, BehindMeter
 from steelyard.harness.budget.guard import ForeignData, only_training_images
 from steelyard.harness.budget.meter import BudgetSpent, Meter
-from steelyard.harness.core.errors import NonFiniteLoss, UserError, one_line
+from steelyard.harness.core import ranks
+from steelyard.harness.core.environment import code, device_name, packages
+from steelyard.harness.core.errors import Interrupted, LeaseLost, NonFiniteLoss, UserError, one_line
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import TemporaryFolder, write_atomic, write_json
 from steelyard.harness.core.progress import Progress
@@ -93,8 +95,13 @@ def train(
     device: str,
     progress: Progress,
     trackers: Sequence[Tracker] = (),
+    checkpoint_minutes: float = 0.0,
 ) -> TrainingResult:
-    """Train under the meter, its audit and the guard of opened files; ``trackers`` get curves."""
+    """Train under the meter, its audit and the guard of opened files; ``trackers`` get curves.
+
+    A checkpoint is written every so many minutes, and when ``progress`` raises Interrupted; 0 for
+    never. The next call continues from it. Several ranks have none.
+    """
     import torch
 
     from steelyard.harness.models import extension
@@ -110,12 +117,19 @@ def train(
     layout = extension.layout(backbone)
 
     def report(fraction: float) -> None:
-        progress("training", fraction)
+        try:
+            progress("training", fraction)
+        except Interrupted as interruption:
+            meter.checkpoints.defer(interruption)
         # After one step, so that the budget is not spent on what could not be scored.
         if meter.steps == 1 and (finding := extension.changed_parts(backbone, layout)):
             raise extension.NotRestorable(finding)
 
     meter.on_progress = report
+    about = {"spec": spec.id, "code": code()["source"], "packages": packages()}
+    about["device"] = device_name(device)
+    if ranks.world() == 1:
+        meter.checkpoints.open(folder / PARTS, checkpoint_minutes, backbone, about)
     # After the build, so that dropout does not depend on the number of weights drawn before.
     torch.manual_seed(spec.seed_for("training"))
     # Reading validation or test images during training is cheating and fails the run.
@@ -138,6 +152,8 @@ def train(
     # A method may have caught these exceptions: the findings count nevertheless.
     changes = extension.changed_parts(backbone, layout)
     failure = meter.audit.finding or guard.finding or changes or failure
+    if meter.checkpoints.unused:
+        failure = failure or "the stage of the checkpoint was not reached"
     # A second copy of a vision-language model may not fit beside the first.
     if not failure and backbone.kind == "classifier":
         same = _restores(backbone, data, folder, device)
@@ -146,9 +162,15 @@ def train(
         if not failure:
             registry.save(backbone, Path(own) / WEIGHTS)
         result = _write_result(Path(own), meter, stopped, failure, exception)
-        progress("training", 1.0)  # raises if another process took the run over meanwhile
+        try:
+            progress("training", 1.0)  # raises if another process took the run over meanwhile
+        except LeaseLost:
+            raise
+        except Interrupted:  # what is done is done; the next call of ``progress`` ends the run
+            pass
         for name in (WEIGHTS, LOG, TRACEBACK, TRAINING):  # the last says that all are there
             _move(Path(own) / name, folder / name)
+    meter.checkpoints.remove()
     return result
 
 

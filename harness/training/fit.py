@@ -10,6 +10,7 @@ fit(backbone, data, meter, step, seed=seed)
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +38,15 @@ def fit(
     extra: Sequence[nn.Module] = (),
     after_backward: Callable[[], None] = no_progress,
     learning_rate_scale: float = 1.0,
+    state: Sequence[Any] | None = None,
 ) -> None:
     """Train until the fraction ``until`` of the budget is used, or BudgetSpent is raised.
 
     ``seed`` and ``stage`` decide the order of the batches. ``extra`` are further modules to train.
     ``after_backward`` runs before clipping. The learning rate follows ``schedule`` in this stage.
+
+    ``state`` are the parts of ``Stage.mark`` that change in training beside backbone and ``extra``,
+    such as generators: an interrupted run continues with them. With None it starts anew.
 
     ``step`` gets the recipe's micro-batches one by one; their mean loss is that of the batch if it
     is a mean over items. Terms that compare items see one micro-batch.
@@ -54,11 +59,17 @@ def fit(
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = new_optimiser(parameters, backbone.recipe)
     half = backbone.recipe.precision == "bf16"
+    section = meter.checkpoints.stage(stage)
+    if section.finished:
+        return
     meter.start_stage()
-    start = meter.fraction
-    for positions in data.positions(backbone.recipe.batch_size, seed, stage):
+    position = section.position or {"step": 0, "start": meter.fraction}
+    start = position["start"]
+    changing = None if state is None else (optimiser, *extra, *state)
+    for positions in data.positions(backbone.recipe.batch_size, seed, stage, position["step"]):
+        section.mark(position, changing)
         if meter.fraction >= until:
-            return
+            break
         progress = (meter.fraction - start) / (until - start)
         # Ends the run between two steps and not inside one.
         meter.afford_step(len(positions))
@@ -84,6 +95,8 @@ def fit(
         optimiser.step()
         meter.log(means, rate)
         meter.step(len(positions))
+        position["step"] += 1
+    section.finish()
 
 
 def set_rate(

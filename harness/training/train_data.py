@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -48,17 +49,18 @@ class TrainData:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def batches(self, size: int, seed: int, stage: str) -> Iterator[Batch]:
+    def batches(self, size: int, seed: int, stage: str, first: int = 0) -> Iterator[Batch]:
         """Yield batches without end, in the order of ``positions``."""
-        return map(self.gather, self.positions(size, seed, stage))
+        return map(self.gather, self.positions(size, seed, stage, first))
 
-    def positions(self, size: int, seed: int, stage: str) -> Iterator[list[int]]:
+    def positions(self, size: int, seed: int, stage: str, first: int = 0) -> Iterator[list[int]]:
         """Yield the positions of each batch without end; seed and stage decide their order.
 
-        They are reshuffled each epoch. A batch is at most as long as the data.
+        They are reshuffled each epoch. A batch is at most as long as the data. ``first`` is the
+        number of the batch to begin with.
         """
         upcoming: deque[list[int]] = deque()
-        for batch in self._order(size, seed, stage):
+        for batch in islice(self._order(size, seed, stage), first, None):
             self.expect(batch)
             upcoming.append(batch)
             if len(upcoming) > AHEAD:

@@ -16,8 +16,9 @@ model:
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -50,7 +51,8 @@ def warm_up(backbone: Backbone, data: TrainData, meter: Meter, until: float, see
             "MBPO prefers one class to another, but these items have several: choose data with "
             "one class per item, for example --task food101."
         )
-    fit(backbone, data, meter, fused_step(backbone), seed=seed, stage="warmup", until=until)
+    step = fused_step(backbone)
+    fit(backbone, data, meter, step, seed=seed, stage="warmup", until=until, state=())
 
 
 @dataclass
@@ -66,6 +68,7 @@ class ClassifierPolicy(Policy):
         frozen_copy = copy.deepcopy(cast(nn.Module, self.backbone)).eval().requires_grad_(False)
         self.reference = cast(Backbone, frozen_copy)
         self.generator = torch.Generator().manual_seed(seed_for(self.seed, "mbpo", "answers"))
+        self.state = [frozen_copy, self.generator]
 
     @property
     def pairs_per_step(self) -> int:
@@ -96,19 +99,19 @@ class ClassifierPolicy(Policy):
         return answers
 
     def train(self, pairs: Sequence[MinedAnswer]) -> None:
-        backbone, meter, seed = self.backbone, self.meter, self.seed
-        stream = self.config.stream
+        backbone, seed, stream = self.backbone, self.seed, self.config.stream
+        train = partial(fit, backbone, meter=self.meter, seed=seed)
         if stream == "online":
-            fit(backbone, self.data, meter, self.online_step, seed=seed, stage="preference")
+            train(self.data, step=self.online_step, stage="preference", state=self.state)
             return
         offline = pair_data(self.data, pairs)
         if stream == "offline":
-            fit(backbone, offline, meter, self.offline_step, seed=seed, stage="preference")
+            train(offline, step=self.offline_step, stage="preference", state=self.state)
             return
         # ``fit`` supplies the online batches; pairs have their own order.
-        batches = offline.batches(backbone.recipe.batch_size, seed, "pairs")
-        step = mixed(self.online_step, self.offline_step, batches, self.config.mix)
-        fit(backbone, self.data, meter, step, seed=seed, stage="both")
+        batches = partial(offline.batches, backbone.recipe.batch_size, seed, "pairs")
+        step = MixedStep(self.online_step, self.offline_step, batches, self.config.mix)
+        train(self.data, step=step, stage="both", state=[*self.state, step])
 
     def online_step(self, batch: Batch) -> StepResult:
         """Return the loss of sampled classes, and values to log."""
@@ -165,19 +168,35 @@ def pair_data(data: TrainData, pairs: Sequence[MinedAnswer]) -> TrainData:
     return replace(data, examples=examples, gather=gather, turn=lambda i: data.turn(positions[i]))
 
 
-def mixed(online: TrainStep, offline: TrainStep, batches: Iterator[Batch], mix: float) -> TrainStep:
-    """Return a step that takes the fraction ``mix`` of its batches from the pairs, evenly."""
-    count = 0
+class MixedStep:
+    """Step that takes the fraction ``mix`` of its batches from the pairs, evenly.
 
-    def step(batch: Batch) -> StepResult:
-        nonlocal count
-        count += 1
+    ``batches`` returns those of the pairs from a given one on.
+    """
+
+    def __init__(
+        self,
+        online: TrainStep,
+        offline: TrainStep,
+        batches: Callable[[int], Iterator[Batch]],
+        mix: float,
+    ) -> None:
+        self._online, self._offline, self._mix, self._batches = online, offline, mix, batches
+        self.load_state_dict({"count": 0})
+
+    def __call__(self, batch: Batch) -> StepResult:
+        self._count += 1
         # The rounded product grows at evenly spaced counts.
-        if int(count * mix) > int((count - 1) * mix):
-            return offline(next(batches))
-        return online(batch)
+        if int(self._count * self._mix) > int((self._count - 1) * self._mix):
+            return self._offline(next(self._upcoming))
+        return self._online(batch)
 
-    return step
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._count = state["count"]
+        self._upcoming = self._batches(int(self._count * self._mix))
 
 
 def group_advantages(rewards: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ and the model is in evaluation mode. Callers charge it with ``meter.phase("mine"
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -52,6 +52,12 @@ class MinedAnswer:
     wrong: tuple[int, ...]
     faults: tuple[Fault, ...]
 
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "MinedAnswer":
+        """Return the answer that ``asdict`` made into JSON."""
+        lists = (tuple(values[name]) for name in ("right", "wrong", "faults"))
+        return cls(values["position"], *lists)
+
 
 @dataclass
 class Policy(ABC):
@@ -66,6 +72,8 @@ class Policy(ABC):
     required_filters: ClassVar[frozenset[Fault]] = frozenset()
     """Faults that always drop an answer."""
     logged_faults: ClassVar[tuple[Fault, ...]] = FAULTS
+    state: Sequence[Any] = field(default=(), init=False)
+    """Parts of a checkpoint beside the backbone."""
 
     @property
     @abstractmethod
@@ -93,6 +101,32 @@ def mine(policy: Policy) -> list[MinedAnswer]:
     Raises:
         UserError: no training item has an image, or the share affords no attack.
     """
+    stage = policy.meter.checkpoints.stage("mine")
+    if stage.finished:
+        return list(map(MinedAnswer.read, stage.result))
+    work = stage.position or choose(policy)
+    generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "attack"))
+    meter, changing = policy.meter, [generator, *policy.state]
+    while work["positions"]:
+        stage.mark(work, changing)
+        chunk, work["positions"] = work["positions"][:ROWS], work["positions"][ROWS:]
+        # The plan is an estimate and the share a limit: the last batch holds what still fits.
+        room, cost = max(0.0, work["end"] - meter.fraction), work["cost"]
+        chunk = chunk if room >= cost * len(chunk) else chunk[: int(room / cost)]
+        if not chunk:
+            break
+        before = meter.fraction
+        work["answers"] += map(asdict, policy.answer_attacked(chunk, generator, work["steps"]))
+        work["cost"] = (meter.fraction - before) / len(chunk)
+    stage.finish(work["answers"])
+    return list(map(MinedAnswer.read, work["answers"]))
+
+
+def choose(policy: Policy) -> dict[str, Any]:
+    """Return the ``positions`` to attack, in so many ``steps``, up to a fraction ``end``.
+
+    ``answers`` follow, and the ``cost`` of the last of them.
+    """
     data, meter, config = policy.data, policy.meter, policy.config
     generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "candidates"))
     order = torch.randperm(len(data), generator=generator).tolist()
@@ -106,19 +140,7 @@ def mine(policy: Policy) -> list[MinedAnswer]:
     positions = positions[:count]
     if config.iig:
         positions = select(policy, positions, generator)
-    generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "attack"))
-    answers: list[MinedAnswer] = []
-    cost = 0.0  # of an item of the last batch
-    for chunk in chunks(positions):
-        # The plan is an estimate and the share a limit: the last batch holds what still fits.
-        room = max(0.0, end - meter.fraction)
-        chunk = chunk if room >= cost * len(chunk) else chunk[: int(room / cost)]
-        if not chunk:
-            break
-        before = meter.fraction
-        answers += policy.answer_attacked(chunk, generator, steps)
-        cost = (meter.fraction - before) / len(chunk)
-    return answers
+    return {"positions": positions, "steps": steps, "end": end, "answers": [], "cost": 0.0}
 
 
 def plan(policy: Policy, positions: Sequence[int], end: float) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def train_modality(
         return backbone.loss(logits, batch).mean(), {}
 
     # The name of a stage seeds the order of its batches: another name gives other results.
-    fit(backbone, data, meter, step, seed=seed, stage=f"{modality} alone", until=until)
+    fit(backbone, data, meter, step, seed=seed, stage=f"{modality} alone", until=until, state=())
 
 
 def pretrain_modalities(

@@ -214,7 +214,8 @@ def test_classifier_mixes_streams_evenly() -> None:
     def step(name: str) -> Any:
         return lambda batch: (streams.append(name), {})
 
-    mixed = on_classes.mixed(step("online"), step("offline"), iter([None] * 9), 0.25)  # type: ignore[list-item]
+    batches = lambda first: iter([None] * 9)  # noqa: E731
+    mixed = on_classes.MixedStep(step("online"), step("offline"), batches, 0.25)  # type: ignore[arg-type]
     for _ in range(8):
         mixed(None)  # type: ignore[arg-type]
     assert streams == ["online", "online", "online", "offline"] * 2
