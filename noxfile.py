@@ -144,6 +144,20 @@ def kills(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def slurm(session: nox.Session) -> None:
+    """Run plans on a Slurm that is started here: Debian's packages of it, as root; else skipped."""
+    file = "tests/engines/test_slurm_cluster.py"
+    run(session, prepare(session, "slurm"), "-m", "pytest", "-rs", "-m", "cluster", file)
+
+
+@nox.session(venv_backend="none")
+def ray(session: nox.Session) -> None:
+    """Run plans on a Ray cluster of two nodes that is started here."""
+    file = "tests/engines/test_ray_cluster.py"
+    run(session, prepare(session, "ray"), "-m", "pytest", "-rs", "-m", "cluster", file)
+
+
+@nox.session(venv_backend="none")
 def fuzz(session: nox.Session) -> None:
     """Give the command 10,000 changed files and odd words; none may end in a traceback."""
     out = str(ROOT / ".nox" / "fuzz")

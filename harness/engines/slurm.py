@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +32,10 @@ MOST_REQUEUES = 1000
 MOST_DEATHS = 3
 """Worker processes that may die in a job, by memory for example, before it fails."""
 SIGNAL_SECONDS = 120
-"""Time between Slurm's signal and the end of a job, unless the site has ``signal_delay_s``."""
+"""Time between Slurm's signal and the end of a job, half its limit at most, unless the site has
+``signal_delay_s``. Slurm may be a minute early."""
+LOOK_SECONDS = 30.0
+"""Least time between two questions to Slurm, whose controller serves all users."""
 LEAVE_FRACTION = 0.7
 """Of that time that a worker has to leave by itself, before the job is requeued regardless."""
 OPTIONS = {
@@ -45,11 +47,13 @@ OPTIONS = {
 """Options that have the place of a parameter of submitit."""
 
 
-@dataclass(frozen=True, slots=True)
 class Slurm:
     """Engine of Slurm; ``local`` runs the same jobs in processes of this machine, for tests."""
 
-    cluster: Literal["slurm", "local"] = "slurm"
+    def __init__(self, cluster: Literal["slurm", "local"] = "slurm") -> None:
+        self.cluster = cluster
+        self._states: Mapping[str, str] = {}
+        self._asked = -LOOK_SECONDS
 
     def start(self, plan: Path, runs: Path, resources: Resources) -> Launch:
         """Submit one array of workers.
@@ -64,7 +68,9 @@ class Slurm:
         if resources.minutes is None:
             raise UserError("Slurm ends jobs by time: give --minutes, for example --minutes 240.")
         site = site_parameters(resources.site)
-        delay = site.setdefault("slurm_signal_delay_s", SIGNAL_SECONDS)
+        most = min(SIGNAL_SECONDS, 30 * resources.minutes)
+        if not isinstance(delay := site.setdefault("slurm_signal_delay_s", most), int):
+            raise UserError(f"--site signal_delay_s={delay}: give whole seconds.")
         options = {"slurm_max_num_timeout": MOST_REQUEUES}
         try:
             executor = submitit.AutoExecutor(runs / LOGS, cluster=self.cluster, **options)
@@ -81,28 +87,44 @@ class Slurm:
             worker = SlurmWorker(worker_command(plan, runs, resources), delay * LEAVE_FRACTION)
             with executor.batch():
                 jobs = [executor.submit(worker) for _ in range(resources.workers)]
-        except RuntimeError as error:  # no srun
-            raise UserError(f"--on slurm: {error}") from error
         except FailedJobError as error:
             raise UserError(f"Slurm refused the job: {error}") from error
+        except RuntimeError as error:  # no srun
+            raise UserError(f"--on slurm: {error}") from error
         return Launch("slurm", tuple(job.job_id for job in jobs))
 
     def states(self, launch: Launch) -> Mapping[str, str]:
-        """Return the states that the accounting knows; without one, those of unfinished jobs."""
-        states = dict.fromkeys(launch.ids, "UNKNOWN")
-        ids = ",".join(launch.ids)
-        words = ("--noheader", f"--jobs={ids}")
-        finished = ("sacct", *words, "--allocations", "--parsable2", "--format=JobID,State")
-        waiting = ("squeue", *words, "--array", "--format=%i|%T")
-        for command in (finished, waiting):
-            output = subprocess.run(command, capture_output=True, text=True).stdout
-            rows = (line.split("|") for line in output.splitlines())
-            states.update({row[0]: row[1] for row in rows if row[0] in states})
-        return states
+        """Return the states that the accounting knows; without one, ended jobs are ``FINISHED``.
+
+        Slurm's controller is asked at most once in ``LOOK_SECONDS``.
+        """
+        if time.monotonic() - self._asked > LOOK_SECONDS:
+            self._states, self._asked = _states(launch.ids), time.monotonic()
+        return self._states
 
     def stop(self, launch: Launch) -> None:
         """Cancel the jobs; the workers leave and are not begun again."""
-        subprocess.run(("scancel", *launch.ids), check=True)
+        subprocess.run(("scancel", *_arrays(launch.ids)), check=True)
+
+
+def _arrays(ids: Sequence[str]) -> list[str]:
+    return sorted({name.partition("_")[0] for name in ids})
+
+
+def _states(ids: Sequence[str]) -> dict[str, str]:
+    words = ("--noheader", f"--jobs={','.join(_arrays(ids))}")
+    accounting = ("sacct", *words, "--allocations", "--parsable2", "--format=JobID,State")
+    queue = ("squeue", *words, "--array", "--format=%i|%T")
+    outputs = [
+        subprocess.run(words, capture_output=True, text=True) for words in (accounting, queue)
+    ]
+    # The controller forgets jobs some minutes after their end.
+    is_known = outputs[1].returncode == 0 or "Invalid job id" in outputs[1].stderr
+    states = dict.fromkeys(ids, "FINISHED" if is_known else "UNKNOWN")
+    for output in outputs:
+        rows = (line.split("|") for line in output.stdout.splitlines())
+        states.update({row[0]: row[1] for row in rows if row[0] in states})
+    return states
 
 
 def site_parameters(site: Mapping[str, str]) -> dict[str, Any]:

@@ -103,6 +103,9 @@ def test_slurm_needs_a_time_limit_and_an_srun(
     plan = tmp_path / "plan.json"
     with pytest.raises(UserError, match="give --minutes"):
         Slurm().start(plan, tmp_path, Resources(workers=1))
+    resources = Resources(workers=1, minutes=1, site={"signal_delay_s": "soon"})
+    with pytest.raises(UserError, match="signal_delay_s=soon: give whole seconds"):
+        Slurm().start(plan, tmp_path, resources)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"--on slurm: .*srun"):
         Slurm().start(plan, tmp_path, Resources(workers=1, minutes=1))

@@ -1,0 +1,38 @@
+"""Plans on a Ray cluster of two nodes, started here: ``nox -s ray``."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from engines.conftest import Reference
+from engines.eight_cells import Runs, start, unequal, until
+from engines.two_node_ray import two_node_ray
+
+pytestmark = pytest.mark.cluster
+pytest.importorskip("ray")
+
+
+def test_plan_survives_the_terminal_a_worker_and_a_node(eight: Reference, tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    with two_node_ray() as (environment, lose_node):
+        words = ("run", eight.suite, "--runs", runs.folder, "--on", "ray", "--workers", "2")
+        cache = {"XDG_CACHE_HOME": eight.environment["XDG_CACHE_HOME"]}
+        command = start(words, {**environment, **cache})
+        until(runs.workers, "a run at work")
+        command.kill()
+        command.wait()
+        until(lambda: runs.done() >= 1 and runs.workers(), "another run at work")
+        os.kill(next(iter(runs.workers().values())), signal.SIGKILL)
+        until(lambda: runs.done() >= 3, "a third run")
+        lose_node()
+        until(lambda: runs.done() == 8 and not runs.workers(), "eight runs")
+    assert not unequal(eight.runs, runs.folder)
+
+
+def test_command_starts_a_cluster_of_this_machine_where_there_is_none(
+    eight: Reference, tmp_path: Path
+) -> None:
+    words = ("run", eight.suite, "--runs", tmp_path / "runs", "--on", "ray", "--workers", "2")
+    assert start(words, eight.environment).wait() == 0
+    assert not unequal(eight.runs, tmp_path / "runs")

@@ -1,0 +1,102 @@
+"""Plans on a real Slurm of one node, started here: ``nox -s slurm``."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from engines.conftest import Reference
+from engines.eight_cells import Runs, start, unequal, until
+from engines.one_node_slurm import one_node_slurm, reason_without
+
+from steelyard.harness.core.errors import UserError
+from steelyard.harness.engines import Launch, Resources
+from steelyard.harness.engines.slurm import Slurm
+from steelyard.harness.records import record
+
+pytestmark = pytest.mark.cluster
+SITE = ("--site", "signal_delay_s=20")
+"""Slurm's shortest limit is a minute."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm() -> Iterator[None]:
+    """Start Slurm for the tests of this file."""
+    if reason := reason_without():
+        pytest.skip(reason)
+    with one_node_slurm() as environment, pytest.MonkeyPatch.context() as patch:
+        for name in ("PATH", "SLURM_CONF"):
+            patch.setenv(name, environment[name])
+        yield
+
+
+def output(*words: str) -> list[str]:
+    """Return the lines that a command of Slurm prints."""
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split("\n")[:-1]
+
+
+def run_on_slurm(reference: Reference, runs: Path, *words: str) -> "subprocess.Popen[bytes]":
+    environment = {**reference.environment, **{n: os.environ[n] for n in ("PATH", "SLURM_CONF")}}
+    words = ("--on", "slurm", *SITE, *words)
+    return start(("run", reference.suite, "--runs", runs, *words), environment)
+
+
+def test_plan_survives_a_killed_task_and_a_requeue(eight: Reference, tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    command = run_on_slurm(eight, runs.folder, "--workers", "2", "--minutes", "60")
+    until(lambda: runs.done() >= 1 and runs.workers(), "a run at work")
+    killed = next(iter(runs.workers().values()))
+    task = psutil.Process(killed).parent()
+    assert task is not None
+    job = task.environ()["SLURM_JOB_ID"]
+    for process in (task.pid, killed):  # first who would replace the worker
+        os.kill(process, signal.SIGKILL)
+    until(lambda: runs.done() >= 3 and runs.workers(), "another run at work")
+    (other,) = output("squeue", "--noheader", "--states=running", "--format=%A")
+    assert other != job
+    subprocess.run(("scontrol", "requeue", other), check=True)
+    assert command.wait() == 0
+    assert not unequal(eight.runs, runs.folder)
+    sacct = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", "--jobs")
+    assert output(*sacct, job) == ["FAILED"]
+    until(lambda: output(*sacct, other) == ["COMPLETED"], "the end of the requeued job")
+
+
+def test_run_longer_than_the_time_limit_goes_on_in_the_next_job(
+    long: Reference, tmp_path: Path
+) -> None:
+    command = run_on_slurm(long, tmp_path / "runs", "--minutes", "1")
+    assert command.wait() == 0
+    assert not unequal(long.runs, tmp_path / "runs")
+    (folder,) = record.find(tmp_path / "runs")
+    assert record.read(folder).provenance["attempts"] > 1
+
+
+def test_workers_that_are_stopped_end_for_good(
+    long: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", long.environment["XDG_CACHE_HOME"])
+    plan, runs = tmp_path / "plan.json", Runs(tmp_path / "runs")
+    assert start(("plan", long.suite, "-o", plan), long.environment).wait() == 0
+    engine = Slurm()
+    launch = engine.start(plan, runs.folder, Resources(workers=1, minutes=5))
+    until(runs.workers, "a run at work")
+    (worker,) = runs.workers().values()
+    engine.stop(launch)
+    until(lambda: not psutil.pid_exists(worker), "the end of the worker")
+    until(lambda: Slurm().states(launch)[launch.ids[0]].startswith("CANCELLED"), "its state")
+    assert not runs.done() and not runs.workers()
+
+
+def test_refusal_of_slurm_is_one_line(tmp_path: Path) -> None:
+    resources = Resources(workers=1, minutes=1, site={"partition": "absent"})
+    with pytest.raises(UserError, match=r"Slurm refused the job: .*invalid partition") as error:
+        Slurm().start(tmp_path / "plan.json", tmp_path, resources)
+    assert "\n" not in str(error.value)
+
+
+def test_state_of_a_job_that_slurm_has_forgotten_is_an_end() -> None:
+    assert Slurm().states(Launch("slurm", ("999999",))) == {"999999": "FINISHED"}
