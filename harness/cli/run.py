@@ -14,11 +14,14 @@ from steelyard.harness.cli.options import pass_options
 from steelyard.harness.core.errors import UserError, unknown
 from steelyard.harness.core.options import parse_pairs, parse_seeds
 from steelyard.harness.core.progress import echo
+from steelyard.harness.engines import Resources, find
+from steelyard.harness.engines.launch import EngineOptions, run_on
 from steelyard.harness.models import registry
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import cards, tuning
 from steelyard.harness.runs.options import RunOptions
-from steelyard.harness.runs.parallel import open_suite, run_suite
+from steelyard.harness.runs.parallel import ensure_base_model, open_suite, run_suite
+from steelyard.harness.runs.plan import make
 from steelyard.harness.runs.suite import (
     Suite,
     SuiteEntry,
@@ -37,8 +40,9 @@ NONE = "none"
 
 @click.command()
 @click.argument("target")
+@pass_options(EngineOptions, into="engine")
 @pass_options(RunOptions)
-def run(target: str, options: RunOptions) -> None:
+def run(target: str, options: RunOptions, engine: EngineOptions) -> None:
     """Train and evaluate a suite, or one method.
 
     TARGET is the name of a suite or a method, or a file: a suite's .yaml, a method's .py.
@@ -49,11 +53,15 @@ def run(target: str, options: RunOptions) -> None:
       steelyard run my_suite.yaml --jobs 4
       steelyard run mine.py --set amount=0.2 --corruption image-blank
       steelyard run joint --task food101 --data-root ~/food101 --method mine.py
+      steelyard run world --on slurm --workers 16 --gpus 1 --minutes 240 --site partition=gpu
 
     A run that raises or that kills its process is a failed run with its reason, its traceback is in
     the run's folder, and the others go on; the same command tries it again.
     """
+    resources = engine.resources()
     suites = suites_from(target, options)
+    if engine.on is not None and not options.dry_run:
+        sys.exit(_run_on(engine.on, resources, Path(target).stem, suites, options))
     if records := _run(suites, options):
         track = " --track anytime" if options.track == "anytime" else ""
         echo(f"Next: steelyard leaderboard {shlex.quote(str(options.runs))}{track}")
@@ -108,6 +116,21 @@ def _run(suites: Sequence[Suite], options: RunOptions, *, evaluate: bool = True)
         opened = open_suite(suite, options, evaluate=evaluate)
         plan_suite(opened, options, cards.find(None), cards.UTILISATION)
     return []
+
+
+def _run_on(
+    name: str, resources: Resources, stem: str, suites: Sequence[Suite], options: RunOptions
+) -> int:
+    """Plan and prepare suites, start workers on them, and watch; return the exit code."""
+    if options.jobs is not None or options.device != "auto":
+        raise UserError("--jobs and --device go without --on: give --workers and --gpus.")
+    opened = [open_suite(suite, options) for suite in suites]
+    for suite in suites:
+        ensure_base_model(suite.backbone, suite.backbone_options)
+    plan = make(opened, options)
+    runs = options.runs.absolute()
+    plan.write(file := runs / f"{stem}.plan.json")
+    return run_on(find(name), plan, file, runs, resources)
 
 
 def _exit_if_failed(records: Sequence[Record]) -> None:

@@ -10,10 +10,10 @@ from steelyard.harness.cli.options import output_folder
 from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import user_path
-from steelyard.harness.core.progress import echo
+from steelyard.harness.core.progress import console, echo
 from steelyard.harness.runs import plan as plans
 from steelyard.harness.runs.options import DEVICE, RUNS
-from steelyard.harness.runs.status import as_json, print_states, states
+from steelyard.harness.runs.status import as_json, states, view
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -88,4 +88,4 @@ def status(file: Path, runs: Path, is_json: bool) -> None:
     if is_json:
         echo(as_json(plan, cells))
     else:
-        print_states(plan, cells)
+        console.print(view(plan, cells))

@@ -43,12 +43,17 @@ def echo(text: str, error: bool = False) -> None:
     click.echo(visible(text), err=error)
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print a table; cells are texts or numbers, and are never cut."""
-    table = Table(*(Column(header, overflow="fold") for header in headers), title=title or None)
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
+    """Return a table to print; cells are texts or numbers, and are never cut."""
+    result = Table(*(Column(header, overflow="fold") for header in headers), title=title or None)
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
-    console.print(table)
+        result.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
+    return result
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """Print a ``table``."""
+    console.print(table(headers, rows, title))
 
 
 def no_progress(*message: object) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Protocol
 
 
@@ -52,6 +53,21 @@ class Engine(Protocol):
     def stop(self, launch: Launch) -> None:
         """End the workers; what they hold is continued by others."""
         ...
+
+
+ENGINES = {
+    name: f"steelyard.harness.engines.{name}:{name.capitalize()}"
+    for name in ("local", "slurm", "ray")
+}
+"""Class of each engine, which is imported when it is needed."""
+ENDED = ("COMPLETED", "FINISHED", "FAILED", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY")
+"""Begins of the states of workers that are not begun again."""
+
+
+def find(name: str) -> Engine:
+    """Return an engine by name."""
+    engine: Engine = resolve_name(ENGINES[name])()
+    return engine
 
 
 def worker_command(plan: Path, runs: Path, resources: Resources) -> tuple[str, ...]:

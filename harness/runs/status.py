@@ -3,16 +3,17 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Group
 from rich.text import Text
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.lease import holder
-from steelyard.harness.core.progress import console, print_table
+from steelyard.harness.core.progress import table
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs.attempt import LEASE, PARTS, read_state
@@ -80,12 +81,15 @@ def _settled(plan: Plan, index: int, folder: Path) -> Record | None:
     return result if result.status == "failed" and is_new else None
 
 
-def states(plan: Plan, indices: Sequence[int], runs: Path) -> dict[int, CellState]:
-    """Return the states of cells by their index."""
-    return {index: cell_state(plan, index, runs) for index in indices}
+def states(
+    plan: Plan, indices: Iterable[int], runs: Path, before: Mapping[int, CellState] | None = None
+) -> dict[int, CellState]:
+    """Return the states of cells by their index; what was settled ``before`` still is."""
+    settled = {index: state for index, state in (before or {}).items() if state.is_settled}
+    return {index: settled.get(index) or cell_state(plan, index, runs) for index in indices}
 
 
-def hours_left(plan: Plan, cells: dict[int, CellState]) -> float | None:
+def hours_left(plan: Plan, cells: Mapping[int, CellState]) -> float | None:
     """Return the hours until all is done with the workers at work now; None if nothing tells.
 
     By the estimates of the plan; without these by the mean of the trainings done.
@@ -105,10 +109,20 @@ def hours_left(plan: Plan, cells: dict[int, CellState]) -> float | None:
     return total / max(1, sum(state.state == "running" for state in cells.values()))
 
 
-def print_states(plan: Plan, cells: dict[int, CellState]) -> None:
-    """Print what runs, what failed, how many are done, and the time left."""
+def summary(plan: Plan, cells: Mapping[int, CellState]) -> str:
+    """Return how many runs are in each state, and the time left."""
+    counts: Counter[str] = Counter(state.state for state in cells.values())
+    line = ", ".join(f"{counts[name]} {name}" for name in STATES) + f" of {len(cells)} runs"
+    if hours := hours_left(plan, cells):
+        amount = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+        line += f", about {amount} left"
+    return line
+
+
+def view(plan: Plan, cells: Mapping[int, CellState]) -> Group:
+    """Return what runs where, what failed, and the summary, to print."""
     now = time.time()
-    running = [
+    rows = [
         (
             index,
             plan.cells[index].spec.id,
@@ -120,23 +134,16 @@ def print_states(plan: Plan, cells: dict[int, CellState]) -> None:
         for index, state in cells.items()
         if state.state == "running"
     ]
-    if running:
-        print_table(("cell", "run", "where", "for", "stage", "attempt"), running)
-    for index, state in cells.items():
-        if state.state == "failed":
-            text = f" {index} {plan.cells[index].spec.id}: {state.reason}"
-            console.print(Text.assemble(("failed", "red"), text))
-    counts: Counter[str] = Counter(state.state for state in cells.values())
-    line = ", ".join(f"{counts[name]} {name}" for name in STATES)
-    hours = hours_left(plan, cells)
-    if hours:
-        line += (
-            f", about {hours:.1f} h left" if hours >= 1 else f", about {hours * 60:.0f} min left"
-        )
-    console.print(f"{line} of {len(cells)} runs")
+    running = table(("cell", "run", "where", "for", "stage", "attempt"), rows)
+    failed = [
+        Text.assemble(("failed", "red"), f" {index} {plan.cells[index].spec.id}: {state.reason}")
+        for index, state in cells.items()
+        if state.state == "failed"
+    ]
+    return Group(*([running] if rows else []), *failed, Text(summary(plan, cells)))
 
 
-def as_json(plan: Plan, cells: dict[int, CellState]) -> str:
+def as_json(plan: Plan, cells: Mapping[int, CellState]) -> str:
     """Return the content of ``--json``."""
     content: dict[str, Any] = {
         "schema": SCHEMA,
