@@ -66,12 +66,14 @@ head the greedy game can inflate the contributions without limit; their centred 
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import MODALITIES
 from steelyard.harness.core.options import require
@@ -175,7 +177,8 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
         loss = backbone.loss(logits, batch).mean()
         values: dict[str, Tensor | float] = {"loss_task": loss.detach()}
         if config.mipd != 0:
-            order = permutations(config.draws, len(latents.image), generator).to(logits.device)
+            draw = partial(permutations, config.draws, len(latents.image), generator)
+            order = ranks.in_turn(draw).to(logits.device)
             term, game_values = game_term(backbone, latents, parts, logits, order, config)
             loss = loss + term
             values |= game_values

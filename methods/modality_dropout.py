@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 
 from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core import ranks
 from steelyard.harness.core.options import require
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
@@ -63,7 +64,10 @@ def train(backbone: Backbone, data: TrainData, meter: Meter, config: Config, see
 
     def step(batch: Batch) -> StepResult:
         latents = backbone.encode(batch)
-        draw = torch.rand(len(batch.targets), generator=generator).to(batch.targets.device)
+        shape = len(batch.targets)
+        draw = ranks.in_turn(lambda: torch.rand(shape, generator=generator)).to(
+            batch.targets.device
+        )
         # One draw decides for both, so no item loses both modalities.
         dropped = backbone.blank(latents, "image", draw < config.rate)
         dropped = backbone.blank(dropped, "text", draw > 1 - config.rate)

@@ -55,6 +55,11 @@ def is_main() -> bool:
     return _rank == 0
 
 
+def name() -> tuple[int, ...]:
+    """Return what the name of a random stream adds on this rank: nothing on rank 0."""
+    return (_rank,) if _rank else ()
+
+
 def adopt(environment: Mapping[str, str]) -> bool:
     """Take this process for a rank if torchrun started several; show it the GPU of its own.
 
@@ -187,6 +192,13 @@ def share(work: Callable[[], ResultT]) -> ResultT:
         if is_main():
             results.append(work())
     return gather(results)[0][0]
+
+
+def main_first(work: Callable[[], ResultT]) -> ResultT:
+    """Let rank 0 work, then the others, which find what it left in files."""
+    results: list[ResultT] = []
+    share(lambda: results.append(work()))
+    return results[0] if results else work()
 
 
 def deal(items: Iterable[T], work: Callable[[T], ResultT]) -> list[ResultT]:

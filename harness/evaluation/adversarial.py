@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from steelyard import tasks
-from steelyard.harness.budget.meter import Meter
+from steelyard.harness.budget.meter import Meter, merged
+from steelyard.harness.core import ranks
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
@@ -65,8 +66,8 @@ class WhiteBox:
 
     @property
     def cost(self) -> dict[str, float]:
-        """Costs so far, for the record."""
-        ledger = self.meter.ledger("finished")
+        """Costs so far of all ranks, for the record."""
+        ledger = merged(ranks.gather(self.meter.ledger("finished")))
         return {
             "flops": ledger.total_flops,
             "seconds": ledger.total_seconds,

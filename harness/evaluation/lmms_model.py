@@ -11,6 +11,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from torch import Tensor
 
+from steelyard.harness.core import ranks
 from steelyard.harness.core.environment import free_memory, is_out_of_memory, pick_device
 from steelyard.harness.core.errors import ItemError, NonFiniteOutput, UserError
 from steelyard.harness.core.examples import Inputs
@@ -156,14 +157,27 @@ class Scorer(lmms):  # type: ignore[misc]  # lmms-eval is untyped
         requests: Sequence[Instance],
         answer: Callable[[Sequence[Instance]], list[AnswerT]],
     ) -> list[AnswerT]:
-        """Answer requests in batches, which are halved when memory is short.
+        """Answer requests in batches, which the ranks take in turns; all get all answers."""
+
+        def answer_batch(start: int) -> list[AnswerT]:
+            self.progress(start / len(requests))
+            return self._in_parts(requests[start : start + self.batch_size], answer)
+
+        starts = range(0, len(requests), self.batch_size)
+        return [reply for part in ranks.deal(starts, answer_batch) for reply in part]
+
+    def _in_parts(
+        self,
+        requests: Sequence[Instance],
+        answer: Callable[[Sequence[Instance]], list[AnswerT]],
+    ) -> list[AnswerT]:
+        """Answer a batch at once, or in parts that are halved when memory is short.
 
         Raises:
             UserError: memory is short for one item, or for a batch size that was set.
         """
         answers: list[AnswerT] = []
         while len(answers) < len(requests):
-            self.progress(len(answers) / len(requests))
             size = min(self.batch_size, _fitting.get(self.backbone, self.batch_size))
             batch = requests[len(answers) : len(answers) + size]
             try:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from steelyard.harness.core.errors import NonFiniteOutput
+from steelyard.harness.core import ranks
+from steelyard.harness.core.errors import NonFiniteOutput, UserError
 from steelyard.harness.core.examples import Inputs, Modality, ModelKind
 from steelyard.harness.core.options import require
 
@@ -123,14 +124,34 @@ class Recipe:
             require(self, name, getattr(self, name) >= 0, "0 or more")
         require(self, "batch_size", self.batch_size >= 1, "at least 1")
 
-    def micro_size(self, size: int, multiple: int = 1) -> int:
+    def micro_size(self, size: int, multiple: int = 1, *, compares: bool = False) -> int:
         """Return the items per pass of a step over ``size`` items: a divisor of ``size``.
 
         Passes of one step have equal sizes, so that the mean of their means is the step's mean.
+        Their number is a multiple of that of the ranks, for which they are made smaller, unless the
+        loss ``compares`` the items of a pass: then smaller ones would be another loss.
+
+        Raises:
+            UserError: no such size.
         """
-        most = self.micro_batch_size or size
+        most, world = self.micro_batch_size or size, ranks.world()
         sizes = range(multiple, min(most, size) + 1, multiple)
-        return max((part for part in sizes if size % part == 0), default=size)
+        parts = [part for part in sizes if size % part == 0]
+        largest = max(parts, default=size)
+        dealt = max((part for part in parts if size // part % world == 0), default=0)
+        if world > 1 and not dealt:
+            raise UserError(
+                f"{world} ranks cannot share the {size} items of a step equally: give a "
+                f"--backbone-set batch_size= that is a multiple of {world * multiple}, and data of "
+                "as many items."
+            )
+        if compares and dealt != largest and world > 1:
+            raise UserError(
+                f"This method's loss compares the items of a pass, which has {largest} of a step's "
+                f"{size}, so that {world} ranks cannot share one: give --backbone-set "
+                f"micro_batch_size={dealt}, to a run of one process as well."
+            )
+        return dealt if world > 1 else largest
 
     @classmethod
     def of(cls, config: "Recipe") -> "Recipe":

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from steelyard.harness.core import lease as leases
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import LeaseLost, UserError
 from steelyard.harness.core.files import exclusive, write_json
 from steelyard.harness.core.lease import Lease
@@ -49,9 +50,9 @@ def read_state(folder: Path) -> AttemptState:
 
 
 class Attempt:
-    """Attempt at a run by this process, which holds the run's lease."""
+    """Attempt at a run by this process, which holds the run's lease, or for which rank 0 does."""
 
-    def __init__(self, folder: Path, lease: Lease, progress: Progress) -> None:
+    def __init__(self, folder: Path, lease: Lease | None, progress: Progress) -> None:
         self._folder, self._lease, self._progress = folder, lease, progress
         self.state = read_state(folder)
         self._written = 0.0
@@ -74,6 +75,9 @@ class Attempt:
 
     def report(self, stage: str, fraction: float) -> None:
         """Report progress, to other machines too; raise LeaseLost if the run was taken over."""
+        if self._lease is None:
+            self._progress(stage, fraction)
+            return
         self._lease.check()
         if time.monotonic() - self._written > leases.HEARTBEAT:
             with suppress(UserError):  # a full disk is the run's own affair
@@ -99,14 +103,20 @@ def attempt(folder: Path, progress: Progress = no_progress, *, wait: bool) -> It
         Busy: another process works on it, and this one does not ``wait``.
     """
     parts, is_finished = folder / PARTS, False
+    if not ranks.is_main():
+        ranks.meet()
+        yield Attempt(folder, None, progress)
+        return
     with exclusive(folder, wait=wait):
         try:
             with leases.lease(parts / LEASE, wait=wait) as lease:
                 work = Attempt(folder, lease, progress)
+                ranks.meet()
                 try:
                     yield work
                     is_finished = work.is_finished
-                except LeaseLost:
+                except LeaseLost as error:
+                    ranks.meet(str(error))
                     raise
                 except BaseException:
                     work.end()

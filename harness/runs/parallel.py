@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from steelyard import tasks
+from steelyard.harness.core import ranks
 from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.errors import LeaseLost, UserError, check_known
 from steelyard.harness.core.examples import Corpus
@@ -103,18 +105,19 @@ def load_corpora(
     names = list(dict.fromkeys((*names, *further)))
     for task in roots:
         check_known("task of --data-root", task, names)
-    corpora = {}
     with progress_bar() as bar:
         line = bar.add_task("reading data", total=None)
+
+        def read(name: str) -> Corpus:
+            root = tasks.find_root(name, roots.get(name))
+            corpus = tasks.load(name, root, max_bad=options.max_bad, **loader.get(name, {}))
+            if model is not None:
+                corpus = registry.leave_out_refused(corpus, *model, options.max_bad)
+            return corpus
+
         # The time left is known once images are decoded.
         with report_images(lambda done, total: bar.update(line, completed=done, total=total)):
-            for name in names:
-                root = tasks.find_root(name, roots.get(name))
-                values = loader.get(name, {})
-                corpus = tasks.load(name, root, max_bad=options.max_bad, **values)
-                if model is not None:
-                    corpus = registry.leave_out_refused(corpus, *model, options.max_bad)
-                corpora[name] = corpus
+            corpora = {name: ranks.main_first(partial(read, name)) for name in names}
     for corpus in corpora.values():
         if corpus.skipped:
             first = "; ".join(f"{row.split}/{row.id}: {row.reason}" for row in corpus.skipped[:3])
@@ -160,9 +163,11 @@ def load_job_corpora(
 def ensure_base_model(backbone: str, options: Mapping[str, Any]) -> None:
     """Train the base model of a preset before any run starts, in one process."""
     with show_progress("base model") as progress:
-        registry.ensure_base(
-            backbone, options, lambda stage, done: progress(f"base model, once: {stage}", done)
-        )
+
+        def report(stage: str, done: float) -> None:
+            progress(f"base model, once: {stage}", done)
+
+        ranks.main_first(lambda: registry.ensure_base(backbone, options, report))
 
 
 def run_jobs(
@@ -177,8 +182,8 @@ def run_jobs(
     """
     device = pick_device(options.device)
     jobs = [replace(job, trackers=options.log) for job in jobs]
-    workers = default_workers(device) if options.jobs is None else options.jobs
-    states = [(job, _settled(job, options.runs, corpora)) for job in jobs]
+    workers = _worker_count(options.jobs, device)
+    states = ranks.share(lambda: [(job, _settled(job, options.runs, corpora)) for job in jobs])
     if options.dry_run:
         print_plan(states, max(1, workers))
         _check_budgets([job.spec for job, record in states if record is None], corpora)
@@ -190,6 +195,7 @@ def run_jobs(
     untrained = [
         job.spec for job in waiting if not (options.runs / job.spec.id / TRAINING).exists()
     ]
+    _check_ranks(untrained)
     sizes = [registry.saved_bytes(spec.backbone, spec.backbone_options) for spec in untrained]
     check_output(options.runs, size=sum(sizes))
     failures: list[Failure] = []
@@ -208,8 +214,8 @@ def run_jobs(
     if len(failures) == len(jobs) and len(reasons) == 1:
         raise UserError(reasons.pop())
     for failure in failures:
-        reason, text = failure.reason, failure.traceback
-        records.append(record_failure(failure.job, corpora, options.runs, device, reason, text))
+        end = (failure.job, corpora, options.runs, device, failure.reason, failure.traceback)
+        records.append(ranks.share(partial(record_failure, *end)))
     _print_ends(records, options.runs)
     return records
 
@@ -217,6 +223,27 @@ def run_jobs(
 def _settled(job: Job, runs: Path, corpora: Mapping[str, Corpus]) -> Record | None:
     """Return the record of a finished job of which nothing is left to remove."""
     return None if (runs / job.spec.id / PARTS).exists() else finished(job, runs, corpora)
+
+
+def _worker_count(jobs: int | None, device: str) -> int:
+    if ranks.world() == 1:
+        return default_workers(device) if jobs is None else jobs
+    if jobs:
+        raise UserError(
+            f"--jobs {jobs}: torchrun started {ranks.world()} processes, which share each run: "
+            "leave it out."
+        )
+    return 0
+
+
+def _check_ranks(specs: Sequence[RunSpec]) -> None:
+    """Raise UserError for a run that several ranks cannot train."""
+    trained = [spec for spec in specs if spec.task != tasks.NOTHING]
+    if ranks.world() > 1 and any(registry.kind_of(s.backbone) == "classifier" for s in trained):
+        raise UserError(
+            f"torchrun started {ranks.world()} processes, and a classifier is trained by one: "
+            "start the command without torchrun; --jobs trains several at once."
+        )
 
 
 def default_workers(device: str) -> int:
@@ -357,4 +384,6 @@ def _work(job: Job, send_message: SendMessage) -> Record | Failure:
 
     while True:
         with suppress(LeaseLost):  # then to wait for the record of the process that took it over
-            return run_or_fail(job, *_shared, progress)
+            outcome = run_or_fail(job, *_shared, progress)
+            ranks.meet(outcome.traceback if isinstance(outcome, Failure) else "")
+            return outcome

@@ -6,6 +6,7 @@ record = run(job, {"food101": corpus}, Path("runs"), "cpu", no_progress)
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from traceback import format_exc
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard import methods, tasks
 from steelyard.harness.budget.checkpoints import lost_work
 from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core import ranks
 from steelyard.harness.core.environment import code, packages
 from steelyard.harness.core.errors import UserError, one_line
 from steelyard.harness.core.examples import Corpus
@@ -76,7 +78,8 @@ def run(
     ``corpora`` holds the data of the task trained on and of every task scored. Any exception of
     training gives a record with status ``failed``; the exceptions of other parts are raised. Of two
     processes with the same job one waits, and finds the record of the other. The worker of a plan
-    does not ``wait``: nobody looks at what it does.
+    does not ``wait``: nobody looks at what it does. Of several ranks all train and answer, and the
+    first reads and writes the folder.
 
     Raises:
         Busy: another process works on the run.
@@ -85,10 +88,10 @@ def run(
     """
     folder = runs / job.spec.id
     with attempt(folder, progress, wait=wait) as current:
-        if (result := finished(job, runs, corpora)) is None:
-            current.begin(None if wait else MOST_LOST)
-            job, before = continued(job, folder, corpora)
-            training = _trained(job, folder, device)
+        if (result := ranks.share(partial(finished, job, runs, corpora))) is None:
+            ranks.share(partial(current.begin, None if wait else MOST_LOST))
+            job, before = ranks.share(partial(continued, job, folder, corpora))
+            training = ranks.share(partial(_trained, job, folder, device))
             if training is None:
                 settings = (job.trackers, job.checkpoint_minutes)
                 training = train(job.spec, corpora, folder, device, current.report, *settings)
@@ -97,13 +100,18 @@ def run(
             if training.status == "done" and job.variants:
                 scores, tables = _evaluate(job, corpora, folder, device, current.report)
             current.report("evaluating", 1.0)
-            set_aside(folder)
-            for name, items in tables.items():
-                write_items(items, folder / name)
-            if training.status == "done" or (folder / TRAINING).is_file():
-                (folder / TRACEBACK).unlink(missing_ok=True)  # of an earlier attempt
-            source = _provenance(job, corpora, folder, device, before, current)
-            result = _write(job, folder, training, scores, source)
+
+            def write() -> Record:
+                set_aside(folder)
+                for name, items in tables.items():
+                    write_items(items, folder / name)
+                if training.status == "done" or (folder / TRAINING).is_file():
+                    (folder / TRACEBACK).unlink(missing_ok=True)  # of an earlier attempt
+                source = _provenance(job, corpora, folder, device, before, current)
+                source |= {"ranks": training.ranks} if training.ranks > 1 else {}
+                return _write(job, folder, training, scores, source)
+
+            result = ranks.share(write)
         # After the record: an interrupted run continues from its parts.
         current.is_finished = True
     return result
@@ -298,7 +306,8 @@ def _evaluate(
         examples = corpora[variant.task].splits.get(job.split) if variant.task in corpora else None
         if variant.missing is not None and examples is not None:
             table = missing.table(variant.missing_items(job.split, examples))
-            write_atomic(folder / missing_table(variant, job.split), table)
+            if ranks.is_main():
+                write_atomic(folder / missing_table(variant, job.split), table)
         variant_scores, rows = _score_variant(job, variant, backbone, corpora, folder, report)
         scores += variant_scores
         items.setdefault(variant.task, []).append(rows)
@@ -320,9 +329,14 @@ def _score_variant(
     from steelyard.harness.evaluation.evaluate import evaluate
 
     table, summary = part_files(folder, job, str(variant), corpora)
-    if summary.is_file():  # written after its table
-        scores = read_json(summary)
-        return [Score(**score) for score in scores], read_items(table)
+
+    def part() -> "tuple[Sequence[Score], pd.DataFrame] | None":
+        if not summary.is_file():  # written after its table
+            return None
+        return [Score(**score) for score in read_json(summary)], read_items(table)
+
+    if (earlier_part := ranks.share(part)) is not None:
+        return earlier_part
     result = evaluate(
         backbone,
         variant,
@@ -332,12 +346,16 @@ def _score_variant(
         progress=on_progress,
     )
     on_progress(1.0)  # nothing is written if the run was taken over meanwhile
-    write_items(result.items, table)
-    # Before the summary, which marks the variant as complete.
-    if result.attack is not None:
-        costs = {**attack_costs(folder), str(variant): dict(result.attack)}
-        write_json(folder / ATTACKS, costs)
-    write_json(summary, [asdict(score) for score in result.scores])
+
+    def write() -> None:
+        write_items(result.items, table)
+        # Before the summary, which marks the variant as complete.
+        if result.attack is not None:
+            costs = {**attack_costs(folder), str(variant): dict(result.attack)}
+            write_json(folder / ATTACKS, costs)
+        write_json(summary, [asdict(score) for score in result.scores])
+
+    ranks.share(write)
     return result.scores, result.items
 
 

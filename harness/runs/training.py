@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from steelyard import methods
 from steelyard.harness.budget.audit import Audit, BehindMeter
 from steelyard.harness.budget.guard import ForeignData, only_training_images
-from steelyard.harness.budget.meter import BudgetSpent, Meter
+from steelyard.harness.budget.meter import BudgetSpent, Meter, merged
 from steelyard.harness.core import ranks
 from steelyard.harness.core.environment import code, device_name, packages
 from steelyard.harness.core.errors import Interrupted, LeaseLost, NonFiniteLoss, UserError, one_line
@@ -48,6 +48,8 @@ class TrainingResult:
     failure: str
     ledger: Ledger
     diagnostics: dict[str, float]
+    ranks: int = 1
+    """Processes that trained together."""
 
 
 class Preparation(NamedTuple):
@@ -131,13 +133,13 @@ def train(
     if ranks.world() == 1:
         meter.checkpoints.open(folder / PARTS, checkpoint_minutes, backbone, about)
     # After the build, so that dropout does not depend on the number of weights drawn before.
-    torch.manual_seed(spec.seed_for("training"))
+    torch.manual_seed(spec.seed_for("training", *ranks.name()))
     # Reading validation or test images during training is cheating and fails the run.
     # Path() is the root of lmms-eval's tasks; it would forbid the full working directory.
     roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
     images = (example.image for example in data.examples if example.image)
     with (
-        tracking.opened(trackers, folder, spec) as meter.on_log,
+        tracking.opened(trackers if ranks.is_main() else (), folder, spec) as meter.on_log,
         meter,
         only_training_images(images, roots, [folder]) as guard,
     ):
@@ -149,27 +151,38 @@ def train(
             method.train(backbone, data, meter, config, spec.seed_for("method"))
 
         stopped, failure, exception = _attempt(work, meter)
+    ranks.meet(exception or failure)
     # A method may have caught these exceptions: the findings count nevertheless.
     changes = extension.changed_parts(backbone, layout)
     failure = meter.audit.finding or guard.finding or changes or failure
     if meter.checkpoints.unused:
         failure = failure or "the stage of the checkpoint was not reached"
+    failures = ranks.gather((failure, exception))
+    failure, exception = next(filter(any, failures), ("", ""))
+    failure = failure or _differing_ranks(backbone)
     # A second copy of a vision-language model may not fit beside the first.
     if not failure and backbone.kind == "classifier":
         same = _restores(backbone, data, folder, device)
         failure = "" if same else extension.UNSAVED.format("by a hook or a plain attribute")
-    with TemporaryFolder(folder / PARTS) as own:
-        if not failure:
-            registry.save(backbone, Path(own) / WEIGHTS)
-        result = _write_result(Path(own), meter, stopped, failure, exception)
-        try:
-            progress("training", 1.0)  # raises if another process took the run over meanwhile
-        except LeaseLost:
-            raise
-        except Interrupted:  # what is done is done; the next call of ``progress`` ends the run
-            pass
-        for name in (WEIGHTS, LOG, TRACEBACK, TRAINING):  # the last says that all are there
-            _move(Path(own) / name, folder / name)
+    ledger = merged(ranks.gather(meter.ledger(stopped)))
+    failure = failure or _overspent(ledger)
+
+    def write() -> TrainingResult:
+        with TemporaryFolder(folder / PARTS) as own:
+            if not failure:
+                registry.save(backbone, Path(own) / WEIGHTS)
+            result = _write_result(Path(own), meter, ledger, failure, exception)
+            try:
+                progress("training", 1.0)  # raises if another process took the run over meanwhile
+            except LeaseLost:
+                raise
+            except Interrupted:  # what is done is done; the next call of ``progress`` ends the run
+                pass
+            for name in (WEIGHTS, LOG, TRACEBACK, TRAINING):  # the last says that all are there
+                _move(Path(own) / name, folder / name)
+        return result
+
+    result = ranks.share(write)
     meter.checkpoints.remove()
     return result
 
@@ -182,16 +195,36 @@ def _move(source: Path, target: Path) -> None:
         source.replace(target)
 
 
+def _differing_ranks(backbone: "Classifier | Vlm") -> str:
+    """Return the failure of ranks whose weights are not equal; empty if they are, or for one."""
+    if ranks.world() == 1:
+        return ""
+    sums = [float(parameter.detach().double().sum()) for parameter in backbone.parameters()]
+    if all(row == sums for row in ranks.gather(sums)):
+        return ""
+    return (
+        "the ranks' weights differ: a method for several ranks trains with fit or with TRL's "
+        "trainers, which average gradients"
+    )
+
+
+def _overspent(ledger: Ledger) -> str:
+    """Return the failure of ranks that could not stop inside a step that was too costly."""
+    limit = ledger.limit_flops
+    if ranks.world() == 1 or limit is None or ledger.total_flops <= limit:
+        return ""
+    return (
+        f"{ranks.world()} ranks executed {ledger.total_flops:.3g} FLOPs of {limit:.3g}: the last "
+        f"of {ledger.steps} steps cost more than any before it; give another --budget"
+    )
+
+
 def _write_result(
-    folder: Path,
-    meter: Meter,
-    stopped: Literal["finished", "budget"],
-    failure: str,
-    exception: str,
+    folder: Path, meter: Meter, ledger: Ledger, failure: str, exception: str
 ) -> TrainingResult:
     """Return the result of a training, after its log and its result or traceback are written."""
     status: Literal["done", "failed"] = "failed" if failure else "done"
-    result = TrainingResult(status, failure, meter.ledger(stopped), meter.diagnostics)
+    result = TrainingResult(status, failure, ledger, meter.diagnostics, ranks.world())
     lines = (json.dumps(row, sort_keys=True) + "\n" for row in meter.history)
     write_atomic(folder / LOG, "".join(lines))
     if exception:
@@ -214,6 +247,8 @@ def _attempt(
         work()
     except BudgetSpent as error:
         return "budget", "" if meter.steps else f"budget too small for one step: {error}", ""
+    except ranks.FailedElsewhere:
+        return "finished", "", ""
     except (NonFiniteLoss, BehindMeter, ForeignData, NotRestorable) as error:
         return "finished", str(error), ""
     except (Exception, SystemExit) as error:

@@ -9,13 +9,14 @@ fit(backbone, data, meter, step, seed=seed)
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import NonFiniteLoss
 from steelyard.harness.core.progress import no_progress
 from steelyard.harness.models.backbone import Backbone, Batch, Recipe
@@ -49,7 +50,9 @@ def fit(
     such as generators: an interrupted run continues with them. With None it starts anew.
 
     ``step`` gets the recipe's micro-batches one by one; their mean loss is that of the batch if it
-    is a mean over items. Terms that compare items see one micro-batch.
+    is a mean over items. Terms that compare items see one micro-batch. The ranks, if there are
+    several, take the micro-batches of a step in turns, and gradients are averaged over them: what
+    one process would have trained.
 
     Raises:
         NonFiniteLoss: the loss or a gradient is NaN or infinite; names the step.
@@ -58,7 +61,6 @@ def fit(
     modules: tuple[Backbone | nn.Module, ...] = (backbone, *extra)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = new_optimiser(parameters, backbone.recipe)
-    half = backbone.recipe.precision == "bf16"
     section = meter.checkpoints.stage(stage)
     if section.finished:
         return
@@ -75,19 +77,12 @@ def fit(
         meter.afford_step(len(positions))
         rate = set_rate(optimiser, backbone.recipe, progress, learning_rate_scale)
         optimiser.zero_grad(set_to_none=True)
-        size = backbone.recipe.micro_size(len(positions))
+        size = backbone.recipe.micro_size(len(positions), compares=True)
         parts = [positions[row : row + size] for row in range(0, len(positions), size)]
-        means: dict[str, float] = defaultdict(float)
-        for part in parts:
-            batch = data.gather(part)
-            with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=half):
-                loss, values = step(batch)
-            # Before the backward pass: a NaN would reach all weights.
-            if not math.isfinite(loss.item()):
-                raise NonFiniteLoss(meter.steps + 1, loss.item())
-            torch.autograd.backward(loss / len(parts))
-            for name, value in {"loss": loss.detach(), **values}.items():
-                means[name] += float(value) / len(parts)
+        parts = parts[ranks.rank() :: ranks.world()]
+        with ranks.together():
+            means = _gradients(map(data.gather, parts), len(parts), step, backbone.recipe, meter)
+        ranks.average(parameters)
         after_backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, backbone.recipe.clip_norm).item()
         if not math.isfinite(norm):
@@ -97,6 +92,24 @@ def fit(
         meter.step(len(positions))
         position["step"] += 1
     section.finish()
+
+
+def _gradients(
+    batches: Iterable[Batch], count: int, step: TrainStep, recipe: Recipe, meter: Meter
+) -> dict[str, float]:
+    """Add the gradients of the mean loss of micro-batches, and return their mean values to log."""
+    half = recipe.precision == "bf16"
+    means: dict[str, float] = defaultdict(float)
+    for batch in batches:
+        with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=half):
+            loss, values = step(batch)
+        # Before the backward pass: a NaN would reach all weights.
+        if not math.isfinite(loss.item()):
+            raise NonFiniteLoss(meter.steps + 1, loss.item())
+        torch.autograd.backward(loss / count)
+        for name, value in {"loss": loss.detach(), **values}.items():
+            means[name] += float(value) / count
+    return means
 
 
 def set_rate(
