@@ -60,4 +60,5 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
     from steelyard.methods._preference.pairwise import train_on_pairs
 
     losses = {"sigmoid": 1.0, "sft": config.sft}
-    train_on_pairs(backbone, data, meter, config, seed, losses=losses)
+    compares = config.sft > 0  # a mean over the tokens of a pass, not over its rows
+    train_on_pairs(backbone, data, meter, config, seed, losses=losses, compares=compares)

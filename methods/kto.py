@@ -77,6 +77,7 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         collator=trl_data.unpaired,
         answers_per_row=1,
         reference=("ref_logps", "ref_KL_logps"),
+        compares=True,  # each answer's reward with the mean divergence of its pass
         rows_per_pair=2,  # a right and a wrong one; the KL estimate needs two rows as well
         stage="kto",
         desirable_weight=config.desirable,

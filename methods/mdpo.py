@@ -97,6 +97,7 @@ def train(backbone: Vlm, data: TrainData, meter: Meter, config: Config, seed: in
         seed,
         trainer_class=partial(ImagePairTrainer, terms=partial(loss_terms, config=config)),
         reference=(*PAIR, CORRUPTED) if config.image else PAIR,
+        compares=config.image > 0,  # a mean over the rows of a pass that have an image
         collator=partial(trl_data.preference, corrupted_at=corrupted),
     )
 

@@ -5,6 +5,7 @@ vision-language model (an answer is a row of tokens). Nothing is trained here: p
 and the model is in evaluation mode. Callers charge it with ``meter.phase("mine")``.
 """
 
+import itertools
 import math
 import re
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.progress import echo
 from steelyard.harness.core.seeds import seed_for
@@ -105,19 +107,26 @@ def mine(policy: Policy) -> list[MinedAnswer]:
     if stage.finished:
         return list(map(MinedAnswer.read, stage.result))
     work = stage.position or choose(policy)
-    generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "attack"))
-    meter, changing = policy.meter, [generator, *policy.state]
+    meter, size = policy.meter, ROWS * ranks.world()
+
+    def answer(chunk: Sequence[int]) -> list[MinedAnswer]:
+        # By its items, so that a batch gets the same noise wherever it is attacked.
+        names = ("mining", "attack", *chunk)
+        generator = torch.Generator().manual_seed(seed_for(policy.seed, *names))
+        return policy.answer_attacked(chunk, generator, work["steps"])
+
     while work["positions"]:
-        stage.mark(work, changing)
-        chunk, work["positions"] = work["positions"][:ROWS], work["positions"][ROWS:]
+        stage.mark(work, policy.state)
+        batch, work["positions"] = work["positions"][:size], work["positions"][size:]
         # The plan is an estimate and the share a limit: the last batch holds what still fits.
-        room, cost = max(0.0, work["end"] - meter.fraction), work["cost"]
-        chunk = chunk if room >= cost * len(chunk) else chunk[: int(room / cost)]
-        if not chunk:
+        before, cost = meter.fraction, work["cost"]
+        room = max(0.0, work["end"] - before)
+        batch = batch if room >= cost * len(batch) else batch[: int(room / cost)]
+        if not batch:
             break
-        before = meter.fraction
-        work["answers"] += map(asdict, policy.answer_attacked(chunk, generator, work["steps"]))
-        work["cost"] = (meter.fraction - before) / len(chunk)
+        answers = itertools.chain(*ranks.deal(chunks(batch), answer))
+        work["answers"] += map(asdict, answers)
+        work["cost"] = (meter.fraction - before) / len(batch)
     stage.finish(work["answers"])
     return list(map(MinedAnswer.read, work["answers"]))
 
@@ -139,7 +148,7 @@ def choose(policy: Policy) -> dict[str, Any]:
     count, steps = plan(policy, positions, end)
     positions = positions[:count]
     if config.iig:
-        positions = select(policy, positions, generator)
+        positions = select(policy, positions)
     return {"positions": positions, "steps": steps, "end": end, "answers": [], "cost": 0.0}
 
 
@@ -156,7 +165,7 @@ def plan(policy: Policy, positions: Sequence[int], end: float) -> tuple[int, int
 
     def cost(work: Callable[[], object]) -> float:
         before = meter.fraction
-        work()
+        ranks.share(work)
         return (meter.fraction - before) / len(pilot)
 
     def score() -> None:
@@ -186,14 +195,19 @@ def plan(policy: Policy, positions: Sequence[int], end: float) -> tuple[int, int
     return affordable(steps), steps
 
 
-def select(policy: Policy, positions: Sequence[int], generator: torch.Generator) -> list[int]:
+def select(policy: Policy, positions: Sequence[int]) -> list[int]:
     """Return the positions whose right answers need the image most; log quantiles of the gain."""
     data, config = policy.data, policy.config
-    gains: list[float] = []
-    for chunk in chunks(positions):
+
+    def score(chunk: Sequence[int]) -> list[float]:
+        generator = torch.Generator().manual_seed(seed_for(policy.seed, "mining", "gain", *chunk))
         batch = data.gather(chunk)
-        gain = information_gain(policy.backbone, batch, config.iig_reference, generator)
-        gains += gain.tolist()
+        gain: list[float] = information_gain(
+            policy.backbone, batch, config.iig_reference, generator
+        ).tolist()
+        return gain
+
+    gains = list(itertools.chain(*ranks.deal(chunks(positions), score)))
     levels = torch.tensor(gains).quantile(torch.tensor(QUANTILES))
     quantiles = {f"gain_q{100 * q:.0f}": level for q, level in zip(QUANTILES, levels, strict=True)}
     policy.meter.log({"mine_scored": float(len(gains)), **quantiles})
@@ -201,10 +215,10 @@ def select(policy: Policy, positions: Sequence[int], generator: torch.Generator)
     return [positions[index] for index in best(gains, subsets, config.iig_top)]
 
 
-def chunks(positions: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield positions in batches of ``ROWS``."""
-    for start in range(0, len(positions), ROWS):
-        yield positions[start : start + ROWS]
+def chunks(positions: Sequence[int], size: int = ROWS) -> Iterator[Sequence[int]]:
+    """Yield positions in batches of ``size``."""
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
 
 
 def filter_pairs(policy: Policy, answers: Sequence[MinedAnswer]) -> list[MinedAnswer]:

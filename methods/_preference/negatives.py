@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example, Inputs
 from steelyard.harness.core.options import require
@@ -166,16 +167,20 @@ def mined_answers(
 ) -> list[str | None]:
     """Generate greedy answers to corrupted examples; None for an answer that has not ended."""
     size, max_tokens = backbone.recipe.batch_size, backbone.config.max_answer_tokens
-    answers: list[str | None] = []
-    for start in range(0, len(positions), size):
+
+    def answer(start: int) -> list[str | None]:
         inputs = [
             corrupted_inputs(data.turn(i).inputs, options, data.examples[i].id)
             for i in positions[start : start + size]
         ]
+        answers: list[str | None] = []
         for ids in backbone.continuations(backbone.collate(inputs), max_tokens):
             text = without_reasoning(backbone.decode(ids))
             answers.append(text if ids[-1] in backbone.eos_ids else None)
-    return answers
+        return answers
+
+    batches = ranks.deal(range(0, len(positions), size), answer)
+    return [answer for batch in batches for answer in batch]
 
 
 def corrupted_inputs(inputs: Inputs, options: PairOptions, item: str) -> Inputs:

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch.utils.data import Sampler
 
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example
 from steelyard.harness.core.options import require
@@ -50,10 +51,12 @@ class Sampling:
 
     def check_batch(self, size: int) -> None:
         """Refuse a batch size that does not hold complete groups and complete pairs."""
-        if size % self.group or size % PAIR:
+        world = ranks.world()
+        if size % (self.group * world) or size % (PAIR * world):
+            parts = f" of each of {world} ranks" if world > 1 else ""
             raise UserError(
-                f"group={self.group} does not divide batch_size={size}, or that is odd: give "
-                f"another --set group=, or --backbone-set batch_size={2 * self.group}."
+                f"group={self.group} does not divide batch_size={size}{parts}, or that is odd: "
+                f"give another --set group=, or --backbone-set batch_size={2 * self.group * world}."
             )
 
 
@@ -85,7 +88,8 @@ class BlockSampler(Sampler[int]):
 
     Pools alternate in fixed proportions (smooth weighted round robin). Within a pool, every row
     occurs once per epoch, in an order that is reshuffled for each epoch. A block is repeated for
-    each of the ``passes`` with gradients of a step.
+    each of the ``passes`` with gradients of a step. Each of several ranks draws all rows and yields
+    an equal part of every block, so that all see the same kind of rows in a step.
     """
 
     def __init__(self, pools: Sequence[RowPool], block: int, seed: int, passes: int = 1) -> None:
@@ -99,13 +103,13 @@ class BlockSampler(Sampler[int]):
         self._blocks = -(-sum(len(p.rows) * p.repeats for p in self.pools) // block)
 
     def __len__(self) -> int:
-        return self._blocks * self.passes * self.block
+        return self._blocks * self.passes * self.block // ranks.world()
 
     def __iter__(self) -> Iterator[int]:
         for _ in range(self._blocks):
             index = self._next_pool()
             repeats = self.pools[index].repeats
-            rows = self.draw(index, self.block // repeats)
+            rows = ranks.slice_of(self.draw(index, self.block // repeats))
             # TRL asks for the block before each pass, and reads it before the first only.
             yield from [row for row in rows for _ in range(repeats)] * self.passes
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core import ranks
 from steelyard.harness.models.vlm import Vlm
 from steelyard.methods._preference import trl_data
 
@@ -32,7 +33,7 @@ def cached(
     """Score rows with the model as it is now, in the passes of steps over ``size`` rows.
 
     Returns a collator that adds their log-probabilities under ``names``, one [B] for each block of
-    sequences of a batch, and the number of rows that were scored.
+    sequences of a batch, and the number of rows that were scored. Ranks score them in turns.
     """
     end = meter.fraction + LARGEST_PART * (1 - meter.fraction)
     # On the data track no pass of the start model moves the meter's fraction.
@@ -40,15 +41,20 @@ def cached(
     backbone.eval()
     blocks: list[Tensor] = []
     micro = backbone.recipe.micro_size(size)
+
+    def scores(start: int) -> Tensor:
+        batch = collate([{"row": row} for row in range(start, min(start + micro, rows))])
+        values = torch.cat(
+            [_log_probs(backbone, inputs) for inputs in trl_data.model_inputs(batch)]
+        )
+        return values.view(len(names), -1).float().cpu()
+
     with meter.phase("reference"), torch.no_grad():
-        for start in range(0, rows, micro):
-            if start >= size and meter.fraction >= end:
+        starts = range(0, rows, micro)
+        for index in range(0, len(starts), ranks.world()):
+            if starts[index] >= size and meter.fraction >= end:
                 break
-            batch = collate([{"row": row} for row in range(start, min(start + micro, rows))])
-            values = torch.cat(
-                [_log_probs(backbone, inputs) for inputs in trl_data.model_inputs(batch)]
-            )
-            blocks.append(values.view(len(names), -1).float().cpu())
+            blocks += ranks.deal(starts[index : index + ranks.world()], scores)
     table = torch.cat(blocks, dim=1)
     meter.log({"rows_scored": float(table.shape[1])})
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core import ranks
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import TrainData
@@ -71,11 +72,13 @@ class RowTrainer:
         return [[int(number)] for number in prompts], None, {}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self.prompts = len(inputs) // self.num_generations
+        self.prompts = ranks.world() * len(inputs) // self.num_generations
         self.source.meter.afford_step(self.prompts)
         self._answers = self.answers_to([int(row["prompt"]) for row in inputs])
         rows = [{"prompt": str(answer.row)} for answer in self._answers]
         output: dict[str, Any] = super()._generate_and_score_completions(rows)  # type: ignore[misc]
+        if "num_items_in_batch" in output:  # of losses over all tokens of a step
+            output["num_items_in_batch"] = ranks.mean_tensor(output["num_items_in_batch"])
         return output
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, fields: Any, *group: int) -> Any:
@@ -99,9 +102,12 @@ class RowTrainer:
         flat = [index for index, group in enumerate(groups) if is_flat(group)]
         self.note("flat_groups", len(flat) / len(groups))
         for _ in range(config.resample):
-            if not flat:
+            # The order of rows is that of all ranks: each draws for all, and takes its part.
+            counts = ranks.gather(len(flat))
+            if not any(counts):
                 break
-            for group in self.sample(sampler.draw(0, len(flat))):
+            drawn = sampler.draw(0, sum(counts))[sum(counts[: ranks.rank()]) :][: len(flat)]
+            for group in self.sample(drawn) if drawn else []:
                 if not is_flat(group):
                     groups[flat.pop()] = group
         return [answer for group in groups for answer in group]

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.harness.budget.meter import Meter
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import NonFiniteLoss, UserError
 from steelyard.harness.core.files import TemporaryFolder
 from steelyard.harness.core.options import read_values
@@ -55,14 +56,16 @@ def train_on_rows(
     answers_per_row: int = 1,
     stage: str = "pairs",
     until: float = 1.0,
+    compares: bool = False,
     **settings: Any,
 ) -> None:
     """Train with one of TRL's offline trainers until the fraction ``until`` of the budget is spent.
 
     Rows are those of the data, or of ``pairs``, whose trainers compare with the start model's
     log-probabilities, which they read from a batch under the names ``reference``. A row is a prompt
-    with one or more answers. The seed and ``stage`` decide the order of rows. ``settings`` are
-    further arguments of ``config_class``.
+    with one or more answers. The seed and ``stage`` decide the order of rows. The loss
+    ``compares`` the rows of a pass if it is no mean over them. ``settings`` are further arguments
+    of ``config_class``.
     """
     # Imported here, because trl takes seconds.
     from trl.trainer.utils import add_fused_lm_head
@@ -72,7 +75,7 @@ def train_on_rows(
     source = data if pairs is None else pairs
     rows = rows_per_pair * len(source)
     size = trl_data.batch_size(backbone, rows, least=rows_per_pair)
-    settings |= passes(backbone, size, rows_per_pair)
+    settings |= passes(backbone, size, rows_per_pair, compares=compares)
     with workspace(backbone) as folder:
         collate = collator(backbone, source, prompts)
         if reference:
@@ -82,7 +85,8 @@ def train_on_rows(
             collate, rows = cached(backbone, meter, collate, rows, size, reference)
         # Without a reference model TRL would load the checkpoint again, or add a second adapter.
         unused = {"ref_model": copy.copy(backbone.model)} if reference else {}
-        ordered = trl_data.ordered(rows, size, seed, stage)
+        micro = settings["per_device_train_batch_size"]
+        ordered = trl_data.ordered(rows, size, seed, stage, micro)
 
         def position(row: int) -> int:
             return row if pairs is None else pairs[row // rows_per_pair].position
@@ -191,7 +195,7 @@ def arguments(
         "gradient_checkpointing": False,  # the backbone's own option has been applied to its layers
         # With these TRL switches them on again after it has sampled.
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "seed": seed_for(seed, "trl") % 2**32,  # NumPy takes 32 bits
+        "seed": seed_for(seed, "trl", *ranks.name()) % 2**32,  # NumPy takes 32 bits
         "data_seed": seed_for(seed, "trl", "data") % 2**32,
         "remove_unused_columns": False,  # the collators read columns that no model knows
         "dataloader_drop_last": True,
@@ -216,10 +220,18 @@ def arguments(
     )
 
 
-def passes(backbone: Vlm, rows: int, multiple: int = 1) -> dict[str, int]:
-    """Return the training arguments that split a step over ``rows`` into passes with gradients."""
-    size = backbone.recipe.micro_size(rows, multiple)
-    return {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows // size}
+def passes(
+    backbone: Vlm, rows: int, multiple: int = 1, *, compares: bool = False
+) -> dict[str, int]:
+    """Return the training arguments that split a step over ``rows`` into passes with gradients.
+
+    They are those of one process: each of several ranks takes an equal part of the passes.
+    """
+    size = backbone.recipe.micro_size(rows, multiple, compares=compares)
+    return {
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": rows // size // ranks.world(),
+    }
 
 
 def reference_copy(backbone: Vlm) -> Any | None:
@@ -272,6 +284,7 @@ def run(
         temperature = vars(trainer).get("temperature", 1.0)
         base = module.get_base_model() if isinstance(module, PeftModel) else module
         score_answers(base, temperature)
+    _average_over_ranks(trainer)
     trainer.remove_callback(PrinterCallback)  # it prints every log
     trainer.add_callback(_callback(meter, recipe, prompts, answers, progress))
     # A walk over all parameters per step, for statistics of the hub only.
@@ -279,6 +292,28 @@ def run(
     backbone.train()
     with _reference_phase(vars(trainer).get("ref_model"), trainer.model, meter):
         trainer.train()
+
+
+def _average_over_ranks(trainer: Any) -> None:
+    """Average gradients over the ranks, each of which has a trainer that knows of no other.
+
+    Thus no wrapper hides a module from the meter, and each rank gets its part of every block of a
+    sampler. Trainers clip once in each step, also to an infinite norm.
+    """
+    clip, count_tokens = trainer.accelerator.clip_grad_norm_, trainer._get_num_items_in_batch
+
+    def average_and_clip(parameters: Iterable[nn.Parameter], *norm: float) -> Any:
+        parameters = list(parameters)
+        ranks.average(parameters)
+        return clip(parameters, *norm)
+
+    def mean_tokens(batches: list[Any], device: torch.device) -> Any:
+        # A loss over all tokens of a step: the mean over ranks of sums divided by their mean count.
+        count = count_tokens(batches, device)
+        return count if count is None else ranks.mean_tensor(count)
+
+    trainer.accelerator.clip_grad_norm_ = average_and_clip
+    trainer._get_num_items_in_batch = mean_tokens
 
 
 @contextmanager

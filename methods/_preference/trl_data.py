@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.seeds import seed_for
@@ -132,17 +133,19 @@ def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat(padded)
 
 
-def ordered(count: int, batch_size: int, seed: int, stage: str) -> Any:
+def ordered(count: int, batch_size: int, seed: int, stage: str, micro: int = 1) -> Any:
     """Return a ``datasets.Dataset`` of row numbers in the order of ``TrainData.batches``.
 
-    It holds full batches only, pass after reshuffled pass, and stays in memory.
+    It holds full batches only, pass after reshuffled pass, and stays in memory. Of several ranks
+    each gets every so many passes of ``micro`` rows.
     """
     from datasets import Dataset
 
     generator = np.random.default_rng(seed_for(seed, "batches", stage))
     per_pass = count // batch_size * batch_size
     passes = [generator.permutation(count)[:per_pass] for _ in range(-(-ORDERED_ROWS // per_pass))]
-    rows = np.concatenate(passes)
+    parts = np.concatenate(passes).reshape(-1, micro)
+    rows = parts[ranks.rank() :: ranks.world()].ravel()
     # A column ``image`` makes TRL treat the data as images; the collator supplies the pictures.
     return Dataset.from_dict({"row": rows, "image": rows})
 
