@@ -183,7 +183,8 @@ def train(
         return result
 
     result = ranks.share(write)
-    meter.checkpoints.remove()
+    if ranks.world() == 1:
+        meter.checkpoints.remove()
     return result
 
 
