@@ -9,7 +9,7 @@ from simulated_boards import Setting, answers, samples_of, true_score
 from sklearn import metrics as sk
 
 from steelyard.leaderboards.boards.cells import with_half
-from steelyard.leaderboards.stats.differences import detectable_difference
+from steelyard.leaderboards.stats.differences import detectable_difference, differences
 from steelyard.leaderboards.stats.intervals import (
     DRAWS,
     Sample,
@@ -17,6 +17,7 @@ from steelyard.leaderboards.stats.intervals import (
     holm,
     interval,
     intervals,
+    mcnemar,
     minus,
     pair_p_values,
     paired_difference,
@@ -190,6 +191,28 @@ def test_holm_by_hand() -> None:
 
 COVERED = {"no": Setting(3, 0.0), "small": Setting(3, 0.05), "large": Setting(3, 0.3)}
 """By how much seeds differ in skill."""
+
+
+def test_mcnemar_by_hand() -> None:
+    # Of six items one model alone got one: the tail is 1 + 6 of 64 outcomes, on both sides.
+    assert mcnemar(1, 5) == mcnemar(5, 1) == pytest.approx(14 / 64)
+    assert mcnemar(3, 3) == mcnemar(0, 0) == 1
+
+
+def test_verdicts_are_corrected_for_the_number_of_entries() -> None:
+    noise = np.random.default_rng(0).normal(size=(1, 1000))
+    noise = (noise - noise.mean()) / noise.std()
+    control = Sample(np.zeros(1), np.zeros((1, 1000)), 1000)
+    # 2.2 standard errors: p is 0.03 alone, and 0.08 as one of three.
+    entry = Sample(np.array([2.2]), 2.2 + noise, 1000)
+
+    def verdicts(*labels: str) -> list[str]:
+        samples = {"joint": control, **dict.fromkeys(labels, entry)}
+        compared = differences(samples, "joint", higher_is_better=True)
+        return [difference.verdict for difference in compared.values()]
+
+    assert verdicts("mcr") == ["better"]
+    assert verdicts("mcr", "dgl", "agm") == ["", "", ""]
 
 
 def held(setting: Setting, boards: int) -> tuple[float, float]:
