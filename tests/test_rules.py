@@ -176,6 +176,7 @@ OWN_FILES = {
     "tasks/_lmms/stock.py": {".glob"},
     "tasks/metrics.py": {"json.loads"},
     "methods/__init__.py": {".read_text"},
+    "leaderboards/loading/collect.py": {"json.loads"},  # texts that were verified
     "leaderboards/output/escape.py": {"csv.reader"},
     "leaderboards/page/page.py": {".read_text", "json.loads"},
 }

@@ -43,10 +43,15 @@ def tree(root: Path) -> Iterator[tuple[str, list[str]]]:
     """
     visited = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
-        if (real := os.path.realpath(folder)) in visited:
+        try:
+            stat = os.stat(folder)  # noqa: PTH116 - for many folders
+        except OSError as error:  # removed in the meantime
+            _refuse(error)
+            continue
+        if (identity := (stat.st_dev, stat.st_ino)) in visited:
             folders.clear()
             continue
-        visited.add(real)
+        visited.add(identity)
         folders[:] = sorted(name for name in folders if not is_litter(name))
         yield folder, sorted(name for name in names if not is_litter(name))
 

@@ -191,6 +191,11 @@ def read(folder: Path, file: str = RECORD) -> Record:
         UserError: the file is missing, broken, of an unknown schema, or was changed after it was
             written.
     """
+    return parse(read_verified(folder, file), folder / file)
+
+
+def read_verified(folder: Path, file: str = RECORD) -> dict[str, Any]:
+    """Read the JSON of a record whose checksum is right; raises as ``read``."""
     path = folder / file
     content = load(path)
     # Schema 1 had no checksum.
@@ -199,7 +204,7 @@ def read(folder: Path, file: str = RECORD) -> Record:
             f"{path} was changed after it was written: its checksum is {content.get('seal')}, its "
             f"content gives {checksum(content)}. 'steelyard validate' says what does not fit."
         )
-    return parse(content, path)
+    return content
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Measure the numbers of every entry over seeds and variants, with resamples of the test items."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby, islice
+from itertools import groupby, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,7 +16,9 @@ from steelyard.harness.core.progress import no_progress
 from steelyard.leaderboards.boards.columns import Column
 from steelyard.leaderboards.loading import items as item_table
 from steelyard.leaderboards.loading.collect import Run
+from steelyard.leaderboards.loading.memo import file_key, remembered
 from steelyard.leaderboards.stats.intervals import DRAWS, Floats, Sample, resample_weights
+from steelyard.tasks import weighted_metrics
 from steelyard.tasks.corruptions.variants import CLEAN
 from steelyard.tasks.weighted_metrics import all_resampled, fractions
 
@@ -93,8 +97,8 @@ class RunNumbers(NamedTuple):
     """[K, 1 + R]; the first is on the test items."""
     same: Floats
     """[D, 1 + R]"""
-    empty: Sequence[int]
-    """Indices of the numbers for which the answers leave nothing to count, which are 0."""
+    empty: NDArray[np.bool_]
+    """[K] where the answers leave nothing to count, which is 0."""
 
 
 def measure(
@@ -114,9 +118,8 @@ def measure(
     scores: dict[str, dict[str, EntryScores]] = {label: {} for label in entries}
     notes: list[str] = []
     for index, test in enumerate(tests):
-        batches = (runs[start : start + AT_ONCE] for start in range(0, len(runs), AT_ONCE))
         # Lazy: the items of one batch are in memory, whatever the sizes of the groups.
-        measured = chain.from_iterable(map(test.score, batches))
+        measured = test.numbers(runs)
         clusters = len(np.unique(test.clusters))
         for rank, (label, group) in enumerate(entries.items(), start=1):
             numbers = [*islice(measured, len(group))]
@@ -165,6 +168,32 @@ class TestItems:
     def corrupted(self) -> tuple[str, ...]:
         return tuple(variant for variant in self.variants if variant != CLEAN)
 
+    def numbers(self, runs: Sequence[Run]) -> Iterator[RunNumbers]:
+        """Score runs in order, but for those whose items were scored before and did not change."""
+
+        def compute(indices: Sequence[int]) -> Iterator[bytes]:
+            for numbers in self.score([runs[index] for index in indices]):
+                yield b"".join(part.tobytes() for part in numbers)
+
+        files = [file_key(run.items_path(self.task)) for run in runs]
+        count, width = len(self.keys), len(self.weights)
+        ends = np.cumsum([8 * width * count, 8 * width * len(self.corrupted)]).tolist()
+        for value in remembered("numbers", self._sources(), files, compute, at_once=AT_ONCE):
+            draws, same = (
+                np.frombuffer(part).reshape(-1, width)
+                for part in (value[: ends[0]], value[ends[0] : ends[1]])
+            )
+            yield RunNumbers(draws, same, np.frombuffer(value[ends[1] :], np.bool_))
+
+    def _sources(self) -> Iterator[bytes]:
+        """Yield all that decides the numbers of a run beside its items."""
+        yield repr((self.task, self.keys, self.classes, self.answer, np.__version__)).encode()
+        for module in (item_table, weighted_metrics, sys.modules[__name__]):
+            yield Path(str(module.__file__)).read_bytes()
+        yield "\n".join(self.order.ids[self.keys[0].variant]).encode()
+        yield self.weights.tobytes()
+        yield self.same_weights.tobytes()
+
     def score(self, runs: Sequence[Run]) -> Iterator[RunNumbers]:
         """Score several runs at once, since a pass over all weights is the slow part."""
         names = [*_columns_of(self.keys, self.classes), *([self.answer] if self.corrupted else [])]
@@ -187,7 +216,7 @@ class TestItems:
                 yield RunNumbers(draws, run_same, empty)
             return
         for draws, run_same in zip(self._class_metrics(tables), same, strict=True):
-            yield RunNumbers(draws, run_same, ())
+            yield RunNumbers(draws, run_same, np.zeros(len(self.keys), np.bool_))
 
     def _class_metrics(self, tables: Sequence[tuple["pyarrow.Table", item_table.Order]]) -> Floats:
         """Return the metrics of label-scored runs: [runs, K, 1 + R]."""
@@ -206,7 +235,9 @@ class TestItems:
             parts.append(draws.reshape(len(by_run), len(variants), -1))
         return np.concatenate(parts, axis=1)
 
-    def _ratios(self, table: "pyarrow.Table", order: item_table.Order) -> tuple[Floats, list[int]]:
+    def _ratios(
+        self, table: "pyarrow.Table", order: item_table.Order
+    ) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the ratios of sums over items [K, 1 + R], and which have nothing to count.
 
         Nothing to count is 0 on the test items, as recorded, and unknown on a resample of others.
@@ -230,9 +261,7 @@ class TestItems:
         top, bottom = sums
         blank = np.where(bottom[0] == 0, 0.0, np.nan)
         out = np.broadcast_to(blank, bottom.shape).copy()
-        return np.divide(top, bottom, out=out, where=bottom != 0).T, np.flatnonzero(
-            bottom[0] == 0
-        ).tolist()
+        return np.divide(top, bottom, out=out, where=bottom != 0).T, bottom[0] == 0
 
     def check(self, run: Run, order: item_table.Order) -> None:
         """Raise UserError if a variant is missing or the items are not those of the first run."""
@@ -277,8 +306,8 @@ class TestItems:
                     f"its items give {computed[seed, worst]:.6f}; the interval comes from the "
                     "items."
                 )
-            for key in (self.keys[index] for index in numbers[seed].empty):
-                if key.variant == CLEAN:
+            for key, is_empty in zip(self.keys, numbers[seed].empty, strict=True):
+                if is_empty and key.variant == CLEAN:
                     name = " ".join(filter(None, (self.task, key.subset, key.metric)))
                     yield f"{entry}: no answer on which {name} could be counted, so it is 0."
 

@@ -1,5 +1,6 @@
 """Collect the records under folders into runs, and their scores into one long table."""
 
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +11,17 @@ from typing import Any
 import pandas as pd
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.records.record import Record, find, items_file, read
+from steelyard.harness.records.record import (
+    RECORD,
+    Record,
+    find,
+    items_file,
+    parse,
+    read_verified,
+)
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs.provenance import data_revisions
+from steelyard.leaderboards.loading.memo import file_key, remembered
 from steelyard.tasks import NOTHING
 
 COLUMNS = (
@@ -71,6 +80,31 @@ class Runs:
         return sorted({run.record.spec.task for run in self.runs})
 
 
+def read_runs(folders: Iterable[Path]) -> list[Run]:
+    """Read every record at and below the folders, by path; unchanged ones were verified before.
+
+    Raises:
+        UserError: as ``record.read``.
+    """
+    return [run for folder in folders for run in _read_runs(folder)]
+
+
+def _read_runs(root: Path) -> Iterator[Run]:
+    folders, contents = find(root), {}
+    keys = [file_key(folder / RECORD) for folder in folders]
+
+    def texts(indices: Sequence[int]) -> Iterator[bytes]:
+        for index in indices:
+            contents[index] = read_verified(folders[index])
+            yield json.dumps(contents[index]).encode()
+
+    root_name = os.fsencode(root.resolve())
+    values = remembered("records", [root_name], keys, texts, at_once=100, compression="zstd")
+    for index, (folder, text) in enumerate(zip(folders, values, strict=True)):
+        content = contents.pop(index, None) or json.loads(bytes(text))
+        yield Run(folder, parse(content, folder / RECORD))
+
+
 def collect(
     folders: Sequence[Path],
     *,
@@ -85,8 +119,7 @@ def collect(
             the runs of a task differ in backbone, track, budget, rules or data, which no board may
             compare.
     """
-    paths = [path for folder in folders for path in find(folder)]
-    records = [Run(path, read(path)) for path in paths]
+    records = read_runs(folders)
     # Trials choose settings on validation items: their scores are no results.
     finished = [run for run in records if run.record.kind != "trial"]
     selected = [
@@ -185,7 +218,7 @@ def _without_copies(runs: Iterable[Run]) -> list[Run]:
     first: dict[tuple[str, str, int], Run] = {}
     for run in runs:
         earlier = first.setdefault(_identity(run), run)
-        if _outcome(earlier.record) != _outcome(run.record):
+        if earlier is not run and _outcome(earlier.record) != _outcome(run.record):
             task, label, seed = _identity(run)
             raise UserError(
                 f"Two different runs of {label} on {task} with seed {seed}: {earlier.folder} and "
