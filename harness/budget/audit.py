@@ -111,23 +111,27 @@ class Audit:
             raise BehindMeter(self.finding)
         return 0.0
 
-    def post(self, flops: float, *, backward: bool) -> None:
-        """Note what the meter counted; outside watched calls only backward passes are executed."""
+    def post(self, flops: float, *, backward: bool, executed: bool = True) -> None:
+        """Note what the meter counted; outside watched calls only backward passes are executed.
+
+        What was charged by tokens is never compared: its calls are counted in no window.
+        """
         self._posted += flops
-        if self._full or backward:
+        if executed and (self._full or backward):
             self._expected += flops
 
     def prepay(self, flops: float) -> None:
         """Note a charge for passes that are executed later, such as frozen encoders' features."""
         self._prepaid += flops
 
-    def enter_call(self) -> None:
-        if self._open and not self._full:
+    def enter_call(self, *, paid: bool = False) -> None:
+        """Stop counting inside a watched call, in a full window only if its tokens were paid."""
+        if self._open and (paid or not self._full):
             self._calls += 1
             self._stop_counter()
 
     def leave_call(self) -> None:
-        if self._open and not self._full and self._calls:
+        if self._open and self._calls:
             self._calls -= 1
             self._start_counter()
 

@@ -1,5 +1,6 @@
 """Autograd graph of a metered call: where its backward pass starts, and what that computes."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steelyard.harness.budget.flops import CallCost, tensors
@@ -25,6 +26,35 @@ class Call(NamedTuple):
         if weights == inputs:  # neither: it ends at an activation inside
             return self.cost.backward
         return self.cost.to_weights if weights else self.cost.to_inputs
+
+
+def on_backward(at: "list[Node]", executed: Callable[[], None]) -> None:
+    """Call ``executed`` once per backward pass that goes through any of these nodes."""
+    #
+    #   inputs --> [ layers before | part: last block ] --> output --> loss
+    #                              ^                          ^
+    #              entrance: charges the rest     output: charges the part
+    #
+    # A backward pass that only needs gradients inside the part never reaches the entrance, and is
+    # not charged for the rest. The charge is made when torch executes a node, and torch gives each
+    # backward pass an id: several nodes of one pass charge once, and a second pass over the same
+    # graph charges again.
+    #
+    # Any of the nodes, because the loss may depend on a hidden state and not on the last one.
+    # Nodes and not tensors, because a gradient of a tensor does not go through its node.
+    import torch
+
+    latest = -1
+
+    def reached(gradients: Any) -> None:
+        nonlocal latest
+        current = torch._C._current_graph_task_id()
+        if current != latest:
+            latest = current
+            executed()
+
+    for node in at:
+        node.register_prehook(reached)
 
 
 def _computed(nodes: "list[Node]") -> bool:

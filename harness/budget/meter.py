@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from steelyard.harness.budget.audit import Audit, BehindMeter
 from steelyard.harness.budget.checkpoints import Checkpoints
 from steelyard.harness.budget.flops import CallCost, FlopCache
-from steelyard.harness.budget.graph import Call, edges, nodes
+from steelyard.harness.budget.graph import Call, edges, nodes, on_backward
 from steelyard.harness.budget.step_log import StepLog
+from steelyard.harness.budget.tokens import TokenLedger
 from steelyard.harness.core import ranks
 from steelyard.harness.core.environment import device_name, peak_bytes, reset_peak
 from steelyard.harness.records.budget import Budget
@@ -42,6 +43,8 @@ STATE = (
     "_fixed", "_fixed_seconds", "_spent_before", "_costliest_step", "_reserved",
 )  # fmt: skip
 """Attributes that a checkpoint has."""
+PRICED = -1
+"""Name of the modules whose tokens are priced; watched ones count from 0."""
 
 
 class BudgetSpent(Exception):
@@ -81,6 +84,7 @@ class Meter(StepLog):
         self._active = self._measuring = False
         self._watched: list[nn.Module] = []
         self._flop_cache = FlopCache()
+        self.tokens = TokenLedger(self._measure_forward, self._pay)
         self.audit = audit or Audit()
         self.checkpoints = Checkpoints(self)
 
@@ -234,7 +238,7 @@ class Meter(StepLog):
         """Return everything that a checkpoint has to have of the meter."""
         state = {name: getattr(self, name) for name in STATE}
         prices, audit = self._flop_cache.state_dict(), self.audit.state_dict()
-        return {**state, "prices": prices, "audit": audit}
+        return {**state, "prices": prices, "audit": audit, "tokens": self.tokens.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue as the meter whose state this is; the phase is that of the caller."""
@@ -244,6 +248,7 @@ class Meter(StepLog):
         self._seconds = defaultdict(float, self._seconds)
         self._flop_cache.load_state_dict(state["prices"])
         self.audit.load_state_dict(state["audit"])
+        self.tokens.load_state_dict(state["tokens"])
 
     def ledger(self, stopped: Literal["finished", "budget"]) -> Ledger:
         """Return the costs for the record."""
@@ -261,6 +266,7 @@ class Meter(StepLog):
             stopped=stopped,
             audited=self.audit.windows,
             unposted=round(self.audit.worst, 4),
+            generation=self.tokens.counts,
         )
 
     def _before(self, name: int, module: "nn.Module", args: Any, kwargs: Any) -> None:
@@ -275,7 +281,10 @@ class Meter(StepLog):
             # Under torch.func no copy of the call can be measured; torch's counter sees the call.
             self.audit.count_exactly(in_backward=False)
             return
-        self.audit.enter_call()
+        paid = self.tokens.is_paid(module, args, kwargs)
+        self.audit.enter_call(paid=paid)
+        if paid:
+            return
         cost = self._cost(name, module, args, kwargs)
         self._demand(cost.forward + cost.backward)
         self._post("forward", cost.forward)
@@ -307,37 +316,19 @@ class Meter(StepLog):
 
     def _on_backward(self, at: "list[Node]", call: "Call") -> None:
         """Charge this call's cost once per backward pass that goes through any of these nodes."""
-        #
-        #   inputs --> [ layers before | part: last block ] --> output --> loss
-        #                              ^                          ^
-        #              entrance: charges the rest     output: charges the part
-        #
-        # A backward pass that only needs gradients inside the part never reaches the entrance, and
-        # is not charged for the rest. The charge is made when torch executes a node, and torch
-        # gives each backward pass an id: several nodes of one pass charge once, and a second pass
-        # over the same graph charges again.
-        #
-        # Any of the nodes, because the loss may depend on a hidden state and not on the last one.
-        # Nodes and not tensors, because a gradient of a tensor does not go through its node.
         import torch
 
         cost = call.cost
         if not at or cost.backward <= 0:
             return
-        latest = -1
 
-        def executed(gradients: Any) -> None:
-            nonlocal latest
-            current = torch._C._current_graph_task_id()
-            if current != latest:
-                latest = current
-                if torch.is_grad_enabled():  # create_graph: gradients of gradients may follow
-                    self.audit.count_exactly(in_backward=True)
-                self._reserved = max(0.0, self._reserved - cost.backward)
-                self._post("backward", call.executed_backward())
+        def executed() -> None:
+            if torch.is_grad_enabled():  # create_graph: gradients of gradients may follow
+                self.audit.count_exactly(in_backward=True)
+            self._reserved = max(0.0, self._reserved - cost.backward)
+            self._post("backward", call.executed_backward())
 
-        for node in at:
-            node.register_prehook(executed)
+        on_backward(at, executed)
 
     def _of_all_ranks(self) -> tuple[float, float, float]:
         """Return the spent and reserved FLOPs of all ranks, and the seconds of the slowest."""
@@ -361,11 +352,22 @@ class Meter(StepLog):
             self.audit.begin()  # a method that continues nevertheless is audited
             raise BudgetSpent(f"{over}, the budget is {caps}")
 
-    def _post(self, kind: str, flops: float) -> None:
+    def _post(self, kind: str, flops: float, *, executed: bool = True) -> None:
         if self._active and flops:
             self._flops[kind if self._phase == "train" else self._phase] += flops
             self._spent += flops
-            self.audit.post(flops, backward=kind == "backward")
+            self.audit.post(flops, backward=kind == "backward", executed=executed)
+
+    def _pay(self, flops: float) -> str:
+        self._demand(flops)
+        self._post("forward", flops, executed=False)
+        return "forward" if self._phase == "train" else self._phase
+
+    def _measure_forward(self, module: "nn.Module", args: Any, kwargs: Any) -> float:
+        import torch
+
+        with torch.no_grad():
+            return self._cost(PRICED, module, args, kwargs).forward
 
     def _cost(self, name: int, module: "nn.Module", args: Any, kwargs: Any) -> CallCost:
         self._measuring = True

@@ -125,6 +125,7 @@ def _draw(logits: Tensor, excluded: Sequence[int], temperature: float | None) ->
     return torch.multinomial(torch.softmax(logits / temperature, 1), 1)[:, 0]
 
 
+@torch.no_grad()
 def sized_calls(model: "Vlm") -> list[tuple[int, dict[str, Any]]]:
     """Return lengths of a row of text with the decoder's arguments for it, to price its tokens."""
     from steelyard.harness.core.examples import Inputs

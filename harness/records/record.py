@@ -17,6 +17,7 @@ from steelyard.harness.core.files import write_json
 from steelyard.harness.core.folders import tree
 from steelyard.harness.core.options import fits
 from steelyard.harness.core.readers import read_object, short_repr
+from steelyard.harness.records.generation import Generation
 from steelyard.harness.records.spec import RunSpec
 
 SCHEMA = 2
@@ -62,6 +63,8 @@ class Ledger:
     """Largest fraction of an audited window's FLOPs that the meter did not count."""
     answers: int = 0
     """Answers to those prompts that losses took; 0 in records that did not count them."""
+    generation: tuple[Generation, ...] = ()
+    """Tokens of sampled answers by phase, and their prices; empty in records without them."""
 
     @property
     def total_flops(self) -> float:
@@ -225,7 +228,7 @@ def parse(content: Mapping[str, Any], path: Path) -> Record:
     try:
         parts = dict(content)
         parts["spec"] = build(RunSpec, parts["spec"])
-        parts["ledger"] = build(Ledger, parts["ledger"])
+        parts["ledger"] = build_ledger(parts["ledger"])
         parts["scores"] = tuple(build(Score, score) for score in parts["scores"])
         record: Record = build(Record, parts)
     except (KeyError, TypeError, ValueError) as error:
@@ -234,6 +237,13 @@ def parse(content: Mapping[str, Any], path: Path) -> Record:
         if not isinstance(record.provenance.get(name, {}), Mapping):
             raise UserError(f"{path} is not a steelyard record: provenance has no object {name}.")
     return record
+
+
+def build_ledger(values: Mapping[str, Any]) -> Ledger:
+    """Build a ledger from JSON; TypeError if a value has another type."""
+    generation = tuple(build(Generation, part) for part in values.get("generation", ()))
+    ledger: Ledger = build(Ledger, {**values, "generation": generation})
+    return ledger
 
 
 def build(kind: Any, values: Mapping[str, Any]) -> Any:

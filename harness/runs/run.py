@@ -33,7 +33,7 @@ from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records import record
 from steelyard.harness.records.budget import Budget, parse_budget
-from steelyard.harness.records.record import Ledger, Record, Score
+from steelyard.harness.records.record import Record, Score, build_ledger
 from steelyard.harness.runs import provenance
 from steelyard.harness.runs.attempt import PARTS, Attempt, attempt
 from steelyard.harness.runs.job import (
@@ -182,7 +182,7 @@ def _trained(job: Job, folder: Path, device: str) -> TrainingResult | None:
     if not (folder / TRAINING).is_file():  # written after the weights
         return None
     content = read_object(folder / TRAINING)
-    return TrainingResult(**{**content, "ledger": Ledger(**content["ledger"])})
+    return TrainingResult(**{**content, "ledger": build_ledger(content["ledger"])})
 
 
 def _without_cost(budget: Budget, device: str) -> TrainingResult:

@@ -2,8 +2,9 @@
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import file_hash
 from steelyard.harness.models import registry
 from steelyard.harness.records.budget import parse_budget
-from steelyard.harness.records.record import RECORD, Record, Score, checksum, load, parse
+from steelyard.harness.records.record import RECORD, Ledger, Record, Score, checksum, load, parse
 from steelyard.harness.records.spec import RunSpec
 from steelyard.leaderboards.validate.finding import Finding
 
@@ -126,6 +127,7 @@ def check_ledger(folder: Path, record: Record) -> Iterator[str]:
         yield f"{ledger.total_flops:.4g} FLOPs used of {budget.flops:.4g}"
     if budget.items is not None and ledger.items > budget.items:
         yield f"{ledger.items} items used of {budget.items}"
+    yield from _generation(ledger)
     batch = _batch_size(spec)
     if batch is not None and ledger.items > ledger.steps * batch:
         yield f"{ledger.items} items in {ledger.steps} steps of at most {batch}"
@@ -135,6 +137,21 @@ def check_ledger(folder: Path, record: Record) -> Iterator[str]:
         yield f"{ledger.unposted:.0%} of the audited FLOPs were not counted by the meter"
     if record.schema > 1 and record.status == "done" and not ledger.audited:
         yield "no window of the run was audited"
+
+
+def _generation(ledger: Ledger) -> Iterator[str]:
+    """Compute the charge of sampled answers again, from their tokens and prices."""
+    charges: defaultdict[str, float] = defaultdict(float)
+    for part in ledger.generation:
+        numbers = [value for value in astuple(part) if not isinstance(value, str)]
+        if any(not math.isfinite(number) or number < 0 for number in numbers):
+            yield f"the tokens of {part.phase} have a number that is negative or not finite"
+        charges[part.phase] += part.flops
+    for phase, flops in charges.items():
+        # The phase may have other passes besides.
+        if flops > ledger.flops.get(phase, 0.0) * (1 + ROUNDING):
+            recorded = ledger.flops.get(phase, 0.0)
+            yield f"the tokens of {phase} cost {flops:.4g} FLOPs, the ledger has {recorded:.4g}"
 
 
 def _batch_size(spec: RunSpec) -> int | None:

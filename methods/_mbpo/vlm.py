@@ -10,6 +10,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.training.generation import continuations
 from steelyard.methods._mbpo import mining
 from steelyard.methods._mbpo.mining import MinedAnswer, Policy
 from steelyard.methods._preference import balance, online, trl
@@ -62,7 +63,7 @@ class VlmPolicy(Policy):
         if "length" in mining.parse_faults(self.config.filters):
             # A longer answer has a fault; the end token is one more.
             longest = min(longest, 2 * max(map(len, answers_of(batch))) + 1)
-        wrong = backbone.continuations(attacked, longest, temperature)
+        wrong = continuations(backbone, self.meter, attacked, longest, temperature)
         # Both gains are those of the clean image.
         gains = zip(
             mining.information_gain(backbone, retarget(batch, wrong)).tolist(),

@@ -32,6 +32,7 @@ from steelyard.harness.core.options import require
 from steelyard.harness.core.progress import console
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.training.generation import continuations
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import balance
 from steelyard.methods._preference.trl_data import AnswerPair
@@ -110,7 +111,7 @@ def make_pairs(
         positions = [i for i in positions if data.examples[i].image is not None]
         candidates = positions = positions[: options.max_pairs]
         with meter.phase("mine"):
-            answers = mined_answers(backbone, data, positions, options)
+            answers = mined_answers(backbone, data, meter, positions, options)
     refill = random_answers(data, positions, seed) if options.refill else [None] * len(positions)
     pairs, dropped = [], dict.fromkeys(("equal", "none"), 0.0)
     for position, answer, substitute in zip(positions, answers, refill, strict=True):
@@ -163,7 +164,7 @@ def random_answers(data: TrainData, positions: Sequence[int], seed: int) -> list
 
 
 def mined_answers(
-    backbone: Vlm, data: TrainData, positions: Sequence[int], options: PairOptions
+    backbone: Vlm, data: TrainData, meter: Meter, positions: Sequence[int], options: PairOptions
 ) -> list[str | None]:
     """Generate greedy answers to corrupted examples; None for an answer that has not ended."""
     size, max_tokens = backbone.recipe.batch_size, backbone.config.max_answer_tokens
@@ -174,7 +175,7 @@ def mined_answers(
             for i in positions[start : start + size]
         ]
         answers: list[str | None] = []
-        for ids in backbone.continuations(backbone.collate(inputs), max_tokens):
+        for ids in continuations(backbone, meter, backbone.collate(inputs), max_tokens):
             text = without_reasoning(backbone.decode(ids))
             answers.append(text if ids[-1] in backbone.eos_ids else None)
         return answers

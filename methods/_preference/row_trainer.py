@@ -20,6 +20,7 @@ from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core import ranks
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
+from steelyard.harness.training.generation import continuations
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import online, trl, trl_data
 from steelyard.methods._preference.online import BlockSampler, Sampling, StreamRow
@@ -117,9 +118,8 @@ class RowTrainer:
         source, config = self.source, self.source.config
         with source.meter.phase("rollout"):
             batch = source.data.gather([source.rows[row].position for row in questions])
-            sampled = source.backbone.continuations(
-                batch, config.max_tokens, config.temperature, config.group
-            )
+            options = (config.max_tokens, config.temperature, config.group)
+            sampled = continuations(source.backbone, source.meter, batch, *options)
         rows = [row for row in questions for _ in range(config.group)]
         answers = [
             Answer(row, tuple(ids), self.rewards(row, ids))

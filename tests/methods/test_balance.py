@@ -97,7 +97,7 @@ def test_a_model_with_one_answer_makes_no_one_sided_pairs(
     backbone: Vlm, monkeypatch: pytest.MonkeyPatch, word: str, choices: tuple[str, ...]
 ) -> None:
     data = questions(backbone, ["yes", "no"] * 20, choices)
-    monkeypatch.setattr(negatives, "mined_answers", lambda b, d, positions, o: [word] * 40)
+    monkeypatch.setattr(negatives, "mined_answers", lambda b, d, m, positions, o: [word] * 40)
     meter = toy.metered(backbone, 1e12)
     pairs = negatives.make_pairs(backbone, data, meter, PairOptions("no_image"), seed=0)
     assert [pair.chosen for pair in pairs].count("yes") == 20 == len(pairs) / 2
@@ -118,7 +118,7 @@ def test_pairs_of_the_data_are_no_exception(backbone: Vlm) -> None:
 
 def test_open_questions_may_lose_any_answer(backbone: Vlm, monkeypatch: pytest.MonkeyPatch) -> None:
     data = questions(backbone, ["red", "a cup"] * 20, ())
-    monkeypatch.setattr(negatives, "mined_answers", lambda b, d, positions, o: ["red"] * 40)
+    monkeypatch.setattr(negatives, "mined_answers", lambda b, d, m, positions, o: ["red"] * 40)
     meter = toy.metered(backbone, 1e12)
     options = PairOptions("no_image", refill=False)
     pairs = negatives.make_pairs(backbone, data, meter, options, seed=0)

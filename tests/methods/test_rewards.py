@@ -68,7 +68,10 @@ def test_answers_are_rewarded_and_mined_as_they_are_scored(tmp_path: Path) -> No
     )
     data = vlm_toys.train_data(model, 2)
     options = PairOptions("blank_image")
-    assert mined_answers(model, data, [0, 1], options) == ["blue", "blue"]
+    assert mined_answers(model, data, vlm_toys.watched(model, 1e12), [0, 1], options) == [
+        "blue",
+        "blue",
+    ]
     (ids,) = model.continuations(model.collate([data.turn(0).inputs]), 8)
     trainer = RowTrainer()
     trainer.source = SimpleNamespace(  # type: ignore[assignment]

@@ -66,7 +66,7 @@ def test_any_of_a_checkpoints_end_tokens_ends_an_answer(
     assert trainer.rewards(0, after)["form"] == 1.0, "the reward takes it for finished"
     monkeypatch.setattr(negatives, "corrupted_inputs", lambda inputs, *_: inputs)
     data, options = vlm_toys.train_data(model, 4), negatives.PairOptions("no_image")
-    mined = negatives.mined_answers(model, data, [row], options)
+    mined = negatives.mined_answers(model, data, vlm_toys.watched(model, 1e12), [row], options)
     assert mined == [model.decode(after)], "and so does mining"
 
 

@@ -130,6 +130,22 @@ def hidden_work(content: Content) -> None:
     content["ledger"]["unposted"] = 0.4
 
 
+def tokens(count: int) -> Content:
+    """Generation of answers of so many tokens, at 10 FLOPs a token and 1e8 for each next one."""
+    prices = {"token_flops": 10.0, "attention_flops": 0.0, "head_flops": 1e8}
+    counts = {"prompts": 0, "prompt_tokens": 0, "answer_tokens": count, "attended": 0}
+    return {"phase": "backward", **prices, **counts}
+
+
+def dear_tokens(content: Content) -> None:
+    flops = content["ledger"]["flops"]["backward"]
+    content["ledger"]["generation"] = [tokens(int(flops / (1e8 + 10))), tokens(1)]
+
+
+def fewer_than_no_tokens(content: Content) -> None:
+    content["ledger"]["generation"] = [tokens(-1)]
+
+
 def other_options(content: Content) -> None:
     content["spec"]["learning_rate"] = 0.01
 
@@ -177,6 +193,8 @@ def with_few_classes(content: Content) -> None:
         (more_items, "steps of at most 32"),
         (slow, "was work not counted?"),
         (hidden_work, "40% of the audited FLOPs were not counted by the meter"),
+        (dear_tokens, "the tokens of backward cost"),
+        (fewer_than_no_tokens, "the tokens of backward have a number that is negative"),
         (other_options, "the spec gives joint-food101-tiny-4e9-s0-"),
         (other_data, "2 data revisions among the runs"),
         (other_rules, "runs under 2 versions of the rules: 1, 3"),
@@ -260,7 +278,7 @@ def test_records_of_the_first_schema_are_read_and_counted_and_of_later_ones_refu
             del content[name]
         for name in ("track", "wall", "tuning"):
             del content["spec"][name]
-        for name in ("audited", "unposted", "limit_items"):
+        for name in ("audited", "unposted", "limit_items", "generation"):
             del content["ledger"][name]
         for name in ("rules", "tables"):
             del content["provenance"][name]
