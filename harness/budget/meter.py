@@ -13,9 +13,8 @@ is too slow to leave on.
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard.harness.budget.audit import Audit, BehindMeter
@@ -389,19 +388,3 @@ class Meter(StepLog):
 
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
-
-
-def merged(ledgers: Sequence[Ledger]) -> Ledger:
-    """Return the ledger of all ranks: the sum of FLOPs, and seconds of the slowest one.
-
-    Steps, items and answers are those of all ranks in each ledger already.
-    """
-    phases = sorted({phase for ledger in ledgers for phase in ledger.flops})
-    return replace(
-        ledgers[0],
-        flops={phase: sum(ledger.flops.get(phase, 0.0) for ledger in ledgers) for phase in phases},
-        seconds=max(ledgers, key=lambda ledger: ledger.total_seconds).seconds,
-        peak_bytes=max(ledger.peak_bytes for ledger in ledgers),
-        audited=min(ledger.audited for ledger in ledgers),
-        unposted=max(ledger.unposted for ledger in ledgers),
-    )

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from steelyard import tasks
-from steelyard.harness.budget.meter import Meter, merged
+from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core import ranks
 from steelyard.harness.core.examples import Inputs
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.backbone import Backbone, Batch
 from steelyard.harness.models.pgd import ascend, frozen_weights, noisy_start
 from steelyard.harness.records.budget import Budget
+from steelyard.harness.records.record import merged
 from steelyard.tasks.corruptions import ATTACK_LEVELS
 
 if TYPE_CHECKING:

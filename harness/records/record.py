@@ -5,7 +5,7 @@ Field names are the keys of ``record.json`` and stay as they are: published reco
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from steelyard.harness.core.files import write_json
 from steelyard.harness.core.folders import tree
 from steelyard.harness.core.options import fits
 from steelyard.harness.core.readers import read_object, short_repr
-from steelyard.harness.records.generation import Generation
+from steelyard.harness.records.generation import Generation, total
 from steelyard.harness.records.spec import RunSpec
 
 SCHEMA = 2
@@ -81,6 +81,23 @@ class Ledger:
     def amortised_flops(self, uses: int) -> float:
         """Return the total FLOPs if ``uses`` runs share the cost of the artefacts."""
         return self.total_flops - self.artefact_flops * (1 - 1 / uses)
+
+
+def merged(ledgers: Sequence[Ledger]) -> Ledger:
+    """Return the ledger of all ranks: the sum of FLOPs, and seconds of the slowest one.
+
+    Steps, items and answers are those of all ranks in each ledger already.
+    """
+    phases = sorted({phase for ledger in ledgers for phase in ledger.flops})
+    return replace(
+        ledgers[0],
+        flops={phase: sum(ledger.flops.get(phase, 0.0) for ledger in ledgers) for phase in phases},
+        seconds=max(ledgers, key=lambda ledger: ledger.total_seconds).seconds,
+        peak_bytes=max(ledger.peak_bytes for ledger in ledgers),
+        audited=min(ledger.audited for ledger in ledgers),
+        unposted=max(ledger.unposted for ledger in ledgers),
+        generation=total(part for ledger in ledgers for part in ledger.generation),
+    )
 
 
 UNPARSED = ("unparsed", "invalid")

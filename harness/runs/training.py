@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from steelyard import methods
 from steelyard.harness.budget.audit import Audit, BehindMeter
 from steelyard.harness.budget.guard import ForeignData, only_training_images
-from steelyard.harness.budget.meter import BudgetSpent, Meter, merged
+from steelyard.harness.budget.meter import BudgetSpent, Meter
 from steelyard.harness.core import ranks
 from steelyard.harness.core.environment import code, device_name, packages
 from steelyard.harness.core.errors import Interrupted, LeaseLost, NonFiniteLoss, UserError, one_line
@@ -24,7 +24,7 @@ from steelyard.harness.core.progress import Progress
 from steelyard.harness.models import registry
 from steelyard.harness.models.registry import WEIGHTS
 from steelyard.harness.records.budget import Budget, parse_budget
-from steelyard.harness.records.record import Ledger
+from steelyard.harness.records.record import Ledger, merged
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs.attempt import PARTS
 from steelyard.harness.training import tracking

@@ -14,6 +14,7 @@ from steelyard.harness.budget.meter import Budget, BudgetSpent, Meter
 from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.records.generation import Generation, total
+from steelyard.harness.records.record import merged
 from steelyard.harness.training import generation
 
 LENGTH = 6
@@ -166,3 +167,15 @@ def test_tokens_are_in_a_checkpoint(root: Path) -> None:
     again = Meter(meter.budget, "cpu")
     again.load_state_dict(json.loads(json.dumps(meter.state_dict())))
     assert again.ledger("finished").generation == meter.ledger("finished").generation != ()
+
+
+def test_tokens_of_all_ranks_are_added_up(root: Path) -> None:
+    model = vlm_toys.build("llava", root, **NO_STORE)
+    ledgers = [
+        sampled(model, vlm_toys.batch(model, count), samples=2)[0].ledger("finished")
+        for count in (1, 3)
+    ]
+    (one,), (three,) = (ledger.generation for ledger in ledgers)
+    (both,) = merged(ledgers).generation
+    assert (both.prompts, both.attended) == (4, one.attended + three.attended)
+    assert both.flops == one.flops + three.flops
