@@ -28,6 +28,8 @@ ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 """Escapes of JSON that may stand for such a character."""
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"(\s*:)?|[{}]|-?Infinity|NaN')
 """Strings of JSON (keys with their colon), braces, and numbers that are not finite."""
+JSON_SPACE = " \t\r\n"
+"""All white space of JSON: a line of another kind, such as U+2028, is no blank one."""
 FILE_CELL = re.compile(r"\w\.(?:jpe?g|png|gif|bmp|webp|tiff?|avif|jp2|txt)\s*$", re.IGNORECASE)
 """A file's name at the end of a cell."""
 SEPARATORS = (";", "\t", "|")
@@ -233,7 +235,7 @@ def json_lines(text: str, path: Path | str, on_fault: OnFault) -> Iterator[tuple
         return
     # Not splitlines(): that also breaks at separators such as U+2028, which JSON allows in strings.
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+        if not line.strip(JSON_SPACE):
             continue
         try:
             row = _decode_json(line)

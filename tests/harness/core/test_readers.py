@@ -49,10 +49,12 @@ def test_rows_of_a_list_of_lines_and_within_an_object() -> None:
     # The separator U+2028 ends no line.
     assert read('{"a": "b\u2028c"}') == [("x.json:1", {"a": "b\u2028c"})]
     assert not faults
-    assert read('{"a": 1}\n{"a": \n[3]\n{"a": 2}') == [("x.json:1", rows[0]), ("x.json:4", rows[1])]
+    text = '{"a": 1}\n{"a": \n[3]\n{"a": 2}\n\u2028\n \t\r\n'
+    assert read(text) == [("x.json:1", rows[0]), ("x.json:4", rows[1])]
     assert faults == [
         ("x.json:2", "not valid JSON (Expecting value)"),
         ("x.json:3", "expected an object, found list"),
+        ("x.json:5", "not valid JSON (Expecting value)"),
     ]
 
 
