@@ -67,14 +67,16 @@ def lease(path: Path, *, wait: bool) -> Iterator[Lease]:
         UserError: the file cannot be written.
     """
     file = SoftFileLease(path, lease_duration=DURATION, heartbeat_interval=HEARTBEAT)
+    tries = 0
     with explain_write_errors(path):
-        while True:
+        while file.token is None:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file.acquire(timeout=-1 if wait else 0, poll_interval=min(1.0, HEARTBEAT))
-                break
             except Timeout:
-                raise Busy(f"{path} is held by another process.") from None
+                tries += 1  # the first removes the file of a process that is gone
+                if tries > 1:
+                    raise Busy(f"{path} is held by another process.") from None
             except FileNotFoundError:  # its holder has just removed the folder
                 continue
     try:
