@@ -78,11 +78,13 @@ class Attempt:
         if self._lease is None:
             self._progress(stage, fraction)
             return
-        self._lease.check()
+        try:
+            self._progress(stage, fraction)
+        finally:  # before any other reason to end, after which something may be written
+            self._lease.check()
         if time.monotonic() - self._written > leases.HEARTBEAT:
             with suppress(UserError):  # a full disk is the run's own affair
                 self._write(replace(self.state, stage=stage, fraction=fraction))
-        self._progress(stage, fraction)
 
     def end(self) -> None:
         """Say that the process did not die."""
