@@ -36,7 +36,9 @@ class Launch:
 
     engine: str
     ids: tuple[str, ...]
-    """Identifiers of the workers, or of the cells, in the engine's own terms."""
+    """Identifiers of the workers in the engine's own terms."""
+    is_attached: bool = False
+    """Whether the workers end with this process."""
 
 
 class Engine(Protocol):
@@ -60,7 +62,8 @@ ENGINES = {
     for name in ("local", "slurm", "ray")
 }
 """Class of each engine, which is imported when it is needed."""
-ENDED = ("COMPLETED", "FINISHED", "FAILED", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY")
+ENDED = ("COMPLETED", "FINISHED", "FAILED", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY",
+         "PREEMPTED", "TIMEOUT")  # fmt: skip
 """Begins of the states of workers that are not begun again."""
 
 

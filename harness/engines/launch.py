@@ -76,19 +76,19 @@ def _own_site(engine: str) -> Mapping[str, str]:
 def run_on(engine: Engine, plan: Plan, file: Path, runs: Path, resources: Resources) -> int:
     """Start workers on the plan in a file and watch them; return the exit code.
 
-    Where this process is interrupted workers of this machine end, and those of a cluster go on.
+    Where this process is interrupted workers that are attached to it end, and others go on.
     """
     launch = engine.start(file, runs, resources)
     look = f"steelyard status {shlex.quote(str(file))} --runs {shlex.quote(str(runs))}"
-    echo(f"{len(launch.ids)} started on {launch.engine}; to look at the runs: {look}")
+    echo(f"Started on {launch.engine}: {', '.join(launch.ids)}. To look at the runs: {look}")
     try:
         cells, words = _watch(engine, launch, plan, runs)
     except KeyboardInterrupt:
-        if launch.engine != "local":
+        if not launch.is_attached:
             echo(f"The workers go on. To look at the runs: {look}", error=True)
         raise
     finally:
-        if launch.engine == "local":
+        if launch.is_attached:
             engine.stop(launch)
     console.print(view(plan, cells))
     if not all(state.is_settled for state in cells.values()):

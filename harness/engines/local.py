@@ -66,7 +66,7 @@ class Local:
             log = runs / LOGS / f"local-{os.getpid()}-{index}.txt"
             process = _start(command, environment, log)
             self._workers[str(index)] = LocalWorker(command, environment, log, process)
-        return Launch("local", tuple(self._workers))
+        return Launch("local", tuple(self._workers), is_attached=True)
 
     def states(self, launch: Launch) -> Mapping[str, str]:
         """Return the states of the workers; those that have died are begun again."""

@@ -7,6 +7,7 @@ it has started the cluster itself. Ray runs a task again whose process or machin
 actor too. All machines need this Python environment and see the folders of the plan and the runs.
 """
 
+import os
 import threading
 import time
 from collections import deque
@@ -17,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard.harness.core.environment import pick_device, require_package
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import UserError, one_line
 from steelyard.harness.engines import Launch, Resources
 from steelyard.harness.runs import plan as plans
 
 if TYPE_CHECKING:
     from steelyard.harness.runs.work import Worker
 
-NAMESPACE = "steelyard"
+NAMESPACE, ADDRESS = "steelyard", "RAY_ADDRESS"
 MOST_RETRIES = 3
 """Times that a task is run again whose process or machine died."""
 BUSY_SECONDS = 15.0
@@ -41,12 +42,15 @@ class Ray:
         """Start the actor that submits the cells.
 
         Raises:
-            UserError: a time limit, which Ray has not; a site value that is no number.
+            UserError: a time limit, which Ray has not; a site value that is no number; no cluster
+                answers at ``RAY_ADDRESS``; this machine has not what a worker asks for.
         """
         if resources.minutes is not None:
             raise UserError("Ray ends no worker by time: leave out --minutes.")
         options = task_options(resources)
         ray = connect()
+        if is_attached := ADDRESS not in os.environ:
+            _check_machine(options, ray.cluster_resources())
         name = f"{plan.stem}-{time.time_ns():x}"
         kind = ray.remote(Cells).options(
             name=name, namespace=NAMESPACE, lifetime="detached", num_cpus=0, max_restarts=-1
@@ -54,7 +58,7 @@ class Ray:
         words = str(plan.resolve()), str(runs.resolve())
         actor = kind.remote(*words, len(plans.read(plan).cells), resources.workers, options)
         ray.get(actor.__ray_ready__.remote())
-        return Launch("ray", (name,))
+        return Launch("ray", (name,), is_attached)
 
     def states(self, launch: Launch) -> Mapping[str, str]:
         """Return the state of the actor, which ends after the last cell."""
@@ -68,12 +72,16 @@ class Ray:
 
 
 def connect() -> Any:
-    """Return Ray, connected to the cluster that there is or to a new one of this machine."""
+    """Return Ray, connected to the user's cluster or to a new one of this machine."""
     require_package("ray", "ray", "--on ray")
     import ray
 
     if not ray.is_initialized():
-        ray.init(namespace=NAMESPACE, log_to_driver=False)
+        address = os.environ.get(ADDRESS, "local")
+        try:
+            ray.init(address, namespace=NAMESPACE, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"{ADDRESS}={address}: {one_line(error)}") from error
     return ray
 
 
@@ -103,6 +111,17 @@ def task_options(resources: Resources) -> dict[str, Any]:
     if resources.memory_gb is not None:
         options["memory"] = int(resources.memory_gb * 2**30)
     return {**options, "resources": amounts}
+
+
+def _check_machine(options: Mapping[str, Any], totals: Mapping[str, float]) -> None:
+    """Raise UserError where a task would wait for ever; a cluster may grow."""
+    amounts = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], **options["resources"]}
+    for name, amount in {**amounts, "memory": options.get("memory", 0)}.items():
+        if amount > (total := totals.get(name, 0)):
+            raise UserError(
+                f"A worker asks for {name} {amount:g}, and this machine has {total:g}; set "
+                f"{ADDRESS} to use a cluster."
+            )
 
 
 class Cells:
