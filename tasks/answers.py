@@ -8,6 +8,7 @@ choice("It is red.", ["red", "blue"])  # "red"
 
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 SOFT_REFERENCES = 4
@@ -116,9 +117,10 @@ def normalise(answer: str) -> str:
 
     Lower case; a punctuation mark is removed if a space is next to it or the answer has a comma in
     a number, and else becomes a space; a period is removed unless a digit follows; number words
-    become digits; articles are removed; contractions get their apostrophes.
+    become digits; articles are removed; contractions get their apostrophes. Before that an
+    accent becomes one character with its letter (NFC), which official files have already.
     """
-    plain = " ".join(answer.split())
+    plain = " ".join(unicodedata.normalize("NFC", answer).split())
     text = plain
     has_number = COMMA_IN_NUMBER.search(plain) is not None
     for mark in PUNCTUATION:
@@ -137,8 +139,8 @@ def normalise_evalai(answer: str) -> str:
 
 
 def plain(answer: str) -> str:
-    """Normalise as for GQA: lower case without punctuation, one space between words."""
-    return " ".join(answer.lower().translate(NO_PUNCTUATION).split())
+    """Normalise as for GQA: NFC, lower case without punctuation, one space between words."""
+    return " ".join(unicodedata.normalize("NFC", answer).lower().translate(NO_PUNCTUATION).split())
 
 
 def exact(answer: str, references: Iterable[str], form: Form = normalise) -> float:

@@ -9,7 +9,13 @@ from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.examples import Corpus, Example, Skipped
 from steelyard.harness.core.folders import listing
 from steelyard.harness.core.readers import csv_rows, read_text
-from steelyard.harness.data.reading import IMAGE_SUFFIXES, build_corpus, carve, find_file
+from steelyard.harness.data.reading import (
+    IMAGE_SUFFIXES,
+    build_corpus,
+    carve,
+    check_spelling,
+    find_file,
+)
 from steelyard.tasks import metrics
 from steelyard.tasks._shared import official
 
@@ -48,6 +54,7 @@ def load(root: Path, *, max_bad: float = 0.01, text: str = "titles") -> Corpus:
     rows = {split: read(root, split, skipped) for split in present or ["train"]}
     # Without train, the data can only be scored: by a model that knows these classes.
     classes = tuple(sorted({row.label for row in rows.get("train", rows.get("test", ()))}))
+    check_spelling(row.label for table in rows.values() for row in table)
     # A class without training items cannot be learnt: most likely a folder is incomplete.
     foreign = sorted({row.label for row in rows.get("test", ())} - set(classes))
     if foreign:

@@ -27,7 +27,7 @@ from steelyard.harness.cli.work import status, work
 from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import RunFailed, UserError, unknown
 from steelyard.harness.core.progress import echo
-from steelyard.harness.core.startup import Output, start_process
+from steelyard.harness.core.startup import Output, explain_import, start_process
 
 WITH_RANKS = ("run", "train", "evaluate")
 """Commands that torchrun may start as several processes."""
@@ -122,6 +122,9 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         echo("\ninterrupted; finished runs are kept: the same command continues", error=True)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
         ranks.meet(traceback.format_exc())
-        raise
+        if not (reason := explain_import(error)):
+            raise
+        echo(f"error: {reason}", error=True)
+        sys.exit(2)

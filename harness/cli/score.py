@@ -66,7 +66,7 @@ def items(variant: str, options: ItemOptions) -> None:
         raise UserError(f"--out {options.out} is not empty: give another folder.")
     count = export_items(parsed, corpus, options.split, options.limit, options.out)
     console.print(
-        f"{count} items in {options.out / ITEMS}. Next: a file with a JSON row of id, hash and "
+        f"{count} items in {options.out / ITEMS}. Next: a file with a row of id, hash and "
         f"answer for each, then: steelyard score FILE {shlex.join([variant, *_words(options)])}",
         soft_wrap=True,
     )
@@ -79,8 +79,9 @@ def items(variant: str, options: ItemOptions) -> None:
 def score(file: Path, variant: str, options: ScoreOptions) -> None:
     """Score answers that were made elsewhere.
 
-    FILE has a JSON row per item of 'steelyard items VARIANT', with its id, its hash and the answer
-    as text. Further variants with one label are one record, which goes on boards like any other.
+    FILE has a row per item of 'steelyard items VARIANT', with its id, its hash and the answer as
+    text: JSON lines or a list, CSV with a head, or Parquet. Further variants with one label are one
+    record, which goes on boards like any other.
 
     \b
     Example:

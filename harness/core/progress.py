@@ -1,8 +1,10 @@
 """Report progress, and print to the terminal what is safe to print."""
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import click
@@ -10,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.segment import Segment
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from steelyard.harness.core.characters import visible
@@ -34,6 +36,8 @@ class Terminal(Console):
 
 
 console = Terminal()
+NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|")
+"""Cell of a table that is not broken into lines."""
 LINE_SECONDS = 60.0
 """Least time between two lines of progress off a terminal."""
 
@@ -44,10 +48,14 @@ def echo(text: str, error: bool = False) -> None:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """Return a table to print; cells are texts or numbers, and are never cut."""
-    result = Table(*(Column(header, overflow="fold") for header in headers), title=title or None)
-    for row in rows:
-        result.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in row))
+    """Return a table to print; cells are texts or numbers, and are never cut. Only texts break."""
+    cells = [[cell if isinstance(cell, Text) else str(cell) for cell in row] for row in rows]
+    result = Table(title=title or None)
+    for header, column in zip_longest(headers, zip(*cells, strict=True), fillvalue=()):
+        is_number = bool(column) and all(NUMBER.fullmatch(str(cell)) for cell in column)
+        result.add_column(str(header), overflow="fold", no_wrap=is_number)
+    for row in cells:
+        result.add_row(*row)
     return result
 
 

@@ -5,11 +5,12 @@ import io
 import os
 import re
 import sys
+import traceback
 import warnings
 from typing import Any
 
 from steelyard.harness.core import ranks
-from steelyard.harness.core.errors import UserError
+from steelyard.harness.core.errors import UserError, one_line
 
 COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE",
           "SLURM_STEP_NUM_TASKS")  # fmt: skip
@@ -21,6 +22,8 @@ LAUNCHER = re.compile(
 """Variables from which libraries conclude that other processes wait, or how to train."""
 NUMBERS = re.compile(r"\w+_(NUM|MAX)_THREADS|HF_HUB_\w+_TIMEOUT")
 """Variables that some library reads as a whole number, and fails to be imported if it is none."""
+TORCH = "torch", "<module>"
+"""Module and function that run while torch is imported."""
 
 
 def start_process() -> None:
@@ -54,6 +57,19 @@ def start_process() -> None:
         warnings.simplefilter("ignore")
         sys.warnoptions.clear()  # workers would get them as options
         os.environ.pop("PYTHONWARNINGS", None)
+
+
+def explain_import(error: Exception) -> str:
+    """Return one line about an exception that torch raised while it was imported; "" of others.
+
+    Torch reads its variables then, and does not say which of them it cannot read.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not any((f.f_globals.get("__name__"), f.f_code.co_name) == TORCH for f in frames):
+        return ""
+    names = [name for name in os.environ if name.startswith(("TORCH_", "PYTORCH_"))]
+    remedy = f"correct or unset {', '.join(sorted(names))}" if names else "install it again"
+    return f"torch cannot be imported ({one_line(error)}): {remedy}."
 
 
 class Output(io.FileIO):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -59,6 +60,17 @@ def carve(
         carved.update(sorted(ids, key=lambda id: seed_for("carve", id))[:count])
     rest = tuple(example for example in examples if example.id not in carved)
     return rest, tuple(example for example in examples if example.id in carved)
+
+
+def check_spelling(classes: Iterable[str]) -> None:
+    """Raise UserError if two classes differ only in how Unicode writes their accents."""
+    spelling: dict[str, str] = {}
+    for name in classes:
+        if spelling.setdefault(unicodedata.normalize("NFC", name), name) != name:
+            raise UserError(
+                f"The class '{name}' is written with accents as characters of their own and "
+                "without (NFD and NFC): write it in one way in all tables and folders."
+            )
 
 
 def build_corpus(

@@ -9,7 +9,7 @@ from typing import Any
 
 from steelyard.harness.core import folders
 from steelyard.harness.core.errors import UserError, one_line
-from steelyard.harness.core.readers import read_object
+from steelyard.harness.core.readers import csv_rows, read_object, read_rows, read_text, refuse
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
 SUFFIXES = (".parquet", ".arrow")
@@ -37,6 +37,26 @@ def rows(
         for number, row in enumerate(_read(table), start=1):
             yield f"{table}: row {number}", {**row, CONFIG: config, SPLIT: split or unnamed}
             on_row(next(numbers))
+
+
+def file_rows(path: Path) -> Iterator[tuple[str, TableRow]]:
+    """Yield the rows of one file, Parquet, Arrow, CSV with a head, or JSON, with their places.
+
+    Raises:
+        UserError: the file or a row is broken.
+    """
+    if find(path):
+        for number, row in enumerate(_read(path), start=1):
+            yield f"{path}: row {number}", row
+    elif path.suffix == ".csv":
+        lines = csv_rows(read_text(path), path)
+        for line in lines:
+            if line.fault:
+                refuse(line.where, line.fault)
+        for line in lines[1:]:
+            yield line.where, dict(zip(lines[0].cells, line.cells, strict=True))
+    else:
+        yield from read_rows(path)
 
 
 def convert(

@@ -16,7 +16,7 @@ from steelyard import tasks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus, Inputs, ModelKind
 from steelyard.harness.core.files import digest, explain_write_errors, write_atomic
-from steelyard.harness.core.readers import read_rows
+from steelyard.harness.data.tables import file_rows
 from steelyard.harness.evaluation.evaluate import evaluate
 from steelyard.harness.models.backbone import Backbone, Recipe
 
@@ -124,7 +124,7 @@ class RecordedAnswers(Substitute):
     ) -> "RecordedAnswers":
         """Read a file of ``COLUMNS``; UserError unless it has each item's answer once."""
         rows = []
-        for where, row in read_rows(path):
+        for where, row in file_rows(path):
             rows.append(row)
             if absent := [name for name in COLUMNS if not isinstance(row.get(name), str)]:
                 raise UserError(

@@ -2,7 +2,7 @@
 
 Their names begin with ``stock/``: ``pope`` is ours, ``stock/pope`` lmms-eval's. Folders with a
 user's task files are listed in ``STEELYARD_TASKS``; their tasks take precedence over those of
-lmms-eval with the same name.
+lmms-eval with the same name, and a name that two of their files define is refused.
 """
 
 import functools
@@ -45,9 +45,8 @@ def include(folders: Iterable[Path]) -> None:
         if not any(_files(folder)):
             raise UserError(f"--include-path: no task file (*.yaml) under {folder}.")
         included, path = list(map(str, _included())), str(folder.resolve())
-        # The newest folder is first, so that it takes precedence.
         if path not in included:
-            os.environ[FOLDERS_VARIABLE] = os.pathsep.join([path, *included])
+            os.environ[FOLDERS_VARIABLE] = os.pathsep.join([*included, path])
 
 
 def definition(name: str) -> Path:
@@ -137,12 +136,14 @@ def _included() -> tuple[Path, ...]:
 
 @functools.cache
 def index(folders: tuple[Path, ...]) -> Mapping[str, Definition]:
-    """Index lmms-eval's task folder and ``folders``; earlier folders take precedence."""
-    entries = dict(_shipped())
-    # Reversed, so that the first folder overwrites the others.
-    for folder in reversed(folders):
-        entries |= _of_folder(folder)
-    return entries
+    """Index lmms-eval's task folder and ``folders``, which take precedence.
+
+    Raises:
+        UserError: two files of ``folders`` define a task or group of one name.
+    """
+    # A folder and one inside it have some files in common.
+    files = dict.fromkeys(path for folder in folders for path in _files(folder))
+    return {**_shipped(), **_of_files(files, is_unique=True)}
 
 
 @functools.cache
@@ -150,22 +151,30 @@ def _shipped() -> Mapping[str, Definition]:
     # Finds the folder without running the package.
     spec = importlib.util.find_spec("lmms_eval")
     assert spec is not None and spec.submodule_search_locations is not None
-    return _of_folder(Path(spec.submodule_search_locations[0]) / "tasks")
+    return _of_files(_files(Path(spec.submodule_search_locations[0]) / "tasks"))
 
 
-def _of_folder(folder: Path) -> dict[str, Definition]:
+def _of_files(files: Iterable[Path], *, is_unique: bool = False) -> dict[str, Definition]:
     entries: dict[str, Definition] = {}
     tagged: dict[str, list[str]] = {}
-    for path in _files(folder):
+    for path in files:
         raw = _merged(path)
         task, group = raw.get("task"), raw.get("group")
         # As in lmms-eval: with a list of tasks ``group`` is its name, with one task it is a tag.
         if isinstance(task, list) and isinstance(group, str):
-            entries[group] = Definition("group", path, tuple(task))
+            name, entry = group, Definition("group", path, tuple(task))
         elif isinstance(task, str):
-            entries[task] = Definition("task", path)
+            name, entry = task, Definition("task", path)
             for tag in (*_listed(raw.get("tag")), *_listed(group)):
                 tagged.setdefault(tag, []).append(task)
+        else:
+            continue
+        if is_unique and name in entries:
+            raise UserError(
+                f"Two files of --include-path define '{name}': {entries[name].file} and {path}. "
+                "Rename one of them."
+            )
+        entries[name] = entry
     # A task or group takes precedence over a tag of the same name.
     for tag, members in tagged.items():
         entries.setdefault(tag, Definition("tag", None, tuple(members)))

@@ -70,6 +70,7 @@ def test_yes_or_no(answer: str, label: str | None) -> None:
         ("is it?", "is it"),
         ("  black\n and\twhite ", "black and white"),
         ("the", ""),
+        ("cafe\u0301", "caf\xe9"),  # ours: one form of an accent
     ],
 )
 def test_normalise(text: str, normal: str) -> None:
@@ -80,6 +81,13 @@ def test_normalising_twice_changes_nothing() -> None:
     for text in ("The Cat's 1,000 toys!", "dont", "t-shirt.", "ten o clock", "youre"):
         once = answers.normalise(text)
         assert answers.normalise(once) == once
+
+
+def test_accents_of_two_forms_are_one_answer() -> None:
+    composed, apart = "cr\xeape", "cre\u0302pe"
+    assert answers.exact(apart, [composed]) == 1
+    assert answers.choice(composed, ["pie", apart]) == apart
+    assert answers.plain(apart) == answers.plain(composed)
 
 
 def test_soft_accuracy_by_hand() -> None:

@@ -122,3 +122,15 @@ def test_a_title_of_a_million_characters_is_read(tmp_path: Path) -> None:
     path.write_text("\n".join(rows))
     titles, skipped = loaded(tmp_path)
     assert titles["train/pie/pie_1"] == "x" * 1_000_000 and not skipped
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_whose_accents_are_written_in_two_ways_is_refused(
+    tmp_path: Path, split: str
+) -> None:
+    path, rows = food(tmp_path)
+    path.write_text("\n".join(rows).replace(",pie", ",cr\xeape") + "\n")
+    other = tmp_path / f"texts/{split}_titles.csv"
+    other.write_text(other.read_text() + "pie_0.jpg,Thin,cre\u0302pe\n")
+    with pytest.raises(UserError, match=r"The class 'cre\u0302pe' is written .*in one way"):
+        tasks.load("food101", tmp_path)

@@ -92,3 +92,18 @@ def test_escaped_text_is_json_of_the_same_text() -> None:
     text = 'a "quoted" line\n\u200d \ud800 \U000e0001 é'
     row = json.dumps(text, ensure_ascii=False)
     assert escaped(row).isprintable() and json.loads(escaped(row)) == text
+
+
+def test_numbers_of_a_table_are_not_broken_into_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress.console, "_width", 80)
+    heads = ("run", "steps", "training", "evaluation", "hours", "what it needs")
+    numbers = ("123456", "7.97e+18", "-2.21e+19", "2.69e-05")
+    name, parts = "mbpo(group=2, mine_limit=48) on instruct", "weights 16, activations 33.5"
+    progress.print_table(heads, [(name, *numbers, parts), ("joint", 2, 3.5, "", "1e9", "")])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    printed = " ".join(" ".join(lines).split())
+    words = {*re.findall(r"[^\s\u2500-\u257f]+", printed)}
+    assert words >= {*numbers, *name.split(), *parts.split(), *" ".join(heads).split()}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.core.startup import COUNTS, start_process
+from steelyard.harness.core.startup import COUNTS, explain_import, start_process
 
 START = "from steelyard.harness.core.startup import *; import sys; start_process();"
 
@@ -86,3 +86,23 @@ def test_warnings_stay_warnings_here_and_in_workers() -> None:
 def test_dropped_docstrings_are_one_line() -> None:
     done = run("", PYTHONOPTIMIZE="2")
     assert b"unset PYTHONOPTIMIZE" in done.stderr
+
+
+def test_an_import_of_torch_that_fails_is_one_line_with_its_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raised(module: str) -> Exception:
+        code = compile("raise ValueError('\\nInvalid log settings: x\\nmore')", module, "exec")
+        try:
+            exec(code, {"__name__": module})
+        except ValueError as error:
+            return error
+        raise AssertionError
+
+    for name in [name for name in os.environ if "TORCH" in name]:
+        monkeypatch.delenv(name)
+    assert "(ValueError: Invalid log settings: x): install it" in explain_import(raised("torch"))
+    monkeypatch.setenv("TORCH_LOGS", "x")
+    monkeypatch.setenv("PYTORCH_JIT", "maybe")
+    assert explain_import(raised("torch")).endswith("correct or unset PYTORCH_JIT, TORCH_LOGS.")
+    assert not explain_import(raised("torch.nn.modules.linear"))

@@ -108,3 +108,28 @@ def test_a_table_of_ones_own_is_read_with_its_odd_rows_left_out(
     assert [row.reason.partition(",")[0] for row in corpus.skipped] == [
         "malformed: 'answer' must be a string or a number"
     ]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.csv", "a.jsonl", "a.json"])
+def test_one_file_of_any_form_has_the_same_rows(tmp_path: Path, name: str) -> None:
+    rows = [{"id": "1", "answer": "yes, two\nlines"}, {"id": "2", "answer": "caf\xe9"}]
+    path = tmp_path / name
+    if path.suffix in tables.SUFFIXES:
+        write(path, pa.Table.from_pylist(rows))
+    else:
+        lines = '{"id": "1", "answer": "yes, two\\nlines"}', '{"id": "2", "answer": "caf\xe9"}'
+        path.write_text({
+            ".csv": 'id,answer\n1,"yes, two\nlines"\n2,caf\xe9\n',
+            ".jsonl": "\n".join(lines),
+            ".json": f"[{', '.join(lines)}]",
+        }[path.suffix])  # fmt: skip
+    assert [row for _, row in tables.file_rows(path)] == rows
+
+
+def test_a_broken_row_of_a_csv_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("id,answer\n1,yes\n2\n3,no\n")
+    with pytest.raises(UserError, match=r"answers\.csv:3: 1 cells, and 2 in other rows"):
+        list(tables.file_rows(path))
+    path.write_text("")
+    assert list(tables.file_rows(path)) == []

@@ -97,6 +97,24 @@ def test_a_task_of_ones_own_goes_before_theirs_of_the_same_name(user_folder: Pat
     assert stock.files("stock/mmstar")[-1] == user_folder / "fns.py"
 
 
+def test_a_name_that_two_files_of_ones_own_define_is_refused(
+    user_folder: Path, tmp_path: Path
+) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    (second / "other.yaml").write_text(TASK.format(name="other") + "tag: few\n")
+    (user_folder / "third.yaml").write_text(TASK.format(name="third") + "tag: few\n")
+    stock.include([second, user_folder, tmp_path])  # the last holds both
+    assert tasks.find("few") == ["stock/third", "stock/other"]
+    for folder in (second, user_folder):
+        again = folder / "again.yaml"
+        again.write_text(TASK.format(name="mine"))
+        stock.index.cache_clear()
+        with pytest.raises(UserError, match=r"define 'mine': .*\.yaml and .*\.yaml\. Rename one"):
+            tasks.find("other")
+        again.unlink()
+
+
 def test_mistakes_in_names_and_folders(user_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"'mmstarr'\. Did you mean 'mmstar'\? Known: .*pope.*names of lmms-eval"
