@@ -273,6 +273,15 @@ def test_answers_do_not_depend_on_company(family: str, build: Build) -> None:
     assert all(model.prompts.eos_id not in row[:-1] for row in ids)
 
 
+def test_cold_samples_are_the_greedy_answer_and_hot_ones_differ(build: Build) -> None:
+    model = build("llava")
+    batch = model.collate([asked(picture(0), "What is here?")])
+    torch.manual_seed(0)
+    (greedy,) = model.continuations(batch, 6)
+    assert model.continuations(batch, 6, 1e-5, 8) == [greedy] * 8
+    assert len(set(map(tuple, model.continuations(batch, 6, 100.0, 8)))) == 8
+
+
 @every_family
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_saved_and_loaded_it_answers_the_same(
