@@ -17,6 +17,7 @@ from steelyard.harness.cli.evaluate import answers, evaluate
 from steelyard.harness.cli.factors import factors
 from steelyard.harness.cli.leaderboard import compare, leaderboard
 from steelyard.harness.cli.list import list_, show
+from steelyard.harness.cli.pack import pack
 from steelyard.harness.cli.plan import plan, prepare
 from steelyard.harness.cli.reproduce import reproduce
 from steelyard.harness.cli.run import demo, run, train
@@ -90,7 +91,7 @@ def cli() -> None:
 
 for command in (demo, run, train, plan, prepare, work, status, evaluate, answers, items, score,
                 tune, leaderboard, compare, show, list_, diagnose, factors, check, data, assemble,
-                corruptions, validate, reproduce):  # fmt: skip
+                corruptions, validate, pack, reproduce):  # fmt: skip
     command.epilog = "Exit codes: see steelyard --help."
     cli.add_command(command)
 

@@ -211,13 +211,12 @@ def read(folder: Path, file: str = RECORD) -> Record:
         UserError: the file is missing, broken, of an unknown schema, or was changed after it was
             written.
     """
-    return parse(read_verified(folder, file), folder / file)
-
-
-def read_verified(folder: Path, file: str = RECORD) -> dict[str, Any]:
-    """Read the JSON of a record whose checksum is right; raises as ``read``."""
     path = folder / file
-    content = load(path)
+    return parse(verified(load(path), path), path)
+
+
+def verified(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the JSON of the record at ``path``; UserError if its checksum is wrong."""
     # Schema 1 had no checksum.
     if content["schema"] > 1 and content.get("seal") != checksum(content):
         raise UserError(
@@ -231,12 +230,18 @@ def load(path: Path) -> dict[str, Any]:
     """Read the JSON of a record with a readable schema; its checksum is not verified."""
     if not path.is_file():
         raise UserError(f"No record at {path}.")
-    content = read_object(path)
+    return readable(read_object(path), path)
+
+
+def readable(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the JSON of the record at ``path``; UserError if its schema is not readable."""
     if "schema" not in content:
         raise UserError(f"{path} is not a steelyard record: it has no schema.")
     if content["schema"] not in READABLE:
-        readable = " and ".join(map(str, READABLE))
-        raise UserError(f"{path}: schema {content['schema']}, this version reads {readable}.")
+        readable_schemas = " and ".join(map(str, READABLE))
+        raise UserError(
+            f"{path}: schema {content['schema']}, this version reads {readable_schemas}."
+        )
     return content
 
 
@@ -258,8 +263,9 @@ def parse(content: Mapping[str, Any], path: Path) -> Record:
 
 def build_ledger(values: Mapping[str, Any]) -> Ledger:
     """Build a ledger from JSON; TypeError if a value has another type."""
+    values = dict(**values)  # TypeError if it is no object
     generation = tuple(build(Generation, part) for part in values.get("generation", ()))
-    ledger: Ledger = build(Ledger, {**values, "generation": generation})
+    ledger: Ledger = build(Ledger, values | {"generation": generation})
     return ledger
 
 

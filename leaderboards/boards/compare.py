@@ -176,7 +176,7 @@ def _counts(column: Column, first: Run, second: Run) -> McNemarCounts | None:
 
 def _is_labelled(column: Column, run: Run) -> bool:
     """Return whether the items have a class label and a score, not parts of ratios."""
-    return "score" in items.column_names(run.items_path(column.task))
+    return "score" in items.column_names(run.items(column.task))
 
 
 def _right_items(column: Column, run: Run) -> tuple[NDArray[np.str_], NDArray[np.bool_]] | None:
@@ -184,7 +184,7 @@ def _right_items(column: Column, run: Run) -> tuple[NDArray[np.str_], NDArray[np
     names = [f"{column.metric}.{end}" for end in ("top", "bottom")]
     if _is_labelled(column, run):
         names = ["score"]
-    table, order = items.read(run.items_path(column.task), names)
+    table, order = items.read(run.items(column.task), names)
     rows, ids = order.rows[next(iter(column.variants))], order.ids[next(iter(column.variants))]
     top, *bottom = (table[name].to_numpy()[rows] for name in names)
     # McNemar's test needs right or wrong; a partial credit is neither.

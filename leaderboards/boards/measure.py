@@ -16,7 +16,8 @@ from steelyard.harness.core.progress import no_progress
 from steelyard.leaderboards.boards.columns import Column
 from steelyard.leaderboards.loading import items as item_table
 from steelyard.leaderboards.loading.collect import Run
-from steelyard.leaderboards.loading.memo import file_key, remembered
+from steelyard.leaderboards.loading.memo import remembered
+from steelyard.leaderboards.loading.packed import key_of
 from steelyard.leaderboards.stats.intervals import DRAWS, Floats, Sample, resample_weights
 from steelyard.tasks import weighted_metrics
 from steelyard.tasks.corruptions.variants import CLEAN
@@ -175,7 +176,7 @@ class TestItems:
             for numbers in self.score([runs[index] for index in indices]):
                 yield b"".join(part.tobytes() for part in numbers)
 
-        files = [file_key(run.items_path(self.task)) for run in runs]
+        files = [key_of(run.items(self.task)) for run in runs]
         count, width = len(self.keys), len(self.weights)
         ends = np.cumsum([8 * width * count, 8 * width * len(self.corrupted)]).tolist()
         for value in remembered("numbers", self._sources(), files, compute, at_once=AT_ONCE):
@@ -198,7 +199,7 @@ class TestItems:
         """Score several runs at once, since a pass over all weights is the slow part."""
         names = [*_columns_of(self.keys, self.classes), *([self.answer] if self.corrupted else [])]
         names = list(dict.fromkeys(names))
-        tables = [item_table.read(run.items_path(self.task), names, self.order) for run in runs]
+        tables = [item_table.read(run.items(self.task), names, self.order) for run in runs]
         for run, (_, order) in zip(runs, tables, strict=True):
             # The same object means the same items.
             if order is not self.order:
@@ -340,7 +341,7 @@ def _test_items(columns: Sequence[Column], first: Run) -> list[TestItems]:
 
 
 def _open(task: str, keys: tuple[ScoreKey, ...], first: Run) -> TestItems:
-    path, classes = first.items_path(task), None
+    path, classes = first.items(task), None
     present = item_table.column_names(path)
     if "target" in present:
         provenance = first.record.provenance

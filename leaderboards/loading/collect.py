@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,18 @@ from typing import Any
 import pandas as pd
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.records.record import (
-    RECORD,
-    Record,
-    find,
-    items_file,
-    parse,
-    read_verified,
-)
+from steelyard.harness.records.record import Record, items_file, parse, verified
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs.provenance import data_revisions
-from steelyard.leaderboards.loading.memo import file_key, remembered
+from steelyard.leaderboards.loading.memo import remembered
+from steelyard.leaderboards.loading.packed import (
+    PackedFile,
+    RunFile,
+    find_records,
+    key_of,
+    load_record,
+    path_of,
+)
 from steelyard.tasks import NOTHING
 
 COLUMNS = (
@@ -40,11 +41,17 @@ class Run:
 
     folder: Path
     record: Record
+    packed: Path | None = None
+    """Folder of the Parquet files that hold it, of which ``folder`` would be a part."""
 
-    def items_path(self, task: str | None = None) -> Path:
-        """Return the path of a task's items, by default of the one trained on."""
-        trained_on = self.record.spec.task
-        return self.folder / items_file(task or trained_on, trained_on)
+    def file(self, name: str) -> RunFile:
+        if self.packed is None:
+            return self.folder / name
+        return PackedFile(self.packed, (self.folder / name).relative_to(self.packed).as_posix())
+
+    def items(self, task: str) -> RunFile:
+        """Return the file of a task's items."""
+        return self.file(items_file(task, self.record.spec.task))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +97,27 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def _read_runs(root: Path) -> Iterator[Run]:
-    folders, contents = find(root), {}
-    keys = [file_key(folder / RECORD) for folder in folders]
+    files, contents = find_records(root), {}
+    keys = [key_of(file) for file in files]
 
     def texts(indices: Sequence[int]) -> Iterator[bytes]:
         for index in indices:
-            contents[index] = read_verified(folders[index])
+            file = files[index]
+            contents[index] = verified(load_record(file), path_of(file))
             yield json.dumps(contents[index]).encode()
 
     root_name = os.fsencode(root.resolve())
     values = remembered("records", [root_name], keys, texts, at_once=100, compression="zstd")
-    for index, (folder, text) in enumerate(zip(folders, values, strict=True)):
+    for index, (file, text) in enumerate(zip(files, values, strict=True)):
         content = contents.pop(index, None) or json.loads(bytes(text))
-        yield Run(folder, parse(content, folder / RECORD))
+        yield run_of(file, content)
+
+
+def run_of(file: RunFile, content: Mapping[str, Any]) -> Run:
+    """Build a run from the file and the JSON of its record."""
+    path = path_of(file)
+    packed = file.root if isinstance(file, PackedFile) else None
+    return Run(path.parent, parse(content, path), packed)
 
 
 def collect(
@@ -141,7 +156,7 @@ def collect(
     for run in selected:
         _check_finite(run)
     _check_comparable(selected)
-    unique = sorted(_without_copies(_told_apart(selected)), key=_identity)
+    unique = sorted(_without_copies(_told_apart(selected)), key=identity)
     runs = [run for run in unique if run.record.kind == "entry"]
     oracle = tuple(run for run in unique if run.record.kind == "oracle")
     if not runs:
@@ -165,7 +180,8 @@ def budget_name(spec: RunSpec) -> str:
     return cap_name(spec) if spec.track == "compute" else f"{spec.budget} of equal {spec.track}"
 
 
-def _identity(run: Run) -> tuple[str, str, int]:
+def identity(run: Run) -> tuple[str, str, int]:
+    """Return task, label and seed, by which a board orders its runs."""
     return run.record.spec.task, run.record.label, run.record.spec.seed
 
 
@@ -217,9 +233,9 @@ def _without_copies(runs: Iterable[Run]) -> list[Run]:
     """Return each run once; records of one run in two folders are copies, but for its times."""
     first: dict[tuple[str, str, int], Run] = {}
     for run in runs:
-        earlier = first.setdefault(_identity(run), run)
+        earlier = first.setdefault(identity(run), run)
         if earlier is not run and _outcome(earlier.record) != _outcome(run.record):
-            task, label, seed = _identity(run)
+            task, label, seed = identity(run)
             raise UserError(
                 f"Two different runs of {label} on {task} with seed {seed}: {earlier.folder} and "
                 f"{run.folder}. Keep one of them, or give one another --label."

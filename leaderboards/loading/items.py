@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import explain_table_errors
+from steelyard.leaderboards.loading.packed import PackedFile, RunFile
 from steelyard.tasks.answers import normalise
 from steelyard.tasks.weighted_metrics import Items
 
@@ -52,16 +52,18 @@ def columns_for(metric: str) -> Sequence[str]:
     return NEEDED.get(metric, ("score",))
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(path: RunFile) -> list[str]:
     """Return the columns of a file of items."""
     import pyarrow.parquet as parquet
 
+    if isinstance(path, PackedFile):
+        return path.column_names()
     with explain_table_errors(path):
         return list(parquet.read_schema(path).names)
 
 
 def read(
-    path: Path, columns: Sequence[str], expected: Order | None = None
+    path: RunFile, columns: Sequence[str], expected: Order | None = None
 ) -> tuple["pyarrow.Table", Order]:
     """Read columns of a file and the order of its items; ``expected`` itself if it is the same.
 
@@ -75,19 +77,23 @@ def read(
 
     shared = [name for name in SHARED if name in KEYS or name in columns]
     unshared = [name for name in columns if name not in shared]
-    with explain_table_errors(path):
-        # In one piece and one thread: the files are small, and ``_stored`` needs the bytes.
-        content = path.read_bytes()
-        file = parquet.ParquetFile(pyarrow.BufferReader(content), pre_buffer=False)
-        stored = _stored(file, content, shared)
-        # Decoding columns that nearly all runs share would take half of the time.
-        is_expected = expected is not None and stored is not None and stored == expected.stored
-        names = unshared if is_expected else [*shared, *unshared]
-        table = file.read(names, use_threads=False)
+    names, stored = [*shared, *unshared], None
+    if isinstance(path, PackedFile):
+        table = path.read_table(names)
+    else:
+        with explain_table_errors(path):
+            # In one piece and one thread: the files are small, and ``_stored`` needs the bytes.
+            content = path.read_bytes()
+            file = parquet.ParquetFile(pyarrow.BufferReader(content), pre_buffer=False)
+            stored = _stored(file, content, shared)
+            # Decoding columns that nearly all runs share would take half of the time.
+            if expected is not None and stored is not None and stored == expected.stored:
+                names = unshared
+            table = file.read(names, use_threads=False)
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}: run again.")
-    if expected is not None and is_expected:
+    if expected is not None and names is unshared:
         return table, expected
     return table.select(unshared), _order(table.select(shared), stored, expected)
 
@@ -174,7 +180,7 @@ def _targets(order: Order, classes: int) -> Mapping[str, NDArray[np.bool_]]:
     return {variant: targets[rows] for variant, rows in order.rows.items()}
 
 
-def answer_column(path: Path) -> str:
+def answer_column(path: RunFile) -> str:
     """Return the column of answers: predicted classes, or else words."""
     return "predicted" if "predicted" in column_names(path) else "answer"
 

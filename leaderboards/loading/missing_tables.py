@@ -1,11 +1,11 @@
 """Tables of which items lack a modality, published once for all runs."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.records.record import Record
 from steelyard.leaderboards.loading.collect import Run
+from steelyard.leaderboards.loading.packed import RunFile
 from steelyard.leaderboards.output.escape import escape_formulas
 from steelyard.tasks.corruptions.missing import FOLDER, MISSING, file_name
 
@@ -16,10 +16,10 @@ def tables_of(runs: Sequence[Run]) -> dict[str, bytes]:
     Raises:
         UserError: a run lacks a table, or the tables of two runs differ.
     """
-    first: dict[str, Path] = {}
+    first: dict[str, RunFile] = {}
     for run in runs:
         for name in _names(run.record):
-            path = run.folder / name
+            path = run.file(name)
             if not path.is_file():
                 raise UserError(
                     f"No {path}, which lists items without a modality; copy the folder."

@@ -12,9 +12,9 @@ import numpy as np
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import Progress, no_progress, subtask
 from steelyard.harness.records.budget import parse_budget
-from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.cells import SheetColumn, entry_sheet, number, with_half
+from steelyard.leaderboards.loading.collect import read_runs
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Cell, Sheet
 from steelyard.leaderboards.publish import Published, publish
@@ -117,7 +117,7 @@ def area(flops: Sequence[float], heights: Sequence[float]) -> float:
 
 
 def _budgets(folders: Sequence[Path]) -> list[str]:
-    specs = [read(path).spec for folder in folders for path in find(folder)]
+    specs = [run.record.spec for run in read_runs(folders)]
     # A cap on seconds changes what a budget buys: no point of the same curve.
     names = {spec.budget for spec in specs if spec.track == "compute" and spec.wall is None}
     if len(names) < 2:

@@ -8,11 +8,11 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import Progress, no_progress, subtask
-from steelyard.harness.records.record import find, read
 from steelyard.leaderboards.boards import evidence
 from steelyard.leaderboards.boards.board import Board
 from steelyard.leaderboards.boards.cells import SheetColumn, entry_sheet
 from steelyard.leaderboards.boards.plots.ranks import slope_figure
+from steelyard.leaderboards.loading.collect import read_runs
 from steelyard.leaderboards.output.report import Report, ReportPart
 from steelyard.leaderboards.output.sheet import Sheet
 from steelyard.leaderboards.publish import Published, publish
@@ -62,7 +62,7 @@ def publish_tracks(
     Raises:
         UserError: a track has no records, no task is on both tracks, or as ``publish``.
     """
-    tracks = {read(path).spec.track for folder in folders for path in find(folder)}
+    tracks = {run.record.spec.track for run in read_runs(folders)}
     for track in TRACKS:
         # Without any record ``publish`` has the better message.
         if tracks and track not in tracks:

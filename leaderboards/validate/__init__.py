@@ -9,9 +9,9 @@ from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.progress import Progress, no_progress
-from steelyard.harness.records.record import find
 from steelyard.leaderboards.loading.collect import Run
 from steelyard.leaderboards.loading.items import Order
+from steelyard.leaderboards.loading.packed import find_records, path_of
 from steelyard.leaderboards.validate import items, method_scan, sets
 from steelyard.leaderboards.validate.finding import Finding
 from steelyard.leaderboards.validate.items import ItemCheck
@@ -48,24 +48,24 @@ def validate(
     Raises:
         UserError: there is no record under ``path``, or no such folder or file.
     """
-    folders = find(path) if path.is_dir() else []
-    if not folders:
+    files = find_records(path) if path.is_dir() else []
+    if not files:
         raise UserError(f"No record under {path}: give a folder of finished runs.")
     findings: list[Finding] = []
     runs: list[Run] = []
     item_checks: dict[Path, ItemCheck] = {}
     # Most runs of a task share the order of their items, which is slow to read.
     orders: dict[str, Order] = {}
-    for index, folder in enumerate(folders):
-        report(f"checking {folder.name}", index / len(folders))
-        record = read_edited(folder, findings)
-        if record is None:
+    for index, file in enumerate(files):
+        report(f"checking {path_of(file).parent.name}", index / len(files))
+        run = read_edited(file, findings)
+        if run is None:
             continue
-        runs.append(Run(folder, record))
-        item_checks[folder] = items.check(folder, record, orders)
-        messages = [message for check in CHECKS for message in check(folder, record)]
-        messages += item_checks[folder].wrong
-        findings += [Finding(folder, message) for message in messages]
+        runs.append(run)
+        item_checks[run.folder] = items.check(run, orders)
+        messages = [message for check in CHECKS for message in check(run)]
+        messages += item_checks[run.folder].wrong
+        findings += [Finding(run.folder, message) for message in messages]
     # Checks across runs need every record.
     findings += sets.check(path, runs, {run: check.ids for run, check in item_checks.items()})
     if against is not None:

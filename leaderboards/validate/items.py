@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import digest
-from steelyard.harness.records.record import Record, Score, items_file
+from steelyard.harness.records.record import Score
 from steelyard.leaderboards.loading import items as item_table
+from steelyard.leaderboards.loading.collect import Run
+from steelyard.leaderboards.loading.packed import RunFile, path_of
 from steelyard.tasks.weighted_metrics import METRICS, Items, all_resampled
 
 AGREEMENT = 1e-5
@@ -30,13 +31,15 @@ class ItemCheck:
     """Hash of the item ids by task and variant."""
 
 
-def check(folder: Path, record: Record, orders: dict[str, item_table.Order]) -> ItemCheck:
+def check(run: Run, orders: dict[str, item_table.Order]) -> ItemCheck:
     """Compare every score with the run's items; ``orders`` by task is shared between runs."""
-    result = ItemCheck([], set(), {})
+    result, record = ItemCheck([], set(), {}), run.record
     for task in dict.fromkeys(score.task for score in record.scores):
-        path = folder / items_file(task, record.spec.task)
+        path = run.items(task)
         if not path.is_file():
-            result.wrong.append(f"{path.name} is missing: the scores of {task} cannot be checked")
+            result.wrong.append(
+                f"{path_of(path).name} is missing: the scores of {task} cannot be checked"
+            )
             continue
         provenance = record.provenance
         if task != record.spec.task:
@@ -52,7 +55,7 @@ def check(folder: Path, record: Record, orders: dict[str, item_table.Order]) -> 
 
 
 def _check_task(
-    path: Path,
+    path: RunFile,
     scores: Sequence[Score],
     classes: int,
     result: ItemCheck,

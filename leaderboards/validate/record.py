@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from steelyard import tasks
@@ -16,34 +15,37 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import file_hash
 from steelyard.harness.models import registry
 from steelyard.harness.records.budget import parse_budget
-from steelyard.harness.records.record import RECORD, Ledger, Record, Score, checksum, load, parse
+from steelyard.harness.records.record import Ledger, Score, checksum
 from steelyard.harness.records.spec import RunSpec
+from steelyard.leaderboards.loading.collect import Run, run_of
+from steelyard.leaderboards.loading.packed import PackedFile, RunFile, load_record, path_of
 from steelyard.leaderboards.validate.finding import Finding
 
 ROUNDING = 1e-9
 
 
-def read_edited(folder: Path, findings: list[Finding]) -> Record | None:
+def read_edited(file: RunFile, findings: list[Finding]) -> Run | None:
     """Read a record even if its checksum is wrong; append errors to ``findings``."""
-    path = folder / RECORD
+    folder = path_of(file).parent
     try:
-        content = load(path)
-        record = parse(content, path)
+        content = load_record(file)
+        run = run_of(file, content)
     except UserError as error:
         findings.append(Finding(folder, str(error)))
         return None
     # Records of schema 1 have no checksum.
-    if record.schema > 1 and record.seal != (computed := checksum(content)):
-        findings.append(Finding(folder, f"edited: checksum {record.seal}, content {computed}"))
-    return record
+    if run.record.schema > 1 and run.record.seal != (computed := checksum(content)):
+        findings.append(Finding(folder, f"edited: checksum {run.record.seal}, content {computed}"))
+    return run
 
 
-def check_names(folder: Path, record: Record) -> Iterator[str]:
+def check_names(run: Run) -> Iterator[str]:
     """Check that folder and id follow from the spec and names have no invisible characters."""
+    record = run.record
     if record.id != record.spec.id:
         yield f"the id is {record.id}, the spec gives {record.spec.id}"
-    if folder.name != record.id:
-        yield f"the folder is called {folder.name}, the run {record.id}"
+    if run.folder.name != record.id:
+        yield f"the folder is called {run.folder.name}, the run {record.id}"
     for where, text in _texts(asdict(record)):
         if any(map(is_invisible, text)):
             yield f"control characters in {where}: {json.dumps(text)}"
@@ -61,8 +63,9 @@ def _texts(value: Any, where: str = "record") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, where)
 
 
-def check_scores(folder: Path, record: Record) -> Iterator[str]:
+def check_scores(run: Run) -> Iterator[str]:
     """Check that scores are finite and unique, with the directions of the task."""
+    record = run.record
     if record.status == "failed":
         if record.scores:
             yield "a failed run has scores"
@@ -108,8 +111,9 @@ def _name(score: Score) -> str:
     return " ".join(part for part in parts if part)
 
 
-def check_ledger(folder: Path, record: Record) -> Iterator[str]:
+def check_ledger(run: Run) -> Iterator[str]:
     """Check limits against the budget, and FLOPs, steps and items against the limits."""
+    record = run.record
     ledger, spec = record.ledger, record.spec
     if spec.task == tasks.NOTHING:
         return  # an untrained model spent nothing
@@ -162,27 +166,33 @@ def _batch_size(spec: RunSpec) -> int | None:
         return None
 
 
-def check_tables(folder: Path, record: Record) -> Iterator[str]:
+def check_tables(run: Run) -> Iterator[str]:
     """Check that the item files are those that the run wrote."""
+    record = run.record
     tables = record.provenance.get("tables")
     if tables is None and record.schema > 1 and record.scores:
         yield "the provenance lacks the hashes of the item files"
     for name, expected in (tables or {}).items():
-        path = folder / name
+        path = run.file(name)
         if not path.is_file():
             yield f"{name} is missing"
+        elif isinstance(path, PackedFile):
+            # Packing has compared the hash of the file.
+            if not path.is_unchanged():
+                yield f"{name} was changed after it was packed"
         elif file_hash(path) != expected:
             yield f"{name} was changed: its hash is {file_hash(path)}, recorded is {expected}"
 
 
-def check_weights(folder: Path, record: Record) -> Iterator[str]:
+def check_weights(run: Run) -> Iterator[str]:
     """Check that the hash of the weights is recorded, since version 2 of the rules."""
+    record = run.record
     required = record.provenance.get("rules", 1) != 1
     if required and record.status == "done" and not record.provenance.get("weights"):
         yield "the provenance lacks the hash of the weights that gave the scores"
 
 
-CHECKS: tuple[Callable[[Path, Record], Iterator[str]], ...] = (
+CHECKS: tuple[Callable[[Run], Iterator[str]], ...] = (
     check_names,
     check_scores,
     check_ledger,

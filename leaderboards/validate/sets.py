@@ -9,10 +9,10 @@ from typing import Any
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.folders import tree
-from steelyard.harness.records.record import Record, Score, find, read
+from steelyard.harness.records.record import Record, Score
 from steelyard.harness.runs import tuning
 from steelyard.harness.runs.provenance import data_revisions
-from steelyard.leaderboards.loading.collect import Run, backbone_name, budget_name
+from steelyard.leaderboards.loading.collect import Run, backbone_name, budget_name, read_runs
 from steelyard.leaderboards.validate.finding import Finding
 
 JUMP = 0.02
@@ -55,7 +55,9 @@ def check(path: Path, runs: Sequence[Run], ids: Ids) -> list[Finding]:
 
 def compare_published(runs: Sequence[Run], against: Path) -> list[Finding]:
     """Find runs whose scores differ from the published run with the same spec."""
-    published = {_run_key(record): record for record in map(read, find(against))}
+    published = {
+        _run_key(record): record for record in (run.record for run in read_runs([against]))
+    }
     return [
         Finding(run.folder, f"{message} in {against}")
         for run in runs
