@@ -117,13 +117,13 @@ def mine(policy: Policy) -> list[MinedAnswer]:
 
     while work["positions"]:
         stage.mark(work, policy.state)
-        batch, work["positions"] = work["positions"][:size], work["positions"][size:]
         # The plan is an estimate and the share a limit: the last batch holds what still fits.
         before, cost = meter.fraction, work["cost"]
         room = max(0.0, work["end"] - before)
-        batch = batch if room >= cost * len(batch) else batch[: int(room / cost)]
-        if not batch:
+        count = size if room >= cost * size else int(room / cost)
+        if not count:
             break
+        batch, work["positions"] = work["positions"][:count], work["positions"][count:]
         answers = itertools.chain(*ranks.deal(chunks(batch), answer))
         work["answers"] += map(asdict, answers)
         work["cost"] = (meter.fraction - before) / len(batch)

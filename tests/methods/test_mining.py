@@ -15,6 +15,7 @@ import torch
 import vlm_toys
 from torch import Tensor, nn
 
+from steelyard.harness.budget.checkpoints import Checkpoints
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example, Modality, Turn
 from steelyard.harness.models import vlm_build, vlm_config
@@ -278,9 +279,17 @@ class Costs:
     def __init__(
         self, count: int, step: float, answer: float, items: int | None = None, **options: Any
     ) -> None:
-        self.meter = SimpleNamespace(
-            fraction=0.5, budget=Budget("x", items=items), log=lambda v: self.logged.update(v)
+        self.meter: Any = SimpleNamespace(
+            fraction=0.5,
+            budget=Budget("x", items=items),
+            log=lambda v: self.logged.update(v),
+            on_progress=lambda fraction: None,
+            steps=0,
+            spent=0.0,
+            seconds=0.0,
         )
+        self.meter.checkpoints = Checkpoints(self.meter)
+        self.state = ()
         self.config = mbpo.Config(**{"iig": False, "mine_share": 0.2, **options})
         self.backbone = SimpleNamespace(recipe=Recipe(batch_size=4))
         image = Path("x.png")
