@@ -18,6 +18,7 @@ from steelyard.harness.core import lease as leases
 from steelyard.harness.core.errors import Interrupted, LeaseLost
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import Busy, check_output
+from steelyard.harness.core.folders import listing
 from steelyard.harness.core.progress import console, show_progress
 from steelyard.harness.runs import plan as plans
 from steelyard.harness.runs.parallel import ensure_base_model, quiet_heavy_libraries
@@ -63,6 +64,7 @@ class Worker:
         self.plan, self.runs, self.device, self.stop = plan, runs, device, stop
         self.settled: dict[int, CellState] = {}
         """Cells that need not be looked at again."""
+        self._ids = [cell.spec.id for cell in plan.cells]
         self._data: tuple[int, Mapping[str, Corpus]] = (-1, {})
 
     def work(self, indices: Sequence[int]) -> list[int]:
@@ -74,50 +76,57 @@ class Worker:
             Interrupted: there is a reason to stop.
             UserError: data or a file of a method is not that of the plan.
         """
-        left, thorough = list(indices), False
+        left = list(indices)
         with ExitStack() as stack:
             is_waiting = False
             while left:
                 before = len(self.settled)
-                left = self._pass_over(left, thorough=thorough)
-                has_settled = len(self.settled) > before
-                if left and thorough and not has_settled:
-                    if not is_waiting:
-                        try:
-                            waiting = leases.lease(self.runs / WAITING, wait=False)
-                            stack.enter_context(waiting)
-                        except Busy:
-                            break
-                        is_waiting = True
-                    self._sleep(leases.HEARTBEAT)
-                thorough = not has_settled
+                self._run_new(left)
+                self._run_left(left)
+                left = [index for index in left if index not in self.settled]
+                if not left or len(self.settled) > before:
+                    continue
+                if not is_waiting:
+                    try:
+                        stack.enter_context(leases.lease(self.runs / WAITING, wait=False))
+                    except Busy:
+                        break
+                    is_waiting = True
+                self._sleep(leases.HEARTBEAT)
         return left
 
-    def _pass_over(self, indices: Sequence[int], *, thorough: bool) -> list[int]:
-        """Look at cells and run those that nobody holds; return those that are not settled.
+    def _run_new(self, indices: Sequence[int]) -> None:
+        """Run cells that no worker has begun, in their order.
 
-        Unless ``thorough``, more and more cells are left out where others work: a thousand workers
-        would else all look at the same ones.
+        One listing of the runs' folders tells which these are. Where others were faster, more and
+        more cells are left out, or hundreds of workers would all try the same ones.
         """
-        left = []
-        skip = held = 0
-        for index in indices:
-            if skip:
-                skip -= 1
-                left.append(index)
-                continue
-            self.stop.check()
-            state = cell_state(self.plan, index, self.runs)
-            if state.state == "waiting":
-                state = self._run(index)
-            if state.is_settled:
-                self.settled[index] = state
-                held = 0
-            else:
-                left.append(index)
-                held += 1
-                skip = 0 if thorough else random.randrange(held)
-        return left
+        while True:
+            names = {path.name for path in listing(self.runs)}
+            new = [index for index in indices if self._ids[index] not in names]
+            if not new:
+                return
+            position = losses = 0
+            while position < len(new) and not self._try(new[position]).is_settled:
+                losses += 1
+                position += 1 + random.randrange(losses)
+
+    def _run_left(self, indices: Sequence[int]) -> None:
+        """Look at all cells that are not settled, and run those that nobody holds."""
+        start = random.randrange(len(indices))  # workers do not look at the same one
+        for index in (*indices[start:], *indices[:start]):
+            if index not in self.settled:
+                self._try(index)
+
+    def _try(self, index: int) -> CellState:
+        """Run a cell if it waits; return its state."""
+        self.stop.check()
+        state = cell_state(self.plan, index, self.runs)
+        if state.state == "waiting":
+            state = self._run(index)
+        if state.is_settled:
+            self.settled[index] = state
+        return state
 
     def _run(self, index: int) -> CellState:
         """Run a cell; return its state, which is ``running`` if another worker was faster."""
