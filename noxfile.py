@@ -205,11 +205,10 @@ def find_python(version: str) -> str:
 
 @nox.session
 def vllm(session: nox.Session) -> None:
-    """Resolve this package beside the vLLM that TRL supports; nothing is installed."""
+    """Resolve the extra ``vllm``, of the vLLM that TRL supports; nothing is installed."""
     session.install("uv")
-    trl = Path(session.create_tmp()) / "trl.in"
-    trl.write_text("trl[vllm]\n", encoding="utf-8")
-    words = ("uv", "pip", "compile", "--quiet", "--no-annotate", "pyproject.toml", str(trl))
+    options = ("--quiet", "--no-annotate", "--extra", "vllm")
+    words = ("uv", "pip", "compile", *options, "pyproject.toml")
     for line in str(session.run(*words, silent=True)).splitlines():
         if line.partition("==")[0] in ("numpy", "torch", "transformers", "trl", "vllm"):
             session.log(line)

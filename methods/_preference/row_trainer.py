@@ -18,11 +18,12 @@ from torch import Tensor
 
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core import ranks
+from steelyard.harness.core.options import read_values
 from steelyard.harness.core.seeds import seed_for
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.training.generation import continuations
+from steelyard.harness.training import generation
 from steelyard.harness.training.train_data import TrainData
-from steelyard.methods._preference import online, trl, trl_data
+from steelyard.methods._preference import online, trl, trl_data, vllm
 from steelyard.methods._preference.online import BlockSampler, Sampling, StreamRow
 from steelyard.tasks.answers import without_reasoning
 
@@ -36,6 +37,8 @@ class Answer:
     row: int
     tokens: tuple[int, ...]
     rewards: Mapping[str, float]
+    log_probs: tuple[float, ...] = ()
+    """Of the tokens, by an engine that returns them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class RowTrainer:
     # Of TRL's trainers.
     accelerator: Any
     num_generations: int
+    use_vllm: bool
     reward_func_names: Sequence[str]
     _metrics: dict[str, dict[str, list[float]]]
 
@@ -84,8 +88,12 @@ class RowTrainer:
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, fields: Any, *group: int) -> Any:
         tokens = [list(answer.tokens) for answer in self._answers]
-        # GRPO's has a further argument, and also returns log-probabilities, which only vLLM has.
-        return (tokens, None) if group else tokens
+        if not group:
+            return tokens
+        # GRPO's has a further argument, and also returns log-probabilities, which only vLLM has;
+        # TRL takes NaN for unknown.
+        known = (a.log_probs or (NAN,) * len(a.tokens) for a in self._answers)
+        return tokens, list(map(list, known)) if self.use_vllm else None
 
     def _calculate_rewards(self, *columns: Any) -> Tensor:
         rewards = [[a.rewards.get(n, NAN) for n in self.reward_func_names] for a in self._answers]
@@ -115,17 +123,27 @@ class RowTrainer:
 
     def sample(self, questions: Sequence[int]) -> list[list[Answer]]:
         """Sample a group of answers to each of these rows; charged to ``rollout``."""
-        source, config = self.source, self.source.config
+        source, config, group = self.source, self.source.config, self.source.config.group
+        starts = range(0, group * len(questions), group)
+        positions = [source.rows[row].position for row in questions]
         with source.meter.phase("rollout"):
-            batch = source.data.gather([source.rows[row].position for row in questions])
-            options = (config.max_tokens, config.temperature, config.group)
-            sampled = continuations(source.backbone, source.meter, batch, *options)
-        rows = [row for row in questions for _ in range(config.group)]
+            batch = source.data.gather(positions)
+            if self.use_vllm:
+                inputs = [source.data.turn(position).inputs for position in positions]
+                with source.meter.audit.unseen():  # an engine in this process
+                    sampled, log_probs = vllm.sample(self, batch, inputs, group)
+                groups = [sampled[start : start + group] for start in starts]
+                generation.charge(source.backbone, source.meter, batch, groups)
+            else:
+                options = (config.max_tokens, config.temperature, group)
+                sampled = generation.continuations(source.backbone, source.meter, batch, *options)
+                log_probs = [[]] * len(sampled)
+        rows = [row for row in questions for _ in range(group)]
         answers = [
-            Answer(row, tuple(ids), self.rewards(row, ids))
-            for row, ids in zip(rows, sampled, strict=True)
+            Answer(row, tuple(ids), self.rewards(row, ids), tuple(values))
+            for row, ids, values in zip(rows, sampled, log_probs, strict=True)
         ]
-        return [answers[i : i + config.group] for i in range(0, len(answers), config.group)]
+        return [answers[start : start + group] for start in starts]
 
     def rewards(self, row: int, ids: Sequence[int]) -> dict[str, float]:
         """Return the rewards of a sampled answer."""
@@ -209,6 +227,7 @@ def online_trainer(
     size, order = backbone.recipe.batch_size, seed_for(seed, "online", "order")
     passes = trl.passes(backbone, size)["gradient_accumulation_steps"]
     sampler = BlockSampler(online.pools(rows, config.group, mix), size, order, passes)
+    use_vllm = read_values(config_class, backbone.trainer_settings).get("use_vllm")
     form = [online.form] if config.format_reward else []
     with trl.workspace(backbone) as folder:
         # TRL would load the model that its configuration names, which is not the start of this run
@@ -224,6 +243,7 @@ def online_trainer(
             "num_iterations": 1,
             "log_completions": False,
             "epsilon": config.clip,
+            **(vllm.settings(backbone) if use_vllm else {}),
             **settings,
         }
         trainer = trainer_class(

@@ -49,8 +49,9 @@ UNUSED = (
     "eos_token", "pad_*", "truncation_mode", "shuffle_dataset", "packing*", "padding_free",
     "*_only_loss", "activation_*", "precompute_*", "*ref_model*", "top_[pk]", "min_p",
     "repetition_penalty", "generation_*", "steps_per_generation", "num_iterations",
-    "cache_implementation", "*vllm*", "*transformers_*", "ds3_*", "log_*", "num_completions_*",
-    "max_tool_*", "num_generations_eval", "disable_dropout", "reward_weights", "cast_*",
+    "cache_implementation", "*structured_outputs*", "*transformers_*", "ds3_*", "log_*",
+    "num_completions_*", "max_tool_*", "num_generations_eval", "disable_dropout",
+    "reward_weights", "cast_*",
 )  # fmt: skip
 """Keys without effect: rows, answers, sampling and the reference are this package's own."""
 
@@ -62,6 +63,7 @@ def check(trainer: str, settings: Options, options: Collection[str]) -> None:
     """
     import trl
     from transformers import TrainingArguments
+    from trl.import_utils import is_vllm_available
 
     config_class: type[Any] = getattr(trl, trainer)
     base = {field.name for field in fields(TrainingArguments)}
@@ -85,6 +87,10 @@ def check(trainer: str, settings: Options, options: Collection[str]) -> None:
             )
         raise unknown(f"setting of TRL's {trainer}", key, names)
     values = read_values(config_class, settings)
+    if values.get("use_vllm") and not is_vllm_available():
+        raise UserError(
+            "--trl use_vllm: there is no vLLM here: pip install 'steelyard[vllm]', for a GPU."
+        )
     check_values(config_class, values, f"setting of TRL's {trainer}", names)
     try:
         with warnings.catch_warnings(action="ignore"):  # of names that TRL itself still uses

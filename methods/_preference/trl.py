@@ -210,6 +210,7 @@ def arguments(
         "logging_nan_inf_filter": False,  # a loss that is not finite has to end the run
         "max_length": None,  # TRL would cut answers off
         "disable_dropout": False,
+        "vllm_importance_sampling_correction": False,  # see ``vllm``
         "use_bias_correction_kl": False,  # the ratio is no factor of the divergence in GRPO
     }
     names = inspect.signature(config_class).parameters
