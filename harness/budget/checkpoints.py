@@ -9,7 +9,7 @@ finished returns its result at once; the one that was under way is restored by i
         return stage.result
     position = stage.position or {"step": 0}
     while ...:
-        stage.mark(position, [optimiser, generator])  # between two steps
+        stage.mark(lambda: position, [optimiser, generator])  # between two steps
         ...
     stage.finish()
 
@@ -23,11 +23,12 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import Interrupted, LeaseLost, one_line
 from steelyard.harness.core.files import TemporaryFolder, digest, explain_write_errors, write_json
 from steelyard.harness.core.progress import echo
@@ -44,6 +45,8 @@ SPENT = "spent.json"
 SCHEMA = 1
 NOTE_SECONDS = 10.0
 """Time between two notes of what an attempt has reached."""
+Position = Callable[[], Mapping[str, Any]]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -58,12 +61,12 @@ class Stage:
     position: dict[str, Any] | None = None
     """Where an earlier attempt was in it; its state follows with the first ``mark``."""
 
-    def mark(self, position: Mapping[str, Any], parts: Sequence[Any] | None) -> None:
+    def mark(self, position: Position, parts: Sequence[Any] | None) -> None:
         """Note that nothing is under way: a checkpoint is restored, or written if it is time.
 
-        ``position`` is JSON. ``parts`` are torch generators and objects with ``state_dict`` and
-        ``load_state_dict``, everything beside the backbone's weights that changes; None if that is
-        not known, and then this training has no checkpoints from here on.
+        ``position`` returns JSON. ``parts`` are everything beside the backbone's weights that
+        changes: torch generators, and objects with ``state_dict`` and ``load_state_dict``; None if
+        that is not known, and then this training has no checkpoints from here on.
 
         Raises:
             Interrupted: a progress callback has asked for the end of the run.
@@ -84,6 +87,7 @@ class Checkpoints:
         self._meter = meter
         self._folder = Path()
         self._backbone: Any = None
+        self._parts: Sequence[Any] = ()
         self._trained: set[str] = set()
         self._about: dict[str, Any] = {}
         self._period = self._due = self._note_due = math.inf
@@ -95,14 +99,21 @@ class Checkpoints:
         self._interruption: Interrupted | None = None
 
     def open(
-        self, folder: Path, minutes: float, backbone: "nn.Module", about: Mapping[str, Any]
+        self,
+        folder: Path,
+        minutes: float,
+        backbone: "nn.Module",
+        about: Mapping[str, Any],
+        parts: Sequence[Any] = (),
     ) -> None:
         """Read the checkpoint of an earlier attempt, and write one all ``minutes``; 0 for never.
+
+        ``parts`` are those of every stage; see ``Stage.mark``.
 
         One is of use only where ``about`` (code, versions, device) is equal. Another, or a damaged
         one, is removed with a line that says so, and training starts anew.
         """
-        self._folder, self._backbone = folder, backbone
+        self._folder, self._backbone, self._parts = folder, backbone, parts
         self._trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
         self._about = {"schema": SCHEMA, **about}
         self._period = 60 * minutes or math.inf
@@ -136,6 +147,18 @@ class Checkpoints:
             return Stage(self, index, finished=True, result=self._saved["results"][index])
         return Stage(self, index, position=self._saved["position"])
 
+    def collect(self, name: str, items: Sequence[T], work: Callable[[T], Any]) -> list[Any]:
+        """Return what ``work`` makes of each item, as JSON; ranks share it, between checkpoints."""
+        stage = self.stage(name)
+        if stage.finished:
+            return list(stage.result)
+        results: list[Any] = (stage.position or {"results": []})["results"]
+        while len(results) < len(items):
+            stage.mark(lambda: {"results": results}, ())
+            results.extend(ranks.deal(items[len(results) :][: ranks.world()], work))
+        stage.finish(results)
+        return results
+
     def defer(self, interruption: Interrupted) -> None:
         """Raise it at the next mark, after a checkpoint; at once if there will be none."""
         never = self._period == math.inf or not self._names or isinstance(interruption, LeaseLost)
@@ -144,10 +167,10 @@ class Checkpoints:
             raise interruption
         self._interruption = interruption
 
-    def mark(self, position: Mapping[str, Any], parts: Sequence[Any] | None) -> None:
+    def mark(self, position: Position, parts: Sequence[Any] | None) -> None:
         """See ``Stage.mark``."""
         if self._saved is not None:
-            self._restore(self._saved, parts or ())
+            self._restore(self._saved, (*self._parts, *(parts or ())))
             return
         if parts is None:
             self._period = self._due = math.inf
@@ -157,7 +180,7 @@ class Checkpoints:
         ends, now = self._interruption is not None, time.monotonic()
         if now >= self._due or (ends and self._period < math.inf):
             with self._meter.uncounted():
-                self._write(position, parts or ())
+                self._write(position(), (*self._parts, *(parts or ())))
             self._due = time.monotonic() + self._period
         if ends or now >= self._note_due:
             self._note((self._meter.spent, self._meter.seconds))

@@ -225,6 +225,16 @@ class Meter(StepLog):
         self.on_log({**row, **shares})
 
     @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Charge no FLOPs inside: an earlier attempt of the run has paid for them."""
+        active, self._active = self._active, False
+        try:
+            with self.audit.unseen():
+                yield
+        finally:
+            self._active = active
+
+    @contextmanager
     def uncounted(self) -> Iterator[None]:
         """Leave the seconds inside out: they are the harness's own overhead."""
         self._tick()

@@ -5,7 +5,8 @@ forward pass, generation and the passes of a reference model.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -30,7 +31,8 @@ Features = Mapping[str, Sequence[Tensor]]
 class StoredFeatures:
     """Features of one image in the host's memory."""
 
-    features: Features
+    features: Features | None
+    """None for what an earlier attempt of a run computed."""
     size: int
     """Bytes."""
     uses: int = 0
@@ -46,6 +48,8 @@ class FeatureStore:
         self.limit = limit
         self.size = 0
         self._entries: dict[bytes, StoredFeatures] = {}
+        self.repeat: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Context in which features of an earlier attempt are computed again."""
 
     def __deepcopy__(self, memo: Any) -> Self:
         return self  # the frozen tower of a reference model has the same weights
@@ -57,7 +61,14 @@ class FeatureStore:
         entry.uses += 1
         return entry.features
 
+    def computing(self, key: bytes) -> AbstractContextManager[None]:
+        """Return the context in which the features of an image are computed."""
+        return self.repeat() if key in self._entries else nullcontext()
+
     def add(self, key: bytes, features: Features) -> None:
+        if key in self._entries:
+            self._entries[key].features = features
+            return
         tensors = [tensor for part in features.values() for tensor in part]
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         self._entries[key] = StoredFeatures(features, size)
@@ -66,6 +77,16 @@ class FeatureStore:
             # ``min`` returns the first of equal ones, and the newest is last.
             least = min(self._entries, key=lambda key: self._entries[key].uses)
             self.size -= self._entries.pop(least).size
+
+    def state_dict(self) -> list[tuple[str, int, int]]:
+        """Return images, sizes and uses, without the features: they can be computed again."""
+        return [(key.hex(), entry.size, entry.uses) for key, entry in self._entries.items()]
+
+    def load_state_dict(self, state: Iterable[tuple[str, int, int]]) -> None:
+        """Continue with the images of an earlier attempt."""
+        rows = [(bytes.fromhex(key), StoredFeatures(None, *numbers)) for key, *numbers in state]
+        self._entries = dict(rows)
+        self.size = sum(entry.size for entry in self._entries.values())
 
 
 class FrozenTower(nn.Module):
@@ -108,9 +129,9 @@ class FrozenTower(nn.Module):
             features = self.feature_store.get(key)
             if features is None:
                 keywords = {} if args else {"pixel_values": image}
-                output = super().__call__(
-                    *[image, *args[1:]][: len(args)], **kwargs | further | keywords
-                )
+                inputs = [image, *args[1:]][: len(args)]
+                with self.feature_store.computing(key):
+                    output = super().__call__(*inputs, **kwargs | further | keywords)
                 features = self._features(output, packed=grid is not None)
                 self.feature_store.add(key, features)
             batch.append(features)
@@ -155,6 +176,11 @@ def freeze(tower: nn.Module, layers: Sequence[int], limit: float) -> None:
     frozen = cast(FrozenTower, tower)
     frozen.feature_store, frozen.feature_layers = FeatureStore(limit), tuple(layers)
     frozen.requires_grad_(False).eval()
+
+
+def feature_stores(module: nn.Module) -> list[FeatureStore]:
+    """Return the stores of the frozen towers in a module."""
+    return [inner.feature_store for inner in module.modules() if isinstance(inner, FrozenTower)]
 
 
 def fingerprints(rows: Tensor) -> Tensor:

@@ -128,10 +128,8 @@ def train(
             raise extension.NotRestorable(finding)
 
     meter.on_progress = report
-    about = {"spec": spec.id, "code": code()["source"], "packages": packages()}
-    about["device"] = device_name(device)
     if ranks.world() == 1:
-        meter.checkpoints.open(folder / PARTS, checkpoint_minutes, backbone, about)
+        _open_checkpoints(meter, backbone, spec, folder / PARTS, device, checkpoint_minutes)
     # After the build, so that dropout does not depend on the number of weights drawn before.
     torch.manual_seed(spec.seed_for("training", *ranks.name()))
     # Reading validation or test images during training is cheating and fails the run.
@@ -186,6 +184,24 @@ def train(
     if ranks.world() == 1:
         meter.checkpoints.remove()
     return result
+
+
+def _open_checkpoints(
+    meter: Meter,
+    backbone: "Classifier | Vlm",
+    spec: RunSpec,
+    folder: Path,
+    device: str,
+    minutes: float,
+) -> None:
+    from steelyard.harness.models.frozen_tower import feature_stores
+
+    stores = feature_stores(backbone)
+    for store in stores:
+        store.repeat = meter.repeated
+    about = {"spec": spec.id, "code": code()["source"], "packages": packages()}
+    about["device"] = device_name(device)
+    meter.checkpoints.open(folder, minutes, backbone, about, stores)
 
 
 def _move(source: Path, target: Path) -> None:

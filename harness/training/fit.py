@@ -69,7 +69,7 @@ def fit(
     start = position["start"]
     changing = None if state is None else (optimiser, *extra, *state)
     for positions in data.positions(backbone.recipe.batch_size, seed, stage, position["step"]):
-        section.mark(position, changing)
+        section.mark(lambda: position, changing)
         if meter.fraction >= until:
             break
         progress = (meter.fraction - start) / (until - start)

@@ -116,7 +116,7 @@ def mine(policy: Policy) -> list[MinedAnswer]:
         return policy.answer_attacked(chunk, generator, work["steps"])
 
     while work["positions"]:
-        stage.mark(work, policy.state)
+        stage.mark(lambda: work, policy.state)
         # The plan is an estimate and the share a limit: the last batch holds what still fits.
         before, cost = meter.fraction, work["cost"]
         room = max(0.0, work["end"] - before)

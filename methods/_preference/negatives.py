@@ -25,7 +25,6 @@ import numpy as np
 from PIL import Image
 
 from steelyard.harness.budget.meter import Meter
-from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example, Inputs
 from steelyard.harness.core.options import require
@@ -180,7 +179,7 @@ def mined_answers(
             answers.append(text if ids[-1] in backbone.eos_ids else None)
         return answers
 
-    batches = ranks.deal(range(0, len(positions), size), answer)
+    batches = meter.checkpoints.collect("answers", range(0, len(positions), size), answer)
     return [answer for batch in batches for answer in batch]
 
 

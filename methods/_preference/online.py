@@ -4,9 +4,11 @@ A reward is 0 or 1, by rules: for the right answer, and for its form. ``row_trai
 answers and hands them to TRL.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import Sampler
@@ -16,6 +18,7 @@ from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Example
 from steelyard.harness.core.options import require
 from steelyard.harness.training.train_data import TrainData
+from steelyard.methods._preference.trl_data import ENDLESS
 from steelyard.tasks.answers import exact
 
 Stream = Literal["online", "offline"]
@@ -90,32 +93,56 @@ class BlockSampler(Sampler[int]):
     occurs once per epoch, in an order that is reshuffled for each epoch. A block is repeated for
     each of the ``passes`` with gradients of a step. Each of several ranks draws all rows and yields
     an equal part of every block, so that all see the same kind of rows in a step.
+
+    It has no end. Loaders read ahead: ``unused`` are the blocks that no step has used, and an
+    iterator begins with them.
     """
 
     def __init__(self, pools: Sequence[RowPool], block: int, seed: int, passes: int = 1) -> None:
         self.pools = [pool for pool in pools if pool.rows and pool.fraction > 0]
         self.block, self.passes = block, passes
-        generator = torch.Generator().manual_seed(seed)
-        # Made once, so that the trainer's next epoch continues the order instead of repeating it.
-        self._orders = [self._endless(pool.rows, generator) for pool in self.pools]
+        self.unused: deque[list[int]] = deque()
+        self._generator = torch.Generator().manual_seed(seed)
+        self._upcoming: list[list[int]] = [[] for _ in self.pools]
+        """Rows of each pool that are left of its epoch."""
         self._due = [0.0] * len(self.pools)
-        # Rounded up, so that small data make at least one block.
-        self._blocks = -(-sum(len(p.rows) * p.repeats for p in self.pools) // block)
 
     def __len__(self) -> int:
-        return self._blocks * self.passes * self.block // ranks.world()
+        return ENDLESS
 
     def __iter__(self) -> Iterator[int]:
-        for _ in range(self._blocks):
+        yield from itertools.chain(*self.unused)
+        while True:
             index = self._next_pool()
             repeats = self.pools[index].repeats
             rows = ranks.slice_of(self.draw(index, self.block // repeats))
             # TRL asks for the block before each pass, and reads it before the first only.
-            yield from [row for row in rows for _ in range(repeats)] * self.passes
+            self.unused.append([row for row in rows for _ in range(repeats)] * self.passes)
+            yield from self.unused[-1]
 
     def draw(self, pool: int, count: int) -> list[int]:
         """Return the next rows of a pool's order."""
-        return [next(self._orders[pool]) for _ in range(count)]
+        rows, upcoming = self.pools[pool].rows, self._upcoming[pool]
+        while len(upcoming) < count:
+            order = torch.randperm(len(rows), generator=self._generator).tolist()
+            upcoming += [rows[i] for i in order]
+        result, self._upcoming[pool] = upcoming[:count], upcoming[count:]
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the order, as JSON."""
+        return {
+            "unused": list(self.unused),
+            "upcoming": self._upcoming,
+            "due": self._due,
+            "generator": self._generator.get_state().tolist(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at a position."""
+        self.unused = deque(state["unused"])
+        self._upcoming, self._due = state["upcoming"], state["due"]
+        self._generator.set_state(torch.tensor(state["generator"], dtype=torch.uint8))
 
     def _next_pool(self) -> int:
         total = sum(pool.fraction for pool in self.pools)
@@ -126,11 +153,6 @@ class BlockSampler(Sampler[int]):
         index = max(range(len(self.pools)), key=lambda index: self._due[index])
         self._due[index] -= 1
         return index
-
-    @staticmethod
-    def _endless(rows: Sequence[int], generator: torch.Generator) -> Iterator[int]:
-        while True:
-            yield from (rows[i] for i in torch.randperm(len(rows), generator=generator).tolist())
 
 
 def pools(rows: Sequence[StreamRow], group: int, mix: float) -> list[RowPool]:

@@ -73,7 +73,7 @@ class ImagePairTrainer(DPOTrainer):  # type: ignore[misc]
         for name, value in terms.items():
             metrics[name].append(value.item())
         policy_right, policy_wrong, *_ = policy.chunk(len(names))
-        # TRL's names, by which ``trl.check_step`` finds a batch without answer tokens.
+        # TRL's names, by which ``callbacks.check_step`` finds a batch without answer tokens.
         metrics["logps/chosen"].append(policy_right.mean().item())
         metrics["logps/rejected"].append(policy_wrong.mean().item())
         metrics["rewards/margins"].append(self.beta * (right - wrong).mean().item())

@@ -6,6 +6,7 @@ read them from the batch if told that they were precomputed. TRL's own way of pr
 images and hashes all weights.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -35,27 +36,31 @@ def cached(
     Returns a collator that adds their log-probabilities under ``names``, one [B] for each block of
     sequences of a batch, and the number of rows that were scored. Ranks score them in turns.
     """
-    end = meter.fraction + LARGEST_PART * (1 - meter.fraction)
     # On the data track no pass of the start model moves the meter's fraction.
     rows = min(rows, max(size, meter.budget.items or rows))
     backbone.eval()
-    blocks: list[Tensor] = []
     micro = backbone.recipe.micro_size(size)
+    stage = meter.checkpoints.stage("reference")
+    end = meter.fraction + LARGEST_PART * (1 - meter.fraction)
+    work = stage.result or stage.position or {"end": end, "rows": []}
 
-    def scores(start: int) -> Tensor:
+    def scores(start: int) -> list[list[float]]:
         batch = collate([{"row": row} for row in range(start, min(start + micro, rows))])
         values = torch.cat(
             [_log_probs(backbone, inputs) for inputs in trl_data.model_inputs(batch)]
         )
-        return values.view(len(names), -1).float().cpu()
+        columns: list[list[float]] = values.view(len(names), -1).float().T.tolist()
+        return columns
 
     with meter.phase("reference"), torch.no_grad():
-        starts = range(0, rows, micro)
-        for index in range(0, len(starts), ranks.world()):
-            if starts[index] >= size and meter.fraction >= end:
+        while not stage.finished and (start := len(work["rows"])) < rows:
+            stage.mark(lambda: work, ())
+            if start >= size and meter.fraction >= work["end"]:
                 break
-            blocks += ranks.deal(starts[index : index + ranks.world()], scores)
-    table = torch.cat(blocks, dim=1)
+            starts = range(start, rows, micro)[: ranks.world()]
+            work["rows"] += itertools.chain(*ranks.deal(starts, scores))
+    stage.finish(work)
+    table = torch.tensor(work["rows"]).T
     meter.log({"rows_scored": float(table.shape[1])})
 
     def collate_with_reference(batch: list[dict[str, int]]) -> dict[str, Tensor]:

@@ -68,9 +68,6 @@ class RowTrainer:
     reward_func_names: Sequence[str]
     _metrics: dict[str, dict[str, list[float]]]
 
-    def _get_train_sampler(self, dataset: Any = None) -> BlockSampler:
-        return self.source.sampler
-
     def _tokenize_prompts(
         self, prompts: Sequence[str]
     ) -> tuple[list[list[int]], None, dict[str, Any]]:

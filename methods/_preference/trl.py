@@ -8,35 +8,33 @@ checkpointing). The workspace undoes this when it closes, also after an exceptio
 import copy
 import inspect
 import logging
-import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from steelyard.harness.budget.checkpoints import Stage
 from steelyard.harness.budget.meter import Meter
 from steelyard.harness.core import ranks
-from steelyard.harness.core.errors import NonFiniteLoss, UserError
 from steelyard.harness.core.files import TemporaryFolder
 from steelyard.harness.core.options import read_values
 from steelyard.harness.core.seeds import seed_for
-from steelyard.harness.models.backbone import Recipe
 from steelyard.harness.models.vlm import Vlm
-from steelyard.harness.training.fit import new_optimiser, set_rate
+from steelyard.harness.training.fit import new_optimiser
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import preflight, trl_data
 from steelyard.methods._preference import reference as reference_cache
+from steelyard.methods._preference.callbacks import metered, resumable
 from steelyard.methods._preference.head import score_answers
 
 REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
 UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
 NOISY_LIBRARIES = ("transformers", "trl", "accelerate", "datasets", "peft")
-UNLOGGED = ("epoch", "learning_rate", "num_tokens", "step_time")
 CollatorOf = Callable[[Vlm, Any, trl_data.PromptAt], trl_data.Collator]
 """Returns the collator of training data or pairs, and of their prompts."""
 
@@ -86,7 +84,9 @@ def train_on_rows(
         # Without a reference model TRL would load the checkpoint again, or add a second adapter.
         unused = {"ref_model": copy.copy(backbone.model)} if reference else {}
         micro = settings["per_device_train_batch_size"]
-        ordered = trl_data.ordered(rows, size, seed, stage, micro)
+        part = meter.checkpoints.stage(stage)
+        first = size * part.position["step"] if part.position else 0
+        ordered = trl_data.ordered(rows, size, seed, stage, micro, first)
 
         def position(row: int) -> int:
             return row if pairs is None else pairs[row // rows_per_pair].position
@@ -102,7 +102,7 @@ def train_on_rows(
         if reference:
             trainer.ref_model, trainer.precompute_ref_logps = None, True
         answers = size * answers_per_row
-        run(trainer, backbone, meter, prompts=size, answers=answers, until=until)
+        run(trainer, backbone, meter, prompts=size, answers=answers, until=until, stage=part)
 
 
 @contextmanager
@@ -251,13 +251,14 @@ def run(
     prompts: int | Callable[[], int],
     answers: int,
     until: float = 1.0,
+    stage: Stage | None = None,
 ) -> None:
     """Train until the fraction ``until`` of the budget is spent, or BudgetSpent is raised.
 
     ``prompts`` and ``answers`` are the numbers per optimiser step, as ``Meter.step`` counts them; a
     function returns the prompts of the last step of a trainer whose steps differ.
     Passes of the reference are charged to the phase ``reference``. The learning rate follows the
-    meter, as in ``fit``.
+    meter, as in ``fit``. The rows of a trainer without a ``source`` begin where ``stage`` does.
 
     Raises:
         NonFiniteLoss: a gradient is NaN or infinite; raised before the optimiser's step.
@@ -267,9 +268,12 @@ def run(
     from peft import PeftModel
     from transformers import PrinterCallback
 
+    stage = stage or meter.checkpoints.stage("online")
     meter.start_stage()
-    start = meter.fraction
-    if start >= until:
+    position = stage.position or {"step": 0, "start": meter.fraction}
+    start: float = position["start"]
+    if stage.finished or start >= until:
+        stage.finish()
         return
 
     def progress() -> float:
@@ -287,12 +291,18 @@ def run(
         score_answers(base, temperature)
     _average_over_ranks(trainer)
     trainer.remove_callback(PrinterCallback)  # it prints every log
-    trainer.add_callback(_callback(meter, recipe, prompts, answers, progress))
+    source = vars(trainer).get("source")
+    sampler = source.sampler if source else trl_data.Endless(len(trainer.train_dataset))
+    trainer._get_train_sampler = lambda dataset=None: sampler
+    known = source.sampler if source else None
+    trainer.add_callback(resumable(stage, position, trainer.optimizer, known))
+    trainer.add_callback(metered(meter, recipe, prompts, answers, progress))
     # A walk over all parameters per step, for statistics of the hub only.
     trainer.floating_point_ops = lambda inputs: 0.0
     backbone.train()
     with _reference_phase(vars(trainer).get("ref_model"), trainer.model, meter):
         trainer.train()
+    stage.finish()
 
 
 def _average_over_ranks(trainer: Any) -> None:
@@ -341,52 +351,3 @@ def _reference_phase(reference: Any, policy: Any, meter: Meter) -> Iterator[None
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _callback(
-    meter: Meter,
-    recipe: Recipe,
-    prompts: int | Callable[[], int],
-    answers: int,
-    progress: Callable[[], float],
-) -> Any:
-    """Return the callback through which the meter follows, schedules and stops a trainer."""
-    from transformers import TrainerCallback
-
-    class Metered(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            # A trainer whose steps differ checks its prompts itself.
-            meter.afford_step(1 if callable(prompts) else prompts)
-            # Noted here, because TRL's schedule has moved on when the step is logged.
-            self.rate = set_rate(rest["optimizer"], recipe, progress())
-
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            groups = rest["optimizer"].param_groups
-            gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-            # After clipping, which spreads a value that is not finite to all gradients.
-            norm = torch.nn.utils.get_total_norm(gradients).item()
-            if not math.isfinite(norm):
-                raise NonFiniteLoss(meter.steps + 1, norm, "gradient norm")
-
-        def on_log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            logs = rest["logs"]
-            if "loss" not in logs:
-                return  # the summary at the end
-            values = {k: float(v) for k, v in logs.items() if isinstance(v, (int, float, Tensor))}
-            check_step(values, meter.steps + 1)
-            meter.log({k: v for k, v in values.items() if k not in UNLOGGED}, self.rate)
-            meter.step(prompts() if callable(prompts) else prompts, answers)
-            if progress() >= 1.0:
-                control.should_training_stop = True
-
-    return Metered()
-
-
-def check_step(values: Mapping[str, float], step: int) -> None:
-    """Refuse log-probabilities of exactly zero."""
-    log_probs = [values[name] for name in ("logps/chosen", "logps/rejected") if name in values]
-    if log_probs and not any(log_probs):
-        raise UserError(
-            f"At step {step} the answers' log-probability is exactly 0: the batch has no answer "
-            "token. Raise max_answer_tokens of the backbone or drop the empty answers."
-        )

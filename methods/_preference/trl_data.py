@@ -6,7 +6,8 @@ by the processor as for generation, and an answer consists of its tokens and the
 generation would produce it. Both are cached if they fit in memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils.data import Sampler
 
 from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import UserError
@@ -24,6 +26,8 @@ from steelyard.harness.models.backbone import Batch
 from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.train_data import AHEAD, IN_MEMORY_BYTES, TrainData
 
+ENDLESS = 1 << 40
+"""Length of a sampler without an end: more rows than any budget pays for."""
 ORDERED_ROWS = 1 << 17  # minimum length of a data set; the order repeats after its end
 IGNORED = -100  # label of a token that is not trained on
 KL = "KL_"  # prefix of the inputs of KTO's divergence
@@ -133,18 +137,34 @@ def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat(padded)
 
 
-def ordered(count: int, batch_size: int, seed: int, stage: str, micro: int = 1) -> Any:
+class Endless(Sampler[int]):
+    """All rows in order, again and again: at the end of a pass a loader would draw a number."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> Iterator[int]:
+        return (row % self._count for row in itertools.count())
+
+
+def ordered(
+    count: int, batch_size: int, seed: int, stage: str, micro: int = 1, first: int = 0
+) -> Any:
     """Return a ``datasets.Dataset`` of row numbers in the order of ``TrainData.batches``.
 
-    It holds full batches only, pass after reshuffled pass, and stays in memory. Of several ranks
-    each gets every so many passes of ``micro`` rows.
+    It holds full batches only, pass after reshuffled pass, and stays in memory. ``first`` is the
+    number of the row that it begins with. Of several ranks each gets every so many passes of
+    ``micro`` rows.
     """
     from datasets import Dataset
 
     generator = np.random.default_rng(seed_for(seed, "batches", stage))
     per_pass = count // batch_size * batch_size
     passes = [generator.permutation(count)[:per_pass] for _ in range(-(-ORDERED_ROWS // per_pass))]
-    parts = np.concatenate(passes).reshape(-1, micro)
+    parts = np.roll(np.concatenate(passes), -first).reshape(-1, micro)
     rows = parts[ranks.rank() :: ranks.world()].ravel()
     # A column ``image`` makes TRL treat the data as images; the collator supplies the pictures.
     return Dataset.from_dict({"row": rows, "image": rows})

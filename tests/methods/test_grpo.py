@@ -1,8 +1,10 @@
 """GRPO and RLOO through TRL: batches of one kind, the reference, the phases, the budget."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,8 +29,10 @@ FLOPS = 6e9
 
 
 def blocks(sampler: BlockSampler) -> list[list[int]]:
-    order = list(sampler)
-    assert len(order) == len(sampler)
+    """Read and use the blocks of one pass over all rows."""
+    count = -(-sum(len(p.rows) * p.repeats for p in sampler.pools) // sampler.block)
+    order = list(islice(sampler, count * sampler.passes * sampler.block))
+    sampler.unused.clear()
     return [order[start : start + sampler.block] for start in range(0, len(order), sampler.block)]
 
 
@@ -59,6 +63,21 @@ def test_blocks_are_repeated_for_the_passes_of_a_step() -> None:
     first, second = blocks(once)
     assert blocks(twice) == [first, first, second, second]
     assert once.draw(0, 4) == twice.draw(0, 4)
+
+
+def test_blocks_that_were_read_ahead_come_again() -> None:
+    """A loader has read two blocks and a half; a step has used one, and two rows were replaced."""
+    two_pools = [RowPool(tuple(range(7)), 4, 0.75), RowPool((20, 21, 22), 2, 0.25)]
+    plain, ended, continued = (BlockSampler(two_pools, 8, seed=0) for _ in range(3))
+    order = list(islice(plain, 24))
+    reader = iter(ended)
+    assert list(islice(reader, 20)) == order[:20]
+    ended.unused.popleft()
+    replaced = ended.draw(0, 2)
+    continued.load_state_dict(json.loads(json.dumps(ended.state_dict())))
+    rest = list(islice(reader, 4 + 24))
+    assert list(islice(iter(continued), 12 + 4 + 24)) == [*order[8:20], *rest]
+    assert replaced != continued.draw(0, 2) == ended.draw(0, 2)
 
 
 def test_pools_by_stream() -> None:

@@ -24,7 +24,7 @@ from steelyard.harness.models.vlm_config import configure
 from steelyard.harness.training.fit import fit, schedule
 from steelyard.harness.training.train_data import TrainData, vlm_data
 from steelyard.methods import dpo, grpo, kto, sft
-from steelyard.methods._preference import trl, trl_data
+from steelyard.methods._preference import callbacks, trl_data
 from steelyard.methods._preference.head import score_answers
 
 FLOPS = 1.2e9
@@ -268,8 +268,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(base: Path) -> None:
 
 def test_log_probabilities_of_exactly_zero_are_an_alarm() -> None:
     with pytest.raises(UserError, match="exactly 0"):
-        trl.check_step({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": 0.0}, 3)
-    trl.check_step({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": -1.0}, 3)
+        callbacks.check_step({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": 0.0}, 3)
+    callbacks.check_step({"loss": 0.69, "logps/chosen": 0.0, "logps/rejected": -1.0}, 3)
 
 
 def test_the_order_is_the_harness_order_and_lives_in_memory() -> None:
