@@ -1,6 +1,8 @@
 """Methods on a vision-language model, ended at some step and called again: equal in all numbers."""
 
 import itertools
+import random
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
