@@ -5,10 +5,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from run_trees import contents, differences
+
+ValueT = TypeVar("ValueT")
 
 SUITE = """methods: [joint, modality_dropout]
 tasks: [food101]
@@ -32,14 +36,13 @@ class Runs:
         """Return the number of finished runs."""
         return len(list(self.folder.glob("*/record.json")))
 
-    def workers(self) -> dict[str, int]:
-        """Return the processes at work by their runs."""
-        found = {}
+    def workers(self) -> list[int]:
+        """Return the processes at work."""
+        states = []
         for path in self.folder.glob("*/parts/attempt.json"):
-            state = json.loads(path.read_text())
-            if state["host"]:
-                found[path.parts[-3]] = state["process"]
-        return found
+            with suppress(FileNotFoundError):  # its run has just ended
+                states.append(json.loads(path.read_text()))
+        return [state["process"] for state in states if state["host"]]
 
 
 def start(words: Sequence[object], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -47,13 +50,14 @@ def start(words: Sequence[object], environment: Mapping[str, str]) -> "subproces
     return subprocess.Popen([*STEELYARD, *map(str, words)], env=environment)
 
 
-def until(is_so: Callable[[], object], what: str) -> None:
-    """Wait until a condition holds."""
+def until(condition: Callable[[], ValueT], name: str) -> ValueT:
+    """Wait until a condition returns something that is true, and return it."""
     end = time.monotonic() + SECONDS
-    while not is_so():
+    while not (value := condition()):
         if time.monotonic() > end:
-            raise TimeoutError(what)
+            raise TimeoutError(f"no {name} within {SECONDS:g} s")
         time.sleep(0.2)
+    return value
 
 
 def unequal(plain: Path, folder: Path) -> list[str]:

@@ -50,9 +50,15 @@ JobRequeue=1
 ReturnToService=2
 MpiDefault=none
 SwitchType=switch/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 State=UNKNOWN
+GresTypes=gpu
+NodeName={host} Gres=gpu:2 NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
+GPUS = """
+Name=gpu File=/dev/zero
+Name=gpu File=/dev/null
+"""
+"""Two devices that Slurm deals out as if they were GPUs."""
 ACCOUNTING = """
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
@@ -129,10 +135,11 @@ def _write_settings(folder: Path) -> Mapping[str, object]:
         "cpus": CPUS,
         "password": secrets.token_hex(16),
     }
-    files = {"slurm.conf": SLURM, "slurmdbd.conf": ACCOUNTING, "init.sql": DATABASE}
+    files = {"slurm.conf": SLURM, "gres.conf": GPUS}
+    files |= {"slurmdbd.conf": ACCOUNTING, "init.sql": DATABASE}
     for name, text in files.items():
         (folder / name).write_text(text.format(**values))
-        (folder / name).chmod(0o644 if name == "slurm.conf" else 0o600)
+        (folder / name).chmod(0o600 if "{password}" in text else 0o644)
     return values
 
 

@@ -19,14 +19,14 @@ def test_plan_survives_the_terminal_a_worker_and_a_node(eight: Reference, tmp_pa
         words = ("run", eight.suite, "--runs", runs.folder, "--on", "ray", "--workers", "2")
         cache = {"XDG_CACHE_HOME": eight.environment["XDG_CACHE_HOME"]}
         command = start(words, {**environment, **cache})
-        until(runs.workers, "a run at work")
+        until(runs.workers, "run at work")
         command.kill()
         command.wait()
-        until(lambda: runs.done() >= 1 and runs.workers(), "another run at work")
-        os.kill(next(iter(runs.workers().values())), signal.SIGKILL)
-        until(lambda: runs.done() >= 3, "a third run")
+        worker, *_ = until(lambda: runs.done() and runs.workers(), "other run at work")
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: runs.done() >= 3, "third run")
         lose_node()
-        until(lambda: runs.done() == 8 and not runs.workers(), "eight runs")
+        until(lambda: runs.done() == 8 and not runs.workers(), "end of eight runs")
     assert not unequal(eight.runs, runs.folder)
 
 

@@ -43,23 +43,25 @@ def run_on_slurm(reference: Reference, runs: Path, *words: str) -> "subprocess.P
 
 def test_plan_survives_a_killed_task_and_a_requeue(eight: Reference, tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs")
-    command = run_on_slurm(eight, runs.folder, "--workers", "2", "--minutes", "60")
-    until(lambda: runs.done() >= 1 and runs.workers(), "a run at work")
-    killed = next(iter(runs.workers().values()))
+    command = run_on_slurm(eight, runs.folder, "--workers", "2", "--gpus", "1", "--minutes", "60")
+    pair = until(lambda: len(now := runs.workers()) == 2 and runs.done() and now, "two at work")
+    gpus = {psutil.Process(process).environ()["CUDA_VISIBLE_DEVICES"] for process in pair}
+    assert gpus == {"0", "1"}
+    killed = pair[0]
     task = psutil.Process(killed).parent()
     assert task is not None
-    job = task.environ()["SLURM_JOB_ID"]
+    job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**task.environ())
     for process in (task.pid, killed):  # first who would replace the worker
         os.kill(process, signal.SIGKILL)
-    until(lambda: runs.done() >= 3 and runs.workers(), "another run at work")
-    (other,) = output("squeue", "--noheader", "--states=running", "--format=%A")
+    until(lambda: runs.done() >= 3 and runs.workers(), "other run at work")
+    (other,) = output("squeue", "--noheader", "--states=running", "--format=%i")
     assert other != job
     subprocess.run(("scontrol", "requeue", other), check=True)
     assert command.wait() == 0
     assert not unequal(eight.runs, runs.folder)
     sacct = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", "--jobs")
     assert output(*sacct, job) == ["FAILED"]
-    until(lambda: output(*sacct, other) == ["COMPLETED"], "the end of the requeued job")
+    until(lambda: output(*sacct, other) == ["COMPLETED"], "end of the requeued job")
 
 
 def test_run_longer_than_the_time_limit_goes_on_in_the_next_job(
@@ -82,11 +84,10 @@ def test_workers_that_are_stopped_end_for_good(
     assert start(("plan", eight.suite, "-o", plan), eight.environment).wait() == 0
     engine = Slurm()
     launch = engine.start(plan, runs.folder, Resources(workers=1, minutes=5))
-    until(runs.workers, "a run at work")
-    (worker,) = runs.workers().values()
+    (worker,) = until(runs.workers, "run at work")
     engine.stop(launch)
-    until(lambda: not psutil.pid_exists(worker), "the end of the worker")
-    until(lambda: Slurm().states(launch)[launch.ids[0]].startswith("CANCELLED"), "its state")
+    until(lambda: not psutil.pid_exists(worker), "end of the worker")
+    until(lambda: Slurm().states(launch)[launch.ids[0]].startswith("CANCELLED"), "cancelled state")
     assert runs.done() < 8 and not runs.workers()
 
 
