@@ -57,6 +57,8 @@ class Engine(Protocol):
         ...
 
 
+LOGS = "logs"
+"""Folder below that of the runs for what workers print."""
 ENGINES = {
     name: f"steelyard.harness.engines.{name}:{name.capitalize()}"
     for name in ("local", "slurm", "ray")

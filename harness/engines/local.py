@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.engines import Launch, Resources, worker_command
+from steelyard.harness.engines import LOGS, Launch, Resources, worker_command
 
-LOGS = "logs"
-"""Folder below that of the runs for what workers print."""
 MOST_DEATHS = 10
 """Workers in the place of one that may die before it is not replaced any more."""
 END_SECONDS = 30.0

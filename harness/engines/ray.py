@@ -12,14 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard.harness.core.environment import pick_device, require_package
 from steelyard.harness.core.errors import UserError, one_line
-from steelyard.harness.engines import Launch, Resources
+from steelyard.harness.engines import LOGS, Launch, Resources
 from steelyard.harness.runs import plan as plans
 
 if TYPE_CHECKING:
@@ -38,6 +37,9 @@ LEAVE_SECONDS = 60.0
 class Ray:
     """Engine of Ray Core."""
 
+    def __init__(self) -> None:
+        self._errors: dict[str, Path] = {}
+
     def start(self, plan: Path, runs: Path, resources: Resources) -> Launch:
         """Start the actor that submits the cells.
 
@@ -55,14 +57,21 @@ class Ray:
         kind = ray.remote(Cells).options(
             name=name, namespace=NAMESPACE, lifetime="detached", num_cpus=0, max_restarts=-1
         )
-        words = str(plan.resolve()), str(runs.resolve())
-        actor = kind.remote(*words, len(plans.read(plan).cells), resources.workers, options)
+        count = len(plans.read(plan).cells)
+        errors = self._errors[name] = runs.resolve() / LOGS / f"ray-{name}.txt"
+        paths = str(plan.resolve()), str(runs.resolve()), str(errors)
+        actor = kind.remote(*paths, count, resources.workers, options)
         ray.get(actor.__ray_ready__.remote())
         return Launch("ray", (name,), is_attached)
 
     def states(self, launch: Launch) -> Mapping[str, str]:
         """Return the state of the actor, which ends after the last cell."""
-        return {name: "RUNNING" if find(name) else "FINISHED" for name in launch.ids}
+        states = {}
+        for name in launch.ids:
+            errors = self._errors.get(name)
+            end = f"FAILED: {errors}" if errors and errors.exists() else "FINISHED"
+            states[name] = "RUNNING" if find(name) else end
+        return states
 
     def stop(self, launch: Launch) -> None:
         """Interrupt all tasks; the actor ends after them."""
@@ -128,14 +137,20 @@ class Cells:
     """Actor that has at most ``limit`` cells run at a time and ends when none is left."""
 
     def __init__(
-        self, plan: str, runs: str, count: int, limit: int, options: Mapping[str, Any]
+        self,
+        plan: str,
+        runs: str,
+        errors: str,
+        count: int,
+        limit: int,
+        options: Mapping[str, Any],
     ) -> None:
         import ray
 
         retry = {"max_retries": MOST_RETRIES, "retry_exceptions": False}
         self._task = ray.remote(run_cell).options(**retry, **options)
         self._words = plan, runs, "auto" if options["num_gpus"] else "cpu"
-        self._limit = limit
+        self._limit, self._errors = limit, Path(errors)
         self._waiting = deque((index, 0.0) for index in range(count))
         """Cells, and the times from which they may run."""
         self._running: dict[Any, int] = {}
@@ -156,10 +171,13 @@ class Cells:
             ended = ray.wait(tasks, timeout=POLL_SECONDS)[0] if tasks else []
             for task in ended:
                 index = self._running.pop(task)
-                # What ended a task is in Ray's log, and the state of its cell in ``status``.
-                with suppress(ray.exceptions.RayError):
+                try:
                     if not ray.get(task):
                         self._waiting.append((index, time.monotonic() + BUSY_SECONDS))
+                except ray.exceptions.RayError as error:  # of this plan, or too many deaths
+                    self._errors.parent.mkdir(parents=True, exist_ok=True)
+                    with self._errors.open("a") as file:
+                        file.write(f"cell {index}: {error}\n")
             if not tasks:
                 time.sleep(POLL_SECONDS)
         if tasks := list(self._running):

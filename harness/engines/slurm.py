@@ -20,13 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steelyard.harness.core.environment import require_package
 from steelyard.harness.core.errors import UserError
-from steelyard.harness.engines import Launch, Resources, worker_command
+from steelyard.harness.engines import LOGS, Launch, Resources, worker_command
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
-LOGS = "logs"
-"""Folder below that of the runs for what workers print."""
 MOST_REQUEUES = 1000
 """Requeues of a job after its time limit; the plan ends a worker, not their number."""
 MOST_DEATHS = 3

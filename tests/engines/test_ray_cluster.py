@@ -9,6 +9,9 @@ from engines.conftest import Reference
 from engines.eight_cells import Runs, start, unequal, until
 from engines.two_node_ray import two_node_ray
 
+from steelyard.harness.engines import Resources
+from steelyard.harness.engines.ray import Ray
+
 pytestmark = pytest.mark.cluster
 pytest.importorskip("ray")
 
@@ -36,3 +39,18 @@ def test_command_starts_a_cluster_of_this_machine_where_there_is_none(
     words = ("run", eight.suite, "--runs", tmp_path / "runs", "--on", "ray", "--workers", "2")
     assert start(words, eight.environment).wait() == 0
     assert not unequal(eight.runs, tmp_path / "runs")
+
+
+def test_error_of_a_task_is_in_the_logs(eight: Reference, tmp_path: Path) -> None:
+    plan, runs = tmp_path / "plan.json", tmp_path / "runs"
+    assert start(("plan", eight.suite, "-o", plan), eight.environment).wait() == 0
+    with two_node_ray() as (environment, _), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", environment["RAY_ADDRESS"])
+        engine = Ray()
+        launch = engine.start(plan, runs, Resources(workers=1))
+        assert not launch.is_attached
+        plan.unlink()
+        (name,) = launch.ids
+        word = until(lambda: (now := engine.states(launch)[name]) != "RUNNING" and now, "end")
+    log = Path(word.removeprefix("FAILED: "))
+    assert log.parent == runs / "logs" and "plan.json" in log.read_text()
