@@ -112,11 +112,12 @@ def connect() -> None:
 
 def close() -> None:
     """Disconnect from the ranks, which have all come to their end."""
+    if _control is None:  # most commands run without torch, whose import takes seconds
+        return
     from torch import distributed
 
-    if _control is not None:
-        distributed.barrier(_control)
-        distributed.destroy_process_group()
+    distributed.barrier(_control)
+    distributed.destroy_process_group()
 
 
 def meet(problem: str = "") -> None:

@@ -42,8 +42,8 @@ def test_boards_are_made_without_torch(tmp_path: Path) -> None:
     for label, right in (("joint", 5), ("other", 7)):
         make_run(tmp_path / "runs", label, profile(right, right, 5))
     script = (
-        "import sys; from steelyard.harness.cli.main import cli;"
-        "cli(['leaderboard', *sys.argv[1:], '--jobs', '1'], standalone_mode=False);"
+        "import sys; from steelyard.harness.cli.main import main;"
+        "sys.argv[1:] = ['leaderboard', *sys.argv[1:], '--jobs', '1']; main();"
         "assert 'torch' not in sys.modules"
     )
     words = [sys.executable, "-c", script, str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
