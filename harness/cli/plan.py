@@ -11,6 +11,7 @@ from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import user_path, write_json
 from steelyard.harness.core.progress import echo
+from steelyard.harness.models import registry
 from steelyard.harness.runs import cards
 from steelyard.harness.runs import plan as plans
 from steelyard.harness.runs.options import RunOptions
@@ -101,4 +102,5 @@ def prepare(file: Path) -> None:
     for index, data in enumerate(made.data):
         plans.open_data(made, index)
         ensure_base_model(data.backbone, data.backbone_options)
+        registry.fetch(data.backbone, data.backbone_options)
     echo(f"The data and models of {len(made.cells)} runs are ready.")

@@ -127,6 +127,7 @@ def _run_on(
     opened = [open_suite(suite, options) for suite in suites]
     for suite in suites:
         ensure_base_model(suite.backbone, suite.backbone_options)
+        registry.fetch(suite.backbone, suite.backbone_options)
     plan = make(opened, options)
     runs = options.runs.absolute()
     plan.write(file := runs / f"{stem}.plan.json")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from steelyard import tasks
 from steelyard.harness.core.environment import require_package
-from steelyard.harness.core.errors import UserError, unknown
+from steelyard.harness.core.errors import UserError, one_line, unknown
 from steelyard.harness.core.examples import Corpus, ModelKind
 from steelyard.harness.core.files import cache_folder, check_output, digest, user_path
 from steelyard.harness.core.folders import listing
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights"
 """Folder of a run that holds its trained backbone."""
+OTHER_FORMATS = ["*.bin", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx*", "*.pt", "*.pth",
+                 "original/*"]  # fmt: skip
+"""Weights in the hub's repositories that are there as safetensors too."""
 
 
 def kind_of(name: str) -> ModelKind:
@@ -85,6 +88,30 @@ def ensure_base(
         from steelyard.harness.models.tiny_vlm import train
 
         train.ensure(progress=progress, device="cpu")
+
+
+def fetch(name: str, options: Mapping[str, Any]) -> None:
+    """Download the files of a backbone's hub ids into the hub's cache, unless they are there.
+
+    Raises:
+        UserError: a model is neither a folder nor in the cache, and the hub does not give it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    config = configure(name, options)
+    if isinstance(config, ClassifierConfig):
+        sources = [config.image, config.text]
+    else:
+        sources = [config.source, config.adapter]
+    for source in sources:
+        # What has a name here has no slash.
+        if "/" not in source or Path(source).is_dir():
+            continue
+        try:
+            snapshot_download(source, ignore_patterns=OTHER_FORMATS)
+        except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+            raise UserError(f"Could not download model '{source}': {one_line(error)}") from error
 
 
 def leave_out_refused(

@@ -12,6 +12,7 @@ from command import Command
 
 from steelyard.harness.cli.run import suites_from
 from steelyard.harness.core.errors import UserError
+from steelyard.harness.models import registry
 from steelyard.harness.runs import plan as plans
 from steelyard.harness.runs.options import RunOptions
 from steelyard.harness.runs.parallel import OpenSuite, open_suite
@@ -162,3 +163,34 @@ def test_a_method_whose_file_changed_is_refused(world: Path, tmp_path: Path) -> 
     file.write_text(METHOD + "\n")
     with pytest.raises(UserError, match="has changed since the plan was made"):
         plans.check_method(spec)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "fetched"),
+    [
+        ("tiny", {}, []),
+        ("tiny-vlm", {}, []),
+        ("org/image+org/text", {}, ["org/image", "org/text"]),
+        ("org/vlm", {"adapter": "org/adapter"}, ["org/vlm", "org/adapter"]),
+        ("FOLDER", {}, []),
+    ],
+)
+def test_models_of_the_hub_are_fetched_before_workers_start(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backbone: str,
+    options: dict[str, str],
+    fetched: list[str],
+) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, ignore_patterns: names.append(name)
+    )
+    registry.fetch(backbone.replace("FOLDER", str(tmp_path)), options)
+    assert names == fetched
+
+
+def test_a_model_that_the_hub_does_not_give_is_one_line() -> None:
+    """Tests have no network."""
+    with pytest.raises(UserError, match="Could not download model 'org/absent'"):
+        registry.fetch("org/absent", {})
