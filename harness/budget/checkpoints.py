@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 FILE = "checkpoint.safetensors"
 SPENT = "spent.json"
 """FLOPs and seconds at which each attempt began, and those it reached."""
+MINUTES = 10.0
+"""Time between two checkpoints, by default."""
 SCHEMA = 1
 NOTE_SECONDS = 10.0
 """Time between two notes of what an attempt has reached."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard import methods, tasks
+from steelyard.harness.budget.checkpoints import MINUTES
 from steelyard.harness.core.examples import Corpus
 from steelyard.harness.core.files import read_items, write_items, write_json
 from steelyard.harness.core.readers import read_object
@@ -46,7 +47,7 @@ class Job:
     """Trials that chose the options, for the record."""
     trackers: tuple[Tracker, ...] = ()
     """Packages that get curves of the training."""
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: float = MINUTES
     """Between two checkpoints of the training; 0 for none."""
     elsewhere: Mapping[str, Any] | None = None
     """Of a model that was trained elsewhere its declared ``flops``, None if unknown, and the files

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from steelyard import tasks
+from steelyard.harness.budget.checkpoints import MINUTES
 from steelyard.harness.core.errors import UserError, check_known
 from steelyard.harness.core.files import user_path
 from steelyard.harness.core.options import Help, parse_pairs
@@ -88,10 +89,19 @@ class RunOptions(DataOptions):
         "Folder of runs; finished runs are not repeated", is_output=True)] = RUNS
     log: Annotated[tuple[Tracker, ...], Help(
         "Also write curves of training, over FLOPs, with this package (extra [log])")] = ()
+    checkpoint_minutes: Annotated[float, Help(
+        "Minutes between two checkpoints of a training, from which the same command continues if "
+        "it ends; 0 for none")] = MINUTES
     jobs: Annotated[int | None, RUN_JOBS] = None
     device: Annotated[str, DEVICE] = "auto"
     dry_run: Annotated[bool, Help("Print the plan and its cost, then stop")] = False
-# fmt: on
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint_minutes >= 0:
+            raise UserError(
+                f"--checkpoint-minutes {self.checkpoint_minutes:g}: give minutes, or 0 for none."
+            )
 
 
 def parse_loader_options(pairs: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:

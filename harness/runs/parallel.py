@@ -181,7 +181,8 @@ def run_jobs(
         UserError: every job of the call raised this same error before anything was trained.
     """
     device = pick_device(options.device)
-    jobs = [replace(job, trackers=options.log) for job in jobs]
+    minutes = options.checkpoint_minutes
+    jobs = [replace(job, trackers=options.log, checkpoint_minutes=minutes) for job in jobs]
     workers = _worker_count(options.jobs, device)
     states = ranks.share(lambda: [(job, _settled(job, options.runs, corpora)) for job in jobs])
     if options.dry_run:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from steelyard.harness.budget.checkpoints import MINUTES
 from steelyard.harness.core.environment import code
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.examples import Corpus
@@ -87,9 +88,9 @@ class Cell:
     """Index of what it reads."""
     needs: Needs | None = None
 
-    def job(self, trackers: Sequence[Tracker] = ()) -> Job:
-        """Return the job that a worker runs."""
-        return Job(**{name: getattr(self, name) for name in JOB_FIELDS}, trackers=tuple(trackers))
+    def job(self, **settings: Any) -> Job:
+        """Return the job that a worker runs, with settings that change no number of it."""
+        return Job(**{name: getattr(self, name) for name in JOB_FIELDS}, **settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class Plan:
     include_path: tuple[str, ...] = ()
     """Folders of the user's own task files."""
     log: tuple[Tracker, ...] = ()
+    checkpoint_minutes: float = MINUTES
     max_bad: float = 0.01
     """Fraction of unusable rows above which reading fails."""
     card: str = ""
@@ -120,7 +122,8 @@ class Plan:
 
     def job(self, index: int) -> Job:
         """Return the job of a cell."""
-        return self.cells[index].job(self.log)
+        minutes = self.checkpoint_minutes
+        return self.cells[index].job(trackers=self.log, checkpoint_minutes=minutes)
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON."""
@@ -226,8 +229,8 @@ def make(
             for job in opened.jobs
         ]
     include_path = tuple(str(path.absolute()) for path in options.include_path)
-    folder, max_bad = str(Path.cwd()), options.max_bad
-    return Plan(tuple(cells), tuple(data), folder, include_path, options.log, max_bad, card)
+    settings = (options.log, options.checkpoint_minutes, options.max_bad)
+    return Plan(tuple(cells), tuple(data), str(Path.cwd()), include_path, *settings, card)
 
 
 def enter(plan: Plan) -> None:
