@@ -166,6 +166,8 @@ class Checkpoints:
         never = self._period == math.inf or not self._names or isinstance(interruption, LeaseLost)
         # The second one comes if no mark has followed the first.
         if never or self._interruption is not None:
+            if self._attempts and not isinstance(interruption, LeaseLost):
+                self._note((self._meter.spent, self._meter.seconds))
             raise interruption
         self._interruption = interruption
 
