@@ -6,6 +6,7 @@ import io
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 import click
 
@@ -45,13 +46,11 @@ class _Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             raise unknown("command", args[0], self.commands)
-        if ranks.world() > 1 and args:
-            if args[0] not in WITH_RANKS:
-                raise UserError(
-                    f"torchrun started {ranks.world()} processes, and '{args[0]}' is one: start it "
-                    f"without; torchrun is for {', '.join(WITH_RANKS)}."
-                )
-            ranks.connect()
+        if ranks.world() > 1 and args and args[0] not in WITH_RANKS:
+            raise UserError(
+                f"torchrun started {ranks.world()} processes, and '{args[0]}' is one: start it "
+                f"without; torchrun is for {', '.join(WITH_RANKS)}."
+            )
         return super().resolve_command(ctx, args)
 
     # click would cut long lines.
@@ -104,6 +103,7 @@ def main() -> None:
     atexit.register(gc.freeze)
     try:
         start_process()
+        ranks.connect()
         # Else click ends the process itself, with code 1 when interrupted.
         cli(standalone_mode=False)
         sys.stdout.flush()
@@ -112,20 +112,24 @@ def main() -> None:
             sys.exit(1)
         ranks.close()
     except (UserError, RunFailed) as error:
-        ranks.meet(str(error))
-        echo(f"error: {error}", error=True)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        _end(f"error: {error}", 2 if isinstance(error, UserError) else 1)
     except click.ClickException as error:
         text = io.StringIO()
         error.show(text)
-        echo(text.getvalue().rstrip(), error=True)
-        sys.exit(error.exit_code)
+        _end(text.getvalue().rstrip(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         echo("\ninterrupted; finished runs are kept: the same command continues", error=True)
         sys.exit(130)
     except Exception as error:
-        ranks.meet(traceback.format_exc())
-        if not (reason := explain_import(error)):
+        reason = explain_import(error)
+        if not reason and ranks.world() == 1:
             raise
-        echo(f"error: {reason}", error=True)
-        sys.exit(2)
+        _end(f"error: {reason}" if reason else traceback.format_exc(), 2 if reason else 1)
+
+
+def _end(text: str, code: int) -> NoReturn:
+    """Say why the command ends, and end it."""
+    ranks.meet(text)
+    echo(text, error=True)
+    ranks.meet(text)  # torchrun ends all ranks with the first one that ends
+    sys.exit(code)

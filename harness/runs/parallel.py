@@ -239,12 +239,21 @@ def _worker_count(jobs: int | None, device: str) -> int:
 
 def _check_ranks(specs: Sequence[RunSpec]) -> None:
     """Raise UserError for a run that several ranks cannot train."""
-    trained = [spec for spec in specs if spec.task != tasks.NOTHING]
-    if ranks.world() > 1 and any(registry.kind_of(s.backbone) == "classifier" for s in trained):
-        raise UserError(
-            f"torchrun started {ranks.world()} processes, and a classifier is trained by one: "
-            "start the command without torchrun; --jobs trains several at once."
-        )
+    world = ranks.world()
+    for spec in specs if world > 1 else ():
+        if spec.task == tasks.NOTHING:
+            continue
+        if registry.kind_of(spec.backbone) == "classifier":
+            raise UserError(
+                f"torchrun started {world} processes, and a classifier is trained by one: start "
+                "the command without torchrun; --jobs trains several at once."
+            )
+        size = registry.configure(spec.backbone, spec.backbone_options).batch_size
+        if size % world:
+            raise UserError(
+                f"{world} ranks cannot share the items of a step equally: batch_size={size}; give "
+                f"--backbone-set batch_size={world * -(-size // world)}."
+            )
 
 
 def default_workers(device: str) -> int:

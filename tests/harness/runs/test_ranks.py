@@ -125,14 +125,14 @@ def test_each_kind_of_method_trains_on_two_ranks(words: str, tmp_path: Path) -> 
         ("run joint --task food101 --seeds 0 --budget XS", "a classifier is trained by one"),
         ("run sft --backbone tiny-vlm --jobs 2", "--jobs 2: torchrun started 2 processes"),
         ("leaderboard", "'leaderboard' is one"),
-        (f"run kto {WORDS} --budget 1e10", "micro_batch_size=16"),
-        (f"run sft {WORDS} --budget 1e10 --backbone-set batch_size=7", "multiple of 2"),
+        (f"run sft {WORDS} --budget 1e10 --backbone-set batch_size=7", "batch_size=8."),
     ],
 )
 def test_what_ranks_cannot_do_is_one_line(words: str, message: str, tmp_path: Path) -> None:
     done = start(2, tmp_path / "out", words + f" --runs {tmp_path}" * words.startswith("run"))
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0], done.stderr
+    assert done.returncode == 1
 
 
 @pytest.mark.heavy
