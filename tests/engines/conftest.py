@@ -1,14 +1,32 @@
 """Runs of one process, with which those of all engines are compared."""
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from engines.eight_cells import SUITE, start
 
-BUDGETS = {"short": "2e10", "long": "6e11"}
-"""Budgets of a run of about two seconds, and of one of half a minute."""
+SLOW = '''"""Wait at every step, so that a run takes a minute on any machine."""
+
+import time
+
+from steelyard.harness.training.fit import fit
+from steelyard.methods import About, NoOptions as Config
+
+ABOUT = About(title="Slow", kind="objective", summary="Wait at every step.")
+
+
+def train(backbone, data, meter, config, seed):
+    def step(batch):
+        time.sleep(0.5)
+        return backbone.loss(backbone.predict(batch), batch).mean(), {}
+
+    fit(backbone, data, meter, step, seed=seed)
+'''
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +36,17 @@ class Reference:
     suite: Path
     environment: dict[str, str]
     runs: Path
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """End commands that a failed test has left, and what these have started."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    yield
+    for process in psutil.Process().children(recursive=True):
+        if process.pid not in before:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def make_reference(folder: Path, text: str) -> Reference:
@@ -32,12 +61,14 @@ def make_reference(folder: Path, text: str) -> Reference:
 @pytest.fixture(scope="session")
 def eight(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """Return a suite of eight short runs."""
-    return make_reference(tmp_path_factory.mktemp("eight"), SUITE.format(budget=BUDGETS["short"]))
+    return make_reference(tmp_path_factory.mktemp("eight"), SUITE)
 
 
 @pytest.fixture(scope="session")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """Return a suite of one run that takes longer than Slurm's shortest time limit."""
-    text = SUITE.format(budget=BUDGETS["long"])
-    text = text.replace("joint, modality_dropout", "joint").replace("0, 1, 2, 3", "0")
-    return make_reference(tmp_path_factory.mktemp("long"), text)
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "slow.py").write_text(SLOW)
+    text = SUITE.replace("joint, modality_dropout", str(folder / "slow.py"))
+    text = text.replace("0, 1, 2, 3", "0").replace("budget: 2e10", "budget: 4e10")
+    return make_reference(folder, text)

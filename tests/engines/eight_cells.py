@@ -17,7 +17,7 @@ ValueT = TypeVar("ValueT")
 SUITE = """methods: [joint, modality_dropout]
 tasks: [food101]
 seeds: [0, 1, 2, 3]
-budget: {budget}
+budget: 2e10
 limit: 32
 corruptions: [image-blank]
 """

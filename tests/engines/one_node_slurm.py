@@ -118,7 +118,14 @@ def one_node_slurm() -> Iterator[dict[str, str]]:
         start("slurmd", ("-D",))
         state = ("sinfo", "--noheader", "--format=%T")
         _until(lambda: _output(state, environment).strip() == "idle", "an idle node")
+        stack.callback(_end_jobs, environment)
         yield environment
+
+
+def _end_jobs(environment: Mapping[str, str]) -> None:
+    """Cancel all jobs: their processes would outlive the daemons."""
+    subprocess.run(("scancel", "--user=root"), env=environment, check=True)
+    _until(lambda: not _output(("squeue", "--noheader"), environment).strip(), "the last job")
 
 
 def _write_settings(folder: Path) -> Mapping[str, object]:
