@@ -164,7 +164,7 @@ OWN_FILES = {
     "harness/core/folders.py": {"os.walk", "os.listdir"},
     "harness/core/files.py": {"os.scandir"},  # temporary files of its own
     "harness/data/archives.py": {"zipfile.ZipFile", "tarfile.open"},
-    "harness/core/environment.py": {".read_text", ".rglob"},  # /proc; the code's own hash
+    "harness/core/environment.py": {".rglob"},  # the hash of the code itself
     "harness/cli/score.py": {".iterdir"},  # is the output folder empty?
     "harness/datacheck/convert.py": {".iterdir"},
     "harness/models/assembled/dinov2_smollm2.py": {".glob"},  # an installed package

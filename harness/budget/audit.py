@@ -9,6 +9,8 @@ cost nothing. Torch's own counter sees every matrix product but is slow, so it r
 A full window counts everything. In a sparse window the counter is off inside watched calls, whose
 cost is known, so that it slows nothing there.
 
+On a CPU, whose peak torch does not keep, the bytes of tensors are counted in all of these windows.
+
 Gradients of gradients and ``torch.func`` have no price in the meter. A run that uses them is
 ``exact`` from then on: every step is a sparse window, and is charged what the counter saw.
 """
@@ -16,9 +18,12 @@ Gradients of gradients and ``torch.func`` have no price in the meter. A run that
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steelyard.harness.budget.flops import total_counter
+
+if TYPE_CHECKING:
+    from steelyard.harness.budget.live_bytes import LiveBytes
 
 STEPS = 4
 LATE = 0.98
@@ -36,13 +41,17 @@ class BehindMeter(Exception):
 
 
 class Audit:
-    """Compares windows of a run with torch's counter; without a seed it does nothing."""
+    """Compares windows of a run with torch's counter; without a seed it does nothing.
 
-    def __init__(self, seed: int | None = None) -> None:
+    ``memory`` counts bytes in the same windows.
+    """
+
+    def __init__(self, seed: int | None = None, memory: "LiveBytes | None" = None) -> None:
         draw = random.Random(seed)
         self._due = [(i + draw.random()) / STEPS for i in range(STEPS)] if seed is not None else []
         self._enabled = seed is not None
         self._counter: Any = None  # torch's, whose methods have no types in some versions
+        self._memory, self._counts_bytes = memory, False
         self._open = self._full = False
         self._exact = self._missed = False
         self._calls = 0
@@ -60,6 +69,7 @@ class Audit:
             return
         self._open, self._full = True, full
         self._seen = self._expected = self._posted = 0.0
+        self._count_bytes(True)
         self._start_counter()
 
     def begin_if_due(self, fraction: float) -> None:
@@ -92,6 +102,7 @@ class Audit:
         if not self._open:
             return 0.0
         self._stop_counter()
+        self._count_bytes(False)
         self._open, self._calls = False, 0
         excess = self._seen - self._expected
         paid = max(0.0, min(excess, self._prepaid))
@@ -138,11 +149,13 @@ class Audit:
     @contextmanager
     def unseen(self) -> Iterator[None]:
         """Exclude what happens inside: the harness's own overhead."""
-        counting = self._counter is not None
+        counting, counts_bytes = self._counter is not None, self._counts_bytes
         self._stop_counter()
+        self._count_bytes(False)
         try:
             yield
         finally:
+            self._count_bytes(counts_bytes)
             if counting:
                 self._start_counter()
 
@@ -154,10 +167,23 @@ class Audit:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue as the audit whose state this is; a window of this one is dropped."""
         self._stop_counter()
+        self._count_bytes(False)
         for name in STATE:
             setattr(self, name, state[name])
         if self._open:
+            self._count_bytes(True)
             self._start_counter()
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes of tensors in a window so far; 0 if they are not counted."""
+        return 0 if self._memory is None else self._memory.most
+
+    def _count_bytes(self, on: bool) -> None:
+        """Begin or end to count bytes, always around torch's counter: modes are a stack."""
+        if self._memory is not None and on != self._counts_bytes:
+            self._counts_bytes = on
+            self._memory.__enter__() if on else self._memory.__exit__(None, None, None)
 
     def _start_counter(self) -> None:
         if self._counter is None and not self._calls:

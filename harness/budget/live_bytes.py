@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
@@ -32,14 +33,18 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     A storage that was there before counts only as a weight of the model. What an optimiser's step
     makes is the optimiser's, a copy of a weight is a copy, and the rest are activations.
+
+    With ``adopt`` a storage from before counts as soon as an operation reads it, so that some steps
+    of a run show what it holds. Parts are not told apart then, which takes hooks on its parameters.
     """
 
-    def __init__(self, model: "nn.Module") -> None:
+    def __init__(self, model: "nn.Module", *, adopt: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._adopts = adopt
         self._parts: dict[int, str] = {}
         """Part of every live storage, by address."""
         self._now: dict[str, int] = defaultdict(int)
-        self._most = 0
+        self.most = 0
         self.peak: dict[str, int] = {}
         """Bytes of each part at the moment of most."""
         self._new = ACTIVATIONS
@@ -52,15 +57,19 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def stepping(part: str) -> Any:
             return lambda *call: setattr(self, "_new", part)
 
-        self._handles = [
-            register_optimizer_step_pre_hook(stepping(OPTIMISER)),
-            register_optimizer_step_post_hook(stepping(ACTIVATIONS)),
-            *(
-                parameter.register_post_accumulate_grad_hook(self._label_gradient)  # type: ignore[no-untyped-call]
-                for parameter in self._parameters
-                if parameter.requires_grad
-            ),
-        ]
+        self._handles = (
+            []
+            if self._adopts
+            else [
+                register_optimizer_step_pre_hook(stepping(OPTIMISER)),
+                register_optimizer_step_post_hook(stepping(ACTIVATIONS)),
+                *(
+                    parameter.register_post_accumulate_grad_hook(self._label_gradient)  # type: ignore[no-untyped-call]
+                    for parameter in self._parameters
+                    if parameter.requires_grad
+                ),
+            ]
+        )
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -74,26 +83,35 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         part = self._new
         if func.overloadpacket.__name__ == "clone" and self._part(args[0]) == WEIGHTS:
             part = COPIES
-        for tensor in tensors(result):
+        for tensor in tensors((args, kwargs, result) if self._adopts else result):
             self._add(tensor, part)
         return result
 
     def on_host(self, read: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function whose new tensors do not count: beside a GPU the host holds them."""
+        """Return a function that reads batches which do not count: beside a GPU the host has them.
+
+        Their copies on the GPU are not counted either.
+        """
 
         def wrapped(*args: Any) -> Any:
             before, self._new = self._new, HOST
             try:
-                return read(*args)
+                return read(*args).map(self._hosted)
             finally:
                 self._new = before
 
         return wrapped
 
+    def _hosted(self, tensor: "Tensor") -> "Tensor":
+        self._add(tensor, HOST)  # also of a batch that is read outside
+        return tensor
+
     def _part(self, tensor: "Tensor") -> str | None:
         return self._parts.get(tensor.untyped_storage()._cdata)
 
     def _add(self, tensor: "Tensor", part: str) -> None:
+        if tensor.layout != torch.strided:  # it has no storage
+            return
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._parts:  # a view, or a result in place
@@ -119,5 +137,5 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         self._now[part] += size
         total = sum(self._now.values())
-        if total > self._most:
-            self._most, self.peak = total, {name: n for name, n in self._now.items() if n}
+        if total > self.most:
+            self.most, self.peak = total, {name: n for name, n in self._now.items() if n}

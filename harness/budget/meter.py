@@ -267,7 +267,7 @@ class Meter(StepLog):
             steps=self.steps,
             items=self._prompts,
             answers=self._answers,
-            peak_bytes=peak_bytes(self._device),
+            peak_bytes=peak_bytes(self._device) or self.audit.peak_bytes,
             device=device_name(self._device),
             limit_flops=self.budget.flops if self.budget.flops < math.inf else None,
             limit_seconds=self.budget.seconds,

@@ -61,42 +61,18 @@ def free_memory() -> None:
 
 
 def reset_peak(device: str) -> None:
-    """Reset the peak memory of the device, or of the process on a CPU (Linux only)."""
+    """Reset the peak memory of a GPU; of a CPU torch keeps none."""
     import torch
 
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    # Not Linux, or not permitted: the peak is then that since the process started.
-    with suppress(OSError):
-        # 5 resets VmHWM, see proc(5).
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes(device: str) -> int:
-    """Return the peak memory in bytes of the device, or of the process on a CPU."""
-    import resource
-
+    """Return the most bytes of tensors on a GPU since the reset; 0 on a CPU."""
     import torch
 
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(device))
-    if peak := _process_bytes("VmHWM"):
-        return peak
-    unit = 1 if platform.system() == "Darwin" else 1024  # getrusage(2) differs
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def resident_bytes() -> int:
-    """Return the memory that this process has now; 0 where the system does not say."""
-    return _process_bytes("VmRSS")
-
-
-def _process_bytes(name: str) -> int:
-    """Return a size of this process as Linux names it, see proc(5); 0 elsewhere."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    return torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0
 
 
 def device_name(device: str) -> str:

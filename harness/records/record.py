@@ -49,7 +49,7 @@ class Ledger:
     items: int
     """Prompts trained on (questions, or examples of a classifier), counted again when repeated."""
     peak_bytes: int
-    """Peak memory in bytes: of the GPU, or resident memory of the process on a CPU."""
+    """Peak bytes of tensors: by torch's allocator of a GPU, on a CPU within audited windows."""
     device: str
     limit_flops: float | None
     limit_seconds: float | None

@@ -3,8 +3,7 @@
 Rates are the vendors' data sheets', of dense products: NVIDIA A100 (2021), H100 and H200 SXM
 (2024), L40S (2023), and the Ada architecture's white paper for the RTX 4090. In bf16 they are those
 of tensor cores with sums in fp32, in fp32 those outside tensor cores. A CPU is counted by one core,
-since a run on a CPU uses one thread: its rate is measured, and so is what the process holds beside
-tensors.
+since a run on a CPU uses one thread, and its rate is measured.
 """
 
 import time

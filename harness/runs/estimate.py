@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard import tasks
-from steelyard.harness.core.environment import pick_device, resident_bytes
+from steelyard.harness.core.environment import pick_device
 from steelyard.harness.core.examples import Corpus, Example
 from steelyard.harness.core.files import TemporaryFolder, write_items
 from steelyard.harness.core.progress import (
@@ -71,7 +71,7 @@ class Estimate:
     evaluation: Mapping[str, float]
     """FLOPs by variant."""
     memory: Mapping[str, float]
-    """Bytes of the device, on a CPU of the process, by part at the dearest moment of training."""
+    """Bytes of tensors by part at the dearest moment of training."""
     disk: Mapping[str, float]
     """Bytes by part."""
     hours: float
@@ -108,13 +108,7 @@ def estimate(
         key = f"{spec.task} {spec.backbone} {dict(spec.backbone_options)}"
         if key not in subjects:
             subjects[key] = Subject.prepare(spec, corpora[spec.task], card, device)
-        one = _estimate(job, 1 + len(more), subjects[key], corpora, card, utilisation)
-        if card.device == "cpu":
-            # The trial imported what the run needs, and holds a model whose weights count already.
-            weights = sum(weight.nbytes for weight in subjects[key].backbone.parameters())
-            process = float(max(0, resident_bytes() - weights))
-            one = replace(one, memory={**one.memory, "process": process})
-        estimates.append(one)
+        estimates.append(_estimate(job, 1 + len(more), subjects[key], corpora, card, utilisation))
     return estimates
 
 
@@ -296,30 +290,19 @@ def report(estimates: Sequence[Estimate], card: Card, utilisation: float) -> Non
     """
     costs, sizes = [], []
     for run in estimates:
-        training = run.training
-        name = (run.entry, run.task, run.budget)
-        amounts = (
-            training.total / max(1, training.steps),
-            training.total,
-            run.evaluation_flops,
-            run.hours,
-        )
-        columns = [f"{amount:.3g}" for amount in amounts]
-        costs.append(
-            (*name, run.runs, columns[0], training.steps, f"{run.passes:.2g}", *columns[1:])
-        )
-        total, disk = sum(run.memory.values()), sum(run.disk.values())
+        training, total = run.training, sum(run.memory.values())
+        name = f"{run.entry} on {run.task}, {run.budget}"
+        amounts = (training.total, run.evaluation_flops, run.hours)
+        figures = [f"{run.passes:.2g}", *(f"{amount:.3g}" for amount in amounts)]
+        costs.append((name, run.runs, training.steps, *figures))
         parts = [
             f"{part} {size / GB:.3g}" for part, size in run.memory.items() if size > total / 1000
         ]
-        sizes.append((*name, f"{total / GB:.3g}", ", ".join(parts), f"{disk / GB:.3g}"))
-    print_table(
-        ("entry", "task", "budget", "runs", "a step", "steps", "passes", "training", "evaluation",
-         "hours"),
-        costs,
-        "FLOPs of one run",
-    )  # fmt: skip
-    print_table(("entry", "task", "budget", "GB", "of these", "GB on disk"), sizes, "Memory")
+        disk = sum(run.disk.values())
+        sizes.append((name, f"{total / GB:.3g}", ", ".join(parts), f"{disk / GB:.3g}"))
+    heads = ("run", "runs", "steps", "passes", "training", "evaluation", "hours")
+    print_table(heads, costs, "FLOPs of training and evaluation")
+    print_table(("run", "memory", "of these", "disk"), sizes, "GB of memory and disk")
     hours = sum(run.runs * run.hours for run in estimates)
     console.print(
         f"{hours:.3g} hours on {card.name} at {utilisation:.0%} of its peak rate for "

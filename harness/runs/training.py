@@ -106,6 +106,7 @@ def train(
     """
     import torch
 
+    from steelyard.harness.budget.live_bytes import LiveBytes
     from steelyard.harness.models import extension
 
     progress("preparing", 0.0)
@@ -113,7 +114,11 @@ def train(
     budget = parse_budget(spec.budget, spec.track, spec.wall)
     method, config, backbone, data, flops, seconds = prepare(spec, corpora, folder, device, budget)
     # The seed decides which windows the audit compares: a method cannot know them.
-    meter = Meter(budget, device, Audit(spec.seed_for("audit")))
+    # Torch keeps the peak of a GPU's memory itself.
+    memory = LiveBytes(backbone, adopt=True) if device == "cpu" else None
+    if memory and backbone.kind == "vlm":  # its trainers keep rows of pixels for later passes
+        data = replace(data, gather=memory.on_host(data.gather))
+    meter = Meter(budget, device, Audit(spec.seed_for("audit"), memory))
     for module in backbone.metered_modules:
         meter.watch(module)
     layout = extension.layout(backbone)
