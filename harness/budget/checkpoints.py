@@ -24,12 +24,13 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from steelyard.harness.core import ranks
-from steelyard.harness.core.errors import Interrupted, LeaseLost, one_line
+from steelyard.harness.core.errors import Interrupted, LeaseLost, UserError, one_line
 from steelyard.harness.core.files import TemporaryFolder, digest, explain_write_errors, write_json
 from steelyard.harness.core.progress import echo
 from steelyard.harness.core.readers import read_json
@@ -184,7 +185,10 @@ class Checkpoints:
         ends, now = self._interruption is not None, time.monotonic()
         if now >= self._due or (ends and self._period < math.inf):
             with self._meter.uncounted():
-                self._write(position(), (*self._parts, *(parts or ())))
+                try:
+                    self._write(position(), (*self._parts, *(parts or ())))
+                except UserError as error:  # a full disk: training goes on without
+                    echo(str(error), error=True)
             self._due = time.monotonic() + self._period
         if ends or now >= self._note_due:
             self._note((self._meter.spent, self._meter.seconds))
@@ -279,7 +283,8 @@ class Checkpoints:
 
     def _note(self, reached: Sequence[float]) -> None:
         self._attempts[-1]["reached"] = reached
-        write_json(self._folder / SPENT, self._attempts)
+        with suppress(UserError):  # a full disk
+            write_json(self._folder / SPENT, self._attempts)
         self._note_due = time.monotonic() + NOTE_SECONDS
 
 

@@ -14,9 +14,10 @@ trials have worker processes and are ended at a time. The kinds:
     clock      Python's clock jumps by up to ten years; the command goes on
     twice      a second command of the same words starts while the first runs; beyond the trials
 
-Afterwards all files (data, base model, weights, items, records) equal those of undisturbed commands
-but for seconds, memory and checksums of records; the boards of records without times are equal; no
-file is left over; and ``validate`` finds nothing. OUT/trials.jsonl has a row per trial.
+Each step of a training has a checkpoint, from which the command goes on. Afterwards all files
+(data, base model, weights, items, records) equal those of undisturbed commands but for seconds,
+memory, lost work and checksums of records; the boards of records without times are equal; no file
+is left over; and ``validate`` finds nothing. OUT/trials.jsonl has a row per trial.
 """
 
 import errno
@@ -48,6 +49,7 @@ import click
 from run_trees import contents, differences, findings, timeless_boards
 
 from steelyard import tasks
+from steelyard.harness.budget import checkpoints
 from steelyard.harness.cli.main import main as steelyard
 from steelyard.harness.models.tiny_vlm import config, train
 from steelyard.harness.runs.parallel import quiet_heavy_libraries
@@ -64,9 +66,10 @@ SUITES = {
     "vlm": "methods: [sft, dpo]\ntasks: [instruct]\nevaluate: [prior_conflict]\nseeds: [0]\n"
     "backbone: tiny-vlm\nbudget: 2e9\nlimit: 8\n",
 }
+EVERY_STEP = ("--checkpoint-minutes", "1e-6")
 COMMANDS = (
-    ("run", "classifier.yaml", "--device", "cpu"),
-    ("run", "vlm.yaml", "--device", "cpu"),
+    ("run", "classifier.yaml", "--device", "cpu", *EVERY_STEP),
+    ("run", "vlm.yaml", "--device", "cpu", *EVERY_STEP),
     ("leaderboard", "runs", "--jobs", "1"),
 )
 DISK, BALLAST = 256 * 2**20, "ballast"
@@ -258,6 +261,8 @@ def phases(command: int, paths: Sequence[str]) -> list[str]:
             following = "board"
         elif path.startswith("/home"):
             following = "base model" if "tiny-vlm" in path else "data"
+        elif name in (checkpoints.FILE, checkpoints.SPENT):
+            following = "training"
         elif name in ("record.json", "before.json"):
             following = "record"
         elif name.endswith(".parquet") or (name.endswith(".json") and "/parts/" in path):
@@ -404,7 +409,7 @@ def reached(root: Path, command: int) -> str:
         return "base model"
     method = "modality_dropout" if command else "dpo"
     folders = [folder for folder in (root / "runs").glob("*") if method not in folder.name]
-    if any((folder / "parts").exists() for folder in folders):
+    if any((folder / "training.json").exists() for folder in folders):
         return "scoring"
     return "training"
 
