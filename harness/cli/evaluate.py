@@ -4,21 +4,23 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import click
 
 from steelyard import tasks
 from steelyard.harness.cli import list as listing
 from steelyard.harness.cli.options import output_file, pass_options
+from steelyard.harness.core import ranks
 from steelyard.harness.core.characters import escaped
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import check_output, read_items, user_path, write_atomic
 from steelyard.harness.core.options import Help, parse_pairs
 from steelyard.harness.core.progress import echo
 from steelyard.harness.models import registry, vlm_config
+from steelyard.harness.models.backbone import Backbone
 from steelyard.harness.records import record
 from steelyard.harness.records.record import Record
 from steelyard.harness.runs import options as shared
@@ -33,6 +35,11 @@ COST = Help(
     "unknown for an adapter; other models count as they are, nothing trained",
     "FLOPS|unknown",
 )
+ENGINE = Help(
+    "What answers tasks in words; vllm and sglang do through lmms-eval, and no record or board "
+    "mixes them",
+    "transformers",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +52,7 @@ class EvaluateOptions(shared.DataOptions):
     backbone_set: Annotated[tuple[str, ...], shared.BACKBONE_SET] = ()
     include_path: Annotated[tuple[Path, ...], shared.INCLUDE_PATH] = ()
     limit: Annotated[int | None, shared.LIMIT] = None
+    engine: Annotated[Literal["vllm", "sglang"] | None, ENGINE] = None
     device: Annotated[str, shared.DEVICE] = "auto"
 
 
@@ -126,11 +134,46 @@ def score_model(source: str, names: Sequence[str], options: EvaluateOptions) -> 
                     f"{job.spec.backbone} has other weights (revision {revision}) than when "
                     f"{old.id} was scored ({old.provenance['weights']}); give another --out."
                 )
+    job = with_engine(job, old, weights, options.engine)
     settings = shared.RunOptions(runs=runs, device=options.device, jobs=0)
     (result,) = parallel.run_jobs([job], corpora, settings)
     if result.status == "failed":
         sys.exit(1)
     listing.print_record(result_folder)
+
+
+def with_engine(job: Job, old: Record | None, weights: Path | None, engine: str | None) -> Job:
+    """Return the job with an engine that answers for its model, if one is to.
+
+    Raises:
+        UserError: the engine is not installed, it cannot answer a variant or have the model, or
+            the record has scores by another one.
+    """
+    from steelyard.harness.evaluation import engines
+
+    before = old.provenance.get("engine", {}).get("name") if old else engine
+    if old is not None and old.scores and before != engine:
+        remedy = (
+            "give another --out"
+            if weights is None
+            else "have one record a run and engine: train it with 'steelyard train', score it so"
+        )
+        names = [name or "transformers" for name in (before, engine)]
+        raise UserError(f"{old.id} has answers by {names[0]}, not by {names[1]}: {remedy}.")
+    if engine is None:
+        return job
+    if ranks.world() > 1:
+        raise UserError(f"--engine {engine} takes the GPUs by itself: start one process.")
+    engines.version(engine)  # before a model is loaded
+    # On the CPU: the GPU's memory is the engine's.
+    spec = job.spec
+    model = (
+        registry.open_model(spec.backbone, spec.backbone_options, "cpu")
+        if weights is None
+        else registry.load(weights, "cpu")
+    )
+    answering = engines.EngineModel(engine, engines.checked(engine, job.variants, model))
+    return replace(job, model=cast(Backbone, answering))
 
 
 def _expand(name: str) -> list[tasks.Variant]:

@@ -76,6 +76,11 @@ def reproduce(folder: Path, options: ReproduceOptions) -> None:
         raise UserError(
             f"{folder} has answers of a file: score that file again, 'steelyard score'."
         )
+    if engine := old.provenance.get("engine"):
+        raise UserError(
+            f"{folder} has answers by {engine['name']}: score the model again, with 'steelyard "
+            f"evaluate --engine {engine['name']}'."
+        )
     source = old.provenance
     variants = tuple(dict.fromkeys(map(variant_name, old.scores)))
     spec = _find_method(old, options.method)

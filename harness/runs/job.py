@@ -167,7 +167,9 @@ def part_files(
     file = re.sub("[@:/]", "-", name)
     corpus = corpora.get(name.partition("@")[0])
     items = f"{job.split}-{job.limit or 'all'}-{corpus.revision_of(job.split) if corpus else ''}"
-    parts = folder / PARTS / items
+    # Of another engine's answers nothing is continued.
+    engine = getattr(job.model, "engine", None)
+    parts = folder / PARTS / (f"{items}-{engine['name']}" if engine else items)
     return parts / f"{file}.parquet", parts / f"{file}.json"
 
 

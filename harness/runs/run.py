@@ -270,6 +270,8 @@ def _provenance(
         content["attacks"] = {name: costs[name] for name in attacked}
     if job.tuning is not None:
         content["tuning"] = dict(job.tuning)
+    if engine := getattr(job.model, "engine", before.get("engine")):
+        content["engine"] = dict(engine)
     # Most runs need one attempt, and their records read as they always did.
     if (attempts := max(current.state.attempts, before.get("attempts", 1))) > 1:
         content["attempts"] = attempts

@@ -255,6 +255,9 @@ def _check_comparable(runs: Sequence[Run]) -> None:
         # Records older than the versions of the rules follow the first.
         rules = {str(record.provenance.get("rules", 1)) for record in records}
         _check_single(task, "versions of the rules", rules, "the folders you give")
+        # Engines round differently, and so answer differently.
+        engines = {_engine(record) for record in records if record.scores}
+        _check_single(task, "engines that answered", engines, "the folders you give")
         if task != NOTHING:  # compared by backbone; without training there is no budget
             _check_single(task, "backbones", {backbone_name(spec) for spec in specs}, "--backbone")
             budgets = {cap_name(spec) for spec in specs}
@@ -269,6 +272,11 @@ def _check_comparable(runs: Sequence[Run]) -> None:
             for r in records
         }
         _check_single(task, "data revisions", data, "the folders you give")
+
+
+def _engine(record: Record) -> str:
+    engine = record.provenance.get("engine", {"name": "transformers", "version": ""})
+    return f"{engine['name']} {engine['version']}".strip()
 
 
 def _check_finite(run: Run) -> None:
