@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,9 +70,9 @@ def _check_task(
         names = [*item_table.CLASSES, *item_table.VALUES]
     table, order = item_table.read(path, names, orders.get(task))
     orders[task] = order
-    for variant, ids in order.ids.items():
-        result.ids[task, variant] = digest(str(name).encode() for name in ids)
-        if len(np.unique(ids)) < len(ids):
+    for variant, (ids, is_unique) in _ids(order).items():
+        result.ids[task, variant] = ids
+        if not is_unique:
             result.wrong.append(f"{task} {variant}: an item is scored twice")
     by_class = item_table.items_of([table], order, classes, names)[0] if of_classes else {}
     for variant, items in by_class.items():
@@ -91,6 +92,16 @@ def _check_task(
             else _of_sums({name: values[rows] for name, values in sums.items()}, score.metric)
         )
         _compare(score, len(rows), value, result)
+
+
+# Keyed by identity: most runs of a task have the same order.
+@lru_cache(maxsize=64)
+def _ids(order: item_table.Order) -> Mapping[str, tuple[str, bool]]:
+    """Return by variant the hash of the item ids, and whether each occurs once."""
+    return {
+        variant: (digest(str(name).encode() for name in ids), len(np.unique(ids)) == len(ids))
+        for variant, ids in order.ids.items()
+    }
 
 
 def _compare(score: Score, items: int, value: float | None, result: ItemCheck) -> None:

@@ -13,10 +13,10 @@ from steelyard.harness.budget.audit import TOLERANCE
 from steelyard.harness.core.characters import is_invisible
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import file_hash
+from steelyard.harness.core.options import Option
 from steelyard.harness.models import registry
 from steelyard.harness.records.budget import parse_budget
 from steelyard.harness.records.record import Ledger, Score, checksum
-from steelyard.harness.records.spec import RunSpec
 from steelyard.leaderboards.loading.collect import Run, run_of
 from steelyard.leaderboards.loading.packed import PackedFile, RunFile, load_record, path_of
 from steelyard.leaderboards.validate.finding import Finding
@@ -47,7 +47,7 @@ def check_names(run: Run) -> Iterator[str]:
     if run.folder.name != record.id:
         yield f"the folder is called {run.folder.name}, the run {record.id}"
     for where, text in _texts(asdict(record)):
-        if any(map(is_invisible, text)):
+        if not text.isprintable() and any(map(is_invisible, text)):
             yield f"control characters in {where}: {json.dumps(text)}"
 
 
@@ -132,7 +132,7 @@ def check_ledger(run: Run) -> Iterator[str]:
     if budget.items is not None and ledger.items > budget.items:
         yield f"{ledger.items} items used of {budget.items}"
     yield from _generation(ledger)
-    batch = _batch_size(spec)
+    batch = _batch_size(spec.backbone, tuple(spec.backbone_options.items()))
     if batch is not None and ledger.items > ledger.steps * batch:
         yield f"{ledger.items} items in {ledger.steps} steps of at most {batch}"
     if ledger.steps and not ledger.total_flops:
@@ -158,10 +158,11 @@ def _generation(ledger: Ledger) -> Iterator[str]:
             yield f"the tokens of {phase} cost {flops:.4g} FLOPs, the ledger has {recorded:.4g}"
 
 
-def _batch_size(spec: RunSpec) -> int | None:
+@cache
+def _batch_size(backbone: str, options: tuple[tuple[str, Option], ...]) -> int | None:
     """Return the items per step; None if the backbone's files are not on this machine."""
     try:
-        return registry.configure(spec.backbone, spec.backbone_options).batch_size
+        return registry.configure(backbone, dict(options)).batch_size
     except UserError:
         return None
 
