@@ -52,7 +52,11 @@ MpiDefault=none
 SwitchType=switch/none
 GresTypes=gpu
 NodeName={host} Gres=gpu:2 NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=1000 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+PartitionName=main Nodes={host} Default=YES State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes={host} State=UP PriorityTier=2
 """
 GPUS = """
 Name=gpu File=/dev/zero

@@ -37,7 +37,7 @@ def output(*words: str) -> list[str]:
 
 
 def run_on_slurm(reference: Reference, runs: Path, *words: str) -> "subprocess.Popen[bytes]":
-    environment = {**reference.environment, **{n: os.environ[n] for n in ("PATH", "SLURM_CONF")}}
+    environment = {**os.environ, "XDG_CACHE_HOME": reference.environment["XDG_CACHE_HOME"]}
     return start(("run", reference.suite, "--runs", runs, "--on", "slurm", *words), environment)
 
 
@@ -65,10 +65,11 @@ def test_plan_survives_a_killed_task_and_a_requeue(eight: Reference, tmp_path: P
 
 
 def test_run_longer_than_the_time_limit_goes_on_in_the_next_job(
-    long: Reference, tmp_path: Path
+    long: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Slurm's shortest limit is a minute, and its signal comes up to a minute early.
-    words = ("--minutes", "1", "--site", "signal_delay_s=20")
+    # Slurm's signal comes up to a minute early.
+    words = ("--minutes", "2", "--site", "signal_delay_s=20")
+    monkeypatch.setenv("STEP_SECONDS", "1.2")
     command = run_on_slurm(long, tmp_path / "runs", *words)
     assert command.wait() == 0
     assert not unequal(long.runs, tmp_path / "runs")
@@ -76,7 +77,7 @@ def test_run_longer_than_the_time_limit_goes_on_in_the_next_job(
     assert record.read(folder).provenance["attempts"] > 1
 
 
-def test_workers_that_are_stopped_end_for_good(
+def test_preempted_worker_begins_again_and_a_stopped_one_does_not(
     eight: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", eight.environment["XDG_CACHE_HOME"])
@@ -84,7 +85,10 @@ def test_workers_that_are_stopped_end_for_good(
     assert start(("plan", eight.suite, "-o", plan), eight.environment).wait() == 0
     engine = Slurm()
     launch = engine.start(plan, runs.folder, Resources(workers=1, minutes=5))
-    (worker,) = until(runs.workers, "run at work")
+    (first,) = until(runs.workers, "run at work")
+    urgent = ("srun", "--partition=urgent", "--cpus-per-task=2", "true")
+    subprocess.run(urgent, check=True)
+    (worker,) = until(lambda: first not in (now := runs.workers()) and now, "second worker")
     engine.stop(launch)
     until(lambda: not psutil.pid_exists(worker), "end of the worker")
     until(lambda: Slurm().states(launch)[launch.ids[0]].startswith("CANCELLED"), "cancelled state")
