@@ -25,8 +25,8 @@ from steelyard.harness.engines import LOGS, Launch, Resources, worker_command
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
-MOST_REQUEUES = 1000
-"""Requeues of a job after its time limit; the plan ends a worker, not their number."""
+MOST_REQUEUES = 100
+"""Requeues of a job after its time limit: a run without checkpoints would never end."""
 MOST_DEATHS = 3
 """Worker processes that may die in a job, by memory for example, before it fails."""
 SIGNAL_SECONDS = 120

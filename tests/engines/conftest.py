@@ -26,7 +26,7 @@ def train(backbone, data, meter, config, seed):
         time.sleep(float(os.environ.get("STEP_SECONDS", "0")))
         return backbone.loss(backbone.predict(batch), batch).mean(), {}
 
-    fit(backbone, data, meter, step, seed=seed)
+    fit(backbone, data, meter, step, seed=seed, state=[])
 '''
 
 
