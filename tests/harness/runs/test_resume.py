@@ -19,6 +19,8 @@ from steelyard.harness.core.progress import no_progress
 from steelyard.harness.records.spec import RunSpec
 from steelyard.harness.runs import training
 from steelyard.harness.runs.attempt import PARTS
+from steelyard.harness.runs.job import Job
+from steelyard.harness.runs.run import run as run_job
 from steelyard.harness.runs.training import train
 
 ALWAYS = 1e-9
@@ -207,3 +209,20 @@ def test_a_method_that_declares_no_state_starts_anew(world: Path, tmp_path: Path
         attempt(run, world, tmp_path / "ended", ALWAYS, ending(Interrupted("SIGTERM"), 9))
     assert attempt(run, world, tmp_path / "ended", ALWAYS) == "done"
     assert not differences(leftovers(tmp_path / "plain"), leftovers(tmp_path / "ended"))
+
+
+def test_a_record_says_what_was_lost_and_an_undisturbed_one_nothing(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "NOTE_SECONDS", 0.0)
+    corpora = {"food101": tasks.load("food101", world / "food101")}
+    job = Job(spec("joint"), "Joint", ("food101",), limit=8)
+    plain = run_job(job, corpora, tmp_path / "plain", "cpu", no_progress)
+    assert not {"attempts", "lost"} & plain.provenance.keys()
+    with pytest.raises(Killed):
+        run_job(job, corpora, tmp_path / "ended", "cpu", ending(Killed(), 9))
+    ended = run_job(job, corpora, tmp_path / "ended", "cpu", no_progress)
+    assert ended.provenance["attempts"] == 2
+    lost = plain.ledger.total_flops * 9 / plain.ledger.steps
+    assert ended.provenance["lost"]["flops"] == pytest.approx(lost, rel=0.1)
+    assert not differences(contents(tmp_path / "plain"), contents(tmp_path / "ended"))
