@@ -34,6 +34,8 @@ _world, _rank = 1, 0
 _variables: dict[str, str] = {}
 _control: Any = None
 """Group of processes for values that are no gradients, on the CPU."""
+_meetings: Any = None
+"""Group for ``meet`` alone: what waits in another group is not taken for an answer."""
 
 
 class FailedElsewhere(Exception):
@@ -86,7 +88,7 @@ def connect() -> None:
     Raises:
         UserError: some ranks have a GPU and others have none.
     """
-    global _control
+    global _control, _meetings
     if _world == 1:
         return
     import torch
@@ -101,7 +103,7 @@ def connect() -> None:
     finally:
         for name in _variables:
             del os.environ[name]
-    _control = distributed.new_group(backend="gloo", timeout=timeout)
+    _control, _meetings = (distributed.new_group(backend="gloo", timeout=timeout) for _ in range(2))
     have = gather(has_gpu)
     if len(set(have)) > 1:
         raise UserError(
@@ -129,11 +131,9 @@ def meet(problem: str = "") -> None:
         return
     from torch import distributed
 
+    seconds = LONE_SECONDS if problem else HOURS * 3600
     try:
-        if problem:
-            distributed.monitored_barrier(_control, timedelta(seconds=LONE_SECONDS))
-        else:
-            distributed.monitored_barrier(_control)
+        distributed.barrier(_meetings, async_op=True).wait(timedelta(seconds=seconds))
     except RuntimeError:
         if not problem:
             raise

@@ -40,13 +40,15 @@ class Result:
         return max(float((a[n] - b[n]).abs().max()) for a, b in pairs for n in a)
 
 
-def start(count: int, folder: Path, words: str) -> "subprocess.CompletedProcess[str]":
+def start(
+    count: int, folder: Path, words: str, script: Path = SCRIPT
+) -> "subprocess.CompletedProcess[str]":
     """Start the command, by torchrun if it is several processes, and wait for its end."""
     (folder / "own").mkdir(parents=True)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
     paths = os.pathsep.join(filter(None, sys.path))
     return subprocess.run(
-        [sys.executable, *(torchrun if count > 1 else ()), SCRIPT, folder / "own", *words.split()],
+        [sys.executable, *(torchrun if count > 1 else ()), script, folder / "own", *words.split()],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -65,23 +67,27 @@ def ran(count: int, folder: Path, words: str) -> Result:
 
 
 def check(one: Result, two: Result) -> None:
-    """Check that two ranks did the work of one process, and share a budget and a ledger."""
-    ledger = two.record.ledger
+    """Check that two ranks did the work of one process, and share a ledger."""
+    ledger, alone = two.record.ledger, one.record.ledger
     assert one.record.status == two.record.status == "done", two.record.failure
-    assert {own["steps"] for own in two.own} == {ledger.steps} == {one.record.ledger.steps}
-    assert (ledger.items, ledger.answers) == (
-        one.record.ledger.items,
-        one.record.ledger.answers,
-    )
+    assert {own["steps"] for own in two.own} == {ledger.steps} == {alone.steps}
+    assert (ledger.items, ledger.answers) == (alone.items, alone.answers)
+    check_ledger(two)
+    # Equal weights on both ranks are checked at the end of every run of several.
+    assert one.distance(two) < 1e-4
+    assert two.record.provenance["ranks"] == 2 and "ranks" not in one.record.provenance
+
+
+def check_ledger(two: Result) -> None:
+    """Check that the ledger is the sum of what each rank counted, and within the budget."""
+    ledger = two.record.ledger
+    assert len({own["steps"] for own in two.own}) == 1
     for phase, flops in ledger.flops.items():
         shares = [own["flops"].get(phase, 0.0) for own in two.own]
-        assert sum(shares) == flops and max(shares) < 0.6 * flops
-    assert ledger.limit_flops and 0.9 * ledger.limit_flops < ledger.total_flops
-    assert ledger.total_flops <= ledger.limit_flops
-    assert two.record.provenance["ranks"] == 2 and "ranks" not in one.record.provenance
-    # Equal weights on both ranks are checked at the end of every run of several.
-    assert 0 < one.distance(two) + 1e-12 < 1e-4
+        assert sum(shares) == flops and max(shares) < 0.7 * flops
     assert ledger.audited and ledger.unposted < 0.01
+    if ledger.limit_flops is not None:
+        assert 0.8 * ledger.limit_flops < ledger.total_flops <= ledger.limit_flops
 
 
 def test_two_ranks_train_and_score_as_one_process(world: Path, tmp_path: Path) -> None:
@@ -100,22 +106,31 @@ def test_two_ranks_train_and_score_as_one_process(world: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     "words",
     [
-        "dpo --budget 1e10",
-        "dpo --budget 1e10 --set negatives=blank_image --set max_pairs=64",
-        "mpo --budget 1e10 --backbone-set micro_batch_size=16",
-        "kto --budget 1e10 --backbone-set micro_batch_size=16",
-        "mdpo --budget 1e10 --backbone-set micro_batch_size=16",
-        "grpo --budget 9.5e9 --set group=4",
-        "grpo --budget 5e9 --set group=4 --set loss_type=dapo",
-        "rloo --budget 9.5e9 --set group=4",
-        "mbpo --budget 1.5e10 --set group=4 --set filters=same --set mine_limit=40 --set steps=3",
-        "mcr --budget 1e10 --backbone-set micro_batch_size=16",
-        "balgrad --budget 1e10 --backbone-set micro_batch_size=16",
-        "modality_dropout --budget 1e10 --backbone-set micro_batch_size=16",
+        # On the data track, where the learning rate does not follow how rows are padded.
+        "sft --budget 256",
+        "dpo --budget 256",
+        "dpo --budget 256 --set negatives=blank_image --set max_pairs=64",
+        "mpo --budget 256 --backbone-set micro_batch_size=16",
+        "kto --budget 256 --backbone-set micro_batch_size=16",
+        "mdpo --budget 256 --backbone-set micro_batch_size=16",
+        "grpo --budget 64 --set group=4",
+        "grpo --budget 64 --set group=4 --set loss_type=dapo",
+        "rloo --budget 64 --set group=4",
+        "mbpo --budget 96 --set group=4 --set filters=same --set steps=3",
+        "mcr --budget 256 --backbone-set micro_batch_size=16",
+        "balgrad --budget 256 --backbone-set micro_batch_size=16",
+        "modality_dropout --budget 256 --backbone-set micro_batch_size=16",
     ],
 )
 def test_each_kind_of_method_trains_on_two_ranks(words: str, tmp_path: Path) -> None:
-    check(*(ran(count, tmp_path / str(count), f"{words} --limit 4") for count in (1, 2)))
+    words = f"{words} --track data --limit 4"
+    check(*(ran(count, tmp_path / str(count), words) for count in (1, 2)))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("words", ["grpo --budget 9.5e9", "mbpo --budget 4e10 --set filters=same"])
+def test_ranks_whose_steps_differ_stop_together(words: str, tmp_path: Path) -> None:
+    check_ledger(ran(2, tmp_path / "two", f"{words} --set group=4 --limit 4"))
 
 
 @pytest.mark.heavy
@@ -146,3 +161,25 @@ def test_301_items_of_two_variants_have_equal_tables(tmp_path: Path) -> None:
     assert names and names == {path.name for path in two.glob("items*.parquet")}
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
     assert record.read(one).scores == record.read(two).scores
+
+
+ALONE = """
+import os
+from steelyard.harness.core import ranks
+ranks.LONE_SECONDS = 2.0
+ranks.adopt(dict(os.environ))
+ranks.connect()
+ranks.meet("of all")
+ranks.meet("of rank {rank}") if ranks.rank() == {rank} else ranks.gather(0)
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_fails_alone_ends_all(rank: int, tmp_path: Path) -> None:
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE.format(rank=rank))
+    done = start(2, tmp_path, "", script)
+    assert done.returncode == 1
+    assert f"error: rank {rank} alone: of rank {rank}\n" in done.stderr
+    assert "of all" not in done.stderr
