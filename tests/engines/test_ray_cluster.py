@@ -33,10 +33,11 @@ def test_plan_survives_the_terminal_a_worker_and_a_node(eight: Reference, tmp_pa
     assert not unequal(eight.runs, runs.folder)
 
 
-def test_command_starts_a_cluster_of_this_machine_where_there_is_none(
-    eight: Reference, tmp_path: Path
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_workers_of_this_machine_write_the_files_of_one_process(
+    eight: Reference, tmp_path: Path, engine: str
 ) -> None:
-    words = ("run", eight.suite, "--runs", tmp_path / "runs", "--on", "ray", "--workers", "2")
+    words = ("run", eight.suite, "--runs", tmp_path / "runs", "--on", engine, "--workers", "2")
     assert start(words, eight.environment).wait() == 0
     assert not unequal(eight.runs, tmp_path / "runs")
 
