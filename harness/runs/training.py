@@ -106,21 +106,13 @@ def train(
     """
     import torch
 
-    from steelyard.harness.budget.live_bytes import LiveBytes
     from steelyard.harness.models import extension
 
     progress("preparing", 0.0)
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
     budget = parse_budget(spec.budget, spec.track, spec.wall)
-    method, config, backbone, data, flops, seconds = prepare(spec, corpora, folder, device, budget)
-    # The seed decides which windows the audit compares: a method cannot know them.
-    # Torch keeps the peak of a GPU's memory itself.
-    memory = LiveBytes(backbone, adopt=True) if device == "cpu" else None
-    if memory and backbone.kind == "vlm":  # its trainers keep rows of pixels for later passes
-        data = replace(data, gather=memory.on_host(data.gather))
-    meter = Meter(budget, device, Audit(spec.seed_for("audit"), memory))
-    for module in backbone.metered_modules:
-        meter.watch(module)
+    subject, meter = _metered(prepare(spec, corpora, folder, device, budget), spec, budget, device)
+    backbone = subject.backbone
     layout = extension.layout(backbone)
 
     def report(fraction: float) -> None:
@@ -137,58 +129,98 @@ def train(
         _open_checkpoints(meter, backbone, spec, folder / PARTS, device, checkpoint_minutes)
     # After the build, so that dropout does not depend on the number of weights drawn before.
     torch.manual_seed(spec.seed_for("training", *ranks.name()))
-    # Reading validation or test images during training is cheating and fails the run.
     # Path() is the root of lmms-eval's tasks; it would forbid the full working directory.
     roots = [corpus.root for corpus in corpora.values() if corpus.root != Path()]
-    images = (example.image for example in data.examples if example.image)
-    with (
-        tracking.opened(trackers if ranks.is_main() else (), folder, spec) as meter.on_log,
-        meter,
-        only_training_images(images, roots, [folder]) as guard,
-    ):
-
-        def work() -> None:
-            if flops:
-                with meter.phase("features"):
-                    meter.charge(flops, seconds)
-            method.train(backbone, data, meter, config, spec.seed_for("method"))
-
-        stopped, failure, exception = _attempt(work, meter)
-    ranks.meet(exception or failure)
+    with tracking.opened(trackers if ranks.is_main() else (), folder, spec) as meter.on_log:
+        stopped, failure, exception = _guarded(subject, spec, meter, roots, folder)
     # A method may have caught these exceptions: the findings count nevertheless.
-    changes = extension.changed_parts(backbone, layout)
-    failure = meter.audit.finding or guard.finding or changes or failure
-    if meter.checkpoints.unused:
-        failure = failure or "the stage of the checkpoint was not reached"
+    failure = meter.audit.finding or extension.changed_parts(backbone, layout) or failure
     failures = ranks.gather((failure, exception))
     failure, exception = next(filter(any, failures), ("", ""))
     failure = failure or _differing_ranks(backbone)
     # A second copy of a vision-language model may not fit beside the first.
     if not failure and backbone.kind == "classifier":
-        same = _restores(backbone, data, folder, device)
+        same = _restores(backbone, subject.data, folder, device)
         failure = "" if same else extension.UNSAVED.format("by a hook or a plain attribute")
     ledger = merged(ranks.gather(meter.ledger(stopped)))
     failure = failure or _overspent(ledger)
-
-    def write() -> TrainingResult:
-        with TemporaryFolder(folder / PARTS) as own:
-            if not failure:
-                registry.save(backbone, Path(own) / WEIGHTS)
-            result = _write_result(Path(own), meter, ledger, failure, exception)
-            try:
-                progress("training", 1.0)  # raises if another process took the run over meanwhile
-            except LeaseLost:
-                raise
-            except Interrupted:  # what is done is done; the next call of ``progress`` ends the run
-                pass
-            for name in (WEIGHTS, LOG, TRACEBACK, TRAINING):  # the last says that all are there
-                _move(Path(own) / name, folder / name)
-        return result
-
-    result = ranks.share(write)
+    result = TrainingResult(
+        "failed" if failure else "done", failure, ledger, meter.diagnostics, ranks.world()
+    )
+    ranks.share(lambda: _publish(result, exception, backbone, meter, folder, progress))
     if ranks.world() == 1:
         meter.checkpoints.remove()
     return result
+
+
+def _metered(
+    subject: Preparation, spec: RunSpec, budget: Budget, device: str
+) -> tuple[Preparation, Meter]:
+    """Return what is trained, watched by the meter of its run."""
+    from steelyard.harness.budget.live_bytes import LiveBytes
+
+    backbone = subject.backbone
+    # Torch keeps the peak of a GPU's memory itself.
+    memory = LiveBytes(backbone, adopt=True) if device == "cpu" else None
+    if memory and backbone.kind == "vlm":  # its trainers keep rows of pixels for later passes
+        gather = memory.on_host(subject.data.gather)
+        subject = subject._replace(data=replace(subject.data, gather=gather))
+    # The seed decides which windows the audit compares: a method cannot know them.
+    meter = Meter(budget, device, Audit(spec.seed_for("audit"), memory))
+    for module in backbone.metered_modules:
+        meter.watch(module)
+    return subject, meter
+
+
+def _guarded(
+    subject: Preparation, spec: RunSpec, meter: Meter, roots: Sequence[Path], folder: Path
+) -> tuple[Literal["finished", "budget"], str, str]:
+    """Train, and fail a run that reads validation or test images of ``roots``; see ``_attempt``."""
+    images = (example.image for example in subject.data.examples if example.image)
+    with meter, only_training_images(images, roots, [folder]) as guard:
+
+        def work() -> None:
+            if subject.flops:
+                with meter.phase("features"):
+                    meter.charge(subject.flops, subject.seconds)
+            data, config = subject.data, subject.config
+            subject.method.train(subject.backbone, data, meter, config, spec.seed_for("method"))
+
+        stopped, failure, exception = _attempt(work, meter)
+    ranks.meet(exception or failure)
+    failure = guard.finding or failure
+    if meter.checkpoints.unused:
+        failure = failure or "the stage of the checkpoint was not reached"
+    return stopped, failure, exception
+
+
+def _publish(
+    result: TrainingResult,
+    exception: str,
+    backbone: "Classifier | Vlm",
+    meter: Meter,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Write weights, log, and traceback or result to a folder of this attempt, then move them."""
+    with TemporaryFolder(folder / PARTS) as temporary:
+        attempt = Path(temporary)
+        if not result.failure:
+            registry.save(backbone, attempt / WEIGHTS)
+        lines = (json.dumps(row, sort_keys=True) + "\n" for row in meter.history)
+        write_atomic(attempt / LOG, "".join(lines))
+        if exception:
+            write_atomic(attempt / TRACEBACK, exception)
+        else:  # a run that has this file is not trained again
+            write_json(attempt / TRAINING, asdict(result))
+        try:
+            progress("training", 1.0)  # raises if another process took the run over meanwhile
+        except LeaseLost:
+            raise
+        except Interrupted:  # what is done is done; the next call of ``progress`` ends the run
+            pass
+        for name in (WEIGHTS, LOG, TRACEBACK, TRAINING):  # the last says that all are there
+            _move(attempt / name, folder / name)
 
 
 def _open_checkpoints(
@@ -239,21 +271,6 @@ def _overspent(ledger: Ledger) -> str:
         f"{ranks.world()} ranks executed {ledger.total_flops:.3g} FLOPs of {limit:.3g}: the last "
         f"of {ledger.steps} steps cost more than any before it; give another --budget"
     )
-
-
-def _write_result(
-    folder: Path, meter: Meter, ledger: Ledger, failure: str, exception: str
-) -> TrainingResult:
-    """Return the result of a training, after its log and its result or traceback are written."""
-    status: Literal["done", "failed"] = "failed" if failure else "done"
-    result = TrainingResult(status, failure, ledger, meter.diagnostics, ranks.world())
-    lines = (json.dumps(row, sort_keys=True) + "\n" for row in meter.history)
-    write_atomic(folder / LOG, "".join(lines))
-    if exception:
-        write_atomic(folder / TRACEBACK, exception)
-    else:  # after the weights: a run that has this file is not trained again
-        write_json(folder / TRAINING, asdict(result))
-    return result
 
 
 def _attempt(
