@@ -250,15 +250,7 @@ def _provenance(
             )
             for name in other_tasks
         }
-    content["weights"] = weights_hash(folder / WEIGHTS)
-    if spec.task == tasks.NOTHING:
-        # Weights of an untrained model are not in the run's folder.
-        options = spec.backbone_options
-        elsewhere = dict(job.elsewhere or {})
-        content |= {} if job.elsewhere is None else {"elsewhere": elsewhere}
-        # Answers of a file stand for weights that nobody here has.
-        files = [answers["hash"] for answers in elsewhere.get("answers", {}).values()]
-        content["weights"] = "+".join(files) or registry.revision(spec.backbone, options)
+    content |= _scored_weights(job, folder)
     if methods.about(spec.method).learns:
         content["learning_rate"] = learning_rate(spec)
     tables = {record.items_file(name, spec.task) for name in (spec.task, *other_tasks)}
@@ -278,6 +270,19 @@ def _provenance(
     if lost := lost_work(folder / PARTS) or before.get("lost"):
         content["lost"] = lost
     return content
+
+
+def _scored_weights(job: Job, folder: Path) -> dict[str, Any]:
+    """Return the hash of the weights, and what is declared of a model trained elsewhere."""
+    if job.spec.task != tasks.NOTHING:
+        return {"weights": weights_hash(folder / WEIGHTS)}
+    elsewhere = dict(job.elsewhere or {})
+    # Answers of a file stand for weights that nobody here has.
+    files = [answers["hash"] for answers in elsewhere.get("answers", {}).values()]
+    # Weights of an untrained model are not in the run's folder.
+    weights = "+".join(files) or registry.revision(job.spec.backbone, job.spec.backbone_options)
+    content: dict[str, Any] = {"weights": weights}
+    return content if job.elsewhere is None else {**content, "elsewhere": elsewhere}
 
 
 def _evaluate(

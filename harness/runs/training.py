@@ -144,9 +144,8 @@ def train(
         failure = "" if same else extension.UNSAVED.format("by a hook or a plain attribute")
     ledger = merged(ranks.gather(meter.ledger(stopped)))
     failure = failure or _overspent(ledger)
-    result = TrainingResult(
-        "failed" if failure else "done", failure, ledger, meter.diagnostics, ranks.world()
-    )
+    status: Literal["done", "failed"] = "failed" if failure else "done"
+    result = TrainingResult(status, failure, ledger, meter.diagnostics, ranks.world())
     ranks.share(lambda: _publish(result, exception, backbone, meter, folder, progress))
     if ranks.world() == 1:
         meter.checkpoints.remove()

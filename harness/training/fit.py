@@ -9,7 +9,7 @@ fit(backbone, data, meter, step, seed=seed)
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,29 +59,24 @@ def fit(
     """
     backbone.train()
     modules: tuple[Backbone | nn.Module, ...] = (backbone, *extra)
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimiser = new_optimiser(parameters, backbone.recipe)
     section = meter.checkpoints.stage(stage)
     if section.finished:
         return
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimiser = new_optimiser(parameters, backbone.recipe)
     meter.start_stage()
     position = section.position or {"step": 0, "start": meter.fraction}
-    start = position["start"]
     changing = None if state is None else (optimiser, *extra, *state)
     for positions in data.positions(backbone.recipe.batch_size, seed, stage, position["step"]):
         section.mark(lambda: position, changing)
         if meter.fraction >= until:
             break
-        progress = (meter.fraction - start) / (until - start)
-        # Ends the run between two steps and not inside one.
-        meter.afford_step(len(positions))
+        progress = (meter.fraction - position["start"]) / (until - position["start"])
+        meter.afford_step(len(positions))  # ends the run between two steps and not inside one
         rate = set_rate(optimiser, backbone.recipe, progress, learning_rate_scale)
         optimiser.zero_grad(set_to_none=True)
-        size = backbone.recipe.micro_size(len(positions), compares=True)
-        parts = [positions[row : row + size] for row in range(0, len(positions), size)]
-        parts = parts[ranks.rank() :: ranks.world()]
         with ranks.together():
-            means = _gradients(map(data.gather, parts), len(parts), step, backbone.recipe, meter)
+            means = _gradients(data, positions, step, backbone.recipe, meter)
         ranks.average(parameters)
         after_backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, backbone.recipe.clip_norm).item()
@@ -95,12 +90,16 @@ def fit(
 
 
 def _gradients(
-    batches: Iterable[Batch], count: int, step: TrainStep, recipe: Recipe, meter: Meter
+    data: TrainData, positions: Sequence[int], step: TrainStep, recipe: Recipe, meter: Meter
 ) -> dict[str, float]:
-    """Add the gradients of the mean loss of micro-batches, and return their mean values to log."""
+    """Add the gradients of the mean loss of this rank's micro-batches; return means to log."""
     half = recipe.precision == "bf16"
+    size = recipe.micro_size(len(positions), compares=True)
+    starts = range(0, len(positions), size)[ranks.rank() :: ranks.world()]
+    count = len(starts)
     means: dict[str, float] = defaultdict(float)
-    for batch in batches:
+    for start in starts:
+        batch = data.gather(positions[start : start + size])
         with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=half):
             loss, values = step(batch)
         # Before the backward pass: a NaN would reach all weights.

@@ -28,9 +28,9 @@ from steelyard.harness.models.vlm import Vlm
 from steelyard.harness.training.fit import new_optimiser
 from steelyard.harness.training.train_data import TrainData
 from steelyard.methods._preference import preflight, trl_data
-from steelyard.methods._preference import reference as reference_cache
 from steelyard.methods._preference.callbacks import metered, resumable
 from steelyard.methods._preference.head import score_answers
+from steelyard.methods._preference.reference import cached
 
 REFERENCE_ADAPTER = "ref"  # TRL's name for its frozen copy of a LoRA adapter
 UNBOUNDED = 10**9  # optimiser steps; the meter ends the run
@@ -65,8 +65,7 @@ def train_on_rows(
     ``compares`` the rows of a pass if it is no mean over them. ``settings`` are further arguments
     of ``config_class``.
     """
-    # Imported here, because trl takes seconds.
-    from trl.trainer.utils import add_fused_lm_head
+    from trl.trainer.utils import add_fused_lm_head  # here, because trl takes seconds
 
     prompts = trl_data.prompts_of(backbone, data)
     preflight.check(backbone, data, prompts, pairs)
@@ -79,13 +78,12 @@ def train_on_rows(
         if reference:
             add_fused_lm_head(backbone.base)
             score_answers(backbone.base)
-            cached = reference_cache.cached
             collate, rows = cached(backbone, meter, collate, rows, size, reference)
         # Without a reference model TRL would load the checkpoint again, or add a second adapter.
         unused = {"ref_model": copy.copy(backbone.model)} if reference else {}
-        micro = settings["per_device_train_batch_size"]
         part = meter.checkpoints.stage(stage)
         first = size * part.position["step"] if part.position else 0
+        micro = settings["per_device_train_batch_size"]
         ordered = trl_data.ordered(rows, size, seed, stage, micro, first)
 
         def position(row: int) -> int:
