@@ -228,6 +228,7 @@ class Checkpoints:
             save_file(tensors, file, {"content": text, "checksum": _checksum(text, tensors)})
             with file.open("rb") as written:
                 os.fsync(written.fileno())
+            file.chmod(0o644)  # as other files of a run: safetensors lets only the user read it
             file.replace(path)
 
     def _read(self) -> None:
