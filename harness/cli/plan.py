@@ -81,9 +81,9 @@ def plan(
             key: plans.Needs(run.hours, sum(run.memory.values()) / cards.GB)
             for key, run in estimates.items()
         }
-        made = plans.make(opened, options, needs, "" if no_estimate else chosen.name)
-        made.write(out)
-        echo(f"{len(made.cells)} runs in {out}. Next: steelyard work {shlex.quote(str(out))}")
+        content = plans.make(opened, options, needs, "" if no_estimate else chosen.name)
+        content.write(out)
+        echo(f"{len(content.cells)} runs in {out}. Next: steelyard work {shlex.quote(str(out))}")
 
 
 @click.command()
@@ -97,10 +97,10 @@ def prepare(file: Path) -> None:
     Example:
       steelyard prepare plan.json
     """
-    made = plans.read(file)
-    plans.enter(made)
-    for index, data in enumerate(made.data):
-        plans.open_data(made, index)
+    content = plans.read(file)
+    plans.enter(content)
+    for index, data in enumerate(content.data):
+        plans.open_data(content, index)
         ensure_base_model(data.backbone, data.backbone_options)
         registry.fetch(data.backbone, data.backbone_options)
-    echo(f"The data and models of {len(made.cells)} runs are ready.")
+    echo(f"The data and models of {len(content.cells)} runs are ready.")
