@@ -17,7 +17,7 @@ Gradients of gradients and ``torch.func`` have no price in the meter. A run that
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from steelyard.harness.budget.flops import total_counter
@@ -43,7 +43,7 @@ class BehindMeter(Exception):
 class Audit:
     """Compares windows of a run with torch's counter; without a seed it does nothing.
 
-    ``memory`` counts bytes in the same windows.
+    ``memory`` counts bytes in the same windows, or in all steps if the caller has entered it.
     """
 
     def __init__(self, seed: int | None = None, memory: "LiveBytes | None" = None) -> None:
@@ -149,15 +149,14 @@ class Audit:
     @contextmanager
     def unseen(self) -> Iterator[None]:
         """Exclude what happens inside: the harness's own overhead."""
-        counting, counts_bytes = self._counter is not None, self._counts_bytes
+        counting = self._counter is not None
         self._stop_counter()
-        self._count_bytes(False)
-        try:
-            yield
-        finally:
-            self._count_bytes(counts_bytes)
-            if counting:
-                self._start_counter()
+        with self._memory.paused() if self._memory else nullcontext():
+            try:
+                yield
+            finally:
+                if counting:
+                    self._start_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state between two steps, with what an open window has counted so far."""

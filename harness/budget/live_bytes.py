@@ -9,7 +9,8 @@ An allocator's rounding and the libraries of a GPU come on top.
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +49,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak: dict[str, int] = {}
         """Bytes of each part at the moment of most."""
         self._new = ACTIVATIONS
+        self._paused = False
         self._handles: list[Any] = []
         self._parameters = list(model.parameters())
         for weight in (*self._parameters, *model.buffers()):
@@ -80,12 +82,23 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if self._paused:
+            return result
         part = self._new
         if func.overloadpacket.__name__ == "clone" and self._part(args[0]) == WEIGHTS:
             part = COPIES
         for tensor in tensors((args, kwargs, result) if self._adopts else result):
             self._add(tensor, part)
         return result
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what is made inside: it is not the run's."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     def on_host(self, read: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that reads batches which do not count: beside a GPU the host has them.

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steelyard import methods
+from steelyard.harness.budget.audit import Audit
 from steelyard.harness.budget.live_bytes import ACTIVATIONS, WEIGHTS, LiveBytes
 from steelyard.harness.budget.meter import BudgetSpent, Meter
 from steelyard.harness.core.errors import UserError
@@ -164,7 +165,8 @@ def miniature(
     model = copy.deepcopy(backbone)
     add_modules(model, method, config, spec)
     model.recipe = replace(model.recipe, learning_rate=learning_rate(spec))
-    meter = counted(model, budget)
+    memory = LiveBytes(model)
+    meter = counted(model, budget, memory)
     ended, prepared = False, set[int]()
 
     def turn(position: int) -> Turn:
@@ -174,7 +176,7 @@ def miniature(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed_for("training"))
-        with LiveBytes(model) as memory, meter, suppress(BudgetSpent):
+        with memory, meter, suppress(BudgetSpent):
             if model.kind == "vlm":  # trainers keep rows of pixels, in the host's memory
                 data = replace(data, gather=memory.on_host(data.gather))
             method.train(model, replace(data, turn=turn), meter, config, spec.seed_for("method"))
@@ -228,13 +230,19 @@ def _slope(small: Trial, large: Trial) -> dict[str, float]:
 
 
 def counted(
-    model: "Classifier | Vlm", budget: Budget | None = None, *, encoders: bool = False
+    model: "Classifier | Vlm",
+    budget: Budget | None = None,
+    memory: LiveBytes | None = None,
+    *,
+    encoders: bool = False,
 ) -> Meter:
     """Return a meter, without limit if no budget is given, that watches the model.
 
-    ``encoders`` watches frozen encoders too, which training passes by.
+    Its own passes are left out of ``memory``. ``encoders`` watches frozen encoders too, which
+    training passes by.
     """
-    meter = Meter(budget or Budget("trial", math.inf), str(model.device))
+    limit = budget or Budget("trial", math.inf)
+    meter = Meter(limit, str(model.device), Audit(memory=memory))
     modules = list(model.metered_modules)
     if encoders:
         modules += [model.modality_modules(modality)[0] for modality in MODALITIES]
@@ -262,7 +270,6 @@ def plain_step(backbone: "Classifier | Vlm", data: "TrainData") -> tuple[float, 
     count = min(BATCHES if backbone.kind == "vlm" else 1, len(data) // part)
     starts = [index * (len(data) // count) for index in range(count)]
     batches = [data.gather(range(start, start + part)) for start in starts]
-    memory = LiveBytes(backbone)
 
     def step(model: "Classifier | Vlm") -> None:
         half = model.recipe.precision == "bf16"
@@ -270,14 +277,12 @@ def plain_step(backbone: "Classifier | Vlm", data: "TrainData") -> tuple[float, 
             with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
                 loss = model.loss(model.predict(batch), batch).mean()
             torch.autograd.backward(loss)
+            model.zero_grad()  # each batch is a step
 
-    def steps(model: "Classifier | Vlm") -> None:
+    flops = spent(backbone, step) / count * size / part
+    model = copy.deepcopy(backbone)
+    with LiveBytes(model) as memory:
         step(model)
-        model.zero_grad()
-        with memory:  # the first step includes the meter's own passes
-            step(model)
-
-    flops = spent(backbone, steps) / (2 * count) * size / part
     return flops, float(memory.peak[ACTIVATIONS])
 
 

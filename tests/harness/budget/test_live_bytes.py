@@ -59,6 +59,20 @@ def test_steps_of_a_run_show_what_it_holds_from_before_them() -> None:
     assert peak < unread.nbytes
 
 
+def test_passes_of_the_meter_are_left_out_of_all_steps_too() -> None:
+    layer, rows = nn.Linear(100, 200, bias=False), torch.ones(1000, 100)
+    memory = LiveBytes(layer)
+    meter = Meter(Budget("test", flops=1e12), "cpu", Audit(memory=memory))
+    meter.watch(layer)
+    with memory, meter:
+        torch.autograd.backward(layer(rows).mean())
+        with meter.audit.unseen(), meter.audit.unseen():
+            torch.ones(10_000_000)
+        assert memory.most == pytest.approx(2 * WEIGHTS + OUTPUT, abs=100)
+        last = torch.ones(10_000_000)
+    assert memory.most == pytest.approx(2 * WEIGHTS + last.nbytes, abs=100)
+
+
 def test_batches_that_a_host_holds_do_not_count_whenever_they_are_read() -> None:
     layer = nn.Linear(100, 200, bias=False)
     memory = LiveBytes(layer, adopt=True)

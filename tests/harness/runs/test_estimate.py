@@ -135,6 +135,24 @@ def test_a_step_by_shape_is_the_step_of_the_weights(
     assert step.saved == (trained if tune == "lora" else sum(saved))
 
 
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_activations_of_a_plain_step_are_those_of_its_dearest_batch(world: Path, tune: str) -> None:
+    options = {"tune": tune, "batch_size": 2, "feature_cache_gb": 0.0}
+    spec = RunSpec("joint", "instruct", "tiny-vlm", "S", 0, backbone_options=options)
+    corpus = tasks.load("instruct", world / "instruct")
+    corpus = replace(corpus, splits={"train": corpus.splits["train"][:8]})
+    backbone = registry.build_untrained(spec, corpus, "cpu")
+    data = train_data(backbone, "instruct", corpus)
+    peaks = []
+    for start in range(0, 8, 2):
+        batch = data.gather(range(start, start + 2))
+        with LiveBytes(backbone) as memory:
+            torch.autograd.backward(backbone.loss(backbone.predict(batch), batch).mean())
+        backbone.zero_grad()
+        peaks.append(memory.peak["activations"])
+    assert plain_step(backbone, data)[1] == pytest.approx(max(peaks), rel=0.02)
+
+
 def test_a_checkpoint_that_is_not_at_hand_is_one_line(world: Path) -> None:
     corpus = tasks.load("instruct", world / "instruct")
     config = vlm_config.configure("nobody/nothing", {})
