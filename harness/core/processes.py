@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import io
 import multiprocessing
 import os
 import pickle
@@ -250,6 +251,15 @@ def _interrupt_once(*_: object) -> None:
     """End what this process does by an exception, so that temporary files are removed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def call_bytes(call: Callable[..., Any]) -> bytes:
+    """Return what a process would be sent of a call, equal for equal arguments; to be hashed."""
+    out = io.BytesIO()
+    pickler = pickle.Pickler(out)
+    pickler.fast = True  # else equal arguments differ in which of their parts are one object
+    pickler.dump(call)
+    return out.getvalue()
 
 
 def _portable(error: Exception) -> Exception:

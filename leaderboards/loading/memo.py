@@ -1,4 +1,5 @@
-"""Results of reading files, in the user's cache folder for as long as the files stay the same.
+"""Results of reading files, in the user's cache folder for as long as the files stay the same, and
+figures of equal numbers.
 
 A file is known by its place on its disk, its size and the time of its last change, which no program
 can set. A memo that is absent, broken or cannot be written costs time and changes nothing.
@@ -10,14 +11,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import TemporaryFolder, cache_folder, digest
 from steelyard.harness.core.folders import listing
-
-if TYPE_CHECKING:
-    pass
 
 SETTLED = 2 * 10**9
 """Nanoseconds; a file that changed more recently may change again within a tick of its clock."""
@@ -51,6 +49,7 @@ def remembered(
     compute: Callable[[Sequence[int]], Iterable[Value]],
     *,
     at_once: int,
+    files: int | None = None,
     compression: Literal["zstd"] | None = None,
 ) -> Iterator[Value]:
     """Yield the value of each key in order, computed where the memo has none.
@@ -60,11 +59,12 @@ def remembered(
         names: what else the values depend on.
         keys: values of None are never in the memo.
         compute: called with positions in ``keys``, ``at_once`` at most.
+        files: how many the values come from, by default one for each key.
         compression: of the memo; without one, values are not copied into memory.
     """
     file: Path | None = None
     with suppress(UserError):  # no home folder
-        if len(keys) >= FEWEST:
+        if (len(keys) if files is None else files) >= FEWEST:
             file = cache_folder() / kind / f"{digest(names)}.arrow"
     old = _Memo(file)
     is_few = sum(key not in old.rows for key in keys) <= FEW * len(keys)

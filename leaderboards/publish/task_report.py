@@ -4,11 +4,16 @@ import gc
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
-from steelyard.harness.core.processes import Workers, spread
+from steelyard.harness.core.files import digest
+from steelyard.harness.core.folders import find
+from steelyard.harness.core.processes import Workers, call_bytes, spread
 from steelyard.harness.core.progress import Progress
 from steelyard.leaderboards.boards import board, factorial, summary, tables
 from steelyard.leaderboards.boards.board import Board
@@ -16,6 +21,7 @@ from steelyard.leaderboards.boards.factorial import Factorial
 from steelyard.leaderboards.boards.plots import board as plots
 from steelyard.leaderboards.boards.summary import Summary
 from steelyard.leaderboards.loading.collect import Runs
+from steelyard.leaderboards.loading.memo import remembered
 from steelyard.leaderboards.output.style import KINDS, Figures, render
 from steelyard.leaderboards.robustness import tables as robustness
 
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 RESAMPLING, TABLES, FIGURES = "resampling items", "robustness and tables", "figures"
 READ, RESAMPLED, TABLED = 0.1, 0.5, 0.7
 """Fraction of all work once the records are read; of a task's once resampled and tabled."""
+SOURCES = ("boards", "output", "robustness", "stats")
+"""Packages with the code that draws figures."""
 OnProgress = Callable[[str, str, float], None]
 """Called with a task, its stage and the finished fraction of its work."""
 
@@ -45,6 +53,8 @@ class Drawing:
     task: str
     stem: str
     draw: Callable[[], "Figure"]
+    runs: int
+    """Of all boards; figures of few are not remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,9 @@ def build_all(
         result = future.result()
         if isinstance(result, TaskReport):
             tasks[result.task] = result
-            jobs.extend(Drawing(result.task, *figure) for figure in result.figures.items())
+            jobs.extend(
+                Drawing(result.task, *figure, len(runs.runs)) for figure in result.figures.items()
+            )
         else:
             drawings |= result
         figures = tasks[job.task].figures
@@ -101,7 +113,7 @@ def build_all(
         on_progress(job.task, stage, TABLED + (1 - TABLED) * fraction)
     reports = [tasks[request.task] for request in requests]
     combined = summary.build(runs, [task.board for task in reports])
-    drawings |= render(combined.figures)
+    drawings |= _rendered(combined.figures, len(runs.runs))
     files: dict[str, bytes] = {}
     parts: list[TaskReport | Summary] = [*reports, combined]
     for part in parts:
@@ -127,9 +139,35 @@ def _work(job: ReportRequest | Drawing, on_progress: OnProgress) -> TaskReport |
     # Processes that each use all cores for sums take twice as long.
     with threadpool_limits(1, user_api="blas"):
         if isinstance(job, Drawing):
-            return render({job.stem: job.draw})
+            return _rendered({job.stem: job.draw}, job.runs)
         on_progress(job.task, RESAMPLING, 0.0)
         return _task_report(job, on_progress)
+
+
+def _rendered(figures: Figures, runs: int) -> dict[str, bytes]:
+    """Render figures, but for those that the same source drew from the same numbers before."""
+    files: dict[str, bytes] = {}
+    for stem, draw in figures.items():
+        sources, keys = [_source(), call_bytes(draw)], [(0, 0, 0, 0, 0), (0, 0, 0, 0, 1)]
+        compute = partial(_contents, draw)
+        contents = remembered("figures", sources, keys, compute, at_once=len(keys), files=runs)
+        names = (f"{stem}.{kind}" for kind in KINDS)
+        files |= zip(names, map(bytes, contents), strict=True)
+    return files
+
+
+def _contents(draw: Callable[[], "Figure"], kinds: Sequence[int]) -> list[bytes]:
+    contents = [*render({"": draw}).values()]
+    return [contents[kind] for kind in kinds]
+
+
+@cache
+def _source() -> bytes:
+    """Hash what decides the bytes of a figure beside its numbers."""
+    folders = (Path(__file__).parents[1] / name for name in SOURCES)
+    paths = (path for folder in folders for path in find(folder, ".py", ".mplstyle"))
+    versions = (version(package).encode() for package in ("matplotlib", "numpy"))
+    return digest([*versions, *(path.read_bytes() for path in paths)]).encode()
 
 
 def _task_report(request: ReportRequest, on_progress: OnProgress) -> TaskReport:

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 from board_factory import make_run, profile
+from matplotlib.figure import Figure
 
 from steelyard.harness.core.errors import UserError
 from steelyard.harness.core.files import cache_folder
@@ -13,7 +15,9 @@ from steelyard.harness.records.record import RECORD
 from steelyard.leaderboards.boards import measure
 from steelyard.leaderboards.loading import memo
 from steelyard.leaderboards.loading.collect import Run
-from steelyard.leaderboards.publish import publish
+from steelyard.leaderboards.output import style
+from steelyard.leaderboards.output.style import Figures
+from steelyard.leaderboards.publish import publish, task_report
 from steelyard.leaderboards.validate import validate
 
 ENTRIES = {"joint": (7, 5, 4), "mine": (8, 6, 5), "other": (6, 6, 2)}
@@ -49,6 +53,20 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return labels
 
 
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Collect each figure that is drawn, as SVG."""
+    drawings: list[bytes] = []
+
+    def counted(figures: Figures) -> dict[str, bytes]:
+        contents = style.render(figures)
+        drawings.extend(content for name, content in contents.items() if name.endswith(".svg"))
+        return contents
+
+    monkeypatch.setattr(task_report, "render", counted)
+    return drawings
+
+
 def board(runs: Path) -> dict[str, bytes]:
     files = publish([runs], runs.parent / "board").files
     return {path.name: path.read_bytes() for path in files}
@@ -75,6 +93,45 @@ def test_only_a_new_run_is_scored_and_the_board_is_that_of_an_empty_cache(
     assert len(scored) == 2 + 8
 
 
+def test_only_figures_of_a_task_that_changed_are_drawn(
+    runs: Path, rendered: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label, right in ENTRIES.items():
+        make_run(runs / "two", label, profile(*right), task="two")
+    first = board(runs)
+    assert len(rendered) == sum(name.endswith(".svg") for name in first)
+    rendered.clear()
+    make_run(runs / "two", "mine", profile(3, 2, 1), seed=1, task="two")
+    make_run(runs / "two", "joint", profile(9, 8, 1), seed=1, task="two")
+    extended = board(runs)
+    changed = {name for name in extended if extended[name] != first.get(name)}
+    drawings = {name for name in changed if name.endswith(".svg")}
+    assert len(rendered) == len(drawings) > 0 and all("two" in name for name in drawings)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(runs.parent / "empty"))
+    assert board(runs) == extended
+
+
+def test_figures_are_known_by_their_numbers_and_source(
+    runs: Path, rendered: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title, other = "accuracy of one", "accuracy of two"
+    twice = {"a": partial(plot, [title, title])}
+    contents = task_report._rendered(twice, 1)
+    # From another process: equal numbers, of which none are one object.
+    copied = {"a": partial(plot, [title, "".join(title)[:-1] + "e"])}
+    assert task_report._rendered(copied, 1) == contents and len(rendered) == 1
+    assert task_report._rendered({"a": partial(plot, [title, other])}, 1) != contents
+    assert len(rendered) == 2
+    monkeypatch.setattr(task_report, "_source", lambda: b"edited")
+    assert task_report._rendered(twice, 1) == contents and len(rendered) == 3
+
+
+def plot(lines: list[str]) -> Figure:
+    figure = Figure(figsize=(1, 1))
+    figure.suptitle("\n".join(lines))
+    return figure
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -88,7 +145,7 @@ def test_only_a_new_run_is_scored_and_the_board_is_that_of_an_empty_cache(
 )
 def test_broken_memos_change_nothing(runs: Path, damage: Callable[[bytes], bytes]) -> None:
     complete = board(runs)
-    assert {path.parent.name for path in memos()} == {"numbers", "records"}
+    assert {path.parent.name for path in memos()} == {"figures", "numbers", "records"}
     for path in memos():
         path.write_bytes(damage(path.read_bytes()))
     assert board(runs) == complete
@@ -133,7 +190,8 @@ def test_a_file_that_changed_this_moment_is_not_remembered(
     monkeypatch.setattr(memo, "SETTLED", 60 * 10**9)
     assert memo.file_key(next(runs.glob(f"*/{RECORD}"))) is None
     board(runs)
-    assert all(path.stat().st_size < 5000 for path in memos())
+    sizes = [path.stat().st_size for path in memos() if path.parent.name != "figures"]
+    assert len(sizes) == 2 and max(sizes) < 5000
 
 
 def test_boards_need_no_cache(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
