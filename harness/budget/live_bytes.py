@@ -48,6 +48,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.most = 0
         self.peak: dict[str, int] = {}
         """Bytes of each part at the moment of most."""
+        self.most_of: dict[str, int] = defaultdict(int)
+        """Most bytes of each part, at moments of their own."""
         self._new = ACTIVATIONS
         self._paused = False
         self._handles: list[Any] = []
@@ -149,6 +151,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if part == HOST:
             return
         self._now[part] += size
+        self.most_of[part] = max(self.most_of[part], self._now[part])
         total = sum(self._now.values())
         if total > self.most:
             self.most, self.peak = total, {name: n for name, n in self._now.items() if n}

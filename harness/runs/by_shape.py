@@ -103,7 +103,7 @@ def plain_step(name: str, config: VlmConfig, task: str, corpus: Corpus) -> Plain
             loss = cross_entropy(logits, torch.zeros(answered, dtype=torch.int64))
             torch.autograd.backward(loss)
         backbone.zero_grad()
-        return counter.get_total_flops(), memory.peak[ACTIVATIONS]
+        return counter.get_total_flops(), memory.most_of[ACTIVATIONS]
 
     _, activations = run(max(lengths))
     flops = run(round(fmean(lengths)))[0] * recipe.batch_size / rows
@@ -166,7 +166,8 @@ def course(
         COPIES: copies * plain.weights,
         GRADIENTS: plain.trained,
         OPTIMISER: plain.moments,
-        ACTIVATIONS: plain.activations * tried.memory[ACTIVATIONS] / activations,
+        # The stand-in's dearest moment may be its optimiser's step.
+        ACTIVATIONS: plain.activations * tried.activations / activations,
     }
     return replace(
         tried, flops={phase: ratio * f for phase, f in tried.flops.items()}, memory=memory

@@ -59,6 +59,8 @@ class Trial:
     items: int
     memory: Mapping[str, int]
     """Bytes of each part at the moment of most."""
+    activations: int = 0
+    """Most bytes of them at any moment."""
     prepared: int = 0
     """Items that the method has read before its first pass."""
     ended: bool = False
@@ -75,6 +77,8 @@ class Course:
     items: int
     memory: Mapping[str, float]
     """Bytes of each part at the moment of most."""
+    activations: float = 0.0
+    """Most bytes of them at any moment."""
 
     @property
     def total(self) -> float:
@@ -130,9 +134,8 @@ def course(
             first = [miniature(spec, backbone, data, limit) for limit in limits]
             large = first[-1]
             if large.ended:
-                return Course(
-                    {**large.flops, FEATURES: encoding}, large.steps, large.items, large.memory
-                )
+                flops = {**large.flops, FEATURES: encoding}
+                return Course(flops, large.steps, large.items, large.memory, large.activations)
             if not large.steps:
                 continue
             # Of a method that prepares its items, pairs for example, a further pass over them may
@@ -182,7 +185,15 @@ def miniature(
             method.train(model, replace(data, turn=turn), meter, config, spec.seed_for("method"))
             ended = meter.fraction < 1
     ledger = meter.ledger("finished")
-    return Trial(ledger.flops, ledger.steps, ledger.items, memory.peak, len(prepared), ended)
+    return Trial(
+        ledger.flops,
+        ledger.steps,
+        ledger.items,
+        memory.peak,
+        memory.most_of[ACTIVATIONS],
+        len(prepared),
+        ended,
+    )
 
 
 def extrapolate(
@@ -217,7 +228,8 @@ def extrapolate(
         totals = range(most + 1)
         steps = bisect_right(totals, budget.flops, key=lambda n: sum(flops(n).values())) - 1
         steps = max(0, steps)
-    return Course(flops(steps), steps, round(steps * size), large.memory)
+    items = round(steps * size)
+    return Course(flops(steps), steps, items, large.memory, large.activations)
 
 
 def _slope(small: Trial, large: Trial) -> dict[str, float]:
@@ -283,7 +295,7 @@ def plain_step(backbone: "Classifier | Vlm", data: "TrainData") -> tuple[float, 
     model = copy.deepcopy(backbone)
     with LiveBytes(model) as memory:
         step(model)
-    return flops, float(memory.peak[ACTIVATIONS])
+    return flops, float(memory.most_of[ACTIVATIONS])
 
 
 def stored_cost(backbone: "Classifier | Vlm", data: "TrainData") -> float:
