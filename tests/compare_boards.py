@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
 from steelyard import methods
 from steelyard.harness.records.budget import BUDGETS
 from steelyard.harness.records.record import find, read
@@ -44,7 +46,7 @@ def main() -> None:
     """Rebuild each folder of records into the published folder of the same name."""
     os.chdir(ROOT)  # the page names the folder of records by its relative path
     # Nothing that was computed before: a memo could hide what a change of the code changes.
-    os.environ["XDG_CACHE_HOME"] = os.devnull
+    os.environ |= {"MPLCONFIGDIR": matplotlib.get_cachedir(), "XDG_CACHE_HOME": os.devnull}
     write = sys.argv[1:] == ["--write"]
     problems, rows = [], []
     for records in sorted(path for path in (BOARDS / "records").iterdir() if path.is_dir()):

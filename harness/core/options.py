@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
 from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -132,7 +133,7 @@ def require(config: object, name: str, valid: bool, allowed: str) -> None:
 
 def fits(value: Any, declared: Any) -> bool:
     """Return whether a value has a declared type; a whole number is also a float."""
-    origin, parts = get_origin(declared), get_args(declared)
+    origin, parts = _parts_of(declared)
     if declared is Any:
         return True
     if origin is Literal:
@@ -145,6 +146,11 @@ def fits(value: Any, declared: Any) -> bool:
         return isinstance(value, Mapping) and all(fits(v, parts[1]) for v in value.values())
     # Not isinstance: a bool is an int.
     return type(value) is declared or (declared is float and type(value) is int)
+
+
+@cache  # for tens of thousands of records
+def _parts_of(declared: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(declared), get_args(declared)
 
 
 def _name_of(declared: Any) -> str:

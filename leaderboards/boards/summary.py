@@ -1,7 +1,7 @@
 """Summarise all tasks: the board over tasks, its figure, every score, oracle runs, front page."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -112,12 +112,18 @@ class Summary:
     """By stem."""
 
 
-def build(runs: Runs, boards: Sequence[Board]) -> Summary:
-    """Summarise the boards of all tasks."""
+def build(
+    runs: Runs, boards: Sequence[Board], progress: Callable[[], None] = lambda: None
+) -> Summary:
+    """Summarise the boards of all tasks; ``progress`` is called several times a second."""
     single = [board for board in boards if not board.several]
-    combined = overall(single)
+    table = runs.scores
+    progress()
     # Ten digits: the last ones of a double vary by machine.
-    scores = runs.scores.to_csv(index=False, float_format="%.10g")
+    scores = table.to_csv(index=False, float_format="%.10g")
+    progress()
+    combined = overall(single)
+    progress()
     files = {"scores.csv": escape_formulas(visible(scores).encode())}
     if runs.oracle:
         files |= oracle_report(runs.oracle).files()

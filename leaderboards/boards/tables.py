@@ -1,6 +1,7 @@
 """Build the report of a board, and its tables for the terminal."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from steelyard.leaderboards.boards import factorial
@@ -56,6 +57,8 @@ SEVERAL_RULES = (
     "A board is preliminary if a trained entry took fewer than 300 optimiser steps: it then "
     "supports no conclusion. Generated data is drawn by steelyard, not collected.",
 )
+TERMINAL_ROWS = 50
+"""Rows of a printed table at most: hundreds take a second, and the files have them."""
 INTERNAL = ("samples", "variants", "groups", "measured")
 """Fields of a board that are not exported."""
 
@@ -189,14 +192,20 @@ def _rounded(names: Sequence[str], values: Sequence[float]) -> dict[str, object]
 
 
 def terminal(board: Board, width: int) -> "RenderableType":
-    """Draw the board in as many tables as ``width`` characters need, with its notes below."""
+    """Draw the board in as many tables as ``width`` characters need, with its notes below.
+
+    Of more than ``TERMINAL_ROWS`` rows these are the first.
+    """
     from rich.console import Group
     from rich.text import Text
 
     sheets = [main_sheet(board, halves=True)]
     if board.several:
         sheets += more_sheets(board)[-2 if board.corrupted else -1 :]
-    tables = [table for sheet in sheets for table in terminal_tables(sheet, width)]
+    first_rows = [replace(sheet, rows=sheet.rows[:TERMINAL_ROWS]) for sheet in sheets]
+    tables = [table for sheet in first_rows for table in terminal_tables(sheet, width)]
     lines = [f"{board.title}: {caption(board)}" if board.several else caption(board)]
     lines += [*remarks(board), *(rules_of(board) if board.several else ())]
+    if (more := len(sheets[0].rows) - TERMINAL_ROWS) > 0:
+        lines.insert(0, f"{more} more rows in {board.stem}.md")
     return Group(*tables, *(Text(line, style="dim") for line in lines))

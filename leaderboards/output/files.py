@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,12 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 def members(record: Any) -> dict[str, Any]:
     """Return a dataclass's fields by name, in order, without copying; those with a repr alone."""
-    return {field.name: getattr(record, field.name) for field in fields(record) if field.repr}
+    return {name: getattr(record, name) for name in _exported(type(record))}
+
+
+@cache
+def _exported(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind) if field.repr)
 
 
 def exact(value: float) -> str:
@@ -61,6 +67,8 @@ def exact(value: float) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(exact(value))
+    if value is None or isinstance(value, (str, int)):  # most values: no slower test for them
+        return value
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -58,6 +58,15 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
+class SummaryRequest:
+    task: str
+    """The last that was reported."""
+    runs: Runs
+    """Of all tasks."""
+    boards: Sequence[Board]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskReport:
     task: str
     board: Board
@@ -85,6 +94,7 @@ def build_all(
     fractions = {request.task: 0.0 for request in requests}
     tasks: dict[str, TaskReport] = {}
     drawings: dict[str, bytes] = {}
+    summaries: list[Summary] = []
 
     def on_progress(task: str, stage: str, fraction: float) -> None:
         # A message of a worker may arrive after its result; progress never falls.
@@ -94,16 +104,20 @@ def build_all(
 
     # A large task begun last would keep one process busy while the others wait.
     largest_first = sorted(requests, key=_size, reverse=True)
-    jobs = deque[ReportRequest | Drawing](largest_first)
+    jobs = deque[ReportRequest | Drawing | SummaryRequest](largest_first)
     # A figure is not worth the start of one more worker.
     workers.limit = min(workers.limit, max(1, len(requests) - 1))
     for job, future in spread(_work, jobs, workers, on_progress, parent_works=True):
         result = future.result()
         if isinstance(result, TaskReport):
             tasks[result.task] = result
-            jobs.extend(
-                Drawing(result.task, *figure, len(runs.runs)) for figure in result.figures.items()
-            )
+            jobs.extend(Drawing(result.task, *f, len(runs.runs)) for f in result.figures.items())
+            if len(tasks) == len(requests):
+                # This process takes the first job, and workers draw meanwhile.
+                boards = [tasks[request.task].board for request in requests]
+                jobs.appendleft(SummaryRequest(result.task, runs, boards))
+        elif isinstance(result, Summary):
+            summaries.append(result)
         else:
             drawings |= result
         figures = tasks[job.task].figures
@@ -112,7 +126,7 @@ def build_all(
         stage = FIGURES if drawn < len(figures) else "done"
         on_progress(job.task, stage, TABLED + (1 - TABLED) * fraction)
     reports = [tasks[request.task] for request in requests]
-    combined = summary.build(runs, [task.board for task in reports])
+    combined = summaries[0]
     drawings |= _rendered(combined.figures, len(runs.runs))
     files: dict[str, bytes] = {}
     parts: list[TaskReport | Summary] = [*reports, combined]
@@ -135,11 +149,15 @@ def start_worker() -> None:
     import matplotlib.backends.backend_svg  # noqa: F401
 
 
-def _work(job: ReportRequest | Drawing, on_progress: OnProgress) -> TaskReport | dict[str, bytes]:
+def _work(
+    job: ReportRequest | Drawing | SummaryRequest, on_progress: OnProgress
+) -> TaskReport | Summary | dict[str, bytes]:
     # Processes that each use all cores for sums take twice as long.
     with threadpool_limits(1, user_api="blas"):
         if isinstance(job, Drawing):
             return _rendered({job.stem: job.draw}, job.runs)
+        if isinstance(job, SummaryRequest):
+            return summary.build(job.runs, job.boards, lambda: on_progress(job.task, FIGURES, 0.0))
         on_progress(job.task, RESAMPLING, 0.0)
         return _task_report(job, on_progress)
 

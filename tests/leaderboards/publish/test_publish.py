@@ -267,3 +267,17 @@ def test_the_columns_that_the_documents_name_are_written(toy: Path) -> None:
     scores = r"clean|corrupted|balanced|image|text|image-\w+|text-\w+"
     described = rf"({scores}|win_rate|difference_\w+)(_low|_high|_p|_p_holm)?|flops_\w+"
     assert not [name for name in columns if name not in names and not re.fullmatch(described, name)]
+
+
+def test_the_terminal_gets_the_first_rows_of_a_long_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for right in range(1, 8):
+        make_run(tmp_path, f"entry {right}", profile(right, right, right))
+    board = board_of(tmp_path)
+    monkeypatch.setattr(tables, "TERMINAL_ROWS", 2)
+    text = printed(board, 100)
+    assert [right for right in range(1, 8) if f"entry {right}" in text] == [6, 7]
+    assert "5 more rows in board-toy.md" in text
+    monkeypatch.setattr(tables, "TERMINAL_ROWS", 7)
+    assert "entry 1" in printed(board, 100) and "more rows" not in printed(board, 100)
