@@ -51,7 +51,7 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 def members(record: Any) -> dict[str, Any]:
     """Return a dataclass's fields by name, in order, without copying; those with a repr alone."""
-    return {name: getattr(record, name) for name in _exported(type(record))}
+    return {name: getattr(record, name) for name in _exported(record.__class__)}
 
 
 @cache
