@@ -4,13 +4,15 @@ from pathlib import Path
 
 import click
 
+from steelyard.harness.cli.options import output_folder
 from steelyard.harness.core.files import user_path
 from steelyard.harness.core.progress import echo, show_progress
 
 
 @click.command()
 @click.argument("runs", type=Path)
-@click.option("--out", required=True, type=user_path, metavar="DIR", help="New folder.")
+@click.option("--out", required=True, type=user_path, callback=output_folder, metavar="DIR",
+              help="New folder.")  # fmt: skip
 def pack(runs: Path, out: Path) -> None:
     """Write many runs into a few Parquet files.
 

@@ -26,6 +26,7 @@ SPENDING = {
     "data": ("pope", "--from", "x", "--to"),
     "answers": ("runs/r", "pope", "--out"),
     "corruptions": ("--out",),
+    "pack": ("runs", "--out"),
 }
 
 
@@ -42,7 +43,9 @@ def test_every_option_that_names_an_output_is_tried() -> None:
         (name, parameter.opts[0])
         for name, command in cli.commands.items()
         for parameter in command.params
-        if isinstance(parameter, click.Option) and parameter.opts[0] in ("--out", "--to", "--json")
+        if isinstance(parameter, click.Option)
+        and not parameter.is_flag
+        and parameter.opts[0] in ("--out", "--to", "--json")
     }
     assert named <= tried
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_torchrun_alone_makes_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not ranks.adopt({k: v for k, v in LAUNCHED.items() if k != absent}), absent
     assert not ranks.adopt({**LAUNCHED, "WORLD_SIZE": "1"}) and ranks.world() == 1
     for visible, own in ((None, "1"), ("5,7", "7"), ("5", "")):
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is restored afterwards
         variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
         assert ranks.adopt({**LAUNCHED, **variables})
         assert os.environ["CUDA_VISIBLE_DEVICES"] == own  # no GPU where there are too few
@@ -65,10 +66,10 @@ def test_each_block_is_dealt_to_all_ranks(as_rank: pytest.MonkeyPatch) -> None:
     pools = (RowPool(tuple(range(6)), 2, 0.5), RowPool(tuple(range(10, 18)), 1, 0.5))
 
     def rows() -> list[int]:
-        return list(BlockSampler(pools, 4, 0))[:4]
+        return list(islice(BlockSampler(pools, 4, 0), 4))
 
     as_rank.setattr(ranks, "_world", 1)
-    whole = list(BlockSampler(pools, 4, 0))[:8]
+    whole = list(islice(BlockSampler(pools, 4, 0), 8))
     as_rank.setattr(ranks, "_world", 2)
     first, second = of_each(as_rank, rows)
     # Blocks of four rows: of each, both ranks have half, and a group of two answers stays whole.

@@ -172,6 +172,7 @@ def test_every_worker_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("steelyard.harness.engines.local._start", start)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     resources = Resources(workers=2, gpus=2)
     Local().start(tmp_path / "plan.json", tmp_path / "runs", resources)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
