@@ -29,7 +29,7 @@ from steelyard.harness.cli.work import status, work
 from steelyard.harness.core import ranks
 from steelyard.harness.core.errors import RunFailed, UserError, unknown
 from steelyard.harness.core.progress import echo
-from steelyard.harness.core.startup import Output, explain_import, start_process
+from steelyard.harness.core.startup import Output, explain_import, ignore_signals, start_process
 
 WITH_RANKS = ("run", "train", "evaluate")
 """Commands that torchrun may start as several processes."""
@@ -125,6 +125,8 @@ def main() -> None:
         if not reason and ranks.world() == 1:
             raise
         _end(f"error: {reason}" if reason else traceback.format_exc(), 2 if reason else 1)
+    finally:
+        atexit.register(ignore_signals)  # last, so that it is called first
 
 
 def _end(text: str, code: int) -> NoReturn:

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -22,6 +23,7 @@ LAUNCHER = re.compile(
 """Variables from which libraries conclude that other processes wait, or how to train."""
 NUMBERS = re.compile(r"\w+_(NUM|MAX)_THREADS|HF_HUB_\w+_TIMEOUT")
 """Variables that some library reads as a whole number, and fails to be imported if it is none."""
+SOON = 0.01  # seconds, after which a finaliser has ended
 TORCH = "torch", "<module>"
 """Module and function that run while torch is imported."""
 
@@ -36,6 +38,8 @@ def start_process() -> None:
         UserError: another launcher started several processes of one command.
     """
     _open_streams()
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _interrupt_later
     if sys.flags.optimize > 1:
         raise UserError("Python was told to drop all docstrings, of which help texts are made: "
                         "unset PYTHONOPTIMIZE or give 1.")  # fmt: skip
@@ -57,6 +61,21 @@ def start_process() -> None:
         warnings.simplefilter("ignore")
         sys.warnoptions.clear()  # workers would get them as options
         os.environ.pop("PYTHONWARNINGS", None)
+
+
+def _interrupt_later(fault: "sys.UnraisableHookArgs") -> None:
+    """Raise KeyboardInterrupt again where it can be caught: in a finaliser Python drops it."""
+    if fault.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(fault)
+        return
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, SOON)
+
+
+def ignore_signals() -> None:
+    """Let no signal interrupt the end of this process, whose work is done."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def explain_import(error: Exception) -> str:

@@ -83,6 +83,28 @@ def test_warnings_stay_warnings_here_and_in_workers() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_an_interruption_within_a_finaliser_is_not_lost(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""
+import os, signal, time
+from steelyard.harness.core.startup import start_process
+
+class Closing:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)  # the handler runs here
+
+start_process()
+try:
+    Closing()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("interrupted")
+""")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"interrupted\n", b"")
+
+
 def test_dropped_docstrings_are_one_line() -> None:
     done = run("", PYTHONOPTIMIZE="2")
     assert b"unset PYTHONOPTIMIZE" in done.stderr
